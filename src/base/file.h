@@ -1,0 +1,28 @@
+/* Files: mapped for reading; written under a temporary name and renamed when whole. */
+#ifndef KQ_BASE_FILE_H
+#define KQ_BASE_FILE_H
+
+#include "base/error.h"
+
+/* A file mapped read-only. data is borrowed from the map and dies with kq_map_close. An empty file maps to size 0, data non-NULL. */
+typedef struct kq_map { const uint8_t *data; size_t size; char *path; /* owned */ } kq_map;
+kq_status kq_map_open(const char *path, kq_map *out, kq_error *err); /* KQ_E_IO: missing, a folder, unreadable */
+void kq_map_close(kq_map *map);                                      /* zeroed map is fine */
+
+/* A file being written: PATH.tmp until kq_out_commit flushes it to the disk (fsync), renames it to PATH and syncs the folder. */
+typedef struct kq_out kq_out;
+kq_status kq_out_open(const char *path, kq_out **out, kq_error *err);
+kq_status kq_out_write(kq_out *out, const void *data, size_t size, kq_error *err); /* buffered; KQ_E_IO names the file and why (disk full) */
+kq_status kq_out_commit(kq_out *out, kq_error *err);                               /* frees out, whether it succeeds or not */
+void kq_out_abort(kq_out *out);                                                    /* removes PATH.tmp, frees; NULL is fine */
+
+/* Whole small files. kq_file_read adds a final NUL that *size does not count; the caller frees *out with kq_free. */
+kq_status kq_file_read(const char *path, size_t max_size, char **out, size_t *size, kq_error *err);
+kq_status kq_file_write(const char *path, const void *data, size_t size, kq_error *err); /* through kq_out */
+bool kq_path_exists(const char *path);
+bool kq_path_is_dir(const char *path);
+kq_status kq_mkdirs(const char *path, kq_error *err);
+/* "dir/name" into buf; KQ_E_ARG when it does not fit. */
+kq_status kq_path_join(char *buf, size_t cap, const char *dir, const char *name, kq_error *err);
+
+#endif

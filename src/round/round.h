@@ -1,0 +1,63 @@
+/* Rounding one weight matrix: incoherence, conditioning, block LDL, two-sided LDLQ with the trellis code; and the way back.
+ *
+ *     W' = U_m^T diag(s_out) W diag(s_in) U_n          U the orthonormal Hadamard matrices, s random signs
+ *     What = diag(s_out) U_m What' U_n^T diag(s_in)
+ * docs/math.md ("Rounding"), design section 5; YAQA (Tseng et al. 2025b) eq. 12 as printed in the FastKron paper. */
+#ifndef KQ_ROUND_ROUND_H
+#define KQ_ROUND_ROUND_H
+
+#include "trellis/trellis.h"
+
+/* ---- orthogonal transforms: hadamard.c ---- */
+typedef struct kq_hadamard kq_hadamard; /* read-only after creation */
+/* U_n of order n = 2^k b, U_n = (S (x) B)/sqrt(n): S Sylvester of order 2^k (outer), B the base of order b (inner; Paley I or II,
+ * Williamson's construction for 172, 1 when n is a power of two). Other n get the documented fall-back (docs/format.md), still exactly n x n orthogonal. */
+kq_status kq_hadamard_new(size_t n, kq_hadamard **out, kq_error *err);
+void kq_hadamard_free(kq_hadamard *h);
+size_t kq_hadamard_base(const kq_hadamard *h);      /* b */
+bool kq_hadamard_is_fallback(const kq_hadamard *h); /* true: n has no Hadamard matrix we know, another orthogonal factor is used */
+/* x <- x U (each row a vector; U^T when transpose), x [rows, n] with row stride ld. scratch: 2 n floats. One thread. */
+void kq_hadamard_rows(const kq_hadamard *h, bool transpose, float *x, size_t rows, size_t ld, float *scratch);
+
+/* ---- factors: factor.c ---- */
+/* H <- U^T diag(s) H diag(s) U, H symmetric [n,n] f32. */
+kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size_t n, int threads, kq_error *err);
+/* Divide by the mean diagonal, add sigma_reg to the diagonal once, and again while Cholesky fails; *extra counts the repeats (at most 20, then KQ_E_NUMERIC). */
+kq_status kq_factor_condition(float *H, size_t n, double sigma_reg, int *extra, kq_error *err);
+/* H = L D L^T, block 16 (n a multiple of 16), computed in f64: L unit lower block-triangular; writes L - I (strictly lower blocks) as f32 [n,n]. */
+kq_status kq_factor_block_ldl(const float *H, size_t n, float *L_minus_I, kq_error *err);
+
+/* ---- two-sided LDLQ: ldlq.c ---- */
+/* Wp [m,n] rotated weights, m and n multiples of 16; L_in [n,n], L_out [m,m] from kq_factor_block_ldl or NULL for an identity factor; scale s.
+ * packed [m/16, n/16, 16 k] words; What [m,n] decoded times s. Anti-diagonals of tiles in parallel; the same bits for every number of threads. */
+kq_status kq_ldlq(const kq_trellis *t, const float *Wp, size_t m, size_t n, const float *L_in, const float *L_out, float scale,
+                  uint16_t *packed, float *What, int threads, kq_error *err);
+
+/* ---- the whole of one linear: round.c ---- */
+typedef struct kq_round_options { double sigma_reg; uint64_t seed; int threads; } kq_round_options; /* sigma_reg 1e-2 */
+
+typedef struct kq_packed { /* one quantized linear; arrays owned, free with kq_packed_free */
+    size_t m, n;           /* logical shape */
+    size_t m_pad, n_pad;   /* multiples of 16; zero rows/columns are appended after the signs and before the Hadamard transform, of order m_pad, n_pad */
+    uint16_t *trellis;     /* [m_pad/16, n_pad/16, 16 k] */
+    int8_t *su, *sv;       /* [n] input signs, [m] output signs */
+    float scale;
+} kq_packed;
+void kq_packed_free(kq_packed *p); /* zeroed is fine */
+
+typedef struct kq_round_report {
+    double relative_mse;   /* ||W' - What'||^2 / ||W'||^2 */
+    double predicted_loss; /* eq. 1, 1/2 tr(E H_in E^T H_out), nats a sample, with the factors as given; NaN when `predicts` is false */
+    int extra_in, extra_out; /* repeats of the conditioning */
+    double seconds;
+} kq_round_report;
+
+/* W [m,n]; H_in [n,n], H_out [m,m] in the original basis, unscaled, NULL for the identity; name is the module's (the signs' stream label).
+ * KQ_E_NUMERIC names the module. */
+kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
+                          bool predicts, const kq_round_options *opt, kq_packed *out, kq_round_report *report, kq_error *err);
+/* Dense weights of a packed linear: What [m,n] f32. */
+kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What, int threads, kq_error *err);
+size_t kq_round_bytes(size_t m, size_t n); /* scratch, for the memory plan */
+
+#endif
