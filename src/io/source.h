@@ -55,4 +55,8 @@ const char *kq_source_config_json(const kq_source *src);
 /* 32 hex digits over every tensor's name, type, shape and bytes (in sorted order of names) and the configuration. */
 kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *err);
 
+/* The GGUF behind the source (metadata for the tokenizer: io/gguf.h), borrowed; NULL for a folder. */
+struct kq_gguf;
+const struct kq_gguf *kq_source_gguf(const kq_source *src);
+
 #endif
