@@ -1,0 +1,247 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+
+kq_status kq_map_open(const char *path, kq_map *out, kq_error *err)
+{
+    *out = (kq_map){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
+    struct stat st;
+    kq_status status = KQ_OK;
+    char *copy = NULL;
+    if (fstat(fd, &st)) {
+        status = kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
+        goto out;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        status = kq_fail(err, KQ_E_IO, "%s: is %s, expected a file", path, S_ISDIR(st.st_mode) ? "a folder" : "not a regular file");
+        goto out;
+    }
+    if (!(copy = strdup(path))) {
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        goto out;
+    }
+    const void *data = "";
+    if (st.st_size > 0) {
+        data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) {
+            status = kq_fail(err, KQ_E_IO, "%s: cannot be mapped: %s", path, strerror(errno));
+            free(copy);
+            goto out;
+        }
+    }
+    *out = (kq_map){.data = data, .size = (size_t)st.st_size, .path = copy};
+out:
+    close(fd);
+    return status;
+}
+
+void kq_map_close(kq_map *map)
+{
+    if (map->size)
+        munmap((void *)map->data, map->size);
+    free(map->path);
+    *map = (kq_map){0};
+}
+
+enum { OUT_BUFFER = 1 << 20 };
+
+struct kq_out {
+    int fd;
+    size_t used;
+    char *path, *tmp; /* owned */
+    uint8_t buffer[OUT_BUFFER];
+};
+
+kq_status kq_out_open(const char *path, kq_out **out, kq_error *err)
+{
+    *out = NULL;
+    kq_out *o = kq_alloc(1, sizeof *o);
+    if (!o)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    o->used = 0;
+    o->fd = -1;
+    o->path = strdup(path);
+    o->tmp = NULL;
+    if (!o->path || asprintf(&o->tmp, "%s.tmp", path) < 0) {
+        free(o->path);
+        kq_free(o);
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    }
+    o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (o->fd < 0) {
+        kq_status status = kq_fail(err, KQ_E_IO, "%s: cannot be created: %s", o->tmp, strerror(errno));
+        free(o->path);
+        free(o->tmp);
+        kq_free(o);
+        return status;
+    }
+    *out = o;
+    return KQ_OK;
+}
+
+static kq_status write_all(kq_out *o, const uint8_t *data, size_t size, kq_error *err)
+{
+    while (size) {
+        ssize_t n = write(o->fd, data, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return kq_fail(err, KQ_E_IO, "%s: cannot be written: %s", o->path, n < 0 ? strerror(errno) : "no progress");
+        data += n;
+        size -= (size_t)n;
+    }
+    return KQ_OK;
+}
+
+kq_status kq_out_write(kq_out *o, const void *data, size_t size, kq_error *err)
+{
+    kq_status status;
+    if (size >= OUT_BUFFER - o->used) { /* does not fit: empty the buffer, and pass what is large straight on */
+        if ((status = write_all(o, o->buffer, o->used, err)))
+            return status;
+        o->used = 0;
+        if (size >= OUT_BUFFER)
+            return write_all(o, data, size, err);
+    }
+    memcpy(o->buffer + o->used, data, size);
+    o->used += size;
+    return KQ_OK;
+}
+
+static void out_free(kq_out *o)
+{
+    if (o->fd >= 0)
+        close(o->fd);
+    free(o->path);
+    free(o->tmp);
+    kq_free(o);
+}
+
+/* Make the rename itself last: fsync on the folder that holds path. */
+static void sync_folder(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        fsync(fd); /* some file systems refuse this for folders; the data itself is safe by then */
+        close(fd);
+    }
+    free(dir);
+}
+
+kq_status kq_out_commit(kq_out *o, kq_error *err)
+{
+    kq_status status = write_all(o, o->buffer, o->used, err);
+    if (!status && fsync(o->fd) && errno != EINVAL)
+        status = kq_fail(err, KQ_E_IO, "%s: cannot be written: %s", o->path, strerror(errno));
+    int closed = close(o->fd);
+    o->fd = -1;
+    if (!status && closed)
+        status = kq_fail(err, KQ_E_IO, "%s: cannot be written: %s", o->path, strerror(errno));
+    if (!status && rename(o->tmp, o->path))
+        status = kq_fail(err, KQ_E_IO, "%s: cannot be renamed from %s: %s", o->path, o->tmp, strerror(errno));
+    if (status)
+        unlink(o->tmp);
+    else
+        sync_folder(o->path);
+    out_free(o);
+    return status;
+}
+
+void kq_out_abort(kq_out *o)
+{
+    if (!o)
+        return;
+    unlink(o->tmp);
+    out_free(o);
+}
+
+kq_status kq_file_read(const char *path, size_t max_size, char **out, size_t *size, kq_error *err)
+{
+    *out = NULL;
+    kq_map map;
+    kq_status status = kq_map_open(path, &map, err);
+    if (status)
+        return status;
+    if (map.size > max_size) {
+        status = kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes, at most %zu are sensible here", path, map.size, max_size);
+    } else if (!(*out = kq_alloc(map.size + 1, 1))) {
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    } else {
+        memcpy(*out, map.data, map.size);
+        (*out)[map.size] = 0;
+        *size = map.size;
+    }
+    kq_map_close(&map);
+    return status;
+}
+
+kq_status kq_file_write(const char *path, const void *data, size_t size, kq_error *err)
+{
+    kq_out *o;
+    kq_status status = kq_out_open(path, &o, err);
+    if (status)
+        return status;
+    if ((status = kq_out_write(o, data, size, err))) {
+        kq_out_abort(o);
+        return status;
+    }
+    return kq_out_commit(o, err);
+}
+
+bool kq_path_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+bool kq_path_is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+kq_status kq_mkdirs(const char *path, kq_error *err)
+{
+    char *copy = strdup(path);
+    if (!copy)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    kq_status status = KQ_OK;
+    for (char *p = copy + 1; !status; p++) {
+        if (*p != '/' && *p)
+            continue;
+        char c = *p;
+        *p = 0;
+        if (mkdir(copy, 0777) && errno != EEXIST)
+            status = kq_fail(err, KQ_E_IO, "%s: cannot be created: %s", copy, strerror(errno));
+        *p = c;
+        if (!c)
+            break;
+    }
+    if (!status && !kq_path_is_dir(path))
+        status = kq_fail(err, KQ_E_IO, "%s: is not a folder", path);
+    free(copy);
+    return status;
+}
+
+kq_status kq_path_join(char *buf, size_t cap, const char *dir, const char *name, kq_error *err)
+{
+    size_t n = strlen(dir);
+    int len = snprintf(buf, cap, "%s%s%s", dir, n && dir[n - 1] == '/' ? "" : "/", name);
+    if (len < 0 || (size_t)len >= cap)
+        return kq_fail(err, KQ_E_ARG, "%s/%s: the path is too long", dir, name);
+    return KQ_OK;
+}

@@ -1,0 +1,59 @@
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Countdown to a failure that a test asked for; 0 is off. */
+static size_t fail_after;
+
+void kq_alloc_fail_after(size_t n)
+{
+    fail_after = n;
+}
+
+void *kq_alloc(size_t count, size_t size)
+{
+    size_t bytes;
+    if (!kq_mul_size(count, size, &bytes) || !kq_add_size(bytes, 63, &bytes))
+        return NULL;
+    if (fail_after && --fail_after == 0)
+        return NULL;
+    bytes &= ~(size_t)63;
+    return aligned_alloc(64, bytes ? bytes : 64);
+}
+
+void *kq_calloc(size_t count, size_t size)
+{
+    void *block = kq_alloc(count, size);
+    if (block)
+        memset(block, 0, count * size);
+    return block;
+}
+
+void kq_free(void *block)
+{
+    free(block);
+}
+
+kq_status kq_alloc_for(void **out, size_t count, size_t size, const char *what, kq_error *err)
+{
+    *out = kq_alloc(count, size);
+    if (*out)
+        return KQ_OK;
+    return kq_fail(err, KQ_E_MEMORY, "out of memory: %s needs %.1f MB", what, (double)count * (double)size / 1e6);
+}
+
+size_t kq_peak_rss_bytes(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    if (!f)
+        return 0;
+    char line[256];
+    size_t kb = 0;
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %zu kB", &kb) == 1)
+            break;
+    fclose(f);
+    return kb * 1024;
+}
