@@ -13,7 +13,8 @@ void kq_gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, co
                  const float *B, size_t ldb, float beta, float *C, size_t ldc);
 
 /* The same with A and B in bf16, sums and C in f32, alpha 1 and beta 0 or 1; through oneDNN, which uses AMX or AVX512_BF16 where the
- * processor has it and emulates elsewhere (slower than f32 there: kq_compute_best says what pays). KQ_E_MEMORY or KQ_E_NUMERIC when
+ * processor has it and emulates elsewhere (slower than f32 there: kq_compute_best says what pays). Below AVX-512 oneDNN has no bf16:
+ * the operands are widened and multiplied in f32. KQ_E_MEMORY or KQ_E_NUMERIC when
  * oneDNN cannot make the primitive. Primitives are kept in a small per-thread cache. */
 kq_status kq_gemm_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const uint16_t *A, size_t lda,
                        const uint16_t *B, size_t ldb, bool accumulate, float *C, size_t ldc, kq_error *err);
@@ -25,7 +26,9 @@ void kq_gemm_f32_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, float alp
 
 /* KQ_BF16 where the processor multiplies bf16 faster than f32 (isa >= KQ_ISA_AMX), else KQ_F32. */
 kq_compute kq_compute_best(kq_isa isa);
-/* Hold BLAS and oneDNN to the instruction set and to one thread. Call once, before the first product. */
+/* Hold the matrix libraries to the instruction set and to one thread. Call it before the first product; only the first call counts (the
+ * libraries fix their choice then), and a product without it calls it with the best. Safe from several threads. OpenBLAS cannot be told its
+ * instruction set once loaded: below what the machine has, f32 goes through oneDNN too, which can (ref: SSE4.1, its lowest). */
 void kq_kern_init(kq_isa isa);
 
 #endif
