@@ -1,0 +1,15 @@
+/* Stored tensor elements to f32: plain types and GGUF's quantized blocks. */
+#ifndef KQ_IO_DEQUANT_H
+#define KQ_IO_DEQUANT_H
+
+#include "io/source.h"
+
+/* Elements and bytes of one block of a type (plain types: one element). False for KQ_T_OTHER. */
+bool kq_dtype_block(kq_dtype dtype, size_t *block_elems, size_t *block_bytes);
+
+/* n_elem values (a whole number of blocks) at src, unaligned, little-endian, to dst. Bit-equal to the reference dequantization of the
+ * gguf Python package: every product and sum is rounded to f32 by itself. Integers are converted to the nearest f32.
+ * False, dst untouched: the type is not one of those (KQ_T_OTHER) or n_elem is no whole number of blocks. */
+bool kq_dequantize(kq_dtype dtype, const uint8_t *src, size_t n_elem, float *dst);
+
+#endif
