@@ -8,38 +8,67 @@
 typedef struct kq_eval_options {
     size_t ctx;     /* tokens a window (2048) */
     size_t chunks;  /* at most this many windows; 0: all */
-    int threads;
+    int threads;    /* 0 or less: as many as OpenMP offers */
     kq_isa isa;
     kq_compute compute;
-    int (*progress)(void *ctx, const char *stage, double fraction); void *progress_ctx; /* may be NULL; nonzero stops */
+    /* May be NULL; nonzero stops. Called on the calling thread, fraction of the whole in (0, 1]. */
+    int (*progress)(void *ctx, const char *stage, double fraction);
+    void *progress_ctx;
 } kq_eval_options;
 kq_eval_options kq_eval_defaults(void);
 
+/* Standard errors (docs/math.md, "Measures"): `_stderr` is sd / sqrt(N) over the N tokens, as if they were independent draws; the tokens of
+ * one window are not (one topic, one style), so it is somewhat too small. `_stderr_windows` takes the windows' means as the independent
+ * draws, sd over windows / sqrt(windows): honest about that, but rough with few windows and NaN with one. */
 typedef struct kq_eval_result {
     size_t windows, tokens;      /* tokens scored: windows * (ctx - 1) */
-    double nll, nll_stderr;      /* mean nats a token; standard error over windows' tokens */
-    double ppl, ppl_stderr;      /* exp(nll), delta method */
+    double nll, nll_stderr, nll_stderr_windows;    /* mean nats a token */
+    double ppl, ppl_stderr, ppl_stderr_windows;    /* exp(nll); delta method: ppl * stderr of nll */
     bool has_kld;
-    double kld, kld_stderr;      /* mean over all windows * ctx positions of KL(reference || model), nats */
-    double top1, top1_stderr;    /* share of positions with the same most likely token */
+    double kld, kld_stderr, kld_stderr_windows;    /* mean over all windows * ctx positions of KL(reference || model), nats */
+    double top1, top1_stderr, top1_stderr_windows; /* share of those positions with the same most likely token (ties: lowest id) */
 } kq_eval_result;
 
 /* Perplexity of consecutive windows of `ctx` ids (last ctx-1 tokens of every whole window scored), and, when reference is not NULL, the KL
- * divergence on the same windows (both models in the same compute type). Runs block by block over groups of windows, so that only one block of each model is in memory.
- * KQ_E_ARG when there is not one whole window, KQ_E_MISMATCH when vocabularies differ. */
+ * divergence on the same windows (both models in the same compute type). Runs block by block over groups of windows, so that only one block
+ * of each model is in memory, beside both heads and a group's hidden states (512 MB, or one window's if that is more).
+ * The same bits for every number of threads.
+ * KQ_E_ARG when ctx < 2 or there is not one whole window, KQ_E_MISMATCH when vocabularies differ, KQ_E_NUMERIC names the model, the block
+ * and the window where NaN or Inf appears first, KQ_E_INTERRUPTED when progress said so. *out is only written on success. */
 kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, const int32_t *ids, size_t n_ids,
                       const kq_eval_options *opt, kq_eval_result *out, kq_error *err);
 
-typedef struct kq_sampling { double temperature; int top_k; double top_p; uint64_t seed; } kq_sampling; /* temperature 0: the most likely; top_k 0, top_p 1: off */
-/* One draw from logits [n] (log-softmax is taken inside; logits are overwritten). u in [0,1) is the random number. */
+typedef struct kq_sampling {
+    double temperature; /* 0: the most likely */
+    int top_k;          /* 0: off */
+    double top_p;       /* 1: off */
+    uint64_t seed;
+} kq_sampling;
+/* One draw from logits [n] (log-softmax is taken inside; logits are overwritten). u in [0,1) is the random number; tokens share
+ * [0,1) in the order of their ids. First the temperature, then the k most likely, then of those (renormalised) the fewest most likely
+ * whose sum reaches top_p, at least one; equal logits are kept lowest ids first. Temperature 0: the most likely, ties to the lowest id.
+ * -1: a logit is NaN or +Inf, or none is finite. */
 int32_t kq_sample(float *logits, size_t n, const kq_sampling *s, double u);
 
-/* Generate until an end token, n_max tokens, or emit says stop (nonzero). emit gets whole UTF-8 characters as they become complete. */
-kq_status kq_generate(kq_decoder *dec, const kq_tokenizer *tok, const kq_config *cfg, const int32_t *prompt, size_t n_prompt, size_t n_max, const kq_sampling *s,
-                      int (*emit)(void *ctx, const char *text, size_t size), void *ctx, size_t *n_generated, kq_error *err);
+/* Generate until an end token, n_max tokens, or emit says stop (nonzero; not an error). End tokens are cfg's eos_id, the tokenizer's eos
+ * and its document end; they are neither emitted nor counted. The decoder is reset first: the prompt (n_prompt >= 1) is the whole
+ * context; its max_T must hold n_prompt + n_max - 1 tokens. emit gets whole UTF-8 characters as they become complete; bytes that are no
+ * UTF-8 become U+FFFD, and so does a character left unfinished at the end. Special tokens have no text. *n_generated (may be NULL) is
+ * set also on failure. */
+kq_status kq_generate(kq_decoder *dec, const kq_tokenizer *tok, const kq_config *cfg, const int32_t *prompt, size_t n_prompt, size_t n_max,
+                      const kq_sampling *s, int (*emit)(void *ctx, const char *text, size_t size), void *ctx, size_t *n_generated,
+                      kq_error *err);
 
-/* Calibration text written by the model itself (design section 3): n_seq sequences of seq_len ids each, sampled at temperature 1 from the
- * beginning (or document end) token, seeded; sequence i depends only on (seed, i). ids [n_seq, seq_len]. End tokens are kept and the text goes on. */
-kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt, uint64_t seed, int32_t *ids, kq_error *err);
+/* The token that text begins with: what the tokenizer itself puts before a text if it does so (LLaMA), else the one between documents
+ * (SmolLM2, Qwen), else bos; -1: none. Not simply bos: SmolLM2-Instruct's bos is "<|im_start|>", which begins a chat. */
+kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err);
+
+/* Calibration text written by the model itself (design section 3): n_seq sequences of seq_len ids each, sampled at temperature 1, seeded;
+ * the first id of each is kq_text_start's, end tokens are kept and the text goes on. ids [n_seq, seq_len].
+ * Sequence i depends only on the model, seq_len and (seed, i): decoding runs in batches of a fixed size (the last one is padded),
+ * because a matrix product's last bits depend on the number of rows, and sequence i always sits in the same row. The size is 32, halved
+ * until the batch's key/value cache is at most 4 GiB. opt: threads, isa, compute and progress are used. KQ_E_ARG when there is no token to begin with. */
+kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
+                       uint64_t seed, int32_t *ids, kq_error *err);
 
 #endif

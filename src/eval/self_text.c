@@ -1,0 +1,104 @@
+#include "eval/eval.h"
+
+#include <omp.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+enum { BATCH_MAX = 32 };
+static const double CACHE_BYTES_MAX = 4294967296.0;
+
+/* Sequences decoded together: depends on the model and seq_len only, never on threads or n_seq (eval.h says why). */
+static size_t batch_size(const kq_config *cfg, size_t seq_len)
+{
+    double one = 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim * (double)seq_len * sizeof(float);
+    size_t batch = BATCH_MAX;
+    while (batch > 1 && (double)batch * one > CACHE_BYTES_MAX)
+        batch /= 2;
+    return batch;
+}
+
+kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    kq_status st = kq_tokenizer_encode(tok, "", 0, true, false, &ids, &n, err);
+    if (st != KQ_OK)
+        return st;
+    *id = n > 0 ? ids[0] : -1;
+    kq_free(ids);
+    if (*id < 0)
+        *id = kq_tokenizer_document_end(tok);
+    if (*id < 0)
+        *id = kq_tokenizer_bos(tok);
+    return KQ_OK;
+}
+
+/* Sequences [first, first + batch) of which `n` are wanted; column 0 is filled already. */
+static kq_status write_batch(kq_decoder *dec, size_t vocab, size_t batch, size_t first, size_t n, size_t n_seq, size_t seq_len,
+                             int threads, const kq_eval_options *opt, uint64_t seed, float *logits, int32_t *ids, kq_error *err)
+{
+    kq_rng rng[BATCH_MAX];
+    int32_t next[BATCH_MAX];
+    for (size_t b = 0; b < batch; b++) {
+        char label[64];
+        snprintf(label, sizeof label, "self-text %zu", first + b);
+        rng[b] = kq_rng_stream(seed, label);
+        next[b] = ids[first * seq_len];
+    }
+    kq_sampling s = {.temperature = 1, .top_p = 1};
+    kq_status st = kq_decoder_set_batch(dec, batch, err);
+    for (size_t t = 1; t < seq_len && st == KQ_OK; t++) {
+        st = kq_decoder_step_batch(dec, next, logits, err);
+        if (st != KQ_OK)
+            break;
+        atomic_int bad = 0;
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+        for (size_t b = 0; b < batch; b++) {
+            next[b] = kq_sample(logits + b * vocab, vocab, &s, kq_rng_uniform(&rng[b]));
+            if (next[b] < 0)
+                atomic_store(&bad, 1);
+        }
+        if (atomic_load(&bad))
+            st = kq_fail(err, KQ_E_NUMERIC, "the model's logits hold NaN or Inf while it writes text (token %zu of sequences %zu..%zu)",
+                         t, first, first + batch - 1);
+        for (size_t b = 0; b < n && st == KQ_OK; b++)
+            ids[(first + b) * seq_len + t] = next[b];
+        double done = ((double)first * (double)(seq_len - 1) + (double)n * (double)t) / ((double)n_seq * (double)(seq_len - 1));
+        if (st == KQ_OK && opt->progress && opt->progress(opt->progress_ctx, "self-text", done))
+            st = kq_fail(err, KQ_E_INTERRUPTED, "writing calibration text stopped on request");
+    }
+    return st;
+}
+
+kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
+                       uint64_t seed, int32_t *ids, kq_error *err)
+{
+    kq_decoder *dec = NULL;
+    float *logits = NULL;
+    int32_t start;
+    size_t vocab = w->cfg->vocab_size, batch = batch_size(w->cfg, seq_len);
+    int threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
+    if (n_seq == 0 || seq_len == 0)
+        return KQ_OK;
+    kq_status st = kq_text_start(tok, &start, err);
+    if (st != KQ_OK)
+        return st;
+    if (start < 0 || (size_t)start >= vocab)
+        return kq_fail(err, KQ_E_ARG, "the tokenizer names no beginning or end-of-text token to start a text from: give a --text file");
+    for (size_t i = 0; i < n_seq; i++)
+        ids[i * seq_len] = start;
+    if (seq_len == 1)
+        return KQ_OK;
+    st = kq_decoder_new(w, opt->isa, opt->compute, seq_len, threads, &dec, err);
+    if (st == KQ_OK)
+        st = kq_alloc_for((void **)&logits, batch * vocab, sizeof *logits, "logits", err);
+    for (size_t first = 0; first < n_seq && st == KQ_OK; first += batch)
+        st = write_batch(dec, vocab, batch, first, n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, threads, opt, seed,
+                         logits, ids, err);
+    kq_free(logits);
+    kq_decoder_free(dec);
+    return st;
+}
