@@ -67,7 +67,8 @@ kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err);
  * the first id of each is kq_text_start's, end tokens are kept and the text goes on. ids [n_seq, seq_len].
  * Sequence i depends only on the model, seq_len and (seed, i): decoding runs in batches of a fixed size (the last one is padded),
  * because a matrix product's last bits depend on the number of rows, and sequence i always sits in the same row. The size is 32, halved
- * until the batch's key/value cache is at most 4 GiB. opt: threads, isa, compute and progress are used. KQ_E_ARG when there is no token to begin with. */
+ * until the batch's key/value cache is at most 4 GiB. opt: threads, isa, compute and progress are used.
+ * KQ_E_ARG when there is no token to begin with. */
 kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
                        uint64_t seed, int32_t *ids, kq_error *err);
 
