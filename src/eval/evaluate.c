@@ -23,6 +23,7 @@ typedef struct side {
 
 typedef struct run {
     const kq_eval_options *opt;
+    const kq_kern *kern;
     int threads;
     size_t ctx, group, n_side; /* windows a group; 1 or 2 models */
     side side[2];              /* model, reference */
@@ -87,20 +88,12 @@ static void side_close(side *s)
     kq_model_ctx_free(s->mc);
 }
 
-static bool all_finite(const float *x, size_t n)
-{
-    float bad = 0; /* 0 * finite is 0; 0 * NaN or Inf is NaN */
-    for (size_t i = 0; i < n; i++)
-        bad += 0.0f * x[i];
-    return bad == 0;
-}
-
 static kq_status forward_window(const run *r, side *s, const kq_block *b, size_t window0, size_t g, char *scratch, int threads,
                                 kq_error *err)
 {
     float *h = s->h + g * r->ctx * s->d;
     kq_status st = kq_block_forward(s->mc, b, h, r->ctx, h, scratch, threads, err);
-    if (st == KQ_OK && !all_finite(h, r->ctx * s->d))
+    if (st == KQ_OK && !r->kern->all_finite(h, r->ctx * s->d))
         return kq_fail(err, KQ_E_NUMERIC, "the %s's hidden states hold NaN or Inf after block %zu (window %zu)", s->name, b->layer,
                        window0 + g);
     return st;
@@ -157,15 +150,15 @@ static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g
     for (size_t i = 0; i < rows; i++) {
         size_t t = t0 + i;
         kq_row_stats st[2];
-        for (size_t k = 0; k < r->n_side; k++) { /* the reference last: exp is its own below */
-            st[k] = kq_row_score(logits[k] + i * vocab, vocab, exp);
+        for (size_t k = 0; k < r->n_side; k++) {
+            st[k] = kq_row_score(r->kern, logits[k] + i * vocab, vocab);
             if (!isfinite(st[k].lse))
                 return kq_fail(err, KQ_E_NUMERIC, "the %s's logits hold NaN or Inf (window %zu, position %zu)", r->side[k].name, window, t);
         }
         if (t + 1 < r->ctx)
             r->nll[window * (r->ctx - 1) + t] = st[0].lse - (double)logits[0][i * vocab + (size_t)ids[window * r->ctx + t + 1]];
         if (r->n_side == 2) {
-            double kl = kq_row_kl(logits[1] + i * vocab, exp, &st[1], logits[0] + i * vocab, &st[0], vocab);
+            double kl = kq_row_kl(r->kern, logits[1] + i * vocab, &st[1], logits[0] + i * vocab, &st[0], vocab, exp);
             if (!isfinite(kl))
                 return kq_fail(err, KQ_E_NUMERIC, "the logits hold -Inf (window %zu, position %zu)", window, t);
             r->kld[window * r->ctx + t] = kl;
@@ -233,7 +226,7 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
         return kq_fail(err, KQ_E_MISMATCH, "the model has %zu tokens, the reference %zu: their predictions cannot be compared",
                        model->cfg->vocab_size, reference->cfg->vocab_size);
 
-    run r = {.opt = opt, .ctx = ctx, .n_side = reference ? 2 : 1};
+    run r = {.opt = opt, .kern = kq_kern_pick(opt->isa), .ctx = ctx, .n_side = reference ? 2 : 1};
     r.threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
     kq_status st = side_open(&r, &r.side[0], "model", model, err);
     if (st == KQ_OK && reference)

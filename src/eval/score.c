@@ -5,48 +5,6 @@
 
 enum { LANES = 16 };
 
-/* exp(x) for -87 <= x <= 0: x = k ln 2 + r, |r| <= ln(2)/2, a polynomial in r, k into the exponent. The coefficients are the
- * Taylor series' up to r^7: the first term left out is below 6e-9 relative. Branch-free, so that compilers vectorise it; no table, no
- * library call. NaN stays NaN. */
-static inline float exp_neg(float x)
-{
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
-    float t = x * 1.44269504f + magic;
-    float k = t - magic;
-    float r = (x - k * 0.693359375f) - k * -2.12194440e-4f; /* ln 2 in two parts, the first exact in 9 bits */
-    float p = 1.0f / 5040.0f;
-    p = p * r + 1.0f / 720.0f;
-    p = p * r + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    uint32_t bits;
-    memcpy(&bits, &t, 4);
-    bits = (bits + 127u) << 23; /* magic's own bits are shifted out; k is in [-126, 0] */
-    float scale;
-    memcpy(&scale, &bits, 4);
-    return p * scale;
-}
-
-static float row_max(const float *x, size_t n)
-{
-    float lane[LANES];
-    for (int j = 0; j < LANES; j++)
-        lane[j] = -INFINITY;
-    size_t i = 0;
-    for (; n - i >= LANES; i += LANES)
-        for (int j = 0; j < LANES; j++)
-            lane[j] = x[i + (size_t)j] > lane[j] ? x[i + (size_t)j] : lane[j];
-    float max = -INFINITY;
-    for (; i < n; i++)
-        max = x[i] > max ? x[i] : max;
-    for (int j = 0; j < LANES; j++)
-        max = lane[j] > max ? lane[j] : max;
-    return max;
-}
-
 static double lanes_sum(const double *lane)
 {
     double s = 0;
@@ -55,24 +13,10 @@ static double lanes_sum(const double *lane)
     return s;
 }
 
-kq_row_stats kq_row_score(const float *logits, size_t n, float *restrict exp)
+kq_row_stats kq_row_score(const kq_kern *kern, const float *logits, size_t n)
 {
-    kq_row_stats st = {0};
-    float max = row_max(logits, n);
-    for (size_t i = 0; i < n; i++) { /* a pass of its own: inside exp_neg the compiler makes a branch of it, 8 times slower */
-        float x = logits[i] - max;
-        exp[i] = x < -87.0f ? -87.0f : x; /* exp(-87) is 1.6e-38: nothing beside the sum, which is at least 1. NaN stays */
-    }
-    for (size_t i = 0; i < n; i++)
-        exp[i] = exp_neg(exp[i]);
-    double lane[LANES] = {0};
-    size_t i = 0;
-    for (; n - i >= LANES; i += LANES)
-        for (int j = 0; j < LANES; j++)
-            lane[j] += (double)exp[i + (size_t)j];
-    for (int j = 0; i < n; i++, j++)
-        lane[j] += (double)exp[i];
-    st.lse = (double)max + log(lanes_sum(lane));
+    float max = kern->max(logits, n);
+    kq_row_stats st = {.lse = (double)max + log(kern->sum_exp(logits, n, max)), .max = max};
     size_t top = 0;
     while (top + 1 < n && !(logits[top] == max))
         top++;
@@ -80,8 +24,10 @@ kq_row_stats kq_row_score(const float *logits, size_t n, float *restrict exp)
     return st;
 }
 
-double kq_row_kl(const float *lp, const float *exp, const kq_row_stats *p, const float *lq, const kq_row_stats *q, size_t n)
+double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, const float *lq, const kq_row_stats *q, size_t n, float *exp)
 {
+    memcpy(exp, lp, n * sizeof *exp);
+    kern->exp_sum(exp, n, p->max);
     double num[LANES] = {0}, den[LANES] = {0};
     size_t i = 0;
     for (; n - i >= LANES; i += LANES)

@@ -2,23 +2,23 @@
 #ifndef KQ_EVAL_SCORE_H
 #define KQ_EVAL_SCORE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "kern/kern.h"
 
 typedef struct kq_row_stats {
     double lse;  /* log sum_j exp(logit_j), nats; not finite when a logit is NaN or +Inf */
+    float max;
     int32_t top; /* the most likely token, ties to the lowest id */
 } kq_row_stats;
 
-/* log-sum-exp and most likely token of one row of n >= 1 logits. exp [n] gets exp(logit_j - max), accurate to 2 units in the last place;
- * sums are in double over 16 fixed lanes, so the result does not depend on the vector width. */
-kq_row_stats kq_row_score(const float *logits, size_t n, float *exp);
+/* log-sum-exp and most likely token of one row of n >= 1 logits. */
+kq_row_stats kq_row_score(const kq_kern *kern, const float *logits, size_t n);
 
-/* KL(p || q) in nats of two rows of n logits: p's stats and exps come from kq_row_score, q's stats too.
- *     KL = sum_j p_j (lp_j - lq_j) - (lse_p - lse_q),   p_j = exp_j / sum exp                       (docs/math.md, "Measures")
- * Equal rows give exactly 0; rounding alone can make it negative, by about 1e-7 times the spread of lp - lq. */
-double kq_row_kl(const float *lp, const float *exp, const kq_row_stats *p, const float *lq, const kq_row_stats *q, size_t n);
+/* KL(p || q) in nats of two rows of n logits with their stats; exp [n] is scratch.
+ *     KL = sum_j p_j (lp_j - lq_j) - (lse_p - lse_q),   p_j = exp(lp_j) / sum_j exp(lp_j)           (docs/math.md, eq. 40)
+ * The sums are in double over 16 fixed lanes. Equal rows give exactly 0; rounding alone can make it negative, by about 1e-7 times the
+ * spread of lp - lq. */
+double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, const float *lq, const kq_row_stats *q, size_t n,
+                 float *exp);
 
 /* Mean of x [n] and the two standard errors of docs/math.md, "Measures": *se takes the n values as independent, *se_cluster takes the
  * means of consecutive clusters of `cluster` values as independent (NaN with fewer than two clusters; n is a multiple of cluster). */
