@@ -1,0 +1,225 @@
+/* Making a trellis, rounding tiles, packing and unpacking. internal.h defines the integer costs. */
+#include "trellis/internal.h"
+
+#include <math.h>
+
+#include "base/mem.h"
+
+/* Half the length of the first pass, in steps: HALF_WINDOW_BITS / R, at most half the sequence (which would be QTIP's full first pass). */
+enum { HALF_WINDOW_BITS = 96 };
+
+const kq_viterbi *kq_viterbi_for(kq_isa isa)
+{
+#ifdef __x86_64__
+    if (isa >= KQ_ISA_AVX512)
+        return &kq_viterbi_avx512;
+    if (isa == KQ_ISA_AVX2)
+        return &kq_viterbi_avx2;
+#endif
+    (void)isa;
+    return NULL;
+}
+
+/* U, S, W of internal.h. A cost is at most U (W + c_max)^2 + 32, which must leave room for KQ_VITERBI_CAP below 2^16; A must fit in 16 bits:
+ * W U 65536 / S < 2^15. The more bits, the smaller the errors and the finer the unit must be, the earlier targets are cut off. */
+static kq_status choose_units(kq_trellis *t, kq_error *err)
+{
+    static const double reach[5] = { 0, 0, 9.0, 6.5, 4.8 }; /* W, in standard deviations of the targets */
+    double sum = 0, longest = 0, largest = 0;
+    for (size_t s = 0; s < 65536; s++) {
+        double len = 0;
+        for (int v = 0; v < t->V; v++) {
+            double c = t->value[s * (size_t)t->V + (size_t)v];
+            len += c * c;
+            largest = fmax(largest, fabs(c));
+            if (!isfinite(c))
+                return kq_fail(err, KQ_E_ARG, "the hyb table holds a value that is not finite");
+        }
+        sum += len;
+        longest = fmax(longest, sqrt(len));
+    }
+    t->rms = sqrt(sum / (65536.0 * t->V));
+    if (!(t->rms > 1e-3 && largest < 1e3))
+        return kq_fail(err, KQ_E_ARG, "the hyb table has rms %g and largest value %g, want about 1", t->rms, largest);
+    t->S = floor(32767 / largest);
+    t->W = reach[t->k] * 0.9 * t->rms;
+    t->U = (65535 - KQ_VITERBI_CAP - 32) / ((t->W + longest) * (t->W + longest));
+    t->W = fmin(t->W, 32767 * t->S / (65536 * t->U));
+    return KQ_OK;
+}
+
+static void set_entry(const kq_trellis *t, const float *v, int16_t *e)
+{
+    double len = 0;
+    for (int i = 0; i < t->V; i++) {
+        len += (double)v[i] * v[i];
+        e[1 + i] = (int16_t)lrint(v[i] * t->S);
+    }
+    e[0] = (int16_t)(uint16_t)lrint(t->U * len);
+}
+
+kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2], kq_trellis **out, kq_error *err)
+{
+    *out = NULL;
+    if (code < 0 || code >= KQ_N_CODE)
+        return kq_fail(err, KQ_E_ARG, "unknown trellis code %d", (int)code);
+    if (k < 2 || k > 4)
+        return kq_fail(err, KQ_E_ARG, "%d bits a weight (a trellis has 2, 3 or 4)", k);
+    if (!table)
+        table = kq_hyb_table;
+    kq_status st;
+    void *block;
+    kq_trellis *t = kq_calloc(1, sizeof *t);
+    if (!t)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: a trellis");
+    t->code = code;
+    t->isa = isa;
+    t->k = k;
+    t->V = kq_code_V(code);
+    t->R = k * t->V;
+    t->n_steps = KQ_TILE_SIZE / t->V;
+    t->half_window = HALF_WINDOW_BITS / t->R;
+    const size_t V = (size_t)t->V, n_entry = code == KQ_HYB ? 4 * KQ_HYB_ENTRIES : 2 * 65536;
+    if ((st = kq_alloc_for(&block, 65536 * V, sizeof(float), "a trellis code", err)) != KQ_OK)
+        goto out;
+    t->value = block;
+    for (uint32_t s = 0; s < 65536; s++)
+        kq_code_value(code, table, s, t->value + s * V);
+    if ((st = choose_units(t, err)) != KQ_OK)
+        goto out;
+
+    if ((st = kq_alloc_for(&block, n_entry, sizeof(int16_t), "a trellis code", err)) != KQ_OK)
+        goto out;
+    t->entry = block;
+    memset(t->entry, 0, n_entry * sizeof(int16_t));
+    if (code == KQ_HYB)
+        for (size_t i = 0; i < KQ_HYB_ENTRIES; i++)
+            set_entry(t, table[i], t->entry + 4 * i);
+    else
+        for (size_t s = 0; s < 65536; s++)
+            set_entry(t, t->value + s, t->entry + 2 * s);
+
+    const size_t J = (size_t)1 << t->R, G = 65536 / J;
+    if ((st = kq_alloc_for(&block, 65536 * (V + 1), sizeof(int16_t), "a trellis code", err)) != KQ_OK)
+        goto out;
+    t->trace = block;
+    for (size_t g = 0; g < G; g++)
+        for (size_t j = 0; j < J; j++) {
+            int16_t tmp[3];
+            int flip;
+            const int16_t *e = kq_state_entry(t, (uint32_t)(j * G + g), &flip, tmp);
+            for (size_t i = 0; i <= V; i++)
+                t->trace[(g * (V + 1) + i) * J + j] = e[i];
+        }
+    const kq_viterbi *vit = kq_viterbi_for(isa);
+    t->batch = vit ? vit->batch : 1;
+    if (vit) {
+        if ((st = kq_alloc_for(&block, vit->lanes_count(t), sizeof(int16_t), "a trellis code", err)) != KQ_OK)
+            goto out;
+        t->lanes = block;
+        vit->lanes_fill(t, t->lanes);
+    }
+    *out = t;
+    return KQ_OK;
+out:
+    kq_trellis_free(t);
+    return st;
+}
+
+void kq_trellis_free(kq_trellis *t)
+{
+    if (!t)
+        return;
+    kq_free(t->value);
+    kq_free(t->entry);
+    kq_free(t->trace);
+    kq_free(t->lanes);
+    kq_free(t);
+}
+
+int kq_trellis_k(const kq_trellis *t) { return t->k; }
+kq_code kq_trellis_code(const kq_trellis *t) { return t->code; }
+size_t kq_trellis_words(const kq_trellis *t) { return 16 * (size_t)t->k; }
+double kq_trellis_rms(const kq_trellis *t) { return t->rms; }
+
+/* Targets of one tile as the integers of a step. */
+static void quantize_steps(const kq_trellis *t, const float *w, kq_step *steps)
+{
+    const double scale = t->U * 65536 / t->S;
+    for (int i = 0; i < t->n_steps; i++) {
+        double x[2] = { 0, 0 }, len = 0;
+        for (int v = 0; v < t->V; v++) {
+            double y = w[i * t->V + v];
+            x[v] = y > 1e6 ? 1e6 : y > -1e6 ? y : y <= -1e6 ? -1e6 : 0; /* the last for NaN */
+            len += x[v] * x[v];
+        }
+        double shrink = len > t->W * t->W ? t->W / sqrt(len) : 1;
+        steps[i].a[0] = (int16_t)lrint(x[0] * shrink * scale);
+        steps[i].a[1] = (int16_t)lrint(x[1] * shrink * scale);
+        steps[i].base = (uint16_t)(lrint(t->U * len * shrink * shrink) + 8);
+    }
+}
+
+/* The 256 k bits: step t's new R bits stand at t R + 16 - R .. t R + 15 of the circle. */
+static void pack(const kq_trellis *t, const uint16_t *states, uint16_t *words)
+{
+    const size_t n_bits = KQ_TILE_SIZE * (size_t)t->k, R = (size_t)t->R;
+    memset(words, 0, n_bits / 8);
+    for (size_t i = 0; i < (size_t)t->n_steps; i++)
+        for (size_t b = 0; b < R; b++) {
+            size_t pos = (i * R + 16 - R + b) % n_bits;
+            words[pos / 16] |= (uint16_t)((states[i] >> (R - 1 - b) & 1) << (15 - pos % 16));
+        }
+}
+
+void kq_trellis_decode(const kq_trellis *t, const uint16_t *packed, size_t n_tiles, float *decoded)
+{
+    const size_t n_words = kq_trellis_words(t), V = (size_t)t->V;
+    for (size_t tile = 0; tile < n_tiles; tile++, packed += n_words, decoded += KQ_TILE_SIZE)
+        for (size_t i = 0; i < (size_t)t->n_steps; i++) {
+            size_t pos = i * (size_t)t->R, word = pos / 16;
+            uint32_t two = (uint32_t)packed[word] << 16 | packed[word + 1 < n_words ? word + 1 : 0];
+            memcpy(decoded + i * V, t->value + V * (two >> (16 - pos % 16) & 0xFFFF), V * sizeof(float));
+        }
+}
+
+static uint32_t step_cost(const void *ctx, int step, uint32_t state)
+{
+    const kq_trellis *const *t = ctx;
+    return kq_state_cost(*t, (const kq_step *)(const void *)(t + 1) + step, state);
+}
+
+enum { HEAD_BYTES = KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS * (sizeof(kq_step) + sizeof(uint16_t)) + 64 }; /* a multiple of 64 */
+
+size_t kq_trellis_scratch_bytes(const kq_trellis *t)
+{
+    const kq_viterbi *vit = kq_viterbi_for(t->isa);
+    return HEAD_BYTES + 64 + (vit ? vit->scratch_bytes(t) : kq_viterbi_ref_scratch(16, t->R, t->n_steps));
+}
+
+void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed, float *decoded, void *scratch)
+{
+    const kq_viterbi *vit = kq_viterbi_for(t->isa);
+    const size_t n_words = kq_trellis_words(t), n_steps = (size_t)t->n_steps;
+    char *aligned = (char *)scratch + (64 - (uintptr_t)scratch % 64) % 64;
+    const kq_trellis **ctx = (const kq_trellis **)(void *)aligned; /* the trellis, then the steps: what step_cost wants */
+    kq_step *steps = (kq_step *)(void *)(ctx + 1);
+    uint16_t *states = (uint16_t *)(steps + KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS);
+    void *rest = aligned + HEAD_BYTES;
+    *ctx = t;
+
+    for (size_t i = 0, n; i < n_tiles; i += n) {
+        n = n_tiles - i < (size_t)t->batch ? n_tiles - i : (size_t)t->batch;
+        for (size_t b = 0; b < n; b++)
+            quantize_steps(t, tiles + (i + b) * KQ_TILE_SIZE, steps + b * n_steps);
+        if (vit)
+            vit->search(t, steps, (int)n, states, rest);
+        else
+            kq_viterbi_ref(16, t->R, t->n_steps, t->half_window, KQ_VITERBI_CAP, step_cost, ctx, states, rest);
+        for (size_t b = 0; b < n; b++)
+            pack(t, states + b * n_steps, packed + (i + b) * n_words);
+        if (decoded)
+            for (size_t b = 0; b < n * n_steps; b++)
+                memcpy(decoded + i * KQ_TILE_SIZE + b * (size_t)t->V, t->value + (size_t)t->V * states[b], (size_t)t->V * sizeof(float));
+    }
+}

@@ -1,0 +1,326 @@
+/* The Viterbi search on vectors of 16-bit lanes, included once per instruction set. internal.h defines the costs, trellis.h the walk.
+ *
+ * Wants FN, TARGET, W (lanes), BATCH, vi, and v_load, v_store, v_set1, v_add, v_sub, v_min (unsigned), v_mulhrs, v_bc32 / 64 / 128 (repeat
+ * 2, 4, 8 words), v_nat(x, NS) (lane order below -> natural), v_rev (reverse), v_duplo, v_duphi (each word of the lower, upper half twice), v_hmin.
+ *
+ * One step. With G = 2^(16-R), the states s = (j << (16-R)) | g, j < 2^R, are those that lead to the group g, and come from group s >> R:
+ *     next[g] = min over j of  best[s >> R] + cost(s).
+ * Only best[] is kept, G words a step; no argmin: the walk back recomputes the 2^R sums of the one state it stands at.
+ * Vector T holds the targets g = T W .. T W + W - 1. They come from NS = max(1, W >> R) neighbouring groups, so lane l is target
+ * T W + (l % NS) (W / NS) + l / NS: then best[] needs only a load that repeats NS words (free on the load port), and one permutation a
+ * target vector restores the order. NS = 1: every word of best[] is stored twice, as broadcasting a 32-bit word costs no shuffle and a 16-bit one does.
+ * hyb: n, q, r serve four states (internal.h): (j, T), (j + 2^(R-1), T) and their complements, whose targets are the complements of
+ * T's lanes and whose predecessors are best[G-1-x] where (j, T) has best[x]. Keeping rev[x] = best[G-1-x] beside best makes both alike.
+ * Sums are modulo 2^16: base and the normalisation are put into best[] once a step, so that a sum is the true path cost
+ * above the lowest, at most CAP + cost. */
+#define AI static inline __attribute__((always_inline)) TARGET
+
+#define NS_OF(R) (W >> (R) > 1 ? W >> (R) : 1)
+
+/* Bytes of work arrays a tile: the history of n_steps + 1 rows of G words, then best (NS = 1: twice) and rev (hyb only). */
+static size_t FN(tile_bytes)(const kq_trellis *t)
+{
+    const size_t G = (size_t)1 << (16 - t->R);
+    return ((size_t)t->n_steps + 1) * G * 2 + 2 * G * 4;
+}
+
+static size_t FN(scratch_bytes)(const kq_trellis *t)
+{
+    return BATCH * FN(tile_bytes)(t);
+}
+
+static size_t FN(lanes_count)(const kq_trellis *t)
+{
+    return t->V == 2 ? (size_t)65536 / 4 * 3 : (size_t)65536 * 2;
+}
+
+/* [T][j][n, C0 (, C1)][W]; hyb: T in the lower half, j in the lower half. */
+static void FN(lanes_fill)(const kq_trellis *t, int16_t *lanes)
+{
+    const int R = t->R, half = t->V == 2, NS = NS_OF(R);
+    for (uint32_t T = 0; T < (65536u >> R) / W >> half; T++)
+        for (uint32_t j = 0; j < 1u << R >> half; j++)
+            for (int l = 0; l < W; l++) {
+                uint32_t s = j << (16 - R) | (T * W + (uint32_t)(l % NS * (W / NS) + l / NS));
+                int16_t tmp[3];
+                int flip;
+                const int16_t *e = kq_state_entry(t, s, &flip, tmp);
+                for (int v = 0; v <= t->V; v++)
+                    lanes[((T << R >> half | j) * (uint32_t)(t->V + 1) + (uint32_t)v) * W + (uint32_t)l] = e[v];
+            }
+}
+
+typedef struct FN(tile) {
+    uint16_t *row;   /* natural best[], base of the coming step included: the history's latest row */
+    uint16_t *best;  /* as the step loads it: row itself, or every word twice */
+    uint16_t *rev;   /* the same reversed, hyb only */
+    uint16_t *work;  /* best (NS = 1) and rev live here */
+} FN(tile);
+
+AI vi FN(source)(const uint16_t *p, size_t x, int NS)
+{
+    return NS == 1 ? v_bc32(p + 2 * x) : NS == 2 ? v_bc32(p + x) : NS == 4 ? v_bc64(p + x) : v_bc128(p + x);
+}
+
+/* One step of V = 2: sums into out[b] (natural order), lowest[b]. */
+AI void FN(step2)(const kq_trellis *t, const FN(tile) *tile, const kq_step *const *step, uint16_t *const *out, uint16_t *lowest, int R, int B)
+{
+    const size_t G = (size_t)1 << (16 - R), J2 = (size_t)1 << (R - 1);
+    const int NS = NS_OF(R);
+    const int16_t *tab = t->lanes;
+    vi a0[BATCH], a1[BATCH], low[BATCH], accN[BATCH], accM[BATCH];
+    const uint16_t *best[BATCH], *rev[BATCH];
+    for (int b = 0; b < B; b++) {
+        a0[b] = v_set1(step[b]->a[0]);
+        a1[b] = v_set1(step[b]->a[1]);
+        low[b] = v_set1(-1);
+        best[b] = tile[b].best;
+        rev[b] = tile[b].rev;
+    }
+    for (size_t T = 0; T < G / W / 2; T++) {
+        for (int b = 0; b < B; b++)
+            accN[b] = accM[b] = v_set1(-1);
+        for (size_t j = 0; j < J2; j++, tab += 3 * W) {
+            const vi n = v_load(tab), c0 = v_load(tab + W), c1 = v_load(tab + 2 * W);
+            const size_t x = (j << (16 - R) | T * W) >> R;
+            for (int b = 0; b < B; b++) {
+                const vi p = v_sub(n, v_mulhrs(c1, a1[b])), q = v_mulhrs(c0, a0[b]);
+                const vi m = v_sub(p, q), s = v_add(p, q);
+                accN[b] = v_min(accN[b], v_add(m, FN(source)(best[b], x, NS)));
+                accM[b] = v_min(accM[b], v_add(m, FN(source)(rev[b], x, NS)));
+                accN[b] = v_min(accN[b], v_add(s, FN(source)(best[b], x + G / 2, NS)));
+                accM[b] = v_min(accM[b], v_add(s, FN(source)(rev[b], x + G / 2, NS)));
+            }
+        }
+        for (int b = 0; b < B; b++) {
+            low[b] = v_min(low[b], v_min(accN[b], accM[b]));
+            v_store(out[b] + T * W, v_nat(accN[b], NS));
+            v_store(out[b] + G - W - T * W, v_rev(v_nat(accM[b], NS)));
+        }
+    }
+    for (int b = 0; b < B; b++)
+        lowest[b] = v_hmin(low[b]);
+}
+
+/* One step of V = 1. */
+AI void FN(step1)(const kq_trellis *t, const FN(tile) *tile, const kq_step *const *step, uint16_t *const *out, uint16_t *lowest, int R, int B)
+{
+    const size_t G = (size_t)1 << (16 - R), J = (size_t)1 << R;
+    const int NS = NS_OF(R);
+    const int16_t *tab = t->lanes;
+    vi a0[BATCH], low[BATCH], acc[BATCH];
+    const uint16_t *best[BATCH];
+    for (int b = 0; b < B; b++) {
+        a0[b] = v_set1(step[b]->a[0]);
+        low[b] = v_set1(-1);
+        best[b] = tile[b].best;
+    }
+    for (size_t T = 0; T < G / W; T++) {
+        for (int b = 0; b < B; b++)
+            acc[b] = v_set1(-1);
+        for (size_t j = 0; j < J; j++, tab += 2 * W) {
+            const vi n = v_load(tab), c0 = v_load(tab + W);
+            const size_t x = (j << (16 - R) | T * W) >> R;
+            for (int b = 0; b < B; b++)
+                acc[b] = v_min(acc[b], v_add(v_sub(n, v_mulhrs(c0, a0[b])), FN(source)(best[b], x, NS)));
+        }
+        for (int b = 0; b < B; b++) {
+            low[b] = v_min(low[b], acc[b]);
+            v_store(out[b] + T * W, v_nat(acc[b], NS));
+        }
+    }
+    for (int b = 0; b < B; b++)
+        lowest[b] = v_hmin(low[b]);
+}
+
+/* Cut row off at lowest + CAP, put the coming base in place of lowest, and lay best and rev out as the step wants them. */
+AI void FN(finish)(FN(tile) *tile, uint16_t *row, uint16_t lowest, uint16_t base, int R, int sym)
+{
+    const size_t G = (size_t)1 << (16 - R);
+    const int NS = NS_OF(R);
+    const vi top = v_set1((int16_t)(uint16_t)(lowest + KQ_VITERBI_CAP)), shift = v_set1((int16_t)(uint16_t)(base - lowest));
+    uint16_t *twice = tile->work, *rev = tile->work + (NS == 1 ? 2 * G : 0);
+    for (size_t i = 0; i < G; i += W) {
+        const vi x = v_add(v_min(v_load(row + i), top), shift);
+        v_store(row + i, x);
+        if (NS == 1) {
+            v_store(twice + 2 * i, v_duplo(x));
+            v_store(twice + 2 * i + W, v_duphi(x));
+        }
+        if (sym) {
+            const vi y = v_rev(x);
+            if (NS == 1) {
+                v_store(rev + 2 * (G - W - i), v_duplo(y));
+                v_store(rev + 2 * (G - W - i) + W, v_duphi(y));
+            } else
+                v_store(rev + (G - W - i), y);
+        }
+    }
+    tile->row = row;
+    tile->best = NS == 1 ? twice : row;
+    tile->rev = rev;
+}
+
+AI void FN(step)(const kq_trellis *t, FN(tile) *tile, const kq_step *const *step, const uint16_t *next_base, uint16_t *const *out, int R, int sym, int B)
+{
+    uint16_t lowest[BATCH];
+    if (sym)
+        FN(step2)(t, tile, step, out, lowest, R, B);
+    else
+        FN(step1)(t, tile, step, out, lowest, R, B);
+    for (int b = 0; b < B; b++)
+        FN(finish)(tile + b, out[b], lowest[b], next_base[b], R, sym);
+}
+
+/* A step near the start of the closed walk, i.e. (i + 1) R < 16: only the states whose high bits are the seam's can be met. */
+AI void FN(first_step)(const kq_trellis *t, FN(tile) *tile, int i, uint32_t seam, const kq_step *step, uint16_t next_base, uint16_t *out, int R, int sym)
+{
+    const uint32_t G = 1u << (16 - R), from = seam << (i + 1) * R & 0xFFFF, n = 1u << (i + 1) * R;
+    const kq_step plain = { { step->a[0], step->a[1] }, 0 }; /* row holds the base already */
+    uint16_t lowest = 0xFFFF;
+    memset(out, 0xFF, G * sizeof *out);
+    for (uint32_t s = from; s < from + n; s++) {
+        const uint16_t c = (uint16_t)(tile->row[s >> R] + kq_state_cost(t, &plain, s));
+        uint16_t *o = out + (s & (G - 1));
+        if (c < *o)
+            *o = c;
+        if (c < lowest)
+            lowest = c;
+    }
+    FN(finish)(tile, out, lowest, next_base, R, sym);
+}
+
+/* The state before group g: the lowest j among those of the least sum over row (the step before's best[]). free_bits < 16: only states
+ * that agree with the seam above these bits. */
+AI uint32_t FN(back)(const kq_trellis *t, const uint16_t *row, const kq_step *step, uint32_t g, int free_bits, uint32_t from, int R, int sym)
+{
+    const uint32_t J = 1u << R, G = 1u << (16 - R);
+    const int16_t *n = t->trace + (size_t)g * J * (sym ? 3 : 2), *c0 = n + J, *c1 = c0 + J;
+    row += g >> R;
+    uint16_t sum[256];
+    if (sym) {
+        /* q is subtracted in the half where bit 15 of the standing state is clear: the lower for g in the lower half */
+        const int minus_low = !(g >> (15 - R));
+        for (uint32_t h = 0; h < 2; h++) {
+            const int16_t a0 = step->a[0], a1 = step->a[1], sign = (h == 0) == minus_low ? -1 : 1;
+            for (uint32_t j = h * (J / 2); j < (h + 1) * (J / 2); j++)
+                sum[j] = (uint16_t)(row[(size_t)j << (16 - 2 * R)] + n[j] - (int16_t)kq_mulhrs(c1[j], a1) + sign * (int16_t)kq_mulhrs(c0[j], a0));
+        }
+    } else
+        for (uint32_t j = 0; j < J; j++)
+            sum[j] = (uint16_t)(row[(size_t)j << (16 - 2 * R)] + n[j] - (int16_t)kq_mulhrs(c0[j], step->a[0]));
+    uint32_t at = 0;
+    if (free_bits < 16) {
+        while (((at * G | g) ^ from) >> free_bits && at + 1 < J)
+            at++;
+        for (uint32_t j = at + 1; j < J; j++)
+            if (!(((j * G | g) ^ from) >> free_bits) && sum[j] < sum[at])
+                at = j;
+    } else {
+        uint16_t least = 0xFFFF;
+        for (uint32_t j = 0; j < J; j++)
+            least = sum[j] < least ? sum[j] : least;
+        while (sum[at] != least)
+            at++;
+    }
+    return at * G + g;
+}
+
+AI void FN(run)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch, int R, int sym, int B)
+{
+    const size_t G = (size_t)1 << (16 - R), bytes = FN(tile_bytes)(t);
+    const int n = sym ? KQ_TILE_SIZE / 2 : KQ_TILE_SIZE, h = t->half_window;
+    FN(tile) tile[BATCH];
+    uint16_t *history[BATCH], *out[BATCH], next_base[BATCH];
+    const kq_step *step[BATCH];
+    uint32_t seam[BATCH];
+
+    /* The free pass over the 2 h steps around the seam. */
+    for (int b = 0; b < B; b++) {
+        history[b] = (uint16_t *)(void *)(scratch + (size_t)b * bytes);
+        tile[b].work = history[b] + ((size_t)n + 1) * G;
+        memset(history[b], 0, G * 2);
+        FN(finish)(tile + b, history[b], 0, steps[b * n + n - h].base, R, sym);
+    }
+    for (int i = 0; i < 2 * h; i++) {
+        for (int b = 0; b < B; b++) {
+            step[b] = steps + b * n + (n - h + i) % n;
+            next_base[b] = i + 1 < 2 * h ? steps[b * n + (n - h + i + 1) % n].base : 0;
+            out[b] = history[b] + (size_t)(i + 1) * G;
+        }
+        FN(step)(t, tile, step, next_base, out, R, sym, B);
+    }
+    for (int b = 0; b < B; b++) {
+        uint32_t g = 0;
+        while (tile[b].row[g])
+            g++;
+        for (int i = 2 * h; i-- > h;)
+            g = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + (n - h + i) % n, g, 16, 0, R, sym) >> R;
+        seam[b] = g;
+    }
+
+    /* The closed pass: row i of the history is best[] before step i. The last step is left to the walk back. */
+    for (int b = 0; b < B; b++) {
+        tile[b].row = history[b];
+        history[b][seam[b]] = steps[b * n].base;
+    }
+    for (int i = 0; i < n - 1; i++) {
+        for (int b = 0; b < B; b++) {
+            step[b] = steps + b * n + i;
+            next_base[b] = steps[b * n + i + 1].base;
+            out[b] = history[b] + (size_t)(i + 1) * G;
+        }
+        if ((i + 1) * R < 16)
+            for (int b = 0; b < B; b++)
+                FN(first_step)(t, tile + b, i, seam[b], step[b], next_base[b], out[b], R, sym);
+        else
+            FN(step)(t, tile, step, next_base, out, R, sym, B);
+    }
+    for (int b = 0; b < B; b++) {
+        uint32_t g = seam[b];
+        for (int i = n; i-- > 0;) {
+            const int free_bits = (i + 1) * R < 16 ? (i + 1) * R : 16;
+            const uint32_t s = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + i, g, free_bits, seam[b] << free_bits & 0xFFFF, R, sym);
+            states[b * n + i] = (uint16_t)s;
+            g = s >> R;
+        }
+    }
+}
+
+#define KQ_RUN(name, R, sym)                                                                                             \
+    static TARGET void FN(name##_1)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch)          \
+    {                                                                                                                    \
+        FN(run)(t, steps, states, scratch, R, sym, 1);                                                                   \
+    }                                                                                                                    \
+    static TARGET void FN(name##_n)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch)          \
+    {                                                                                                                    \
+        FN(run)(t, steps, states, scratch, R, sym, BATCH);                                                               \
+    }
+KQ_RUN(run12, 2, 0)
+KQ_RUN(run13, 3, 0)
+KQ_RUN(run14, 4, 0)
+KQ_RUN(run24, 4, 1)
+KQ_RUN(run26, 6, 1)
+KQ_RUN(run28, 8, 1)
+#undef KQ_RUN
+
+static void FN(search)(const kq_trellis *t, const kq_step *steps, int n_tiles, uint16_t *states, void *scratch)
+{
+    typedef void (*run_fn)(const kq_trellis *, const kq_step *, uint16_t *, char *);
+    static const run_fn one[2][3] = { { FN(run12_1), FN(run13_1), FN(run14_1) }, { FN(run24_1), FN(run26_1), FN(run28_1) } };
+    static const run_fn many[2][3] = { { FN(run12_n), FN(run13_n), FN(run14_n) }, { FN(run24_n), FN(run26_n), FN(run28_n) } };
+    if (n_tiles == BATCH)
+        many[t->V - 1][t->k - 2](t, steps, states, scratch);
+    else
+        for (int b = 0; b < n_tiles; b++)
+            one[t->V - 1][t->k - 2](t, steps + b * t->n_steps, states + b * t->n_steps, scratch);
+}
+
+const kq_viterbi FN(kq_viterbi) = { BATCH, FN(lanes_count), FN(lanes_fill), FN(scratch_bytes), FN(search) };
+
+#undef AI
+#undef NS_OF
+#undef FN
+#undef TARGET
+#undef W
+#undef BATCH
