@@ -8,7 +8,7 @@
 typedef enum kq_compute { KQ_F32 = 0, KQ_BF16 = 1 } kq_compute;
 
 /* Row-major C[m,n] = alpha op(A) op(B) + beta C, op(A) [m,k], op(B) [k,n]; ta/tb: the operand is stored transposed.
- * f32 through BLAS (OpenBLAS held to one thread). lda.. are row strides in elements of the array as stored. */
+ * f32 through BLAS held to one thread: oneDNN's, for small products OpenBLAS's. lda.. are row strides in elements of the array as stored. */
 void kq_gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
                  const float *B, size_t ldb, float beta, float *C, size_t ldc);
 
@@ -24,11 +24,17 @@ kq_status kq_gemm_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const uin
 void kq_gemm_f32_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
                        const float *B, size_t ldb, float beta, float *C, size_t ldc, int threads);
 
+/* The same cut for bf16. On failure C holds rubbish. */
+kq_status kq_gemm_bf16_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, const uint16_t *A, size_t lda,
+                             const uint16_t *B, size_t ldb, bool accumulate, float *C, size_t ldc, int threads, kq_error *err);
+
 /* KQ_BF16 where the processor multiplies bf16 faster than f32 (isa >= KQ_ISA_AMX), else KQ_F32. */
 kq_compute kq_compute_best(kq_isa isa);
 /* Hold the matrix libraries to the instruction set and to one thread. Call it before the first product; only the first call counts (the
  * libraries fix their choice then), and a product without it calls it with the best. Safe from several threads. OpenBLAS cannot be told its
- * instruction set once loaded: below what the machine has, f32 goes through oneDNN too, which can (ref: SSE4.1, its lowest). */
+ * instruction set once loaded: below what the machine has, every f32 product goes through oneDNN, which can (ref: SSE4.1, its lowest). */
 void kq_kern_init(kq_isa isa);
+/* What kq_kern_init settled on. */
+kq_isa kq_kern_isa(void);
 
 #endif

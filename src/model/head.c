@@ -1,0 +1,203 @@
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "base/f16.h"
+#include "base/mem.h"
+#include "model/internal.h"
+
+struct kq_head {
+    const kq_model_ctx *mc; /* borrowed */
+    float *norm;            /* owned, as are the rest */
+    float *E, *W;           /* [vocab, d], f32; W is E when tied */
+    uint16_t *Eb, *Wb;      /* the same in bf16 */
+};
+
+kq_status kq_head_load(const kq_model_ctx *mc, const kq_weights *w, kq_head **out, kq_error *err)
+{
+    const kq_config *c = &mc->cfg;
+    *out = NULL;
+    kq_head *h = kq_calloc(1, sizeof *h);
+    if (!h)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: head");
+    h->mc = mc;
+    kq_status st = kq_load_vector(w, "model.norm.weight", c->d_model, &h->norm, err);
+    if (st == KQ_OK)
+        st = kq_load_rows(mc, w, "model.embed_tokens.weight", c->vocab_size, c->d_model, &h->E, &h->Eb, err);
+    if (st == KQ_OK && c->tie_embeddings) {
+        h->W = h->E;
+        h->Wb = h->Eb;
+    } else if (st == KQ_OK) {
+        st = kq_load_rows(mc, w, "lm_head.weight", c->vocab_size, c->d_model, &h->W, &h->Wb, err);
+    }
+    if (st != KQ_OK) {
+        kq_head_free(h);
+        return st;
+    }
+    *out = h;
+    return KQ_OK;
+}
+
+void kq_head_free(kq_head *h)
+{
+    if (!h)
+        return;
+    if (h->W != h->E)
+        kq_free(h->W);
+    if (h->Wb != h->Eb)
+        kq_free(h->Wb);
+    kq_free(h->E);
+    kq_free(h->Eb);
+    kq_free(h->norm);
+    kq_free(h);
+}
+
+kq_status kq_head_embed(const kq_head *h, const int32_t *ids, size_t T, float *x, kq_error *err)
+{
+    const size_t d = h->mc->cfg.d_model;
+    for (size_t t = 0; t < T; t++) {
+        if (ids[t] < 0 || (size_t)ids[t] >= h->mc->cfg.vocab_size)
+            return kq_fail(err, KQ_E_ARG, "token %zu is %d, but the vocabulary has %zu", t, (int)ids[t], h->mc->cfg.vocab_size);
+        if (h->E)
+            memcpy(x + t * d, h->E + (size_t)ids[t] * d, d * sizeof *x);
+        else
+            kq_bf16_to_f32_n(h->Eb + (size_t)ids[t] * d, x + t * d, d);
+    }
+    return KQ_OK;
+}
+
+kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logits, void *scratch, int threads, kq_error *err)
+{
+    const kq_model_ctx *mc = h->mc;
+    const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
+    float *xn = scratch;
+    if (T == 0)
+        return KQ_OK;
+    if (threads < 1 || omp_in_parallel())
+        threads = 1;
+    if (T == 1) { /* one pass over the matrix, at the speed of memory */
+        const size_t piece = 512, n = (vocab + piece - 1) / piece;
+        mc->kern->rms_norm(x, h->norm, xn, d, mc->cfg.rms_eps);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+        for (size_t i = 0; i < n; i++) {
+            size_t r = i * piece, k = vocab - r < piece ? vocab - r : piece;
+            if (h->W)
+                mc->kern->matvec(h->W + r * d, d, k, d, xn, logits + r);
+            else
+                mc->kern->matvec_bf16(h->Wb + r * d, d, k, d, xn, logits + r);
+        }
+        return KQ_OK;
+    }
+    if (h->W) {
+        for (size_t t = 0; t < T; t++)
+            mc->kern->rms_norm(x + t * d, h->norm, xn + t * d, d, mc->cfg.rms_eps);
+        kq_gemm_f32_tiled(false, true, T, vocab, d, 1.0f, xn, d, h->W, d, 0.0f, logits, vocab, threads);
+        return KQ_OK;
+    }
+    /* bf16 rows fill scratch from the front; each is normed at its end: T * 2 bytes never reach (T - 1) * 4 for T >= 2. */
+    uint16_t *xb = scratch;
+    float *row = xn + (T - 1) * d;
+    for (size_t t = 0; t < T; t++) {
+        mc->kern->rms_norm(x + t * d, h->norm, row, d, mc->cfg.rms_eps);
+        mc->kern->to_bf16(row, xb + t * d, d);
+    }
+    return kq_gemm_bf16_tiled(false, true, T, vocab, d, xb, d, h->Wb, d, false, logits, vocab, threads, err);
+}
+
+typedef struct loss_work {
+    float *xn, *dxn, *r; /* [KQ_HEAD_TILE, d], [KQ_HEAD_TILE] */
+    float *logits;       /* [KQ_HEAD_TILE, vocab] */
+    uint16_t *xb;        /* [KQ_HEAD_TILE, max(d, vocab)], bf16 only */
+} loss_work;
+
+static size_t lay_out(const kq_model_ctx *mc, void *scratch, loss_work *w)
+{
+    const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size, rows = KQ_HEAD_TILE;
+    const size_t pad = 16, n_xn = rows * d + pad, n_r = rows + pad, n_logits = rows * vocab + pad;
+    float *p = scratch;
+    w->xn = p;
+    w->dxn = p ? p + n_xn : NULL;
+    w->r = p ? p + 2 * n_xn : NULL;
+    w->logits = p ? p + 2 * n_xn + n_r : NULL;
+    w->xb = p ? (uint16_t *)(void *)(p + 2 * n_xn + n_r + n_logits) : NULL;
+    size_t n = 2 * n_xn + n_r + n_logits;
+    if (mc->compute == KQ_BF16)
+        n += rows * (d > vocab ? d : vocab) / 2 + pad;
+    return n * sizeof(float);
+}
+
+size_t kq_head_scratch_bytes(const kq_model_ctx *mc)
+{
+    loss_work w;
+    return lay_out(mc, NULL, &w);
+}
+
+/* One tile of n tokens. */
+static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int32_t *target, float *nll, float *dx, loss_work *w,
+                           kq_error *err)
+{
+    const kq_model_ctx *mc = h->mc;
+    const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
+    kq_linear lin = {.m = vocab, .n = d, .f32 = h->W, .bf16 = h->Wb};
+    kq_status st;
+    for (size_t t = 0; t < n; t++)
+        w->r[t] = mc->kern->rms_norm(x + t * d, h->norm, w->xn + t * d, d, mc->cfg.rms_eps);
+    kq_to_compute(mc, w->xn, n * d, w->xb, 1);
+    if ((st = kq_linear_forward(mc, &lin, w->xn, w->xb, n, false, w->logits, 1, err)) != KQ_OK)
+        return st;
+    for (size_t t = 0; t < n; t++) {
+        float *row = w->logits + t * vocab, top;
+        if (target[t] < 0) {
+            if (nll)
+                nll[t] = 0;
+            if (dx)
+                memset(row, 0, vocab * sizeof *row);
+            continue;
+        }
+        top = mc->kern->max(row, vocab);
+        double lse = top + log(mc->kern->sum_exp(row, vocab, top)), loss = lse - row[target[t]];
+        if (!isfinite(loss))
+            return kq_fail(err, KQ_E_NUMERIC, "the head's output holds NaN or Inf");
+        if (nll)
+            nll[t] = (float)loss;
+        if (dx) { /* dlogits = softmax - onehot */
+            mc->kern->exp_sum(row, vocab, (float)lse);
+            row[target[t]] -= 1.0f;
+        }
+    }
+    if (!dx)
+        return KQ_OK;
+    kq_to_compute(mc, w->logits, n * vocab, w->xb, 1);
+    if ((st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, err)) != KQ_OK)
+        return st;
+    for (size_t t = 0; t < n; t++)
+        mc->kern->rms_norm_back(x + t * d, h->norm, w->dxn + t * d, w->r[t], NULL, dx + t * d, d);
+    return KQ_OK;
+}
+
+kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll, float *dx,
+                       void *scratch, kq_error *err)
+{
+    const size_t d = h->mc->cfg.d_model;
+    loss_work w;
+    lay_out(h->mc, scratch, &w);
+    for (size_t t = 0; t < T; t++)
+        if (target[t] < -1 || (target[t] >= 0 && (size_t)target[t] >= h->mc->cfg.vocab_size))
+            return kq_fail(err, KQ_E_ARG, "target %zu is %d, but the vocabulary has %zu", t, (int)target[t], h->mc->cfg.vocab_size);
+    for (size_t t = 0; t < T; t += KQ_HEAD_TILE) {
+        size_t n = T - t < KQ_HEAD_TILE ? T - t : KQ_HEAD_TILE;
+        kq_status st = loss_tile(h, x + t * d, n, target + t, nll ? nll + t : NULL, dx ? dx + t * d : NULL, &w, err);
+        if (st != KQ_OK)
+            return st;
+    }
+    return KQ_OK;
+}
+
+void kq_log_softmax(float *row, size_t n)
+{
+    const kq_kern *kern = kq_kern_pick(kq_kern_isa());
+    float top = kern->max(row, n);
+    float log_sum = (float)log(kern->sum_exp(row, n, top));
+    for (size_t i = 0; i < n; i++)
+        row[i] = row[i] - top - log_sum;
+}
