@@ -10,7 +10,8 @@ typedef struct kq_st_writer kq_st_writer;
 kq_status kq_st_writer_new(const char *path, kq_st_writer **out, kq_error *err);
 kq_status kq_st_writer_meta(kq_st_writer *w, const char *key, const char *value, kq_error *err);
 kq_status kq_st_writer_declare(kq_st_writer *w, const char *name, kq_dtype dtype, size_t rank, const size_t *shape, kq_error *err);
-/* The next declared tensor's bytes, in one or more calls; the first call writes the header. KQ_E_ARG when more or fewer come than declared. */
+/* The next declared tensor's bytes, in one or more calls; the first call writes the header. KQ_E_ARG when more or fewer come than declared
+ * (one call never spans two tensors). After a failure every further call fails too, and finish writes nothing. */
 kq_status kq_st_writer_data(kq_st_writer *w, const void *data, size_t size, kq_error *err);
 kq_status kq_st_writer_finish(kq_st_writer *w, kq_error *err); /* frees w, whether it succeeds or not */
 void kq_st_writer_abort(kq_st_writer *w);
@@ -18,9 +19,11 @@ void kq_st_writer_abort(kq_st_writer *w);
 /* A single safetensors file, mapped and checked (all rules of the format: cases 1-28 of the malformed list). */
 typedef struct kq_st_file kq_st_file;
 kq_status kq_st_open(const char *path, kq_st_file **out, kq_error *err);
-void kq_st_close(kq_st_file *f);
+/* The same on bytes in memory, borrowed until kq_st_close; path is only for messages. */
+kq_status kq_st_open_memory(const void *data, size_t size, const char *path, kq_st_file **out, kq_error *err);
+void kq_st_close(kq_st_file *f); /* NULL is fine */
 size_t kq_st_n_tensors(const kq_st_file *f);
-const kq_tensor *kq_st_tensor(const kq_st_file *f, size_t i);
+const kq_tensor *kq_st_tensor(const kq_st_file *f, size_t i); /* in the order of their bytes */
 const kq_tensor *kq_st_find(const kq_st_file *f, const char *name);
 const char *kq_st_meta(const kq_st_file *f, const char *key); /* NULL: not there */
 
