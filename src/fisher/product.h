@@ -1,0 +1,65 @@
+/* Inside the room: the products of eq. 2 with a workspace that is allocated once a layer, triangular factors, the PSD check. */
+#ifndef KQ_FISHER_PRODUCT_H
+#define KQ_FISHER_PRODUCT_H
+
+#include "fisher/fisher.h"
+
+/* What stands in the middle of G_i Y G_i^T (adjoint: G_i^T Y G_i). */
+typedef enum kq_middle {
+    KQ_MID_IDENTITY,   /* nothing: one rank-k update, half of its square computed */
+    KQ_MID_TRIANGULAR, /* Y = C^T C, C lower triangular is given: T_i = G_i C^T (C G_i), then a rank-k update */
+    KQ_MID_SYMMETRIC   /* any symmetric Y: T_i = G_i Y (Y G_i), then T_i G_i^T, of which the lower triangle is computed */
+} kq_middle;
+
+/* Sizes of the workspace of one layer. All in elements unless named bytes. */
+typedef struct kq_product_plan {
+    size_t D, m, n;
+    kq_compute compute;
+    int threads;
+    size_t chunk;                       /* samples at a time */
+    size_t gf, t, mid16, panel, acc;    /* bytes of each slice */
+    size_t bytes;
+} kq_product_plan;
+
+typedef struct kq_product {
+    kq_product_plan plan;
+    const uint16_t *g;
+    float *gf;       /* f32 only: the chunk's gradients */
+    void *t;         /* the chunk's T_i, in the compute type */
+    uint16_t *mid16; /* bf16 only: the middle matrix */
+    float *panel;    /* bf16 only: a stage-1 result before it is rounded, one a thread */
+    float *acc;      /* partial sums over fixed groups of samples, [splits, dim, dim] */
+    double flop;     /* useful arithmetic so far (symmetric and triangular work counted once) */
+} kq_product;
+
+/* False when a size overflows. */
+bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, int threads);
+/* Hand the slices of `block` (plan->bytes, 64-byte aligned) out; block stays the caller's. */
+void kq_product_init(kq_product *p, const kq_product_plan *plan, const uint16_t *g, void *block);
+/* out = (1/D) sum_i of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. out may not be mid. */
+kq_status kq_product_apply(kq_product *p, bool adjoint, kq_middle kind, const float *mid, float *out, kq_error *err);
+
+/* L L^T = A + shift I, f32, blocks over threads; only A's lower triangle is read; L's upper triangle is left untouched. L may be A.
+ * False when not positive definite. */
+bool kq_cholesky(const float *A, size_t n, float shift, float *L, int threads);
+/* C = L^-1, lower triangular, its upper triangle zero. C may not be L. */
+void kq_triangle_inverse(const float *L, size_t n, float *C, int threads);
+
+/* Is H [n,n] positive semidefinite up to rounding? If Cholesky of H + 1e-6 ||H||_F I fails, the negative eigenvalues are set to
+ * zero, as long as none is below -tol times the largest: else KQ_E_NUMERIC naming `what`. work: kq_psd_work(n) floats. */
+kq_status kq_psd_check(float *H, size_t n, double tol, float *work, int threads, const char *what, kq_error *err);
+size_t kq_psd_work(size_t n);
+
+/* Scale so that tr(H_in)/n = tr(H_out)/m and tr(H_in) tr(H_out) = target. */
+kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double target, kq_error *err);
+
+/* The methods, called by kq_factors on checked arguments. block: kq_flipflop_bytes or kq_lanczos_bytes (0: overflow). */
+typedef struct kq_progress { int (*fn)(void *ctx, double fraction); void *ctx; } kq_progress;
+size_t kq_flipflop_bytes(const kq_product_plan *plan);
+size_t kq_lanczos_bytes(const kq_product_plan *plan, int max_iter);
+kq_status kq_flipflop_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
+                          float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
+kq_status kq_lanczos_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
+                         float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
+
+#endif

@@ -1,0 +1,795 @@
+/* Factors against dense f64 arithmetic written out here, LAPACK's SVD and ARPACK (golden). */
+#include "check.h"
+
+#include "base/f16.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "fisher/product.h"
+#include "kern/lapack.h"
+
+static kq_error err;
+
+/* Every allocation of the room goes through here (linked with --wrap): the sizes promised are compared with those asked for. */
+static size_t allocated;
+kq_status __real_kq_alloc_for(void **out, size_t count, size_t size, const char *what, kq_error *e);
+kq_status __wrap_kq_alloc_for(void **out, size_t count, size_t size, const char *what, kq_error *e);
+kq_status __wrap_kq_alloc_for(void **out, size_t count, size_t size, const char *what, kq_error *e)
+{
+    allocated += count * size;
+    return __real_kq_alloc_for(out, count, size, what, e);
+}
+
+static void *get(size_t count, size_t size)
+{
+    void *p = calloc(count ? count : 1, size);
+    assert_non_null(p);
+    return p;
+}
+
+typedef struct sample_set { kq_gradients G; uint16_t *bits; double *x; } sample_set;
+
+/* Heavy-ish tails and a common structure: rows and columns of unequal scale, samples too. */
+static sample_set samples(size_t D, size_t m, size_t n, uint64_t seed)
+{
+    sample_set s = {.bits = get(D * m * n, 2), .x = get(D * m * n, sizeof(double))};
+    kq_rng rng = kq_rng_stream(seed, "test gradients");
+    for (size_t i = 0; i < D; i++) {
+        double scale = exp(0.5 * kq_rng_normal(&rng));
+        for (size_t a = 0; a < m; a++)
+            for (size_t b = 0; b < n; b++) {
+                size_t at = (i * m + a) * n + b;
+                s.x[at] = kq_rng_normal(&rng) + (b ? 0.5 * s.x[at - 1] : 0) + (a ? 0.3 * s.x[at - n] : 0);
+                s.bits[at] = kq_f32_to_bf16((float)(scale * s.x[at] / (1 + 0.2 * (double)(a % 9))));
+            }
+    }
+    for (size_t i = 0; i < D * m * n; i++)
+        s.x[i] = kq_bf16_to_f32(s.bits[i]);
+    s.G = (kq_gradients){D, m, n, s.bits};
+    return s;
+}
+
+static void drop(sample_set s)
+{
+    free(s.bits);
+    free(s.x);
+}
+
+/* scale * sum_i G_i Y G_i^T (adjoint: G_i^T Y G_i), triple loops in f64. */
+static double *naive(const sample_set *s, bool adjoint, const double *Y, double scale)
+{
+    size_t D = s->G.D, m = s->G.m, n = s->G.n, dim = adjoint ? n : m, k = adjoint ? m : n;
+    double *out = get(dim * dim, sizeof *out), *T = get(dim * k, sizeof *T);
+    for (size_t i = 0; i < D; i++) {
+        const double *G = s->x + i * m * n;
+        for (size_t a = 0; a < dim; a++)
+            for (size_t b = 0; b < k; b++) {
+                double sum = 0;
+                for (size_t c = 0; c < k; c++)
+                    sum += (adjoint ? G[c * n + a] : G[a * n + c]) * Y[c * k + b];
+                T[a * k + b] = sum;
+            }
+        for (size_t a = 0; a < dim; a++)
+            for (size_t b = 0; b < dim; b++) {
+                double sum = 0;
+                for (size_t c = 0; c < k; c++)
+                    sum += T[a * k + c] * (adjoint ? G[c * n + b] : G[b * n + c]);
+                out[a * dim + b] += scale * sum;
+            }
+    }
+    free(T);
+    return out;
+}
+
+static float *to_float(const double *x, size_t n)
+{
+    float *y = get(n, sizeof *y);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)x[i];
+    return y;
+}
+
+/* A^-1 of a positive definite matrix and log det A, by Cholesky in f64. */
+static double invert(const double *A, size_t n, double *inverse)
+{
+    double *L = get(n * n, sizeof *L), logdet = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++) {
+            double sum = A[i * n + j];
+            for (size_t k = 0; k < j; k++)
+                sum -= L[i * n + k] * L[j * n + k];
+            if (i == j) {
+                assert_true(sum > 0);
+                L[i * n + i] = sqrt(sum);
+                logdet += log(sum);
+            } else
+                L[i * n + j] = sum / L[j * n + j];
+        }
+    for (size_t c = 0; c < n; c++) {
+        double *x = inverse + c * n; /* symmetric: row c is column c */
+        for (size_t i = 0; i < n; i++) {
+            double sum = i == c;
+            for (size_t k = 0; k < i; k++)
+                sum -= L[i * n + k] * x[k];
+            x[i] = sum / L[i * n + i];
+        }
+        for (size_t i = n; i-- > 0;) {
+            double sum = x[i];
+            for (size_t k = i + 1; k < n; k++)
+                sum -= L[k * n + i] * x[k];
+            x[i] = sum / L[i * n + i];
+        }
+    }
+    free(L);
+    return logdet;
+}
+
+static double trace_of(const float *H, size_t n)
+{
+    double t = 0;
+    for (size_t i = 0; i < n; i++)
+        t += H[i * n + i];
+    return t;
+}
+
+static double mean_square(const sample_set *s)
+{
+    double sum = 0;
+    for (size_t i = 0; i < s->G.D * s->G.m * s->G.n; i++)
+        sum += s->x[i] * s->x[i];
+    return sum / (double)s->G.D;
+}
+
+/* What kq_factors promises of every result. */
+static void check_factors(const sample_set *s, const float *H_in, const float *H_out, const kq_factor_report *report)
+{
+    size_t m = s->G.m, n = s->G.n;
+    double want = mean_square(s), a = trace_of(H_in, n), b = trace_of(H_out, m);
+    assert_true(fabs(a * b / want - 1) < 1e-5);
+    assert_true(fabs(report->trace_product / want - 1) < 1e-5);
+    assert_true(fabs(a / (double)n / (b / (double)m) - 1) < 1e-5);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < i; j++)
+            assert_true(H_in[i * n + j] == H_in[j * n + i]);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < i; j++)
+            assert_true(H_out[i * m + j] == H_out[j * m + i]);
+}
+
+static void names(void **state)
+{
+    (void)state;
+    kq_method method;
+    for (int i = 0; i < KQ_N_METHOD; i++) {
+        check_ok(kq_method_parse(kq_method_name((kq_method)i), &method, &err));
+        assert_int_equal(method, i);
+    }
+    assert_string_equal(kq_method_name(KQ_FASTKRON), "fastkron");
+    check_fails(kq_method_parse("Fastkron", &method, &err), KQ_E_ARG, "flipflop, fastkron, input-only");
+    check_fails(kq_method_parse("", &method, &err), KQ_E_ARG, "unknown method");
+    assert_true(kq_method_needs_gradients(KQ_FLIPFLOP) && kq_method_needs_gradients(KQ_FASTKRON));
+    assert_true(!kq_method_needs_gradients(KQ_INPUT_ONLY) && kq_method_needs_inputs(KQ_INPUT_ONLY) && !kq_method_needs_inputs(KQ_NONE));
+}
+
+/* All three kinds of middle, both ways, several sizes: one panel, odd tails, more than one tile (384), more than one chunk. */
+static void products(void **state)
+{
+    (void)state;
+    static const size_t sizes[][3] = {{9, 7, 5}, {1, 1, 1}, {3, 33, 70}, {2, 1, 40}, {2, 410, 24}, {2, 20, 395}, {4, 210, 17}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2];
+        sample_set s = samples(D, m, n, 1 + k);
+        for (int way = 0; way < 2; way++) {
+            bool adjoint = way == 1;
+            size_t dim = adjoint ? n : m, other = adjoint ? m : n;
+            double *Y = get(other * other, sizeof *Y), *C = get(other * other, sizeof *C), *CC = get(other * other, sizeof *CC);
+            kq_rng rng = kq_rng_stream(5, "middle");
+            for (size_t i = 0; i < other; i++)
+                for (size_t j = 0; j <= i; j++) {
+                    Y[i * other + j] = Y[j * other + i] = (float)kq_rng_normal(&rng); /* indefinite */
+                    C[i * other + j] = (float)(kq_rng_normal(&rng) + (i == j ? 3 : 0));
+                }
+            for (size_t i = 0; i < other; i++)
+                for (size_t j = 0; j < other; j++)
+                    for (size_t l = i > j ? i : j; l < other; l++)
+                        CC[i * other + j] += C[l * other + i] * C[l * other + j];
+            double *identity = get(other * other, sizeof *identity);
+            for (size_t i = 0; i < other; i++)
+                identity[i * other + i] = 1;
+            const double *middles[] = {identity, CC, Y}, *given[] = {identity, C, Y};
+            for (int kind = 0; kind < 3; kind++) {
+                double *want_d = naive(&s, adjoint, middles[kind], 1.0 / (double)D);
+                float *want = to_float(want_d, dim * dim), *mid = to_float(given[kind], other * other);
+                for (int compute = 0; compute < 2; compute++) {
+                    kq_product_plan plan;
+                    kq_product p;
+                    assert_true(kq_product_size(&plan, m, n, D, (kq_compute)compute, 2));
+                    void *block = kq_alloc(plan.bytes, 1);
+                    float *got = get(dim * dim, sizeof *got);
+                    kq_product_init(&p, &plan, s.bits, block);
+                    check_ok(kq_product_apply(&p, adjoint, (kq_middle)kind, mid, got, &err));
+                    /* bf16: the middle and T are rounded to 8 bits, 2^-9 each in the worst case, mostly averaged away */
+                    check_close(got, want, dim * dim, compute ? 6e-3 : 2e-6);
+                    if (kind == KQ_MID_SYMMETRIC) {
+                        float *again = get(dim * dim, sizeof *again);
+                        check_ok(kq_fisher_product(&s.G, adjoint, mid, again, (kq_compute)compute, 3, &err));
+                        assert_memory_equal(again, got, dim * dim * sizeof *got);
+                        free(again);
+                    }
+                    free(got);
+                    kq_free(block);
+                }
+                free(want);
+                free(want_d);
+                free(mid);
+            }
+            free(Y);
+            free(C);
+            free(CC);
+            free(identity);
+        }
+        drop(s);
+    }
+}
+
+/* More samples than a chunk holds: 71 of [480, 512] in f32 are two chunks, the second shorter. */
+static void many_chunks(void **state)
+{
+    (void)state;
+    size_t D = 71, m = 480, n = 512;
+    uint16_t *bits = get(D * m * n, 2);
+    kq_product_plan plan;
+    assert_true(kq_product_size(&plan, m, n, D, KQ_F32, 1) && plan.chunk < D && D % plan.chunk != 0);
+    /* G_i = a_i e_{i mod m} e_{i mod n}^T: A(I) is diagonal and known exactly. */
+    float *Y = get(n * n, sizeof *Y), *out = get(n * n, sizeof *out), *want = get(n * n, sizeof *want);
+    for (size_t i = 0; i < D; i++)
+        bits[(i * m + (3 * i) % m) * n + (5 * i) % n] = kq_f32_to_bf16((float)(1 + i % 7));
+    for (int way = 0; way < 2; way++) {
+        size_t dim = way ? n : m, other = way ? m : n;
+        memset(Y, 0, n * n * sizeof *Y);
+        memset(want, 0, n * n * sizeof *want);
+        for (size_t i = 0; i < other; i++)
+            Y[i * other + i] = (float)(i + 1);
+        for (size_t i = 0; i < D; i++) {
+            size_t a = way ? (5 * i) % n : (3 * i) % m, b = way ? (3 * i) % m : (5 * i) % n;
+            want[a * dim + a] += (float)((1 + i % 7) * (1 + i % 7) * (b + 1)) / (float)D;
+        }
+        check_ok(kq_fisher_product(&(kq_gradients){D, m, n, bits}, way, Y, out, KQ_F32, 2, &err));
+        check_close(out, want, dim * dim, 1e-6);
+    }
+    free(bits);
+    free(Y);
+    free(out);
+    free(want);
+}
+
+/* Eq. 3 word for word, f64. */
+static void naive_flipflop(const sample_set *s, double rho, int rounds, double **H_in, double **H_out)
+{
+    size_t m = s->G.m, n = s->G.n;
+    double *inverse = get((m > n ? m * m : n * n), sizeof *inverse), *I = get(m * m, sizeof *I), *in = NULL, *out = NULL;
+    for (size_t i = 0; i < m; i++)
+        I[i * m + i] = 1;
+    for (int half = 0; half < 2 * rounds; half++) {
+        bool adjoint = half % 2 == 0;
+        double *from = adjoint ? out : in, **to = adjoint ? &in : &out;
+        size_t dim = adjoint ? m : n;
+        if (from) {
+            double trace = 0;
+            for (size_t i = 0; i < dim; i++)
+                trace += from[i * dim + i];
+            double *A = get(dim * dim, sizeof *A);
+            for (size_t i = 0; i < dim * dim; i++)
+                A[i] = from[i] * (double)dim / trace + (i % (dim + 1) == 0 ? rho : 0);
+            invert(A, dim, inverse);
+            free(A);
+        }
+        free(*to);
+        *to = naive(s, adjoint, from ? inverse : I, 1.0 / ((double)s->G.D * (double)dim));
+    }
+    double ti = 0, to = 0, want = mean_square(s);
+    for (size_t i = 0; i < n; i++)
+        ti += in[i * n + i];
+    for (size_t i = 0; i < m; i++)
+        to += out[i * m + i];
+    double mean = sqrt(want / (double)(m * n));
+    for (size_t i = 0; i < n * n; i++)
+        in[i] *= mean * (double)n / ti;
+    for (size_t i = 0; i < m * m; i++)
+        out[i] *= mean * (double)m / to;
+    free(inverse);
+    free(I);
+    *H_in = in;
+    *H_out = out;
+}
+
+static void flipflop_is_eq_3(void **state)
+{
+    (void)state;
+    static const size_t sizes[][3] = {{9, 7, 5}, {4, 40, 210}, {6, 140, 30}, {1, 12, 12}, {5, 1, 9}, {5, 9, 1}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2];
+        sample_set s = samples(D, m, n, 20 + k);
+        double *in_d, *out_d;
+        naive_flipflop(&s, 1e-2, 3, &in_d, &out_d);
+        float *want_in = to_float(in_d, n * n), *want_out = to_float(out_d, m * m);
+        float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
+        kq_factor_options opt = kq_factor_defaults();
+        kq_factor_report report;
+        for (int compute = 0; compute < 2; compute++) {
+            opt.compute = (kq_compute)compute;
+            check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
+            check_close(H_in, want_in, n * n, compute ? 2e-2 : 1e-4);
+            check_close(H_out, want_out, m * m, compute ? 2e-2 : 1e-4);
+            check_factors(&s, H_in, H_out, &report);
+            assert_int_equal(report.products, 6);
+            assert_true(report.converged && report.regularised == 0 && report.flop > 0);
+        }
+        free(in_d);
+        free(out_d);
+        free(want_in);
+        free(want_out);
+        free(H_in);
+        free(H_out);
+        drop(s);
+    }
+}
+
+/* Log-likelihood of G_i ~ MN(0, c Ho, Hi) at the best scale c, up to a constant. */
+static double likelihood(const sample_set *s, const double *Ho, const double *Hi)
+{
+    size_t D = s->G.D, m = s->G.m, n = s->G.n;
+    double *io = get(m * m, sizeof *io), *ii = get(n * n, sizeof *ii);
+    double lo = invert(Ho, m, io), li = invert(Hi, n, ii), q = 0;
+    double *S = naive(s, false, ii, 1);
+    for (size_t i = 0; i < m * m; i++)
+        q += S[i] * io[i];
+    free(S);
+    free(io);
+    free(ii);
+    double d = (double)D;
+    return -0.5 * d * (double)n * lo - 0.5 * d * (double)m * li - 0.5 * d * (double)(m * n) * log(q / (d * (double)(m * n)));
+}
+
+/* H (1 + eps S) made symmetric through the square: M H M^T with M = I + eps S. */
+static double *moved(const float *H, size_t n, double eps, kq_rng *rng)
+{
+    double *M = get(n * n, sizeof *M), *X = get(n * n, sizeof *X), *out = get(n * n, sizeof *out);
+    for (size_t i = 0; i < n * n; i++)
+        M[i] = eps * kq_rng_normal(rng) + (i % (n + 1) == 0);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            for (size_t k = 0; k < n; k++)
+                X[i * n + j] += M[i * n + k] * H[k * n + j];
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            for (size_t k = 0; k < n; k++)
+                out[i * n + j] += X[i * n + k] * M[j * n + k];
+    free(M);
+    free(X);
+    return out;
+}
+
+static void flipflop_is_maximum_likelihood(void **state)
+{
+    (void)state;
+    size_t D = 9, m = 7, n = 5;
+    sample_set s = samples(D, m, n, 31);
+    float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
+    kq_factor_options opt = kq_factor_defaults();
+    opt.rho = 1e-7;
+    double best[2];
+    for (int run = 0; run < 2; run++) { /* 1 round is not the maximum, and these perturbations must notice */
+        opt.rounds = run ? 60 : 1;
+        check_ok(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err));
+        kq_rng rng = kq_rng_stream(3, "perturb");
+        double *a = moved(H_out, m, 0, &rng), *b = moved(H_in, n, 0, &rng), here = likelihood(&s, a, b), highest = -1e300;
+        free(a);
+        free(b);
+        for (int k = 0; k < 400; k++) {
+            double eps = k % 2 ? 3e-3 : 1e-2;
+            a = moved(H_out, m, k % 3 == 0 ? 0 : eps, &rng);
+            b = moved(H_in, n, k % 3 == 1 ? 0 : eps, &rng);
+            double there = likelihood(&s, a, b);
+            highest = there > highest ? there : highest;
+            free(a);
+            free(b);
+        }
+        best[run] = here;
+        if (run)
+            assert_true(highest < here);
+        else
+            assert_true(highest > here);
+    }
+    assert_true(best[1] > best[0] + 0.01);
+    free(H_in);
+    free(H_out);
+    drop(s);
+}
+
+/* The operator of eq. 2 on an orthonormal basis of the symmetric matrices, dense, and its SVD. */
+typedef struct dense { double *s, *u, *vt; size_t rows, cols; } dense;
+
+static void basis(size_t k, size_t n, double *E)
+{
+    size_t i = 0;
+    memset(E, 0, n * n * sizeof *E);
+    while ((i + 1) * (i + 2) / 2 <= k)
+        i++;
+    size_t j = k - i * (i + 1) / 2;
+    E[i * n + j] = E[j * n + i] = i == j ? 1 : sqrt(0.5);
+}
+
+static dense dense_svd(const sample_set *s)
+{
+    size_t m = s->G.m, n = s->G.n, rows = m * (m + 1) / 2, cols = n * (n + 1) / 2;
+    dense d = {get(rows, sizeof(double)), get(rows * rows, sizeof(double)), get(cols * cols, sizeof(double)), rows, cols};
+    double *R = get(rows * cols, sizeof *R), *E = get(n * n, sizeof *E), *work = get(20 * (rows + cols), sizeof *work);
+    for (size_t k = 0; k < cols; k++) {
+        basis(k, n, E);
+        double *A = naive(s, false, E, 1.0 / (double)s->G.D);
+        for (size_t i = 0, r = 0; i < m; i++)
+            for (size_t j = 0; j <= i; j++, r++)
+                R[k * rows + r] = A[i * m + j] * (i == j ? 1 : sqrt(2));
+        free(A);
+    }
+    int M = (int)rows, N = (int)cols, lwork = 20 * (M + N), info;
+    dgesvd_("A", "A", &M, &N, R, &M, d.s, d.u, &M, d.vt, &N, work, &lwork, &info, 1, 1);
+    assert_int_equal(info, 0);
+    free(R);
+    free(E);
+    free(work);
+    return d;
+}
+
+static float *unit_matrix(const double *v, size_t stride, size_t n)
+{
+    float *H = get(n * n, sizeof *H);
+    double trace = 0;
+    for (size_t i = 0; i < n; i++)
+        trace += v[(i * (i + 1) / 2 + i) * stride];
+    for (size_t i = 0, k = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++, k++)
+            H[i * n + j] = H[j * n + i] = (float)((trace < 0 ? -1 : 1) * v[k * stride] * (i == j ? 1 : sqrt(0.5)));
+    return H;
+}
+
+static void to_unit(float *H, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n * n; i++)
+        sum += (double)H[i] * H[i];
+    for (size_t i = 0; i < n * n; i++)
+        H[i] = (float)(H[i] / sqrt(sum));
+}
+
+static void fastkron_is_the_leading_triplet(void **state)
+{
+    (void)state;
+    static const size_t sizes[][3] = {{9, 7, 5}, {12, 5, 8}, {3, 6, 6}, {1, 4, 5}, {4, 1, 6}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2];
+        sample_set s = samples(D, m, n, 40 + k);
+        dense d = dense_svd(&s);
+        float *want_in = unit_matrix(d.vt, d.cols, n), *want_out = unit_matrix(d.u, 1, m);
+        float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
+        for (int random = 0; random < 2; random++) {
+            kq_factor_options opt = kq_factor_defaults();
+            kq_factor_report report;
+            opt.method = KQ_FASTKRON;
+            opt.tol = 1e-5;
+            opt.start_random = random;
+            opt.seed = 7;
+            check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
+            check_factors(&s, H_in, H_out, &report);
+            to_unit(H_in, n);
+            to_unit(H_out, m);
+            check_close(H_in, want_in, n * n, 2e-4); /* residual 1e-5 over a gap of at least 0.1 */
+            check_close(H_out, want_out, m * m, 2e-4);
+            assert_true(report.converged && report.residual <= 1e-5);
+            assert_true(fabs(report.sigma1 / d.s[0] - 1) < 1e-5);
+            opt.tol = 0; /* to the end of the Krylov space: sigma_2 is then exact, and its residual says so */
+            check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
+            if (D > 1 && m > 1) {
+                assert_true(fabs(report.sigma2 / d.s[1] - 1) < 1e-4);
+                assert_true(report.sigma2_residual < 1e-3);
+            }
+            opt.max_iter = 3; /* too few: a lower bound, and the residual bounds its distance to some singular value */
+            if (k == 0) {
+                check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
+                assert_true(report.sigma2 <= d.s[1] * (1 + 1e-5) && report.products == 8 && !report.converged);
+                double nearest = 1e300;
+                for (size_t i = 0; i < d.cols; i++)
+                    nearest = fmin(nearest, fabs(d.s[i] - report.sigma2));
+                assert_true(nearest <= report.sigma2_residual * report.sigma2 + 1e-5 * d.s[0]);
+            }
+        }
+        free(want_in);
+        free(want_out);
+        free(H_in);
+        free(H_out);
+        free(d.s);
+        free(d.u);
+        free(d.vt);
+        drop(s);
+    }
+}
+
+static void fastkron_equals_arpack(void **state)
+{
+    (void)state;
+    size_t D = 64, m = 48, n = 40, count = 2 + n * n + m * m;
+    sample_set s = {.bits = get(D * m * n, 2), .x = get(D * m * n, sizeof(double))};
+    for (size_t i = 0; i < D * m * n; i++) { /* scripts/make_golden_fisher.py */
+        uint64_t z = (i + 1) * 0x9E3779B97F4A7C15u;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+        z ^= z >> 31;
+        double x = (double)(z >> 40) / 8388608.0 - 1;
+        x *= (double)(1 + i / (m * n) % 5);
+        x /= 1 + 0.1 * (double)(i / n % m);
+        x /= 1 + 0.05 * (double)(i % n);
+        s.bits[i] = kq_f32_to_bf16((float)x);
+        s.x[i] = kq_bf16_to_f32(s.bits[i]);
+    }
+    s.G = (kq_gradients){D, m, n, s.bits};
+    double *golden = get(count, sizeof *golden);
+    FILE *f = fopen(KRONQ_GOLDEN_DIR "/fisher_arpack.bin", "rb");
+    assert_non_null(f);
+    assert_int_equal(fread(golden, sizeof *golden, count, f), count);
+    fclose(f);
+    float *want_in = to_float(golden + 2, n * n), *want_out = to_float(golden + 2 + n * n, m * m);
+    float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
+    for (int run = 0; run < 3; run++) {
+        kq_factor_options opt = kq_factor_defaults();
+        kq_factor_report report;
+        opt.method = KQ_FASTKRON;
+        opt.start_random = run == 1;
+        opt.compute = run == 2 ? KQ_BF16 : KQ_F32;
+        opt.tol = run == 2 ? 1e-3 : 1e-5;
+        opt.threads = 2;
+        check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
+        check_factors(&s, H_in, H_out, &report);
+        to_unit(H_in, n);
+        to_unit(H_out, m);
+        double tol = run == 2 ? 1e-2 : 5e-5;
+        check_close(H_in, want_in, n * n, tol);
+        check_close(H_out, want_out, m * m, tol);
+        assert_true(fabs(report.sigma1 / golden[0] - 1) < tol);
+        assert_true(report.sigma2 <= golden[1] * (1 + tol));
+        assert_true(run == 2 || report.converged);
+    }
+    free(golden);
+    free(want_in);
+    free(want_out);
+    free(H_in);
+    free(H_out);
+    drop(s);
+}
+
+static int count_calls(void *ctx, double fraction)
+{
+    int *calls = ctx;
+    assert_true(fraction >= 0 && fraction < 1);
+    return ++*calls == 3;
+}
+
+static void threads_and_memory(void **state)
+{
+    (void)state;
+    size_t D = 5, m = 400, n = 210;
+    sample_set s = samples(D, m, n, 60);
+    float *H[3][2];
+    for (int method = 0; method < 2; method++)
+        for (int compute = 0; compute < 2; compute++) {
+            kq_factor_options opt = kq_factor_defaults();
+            opt.method = method ? KQ_FASTKRON : KQ_FLIPFLOP;
+            opt.compute = (kq_compute)compute;
+            opt.max_iter = 3;
+            opt.rounds = 2;
+            for (int t = 0; t < 3; t++) {
+                H[t][0] = get(n * n, sizeof(float));
+                H[t][1] = get(m * m, sizeof(float));
+                opt.threads = t + 1;
+                allocated = 0;
+                check_ok(kq_factors(&s.G, &opt, H[t][0], H[t][1], NULL, NULL, NULL, &err));
+                assert_int_equal(allocated, kq_factors_bytes(m, n, D, &opt));
+                assert_memory_equal(H[t][0], H[0][0], n * n * sizeof(float));
+                assert_memory_equal(H[t][1], H[0][1], m * m * sizeof(float));
+            }
+            for (int t = 0; t < 3; t++) {
+                free(H[t][0]);
+                free(H[t][1]);
+            }
+        }
+    kq_factor_options opt = kq_factor_defaults();
+    assert_true(kq_factors_bytes(1536, 576, 96, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(576, 1536, 10000, &opt) <= (size_t)300 << 20);
+    opt.compute = KQ_BF16;
+    assert_true(kq_factors_bytes(1536, 576, 96, &opt) <= (size_t)300 << 20);
+    drop(s);
+}
+
+static void errors(void **state)
+{
+    (void)state;
+    size_t D = 80, m = 6, n = 37;
+    sample_set s = samples(D, m, n, 70);
+    float H_in[37 * 37], H_out[36];
+    kq_factor_options opt = kq_factor_defaults();
+    static const uint16_t bad[] = {0x7fc0, 0x7f80, 0xff80, 0xffff};
+    for (size_t k = 0; k < 4; k++)
+        for (int method = 0; method < 2; method++) {
+            size_t at = (71 * m + 2) * n + (k % 2 ? 36 : 3);
+            uint16_t keep = s.bits[at];
+            opt.method = (kq_method)method;
+            s.bits[at] = bad[k];
+            check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_NUMERIC, "sample 71 ");
+            s.bits[at] = keep;
+        }
+    int calls = 0;
+    for (int method = 0; method < 2; method++, calls = 0) {
+        opt.method = (kq_method)method;
+        opt.tol = 0;
+        check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, count_calls, &calls, &err), KQ_E_INTERRUPTED, "interrupted");
+        assert_int_equal(calls, 3);
+        kq_alloc_fail_after(1);
+        check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_MEMORY, "memory");
+        kq_alloc_fail_after(0);
+    }
+    opt.method = KQ_NONE;
+    check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "none");
+    opt = kq_factor_defaults();
+    opt.rho = -1;
+    check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "rho");
+    opt.rho = NAN;
+    check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "rho");
+    opt = kq_factor_defaults();
+    opt.rounds = 0;
+    check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "rounds");
+    opt = kq_factor_defaults();
+    check_fails(kq_factors(&(kq_gradients){0, m, n, s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "samples");
+    check_fails(kq_factors(&(kq_gradients){SIZE_MAX / 4, m, n, s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "too large");
+    /* A gradient that is zero, among others, is fine; all of them are not. A row without any gradient is fine too. */
+    memset(s.bits, 0, 3 * m * n * 2);
+    for (size_t i = 0; i < D; i++)
+        memset(s.bits + (i * m + 4) * n, 0, n * 2);
+    check_ok(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err));
+    assert_true(H_out[4 * m + 4] == 0);
+    memset(s.bits, 0, D * m * n * 2);
+    check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_NUMERIC, "zero");
+    for (size_t i = 0; i < D * m * n; i++)
+        s.bits[i] = 0x7e00; /* 4e37: finite, its square is not */
+    check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_NUMERIC, "overflow");
+    drop(s);
+}
+
+/* One sample of many outputs: H_in has rank 1 of 30, Cholesky with rho = 0 fails and says so; with rho it passes. */
+static void singular(void **state)
+{
+    (void)state;
+    sample_set s = samples(1, 1, 30, 80);
+    float H_in[900], H_out[1];
+    kq_factor_options opt = kq_factor_defaults();
+    opt.rho = 0;
+    check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_NUMERIC, "rho");
+    opt.rho = 1e-2;
+    check_ok(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err));
+    drop(s);
+}
+
+static void triangles(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 5, 128, 129, 300};
+    for (size_t k = 0; k < 5; k++) {
+        size_t n = sizes[k];
+        double *A = get(n * n, sizeof *A), *inverse = get(n * n, sizeof *inverse);
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < n; j++)
+                A[i * n + j] = exp(-0.1 * fabs((double)i - (double)j)) + (i == j);
+        float *F = to_float(A, n * n), *L = get(n * n, sizeof *L), *C = get(n * n, sizeof *C), *CC = get(n * n, sizeof *CC);
+        for (size_t i = 0; i < n; i++)
+            A[i * n + i] += 0.25;
+        invert(A, n, inverse);
+        float *want = to_float(inverse, n * n);
+        assert_true(kq_cholesky(F, n, 0.25f, L, 2));
+        kq_triangle_inverse(L, n, C, 2);
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = i + 1; j < n; j++)
+                assert_true(C[i * n + j] == 0);
+        kq_gemm_f32(true, false, n, n, n, 1, C, n, C, n, 0, CC, n);
+        check_close(CC, want, n * n, 1e-5);
+        assert_false(kq_cholesky(F, n, -3, L, 2));
+        free(A);
+        free(inverse);
+        free(F);
+        free(L);
+        free(C);
+        free(CC);
+        free(want);
+    }
+}
+
+static void psd(void **state)
+{
+    (void)state;
+    enum { N = 40 };
+    float *H = get(N * N, sizeof *H), *want = get(N * N, sizeof *want), *work = get(kq_psd_work(N), sizeof *work), v[N];
+    /* I + b v v^T, |v| = 1: eigenvalue 1 + b along v. */
+    for (int i = 0; i < N; i++)
+        v[i] = (float)((i % 2 ? -1 : 1) / sqrt((double)N));
+    for (int i = 0; i < N * N; i++) {
+        H[i] = (i % (N + 1) == 0) - 1.01f * v[i / N] * v[i % N];
+        want[i] = (i % (N + 1) == 0) - v[i / N] * v[i % N];
+    }
+    check_fails(kq_psd_check(H, N, 1e-3, work, 1, "H_in", &err), KQ_E_NUMERIC, "H_in is not positive semidefinite");
+    check_ok(kq_psd_check(H, N, 2e-2, work, 1, "H_in", &err));
+    check_close(H, want, N * N, 1e-5);
+    check_ok(kq_psd_check(H, N, 0, work, 1, "H_in", &err));
+    H[3] = NAN;
+    check_fails(kq_psd_check(H, N, 1, work, 1, "H_in", &err), KQ_E_NUMERIC, "NaN");
+    free(H);
+    free(want);
+    free(work);
+}
+
+static void inputs_and_packing(void **state)
+{
+    (void)state;
+    size_t T = 33, n = 21;
+    float *X = get(2 * T * n, sizeof *X), *H = get(n * n, sizeof *H), *want = get(n * n, sizeof *want);
+    kq_rng rng = kq_rng_stream(9, "x");
+    for (size_t i = 0; i < 2 * T * n; i++)
+        X[i] = (float)kq_rng_normal(&rng);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (size_t t = 0; t < 2 * T; t++)
+                sum += (double)X[t * n + i] * X[t * n + j];
+            want[i * n + j] = (float)(sum / 2);
+        }
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i + 1; j < n; j++)
+            H[i * n + j] = NAN; /* the upper triangle is nobody's until finish */
+    kq_fisher_input_add(X, T, n, H);
+    kq_fisher_input_add(X + T * n, T, n, H);
+    check_ok(kq_fisher_input_finish(H, n, 2, &err));
+    check_close(H, want, n * n, 1e-6);
+
+    float *packed = get(n * (n + 1) / 2, sizeof *packed), *back = get(n * n, sizeof *back);
+    kq_factor_pack(H, n, packed);
+    assert_true(packed[0] == H[0] && packed[1] == H[n] && packed[2] == H[n + 1] && packed[3] == H[2 * n]);
+    kq_factor_unpack(packed, n, back);
+    assert_memory_equal(back, H, n * n * sizeof *H);
+
+    H[n] = NAN;
+    check_fails(kq_fisher_input_finish(H, n, 2, &err), KQ_E_NUMERIC, "NaN");
+    memset(H, 0, n * n * sizeof *H);
+    check_fails(kq_fisher_input_finish(H, n, 2, &err), KQ_E_NUMERIC, "zero");
+    free(X);
+    free(H);
+    free(want);
+    free(packed);
+    free(back);
+}
+
+int main(void)
+{
+    kq_kern_init(kq_isa_best());
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names),
+        cmocka_unit_test(triangles),
+        cmocka_unit_test(psd),
+        cmocka_unit_test(products),
+        cmocka_unit_test(many_chunks),
+        cmocka_unit_test(flipflop_is_eq_3),
+        cmocka_unit_test(flipflop_is_maximum_likelihood),
+        cmocka_unit_test(fastkron_is_the_leading_triplet),
+        cmocka_unit_test(fastkron_equals_arpack),
+        cmocka_unit_test(threads_and_memory),
+        cmocka_unit_test(errors),
+        cmocka_unit_test(singular),
+        cmocka_unit_test(inputs_and_packing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
