@@ -1,0 +1,20 @@
+/* Small dense helpers of this room: f32 row-major, spread over fixed tiles, the same bits for every number of threads. */
+#ifndef KQ_ROUND_MATRIX_H
+#define KQ_ROUND_MATRIX_H
+
+#include "round/round.h"
+
+/* dst [cols, rows] = transpose of src [rows, cols]; they must not overlap. */
+void kq_transpose(const float *src, size_t rows, size_t cols, float *dst, int threads);
+/* A <- A^T in place, [n, n]. */
+void kq_transpose_square(float *A, size_t n, int threads);
+/* kq_hadamard_rows for many rows on several threads (allocates the scratch). */
+kq_status kq_hadamard_rows_mt(const kq_hadamard *h, bool transpose, float *x, size_t rows, size_t ld, int threads, kq_error *err);
+/* Index of the first NaN or Inf of x [n], or n. */
+size_t kq_first_nonfinite(const float *x, size_t n);
+
+/* kq_factor_condition and kq_factor_block_ldl in one, with one Cholesky factorisation instead of two and on several threads. H is
+ * overwritten by the conditioned factor; L_minus_I may be H itself. extra as there. */
+kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, int threads, kq_error *err);
+
+#endif
