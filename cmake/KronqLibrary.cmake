@@ -14,7 +14,6 @@ file(GLOB cli_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cli/*.c)
 add_executable(kronq_cli ${cli_sources})
 set_target_properties(kronq_cli PROPERTIES OUTPUT_NAME kronq)
 target_link_libraries(kronq_cli PRIVATE kronq)
-target_compile_definitions(kronq_cli PRIVATE KRONQ_VERSION="${PROJECT_VERSION}")
 
 configure_file(${CMAKE_SOURCE_DIR}/cmake/kronq.pc.in ${CMAKE_BINARY_DIR}/kronq.pc @ONLY)
 install(TARGETS kronq_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

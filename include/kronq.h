@@ -1,7 +1,7 @@
 /* kronq: quantize language models to 2-4 bits per weight, guided by the curvature of the loss on both sides
  * of every weight matrix.
  *
- * A complete program (the rest of this header is completed as the rooms land):
+ * A complete program:
  *
  *     #include <kronq.h>
  *     #include <stdio.h>
@@ -10,9 +10,14 @@
  *         kq_error err;
  *         kq_quantize_options opt = kq_quantize_defaults();
  *         opt.bits = 2;
- *         if (kq_quantize("model.gguf", "out", &opt, &err)) { fprintf(stderr, "%s\n", err.message); return 1; }
+ *         if (kq_quantize("model.gguf", "out", &opt, NULL, &err)) { fprintf(stderr, "%s\n", err.message); return 1; }
+ *         return 0;
  *     }
- */
+ *
+ * cc program.c $(pkg-config --cflags --libs kronq)
+ *
+ * MODEL is everywhere a Hugging Face folder, a .gguf file or a kronq checkpoint. The library neither prints nor exits.
+ * Strings in option structs are borrowed for the call. Functions may be called from several threads, on different outputs. */
 #ifndef KRONQ_H
 #define KRONQ_H
 
@@ -43,6 +48,68 @@ typedef struct kq_error {
     kq_status status;
     char message[1024];
 } kq_error;
+
+/* "0.1.0" */
+const char *kq_version(void);
+
+/* How to run, common to all long work. */
+typedef struct kq_common {
+    int threads;         /* 0: as many as the machine has; results do not depend on it */
+    const char *isa;     /* "ref", "avx2", "avx512", "amx"; NULL: the best there is (or the environment's KRONQ_ISA) */
+    const char *compute; /* matrix products in "f32" or "bf16"; NULL: bf16 where the processor is faster at it */
+    uint64_t seed;
+    /* Called now and then, from one thread at a time: what is being done, and what share of that stage is finished (0..1). note is a line worth
+     * showing once, or NULL. Nonzero stops the work with KQ_E_INTERRUPTED; it can be resumed. */
+    int (*progress)(void *ctx, const char *stage, double fraction, const char *note);
+    void *ctx;
+} kq_common;
+
+/* Where the curvature comes from. */
+typedef struct kq_calibration {
+    const char *const *text; size_t n_text; /* .txt or .jsonl files; none: text sampled from the model itself */
+    size_t tokens, seq_len;                 /* 131072 in sequences of 1024 */
+    size_t batch;                           /* sequences summed into one gradient: 1 */
+    const char *method;                     /* "flipflop", "fastkron", "input-only", "none" */
+    double rho; int rounds;                 /* flipflop: 1e-2, 3 */
+    double tol; int max_iter;               /* fastkron: 1e-3, 32 */
+    bool start_random;                      /* fastkron: start from a random matrix instead of the identity */
+} kq_calibration;
+
+typedef struct kq_quantize_options {
+    kq_common common;
+    kq_calibration calibration;
+    int bits;                   /* a weight: 2, 3 or 4 */
+    const char *code;           /* "hyb", "1mad", "3inst" */
+    double sigma_reg;           /* added to each factor's unit mean diagonal: 1e-2 */
+    const char *only;           /* regular expression; just the modules whose Hugging Face name matches. NULL: all */
+    const char *factors;        /* a file of kq_calibrate; NULL: calibrate now */
+    int embed_bits, head_bits;  /* 16, 8 or 4 */
+    size_t shard_size;          /* bytes */
+    bool resume;                /* continue an interrupted run with the same settings */
+} kq_quantize_options;
+
+kq_quantize_options kq_quantize_defaults(void);
+
+/* Quantize MODEL into the folder OUT. report_json (may be NULL): a JSON object with "bits", "bpw", "file_bytes", "seconds", "peak_rss_bytes",
+ * "predicted_loss" (nats a token), "relative_mse" and one entry a module; free() it. Until it succeeds OUT has no config.json. */
+kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err);
+
+/* Only the factors, into a safetensors file, to round from several times. Uses common, calibration, only, shard_size, resume;
+ * factor_bf16: store them in half the space. */
+kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err);
+
+/* What kq_quantize would do, without doing it: shapes, types, sizes, memory, disk. A JSON object; free() it. */
+kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
+
+typedef struct kq_eval_text_options {
+    kq_common common;
+    size_t ctx, chunks; /* tokens a window (2048); at most this many windows (0: all) */
+} kq_eval_text_options;
+kq_eval_text_options kq_eval_text_defaults(void);
+
+/* Perplexity of MODEL on a text file and, when reference is not NULL, its KL divergence to that model on the same windows, as a JSON object
+ * ("ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"); free() it. */
+kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 kq_status kq_fail(kq_error *err, kq_status status, const char *format, ...)
 {
@@ -15,5 +16,16 @@ kq_status kq_fail(kq_error *err, kq_status status, const char *format, ...)
     for (char *c = err->message; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             *c = '?';
+    return status;
+}
+
+kq_status kq_fail_within(kq_error *err, kq_status status, const char *where)
+{
+    if (err && status) {
+        char inner[sizeof err->message];
+        memcpy(inner, err->message, sizeof inner);
+        size_t n = (size_t)snprintf(err->message, sizeof err->message, "%.200s: ", where);
+        snprintf(err->message + n, sizeof err->message - n, "%.*s", (int)(sizeof err->message - n - 1), inner);
+    }
     return status;
 }

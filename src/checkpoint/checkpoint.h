@@ -1,0 +1,76 @@
+/* kronq checkpoints: what docs/format.md specifies, written so that a folder with a config.json is complete, and read back as weights.
+ *
+ * While quantizing, each finished block is one part file, PART_DIR/block-00012.safetensors. When all are there they are gathered, with the
+ * tensors that stay as they are, into model.safetensors (or shards), the side files are written, and config.json last. */
+#ifndef KQ_CHECKPOINT_CHECKPOINT_H
+#define KQ_CHECKPOINT_CHECKPOINT_H
+
+#include "io/safetensors_write.h"
+#include "model/weights.h"
+#include "round/round.h"
+
+/* ---- a block's packed linears: part.c ---- */
+
+/* What is known of one quantized linear besides its bits; every number of it is reproducible. */
+typedef struct kq_module_report {
+    char name[128];         /* "model.layers.3.self_attn.q_proj" */
+    size_t m, n;
+    int bits;
+    double relative_mse;    /* ||W' - What'||^2 / ||W'||^2 */
+    double predicted_loss;  /* eq. 1, nats a sample; NaN: the method predicts nothing */
+    double factor_residual; /* fastkron; NaN otherwise */
+    double sigma1, sigma2;  /* fastkron; NaN otherwise */
+    int products, extra_in, extra_out;
+} kq_module_report;
+
+/* Write the quantized linears of one block as a part file. packed[id] is used where bit id of `ids` is set. */
+kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
+                        const kq_module_report report[KQ_N_LINEAR], int k, kq_error *err);
+/* Read back the reports (indexed by kq_linear_id; name[0] == 0 where absent) of a part file, checking that it is whole. */
+kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR], kq_error *err);
+
+/* ---- gathering: save.c ---- */
+
+typedef struct kq_save_options {
+    const kq_source *src;
+    const char *dir;            /* OUT */
+    const char *part_dir;       /* where the part files are */
+    const kq_trellis *trellis;
+    int embed_bits, head_bits;  /* 16, 8 or 4; head_bits is ignored when the head is tied */
+    size_t shard_size;          /* bytes; a bigger checkpoint is sharded */
+    const char *settings_json;  /* members of quantization_config that the caller adds: "method", "calibration", "seed", ... (a JSON object) */
+} kq_save_options;
+
+typedef struct kq_save_report {
+    size_t file_bytes;          /* all safetensors files */
+    double bpw_linear;          /* bits per quantized weight, signs and scales counted */
+    double bpw_file;            /* bits of the safetensors files per parameter of the model */
+    size_t n_quantized, n_weights_quantized, n_parameters;
+} kq_save_report;
+
+kq_status kq_checkpoint_save(const kq_save_options *opt, kq_save_report *report, kq_error *err);
+/* The same figures, computed from shapes alone before any work: wanted(ctx, layer, id) says which linears get k bits. */
+void kq_checkpoint_plan(const kq_source *src, int k, int embed_bits, int head_bits, bool (*wanted)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
+                        kq_save_report *report);
+
+/* ---- embedding and head rows: rows.c ---- */
+
+/* Columns that share one scale: the largest of 64, 32, 16 that divides n, else the whole row. */
+size_t kq_rows_group(size_t n);
+/* Round one row of n f32 to `bits` (8 or 4) with one f16 scale a group, symmetric: value = q * scale, |q| <= 127 or 7.
+ * q: n bytes (8 bits: int8), or (n + 1) / 2 bytes (4 bits: the even column in the low half, stored with 8 added). */
+void kq_rows_encode(const float *row, size_t n, int bits, uint8_t *q, uint16_t *scales);
+void kq_rows_decode(const uint8_t *q, const uint16_t *scales, size_t n, int bits, float *row);
+
+/* ---- opening any MODEL: open.c ---- */
+
+/* A model of any kind (folder, GGUF, kronq checkpoint) with its weights. */
+typedef struct kq_model_file kq_model_file;
+kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, kq_error *err);
+void kq_model_file_close(kq_model_file *f); /* NULL is fine */
+const kq_source *kq_model_file_source(const kq_model_file *f);
+const kq_weights *kq_model_file_weights(const kq_model_file *f);
+/* Bits of a linear as stored: k for a packed one, 0 when it is a plain tensor. */
+int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id);
+
+#endif

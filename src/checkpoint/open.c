@@ -1,0 +1,217 @@
+#include "base/f16.h"
+#include "base/mem.h"
+#include "checkpoint/checkpoint.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+struct kq_model_file {
+    kq_source *src;        /* owned */
+    kq_weights weights;
+    kq_trellis *trellis[5]; /* owned; by bits a weight, NULL where no module has that many */
+};
+
+const kq_source *kq_model_file_source(const kq_model_file *f)
+{
+    return f->src;
+}
+
+const kq_weights *kq_model_file_weights(const kq_model_file *f)
+{
+    return &f->weights;
+}
+
+void kq_model_file_close(kq_model_file *f)
+{
+    if (!f)
+        return;
+    for (int k = 0; k < 5; k++)
+        kq_trellis_free(f->trellis[k]);
+    kq_source_close(f->src);
+    kq_free(f);
+}
+
+/* The tensor `module`.`suffix`, with this type and shape, or an error that names what was found. */
+static kq_status need(const kq_source *src, const char *module, const char *suffix, kq_dtype dtype, size_t rank, const size_t *shape,
+                      const kq_tensor **out, kq_error *err)
+{
+    char name[192];
+    snprintf(name, sizeof name, "%s.%s", module, suffix);
+    const kq_tensor *t = kq_source_find(src, name);
+    if (!t)
+        return kq_fail(err, KQ_E_FORMAT, "%s: tensor %s is missing", kq_source_path(src), name);
+    bool same = t->dtype == dtype && t->rank == rank;
+    for (size_t i = 0; same && i < rank; i++)
+        same = t->shape[i] == shape[i];
+    if (!same)
+        return kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is %s [%zu, %zu, %zu] of rank %zu, expected %s [%zu, %zu, %zu] of rank %zu",
+                       t->file, name, kq_dtype_name(t->dtype), t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0,
+                       t->rank > 2 ? t->shape[2] : 0, t->rank, kq_dtype_name(dtype), rank > 0 ? shape[0] : 0, rank > 1 ? shape[1] : 0,
+                       rank > 2 ? shape[2] : 0, rank);
+    *out = t;
+    return KQ_OK;
+}
+
+static const kq_tensor *find_trellis(const kq_source *src, size_t layer, kq_linear_id id, char module[128])
+{
+    char name[192];
+    kq_linear_name(module, 128, layer, id);
+    snprintf(name, sizeof name, "%s.trellis", module);
+    return kq_source_find(src, name);
+}
+
+int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id)
+{
+    char module[128];
+    const kq_tensor *t = find_trellis(f->src, layer, id, module);
+    return t && t->rank == 3 ? (int)(t->shape[2] / 16) : 0;
+}
+
+static kq_status linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_error *err)
+{
+    kq_model_file *f = ctx;
+    const kq_config *cfg = kq_source_config(f->src);
+    size_t m, n;
+    char module[128];
+    kq_linear_shape(cfg, id, &m, &n);
+    const kq_tensor *t = find_trellis(f->src, layer, id, module);
+    if (!t) {
+        char name[160];
+        snprintf(name, sizeof name, "%s.weight", module);
+        const kq_tensor *plain = kq_source_find(f->src, name);
+        if (!plain)
+            return kq_fail(err, KQ_E_FORMAT, "%s: tensor %s is missing", kq_source_path(f->src), name);
+        return kq_source_read_f32(f->src, plain, 0, m, W, err);
+    }
+    const kq_tensor *su, *sv, *scale;
+    const size_t m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
+    const int k = kq_model_file_bits(f, layer, id);
+    kq_status status;
+    if ((status = need(f->src, module, "trellis", KQ_T_I16, 3, (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
+        (status = need(f->src, module, "su", KQ_T_I8, 1, &n, &su, err)) || (status = need(f->src, module, "sv", KQ_T_I8, 1, &m, &sv, err)) ||
+        (status = need(f->src, module, "scale", KQ_T_F32, 0, NULL, &scale, err)))
+        return status;
+    for (size_t i = 0; i < n + m; i++) {
+        int8_t s = (int8_t)(i < n ? su->data[i] : sv->data[i - n]);
+        if (s != 1 && s != -1)
+            return kq_fail(err, KQ_E_FORMAT, "%s: %s[%zu] is %d, expected +1 or -1", t->file, i < n ? su->name : sv->name, i < n ? i : i - n, s);
+    }
+    kq_packed p = {.m = m, .n = n, .m_pad = m_pad, .n_pad = n_pad, .su = (int8_t *)su->data, .sv = (int8_t *)sv->data};
+    memcpy(&p.scale, scale->data, sizeof p.scale);
+    if (!(p.scale >= 0) || p.scale > 1e30f)
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected a finite scale", t->file, scale->name, (double)p.scale);
+    uint16_t *words = NULL; /* a copy, only when the file does not hold them at an even address */
+    p.trellis = (uint16_t *)t->data;
+    if ((uintptr_t)t->data % 2) {
+        if ((status = kq_alloc_for((void **)&words, t->size_bytes, 1, module, err)))
+            return status;
+        memcpy(words, t->data, t->size_bytes);
+        p.trellis = words;
+    }
+    status = kq_unround_linear(f->trellis[k], &p, W, 1, err);
+    kq_free(words);
+    return status;
+}
+
+static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err)
+{
+    kq_model_file *f = ctx;
+    const kq_tensor *t = kq_source_find(f->src, name);
+    if (t)
+        return kq_source_read_f32(f->src, t, row0, n_rows, dst, err);
+    /* "lm_head.weight" may be stored as lm_head.qweight and lm_head.scales */
+    const kq_config *cfg = kq_source_config(f->src);
+    char module[128];
+    size_t len = strlen(name);
+    if (len <= 7 || len - 7 >= sizeof module || strcmp(name + len - 7, ".weight"))
+        return kq_fail(err, KQ_E_FORMAT, "%s: tensor %s is missing", kq_source_path(f->src), name);
+    memcpy(module, name, len - 7);
+    module[len - 7] = 0;
+    char q_name[160];
+    snprintf(q_name, sizeof q_name, "%s.qweight", module);
+    const kq_tensor *q = kq_source_find(f->src, q_name), *s;
+    if (!q)
+        return kq_fail(err, KQ_E_FORMAT, "%s: tensor %s is missing", kq_source_path(f->src), name);
+    const size_t V = cfg->vocab_size, n = cfg->d_model, n_groups = n / kq_rows_group(n);
+    const int bits = q->dtype == KQ_T_I8 ? 8 : 4;
+    const size_t row_bytes = bits == 8 ? n : (n + 1) / 2;
+    kq_status status;
+    if ((status = need(f->src, module, "qweight", bits == 8 ? KQ_T_I8 : KQ_T_U8, 2, (size_t[]){V, row_bytes}, &q, err)) ||
+        (status = need(f->src, module, "scales", KQ_T_F16, 2, (size_t[]){V, n_groups}, &s, err)))
+        return status;
+    if (row0 > V || n_rows > V - row0)
+        return kq_fail(err, KQ_E_ARG, "%s: rows %zu to %zu asked for, it has %zu", q->name, row0, row0 + n_rows, V);
+    uint16_t *scales;
+    if ((status = kq_alloc_for((void **)&scales, n_groups, sizeof *scales, q->name, err)))
+        return status;
+    for (size_t r = 0; r < n_rows && !status; r++) {
+        memcpy(scales, s->data + (row0 + r) * n_groups * 2, n_groups * 2);
+        for (size_t g = 0; g < n_groups; g++)
+            if ((scales[g] & 0x7c00) == 0x7c00)
+                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is not finite", s->file, s->name, row0 + r, g);
+        kq_rows_decode(q->data + (row0 + r) * row_bytes, scales, n, bits, dst + r * n);
+    }
+    kq_free(scales);
+    return status;
+}
+
+/* The code and its table, as config.json and the file have them; a trellis for every number of bits in use. */
+static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
+{
+    const char *path = kq_source_path(f->src);
+    json_t *config = json_loads(kq_source_config_json(f->src), JSON_REJECT_DUPLICATES, NULL);
+    const json_t *qc = json_object_get(config, "quantization_config");
+    const char *code_name = json_string_value(json_object_get(qc, "code"));
+    kq_code code = KQ_HYB;
+    kq_status status = KQ_OK;
+    float (*table)[2] = NULL;
+    const json_int_t version = json_integer_value(json_object_get(qc, "format_version"));
+    if (version != 1)
+        status = kq_fail(err, KQ_E_UNSUPPORTED, "%s/config.json: quantization_config.format_version is %lld, this kronq reads 1", path, (long long)version);
+    else if (!code_name)
+        status = kq_fail(err, KQ_E_FORMAT, "%s/config.json: quantization_config.code is missing", path);
+    else
+        status = kq_code_parse(code_name, &code, err);
+    if (!status && code == KQ_HYB) {
+        const kq_tensor *t;
+        if (!(status = need(f->src, "kronq", "hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2}, &t, err)) &&
+            !(status = kq_alloc_for((void **)&table, KQ_HYB_ENTRIES, sizeof *table, "the code's table", err)))
+            status = kq_source_read_f32(f->src, t, 0, KQ_HYB_ENTRIES, &table[0][0], err);
+    }
+    const kq_config *cfg = kq_source_config(f->src);
+    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
+        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+            char module[128];
+            const kq_tensor *t = find_trellis(f->src, l, (kq_linear_id)id, module);
+            if (!t)
+                continue;
+            int k = t->rank == 3 && t->shape[2] % 16 == 0 && t->shape[2] <= 64 ? (int)(t->shape[2] / 16) : 0;
+            if (k < 2)
+                status = kq_fail(err, KQ_E_SHAPE, "%s: %s must be [m/16, n/16, 32, 48 or 64]", t->file, t->name);
+            else if (!f->trellis[k])
+                status = kq_trellis_new(code, k, isa, (const float (*)[2])table, &f->trellis[k], err);
+        }
+    }
+    kq_free(table);
+    json_decref(config);
+    return status;
+}
+
+kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, kq_error *err)
+{
+    *out = NULL;
+    kq_model_file *f = kq_calloc(1, sizeof *f);
+    if (!f)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    kq_status status = kq_source_open(path, &f->src, err);
+    if (!status && kq_source_is_kronq(f->src))
+        status = open_trellises(f, isa, err);
+    if (status) {
+        kq_model_file_close(f);
+        return status;
+    }
+    f->weights = (kq_weights){.cfg = kq_source_config(f->src), .ctx = f, .linear = linear, .rows = rows};
+    *out = f;
+    return KQ_OK;
+}

@@ -1,0 +1,108 @@
+#include "base/mem.h"
+#include "checkpoint/checkpoint.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static double number_of(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+static char *report_json(const kq_module_report *r)
+{
+    json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i}", "name", r->name, "m", (json_int_t)r->m,
+                          "n", (json_int_t)r->n, "bits", r->bits, "relative_mse", number(r->relative_mse), "predicted_loss",
+                          number(r->predicted_loss), "factor_residual", number(r->factor_residual), "sigma1", number(r->sigma1),
+                          "sigma2", number(r->sigma2), "products", r->products, "extra_in", r->extra_in, "extra_out", r->extra_out);
+    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(o);
+    return text;
+}
+
+kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
+                        const kq_module_report report[KQ_N_LINEAR], int k, kq_error *err)
+{
+    kq_st_writer *w = NULL;
+    char module[128], tensor[160];
+    kq_status status = kq_st_writer_new(path, &w, err);
+    if (status)
+        return status;
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+        if (!(ids >> id & 1))
+            continue;
+        const kq_packed *p = &packed[id];
+        kq_linear_name(module, sizeof module, layer, (kq_linear_id)id);
+        char *text = report_json(&report[id]);
+        status = text ? kq_st_writer_meta(w, module, text, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        free(text);
+        const struct { const char *suffix; kq_dtype dtype; size_t rank, shape[3]; } parts[] = {
+            {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * k)}},
+            {"su", KQ_T_I8, 1, {p->n}},
+            {"sv", KQ_T_I8, 1, {p->m}},
+            {"scale", KQ_T_F32, 0, {0}},
+        };
+        for (size_t i = 0; i < sizeof parts / sizeof *parts && !status; i++) {
+            snprintf(tensor, sizeof tensor, "%s.%s", module, parts[i].suffix);
+            status = kq_st_writer_declare(w, tensor, parts[i].dtype, parts[i].rank, parts[i].shape, err);
+        }
+    }
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+        if (!(ids >> id & 1))
+            continue;
+        const kq_packed *p = &packed[id];
+        if ((status = kq_st_writer_data(w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * k), err)) ||
+            (status = kq_st_writer_data(w, p->su, p->n, err)) || (status = kq_st_writer_data(w, p->sv, p->m, err)) ||
+            (status = kq_st_writer_data(w, &p->scale, sizeof p->scale, err)))
+            break;
+    }
+    if (!status)
+        return kq_st_writer_finish(w, err);
+    kq_st_writer_abort(w);
+    return status;
+}
+
+kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR], kq_error *err)
+{
+    kq_st_file *f = NULL;
+    memset(report, 0, KQ_N_LINEAR * sizeof *report);
+    kq_status status = kq_st_open(path, &f, err);
+    if (status)
+        return status;
+    char module[128];
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+        kq_linear_name(module, sizeof module, layer, (kq_linear_id)id);
+        const char *text = kq_st_meta(f, module);
+        if (!text)
+            continue;
+        json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+        if (!json_is_object(o)) {
+            status = kq_fail(err, KQ_E_FORMAT, "%s: the report of %s is not a JSON object", path, module);
+        } else {
+            kq_module_report *r = &report[id];
+            snprintf(r->name, sizeof r->name, "%s", module);
+            r->m = (size_t)json_integer_value(json_object_get(o, "m"));
+            r->n = (size_t)json_integer_value(json_object_get(o, "n"));
+            r->bits = (int)json_integer_value(json_object_get(o, "bits"));
+            r->products = (int)json_integer_value(json_object_get(o, "products"));
+            r->extra_in = (int)json_integer_value(json_object_get(o, "extra_in"));
+            r->extra_out = (int)json_integer_value(json_object_get(o, "extra_out"));
+            r->relative_mse = number_of(o, "relative_mse");
+            r->predicted_loss = number_of(o, "predicted_loss");
+            r->factor_residual = number_of(o, "factor_residual");
+            r->sigma1 = number_of(o, "sigma1");
+            r->sigma2 = number_of(o, "sigma2");
+        }
+        json_decref(o);
+    }
+    kq_st_close(f);
+    return status;
+}

@@ -1,0 +1,405 @@
+#include "base/f16.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "checkpoint/checkpoint.h"
+#include "io/tokenizer.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { NAME = 192, PATH = 4096 };
+
+/* One tensor of the checkpoint, and where its bytes come from. */
+typedef struct entry {
+    char name[NAME];
+    kq_dtype dtype;
+    size_t rank, shape[4], size_bytes;
+    enum { FROM_SOURCE, FROM_PART, FROM_TABLE, ROWS_Q, ROWS_SCALES } from;
+    const kq_tensor *t; /* FROM_SOURCE, FROM_PART, ROWS_*: borrowed */
+    int bits;           /* ROWS_* */
+} entry;
+
+typedef struct entries {
+    entry *e; /* owned */
+    size_t n, cap;
+} entries;
+
+static kq_status add(entries *list, entry e, kq_error *err)
+{
+    if (list->n == list->cap) {
+        size_t cap = list->cap ? 2 * list->cap : 512;
+        entry *grown = kq_alloc(cap, sizeof *grown);
+        if (!grown)
+            return kq_fail(err, KQ_E_MEMORY, "out of memory: the list of the checkpoint's tensors");
+        if (list->n)
+            memcpy(grown, list->e, list->n * sizeof *grown);
+        kq_free(list->e);
+        list->e = grown;
+        list->cap = cap;
+    }
+    list->e[list->n++] = e;
+    return KQ_OK;
+}
+
+static size_t dtype_bytes(kq_dtype t)
+{
+    switch (t) {
+    case KQ_T_F32: case KQ_T_I32: return 4;
+    case KQ_T_F16: case KQ_T_BF16: case KQ_T_I16: return 2;
+    case KQ_T_I64: return 8;
+    default: return 1;
+    }
+}
+
+static entry make(const char *name, kq_dtype dtype, size_t rank, const size_t *shape)
+{
+    entry e = {.dtype = dtype, .rank = rank, .size_bytes = dtype_bytes(dtype)};
+    snprintf(e.name, sizeof e.name, "%s", name);
+    for (size_t i = 0; i < rank; i++)
+        e.size_bytes *= e.shape[i] = shape[i];
+    return e;
+}
+
+static bool is_head(const kq_tensor *t)
+{
+    return !strcmp(t->name, "lm_head.weight");
+}
+
+static bool is_rows(const kq_tensor *t)
+{
+    return !strcmp(t->name, "model.embed_tokens.weight") || is_head(t);
+}
+
+/* What stays as it is keeps its type; block-quantized source types become bf16. */
+static kq_dtype kept_dtype(kq_dtype t)
+{
+    return t == KQ_T_F32 || t == KQ_T_F16 ? t : KQ_T_BF16;
+}
+
+static kq_status add_rows(entries *list, const kq_tensor *t, int bits, kq_error *err)
+{
+    char name[NAME];
+    const int stem = (int)(strlen(t->name) - strlen(".weight"));
+    const size_t V = t->shape[0], n = t->shape[1];
+    snprintf(name, sizeof name, "%.*s.qweight", stem, t->name);
+    entry q = make(name, bits == 8 ? KQ_T_I8 : KQ_T_U8, 2, (size_t[]){V, bits == 8 ? n : (n + 1) / 2});
+    snprintf(name, sizeof name, "%.*s.scales", stem, t->name);
+    entry s = make(name, KQ_T_F16, 2, (size_t[]){V, n / kq_rows_group(n)});
+    q.from = ROWS_Q;
+    s.from = ROWS_SCALES;
+    q.t = s.t = t;
+    q.bits = s.bits = bits;
+    kq_status status = add(list, q, err);
+    return status ? status : add(list, s, err);
+}
+
+/* Every plain tensor of the source that no part file replaces. */
+static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file *const *parts, size_t n_parts, kq_error *err)
+{
+    for (size_t i = 0; i < kq_source_n_tensors(o->src); i++) {
+        const kq_tensor *t = kq_source_tensor(o->src, i);
+        size_t layer;
+        char name[NAME];
+        const size_t len = strlen(t->name);
+        if (len > 7 && len < NAME - 16 && !strcmp(t->name + len - 7, ".weight") && sscanf(t->name, "model.layers.%zu.", &layer) == 1 &&
+            layer < n_parts && parts[layer]) {
+            snprintf(name, sizeof name, "%.*s.trellis", (int)(len - 7), t->name);
+            if (kq_st_find(parts[layer], name))
+                continue;
+        }
+        if (len >= NAME)
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor name of %zu bytes, at most %d are kept", t->file, len, NAME - 1);
+        if (is_head(t) && kq_source_config(o->src)->tie_embeddings)
+            continue; /* a copy of the embedding that some exports carry */
+        const int bits = is_head(t) ? o->head_bits : is_rows(t) ? o->embed_bits : 16;
+        kq_status status;
+        if (bits < 16) {
+            status = add_rows(list, t, bits, err);
+        } else {
+            entry e = make(t->name, kept_dtype(t->dtype), t->rank, t->shape);
+            e.from = FROM_SOURCE;
+            e.t = t;
+            status = add(list, e, err);
+        }
+        if (status)
+            return status;
+    }
+    return KQ_OK;
+}
+
+static kq_status write_kept(kq_st_writer *w, const kq_source *src, const entry *e, kq_error *err)
+{
+    if (e->t->dtype == e->dtype && !e->t->permuted_qk)
+        return kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
+    const size_t rows = e->rank ? e->shape[0] : 1, row = e->t->n_elem / (rows ? rows : 1), step = 256;
+    float *x = kq_alloc(step * row, sizeof *x);
+    uint16_t *h = kq_alloc(step * row, sizeof *h);
+    kq_status status = x && h ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: %s", e->name);
+    for (size_t r = 0; r < rows && !status; r += step) {
+        const size_t n = rows - r < step ? rows - r : step;
+        if ((status = kq_source_read_f32(src, e->t, r, n, x, err)))
+            break;
+        if (e->dtype == KQ_T_F32) {
+            status = kq_st_writer_data(w, x, n * row * 4, err);
+            continue;
+        }
+        for (size_t i = 0; i < n * row; i++)
+            h[i] = e->dtype == KQ_T_F16 ? kq_f32_to_f16(x[i]) : kq_f32_to_bf16(x[i]);
+        status = kq_st_writer_data(w, h, n * row * 2, err);
+    }
+    kq_free(x);
+    kq_free(h);
+    return status;
+}
+
+static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *e, kq_error *err)
+{
+    const size_t V = e->t->shape[0], n = e->t->shape[1], groups = n / kq_rows_group(n), q_bytes = e->bits == 8 ? n : (n + 1) / 2;
+    float *x = kq_alloc(n, sizeof *x);
+    uint8_t *q = kq_calloc(q_bytes, 1);
+    uint16_t *s = kq_alloc(groups, sizeof *s);
+    kq_status status = x && q && s ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: %s", e->name);
+    for (size_t r = 0; r < V && !status; r++) {
+        if ((status = kq_source_read_f32(src, e->t, r, 1, x, err)))
+            break;
+        kq_rows_encode(x, n, e->bits, q, s);
+        status = e->from == ROWS_Q ? kq_st_writer_data(w, q, q_bytes, err) : kq_st_writer_data(w, s, 2 * groups, err);
+    }
+    kq_free(x);
+    kq_free(q);
+    kq_free(s);
+    return status;
+}
+
+static kq_status write_shard(const char *path, const kq_source *src, const entry *e, size_t n, kq_error *err)
+{
+    kq_st_writer *w;
+    kq_status status = kq_st_writer_new(path, &w, err);
+    if (status)
+        return status;
+    status = kq_st_writer_meta(w, "format", "pt", err); /* transformers refuses a file without it */
+    for (size_t i = 0; i < n && !status; i++)
+        status = kq_st_writer_declare(w, e[i].name, e[i].dtype, e[i].rank, e[i].shape, err);
+    for (size_t i = 0; i < n && !status; i++) {
+        switch (e[i].from) {
+        case FROM_SOURCE: status = write_kept(w, src, &e[i], err); break;
+        case FROM_PART: status = kq_st_writer_data(w, e[i].t->data, e[i].t->size_bytes, err); break;
+        case FROM_TABLE: status = kq_st_writer_data(w, kq_hyb_table, sizeof kq_hyb_table, err); break;
+        case ROWS_Q: case ROWS_SCALES: status = write_rows(w, src, &e[i], err); break;
+        }
+    }
+    if (!status)
+        return kq_st_writer_finish(w, err);
+    kq_st_writer_abort(w);
+    return status;
+}
+
+static kq_status write_json(const char *dir, const char *name, const json_t *value, kq_error *err)
+{
+    char path[PATH];
+    kq_status status = kq_path_join(path, sizeof path, dir, name, err);
+    char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    if (!status && !text)
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    if (!status)
+        status = kq_file_write(path, text, strlen(text), err);
+    free(text);
+    return status;
+}
+
+/* All shards, and an index when there is more than one. */
+static kq_status write_tensors(const kq_save_options *o, const entries *list, kq_save_report *report, kq_error *err)
+{
+    size_t n_shards = 1, bytes = 0;
+    const size_t limit = o->shard_size ? o->shard_size : SIZE_MAX;
+    for (size_t i = 0; i < list->n; i++) {
+        if (bytes && list->e[i].size_bytes > limit - bytes) {
+            n_shards++;
+            bytes = 0;
+        }
+        bytes += list->e[i].size_bytes;
+    }
+    json_t *map = json_object();
+    kq_status status = map ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
+    size_t total = 0, first = 0;
+    for (size_t shard = 0; shard < n_shards && !status; shard++) {
+        char name[64], path[PATH];
+        if (n_shards == 1)
+            snprintf(name, sizeof name, "model.safetensors");
+        else
+            snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", shard + 1, n_shards);
+        size_t last = first;
+        for (bytes = 0; last < list->n && (!bytes || list->e[last].size_bytes <= limit - bytes); last++) {
+            bytes += list->e[last].size_bytes;
+            if (json_object_set_new(map, list->e[last].name, json_string(name)))
+                status = kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
+        }
+        if (!status && !(status = kq_path_join(path, sizeof path, o->dir, name, err)) &&
+            !(status = write_shard(path, o->src, list->e + first, last - first, err))) {
+            kq_map m;
+            if (!(status = kq_map_open(path, &m, err))) {
+                report->file_bytes += m.size;
+                kq_map_close(&m);
+            }
+        }
+        total += bytes;
+        first = last;
+    }
+    if (!status && n_shards > 1) {
+        json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+        status = write_json(o->dir, "model.safetensors.index.json", index, err);
+        json_decref(index);
+    }
+    json_decref(map);
+    return status;
+}
+
+/* config.json with quantization_config; the last file to appear. */
+static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of, json_t *skipped, kq_error *err)
+{
+    char *text = NULL;
+    kq_status status = kq_config_json(o->src, &text, err);
+    if (status)
+        return status;
+    json_t *config = json_loads(text, 0, NULL), *extra = o->settings_json ? json_loads(o->settings_json, 0, NULL) : NULL;
+    kq_free(text);
+    const int k = kq_trellis_k(o->trellis);
+    const kq_code code = kq_trellis_code(o->trellis);
+    json_t *qc = json_pack("{s:s, s:i, s:i, s:f, s:f, s:s, s:i, s:i, s:[i,i], s:i, s:O, s:O}", "quant_method", "kronq", "format_version", 1,
+                           "bits", k, "bpw", report->bpw_linear, "bpw_file", report->bpw_file, "code", kq_code_name(code), "L",
+                           KQ_TRELLIS_L, "V", kq_code_V(code), "tile", KQ_TILE, KQ_TILE, "embed_bits", o->embed_bits, "module_bits", bits_of,
+                           "modules_to_not_convert", skipped);
+    if (qc && !kq_source_config(o->src)->tie_embeddings)
+        json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
+    if (!config || !qc || (extra && json_object_update(qc, extra)) || json_object_set(config, "quantization_config", qc))
+        status = kq_fail(err, KQ_E_MEMORY, "%s/config.json: out of memory", o->dir);
+    else
+        status = write_json(o->dir, "config.json", config, err);
+    json_decref(config);
+    json_decref(extra);
+    json_decref(qc);
+    return status;
+}
+
+/* Signs, scale and packed bits of one linear. */
+static size_t packed_bits(size_t m, size_t n, int k)
+{
+    return (m + 15) / 16 * ((n + 15) / 16) * 256 * (size_t)k + 8 * (m + n) + 32;
+}
+
+static size_t count_parameters(const kq_config *cfg)
+{
+    size_t total = cfg->d_model * (2 * cfg->n_layer + 1) + cfg->vocab_size * cfg->d_model * (cfg->tie_embeddings ? 1 : 2);
+    if (cfg->arch == KQ_ARCH_QWEN3)
+        total += 2 * cfg->head_dim * cfg->n_layer;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        total += cfg->n_layer * m * n;
+    }
+    return total;
+}
+
+void kq_checkpoint_plan(const kq_source *src, int k, int embed_bits, int head_bits, bool (*wanted)(void *ctx, size_t layer, kq_linear_id id),
+                        void *ctx, kq_save_report *report)
+{
+    const kq_config *cfg = kq_source_config(src);
+    size_t bits = 0, weights = 0, other_bits = 0;
+    *report = (kq_save_report){.n_parameters = count_parameters(cfg)};
+    for (size_t i = 0; i < kq_source_n_tensors(src); i++) {
+        const kq_tensor *t = kq_source_tensor(src, i);
+        if (is_head(t) && cfg->tie_embeddings)
+            continue;
+        const int b = is_head(t) ? head_bits : is_rows(t) ? embed_bits : 16;
+        if (b < 16)
+            other_bits += t->n_elem * (size_t)b + t->n_elem / kq_rows_group(cfg->d_model) * 16;
+        else
+            other_bits += t->n_elem * dtype_bytes(kept_dtype(t->dtype)) * 8;
+    }
+    for (size_t l = 0; l < cfg->n_layer; l++) {
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            if (!wanted(ctx, l, (kq_linear_id)id))
+                continue;
+            size_t m, n;
+            char name[160];
+            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+            kq_linear_name(name, sizeof name - 8, l, (kq_linear_id)id);
+            strcat(name, ".weight");
+            const kq_tensor *t = kq_source_find(src, name);
+            if (t)
+                other_bits -= t->n_elem * dtype_bytes(kept_dtype(t->dtype)) * 8;
+            bits += packed_bits(m, n, k);
+            weights += m * n;
+            report->n_quantized++;
+        }
+    }
+    report->n_weights_quantized = weights;
+    report->file_bytes = (bits + other_bits) / 8;
+    report->bpw_linear = weights ? (double)bits / (double)weights : 0;
+    report->bpw_file = (double)(bits + other_bits) / (double)report->n_parameters;
+}
+
+kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, kq_error *err)
+{
+    const kq_config *cfg = kq_source_config(o->src);
+    const int k = kq_trellis_k(o->trellis);
+    *report = (kq_save_report){.n_parameters = count_parameters(cfg)};
+    entries list = {0};
+    size_t bits = 0;
+    char path[PATH], name[NAME];
+    json_t *bits_of = json_object(), *skipped = json_array();
+    kq_st_file **parts = kq_calloc(cfg->n_layer, sizeof *parts);
+    kq_status status = parts && bits_of && skipped ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the checkpoint's list");
+
+    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
+        snprintf(name, sizeof name, "block-%05zu.safetensors", l);
+        if (!(status = kq_path_join(path, sizeof path, o->part_dir, name, err)) && kq_path_exists(path))
+            status = kq_st_open(path, &parts[l], err);
+        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+            char module[128];
+            size_t m, n;
+            kq_linear_name(module, sizeof module, l, (kq_linear_id)id);
+            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+            snprintf(name, sizeof name, "%s.trellis", module);
+            if (parts[l] && kq_st_find(parts[l], name)) {
+                json_object_set_new(bits_of, module, json_integer(k));
+                bits += packed_bits(m, n, k);
+                report->n_quantized++;
+                report->n_weights_quantized += m * n;
+            } else {
+                json_array_append_new(skipped, json_string(module));
+            }
+        }
+    }
+    if (!status)
+        status = add_source(&list, o, parts, cfg->n_layer, err);
+    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
+        for (size_t i = 0; parts[l] && i < kq_st_n_tensors(parts[l]) && !status; i++) {
+            const kq_tensor *t = kq_st_tensor(parts[l], i);
+            entry e = make(t->name, t->dtype, t->rank, t->shape);
+            e.from = FROM_PART;
+            e.t = t;
+            status = add(&list, e, err);
+        }
+    }
+    if (!status && kq_trellis_code(o->trellis) == KQ_HYB) {
+        entry e = make("kronq.hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2});
+        e.from = FROM_TABLE;
+        status = add(&list, e, err);
+    }
+    if (!status && !(status = write_tensors(o, &list, report, err))) {
+        report->bpw_linear = report->n_weights_quantized ? (double)bits / (double)report->n_weights_quantized : 0;
+        report->bpw_file = 8.0 * (double)report->file_bytes / (double)report->n_parameters;
+        json_array_append_new(skipped, json_string("lm_head"));
+        if (!(status = kq_write_hf_side_files(o->src, o->dir, err)))
+            status = write_config(o, report, bits_of, skipped, err);
+    }
+    for (size_t l = 0; parts && l < cfg->n_layer; l++)
+        kq_st_close(parts[l]);
+    kq_free(parts);
+    kq_free(list.e);
+    json_decref(bits_of);
+    json_decref(skipped);
+    return status;
+}

@@ -1,0 +1,308 @@
+#include "quant/factors.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/f16.h"
+#include "base/file.h"
+#include "base/mem.h"
+
+enum { MAX_ITEMS = 2 * KQ_N_LINEAR, NAME = 192 };
+
+typedef struct item {
+    char name[NAME];
+    size_t n;      /* values: order (order + 1) / 2 */
+    void *data;    /* owned; f32 or bf16 */
+} item;
+
+struct kq_factor_part {
+    bool bf16;
+    size_t n_items, n_reports;
+    item items[MAX_ITEMS];
+    char module[KQ_N_LINEAR][NAME];
+    char *report[KQ_N_LINEAR]; /* owned; JSON */
+};
+
+kq_factor_part *kq_factor_part_new(bool bf16)
+{
+    kq_factor_part *p = kq_calloc(1, sizeof *p);
+    if (p)
+        p->bf16 = bf16;
+    return p;
+}
+
+void kq_factor_part_free(kq_factor_part *p)
+{
+    if (!p)
+        return;
+    for (size_t i = 0; i < p->n_items; i++)
+        kq_free(p->items[i].data);
+    for (size_t i = 0; i < p->n_reports; i++)
+        free(p->report[i]);
+    kq_free(p);
+}
+
+static kq_status add_matrix(kq_factor_part *p, const char *module, const char *suffix, const float *H, size_t order, kq_error *err)
+{
+    item *it = &p->items[p->n_items];
+    snprintf(it->name, sizeof it->name, "%s.%s", module, suffix);
+    it->n = order * (order + 1) / 2;
+    float *packed;
+    kq_status status = kq_alloc_for((void **)&packed, it->n, sizeof *packed, it->name, err);
+    if (status)
+        return status;
+    kq_factor_pack(H, order, packed);
+    it->data = packed;
+    p->n_items++;
+    if (p->bf16) {
+        uint16_t *half;
+        if ((status = kq_alloc_for((void **)&half, it->n, sizeof *half, it->name, err)))
+            return status;
+        kq_f32_to_bf16_n(packed, half, it->n);
+        kq_free(packed);
+        it->data = half;
+    }
+    return KQ_OK;
+}
+
+kq_status kq_factor_part_add(kq_factor_part *p, const char *module, const float *H_in, size_t n, const float *H_out, size_t m,
+                             const kq_factor_report *r, kq_error *err)
+{
+    kq_status status = H_in ? add_matrix(p, module, "H_in", H_in, n, err) : KQ_OK;
+    if (!status && H_out)
+        status = add_matrix(p, module, "H_out", H_out, m, err);
+    if (status)
+        return status;
+    json_t *o = json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:i, s:f}", "products", r->products, "sigma1", r->sigma1, "sigma2", r->sigma2,
+                          "sigma2_residual", r->sigma2_residual, "residual", r->residual, "converged", r->converged, "regularised",
+                          r->regularised, "trace_product", r->trace_product);
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    json_decref(o);
+    if (!text)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", module);
+    snprintf(p->module[p->n_reports], NAME, "%s", module);
+    p->report[p->n_reports++] = text;
+    return KQ_OK;
+}
+
+kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_error *err)
+{
+    kq_st_writer *w;
+    const size_t width = p->bf16 ? 2 : 4;
+    kq_status status = kq_st_writer_new(path, &w, err);
+    if (status)
+        return status;
+    for (size_t i = 0; i < p->n_reports && !status; i++)
+        status = kq_st_writer_meta(w, p->module[i], p->report[i], err);
+    for (size_t i = 0; i < p->n_items && !status; i++)
+        status = kq_st_writer_declare(w, p->items[i].name, p->bf16 ? KQ_T_BF16 : KQ_T_F32, 1, &p->items[i].n, err);
+    for (size_t i = 0; i < p->n_items && !status; i++)
+        status = kq_st_writer_data(w, p->items[i].data, p->items[i].n * width, err);
+    if (!status)
+        return kq_st_writer_finish(w, err);
+    kq_st_writer_abort(w);
+    return status;
+}
+
+/* One safetensors file out of several; the reports of their metadata become one object. */
+static kq_status merge(const char *path, kq_st_file *const *parts, size_t n_parts, const char *settings, kq_error *err)
+{
+    kq_st_writer *w;
+    kq_status status = kq_st_writer_new(path, &w, err);
+    if (status)
+        return status;
+    status = kq_st_writer_meta(w, "kronq.factors", settings, err);
+    for (size_t p = 0; p < n_parts && !status; p++) {
+        for (size_t i = 0; i < kq_st_n_tensors(parts[p]) && !status; i++) {
+            const kq_tensor *t = kq_st_tensor(parts[p], i);
+            char module[NAME];
+            const char *dot = strrchr(t->name, '.');
+            snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - t->name : 0), t->name);
+            const char *report = kq_st_meta(parts[p], module);
+            if (report && dot && !strcmp(dot, ".H_in"))
+                status = kq_st_writer_meta(w, module, report, err);
+            if (!status)
+                status = kq_st_writer_declare(w, t->name, t->dtype, t->rank, t->shape, err);
+        }
+    }
+    for (size_t p = 0; p < n_parts && !status; p++)
+        for (size_t i = 0; i < kq_st_n_tensors(parts[p]) && !status; i++)
+            status = kq_st_writer_data(w, kq_st_tensor(parts[p], i)->data, kq_st_tensor(parts[p], i)->size_bytes, err);
+    if (!status)
+        return kq_st_writer_finish(w, err);
+    kq_st_writer_abort(w);
+    return status;
+}
+
+kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts, const char *settings, size_t shard_size, size_t *file_bytes, kq_error *err)
+{
+    kq_st_file **files = kq_calloc(n_parts + 1, sizeof *files);
+    kq_status status = files ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    size_t total = 0;
+    for (size_t p = 0; p < n_parts && !status; p++) {
+        if ((status = kq_st_open(parts[p], &files[p], err)))
+            break;
+        for (size_t i = 0; i < kq_st_n_tensors(files[p]); i++)
+            total += kq_st_tensor(files[p], i)->size_bytes;
+    }
+    *file_bytes = total;
+    if (!status && total <= shard_size) {
+        status = merge(path, files, n_parts, settings, err);
+    } else if (!status) {
+        json_t *list = json_array();
+        const char *slash = strrchr(path, '/');
+        for (size_t p = 0; p < n_parts && !status; p++) {
+            char shard[4400];
+            snprintf(shard, sizeof shard, "%s-%05zu-of-%05zu.safetensors", path, p + 1, n_parts);
+            status = merge(shard, &files[p], 1, settings, err);
+            json_array_append_new(list, json_string(shard + (slash ? slash - path + 1 : 0)));
+        }
+        json_t *index = json_pack("{s:s, s:O}", "kronq.factors", settings, "files", list);
+        char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
+        if (!status)
+            status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        free(text);
+        json_decref(index);
+        json_decref(list);
+    }
+    for (size_t p = 0; files && p < n_parts; p++)
+        if (files[p])
+            kq_st_close(files[p]);
+    kq_free(files);
+    return status;
+}
+
+struct kq_factor_file {
+    char *path, *settings; /* owned */
+    kq_st_file **files;    /* owned */
+    size_t n_files;
+};
+
+void kq_factor_file_close(kq_factor_file *f)
+{
+    if (!f)
+        return;
+    for (size_t i = 0; i < f->n_files; i++)
+        if (f->files[i])
+            kq_st_close(f->files[i]);
+    kq_free(f->files);
+    free(f->path);
+    free(f->settings);
+    kq_free(f);
+}
+
+const char *kq_factor_file_settings(const kq_factor_file *f)
+{
+    return f->settings;
+}
+
+/* PATH is an index: a JSON object that lists the files beside it. */
+static kq_status open_index(kq_factor_file *f, const json_t *index, kq_error *err)
+{
+    const json_t *list = json_object_get(index, "files");
+    const char *settings = json_string_value(json_object_get(index, "kronq.factors")), *slash = strrchr(f->path, '/');
+    if (!settings || !json_is_array(list) || !json_array_size(list) || json_array_size(list) > 100000)
+        return kq_fail(err, KQ_E_FORMAT, "%s: is not an index of factor files", f->path);
+    if (!(f->files = kq_calloc(json_array_size(list), sizeof *f->files)) || !(f->settings = strdup(settings)))
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->path);
+    kq_status status = KQ_OK;
+    for (f->n_files = 0; f->n_files < json_array_size(list) && !status; f->n_files++) {
+        const char *name = json_string_value(json_array_get(list, f->n_files));
+        char path[4400];
+        if (!name || strchr(name, '/'))
+            return kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of \"files\" is not the name of a file beside it", f->path, f->n_files);
+        snprintf(path, sizeof path, "%.*s%s", (int)(slash ? slash - f->path + 1 : 0), f->path, name);
+        status = kq_st_open(path, &f->files[f->n_files], err);
+    }
+    return status;
+}
+
+kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *err)
+{
+    *out = NULL;
+    kq_map map;
+    kq_status status = kq_map_open(path, &map, err);
+    if (status)
+        return status;
+    json_t *index = map.size && map.data[0] == '{' && map.size < 1 << 24 ? json_loadb((const char *)map.data, map.size, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    kq_map_close(&map);
+    kq_factor_file *f = kq_calloc(1, sizeof *f);
+    if (!f || !(f->path = strdup(path))) {
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    } else if (index) {
+        status = open_index(f, index, err);
+    } else {
+        f->files = kq_calloc(1, sizeof *f->files);
+        if (!f->files)
+            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        else if (!(status = kq_st_open(path, &f->files[0], err))) {
+            f->n_files = 1;
+            const char *settings = kq_st_meta(f->files[0], "kronq.factors");
+            if (!settings)
+                status = kq_fail(err, KQ_E_FORMAT, "%s: is not a factor file (its metadata has no \"kronq.factors\"); make one with kronq calibrate", path);
+            else if (!(f->settings = strdup(settings)))
+                status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        }
+    }
+    json_decref(index);
+    if (status) {
+        kq_factor_file_close(f);
+        return status;
+    }
+    *out = f;
+    return KQ_OK;
+}
+
+static const kq_tensor *find(const kq_factor_file *f, const char *module, const char *suffix)
+{
+    char name[NAME + 16];
+    snprintf(name, sizeof name, "%s.%s", module, suffix);
+    for (size_t i = 0; i < f->n_files; i++) {
+        const kq_tensor *t = kq_st_find(f->files[i], name);
+        if (t)
+            return t;
+    }
+    return NULL;
+}
+
+static kq_status read_matrix(const kq_tensor *t, size_t order, float *H, kq_error *err)
+{
+    const size_t count = order * (order + 1) / 2;
+    if (t->rank != 1 || t->shape[0] != count || (t->dtype != KQ_T_F32 && t->dtype != KQ_T_BF16))
+        return kq_fail(err, KQ_E_SHAPE, "%s: %s is %s with %zu values, expected F32 or BF16 with %zu (a triangle of order %zu)", t->file, t->name,
+                       kq_dtype_name(t->dtype), t->n_elem, count, order);
+    float *packed;
+    kq_status status = kq_alloc_for((void **)&packed, count, sizeof *packed, t->name, err);
+    if (status)
+        return status;
+    for (size_t i = 0; i < count && !status; i++) {
+        if (t->dtype == KQ_T_F32) {
+            memcpy(&packed[i], t->data + 4 * i, 4);
+        } else {
+            uint16_t h;
+            memcpy(&h, t->data + 2 * i, 2);
+            packed[i] = kq_bf16_to_f32(h);
+        }
+        if (!isfinite(packed[i]))
+            status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu] is %g, expected a finite number", t->file, t->name, i, (double)packed[i]);
+    }
+    if (!status)
+        kq_factor_unpack(packed, order, H);
+    kq_free(packed);
+    return status;
+}
+
+kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in, float *H_out, bool *has_out, kq_error *err)
+{
+    const kq_tensor *in = find(f, module, "H_in"), *out = find(f, module, "H_out");
+    if (!in)
+        return kq_fail(err, KQ_E_MISMATCH, "%s: holds no factors of %s; calibrate with an --only that includes it", f->path, module);
+    kq_status status = read_matrix(in, n, H_in, err);
+    *has_out = out != NULL;
+    if (!status && out)
+        status = read_matrix(out, m, H_out, err);
+    return status;
+}

@@ -1,0 +1,28 @@
+/* Factor files: what `kronq calibrate` leaves and `kronq quantize --factors` reads (docs/format.md, "Factors"). */
+#ifndef KQ_QUANT_FACTORS_H
+#define KQ_QUANT_FACTORS_H
+
+#include "fisher/fisher.h"
+#include "io/safetensors_write.h"
+
+/* One block's factors while they are collected. H_in / H_out as found (copied); NULL H_out: the identity, not stored. */
+typedef struct kq_factor_part kq_factor_part;
+kq_factor_part *kq_factor_part_new(bool bf16);
+kq_status kq_factor_part_add(kq_factor_part *p, const char *module, const float *H_in, size_t n, const float *H_out, size_t m,
+                             const kq_factor_report *report, kq_error *err);
+kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_error *err);
+void kq_factor_part_free(kq_factor_part *p);
+
+/* Gather part files into PATH (or, above shard_size bytes, one file a block beside it and PATH.index.json). settings: JSON text kept in the metadata. */
+kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts, const char *settings, size_t shard_size, size_t *file_bytes, kq_error *err);
+
+/* An opened factor file (or the index of several). */
+typedef struct kq_factor_file kq_factor_file;
+kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *err);
+void kq_factor_file_close(kq_factor_file *f); /* NULL is fine */
+const char *kq_factor_file_settings(const kq_factor_file *f); /* the JSON text of its metadata */
+/* Factors of a module, checked for shape and finite values: H_in [n,n], H_out [m,m]; *has_out false when H_out is the identity.
+ * KQ_E_MISMATCH when the file does not hold the module. */
+kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in, float *H_out, bool *has_out, kq_error *err);
+
+#endif

@@ -1,0 +1,93 @@
+#include "quant/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err)
+{
+    if (opt->bits < 2 || opt->bits > 4)
+        return kq_fail(err, KQ_E_ARG, "--bits %d: 2, 3 or 4 are possible", opt->bits);
+    const struct { const char *name; int bits; } rows[] = {{"--embed-bits", opt->embed_bits}, {"--head-bits", opt->head_bits}};
+    for (int i = 0; i < 2; i++)
+        if (rows[i].bits != 16 && rows[i].bits != 8 && rows[i].bits != 4)
+            return kq_fail(err, KQ_E_ARG, "%s %d: 16, 8 or 4 are possible", rows[i].name, rows[i].bits);
+    return KQ_OK;
+}
+
+void kq_plan_resources(const kq_prepared *p, size_t *memory_bytes, size_t *disk_bytes)
+{
+    kq_sweep s = kq_prepare_sweep(p, NULL);
+    kq_sweep_plan(p->cfg, &s, memory_bytes, disk_bytes);
+    size_t rounding = 0, source = 0;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
+        size_t bytes = kq_round_bytes(m, n);
+        rounding = bytes > rounding ? bytes : rounding;
+    }
+    for (size_t i = 0; i < kq_source_n_tensors(p->src); i++)
+        source += kq_source_tensor(p->src, i)->size_bytes;
+    *memory_bytes += rounding + source + ((size_t)40 << 20); /* the program, its libraries and the tokenizer */
+    kq_save_report save;
+    kq_checkpoint_plan(p->src, p->opt->bits, p->opt->embed_bits, p->opt->head_bits, kq_prepared_wants, (void *)p, &save);
+    *disk_bytes += 2 * save.file_bytes;
+}
+
+kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
+{
+    kq_prepared p = {0};
+    kq_code code;
+    *plan_json = NULL;
+    kq_status status = kq_check_bits(opt, err);
+    if (!status)
+        status = kq_code_parse(opt->code, &code, err);
+    if (!status)
+        status = kq_prepare(model, opt, !opt->factors, &p, err);
+    if (status) {
+        kq_prepared_free(&p);
+        return status;
+    }
+    size_t memory, disk;
+    kq_save_report save;
+    kq_plan_resources(&p, &memory, &disk);
+    kq_checkpoint_plan(p.src, opt->bits, opt->embed_bits, opt->head_bits, kq_prepared_wants, &p, &save);
+    json_t *modules = json_array();
+    for (size_t l = 0; l < p.cfg->n_layer; l++) {
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            char name[160];
+            size_t m, n;
+            kq_hadamard *u = NULL, *v = NULL;
+            kq_linear_name(name, sizeof name - 8, l, (kq_linear_id)id);
+            kq_linear_shape(p.cfg, (kq_linear_id)id, &m, &n);
+            const size_t m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
+            if (!status && !(status = kq_hadamard_new(m_pad, &u, err)))
+                status = kq_hadamard_new(n_pad, &v, err);
+            if (!status) {
+                char weight[176];
+                snprintf(weight, sizeof weight, "%s.weight", name);
+                const kq_tensor *t = kq_source_find(p.src, weight);
+                const bool wanted = kq_prepared_wants(&p, l, (kq_linear_id)id);
+                json_array_append_new(modules, json_pack("{s:s, s:[I,I], s:s, s:i, s:s}", "name", name, "shape", (json_int_t)m, (json_int_t)n, "source",
+                                                         t ? kq_dtype_name(t->dtype) : "?", "bits", wanted ? opt->bits : 16, "transform",
+                                                         !wanted                                                      ? "-"
+                                                         : kq_hadamard_is_fallback(u) || kq_hadamard_is_fallback(v) ? "fall-back"
+                                                         : m_pad != m || n_pad != n                                   ? "Hadamard, padded"
+                                                                                                                      : "Hadamard"));
+            }
+            kq_hadamard_free(u);
+            kq_hadamard_free(v);
+        }
+    }
+    json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:O}", "model", model, "bits", opt->bits, "code", opt->code,
+                          "method", opt->factors ? opt->factors : kq_method_name(p.factor.method), "quantized_modules", (json_int_t)save.n_quantized, "quantized_weights",
+                          (json_int_t)save.n_weights_quantized, "bpw", save.bpw_linear, "bpw_file", save.bpw_file, "file_bytes",
+                          (json_int_t)save.file_bytes, "parameters", (json_int_t)save.n_parameters, "planned_memory_bytes", (json_int_t)memory, "planned_disk_bytes", (json_int_t)disk,
+                          "calibration_tokens", (json_int_t)(p.n_seq * opt->calibration.seq_len), "isa", kq_isa_name(p.isa), "compute",
+                          p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "modules", modules);
+    if (!status && (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)))))
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
+    json_decref(o);
+    json_decref(modules);
+    kq_prepared_free(&p);
+    return status;
+}

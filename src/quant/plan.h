@@ -1,0 +1,12 @@
+/* What a run will need, before it starts. */
+#ifndef KQ_QUANT_PLAN_H
+#define KQ_QUANT_PLAN_H
+
+#include "quant/prepare.h"
+
+/* --bits, --embed-bits and --head-bits make sense. */
+kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err);
+/* Peak bytes of memory (the mapped model file included) and of disk. */
+void kq_plan_resources(const kq_prepared *p, size_t *memory_bytes, size_t *disk_bytes);
+
+#endif

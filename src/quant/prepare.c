@@ -1,0 +1,249 @@
+#include "quant/prepare.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <omp.h>
+#include <pcre2.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "eval/eval.h"
+#include "kern/gemm.h"
+#include "quant/spill.h"
+#include "quant/tokens.h"
+
+bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id)
+{
+    return ((const kq_prepared *)prepared)->wanted[layer] >> id & 1;
+}
+
+static kq_status select_modules(kq_prepared *p, kq_error *err)
+{
+    const char *only = p->opt->only;
+    pcre2_code *re = NULL;
+    pcre2_match_data *match = NULL;
+    kq_status status = KQ_OK;
+    if (only) {
+        int code;
+        PCRE2_SIZE at;
+        if (!(re = pcre2_compile((PCRE2_SPTR)only, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL))) {
+            PCRE2_UCHAR text[200];
+            pcre2_get_error_message(code, text, sizeof text);
+            return kq_fail(err, KQ_E_ARG, "--only %s: not a regular expression: %s at position %zu", only, (char *)text, (size_t)at);
+        }
+        if (!(match = pcre2_match_data_create_from_pattern(re, NULL)))
+            status = kq_fail(err, KQ_E_MEMORY, "--only: out of memory");
+    }
+    for (size_t l = 0; l < p->cfg->n_layer && !status; l++) {
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            char name[128];
+            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
+            if (re && pcre2_match(re, (PCRE2_SPTR)name, strlen(name), 0, 0, match, NULL) < 0)
+                continue;
+            p->wanted[l] |= (uint8_t)(1 << id);
+            p->n_wanted++;
+        }
+    }
+    pcre2_match_data_free(match);
+    pcre2_code_free(re);
+    if (!status && !p->n_wanted)
+        status = kq_fail(err, KQ_E_ARG, "--only %s: matches no module; they are called like model.layers.0.self_attn.q_proj", only);
+    return status;
+}
+
+static kq_status check_calibration(const kq_prepared *p, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    if (c->seq_len < 2 || c->seq_len > 1 << 20)
+        return kq_fail(err, KQ_E_ARG, "--seq-len %zu: from 2 to 1048576 make sense", c->seq_len);
+    if (p->cfg->max_position && c->seq_len > p->cfg->max_position)
+        return kq_fail(err, KQ_E_ARG, "--seq-len %zu: the model's context is %zu", c->seq_len, p->cfg->max_position);
+    if (c->tokens < c->seq_len)
+        return kq_fail(err, KQ_E_ARG, "--tokens %zu: less than one sequence of %zu (--seq-len)", c->tokens, c->seq_len);
+    if (c->batch < 1 || p->n_seq % c->batch || p->n_seq < c->batch)
+        return kq_fail(err, KQ_E_ARG, "--batch %zu: does not divide the %zu sequences", c->batch, p->n_seq);
+    if (!(c->rho > 0) || c->rounds < 1 || !(c->tol > 0) || c->max_iter < 1)
+        return kq_fail(err, KQ_E_ARG, "--rho, --rounds, --tol and --max-iter must be positive");
+    return KQ_OK;
+}
+
+kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p, kq_error *err)
+{
+    *p = (kq_prepared){.opt = opt};
+    kq_status status;
+    const char *compute = opt->common.compute;
+    if ((status = kq_isa_pick(opt->common.isa, &p->isa, err)) || (status = kq_method_parse(opt->calibration.method, &p->factor.method, err)))
+        return status;
+    if (compute && strcmp(compute, "f32") && strcmp(compute, "bf16"))
+        return kq_fail(err, KQ_E_ARG, "--compute %s is unknown; use f32 or bf16", compute);
+    p->compute = !compute ? kq_compute_best(p->isa) : strcmp(compute, "bf16") ? KQ_F32 : KQ_BF16;
+    p->threads = opt->common.threads > 0 ? opt->common.threads : omp_get_num_procs();
+    if (opt->common.threads < 0 || p->threads > 1024)
+        return kq_fail(err, KQ_E_ARG, "--threads %d: from 1 to 1024, or 0 for all", opt->common.threads);
+    if (!(opt->sigma_reg >= 0) || opt->sigma_reg > 1e6)
+        return kq_fail(err, KQ_E_ARG, "--sigma-reg %g: must be 0 or more", opt->sigma_reg);
+    const kq_calibration *c = &opt->calibration;
+    const kq_method method = p->factor.method;
+    p->factor = kq_factor_defaults();
+    p->factor.method = method;
+    p->factor.compute = p->compute;
+    p->factor.threads = p->threads;
+    p->factor.rho = c->rho;
+    p->factor.rounds = c->rounds;
+    p->factor.tol = c->tol;
+    p->factor.max_iter = c->max_iter;
+    p->factor.start_random = c->start_random;
+    p->factor.seed = opt->common.seed;
+    kq_kern_init(p->isa);
+
+    if ((status = kq_model_file_open(model, p->isa, &p->model, err)))
+        return status;
+    p->src = kq_model_file_source(p->model);
+    p->cfg = kq_source_config(p->src);
+    if (kq_source_is_kronq(p->src))
+        status = kq_fail(err, KQ_E_ARG, "%s: is quantized already; give the original model", model);
+    else if (!(p->wanted = kq_calloc(p->cfg->n_layer, 1)))
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", model);
+    else
+        status = select_modules(p, err);
+    if (!status && needs_factors && method != KQ_NONE) {
+        p->n_seq = c->seq_len ? c->tokens / c->seq_len : 0;
+        if (!(status = check_calibration(p, err)))
+            status = kq_tokenizer_open(p->src, &p->tok, err);
+        for (size_t i = 0; i < c->n_text && !status; i++) { /* before any work: a mistyped name */
+            kq_map map;
+            if (!(status = kq_map_open(c->text[i], &map, err)))
+                kq_map_close(&map);
+        }
+    }
+    return status;
+}
+
+void kq_prepared_free(kq_prepared *p)
+{
+    if (p->tok)
+        kq_tokenizer_close(p->tok);
+    kq_model_file_close(p->model);
+    kq_free(p->wanted);
+    kq_free(p->ids);
+    *p = (kq_prepared){0};
+}
+
+kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err)
+{
+    return p->fingerprint[0] ? KQ_OK : kq_source_fingerprint(p->src, p->fingerprint, err);
+}
+
+static kq_status text_hash(const kq_calibration *c, char hex[33], kq_error *err)
+{
+    kq_hash *h = kq_hash_new();
+    if (!h)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory");
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < c->n_text && !status; i++) {
+        kq_map map;
+        if ((status = kq_map_open(c->text[i], &map, err)))
+            break;
+        uint64_t size = map.size;
+        kq_hash_add(h, &size, sizeof size);
+        kq_hash_add(h, map.data, map.size);
+        kq_map_close(&map);
+    }
+    kq_hash_finish(h, hex);
+    return status;
+}
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    const kq_method method = p->factor.method;
+    char hex[33] = "";
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "kronq", kq_version(), "model", p->fingerprint, "method", kq_method_name(method), "isa",
+                          kq_isa_name(p->isa), "compute", p->compute == KQ_BF16 ? "bf16" : "f32", "seed", (json_int_t)p->opt->common.seed);
+    if (o && method != KQ_NONE) {
+        if (c->n_text && text_hash(c, hex, err)) {
+            json_decref(o);
+            return NULL;
+        }
+        json_t *names = json_array();
+        for (size_t i = 0; i < c->n_text; i++)
+            json_array_append_new(names, json_string(base_name(c->text[i])));
+        json_object_set_new(o, "calibration",
+                            json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text", c->n_text ? names : json_string("sampled from the model"), "text_hash", hex,
+                                      "tokens", (json_int_t)(p->n_seq * c->seq_len), "seq_len", (json_int_t)c->seq_len, "batch",
+                                      (json_int_t)c->batch, "labels", "text"));
+        if (!c->n_text)
+            json_decref(names);
+        if (method == KQ_FLIPFLOP) {
+            json_object_set_new(o, "rho", json_real(c->rho));
+            json_object_set_new(o, "rounds", json_integer(c->rounds));
+        } else if (method == KQ_FASTKRON) {
+            json_object_set_new(o, "tol", json_real(c->tol));
+            json_object_set_new(o, "max_iter", json_integer(c->max_iter));
+            json_object_set_new(o, "start", json_string(c->start_random ? "random" : "identity"));
+        }
+    }
+    if (!o)
+        kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+    return o;
+}
+
+static int self_text_progress(void *ctx, const char *stage, double fraction)
+{
+    (void)stage;
+    const kq_common *c = ctx;
+    return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
+}
+
+kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    if (!p->n_seq)
+        return KQ_OK;
+    if (c->n_text)
+        return kq_text_windows(p->tok, c->text, c->n_text, p->n_seq, c->seq_len, &p->ids, err);
+    char path[4400];
+    kq_spill *file = NULL;
+    const size_t bytes = p->n_seq * c->seq_len * sizeof *p->ids;
+    kq_job_path(job, "tokens", 0, "i32", path);
+    kq_status status = kq_alloc_for((void **)&p->ids, bytes, 1, "token ids", err);
+    if (!status && kq_path_exists(path)) {
+        if (!(status = kq_spill_open(path, 1, bytes, &file, err)))
+            status = kq_spill_read(file, 0, p->ids, err);
+        kq_spill_close(file);
+        for (size_t i = 0; i < p->n_seq * c->seq_len && !status; i++)
+            if (p->ids[i] < 0 || (size_t)p->ids[i] >= p->cfg->vocab_size)
+                status = kq_fail(err, KQ_E_FORMAT, "%s: token %zu is %d, outside the vocabulary; remove the unfinished output", path, i, (int)p->ids[i]);
+        return status;
+    }
+    kq_eval_options o = kq_eval_defaults();
+    o.threads = p->threads;
+    o.isa = p->isa;
+    o.compute = p->compute;
+    o.progress = self_text_progress;
+    o.progress_ctx = (void *)&p->opt->common;
+    if (!status)
+        status = kq_self_text(kq_model_file_weights(p->model), p->tok, p->n_seq, c->seq_len, &o, p->opt->common.seed, p->ids, err);
+    if (!status && !(status = kq_spill_create(path, 1, bytes, &file, err))) {
+        if ((status = kq_spill_write(file, 0, p->ids, err)))
+            kq_spill_close(file);
+        else
+            status = kq_spill_commit(file, err);
+    }
+    return status;
+}
+
+kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
+{
+    return (kq_sweep){.weights = kq_model_file_weights(p->model), .ids = p->ids, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
+                      .batch = p->opt->calibration.batch, .isa = p->isa, .compute = p->compute, .threads = p->threads, .factor = p->factor,
+                      .wanted = p->wanted, .job = job};
+}

@@ -1,0 +1,45 @@
+/* Everything that quantize, calibrate and the plan have to settle before any work: the model, which linears, how to compute, which tokens. */
+#ifndef KQ_QUANT_PREPARE_H
+#define KQ_QUANT_PREPARE_H
+
+#include <jansson.h>
+
+#include "checkpoint/checkpoint.h"
+#include "fisher/fisher.h"
+#include "io/tokenizer.h"
+#include "quant/job.h"
+#include "quant/sweep.h"
+
+typedef struct kq_prepared {
+    const kq_quantize_options *opt; /* borrowed */
+    kq_model_file *model;           /* owned, as all below */
+    const kq_source *src;
+    const kq_config *cfg;
+    kq_tokenizer *tok;              /* NULL when no text is needed */
+    kq_isa isa;
+    kq_compute compute;
+    int threads;
+    kq_factor_options factor;
+    uint8_t *wanted;                /* [n_layer] bit id: the linear is to be quantized */
+    size_t n_wanted;
+    size_t n_seq;                   /* sequences of calibration; 0: none needed */
+    char fingerprint[33];           /* of the model */
+    int32_t *ids;                   /* [n_seq, seq_len], after kq_prepare_ids */
+} kq_prepared;
+
+/* Check options and open the model. Refuses an already quantized MODEL. needs_factors: false when they come from a file. */
+kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p, kq_error *err);
+void kq_prepared_free(kq_prepared *p);
+
+/* The fingerprint of the model's tensors (reads them all). */
+kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err);
+/* The settings that a calibration's result depends on, as a new JSON object: model, method, text, tokens, seed, ... NULL: out of memory. */
+json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err);
+/* Token ids of the calibration: from the texts, or sampled from the model (kept in the job's folder for --resume). */
+kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err);
+/* A sweep over the prepared model; the caller adds its functions. */
+kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job);
+
+bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id);
+
+#endif

@@ -1,0 +1,367 @@
+/* kq_quantize: calibrate, factor, round block by block, write the checkpoint. */
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "quant/factors.h"
+#include "quant/plan.h"
+#include "quant/prepare.h"
+
+kq_quantize_options kq_quantize_defaults(void)
+{
+    return (kq_quantize_options){
+        .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .method = "flipflop", .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32},
+        .bits = 2, .code = "hyb", .sigma_reg = 1e-2, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
+    };
+}
+
+typedef struct quantizer {
+    kq_prepared p;
+    kq_job job;
+    kq_trellis *trellis;             /* owned */
+    kq_packed packed[KQ_N_LINEAR];   /* of the block at work */
+    kq_module_report report[KQ_N_LINEAR];
+    unsigned ids;                    /* which of them are filled */
+    bool predicts;
+    double round_s;
+} quantizer;
+
+static void part_path(const quantizer *q, size_t layer, char path[4400])
+{
+    kq_job_path(&q->job, "block", layer, "safetensors", path);
+}
+
+static bool block_done(void *ctx, size_t layer)
+{
+    char path[4400];
+    part_path(ctx, layer, path);
+    return kq_path_exists(path);
+}
+
+static void drop_block(quantizer *q)
+{
+    for (int id = 0; id < KQ_N_LINEAR; id++)
+        kq_packed_free(&q->packed[id]);
+    memset(q->packed, 0, sizeof q->packed);
+    q->ids = 0;
+}
+
+static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
+{
+    quantizer *q = ctx;
+    kq_module_report *r = &q->report[id];
+    const kq_weights *weights = kq_model_file_weights(q->p.model);
+    const double start = kq_now_s();
+    *r = (kq_module_report){.bits = kq_trellis_k(q->trellis), .factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products};
+    kq_linear_name(r->name, sizeof r->name, layer, id);
+    kq_linear_shape(q->p.cfg, id, &r->m, &r->n);
+    if (q->p.factor.method == KQ_FASTKRON) {
+        r->factor_residual = factor->residual;
+        r->sigma1 = factor->sigma1;
+        r->sigma2 = factor->sigma2;
+    }
+    float *W;
+    kq_round_report round;
+    const kq_round_options ro = {.sigma_reg = q->p.opt->sigma_reg, .seed = q->p.opt->common.seed, .threads = q->p.threads};
+    kq_status status = kq_alloc_for((void **)&W, r->m * r->n, sizeof *W, r->name, err);
+    if (!status)
+        status = weights->linear(weights->ctx, layer, id, W, err);
+    if (!status)
+        status = kq_round_linear(q->trellis, r->name, W, r->m, r->n, H_in, H_out, q->predicts, &ro, &q->packed[id], &round, err);
+    kq_free(W);
+    if (status)
+        return status;
+    q->ids |= 1u << id;
+    r->relative_mse = round.relative_mse;
+    r->predicted_loss = round.predicted_loss;
+    r->extra_in = round.extra_in;
+    r->extra_out = round.extra_out;
+    const double seconds = kq_now_s() - start;
+    q->round_s += seconds;
+    const kq_common *c = &q->p.opt->common;
+    if (c->progress) {
+        char line[256];
+        int len = snprintf(line, sizeof line, "%s [%zu, %zu] %d bits, relative error %.4f", r->name, r->m, r->n, r->bits, r->relative_mse);
+        if (isfinite(r->predicted_loss))
+            len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.5f nats/token",
+                            r->predicted_loss / (double)(q->p.n_seq ? q->p.opt->calibration.seq_len : 1));
+        if (q->p.factor.method == KQ_FASTKRON)
+            len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products", factor->residual, factor->products);
+        snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
+        if (c->progress(c->ctx, NULL, 0, line))
+            return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", r->name);
+    }
+    return KQ_OK;
+}
+
+static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
+{
+    quantizer *q = ctx;
+    char path[4400];
+    part_path(q, layer, path);
+    kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, kq_trellis_k(q->trellis), err);
+    drop_block(q);
+    return status;
+}
+
+static int sweep_progress(void *ctx, const char *stage, double fraction)
+{
+    const kq_common *c = &((quantizer *)ctx)->p.opt->common;
+    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
+}
+
+/* Rounding from a factor file: no text, no gradients. */
+static kq_status round_from_file(quantizer *q, const kq_factor_file *file, kq_error *err)
+{
+    const kq_config *cfg = q->p.cfg;
+    const kq_factor_report none = {.converged = true};
+    kq_status status = KQ_OK;
+    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
+        if (!q->p.wanted[l] || block_done(q, l))
+            continue;
+        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+            if (!(q->p.wanted[l] >> id & 1))
+                continue;
+            size_t m, n;
+            char name[128];
+            bool has_out = false;
+            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
+            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+            float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
+            status = H_in && H_out ? kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
+            if (!status)
+                status = round_one(q, l, (kq_linear_id)id, H_in, has_out ? H_out : NULL, &none, err);
+            kq_free(H_in);
+            kq_free(H_out);
+        }
+        if (!status)
+            status = finish_block(q, l, err);
+        if (!status && sweep_progress(q, "rounding", (double)(l + 1) / (double)cfg->n_layer))
+            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while rounding");
+    }
+    return status;
+}
+
+/* The settings of a factor file, once it is sure that they belong to this model. */
+static kq_status check_factors(quantizer *q, const kq_factor_file *file, const char *path, json_t **settings, kq_error *err)
+{
+    json_t *s = json_loads(kq_factor_file_settings(file), JSON_REJECT_DUPLICATES, NULL);
+    const char *model = json_string_value(json_object_get(s, "model")), *method = json_string_value(json_object_get(s, "method"));
+    kq_status status = KQ_OK;
+    if (!model || !method)
+        status = kq_fail(err, KQ_E_FORMAT, "%s: its settings name no model and method", path);
+    else if (strcmp(model, q->p.fingerprint))
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: its factors are of another model (fingerprint %.32s, this model's is %s)", path, model, q->p.fingerprint);
+    else if (!(status = kq_method_parse(method, &q->p.factor.method, err)))
+        q->predicts = kq_method_needs_gradients(q->p.factor.method);
+    const json_t *calibration = json_object_get(s, "calibration");
+    const json_int_t seq_len = json_integer_value(json_object_get(calibration, "seq_len"));
+    if (!status && q->predicts && seq_len < 2)
+        status = kq_fail(err, KQ_E_FORMAT, "%s: its settings have no sequence length", path);
+    if (status)
+        json_decref(s);
+    else
+        *settings = s;
+    return status;
+}
+
+/* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone. */
+static kq_status check_output(const char *out, const char *work_name, kq_error *err)
+{
+    struct stat st;
+    if (stat(out, &st) == 0 && !S_ISDIR(st.st_mode))
+        return kq_fail(err, KQ_E_IO, "%s: is a file, expected a folder to write the checkpoint into", out);
+    DIR *d = opendir(out);
+    bool ours = false, others = false;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        ours = ours || !strcmp(e->d_name, work_name) || !strcmp(e->d_name, "config.json");
+        others = others || (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."));
+    }
+    if (d)
+        closedir(d);
+    if (others && !ours)
+        return kq_fail(err, KQ_E_ARG, "%s: is not empty and holds no work of kronq's; choose another output", out);
+    return kq_mkdirs(out, err);
+}
+
+static double real_or_nan(double x, double scale)
+{
+    return isfinite(x) ? x * scale : NAN;
+}
+
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_save_report *save, const json_t *settings, double start, double save_s,
+                         size_t planned, kq_error *err)
+{
+    const kq_config *cfg = q->p.cfg;
+    const size_t seq_len = (size_t)json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
+    json_t *modules = json_object();
+    double predicted = 0, error = 0;
+    size_t weights = 0;
+    for (size_t l = 0; l < cfg->n_layer; l++) {
+        char path[4400];
+        kq_module_report r[KQ_N_LINEAR];
+        part_path(q, l, path);
+        if (!kq_path_exists(path))
+            continue;
+        if (kq_part_read_reports(path, l, r, err)) {
+            json_decref(modules);
+            return NULL;
+        }
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            if (!r[id].name[0])
+                continue;
+            const double loss = real_or_nan(r[id].predicted_loss, seq_len ? 1.0 / (double)seq_len : 1);
+            predicted += loss;
+            error += r[id].relative_mse * (double)(r[id].m * r[id].n);
+            weights += r[id].m * r[id].n;
+            json_t *o = json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "bits", r[id].bits, "bpw",
+                                  r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n), "relative_mse",
+                                  r[id].relative_mse, "predicted_loss", number(loss));
+            if (q->p.factor.method == KQ_FASTKRON) {
+                json_object_set_new(o, "residual", number(r[id].factor_residual));
+                json_object_set_new(o, "sigma1", number(r[id].sigma1));
+                json_object_set_new(o, "sigma2", number(r[id].sigma2));
+                json_object_set_new(o, "products", json_integer(r[id].products));
+            }
+            json_object_set_new(modules, r[id].name, o);
+        }
+    }
+    json_t *o = json_pack("{s:i, s:f, s:f, s:I, s:I, s:I, s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:o}", "bits", kq_trellis_k(q->trellis), "bpw",
+                          save->bpw_linear, "bpw_file", save->bpw_file, "file_bytes", (json_int_t)save->file_bytes, "quantized_modules",
+                          (json_int_t)save->n_quantized, "quantized_weights", (json_int_t)save->n_weights_quantized, "predicted_loss",
+                          number(q->predicts ? predicted : NAN), "relative_mse", weights ? error / (double)weights : 0.0, "calibration_nll", number(sweep->nll), "seconds", "forward",
+                          sweep->forward_s, "backward", sweep->backward_s, "factors", sweep->factor_s, "rounding", q->round_s, "saving", save_s,
+                          "total", kq_now_s() - start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)planned,
+                          "settings", settings, "modules", modules);
+    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
+    json_decref(o);
+    if (!text)
+        kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+    return text;
+}
+
+static kq_status remaining_disk(const char *dir, size_t needed, kq_error *err)
+{
+    struct statvfs v;
+    if (statvfs(dir, &v) == 0 && (double)v.f_bavail * (double)v.f_frsize < (double)needed)
+        return kq_fail(err, KQ_E_IO, "%s: %.1f GB free, about %.1f GB needed for block inputs and the result", dir,
+                       (double)v.f_bavail * (double)v.f_frsize / 1e9, (double)needed / 1e9);
+    return KQ_OK;
+}
+
+kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err)
+{
+    quantizer q = {.job.lock = -1};
+    kq_factor_file *file = NULL;
+    json_t *settings = NULL, *job_settings = NULL;
+    char *text = NULL, done[4300], work[4300];
+    kq_code code;
+    kq_sweep_report sweep_report = {.nll = NAN};
+    kq_save_report save = {0};
+    const double start = kq_now_s();
+    size_t memory = 0, disk = 0;
+    if (report_json)
+        *report_json = NULL;
+
+    kq_status status = kq_check_bits(opt, err);
+    if (!status)
+        status = kq_code_parse(opt->code, &code, err);
+    if (!status)
+        status = kq_prepare(model, opt, !opt->factors, &q.p, err);
+    if (!status)
+        status = kq_trellis_new(code, opt->bits, q.p.isa, NULL, &q.trellis, err);
+    if (!status)
+        status = kq_prepare_fingerprint(&q.p, err);
+    if (status)
+        goto out;
+    q.predicts = kq_method_needs_gradients(q.p.factor.method);
+    if (opt->factors) {
+        if ((status = kq_factor_file_open(opt->factors, &file, err)) || (status = check_factors(&q, file, opt->factors, &settings, err)))
+            goto out;
+    } else if (!(settings = kq_prepare_settings(&q.p, err))) {
+        status = KQ_E_MEMORY;
+        goto out;
+    }
+    job_settings = json_pack("{s:O, s:i, s:s, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", opt->bits, "code", opt->code, "sigma_reg",
+                             opt->sigma_reg, "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits,
+                             "seed", (json_int_t)opt->common.seed, "isa", kq_isa_name(q.p.isa));
+    text = job_settings ? json_dumps(job_settings, JSON_COMPACT) : NULL;
+    if (!text) {
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+        goto out;
+    }
+    if ((status = kq_path_join(done, sizeof done, out, "config.json", err)) || (status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) ||
+        (status = check_output(out, ".kronq-work", err)) || (status = kq_job_open(done, work, text, opt->resume, &q.job, err)))
+        goto out;
+    if (q.job.complete) {
+        if (opt->common.progress)
+            opt->common.progress(opt->common.ctx, NULL, 0, "the checkpoint is complete already");
+        if (kq_path_is_dir(work))
+            kq_job_finish(&q.job); /* killed between the last rename and the clean-up */
+        if (report_json && !(*report_json = strdup("{\"complete\": true}")))
+            status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+        goto out;
+    }
+    kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
+    kq_plan_resources(&q.p, &memory, &disk);
+    if (!opt->resume && (status = remaining_disk(out, disk, err)))
+        goto out;
+    if (opt->common.progress) {
+        char line[200];
+        snprintf(line, sizeof line, "%zu modules to %d bits; about %.0f MB of memory and %.1f GB of disk while it runs", q.p.n_wanted, opt->bits,
+                 (double)memory / 1e6, (double)disk / 1e9);
+        opt->common.progress(opt->common.ctx, NULL, 0, line);
+    }
+    if (file) {
+        status = round_from_file(&q, file, err);
+    } else if (!(status = kq_prepare_ids(&q.p, &q.job, err))) {
+        s.ids = q.p.ids;
+        s.ctx = &q;
+        s.done = block_done;
+        s.linear = round_one;
+        s.block = finish_block;
+        s.progress = sweep_progress;
+        status = kq_sweep_run(&s, &sweep_report, err);
+    }
+    if (status)
+        goto out;
+    const double save_start = kq_now_s();
+    free(text);
+    json_object_set_new(settings, "sigma_reg", json_real(opt->sigma_reg));
+    json_object_set_new(settings, "seed", json_integer((json_int_t)opt->common.seed));
+    text = json_dumps(settings, JSON_COMPACT);
+    const kq_save_options so = {.src = q.p.src, .dir = out, .part_dir = work, .trellis = q.trellis, .embed_bits = opt->embed_bits,
+                                .head_bits = opt->head_bits, .shard_size = opt->shard_size, .settings_json = text};
+    if ((status = kq_checkpoint_save(&so, &save, err)))
+        goto out;
+    char *report = make_report(&q, &sweep_report, &save, settings, start, kq_now_s() - save_start, memory, err);
+    kq_job_finish(&q.job);
+    if (!report)
+        status = KQ_E_MEMORY;
+    else if (report_json)
+        *report_json = report;
+    else
+        free(report);
+out:
+    drop_block(&q);
+    kq_job_close(&q.job);
+    kq_trellis_free(q.trellis);
+    kq_prepared_free(&q.p);
+    kq_factor_file_close(file);
+    json_decref(settings);
+    json_decref(job_settings);
+    free(text);
+    return status;
+}

@@ -1,0 +1,42 @@
+/* One pass over the calibration text that yields the Kronecker factors of every wanted linear, block by block (design section 3).
+ *
+ * Methods that need gradients: a forward pass keeps every block's input (bf16, spilled to the work folder); then from the top block down each
+ * block is recomputed, back-propagated, and its weight gradients of all samples are held (bf16) while its factors are found.
+ * `input-only`: one forward pass. At any moment one block's weights and statistics are in memory.
+ * Interrupted, the work folder holds enough to go on: a block whose result is done is not factored again. */
+#ifndef KQ_QUANT_SWEEP_H
+#define KQ_QUANT_SWEEP_H
+
+#include "fisher/fisher.h"
+#include "model/model.h"
+#include "quant/job.h"
+
+typedef struct kq_sweep {
+    const kq_weights *weights;
+    const int32_t *ids;       /* [n_seq, T]; NULL for the method none */
+    size_t n_seq, T, batch;   /* a sample is the sum of `batch` sequences: D = n_seq / batch */
+    kq_isa isa;
+    kq_compute compute;
+    int threads;
+    kq_factor_options factor; /* method and its settings */
+    const uint8_t *wanted;    /* [n_layer] bit id set: factors of that linear are wanted */
+    const kq_job *job;        /* the work folder for spills */
+    void *ctx;                /* what the functions below get */
+    bool (*done)(void *ctx, size_t layer);  /* the block's result is on disk already */
+    /* Factors of one linear; NULL stands for the identity. Called once for every wanted linear, block by block. */
+    kq_status (*linear)(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report, kq_error *err);
+    kq_status (*block)(void *ctx, size_t layer, kq_error *err); /* all of a block's linears were handed out */
+    int (*progress)(void *ctx, const char *stage, double fraction); /* nonzero stops; fraction of the stage */
+} kq_sweep;
+
+typedef struct kq_sweep_report {
+    double forward_s, backward_s, factor_s, callback_s; /* wall time by stage */
+    double nll;                                         /* mean nats a token of the calibration text; NaN when not computed */
+} kq_sweep_report;
+
+kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err);
+
+/* Peak bytes a sweep is expected to need in memory (without the mapped model file), and on disk for spills. */
+void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes);
+
+#endif
