@@ -1,0 +1,57 @@
+/* What the commands of the program share: options, progress on stderr, numbers, JSON. */
+#ifndef KQ_CLI_CLI_H
+#define KQ_CLI_CLI_H
+
+#include <jansson.h>
+
+#include "kronq.h"
+
+/* Exit statuses. */
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* Everything any command can be told; a command uses what it understands (cli_parse refuses the rest). */
+typedef struct cli {
+    const char *command;
+    kq_quantize_options q;
+    kq_eval_text_options e;
+    const char *texts[64];
+    const char *model, *out, *ppl, *kld, *prompt;
+    bool json, dry_run, quiet, chat, tensors, factor_bf16;
+    size_t n_predict;
+    double temperature, top_p;
+    int top_k;
+} cli;
+
+/* One long option of a command. */
+typedef struct cli_option {
+    const char *name, *argument, *help; /* argument NULL: a switch */
+    int key;
+} cli_option;
+
+/* Keys of the options, shared by all commands' tables. */
+enum cli_key {
+    OPT_OUT = 256, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_TOL, OPT_MAX_ITER, OPT_START,
+    OPT_CODE, OPT_SIGMA_REG, OPT_ONLY, OPT_FACTORS, OPT_FACTOR_DTYPE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, OPT_DRY_RUN, OPT_RESUME,
+    OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
+    OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_TENSORS, OPT_HELP
+};
+
+/* Parse argv of one command against its options (ended by name NULL). usage and about are printed for --help. Returns -1 to go on, else an exit status. */
+int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options);
+
+/* Print the error as one line and give the exit status that fits it. */
+int cli_fail(const kq_error *err);
+/* A progress function for kq_common, ctx is the cli; installs the Ctrl-C handler. */
+void cli_progress(cli *c, kq_common *common);
+void cli_progress_end(void);
+
+/* "1.23 GB", into buf. */
+const char *cli_bytes(double bytes, char buf[32]);
+
+int cmd_info(int argc, char **argv);
+int cmd_calibrate(int argc, char **argv);
+int cmd_quantize(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_run(int argc, char **argv);
+
+#endif

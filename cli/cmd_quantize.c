@@ -1,0 +1,166 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli.h"
+
+#define CALIBRATION_OPTIONS \
+    {"text", "FILE", "calibration text, .txt or .jsonl; may be repeated (default: text the model writes itself)", OPT_TEXT}, \
+    {"tokens", "N", "calibration tokens (131072)", OPT_TOKENS}, \
+    {"seq-len", "N", "tokens a sequence (1024)", OPT_SEQ_LEN}, \
+    {"batch", "B", "sequences summed into one gradient (1)", OPT_BATCH}, \
+    {"method", "M", "flipflop (default), fastkron, input-only, none", OPT_METHOD}, \
+    {"rho", "R", "flipflop: regularisation of the inverted factor (0.01)", OPT_RHO}, \
+    {"rounds", "N", "flipflop: rounds (3)", OPT_ROUNDS}, \
+    {"tol", "T", "fastkron: residual to reach (0.001)", OPT_TOL}, \
+    {"max-iter", "N", "fastkron: at most this many Lanczos steps (32)", OPT_MAX_ITER}, \
+    {"start", "S", "fastkron: identity (default) or random", OPT_START}, \
+    {"only", "REGEX", "only modules whose name matches, e.g. 'layers\\.(3|14)\\.'", OPT_ONLY}
+
+#define COMMON_OPTIONS \
+    {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS}, \
+    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA}, \
+    {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE}, \
+    {"seed", "N", "seed of everything random (0)", OPT_SEED}, \
+    {"resume", NULL, "continue an interrupted run with the same settings", OPT_RESUME}, \
+    {"json", NULL, "print the report as JSON on stdout", OPT_JSON}, \
+    {"quiet", NULL, "no progress", OPT_QUIET}
+
+static const cli_option quantize_options[] = {
+    {"out", "DIR", "folder for the checkpoint", OPT_OUT},
+    {"bits", "K", "bits a weight: 2 (default), 3 or 4", OPT_BITS},
+    CALIBRATION_OPTIONS,
+    {"factors", "FILE", "round from factors that `kronq calibrate` left, instead of calibrating", OPT_FACTORS},
+    {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE},
+    {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG},
+    {"embed-bits", "B", "bits of the embedding: 16, 8 (default) or 4", OPT_EMBED_BITS},
+    {"head-bits", "B", "bits of an untied head: 16, 8 (default) or 4", OPT_HEAD_BITS},
+    {"shard-size", "BYTES", "split the checkpoint above this size (8G)", OPT_SHARD_SIZE},
+    {"dry-run", NULL, "print the plan (shapes, types, sizes, memory) and stop", OPT_DRY_RUN},
+    COMMON_OPTIONS,
+    {0},
+};
+
+static const cli_option calibrate_options[] = {
+    {"out", "FILE", "the factor file (safetensors)", OPT_OUT},
+    CALIBRATION_OPTIONS,
+    {"factor-dtype", "T", "store factors as f32 (default) or bf16", OPT_FACTOR_DTYPE},
+    {"shard-size", "BYTES", "one file a block above this size (8G)", OPT_SHARD_SIZE},
+    COMMON_OPTIONS,
+    {0},
+};
+
+static double real(const json_t *o, const char *key)
+{
+    return json_number_value(json_object_get(o, key));
+}
+
+static int print_plan(const cli *c, const char *text)
+{
+    if (c->json) {
+        puts(text);
+        return EXIT_OK;
+    }
+    json_t *plan = json_loads(text, 0, NULL), *module;
+    size_t i;
+    char a[32], b[32], d[32];
+    printf("%-44s %13s  %-6s %-5s %s\n", "module", "shape", "source", "bits", "transform");
+    json_array_foreach (json_object_get(plan, "modules"), i, module) {
+        const json_t *shape = json_object_get(module, "shape");
+        printf("%-44s %6lld x %-5lld %-6s %-5lld %s\n", json_string_value(json_object_get(module, "name")),
+               json_integer_value(json_array_get(shape, 0)), json_integer_value(json_array_get(shape, 1)),
+               json_string_value(json_object_get(module, "source")), json_integer_value(json_object_get(module, "bits")),
+               json_string_value(json_object_get(module, "transform")));
+    }
+    printf("\n%.0f modules, %.1f M weights at %.3f bits; file about %s (%.3f bits per weight of the whole model)\n", real(plan, "quantized_modules"),
+           real(plan, "quantized_weights") / 1e6, real(plan, "bpw"), cli_bytes(real(plan, "file_bytes"), a), real(plan, "bpw_file"));
+    printf("method %s, %.0f calibration tokens; needs about %s of memory and %s of disk; %s, %s, %.0f threads\n",
+           json_string_value(json_object_get(plan, "method")), real(plan, "calibration_tokens"), cli_bytes(real(plan, "planned_memory_bytes"), b),
+           cli_bytes(real(plan, "planned_disk_bytes"), d), json_string_value(json_object_get(plan, "isa")),
+           json_string_value(json_object_get(plan, "compute")), real(plan, "threads"));
+    json_decref(plan);
+    return EXIT_OK;
+}
+
+static void print_seconds(const json_t *report)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach (json_object_get(report, "seconds"), key, value)
+        fprintf(stderr, "  %-10s %8.1f s\n", key, json_number_value(value));
+    char a[32], b[32];
+    fprintf(stderr, "peak memory %s (planned %s)\n", cli_bytes(real(report, "peak_rss_bytes"), a), cli_bytes(real(report, "planned_bytes"), b));
+}
+
+int cmd_quantize(int argc, char **argv)
+{
+    cli c;
+    int status = cli_parse(&c, argc, argv, "quantize MODEL -o OUT [--bits K] [options]",
+                           "Quantize every linear layer of MODEL to K bits a weight and write the checkpoint OUT (a Hugging Face folder).\n"
+                           "The curvature of the loss is measured on --text, or on text that the model writes itself.\n\n"
+                           "  kronq quantize model.gguf -o out --bits 2\n"
+                           "  kronq quantize llama/ -o out --bits 3 --text c4.txt --tokens 96k", quantize_options);
+    if (status >= 0)
+        return status;
+    kq_error err;
+    char *text = NULL;
+    if (c.dry_run) {
+        if (kq_plan(c.model, &c.q, &text, &err))
+            return cli_fail(&err);
+        status = print_plan(&c, text);
+        free(text);
+        return status;
+    }
+    if (!c.out) {
+        fprintf(stderr, "kronq quantize: -o OUT is missing; see kronq quantize --help\n");
+        return EXIT_USAGE;
+    }
+    cli_progress(&c, &c.q.common);
+    if (kq_quantize(c.model, c.out, &c.q, &text, &err))
+        return cli_fail(&err);
+    cli_progress_end();
+    if (c.json)
+        puts(text);
+    json_t *report = json_loads(text, 0, NULL);
+    if (!c.quiet && json_object_get(report, "bpw")) {
+        char a[32];
+        fprintf(stderr, "%s: %s; %.3f bits a quantized weight, %.3f bits a weight of the whole file; relative error %.4f\n", c.out,
+                cli_bytes(real(report, "file_bytes"), a), real(report, "bpw"), real(report, "bpw_file"), real(report, "relative_mse"));
+        if (json_is_number(json_object_get(report, "predicted_loss")))
+            fprintf(stderr, "predicted rise of the loss: %.4f nats a token (eq. 1)\n", real(report, "predicted_loss"));
+        print_seconds(report);
+    }
+    json_decref(report);
+    free(text);
+    return EXIT_OK;
+}
+
+int cmd_calibrate(int argc, char **argv)
+{
+    cli c;
+    int status = cli_parse(&c, argc, argv, "calibrate MODEL -o FACTORS.safetensors [options]",
+                           "Find the curvature factors of every linear layer and keep them, so that several bit widths, codes or seeds\n"
+                           "can be rounded from one calibration: kronq quantize MODEL -o OUT --factors FACTORS.safetensors", calibrate_options);
+    if (status >= 0)
+        return status;
+    if (!c.out) {
+        fprintf(stderr, "kronq calibrate: -o FILE is missing; see kronq calibrate --help\n");
+        return EXIT_USAGE;
+    }
+    kq_error err;
+    char *text = NULL;
+    cli_progress(&c, &c.q.common);
+    if (kq_calibrate(c.model, c.out, &c.q, c.factor_bf16, &text, &err))
+        return cli_fail(&err);
+    cli_progress_end();
+    if (c.json)
+        puts(text);
+    json_t *report = json_loads(text, 0, NULL);
+    if (!c.quiet && json_object_get(report, "seconds")) {
+        char a[32];
+        fprintf(stderr, "%s: %s\n", c.out, cli_bytes(real(report, "file_bytes"), a));
+        print_seconds(report);
+    }
+    json_decref(report);
+    free(text);
+    return EXIT_OK;
+}

@@ -1,0 +1,192 @@
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+static int bad(const cli *c, const char *name, const char *value, const char *wanted)
+{
+    fprintf(stderr, "kronq %s: --%s %s: %s; see kronq %s --help\n", c->command, name, value, wanted, c->command);
+    return EXIT_USAGE;
+}
+
+/* A whole number, with k, M or G for 2^10, 2^20, 2^30. */
+static bool parse_size(const char *text, size_t max, size_t *out)
+{
+    char *end;
+    errno = 0;
+    if (*text < '0' || *text > '9')
+        return false;
+    unsigned long long v = strtoull(text, &end, 10);
+    int shift = *end == 'k' || *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+    end += shift != 0;
+    if (errno || *end || v > (unsigned long long)max >> shift)
+        return false;
+    *out = (size_t)v << shift;
+    return true;
+}
+
+static bool parse_int(const char *text, int *out)
+{
+    size_t v;
+    if (!parse_size(text, 1 << 30, &v))
+        return false;
+    *out = (int)v;
+    return true;
+}
+
+static bool parse_real(const char *text, double *out)
+{
+    char *end;
+    errno = 0;
+    double v = strtod(text, &end);
+    if (errno || end == text || *end || !isfinite(v))
+        return false;
+    *out = v;
+    return true;
+}
+
+static void print_help(const char *usage, const char *about, const cli_option *options)
+{
+    printf("usage: kronq %s\n\n%s\n\noptions:\n", usage, about);
+    for (const cli_option *o = options; o->name; o++) {
+        char left[80];
+        snprintf(left, sizeof left, "%s--%s%s%s", o->key == OPT_OUT ? "-o, " : o->key == OPT_PROMPT ? "-p, " : o->key == OPT_N ? "-n, " : "", o->name,
+                 o->argument ? " " : "", o->argument ? o->argument : "");
+        printf("  %-26s %s\n", left, o->help);
+    }
+}
+
+static int apply(cli *c, const cli_option *o, const char *v)
+{
+    kq_quantize_options *q = &c->q;
+    kq_calibration *cal = &q->calibration;
+    size_t size = 0;
+    int number = 0;
+    double real = 0;
+    switch (o->key) {
+    /* words */
+    case OPT_OUT: c->out = v; return -1;
+    case OPT_METHOD: cal->method = v; return -1;
+    case OPT_CODE: q->code = v; return -1;
+    case OPT_ONLY: q->only = v; return -1;
+    case OPT_FACTORS: q->factors = v; return -1;
+    case OPT_ISA: q->common.isa = v; return -1;
+    case OPT_COMPUTE: q->common.compute = v; return -1;
+    case OPT_PPL: c->ppl = v; return -1;
+    case OPT_KLD: c->kld = v; return -1;
+    case OPT_PROMPT: c->prompt = v; return -1;
+    case OPT_TEXT:
+        if (cal->n_text == sizeof c->texts / sizeof *c->texts)
+            return bad(c, o->name, v, "too many texts");
+        c->texts[cal->n_text++] = v;
+        cal->text = c->texts;
+        return -1;
+    case OPT_START:
+        if (strcmp(v, "identity") && strcmp(v, "random"))
+            return bad(c, o->name, v, "identity or random");
+        cal->start_random = !strcmp(v, "random");
+        return -1;
+    case OPT_FACTOR_DTYPE:
+        if (strcmp(v, "f32") && strcmp(v, "bf16"))
+            return bad(c, o->name, v, "f32 or bf16");
+        c->factor_bf16 = !strcmp(v, "bf16");
+        return -1;
+    /* switches */
+    case OPT_DRY_RUN: c->dry_run = true; return -1;
+    case OPT_RESUME: q->resume = true; return -1;
+    case OPT_JSON: c->json = true; return -1;
+    case OPT_QUIET: c->quiet = true; return -1;
+    case OPT_CHAT: c->chat = true; return -1;
+    case OPT_TENSORS: c->tensors = true; return -1;
+    /* reals */
+    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_TEMP: case OPT_TOP_P:
+        if (!parse_real(v, &real) || real < 0)
+            return bad(c, o->name, v, "a number of at least 0 is expected");
+        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_TEMP ? &c->temperature : &c->top_p) = real;
+        return -1;
+    /* small whole numbers */
+    case OPT_BITS: case OPT_ROUNDS: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K:
+        if (!parse_int(v, &number))
+            return bad(c, o->name, v, "a whole number is expected");
+        *(o->key == OPT_BITS ? &q->bits : o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_MAX_ITER ? &cal->max_iter
+          : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
+        return -1;
+    /* sizes */
+    default:
+        if (!parse_size(v, (size_t)1 << 50, &size))
+            return bad(c, o->name, v, "a whole number is expected (k, M, G may follow)");
+        if (o->key == OPT_SEED)
+            q->common.seed = size;
+        else
+            *(o->key == OPT_TOKENS ? &cal->tokens : o->key == OPT_SEQ_LEN ? &cal->seq_len : o->key == OPT_BATCH ? &cal->batch
+              : o->key == OPT_SHARD_SIZE ? &q->shard_size : o->key == OPT_CTX ? &c->e.ctx : o->key == OPT_CHUNKS ? &c->e.chunks : &c->n_predict) = size;
+        return -1;
+    }
+}
+
+int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
+{
+    *c = (cli){.command = argv[0], .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
+    struct option longs[64] = {0};
+    size_t n = 0;
+    for (; options[n].name; n++)
+        longs[n] = (struct option){options[n].name, options[n].argument ? required_argument : no_argument, NULL, options[n].key};
+    longs[n] = (struct option){"help", no_argument, NULL, OPT_HELP};
+    optind = 1;
+    opterr = 0;
+    for (int key; (key = getopt_long(argc, argv, ":o:p:n:h", longs, NULL)) != -1;) {
+        if (key == OPT_HELP || key == 'h') {
+            print_help(usage, about, options);
+            return EXIT_OK;
+        }
+        key = key == 'o' ? OPT_OUT : key == 'p' ? OPT_PROMPT : key == 'n' ? OPT_N : key;
+        const cli_option *o = options;
+        while (o->name && o->key != key)
+            o++;
+        if (key == ':') {
+            fprintf(stderr, "kronq %s: %s needs a value; see kronq %s --help\n", c->command, argv[optind - 1], c->command);
+            return EXIT_USAGE;
+        }
+        if (!o->name) {
+            fprintf(stderr, "kronq %s: unknown option %s; see kronq %s --help\n", c->command, argv[optind - 1], c->command);
+            return EXIT_USAGE;
+        }
+        int status = apply(c, o, optarg);
+        if (status >= 0)
+            return status;
+    }
+    if (optind >= argc) {
+        fprintf(stderr, "kronq %s: MODEL is missing (a folder, a .gguf file or a kronq checkpoint); see kronq %s --help\n", c->command, c->command);
+        return EXIT_USAGE;
+    }
+    c->model = argv[optind++];
+    if (optind < argc) {
+        fprintf(stderr, "kronq %s: %s is one argument too many; see kronq %s --help\n", c->command, argv[optind], c->command);
+        return EXIT_USAGE;
+    }
+    c->e.common = c->q.common;
+    return -1;
+}
+
+int cli_fail(const kq_error *err)
+{
+    cli_progress_end();
+    fprintf(stderr, "kronq: %s\n", err->message);
+    return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
+}
+
+const char *cli_bytes(double bytes, char buf[32])
+{
+    static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
+    int u = 0;
+    while (bytes >= 1000 && u < 4) {
+        bytes /= 1000;
+        u++;
+    }
+    snprintf(buf, 32, u ? "%.2f %s" : "%.0f %s", bytes, unit[u]);
+    return buf;
+}

@@ -1,0 +1,83 @@
+/* Progress on stderr: one line that is rewritten on a terminal, a line now and then elsewhere. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "cli.h"
+
+static volatile sig_atomic_t interrupted;
+static bool line_open; /* a rewritten line is on the screen */
+
+static void on_signal(int number)
+{
+    (void)number;
+    if (interrupted)
+        _exit(EXIT_FAILED); /* asked twice */
+    interrupted = 1;
+}
+
+static struct {
+    char stage[64];
+    double start_s, start_fraction, shown_s;
+} now;
+
+static void clock_text(double s, char buf[32])
+{
+    if (s >= 3600)
+        snprintf(buf, 32, "%d:%02d:%02d", (int)(s / 3600), (int)(s / 60) % 60, (int)s % 60);
+    else
+        snprintf(buf, 32, "%d:%02d", (int)(s / 60), (int)s % 60);
+}
+
+void cli_progress_end(void)
+{
+    if (line_open)
+        fputs("\r\033[K", stderr);
+    line_open = false;
+}
+
+static int show(void *ctx, const char *stage, double fraction, const char *note)
+{
+    const cli *c = ctx;
+    if (interrupted)
+        return 1;
+    if (c->quiet)
+        return 0;
+    if (note) {
+        cli_progress_end();
+        fprintf(stderr, "%s\n", note);
+    }
+    if (!stage)
+        return 0;
+    const double t = kq_now_s();
+    const bool terminal = isatty(STDERR_FILENO);
+    if (strcmp(now.stage, stage)) {
+        snprintf(now.stage, sizeof now.stage, "%s", stage);
+        now.start_s = t;
+        now.start_fraction = fraction;
+        now.shown_s = terminal ? 0 : t;
+    }
+    if (fraction < 1 && t - now.shown_s < (terminal ? 0.2 : 15))
+        return 0;
+    now.shown_s = t;
+    char elapsed[32], eta[32] = "?";
+    clock_text(t - now.start_s, elapsed);
+    const double advance = fraction - now.start_fraction;
+    if (advance > 0.005)
+        clock_text((t - now.start_s) * (1 - fraction) / advance, eta);
+    fprintf(stderr, "%s%-14s %5.1f%%  elapsed %s, ETA %s%s", terminal ? "\r\033[K" : "", stage, 100 * fraction, elapsed, eta, terminal ? "" : "\n");
+    line_open = terminal;
+    fflush(stderr);
+    return 0;
+}
+
+void cli_progress(cli *c, kq_common *common)
+{
+    common->progress = show;
+    common->ctx = c;
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}

@@ -1,0 +1,99 @@
+/* kq_eval_text: any MODEL, any text file. */
+#include <jansson.h>
+#include <omp.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "checkpoint/checkpoint.h"
+#include "eval/eval.h"
+
+kq_eval_text_options kq_eval_text_defaults(void)
+{
+    return (kq_eval_text_options){.ctx = 2048};
+}
+
+static int forward_progress(void *ctx, const char *stage, double fraction)
+{
+    const kq_common *c = ctx;
+    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
+}
+
+static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids, size_t *n, kq_error *err)
+{
+    kq_tokenizer *tok;
+    kq_map map;
+    kq_status status = kq_tokenizer_open(src, &tok, err);
+    if (status)
+        return status;
+    if (!(status = kq_map_open(path, &map, err))) {
+        if (!map.size)
+            status = kq_fail(err, KQ_E_ARG, "%s: holds no text", path);
+        else
+            status = kq_tokenizer_encode(tok, (const char *)map.data, map.size, true, true, ids, n, err);
+        kq_map_close(&map);
+    }
+    kq_tokenizer_close(tok);
+    return status;
+}
+
+static void set_pair(json_t *o, const char *name, const char *stderr_name, double value, double error)
+{
+    json_object_set_new(o, name, json_real(value));
+    json_object_set_new(o, stderr_name, json_real(error));
+}
+
+kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err)
+{
+    kq_model_file *m = NULL, *r = NULL;
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    kq_eval_options o = kq_eval_defaults();
+    kq_eval_result res;
+    const char *compute = opt->common.compute;
+    const double start = kq_now_s();
+    *result_json = NULL;
+    if (opt->ctx < 2)
+        return kq_fail(err, KQ_E_ARG, "--ctx %zu: at least 2 tokens are needed", opt->ctx);
+    if (compute && strcmp(compute, "f32") && strcmp(compute, "bf16"))
+        return kq_fail(err, KQ_E_ARG, "--compute %s is unknown; use f32 or bf16", compute);
+    kq_status status = kq_isa_pick(opt->common.isa, &o.isa, err);
+    if (status)
+        return status;
+    o.ctx = opt->ctx;
+    o.chunks = opt->chunks;
+    o.threads = opt->common.threads > 0 ? opt->common.threads : omp_get_num_procs();
+    o.compute = !compute ? kq_compute_best(o.isa) : strcmp(compute, "bf16") ? KQ_F32 : KQ_BF16;
+    o.progress = forward_progress;
+    o.progress_ctx = (void *)&opt->common;
+    kq_kern_init(o.isa);
+    if ((status = kq_model_file_open(model, o.isa, &m, err)) || (reference && (status = kq_model_file_open(reference, o.isa, &r, err))) ||
+        (status = text_ids(kq_model_file_source(m), text_file, &ids, &n_ids, err)))
+        goto out;
+    if ((status = kq_evaluate(kq_model_file_weights(m), r ? kq_model_file_weights(r) : NULL, ids, n_ids, &o, &res, err)))
+        goto out;
+    json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I}", "model", model, "text", text_file, "ctx", (json_int_t)o.ctx, "windows", (json_int_t)res.windows,
+                          "tokens", (json_int_t)res.tokens);
+    if (j) {
+        set_pair(j, "ppl", "ppl_stderr", res.ppl, res.ppl_stderr);
+        set_pair(j, "nll", "nll_stderr", res.nll, res.nll_stderr);
+        if (res.has_kld) {
+            json_object_set_new(j, "reference", json_string(reference));
+            set_pair(j, "kld", "kld_stderr", res.kld, res.kld_stderr);
+            set_pair(j, "top1", "top1_stderr", res.top1, res.top1_stderr);
+        }
+        json_object_set_new(j, "compute", json_string(o.compute == KQ_BF16 ? "bf16" : "f32"));
+        json_object_set_new(j, "isa", json_string(kq_isa_name(o.isa)));
+        json_object_set_new(j, "seconds", json_real(kq_now_s() - start));
+        json_object_set_new(j, "peak_rss_bytes", json_integer((json_int_t)kq_peak_rss_bytes()));
+    }
+    if (!j || !(*result_json = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(9))))
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
+    json_decref(j);
+out:
+    kq_free(ids);
+    kq_model_file_close(m);
+    kq_model_file_close(r);
+    return status;
+}
