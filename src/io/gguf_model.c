@@ -1,0 +1,234 @@
+#include "io/gguf_model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "io/dequant.h"
+
+kq_dtype kq_gguf_dtype(uint32_t type)
+{
+    static const struct { uint32_t type; kq_dtype dtype; } map[] = {
+        {0, KQ_T_F32}, {1, KQ_T_F16}, {30, KQ_T_BF16}, {2, KQ_T_Q4_0}, {3, KQ_T_Q4_1}, {6, KQ_T_Q5_0}, {7, KQ_T_Q5_1}, {8, KQ_T_Q8_0},
+        {12, KQ_T_Q4_K}, {13, KQ_T_Q5_K}, {14, KQ_T_Q6_K}, {24, KQ_T_I8}, {25, KQ_T_I16}, {26, KQ_T_I32}, {27, KQ_T_I64},
+    };
+    for (size_t i = 0; i < sizeof map / sizeof *map; i++)
+        if (map[i].type == type)
+            return map[i].dtype;
+    return KQ_T_OTHER;
+}
+
+void kq_gguf_hf_name(const char *name, char *buf, size_t cap)
+{
+    static const char *const top[][2] = {
+        {"token_embd.weight", "model.embed_tokens.weight"}, {"output_norm.weight", "model.norm.weight"}, {"output.weight", "lm_head.weight"},
+    };
+    static const char *const block[][2] = {
+        {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}, {"attn_q", "self_attn.q_proj"},
+        {"attn_k", "self_attn.k_proj"}, {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"},
+        {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"}, {"ffn_gate", "mlp.gate_proj"},
+        {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"},
+    };
+    for (size_t i = 0; i < sizeof top / sizeof *top; i++)
+        if (!strcmp(name, top[i][0])) {
+            snprintf(buf, cap, "%s", top[i][1]);
+            return;
+        }
+    size_t digits = !strncmp(name, "blk.", 4) ? strspn(name + 4, "0123456789") : 0;
+    const char *part = name + 4 + digits + 1;
+    if (digits && digits < 8 && name[4 + digits] == '.')
+        for (size_t i = 0; i < sizeof block / sizeof *block; i++) {
+            size_t len = strlen(block[i][0]);
+            if (!strncmp(part, block[i][0], len) && (!strcmp(part + len, ".weight") || !strcmp(part + len, ".bias"))) {
+                snprintf(buf, cap, "model.layers.%.*s.%s%s", (int)digits, name + 4, block[i][1], part + len);
+                return;
+            }
+        }
+    snprintf(buf, cap, "%s", name);
+}
+
+/* "<arch>.<key>" of the metadata, or NULL. */
+static const kq_gguf_kv *find_arch(const kq_gguf *g, const char *arch, const char *key)
+{
+    char name[128];
+    snprintf(name, sizeof name, "%s.%s", arch, key);
+    return kq_gguf_find(g, name);
+}
+
+/* A non-negative whole number; absent: the fallback, or KQ_E_FORMAT when that is SIZE_MAX. */
+static kq_status get_size(const kq_gguf *g, const char *arch, const char *key, size_t fallback, size_t *out, kq_error *err)
+{
+    const kq_gguf_kv *kv = find_arch(g, arch, key);
+    int64_t value;
+    *out = fallback;
+    if (!kv)
+        return fallback == SIZE_MAX ? kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is missing", kq_gguf_path(g), arch, key) : KQ_OK;
+    if (kv->is_array)
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is a list: layers of different sizes are not supported", kq_gguf_path(g), arch, key);
+    if (!kq_gguf_int(kv, 0, &value) || value < 0)
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is not a whole number of at least 0", kq_gguf_path(g), arch, key);
+    *out = (size_t)value;
+    return KQ_OK;
+}
+
+static kq_status get_number(const kq_gguf *g, const char *arch, const char *key, double fallback, double *out, kq_error *err)
+{
+    const kq_gguf_kv *kv = find_arch(g, arch, key);
+    *out = fallback;
+    if (!kv)
+        return isnan(fallback) ? kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is missing", kq_gguf_path(g), arch, key) : KQ_OK;
+    if (kv->is_array || !kq_gguf_f64(kv, 0, out))
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is not a number", kq_gguf_path(g), arch, key);
+    return KQ_OK;
+}
+
+static const kq_gguf_tensor *find_tensor(const kq_gguf *g, const char *name)
+{
+    for (size_t i = 0; i < kq_gguf_n_tensors(g); i++)
+        if (!strcmp(kq_gguf_tensor_at(g, i)->name, name))
+            return kq_gguf_tensor_at(g, i);
+    return NULL;
+}
+
+/* The divisor llama3 scaling gives to frequency pair i: 1 for short wavelengths, factor for long ones, smooth between
+ * (transformers' _compute_llama3_parameters). */
+static double llama3_factor(const kq_config *cfg, const kq_rope_scaling *s, size_t i)
+{
+    double freq = pow(cfg->rope_theta, -2.0 * (double)i / (double)cfg->head_dim);
+    double wavelength = 2 * 3.14159265358979323846 / freq, original = (double)s->original_max_position;
+    if (wavelength < original / s->high_freq_factor)
+        return 1;
+    if (wavelength > original / s->low_freq_factor)
+        return s->factor;
+    double smooth = (original / wavelength - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
+    return 1 / ((1 - smooth) / s->factor + smooth);
+}
+
+static bool factors_match(const kq_config *cfg, const kq_rope_scaling *s, const kq_gguf_tensor *t)
+{
+    for (size_t i = 0; i < t->n_elem; i++) {
+        float stored;
+        double want = llama3_factor(cfg, s, i);
+        kq_dequantize(KQ_T_F32, t->data + 4 * i, 1, &stored);
+        if (!(fabs(stored - want) <= 1e-4 * want))
+            return false;
+    }
+    return true;
+}
+
+/* rope_freqs.weight holds one divisor for each pair. LLaMA-3.1 and 3.2 are the only models of the two families that have one. */
+static kq_status parse_rope_freqs(const kq_gguf *g, kq_config *cfg, kq_error *err)
+{
+    const kq_gguf_tensor *t = find_tensor(g, "rope_freqs.weight");
+    if (!t)
+        return KQ_OK;
+    if (t->type != 0 || t->rank != 1 || t->n_elem != cfg->head_dim / 2)
+        return kq_fail(err, KQ_E_SHAPE, "%s: rope_freqs.weight is not F32 of %zu elements, half of the head's size", kq_gguf_path(g), cfg->head_dim / 2);
+    const kq_rope_scaling none = {.factor = 1, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position = 8192};
+    float last;
+    if (factors_match(cfg, &none, t))
+        return KQ_OK;
+    kq_dequantize(KQ_T_F32, t->data + 4 * (t->n_elem - 1), 1, &last);
+    const double factors[] = {8, 32, last}; /* LLaMA-3.1, 3.2, and any other: the longest wavelength shows the whole factor */
+    for (size_t i = 0; i < 3; i++) {
+        kq_rope_scaling s = none;
+        s.llama3 = true;
+        s.factor = factors[i];
+        if (s.factor >= 1 && factors_match(cfg, &s, t)) {
+            cfg->rope_scaling = s;
+            return KQ_OK;
+        }
+    }
+    return kq_fail(err, KQ_E_UNSUPPORTED, "%s: rope_freqs.weight holds factors that are not those of llama3 rope scaling", kq_gguf_path(g));
+}
+
+static kq_status refuse_features(const kq_gguf *g, const char *arch, kq_error *err)
+{
+    static const char *const zero[] = {"expert_count", "attention.sliding_window"};
+    kq_status status;
+    for (size_t i = 0; i < sizeof zero / sizeof *zero; i++) {
+        size_t n;
+        if ((status = get_size(g, arch, zero[i], 0, &n, err)))
+            return status;
+        if (n)
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is %zu, which kronq does not support", kq_gguf_path(g), arch, zero[i], n);
+    }
+    const kq_gguf_kv *type = find_arch(g, arch, "rope.scaling.type");
+    if (type && !kq_gguf_str_is(type, 0, "none"))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.rope.scaling.type is in use (linear or yarn?); kronq supports llama3's only",
+                       kq_gguf_path(g), arch);
+    double scale;
+    if ((status = get_number(g, arch, "rope.scale_linear", 1, &scale, err)))
+        return status;
+    if (scale != 1)
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.rope.scale_linear is %g, kronq supports 1", kq_gguf_path(g), arch, scale);
+    int64_t split;
+    if (kq_gguf_int(kq_gguf_find(g, "split.count"), 0, &split) && split > 1)
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is one of %lld parts; join them first (llama-gguf-split --merge)", kq_gguf_path(g), (long long)split);
+    return KQ_OK;
+}
+
+static kq_status parse_vocab(const kq_gguf *g, const char *arch, kq_config *cfg, kq_error *err)
+{
+    static const char *const eos_keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"};
+    const kq_gguf_kv *tokens = kq_gguf_find(g, "tokenizer.ggml.tokens");
+    size_t n_token = tokens && tokens->is_array ? tokens->n : SIZE_MAX;
+    kq_status status = get_size(g, arch, "vocab_size", n_token, &cfg->vocab_size, err);
+    if (status)
+        return status;
+    if (tokens && n_token > cfg->vocab_size)
+        return kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.ggml.tokens has %zu tokens, %s.vocab_size is %zu", kq_gguf_path(g), tokens->n, arch,
+                       cfg->vocab_size);
+    int64_t id;
+    cfg->bos_id = -1;
+    if (kq_gguf_int(kq_gguf_find(g, "tokenizer.ggml.bos_token_id"), 0, &id) && id >= 0)
+        cfg->bos_id = (int32_t)(id <= INT32_MAX ? id : INT32_MAX); /* kq_config_check refuses what is out of range */
+    for (size_t i = 0; i < 2; i++)
+        if (kq_gguf_int(kq_gguf_find(g, eos_keys[i]), 0, &id) && id >= 0 && !(cfg->n_eos && id == cfg->eos_id[0]))
+            cfg->eos_id[cfg->n_eos++] = (int32_t)(id <= INT32_MAX ? id : INT32_MAX);
+    return KQ_OK;
+}
+
+kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err)
+{
+    const char *path = kq_gguf_path(g);
+    *cfg = (kq_config){.bos_id = -1};
+    const kq_gguf_kv *name = kq_gguf_find(g, "general.architecture");
+    const char *text;
+    size_t len;
+    if (!name || name->is_array || !kq_gguf_str(name, 0, &text, &len))
+        return kq_fail(err, KQ_E_FORMAT, "%s: general.architecture is missing", path);
+    if (!kq_gguf_str_is(name, 0, "llama") && !kq_gguf_str_is(name, 0, "qwen3"))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: general.architecture is \"%.*s\", kronq supports \"llama\" and \"qwen3\"", path,
+                       (int)(len < 100 ? len : 100), text);
+    cfg->arch = *text == 'l' ? KQ_ARCH_LLAMA : KQ_ARCH_QWEN3;
+    const char *arch = *text == 'l' ? "llama" : "qwen3";
+    kq_status status;
+    double eps;
+    if ((status = refuse_features(g, arch, err)) || (status = get_size(g, arch, "block_count", SIZE_MAX, &cfg->n_layer, err)) ||
+        (status = get_size(g, arch, "embedding_length", SIZE_MAX, &cfg->d_model, err)) ||
+        (status = get_size(g, arch, "feed_forward_length", SIZE_MAX, &cfg->d_ff, err)) ||
+        (status = get_size(g, arch, "attention.head_count", SIZE_MAX, &cfg->n_head, err)) ||
+        (status = get_size(g, arch, "attention.head_count_kv", cfg->n_head, &cfg->n_kv_head, err)) ||
+        (status = get_size(g, arch, "context_length", SIZE_MAX, &cfg->max_position, err)) ||
+        (status = get_number(g, arch, "attention.layer_norm_rms_epsilon", NAN, &eps, err)) ||
+        (status = get_number(g, arch, "rope.freq_base", 10000, &cfg->rope_theta, err)) || (status = parse_vocab(g, arch, cfg, err)))
+        return status;
+    cfg->rms_eps = (float)eps;
+    if (!cfg->n_head)
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.attention.head_count is 0", path, arch);
+    size_t value_dim, rope_dim;
+    if (!find_arch(g, arch, "attention.key_length") && cfg->d_model % cfg->n_head)
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.embedding_length %zu is no multiple of attention.head_count %zu", path, arch, cfg->d_model, cfg->n_head);
+    if ((status = get_size(g, arch, "attention.key_length", cfg->d_model / cfg->n_head, &cfg->head_dim, err)) ||
+        (status = get_size(g, arch, "attention.value_length", cfg->head_dim, &value_dim, err)) ||
+        (status = get_size(g, arch, "rope.dimension_count", cfg->head_dim, &rope_dim, err)))
+        return status;
+    if (value_dim != cfg->head_dim || rope_dim != cfg->head_dim)
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.attention.value_length %zu and rope.dimension_count %zu must both be the head's size %zu",
+                       path, arch, value_dim, rope_dim, cfg->head_dim);
+    cfg->tie_embeddings = !find_tensor(g, "output.weight");
+    if ((status = kq_config_check(cfg, path, err)))
+        return status;
+    return parse_rope_freqs(g, cfg, err);
+}
