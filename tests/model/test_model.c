@@ -1,0 +1,324 @@
+/* What does not need PyTorch: finite differences, threads, memory, the decoder against the forward pass, and refusals. */
+#include "golden.h"
+
+#include "base/rng.h"
+
+typedef struct setup {
+    golden g;
+    const kq_config *c;
+    kq_model_ctx *mc;
+    kq_block b;
+    void *scratch;
+} setup;
+
+static void setup_make(setup *s, const char *family, kq_compute compute, size_t max_T)
+{
+    kq_error err;
+    golden_open(&s->g, family);
+    s->c = kq_source_config(s->g.src);
+    check_ok(kq_model_ctx_new(s->c, test_isa(), compute, max_T, &s->mc, &err));
+    check_ok(kq_block_load(s->mc, &s->g.w, 1, &s->b, &err));
+    s->scratch = kq_alloc(kq_block_scratch_bytes(s->mc, max_T, true), 1);
+}
+
+static void setup_free(setup *s)
+{
+    kq_block_free(&s->b);
+    kq_model_ctx_free(s->mc);
+    kq_free(s->scratch);
+    golden_close(&s->g);
+}
+
+static void random_rows(float *x, size_t n, const char *label)
+{
+    kq_rng rng = kq_rng_stream(11, label);
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)kq_rng_normal(&rng);
+}
+
+/* d/de of <v, block(x + e u)> at e = 0 must be <dx, u> with dx = backward(v). Central differences with step e err by about e^2 and by
+ * rounding / e: at e = 1e-2 a few 1e-4 of the norms; the directional derivative is compared with that. */
+static void test_finite_difference(void **state)
+{
+    (void)state;
+    kq_error err;
+    for (int f = 0; f < N_FAMILIES; f++) {
+        setup s;
+        const size_t T = 70;
+        setup_make(&s, families[f], KQ_F32, T);
+        const size_t n = T * s.c->d_model;
+        float *x = kq_alloc(n, 4), *u = kq_alloc(n, 4), *v = kq_alloc(n, 4), *dx = kq_alloc(n, 4), *y0 = kq_alloc(n, 4), *y1 = kq_alloc(n, 4);
+        random_rows(x, n, "x"), random_rows(v, n, "v");
+        check_ok(kq_block_backward(s.mc, &s.b, x, v, T, dx, 0, NULL, NULL, s.scratch, &err));
+        for (int trial = 0; trial < 4; trial++) {
+            char label[16];
+            snprintf(label, sizeof label, "u%d", trial);
+            random_rows(u, n, label);
+            const float e = 4e-3f;
+            double want = 0, got = 0, uu = 0, dd = 0;
+            for (size_t i = 0; i < n; i++)
+                y1[i] = x[i] + e * u[i];
+            check_ok(kq_block_forward(s.mc, &s.b, y1, T, y1, s.scratch, 1, &err)); /* in place */
+            for (size_t i = 0; i < n; i++)
+                y0[i] = x[i] - e * u[i];
+            check_ok(kq_block_forward(s.mc, &s.b, y0, T, y0, s.scratch, 1, &err));
+            for (size_t i = 0; i < n; i++) {
+                want += (double)v[i] * ((double)y1[i] - y0[i]) / (2 * e);
+                got += (double)dx[i] * u[i];
+                uu += (double)u[i] * u[i], dd += (double)dx[i] * dx[i];
+            }
+            /* <dx, u> is about |dx| for a random u of unit variance */
+            if (!(fabs(got - want) < 0.02 * sqrt(dd)))
+                fail_msg("%s: directional derivative %.6g, by differences %.6g (|dx| %.3g)", families[f], got, want, sqrt(dd));
+        }
+        kq_free(x), kq_free(u), kq_free(v), kq_free(dx), kq_free(y0), kq_free(y1);
+        setup_free(&s);
+    }
+}
+
+static void test_threads_same_bits(void **state)
+{
+    (void)state;
+    kq_error err;
+    for (int f = 0; f < N_FAMILIES; f++)
+        for (int compute = 0; compute < 2; compute++) {
+            setup s;
+            const size_t T = 331;
+            setup_make(&s, families[f], (kq_compute)compute, T);
+            const size_t n = T * s.c->d_model;
+            float *x = kq_alloc(n, 4), *y1 = kq_alloc(n, 4), *y = kq_alloc(n, 4);
+            random_rows(x, n, "x");
+            check_ok(kq_block_forward(s.mc, &s.b, x, T, y1, s.scratch, 1, &err));
+            for (int threads = 2; threads <= 5; threads += 3) {
+                check_ok(kq_block_forward(s.mc, &s.b, x, T, y, s.scratch, threads, &err));
+                assert_memory_equal(y, y1, n * 4);
+            }
+            kq_free(x), kq_free(y1), kq_free(y);
+            setup_free(&s);
+        }
+}
+
+/* Tokens only see what came before: the first rows do not change when later ones do. */
+static void test_causal(void **state)
+{
+    (void)state;
+    kq_error err;
+    setup s;
+    const size_t T = 200, d = 64;
+    setup_make(&s, "llama2", KQ_F32, T);
+    float *x = kq_alloc(T * d, 4), *y = kq_alloc(T * d, 4), *z = kq_alloc(T * d, 4);
+    random_rows(x, T * d, "x");
+    check_ok(kq_block_forward(s.mc, &s.b, x, T, y, s.scratch, 1, &err));
+    random_rows(x + 130 * d, (T - 130) * d, "other");
+    check_ok(kq_block_forward(s.mc, &s.b, x, T, z, s.scratch, 1, &err));
+    assert_memory_equal(y, z, 130 * d * 4);
+    assert_true(check_rel(y + 130 * d, z + 130 * d, (T - 130) * d) > 0.1);
+    kq_free(x), kq_free(y), kq_free(z);
+    setup_free(&s);
+}
+
+typedef struct seen { kq_linear_id order[16]; size_t n; kq_linear_id stop_at; bool grads; } seen;
+
+static kq_status see(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
+{
+    seen *s = ctx;
+    assert_non_null(X);
+    assert_true((G != NULL) == s->grads);
+    assert_int_equal(T, 40);
+    s->order[s->n++] = id;
+    return s->stop_at == id ? kq_fail(err, KQ_E_INTERRUPTED, "stop") : KQ_OK;
+}
+
+static void test_sinks(void **state)
+{
+    (void)state;
+    kq_error err;
+    setup s;
+    const size_t T = 40, d = 96;
+    setup_make(&s, "qwen3", KQ_F32, T);
+    float *x = kq_alloc(T * d, 4), *dy = kq_alloc(T * d, 4), *y = kq_alloc(T * d, 4), *z = kq_alloc(T * d, 4);
+    random_rows(x, T * d, "x"), random_rows(dy, T * d, "dy");
+    check_ok(kq_block_forward(s.mc, &s.b, x, T, y, s.scratch, 1, &err));
+    seen f = {.stop_at = KQ_N_LINEAR};
+    check_ok(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch, see, &f, &err));
+    assert_memory_equal(y, z, T * d * 4);
+    assert_int_equal(f.n, 7);
+    f = (seen){.stop_at = KQ_GATE};
+    check_fails(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch, see, &f, &err), KQ_E_INTERRUPTED, "stop");
+
+    seen b = {.stop_at = KQ_N_LINEAR, .grads = true}; /* only what was asked for, also without dx */
+    check_ok(kq_block_backward(s.mc, &s.b, x, dy, T, NULL, 1u << KQ_GATE | 1u << KQ_V, see, &b, s.scratch, &err));
+    assert_int_equal(b.n, 2);
+    assert_int_equal(b.order[0], KQ_GATE);
+    assert_int_equal(b.order[1], KQ_V);
+    b = (seen){.stop_at = KQ_O, .grads = true};
+    check_fails(kq_block_backward(s.mc, &s.b, x, dy, T, y, 127, see, &b, s.scratch, &err), KQ_E_INTERRUPTED, "stop");
+    assert_int_equal(b.order[b.n - 1], KQ_O);
+    kq_free(x), kq_free(dy), kq_free(y), kq_free(z);
+    setup_free(&s);
+}
+
+/* No array of all heads' T x T scores: at 4096 tokens those alone would be 4 * 4096^2 * 4 bytes = 268 MB here. */
+static void test_long(void **state)
+{
+    (void)state;
+    kq_error err;
+    setup s;
+    const size_t T = 4096, d = 64;
+    setup_make(&s, "llama2", KQ_F32, T);
+    size_t bytes = kq_block_scratch_bytes(s.mc, T, true);
+    printf("backward at 4096 tokens: %.1f MB of scratch\n", (double)bytes / 1e6);
+    assert_true(bytes < 40u << 20);
+    float *x = kq_alloc(T * d, 4), *y = kq_alloc(T * d, 4), *z = kq_alloc(T * d, 4);
+    random_rows(x, T * d, "x");
+    check_ok(kq_block_forward(s.mc, &s.b, x, T, y, s.scratch, 2, &err));
+    check_ok(kq_block_forward(s.mc, &s.b, x, 300, z, s.scratch, 1, &err));
+    check_close(z, y, 300 * d, 1e-5);
+    check_fails(kq_block_forward(s.mc, &s.b, x, T + 1, y, s.scratch, 1, &err), KQ_E_ARG, "4097");
+    x[70 * d + 3] = NAN;
+    check_fails(kq_block_forward(s.mc, &s.b, x, 100, y, s.scratch, 1, &err), KQ_E_NUMERIC, "model.layers.1");
+    x[70 * d + 3] = INFINITY;
+    check_fails(kq_block_forward(s.mc, &s.b, x, 100, y, s.scratch, 1, &err), KQ_E_NUMERIC, "model.layers.1");
+    kq_free(x), kq_free(y), kq_free(z);
+    setup_free(&s);
+}
+
+/* The last logits of prefixes, by the decoder in steps of several sizes and in a batch, against the whole forward pass. */
+static void decoder_family(const char *family, kq_compute compute, int threads)
+{
+    golden g;
+    kq_error err;
+    golden_open(&g, family);
+    const kq_config *c = kq_source_config(g.src);
+    const size_t T = g.T, d = c->d_model, vocab = c->vocab_size;
+    kq_model_ctx *mc;
+    kq_head *head;
+    check_ok(kq_model_ctx_new(c, test_isa(), compute, T, &mc, &err));
+    check_ok(kq_head_load(mc, &g.w, &head, &err));
+    float *x = kq_alloc(T * d, 4), *all = kq_alloc(T * vocab, 4), *logits = kq_alloc(3 * vocab, 4), *xn = kq_alloc(T * d, 4);
+    void *scratch = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1);
+    check_ok(kq_head_embed(head, g.ids, T, x, &err));
+    for (size_t i = 0; i < c->n_layer; i++) {
+        kq_block b;
+        check_ok(kq_block_load(mc, &g.w, i, &b, &err));
+        check_ok(kq_block_forward(mc, &b, x, T, x, scratch, 1, &err));
+        kq_block_free(&b);
+    }
+    check_ok(kq_head_logits(head, x, T, all, xn, 1, &err));
+
+    kq_decoder *dec;
+    check_ok(kq_decoder_new(&g.w, test_isa(), compute, T, threads, &dec, &err));
+#define SAME(row, t)                                                                                                          \
+    do {                                                                                                                      \
+        double rel_ = check_rel(row, all + (t) * vocab, vocab), cos_ = cosine(row, all + (t) * vocab, vocab);                \
+        if (compute == KQ_F32 ? !(rel_ < 2e-5) : !(cos_ > 0.998))                                                            \
+            fail_msg("%s: logits after token %zu: relative error %.3g, cosine %.6f", family, (size_t)(t), rel_, cos_);       \
+    } while (0)
+    for (int round = 0; round < 2; round++) { /* the second after a reset */
+        static const size_t steps[] = {1, 1, 5, 1, 60, 2, 1};
+        size_t at = 0;
+        for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+            check_ok(kq_decoder_step(dec, g.ids + at, steps[i], logits, &err));
+            at += steps[i];
+            SAME(logits, at - 1);
+        }
+        check_fails(kq_decoder_step(dec, g.ids, T - at + 1, logits, &err), KQ_E_ARG, "fit");
+        kq_decoder_reset(dec);
+    }
+    check_ok(kq_decoder_step(dec, g.ids, T, logits, &err)); /* more than a chunk */
+    SAME(logits, T - 1);
+    int32_t bad = (int32_t)vocab;
+    kq_decoder_reset(dec);
+    check_fails(kq_decoder_step(dec, &bad, 1, logits, &err), KQ_E_ARG, "vocabulary");
+
+    check_ok(kq_decoder_set_batch(dec, 3, &err));
+    check_fails(kq_decoder_step(dec, g.ids, 1, logits, &err), KQ_E_ARG, "3 sequences");
+    for (size_t t = 0; t < 20; t++) {
+        int32_t ids[3] = {g.ids[t], g.ids[t], g.ids[t < 10 ? t : t + 1]};
+        check_ok(kq_decoder_step_batch(dec, ids, logits, &err));
+        SAME(logits, t);
+        SAME(logits + vocab, t);
+        if (t < 10)
+            SAME(logits + 2 * vocab, t);
+        else
+            assert_true(check_rel(logits + 2 * vocab, logits, vocab) > 1e-3);
+    }
+    kq_decoder_free(dec);
+    kq_head_free(head);
+    kq_model_ctx_free(mc);
+    kq_free(x), kq_free(all), kq_free(logits), kq_free(xn), kq_free(scratch);
+    golden_close(&g);
+}
+
+static void test_decoder(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_FAMILIES; i++)
+        for (int threads = 1; threads <= 2; threads++) {
+            decoder_family(families[i], KQ_F32, threads);
+            decoder_family(families[i], KQ_BF16, threads);
+        }
+}
+
+static void test_head_refusals(void **state)
+{
+    (void)state;
+    kq_error err;
+    setup s;
+    setup_make(&s, "llama2", KQ_F32, 8);
+    kq_head *head;
+    check_ok(kq_head_load(s.mc, &s.g.w, &head, &err));
+    float x[4 * 64], nll[4];
+    int32_t ids[4] = {1, 2, 259, 3}, neg[4] = {1, -1, 0, 0}, bad[4] = {0, 0, -2, 0};
+    void *hs = kq_alloc(kq_head_scratch_bytes(s.mc), 1);
+    check_fails(kq_head_embed(head, ids, 4, x, &err), KQ_E_ARG, "259");
+    check_fails(kq_head_embed(head, neg, 4, x, &err), KQ_E_ARG, "-1");
+    random_rows(x, 4 * 64, "x");
+    check_fails(kq_head_loss(head, x, 4, ids, nll, NULL, hs, &err), KQ_E_ARG, "259");
+    check_fails(kq_head_loss(head, x, 4, bad, nll, NULL, hs, &err), KQ_E_ARG, "-2");
+    x[70] = NAN;
+    int32_t ok[4] = {5, 6, 7, 8};
+    check_fails(kq_head_loss(head, x, 4, ok, nll, NULL, hs, &err), KQ_E_NUMERIC, "NaN");
+    kq_free(hs);
+    kq_head_free(head);
+    setup_free(&s);
+}
+
+/* Every allocation may fail: an error comes back, and nothing leaks (the sanitizer build sees to that). */
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    golden g;
+    kq_error err;
+    golden_open(&g, "qwen3");
+    size_t n = 1;
+    for (;; n++) {
+        kq_decoder *dec = NULL;
+        kq_alloc_fail_after(n);
+        kq_status st = kq_decoder_new(&g.w, test_isa(), n & 1 ? KQ_BF16 : KQ_F32, 16, 1, &dec, &err);
+        kq_alloc_fail_after(0);
+        if (st == KQ_OK) {
+            kq_decoder_free(dec);
+            break;
+        }
+        assert_int_equal(st, KQ_E_MEMORY);
+        assert_null(dec);
+    }
+    assert_true(n > 40);
+    golden_close(&g);
+}
+
+static int run(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_finite_difference), cmocka_unit_test(test_threads_same_bits), cmocka_unit_test(test_causal),
+        cmocka_unit_test(test_sinks), cmocka_unit_test(test_long), cmocka_unit_test(test_decoder), cmocka_unit_test(test_head_refusals),
+        cmocka_unit_test(test_out_of_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+int main(void)
+{
+    return run_or_skip(run);
+}
