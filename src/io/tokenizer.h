@@ -8,7 +8,11 @@ typedef struct kq_tokenizer kq_tokenizer;
 
 /* From tokenizer.json (+ tokenizer_config.json) of the source's folder, or from the GGUF's tokenizer.ggml.* metadata. */
 kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *err);
-/* From a tokenizer.json (tokenizer_config.json beside it is read when it exists). */
+/* From a tokenizer.json (tokenizer_config.json and chat_template.jinja beside it are read when they exist).
+ * Understood: model BPE (byte_fallback, fuse_unk, ignore_merges); normalizers NFC, NFD, NFKC, NFKD, Prepend, Replace; pre-tokenizers ByteLevel,
+ * Split, Digits, Metaspace; decoders ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip; post-processors ByteLevel, TemplateProcessing; and
+ * Sequences of them. Anything else, dropout, and regex constructs that other engines read differently: KQ_E_UNSUPPORTED with its name.
+ * truncation and padding are not applied. A GGUF's metadata (models "gpt2" and "llama") is turned into the same JSON first. */
 kq_status kq_tokenizer_open_file(const char *tokenizer_json, kq_tokenizer **out, kq_error *err);
 void kq_tokenizer_close(kq_tokenizer *tok);
 
@@ -17,9 +21,13 @@ void kq_tokenizer_close(kq_tokenizer *tok);
  * in the text ("<|im_end|>") become their ids, as `tokenizers` does. *ids is the caller's (kq_free). Safe from several threads. */
 kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t size, bool add_special, bool parse_special,
                               int32_t **ids, size_t *n_ids, kq_error *err);
-/* The bytes of ids (not always whole UTF-8 characters), with a final NUL not counted. skip_special leaves special tokens out. */
+/* The bytes of ids (not always whole UTF-8 characters), with a final NUL not counted. skip_special leaves special tokens out. Ids that have
+ * no token (the padded rows of an embedding) add nothing, as in `tokenizers`; negative ones are KQ_E_ARG. */
 kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_t n_ids, bool skip_special,
                               char **text, size_t *size, kq_error *err);
+/* The bytes that one id adds inside a text (for streaming): borrowed, alive as long as tok. A character may come in parts; the bytes of a whole
+ * sequence, joined, are what kq_tokenizer_decode gives, but for the leading space that LLaMA-2's decoder takes from the first token. */
+kq_status kq_tokenizer_token_bytes(const kq_tokenizer *tok, int32_t id, const char **bytes, size_t *size, kq_error *err);
 
 size_t kq_tokenizer_vocab_size(const kq_tokenizer *tok); /* highest id + 1 */
 int32_t kq_tokenizer_bos(const kq_tokenizer *tok);       /* -1: none */
@@ -29,13 +37,20 @@ int32_t kq_tokenizer_id(const kq_tokenizer *tok, const char *token); /* id of an
 int32_t kq_tokenizer_document_end(const kq_tokenizer *tok);
 
 typedef struct kq_message { const char *role, *content; } kq_message;
-/* The text of a conversation in the model's chat format, ending where the assistant speaks. The three families' templates are written
- * out in C (ChatML of SmolLM2/Qwen with SmolLM2's default system message, LLaMA-2's [INST], LLaMA-3's headers) and recognised by
- * markers in the model's chat_template; the template itself is data and is never executed. KQ_E_UNSUPPORTED when none fits. */
+/* The text of a conversation in the model's chat format, ending where the assistant speaks (*text: kq_free). The formats are written out in C
+ * and recognised by markers in the model's chat_template; the template itself is data and is never executed:
+ *   ChatML of SmolLM2 and Qwen2.5 with their default system messages, plain ChatML;
+ *   Qwen3 (thinking removed from answers before the last question, generation as with enable_thinking left alone);
+ *   LLaMA-2's [INST] with <<SYS>>; LLaMA-3's headers; LLaMA-3.1/3.2's, with the template's fixed date "26 Jul 2024".
+ * Roles system, user, assistant; tools are not supported. The text holds the beginning token where the template writes it: encode it with
+ * add_special false and parse_special true. KQ_E_UNSUPPORTED when there is no template or none fits; KQ_E_ARG when LLaMA-2's roles do not
+ * alternate (its template raises an error). */
 kq_status kq_chat_render(const kq_tokenizer *tok, const kq_message *messages, size_t n, char **text, kq_error *err);
 
-/* Write the Hugging Face side files of a GGUF source into folder `dir`: tokenizer.json, tokenizer_config.json (with the chat
- * template), special_tokens_map.json, generation_config.json. The stock `tokenizers` package must give the same ids from them. */
+/* Write the Hugging Face side files of a source into folder `dir` (which exists). From a folder they are copied byte for byte: tokenizer.json,
+ * tokenizer_config.json, special_tokens_map.json, generation_config.json, chat_template.jinja, merges.txt, vocab.json, tokenizer.model,
+ * added_tokens.json, each if it is there. From a GGUF the first four are made: the stock `tokenizers` and AutoTokenizer give the same ids from
+ * them; the chat template is in tokenizer_config.json. */
 kq_status kq_write_hf_side_files(const kq_source *src, const char *dir, kq_error *err);
 /* The text of config.json for a source (a folder's own, or made from GGUF metadata). kq_free. Without quantization_config. */
 kq_status kq_config_json(const kq_source *src, char **json, kq_error *err);

@@ -1,0 +1,719 @@
+/* Normalisers, pre-tokenizers and their patterns, as Hugging Face's `tokenizers` runs them. */
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <utf8proc.h>
+
+#include "io/tokenizer_internal.h"
+
+/* ---- growing arrays and UTF-8 -------------------------------------------------------------------------------------------- */
+
+kq_status kq_tok_grow(void **block, size_t *cap, size_t used, size_t need, size_t elem, kq_error *err)
+{
+    if (need <= *cap && *block)
+        return KQ_OK;
+    size_t next = *cap > SIZE_MAX / 2 ? need : *cap * 2;
+    if (next < need)
+        next = need;
+    if (next < 16)
+        next = 16;
+    void *fresh = NULL;
+    kq_status status = kq_alloc_for(&fresh, next, elem, "the tokenizer", err);
+    if (status)
+        return status;
+    if (used)
+        memcpy(fresh, *block, used * elem);
+    kq_free(*block);
+    *block = fresh;
+    *cap = next;
+    return KQ_OK;
+}
+
+kq_status kq_tok_buf_add(kq_tok_buf *buf, const void *data, size_t size, kq_error *err)
+{
+    size_t need;
+    if (!kq_add_size(buf->size, size, &need))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: a text of %zu bytes", size);
+    if (need > buf->cap || !buf->data) {
+        void *block = buf->data;
+        kq_status status = kq_tok_grow(&block, &buf->cap, buf->size, need, 1, err);
+        if (status)
+            return status;
+        buf->data = block;
+    }
+    if (size)
+        memcpy(buf->data + buf->size, data, size);
+    buf->size = need;
+    return KQ_OK;
+}
+
+kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err)
+{
+    if (ids->size >= ids->cap || !ids->data) {
+        void *block = ids->data;
+        kq_status status = kq_tok_grow(&block, &ids->cap, ids->size, ids->size + 1, sizeof id, err);
+        if (status)
+            return status;
+        ids->data = block;
+    }
+    ids->data[ids->size++] = id;
+    return KQ_OK;
+}
+
+uint32_t kq_utf8_get(const char *s)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    if (u[0] < 0x80)
+        return u[0];
+    if (u[0] < 0xe0)
+        return (uint32_t)(u[0] & 0x1f) << 6 | (u[1] & 0x3f);
+    if (u[0] < 0xf0)
+        return (uint32_t)(u[0] & 0x0f) << 12 | (uint32_t)(u[1] & 0x3f) << 6 | (u[2] & 0x3f);
+    return (uint32_t)(u[0] & 0x07) << 18 | (uint32_t)(u[1] & 0x3f) << 12 | (uint32_t)(u[2] & 0x3f) << 6 | (u[3] & 0x3f);
+}
+
+size_t kq_utf8_put(uint32_t cp, char out[4])
+{
+    if (cp < 0x80) {
+        out[0] = (char)cp;
+        return 1;
+    }
+    if (cp < 0x800) {
+        out[0] = (char)(0xc0 | cp >> 6);
+        out[1] = (char)(0x80 | (cp & 0x3f));
+        return 2;
+    }
+    if (cp < 0x10000) {
+        out[0] = (char)(0xe0 | cp >> 12);
+        out[1] = (char)(0x80 | (cp >> 6 & 0x3f));
+        out[2] = (char)(0x80 | (cp & 0x3f));
+        return 3;
+    }
+    out[0] = (char)(0xf0 | cp >> 18);
+    out[1] = (char)(0x80 | (cp >> 12 & 0x3f));
+    out[2] = (char)(0x80 | (cp >> 6 & 0x3f));
+    out[3] = (char)(0x80 | (cp & 0x3f));
+    return 4;
+}
+
+/* One step at s: *valid tells whether a whole character is there; the result is its length, or that of the ill-formed part
+ * (the longest prefix of a well-formed character, at least one byte: Unicode's "maximal subpart"). */
+static size_t utf8_step(const unsigned char *s, size_t size, bool *valid)
+{
+    unsigned char lo = 0x80, hi = 0xbf, b = s[0];
+    size_t want;
+    *valid = true;
+    if (b < 0x80)
+        return 1;
+    if (b >= 0xc2 && b <= 0xdf)
+        want = 2;
+    else if (b >= 0xe0 && b <= 0xef) {
+        want = 3;
+        if (b == 0xe0)
+            lo = 0xa0;
+        if (b == 0xed)
+            hi = 0x9f;
+    } else if (b >= 0xf0 && b <= 0xf4) {
+        want = 4;
+        if (b == 0xf0)
+            lo = 0x90;
+        if (b == 0xf4)
+            hi = 0x8f;
+    } else {
+        *valid = false;
+        return 1;
+    }
+    for (size_t i = 1; i < want; i++, lo = 0x80, hi = 0xbf)
+        if (i >= size || s[i] < lo || s[i] > hi) {
+            *valid = false;
+            return i;
+        }
+    return want;
+}
+
+size_t kq_utf8_valid(const char *s, size_t size)
+{
+    size_t i = 0;
+    bool valid;
+    while (i < size) {
+        if ((unsigned char)s[i] < 0x80) {
+            i++;
+            continue;
+        }
+        size_t n = utf8_step((const unsigned char *)s + i, size - i, &valid);
+        if (!valid)
+            break;
+        i += n;
+    }
+    return i;
+}
+
+kq_status kq_utf8_lossy(const char *s, size_t size, kq_tok_buf *out, kq_error *err)
+{
+    for (size_t i = 0; i < size;) {
+        size_t good = kq_utf8_valid(s + i, size - i);
+        kq_status status = kq_tok_buf_add(out, s + i, good, err);
+        i += good;
+        if (!status && i < size) {
+            bool valid;
+            i += utf8_step((const unsigned char *)s + i, size - i, &valid);
+            status = kq_tok_buf_add(out, "\xef\xbf\xbd", 3, err);
+        }
+        if (status)
+            return status;
+    }
+    return KQ_OK;
+}
+
+/* GPT-2: printable Latin-1 stands for itself, the 68 others are numbered from U+0100 on. */
+uint32_t kq_byte_char(unsigned byte)
+{
+    if ((byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae)
+        return byte;
+    if (byte <= 0x20)
+        return 0x100 + byte;
+    if (byte <= 0xa0)
+        return 0x121 + (byte - 0x7f);
+    return 0x143; /* 0xad */
+}
+
+int kq_char_byte(uint32_t cp)
+{
+    if (cp >= 0x100 && cp <= 0x120)
+        return (int)(cp - 0x100);
+    if (cp >= 0x121 && cp <= 0x142)
+        return (int)(cp - 0x121 + 0x7f);
+    if (cp == 0x143)
+        return 0xad;
+    return cp < 0x100 && kq_byte_char(cp) == cp ? (int)cp : -1;
+}
+
+/* ---- patterns ------------------------------------------------------------------------------------------------------------- */
+
+/* The insides of character classes that PCRE2 defines otherwise: Unicode White_Space (PCRE2's \s also takes U+180E), and
+ * Oniguruma's word characters (PCRE2's \w leaves out the marks). */
+#define SPACE_SET "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define WORD_SET "\\p{L}\\p{M}\\p{Nd}\\p{Pc}"
+
+static kq_status put(kq_tok_buf *out, const char *s, kq_error *err) { return kq_tok_buf_add(out, s, strlen(s), err); }
+
+/* \p{...} or \P{...} at s (after the backslash); Oniguruma's script names mean the script itself, PCRE2's the script extensions. */
+static size_t translate_property(const char *s, size_t size, kq_tok_buf *out, kq_status *status, kq_error *err)
+{
+    size_t n = 2;
+    char text[64];
+    if (size < 4 || s[1] != '{')
+        return 0;
+    while (n < size && s[n] != '}' && isalnum((unsigned char)s[n]))
+        n++;
+    if (n >= size || s[n] != '}' || n < 3 || n > 40)
+        return 0;
+    snprintf(text, sizeof text, "\\%c{%s%.*s}", s[0], n - 2 <= 2 ? "" : "sc:", (int)(n - 2), s + 2);
+    *status = put(out, text, err);
+    return n + 1;
+}
+
+/* Oniguruma (Ruby syntax) to PCRE2: constructs known to mean the same pass, a few are rewritten, the others are refused. */
+static kq_status translate(const char *re, size_t size, const char *where, kq_tok_buf *out, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    bool in_class = false;
+    size_t class_start = 0;
+    const char *no = NULL;
+    for (size_t i = 0; i < size && !status;) {
+        char c = re[i];
+        if (c == '\\') {
+            if (i + 1 >= size) {
+                no = "a final backslash";
+                break;
+            }
+            char e = re[i + 1];
+            if (e == 's') {
+                status = put(out, in_class ? SPACE_SET : "[" SPACE_SET "]", err);
+            } else if (e == 'w') {
+                status = put(out, in_class ? WORD_SET : "[" WORD_SET "]", err);
+            } else if ((e == 'S' || e == 'W') && !in_class) {
+                status = put(out, e == 'S' ? "[^" SPACE_SET "]" : "[^" WORD_SET "]", err);
+            } else if (e == 'p' || e == 'P') {
+                size_t n = translate_property(re + i + 1, size - i - 1, out, &status, err);
+                if (!n) {
+                    no = "a property that is not \\p{Name}";
+                    break;
+                }
+                i += 1 + n;
+                continue;
+            } else if (e == 'x' && i + 3 < size && isxdigit((unsigned char)re[i + 2]) && isxdigit((unsigned char)re[i + 3])) {
+                status = kq_tok_buf_add(out, re + i, 4, err);
+                i += 4;
+                continue;
+            } else if (e == 'u' && i + 5 < size) {
+                char text[16];
+                for (size_t j = 2; j < 6; j++)
+                    if (!isxdigit((unsigned char)re[i + j]))
+                        no = "\\u without four digits";
+                if (no)
+                    break;
+                snprintf(text, sizeof text, "\\x{%.4s}", re + i + 2);
+                status = put(out, text, err);
+                i += 6;
+                continue;
+            } else if (strchr("dDrntf", e) || (ispunct((unsigned char)e)) || e == ' ') {
+                status = kq_tok_buf_add(out, re + i, 2, err);
+            } else {
+                no = "an escape whose meaning differs between regex engines";
+                break;
+            }
+            i += 2;
+            continue;
+        }
+        if (in_class) {
+            if (c == ']' && i != class_start)
+                in_class = false;
+            else if (c == '[' || (c == '&' && i + 1 < size && re[i + 1] == '&')) {
+                no = "a nested character class";
+                break;
+            }
+        } else if (c == '[') {
+            in_class = true;
+            class_start = i + 1 + (i + 1 < size && re[i + 1] == '^');
+        } else if (c == '(' && i + 1 < size && re[i + 1] == '?') {
+            static const char *const known[] = { "(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:" };
+            bool ok = false;
+            for (size_t k = 0; k < sizeof known / sizeof *known; k++)
+                ok = ok || (size - i >= strlen(known[k]) && !memcmp(re + i, known[k], strlen(known[k])));
+            if (!ok) {
+                no = "a group other than (?: (?= (?! (?<= (?<! (?> (?i:";
+                break;
+            }
+        } else if (c == '(' && i + 1 < size && re[i + 1] == '*') {
+            no = "a (*VERB)";
+            break;
+        } else if (c == '^' || c == '$') {
+            no = "a line anchor";
+            break;
+        } else if (c == '}' && i + 1 < size && re[i + 1] == '+') {
+            no = "a '+' after {n,m}, which means something else in each regex engine";
+            break;
+        }
+        status = kq_tok_buf_add(out, &c, 1, err);
+        i++;
+    }
+    if (!status && no)
+        status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: the regex \"%.*s\" has %s", where, size > 200 ? 200 : (int)size, re, no);
+    return status;
+}
+
+kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq_pattern *out, kq_error *err)
+{
+    kq_tok_buf text = { 0 };
+    kq_status status = KQ_OK;
+    pcre2_compile_context *context = NULL;
+    memset(out, 0, sizeof *out);
+    if (size > 1 << 16)
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: a regex of %zu bytes", where, size);
+    if ((status = translate(regex, size, where, &text, err)))
+        goto out;
+    context = pcre2_compile_context_create(NULL);
+    if (!context) {
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: a regex");
+        goto out;
+    }
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+    int code;
+    PCRE2_SIZE where_in;
+    out->code = pcre2_compile((PCRE2_SPTR)(text.data ? text.data : ""), text.size, PCRE2_UTF | PCRE2_UCP, &code, &where_in, context);
+    if (!out->code) {
+        char why[128] = "";
+        pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
+        status = kq_fail(err, KQ_E_FORMAT, "%s: the regex \"%.*s\" does not compile: %s", where, size > 200 ? 200 : (int)size, regex, why);
+        goto out;
+    }
+    (void)pcre2_jit_compile(out->code, PCRE2_JIT_COMPLETE); /* where it is not to be had, the interpreter gives the same matches */
+out:
+    pcre2_compile_context_free(context);
+    kq_free(text.data);
+    return status;
+}
+
+kq_status kq_pattern_literal(const char *s, size_t size, kq_pattern *out, kq_error *err)
+{
+    kq_tok_buf copy = { 0 };
+    memset(out, 0, sizeof *out);
+    if (!size)
+        return kq_fail(err, KQ_E_FORMAT, "an empty pattern in tokenizer.json");
+    kq_status status = kq_tok_buf_add(&copy, s, size, err);
+    out->literal = copy.data;
+    out->literal_size = size;
+    return status;
+}
+
+void kq_pattern_free(kq_pattern *p)
+{
+    pcre2_code_free(p->code);
+    kq_free(p->literal);
+    memset(p, 0, sizeof *p);
+}
+
+static kq_status add_span(kq_tok_scratch *s, size_t off, size_t size, bool match, kq_error *err)
+{
+    if (s->n_span >= s->cap_span) {
+        void *block = s->span;
+        kq_status status = kq_tok_grow(&block, &s->cap_span, s->n_span, s->n_span + 1, sizeof *s->span, err);
+        if (status)
+            return status;
+        s->span = block;
+    }
+    s->span[s->n_span++] = (kq_span){ off, size, match };
+    return KQ_OK;
+}
+
+static kq_status run_regex(const pcre2_code *code, const char *text, size_t size, size_t from, kq_tok_scratch *s, size_t *start, size_t *end,
+                           bool *found, kq_error *err)
+{
+    if (!s->match) {
+        s->match = pcre2_match_data_create(1, NULL);
+        if (!s->match)
+            return kq_fail(err, KQ_E_MEMORY, "out of memory: a regex match");
+    }
+    int rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, s->match, s->match_context);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !s->jit_stack) {
+        s->jit_stack = pcre2_jit_stack_create(64 << 10, 16 << 20, NULL);
+        s->match_context = pcre2_match_context_create(NULL);
+        if (!s->jit_stack || !s->match_context)
+            return kq_fail(err, KQ_E_MEMORY, "out of memory: a regex match");
+        pcre2_jit_stack_assign(s->match_context, NULL, s->jit_stack);
+        rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, s->match, s->match_context);
+    }
+    *found = rc >= 0;
+    if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) {
+        char why[128] = "";
+        pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof why);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "the tokenizer's regex cannot be run on this text: %s", why);
+    }
+    if (*found) {
+        const PCRE2_SIZE *v = pcre2_get_ovector_pointer(s->match);
+        *start = v[0];
+        *end = v[1];
+        if (*end < *start)
+            return kq_fail(err, KQ_E_UNSUPPORTED, "the tokenizer's regex matches backwards");
+    }
+    return KQ_OK;
+}
+
+/* Fill s->span: text cut into matches and what lies between them, in order, covering all of it. */
+static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, kq_tok_scratch *s, kq_error *err)
+{
+    size_t done = 0, from = 0;
+    kq_status status = KQ_OK;
+    s->n_span = 0;
+    while (from <= size && !status) {
+        size_t start = size, end = size;
+        bool found = false;
+        if (p->code) {
+            if ((status = run_regex(p->code, text, size, from, s, &start, &end, &found, err)))
+                return status;
+        } else {
+            const char *at = from < size ? memmem(text + from, size - from, p->literal, p->literal_size) : NULL;
+            if (at) {
+                found = true;
+                start = (size_t)(at - text);
+                end = start + p->literal_size;
+            }
+        }
+        if (!found)
+            break;
+        if (end == start && start < from) /* cannot happen with \K refused; a guard against no progress */
+            break;
+        if (start > done && (status = add_span(s, done, start - done, false, err)))
+            return status;
+        if (end > start || start > done)
+            status = add_span(s, start, end - start, true, err);
+        done = end;
+        from = end > start ? end : end < size ? end + kq_utf8_size((unsigned char)text[end]) : size + 1;
+    }
+    if (!status && done < size)
+        status = add_span(s, done, size - done, false, err);
+    return status;
+}
+
+/* What `tokenizers` calls SplitDelimiterBehavior, on s->span. */
+static void apply_behavior(kq_tok_scratch *s, kq_behavior behavior)
+{
+    kq_span *v = s->span;
+    size_t n = 0;
+    bool before = false;
+    if (behavior == KQ_REMOVED) {
+        for (size_t i = 0; i < s->n_span; i++)
+            if (!v[i].match)
+                v[n++] = v[i];
+        s->n_span = n;
+    } else if (behavior == KQ_CONTIGUOUS || behavior == KQ_MERGED_PREVIOUS) {
+        for (size_t i = 0; i < s->n_span; i++) {
+            kq_span x = v[i];
+            bool join = behavior == KQ_CONTIGUOUS ? n && v[n - 1].match == x.match : n && x.match && !before;
+            before = x.match;
+            if (join)
+                v[n - 1].size = x.off + x.size - v[n - 1].off;
+            else
+                v[n++] = x;
+        }
+        s->n_span = n;
+    } else if (behavior == KQ_MERGED_NEXT) {
+        n = s->n_span; /* v[n..] is what has been written, from the back */
+        for (size_t i = s->n_span; i-- > 0;) {
+            kq_span x = v[i];
+            bool join = n < s->n_span && x.match && !before;
+            before = x.match;
+            if (join) {
+                v[n].size += v[n].off - x.off;
+                v[n].off = x.off;
+            } else {
+                v[--n] = x;
+            }
+        }
+        s->n_span -= n;
+        memmove(v, v + n, s->n_span * sizeof *v);
+    }
+}
+
+/* ---- normalisers ---------------------------------------------------------------------------------------------------------- */
+
+static kq_status replace_all(const kq_norm *norm, const char *text, size_t size, kq_tok_scratch *s, kq_tok_buf *out, kq_error *err)
+{
+    kq_status status = find_spans(&norm->pattern, text, size, s, err);
+    for (size_t i = 0; i < s->n_span && !status; i++)
+        status = s->span[i].match ? kq_tok_buf_add(out, norm->content, norm->content_size, err)
+                                  : kq_tok_buf_add(out, text + s->span[i].off, s->span[i].size, err);
+    return status;
+}
+
+static kq_status normal_form(int form, const char *text, size_t size, kq_tok_buf *out, kq_error *err)
+{
+    utf8proc_uint8_t *made = NULL;
+    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, &made, (utf8proc_option_t)form);
+    if (n < 0)
+        return kq_fail(err, n == UTF8PROC_ERROR_NOMEM ? KQ_E_MEMORY : KQ_E_FORMAT, "Unicode normalisation: %s", utf8proc_errmsg(n));
+    kq_status status = kq_tok_buf_add(out, made, (size_t)n, err);
+    free(made);
+    return status;
+}
+
+kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, size_t size, kq_tok_scratch *s,
+                       const char **out, size_t *out_size, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < n_norm && !status && size; i++) {
+        kq_tok_buf *to = &s->norm[text == s->norm[0].data];
+        if (norm[i].kind == KQ_NORM_FORM) {
+            /* Below U+0300 everything is already in NFC; ASCII is in every form. */
+            unsigned char limit = norm[i].form == (UTF8PROC_STABLE | UTF8PROC_COMPOSE) ? 0xcc : 0x80;
+            size_t j = 0;
+            while (j < size && (unsigned char)text[j] < limit)
+                j++;
+            if (j == size)
+                continue;
+        }
+        to->size = 0;
+        if (norm[i].kind == KQ_NORM_FORM) {
+            status = normal_form(norm[i].form, text, size, to, err);
+        } else if (norm[i].kind == KQ_NORM_PREPEND) {
+            if (!(status = kq_tok_buf_add(to, norm[i].content, norm[i].content_size, err)))
+                status = kq_tok_buf_add(to, text, size, err);
+        } else {
+            status = replace_all(&norm[i], text, size, s, to, err);
+        }
+        text = to->data ? to->data : "";
+        size = to->size;
+    }
+    *out = text;
+    *out_size = size;
+    return status;
+}
+
+/* ---- pre-tokenizers ------------------------------------------------------------------------------------------------------- */
+
+static kq_status add_piece(kq_tok_scratch *s, int side, size_t off, size_t size, bool at_start, kq_error *err)
+{
+    if (!size)
+        return KQ_OK;
+    if (s->n_piece[side] >= s->cap_piece[side]) {
+        void *block = s->piece[side];
+        kq_status status = kq_tok_grow(&block, &s->cap_piece[side], s->n_piece[side], s->n_piece[side] + 1, sizeof **s->piece, err);
+        if (status)
+            return status;
+        s->piece[side] = block;
+    }
+    s->piece[side][s->n_piece[side]++] = (kq_piece){ off, size, at_start };
+    return KQ_OK;
+}
+
+static bool is_numeric(uint32_t cp)
+{
+    if (cp < 0x80)
+        return cp >= '0' && cp <= '9';
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
+}
+
+/* Spans of single numeric characters, and of what lies between. */
+static kq_status digit_spans(const char *text, size_t size, kq_tok_scratch *s, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    size_t done = 0;
+    s->n_span = 0;
+    for (size_t i = 0; i < size && !status;) {
+        size_t n = kq_utf8_size((unsigned char)text[i]);
+        if (is_numeric(kq_utf8_get(text + i))) {
+            if (i > done)
+                status = add_span(s, done, i - done, false, err);
+            if (!status)
+                status = add_span(s, i, n, true, err);
+            done = i + n;
+        }
+        i += n;
+    }
+    if (!status && done < size)
+        status = add_span(s, done, size - done, false, err);
+    return status;
+}
+
+/* Append the stand-in characters of text. */
+static kq_status map_bytes(const char *text, size_t size, kq_tok_buf *out, kq_error *err)
+{
+    size_t most;
+    if (!kq_mul_size(size, 2, &most) || !kq_add_size(most, out->size, &most))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: a text of %zu bytes", size);
+    if (most > out->cap) {
+        void *block = out->data;
+        kq_status status = kq_tok_grow(&block, &out->cap, out->size, most, 1, err);
+        if (status)
+            return status;
+        out->data = block;
+    }
+    char *to = out->data + out->size;
+    for (size_t i = 0; i < size; i++) {
+        unsigned char b = (unsigned char)text[i];
+        if (b > 0x20 && b < 0x7f)
+            *to++ = (char)b;
+        else
+            to += kq_utf8_put(kq_byte_char(b), to);
+    }
+    out->size = (size_t)(to - out->data);
+    return KQ_OK;
+}
+
+/* One pre-tokenizer on one piece [base + in.off, in.size): pieces into side `to`; ByteLevel and Metaspace append new text to `fresh`. */
+static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int to, kq_tok_buf *fresh, kq_tok_scratch *s,
+                         kq_error *err)
+{
+    kq_tok_buf *work = &s->work;
+    const char *text = base + in.off;
+    size_t size = in.size, origin = in.off;
+    kq_status status = KQ_OK;
+    if (pre->kind == KQ_PRE_METASPACE) {
+        work->size = 0;
+        const char *r = pre->replacement;
+        size_t rn = pre->replacement_size;
+        bool has = size >= rn ? !memcmp(text, r, rn) : false;
+        if (!has && text[0] != ' ' && (pre->prepend == KQ_PREPEND_ALWAYS || (pre->prepend == KQ_PREPEND_FIRST && in.at_start)))
+            status = kq_tok_buf_add(work, r, rn, err);
+        for (size_t i = 0; i < size && !status;) {
+            const char *space = memchr(text + i, ' ', size - i);
+            size_t n = space ? (size_t)(space - text) - i : size - i;
+            status = kq_tok_buf_add(work, text + i, n, err);
+            if (!status && space)
+                status = kq_tok_buf_add(work, r, rn, err);
+            i += n + (space != NULL);
+        }
+        text = work->data;
+        size = work->size;
+        if (!status && pre->split) {
+            kq_pattern p = { NULL, pre->replacement, rn };
+            if (!(status = find_spans(&p, text, size, s, err)))
+                apply_behavior(s, KQ_MERGED_NEXT);
+        } else if (!status) {
+            s->n_span = 0;
+            status = add_span(s, 0, size, false, err);
+        }
+    } else if (pre->kind == KQ_PRE_BYTE_LEVEL) {
+        if (pre->add_prefix_space && text[0] != ' ') {
+            work->size = 0;
+            if (!(status = kq_tok_buf_add(work, " ", 1, err)))
+                status = kq_tok_buf_add(work, text, size, err);
+            text = work->data;
+            size = work->size;
+        }
+        if (!status && pre->use_regex) {
+            status = find_spans(&pre->pattern, text, size, s, err);
+        } else if (!status) {
+            s->n_span = 0;
+            status = add_span(s, 0, size, false, err);
+        }
+    } else {
+        status = pre->kind == KQ_PRE_DIGITS ? digit_spans(text, size, s, err) : find_spans(&pre->pattern, text, size, s, err);
+        if (pre->invert)
+            for (size_t i = 0; i < s->n_span; i++)
+                s->span[i].match = !s->span[i].match;
+        if (!status)
+            apply_behavior(s, pre->behavior);
+    }
+    bool new_text = pre->kind == KQ_PRE_METASPACE || pre->kind == KQ_PRE_BYTE_LEVEL;
+    for (size_t i = 0; i < s->n_span && !status; i++) {
+        kq_span x = s->span[i];
+        bool at_start = in.at_start && x.off == 0;
+        if (!new_text) {
+            status = add_piece(s, to, origin + x.off, x.size, at_start, err);
+            continue;
+        }
+        size_t off = fresh->size;
+        status = pre->kind == KQ_PRE_BYTE_LEVEL ? map_bytes(text + x.off, x.size, fresh, err)
+                                                : kq_tok_buf_add(fresh, text + x.off, x.size, err);
+        if (!status)
+            status = add_piece(s, to, off, fresh->size - off, at_start, err);
+    }
+    return status;
+}
+
+kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size_t size, bool at_start, kq_tok_scratch *s,
+                         const char **base, const kq_piece **pieces, size_t *n_pieces, kq_error *err)
+{
+    int side = 0;
+    s->n_piece[0] = 0;
+    kq_status status = add_piece(s, 0, 0, size, at_start, err);
+    for (size_t k = 0; k < n_pre && !status; k++) {
+        int to = 1 - side;
+        s->n_piece[to] = 0;
+        bool new_text = pre[k].kind == KQ_PRE_METASPACE || pre[k].kind == KQ_PRE_BYTE_LEVEL;
+        kq_tok_buf *fresh = &s->text[text == s->text[0].data]; /* the one that does not hold the text being read */
+        if (new_text)
+            fresh->size = 0;
+        for (size_t i = 0; i < s->n_piece[side] && !status; i++)
+            status = run_pre(&pre[k], text, s->piece[side][i], to, fresh, s, err);
+        if (new_text)
+            text = fresh->data ? fresh->data : "";
+        side = to;
+    }
+    *base = text;
+    *pieces = s->piece[side];
+    *n_pieces = s->n_piece[side];
+    return status;
+}
+
+void kq_tok_scratch_free(kq_tok_scratch *s)
+{
+    for (int i = 0; i < 2; i++) {
+        kq_free(s->norm[i].data);
+        kq_free(s->text[i].data);
+        kq_free(s->piece[i]);
+    }
+    kq_free(s->work.data);
+    kq_free(s->valid.data);
+    kq_free(s->span);
+    kq_free(s->bpe);
+    kq_free(s->heap);
+    pcre2_match_data_free(s->match);
+    pcre2_match_context_free(s->match_context);
+    pcre2_jit_stack_free(s->jit_stack);
+    kq_bpe_cache_free(s->cache);
+}

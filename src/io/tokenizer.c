@@ -1,0 +1,447 @@
+/* The tokenizer: opening, encoding, decoding, questions about the vocabulary. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "io/tokenizer_internal.h"
+
+#include <utf8proc.h>
+
+enum { CACHE_FROM = 4096 }; /* bytes of text from which a word cache pays */
+
+/* ---- opening -------------------------------------------------------------------------------------------------------------- */
+
+kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err)
+{
+    char *text = NULL;
+    size_t size = 0;
+    json_error_t why;
+    kq_status status = kq_file_read(path, KQ_TOK_MAX_FILE, &text, &size, err);
+    if (status)
+        return status;
+    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    kq_free(text);
+    if (!*out)
+        return kq_fail(err, json_error_code(&why) == json_error_out_of_memory ? KQ_E_MEMORY : KQ_E_FORMAT, "%s: not valid JSON: %s (line %d)", path,
+                       why.text, why.line);
+    return KQ_OK;
+}
+
+/* tokenizer_config.json and chat_template.jinja in the folder of tokenizer.json, each if it is there. */
+static kq_status read_beside(kq_tokenizer *tok, const char *dir, kq_error *err)
+{
+    char path[4096];
+    json_t *config = NULL;
+    kq_status status = kq_path_join(path, sizeof path, dir, "tokenizer_config.json", err);
+    if (!status && kq_path_exists(path)) {
+        status = kq_tok_json_load(path, &config, err);
+        if (!status)
+            status = kq_tokenizer_apply_config(tok, config, path, err);
+        json_decref(config);
+    }
+    if (!status)
+        status = kq_path_join(path, sizeof path, dir, "chat_template.jinja", err);
+    if (!status && kq_path_exists(path)) {
+        char *text = NULL;
+        size_t size;
+        if (!(status = kq_file_read(path, 1 << 24, &text, &size, err))) {
+            kq_free(tok->chat_template);
+            tok->chat_template = text;
+        }
+    }
+    return status;
+}
+
+kq_status kq_tokenizer_open_file(const char *path, kq_tokenizer **out, kq_error *err)
+{
+    json_t *root = NULL;
+    kq_tokenizer *tok = NULL;
+    char dir[4096];
+    *out = NULL;
+    kq_status status = kq_tok_json_load(path, &root, err);
+    if (status)
+        return status;
+    status = kq_tokenizer_from_json(root, path, &tok, err);
+    json_decref(root);
+    if (!status) {
+        const char *slash = strrchr(path, '/');
+        if ((size_t)snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1, slash ? path : ".") >= sizeof dir)
+            status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", path);
+        else
+            status = read_beside(tok, dir, err);
+    }
+    if (status) {
+        kq_tokenizer_close(tok);
+        return status;
+    }
+    *out = tok;
+    return KQ_OK;
+}
+
+kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *err)
+{
+    kq_tokenizer *tok = NULL;
+    kq_status status;
+    *out = NULL;
+    if (kq_source_kind_of(src) == KQ_SOURCE_GGUF) {
+        json_t *root = NULL, *config = NULL;
+        if (!(status = kq_tokenizer_gguf_json(src, &root, &config, err)) &&
+            !(status = kq_tokenizer_from_json(root, kq_source_path(src), &tok, err)))
+            status = kq_tokenizer_apply_config(tok, config, kq_source_path(src), err);
+        json_decref(root);
+        json_decref(config);
+    } else {
+        char path[4096];
+        if (!(status = kq_path_join(path, sizeof path, kq_source_path(src), "tokenizer.json", err))) {
+            if (!kq_path_exists(path))
+                status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: no tokenizer.json (older tokenizer files: load and save the folder once with transformers)",
+                                 kq_source_path(src));
+            else
+                status = kq_tokenizer_open_file(path, &tok, err);
+        }
+    }
+    if (!status) {
+        const kq_config *cfg = kq_source_config(src);
+        if (tok->bos < 0 && cfg->bos_id >= 0 && (size_t)cfg->bos_id < tok->n_id)
+            tok->bos = cfg->bos_id;
+        if (tok->eos < 0 && cfg->n_eos && cfg->eos_id[0] >= 0 && (size_t)cfg->eos_id[0] < tok->n_id)
+            tok->eos = cfg->eos_id[0];
+        *out = tok;
+        return KQ_OK;
+    }
+    kq_tokenizer_close(tok);
+    return status;
+}
+
+void kq_tokenizer_close(kq_tokenizer *tok)
+{
+    if (!tok)
+        return;
+    for (size_t i = 0; i < tok->n_norm; i++) {
+        kq_pattern_free(&tok->norm[i].pattern);
+        kq_free(tok->norm[i].content);
+    }
+    for (size_t i = 0; i < tok->n_pre; i++) {
+        kq_pattern_free(&tok->pre[i].pattern);
+        kq_free(tok->pre[i].replacement);
+    }
+    for (size_t i = 0; i < tok->n_added; i++)
+        kq_free(tok->added[i].match);
+    kq_free(tok->norm);
+    kq_free(tok->pre);
+    kq_free(tok->added);
+    kq_free(tok->raw_set.item);
+    kq_free(tok->norm_set.item);
+    kq_free(tok->path);
+    kq_free(tok->token);
+    kq_free(tok->text.data);
+    kq_free(tok->decoded.data);
+    kq_free(tok->map);
+    kq_free(tok->in_model);
+    kq_free(tok->merge);
+    kq_free(tok->special);
+    kq_free(tok->prefix);
+    kq_free(tok->suffix);
+    kq_free(tok->meta);
+    kq_free(tok->chat_template);
+    kq_free(tok);
+}
+
+/* ---- added tokens --------------------------------------------------------------------------------------------------------- */
+
+/* Whether text ends (before `at`) or goes on (at `at`) with a character of \w or \s. */
+static size_t char_before(const char *s, size_t at)
+{
+    size_t n = 1;
+    while (n < at && ((unsigned char)s[at - n] & 0xc0) == 0x80)
+        n++;
+    return n;
+}
+
+static bool is_word(uint32_t cp)
+{
+    switch (utf8proc_category((utf8proc_int32_t)cp)) {
+    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM: case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME: case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default:
+        return cp == 0x200c || cp == 0x200d;
+    }
+}
+
+static bool is_space(uint32_t cp)
+{
+    return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 ||
+           cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
+}
+
+static const kq_added *match_at(const kq_added_set *set, const char *s, size_t left)
+{
+    unsigned char b = (unsigned char)s[0];
+    for (uint32_t i = set->first[b]; i < set->first[b + 1]; i++)
+        if (set->item[i]->match_size <= left && !memcmp(set->item[i]->match, s, set->item[i]->match_size))
+            return set->item[i];
+    return NULL;
+}
+
+/* The next added token at or after *from: its extent with stripped white space in [*start, *end), *from behind the match itself.
+ * done is where the last one ended. NULL: none left. */
+static const kq_added *next_added(const kq_tokenizer *tok, const kq_added_set *set, const char *s, size_t size, bool parse_special,
+                                  size_t done, size_t *from, size_t *start, size_t *end)
+{
+    if (!set->n)
+        return NULL;
+    for (size_t i = *from; i < size; i++) {
+        unsigned char b = (unsigned char)s[i];
+        if (set->first[b] == set->first[b + 1])
+            continue;
+        const kq_added *a = match_at(set, s + i, size - i);
+        if (!a)
+            continue;
+        size_t lo = i, hi = i + a->match_size;
+        *from = hi;
+        i = hi - 1; /* matches do not overlap, even those turned down below */
+        if (!parse_special && tok->special[a->id])
+            continue;
+        if (a->single_word && ((lo && is_word(kq_utf8_get(s + lo - char_before(s, lo)))) || (hi < size && is_word(kq_utf8_get(s + hi)))))
+            continue;
+        if (lo < done) /* swallowed by the white space of the token before */
+            continue;
+        if (a->lstrip)
+            while (lo > done && is_space(kq_utf8_get(s + lo - char_before(s, lo))))
+                lo -= char_before(s, lo);
+        if (a->rstrip)
+            while (hi < size && is_space(kq_utf8_get(s + hi)))
+                hi += kq_utf8_size((unsigned char)s[hi]);
+        *start = lo;
+        *end = hi;
+        return a;
+    }
+    *from = size;
+    return NULL;
+}
+
+static bool goes_first(const kq_added *a, const kq_added *b)
+{
+    unsigned char x = (unsigned char)a->match[0], y = (unsigned char)b->match[0];
+    return x != y ? x < y : a->match_size > b->match_size;
+}
+
+kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, bool normalized, kq_error *err)
+{
+    set->item = kq_alloc(n, sizeof *set->item);
+    const kq_added **tmp = kq_alloc(n, sizeof *tmp);
+    if (!set->item || !tmp) {
+        kq_free(tmp);
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: added tokens");
+    }
+    set->n = 0;
+    for (size_t i = 0; i < n; i++)
+        if (added[i].normalized == normalized && added[i].match_size)
+            set->item[set->n++] = &added[i];
+    for (size_t width = 1; width < set->n; width *= 2) { /* merge sort: stable, so that the first of two equal ones stays first */
+        for (size_t lo = 0; lo < set->n; lo += 2 * width) {
+            size_t mid = lo + width < set->n ? lo + width : set->n, hi = lo + 2 * width < set->n ? lo + 2 * width : set->n;
+            for (size_t i = lo, j = mid, k = lo; k < hi; k++)
+                tmp[k] = j >= hi || (i < mid && !goes_first(set->item[j], set->item[i])) ? set->item[i++] : set->item[j++];
+        }
+        memcpy(set->item, tmp, set->n * sizeof *tmp);
+    }
+    kq_free(tmp);
+    for (size_t b = 0, i = 0; b <= 256; b++) {
+        while (i < set->n && (unsigned char)set->item[i]->match[0] < b)
+            i++;
+        set->first[b] = (uint32_t)i;
+    }
+    return KQ_OK;
+}
+
+/* ---- encoding ------------------------------------------------------------------------------------------------------------- */
+
+static kq_status encode_words(const kq_tokenizer *tok, const char *text, size_t size, bool at_start, kq_tok_scratch *s, kq_tok_ids *ids,
+                              kq_error *err)
+{
+    const char *base;
+    const kq_piece *piece;
+    size_t n;
+    kq_status status = kq_pretokenize(tok->pre, tok->n_pre, text, size, at_start, s, &base, &piece, &n, err);
+    for (size_t i = 0; i < n && !status; i++)
+        status = kq_bpe_piece(tok, base + piece[i].off, piece[i].size, s, ids, err);
+    return status;
+}
+
+/* A stretch of raw text between the added tokens found in it: normalise, look for those that are matched in normalised text. */
+static kq_status encode_stretch(const kq_tokenizer *tok, const char *raw, size_t raw_size, bool at_start, bool parse_special,
+                                kq_tok_scratch *s, kq_tok_ids *ids, kq_error *err)
+{
+    const char *text;
+    size_t size, done = 0, from = 0, start, end;
+    const kq_added *a;
+    kq_status status = kq_normalize(tok->norm, tok->n_norm, raw, raw_size, s, &text, &size, err);
+    while (!status && (a = next_added(tok, &tok->norm_set, text, size, parse_special, done, &from, &start, &end))) {
+        if (start > done)
+            status = encode_words(tok, text + done, start - done, at_start && !done, s, ids, err);
+        if (!status)
+            status = kq_tok_ids_add(ids, a->id, err);
+        done = end;
+    }
+    if (!status && done < size)
+        status = encode_words(tok, text + done, size - done, at_start && !done, s, ids, err);
+    return status;
+}
+
+kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t size, bool add_special, bool parse_special,
+                              int32_t **out, size_t *n_out, kq_error *err)
+{
+    kq_tok_scratch s = { 0 };
+    kq_tok_ids ids = { 0 };
+    const kq_added *a;
+    size_t done = 0, from = 0, start, end;
+    kq_status status = KQ_OK;
+    *out = NULL;
+    *n_out = 0;
+    if (size && kq_utf8_valid(text, size) < size) {
+        if ((status = kq_utf8_lossy(text, size, &s.valid, err)))
+            goto out;
+        text = s.valid.data;
+        size = s.valid.size;
+    }
+    if (size >= CACHE_FROM && (status = kq_bpe_cache_new(&s, err)))
+        goto out;
+    if (add_special)
+        for (size_t i = 0; i < tok->n_prefix && !status; i++)
+            status = kq_tok_ids_add(&ids, tok->prefix[i], err);
+    while (!status && (a = next_added(tok, &tok->raw_set, text, size, parse_special, done, &from, &start, &end))) {
+        if (start > done)
+            status = encode_stretch(tok, text + done, start - done, !done, parse_special, &s, &ids, err);
+        if (!status)
+            status = kq_tok_ids_add(&ids, a->id, err);
+        done = end;
+    }
+    if (!status && done < size)
+        status = encode_stretch(tok, text + done, size - done, !done, parse_special, &s, &ids, err);
+    if (add_special)
+        for (size_t i = 0; i < tok->n_suffix && !status; i++)
+            status = kq_tok_ids_add(&ids, tok->suffix[i], err);
+    if (!status && !ids.data) { /* no ids at all: still a block that can be freed */
+        void *block = NULL;
+        status = kq_tok_grow(&block, &ids.cap, 0, 1, sizeof *ids.data, err);
+        ids.data = block;
+    }
+    if (!status) {
+        *out = ids.data;
+        *n_out = ids.size;
+        ids.data = NULL;
+    }
+out:
+    kq_free(ids.data);
+    kq_tok_scratch_free(&s);
+    return status;
+}
+
+/* ---- decoding ------------------------------------------------------------------------------------------------------------- */
+
+kq_status kq_tokenizer_token_bytes(const kq_tokenizer *tok, int32_t id, const char **bytes, size_t *size, kq_error *err)
+{
+    *bytes = "";
+    *size = 0;
+    if (id < 0)
+        return kq_fail(err, KQ_E_ARG, "token id %d is negative", id);
+    if ((size_t)id < tok->n_id && tok->token[id].off != UINT32_MAX && tok->token[id].dec_size) {
+        *bytes = tok->decoded.data + tok->token[id].dec_off;
+        *size = tok->token[id].dec_size;
+    }
+    return KQ_OK;
+}
+
+kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_t n_ids, bool skip_special,
+                              char **text, size_t *size, kq_error *err)
+{
+    kq_tok_buf buf = { 0 };
+    kq_status status = KQ_OK;
+    size_t n = 0;
+    *text = NULL;
+    *size = 0;
+    for (size_t i = 0; i < n_ids && !status; i++) {
+        if (ids[i] < 0) {
+            status = kq_fail(err, KQ_E_ARG, "token id %d (number %zu) is negative", ids[i], i);
+            break;
+        }
+        if ((size_t)ids[i] >= tok->n_id || tok->token[ids[i]].off == UINT32_MAX || (skip_special && tok->special[ids[i]]))
+            continue;
+        const kq_token *t = &tok->token[ids[i]];
+        if (n++ && tok->join_space)
+            status = kq_tok_buf_add(&buf, " ", 1, err);
+        if (n == 1 && tok->meta_decoder) {
+            const char *s = tok->text.data + t->off;
+            for (size_t j = 0; j < t->size && !status;) {
+                bool drop = t->size - j >= tok->meta_size && !memcmp(s + j, tok->meta, tok->meta_size);
+                size_t step = drop ? tok->meta_size : 1;
+                if (!drop)
+                    status = kq_tok_buf_add(&buf, s + j, 1, err);
+                j += step;
+            }
+        } else if (!status && t->dec_size) {
+            status = kq_tok_buf_add(&buf, tok->decoded.data + t->dec_off, t->dec_size, err);
+        }
+    }
+    if (!status) { /* the Strip that follows Fuse */
+        size_t lo = 0, k = tok->strip_size;
+        for (size_t i = 0; i < tok->strip_start && k && buf.size - lo >= k && !memcmp(buf.data + lo, tok->strip_char, k); i++)
+            lo += k;
+        for (size_t i = 0; i < tok->strip_stop && k && buf.size - lo >= k && !memcmp(buf.data + buf.size - k, tok->strip_char, k); i++)
+            buf.size -= k;
+        if (lo) {
+            memmove(buf.data, buf.data + lo, buf.size - lo);
+            buf.size -= lo;
+        }
+        status = kq_tok_buf_add(&buf, "", 1, err);
+    }
+    if (status) {
+        kq_free(buf.data);
+        return status;
+    }
+    *text = buf.data;
+    *size = buf.size - 1;
+    return KQ_OK;
+}
+
+/* ---- questions ------------------------------------------------------------------------------------------------------------ */
+
+int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size)
+{
+    for (size_t i = kq_hash64(s, size, 0) & tok->map_mask;; i = (i + 1) & tok->map_mask) {
+        int32_t id = tok->map[i];
+        if (id < 0)
+            return -1;
+        const kq_token *t = &tok->token[id];
+        if (t->size == size && !memcmp(tok->text.data + t->off, s, size))
+            return id;
+    }
+}
+
+size_t kq_tokenizer_vocab_size(const kq_tokenizer *tok) { return tok->n_id; }
+int32_t kq_tokenizer_bos(const kq_tokenizer *tok) { return tok->bos; }
+int32_t kq_tokenizer_eos(const kq_tokenizer *tok) { return tok->eos; }
+
+int32_t kq_tokenizer_id(const kq_tokenizer *tok, const char *token)
+{
+    size_t size = strlen(token);
+    int32_t id = kq_tok_lookup(tok, token, size);
+    for (size_t i = 0; i < tok->n_added && id < 0; i++) {
+        const kq_token *t = &tok->token[tok->added[i].id];
+        if (t->size == size && !memcmp(tok->text.data + t->off, token, size))
+            id = tok->added[i].id;
+    }
+    return id;
+}
+
+int32_t kq_tokenizer_document_end(const kq_tokenizer *tok)
+{
+    int32_t id = kq_tokenizer_id(tok, "<|endoftext|>");
+    if (id < 0)
+        id = kq_tokenizer_id(tok, "<|end_of_text|>");
+    return id < 0 ? tok->eos : id;
+}
