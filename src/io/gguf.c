@@ -295,7 +295,7 @@ static kq_status parse_header(kq_gguf *g, reader *r, uint64_t *n_tensor, uint64_
 static kq_status parse(kq_gguf *g, kq_error *err)
 {
     reader r = {.data = g->data, .size = g->size};
-    uint64_t n_tensor, n_kv;
+    uint64_t n_tensor = 0, n_kv = 0;
     size_t *offsets = NULL, alignment, offset = 0;
     kq_status status = parse_header(g, &r, &n_tensor, &n_kv, err);
     if (status)

@@ -1,0 +1,133 @@
+/* config.json -> kq_config: values that LlamaConfig and Qwen3Config of transformers give, and every refusal by name. */
+#include "io/config_json.h"
+
+#include "check.h"
+
+static kq_error err;
+static kq_config cfg;
+static bool is_kronq;
+
+#define SIZES "\"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"intermediate_size\": 96, \"vocab_size\": 128"
+
+static kq_status parse(const char *text)
+{
+    err.message[0] = 0;
+    return kq_config_from_json(text, strlen(text), "config.json", &cfg, &is_kronq, &err);
+}
+
+#define LLAMA(more) "{\"model_type\": \"llama\", " SIZES more "}"
+#define QWEN3(more) "{\"model_type\": \"qwen3\", " SIZES more "}"
+
+static void defaults(void **state)
+{
+    (void)state;
+    check_ok(parse(LLAMA("")));
+    assert_int_equal(cfg.arch, KQ_ARCH_LLAMA);
+    assert_int_equal(cfg.n_kv_head, 4);
+    assert_int_equal(cfg.head_dim, 16);
+    assert_int_equal(cfg.max_position, 2048);
+    assert_true(cfg.rope_theta == 10000 && cfg.rms_eps == 1e-6f && !cfg.tie_embeddings && !cfg.rope_scaling.llama3 && !is_kronq);
+    assert_int_equal(cfg.bos_id, 1);
+    assert_int_equal(cfg.n_eos, 1);
+    assert_int_equal(cfg.eos_id[0], 2);
+    check_ok(parse(QWEN3(", \"num_key_value_heads\": 2, \"sliding_window\": null, \"use_sliding_window\": false, \"eos_token_id\": [7, 9]")));
+    assert_int_equal(cfg.arch, KQ_ARCH_QWEN3);
+    assert_int_equal(cfg.head_dim, 128);
+    assert_int_equal(cfg.n_kv_head, 2);
+    assert_int_equal(cfg.bos_id, -1);
+    assert_int_equal(cfg.n_eos, 2);
+    assert_int_equal(cfg.eos_id[1], 9);
+    check_ok(parse(LLAMA(", \"quantization_config\": {\"quant_method\": \"kronq\"}, \"bos_token_id\": null, \"head_dim\": 8")));
+    assert_true(is_kronq && cfg.bos_id == -1 && cfg.head_dim == 8);
+}
+
+static void rope_forms(void **state)
+{
+    (void)state;
+#define LLAMA3 "\"factor\": 8.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192"
+    check_ok(parse(LLAMA(", \"rope_theta\": 500000.0, \"rope_scaling\": {\"rope_type\": \"llama3\", " LLAMA3 "}")));
+    kq_config old = cfg;
+    check_ok(parse(LLAMA(", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"llama3\", " LLAMA3 "}")));
+    assert_memory_equal(&old, &cfg, sizeof cfg);
+    assert_true(cfg.rope_scaling.llama3 && cfg.rope_theta == 500000 && cfg.rope_scaling.factor == 8 && cfg.rope_scaling.high_freq_factor == 4);
+    assert_int_equal(cfg.rope_scaling.original_max_position, 8192);
+    check_ok(parse(LLAMA(", \"rope_parameters\": {\"rope_theta\": 2e5, \"rope_type\": \"default\"}")));
+    assert_true(cfg.rope_theta == 2e5 && !cfg.rope_scaling.llama3);
+    check_ok(parse(LLAMA(", \"rope_scaling\": null")));
+    check_fails(parse(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}")), KQ_E_UNSUPPORTED, "linear");
+    check_fails(parse(LLAMA(", \"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": 2.0}")), KQ_E_UNSUPPORTED, "yarn");
+    check_fails(parse(LLAMA(", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}")), KQ_E_FORMAT, "low_freq_factor");
+    check_fails(parse(LLAMA(", \"rope_scaling\": 3")), KQ_E_FORMAT, "rope_scaling");
+}
+
+static void refusals(void **state)
+{
+    (void)state;
+    static const struct { const char *text, *word; } cases[] = {
+        {"{\"model_type\": \"mistral\", " SIZES "}", "mistral"},
+        {LLAMA(", \"attention_bias\": true"), "attention_bias"},
+        {LLAMA(", \"mlp_bias\": true"), "mlp_bias"},
+        {QWEN3(", \"use_sliding_window\": true"), "use_sliding_window"},
+        {QWEN3(", \"sliding_window\": 4096"), "sliding_window"},
+        {QWEN3(", \"layer_types\": [\"full_attention\", \"sliding_attention\"]"), "layer_types[1]"},
+        {QWEN3(", \"num_experts\": 8"), "num_experts"},
+        {LLAMA(", \"num_local_experts\": 8"), "num_local_experts"},
+        {LLAMA(", \"hidden_act\": \"gelu\""), "hidden_act"},
+        {LLAMA(", \"pretraining_tp\": 2"), "pretraining_tp"},
+        {LLAMA(", \"partial_rotary_factor\": 0.5"), "partial_rotary_factor"},
+        {LLAMA(", \"quantization_config\": {\"quant_method\": \"gptq\"}"), "gptq"},
+        {LLAMA(", \"quantization_config\": {}"), "quantization_config"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_fails(parse(cases[i].text), KQ_E_UNSUPPORTED, cases[i].word);
+}
+
+/* Case 35, the part that config.json alone decides. */
+static void case_35_broken_sizes(void **state)
+{
+    (void)state;
+    static const struct { const char *text, *word; } cases[] = {
+        {"", "line"}, {"[]", "model_type"}, {"{\"model_type\": 3}", "model_type"}, {"{\"model_type\": \"llama\"}", "num_hidden_layers"},
+        {LLAMA(", \"head_dim\": 0"), "head_dim"}, {LLAMA(", \"head_dim\": 7"), "head_dim"}, {LLAMA(", \"head_dim\": -1"), "head_dim"},
+        {LLAMA(", \"num_key_value_heads\": 3"), "num_key_value_heads"}, {LLAMA(", \"num_key_value_heads\": 0"), "num_key_value_heads"},
+        {LLAMA(", \"rms_norm_eps\": -1"), "rms_norm_eps"}, {LLAMA(", \"rope_theta\": 0"), "rope_theta"},
+        {LLAMA(", \"eos_token_id\": 128"), "eos_token_id"}, {LLAMA(", \"bos_token_id\": 4000000000"), "bos_token_id"},
+        {LLAMA(", \"vocab_size\": 128"), "duplicate"}, {LLAMA(", \"tie_word_embeddings\": 1"), "tie_word_embeddings"},
+        {LLAMA(", \"rms_norm_eps\": 1e400"), "overflow"},
+        {"{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 1000000000, \"num_attention_heads\": 4, "
+         "\"intermediate_size\": 96, \"vocab_size\": 128}", "num_hidden_layers"},
+        {"{\"model_type\": \"llama\", \"hidden_size\": 9223372036854775807, \"num_hidden_layers\": 1, \"num_attention_heads\": 1, "
+         "\"intermediate_size\": 96, \"vocab_size\": 128}", "hidden_size"},
+        {"{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 0, "
+         "\"intermediate_size\": 96, \"vocab_size\": 128}", "num_attention_heads"},
+        {"{\"model_type\": \"llama\", \"hidden_size\": 64.5, \"num_hidden_layers\": 1, \"num_attention_heads\": 1, "
+         "\"intermediate_size\": 96, \"vocab_size\": 128}", "hidden_size"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_fails(parse(cases[i].text), KQ_E_FORMAT, cases[i].word);
+}
+
+static void linear_shapes_and_names(void **state)
+{
+    (void)state;
+    kq_config c = {.d_model = 10, .n_head = 4, .n_kv_head = 2, .head_dim = 3, .d_ff = 20};
+    static const size_t want[KQ_N_LINEAR][2] = {{12, 10}, {6, 10}, {6, 10}, {10, 12}, {20, 10}, {20, 10}, {10, 20}};
+    for (kq_linear_id id = KQ_Q; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(&c, id, &m, &n);
+        assert_int_equal(m, want[id][0]);
+        assert_int_equal(n, want[id][1]);
+    }
+    char name[64];
+    kq_linear_name(name, sizeof name, 3, KQ_Q);
+    assert_string_equal(name, "model.layers.3.self_attn.q_proj");
+    kq_linear_name(name, sizeof name, 11, KQ_DOWN);
+    assert_string_equal(name, "model.layers.11.mlp.down_proj");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(defaults), cmocka_unit_test(rope_forms), cmocka_unit_test(refusals),
+                                       cmocka_unit_test(case_35_broken_sizes), cmocka_unit_test(linear_shapes_and_names)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

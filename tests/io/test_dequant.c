@@ -1,0 +1,58 @@
+/* Every GGUF block type against the gguf Python package, bit for bit (tests/golden/dequant.bin). */
+#include "io/dequant.h"
+#include "io/gguf_model.h"
+
+#include "check.h"
+
+static void golden_bits(void **state)
+{
+    (void)state;
+    FILE *f = fopen(KRONQ_GOLDEN_DIR "/dequant.bin", "rb");
+    assert_non_null(f);
+    uint32_t head[4];
+    int types = 0;
+    while (fread(head, 4, 4, f) == 4) {
+        size_t n_raw = (size_t)head[1] * head[2], n = (size_t)head[1] * head[3];
+        uint8_t *raw = malloc(n_raw);
+        float *want = malloc(n * 4), *got = malloc(n * 4);
+        assert_int_equal(fread(raw, 1, n_raw, f), n_raw);
+        assert_int_equal(fread(want, 4, n, f), n);
+        kq_dtype dtype = kq_gguf_dtype(head[0]);
+        size_t elems, bytes;
+        assert_true(kq_dtype_block(dtype, &elems, &bytes));
+        assert_int_equal(elems, head[3]);
+        assert_int_equal(bytes, head[2]);
+        assert_true(kq_dequantize(dtype, raw, n, got));
+        for (size_t i = 0; i < n; i++)
+            if (memcmp(&got[i], &want[i], 4))
+                fail_msg("%s: element %zu is %.9g, the reference says %.9g", kq_dtype_name(dtype), i, (double)got[i], (double)want[i]);
+        free(raw);
+        free(want);
+        free(got);
+        types++;
+    }
+    fclose(f);
+    assert_int_equal(types, 10);
+}
+
+static void integers_and_refusals(void **state)
+{
+    (void)state;
+    const uint8_t raw[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    float y = 0;
+    assert_true(kq_dequantize(KQ_T_I8, raw, 1, &y) && y == -1);
+    assert_true(kq_dequantize(KQ_T_U8, raw, 1, &y) && y == 255);
+    assert_true(kq_dequantize(KQ_T_I16, raw, 1, &y) && y == -1);
+    assert_true(kq_dequantize(KQ_T_I32, raw, 1, &y) && y == -1);
+    assert_true(kq_dequantize(KQ_T_I64, raw, 1, &y) && y == -1);
+    y = 7;
+    assert_false(kq_dequantize(KQ_T_Q4_0, raw, 31, &y));
+    assert_false(kq_dequantize(KQ_T_OTHER, raw, 1, &y));
+    assert_true(y == 7);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_bits), cmocka_unit_test(integers_and_refusals)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
