@@ -1,0 +1,41 @@
+# Two commands for a stranger:  make demo   make test        (what is missing is installed with apt-get; NO_INSTALL=1 only says what it is)
+BITS  ?= 2
+TEXT  ?= demo/held-out.txt
+MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+JOBS  ?= $(shell nproc)
+
+.PHONY: all demo test test-asan test-tsan test-model model install clean deps
+
+all: build/release/kronq
+
+deps:
+	@scripts/install_dependencies.sh
+
+build/release/kronq: deps
+	@cmake --preset release > build.log 2>&1 || (cat build.log; rm -f build.log; exit 1)
+	@rm -f build.log
+	@cmake --build --preset release -j $(JOBS)
+
+model: $(MODEL)
+models/SmolLM2-135M-Instruct.Q4_1.gguf:
+	@scripts/fetch_model.sh $@
+
+demo: build/release/kronq $(MODEL)
+	@scripts/demo.sh build/release/kronq $(MODEL) $(BITS) $(TEXT)
+
+# The whole suite, plain and under AddressSanitizer and UndefinedBehaviorSanitizer. Tests of the real model say SKIP without `make model`.
+test: deps
+	@scripts/run_tests.sh release
+	@scripts/run_tests.sh asan
+
+test-tsan: deps
+	@scripts/run_tests.sh tsan
+
+test-model: $(MODEL) deps
+	@scripts/run_tests.sh release
+
+install: build/release/kronq
+	cmake --install build/release
+
+clean:
+	rm -rf build
