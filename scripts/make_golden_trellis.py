@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Make tests/golden/trellis.bin: values and decoded tiles of the three trellis codes, computed bit by bit from design section 5's text,
+with none of the C code (the hyb table is read as numbers from src/trellis/hyb_table.c). Needs numpy.
+
+    python3 scripts/make_golden_trellis.py tests/golden/trellis.bin
+
+Little-endian: 64 x { u32 state, f32 1mad, f32 3inst, f32 hyb0, f32 hyb1 }, then for code in hyb, 1mad, 3inst and k in 2, 3, 4:
+2 random tiles, u16 [2, 16 k], and their values, f32 [2, 256].
+"""
+import os
+import re
+import sys
+import numpy as np
+
+root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+text = open(os.path.join(root, "src/trellis/hyb_table.c")).read()
+table = np.array([float(v) for v in re.findall(r"(-?[0-9][0-9.e-]*)f", text)], np.float32).reshape(512, 2)
+
+
+def hyb(state):
+    h = state * (state + 1) % 2 ** 32
+    a, b = table[(h >> 6) % 512]
+    return [-a if (h >> 15) & 1 else a, b]
+
+
+def mad(state):
+    x = (state * 34038481 + 76625530) % 2 ** 32
+    return [np.float32((sum(x.to_bytes(4, "little")) - 510) / 147.800537)]
+
+
+def inst(state):
+    x = (state * 89226354 + 64248484) % 2 ** 32
+    halves = np.array([(x & 0x8FFF8FFF) ^ 0x3B603B60], np.uint32).view(np.float16).astype(np.float32)
+    return [halves[0] + halves[1]]
+
+
+rng = np.random.default_rng(5)
+out = b""
+for s in [0, 1, 2, 3, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF] + rng.integers(0, 65536, 56).tolist():
+    out += np.uint32(s).tobytes() + np.array(mad(s) + inst(s) + hyb(s), np.float32).tobytes()
+for value, V in ((hyb, 2), (mad, 1), (inst, 1)):
+    for k in (2, 3, 4):
+        words = rng.integers(0, 65536, (2, 16 * k)).astype(np.uint16)
+        tiles = []
+        for row in words:
+            bits = "".join(format(int(w), "016b") for w in row)
+            bits += bits
+            for t in range(256 // V):
+                tiles += value(int(bits[t * k * V:t * k * V + 16], 2))
+        out += words.tobytes() + np.array(tiles, np.float32).tobytes()
+open(sys.argv[1], "wb").write(out)
