@@ -9,6 +9,7 @@ tokenizer_text.bin (mixed text, a little of it invalid UTF-8), tokenizer_<family
 (chat templates run by jinja2). With SmolLM2's GGUF also tokenizer_real.ids, from a tokenizer put together here from the
 file's vocabulary and merges, as Hugging Face's SmolLM2 tokenizer.json has them. Seed 7 throughout; nothing is downloaded.
 """
+import collections
 import json
 import pathlib
 import random
@@ -105,7 +106,10 @@ def llama2(train, vocab, metaspace):
     names = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)]
     tok = Tokenizer(models.BPE(unk_token="<unk>"))
     tok.pre_tokenizer = pre_tokenizers.Metaspace()
-    tok.train_from_iterator(train, trainers.BpeTrainer(vocab_size=vocab, special_tokens=names, limit_alphabet=180, show_progress=False))
+    counts = collections.Counter("".join(train).replace(" ", "\u2581"))  # the 180 commonest: `tokenizers` breaks ties at random
+    alphabet = sorted(counts, key=lambda c: (-counts[c], c))[:180]
+    tok.train_from_iterator(train, trainers.BpeTrainer(vocab_size=vocab, special_tokens=names, initial_alphabet=alphabet, limit_alphabet=180,
+                                                       show_progress=False))
     state = json.loads(tok.to_str())
     tok = Tokenizer(models.BPE(state["model"]["vocab"], [tuple(m) for m in state["model"]["merges"]], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tok.add_special_tokens(special("<unk>", "<s>", "</s>"))
@@ -141,6 +145,17 @@ def families():
     out["llama2"] = llama2(train, 2000, False)
     out["llama2_metaspace"] = llama2(train, 2000, True)
     return out
+
+
+def spm(base):
+    """The LLaMA-2 tokenizer as transformers makes it from a sentencepiece model: from the pieces' scores, without the list of merges.
+    The C test puts the same vocabulary and scores into a GGUF."""
+    from transformers.convert_slow_tokenizer import generate_merges
+    state = json.loads(base.to_str())
+    vocab = state["model"]["vocab"]
+    scores = [(piece, float(-(i // 2))) for piece, i in vocab.items() if i >= 259]  # every score twice: ties are part of the test
+    state["model"]["merges"] = [list(m) for m in generate_merges(vocab, scores, skip_tokens=[p for p, i in vocab.items() if i < 259])]
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def real(gguf_path):
@@ -298,10 +313,11 @@ def main():
     decoded = text.decode("utf-8", "replace")
     toks = families()
     expect = {}
+    toks["spm"] = spm(toks["llama2"])
     if len(sys.argv) > 2:
         toks["real"] = real(sys.argv[2])
     for name, tok in toks.items():
-        if name != "real":
+        if name not in ("real", "spm"):
             state = json.loads(tok.to_str())
             (out / f"tokenizer_{name}.json").write_text(json.dumps(state, ensure_ascii=False, separators=(",", ":")))
         ids = tok.encode(decoded).ids

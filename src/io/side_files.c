@@ -76,7 +76,7 @@ kq_status kq_write_hf_side_files(const kq_source *src, const char *dir, kq_error
     kq_status status;
     if (kq_source_kind_of(src) == KQ_SOURCE_HF)
         return copy_all(kq_source_path(src), dir, err);
-    if ((status = kq_tokenizer_gguf_json(src, &tokenizer, &config, err)) ||
+    if ((status = kq_tokenizer_gguf_json(kq_source_gguf(src), cfg->max_position, &tokenizer, &config, err)) ||
         (status = kq_tokenizer_from_json(tokenizer, kq_source_path(src), &tok, err))) /* nothing is written that cannot be read */
         goto out;
     map = json_object();

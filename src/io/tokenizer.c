@@ -86,7 +86,7 @@ kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *
     *out = NULL;
     if (kq_source_kind_of(src) == KQ_SOURCE_GGUF) {
         json_t *root = NULL, *config = NULL;
-        if (!(status = kq_tokenizer_gguf_json(src, &root, &config, err)) &&
+        if (!(status = kq_tokenizer_gguf_json(kq_source_gguf(src), kq_source_config(src)->max_position, &root, &config, err)) &&
             !(status = kq_tokenizer_from_json(root, kq_source_path(src), &tok, err)))
             status = kq_tokenizer_apply_config(tok, config, kq_source_path(src), err);
         json_decref(root);

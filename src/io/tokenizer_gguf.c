@@ -203,9 +203,9 @@ static kq_status special_id(const reader *r, const char *key, int64_t *id)
     return KQ_OK;
 }
 
-kq_status kq_tokenizer_gguf_json(const kq_source *src, json_t **tokenizer, json_t **config, kq_error *err)
+kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, json_t **tokenizer, json_t **config, kq_error *err)
 {
-    reader r = { .g = kq_source_gguf(src), .path = kq_source_path(src), .err = err };
+    reader r = { .g = g, .path = kq_gguf_path(g), .err = err };
     const struct pre_kind *kind = NULL;
     json_t *vocab = json_object(), *merges = json_array(), *added = json_array(), *model = NULL, *norm = NULL, *pre = NULL, *post = NULL, *dec = NULL;
     int64_t bos, eos, unk, pad;
@@ -352,7 +352,7 @@ kq_status kq_tokenizer_gguf_json(const kq_source *src, json_t **tokenizer, json_
     *tokenizer = json_pack("{s:s,s:n,s:n,s:O,s:O,s:O,s:O,s:O,s:O}", "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer",
                            norm, "pre_tokenizer", pre, "post_processor", post, "decoder", dec, "model", model);
     *config = json_pack("{s:s,s:b,s:b,s:b,s:I}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0, "add_bos_token",
-                        add_bos, "add_eos_token", add_eos, "model_max_length", (json_int_t)kq_source_config(src)->max_position);
+                        add_bos, "add_eos_token", add_eos, "model_max_length", (json_int_t)max_position);
     if (!*tokenizer || !*config)
         goto memory;
     const struct { const char *key; int64_t id; } roles[] = { { "bos_token", bos }, { "eos_token", eos }, { "unk_token", unk }, { "pad_token", pad } };

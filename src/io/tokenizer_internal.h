@@ -143,8 +143,9 @@ kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err);
 int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size);
 kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, bool normalized, kq_error *err);
 
-/* The tokenizer of a GGUF as Hugging Face would write it: *tokenizer (tokenizer.json), *config (tokenizer_config.json). Caller decrefs. */
-kq_status kq_tokenizer_gguf_json(const kq_source *src, json_t **tokenizer, json_t **config, kq_error *err);
+/* The tokenizer of a GGUF as Hugging Face would write it: *tokenizer (tokenizer.json), *config (tokenizer_config.json, with max_position as
+ * model_max_length). The caller decrefs both. */
+kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, json_t **tokenizer, json_t **config, kq_error *err);
 
 /* Append the ids of one piece. */
 kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_tok_scratch *scratch, kq_tok_ids *ids, kq_error *err);
