@@ -69,10 +69,6 @@ static inline uint8_t *exact(const bytes *b, size_t n)
     assert_non_null(copy);
     if (n)
         memcpy(copy, b->p, n);
-    if (!n) {
-        free(copy);
-        copy = malloc(1);
-    }
     return copy;
 }
 
