@@ -76,8 +76,9 @@ typedef struct kq_round_report {
 
 /* W [m,n]; H_in [n,n], H_out [m,m] symmetric, in the original basis, unscaled, NULL for the identity; none is changed. name is the
  * module's: su and sv come from kq_rng_stream(seed, name + ".su") and (seed, name + ".sv"). The predicted loss is taken in the original
- * basis (the same number as in the rotated one), over the logical m x n. The caller frees *out; it is zeroed on failure. report may be NULL.
- * KQ_E_NUMERIC (NaN or Inf in W or a factor, a factor that cannot be conditioned) names the module. */
+ * basis (the same number as in the rotated one), over the logical m x n. The caller frees *out (zeroed
+ * on failure). report may be NULL. KQ_E_NUMERIC (NaN or Inf in W or a factor, a factor that cannot be conditioned)
+ * names the module. */
 kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
                           bool predicts, const kq_round_options *opt, kq_packed *out, kq_round_report *report, kq_error *err);
 /* Dense weights of a packed linear: What [m,n] f32. KQ_E_SHAPE: padded sizes that do not belong to m, n. */

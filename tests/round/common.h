@@ -18,17 +18,20 @@ static inline float *normal(size_t count, const char *label)
     return x;
 }
 
-/* Symmetric positive definite [n, n] with a spectrum like a Fisher factor's: sum over n samples of x x^T, x_j ~ N(0, 1) (1 + j % 7)^-1.5
- * with a strong common direction. */
+/* Symmetric positive definite [n, n] with a decaying spectrum like a Fisher factor's: sum over n + 8 samples of x x^T / n, x noise of
+ * uneven variances plus twelve directions of decaying strength. n >= 12. */
 static inline float *spd(size_t n, const char *label)
 {
     float *G = normal((n + 8) * n, label), *H = kq_calloc(n * n, sizeof *H);
     assert_non_null(H);
     for (size_t s = 0; s < n + 8; s++) {
-        float *x = G + s * n;
-        float common = 2 * x[0];
-        for (size_t j = 0; j < n; j++)
-            x[j] = x[j] * powf(1.0f + (float)(j % 7), -1.5f) + common * (j % 3 == 0 ? 1.0f : -0.5f);
+        float *x = G + s * n, z[12];
+        memcpy(z, x, sizeof z);
+        for (size_t j = 0; j < n; j++) {
+            x[j] *= powf(1.0f + (float)(j % 7), -1.5f);
+            for (size_t d = 0; d < 12; d++)
+                x[j] += z[d] * 1.5f / sqrtf((float)d + 1) * cosf(1.3f * (float)((d + 1) * j) + (float)d);
+        }
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++)
                 H[i * n + j] += x[i] * x[j] / (float)n;

@@ -1,0 +1,229 @@
+/* Whole linears: what rounding gains on synthetic factors, the way back against dense matrices, padding, inputs to refuse. */
+#include "common.h"
+
+static kq_error err;
+static kq_trellis *hyb;
+
+static int setup(void **state)
+{
+    (void)state;
+    return kq_trellis_new(KQ_HYB, 2, kq_isa_best(), NULL, &hyb, &err) != KQ_OK;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    kq_trellis_free(hyb);
+    return 0;
+}
+
+static const kq_round_options options = {.sigma_reg = 1e-2, .seed = 7, .threads = 2};
+
+/* True loss 1/2 tr(E H_in E^T H_out) of a packed linear, in f64 from its dense weights. */
+static double loss_of(const kq_packed *p, const float *W, const float *H_in, const float *H_out, double *mse)
+{
+    size_t count = p->m * p->n;
+    float *E = kq_alloc(count, sizeof *E);
+    check_ok(kq_unround_linear(hyb, p, E, 2, &err));
+    double e = 0, w = 0;
+    for (size_t i = 0; i < count; i++) {
+        E[i] = W[i] - E[i];
+        e += (double)E[i] * E[i];
+        w += (double)W[i] * W[i];
+    }
+    if (mse)
+        *mse = e / w;
+    double loss = 0.5 * quadratic(E, p->m, p->n, H_in, H_out);
+    kq_free(E);
+    return loss;
+}
+
+/* Two-sided rounding against one side and none, judged by the curvature of both sides. The reported loss is the true one.
+ * Sizes: Hadamard on both sides; padded on both (50 x 70); the Hartley fall-back is too large to be here (test_hadamard). */
+static const double MARGIN = 0.85;
+static void test_gain(void **state)
+{
+    (void)state;
+    static const size_t sizes[][2] = {{96, 144}, {50, 70}, {128, 48}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        size_t m = sizes[k][0], n = sizes[k][1];
+        float *W = normal(m * n, "gain"), *H_in = spd(n, "gain in"), *H_out = spd(m, "gain out");
+        double loss[4] = {0}, mse = 0, mse_none = 0;
+        for (int sides = 0; sides < 4; sides++)
+            for (uint64_t seed = 0; seed < 3; seed++) { /* three draws of the signs: a few directions carry most of the loss */
+                kq_packed p;
+                kq_round_report rep;
+                kq_round_options opt = options;
+                opt.seed = seed;
+                const float *in = sides & 1 ? H_in : NULL, *out = sides & 2 ? H_out : NULL;
+                check_ok(kq_round_linear(hyb, "gain", W, m, n, in, out, true, &opt, &p, &rep, &err));
+                loss[sides] += loss_of(&p, W, H_in, H_out, &mse) / 3;
+                mse_none += sides == 0 ? mse / 3 : 0;
+                double own = loss_of(&p, W, in, out, NULL);
+                if (!(fabs(rep.predicted_loss / own - 1) < 1e-4))
+                    fail_msg("%zu x %zu, sides %d: predicted %g, true %g", m, n, sides, rep.predicted_loss, own);
+                if (m % 16 == 0 && n % 16 == 0) /* with padding the error has rows and columns that are cropped */
+                    assert_true(fabs(rep.relative_mse / mse - 1) < 1e-4);
+                assert_int_equal(rep.extra_in + rep.extra_out, 0);
+                kq_packed_free(&p);
+            }
+        print_message("%zu x %zu: loss by none %.4g, input %.4g, output %.4g, both %.4g; relative mse by none %.4f\n", m, n, loss[0],
+                      loss[1], loss[2], loss[3], mse_none);
+        /* 2 bits without factors: 0.071 on Gaussian data (design, section 5) */
+        assert_true(mse_none < 0.08);
+        assert_true(loss[1] < MARGIN * loss[0] && loss[2] < MARGIN * loss[0]);
+        assert_true(loss[3] < MARGIN * loss[1] && loss[3] < MARGIN * loss[2]);
+        kq_free(H_out), kq_free(H_in), kq_free(W);
+    }
+}
+
+/* What = diag(sv) U_m What' U_n^T diag(su), dense in f64. */
+static void test_unround(void **state)
+{
+    (void)state;
+    static const size_t sizes[][2] = {{32, 48}, {50, 70}, {1, 48}, {20, 1}, {1, 1}, {56, 176}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        size_t m = sizes[k][0], n = sizes[k][1], mp = (m + 15) / 16 * 16, np = (n + 15) / 16 * 16, words = kq_trellis_words(hyb);
+        float *W = normal(m * n, "unround"), *got = kq_alloc(m * n, sizeof *got), *want = kq_alloc(m * n, sizeof *want), v[256];
+        kq_packed p;
+        check_ok(kq_round_linear(hyb, "unround", W, m, n, NULL, NULL, false, &options, &p, NULL, &err));
+        assert_true(p.m == m && p.n == n && p.m_pad == mp && p.n_pad == np && p.scale > 0);
+        check_ok(kq_unround_linear(hyb, &p, got, 1, &err));
+        kq_hadamard *um, *un;
+        check_ok(kq_hadamard_new(mp, &um, &err));
+        check_ok(kq_hadamard_new(np, &un, &err));
+        double *Um = dense_u(um), *Un = dense_u(un), *X = kq_alloc(mp * np, sizeof *X), *P = kq_alloc(mp * np, sizeof *P);
+        for (size_t t = 0; t < mp * np / 256; t++) {
+            kq_trellis_decode(hyb, p.trellis + t * words, 1, v);
+            for (size_t i = 0; i < 256; i++)
+                X[(t / (np / 16) * 16 + i / 16) * np + t % (np / 16) * 16 + i % 16] = (double)p.scale * v[i];
+        }
+        mul(false, mp, np, mp, Um, X, P);
+        for (size_t i = 0; i < m; i++)
+            for (size_t j = 0; j < n; j++) {
+                double s = 0;
+                for (size_t q = 0; q < np; q++)
+                    s += P[i * np + q] * Un[j * np + q];
+                want[i * n + j] = (float)(s * p.sv[i] * p.su[j]);
+            }
+        check_close(got, want, m * n, 1e-5);
+        if (m * n >= 1024)
+            assert_true(check_rel(got, W, m * n) < 0.3); /* and it is W, to 2 bits: sqrt(0.071) = 0.27 */
+        p.n_pad += 16;
+        check_fails(kq_unround_linear(hyb, &p, got, 1, &err), KQ_E_SHAPE, "padded");
+        kq_packed_free(&p);
+        kq_free(P), kq_free(X), kq_free(Un), kq_free(Um), kq_free(want), kq_free(got), kq_free(W);
+        kq_hadamard_free(um), kq_hadamard_free(un);
+    }
+}
+
+static void test_repeatable(void **state)
+{
+    (void)state;
+    size_t m = 100, n = 150, words = 7 * 10 * kq_trellis_words(hyb);
+    float *W = normal(m * n, "repeat"), *H_in = spd(n, "repeat in"), *H_out = spd(m, "repeat out");
+    kq_packed p[4];
+    kq_round_report rep[4];
+    for (int i = 0; i < 4; i++) {
+        kq_round_options opt = options;
+        opt.threads = i < 3 ? i + 1 : 2;
+        check_ok(kq_round_linear(hyb, i < 3 ? "model.a" : "model.b", W, m, n, H_in, H_out, true, &opt, &p[i], &rep[i], &err));
+    }
+    for (int i = 1; i < 3; i++) {
+        assert_memory_equal(p[i].trellis, p[0].trellis, words * 2);
+        assert_memory_equal(p[i].su, p[0].su, n);
+        assert_memory_equal(p[i].sv, p[0].sv, m);
+        assert_true(p[i].scale == p[0].scale && rep[i].predicted_loss == rep[0].predicted_loss);
+        assert_true(rep[i].relative_mse == rep[0].relative_mse);
+    }
+    assert_memory_not_equal(p[3].su, p[0].su, n);
+    /* the streams are (seed, name + ".su") and (seed, name + ".sv") */
+    int8_t s[150];
+    kq_rng rng = kq_rng_stream(7, "model.b.su");
+    kq_rng_signs(&rng, s, n);
+    assert_memory_equal(s, p[3].su, n);
+    rng = kq_rng_stream(7, "model.b.sv");
+    kq_rng_signs(&rng, s, m);
+    assert_memory_equal(s, p[3].sv, m);
+    for (int i = 0; i < 4; i++)
+        kq_packed_free(&p[i]);
+    kq_free(H_out), kq_free(H_in), kq_free(W);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    enum { M = 32, N = 48 };
+    float *W = normal(M * N, "refused"), *H_in = spd(N, "refused in"), *H_out = spd(M, "refused out");
+    float *What = kq_alloc(M * N, sizeof *What);
+    kq_packed p;
+    kq_round_report rep;
+    float keep = W[5 * N + 6];
+    W[5 * N + 6] = NAN;
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err), KQ_E_NUMERIC,
+                "layers.3.q: the weight");
+    assert_null(p.trellis);
+    W[5 * N + 6] = keep;
+    keep = H_in[3];
+    H_in[3] = INFINITY;
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err), KQ_E_NUMERIC,
+                "layers.3.q: H_in");
+    H_in[3] = keep;
+    float *neg = kq_alloc(M * M, sizeof *neg);
+    for (size_t i = 0; i < M * M; i++)
+        neg[i] = -H_out[i];
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, neg, true, &options, &p, &rep, &err), KQ_E_NUMERIC, "layers.3.q: H_out");
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, 0, N, H_in, neg, true, &options, &p, &rep, &err), KQ_E_ARG, "layers.3.q");
+
+    /* A slightly indefinite factor is repaired and counted: one eigenvalue -0.015 of a mean diagonal near 1 takes one repeat. */
+    memset(neg, 0, M * M * sizeof *neg);
+    for (size_t i = 0; i < M; i++)
+        neg[i * M + i] = i == 3 ? -0.015f : 1;
+    check_ok(kq_round_linear(hyb, "x", W, M, N, H_in, neg, false, &options, &p, &rep, &err));
+    assert_int_equal(rep.extra_in, 0);
+    assert_int_equal(rep.extra_out, 1);
+    assert_true(isnan(rep.predicted_loss));
+    kq_packed_free(&p);
+
+    /* Zero weights, zero factors, the smallest normal numbers. */
+    memset(neg, 0, M * M * sizeof *neg);
+    memset(What, 1, M * N * sizeof *What);
+    float *zero = kq_calloc(M * N, sizeof *zero);
+    check_ok(kq_round_linear(hyb, "x", zero, M, N, H_in, neg, true, &options, &p, &rep, &err));
+    assert_true(p.scale == 0 && rep.relative_mse == 0 && rep.predicted_loss == 0);
+    check_ok(kq_unround_linear(hyb, &p, What, 1, &err));
+    for (size_t i = 0; i < M * N; i++)
+        assert_true(What[i] == 0);
+    kq_packed_free(&p);
+    for (size_t i = 0; i < M * N; i++)
+        zero[i] = W[i] * 1e-30f;
+    check_ok(kq_round_linear(hyb, "x", zero, M, N, H_in, H_out, true, &options, &p, &rep, &err));
+    assert_true(rep.relative_mse < 0.5 && isfinite(rep.predicted_loss));
+    kq_packed_free(&p);
+
+    /* Out of memory at every allocation in turn: an error, nothing leaked (LeakSanitizer), nothing half made. */
+    kq_round_options one = options;
+    one.threads = 1;
+    int failures = 0;
+    for (size_t k = 1; k < 200; k++) {
+        kq_alloc_fail_after(k);
+        kq_status st = kq_round_linear(hyb, "x", W, M, N, H_in, H_out, true, &one, &p, &rep, &err);
+        kq_alloc_fail_after(0);
+        if (st == KQ_OK) {
+            kq_packed_free(&p);
+            break;
+        }
+        assert_int_equal(st, KQ_E_MEMORY);
+        assert_null(p.trellis);
+        failures++;
+    }
+    assert_true(failures > 15 && failures < 199);
+    kq_free(zero), kq_free(neg), kq_free(What), kq_free(H_out), kq_free(H_in), kq_free(W);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gain), cmocka_unit_test(test_unround), cmocka_unit_test(test_repeatable),
+                                       cmocka_unit_test(test_refused)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
