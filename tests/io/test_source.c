@@ -110,7 +110,9 @@ static void write_index(size_t split, const char *second, size_t from, size_t to
     free(b.p);
 }
 
-/* rope: factors of rope_freqs.weight, HD / 2 of them, or NULL. type: of the matrices, 0 (F32) or 10 (Q2_K, zeros). */
+static uint32_t embed_type; /* ggml type of the embedding in write_gguf: 0 (F32) or 20 (IQ4_NL, 18 bytes for 32 elements, zeros) */
+
+/* rope: factors of rope_freqs.weight, HD / 2 of them, or NULL. */
 static void write_gguf(const char *path, bool qwen3, const float *rope, uint32_t layers)
 {
     const char *arch = qwen3 ? "qwen3" : "llama";
@@ -133,14 +135,18 @@ static void write_gguf(const char *path, bool qwen3, const float *rope, uint32_t
     size_t offset = 0;
     for (size_t i = 0; i < n_list; i++) {
         uint64_t ne[2] = {list[i].cols ? list[i].cols : list[i].rows, list[i].rows};
-        gguf_info(&b, list[i].gguf, list[i].cols ? 2 : 1, ne, 0, offset);
-        offset += (4 * count(&list[i]) + 31) / 32 * 32;
+        gguf_info(&b, list[i].gguf, list[i].cols ? 2 : 1, ne, i ? 0 : embed_type, offset);
+        offset += ((i || !embed_type ? 4 * count(&list[i]) : count(&list[i]) / 32 * 18) + 31) / 32 * 32;
     }
     if (rope)
         gguf_info(&b, "rope_freqs.weight", 1, (const uint64_t[]){HD / 2}, 0, offset);
     for (size_t i = 0; i < n_list; i++) {
         const entry *e = &list[i];
         pad_to(&b, 32);
+        if (!i && embed_type) {
+            put(&b, NULL, count(e) / 32 * 18);
+            continue;
+        }
         if (!e->heads) {
             for (size_t j = 0; j < count(e); j++)
                 putf(&b, value(i, j));
@@ -393,6 +399,24 @@ static void case_60_block_count(void **s)
     refused("src_model.gguf", KQ_E_SHAPE, "model.layers.2");
 }
 
+/* A block type that is not read is no obstacle until its numbers are asked for; then the message names tensor and type. */
+static void unreadable_type_is_refused_when_read(void **s)
+{
+    (void)s;
+    kq_source *src;
+    static float got[VOCAB * D];
+    folder(false, true, "");
+    embed_type = 20;
+    write_gguf("src_model.gguf", false, NULL, LAYERS);
+    embed_type = 0;
+    check_ok(kq_source_open("src_model.gguf", &src, &err));
+    const kq_tensor *t = kq_source_find(src, "model.embed_tokens.weight");
+    assert_int_equal(t->dtype, KQ_T_OTHER);
+    check_fails(kq_source_read_f32(src, t, 0, 1, got, &err), KQ_E_UNSUPPORTED, "model.embed_tokens.weight has type IQ4_NL");
+    check_ok(kq_source_read_f32(src, kq_source_find(src, "model.norm.weight"), 0, D, got, &err));
+    kq_source_close(src);
+}
+
 static void fingerprints(void **s)
 {
     (void)s;
@@ -427,7 +451,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(same_values_three_ways), T(configs_agree), T(llama3_factors_are_recognised), T(case_29_nan_weights), T(case_30_file_names),
         T(case_31_missing_shard), T(case_32_index_and_shard_disagree), T(case_33_tensor_in_two_shards), T(case_34_stale_index),
-        T(case_35_config_and_tensors_disagree), T(extra_tensors), T(kronq_checkpoint_may_hold_trellis), T(case_60_block_count), T(fingerprints),
+        T(case_35_config_and_tensors_disagree), T(extra_tensors), T(kronq_checkpoint_may_hold_trellis), T(case_60_block_count),
+        T(unreadable_type_is_refused_when_read), T(fingerprints),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     clean();
