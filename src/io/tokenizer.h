@@ -12,6 +12,7 @@ kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *
  * Understood: model BPE (byte_fallback, fuse_unk, ignore_merges); normalizers NFC, NFD, NFKC, NFKD, Prepend, Replace; pre-tokenizers ByteLevel,
  * Split, Digits, Metaspace; decoders ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip; post-processors ByteLevel, TemplateProcessing; and
  * Sequences of them. Anything else, dropout, and regex constructs that other engines read differently: KQ_E_UNSUPPORTED with its name.
+ * \p{...} follows the Unicode version of the installed PCRE2 (10.42: Unicode 14); characters assigned later may be cut differently.
  * truncation and padding are not applied. A GGUF's metadata (models "gpt2" and "llama") is turned into the same JSON first. */
 kq_status kq_tokenizer_open_file(const char *tokenizer_json, kq_tokenizer **out, kq_error *err);
 void kq_tokenizer_close(kq_tokenizer *tok);
