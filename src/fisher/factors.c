@@ -93,7 +93,7 @@ kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double
 
 static size_t scratch_bytes(kq_product_plan *plan, size_t m, size_t n, size_t D, const kq_factor_options *opt)
 {
-    if (!D || !m || !n || !kq_product_size(plan, m, n, D, opt->compute, opt->threads))
+    if (!D || !m || !n || !kq_product_size(plan, m, n, D, opt->compute, opt->method == KQ_FASTKRON, opt->threads))
         return 0;
     return opt->method == KQ_FLIPFLOP ? kq_flipflop_bytes(plan) : opt->method == KQ_FASTKRON ? kq_lanczos_bytes(plan, opt->max_iter) : 0;
 }
@@ -150,7 +150,7 @@ kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y,
     kq_status status = check(G, err);
     if (status)
         return status;
-    if (!kq_product_size(&plan, G->m, G->n, G->D, compute, threads))
+    if (!kq_product_size(&plan, G->m, G->n, G->D, compute, true, threads))
         return kq_fail(err, KQ_E_MEMORY, "products of a [%zu, %zu] layer: the scratch does not fit the address space", G->m, G->n);
     status = kq_alloc_for(&block, plan.bytes, 1, "a product with the gradients", err);
     if (status)

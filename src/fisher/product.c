@@ -5,6 +5,7 @@
 
 #include "base/f16.h"
 #include "base/mem.h"
+#include "fisher/panel.h"
 #include "kern/lapack.h"
 
 /* Tiles. A task is one panel of one sample (stage 1) or one tile of the result over a fixed group of samples (stage 2); neither depends
@@ -41,6 +42,18 @@ static size_t split_count(size_t dim, size_t chunk, kq_compute compute)
     return min_size(min_size((TASKS + tiles - 1) / tiles, MAX_SPLITS), chunk);
 }
 
+/* The same for the AVX-512 panels: tiles of KQ_PANEL_STRIP panels. */
+static size_t panel_count(size_t dim)
+{
+    return (dim + KQ_PANEL - 1) / KQ_PANEL;
+}
+
+static size_t panel_splits(size_t dim, size_t chunk)
+{
+    size_t count = (panel_count(dim) + KQ_PANEL_STRIP - 1) / KQ_PANEL_STRIP, tiles = count * (count + 1) / 2;
+    return min_size(min_size((TASKS + tiles - 1) / tiles, MAX_SPLITS), chunk);
+}
+
 static bool round64(size_t *bytes)
 {
     if (!kq_add_size(*bytes, 63, bytes))
@@ -49,7 +62,7 @@ static bool round64(size_t *bytes)
     return true;
 }
 
-bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, int threads)
+bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool symmetric, int threads)
 {
     size_t big = m > n ? m : n, mn, big2, each, slices[5];
     if (!kq_mul_size(m, n, &mn) || !kq_mul_size(big, big, &big2) || !kq_mul_size(mn, 8, &each) || big2 > SIZE_MAX / 64)
@@ -71,6 +84,17 @@ bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_com
         slices[0] = 0;
     size_t in = split_count(n, plan->chunk, compute) * n * n, out = split_count(m, plan->chunk, compute) * m * m;
     slices[4] = (in > out ? in : out) * 4;
+    plan->panels = compute == KQ_F32 && kq_panel_available();
+    if (plan->panels) {
+        size_t wide = panel_count(n) * KQ_PANEL, tall = panel_count(m) * KQ_PANEL, a = m * wide, b = n * tall;
+        if (!kq_mul_size(plan->chunk, (a > b ? a : b) * sizeof(float), &slices[0]))
+            return false;
+        slices[1] = symmetric ? slices[0] : 0;
+        slices[2] = (big + 7) / 8 * 8 * big * sizeof(float);
+        slices[3] = (size_t)plan->threads * KQ_PANEL_OUT * sizeof(float);
+        in = panel_splits(n, plan->chunk) * wide * wide, out = panel_splits(m, plan->chunk) * tall * tall;
+        slices[4] = (in > out ? in : out) * sizeof(float);
+    }
     for (int i = 0; i < 5; i++)
         if (!round64(&slices[i]) || !kq_add_size(plan->bytes, slices[i], &plan->bytes))
             return false;
@@ -224,6 +248,67 @@ static kq_status gather(kq_product *p, bool adjoint, stack T, stack G, size_t co
     return status;
 }
 
+/* out = (1/D) the sum of the partial sums, mirrored. */
+static void finish(const kq_product *p, size_t splits, size_t ld, size_t dim, float *out)
+{
+    double inverse = 1.0 / (double)p->plan.D;
+    #pragma omp parallel for schedule(dynamic, 16) num_threads(p->plan.threads) if (p->plan.threads > 1)
+    for (size_t i = 0; i < dim; i++)
+        for (size_t j = 0; j <= i; j++) {
+            double sum = 0;
+            for (size_t s = 0; s < splits; s++)
+                sum += p->acc[(s * ld + i) * ld + j];
+            out[i * dim + j] = out[j * dim + i] = (float)(sum * inverse);
+        }
+}
+
+/* All three stages by panels (panel.h): the kernels cannot fail. */
+static void apply_panels(kq_product *p, bool adjoint, kq_middle kind, const float *mid, float *out)
+{
+    const kq_product_plan *plan = &p->plan;
+    size_t m = plan->m, n = plan->n, dim = adjoint ? n : m, K = adjoint ? m : n, panels = panel_count(dim), ld = panels * KQ_PANEL;
+    size_t strips = (panels + KQ_PANEL_STRIP - 1) / KQ_PANEL_STRIP, tiles = strips * (strips + 1) / 2, splits = panel_splits(dim, plan->chunk);
+    size_t off = tiles - strips, sample = K * ld;
+    float *packed = (float *)p->mid16;
+    const float *T = kind == KQ_MID_SYMMETRIC ? p->t : p->gf;
+    bool triangular = kind == KQ_MID_TRIANGULAR;
+
+    memset(p->acc, 0, splits * ld * ld * sizeof *p->acc);
+    if (kind != KQ_MID_IDENTITY) {
+        #pragma omp parallel for schedule(static) num_threads(plan->threads) if (plan->threads > 1)
+        for (size_t r = 0; r < K; r += 8)
+            kq_panel_pack(mid, K, r, triangular, packed + r * K);
+    }
+    for (size_t first = 0; first < plan->D; first += plan->chunk) {
+        size_t count = min_size(plan->chunk, plan->D - first);
+        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
+        for (size_t task = 0; task < count * strips; task++) {
+            size_t s = task / strips, p0 = task % strips * KQ_PANEL_STRIP, p1 = min_size(p0 + KQ_PANEL_STRIP, panels);
+            float *X = p->gf + s * sample;
+            kq_panel_load_avx512(p->g + (first + s) * m * n, m, n, !adjoint, p0, p1, X);
+            if (kind != KQ_MID_IDENTITY)
+                kq_panel_middle_avx512(packed, K, triangular, p0, p1, X, triangular ? X : (float *)p->t + s * sample,
+                                       p->panel + (size_t)omp_get_thread_num() * KQ_PANEL_OUT);
+        }
+        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
+        for (size_t task = 0; task < tiles * splits; task++) {
+            size_t tile = task / splits, split = task % splits, r, c;
+            if (tile < off) { /* the full tiles first, the cheaper diagonal last */
+                for (r = 1; tile >= r; r++)
+                    tile -= r;
+                c = tile;
+            } else
+                r = c = tile - off;
+            r *= KQ_PANEL_STRIP;
+            c *= KQ_PANEL_STRIP;
+            for (size_t s = count * split / splits; s < count * (split + 1) / splits; s++)
+                kq_panel_gather_avx512(T + s * sample, p->gf + s * sample, K, r, min_size(r + KQ_PANEL_STRIP, panels), c,
+                                       min_size(c + KQ_PANEL_STRIP, panels), p->acc + split * ld * ld, ld);
+        }
+    }
+    finish(p, splits, ld, dim, out);
+}
+
 kq_status kq_product_apply(kq_product *p, bool adjoint, kq_middle kind, const float *mid, float *out, kq_error *err)
 {
     const kq_product_plan *plan = &p->plan;
@@ -232,6 +317,12 @@ kq_status kq_product_apply(kq_product *p, bool adjoint, kq_middle kind, const fl
     const void *mid_any = mid;
     kq_status status = KQ_OK;
 
+    double volume = (double)D * (double)m * (double)n;
+    p->flop += volume * ((kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other + (double)dim);
+    if (plan->panels) {
+        apply_panels(p, adjoint, kind, mid, out);
+        return KQ_OK;
+    }
     memset(p->acc, 0, splits * dim * dim * sizeof *p->acc);
     if (plan->compute == KQ_BF16 && kind != KQ_MID_IDENTITY) {
         kq_f32_to_bf16_n(mid, p->mid16, other * other);
@@ -255,16 +346,6 @@ kq_status kq_product_apply(kq_product *p, bool adjoint, kq_middle kind, const fl
     if (status)
         return status;
 
-    double inverse = 1.0 / (double)D;
-    #pragma omp parallel for schedule(dynamic, 16) num_threads(plan->threads) if (plan->threads > 1)
-    for (size_t i = 0; i < dim; i++)
-        for (size_t j = 0; j <= i; j++) {
-            double sum = 0;
-            for (size_t s = 0; s < splits; s++)
-                sum += p->acc[s * dim * dim + i * dim + j];
-            out[i * dim + j] = out[j * dim + i] = (float)(sum * inverse);
-        }
-    double volume = (double)D * (double)m * (double)n;
-    p->flop += volume * ((kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other + (double)dim);
+    finish(p, splits, dim, dim, out);
     return KQ_OK;
 }

@@ -202,7 +202,7 @@ static void products(void **state)
                 for (int compute = 0; compute < 2; compute++) {
                     kq_product_plan plan;
                     kq_product p;
-                    assert_true(kq_product_size(&plan, m, n, D, (kq_compute)compute, 2));
+                    assert_true(kq_product_size(&plan, m, n, D, (kq_compute)compute, true, 2));
                     void *block = kq_alloc(plan.bytes, 1);
                     float *got = get(dim * dim, sizeof *got);
                     kq_product_init(&p, &plan, s.bits, block);
@@ -238,7 +238,7 @@ static void many_chunks(void **state)
     size_t D = 71, m = 480, n = 512;
     uint16_t *bits = get(D * m * n, 2);
     kq_product_plan plan;
-    assert_true(kq_product_size(&plan, m, n, D, KQ_F32, 1) && plan.chunk < D && D % plan.chunk != 0);
+    assert_true(kq_product_size(&plan, m, n, D, KQ_F32, true, 1) && plan.chunk < D && D % plan.chunk != 0);
     /* G_i = a_i e_{i mod m} e_{i mod n}^T: A(I) is diagonal and known exactly. */
     float *Y = get(n * n, sizeof *Y), *out = get(n * n, sizeof *out), *want = get(n * n, sizeof *want);
     for (size_t i = 0; i < D; i++)
@@ -773,6 +773,19 @@ static void inputs_and_packing(void **state)
     free(back);
 }
 
+/* The path through BLAS, on a machine that would not take it. */
+static int lower_isa(void **state)
+{
+    (void)state;
+    return kq_isa_best() >= KQ_ISA_AVX2 ? setenv("KRONQ_ISA", "avx2", 1) : 0;
+}
+
+static int best_isa(void **state)
+{
+    (void)state;
+    return unsetenv("KRONQ_ISA");
+}
+
 int main(void)
 {
     kq_kern_init(kq_isa_best());
@@ -788,6 +801,10 @@ int main(void)
         cmocka_unit_test(fastkron_equals_arpack),
         cmocka_unit_test(threads_and_memory),
         cmocka_unit_test(errors),
+        cmocka_unit_test_setup_teardown(products, lower_isa, best_isa),
+        cmocka_unit_test_setup_teardown(many_chunks, lower_isa, best_isa),
+        cmocka_unit_test_setup_teardown(flipflop_is_eq_3, lower_isa, best_isa),
+        cmocka_unit_test_setup_teardown(threads_and_memory, lower_isa, best_isa),
         cmocka_unit_test(singular),
         cmocka_unit_test(inputs_and_packing),
     };
