@@ -92,11 +92,9 @@ static kq_status forward_window(const run *r, side *s, const kq_block *b, size_t
                                 kq_error *err)
 {
     float *h = s->h + g * r->ctx * s->d;
-    kq_status st = kq_block_forward(s->mc, b, h, r->ctx, h, scratch, threads, err);
-    if (st == KQ_OK && !r->kern->all_finite(h, r->ctx * s->d))
-        return kq_fail(err, KQ_E_NUMERIC, "the %s's hidden states hold NaN or Inf after block %zu (window %zu)", s->name, b->layer,
-                       window0 + g);
-    return st;
+    kq_error e; /* the block names the layer where NaN or Inf appeared; here whose, and in which window */
+    kq_status st = kq_block_forward(s->mc, b, h, r->ctx, h, scratch, threads, &e);
+    return st == KQ_OK ? st : kq_fail(err, st, "%s, window %zu: %s", s->name, window0 + g, e.message);
 }
 
 /* Hidden states of windows [window0, window0 + n) after the last block, into s->h. */
