@@ -30,7 +30,8 @@ double kq_trellis_rms(const kq_trellis *t);
 
 /* Round tiles [n_tiles, 256] f32 (already divided by the scale) to the nearest walks: packed [n_tiles, 16 k] words, decoded [n_tiles, 256]
  * (may be NULL). Tail-biting as design.md: a pass over the sequence rotated by half fixes the overlap, a second pass is constrained to it.
- * Costs are integers, ties go to the lowest state: every instruction set gives the same bits. Inputs beyond +-8 are clamped for the search.
+ * Costs are integers, ties go to the lowest state: every instruction set gives the same bits. For the search alone, a step whose target is longer
+ * than 9, 6.5, 4.8 times 0.9 rms (2, 3, 4 bits) is shortened to that; NaN counts as 0.
  * scratch: kq_trellis_scratch_bytes(t), one a thread. Runs on the calling thread. Several tiles a call are faster than one
  * (tables are shared between KQ_TRELLIS_BATCH of them). */
 enum { KQ_TRELLIS_BATCH = 4 };

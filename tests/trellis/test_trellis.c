@@ -203,11 +203,11 @@ static void test_isas_agree(void **state)
 }
 
 /* Squared error on unit Gaussian tiles at the 0.9 scale, within 3% of design section 5 where it gives a figure (two standard errors of 300
- * tiles are 1%), else of what was measured; without a vector unit just a few tiles and 15%. */
+ * tiles are 1%; hyb at 4 bits comes out lower, 0.0054 for 0.0057), else of what was measured; without a vector unit just a few tiles and 15%. */
 static void test_squared_error(void **state)
 {
     (void)state;
-    static const double want[KQ_N_CODE][3] = { { 0.071, 0.0191, 0.0055 }, { 0.0695, 0.0180, 0.0047 }, { 0.0700, 0.0183, 0.0047 } };
+    static const double want[KQ_N_CODE][3] = { { 0.071, 0.0188, 0.0054 }, { 0.0695, 0.0177, 0.0046 }, { 0.0700, 0.0179, 0.0047 } };
     const bool fast = kq_isa_best() >= KQ_ISA_AVX2;
     const size_t n = fast ? 300 : 6;
     float *w = kq_alloc(n * 256, 4), *x = kq_alloc(n * 256, 4), *d = kq_alloc(n * 256, 4), *d2 = kq_alloc(n * 256, 4);
