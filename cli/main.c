@@ -1,4 +1,7 @@
 /* kronq: the program. Commands are in cmd_*.c; this finds the one that is meant. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,11 +35,13 @@ static void usage(FILE *to)
                 "  kronq run out -p \"Why is the sky blue?\" --chat\n");
 }
 
-/* OpenBLAS chooses its kernels when it is loaded; to hold it to a lower instruction set it must be told before. So: set its variable and
- * start again. Without --isa or KRONQ_ISA nothing happens. */
-static void hold_blas_to_isa(int argc, char **argv)
+/* Two libraries read the environment when they are loaded, before main: OpenBLAS for its kernels (so that --isa holds it to a lower instruction
+ * set), and OpenMP for what idle threads do (spinning, its default, takes the processor from whoever has work when the machine is shared:
+ * one stage of rounding took 215 s instead of 13 s beside other jobs). So: set what the user has not set, and start again, once. */
+static void set_environment(int argc, char **argv)
 {
     const char *name = getenv("KRONQ_ISA");
+    bool again = false;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--isa") && i + 1 < argc)
             name = argv[i + 1];
@@ -44,31 +49,38 @@ static void hold_blas_to_isa(int argc, char **argv)
             name = argv[i] + 6;
     }
     kq_isa isa;
-    if (!name || getenv("OPENBLAS_CORETYPE") || kq_isa_pick(name, &isa, NULL) || isa == kq_isa_best())
-        return;
-    static const char *const core[] = {[KQ_ISA_REF] = "Prescott", [KQ_ISA_AVX2] = "Haswell", [KQ_ISA_AVX512] = "SkylakeX", [KQ_ISA_AMX] = "SapphireRapids"};
-    setenv("OPENBLAS_CORETYPE", core[isa], 1);
-    execv("/proc/self/exe", argv);
+    if (name && !getenv("OPENBLAS_CORETYPE") && !kq_isa_pick(name, &isa, NULL) && isa != kq_isa_best()) {
+        static const char *const core[] = {[KQ_ISA_REF] = "Prescott", [KQ_ISA_AVX2] = "Haswell", [KQ_ISA_AVX512] = "SkylakeX", [KQ_ISA_AMX] = "SapphireRapids"};
+        again = !setenv("OPENBLAS_CORETYPE", core[isa], 1);
+    }
+    if (!getenv("OMP_WAIT_POLICY"))
+        again = !setenv("OMP_WAIT_POLICY", "passive", 1) || again;
+    if (again)
+        execv("/proc/self/exe", argv); /* where that is not possible the program works all the same */
 }
 
 int main(int argc, char **argv)
 {
+    hold_standard_streams();
+    /* writing to a closed pipe, or past a file size limit, is an error like any other and not a death */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     if (argc < 2) {
         usage(stderr);
         return EXIT_USAGE;
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         usage(stdout);
-        return EXIT_OK;
+        return finish_stdout(EXIT_OK);
     }
     if (!strcmp(argv[1], "--version")) {
         printf("kronq %s\n", kq_version());
-        return EXIT_OK;
+        return finish_stdout(EXIT_OK);
     }
-    hold_blas_to_isa(argc, argv);
+    set_environment(argc, argv);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
+            return finish_stdout(commands[i].run(argc - 1, argv + 1));
     fprintf(stderr, "kronq: unknown command %s; `kronq --help` lists them\n", argv[1]);
     return EXIT_USAGE;
 }
