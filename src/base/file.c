@@ -14,7 +14,7 @@
 kq_status kq_map_open(const char *path, kq_map *out, kq_error *err)
 {
     *out = (kq_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer must not hang us */
     if (fd < 0)
         return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
     struct stat st;
@@ -115,7 +115,8 @@ kq_status kq_out_write(kq_out *o, const void *data, size_t size, kq_error *err)
         if (size >= OUT_BUFFER)
             return write_all(o, data, size, err);
     }
-    memcpy(o->buffer + o->used, data, size);
+    if (size)
+        memcpy(o->buffer + o->used, data, size);
     o->used += size;
     return KQ_OK;
 }
@@ -216,6 +217,8 @@ bool kq_path_is_dir(const char *path)
 
 kq_status kq_mkdirs(const char *path, kq_error *err)
 {
+    if (!*path)
+        return kq_fail(err, KQ_E_ARG, "the name of a folder is empty");
     char *copy = strdup(path);
     if (!copy)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
