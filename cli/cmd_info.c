@@ -75,15 +75,14 @@ int cmd_info(int argc, char **argv)
         c.q.calibration.text = NULL;
         if (c.q.calibration.seq_len > kq_source_config(src)->max_position && kq_source_config(src)->max_position)
             c.q.calibration.seq_len = kq_source_config(src)->max_position;
-        if (kq_plan(c.model, &c.q, &plan, &err)) {
-            json_decref(o);
-            kq_model_file_close(f);
-            return cli_fail(&err);
+        if (kq_plan(c.model, &c.q, &plan, &err)) { /* no tokenizer, say: the rest is still worth knowing */
+            json_object_set_new(o, "plan_error", json_string(err.message));
+        } else {
+            json_t *p = json_loads(plan, 0, NULL);
+            json_object_del(p, "modules");
+            json_object_set_new(o, "plan", p);
+            free(plan);
         }
-        json_t *p = json_loads(plan, 0, NULL);
-        json_object_del(p, "modules");
-        json_object_set_new(o, "plan", p);
-        free(plan);
     }
     if (c.json) {
         char *text = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9));

@@ -36,9 +36,7 @@ static int emit(void *ctx, const char *text, size_t size)
 {
     answer *a = ctx;
     if (a->print) {
-        fwrite(text, 1, size, stdout);
-        fflush(stdout);
-        return 0;
+        return fwrite(text, 1, size, stdout) != size || fflush(stdout); /* nobody is listening: stop */
     }
     if (size > a->cap - a->size) {
         size_t cap = 2 * (a->cap + size);

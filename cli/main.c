@@ -35,6 +35,28 @@ static void usage(FILE *to)
                 "  kronq run out -p \"Why is the sky blue?\" --chat\n");
 }
 
+/* A closed stdin, stdout or stderr would give its number to the next file that is opened, and what is printed would end up there: hold the
+ * places. Reading and writing them fails, as it would have. */
+static void hold_standard_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_PATH);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
+/* What was printed must have arrived: a full disk or a reader that left is a failure. */
+static int finish_stdout(int status)
+{
+    const bool failed = ferror(stdout), unwritten = fflush(stdout) != 0;
+    if (!failed && !unwritten)
+        return status;
+    fprintf(stderr, "kronq: standard output cannot be written%s%s\n", unwritten ? ": " : "", unwritten ? strerror(errno) : "");
+    return status == EXIT_OK ? EXIT_FAILED : status;
+}
+
 /* Two libraries read the environment when they are loaded, before main: OpenBLAS for its kernels (so that --isa holds it to a lower instruction
  * set), and OpenMP for what idle threads do (spinning, its default, takes the processor from whoever has work when the machine is shared:
  * one stage of rounding took 215 s instead of 13 s beside other jobs). So: set what the user has not set, and start again, once. */

@@ -175,7 +175,7 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
 int cli_fail(const kq_error *err)
 {
     cli_progress_end();
-    fprintf(stderr, "kronq: %s\n", err->message);
+    fprintf(stderr, "kronq: %s%s\n", err->message, err->status == KQ_E_INTERRUPTED ? "; --resume goes on from here, if the command has it" : "");
     return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
 }
 

@@ -71,10 +71,15 @@ static bool is_rows(const kq_tensor *t)
     return !strcmp(t->name, "model.embed_tokens.weight") || is_head(t);
 }
 
+static bool is_integer(kq_dtype t)
+{
+    return t == KQ_T_I8 || t == KQ_T_I16 || t == KQ_T_I32 || t == KQ_T_I64 || t == KQ_T_U8 || t == KQ_T_BOOL;
+}
+
 /* What stays as it is keeps its type; block-quantized source types become bf16. */
 static kq_dtype kept_dtype(kq_dtype t)
 {
-    return t == KQ_T_F32 || t == KQ_T_F16 ? t : KQ_T_BF16;
+    return t == KQ_T_F32 || t == KQ_T_F16 || is_integer(t) ? t : KQ_T_BF16;
 }
 
 static kq_status add_rows(entries *list, const kq_tensor *t, int bits, kq_error *err)
@@ -130,7 +135,8 @@ static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file 
 
 static kq_status write_kept(kq_st_writer *w, const kq_source *src, const entry *e, kq_error *err)
 {
-    if (e->t->dtype == e->dtype && !e->t->permuted_qk)
+    const bool as_stored = e->t->dtype == e->dtype && !e->t->permuted_qk;
+    if (is_integer(e->dtype) || (as_stored && (e->rank == 0 || e->rank > 2)))
         return kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
     const size_t rows = e->rank ? e->shape[0] : 1, row = e->t->n_elem / (rows ? rows : 1), step = 256;
     float *x = kq_alloc(step * row, sizeof *x);
@@ -139,7 +145,9 @@ static kq_status write_kept(kq_st_writer *w, const kq_source *src, const entry *
     for (size_t r = 0; r < rows && !status; r += step) {
         const size_t n = rows - r < step ? rows - r : step;
         if ((status = kq_source_read_f32(src, e->t, r, n, x, err)))
-            break;
+            break; /* NaN and Inf are found even where nothing is converted */
+        if (as_stored)
+            continue;
         if (e->dtype == KQ_T_F32) {
             status = kq_st_writer_data(w, x, n * row * 4, err);
             continue;
@@ -148,6 +156,8 @@ static kq_status write_kept(kq_st_writer *w, const kq_source *src, const entry *
             h[i] = e->dtype == KQ_T_F16 ? kq_f32_to_f16(x[i]) : kq_f32_to_bf16(x[i]);
         status = kq_st_writer_data(w, h, n * row * 2, err);
     }
+    if (!status && as_stored)
+        status = kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
     kq_free(x);
     kq_free(h);
     return status;

@@ -26,7 +26,20 @@ static bool block_done(void *ctx, size_t layer)
 {
     char path[4400];
     part_path(ctx, layer, path);
-    return kq_path_exists(path);
+    return kq_job_sealed(path);
+}
+
+/* Before unfinished work is continued: what is there of it must be whole. */
+static kq_status check_parts(calibrator *c, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t l = 0; l < c->p.cfg->n_layer && !status; l++) {
+        char path[4400];
+        part_path(c, l, path);
+        if (block_done(c, l))
+            status = kq_job_check_seal(path, err);
+    }
+    return status;
 }
 
 static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
@@ -66,7 +79,7 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     kq_status status = kq_factor_part_write(c->part, path, err);
     kq_factor_part_free(c->part);
     c->part = NULL;
-    return status;
+    return status ? status : kq_job_seal(path, err);
 }
 
 static int sweep_progress(void *ctx, const char *stage, double fraction)
@@ -92,6 +105,21 @@ static kq_status gather(calibrator *c, const char *out_file, const char *setting
     for (size_t i = 0; i < n; i++)
         free(parts[i]);
     kq_free(parts);
+    return status;
+}
+
+/* A factor file is there: it must be what these settings would have made. */
+static kq_status check_complete(const char *path, const json_t *settings, kq_error *err)
+{
+    kq_factor_file *f;
+    kq_status status = kq_factor_file_open(path, &f, err);
+    if (status)
+        return status;
+    json_t *there = json_loads(kq_factor_file_settings(f), JSON_REJECT_DUPLICATES, NULL);
+    if (!json_equal(there, settings))
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: the factors there were made with other settings; choose another output or remove it", path);
+    json_decref(there);
+    kq_factor_file_close(f);
     return status;
 }
 
@@ -126,13 +154,16 @@ kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantiz
     if ((status = kq_job_open(out_file, work, text, opt->resume, &c.job, err)))
         goto out;
     if (c.job.complete) {
-        if (kq_path_is_dir(work))
-            kq_job_finish(&c.job);
+        if ((status = check_complete(out_file, settings, err)))
+            goto out;
+        if (opt->common.progress)
+            opt->common.progress(opt->common.ctx, NULL, 0, "the factors are complete already");
+        kq_job_finish(&c.job);
         if (report_json && !(*report_json = strdup("{\"complete\": true}")))
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
         goto out;
     }
-    if ((status = kq_prepare_ids(&c.p, &c.job, err)))
+    if ((status = check_parts(&c, err)) || (status = kq_prepare_ids(&c.p, &c.job, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&c.p, &c.job);
     s.ctx = &c;

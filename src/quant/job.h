@@ -13,12 +13,20 @@ typedef struct kq_job {
 } kq_job;
 
 /* done_path: the file whose presence means the result is complete. settings: a JSON object as text.
- * KQ_E_ARG: the result exists, or an unfinished job is there and resume is false; KQ_E_MISMATCH: resume, but a setting differs (named). */
+ * KQ_E_ARG: the result exists, or an unfinished job is there and resume is false; KQ_E_MISMATCH: resume, but a setting differs (named);
+ * KQ_E_IO: another process holds the folder's lock. With resume and a result that exists, complete is true and nothing else was looked at:
+ * whether it is the result of these settings is the caller's to check. */
 kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume, kq_job *job, kq_error *err);
-/* The result is in place: remove the work folder and all in it. */
+/* The result is in place: remove the work folder and all in it. Does nothing when this process does not hold the lock. */
 void kq_job_finish(kq_job *job);
-/* Leave everything for a later --resume. A zeroed job with lock -1 is fine. */
+/* Leave everything for a later --resume, or remove the folder when there is nothing in it worth keeping. A zeroed job with lock -1 is fine. */
 void kq_job_close(kq_job *job);
+
+/* A finished file of the work folder is sealed: PATH.seal holds its fingerprint, and only a sealed file counts as done. The check before
+ * work is continued finds damage anywhere in the file. */
+kq_status kq_job_seal(const char *path, kq_error *err);
+bool kq_job_sealed(const char *path);
+kq_status kq_job_check_seal(const char *path, kq_error *err); /* KQ_E_FORMAT: damaged */
 
 /* "WORK/STEM-00012.SUFFIX" */
 void kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suffix, char buf[4400]);

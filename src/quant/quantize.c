@@ -42,7 +42,20 @@ static bool block_done(void *ctx, size_t layer)
 {
     char path[4400];
     part_path(ctx, layer, path);
-    return kq_path_exists(path);
+    return kq_job_sealed(path);
+}
+
+/* Before unfinished work is continued: what is there of it must be whole. */
+static kq_status check_parts(quantizer *q, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t l = 0; l < q->p.cfg->n_layer && !status; l++) {
+        char path[4400];
+        part_path(q, l, path);
+        if (block_done(q, l))
+            status = kq_job_check_seal(path, err);
+    }
+    return status;
 }
 
 static void drop_block(quantizer *q)
@@ -108,7 +121,7 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     part_path(q, layer, path);
     kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, kq_trellis_k(q->trellis), err);
     drop_block(q);
-    return status;
+    return status ? status : kq_job_seal(path, err);
 }
 
 static int sweep_progress(void *ctx, const char *stage, double fraction)
@@ -191,6 +204,53 @@ static kq_status check_output(const char *out, const char *work_name, kq_error *
     return kq_mkdirs(out, err);
 }
 
+static bool same_number(const json_t *a, const json_t *b)
+{
+    const double x = json_number_value(a), y = json_number_value(b);
+    return json_is_number(a) && json_is_number(b) && fabs(x - y) <= 1e-8 * fabs(y); /* config.json keeps nine digits */
+}
+
+/* A config.json is there: it must be of a checkpoint that these settings would have made. */
+static kq_status check_complete(const quantizer *q, const char *path, json_t *settings, kq_error *err)
+{
+    char *text;
+    size_t size;
+    const kq_quantize_options *o = q->p.opt;
+    kq_status status = kq_file_read(path, 1 << 26, &text, &size, err);
+    if (status)
+        return status;
+    json_t *config = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL), *qc = json_object_get(config, "quantization_config");
+    const char *kind = json_string_value(json_object_get(qc, "quant_method")), *key;
+    kq_free(text);
+    json_t *expected = json_pack("{s:i, s:s, s:i, s:f, s:I}", "bits", o->bits, "code", o->code, "embed_bits", o->embed_bits, "sigma_reg", o->sigma_reg, "seed",
+                                 (json_int_t)o->common.seed), *value;
+    if (!kind || strcmp(kind, "kronq"))
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
+    else if (!expected || json_object_update_missing(expected, settings))
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    if (!status && !q->p.cfg->tie_embeddings)
+        json_object_set_new(expected, "head_bits", json_integer(o->head_bits));
+    if (!status) {
+        json_object_foreach (expected, key, value) {
+            const json_t *there = json_object_get(qc, key);
+            if (json_equal(there, value) || same_number(there, value))
+                continue;
+            char *a = json_dumps(there, JSON_ENCODE_ANY | JSON_COMPACT), *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+            status = kq_fail(err, KQ_E_MISMATCH, "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose another output or remove it",
+                             path, key, a ? a : "absent", b ? b : "?");
+            free(a);
+            free(b);
+            break;
+        }
+    }
+    if (!status && json_object_size(json_object_get(qc, "module_bits")) != q->p.n_wanted)
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose another output or remove it",
+                         path, json_object_size(json_object_get(qc, "module_bits")), q->p.n_wanted);
+    json_decref(config);
+    json_decref(expected);
+    return status;
+}
+
 static double real_or_nan(double x, double scale)
 {
     return isfinite(x) ? x * scale : NAN;
@@ -267,6 +327,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     kq_factor_file *file = NULL;
     json_t *settings = NULL, *job_settings = NULL;
     char *text = NULL, done[4300], work[4300];
+    bool new_folder = false;
     kq_code code;
     kq_sweep_report sweep_report = {.nll = NAN};
     kq_save_report save = {0};
@@ -303,17 +364,20 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         goto out;
     }
     if ((status = kq_path_join(done, sizeof done, out, "config.json", err)) || (status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) ||
-        (status = check_output(out, ".kronq-work", err)) || (status = kq_job_open(done, work, text, opt->resume, &q.job, err)))
+        (new_folder = !kq_path_exists(out), status = check_output(out, ".kronq-work", err)) || (status = kq_job_open(done, work, text, opt->resume, &q.job, err)))
         goto out;
     if (q.job.complete) {
+        if ((status = check_complete(&q, done, settings, err)))
+            goto out;
         if (opt->common.progress)
             opt->common.progress(opt->common.ctx, NULL, 0, "the checkpoint is complete already");
-        if (kq_path_is_dir(work))
-            kq_job_finish(&q.job); /* killed between the last rename and the clean-up */
+        kq_job_finish(&q.job); /* killed between the last rename and the clean-up */
         if (report_json && !(*report_json = strdup("{\"complete\": true}")))
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
         goto out;
     }
+    if ((status = check_parts(&q, err)))
+        goto out;
     kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
     kq_plan_resources(&q.p, &memory, &disk);
     if (!opt->resume && (status = remaining_disk(out, disk, err)))
@@ -357,6 +421,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
 out:
     drop_block(&q);
     kq_job_close(&q.job);
+    if (status && new_folder)
+        rmdir(out); /* only when nothing was left in it */
     kq_trellis_free(q.trellis);
     kq_prepared_free(&q.p);
     kq_factor_file_close(file);

@@ -36,7 +36,7 @@ static kq_status start(const char *path, size_t n_records, size_t record_bytes, 
 kq_status kq_spill_create(const char *path, size_t n_records, size_t record_bytes, kq_spill **out, kq_error *err)
 {
     *out = NULL;
-    kq_spill *s;
+    kq_spill *s = NULL;
     kq_status status = start(path, n_records, record_bytes, &s, err);
     if (status)
         return status;
@@ -57,7 +57,7 @@ kq_status kq_spill_create(const char *path, size_t n_records, size_t record_byte
 kq_status kq_spill_open(const char *path, size_t n_records, size_t record_bytes, kq_spill **out, kq_error *err)
 {
     *out = NULL;
-    kq_spill *s;
+    kq_spill *s = NULL;
     kq_status status = start(path, n_records, record_bytes, &s, err);
     if (status)
         return status;

@@ -437,7 +437,7 @@ static kq_status gradient_sweep(sweep *w, size_t lowest, const kq_head *head, kq
 
     /* Where an interrupted run stopped: the topmost block without a result, or whose gradient has not been passed on. */
     size_t from = L;
-    while (from > lowest && s->done(s->ctx, from - 1) && there(grad_path, w, from - 1))
+    while (from > lowest && (!s->wanted[from - 1] || s->done(s->ctx, from - 1)) && there(grad_path, w, from - 1))
         from--;
     if (from == L && !there(grad_path, w, L)) {
         status = embed_inputs(w, head, err);
