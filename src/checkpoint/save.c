@@ -218,13 +218,19 @@ static kq_status write_json(const char *dir, const char *name, const json_t *val
     return status;
 }
 
+/* A shard holds at least one tensor, however large. */
+static bool fits(size_t bytes, size_t more, size_t limit)
+{
+    return !bytes || (bytes <= limit && more <= limit - bytes);
+}
+
 /* All shards, and an index when there is more than one. */
 static kq_status write_tensors(const kq_save_options *o, const entries *list, kq_save_report *report, kq_error *err)
 {
     size_t n_shards = 1, bytes = 0;
     const size_t limit = o->shard_size ? o->shard_size : SIZE_MAX;
     for (size_t i = 0; i < list->n; i++) {
-        if (bytes && list->e[i].size_bytes > limit - bytes) {
+        if (!fits(bytes, list->e[i].size_bytes, limit)) {
             n_shards++;
             bytes = 0;
         }
@@ -240,7 +246,7 @@ static kq_status write_tensors(const kq_save_options *o, const entries *list, kq
         else
             snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", shard + 1, n_shards);
         size_t last = first;
-        for (bytes = 0; last < list->n && (!bytes || list->e[last].size_bytes <= limit - bytes); last++) {
+        for (bytes = 0; last < list->n && fits(bytes, list->e[last].size_bytes, limit); last++) {
             bytes += list->e[last].size_bytes;
             if (json_object_set_new(map, list->e[last].name, json_string(name)))
                 status = kq_fail(err, KQ_E_MEMORY, "out of memory: the index");

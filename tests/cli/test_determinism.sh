@@ -1,0 +1,30 @@
+#!/bin/bash
+# The same command and seed give the same bytes at every number of threads; another seed does not.
+. "$(dirname "$0")/common.sh"
+
+for method in flipflop input-only; do
+    for t in 1 2 3; do
+        say "$method, $t threads"
+        must "$KRONQ" quantize "$HF" -o "$method$t" --method $method --only 'layers\.(0|2)\.' $CAL --threads $t --quiet
+        same "$method$t" "${method}1"
+    done
+done
+say "fastkron, 1 and 3 threads"
+for t in 1 3; do
+    must "$KRONQ" quantize "$HF" -o "fastkron$t" --method fastkron --max-iter 4 --only 'layers\.1\.(self_attn|mlp\.down)' $CAL --threads $t --quiet
+done
+same fastkron3 fastkron1
+say "text the model writes itself, 1 and 3 threads"
+for t in 1 3; do
+    must "$KRONQ" quantize "$HF" -o "self$t" --only 'layers\.2\.mlp' --seq-len 32 --tokens 512 --seed 3 --threads $t --quiet
+done
+same self3 self1
+say "calibrate, 1 and 3 threads"
+for t in 1 3; do
+    must "$KRONQ" calibrate "$HF" -o "f$t.safetensors" $CAL --only 'layers\.2\.' --threads $t --quiet
+done
+cmp f1.safetensors f3.safetensors || fail "factor files differ"
+say "another seed"
+must "$KRONQ" quantize "$HF" -o seed4 --method flipflop --only 'layers\.(0|2)\.' $CAL --seed 4 --quiet
+! cmp -s seed4/model.safetensors flipflop1/model.safetensors || fail "the seed changes nothing"
+echo ok

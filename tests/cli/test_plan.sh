@@ -1,0 +1,88 @@
+#!/bin/bash
+# --dry-run, --only, info on every kind of MODEL, factor files, shards.
+. "$(dirname "$0")/common.sh"
+
+say "--dry-run prints the plan and writes nothing"
+must "$KRONQ" quantize "$HF" -o planned --bits 3 $CAL --dry-run --json
+cp must.out plan.json
+has plan.json modules bits bpw file_bytes planned_memory_bytes planned_disk_bytes quantized_modules
+[ "$(get plan.json quantized_modules bits calibration_tokens | tr '\n' ' ')" = "21 3 512 " ] || fail "plan.json"
+must "$KRONQ" quantize "$ODD" --dry-run --seq-len 32
+grep -q "mlp.down_proj .* 40 x 52 .*padded" must.out || fail "the table does not tell of padding"
+refuse 2 "bits 7" "$KRONQ" quantize "$HF" --dry-run --bits 7
+[ -z "$(ls -d planned 2>/dev/null)" ] || fail "--dry-run left something"
+
+say "the planned size is the written size (header apart), the planned memory is not exceeded"
+must "$KRONQ" quantize "$HF" -o whole --bits 3 --method none $CAL --json --quiet
+cp must.out whole.json
+awk -v p="$(get plan.json file_bytes)" -v w="$(get whole.json file_bytes)" 'BEGIN { exit !(w >= p && w < p + 16384) }' || fail "planned $(get plan.json file_bytes), written $(get whole.json file_bytes)"
+
+say "--only leaves the other modules as they were"
+must "$KRONQ" quantize "$HF" -o only --method none --only 'layers\.1\.mlp\.(up|down)_proj' --embed-bits 16 --json --quiet
+[ "$(get must.out quantized_modules)" = 2 ] || fail "quantized_modules $(get must.out quantized_modules)"
+must "$KRONQ" info only --tensors --json
+cp must.out only.json
+[ "$(get only.json quantization_config/module_bits)" = '{"model.layers.1.mlp.up_proj":2,"model.layers.1.mlp.down_proj":2}' ] || fail "module_bits"
+[ "$(grep -c '"name": "model.layers.*proj.weight"' only.json)" = 19 ] || fail "19 plain modules expected"
+[ "$(grep -c 'trellis"' only.json)" = 2 ] || fail "2 packed modules expected"
+[ "$(get only.json types/BF16)" = 27 ] || fail "plain tensors are BF16: $(get only.json types)"
+
+say "info: folder, GGUF, checkpoint; also without a tokenizer"
+for m in "$HF" "$GGUF" "$ODD" whole "$GOLDEN/tiny_llama3"; do
+    must "$KRONQ" info "$m"
+    must "$KRONQ" info "$m" --tensors
+    must "$KRONQ" info "$m" --json
+    has must.out kind architecture layers d_model heads kv_heads head_dim d_ff vocab tensors tensor_bytes types
+done
+must "$KRONQ" info "$HF" --json && has must.out plan/planned_memory_bytes plan/file_bytes
+must "$KRONQ" info whole --json && [ "$(get must.out kind quantization_config/bits | tr '\n' ' ')" = "kronq checkpoint 3 " ] || fail "info whole"
+
+say "factors: calibrate, then quantize --factors, is quantize"
+for method in flipflop input-only; do
+    must "$KRONQ" calibrate "$HF" -o $method.safetensors --method $method $CAL --only 'layers\.(1|2)\.' --json --quiet
+    has must.out file_bytes seconds/total peak_rss_bytes modules/model.layers.2.mlp.up_proj
+    must "$KRONQ" quantize "$HF" -o $method-a --factors $method.safetensors --only 'layers\.(1|2)\.' --seed 3 --json --quiet
+    a=$(get must.out predicted_loss)
+    must "$KRONQ" quantize "$HF" -o $method-b --method $method $CAL --only 'layers\.(1|2)\.' --json --quiet
+    [ "$a" = "$(get must.out predicted_loss)" ] || fail "predicted loss $a, $(get must.out predicted_loss)"
+    same $method-a $method-b --exclude=config.json # whose settings tell where the factors came from
+done
+must "$KRONQ" calibrate "$HF" -o half.safetensors $CAL --only 'layers\.2\.' --factor-dtype bf16 --quiet
+must "$KRONQ" quantize "$HF" -o half --factors half.safetensors --only 'layers\.2\.mlp' --seed 3 --quiet
+[ $(($(stat -c %s half.safetensors) * 3)) -lt "$(stat -c %s flipflop.safetensors)" ] || fail "bf16 factors of one block are not a quarter of two blocks'"
+refuse 1 "holds no factors of model.layers.0" "$KRONQ" quantize "$HF" -o never --factors half.safetensors --only 'layers\.0\.' --quiet
+refuse 1 "of another model" "$KRONQ" quantize "$GGUF" -o never --factors half.safetensors --quiet
+refuse 1 "is not a factor file" "$KRONQ" quantize "$HF" -o never --factors "$HF/model.safetensors" --quiet
+refuse 1 "No such file" "$KRONQ" quantize "$HF" -o never --factors missing.safetensors --quiet
+head -c 5000 half.safetensors >cut.safetensors
+refuse 1 "cut.safetensors" "$KRONQ" quantize "$HF" -o never --factors cut.safetensors --quiet
+[ ! -e never ] || [ ! -e never/config.json ] || fail "a refused command left a checkpoint"
+
+say "shards: factors and checkpoint"
+must "$KRONQ" calibrate "$HF" -o sh.safetensors $CAL --only 'layers\.(1|2)\.' --shard-size 1k --quiet
+[ "$(ls sh.safetensors-*-of-00002.safetensors | wc -l)" = 2 ] || fail "two factor shards expected: $(ls)"
+has sh.safetensors files/1
+must "$KRONQ" quantize "$HF" -o sh-a --factors sh.safetensors --only 'layers\.(1|2)\.' --seed 3 --quiet
+same sh-a flipflop-b --exclude=config.json
+mv sh.safetensors-00002-of-00002.safetensors gone
+refuse 1 "00002-of-00002.*No such file" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
+must "$KRONQ" quantize "$HF" -o shards --factors flipflop.safetensors --only 'layers\.(1|2)\.' --seed 3 --shard-size 20k --quiet
+has shards/model.safetensors.index.json weight_map/model.norm.weight metadata/total_size
+[ "$(ls shards/model-*.safetensors | wc -l)" -gt 4 ] && [ ! -e shards/model.safetensors ] || fail "shards: $(ls shards)"
+for d in shards flipflop-a; do
+    must "$KRONQ" eval $d --ppl "$TEXT" --ctx 64 --chunks 2 --json --quiet
+    get must.out nll >$d.nll
+done
+cmp shards.nll flipflop-a.nll || fail "a sharded checkpoint evaluates otherwise"
+
+say "a quantized model is not quantized again; an output in use is left alone"
+refuse 2 "is quantized already" "$KRONQ" quantize whole -o never --quiet
+refuse 2 "exists already" "$KRONQ" quantize "$HF" -o whole --method none --quiet
+mkdir mine && echo important >mine/thesis.txt
+refuse 2 "is not empty" "$KRONQ" quantize "$HF" -o mine --method none --quiet
+refuse 1 "is a file" "$KRONQ" quantize "$HF" -o mine/thesis.txt --method none --quiet
+[ "$(cat mine/thesis.txt)" = important ] || fail "a file was touched"
+cp -r "$HF" copy
+refuse 1 "not of a kronq checkpoint" "$KRONQ" quantize "$HF" -o copy --method none --resume --quiet
+same copy "$HF"
+echo ok
