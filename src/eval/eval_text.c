@@ -1,6 +1,8 @@
 /* kq_eval_text: any MODEL, any text file. */
 #include <jansson.h>
+#include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -38,10 +40,15 @@ static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids,
     return status;
 }
 
-static void set_pair(json_t *o, const char *name, const char *stderr_name, double value, double error)
+/* A value with its standard errors, tokens taken as independent ("..._stderr") and windows ("..._stderr_windows"; null with one window). */
+static void set_measure(json_t *o, const char *name, double value, double error, double error_windows)
 {
+    char key[64];
     json_object_set_new(o, name, json_real(value));
-    json_object_set_new(o, stderr_name, json_real(error));
+    snprintf(key, sizeof key, "%s_stderr", name);
+    json_object_set_new(o, key, json_real(error));
+    snprintf(key, sizeof key, "%s_stderr_windows", name);
+    json_object_set_new(o, key, isfinite(error_windows) ? json_real(error_windows) : json_null());
 }
 
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err)
@@ -76,12 +83,12 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I}", "model", model, "text", text_file, "ctx", (json_int_t)o.ctx, "windows", (json_int_t)res.windows,
                           "tokens", (json_int_t)res.tokens);
     if (j) {
-        set_pair(j, "ppl", "ppl_stderr", res.ppl, res.ppl_stderr);
-        set_pair(j, "nll", "nll_stderr", res.nll, res.nll_stderr);
+        set_measure(j, "ppl", res.ppl, res.ppl_stderr, res.ppl_stderr_windows);
+        set_measure(j, "nll", res.nll, res.nll_stderr, res.nll_stderr_windows);
         if (res.has_kld) {
             json_object_set_new(j, "reference", json_string(reference));
-            set_pair(j, "kld", "kld_stderr", res.kld, res.kld_stderr);
-            set_pair(j, "top1", "top1_stderr", res.top1, res.top1_stderr);
+            set_measure(j, "kld", res.kld, res.kld_stderr, res.kld_stderr_windows);
+            set_measure(j, "top1", res.top1, res.top1_stderr, res.top1_stderr_windows);
         }
         json_object_set_new(j, "compute", json_string(o.compute == KQ_BF16 ? "bf16" : "f32"));
         json_object_set_new(j, "isa", json_string(kq_isa_name(o.isa)));
