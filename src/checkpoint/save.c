@@ -174,6 +174,12 @@ static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *
         if ((status = kq_source_read_f32(src, e->t, r, 1, x, err)))
             break;
         kq_rows_encode(x, n, e->bits, q, s);
+        for (size_t g = 0; g < groups && !status; g++)
+            if ((s[g] & 0x7c00) == 0x7c00)
+                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s, row %zu: values too large for a scale in F16; --embed-bits 16 (or --head-bits 16) keeps them",
+                                 e->t->file, e->t->name, r);
+        if (status)
+            break;
         status = e->from == ROWS_Q ? kq_st_writer_data(w, q, q_bytes, err) : kq_st_writer_data(w, s, 2 * groups, err);
     }
     kq_free(x);

@@ -57,13 +57,13 @@ fresh && config 's/"head_dim": 16/"head_dim": 0/' && try 1 "head_dim" bad
 
 say "NaN and Inf in weights: the tensor and the index are named, whatever it is used for"
 # the data begin after 8 bytes and the header; NaN is 0xffff in BF16
-spoil() { # TENSOR ELEMENT
+spoil() { # TENSOR ELEMENT [BYTES]
     fresh
     local header begin
     header=$(($(od -An -tu8 -N 8 bad/model.safetensors)))
     dd if=bad/model.safetensors bs=1 skip=8 count=$header of=header.json 2>/dev/null
     begin=$(get header.json "$1/data_offsets/0")
-    printf '\377\377' | dd of=bad/model.safetensors bs=1 seek=$((8 + header + begin + 2 * $2)) conv=notrunc 2>/dev/null
+    printf "${3:-\\377\\377}" | dd of=bad/model.safetensors bs=1 seek=$((8 + header + begin + 2 * $2)) conv=notrunc 2>/dev/null
 }
 spoil model.layers.1.mlp.up_proj.weight 100
 refuse 1 "model.layers.1.mlp.up_proj.*NaN.*(index 100|\[1, 36\])" "$KRONQ" quantize bad -o never $CAL --quiet
@@ -79,6 +79,10 @@ for t in model.layers.0.input_layernorm.weight model.norm.weight model.embed_tok
     refuse 1 "$t.*NaN.*index 7" "$KRONQ" quantize bad -o never $FAST --only 'layers\.0\.self_attn.k'
     no_result "NaN in $t"
 done
+
+spoil model.embed_tokens.weight 70 '\177\177'
+refuse 1 "embed_tokens.weight, row 1: .*too large.*--embed-bits 16" "$KRONQ" quantize bad -o never $FAST --only 'layers\.0\.self_attn.k'
+no_result "a huge weight"
 
 say "texts"
 : >empty.txt
