@@ -1,0 +1,598 @@
+/* The parts that a resumable run stands on (spill files, jobs, seals), calibration windows, factor files, the sweep's gradients against PyTorch's,
+ * and the whole of kq_quantize: a packed model predicts what its dequantized weights predict. */
+#include <fcntl.h>
+#include <jansson.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/f16.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "check.h"
+#include "checkpoint/checkpoint.h"
+#include "kern/gemm.h"
+#include "kronq.h"
+#include "quant/factors.h"
+#include "quant/job.h"
+#include "quant/spill.h"
+#include "quant/sweep.h"
+#include "quant/tokens.h"
+
+static char dir[64];
+
+static int make_dir(void **state)
+{
+    (void)state;
+    snprintf(dir, sizeof dir, "quant.XXXXXX");
+    return mkdtemp(dir) ? 0 : 1;
+}
+
+static int remove_dir(void **state)
+{
+    (void)state;
+    char cmd[128];
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
+    return system(cmd);
+}
+
+static const char *in_dir(char path[256], const char *name)
+{
+    snprintf(path, 256, "%s/%s", dir, name);
+    return path;
+}
+
+static void write_text(const char *path, const char *text)
+{
+    kq_error err;
+    check_ok(kq_file_write(path, text, strlen(text), &err));
+}
+
+static void flip(const char *path, long at)
+{
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    int c = fgetc(f);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    fputc(c ^ 4, f);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* ---- spill ---- */
+
+static void spill_round_trip_and_damage(void **state)
+{
+    (void)state;
+    kq_error err;
+    kq_spill *s;
+    char path[256], tmp[300];
+    uint8_t record[3][100], back[100];
+    in_dir(path, "spill");
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    for (int i = 0; i < 300; i++)
+        record[i / 100][i % 100] = (uint8_t)(i * 7);
+    check_ok(kq_spill_create(path, 3, 100, &s, &err));
+    for (size_t i = 3; i-- > 0;)
+        check_ok(kq_spill_write(s, i, record[i], &err));
+    assert_true(!kq_path_exists(path)); /* not before all is written */
+    check_ok(kq_spill_commit(s, &err));
+    assert_true(kq_path_exists(path) && !kq_path_exists(tmp));
+    check_ok(kq_spill_open(path, 3, 100, &s, &err));
+    for (size_t i = 0; i < 3; i++) {
+        check_ok(kq_spill_read(s, i, back, &err));
+        assert_memory_equal(back, record[i], 100);
+    }
+    kq_spill_close(s);
+    check_fails(kq_spill_open(path, 4, 100, &s, &err), KQ_E_FORMAT, "324 bytes, expected 432");
+    check_fails(kq_spill_open("nowhere", 3, 100, &s, &err), KQ_E_IO, "nowhere");
+    for (long at = 108; at < 216; at += 9) { /* any byte of record 1, its checksum included */
+        flip(path, at);
+        check_ok(kq_spill_open(path, 3, 100, &s, &err));
+        check_ok(kq_spill_read(s, 0, back, &err));
+        check_fails(kq_spill_read(s, 1, back, &err), KQ_E_FORMAT, "record 1 is damaged");
+        check_ok(kq_spill_read(s, 2, back, &err));
+        kq_spill_close(s);
+        flip(path, at);
+    }
+    /* records that changed places are found out too */
+    check_ok(kq_spill_create(path, 2, 100, &s, &err));
+    check_ok(kq_spill_write(s, 0, record[0], &err));
+    kq_spill_close(s); /* not committed: gone, and the old file is as it was */
+    assert_true(!kq_path_exists(tmp));
+    check_ok(kq_spill_open(path, 3, 100, &s, &err));
+    kq_spill_close(s);
+    char *data;
+    size_t size;
+    check_ok(kq_file_read(path, 1000, &data, &size, &err));
+    char swapped[324];
+    memcpy(swapped, data + 108, 108);
+    memcpy(swapped + 108, data, 108);
+    memcpy(swapped + 216, data + 216, 108);
+    kq_free(data);
+    check_ok(kq_file_write(path, swapped, sizeof swapped, &err));
+    check_ok(kq_spill_open(path, 3, 100, &s, &err));
+    check_fails(kq_spill_read(s, 0, back, &err), KQ_E_FORMAT, "damaged");
+    kq_spill_close(s);
+}
+
+/* ---- job ---- */
+
+static void job_life(void **state)
+{
+    (void)state;
+    kq_error err;
+    kq_job a, b;
+    char done[256], work[256], path[4400];
+    in_dir(done, "result");
+    in_dir(work, "result.work");
+    const char *settings = "{\"bits\": 2, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}";
+
+    check_ok(kq_job_open(done, work, settings, false, &a, &err));
+    assert_true(!a.complete && kq_path_is_dir(work));
+    check_fails(kq_job_open(done, work, settings, true, &b, &err), KQ_E_IO, "another kronq is at work");
+    kq_job_close(&a);
+    assert_true(!kq_path_exists(work)); /* nothing in it was worth keeping */
+
+    check_ok(kq_job_open(done, work, settings, false, &a, &err));
+    kq_job_path(&a, "part", 3, "bin", path);
+    assert_non_null(strstr(path, "result.work/part-00003.bin"));
+    write_text(path, "work");
+    kq_job_close(&a);
+    kq_job_close(&a); /* twice is fine */
+    assert_true(kq_path_exists(path));
+    check_fails(kq_job_open(done, work, settings, false, &b, &err), KQ_E_ARG, "--resume continues it");
+    check_fails(kq_job_open(done, work, "{\"bits\": 3, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, &b, &err), KQ_E_MISMATCH, "started with bits 2, now it is 3");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.2, \"name\": \"x\"}}", true, &b, &err), KQ_E_MISMATCH, "started with deep.tol 0.1");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.1}}", true, &b, &err), KQ_E_MISMATCH, "started with deep.name, now without");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"more\": 1, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, &b, &err), KQ_E_MISMATCH, "more absent");
+    assert_true(kq_path_exists(path));
+    check_ok(kq_job_open(done, work, settings, true, &a, &err));
+    assert_true(kq_path_exists(path));
+    write_text(done, "done");
+    kq_job_finish(&a);
+    assert_true(!kq_path_exists(work));
+    check_fails(kq_job_open(done, work, settings, false, &b, &err), KQ_E_ARG, "exists already");
+    check_ok(kq_job_open(done, work, settings, true, &b, &err));
+    assert_true(b.complete && b.lock < 0 && !kq_path_exists(work));
+    kq_job_close(&b);
+    unlink(done);
+
+    /* what died before its settings were written cannot be trusted */
+    check_ok(kq_mkdirs(work, &err));
+    snprintf(path, sizeof path, "%s/part-00000.bin", work);
+    write_text(path, "stale");
+    check_ok(kq_job_open(done, work, settings, true, &a, &err));
+    assert_true(!kq_path_exists(path));
+    write_text(path, "work");
+    kq_job_close(&a);
+    snprintf(path, sizeof path, "%s/job.json", work);
+    write_text(path, "{\"bits\": 2,");
+    check_fails(kq_job_open(done, work, settings, true, &a, &err), KQ_E_FORMAT, "job.json");
+}
+
+static void seals(void **state)
+{
+    (void)state;
+    kq_error err;
+    char path[256];
+    in_dir(path, "sealed");
+    write_text(path, "some bytes that matter");
+    assert_true(!kq_job_sealed(path));
+    check_ok(kq_job_seal(path, &err));
+    assert_true(kq_job_sealed(path));
+    check_ok(kq_job_check_seal(path, &err));
+    for (long at = 0; at < 22; at++) {
+        flip(path, at);
+        check_fails(kq_job_check_seal(path, &err), KQ_E_FORMAT, "sealed: is damaged");
+        flip(path, at);
+    }
+    check_ok(kq_job_check_seal(path, &err));
+    assert_int_equal(truncate(path, 21), 0);
+    check_fails(kq_job_check_seal(path, &err), KQ_E_FORMAT, "damaged");
+    unlink(path);
+    check_fails(kq_job_check_seal(path, &err), KQ_E_IO, "sealed");
+}
+
+/* ---- calibration windows ---- */
+
+static void windows_of_texts(void **state)
+{
+    (void)state;
+    kq_error err;
+    kq_tokenizer *tok;
+    char a[256], b[256];
+    check_ok(kq_tokenizer_open_file(KRONQ_GOLDEN_DIR "/tiny_cli/hf/tokenizer.json", &tok, &err));
+    in_dir(a, "a.txt");
+    in_dir(b, "b.jsonl");
+    write_text(a, "the water of the people and the long day, one by one");
+    write_text(b, "{\"text\": \"many words for her\"}\n\r\n{\"id\": 3, \"text\": \"what \\u00e9 would he\"}\n");
+    const char *const files[] = {a, b}, *const documents[] = {"the water of the people and the long day, one by one", "many words for her", "what \u00e9 would he"};
+    int32_t all[400], *ids;
+    size_t n_all = 0, n;
+    for (int i = 0; i < 3; i++) { /* joined by the end-of-text token, which is id 0 here */
+        if (i)
+            all[n_all++] = 0;
+        check_ok(kq_tokenizer_encode(tok, documents[i], strlen(documents[i]), false, false, &ids, &n, &err));
+        memcpy(all + n_all, ids, n * sizeof *ids);
+        n_all += n;
+        kq_free(ids);
+    }
+    const size_t T = 4, windows = n_all / T;
+    assert_true(windows >= 5);
+    for (size_t n_seq = 1; n_seq <= windows; n_seq++) {
+        check_ok(kq_text_windows(tok, files, 2, n_seq, T, &ids, &err));
+        for (size_t i = 0; i < n_seq; i++)
+            assert_memory_equal(ids + i * T, all + i * (windows / n_seq) * T, T * sizeof *ids);
+        kq_free(ids);
+    }
+    check_fails(kq_text_windows(tok, files, 2, windows + 1, T, &ids, &err), KQ_E_ARG, "are asked for");
+    assert_null(ids);
+    write_text(b, "");
+    check_fails(kq_text_windows(tok, files, 2, 1, T, &ids, &err), KQ_E_ARG, "b.jsonl: holds no text");
+    write_text(b, "{\"text\": \"x\"}\n{\"txt\": \"y\"}\n");
+    check_fails(kq_text_windows(tok, files, 2, 1, T, &ids, &err), KQ_E_FORMAT, "line 2 has no \"text\" string");
+    write_text(b, "{\"text\": \"x\"}\n\n[1,\n");
+    check_fails(kq_text_windows(tok, files, 2, 1, T, &ids, &err), KQ_E_FORMAT, "line 3");
+    kq_tokenizer_close(tok);
+}
+
+/* ---- factor files ---- */
+
+static void symmetric(kq_rng *rng, float *H, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++)
+            H[i * n + j] = H[j * n + i] = (float)kq_rng_normal(rng);
+}
+
+static void factors_come_back(void **state)
+{
+    (void)state;
+    kq_error err;
+    enum { M = 5, N = 9 };
+    kq_rng rng = kq_rng_stream(2, "factors");
+    float H_in[2][N * N], H_out[M * M], in[N * N], out[M * M];
+    const kq_factor_report r = {.products = 3, .converged = true, .trace_product = 2.5};
+    char paths[2][256], file[256], shard[300];
+    char *parts[2] = {paths[0], paths[1]};
+    symmetric(&rng, H_in[0], N);
+    symmetric(&rng, H_in[1], N);
+    symmetric(&rng, H_out, M);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        for (int p = 0; p < 2; p++) {
+            kq_factor_part *part = kq_factor_part_new(bf16);
+            in_dir(paths[p], p ? "part1" : "part0");
+            check_ok(kq_factor_part_add(part, p ? "layers.1.b" : "layers.0.a", H_in[p], N, p ? NULL : H_out, M, &r, &err));
+            check_ok(kq_factor_part_write(part, paths[p], &err));
+            kq_factor_part_free(part);
+        }
+        for (int sharded = 0; sharded < 2; sharded++) {
+            size_t bytes;
+            kq_factor_file *f;
+            bool has_out;
+            in_dir(file, sharded ? "f-sharded" : "f-whole");
+            check_ok(kq_factors_gather(file, parts, 2, "{\"model\": \"m\"}", sharded ? 1 : 1 << 20, &bytes, &err));
+            assert_int_equal(bytes, (2 * N * (N + 1) / 2 + M * (M + 1) / 2) * (bf16 ? 2 : 4));
+            check_ok(kq_factor_file_open(file, &f, &err));
+            assert_string_equal(kq_factor_file_settings(f), "{\"model\": \"m\"}");
+            for (int p = 0; p < 2; p++) {
+                check_ok(kq_factor_file_read(f, p ? "layers.1.b" : "layers.0.a", M, N, in, out, &has_out, &err));
+                assert_true(has_out == !p);
+                check_close(in, H_in[p], N * N, bf16 ? 0.004 : 0); /* bf16 keeps 8 bits */
+                if (has_out)
+                    check_close(out, H_out, M * M, bf16 ? 0.004 : 0);
+            }
+            check_fails(kq_factor_file_read(f, "layers.2.c", M, N, in, out, &has_out, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
+            check_fails(kq_factor_file_read(f, "layers.0.a", M, N - 1, in, out, &has_out, &err), KQ_E_SHAPE, "a triangle of order 8");
+            kq_factor_file_close(f);
+            snprintf(shard, sizeof shard, "%s-00002-of-00002.safetensors", file);
+            assert_true(kq_path_exists(shard) == (sharded == 1));
+            if (sharded) {
+                unlink(shard);
+                check_fails(kq_factor_file_open(file, &f, &err), KQ_E_IO, "00002-of-00002");
+            }
+        }
+    }
+    H_in[0][3] = H_in[0][3 * N] = NAN;
+    kq_factor_part *part = kq_factor_part_new(false);
+    kq_factor_file *f;
+    bool has_out;
+    size_t bytes;
+    check_ok(kq_factor_part_add(part, "layers.0.a", H_in[0], N, NULL, M, &r, &err));
+    check_ok(kq_factor_part_write(part, paths[0], &err));
+    kq_factor_part_free(part);
+    check_ok(kq_factors_gather(file, parts, 1, "{}", 1 << 20, &bytes, &err));
+    check_ok(kq_factor_file_open(file, &f, &err));
+    check_fails(kq_factor_file_read(f, "layers.0.a", M, N, in, out, &has_out, &err), KQ_E_NUMERIC, "layers.0.a.H_in[6]");
+    kq_factor_file_close(f);
+    const char *const bad[] = {"{\"kronq.factors\": \"{}\", \"files\": [\"../x\"]}", "{\"kronq.factors\": \"{}\", \"files\": []}", "{\"files\": [\"x\"]}",
+                               "{\"kronq.factors\": \"{}\", \"files\": [7]}", "{\"kronq.factors\": 1, \"files\": [\"x\"]}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_text(file, bad[i]);
+        check_fails(kq_factor_file_open(file, &f, &err), KQ_E_FORMAT, file);
+    }
+    write_text(file, "");
+    assert_int_not_equal(kq_factor_file_open(file, &f, &err), KQ_OK);
+}
+
+/* ---- the sweep against PyTorch ---- */
+
+typedef struct norms {
+    kq_st_file *golden;
+    size_t seen, layers;
+    double worst;
+    kq_method method;
+} norms;
+
+static bool never_done(void *ctx, size_t layer)
+{
+    (void)ctx, (void)layer;
+    return false;
+}
+
+/* With one sequence there is one gradient G: tr(H_in) tr(H_out) is its squared norm. With flipflop and G of full rank each factor also has a shape
+ * to check: for one sample H_out after a whole round is proportional to G Hi^-1 G^T. The norm is what is checked here. */
+static kq_status compare_norm(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
+{
+    norms *c = ctx;
+    char name[128], tensor[160];
+    (void)err;
+    kq_linear_name(name, sizeof name, layer, id);
+    snprintf(tensor, sizeof tensor, "%s.weight.grad", name);
+    const kq_tensor *t = kq_st_find(c->golden, tensor);
+    assert_non_null(t);
+    const size_t m = t->shape[0], n = t->shape[1];
+    double norm = 0, in = 0, out = 0;
+    for (size_t i = 0; i < t->n_elem; i++) {
+        float g;
+        memcpy(&g, t->data + 4 * i, 4);
+        norm += (double)g * g;
+    }
+    for (size_t i = 0; i < n; i++)
+        in += H_in[i * n + i];
+    for (size_t i = 0; i < m; i++)
+        out += H_out[i * m + i];
+    c->worst = fmax(c->worst, fabs(in * out / norm - 1));
+    c->worst = fmax(c->worst, fabs(r->trace_product / norm - 1));
+    c->seen++;
+    return KQ_OK;
+}
+
+static kq_status count_block(void *ctx, size_t layer, kq_error *err)
+{
+    (void)layer, (void)err;
+    ((norms *)ctx)->layers++;
+    return KQ_OK;
+}
+
+static void sweep_gradients_are_pytorchs(void **state)
+{
+    (void)state;
+    const char *const models[] = {"tiny_llama2", "tiny_llama3", "tiny_qwen3"};
+    for (int i = 0; i < 3; i++) {
+        kq_error err;
+        kq_source *src;
+        norms c = {0};
+        char path[512], work[256], done[256], name[40];
+        snprintf(path, sizeof path, "%s/%s.safetensors", KRONQ_GOLDEN_DIR, models[i]);
+        check_ok(kq_st_open(path, &c.golden, &err));
+        snprintf(path, sizeof path, "%s/%s", KRONQ_GOLDEN_DIR, models[i]);
+        check_ok(kq_source_open(path, &src, &err));
+        const kq_weights w = kq_weights_from_source(src);
+        const kq_tensor *ids = kq_st_find(c.golden, "ids");
+        int32_t *copy = kq_alloc(ids->n_elem, sizeof *copy);
+        memcpy(copy, ids->data, ids->size_bytes);
+        kq_job job;
+        snprintf(name, sizeof name, "sweep-%d", i);
+        in_dir(done, name);
+        snprintf(name, sizeof name, "sweep-%d.work", i);
+        in_dir(work, name);
+        check_ok(kq_job_open(done, work, "{}", false, &job, &err));
+        const uint8_t wanted[2] = {127, 127};
+        kq_sweep s = {.weights = &w, .ids = copy, .n_seq = 1, .T = ids->n_elem, .batch = 1, .isa = kq_isa_best(), .compute = KQ_F32, .threads = 2,
+                      .factor = kq_factor_defaults(), .wanted = wanted, .job = &job, .ctx = &c, .done = never_done, .linear = compare_norm, .block = count_block};
+        s.factor.threads = 2;
+        kq_sweep_report report;
+        check_ok(kq_sweep_run(&s, &report, &err));
+        assert_int_equal(c.seen, 14);
+        assert_int_equal(c.layers, 2);
+        if (!(c.worst < 0.02)) /* block inputs and gradients are kept in bf16 on the way: 2^-9 each, squared, over two blocks */
+            fail_msg("%s: squared gradient norms are off by up to %.3g", models[i], c.worst);
+        const kq_tensor *nll = kq_st_find(c.golden, "nll");
+        double mean = 0;
+        for (size_t k = 0; k < nll->n_elem; k++) {
+            float x;
+            memcpy(&x, nll->data + 4 * k, 4);
+            mean += x / (double)nll->n_elem;
+        }
+        if (!(fabs(report.nll - mean) < 0.01))
+            fail_msg("%s: nll %.5f, PyTorch says %.5f", models[i], report.nll, mean);
+        kq_job_finish(&job);
+        kq_free(copy);
+        kq_source_close(src);
+        kq_st_close(c.golden);
+    }
+}
+
+/* ---- kq_quantize as a whole ---- */
+
+static kq_quantize_options small(const char *const *text)
+{
+    kq_quantize_options o = kq_quantize_defaults();
+    o.common.threads = 2;
+    o.common.compute = "f32";
+    o.calibration.text = text;
+    o.calibration.n_text = 1;
+    o.calibration.tokens = 256;
+    o.calibration.seq_len = 32;
+    return o;
+}
+
+static void packed_predicts_as_dequantized(void **state)
+{
+    (void)state;
+    kq_error err;
+    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
+    const struct { int bits, embed_bits; const char *code; } cases[] = {{2, 8, "hyb"}, {4, 4, "1mad"}, {3, 16, "3inst"}};
+    for (int i = 0; i < 3; i++) {
+        char out[256], dense[256], path[300], cmd[1200], name[32];
+        kq_model_file *m;
+        kq_st_writer *w;
+        kq_quantize_options o = small(text);
+        o.bits = cases[i].bits;
+        o.code = cases[i].code;
+        o.embed_bits = cases[i].embed_bits;
+        snprintf(name, sizeof name, "q%d", i);
+        check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(out, name), &o, NULL, &err));
+        /* the same model with every weight in f32, as a plain folder */
+        snprintf(name, sizeof name, "dense%d", i);
+        in_dir(dense, name);
+        snprintf(cmd, sizeof cmd, "cp -r '%s/tiny_cli/hf' '%s' && chmod -R u+w '%s' && rm '%s/model.safetensors'", KRONQ_GOLDEN_DIR, dense, dense, dense);
+        assert_int_equal(system(cmd), 0);
+        check_ok(kq_model_file_open(out, KQ_ISA_REF, &m, &err));
+        const kq_weights *p = kq_model_file_weights(m);
+        snprintf(path, sizeof path, "%s/model.safetensors", dense);
+        check_ok(kq_st_writer_new(path, &w, &err));
+        for (int pass = 0; pass < 2; pass++) {
+            float *x = kq_alloc(384 * 64, sizeof *x);
+            char tensor[160];
+            const char *const rows[] = {"model.embed_tokens.weight", "model.norm.weight", "model.layers.%d.input_layernorm.weight", "model.layers.%d.post_attention_layernorm.weight"};
+            for (int r = 0; r < 4; r++) {
+                for (int l = 0; l < (r < 2 ? 1 : 3); l++) {
+                    snprintf(tensor, sizeof tensor, "%s", rows[r]);
+                    if (r >= 2)
+                        snprintf(tensor, sizeof tensor, r == 2 ? "model.layers.%d.input_layernorm.weight" : "model.layers.%d.post_attention_layernorm.weight", l);
+                    const size_t n = r ? 64 : 384, cols = r ? 1 : 64;
+                    if (pass == 0) {
+                        check_ok(kq_st_writer_declare(w, tensor, KQ_T_F32, r ? 1 : 2, (size_t[]){n, cols}, &err));
+                    } else {
+                        check_ok(p->rows(p->ctx, tensor, 0, n, x, &err));
+                        check_ok(kq_st_writer_data(w, x, n * cols * sizeof *x, &err));
+                    }
+                }
+            }
+            for (size_t l = 0; l < 3; l++) {
+                for (int id = 0; id < KQ_N_LINEAR; id++) {
+                    size_t shape[2];
+                    kq_linear_shape(p->cfg, (kq_linear_id)id, &shape[0], &shape[1]);
+                    kq_linear_name(tensor, 128, l, (kq_linear_id)id);
+                    strcat(tensor, ".weight");
+                    if (pass == 0) {
+                        check_ok(kq_st_writer_declare(w, tensor, KQ_T_F32, 2, shape, &err));
+                    } else {
+                        check_ok(p->linear(p->ctx, l, (kq_linear_id)id, x, &err));
+                        check_ok(kq_st_writer_data(w, x, shape[0] * shape[1] * sizeof *x, &err));
+                    }
+                }
+            }
+            kq_free(x);
+        }
+        check_ok(kq_st_writer_finish(w, &err));
+        kq_model_file_close(m);
+        kq_eval_text_options e = kq_eval_text_defaults();
+        e.ctx = 64;
+        e.chunks = 4;
+        e.common.threads = 2;
+        e.common.compute = "f32";
+        char *json;
+        check_ok(kq_eval_text(out, dense, text[0], &e, &json, &err));
+        json_t *a = json_loads(json, 0, NULL);
+        free(json);
+        check_ok(kq_eval_text(dense, NULL, text[0], &e, &json, &err));
+        json_t *b = json_loads(json, 0, NULL);
+        free(json);
+        const double ppl_a = json_number_value(json_object_get(a, "ppl")), ppl_b = json_number_value(json_object_get(b, "ppl"));
+        if (!(fabs(ppl_a / ppl_b - 1) < 0.005) || !(fabs(json_number_value(json_object_get(a, "kld"))) < 1e-4))
+            fail_msg("%d bits: perplexity %.4f packed, %.4f dequantized, KL divergence %.3g", o.bits, ppl_a, ppl_b, json_number_value(json_object_get(a, "kld")));
+        json_decref(a);
+        json_decref(b);
+    }
+}
+
+/* Wherever an allocation fails: a message, no result, no crash; and afterwards the same call succeeds. */
+static void quantizing_without_memory(void **state)
+{
+    (void)state;
+    kq_error err;
+    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
+    kq_quantize_options o = small(text);
+    o.common.threads = 1; /* the counter of the injection is not for threads */
+    o.only = "layers\\.2\\.self_attn\\.k_proj";
+    size_t failed = 0;
+    bool finished = false;
+    for (size_t n = 1; n < 100000 && !finished; n += 1 + n / 16) {
+        char out[256], path[300], name[32], *report = NULL;
+        snprintf(name, sizeof name, "memory-%zu", n);
+        in_dir(out, name);
+        kq_alloc_fail_after(n);
+        kq_status status = kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &o, &report, &err);
+        kq_alloc_fail_after(0);
+        snprintf(path, sizeof path, "%s/config.json", out);
+        if (status == KQ_OK) {
+            finished = true;
+            assert_true(kq_path_exists(path));
+            free(report);
+        } else {
+            if (status != KQ_E_MEMORY)
+                fail_msg("allocation %zu: status %d, %s", n, status, err.message);
+            assert_null(report);
+            assert_true(!kq_path_exists(path));
+            failed++;
+            kq_quantize_options again = o;
+            again.resume = true;
+            if (failed % 8 == 0)
+                check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &again, NULL, &err));
+        }
+    }
+    assert_true(finished && failed > 20);
+}
+
+static int stop_at(void *ctx, const char *stage, double fraction, const char *note)
+{
+    (void)stage, (void)fraction, (void)note;
+    return --*(int *)ctx <= 0;
+}
+
+/* Stopped at every call of progress in turn: KQ_E_INTERRUPTED, and a resumed run gives the bytes of an uninterrupted one. */
+static void interrupted_anywhere(void **state)
+{
+    (void)state;
+    kq_error err;
+    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
+    kq_quantize_options o = small(text);
+    o.only = "layers\\.(0|2)\\.self_attn\\.[ko]_proj";
+    char whole[256], out[256], cmd[1200], name[32];
+    check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(whole, "whole"), &o, NULL, &err));
+    int stops = 0;
+    for (int n = 1;; n += 3) {
+        int left = n;
+        kq_quantize_options p = o;
+        p.common.progress = stop_at;
+        p.common.ctx = &left;
+        snprintf(name, sizeof name, "stop-%d", n);
+        in_dir(out, name);
+        kq_status status = kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &p, NULL, &err);
+        if (status == KQ_OK)
+            break;
+        assert_int_equal(status, KQ_E_INTERRUPTED);
+        stops++;
+        p = o;
+        p.resume = true;
+        check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &p, NULL, &err));
+        snprintf(cmd, sizeof cmd, "diff -r '%s' '%s'", whole, out);
+        assert_int_equal(system(cmd), 0);
+    }
+    assert_true(stops > 10);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(spill_round_trip_and_damage), cmocka_unit_test(job_life), cmocka_unit_test(seals), cmocka_unit_test(windows_of_texts),
+        cmocka_unit_test(factors_come_back), cmocka_unit_test(sweep_gradients_are_pytorchs), cmocka_unit_test(packed_predicts_as_dequantized),
+        cmocka_unit_test(quantizing_without_memory), cmocka_unit_test(interrupted_anywhere),
+    };
+    kq_kern_init(kq_isa_best());
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
