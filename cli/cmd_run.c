@@ -98,6 +98,13 @@ int cmd_run(int argc, char **argv)
         status = kq_fail(&err, KQ_E_ARG, "-p: the prompt is empty");
         goto out;
     }
+    const size_t context = kq_source_config(kq_model_file_source(model))->max_position;
+    if (context && n_ids >= context) {
+        status = kq_fail(&err, KQ_E_ARG, "-p: the prompt has %zu tokens, the model's context is %zu", n_ids, context);
+        goto out;
+    }
+    if (context && c.n_predict > context - n_ids)
+        c.n_predict = context - n_ids; /* the model knows no positions beyond */
     const kq_compute kind = !compute ? kq_compute_best(isa) : strcmp(compute, "bf16") ? KQ_F32 : KQ_BF16;
     const int threads = c.q.common.threads > 0 ? c.q.common.threads : omp_get_num_procs();
     const kq_sampling s = {.temperature = c.temperature, .top_k = c.top_k, .top_p = c.top_p, .seed = c.q.common.seed};

@@ -7,6 +7,8 @@
 
 #include "cli.h"
 
+static bool resumable; /* the command at work has --resume */
+
 static int bad(const cli *c, const char *name, const char *value, const char *wanted)
 {
     fprintf(stderr, "kronq %s: --%s %s: %s; see kronq %s --help\n", c->command, name, value, wanted, c->command);
@@ -133,8 +135,10 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
     *c = (cli){.command = argv[0], .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
     struct option longs[64] = {0};
     size_t n = 0;
-    for (; options[n].name; n++)
+    for (; options[n].name; n++) {
+        resumable = resumable || options[n].key == OPT_RESUME;
         longs[n] = (struct option){options[n].name, options[n].argument ? required_argument : no_argument, NULL, options[n].key};
+    }
     longs[n] = (struct option){"help", no_argument, NULL, OPT_HELP};
     optind = 1;
     opterr = 0;
@@ -175,7 +179,7 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
 int cli_fail(const kq_error *err)
 {
     cli_progress_end();
-    fprintf(stderr, "kronq: %s%s\n", err->message, err->status == KQ_E_INTERRUPTED ? "; --resume goes on from here, if the command has it" : "");
+    fprintf(stderr, "kronq: %s%s\n", err->message, err->status == KQ_E_INTERRUPTED && resumable ? "; the same command with --resume continues" : "");
     return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
 }
 

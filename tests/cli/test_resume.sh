@@ -28,7 +28,7 @@ kill_and_resume() {
             [ $status -ne 0 ] || fail "status 0 without a result"
             [ -z "$(ls "$out/.kronq-work" "$out.work" 2>/dev/null | grep -E 'bf16|f32|i32|seal')" ] || begun=$((begun + 1))
             if [ "$signal" = INT ] && [ $status -eq 1 ]; then
-                grep -q -- "--resume" kill.err || { cat kill.err; fail "no word of --resume"; }
+                grep -q -- "the same command with --resume continues" kill.err || { cat kill.err; fail "no word of --resume"; }
             fi
             resume=--resume
         done

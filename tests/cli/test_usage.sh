@@ -21,6 +21,9 @@ refuse 2 "-o FILE is missing" "$KRONQ" calibrate "$HF"
 refuse 2 "--ppl FILE is missing.*--kld" "$KRONQ" eval "$HF" --kld "$HF"
 refuse 2 "-p TEXT is missing" "$KRONQ" run "$HF"
 refuse 2 "prompt is empty" "$KRONQ" run "$HF" -p ""
+refuse 2 "prompt has [0-9]+ tokens, the model's context is 512" "$KRONQ" run "$HF" -p "$(head -c 3000 "$TEXT")"
+must "$KRONQ" run "$HF" -p the -n 999999999 --json
+[ "$(get must.out tokens)" -lt 512 ] || fail "run went beyond the context"
 
 say "values"
 refuse 2 "bits 7: 2, 3 or 4" $Q --bits 7
