@@ -17,6 +17,6 @@ target_link_libraries(kronq_cli PRIVATE kronq)
 
 configure_file(${CMAKE_SOURCE_DIR}/cmake/kronq.pc.in ${CMAKE_BINARY_DIR}/kronq.pc @ONLY)
 install(TARGETS kronq_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(TARGETS kronq ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS kronq ARCHIVE DESTINATION lib)
 install(FILES ${CMAKE_SOURCE_DIR}/include/kronq.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(FILES ${CMAKE_BINARY_DIR}/kronq.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES ${CMAKE_BINARY_DIR}/kronq.pc DESTINATION lib/pkgconfig)
