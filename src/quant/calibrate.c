@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "quant/factors.h"
+#include "quant/plan.h"
 #include "quant/prepare.h"
 
 typedef struct calibrator {
@@ -171,7 +172,7 @@ kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantiz
     s.linear = keep;
     s.block = finish_block;
     s.progress = sweep_progress;
-    kq_sweep_plan(c.p.cfg, &s, &memory, &disk);
+    kq_plan_resources(&c.p, false, &memory, &disk);
     if ((status = kq_sweep_run(&s, &sr, err)) || (status = gather(&c, out_file, text, &bytes, err)))
         goto out;
     kq_job_finish(&c.job);

@@ -14,20 +14,23 @@ kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err)
     return KQ_OK;
 }
 
-void kq_plan_resources(const kq_prepared *p, size_t *memory_bytes, size_t *disk_bytes)
+/* The program, its libraries, BLAS's packing buffers and the tokenizer: measured, SmolLM2, two threads. */
+static const size_t program_bytes = (size_t)100 << 20;
+
+void kq_plan_resources(const kq_prepared *p, bool rounding, size_t *memory_bytes, size_t *disk_bytes)
 {
     kq_sweep s = kq_prepare_sweep(p, NULL);
     kq_sweep_plan(p->cfg, &s, memory_bytes, disk_bytes);
-    size_t rounding = 0, source = 0;
+    size_t scratch = 0, source = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
         size_t bytes = kq_round_bytes(m, n);
-        rounding = bytes > rounding ? bytes : rounding;
+        scratch = rounding && bytes > scratch ? bytes : scratch;
     }
     for (size_t i = 0; i < kq_source_n_tensors(p->src); i++)
         source += kq_source_tensor(p->src, i)->size_bytes;
-    *memory_bytes += rounding + source + ((size_t)40 << 20); /* the program, its libraries and the tokenizer */
+    *memory_bytes += scratch + source + program_bytes;
     kq_save_report save;
     kq_checkpoint_plan(p->src, p->opt->bits, p->opt->embed_bits, p->opt->head_bits, kq_prepared_wants, (void *)p, &save);
     *disk_bytes += 2 * save.file_bytes;
@@ -49,7 +52,7 @@ kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan
     }
     size_t memory, disk;
     kq_save_report save;
-    kq_plan_resources(&p, &memory, &disk);
+    kq_plan_resources(&p, true, &memory, &disk);
     kq_checkpoint_plan(p.src, opt->bits, opt->embed_bits, opt->head_bits, kq_prepared_wants, &p, &save);
     json_t *modules = json_array();
     for (size_t l = 0; l < p.cfg->n_layer; l++) {

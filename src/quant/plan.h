@@ -6,7 +6,7 @@
 
 /* --bits, --embed-bits and --head-bits make sense. */
 kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err);
-/* Peak bytes of memory (the mapped model file included) and of disk. */
-void kq_plan_resources(const kq_prepared *p, size_t *memory_bytes, size_t *disk_bytes);
+/* Peak bytes of memory (the mapped model file included) and of disk; rounding: false when only factors are wanted. */
+void kq_plan_resources(const kq_prepared *p, bool rounding, size_t *memory_bytes, size_t *disk_bytes);
 
 #endif

@@ -379,7 +379,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if ((status = check_parts(&q, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
-    kq_plan_resources(&q.p, &memory, &disk);
+    kq_plan_resources(&q.p, true, &memory, &disk);
     if (!opt->resume && (status = remaining_disk(out, disk, err)))
         goto out;
     if (opt->common.progress) {

@@ -693,8 +693,13 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
             largest += 4 * (n * n + INPUT_CHUNK * s->T * n);
     }
     const size_t head = cfg->vocab_size * cfg->d_model * width * (cfg->tie_embeddings ? 1 : 2);
-    /* a model context is needed to ask for exact scratch; the activations of one sequence are what it is made of */
-    const size_t activations = 4 * s->T * (10 * cfg->d_model + 6 * cfg->n_head * cfg->head_dim + 8 * cfg->d_ff);
-    *memory_bytes = head + kq_block_bytes(cfg, s->compute) + gradients + largest + threads * (10 * record + activations + sums);
+    size_t scratch = 0;
+    kq_model_ctx *mc;
+    if (!kq_model_ctx_new(cfg, s->isa, s->compute, s->T, &mc, NULL)) {
+        scratch = kq_block_scratch_bytes(mc, s->T, backward);
+        scratch = kq_head_scratch_bytes(mc) > scratch ? kq_head_scratch_bytes(mc) : scratch;
+        kq_model_ctx_free(mc);
+    }
+    *memory_bytes = head + kq_block_bytes(cfg, s->compute) + gradients + largest + threads * (10 * record + scratch + sums);
     *disk_bytes = backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * s->n_seq * record * 4 : 2 * s->n_seq * record * 2;
 }
