@@ -71,5 +71,7 @@ kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err);
  * KQ_E_ARG when there is no token to begin with. */
 kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
                        uint64_t seed, int32_t *ids, kq_error *err);
+/* Bytes it takes: the whole model in the compute type, and the caches of one batch. */
+size_t kq_self_text_bytes(const kq_config *cfg, size_t seq_len, kq_compute compute);
 
 #endif

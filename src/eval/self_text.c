@@ -20,6 +20,18 @@ static size_t batch_size(const kq_config *cfg, size_t seq_len)
     return batch;
 }
 
+size_t kq_self_text_bytes(const kq_config *cfg, size_t seq_len, kq_compute compute)
+{
+    const size_t width = compute == KQ_BF16 ? 2 : 4, batch = batch_size(cfg, seq_len);
+    size_t bytes = width * cfg->vocab_size * cfg->d_model * (cfg->tie_embeddings ? 1 : 2) + 4 * batch * cfg->vocab_size;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        bytes += width * cfg->n_layer * m * n;
+    }
+    return bytes + 8 * batch * cfg->n_layer * cfg->n_kv_head * cfg->head_dim * seq_len;
+}
+
 kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
 {
     int32_t *ids = NULL;

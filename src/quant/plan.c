@@ -1,4 +1,5 @@
 #include "quant/plan.h"
+#include "eval/eval.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +31,12 @@ void kq_plan_resources(const kq_prepared *p, bool rounding, size_t *memory_bytes
     }
     for (size_t i = 0; i < kq_source_n_tensors(p->src); i++)
         source += kq_source_tensor(p->src, i)->size_bytes;
-    *memory_bytes += scratch + source + program_bytes;
+    *memory_bytes += scratch;
+    if (p->n_seq && !p->opt->calibration.n_text) { /* the model writes the text first, whole in memory; then that is freed */
+        const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
+        *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
+    }
+    *memory_bytes += source + program_bytes;
     kq_save_report save;
     kq_checkpoint_plan(p->src, p->opt->bits, p->opt->embed_bits, p->opt->head_bits, kq_prepared_wants, (void *)p, &save);
     *disk_bytes += 2 * save.file_bytes;
