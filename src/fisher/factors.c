@@ -93,7 +93,7 @@ kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double
 
 static size_t scratch_bytes(kq_product_plan *plan, size_t m, size_t n, size_t D, const kq_factor_options *opt)
 {
-    if (!D || !m || !n || !kq_product_size(plan, m, n, D, opt->compute, opt->method == KQ_FASTKRON, opt->threads))
+    if (!D || !m || !n || !kq_product_size(plan, m, n, D, opt->compute, opt->exact || opt->method == KQ_FASTKRON, opt->threads))
         return 0;
     return opt->method == KQ_FLIPFLOP ? kq_flipflop_bytes(plan) : opt->method == KQ_FASTKRON ? kq_lanczos_bytes(plan, opt->max_iter) : 0;
 }

@@ -20,6 +20,11 @@ typedef struct kq_gradients { size_t D, m, n; const uint16_t *g; } kq_gradients;
 typedef struct kq_factor_options {
     kq_method method;
     kq_compute compute;   /* type of the matrix products */
+    bool exact;           /* flipflop in f32. false (default): a processor with AVX512_VNNI (isa avx512 and up) multiplies in block
+                             integers, twice as fast: 192 values in a row share a scale, chosen so that the rounding error is about 1e-4
+                             of their root mean square. Measured after 3 rounds against f64 (SmolLM2's gradients, and synthetic ones
+                             with heavy tails): H differs by 1e-5 to 2e-4 (Frobenius), each diagonal entry by at most 1.2e-4; bf16: 1e-4
+                             to 3e-3, 4e-3. true: f32 throughout, 3e-6. */
     int threads;
     double rho;           /* flipflop: added to each factor's unit mean diagonal before it is inverted (1e-2) */
     int rounds;           /* flipflop: full rounds (3) */

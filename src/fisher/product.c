@@ -15,6 +15,7 @@ enum {
     PANEL = 192,            /* rows (columns) of C or Y a stage-1 task takes */
     TILE_F32 = 384,         /* largest tile of the result; bf16 has no syrk for the diagonal, so its tiles are smaller */
     TILE_BF16 = 256,
+    STRIP = 6,              /* panels a tile of the result spans: 288 columns, whose blocks and sums stay in a second-level cache */
     TASKS = 24,             /* stage-2 tasks wanted a chunk: few tiles are cut further along the samples */
     MAX_SPLITS = 8
 };
@@ -42,7 +43,7 @@ static size_t split_count(size_t dim, size_t chunk, kq_compute compute)
     return min_size(min_size((TASKS + tiles - 1) / tiles, MAX_SPLITS), chunk);
 }
 
-/* The same for the AVX-512 panels: tiles of KQ_PANEL_STRIP panels. */
+/* The same for panels: tiles of STRIP panels. */
 static size_t panel_count(size_t dim)
 {
     return (dim + KQ_PANEL - 1) / KQ_PANEL;
@@ -50,7 +51,7 @@ static size_t panel_count(size_t dim)
 
 static size_t panel_splits(size_t dim, size_t chunk)
 {
-    size_t count = (panel_count(dim) + KQ_PANEL_STRIP - 1) / KQ_PANEL_STRIP, tiles = count * (count + 1) / 2;
+    size_t count = (panel_count(dim) + STRIP - 1) / STRIP, tiles = count * (count + 1) / 2;
     return min_size(min_size((TASKS + tiles - 1) / tiles, MAX_SPLITS), chunk);
 }
 
@@ -62,12 +63,13 @@ static bool round64(size_t *bytes)
     return true;
 }
 
-bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool symmetric, int threads)
+bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads)
 {
     size_t big = m > n ? m : n, mn, big2, each, slices[5];
     if (!kq_mul_size(m, n, &mn) || !kq_mul_size(big, big, &big2) || !kq_mul_size(mn, 8, &each) || big2 > SIZE_MAX / 64)
         return false;
     *plan = (kq_product_plan){.D = D, .m = m, .n = n, .compute = compute, .threads = threads > 1 ? threads : 1};
+    plan->panels = compute == KQ_F32 && !exact && kq_panel_available();
     if (compute == KQ_BF16)
         each = mn * 2;
     size_t most = CHUNK_BYTES / each;
@@ -84,16 +86,17 @@ bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_com
         slices[0] = 0;
     size_t in = split_count(n, plan->chunk, compute) * n * n, out = split_count(m, plan->chunk, compute) * m * m;
     slices[4] = (in > out ? in : out) * 4;
-    plan->panels = compute == KQ_F32 && kq_panel_available();
     if (plan->panels) {
-        size_t wide = panel_count(n) * KQ_PANEL, tall = panel_count(m) * KQ_PANEL, a = m * wide, b = n * tall;
-        if (!kq_mul_size(plan->chunk, (a > b ? a : b) * sizeof(float), &slices[0]))
+        size_t wide = panel_count(n), tall = panel_count(m), blocks = kq_panel_blocks(big), pairs, scales;
+        pairs = (m + 1) / 2 * wide > (n + 1) / 2 * tall ? (m + 1) / 2 * wide : (n + 1) / 2 * tall;
+        scales = kq_panel_blocks(m) * wide > kq_panel_blocks(n) * tall ? kq_panel_blocks(m) * wide : kq_panel_blocks(n) * tall;
+        if (!kq_mul_size(plan->chunk, pairs * KQ_PANEL * sizeof(int32_t), &slices[0]))
             return false;
-        slices[1] = symmetric ? slices[0] : 0;
-        slices[2] = (big + 7) / 8 * 8 * big * sizeof(float);
+        slices[1] = plan->chunk * scales * KQ_PANEL * sizeof(float);
+        slices[2] = ((big + 7) / 8 * 8 * ((big + 1) / 2 + blocks) + big) * sizeof(int32_t);
         slices[3] = (size_t)plan->threads * KQ_PANEL_OUT * sizeof(float);
         in = panel_splits(n, plan->chunk) * wide * wide, out = panel_splits(m, plan->chunk) * tall * tall;
-        slices[4] = (in > out ? in : out) * sizeof(float);
+        slices[4] = (in > out ? in : out) * KQ_PANEL * KQ_PANEL * sizeof(float);
     }
     for (int i = 0; i < 5; i++)
         if (!round64(&slices[i]) || !kq_add_size(plan->bytes, slices[i], &plan->bytes))
@@ -210,8 +213,8 @@ static kq_status middle(kq_product *p, bool adjoint, bool triangular, const void
 static kq_status gather(kq_product *p, bool adjoint, stack T, stack G, size_t count, kq_error *err)
 {
     size_t m = p->plan.m, n = p->plan.n, dim = adjoint ? n : m, inner = adjoint ? m : n;
-    size_t size = tile_size(dim, p->plan.compute), tiles = (dim + size - 1) / size, splits = split_count(dim, p->plan.chunk, p->plan.compute);
-    size_t off = tiles * (tiles - 1) / 2;
+    size_t size = tile_size(dim, p->plan.compute), tiles = (dim + size - 1) / size, off = tiles * (tiles - 1) / 2;
+    size_t splits = split_count(dim, p->plan.chunk, p->plan.compute);
     bool same = T.data == G.data, f32 = p->plan.compute == KQ_F32;
     kq_status status = KQ_OK;
     #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
@@ -262,33 +265,33 @@ static void finish(const kq_product *p, size_t splits, size_t ld, size_t dim, fl
         }
 }
 
-/* All three stages by panels (panel.h): the kernels cannot fail. */
-static void apply_panels(kq_product *p, bool adjoint, kq_middle kind, const float *mid, float *out)
+/* All stages by panels (panel.h): the kernels cannot fail. */
+static void apply_panels(kq_product *p, bool adjoint, bool triangular, const float *mid, float *out)
 {
     const kq_product_plan *plan = &p->plan;
     size_t m = plan->m, n = plan->n, dim = adjoint ? n : m, K = adjoint ? m : n, panels = panel_count(dim), ld = panels * KQ_PANEL;
-    size_t strips = (panels + KQ_PANEL_STRIP - 1) / KQ_PANEL_STRIP, tiles = strips * (strips + 1) / 2, splits = panel_splits(dim, plan->chunk);
-    size_t off = tiles - strips, sample = K * ld;
-    float *packed = (float *)p->mid16;
-    const float *T = kind == KQ_MID_SYMMETRIC ? p->t : p->gf;
-    bool triangular = kind == KQ_MID_TRIANGULAR;
+    size_t strips = (panels + STRIP - 1) / STRIP, tiles = strips * (strips + 1) / 2, splits = panel_splits(dim, plan->chunk);
+    size_t off = tiles - strips, pairs = (K + 1) / 2, blocks = kq_panel_blocks(K), groups = (K + 7) / 8;
+    int32_t *X = (int32_t *)p->gf, *packed = (int32_t *)p->mid16;
+    float *scales = p->t, *rows = (float *)(packed + groups * pairs * 8), *balance = rows + groups * blocks * 8;
 
     memset(p->acc, 0, splits * ld * ld * sizeof *p->acc);
-    if (kind != KQ_MID_IDENTITY) {
-        #pragma omp parallel for schedule(static) num_threads(plan->threads) if (plan->threads > 1)
-        for (size_t r = 0; r < K; r += 8)
-            kq_panel_pack(mid, K, r, triangular, packed + r * K);
+    if (triangular) {
+        kq_panel_balance(mid, K, balance);
+        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
+        for (size_t r = 0; r < groups; r++)
+            kq_panel_pack(mid, K, r * 8, balance, packed + r * pairs * 8, rows + r * blocks * 8);
     }
     for (size_t first = 0; first < plan->D; first += plan->chunk) {
         size_t count = min_size(plan->chunk, plan->D - first);
         #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
-        for (size_t task = 0; task < count * strips; task++) {
-            size_t s = task / strips, p0 = task % strips * KQ_PANEL_STRIP, p1 = min_size(p0 + KQ_PANEL_STRIP, panels);
-            float *X = p->gf + s * sample;
-            kq_panel_load_avx512(p->g + (first + s) * m * n, m, n, !adjoint, p0, p1, X);
-            if (kind != KQ_MID_IDENTITY)
-                kq_panel_middle_avx512(packed, K, triangular, p0, p1, X, triangular ? X : (float *)p->t + s * sample,
-                                       p->panel + (size_t)omp_get_thread_num() * KQ_PANEL_OUT);
+        for (size_t task = 0; task < count * panels; task++) {
+            float *scratch = p->panel + (size_t)omp_get_thread_num() * KQ_PANEL_OUT, *scale = scales + task * blocks * KQ_PANEL;
+            int32_t *x = X + task * pairs * KQ_PANEL;
+            kq_panel_load_vnni(p->g + (first + task / panels) * m * n, m, n, !adjoint, task % panels, triangular ? balance : NULL, x,
+                               scale, scratch);
+            if (triangular)
+                kq_panel_middle_vnni(packed, rows, K, x, scale, scratch);
         }
         #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
         for (size_t task = 0; task < tiles * splits; task++) {
@@ -299,11 +302,11 @@ static void apply_panels(kq_product *p, bool adjoint, kq_middle kind, const floa
                 c = tile;
             } else
                 r = c = tile - off;
-            r *= KQ_PANEL_STRIP;
-            c *= KQ_PANEL_STRIP;
+            r *= STRIP;
+            c *= STRIP;
             for (size_t s = count * split / splits; s < count * (split + 1) / splits; s++)
-                kq_panel_gather_avx512(T + s * sample, p->gf + s * sample, K, r, min_size(r + KQ_PANEL_STRIP, panels), c,
-                                       min_size(c + KQ_PANEL_STRIP, panels), p->acc + split * ld * ld, ld);
+                kq_panel_gather_vnni(X + s * panels * pairs * KQ_PANEL, scales + s * panels * blocks * KQ_PANEL, K, r,
+                                     min_size(r + STRIP, panels), c, min_size(c + STRIP, panels), p->acc + split * ld * ld, ld);
         }
     }
     finish(p, splits, ld, dim, out);
@@ -319,8 +322,10 @@ kq_status kq_product_apply(kq_product *p, bool adjoint, kq_middle kind, const fl
 
     double volume = (double)D * (double)m * (double)n;
     p->flop += volume * ((kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other + (double)dim);
+    if (plan->panels && kind == KQ_MID_SYMMETRIC)
+        return kq_fail(err, KQ_E_ARG, "symmetric middles have no integer products");
     if (plan->panels) {
-        apply_panels(p, adjoint, kind, mid, out);
+        apply_panels(p, adjoint, kind == KQ_MID_TRIANGULAR, mid, out);
         return KQ_OK;
     }
     memset(p->acc, 0, splits * dim * dim * sizeof *p->acc);

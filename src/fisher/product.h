@@ -15,7 +15,7 @@ typedef enum kq_middle {
 typedef struct kq_product_plan {
     size_t D, m, n;
     kq_compute compute;
-    bool panels;                        /* f32 on AVX-512: panel.h instead of BLAS */
+    bool panels;                        /* f32, not exact, AVX-512 with VNNI: panel.h instead of BLAS */
     int threads;
     size_t chunk;                       /* samples at a time */
     size_t gf, t, mid16, panel, acc;    /* bytes of each slice */
@@ -25,16 +25,16 @@ typedef struct kq_product_plan {
 typedef struct kq_product {
     kq_product_plan plan;
     const uint16_t *g;
-    float *gf;       /* f32 only: the chunk's gradients (as panels: panel.h) */
-    void *t;         /* the chunk's T_i, in the compute type */
-    uint16_t *mid16; /* bf16: the middle matrix; panels: the middle, packed */
+    float *gf;       /* f32: the chunk's gradients; panels: these, in integers */
+    void *t;         /* the chunk's T_i, in the compute type; panels: scales */
+    uint16_t *mid16; /* bf16: the middle matrix; panels: the middle, packed, its scales, the balance */
     float *panel;    /* bf16: a stage-1 result before it is rounded, one a thread; panels: the like */
     float *acc;      /* partial sums over fixed groups of samples, [splits, dim, dim] */
     double flop;     /* useful arithmetic so far (symmetric and triangular work counted once) */
 } kq_product;
 
-/* False when a size overflows. symmetric: KQ_MID_SYMMETRIC will be asked for (it keeps T and G side by side). */
-bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool symmetric, int threads);
+/* False when a size overflows. exact: f32 products as they are, never in block integers; KQ_MID_SYMMETRIC has no others. */
+bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads);
 /* Hand the slices of `block` (plan->bytes, 64-byte aligned) out; block stays the caller's. */
 void kq_product_init(kq_product *p, const kq_product_plan *plan, const uint16_t *g, void *block);
 /* out = (1/D) sum_i of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. out may not be mid. */

@@ -4,6 +4,7 @@
 #include "base/f16.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "fisher/panel.h"
 #include "fisher/product.h"
 #include "kern/lapack.h"
 
@@ -170,7 +171,8 @@ static void names(void **state)
     assert_true(!kq_method_needs_gradients(KQ_INPUT_ONLY) && kq_method_needs_inputs(KQ_INPUT_ONLY) && !kq_method_needs_inputs(KQ_NONE));
 }
 
-/* All three kinds of middle, both ways, several sizes: one panel, odd tails, more than one tile (384), more than one chunk. */
+/* All three kinds of middle, both ways, in f32, bf16 and block integers; several sizes: one panel, odd tails, more than one tile (384),
+ * more than one block of integers (192). */
 static void products(void **state)
 {
     (void)state;
@@ -178,8 +180,7 @@ static void products(void **state)
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2];
         sample_set s = samples(D, m, n, 1 + k);
-        for (int way = 0; way < 2; way++) {
-            bool adjoint = way == 1;
+        for (int adjoint = 0; adjoint < 2; adjoint++) {
             size_t dim = adjoint ? n : m, other = adjoint ? m : n;
             double *Y = get(other * other, sizeof *Y), *C = get(other * other, sizeof *C), *CC = get(other * other, sizeof *CC);
             kq_rng rng = kq_rng_stream(5, "middle");
@@ -199,19 +200,24 @@ static void products(void **state)
             for (int kind = 0; kind < 3; kind++) {
                 double *want_d = naive(&s, adjoint, middles[kind], 1.0 / (double)D);
                 float *want = to_float(want_d, dim * dim), *mid = to_float(given[kind], other * other);
-                for (int compute = 0; compute < 2; compute++) {
+                for (int way = 0; way < (kind == KQ_MID_SYMMETRIC ? 2 : 3); way++) {
+                    kq_compute compute = way == 1 ? KQ_BF16 : KQ_F32;
                     kq_product_plan plan;
                     kq_product p;
-                    assert_true(kq_product_size(&plan, m, n, D, (kq_compute)compute, true, 2));
+                    assert_true(kq_product_size(&plan, m, n, D, compute, way != 2, 2));
+                    if (way == 2 && D > 3)
+                        plan.chunk = (D + 1) / 2; /* two chunks */
                     void *block = kq_alloc(plan.bytes, 1);
                     float *got = get(dim * dim, sizeof *got);
                     kq_product_init(&p, &plan, s.bits, block);
                     check_ok(kq_product_apply(&p, adjoint, (kq_middle)kind, mid, got, &err));
-                    /* bf16: the middle and T are rounded to 8 bits, 2^-9 each in the worst case, mostly averaged away */
-                    check_close(got, want, dim * dim, compute ? 6e-3 : 2e-6);
+                    /* bf16: the middle and T are rounded to 8 bits, 2^-9 each in the worst case, mostly averaged away. Integers: three
+                     * roundings of
+                     * 1e-4 of the root mean square, averaged likewise. */
+                    check_close(got, want, dim * dim, way == 1 ? 6e-3 : way == 2 ? 2e-4 : 2e-6);
                     if (kind == KQ_MID_SYMMETRIC) {
                         float *again = get(dim * dim, sizeof *again);
-                        check_ok(kq_fisher_product(&s.G, adjoint, mid, again, (kq_compute)compute, 3, &err));
+                        check_ok(kq_fisher_product(&s.G, adjoint, mid, again, compute, 3, &err));
                         assert_memory_equal(again, got, dim * dim * sizeof *got);
                         free(again);
                     }
@@ -315,11 +321,13 @@ static void flipflop_is_eq_3(void **state)
         float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
         kq_factor_options opt = kq_factor_defaults();
         kq_factor_report report;
-        for (int compute = 0; compute < 2; compute++) {
-            opt.compute = (kq_compute)compute;
+        for (int way = 0; way < 3; way++) {
+            double tol = way == 1 ? 2e-2 : way == 2 ? 1e-3 : 1e-4; /* the middle amplifies what the gradients' and its own rounding did */
+            opt.compute = way == 1 ? KQ_BF16 : KQ_F32;
+            opt.exact = way == 0;
             check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
-            check_close(H_in, want_in, n * n, compute ? 2e-2 : 1e-4);
-            check_close(H_out, want_out, m * m, compute ? 2e-2 : 1e-4);
+            check_close(H_in, want_in, n * n, tol);
+            check_close(H_out, want_out, m * m, tol);
             check_factors(&s, H_in, H_out, &report);
             assert_int_equal(report.products, 6);
             assert_true(report.converged && report.regularised == 0 && report.flop > 0);
@@ -377,6 +385,7 @@ static void flipflop_is_maximum_likelihood(void **state)
     float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
     kq_factor_options opt = kq_factor_defaults();
     opt.rho = 1e-7;
+    opt.exact = true;
     double best[2];
     for (int run = 0; run < 2; run++) { /* 1 round is not the maximum, and these perturbations must notice */
         opt.rounds = run ? 60 : 1;
@@ -576,15 +585,16 @@ static int count_calls(void *ctx, double fraction)
 static void threads_and_memory(void **state)
 {
     (void)state;
-    size_t D = 5, m = 400, n = 210;
+    size_t D = 3, m = 400, n = 100;
     sample_set s = samples(D, m, n, 60);
     float *H[3][2];
     for (int method = 0; method < 2; method++)
-        for (int compute = 0; compute < 2; compute++) {
+        for (int way = 0; way < 3; way++) {
             kq_factor_options opt = kq_factor_defaults();
             opt.method = method ? KQ_FASTKRON : KQ_FLIPFLOP;
-            opt.compute = (kq_compute)compute;
-            opt.max_iter = 3;
+            opt.compute = way == 1 ? KQ_BF16 : KQ_F32;
+            opt.exact = way == 0;
+            opt.max_iter = 2;
             opt.rounds = 2;
             for (int t = 0; t < 3; t++) {
                 H[t][0] = get(n * n, sizeof(float));
@@ -602,6 +612,9 @@ static void threads_and_memory(void **state)
             }
         }
     kq_factor_options opt = kq_factor_defaults();
+    assert_true(kq_factors_bytes(1536, 576, 96, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(576, 1536, 10000, &opt) <= (size_t)300 << 20);
+    opt.exact = true;
     assert_true(kq_factors_bytes(1536, 576, 96, &opt) <= (size_t)300 << 20);
     assert_true(kq_factors_bytes(576, 1536, 10000, &opt) <= (size_t)300 << 20);
     opt.compute = KQ_BF16;
@@ -661,6 +674,100 @@ static void errors(void **state)
         s.bits[i] = 0x7e00; /* 4e37: finite, its square is not */
     check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_NUMERIC, "overflow");
     drop(s);
+}
+
+/* Block integers where they are hardest: rows and columns whose sizes span nine decades, single values that dominate a block, zero
+ * columns, and
+ * gradients as small and as large as f32 can square. Every diagonal entry must be right by itself, not only in the norm. */
+static void integers_hold(void **state)
+{
+    (void)state;
+    enum { D = 3, M = 97, N = 201 };
+    static const float sizes[] = {1, 1e-17f, 1e15f};
+    for (int k = 0; k < 3; k++) {
+        sample_set s = {.bits = get(D * M * N, 2), .x = get(D * M * N, sizeof(double))};
+        kq_rng rng = kq_rng_stream(90, "hard");
+        double row[M], column[N];
+        for (int i = 0; i < M; i++)
+            row[i] = exp(1.5 * kq_rng_normal(&rng));
+        for (int i = 0; i < N; i++)
+            column[i] = i % 50 == 7 ? 0 : exp(1.5 * kq_rng_normal(&rng));
+        for (size_t i = 0; i < (size_t)D * M * N; i++) {
+            double x = kq_rng_normal(&rng) / (0.1 + fabs(kq_rng_normal(&rng))); /* Cauchy's tails, cut at 10 or so */
+            s.bits[i] = kq_f32_to_bf16((float)(x * row[i / N % M] * column[i % N]) * sizes[k]);
+            s.x[i] = kq_bf16_to_f32(s.bits[i]);
+        }
+        s.G = (kq_gradients){D, M, N, s.bits};
+        double *in_d, *out_d;
+        naive_flipflop(&s, 1e-2, 2, &in_d, &out_d);
+        float *H_in = get(N * N, sizeof *H_in), *H_out = get(M * M, sizeof *H_out);
+        float *want_in = to_float(in_d, N * N), *want_out = to_float(out_d, M * M);
+        kq_factor_options opt = kq_factor_defaults();
+        opt.rounds = 2;
+        check_ok(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err));
+        check_close(H_in, want_in, N * N, 1e-3); /* ten times one rounding */
+        check_close(H_out, want_out, M * M, 1e-3);
+        for (size_t i = 0; i < N; i++)
+            assert_true(fabsf(H_in[i * (N + 1)] - want_in[i * (N + 1)]) <= 2e-3f * want_in[i * (N + 1)]);
+        for (size_t i = 0; i < M; i++)
+            assert_true(fabsf(H_out[i * (M + 1)] - want_out[i * (M + 1)]) <= 2e-3f * want_out[i * (M + 1)]);
+        assert_true(H_in[7 * (N + 1)] == 0 && H_in[8 * (N + 1)] > 0);
+        free(in_d);
+        free(out_d);
+        free(want_in);
+        free(want_out);
+        free(H_in);
+        free(H_out);
+        drop(s);
+    }
+}
+
+/* An instruction set below AVX-512 has no block integers: the same bits as exact ones. With it they differ, where the processor has VNNI.
+ * */
+static void integers_need_their_isa(void **state)
+{
+    (void)state;
+    sample_set s = samples(3, 20, 30, 91);
+    float H_in[3][900], H_out[400];
+    kq_factor_options opt = kq_factor_defaults();
+    bool have = kq_panel_available(), lower = !getenv("KRONQ_ISA") && kq_isa_best() >= KQ_ISA_AVX2;
+    for (int k = 0; k < 3; k++) {
+        opt.exact = k == 0;
+        if (k == 1 && lower)
+            setenv("KRONQ_ISA", "avx2", 1);
+        check_ok(kq_factors(&s.G, &opt, H_in[k], H_out, NULL, NULL, NULL, &err));
+        if (k == 1 && lower)
+            unsetenv("KRONQ_ISA");
+    }
+    if (lower)
+        assert_memory_equal(H_in[1], H_in[0], sizeof H_in[0]);
+    assert_int_equal(memcmp(H_in[2], H_in[0], sizeof H_in[0]) != 0, have);
+    drop(s);
+}
+
+/* The largest integers there are, all of one sign: no sum may wrap. One column, and all values, equal: the exact answer is known. */
+static void integers_do_not_overflow(void **state)
+{
+    (void)state;
+    enum { K = 400, W = 50 };
+    uint16_t *bits = get(K * W, 2);
+    float *out = get(W * W, sizeof *out), *I = get(K * K, sizeof *I);
+    for (int one = 0; one < 2; one++) { /* spread evenly; or a single value a block */
+        for (size_t i = 0; i < K * W; i++)
+            bits[i] = one && i / W % 192 ? 0 : kq_f32_to_bf16(-1.5f);
+        kq_product_plan plan;
+        kq_product p;
+        assert_true(kq_product_size(&plan, K, W, 1, KQ_F32, false, 1));
+        void *block = kq_alloc(plan.bytes, 1);
+        kq_product_init(&p, &plan, bits, block);
+        check_ok(kq_product_apply(&p, true, KQ_MID_IDENTITY, I, out, &err));
+        for (size_t i = 0; i < W * W; i++)
+            assert_true(fabsf(out[i] / (2.25f * (one ? 3 : K)) - 1) < 3.1e-4f); /* two roundings of half a step in 3341, all alike */
+        kq_free(block);
+    }
+    free(bits);
+    free(out);
+    free(I);
 }
 
 /* One sample of many outputs: H_in has rank 1 of 30, Cholesky with rho = 0 fails and says so; with rho it passes. */
@@ -773,19 +880,6 @@ static void inputs_and_packing(void **state)
     free(back);
 }
 
-/* The path through BLAS, on a machine that would not take it. */
-static int lower_isa(void **state)
-{
-    (void)state;
-    return kq_isa_best() >= KQ_ISA_AVX2 ? setenv("KRONQ_ISA", "avx2", 1) : 0;
-}
-
-static int best_isa(void **state)
-{
-    (void)state;
-    return unsetenv("KRONQ_ISA");
-}
-
 int main(void)
 {
     kq_kern_init(kq_isa_best());
@@ -801,10 +895,9 @@ int main(void)
         cmocka_unit_test(fastkron_equals_arpack),
         cmocka_unit_test(threads_and_memory),
         cmocka_unit_test(errors),
-        cmocka_unit_test_setup_teardown(products, lower_isa, best_isa),
-        cmocka_unit_test_setup_teardown(many_chunks, lower_isa, best_isa),
-        cmocka_unit_test_setup_teardown(flipflop_is_eq_3, lower_isa, best_isa),
-        cmocka_unit_test_setup_teardown(threads_and_memory, lower_isa, best_isa),
+        cmocka_unit_test(integers_hold),
+        cmocka_unit_test(integers_need_their_isa),
+        cmocka_unit_test(integers_do_not_overflow),
         cmocka_unit_test(singular),
         cmocka_unit_test(inputs_and_packing),
     };
