@@ -11,6 +11,7 @@
     {"method", "M", "flipflop (default), fastkron, input-only, none", OPT_METHOD}, \
     {"rho", "R", "flipflop: regularisation of the inverted factor (0.01)", OPT_RHO}, \
     {"rounds", "N", "flipflop: rounds (3)", OPT_ROUNDS}, \
+    {"exact", NULL, "flipflop: factor products in f32, not in 16-bit block integers (twice the time)", OPT_EXACT}, \
     {"tol", "T", "fastkron: residual to reach (0.001)", OPT_TOL}, \
     {"max-iter", "N", "fastkron: at most this many Lanczos steps (32)", OPT_MAX_ITER}, \
     {"start", "S", "fastkron: identity (default) or random", OPT_START}, \

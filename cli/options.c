@@ -98,6 +98,7 @@ static int apply(cli *c, const cli_option *o, const char *v)
         c->factor_bf16 = !strcmp(v, "bf16");
         return -1;
     /* switches */
+    case OPT_EXACT: cal->exact = true; return -1;
     case OPT_DRY_RUN: c->dry_run = true; return -1;
     case OPT_RESUME: q->resume = true; return -1;
     case OPT_JSON: c->json = true; return -1;

@@ -71,6 +71,7 @@ typedef struct kq_calibration {
     size_t batch;                           /* sequences summed into one gradient: 1 */
     const char *method;                     /* "flipflop", "fastkron", "input-only", "none" */
     double rho; int rounds;                 /* flipflop: 1e-2, 3 */
+    bool exact;                             /* flipflop: products in f32 even where 16-bit block integers are twice as fast (error 2e-4 at most) */
     double tol; int max_iter;               /* fastkron: 1e-3, 32 */
     bool start_random;                      /* fastkron: start from a random matrix instead of the identity */
 } kq_calibration;

@@ -23,7 +23,8 @@ typedef struct kq_factor_options {
     bool exact;           /* flipflop in f32. false (default): a processor with AVX512_VNNI (isa avx512 and up) multiplies in block
                              integers, twice as fast: 192 values in a row share a scale, chosen so that the rounding error is about 1e-4
                              of their root mean square. Measured after 3 rounds against f64 (SmolLM2's gradients, and synthetic ones
-                             with heavy tails): H differs by 1e-5 to 2e-4 (Frobenius), each diagonal entry by at most 1.2e-4; bf16: 1e-4
+                             with heavy tails): H differs by 6e-6 to 2e-4 (Frobenius; taken with
+                             blocks of 256, which round a little more coarsely), each diagonal entry by at most 1.2e-4; bf16: 1e-4
                              to 3e-3, 4e-3. true: f32 throughout, 3e-6. */
     int threads;
     double rho;           /* flipflop: added to each factor's unit mean diagonal before it is inverted (1e-2) */

@@ -90,6 +90,7 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     p->factor.method = method;
     p->factor.compute = p->compute;
     p->factor.threads = p->threads;
+    p->factor.exact = c->exact;
     p->factor.rho = c->rho;
     p->factor.rounds = c->rounds;
     p->factor.tol = c->tol;
@@ -185,6 +186,7 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
         if (method == KQ_FLIPFLOP) {
             json_object_set_new(o, "rho", json_real(c->rho));
             json_object_set_new(o, "rounds", json_integer(c->rounds));
+            json_object_set_new(o, "exact", json_boolean(c->exact));
         } else if (method == KQ_FASTKRON) {
             json_object_set_new(o, "tol", json_real(c->tol));
             json_object_set_new(o, "max_iter", json_integer(c->max_iter));
