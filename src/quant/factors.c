@@ -107,30 +107,37 @@ kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_err
     return status;
 }
 
-/* One safetensors file out of several; the reports of their metadata become one object. */
-static kq_status merge(const char *path, kq_st_file *const *parts, size_t n_parts, const char *settings, kq_error *err)
+/* One safetensors file out of several; the reports of their metadata become one object. One part is mapped at a time. */
+static kq_status merge(const char *path, char *const *parts, size_t n_parts, const char *settings, kq_error *err)
 {
     kq_st_writer *w;
     kq_status status = kq_st_writer_new(path, &w, err);
     if (status)
         return status;
     status = kq_st_writer_meta(w, "kronq.factors", settings, err);
-    for (size_t p = 0; p < n_parts && !status; p++) {
-        for (size_t i = 0; i < kq_st_n_tensors(parts[p]) && !status; i++) {
-            const kq_tensor *t = kq_st_tensor(parts[p], i);
-            char module[NAME];
-            const char *dot = strrchr(t->name, '.');
-            snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - t->name : 0), t->name);
-            const char *report = kq_st_meta(parts[p], module);
-            if (report && dot && !strcmp(dot, ".H_in"))
-                status = kq_st_writer_meta(w, module, report, err);
-            if (!status)
-                status = kq_st_writer_declare(w, t->name, t->dtype, t->rank, t->shape, err);
+    for (int data = 0; data < 2; data++) {
+        for (size_t p = 0; p < n_parts && !status; p++) {
+            kq_st_file *part;
+            if ((status = kq_st_open(parts[p], &part, err)))
+                break;
+            for (size_t i = 0; i < kq_st_n_tensors(part) && !status; i++) {
+                const kq_tensor *t = kq_st_tensor(part, i);
+                if (data) {
+                    status = kq_st_writer_data(w, t->data, t->size_bytes, err);
+                    continue;
+                }
+                char module[NAME];
+                const char *dot = strrchr(t->name, '.');
+                snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - t->name : 0), t->name);
+                const char *report = kq_st_meta(part, module);
+                if (report && dot && !strcmp(dot, ".H_in"))
+                    status = kq_st_writer_meta(w, module, report, err);
+                if (!status)
+                    status = kq_st_writer_declare(w, t->name, t->dtype, t->rank, t->shape, err);
+            }
+            kq_st_close(part);
         }
     }
-    for (size_t p = 0; p < n_parts && !status; p++)
-        for (size_t i = 0; i < kq_st_n_tensors(parts[p]) && !status; i++)
-            status = kq_st_writer_data(w, kq_st_tensor(parts[p], i)->data, kq_st_tensor(parts[p], i)->size_bytes, err);
     if (!status)
         return kq_st_writer_finish(w, err);
     kq_st_writer_abort(w);
@@ -139,39 +146,34 @@ static kq_status merge(const char *path, kq_st_file *const *parts, size_t n_part
 
 kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts, const char *settings, size_t shard_size, size_t *file_bytes, kq_error *err)
 {
-    kq_st_file **files = kq_calloc(n_parts + 1, sizeof *files);
-    kq_status status = files ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    size_t total = 0;
+    kq_status status = KQ_OK;
+    *file_bytes = 0;
     for (size_t p = 0; p < n_parts && !status; p++) {
-        if ((status = kq_st_open(parts[p], &files[p], err)))
+        kq_st_file *part;
+        if ((status = kq_st_open(parts[p], &part, err)))
             break;
-        for (size_t i = 0; i < kq_st_n_tensors(files[p]); i++)
-            total += kq_st_tensor(files[p], i)->size_bytes;
+        for (size_t i = 0; i < kq_st_n_tensors(part); i++)
+            *file_bytes += kq_st_tensor(part, i)->size_bytes;
+        kq_st_close(part);
     }
-    *file_bytes = total;
-    if (!status && total <= shard_size) {
-        status = merge(path, files, n_parts, settings, err);
-    } else if (!status) {
-        json_t *list = json_array();
-        const char *slash = strrchr(path, '/');
-        for (size_t p = 0; p < n_parts && !status; p++) {
-            char shard[4400];
-            snprintf(shard, sizeof shard, "%s-%05zu-of-%05zu.safetensors", path, p + 1, n_parts);
-            status = merge(shard, &files[p], 1, settings, err);
-            json_array_append_new(list, json_string(shard + (slash ? slash - path + 1 : 0)));
-        }
-        json_t *index = json_pack("{s:s, s:O}", "kronq.factors", settings, "files", list);
-        char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
-        if (!status)
-            status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-        free(text);
-        json_decref(index);
-        json_decref(list);
+    if (status || *file_bytes <= shard_size)
+        return status ? status : merge(path, parts, n_parts, settings, err);
+
+    json_t *list = json_array();
+    const char *slash = strrchr(path, '/');
+    for (size_t p = 0; p < n_parts && !status; p++) {
+        char shard[4400];
+        snprintf(shard, sizeof shard, "%s-%05zu-of-%05zu.safetensors", path, p + 1, n_parts);
+        status = merge(shard, &parts[p], 1, settings, err);
+        json_array_append_new(list, json_string(shard + (slash ? slash - path + 1 : 0)));
     }
-    for (size_t p = 0; files && p < n_parts; p++)
-        if (files[p])
-            kq_st_close(files[p]);
-    kq_free(files);
+    json_t *index = json_pack("{s:s, s:O}", "kronq.factors", settings, "files", list);
+    char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
+    if (!status)
+        status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    free(text);
+    json_decref(index);
+    json_decref(list);
     return status;
 }
 

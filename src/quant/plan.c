@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err)
 {
@@ -36,6 +37,9 @@ void kq_plan_resources(const kq_prepared *p, bool rounding, size_t *memory_bytes
         const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
         *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
     }
+    struct stat st;
+    if (p->opt->factors && !stat(p->opt->factors, &st)) /* mapped, like the source */
+        source += (size_t)st.st_size;
     *memory_bytes += source + program_bytes;
     kq_save_report save;
     kq_checkpoint_plan(p->src, p->opt->bits, p->opt->embed_bits, p->opt->head_bits, kq_prepared_wants, (void *)p, &save);

@@ -30,6 +30,7 @@ typedef struct quantizer {
     kq_module_report report[KQ_N_LINEAR];
     unsigned ids;                    /* which of them are filled */
     bool predicts;
+    size_t seq_len;                  /* tokens of a calibration sequence, by which eq. 1 is divided; 1 when there is none */
     double round_s;
 } quantizer;
 
@@ -104,7 +105,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         int len = snprintf(line, sizeof line, "%s [%zu, %zu] %d bits, relative error %.4f", r->name, r->m, r->n, r->bits, r->relative_mse);
         if (isfinite(r->predicted_loss))
             len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.5f nats/token",
-                            r->predicted_loss / (double)(q->p.n_seq ? q->p.opt->calibration.seq_len : 1));
+                            r->predicted_loss / (double)q->seq_len);
         if (q->p.factor.method == KQ_FASTKRON)
             len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products", factor->residual, factor->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
@@ -265,7 +266,6 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
                          size_t planned, kq_error *err)
 {
     const kq_config *cfg = q->p.cfg;
-    const size_t seq_len = (size_t)json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
     json_t *modules = json_object();
     double predicted = 0, error = 0;
     size_t weights = 0;
@@ -282,7 +282,7 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             if (!r[id].name[0])
                 continue;
-            const double loss = real_or_nan(r[id].predicted_loss, seq_len ? 1.0 / (double)seq_len : 1);
+            const double loss = real_or_nan(r[id].predicted_loss, 1.0 / (double)q->seq_len);
             predicted += loss;
             error += r[id].relative_mse * (double)(r[id].m * r[id].n);
             weights += r[id].m * r[id].n;
@@ -355,6 +355,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         status = KQ_E_MEMORY;
         goto out;
     }
+    const json_int_t seq_len = json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
+    q.seq_len = seq_len > 0 ? (size_t)seq_len : 1;
     job_settings = json_pack("{s:O, s:i, s:s, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", opt->bits, "code", opt->code, "sigma_reg",
                              opt->sigma_reg, "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits,
                              "seed", (json_int_t)opt->common.seed, "isa", kq_isa_name(q.p.isa));
