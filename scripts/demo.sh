@@ -7,7 +7,7 @@ rm -rf "$out"
 question="Why is the sky blue? Answer in two sentences."
 
 echo "== quantizing $(basename "$model") to $bits bits"
-"$kronq" quantize "$model" -o "$out" --bits "$bits" --tokens 16384 --seq-len 256
+"$kronq" quantize "$model" -o "$out" --bits "$bits" --tokens 8192 --seq-len 512
 echo
 echo "== how much of the original is left, on $text"
 "$kronq" eval "$out" --ppl "$text" --kld "$model" --chunks 5 --quiet
