@@ -98,7 +98,7 @@ static void test_golden(void **state)
         assert_int_equal(e.windows, windows);
         assert_int_equal(e.tokens, windows * (ctx - 1));
         assert_true(e.has_kld);
-        /* f32 here against f64 there: measured below 2e-6 relative, a factor of ten kept for other processors */
+        /* f32 here against f64 there: 2e-5 relative leaves room for other processors */
         check_number(e.nll, nll, 2e-5 * nll);
         check_number(e.nll_stderr, nll_se, 1e-4 * nll_se);
         check_number(e.nll_stderr_windows, nll_sw, 1e-3 * nll_sw);
