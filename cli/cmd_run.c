@@ -66,6 +66,7 @@ int cmd_run(int argc, char **argv)
     }
     kq_error err;
     kq_isa isa;
+    kq_compute kind;
     kq_model_file *model = NULL;
     kq_tokenizer *tok = NULL;
     kq_decoder *dec = NULL;
@@ -73,13 +74,8 @@ int cmd_run(int argc, char **argv)
     int32_t *ids = NULL;
     size_t n_ids = 0, made = 0;
     answer out = {.print = !c.json};
-    const char *compute = c.q.common.compute;
     kq_status status;
-    if (compute && strcmp(compute, "f32") && strcmp(compute, "bf16")) {
-        status = kq_fail(&err, KQ_E_ARG, "--compute %s is unknown; use f32 or bf16", compute);
-        goto out;
-    }
-    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)))
+    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)))
         goto out;
     kq_kern_init(isa);
     if ((status = kq_model_file_open(c.model, isa, &model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(model), &tok, &err)))
@@ -105,7 +101,6 @@ int cmd_run(int argc, char **argv)
     }
     if (context && c.n_predict > context - n_ids)
         c.n_predict = context - n_ids; /* the model knows no positions beyond */
-    const kq_compute kind = !compute ? kq_compute_best(isa) : strcmp(compute, "bf16") ? KQ_F32 : KQ_BF16;
     const int threads = c.q.common.threads > 0 ? c.q.common.threads : omp_get_num_procs();
     const kq_sampling s = {.temperature = c.temperature, .top_k = c.top_k, .top_p = c.top_p, .seed = c.q.common.seed};
     if ((status = kq_decoder_new(kq_model_file_weights(model), isa, kind, n_ids + c.n_predict, threads, &dec, &err)))

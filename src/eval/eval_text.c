@@ -58,20 +58,18 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     size_t n_ids = 0;
     kq_eval_options o = kq_eval_defaults();
     kq_eval_result res;
-    const char *compute = opt->common.compute;
     const double start = kq_now_s();
     *result_json = NULL;
     if (opt->ctx < 2)
         return kq_fail(err, KQ_E_ARG, "--ctx %zu: at least 2 tokens are needed", opt->ctx);
-    if (compute && strcmp(compute, "f32") && strcmp(compute, "bf16"))
-        return kq_fail(err, KQ_E_ARG, "--compute %s is unknown; use f32 or bf16", compute);
     kq_status status = kq_isa_pick(opt->common.isa, &o.isa, err);
+    if (!status)
+        status = kq_compute_pick(opt->common.compute, o.isa, &o.compute, err);
     if (status)
         return status;
     o.ctx = opt->ctx;
     o.chunks = opt->chunks;
     o.threads = opt->common.threads > 0 ? opt->common.threads : omp_get_num_procs();
-    o.compute = !compute ? kq_compute_best(o.isa) : strcmp(compute, "bf16") ? KQ_F32 : KQ_BF16;
     o.progress = forward_progress;
     o.progress_ctx = (void *)&opt->common;
     kq_kern_init(o.isa);

@@ -1,18 +1,9 @@
 /* The entry: checks, one allocation, the method, the scale. */
 #include <math.h>
-#include <omp.h>
 
 #include "base/mem.h"
 #include "base/time.h"
 #include "fisher/product.h"
-
-/* BLAS called outside our own parallel loops takes as many threads as this task's OpenMP setting says; ours name theirs. */
-static int one_thread(void)
-{
-    int before = omp_get_max_threads();
-    omp_set_num_threads(1);
-    return before;
-}
 
 static kq_status check(const kq_gradients *G, kq_error *err)
 {
@@ -125,7 +116,7 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     if (!bytes)
         return kq_fail(err, KQ_E_MEMORY, "factors of a [%zu, %zu] layer: the scratch does not fit the address space", G->m, G->n);
 
-    int before = one_thread();
+    int before = kq_one_thread_begin();
     status = mean_square(G, plan.threads, &square, err);
     if (!status)
         status = kq_alloc_for(&block, bytes, 1, "the factor step", err);
@@ -134,7 +125,7 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     if (!status)
         status = kq_factors_scale(H_in, G->n, H_out, G->m, square, err);
     kq_free(block);
-    omp_set_num_threads(before);
+    kq_one_thread_end(before);
     local.trace_product = square;
     local.seconds = kq_now_s() - start;
     if (report && !status)
@@ -155,10 +146,10 @@ kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y,
     status = kq_alloc_for(&block, plan.bytes, 1, "a product with the gradients", err);
     if (status)
         return status;
-    int before = one_thread();
+    int before = kq_one_thread_begin();
     kq_product_init(&p, &plan, G->g, block);
     status = kq_product_apply(&p, adjoint, KQ_MID_SYMMETRIC, Y, out, err);
-    omp_set_num_threads(before);
+    kq_one_thread_end(before);
     kq_free(block);
     return status;
 }

@@ -27,7 +27,7 @@ static void cache_free(void *cache);
 
 /* An OpenBLAS built on OpenMP and oneDNN both take as many threads as omp_get_max_threads() says, whatever was set before, unless they are
  * called in a parallel region. The number belongs to the calling task alone, so this disturbs no other thread. */
-static int one_thread_begin(void)
+int kq_one_thread_begin(void)
 {
     int n = omp_get_max_threads();
     if (n != 1)
@@ -35,7 +35,7 @@ static int one_thread_begin(void)
     return n;
 }
 
-static void one_thread_end(int n)
+void kq_one_thread_end(int n)
 {
     if (n != 1)
         omp_set_num_threads(n);
@@ -81,6 +81,14 @@ kq_compute kq_compute_best(kq_isa isa)
     return isa >= KQ_ISA_AMX ? KQ_BF16 : KQ_F32;
 }
 
+kq_status kq_compute_pick(const char *name, kq_isa isa, kq_compute *out, kq_error *err)
+{
+    if (name && strcmp(name, "f32") && strcmp(name, "bf16"))
+        return kq_fail(err, KQ_E_ARG, "--compute %s is unknown; use f32 or bf16", name);
+    *out = !name ? kq_compute_best(isa) : strcmp(name, "bf16") ? KQ_F32 : KQ_BF16;
+    return KQ_OK;
+}
+
 /* ---- f32 --------------------------------------------------------------------------------------------------------------------- */
 
 static void gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
@@ -103,9 +111,9 @@ void kq_gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, co
                  const float *B, size_t ldb, float beta, float *C, size_t ldc)
 {
     need_init();
-    int threads = one_thread_begin();
+    int threads = kq_one_thread_begin();
     gemm_f32(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
-    one_thread_end(threads);
+    kq_one_thread_end(threads);
 }
 
 /* The tiles depend on the shape alone; large enough that packing A and B anew for each costs little. */
@@ -395,9 +403,9 @@ kq_status kq_gemm_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const uin
         return KQ_OK;
     need_init();
     shape s = {.m = m, .n = n, .k = k, .lda = lda, .ldb = ldb, .ldc = ldc, .ta = ta, .tb = tb, .accumulate = accumulate};
-    int threads = one_thread_begin();
+    int threads = kq_one_thread_begin();
     kq_status st = gemm_bf16(&s, A, B, C, err);
-    one_thread_end(threads);
+    kq_one_thread_end(threads);
     return st;
 }
 

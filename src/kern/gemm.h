@@ -30,6 +30,12 @@ kq_status kq_gemm_bf16_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, con
 
 /* KQ_BF16 where the processor multiplies bf16 faster than f32 (isa >= KQ_ISA_AMX), else KQ_F32. */
 kq_compute kq_compute_best(kq_isa isa);
+/* "f32" or "bf16"; name NULL: kq_compute_best. KQ_E_ARG on another word. */
+kq_status kq_compute_pick(const char *name, kq_isa isa, kq_compute *out, kq_error *err);
+
+/* For BLAS or LAPACK calls outside kq_gemm_*: one thread from here on for the calling task; gives what to hand to kq_one_thread_end. */
+int kq_one_thread_begin(void);
+void kq_one_thread_end(int before);
 /* Hold the matrix libraries to the instruction set and to one thread. Call it before the first product; only the first call counts (the
  * libraries fix their choice then), and a product without it calls it with the best. Safe from several threads. OpenBLAS cannot be told its
  * instruction set once loaded: below what the machine has, every f32 product goes through oneDNN, which can (ref: SSE4.1, its lowest). */

@@ -25,22 +25,7 @@ static void part_path(const calibrator *c, size_t layer, char path[4400])
 
 static bool block_done(void *ctx, size_t layer)
 {
-    char path[4400];
-    part_path(ctx, layer, path);
-    return kq_job_sealed(path);
-}
-
-/* Before unfinished work is continued: what is there of it must be whole. */
-static kq_status check_parts(calibrator *c, kq_error *err)
-{
-    kq_status status = KQ_OK;
-    for (size_t l = 0; l < c->p.cfg->n_layer && !status; l++) {
-        char path[4400];
-        part_path(c, l, path);
-        if (block_done(c, l))
-            status = kq_job_check_seal(path, err);
-    }
-    return status;
+    return kq_job_part_done(&((calibrator *)ctx)->job, "factors", layer);
 }
 
 static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
@@ -164,7 +149,7 @@ kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantiz
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
         goto out;
     }
-    if ((status = check_parts(&c, err)) || (status = kq_prepare_ids(&c.p, &c.job, err)))
+    if ((status = kq_job_check_parts(&c.job, "factors", c.p.cfg->n_layer, err)) || (status = kq_prepare_ids(&c.p, &c.job, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&c.p, &c.job);
     s.ctx = &c;

@@ -221,3 +221,22 @@ kq_status kq_job_check_seal(const char *path, kq_error *err)
     kq_free(text);
     return status;
 }
+
+bool kq_job_part_done(const kq_job *job, const char *stem, size_t i)
+{
+    char path[4400];
+    kq_job_path(job, stem, i, "safetensors", path);
+    return kq_job_sealed(path);
+}
+
+kq_status kq_job_check_parts(const kq_job *job, const char *stem, size_t n, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        char path[4400];
+        kq_job_path(job, stem, i, "safetensors", path);
+        if (kq_job_sealed(path))
+            status = kq_job_check_seal(path, err);
+    }
+    return status;
+}

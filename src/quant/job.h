@@ -24,6 +24,9 @@ void kq_job_close(kq_job *job);
 
 /* A finished file of the work folder is sealed: PATH.seal holds its fingerprint, and only a sealed file counts as done. The check before
  * work is continued finds damage anywhere in the file. */
+bool kq_job_part_done(const kq_job *job, const char *stem, size_t i); /* STEM-i.safetensors is sealed */
+/* Before unfinished work is continued: every sealed STEM-i.safetensors, i < n, is whole; else KQ_E_FORMAT. */
+kq_status kq_job_check_parts(const kq_job *job, const char *stem, size_t n, kq_error *err);
 kq_status kq_job_seal(const char *path, kq_error *err);
 bool kq_job_sealed(const char *path);
 kq_status kq_job_check_seal(const char *path, kq_error *err); /* KQ_E_FORMAT: damaged */

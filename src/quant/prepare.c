@@ -73,12 +73,10 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
 {
     *p = (kq_prepared){.opt = opt};
     kq_status status;
-    const char *compute = opt->common.compute;
     if ((status = kq_isa_pick(opt->common.isa, &p->isa, err)) || (status = kq_method_parse(opt->calibration.method, &p->factor.method, err)))
         return status;
-    if (compute && strcmp(compute, "f32") && strcmp(compute, "bf16"))
-        return kq_fail(err, KQ_E_ARG, "--compute %s is unknown; use f32 or bf16", compute);
-    p->compute = !compute ? kq_compute_best(p->isa) : strcmp(compute, "bf16") ? KQ_F32 : KQ_BF16;
+    if ((status = kq_compute_pick(opt->common.compute, p->isa, &p->compute, err)))
+        return status;
     p->threads = opt->common.threads > 0 ? opt->common.threads : omp_get_num_procs();
     if (opt->common.threads < 0 || p->threads > 1024)
         return kq_fail(err, KQ_E_ARG, "--threads %d: from 1 to 1024, or 0 for all", opt->common.threads);

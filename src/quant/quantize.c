@@ -41,22 +41,7 @@ static void part_path(const quantizer *q, size_t layer, char path[4400])
 
 static bool block_done(void *ctx, size_t layer)
 {
-    char path[4400];
-    part_path(ctx, layer, path);
-    return kq_job_sealed(path);
-}
-
-/* Before unfinished work is continued: what is there of it must be whole. */
-static kq_status check_parts(quantizer *q, kq_error *err)
-{
-    kq_status status = KQ_OK;
-    for (size_t l = 0; l < q->p.cfg->n_layer && !status; l++) {
-        char path[4400];
-        part_path(q, l, path);
-        if (block_done(q, l))
-            status = kq_job_check_seal(path, err);
-    }
-    return status;
+    return kq_job_part_done(&((quantizer *)ctx)->job, "block", layer);
 }
 
 static void drop_block(quantizer *q)
@@ -378,7 +363,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
         goto out;
     }
-    if ((status = check_parts(&q, err)))
+    if ((status = kq_job_check_parts(&q.job, "block", q.p.cfg->n_layer, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
     kq_plan_resources(&q.p, true, &memory, &disk);

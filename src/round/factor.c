@@ -4,7 +4,6 @@
 
 #include <cblas.h>
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -38,21 +37,6 @@ kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size
     return KQ_OK;
 }
 
-/* OpenBLAS must not start threads of its own, neither in our serial sections nor in our teams (as in kern/gemm.c). */
-static int blas_begin(void)
-{
-    int n = omp_get_max_threads();
-    if (n != 1)
-        omp_set_num_threads(1);
-    return n;
-}
-
-static void blas_end(int n)
-{
-    if (n != 1)
-        omp_set_num_threads(n);
-}
-
 /* A = C C^T in place, row-major lower triangle of [n, n] (the upper one is scratch). False: not positive definite. */
 static bool cholesky(double *A, size_t n, int threads)
 {
@@ -60,9 +44,9 @@ static bool cholesky(double *A, size_t n, int threads)
     for (size_t k = 0; k < n; k += PANEL) {
         size_t kn = n - k < PANEL ? n - k : PANEL, rest = k + kn;
         double *D = A + k * n + k;
-        int info = 0, order_d = (int)kn, saved = blas_begin();
+        int info = 0, order_d = (int)kn, saved = kq_one_thread_begin();
         dpotrf_("U", &order_d, D, &ld, &info, 1); /* column-major upper is row-major lower */
-        blas_end(saved);
+        kq_one_thread_end(saved);
         for (size_t i = 0; i < kn && info == 0; i++)
             if (!isfinite(D[i * n + i]))
                 info = 1;
@@ -71,7 +55,7 @@ static bool cholesky(double *A, size_t n, int threads)
         size_t tiles = (n - rest + PANEL - 1) / PANEL;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
-            int mine = blas_begin();
+            int mine = kq_one_thread_begin();
 #pragma omp for schedule(dynamic, 1)
             for (size_t t = 0; t < tiles; t++) {
                 size_t i = rest + t * PANEL, in = n - i < PANEL ? n - i : PANEL;
@@ -88,7 +72,7 @@ static bool cholesky(double *A, size_t n, int threads)
                 cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)in, (blasint)jn, (blasint)kn, -1, A + i * n + k, ld,
                             A + j * n + k, ld, 1, A + i * n + j, ld);
             }
-            blas_end(mine);
+            kq_one_thread_end(mine);
         }
     }
     return true;
@@ -151,7 +135,7 @@ static void ldl_of_cholesky(double *A, size_t n, float *L, int threads)
     const int ld = (int)n;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        int mine = blas_begin();
+        int mine = kq_one_thread_begin();
 #pragma omp for schedule(dynamic, 1)
         for (size_t b = 0; b < n; b += KQ_TILE) {
             size_t below = n - b - KQ_TILE;
@@ -165,7 +149,7 @@ static void ldl_of_cholesky(double *A, size_t n, float *L, int threads)
             for (size_t j = 0; j < n; j++)
                 L[i * n + j] = j < b ? (float)A[i * n + j] : 0;
         }
-        blas_end(mine);
+        kq_one_thread_end(mine);
     }
 }
 
