@@ -14,13 +14,13 @@ from gguf.quants import dequantize
 
 # type: byte offsets of its half-precision fields
 TYPES = {T.F16: [0], T.BF16: [0], T.Q8_0: [0], T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2],
-         T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
+         T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.Q2_K: [80, 82], T.Q3_K: [108], T.IQ4_NL: [0]}
 
 rng = np.random.default_rng(20240607)
 with open(sys.argv[1], "wb") as out:
     for t, halves in TYPES.items():
         elems, size = GGML_QUANT_SIZES[t]
-        n = 512 if elems == 1 else 4096 // elems if elems == 256 else 32
+        n = 256 if elems == 1 else 10 if elems == 256 else 24
         raw = rng.integers(0, 256, (n, size), dtype=np.uint8)
         for h in halves:
             raw[:, h + 1] &= 0xBF  # exponents below 16 (f16) or 64 + 32 (bf16): finite, subnormals occur

@@ -8,7 +8,8 @@
 enum {
     QK = 32, QK_K = 256,
     Q4_0_BYTES = 2 + 16, Q4_1_BYTES = 4 + 16, Q5_0_BYTES = 2 + 4 + 16, Q5_1_BYTES = 4 + 4 + 16, Q8_0_BYTES = 2 + 32,
-    Q4_K_BYTES = 4 + 12 + 128, Q5_K_BYTES = 4 + 12 + 32 + 128, Q6_K_BYTES = 128 + 64 + 16 + 2
+    Q4_K_BYTES = 4 + 12 + 128, Q5_K_BYTES = 4 + 12 + 32 + 128, Q6_K_BYTES = 128 + 64 + 16 + 2,
+    Q2_K_BYTES = 16 + 64 + 4, Q3_K_BYTES = 32 + 64 + 12 + 2, IQ4_NL_BYTES = 2 + 16
 };
 
 bool kq_dtype_block(kq_dtype dtype, size_t *block_elems, size_t *block_bytes)
@@ -18,6 +19,7 @@ bool kq_dtype_block(kq_dtype dtype, size_t *block_elems, size_t *block_bytes)
         [KQ_T_I64] = {1, 8}, [KQ_T_U8] = {1, 1}, [KQ_T_BOOL] = {1, 1}, [KQ_T_Q8_0] = {QK, Q8_0_BYTES}, [KQ_T_Q4_0] = {QK, Q4_0_BYTES},
         [KQ_T_Q4_1] = {QK, Q4_1_BYTES}, [KQ_T_Q5_0] = {QK, Q5_0_BYTES}, [KQ_T_Q5_1] = {QK, Q5_1_BYTES},
         [KQ_T_Q4_K] = {QK_K, Q4_K_BYTES}, [KQ_T_Q5_K] = {QK_K, Q5_K_BYTES}, [KQ_T_Q6_K] = {QK_K, Q6_K_BYTES},
+        [KQ_T_Q2_K] = {QK_K, Q2_K_BYTES}, [KQ_T_Q3_K] = {QK_K, Q3_K_BYTES}, [KQ_T_IQ4_NL] = {QK, IQ4_NL_BYTES},
     };
     if ((size_t)dtype >= sizeof table / sizeof *table)
         return false;
@@ -142,6 +144,43 @@ static void q6_k(const uint8_t *b, float *y)
     }
 }
 
+/* Sixteen groups of 16, each with a 4-bit scale and a 4-bit minimum. Group j is value pair (j % 8) / 2 of the bytes of half j / 8. */
+static void q2_k(const uint8_t *b, float *y)
+{
+    float d = half_at(b + 80), dmin = half_at(b + 82);
+    for (int j = 0; j < 16; j++) {
+        const uint8_t *q = b + 16 + j / 8 * 32 + j % 2 * 16;
+        float scale = d * (float)(b[j] & 15), min = dmin * (float)(b[j] >> 4);
+        for (int i = 0; i < 16; i++)
+            y[j * 16 + i] = scale * (float)(q[i] >> (j % 8 / 2 * 2) & 3) - min;
+    }
+}
+
+/* Sixteen groups of 16 with 6-bit signed scales; the third bit of a value, inverted, is in a mask of its own. */
+static void q3_k(const uint8_t *b, float *y)
+{
+    const uint8_t *mask = b, *s = b + 96;
+    float d = half_at(b + 108);
+    for (int j = 0; j < 16; j++) {
+        const uint8_t *q = b + 32 + j / 8 * 32 + j % 2 * 16, *high = mask + j % 2 * 16;
+        int scale = ((s[j % 8] >> (j / 8 * 4) & 15) | (s[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32;
+        float step = d * (float)scale;
+        for (int i = 0; i < 16; i++)
+            y[j * 16 + i] = step * (float)((q[i] >> (j % 8 / 2 * 2) & 3) - (high[i] >> (j / 2) & 1 ? 0 : 4));
+    }
+}
+
+const int8_t kq_iq4nl_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+static void iq4_nl(const uint8_t *b, float *y)
+{
+    float d = half_at(b);
+    for (int i = 0; i < QK / 2; i++) {
+        y[i] = d * (float)kq_iq4nl_values[b[2 + i] & 15];
+        y[i + QK / 2] = d * (float)kq_iq4nl_values[b[2 + i] >> 4];
+    }
+}
+
 #define EACH_BLOCK(fn, bytes, elems)                    \
     for (size_t i = 0; i < n_elem / (elems); i++)       \
         fn(src + i * (bytes), dst + i * (elems));       \
@@ -189,6 +228,9 @@ bool kq_dequantize(kq_dtype dtype, const uint8_t *src, size_t n_elem, float *dst
     case KQ_T_Q4_K: EACH_BLOCK(q4_k, Q4_K_BYTES, QK_K);
     case KQ_T_Q5_K: EACH_BLOCK(q5_k, Q5_K_BYTES, QK_K);
     case KQ_T_Q6_K: EACH_BLOCK(q6_k, Q6_K_BYTES, QK_K);
+    case KQ_T_Q2_K: EACH_BLOCK(q2_k, Q2_K_BYTES, QK_K);
+    case KQ_T_Q3_K: EACH_BLOCK(q3_k, Q3_K_BYTES, QK_K);
+    case KQ_T_IQ4_NL: EACH_BLOCK(iq4_nl, IQ4_NL_BYTES, QK);
     case KQ_T_OTHER: break;
     }
     return false;

@@ -12,4 +12,7 @@ bool kq_dtype_block(kq_dtype dtype, size_t *block_elems, size_t *block_bytes);
  * False, dst untouched: the type is not one of those (KQ_T_OTHER) or n_elem is no whole number of blocks. */
 bool kq_dequantize(kq_dtype dtype, const uint8_t *src, size_t n_elem, float *dst);
 
+/* The sixteen levels of IQ4_NL, ascending. */
+extern const int8_t kq_iq4nl_values[16];
+
 #endif

@@ -10,7 +10,7 @@ kq_dtype kq_gguf_dtype(uint32_t type)
 {
     static const struct { uint32_t type; kq_dtype dtype; } map[] = {
         {0, KQ_T_F32}, {1, KQ_T_F16}, {30, KQ_T_BF16}, {2, KQ_T_Q4_0}, {3, KQ_T_Q4_1}, {6, KQ_T_Q5_0}, {7, KQ_T_Q5_1}, {8, KQ_T_Q8_0},
-        {12, KQ_T_Q4_K}, {13, KQ_T_Q5_K}, {14, KQ_T_Q6_K}, {24, KQ_T_I8}, {25, KQ_T_I16}, {26, KQ_T_I32}, {27, KQ_T_I64},
+        {10, KQ_T_Q2_K}, {11, KQ_T_Q3_K}, {12, KQ_T_Q4_K}, {13, KQ_T_Q5_K}, {14, KQ_T_Q6_K}, {20, KQ_T_IQ4_NL}, {24, KQ_T_I8}, {25, KQ_T_I16}, {26, KQ_T_I32}, {27, KQ_T_I64},
     };
     for (size_t i = 0; i < sizeof map / sizeof *map; i++)
         if (map[i].type == type)

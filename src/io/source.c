@@ -37,7 +37,7 @@ enum { NAME_CAP = 128 }; /* GGUF names have at most 63 bytes; the longest replac
 const char *kq_dtype_name(kq_dtype dtype)
 {
     static const char *const names[] = {"F32", "F16", "BF16", "I8", "I16", "I32", "I64", "U8", "BOOL", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
-                                        "Q4_K", "Q5_K", "Q6_K", "other"};
+                                        "Q4_K", "Q5_K", "Q6_K", "Q2_K", "Q3_K", "IQ4_NL", "other"};
     return (size_t)dtype < sizeof names / sizeof *names ? names[dtype] : "?";
 }
 
@@ -486,7 +486,7 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
             if (!strcmp(src->tensor[i].name, t->name))
                 name = kq_ggml_type_name(kq_gguf_tensor_at(src->gguf, i)->type);
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %.200s has type %s, which kronq does not read as numbers (F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
-                       "Q5_0, Q5_1, Q4_K, Q5_K and Q6_K are read)", t->file, t->name, name ? name : "other");
+                       "Q5_0, Q5_1, IQ4_NL and Q2_K to Q6_K are read)", t->file, t->name, name ? name : "other");
     }
     if (!t->permuted_qk || t->rank != 2)
         read_range(t, row0 * cols, n_rows * cols, dst);

@@ -9,6 +9,7 @@ typedef enum kq_dtype {
     KQ_T_F32, KQ_T_F16, KQ_T_BF16,                                     /* plain */
     KQ_T_I8, KQ_T_I16, KQ_T_I32, KQ_T_I64, KQ_T_U8, KQ_T_BOOL,          /* safetensors integers (kronq's own tensors) */
     KQ_T_Q8_0, KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K, /* GGUF blocks */
+    KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_IQ4_NL,
     KQ_T_OTHER                                                        /* well-formed, but not readable as numbers here */
 } kq_dtype;
 

@@ -200,3 +200,23 @@ kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *ext
     kq_free(A);
     return st;
 }
+
+kq_status kq_factor_condition_ldl_scalar(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, float *D, int threads, kq_error *err)
+{
+    double *A;
+    kq_status st = check_order(n, err);
+    if (st != KQ_OK || (st = kq_alloc_for((void **)&A, n * n, sizeof *A, "Cholesky factor", err)) != KQ_OK)
+        return st;
+    if (threads < 1)
+        threads = 1;
+    if ((st = condition(H, n, sigma_reg, extra, A, threads, err)) == KQ_OK) {
+        for (size_t j = 0; j < n; j++)
+            D[j] = (float)(A[j * n + j] * A[j * n + j]);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < n; j++)
+                L_minus_I[i * n + j] = j < i ? (float)(A[i * n + j] / A[j * n + j]) : 0;
+    }
+    kq_free(A);
+    return st;
+}

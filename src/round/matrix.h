@@ -17,4 +17,11 @@ size_t kq_first_nonfinite(const float *x, size_t n);
  * overwritten by the conditioned factor; L_minus_I may be H itself. extra as there. */
 kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, int threads, kq_error *err);
 
+/* The same with blocks of one element: H = L diag(D) L^T, L unit lower triangular, D [n] > 0. n need not be a multiple of 16; L_minus_I
+ * may not be H, which holds the conditioned factor afterwards. */
+kq_status kq_factor_condition_ldl_scalar(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, float *D, int threads, kq_error *err);
+
+/* Eq. 1: 1/2 tr(E H_in E^T H_out), E [m, n]; a NULL factor is the identity. Needs 8 m n bytes. */
+kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out, int threads, double *out, kq_error *err);
+
 #endif

@@ -97,8 +97,7 @@ static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, 
     return KQ_OK;
 }
 
-/* 1/2 tr(E H_in E^T H_out), E [m, n]; NULL is the identity. */
-static kq_status predict(const float *E, size_t m, size_t n, const float *H_in, const float *H_out, int threads, double *out, kq_error *err)
+kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out, int threads, double *out, kq_error *err)
 {
     float *P = NULL, *Q = NULL;
     kq_status st = KQ_OK;
@@ -193,7 +192,7 @@ kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W,
         for (size_t i = 0; i < m; i++)
             for (size_t j = 0; j < n; j++)
                 What[i * n + j] = Wp[i * np + j] * (float)(p.sv[i] * p.su[j]);
-        if ((st = predict(What, m, n, H_in, H_out, threads, &rep.predicted_loss, err)) != KQ_OK)
+        if ((st = kq_predicted_loss(What, m, n, H_in, H_out, threads, &rep.predicted_loss, err)) != KQ_OK)
             goto out;
     }
     rep.seconds = kq_now_s() - start;

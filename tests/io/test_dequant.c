@@ -32,7 +32,7 @@ static void golden_bits(void **state)
         types++;
     }
     fclose(f);
-    assert_int_equal(types, 10);
+    assert_int_equal(types, 13);
 }
 
 static void integers_and_refusals(void **state)

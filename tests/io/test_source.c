@@ -110,7 +110,7 @@ static void write_index(size_t split, const char *second, size_t from, size_t to
     free(b.p);
 }
 
-static uint32_t embed_type; /* ggml type of the embedding in write_gguf: 0 (F32) or 20 (IQ4_NL, 18 bytes for 32 elements, zeros) */
+static uint32_t embed_type; /* ggml type of the embedding in write_gguf: 0 (F32) or 39 (MXFP4, 17 bytes for 32 elements, zeros) */
 
 /* rope: factors of rope_freqs.weight, HD / 2 of them, or NULL. */
 static void write_gguf(const char *path, bool qwen3, const float *rope, uint32_t layers)
@@ -136,7 +136,7 @@ static void write_gguf(const char *path, bool qwen3, const float *rope, uint32_t
     for (size_t i = 0; i < n_list; i++) {
         uint64_t ne[2] = {list[i].cols ? list[i].cols : list[i].rows, list[i].rows};
         gguf_info(&b, list[i].gguf, list[i].cols ? 2 : 1, ne, i ? 0 : embed_type, offset);
-        offset += ((i || !embed_type ? 4 * count(&list[i]) : count(&list[i]) / 32 * 18) + 31) / 32 * 32;
+        offset += ((i || !embed_type ? 4 * count(&list[i]) : count(&list[i]) / 32 * 17) + 31) / 32 * 32;
     }
     if (rope)
         gguf_info(&b, "rope_freqs.weight", 1, (const uint64_t[]){HD / 2}, 0, offset);
@@ -144,7 +144,7 @@ static void write_gguf(const char *path, bool qwen3, const float *rope, uint32_t
         const entry *e = &list[i];
         pad_to(&b, 32);
         if (!i && embed_type) {
-            put(&b, NULL, count(e) / 32 * 18);
+            put(&b, NULL, count(e) / 32 * 17);
             continue;
         }
         if (!e->heads) {
@@ -406,13 +406,13 @@ static void unreadable_type_is_refused_when_read(void **s)
     kq_source *src;
     static float got[VOCAB * D];
     folder(false, true, "");
-    embed_type = 20;
+    embed_type = 39;
     write_gguf("src_model.gguf", false, NULL, LAYERS);
     embed_type = 0;
     check_ok(kq_source_open("src_model.gguf", &src, &err));
     const kq_tensor *t = kq_source_find(src, "model.embed_tokens.weight");
     assert_int_equal(t->dtype, KQ_T_OTHER);
-    check_fails(kq_source_read_f32(src, t, 0, 1, got, &err), KQ_E_UNSUPPORTED, "model.embed_tokens.weight has type IQ4_NL");
+    check_fails(kq_source_read_f32(src, t, 0, 1, got, &err), KQ_E_UNSUPPORTED, "model.embed_tokens.weight has type MXFP4");
     check_ok(kq_source_read_f32(src, kq_source_find(src, "model.norm.weight"), 0, D, got, &err));
     kq_source_close(src);
 }
