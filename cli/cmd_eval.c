@@ -8,6 +8,7 @@ static const cli_option options[] = {
     {"kld", "REFERENCE", "also the KL divergence to this model, on the same text", OPT_KLD},
     {"ctx", "N", "tokens a window (2048)", OPT_CTX},
     {"chunks", "N", "at most this many windows (all)", OPT_CHUNKS},
+    {"logits", "FILE", "write the first window's ids and logits to a safetensors file, to compare with another program (choose a small --ctx)", OPT_LOGITS},
     {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS},
     {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
     {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},

@@ -80,6 +80,7 @@ static int apply(cli *c, const cli_option *o, const char *v)
     case OPT_COMPUTE: q->common.compute = v; return -1;
     case OPT_PPL: c->ppl = v; return -1;
     case OPT_KLD: c->kld = v; return -1;
+    case OPT_LOGITS: c->e.logits = v; return -1;
     case OPT_PROMPT: c->prompt = v; return -1;
     case OPT_TEXT:
         if (cal->n_text == sizeof c->texts / sizeof *c->texts)

@@ -105,6 +105,7 @@ kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan
 typedef struct kq_eval_text_options {
     kq_common common;
     size_t ctx, chunks; /* tokens a window (2048); at most this many windows (0: all) */
+    const char *logits; /* a safetensors file to write with the first window's "ids" I32 [ctx] and "logits" F32 [ctx, vocab]; NULL: none */
 } kq_eval_text_options;
 kq_eval_text_options kq_eval_text_defaults(void);
 

@@ -11,6 +11,7 @@ typedef struct kq_eval_options {
     int threads;    /* 0 or less: as many as OpenMP offers */
     kq_isa isa;
     kq_compute compute;
+    float *logits;  /* kq_evaluate: the model's logits of the first window, [ctx, vocab], are put here; NULL: not wanted. Borrowed */
     /* May be NULL; nonzero stops. Called on the calling thread, fraction of the whole in (0, 1]. */
     int (*progress)(void *ctx, const char *stage, double fraction);
     void *progress_ctx;

@@ -40,6 +40,23 @@ static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids,
     return status;
 }
 
+/* The first window's ids [ctx] and logits [ctx, vocab]. */
+static kq_status write_logits(const char *path, const int32_t *ids, const float *logits, size_t ctx, size_t vocab, kq_error *err)
+{
+    kq_st_writer *w;
+    kq_status status = kq_st_writer_new(path, &w, err);
+    if (status)
+        return status;
+    if ((status = kq_st_writer_declare(w, "ids", KQ_T_I32, 1, &ctx, err)) ||
+        (status = kq_st_writer_declare(w, "logits", KQ_T_F32, 2, (size_t[]){ctx, vocab}, err)) ||
+        (status = kq_st_writer_data(w, ids, ctx * sizeof *ids, err)) ||
+        (status = kq_st_writer_data(w, logits, ctx * vocab * sizeof *logits, err))) {
+        kq_st_writer_abort(w);
+        return status;
+    }
+    return kq_st_writer_finish(w, err);
+}
+
 /* A value with its standard errors, tokens taken as independent ("..._stderr") and windows ("..._stderr_windows"; null with one window). */
 static void set_measure(json_t *o, const char *name, double value, double error, double error_windows)
 {
@@ -76,7 +93,16 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     if ((status = kq_model_file_open(model, o.isa, &m, err)) || (reference && (status = kq_model_file_open(reference, o.isa, &r, err))) ||
         (status = text_ids(kq_model_file_source(m), text_file, &ids, &n_ids, err)))
         goto out;
-    if ((status = kq_evaluate(kq_model_file_weights(m), r ? kq_model_file_weights(r) : NULL, ids, n_ids, &o, &res, err)))
+    const size_t vocab = kq_source_config(kq_model_file_source(m))->vocab_size;
+    if (opt->logits) {
+        size_t n;
+        status = kq_mul_size(o.ctx, vocab, &n) ? kq_alloc_for((void **)&o.logits, n, sizeof *o.logits, "the first window's logits", err)
+                                               : kq_fail(err, KQ_E_ARG, "--ctx %zu is too large", o.ctx);
+        if (status)
+            goto out;
+    }
+    if ((status = kq_evaluate(kq_model_file_weights(m), r ? kq_model_file_weights(r) : NULL, ids, n_ids, &o, &res, err)) ||
+        (opt->logits && (status = write_logits(opt->logits, ids, o.logits, o.ctx, vocab, err))))
         goto out;
     json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I}", "model", model, "text", text_file, "ctx", (json_int_t)o.ctx, "windows", (json_int_t)res.windows,
                           "tokens", (json_int_t)res.tokens);
@@ -98,6 +124,7 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     json_decref(j);
 out:
     kq_free(ids);
+    kq_free(o.logits);
     kq_model_file_close(m);
     kq_model_file_close(r);
     return status;

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <omp.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "eval/score.h"
@@ -145,6 +146,8 @@ static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g
         if (st != KQ_OK)
             return st;
     }
+    if (r->opt->logits && window == 0)
+        memcpy(r->opt->logits + t0 * vocab, logits[0], rows * vocab * sizeof *logits[0]);
     for (size_t i = 0; i < rows; i++) {
         size_t t = t0 + i;
         kq_row_stats st[2];
