@@ -351,8 +351,10 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
     }
     *tokenizer = json_pack("{s:s,s:n,s:n,s:O,s:O,s:O,s:O,s:O,s:O}", "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer",
                            norm, "pre_tokenizer", pre, "post_processor", post, "decoder", dec, "model", model);
-    *config = json_pack("{s:s,s:b,s:b,s:b,s:I}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0, "add_bos_token",
-                        add_bos, "add_eos_token", add_eos, "model_max_length", (json_int_t)max_position);
+    /* Without model_input_names, transformers 4 gives token_type_ids as well, which LlamaForCausalLM.generate refuses. */
+    *config = json_pack("{s:s,s:b,s:b,s:b,s:I,s:[s,s]}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0, "add_bos_token",
+                        add_bos, "add_eos_token", add_eos, "model_max_length", (json_int_t)max_position, "model_input_names", "input_ids",
+                        "attention_mask");
     if (!*tokenizer || !*config)
         goto memory;
     const struct { const char *key; int64_t id; } roles[] = { { "bos_token", bos }, { "eos_token", eos }, { "unk_token", unk }, { "pad_token", pad } };
