@@ -1,0 +1,590 @@
+"""Packed kronq checkpoints in transformers: the format, the modules that hold it, and the quantizer that puts them into a model.
+
+One self-contained file (torch, transformers, safetensors and the standard library): the package `kronq` is made of it, and `kronq quantize` writes a copy into
+every checkpoint, which transformers runs when a model is loaded with trust_remote_code=True and the package is not installed.
+
+Weights stay packed as docs/format.md specifies: a linear y = W x, W [m, n] holds trellis, su, sv and scale. Instead of undoing the rotation of the
+weights, the input is rotated forwards and the output backwards,
+
+    y = diag(sv) U_m (scale W') U_n^T diag(su) x,
+
+and the tiles of W' are looked up, a band of rows at a time, while they are needed ("tiles"), or W is computed once and kept ("cached").
+There is no code for any particular device.
+"""
+import functools
+import json
+import math
+import os
+import struct
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers.models.llama import modeling_llama
+from transformers.models.qwen3 import modeling_qwen3
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+FORMAT_VERSION = 1
+TILE = 16
+STATES = 1 << 16
+CODES = {"hyb": 2, "1mad": 1, "3inst": 1}  # and V, the weights of one step
+DECODE = ("tiles", "cached")
+TILE_WEIGHTS = 1 << 20  # weights decoded at a time
+
+
+class KronqError(ValueError):
+    """A checkpoint that breaks its own format, in one line: file, tensor, found, expected."""
+
+
+# ---- the orthogonal transforms: docs/format.md, "How packed linears are rotated" ----
+
+WILLIAMSON_43 = ("+--++----+-+---+--++++", "+--+++--+-+--+-+++++-+", "++-+--++-+++----+++-++", "+-+-+----++++-++++-++-")
+BASE_MAX = 1024
+PIECE_MAX = 64  # largest Sylvester matrix that is multiplied as it stands
+
+
+def _is_prime(p):
+    return p > 1 and all(p % d for d in range(2, math.isqrt(p) + 1))
+
+
+def _legendre(p):
+    chi = [-1] * p
+    for i in range(1, p):
+        chi[i * i % p] = 1
+    chi[0] = 0
+    return chi
+
+
+def _paley_1(b):
+    chi = _legendre(b - 1)
+    return [[1] * b] + [[-1] + [chi[(i - j) % (b - 1)] + (i == j) for j in range(b - 1)] for i in range(b - 1)]
+
+
+def _paley_2(b):
+    h = b // 2
+    chi = _legendre(h - 1)
+
+    def entry(i, j):
+        (r, x), (c, y) = divmod(i, 2), divmod(j, 2)
+        if r == c:
+            return ((1, -1), (-1, -1))[x][y]
+        return ((1, 1), (1, -1))[x][y] * (1 if r == 0 or c == 0 else chi[(r - c) % (h - 1)])
+
+    return [[entry(i, j) for j in range(b)] for i in range(b)]
+
+
+def _williamson_172():
+    p = 43
+    first = [[1 if s[min(i, p - i)] == "+" else -1 for i in range(p)] for s in WILLIAMSON_43]
+    blocks = ((1, 0), (1, 1), (1, 2), (1, 3)), ((-1, 1), (1, 0), (-1, 3), (1, 2)), ((-1, 2), (1, 3), (1, 0), (-1, 1)), ((-1, 3), (-1, 2), (1, 1), (1, 0))
+    return [[sign * first[which][(j - i) % p] for sign, which in blocks[r] for j in range(p)] for r in range(4) for i in range(p)]
+
+
+def base_matrix(n):
+    """B [b, b] of the transform of order n as nested lists; b is its length."""
+    q = n
+    while q % 2 == 0:
+        q //= 2
+    if q == 1:
+        return [[1]]
+    b = 4 * q
+    while b <= BASE_MAX and n % b == 0:
+        if _is_prime(b - 1):  # b - 1 is 3 mod 4
+            return _paley_1(b)
+        if (b // 2 - 1) % 4 == 1 and _is_prime(b // 2 - 1):
+            return _paley_2(b)
+        if b == 172:
+            return _williamson_172()
+        b *= 2
+    angle = [2 * math.pi * t / q for t in range(q)]  # Hartley: the fall-back
+    return [[math.cos(angle[i * j % q]) + math.sin(angle[i * j % q]) for j in range(q)] for i in range(q)]
+
+
+@functools.lru_cache(maxsize=None)
+def _factors(n, device):
+    """F_1, .., F_r, f32, with U_n = F_1 (x) .. (x) F_r: Sylvester matrices of at most PIECE_MAX rows, then the base over sqrt n."""
+    with torch.inference_mode(False):
+        base = torch.tensor(base_matrix(n), dtype=torch.float64, device="cpu")
+        log = (n // len(base)).bit_length() - 1
+        parts = -(-log // (PIECE_MAX.bit_length() - 1))
+        factors = []
+        for i in range(parts):
+            s = torch.ones(1, 1, dtype=torch.float64, device="cpu")
+            for _ in range(log * (i + 1) // parts - log * i // parts):
+                s = torch.cat((torch.cat((s, s), 1), torch.cat((s, -s), 1)))
+            factors.append(s)
+        factors.append(base)
+        if len(base) == 1 and len(factors) > 1:
+            factors.pop()
+        factors[-1] = factors[-1] / math.sqrt(n)
+        return tuple(f.to(torch.float32).to(device) for f in factors)
+
+
+def rotate(x, transpose=False):
+    """U_n x, or U_n^T x, along the last axis of x [.., n], f32."""
+    shape, n = x.shape, x.shape[-1]
+    right = n
+    for f in _factors(n, x.device):
+        f = f.T if transpose else f
+        right //= len(f)
+        x = x.reshape(-1, len(f)) @ f.T if right == 1 else f @ x.reshape(-1, len(f), right)
+    return x.reshape(shape)
+
+
+# ---- the trellis code: docs/format.md, "A tile" ----
+
+
+class Code:
+    """What the states of a trellis code stand for. `table`, for hyb, is the module that holds kronq.hyb_table."""
+
+    def __init__(self, name, table=None):
+        self.name, self.V, self.table = name, CODES[name], table
+        self._lookup = {}
+
+    def values(self):
+        """[65536, V] f32, on the table's device (the CPU where there is none)."""
+        x = torch.arange(STATES, device=self.table.hyb_table.device if self.table else "cpu")
+        if self.name == "hyb":
+            h = (x * (x + 1)) & 0xFFFFFFFF
+            v = self.table.hyb_table.float()[(h >> 6) & 511]
+            return torch.stack((torch.where((h >> 15) & 1 == 1, -v[:, 0], v[:, 0]), v[:, 1]), 1)
+        if self.name == "1mad":
+            y = (34038481 * x + 76625530) & 0xFFFFFFFF
+            return ((sum((y >> s) & 255 for s in (0, 8, 16, 24)) - 510).double() / 147.800537).float()[:, None]
+        y = (89226354 * x + 64248484) & 0xFFFFFFFF
+        z = (y & 0x8FFF8FFF) ^ 0x3B603B60
+        halves = torch.stack((z & 0xFFFF, z >> 16))
+        halves = torch.where(halves >= 1 << 15, halves - (1 << 16), halves).to(torch.int16).view(torch.float16)
+        return halves.float().sum(0)[:, None]
+
+    def lookup(self, dtype, device):
+        """The same as one word a state: [65536] of an integer type V weights wide. Kept for each dtype and device."""
+        key = dtype, str(device)
+        if key not in self._lookup:
+            with torch.inference_mode(False):
+                words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.V * dtype.itemsize]
+                self._lookup[key] = self.values().to(dtype).to(device).contiguous().view(words).flatten()
+        return self._lookup[key]
+
+    def decode(self, trellis, dtype):
+        """trellis [r, c, 16 k] int16 -> the tiles' values [16 r, 16 c] in units of the scale."""
+        r, c, words = trellis.shape
+        k = words // TILE
+        step = k * self.V
+        t = trellis.to(torch.int32)
+        pair = (t << 16) | (t.roll(-1, -1) & 0xFFFF)  # 32 bits that begin at each word
+        pair = pair.view(r, c, TILE, k).transpose(1, 2)  # a row of a tile is k words: [r, 16, c, k]
+        if 16 % step == 0:
+            shift = torch.arange(16, 0, -step, dtype=torch.int32, device=t.device)
+            state = pair.unsqueeze(-1) >> shift
+        else:
+            position = torch.arange(0, TILE * k, step, device=t.device)
+            state = pair[..., position // 16] >> (16 - position % 16).to(torch.int32)
+        state = (state & 0xFFFF).reshape(-1)
+        return self.lookup(dtype, t.device).index_select(0, state).view(dtype).view(TILE * r, TILE * c)
+
+
+# ---- modules ----
+
+
+class KronqTable(nn.Module):
+    """The table of the code hyb, once a model: `kronq.hyb_table`."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hyb_table", torch.empty(512, 2, dtype=torch.float32))
+
+    def _apply(self, fn, recurse=True):
+        return _keep_types(self, super()._apply, fn, recurse)
+
+
+def _keep_types(module, apply, fn, recurse):
+    """module.to(dtype) moves packed tensors but leaves their types alone: they are a format, not numbers to be rounded."""
+    before = {name: module._buffers[name] for name in module._buffers if name not in module._non_persistent_buffers_set}
+    apply(fn, recurse)
+    for name, old in before.items():
+        if module._buffers[name].dtype != old.dtype:
+            module._buffers[name] = old.to(module._buffers[name].device)
+    return module
+
+
+class Packed(nn.Module):
+    """What packed linears and rows share: `decode` ("tiles" or "cached"), and tensors that keep their types."""
+
+    def __init__(self):
+        super().__init__()
+        self.decode, self.tile_weights, self._dense = "tiles", TILE_WEIGHTS, None
+
+    def set_decode(self, decode, tile_weights=TILE_WEIGHTS):
+        if decode not in DECODE:
+            raise ValueError(f'decode is {decode!r}, expected "tiles" or "cached"')
+        self.decode, self.tile_weights, self._dense = decode, tile_weights, None
+
+    def _apply(self, fn, recurse=True):
+        self._dense = None
+        return _keep_types(self, super()._apply, fn, recurse)
+
+    def cached(self, dtype, device):
+        """The dense weight, computed when first asked for."""
+        if self._dense is None or self._dense.dtype != dtype or self._dense.device != device:
+            with torch.inference_mode(False), torch.no_grad():
+                self._dense = self.dense(dtype).to(device)
+        return self._dense
+
+
+class KronqLinear(Packed):
+    """y = W x with W [out_features, in_features] packed at `bits` a weight."""
+
+    def __init__(self, in_features, out_features, bits, code):
+        super().__init__()
+        self.in_features, self.out_features, self.bits, self.code = in_features, out_features, bits, code
+        rows, columns = -(-out_features // TILE), -(-in_features // TILE)
+        self.register_buffer("trellis", torch.empty(rows, columns, TILE * bits, dtype=torch.int16))
+        self.register_buffer("su", torch.empty(in_features, dtype=torch.int8))
+        self.register_buffer("sv", torch.empty(out_features, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty((), dtype=torch.float32))
+
+    def extra_repr(self):
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, code={self.code.name}, decode={self.decode}"
+
+    def forward(self, x):
+        if self.decode == "cached":
+            return nn.functional.linear(x, self.cached(x.dtype, x.device))
+        rows, columns, _ = self.trellis.shape
+        h = x.reshape(-1, self.in_features).float() * (self.su * self.scale)
+        h = rotate(nn.functional.pad(h, (0, TILE * columns - self.in_features)), transpose=True).to(x.dtype)
+        band = max(1, self.tile_weights // (TILE * TILE * columns))
+        y = [nn.functional.linear(h, self.code.decode(self.trellis[r:r + band], x.dtype)) for r in range(0, rows, band)]
+        y = rotate(torch.cat(y, -1).float())[:, :self.out_features] * self.sv
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def dense(self, dtype=torch.float32):
+        """W [out_features, in_features]."""
+        w = rotate(self.code.decode(self.trellis, torch.float32))[:, :self.in_features] * (self.su * self.scale)
+        return (rotate(w.T.contiguous())[:, :self.out_features] * self.sv).T.to(dtype).contiguous()
+
+
+class KronqRows(Packed):
+    """A matrix [rows, columns] of 8 or 4 bits with one scale a group of columns. The buffer `like` is empty: it follows model.to(dtype)."""
+
+    def __init__(self, rows, columns, bits, dtype):
+        super().__init__()
+        group = next((g for g in (64, 32, 16) if columns % g == 0), columns)
+        self.shape, self.bits, self.group = (rows, columns), bits, group
+        q = torch.empty(rows, columns, dtype=torch.int8) if bits == 8 else torch.empty(rows, (columns + 1) // 2, dtype=torch.uint8)
+        self.register_buffer("qweight", q)
+        self.register_buffer("scales", torch.empty(rows, columns // group, dtype=torch.float16))
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+
+    def extra_repr(self):
+        return f"{self.shape[0]}, {self.shape[1]}, bits={self.bits}, decode={self.decode}"
+
+    def values(self, q, scales, dtype):
+        """q [.., packed columns], scales [.., groups] -> [.., columns]."""
+        if self.bits == 4:
+            q = (torch.stack((q & 15, q >> 4), -1).flatten(-2)[..., :self.shape[1]]).to(torch.int8) - 8
+        v = q.unflatten(-1, (-1, self.group)).float() * scales.float().unsqueeze(-1)
+        return v.flatten(-2).to(dtype)
+
+    def dense(self, dtype=torch.float32):
+        return self.values(self.qweight, self.scales, dtype)
+
+    def gather(self, ids):
+        """The rows of ids [..] -> [.., columns]."""
+        if self.decode == "cached":
+            return nn.functional.embedding(ids, self.cached(self.like.dtype, self.qweight.device))
+        return self.values(self.qweight[ids], self.scales[ids], self.like.dtype)
+
+    def project(self, x):
+        """x [.., columns] -> x . every row, [.., rows]."""
+        if self.decode == "cached":
+            return nn.functional.linear(x, self.cached(x.dtype, x.device))
+        if self.qweight.is_meta and not x.is_meta:
+            raise RuntimeError("the embedding, which is also the head, was offloaded; give it a device in device_map")
+        band = max(1, self.tile_weights // self.shape[1])
+        return torch.cat([nn.functional.linear(x, self.values(self.qweight[r:r + band].to(x.device), self.scales[r:r + band].to(x.device), x.dtype))
+                          for r in range(0, self.shape[0], band)], -1)
+
+
+class KronqEmbedding(KronqRows):
+    """The token embedding."""
+
+    def forward(self, ids):
+        return self.gather(ids)
+
+
+class KronqHead(KronqRows):
+    """A head with rows of its own."""
+
+    def forward(self, x):
+        return self.project(x)
+
+
+class KronqTiedHead(nn.Module):
+    """The head that is the embedding's transpose; it holds nothing itself."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = (embedding,)  # a tuple, so that it is not registered a second time
+
+    def forward(self, x):
+        return self.embedding[0].project(x)
+
+
+# ---- files ----
+
+HEADER_MAX = 100 << 20
+TYPES = {"I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def read_header(path):
+    """{tensor: (type, shape)} of a safetensors file. A file that ends too early is refused, by the name of the first tensor that is not whole."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as f:
+        start = f.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else None
+        if length is None or length > min(HEADER_MAX, size - 8):
+            raise KronqError(f"{path}: {size} bytes, shorter than its own header: no tensor of it can be read")
+        try:
+            header = json.loads(f.read(length))
+            header.pop("__metadata__", None)
+            tensors = sorted(((t["data_offsets"][1], name, t["dtype"], tuple(t["shape"])) for name, t in header.items()))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+            raise KronqError(f"{path}: the header is not that of a safetensors file ({e})") from None
+    for end, name, _, _ in tensors:
+        if 8 + length + end > size:
+            raise KronqError(f"{path}: tensor {name} ends at byte {8 + length + end}, the file has {size} (truncated?)")
+    return {name: (dtype, shape) for _, name, dtype, shape in tensors}
+
+
+def find_files(config):
+    """The safetensors files of the folder (or downloaded repository) that a config was read from; [] when they cannot be told."""
+    from transformers.utils import cached_file
+
+    def local(name):
+        return cached_file(config._name_or_path, name, local_files_only=True, revision=getattr(config, "_commit_hash", None),
+                           _raise_exceptions_for_gated_repo=False, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+
+    if not getattr(config, "_name_or_path", ""):
+        return []
+    single = local("model.safetensors")
+    if single:
+        return [single]
+    index = local("model.safetensors.index.json")
+    if not index:
+        return []
+    with open(index) as f:
+        shards = sorted(set(json.load(f)["weight_map"].values()))
+    missing = [s for s in shards if not local(s)]
+    if missing:
+        raise KronqError(f"{index}: lists {missing[0]}, which is not there")
+    return [local(s) for s in shards]
+
+
+def check_files(files, wanted):
+    """Every tensor of wanted {name: buffer} is in the files with its type and shape."""
+    found = {}
+    for path in files:
+        for name, entry in read_header(path).items():
+            found[name] = path, *entry
+    where = files[0] if len(files) == 1 else os.path.dirname(files[0])
+    for name, buffer in wanted.items():
+        if name not in found:
+            raise KronqError(f"{where}: tensor {name} is missing")
+        path, dtype, shape = found[name]
+        if TYPES.get(dtype) != buffer.dtype or shape != tuple(buffer.shape):
+            expected = next(t for t, d in TYPES.items() if d == buffer.dtype)
+            raise KronqError(f"{path}: tensor {name} is {dtype} {list(shape)}, expected {expected} {list(buffer.shape)}")
+
+
+# ---- the plug-in ----
+
+
+class KronqConfig(QuantizationConfigMixin):
+    """quantization_config of a checkpoint: every key as docs/format.md has it, and `decode`, "tiles" or "cached", which is not saved."""
+
+    def __init__(self, decode=None, **settings):
+        self.decode = decode or os.environ.get("KRONQ_DECODE", "tiles")
+        self.settings = dict(settings, quant_method="kronq")
+        self.quant_method = "kronq"
+        self.post_init()
+
+    def post_init(self):
+        def need(key, good, expected):
+            if not good(self.settings.get(key)):
+                raise KronqError(f"config.json: quantization_config.{key} is {self.settings.get(key)!r}, expected {expected}")
+
+        need("format_version", lambda v: v == FORMAT_VERSION, f"{FORMAT_VERSION}: a newer kronq is needed")
+        need("code", lambda v: v in CODES, " or ".join(CODES))
+        need("L", lambda v: v in (None, 16), 16)
+        need("tile", lambda v: v in (None, [TILE, TILE]), [TILE, TILE])
+        need("module_bits", lambda v: isinstance(v, dict) and all(b in (2, 3, 4) for b in v.values()), "an object of modules and their bits, 2, 3 or 4")
+        for key in ("embed_bits", "head_bits"):
+            need(key, lambda v: v in (None, 4, 8, 16), "4, 8 or 16")
+        if self.decode not in DECODE:
+            raise KronqError(f'decode is {self.decode!r}, expected "tiles" or "cached"')
+
+    def to_dict(self):
+        return json.loads(json.dumps(self.settings))
+
+    def to_diff_dict(self):
+        return self.to_dict()
+
+
+def _nothing_to_tie(self, *args, **kwargs):
+    """Stands in for tie_weights: a packed head that is tied refers to the embedding module itself."""
+
+
+class KronqQuantizer(HfQuantizer):
+    """Puts packed modules in the place of a model's linears and embedding, and checks what is loaded into them."""
+
+    requires_calibration = True  # quantizing is the program's work; here is only inference
+
+    def _look_ahead(self, config):
+        """Find a truncated file before transformers does, whose message names no tensor."""
+        for path in find_files(config):
+            read_header(path)
+        return config
+
+    update_tp_plan = _look_ahead  # transformers 4 calls this with the config, 5 the other, before any file is opened
+    update_attn_implementation = _look_ahead
+
+    def _wanted(self, model):
+        """{name in the file: buffer} of everything packed."""
+        base = model.base_model_prefix
+        prefix = f"{base}." if base and not hasattr(model, base) else ""
+        return {name if module is self.table else prefix + name: (module, key)
+                for path, module in model.named_modules() if isinstance(module, (Packed, KronqTable))
+                for key in module._buffers if key not in module._non_persistent_buffers_set for name in [f"{path}.{key}"]}
+
+    def _process_model_before_weight_loading(self, model, checkpoint_files=None, dtype=None, **kwargs):
+        settings = self.quantization_config.settings
+        dtype = dtype if isinstance(dtype, torch.dtype) else getattr(model.config, "dtype", None) or model.config.torch_dtype
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.get_default_dtype()
+        modules = dict(model.named_modules())
+        base = f"{model.base_model_prefix}."
+
+        def replace(name, packed):
+            parent, _, child = name.rpartition(".")
+            setattr(modules[parent], child, packed)
+
+        with torch.device("meta"):
+            self.table = None
+            if settings["code"] == "hyb" and settings["module_bits"]:
+                model.kronq = self.table = KronqTable()
+            code = Code(settings["code"], self.table)
+            for name, bits in settings["module_bits"].items():
+                name = name if name in modules else name.removeprefix(base)
+                linear = modules.get(name)
+                if not isinstance(linear, nn.Linear) or linear.bias is not None:
+                    raise KronqError(f"config.json: quantization_config.module_bits names {name}, expected a linear without bias, the model has "
+                                     + ("none of that name" if linear is None else repr(linear)))
+                replace(name, KronqLinear(linear.in_features, linear.out_features, bits, code))
+
+            names = {id(module): name for name, module in modules.items()}
+            embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+            tied = model.config.get_text_config().tie_word_embeddings
+            packed = None
+            if settings.get("embed_bits", 16) < 16:
+                packed = KronqEmbedding(embedding.num_embeddings, embedding.embedding_dim, settings["embed_bits"], dtype)
+                replace(names[id(embedding)], packed)
+            if head is not None and tied and packed is not None:
+                replace(names[id(head)], KronqTiedHead(packed))
+                model._tied_weights_keys, model.all_tied_weights_keys = type(model._tied_weights_keys)(), {}
+                model.tie_weights = _nothing_to_tie.__get__(model)
+            elif head is not None and not tied and settings.get("head_bits", 16) < 16:
+                replace(names[id(head)], KronqHead(head.out_features, head.in_features, settings["head_bits"], dtype))
+
+        self.files = checkpoint_files or find_files(model.config)
+        if self.files:
+            check_files(self.files, {name: getattr(*place) for name, place in self._wanted(model).items()})
+        self.types = {name: getattr(*place).dtype for name, place in self._wanted(model).items()}
+
+    def _process_model_after_weight_loading(self, model, **kwargs):
+        for name, (module, key) in self._wanted(model).items():
+            value = getattr(module, key)
+            if value.dtype != self.types[name]:  # transformers 4 casts every float of a quantized model to the model's dtype
+                value = self._read(name).to(value.device)
+                setattr(module, key, value)
+            self._check_values(name, key, value)
+        set_decode(model, self.quantization_config.decode)
+        return model
+
+    def _read(self, name):
+        for path in self.files:
+            with safe_open(path, framework="pt") as f:
+                if name in f.keys():
+                    return f.get_tensor(name)
+        raise KronqError(f"tensor {name} was rounded to another type while loading, and its file is not at hand; load from a folder")
+
+    def _check_values(self, name, key, value):
+        if value.is_meta:
+            return
+        if key in ("su", "sv") and not bool((value.abs() == 1).all()):
+            i = int((value.abs() != 1).nonzero()[0])
+            raise KronqError(f"tensor {name}[{i}] is {int(value[i])}, expected +1 or -1")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise KronqError(f"tensor {name} holds NaN or Inf, expected finite numbers")
+        if key == "scale" and not 0 <= float(value) <= 1e30:
+            raise KronqError(f"tensor {name} is {float(value)}, expected a finite scale, not negative")
+
+    def _convert_model_for_quantization(self, model):
+        """Nothing: it is for experts, which kronq does not quantize (and in transformers 4 asks for accelerate)."""
+
+    def is_serializable(self, *args, **kwargs):
+        return True
+
+    @property
+    def is_trainable(self):
+        return False
+
+    def _dequantize(self, model, dtype=None):
+        """Ordinary modules with the dense weights, in the place of the packed ones."""
+        embedding = None
+        for name, module in list(model.named_modules()):
+            if isinstance(module, KronqLinear):
+                plain, weight = nn.Linear, module.dense(dtype or model.dtype)
+            elif isinstance(module, KronqRows):
+                plain, weight = nn.Embedding if isinstance(module, KronqEmbedding) else nn.Linear, module.dense(dtype or model.dtype)
+            elif isinstance(module, KronqTiedHead):
+                plain, weight = nn.Linear, embedding.weight
+            else:
+                continue
+            parent, _, child = name.rpartition(".")
+            with torch.device("meta"):
+                new = nn.Embedding(*weight.shape) if plain is nn.Embedding else nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+            new.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
+            setattr(model.get_submodule(parent), child, new)
+            embedding = new if plain is nn.Embedding else embedding
+        if hasattr(model, "kronq"):
+            del model.kronq
+        for name in ("tie_weights", "_tied_weights_keys", "all_tied_weights_keys"):
+            model.__dict__.pop(name, None)
+        if hasattr(model, "get_expanded_tied_weights_keys"):
+            model.all_tied_weights_keys = model.get_expanded_tied_weights_keys()
+        return model
+
+
+def set_decode(model, decode, tile_weights=TILE_WEIGHTS):
+    """How packed weights are used: "tiles", decoded a band of rows (about tile_weights weights) at a time, in every call; or "cached", the dense
+    weight computed in the first call and kept, in the type of the input."""
+    for module in model.modules():
+        if isinstance(module, Packed):
+            module.set_decode(decode, tile_weights)
+    return model
+
+
+if "kronq" not in AUTO_QUANTIZER_MAPPING:  # the package may be there besides a checkpoint's own copy of this file
+    if "kronq" not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config("kronq")(KronqConfig)
+    register_quantizer("kronq")(KronqQuantizer)
+
+
+class LlamaForCausalLM(modeling_llama.LlamaForCausalLM):
+    """The class that auto_map names: transformers runs this file, and so registers the quantizer, on its way to it."""
+
+
+class Qwen3ForCausalLM(modeling_qwen3.Qwen3ForCausalLM):
+    """Likewise."""
