@@ -41,7 +41,4 @@ void kq_attn_forward(const kq_model_ctx *mc, const float *Q, const float *K, con
 void kq_attn_backward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, const float *O, const float *dO,
                       const float *lse, size_t pos0, size_t n, float *dQ, float *dK, float *dV, float *S, float *D);
 
-/* One head of one token: y = rope(norm ? rms_norm(x, norm) : x, pos). *r (may be NULL) is the norm's factor. x and y may be one array. */
-void kq_head_rotate(const kq_model_ctx *mc, const float *norm, const float *x, size_t pos, float *y, float *r);
-
 #endif

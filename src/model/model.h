@@ -15,6 +15,9 @@ kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute,
 void kq_model_ctx_free(kq_model_ctx *mc);
 const kq_config *kq_model_ctx_config(const kq_model_ctx *mc);
 
+/* One head of one token: y = rope(norm ? rms_norm(x, norm) : x, pos). *r (may be NULL) is the norm's factor. x and y may be one array. */
+void kq_head_rotate(const kq_model_ctx *mc, const float *norm, const float *x, size_t pos, float *y, float *r);
+
 /* One linear's weights in the compute type: exactly one pointer is set; owned by its block. */
 typedef struct kq_linear { size_t m, n; float *f32; uint16_t *bf16; } kq_linear;
 
