@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/isa.h"
@@ -83,6 +84,7 @@ static void set_environment(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    prctl(PR_SET_NAME, "kronq"); /* started again below, the process would be called "exe" in ps and top */
     hold_standard_streams();
     /* writing to a closed pipe, or past a file size limit, is an error like any other and not a death */
     signal(SIGPIPE, SIG_IGN);
