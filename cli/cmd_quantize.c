@@ -8,13 +8,16 @@
     {"tokens", "N", "calibration tokens (131072)", OPT_TOKENS}, \
     {"seq-len", "N", "tokens a sequence (1024)", OPT_SEQ_LEN}, \
     {"batch", "B", "sequences summed into one gradient (1)", OPT_BATCH}, \
-    {"method", "M", "flipflop (default), fastkron, input-only, none", OPT_METHOD}, \
+    {"labels", "L", "text (default), or sampled: next tokens drawn from the model's own distribution (the true Fisher)", OPT_LABELS}, \
+    {"draws", "N", "with --labels sampled: draws a sequence, from one forward pass (1)", OPT_DRAWS}, \
+    {"method", "M", "flipflop (default), fastkron, yaqa-a, yaqa-b, kfac, flipflop-tokens, input-only, diag, none", OPT_METHOD}, \
     {"rho", "R", "flipflop: regularisation of the inverted factor (0.01)", OPT_RHO}, \
     {"rounds", "N", "flipflop: rounds (3)", OPT_ROUNDS}, \
+    {"passes", "N", "yaqa-a: passes over the tokens (2)", OPT_PASSES}, \
     {"exact", NULL, "flipflop: factor products in f32, not in 16-bit block integers (twice the time)", OPT_EXACT}, \
-    {"tol", "T", "fastkron: residual to reach (0.001)", OPT_TOL}, \
-    {"max-iter", "N", "fastkron: at most this many Lanczos steps (32)", OPT_MAX_ITER}, \
-    {"start", "S", "fastkron: identity (default) or random", OPT_START}, \
+    {"tol", "T", "fastkron, yaqa-b, diag: residual to reach (0.001)", OPT_TOL}, \
+    {"max-iter", "N", "likewise: at most this many steps (32)", OPT_MAX_ITER}, \
+    {"start", "S", "likewise: identity (default) or random", OPT_START}, \
     {"only", "REGEX", "only modules whose name matches, e.g. 'layers\\.(3|14)\\.'", OPT_ONLY}
 
 #define COMMON_OPTIONS \

@@ -93,6 +93,11 @@ static int apply(cli *c, const cli_option *o, const char *v)
             return bad(c, o->name, v, "identity or random");
         cal->start_random = !strcmp(v, "random");
         return -1;
+    case OPT_LABELS:
+        if (strcmp(v, "text") && strcmp(v, "sampled"))
+            return bad(c, o->name, v, "text or sampled");
+        cal->sampled_labels = !strcmp(v, "sampled");
+        return -1;
     case OPT_FACTOR_DTYPE:
         if (strcmp(v, "f32") && strcmp(v, "bf16"))
             return bad(c, o->name, v, "f32 or bf16");
@@ -113,10 +118,10 @@ static int apply(cli *c, const cli_option *o, const char *v)
         *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_TEMP ? &c->temperature : &c->top_p) = real;
         return -1;
     /* small whole numbers */
-    case OPT_BITS: case OPT_ROUNDS: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K:
+    case OPT_BITS: case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K:
         if (!parse_int(v, &number))
             return bad(c, o->name, v, "a whole number is expected");
-        *(o->key == OPT_BITS ? &q->bits : o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_MAX_ITER ? &cal->max_iter
+        *(o->key == OPT_BITS ? &q->bits : o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_PASSES ? &cal->passes : o->key == OPT_MAX_ITER ? &cal->max_iter
           : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
         return -1;
     /* sizes */
@@ -126,7 +131,7 @@ static int apply(cli *c, const cli_option *o, const char *v)
         if (o->key == OPT_SEED)
             q->common.seed = size;
         else
-            *(o->key == OPT_TOKENS ? &cal->tokens : o->key == OPT_SEQ_LEN ? &cal->seq_len : o->key == OPT_BATCH ? &cal->batch
+            *(o->key == OPT_TOKENS ? &cal->tokens : o->key == OPT_SEQ_LEN ? &cal->seq_len : o->key == OPT_BATCH ? &cal->batch : o->key == OPT_DRAWS ? &cal->draws
               : o->key == OPT_SHARD_SIZE ? &q->shard_size : o->key == OPT_CTX ? &c->e.ctx : o->key == OPT_CHUNKS ? &c->e.chunks : &c->n_predict) = size;
         return -1;
     }

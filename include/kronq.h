@@ -69,11 +69,14 @@ typedef struct kq_calibration {
     const char *const *text; size_t n_text; /* .txt or .jsonl files; none: text sampled from the model itself */
     size_t tokens, seq_len;                 /* 131072 in sequences of 1024 */
     size_t batch;                           /* sequences summed into one gradient: 1 */
-    const char *method;                     /* "flipflop", "fastkron", "input-only", "none" */
-    double rho; int rounds;                 /* flipflop: 1e-2, 3 */
+    bool sampled_labels;                    /* next tokens drawn from the model's own distribution (the true Fisher) instead of the text's */
+    size_t draws;                           /* sampled_labels: draws a sequence, from one forward pass: 1 */
+    const char *method;                     /* "flipflop", "fastkron", "yaqa-a", "yaqa-b", "kfac", "flipflop-tokens", "input-only", "diag", "none" */
+    double rho; int rounds;                 /* flipflop, flipflop-tokens: 1e-2, 3 */
+    int passes;                             /* yaqa-a: passes over the tokens, 2 */
     bool exact;                             /* flipflop: products in f32 even where 16-bit block integers are twice as fast (error 2e-4 at most) */
-    double tol; int max_iter;               /* fastkron: 1e-3, 32 */
-    bool start_random;                      /* fastkron: start from a random matrix instead of the identity */
+    double tol; int max_iter;               /* fastkron, yaqa-b, diag: 1e-3, 32 */
+    bool start_random;                      /* likewise: start from a random matrix instead of the identity */
 } kq_calibration;
 
 typedef struct kq_quantize_options {

@@ -3,7 +3,7 @@
 
 #include "base/mem.h"
 #include "base/time.h"
-#include "fisher/product.h"
+#include "fisher/method.h"
 
 static kq_status check(const kq_gradients *G, kq_error *err)
 {
@@ -84,9 +84,17 @@ kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double
 
 static size_t scratch_bytes(kq_product_plan *plan, size_t m, size_t n, size_t D, const kq_factor_options *opt)
 {
-    if (!D || !m || !n || !kq_product_size(plan, m, n, D, opt->compute, opt->exact || opt->method == KQ_FASTKRON, opt->threads))
+    const kq_estimator *e = kq_estimator_of(opt->method);
+    if (!e->run || !D || !m || !n || !kq_product_size(plan, m, n, D, opt->compute, opt->exact || e->exact, opt->threads))
         return 0;
-    return opt->method == KQ_FLIPFLOP ? kq_flipflop_bytes(plan) : opt->method == KQ_FASTKRON ? kq_lanczos_bytes(plan, opt->max_iter) : 0;
+    return e->scratch(plan, opt);
+}
+
+static void keep_diagonal(float *H, size_t n)
+{
+    for (size_t i = 0; i < n * n; i++)
+        if (i % (n + 1))
+            H[i] = 0;
 }
 
 size_t kq_factors_bytes(size_t m, size_t n, size_t D, const kq_factor_options *opt)
@@ -107,7 +115,7 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     kq_status status = check(G, err);
     if (status)
         return status;
-    if (!kq_method_needs_gradients(opt->method))
+    if (kq_method_needs(opt->method) != KQ_NEEDS_GRADIENTS)
         return kq_fail(err, KQ_E_ARG, "method %s takes no gradients", kq_method_name(opt->method));
     if (!(opt->rho >= 0) || !isfinite(opt->rho) || opt->rounds < 1 || !(opt->tol >= 0) || opt->max_iter < 1)
         return kq_fail(err, KQ_E_ARG, "rho %g, rounds %d, tol %g, max-iter %d: need rho and tol >= 0, the others >= 1", opt->rho, opt->rounds,
@@ -121,7 +129,11 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     if (!status)
         status = kq_alloc_for(&block, bytes, 1, "the factor step", err);
     if (!status)
-        status = (opt->method == KQ_FLIPFLOP ? kq_flipflop_run : kq_lanczos_run)(&plan, G->g, opt, block, H_in, H_out, &local, callback, err);
+        status = kq_estimator_of(opt->method)->run(&plan, G->g, opt, block, H_in, H_out, &local, callback, err);
+    if (!status && kq_estimator_of(opt->method)->diagonal) {
+        keep_diagonal(H_in, G->n);
+        keep_diagonal(H_out, G->m);
+    }
     if (!status)
         status = kq_factors_scale(H_in, G->n, H_out, G->m, square, err);
     kq_free(block);

@@ -8,11 +8,30 @@
 
 #include "kern/gemm.h"
 
-typedef enum kq_method { KQ_FLIPFLOP = 0, KQ_FASTKRON, KQ_INPUT_ONLY, KQ_NONE, KQ_N_METHOD } kq_method;
-const char *kq_method_name(kq_method method);                               /* "flipflop", "fastkron", "input-only", "none" */
+typedef enum kq_method {
+    KQ_FLIPFLOP = 0,    /* maximum likelihood over samples (eq. 3) */
+    KQ_FASTKRON,        /* Frobenius-optimal, Lanczos (the paper) */
+    KQ_YAQA_A,          /* over tokens, alternating: YAQA's method A */
+    KQ_YAQA_B,          /* Frobenius-optimal, power iteration: YAQA's method B */
+    KQ_KFAC,            /* sum x x^T and sum g g^T over tokens */
+    KQ_FLIPFLOP_TOKENS, /* maximum likelihood with every token's g x^T a sample */
+    KQ_INPUT_ONLY,      /* sum x x^T, H_out = I (QTIP) */
+    KQ_DIAG,            /* the diagonals of fastkron's factors (the paper's OnlyDiag) */
+    KQ_NONE,            /* both I (the paper's NoHess) */
+    KQ_N_METHOD
+} kq_method;
+const char *kq_method_name(kq_method method);                               /* "flipflop", "yaqa-a", ... */
 kq_status kq_method_parse(const char *name, kq_method *out, kq_error *err); /* KQ_E_ARG lists the names */
-bool kq_method_needs_gradients(kq_method method);                           /* flipflop, fastkron */
-bool kq_method_needs_inputs(kq_method method);                              /* input-only */
+
+typedef enum kq_needs {
+    KQ_NEEDS_NOTHING,
+    KQ_NEEDS_INPUTS,   /* x of every token: one forward pass */
+    KQ_NEEDS_TOKENS,   /* x and g = dLoss/dy of every token, and one pass over them a half step */
+    KQ_NEEDS_GRADIENTS /* G_i of every sample: kq_factors */
+} kq_needs;
+kq_needs kq_method_needs(kq_method method);
+bool kq_method_needs_gradients(kq_method method); /* of the loss: KQ_NEEDS_TOKENS or KQ_NEEDS_GRADIENTS; then eq. 1 predicts the loss's rise */
+bool kq_method_iterates(kq_method method);        /* until --tol: its report has sigma1 and a residual (fastkron, yaqa-b, diag) */
 
 /* The gradients of all samples of one layer, bf16, [D, m, n]. g is borrowed (memory or a mapped spill file). */
 typedef struct kq_gradients { size_t D, m, n; const uint16_t *g; } kq_gradients;
@@ -28,9 +47,10 @@ typedef struct kq_factor_options {
                              to 3e-3, 4e-3. true: f32 throughout, 3e-6. */
     int threads;
     double rho;           /* flipflop: added to each factor's unit mean diagonal before it is inverted (1e-2) */
-    int rounds;           /* flipflop: full rounds (3) */
-    double tol;           /* fastkron: stop at this residual (1e-3) */
-    int max_iter;         /* fastkron: at most this many Lanczos steps (32) */
+    int rounds;           /* flipflop, flipflop-tokens: full rounds (3) */
+    int passes;           /* yaqa-a: passes over the tokens (2) */
+    double tol;           /* fastkron, yaqa-b, diag: stop at this residual (1e-3) */
+    int max_iter;         /* likewise: at most this many steps (32) */
     bool start_random;    /* fastkron: random start on the v side instead of the identity */
     uint64_t seed;
 } kq_factor_options;
@@ -46,7 +66,7 @@ typedef struct kq_factor_report {
     double seconds, flop; /* time of the factor step and the arithmetic it did */
 } kq_factor_report;
 
-/* Factors by opt->method (flipflop or fastkron) into H_in [n,n] and H_out [m,m] (caller's). Scaled so that tr(H_in) tr(H_out) =
+/* Factors by opt->method (one that needs gradients) into H_in [n,n] and H_out [m,m] (caller's). Scaled so that tr(H_in) tr(H_out) =
  * (1/D) sum ||G_i||_F^2, with tr(H_in)/n = tr(H_out)/m. Symmetric and PSD (checked). KQ_E_NUMERIC: NaN/Inf in a gradient (names the sample), or all zero.
  * Deterministic: same bits for every number of threads. progress (may be NULL) is called between products; nonzero stops with KQ_E_INTERRUPTED. */
 kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
@@ -58,9 +78,30 @@ size_t kq_factors_bytes(size_t m, size_t n, size_t D, const kq_factor_options *o
 /* One product of eq. 2 (either way), the building block; Y symmetric [n,n], out [m,m] (adjoint: Y [m,m], out [n,n]). */
 kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y, float *out, kq_compute compute, int threads, kq_error *err);
 
-/* input-only statistics: H [n,n] += X^T X for X [T, n]; lower triangle only, kq_fisher_input_finish mirrors it and divides by D. One thread. */
-void kq_fisher_input_add(const float *X, size_t T, size_t n, float *H);
-kq_status kq_fisher_input_finish(float *H, size_t n, size_t D, kq_error *err);
+/* ---- statistics over tokens: tokens.c (docs/math.md, "Token-level estimators") ---- */
+
+/* Which sums a pass over the tokens takes, H_in = sum_t w_t x_t x_t^T and H_out = sum_t w_t g_t g_t^T, and with what weights. */
+typedef enum kq_token_weighting {
+    KQ_WEIGHT_ONE,
+    KQ_WEIGHT_FACTOR, /* w_t = g_t^T H_out g_t / ||H_out||_F^2 for H_in; x_t^T H_in x_t / ||H_in||_F^2 for H_out: the other side as it stands */
+    KQ_WEIGHT_INVERSE /* the same with the inverse of (the other factor over its mean diagonal + rho I) */
+} kq_token_weighting;
+typedef struct kq_token_pass { bool in, out; kq_token_weighting weight; } kq_token_pass;
+size_t kq_method_passes(const kq_factor_options *opt); /* 0: the method is not one over tokens */
+kq_token_pass kq_method_pass(const kq_factor_options *opt, size_t i);
+
+/* H [n,n], lower triangle, += sum_t w_t x_t x_t^T for X [rows, n]; w [rows] or NULL for ones; scaled [rows, n] scratch when there is w.
+ * Fixed tiles: the same bits for every number of threads. */
+void kq_token_gram(const float *X, const float *w, size_t rows, size_t n, float *H, float *scaled, int threads);
+/* H complete: mirrored and divided by D. KQ_E_NUMERIC: NaN, Inf, or all zero. */
+kq_status kq_token_finish(float *H, size_t n, size_t D, kq_error *err);
+/* The matrix W [n,n] of the quadratic form that weights tokens by a factor H [n,n]. *regularised counts how often rho was added again. */
+kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, double rho, int threads, float *W, int *regularised, kq_error *err);
+/* q_t = x_t^T W x_t, W PSD; scratch [rows, n]. */
+void kq_token_quadratic(const float *X, size_t rows, size_t n, const float *W, float *q, float *scratch, int threads);
+
+/* Scale so that tr(H_in)/n = tr(H_out)/m and tr(H_in) tr(H_out) = target = (1/D) sum_i ||G_i||_F^2. */
+kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double target, kq_error *err);
 
 /* Factor file: safetensors, `<module>.H_in`, `<module>.H_out`: lower triangle packed by rows, n(n+1)/2 values, f32 or bf16. */
 void kq_factor_pack(const float *H, size_t n, float *packed);   /* [n,n] -> n(n+1)/2 */

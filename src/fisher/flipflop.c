@@ -5,8 +5,9 @@
 #include "fisher/product.h"
 
 /* Scratch after the products': the normalised factor, whose Cholesky factor replaces it, and that one's inverse. */
-size_t kq_flipflop_bytes(const kq_product_plan *plan)
+size_t kq_flipflop_bytes(const kq_product_plan *plan, const kq_factor_options *opt)
 {
+    (void)opt;
     size_t big = plan->m > plan->n ? plan->m : plan->n, two, psd = kq_psd_work(big), bytes;
     two = 2 * big * big;
     if (!kq_add_size(plan->bytes, (two > psd ? two : psd) * sizeof(float), &bytes))
@@ -14,8 +15,7 @@ size_t kq_flipflop_bytes(const kq_product_plan *plan)
     return bytes;
 }
 
-/* C = L^-1 of H / (its mean diagonal) + rho I = L L^T; rho is added again while that fails, as a factor of rank D m << n may ask. */
-static kq_status invert(const float *H, size_t n, double rho, float *L, float *C, int threads, int *regularised, kq_error *err)
+kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads, int *regularised, kq_error *err)
 {
     double trace = 0;
     for (size_t i = 0; i < n; i++)
@@ -52,7 +52,7 @@ kq_status kq_flipflop_run(const kq_product_plan *plan, const uint16_t *g, const 
         if (progress.fn && progress.fn(progress.ctx, half / (2.0 * opt->rounds)))
             return kq_fail(err, KQ_E_INTERRUPTED, "interrupted in round %d of %d", half / 2 + 1, opt->rounds);
         if (half)
-            status = invert(in ? H_out : H_in, in ? m : n, opt->rho, L, C, opt->threads, &report->regularised, err);
+            status = kq_regularised_inverse(in ? H_out : H_in, in ? m : n, opt->rho, L, C, opt->threads, &report->regularised, err);
         if (!status)
             status = kq_product_apply(&p, in, half ? KQ_MID_TRIANGULAR : KQ_MID_IDENTITY, C, in ? H_in : H_out, err);
         if (status)

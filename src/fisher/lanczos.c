@@ -23,8 +23,9 @@ static size_t small_doubles(size_t k)
     return 3 * k * k + 4 * k + 2 + (8 * k + 64); /* B, P, Q; alpha, beta, c, s; work */
 }
 
-size_t kq_lanczos_bytes(const kq_product_plan *plan, int max_iter)
+size_t kq_lanczos_bytes(const kq_product_plan *plan, const kq_factor_options *opt)
 {
+    const int max_iter = opt->max_iter;
     size_t k = (size_t)max_iter, tn = triangle(plan->n), tm = triangle(plan->m), big = plan->m > plan->n ? plan->m : plan->n;
     size_t v, u, floats, psd = kq_psd_work(big), bytes, doubles;
     /* V: k + 1 and the result; U: k and the result; one spare of the larger. The PSD check reuses them all. */

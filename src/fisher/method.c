@@ -1,35 +1,83 @@
-#include "fisher/fisher.h"
+/* The methods by name. A method over whole gradients is one row here and one file with its kq_estimator; one over tokens is a list of passes. */
+#include "fisher/method.h"
 
+#include <stdio.h>
 #include <string.h>
 
-static const char *const names[KQ_N_METHOD] = {"flipflop", "fastkron", "input-only", "none"};
+static const kq_estimator estimators[KQ_N_METHOD] = {
+    [KQ_FLIPFLOP] = {"flipflop", KQ_NEEDS_GRADIENTS, .scratch = kq_flipflop_bytes, .run = kq_flipflop_run},
+    [KQ_FASTKRON] = {"fastkron", KQ_NEEDS_GRADIENTS, .exact = true, .scratch = kq_lanczos_bytes, .run = kq_lanczos_run},
+    [KQ_YAQA_A] = {"yaqa-a", KQ_NEEDS_TOKENS},
+    [KQ_YAQA_B] = {"yaqa-b", KQ_NEEDS_GRADIENTS, .exact = true, .scratch = kq_power_bytes, .run = kq_power_run},
+    [KQ_KFAC] = {"kfac", KQ_NEEDS_TOKENS},
+    [KQ_FLIPFLOP_TOKENS] = {"flipflop-tokens", KQ_NEEDS_TOKENS},
+    [KQ_INPUT_ONLY] = {"input-only", KQ_NEEDS_INPUTS},
+    [KQ_DIAG] = {"diag", KQ_NEEDS_GRADIENTS, .exact = true, .diagonal = true, .scratch = kq_lanczos_bytes, .run = kq_lanczos_run},
+    [KQ_NONE] = {"none", KQ_NEEDS_NOTHING},
+};
+
+const kq_estimator *kq_estimator_of(kq_method method)
+{
+    return &estimators[method];
+}
 
 const char *kq_method_name(kq_method method)
 {
-    return (unsigned)method < KQ_N_METHOD ? names[method] : "unknown";
+    return (unsigned)method < KQ_N_METHOD ? estimators[method].name : "unknown";
 }
 
 kq_status kq_method_parse(const char *name, kq_method *out, kq_error *err)
 {
-    for (int i = 0; name && i < KQ_N_METHOD; i++)
-        if (!strcmp(name, names[i])) {
+    char all[200];
+    size_t len = 0;
+    for (int i = 0; i < KQ_N_METHOD; i++) {
+        if (name && !strcmp(name, estimators[i].name)) {
             *out = (kq_method)i;
             return KQ_OK;
         }
-    return kq_fail(err, KQ_E_ARG, "unknown method \"%s\": use flipflop, fastkron, input-only or none", name ? name : "");
+        len += (size_t)snprintf(all + len, sizeof all - len, "%s%s", !i ? "" : i + 1 < KQ_N_METHOD ? ", " : " or ", estimators[i].name);
+    }
+    return kq_fail(err, KQ_E_ARG, "unknown method \"%s\": use %s", name ? name : "", all);
+}
+
+kq_needs kq_method_needs(kq_method method)
+{
+    return estimators[method].needs;
 }
 
 bool kq_method_needs_gradients(kq_method method)
 {
-    return method == KQ_FLIPFLOP || method == KQ_FASTKRON;
+    return estimators[method].needs == KQ_NEEDS_TOKENS || estimators[method].needs == KQ_NEEDS_GRADIENTS;
 }
 
-bool kq_method_needs_inputs(kq_method method)
+bool kq_method_iterates(kq_method method)
 {
-    return method == KQ_INPUT_ONLY;
+    return estimators[method].needs == KQ_NEEDS_GRADIENTS && method != KQ_FLIPFLOP;
+}
+
+size_t kq_method_passes(const kq_factor_options *opt)
+{
+    switch (opt->method) {
+    case KQ_INPUT_ONLY: case KQ_KFAC: return 1;
+    case KQ_YAQA_A: return (size_t)opt->passes;
+    case KQ_FLIPFLOP_TOKENS: return 2 * (size_t)opt->rounds;
+    default: return 0;
+    }
+}
+
+kq_token_pass kq_method_pass(const kq_factor_options *opt, size_t i)
+{
+    const bool in = i % 2 == 0;
+    switch (opt->method) {
+    case KQ_INPUT_ONLY: return (kq_token_pass){.in = true};
+    case KQ_KFAC: return (kq_token_pass){.in = true, .out = true};
+    case KQ_YAQA_A: return (kq_token_pass){.in = in, .out = !in, .weight = i ? KQ_WEIGHT_FACTOR : KQ_WEIGHT_ONE};
+    case KQ_FLIPFLOP_TOKENS: return (kq_token_pass){.in = in, .out = !in, .weight = i ? KQ_WEIGHT_INVERSE : KQ_WEIGHT_ONE};
+    default: return (kq_token_pass){0};
+    }
 }
 
 kq_factor_options kq_factor_defaults(void)
 {
-    return (kq_factor_options){.method = KQ_FLIPFLOP, .compute = KQ_F32, .threads = 1, .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32};
+    return (kq_factor_options){.method = KQ_FLIPFLOP, .compute = KQ_F32, .threads = 1, .rho = 1e-2, .rounds = 3, .passes = 2, .tol = 1e-3, .max_iter = 32};
 }

@@ -51,16 +51,19 @@ void kq_triangle_inverse(const float *L, size_t n, float *C, int threads);
 kq_status kq_psd_check(float *H, size_t n, double tol, float *work, int threads, const char *what, kq_error *err);
 size_t kq_psd_work(size_t n);
 
-/* Scale so that tr(H_in)/n = tr(H_out)/m and tr(H_in) tr(H_out) = target. */
-kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double target, kq_error *err);
+/* C = L^-1 of H / (its mean diagonal) + rho I = L L^T; rho is added again while that fails, as a factor of rank D m << n may ask. */
+kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads, int *regularised, kq_error *err);
 
-/* The methods, called by kq_factors on checked arguments. block: kq_flipflop_bytes or kq_lanczos_bytes (0: overflow). */
+/* The methods over whole gradients, called by kq_factors on checked arguments (method.h). */
 typedef struct kq_progress { int (*fn)(void *ctx, double fraction); void *ctx; } kq_progress;
-size_t kq_flipflop_bytes(const kq_product_plan *plan);
-size_t kq_lanczos_bytes(const kq_product_plan *plan, int max_iter);
+size_t kq_flipflop_bytes(const kq_product_plan *plan, const kq_factor_options *opt);
+size_t kq_lanczos_bytes(const kq_product_plan *plan, const kq_factor_options *opt);
+size_t kq_power_bytes(const kq_product_plan *plan, const kq_factor_options *opt);
 kq_status kq_flipflop_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
                           float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
 kq_status kq_lanczos_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
                          float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
+kq_status kq_power_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
+                       float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
 
 #endif

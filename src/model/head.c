@@ -132,6 +132,18 @@ size_t kq_head_scratch_bytes(const kq_model_ctx *mc)
     return lay_out(mc, NULL, &w);
 }
 
+/* Logits of n tokens, at most a tile, into w->logits; the norm's factors into w->r. */
+static kq_status tile_logits(const kq_head *h, const float *x, size_t n, loss_work *w, kq_error *err)
+{
+    const kq_model_ctx *mc = h->mc;
+    const size_t d = mc->cfg.d_model;
+    const kq_linear lin = {.m = mc->cfg.vocab_size, .n = d, .f32 = h->W, .bf16 = h->Wb};
+    for (size_t t = 0; t < n; t++)
+        w->r[t] = mc->kern->rms_norm(x + t * d, h->norm, w->xn + t * d, d, mc->cfg.rms_eps);
+    kq_to_compute(mc, w->xn, n * d, w->xb, 1);
+    return kq_linear_forward(mc, &lin, w->xn, w->xb, n, false, w->logits, 1, err);
+}
+
 /* One tile of n tokens. */
 static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int32_t *target, float *nll, float *dx, loss_work *w,
                            kq_error *err)
@@ -139,11 +151,8 @@ static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int
     const kq_model_ctx *mc = h->mc;
     const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
     kq_linear lin = {.m = vocab, .n = d, .f32 = h->W, .bf16 = h->Wb};
-    kq_status st;
-    for (size_t t = 0; t < n; t++)
-        w->r[t] = mc->kern->rms_norm(x + t * d, h->norm, w->xn + t * d, d, mc->cfg.rms_eps);
-    kq_to_compute(mc, w->xn, n * d, w->xb, 1);
-    if ((st = kq_linear_forward(mc, &lin, w->xn, w->xb, n, false, w->logits, 1, err)) != KQ_OK)
+    kq_status st = tile_logits(h, x, n, w, err);
+    if (st)
         return st;
     for (size_t t = 0; t < n; t++) {
         float *row = w->logits + t * vocab, top;
@@ -189,6 +198,41 @@ kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t
         kq_status st = loss_tile(h, x + t * d, n, target + t, nll ? nll + t : NULL, dx ? dx + t * d : NULL, &w, err);
         if (st != KQ_OK)
             return st;
+    }
+    return KQ_OK;
+}
+
+kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids, void *scratch, kq_error *err)
+{
+    const kq_model_ctx *mc = h->mc;
+    const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
+    loss_work w;
+    lay_out(mc, scratch, &w);
+    for (size_t t0 = 0; t0 < T; t0 += KQ_HEAD_TILE) {
+        const size_t n = T - t0 < KQ_HEAD_TILE ? T - t0 : KQ_HEAD_TILE;
+        kq_status st = tile_logits(h, x + t0 * d, n, &w, err);
+        if (st)
+            return st;
+        for (size_t t = 0; t < n; t++) {
+            float *row = w.logits + t * vocab;
+            const float top = mc->kern->max(row, vocab);
+            const double sum = mc->kern->sum_exp(row, vocab, top);
+            if (!isfinite(sum) || !isfinite(top))
+                return kq_fail(err, KQ_E_NUMERIC, "the head's output holds NaN or Inf");
+            double left = u[t0 + t] * sum;
+            size_t id = 0;
+            for (size_t last = 0; id < vocab; id++) { /* ids share [0, 1) in their order; rounding at its end goes to the last likely one */
+                const double p = exp((double)row[id] - top);
+                last = p > 0 ? id : last;
+                if ((left -= p) < 0)
+                    break;
+                if (id + 1 == vocab) {
+                    id = last;
+                    break;
+                }
+            }
+            ids[t0 + t] = (int32_t)id;
+        }
     }
     return KQ_OK;
 }

@@ -68,6 +68,10 @@ size_t kq_head_scratch_bytes(const kq_model_ctx *mc);
 kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll, float *dx,
                        void *scratch, kq_error *err);
 
+/* A next token for every position of x [T, d], drawn from the model's own distribution: u [T] uniform in [0, 1), ids [T].
+ * scratch: kq_head_scratch_bytes(). Single thread. KQ_E_NUMERIC: NaN or Inf. */
+kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids, void *scratch, kq_error *err);
+
 /* log-softmax in place over one row of n logits (max subtracted, sum in double). */
 void kq_log_softmax(float *row, size_t n);
 

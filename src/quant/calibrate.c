@@ -47,7 +47,7 @@ static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_i
     if (common->progress) {
         char line[256];
         int len = snprintf(line, sizeof line, "%s [%zu, %zu]", name, m, n);
-        if (c->p.factor.method == KQ_FASTKRON)
+        if (kq_method_iterates(c->p.factor.method))
             len += snprintf(line + len, sizeof line - (size_t)len, " sigma %.4g, sigma2/sigma1 %.3f, residual %.1e%s, %d products", r->sigma1,
                             r->sigma2 / r->sigma1, r->residual, r->converged ? "" : " (NOT converged)", r->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", r->seconds);

@@ -64,6 +64,15 @@ static kq_status check_calibration(const kq_prepared *p, kq_error *err)
         return kq_fail(err, KQ_E_ARG, "--tokens %zu: less than one sequence of %zu (--seq-len)", c->tokens, c->seq_len);
     if (c->batch < 1 || p->n_seq % c->batch || p->n_seq < c->batch)
         return kq_fail(err, KQ_E_ARG, "--batch %zu: does not divide the %zu sequences", c->batch, p->n_seq);
+    const kq_needs needs = kq_method_needs(p->factor.method);
+    if (needs != KQ_NEEDS_GRADIENTS && c->batch != 1)
+        return kq_fail(err, KQ_E_ARG, "--batch %zu: method %s takes every token by itself", c->batch, kq_method_name(p->factor.method));
+    if (needs == KQ_NEEDS_INPUTS && c->sampled_labels)
+        return kq_fail(err, KQ_E_ARG, "--labels sampled: method %s looks at inputs alone", kq_method_name(p->factor.method));
+    if (c->draws < 1 || c->draws > 1024 || (c->draws > 1 && !c->sampled_labels))
+        return kq_fail(err, KQ_E_ARG, "--draws %zu: from 1 to 1024, and more than 1 only with --labels sampled", c->draws);
+    if (c->passes < 1 || c->passes > 100)
+        return kq_fail(err, KQ_E_ARG, "--passes %d: from 1 to 100 make sense", c->passes);
     if (!(c->rho > 0) || c->rounds < 1 || !(c->tol > 0) || c->max_iter < 1)
         return kq_fail(err, KQ_E_ARG, "--rho, --rounds, --tol and --max-iter must be positive");
     return KQ_OK;
@@ -91,6 +100,7 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     p->factor.exact = c->exact;
     p->factor.rho = c->rho;
     p->factor.rounds = c->rounds;
+    p->factor.passes = c->passes;
     p->factor.tol = c->tol;
     p->factor.max_iter = c->max_iter;
     p->factor.start_random = c->start_random;
@@ -178,14 +188,19 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
         json_object_set_new(o, "calibration",
                             json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text", c->n_text ? names : json_string("sampled from the model"), "text_hash", hex,
                                       "tokens", (json_int_t)(p->n_seq * c->seq_len), "seq_len", (json_int_t)c->seq_len, "batch",
-                                      (json_int_t)c->batch, "labels", "text"));
+                                      (json_int_t)c->batch, "labels", c->sampled_labels ? "sampled" : "text"));
+        if (c->sampled_labels)
+            json_object_set_new(json_object_get(o, "calibration"), "draws", json_integer((json_int_t)c->draws));
         if (!c->n_text)
             json_decref(names);
-        if (method == KQ_FLIPFLOP) {
+        if (method == KQ_FLIPFLOP || method == KQ_FLIPFLOP_TOKENS) {
             json_object_set_new(o, "rho", json_real(c->rho));
             json_object_set_new(o, "rounds", json_integer(c->rounds));
-            json_object_set_new(o, "exact", json_boolean(c->exact));
-        } else if (method == KQ_FASTKRON) {
+            if (method == KQ_FLIPFLOP)
+                json_object_set_new(o, "exact", json_boolean(c->exact));
+        } else if (method == KQ_YAQA_A) {
+            json_object_set_new(o, "passes", json_integer(c->passes));
+        } else if (kq_method_iterates(method)) {
             json_object_set_new(o, "tol", json_real(c->tol));
             json_object_set_new(o, "max_iter", json_integer(c->max_iter));
             json_object_set_new(o, "start", json_string(c->start_random ? "random" : "identity"));
@@ -244,6 +259,7 @@ kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
 {
     return (kq_sweep){.weights = kq_model_file_weights(p->model), .ids = p->ids, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
-                      .batch = p->opt->calibration.batch, .isa = p->isa, .compute = p->compute, .threads = p->threads, .factor = p->factor,
+                      .batch = p->opt->calibration.batch, .sampled_labels = p->opt->calibration.sampled_labels,
+                      .draws = p->opt->calibration.draws, .isa = p->isa, .compute = p->compute, .threads = p->threads, .factor = p->factor,
                       .wanted = p->wanted, .job = job};
 }

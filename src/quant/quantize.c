@@ -17,7 +17,7 @@
 kq_quantize_options kq_quantize_defaults(void)
 {
     return (kq_quantize_options){
-        .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .method = "flipflop", .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32},
+        .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .draws = 1, .passes = 2, .method = "flipflop", .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32},
         .bits = 2, .code = "hyb", .sigma_reg = 1e-2, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
     };
 }
@@ -61,7 +61,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     *r = (kq_module_report){.bits = kq_trellis_k(q->trellis), .factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products};
     kq_linear_name(r->name, sizeof r->name, layer, id);
     kq_linear_shape(q->p.cfg, id, &r->m, &r->n);
-    if (q->p.factor.method == KQ_FASTKRON) {
+    if (kq_method_iterates(q->p.factor.method)) {
         r->factor_residual = factor->residual;
         r->sigma1 = factor->sigma1;
         r->sigma2 = factor->sigma2;
@@ -91,7 +91,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         if (isfinite(r->predicted_loss))
             len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.5f nats/token",
                             r->predicted_loss / (double)q->seq_len);
-        if (q->p.factor.method == KQ_FASTKRON)
+        if (kq_method_iterates(q->p.factor.method))
             len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products", factor->residual, factor->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
         if (c->progress(c->ctx, NULL, 0, line))
@@ -274,7 +274,7 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
             json_t *o = json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "bits", r[id].bits, "bpw",
                                   r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n), "relative_mse",
                                   r[id].relative_mse, "predicted_loss", number(loss));
-            if (q->p.factor.method == KQ_FASTKRON) {
+            if (kq_method_iterates(q->p.factor.method)) {
                 json_object_set_new(o, "residual", number(r[id].factor_residual));
                 json_object_set_new(o, "sigma1", number(r[id].sigma1));
                 json_object_set_new(o, "sigma2", number(r[id].sigma2));

@@ -1,7 +1,8 @@
 /* One pass over the calibration text that yields the Kronecker factors of every wanted linear, block by block (design section 3).
  *
  * Methods that need gradients: a forward pass keeps every block's input (bf16, spilled to the work folder); then from the top block down each
- * block is recomputed, back-propagated, and its weight gradients of all samples are held (bf16) while its factors are found.
+ * block is recomputed, back-propagated, and its weight gradients of all samples are held (bf16) while its factors are found
+ * (sweep_gradients.c). Methods over tokens (sweep_tokens.c) keep sums only, and go over a block's tokens once a half step.
  * `input-only`: one forward pass. At any moment one block's weights and statistics are in memory.
  * Interrupted, the work folder holds enough to go on: a block whose result is done is not factored again. */
 #ifndef KQ_QUANT_SWEEP_H
@@ -14,7 +15,9 @@
 typedef struct kq_sweep {
     const kq_weights *weights;
     const int32_t *ids;       /* [n_seq, T]; NULL for the method none */
-    size_t n_seq, T, batch;   /* a sample is the sum of `batch` sequences: D = n_seq / batch */
+    size_t n_seq, T, batch;   /* a sample is the sum of `batch` sequences: D = n_seq * draws / batch */
+    bool sampled_labels;      /* next tokens drawn from the model's own distribution (the true Fisher), not the text's */
+    size_t draws;             /* sampled labels: this many a sequence, from one forward pass; else 1 */
     kq_isa isa;
     kq_compute compute;
     int threads;

@@ -165,10 +165,11 @@ static void names(void **state)
         assert_int_equal(method, i);
     }
     assert_string_equal(kq_method_name(KQ_FASTKRON), "fastkron");
-    check_fails(kq_method_parse("Fastkron", &method, &err), KQ_E_ARG, "flipflop, fastkron, input-only");
+    check_fails(kq_method_parse("Fastkron", &method, &err), KQ_E_ARG, "flipflop, fastkron, yaqa-a, yaqa-b, kfac, flipflop-tokens, input-only, diag or none");
     check_fails(kq_method_parse("", &method, &err), KQ_E_ARG, "unknown method");
-    assert_true(kq_method_needs_gradients(KQ_FLIPFLOP) && kq_method_needs_gradients(KQ_FASTKRON));
-    assert_true(!kq_method_needs_gradients(KQ_INPUT_ONLY) && kq_method_needs_inputs(KQ_INPUT_ONLY) && !kq_method_needs_inputs(KQ_NONE));
+    assert_true(kq_method_needs_gradients(KQ_FLIPFLOP) && kq_method_needs_gradients(KQ_FASTKRON) && kq_method_needs_gradients(KQ_KFAC));
+    assert_true(kq_method_iterates(KQ_YAQA_B) && !kq_method_iterates(KQ_FLIPFLOP) && !kq_method_iterates(KQ_YAQA_A));
+    assert_true(!kq_method_needs_gradients(KQ_INPUT_ONLY) && kq_method_needs(KQ_INPUT_ONLY) == KQ_NEEDS_INPUTS && !kq_method_needs_gradients(KQ_NONE));
 }
 
 /* All three kinds of middle, both ways, in f32, bf16 and block integers; several sizes: one panel, odd tails, more than one tile (384),
@@ -575,6 +576,49 @@ static void fastkron_equals_arpack(void **state)
     drop(s);
 }
 
+/* Power iteration and Lanczos: one fixed point, from either start; diag keeps its diagonal. */
+static void yaqa_b_is_fastkrons_fixed_point(void **state)
+{
+    (void)state;
+    const size_t D = 20, m = 24, n = 17;
+    sample_set s = samples(D, m, n, 77);
+    float *want_in = get(n * n, sizeof *want_in), *want_out = get(m * m, sizeof *want_out);
+    float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
+    kq_factor_options opt = kq_factor_defaults();
+    kq_factor_report lanczos, power;
+    opt.method = KQ_FASTKRON;
+    opt.tol = 1e-6;
+    check_ok(kq_factors(&s.G, &opt, want_in, want_out, &lanczos, NULL, NULL, &err));
+    assert_true(lanczos.converged);
+    for (int random = 0; random < 2; random++) {
+        opt.method = KQ_YAQA_B;
+        opt.max_iter = 200;
+        opt.start_random = random;
+        check_ok(kq_factors(&s.G, &opt, H_in, H_out, &power, NULL, NULL, &err));
+        assert_true(power.converged && power.residual <= 1e-6 && power.products > lanczos.products / 2);
+        assert_true(fabs(power.sigma1 / lanczos.sigma1 - 1) < 1e-5);
+        check_close(H_in, want_in, n * n, 1e-3);
+        check_close(H_out, want_out, m * m, 1e-3);
+        check_factors(&s, H_in, H_out, &power);
+    }
+    opt.max_iter = 1;
+    check_ok(kq_factors(&s.G, &opt, H_in, H_out, &power, NULL, NULL, &err));
+    assert_true(!power.converged && power.residual > 1e-6 && power.products == 2);
+
+    opt = kq_factor_defaults();
+    opt.method = KQ_DIAG;
+    opt.tol = 1e-6;
+    check_ok(kq_factors(&s.G, &opt, H_in, H_out, &power, NULL, NULL, &err));
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            assert_true(i == j ? fabs(H_in[i * n + i] / want_in[i * n + i] - 1) < 1e-3 : H_in[i * n + j] == 0);
+    free(want_in);
+    free(want_out);
+    free(H_in);
+    free(H_out);
+    drop(s);
+}
+
 static int count_calls(void *ctx, double fraction)
 {
     int *calls = ctx;
@@ -858,9 +902,9 @@ static void inputs_and_packing(void **state)
     for (size_t i = 0; i < n; i++)
         for (size_t j = i + 1; j < n; j++)
             H[i * n + j] = NAN; /* the upper triangle is nobody's until finish */
-    kq_fisher_input_add(X, T, n, H);
-    kq_fisher_input_add(X + T * n, T, n, H);
-    check_ok(kq_fisher_input_finish(H, n, 2, &err));
+    kq_token_gram(X, NULL, T, n, H, NULL, 1);
+    kq_token_gram(X + T * n, NULL, T, n, H, NULL, 2);
+    check_ok(kq_token_finish(H, n, 2, &err));
     check_close(H, want, n * n, 1e-6);
 
     float *packed = get(n * (n + 1) / 2, sizeof *packed), *back = get(n * n, sizeof *back);
@@ -870,14 +914,78 @@ static void inputs_and_packing(void **state)
     assert_memory_equal(back, H, n * n * sizeof *H);
 
     H[n] = NAN;
-    check_fails(kq_fisher_input_finish(H, n, 2, &err), KQ_E_NUMERIC, "NaN");
+    check_fails(kq_token_finish(H, n, 2, &err), KQ_E_NUMERIC, "NaN");
     memset(H, 0, n * n * sizeof *H);
-    check_fails(kq_fisher_input_finish(H, n, 2, &err), KQ_E_NUMERIC, "zero");
+    check_fails(kq_token_finish(H, n, 2, &err), KQ_E_NUMERIC, "zero");
     free(X);
     free(H);
     free(want);
     free(packed);
     free(back);
+}
+
+/* Weighted sums and quadratic forms over tokens, against their definitions in double. */
+static void token_statistics(void **state)
+{
+    (void)state;
+    const size_t T = 401, n = 211; /* more than one tile, odd tails */
+    const double rho = 0.05;
+    float *X = get(T * n, sizeof *X), *w = get(T, sizeof *w), *H = get(n * n, sizeof *H), *again = get(n * n, sizeof *again), *W = get(n * n, sizeof *W);
+    float *want = get(n * n, sizeof *want), *scratch = get(T * n, sizeof *scratch), *q = get(T, sizeof *q), *want_q = get(T, sizeof *want_q);
+    double *A = get(n * n, sizeof *A), *inverse = get(n * n, sizeof *inverse);
+    kq_rng rng = kq_rng_stream(10, "tokens");
+    for (size_t t = 0; t < T; t++) {
+        w[t] = (float)(0.1 + kq_rng_uniform(&rng));
+        for (size_t i = 0; i < n; i++)
+            X[t * n + i] = (float)(kq_rng_normal(&rng) * (1 + (double)(i % 3)));
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (size_t t = 0; t < T; t++)
+                sum += (double)w[t] * X[t * n + i] * X[t * n + j];
+            want[i * n + j] = (float)(sum / 7);
+        }
+    kq_token_gram(X, w, T, n, H, scratch, 2);
+    kq_token_gram(X, w, T, n, again, scratch, 1);
+    check_ok(kq_token_finish(H, n, 7, &err));
+    check_ok(kq_token_finish(again, n, 7, &err));
+    assert_memory_equal(H, again, n * n * sizeof *H);
+    check_close(H, want, n * n, 1e-5);
+
+    double trace = 0, square = 0;
+    for (size_t i = 0; i < n * n; i++)
+        square += (double)H[i] * H[i];
+    for (size_t i = 0; i < n; i++)
+        trace += H[i * n + i];
+    for (size_t i = 0; i < n * n; i++)
+        A[i] = H[i] * (double)n / trace + (i % (n + 1) ? 0 : rho);
+    invert(A, n, inverse);
+    for (int kind = KQ_WEIGHT_FACTOR; kind <= KQ_WEIGHT_INVERSE; kind++) {
+        int regularised = 0;
+        check_ok(kq_token_weight((kq_token_weighting)kind, H, n, rho, 2, W, &regularised, &err));
+        for (size_t i = 0; i < n * n; i++)
+            want[i] = (float)(kind == KQ_WEIGHT_FACTOR ? H[i] / square : inverse[i]);
+        check_close(W, want, n * n, 1e-4);
+        kq_token_quadratic(X, T, n, W, q, scratch, 2);
+        for (size_t t = 0; t < T; t++) {
+            double sum = 0;
+            for (size_t i = 0; i < n; i++)
+                for (size_t j = 0; j < n; j++)
+                    sum += (double)X[t * n + i] * want[i * n + j] * X[t * n + j];
+            want_q[t] = (float)sum;
+        }
+        check_close(q, want_q, T, 1e-4);
+        assert_int_equal(regularised, 0);
+    }
+    memset(H, 0, n * n * sizeof *H);
+    int regularised = 0;
+    check_fails(kq_token_weight(KQ_WEIGHT_FACTOR, H, n, rho, 1, W, &regularised, &err), KQ_E_NUMERIC, "zero");
+    float *const all[] = {X, w, H, again, W, want, scratch, q, want_q};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+    free(A);
+    free(inverse);
 }
 
 int main(void)
@@ -893,6 +1001,8 @@ int main(void)
         cmocka_unit_test(flipflop_is_maximum_likelihood),
         cmocka_unit_test(fastkron_is_the_leading_triplet),
         cmocka_unit_test(fastkron_equals_arpack),
+        cmocka_unit_test(yaqa_b_is_fastkrons_fixed_point),
+        cmocka_unit_test(token_statistics),
         cmocka_unit_test(threads_and_memory),
         cmocka_unit_test(errors),
         cmocka_unit_test(integers_hold),

@@ -369,8 +369,9 @@ static kq_status count_block(void *ctx, size_t layer, kq_error *err)
 static void sweep_gradients_are_pytorchs(void **state)
 {
     (void)state;
-    const char *const models[] = {"tiny_llama2", "tiny_llama3", "tiny_qwen3"};
-    for (int i = 0; i < 3; i++) {
+    const char *const models[] = {"tiny_llama2", "tiny_llama3", "tiny_qwen3", "tiny_llama3", "tiny_qwen3"};
+    const kq_method methods[] = {KQ_FLIPFLOP, KQ_FLIPFLOP, KQ_FLIPFLOP, KQ_KFAC, KQ_YAQA_A};
+    for (int i = 0; i < 5; i++) {
         kq_error err;
         kq_source *src;
         norms c = {0};
@@ -390,9 +391,10 @@ static void sweep_gradients_are_pytorchs(void **state)
         in_dir(work, name);
         check_ok(kq_job_open(done, work, "{}", false, &job, &err));
         const uint8_t wanted[2] = {127, 127};
-        kq_sweep s = {.weights = &w, .ids = copy, .n_seq = 1, .T = ids->n_elem, .batch = 1, .isa = kq_isa_best(), .compute = KQ_F32, .threads = 2,
+        kq_sweep s = {.weights = &w, .ids = copy, .n_seq = 1, .T = ids->n_elem, .batch = 1, .draws = 1, .isa = kq_isa_best(), .compute = KQ_F32, .threads = 2,
                       .factor = kq_factor_defaults(), .wanted = wanted, .job = &job, .ctx = &c, .done = never_done, .linear = compare_norm, .block = count_block};
         s.factor.threads = 2;
+        s.factor.method = methods[i];
         kq_sweep_report report;
         check_ok(kq_sweep_run(&s, &report, &err));
         assert_int_equal(c.seen, 14);
@@ -413,6 +415,122 @@ static void sweep_gradients_are_pytorchs(void **state)
         kq_source_close(src);
         kq_st_close(c.golden);
     }
+}
+
+/* ---- methods over tokens ---- */
+
+/* H_in and H_out of every linear, kept as the sweep hands them out. */
+typedef struct kept { float *in[3][KQ_N_LINEAR], *out[3][KQ_N_LINEAR]; kq_config cfg; } kept;
+
+static kq_status keep_factors(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
+{
+    kept *k = ctx;
+    size_t m, n;
+    (void)r, (void)err;
+    kq_linear_shape(&k->cfg, id, &m, &n);
+    k->in[layer][id] = kq_alloc(n * n, sizeof(float));
+    memcpy(k->in[layer][id], H_in, n * n * sizeof(float));
+    if (H_out) {
+        k->out[layer][id] = kq_alloc(m * m, sizeof(float));
+        memcpy(k->out[layer][id], H_out, m * m * sizeof(float));
+    }
+    return KQ_OK;
+}
+
+static kq_status block_kept(void *ctx, size_t layer, kq_error *err)
+{
+    (void)ctx, (void)layer, (void)err;
+    return KQ_OK;
+}
+
+/* Both unit traces: the largest difference over the largest entry. */
+static double apart(const float *a, const float *b, size_t n)
+{
+    double ta = 0, tb = 0, most = 0, worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        ta += a[i * n + i];
+        tb += b[i * n + i];
+    }
+    for (size_t i = 0; i < n * n; i++) {
+        most = fmax(most, fabs(b[i] / tb));
+        worst = fmax(worst, fabs(a[i] / ta - b[i] / tb));
+    }
+    return worst / most;
+}
+
+static void token_sweep(const char *name, kq_method method, int passes, size_t draws, const uint8_t *wanted, int threads, kept *k)
+{
+    kq_error err;
+    kq_source *src;
+    kq_job job;
+    char work[256], done[256], stem[40];
+    check_ok(kq_source_open(KRONQ_GOLDEN_DIR "/tiny_cli/hf", &src, &err));
+    const kq_weights w = kq_weights_from_source(src);
+    k->cfg = *kq_source_config(src);
+    enum { SEQ = 11, T = 32 }; /* more than one group of sequences */
+    int32_t ids[SEQ * T];
+    for (int i = 0; i < SEQ * T; i++)
+        ids[i] = (i * 7919 + i / 5) % (int)k->cfg.vocab_size;
+    in_dir(done, name);
+    snprintf(stem, sizeof stem, "%s.work", name);
+    in_dir(work, stem);
+    check_ok(kq_job_open(done, work, "{}", false, &job, &err));
+    kq_sweep s = {.weights = &w, .ids = ids, .n_seq = SEQ, .T = T, .batch = 1, .draws = draws, .sampled_labels = draws > 1, .isa = kq_isa_best(),
+                  .compute = KQ_F32, .threads = threads, .factor = kq_factor_defaults(), .wanted = wanted, .job = &job, .ctx = k, .done = never_done,
+                  .linear = keep_factors, .block = block_kept};
+    s.factor.method = method;
+    s.factor.passes = passes;
+    s.factor.threads = threads;
+    kq_sweep_report report;
+    check_ok(kq_sweep_run(&s, &report, &err));
+    kq_job_finish(&job);
+    kq_source_close(src);
+}
+
+static void free_kept(kept *k)
+{
+    for (int l = 0; l < 3; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            kq_free(k->in[l][id]);
+            kq_free(k->out[l][id]);
+        }
+    memset(k, 0, sizeof *k);
+}
+
+/* kfac's and yaqa-a's first H_in are input-only's, found going down instead of up; yaqa-a's second pass weights kfac's H_out; and no method's
+ * result depends on the threads. */
+static void token_methods_agree(void **state)
+{
+    (void)state;
+    const uint8_t all[3] = {127, 127, 127};
+    kept input = {0}, kfac = {0}, one = {0}, two = {0}, other = {0};
+    token_sweep("tok-input", KQ_INPUT_ONLY, 2, 1, all, 2, &input);
+    token_sweep("tok-kfac", KQ_KFAC, 2, 1, all, 2, &kfac);
+    token_sweep("tok-yaqa2", KQ_YAQA_A, 2, 1, all, 2, &two);
+    token_sweep("tok-yaqa2b", KQ_YAQA_A, 2, 1, all, 1, &other);
+    token_sweep("tok-flip", KQ_FLIPFLOP_TOKENS, 2, 3, all, 2, &one);
+    for (int l = 0; l < 3; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            size_t m, n;
+            kq_linear_shape(&input.cfg, (kq_linear_id)id, &m, &n);
+            assert_true(apart(kfac.in[l][id], input.in[l][id], n) < 1e-5);
+            assert_true(apart(two.in[l][id], input.in[l][id], n) < 1e-5);
+            assert_true(apart(two.out[l][id], kfac.out[l][id], m) > 1e-4); /* the weights are there */
+            assert_memory_equal(two.in[l][id], other.in[l][id], n * n * sizeof(float));
+            assert_memory_equal(two.out[l][id], other.out[l][id], m * m * sizeof(float));
+            for (size_t i = 0; i < m; i++)
+                assert_true(one.out[l][id][i * m + i] >= 0 && isfinite(one.out[l][id][i * m + i]));
+        }
+    free_kept(&kfac);
+    const uint8_t some[3] = {0, 1 << KQ_K | 1 << KQ_UP, 0}; /* not the first of those that share an input */
+    token_sweep("tok-some", KQ_KFAC, 2, 1, some, 2, &kfac);
+    assert_null(kfac.in[1][KQ_Q]);
+    assert_true(apart(kfac.in[1][KQ_K], input.in[1][KQ_K], 64) < 1e-5 && apart(kfac.in[1][KQ_UP], input.in[1][KQ_UP], 64) < 1e-5);
+    free_kept(&input);
+    free_kept(&kfac);
+    free_kept(&one);
+    free_kept(&two);
+    free_kept(&other);
 }
 
 /* ---- kq_quantize as a whole ---- */
@@ -590,7 +708,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spill_round_trip_and_damage), cmocka_unit_test(job_life), cmocka_unit_test(seals), cmocka_unit_test(windows_of_texts),
-        cmocka_unit_test(factors_come_back), cmocka_unit_test(sweep_gradients_are_pytorchs), cmocka_unit_test(packed_predicts_as_dequantized),
+        cmocka_unit_test(factors_come_back), cmocka_unit_test(sweep_gradients_are_pytorchs),
+        cmocka_unit_test(token_methods_agree), cmocka_unit_test(packed_predicts_as_dequantized),
         cmocka_unit_test(quantizing_without_memory), cmocka_unit_test(interrupted_anywhere),
     };
     kq_kern_init(kq_isa_best());

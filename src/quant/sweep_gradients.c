@@ -1,0 +1,302 @@
+/* The sweep of methods that need gradients: forward once, the loss, then block by block from the top. */
+#include "quant/sweep_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/f16.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/time.h"
+
+/* What one pass over the samples reads and writes. */
+typedef struct pass {
+    kq_sweeper *w;
+    kq_block block;
+    kq_spill *in, *dy, *out;
+    float *nll;                            /* [n_rec, T] */
+    unsigned wanted;
+    uint16_t *const *store;                /* [KQ_N_LINEAR][D, m, n] bf16 */
+    bool keep_dx;
+} pass;
+
+/* ---- up: every block's input ---- */
+
+static kq_status forward_item(void *ctx, kq_sweep_worker *k, size_t seq, kq_error *err)
+{
+    const pass *p = ctx;
+    kq_status status = kq_records_read_input(p->w, k, p->in, seq, err);
+    if (!status)
+        status = kq_block_forward(p->w->mc, &p->block, k->x, p->w->s->T, k->x, k->scratch, 1, err);
+    return status ? status : kq_records_write_input(p->w, k, p->out, seq, err);
+}
+
+static kq_status forward_block(kq_sweeper *w, size_t layer, kq_error *err)
+{
+    pass p = {.w = w};
+    const double L = (double)w->cfg->n_layer;
+    kq_status status = kq_records_open(w, KQ_REC_INPUT, layer, &p.in, err);
+    if (!status)
+        status = kq_records_create(w, KQ_REC_INPUT, layer + 1, &p.out, err);
+    if (!status)
+        status = kq_block_load(w->mc, w->s->weights, layer, &p.block, err);
+    if (!status)
+        status = kq_sweep_each(w, w->s->n_seq, forward_item, &p, "forward", (double)layer / L, (double)(layer + 1) / L, err);
+    kq_block_free(&p.block);
+    kq_spill_close(p.in);
+    return kq_records_finish(p.out, status, err);
+}
+
+/* ---- the loss and its gradient at the last block's output ---- */
+
+/* The text's own next tokens (the empirical Fisher), or drawn from the model's distribution (the true one). The last position has none. */
+static kq_status labels(const kq_sweeper *w, kq_sweep_worker *k, size_t r, int32_t *next, kq_error *err)
+{
+    const kq_sweep *s = w->s;
+    const size_t seq = r % s->n_seq;
+    kq_status status = KQ_OK;
+    if (s->sampled_labels) {
+        char label[64];
+        snprintf(label, sizeof label, "labels.%zu", r);
+        kq_rng rng = kq_rng_stream(s->factor.seed, label);
+        float *u = k->dy; /* [T], free until the gradient is written there */
+        for (size_t t = 0; t < s->T; t++)
+            u[t] = (float)kq_rng_uniform(&rng);
+        status = kq_head_sample(w->head, k->x, s->T, u, next, k->scratch, err);
+    } else {
+        memcpy(next, s->ids + seq * s->T + 1, (s->T - 1) * sizeof *next);
+    }
+    next[s->T - 1] = -1;
+    return status;
+}
+
+static kq_status loss_item(void *ctx, kq_sweep_worker *k, size_t r, kq_error *err)
+{
+    const pass *p = ctx;
+    const kq_sweep *s = p->w->s;
+    int32_t *next = kq_alloc(s->T, sizeof *next);
+    kq_status status = next ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: labels");
+    if (!status)
+        status = kq_records_read_input(p->w, k, p->in, r % s->n_seq, err);
+    if (!status)
+        status = labels(p->w, k, r, next, err);
+    if (!status)
+        status = kq_head_loss(p->w->head, k->x, s->T, next, p->nll + r * s->T, k->dy, k->scratch, err);
+    if (!status)
+        status = kq_spill_write(p->out, r, k->dy, err);
+    kq_free(next);
+    return status;
+}
+
+static kq_status loss_gradients(kq_sweeper *w, kq_error *err)
+{
+    const size_t L = w->cfg->n_layer, T = w->s->T;
+    pass p = {.w = w};
+    kq_status status = kq_alloc_for((void **)&p.nll, w->n_rec * T, sizeof *p.nll, "losses", err);
+    if (!status)
+        status = kq_records_open(w, KQ_REC_INPUT, L, &p.in, err);
+    if (!status)
+        status = kq_records_create(w, KQ_REC_GRAD, L, &p.out, err);
+    if (!status)
+        status = kq_sweep_each(w, w->n_rec, loss_item, &p, "loss", 0, 1, err);
+    if (!status) {
+        double sum = 0;
+        for (size_t i = 0; i < w->n_rec * T; i++)
+            sum += p.nll[i];
+        w->report->nll = sum / (double)(w->n_rec * (T - 1));
+        if (!isfinite(w->report->nll))
+            status = kq_fail(err, KQ_E_NUMERIC, "the model's loss on the calibration text is not a number");
+    }
+    kq_free(p.nll);
+    kq_spill_close(p.in);
+    return kq_records_finish(p.out, status, err);
+}
+
+/* ---- down ---- */
+
+kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_id id, const float *X, const float *G, size_t T, bool accumulate,
+                                   kq_error *err)
+{
+    size_t m, n;
+    kq_linear_shape(w->cfg, id, &m, &n);
+    if (w->s->compute == KQ_F32) {
+        kq_gemm_f32(true, false, m, n, T, 1, G, m, X, n, accumulate ? 1 : 0, k->G[id], n);
+        return KQ_OK;
+    }
+    kq_f32_to_bf16_n(X, k->half_x, T * n);
+    kq_f32_to_bf16_n(G, k->half_g, T * m);
+    return kq_gemm_bf16(true, false, m, n, T, k->half_g, m, k->half_x, n, accumulate, k->G[id], n, err);
+}
+
+kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block *block, size_t r, kq_spill *in, kq_spill *dy, kq_spill *dx,
+                                   unsigned wanted, kq_linear_sink *sink, void *ctx, kq_error *err)
+{
+    kq_status status = kq_records_read_input(w, k, in, r % w->s->n_seq, err);
+    if (!status)
+        status = kq_spill_read(dy, r, k->dy, err);
+    if (!status)
+        status = kq_block_backward(w->mc, block, k->x, k->dy, w->s->T, dx ? k->dy : NULL, wanted, sink, ctx, k->scratch, err);
+    return status || !dx ? status : kq_spill_write(dx, r, k->dy, err);
+}
+
+/* What a worker's sink needs to add one sequence's G^T X to its sample's gradient. */
+typedef struct gradient_sink {
+    kq_sweeper *w;
+    kq_sweep_worker *k;
+    bool first; /* first sequence of the sample */
+} gradient_sink;
+
+static kq_status add_gradient(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
+{
+    const gradient_sink *g = ctx;
+    return kq_sweep_weight_gradient(g->w, g->k, id, X, G, T, !g->first, err);
+}
+
+static kq_status gradient_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
+{
+    const pass *p = ctx;
+    const size_t B = p->w->s->batch;
+    kq_status status = KQ_OK;
+    for (size_t b = 0; b < B && !status; b++) {
+        gradient_sink sink = {.w = p->w, .k = k, .first = b == 0};
+        status = kq_sweep_backward_record(p->w, k, &p->block, i * B + b, p->in, p->dy, p->out, p->wanted, add_gradient, &sink, err);
+    }
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+        size_t m, n;
+        kq_linear_shape(p->w->cfg, (kq_linear_id)id, &m, &n);
+        if (p->wanted >> id & 1)
+            kq_f32_to_bf16_n(k->G[id], p->store[id] + i * m * n, m * n);
+    }
+    return status;
+}
+
+/* Where the sweep down stands, as a fraction of the whole: layer at work, share of it done. */
+static double down(const kq_sweeper *w, size_t layer, double share)
+{
+    return ((double)(w->cfg->n_layer - 1 - layer) + share) / (double)w->cfg->n_layer;
+}
+
+/* Gradients of the wanted linears for all samples, [D, m, n] each, and the gradient at the block's input. */
+static kq_status backward_block(kq_sweeper *w, size_t layer, unsigned wanted, uint16_t *const store[KQ_N_LINEAR], bool keep_dx, kq_error *err)
+{
+    pass p = {.w = w, .wanted = wanted, .store = store};
+    kq_status status = kq_records_open(w, KQ_REC_INPUT, layer, &p.in, err);
+    if (!status)
+        status = kq_records_open(w, KQ_REC_GRAD, layer + 1, &p.dy, err);
+    if (!status && keep_dx)
+        status = kq_records_create(w, KQ_REC_GRAD, layer, &p.out, err);
+    if (!status)
+        status = kq_block_load(w->mc, w->s->weights, layer, &p.block, err);
+    if (!status)
+        status = kq_sweep_each(w, w->n_rec / w->s->batch, gradient_item, &p, "backward", down(w, layer, 0), down(w, layer, 0.5), err);
+    kq_block_free(&p.block);
+    kq_spill_close(p.in);
+    kq_spill_close(p.dy);
+    return kq_records_finish(p.out, status, err);
+}
+
+/* progress of one factor computation, between the backward pass of its block and the next */
+static int factor_progress(void *ctx, double fraction)
+{
+    (void)fraction;
+    const kq_sweeper *w = ctx;
+    return w->s->progress ? w->s->progress(w->s->ctx, NULL, 0) : 0;
+}
+
+static kq_status factor_linear(kq_sweeper *w, size_t layer, kq_linear_id id, const uint16_t *g, kq_error *err)
+{
+    size_t m, n;
+    kq_linear_shape(w->cfg, id, &m, &n);
+    kq_gradients G = {.D = w->n_rec / w->s->batch, .m = m, .n = n, .g = g};
+    float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
+    kq_status status = H_in && H_out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: factors [%zu, %zu] and [%zu, %zu]", n, n, m, m);
+    kq_factor_report report = {0};
+    double start = kq_now_s();
+    if (!status)
+        status = kq_factors(&G, &w->s->factor, H_in, H_out, &report, factor_progress, w, err);
+    w->report->factor_s += kq_now_s() - start;
+    if (status && status != KQ_E_INTERRUPTED) {
+        char name[128];
+        kq_linear_name(name, sizeof name, layer, id);
+        kq_fail_within(err, status, name);
+    }
+    if (!status) {
+        if (w->s->batch > 1) { /* a batch's product is divided by B in its sums (design section 2) */
+            const float scale = 1 / sqrtf((float)w->s->batch);
+            for (size_t i = 0; i < n * n; i++)
+                H_in[i] *= scale;
+            for (size_t i = 0; i < m * m; i++)
+                H_out[i] *= scale;
+            report.trace_product /= (double)w->s->batch;
+        }
+        status = kq_sweep_hand_out(w, layer, id, H_in, H_out, &report, err);
+    }
+    kq_free(H_in);
+    kq_free(H_out);
+    return status;
+}
+
+/* One block: all gradients, then its factors one linear after the other. */
+static kq_status gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
+{
+    const kq_sweep *s = w->s;
+    uint16_t *store[KQ_N_LINEAR] = {0};
+    kq_status status = KQ_OK;
+    double start = kq_now_s();
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+        size_t m, n;
+        kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
+        if (wanted >> id & 1)
+            status = kq_alloc_for((void **)&store[id], w->n_rec / s->batch * m * n, 2, "the gradients of one block", err);
+    }
+    if (!status)
+        status = backward_block(w, layer, wanted, store, keep_dx, err);
+    w->report->backward_s += kq_now_s() - start;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        if (!status && (wanted >> id & 1))
+            status = factor_linear(w, layer, (kq_linear_id)id, store[id], err);
+        kq_free(store[id]);
+        if (!status && s->progress && s->progress(s->ctx, "backward", down(w, layer, 0.5 + 0.5 * (id + 1) / KQ_N_LINEAR)))
+            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped in the backward sweep");
+    }
+    return status;
+}
+
+kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
+{
+    const kq_sweep *s = w->s;
+    const size_t L = w->cfg->n_layer;
+    const bool tokens = kq_method_needs(s->factor.method) == KQ_NEEDS_TOKENS;
+    kq_status status = KQ_OK;
+    double start = kq_now_s();
+
+    /* Where an interrupted run stopped: the topmost block without a result, or whose gradient has not been passed on. */
+    size_t from = L;
+    while (from > lowest && (!s->wanted[from - 1] || s->done(s->ctx, from - 1)) && kq_records_there(w, KQ_REC_GRAD, from - 1))
+        from--;
+    if (from == L && !kq_records_there(w, KQ_REC_GRAD, L)) {
+        status = kq_sweep_embed(w, err);
+        for (size_t l = 0; l < L && !status; l++)
+            if (!kq_records_there(w, KQ_REC_INPUT, l + 1))
+                status = forward_block(w, l, err);
+        if (!status)
+            status = loss_gradients(w, err);
+        if (!status)
+            kq_records_drop(w, KQ_REC_INPUT, L);
+    }
+    w->report->forward_s = kq_now_s() - start;
+
+    for (size_t l = from; l-- > lowest && !status;) {
+        const unsigned wanted = s->done(s->ctx, l) ? 0 : s->wanted[l];
+        if (wanted || l > lowest)
+            status = (tokens && wanted ? kq_sweep_token_block : gradient_block)(w, l, wanted, l > lowest, err);
+        if (!status && wanted)
+            status = s->block(s->ctx, l, err);
+        if (!status) { /* only now: until here an interrupted run needs them again */
+            kq_records_drop(w, KQ_REC_GRAD, l + 1);
+            kq_records_drop(w, KQ_REC_INPUT, l);
+        }
+    }
+    return status;
+}

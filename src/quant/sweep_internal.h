@@ -1,0 +1,73 @@
+/* What the parts of the sweep share: workers, one pass over the samples, the spilled records. Internal to the quant room. */
+#ifndef KQ_QUANT_SWEEP_INTERNAL_H
+#define KQ_QUANT_SWEEP_INTERNAL_H
+
+#include "quant/spill.h"
+#include "quant/sweep.h"
+
+/* Scratch of one thread. */
+typedef struct kq_sweep_worker {
+    float *x, *dy;              /* [T, d] */
+    uint16_t *half;             /* [T, d], a record as stored */
+    void *scratch;
+    float *G[KQ_N_LINEAR];      /* [m, n], sum over the sequences of one sample */
+    uint16_t *half_x, *half_g;  /* bf16 products: operands of G */
+} kq_sweep_worker;
+
+typedef struct kq_sweeper {
+    const kq_sweep *s;
+    const kq_config *cfg;
+    kq_model_ctx *mc;
+    kq_head *head;
+    size_t record;      /* values of a [T, d] record: block inputs in bf16, gradients in f32 */
+    size_t n_rec;       /* gradients' records: n_seq * draws; record r belongs to sequence r % n_seq, draw r / n_seq */
+    kq_sweep_worker *w; /* [threads] */
+    int threads;
+    kq_sweep_report *report;
+} kq_sweeper;
+
+/* ---- sweep.c ---- */
+
+/* fn for every item i < n, spread over the threads; the first error ends it. The stage's progress goes from `from` to `to`. */
+typedef kq_status kq_sweep_item(void *pass, kq_sweep_worker *k, size_t i, kq_error *err);
+kq_status kq_sweep_each(kq_sweeper *w, size_t n, kq_sweep_item *fn, void *pass, const char *stage, double from, double to, kq_error *err);
+
+/* A linear's factors go to the receiver; its time is kept. */
+kq_status kq_sweep_hand_out(kq_sweeper *w, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report,
+                            kq_error *err);
+
+/* ---- sweep_records.c: block inputs and gradients on disk ---- */
+
+typedef enum kq_record_kind { KQ_REC_INPUT, KQ_REC_GRAD } kq_record_kind; /* of a layer; n_layer: the final hidden state */
+bool kq_records_there(const kq_sweeper *w, kq_record_kind kind, size_t layer);
+void kq_records_drop(const kq_sweeper *w, kq_record_kind kind, size_t layer);
+kq_status kq_records_open(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out, kq_error *err);
+kq_status kq_records_create(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out, kq_error *err);
+/* Commit what was written if all went well, else remove it. Passes status on. f may be NULL. */
+kq_status kq_records_finish(kq_spill *f, kq_status status, kq_error *err);
+/* Block inputs are bf16 on disk, f32 in k->x. */
+kq_status kq_records_read_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spill *in, size_t seq, kq_error *err);
+kq_status kq_records_write_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spill *out, size_t seq, kq_error *err);
+
+/* Block inputs of layer 0, from the embedding. */
+kq_status kq_sweep_embed(kq_sweeper *w, kq_error *err);
+
+/* ---- the three ways over the blocks ---- */
+
+/* sweep_gradients.c: forward, loss, then from the top block down to `lowest`; whole gradients or token statistics of each block. */
+kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err);
+/* Back through one block for sequence seq = r % n_seq of record r: reads the block's input and the gradient at its output, leaves the gradient
+ * at its input in k->dy, written to `dx` unless NULL. */
+kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block *block, size_t r, kq_spill *in, kq_spill *dy, kq_spill *dx,
+                                   unsigned wanted, kq_linear_sink *sink, void *ctx, kq_error *err);
+/* k->G[id] (+)= G^T X */
+kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_id id, const float *X, const float *G, size_t T, bool accumulate,
+                                   kq_error *err);
+
+/* sweep_tokens.c: statistics over tokens. Up: inputs alone, one forward pass. block: of a sweep down. */
+kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err);
+kq_status kq_sweep_token_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err);
+/* Bytes of what is held of one block. */
+size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward);
+
+#endif
