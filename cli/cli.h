@@ -14,6 +14,8 @@ typedef struct cli {
     const char *command;
     kq_quantize_options q;
     kq_eval_text_options e;
+    kq_eval_tasks_options t;
+    kq_task_file tasks[16]; size_t n_task;
     const char *texts[64];
     const char *model, *out, *ppl, *kld, *prompt;
     bool json, dry_run, quiet, chat, tensors, factor_bf16;
@@ -33,7 +35,8 @@ enum cli_key {
     OPT_OUT = 256, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_TOL, OPT_MAX_ITER, OPT_START,
     OPT_CODE, OPT_SIGMA_REG, OPT_ONLY, OPT_FACTORS, OPT_FACTOR_DTYPE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, OPT_DRY_RUN, OPT_RESUME,
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
-    OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP
+    OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP,
+    OPT_TASK, OPT_LIMIT, OPT_LOG_SAMPLES, OPT_SAVE_LOGITS, OPT_PER_WINDOW
 };
 
 /* Parse argv of one command against its options (ended by name NULL). usage and about are printed for --help. Returns -1 to go on, else an exit status. */

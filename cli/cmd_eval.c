@@ -1,5 +1,6 @@
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 
@@ -9,6 +10,10 @@ static const cli_option options[] = {
     {"ctx", "N", "tokens a window (2048)", OPT_CTX},
     {"chunks", "N", "at most this many windows (all)", OPT_CHUNKS},
     {"logits", "FILE", "write the first window's ids and logits to a safetensors file, to compare with another program (choose a small --ctx)", OPT_LOGITS},
+    {"task", "NAME=FILE", "accuracy on a task's documents (several times: several tasks in one run)", OPT_TASK},
+    {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
+    {"log-samples", "FILE", "write what became of each document, as JSON lines", OPT_LOG_SAMPLES},
+    {"resume", NULL, "go on with an interrupted --task run that had the same --log-samples FILE", OPT_RESUME},
     {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS},
     {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
     {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},
@@ -22,36 +27,81 @@ static double real(const json_t *o, const char *key)
     return json_number_value(json_object_get(o, key));
 }
 
+static void print_text(const cli *c, const json_t *r)
+{
+    printf("perplexity %.4f +/- %.4f over %.0f tokens in %.0f windows of %.0f\n", real(r, "ppl"), real(r, "ppl_stderr"), real(r, "tokens"),
+           real(r, "windows"), real(r, "ctx"));
+    if (c->kld)
+        printf("KL divergence to %s: %.5f +/- %.5f nats; same most likely token %.2f%% +/- %.2f%%\n", c->kld, real(r, "kld"),
+               real(r, "kld_stderr"), 100 * real(r, "top1"), 100 * real(r, "top1_stderr"));
+}
+
+/* The table of lm_eval.utils.make_table. */
+static void print_table(const json_t *r)
+{
+    const json_t *all = json_object_get(r, "results"), *one;
+    const char *name;
+    size_t wide = strlen("Tasks");
+    json_object_foreach((json_t *)all, name, one)
+        wide = strlen(name) > wide ? strlen(name) : wide;
+    printf("|%-*s|Version|Filter|n-shot| Metric |   |Value |   |Stderr|\n|", (int)wide, "Tasks");
+    for (size_t i = 0; i < wide; i++)
+        putchar('-');
+    printf("|------:|------|-----:|--------|---|-----:|---|-----:|\n");
+    json_object_foreach((json_t *)all, name, one)
+    {
+        static const char *const metric[] = {"acc", "acc_norm"};
+        char version[16] = "";
+        snprintf(version, sizeof version, "%.0f", real(json_object_get(r, "versions"), name));
+        for (int i = 0; i < 2; i++) {
+            char key[32], error[16] = "   N/A";
+            snprintf(key, sizeof key, "%s,none", metric[i]);
+            if (!json_object_get(one, key))
+                continue;
+            const double value = real(one, key);
+            snprintf(key, sizeof key, "%s_stderr,none", metric[i]);
+            if (json_is_number(json_object_get(one, key)))
+                snprintf(error, sizeof error, "%.4f", real(one, key));
+            printf("|%-*s|%7s|none  |     0|%-8s|\xe2\x86\x91  |%.4f|\xc2\xb1  |%s|\n", (int)wide, i ? "" : name, i ? "" : version, metric[i], value, error);
+        }
+    }
+}
+
 int cmd_eval(int argc, char **argv)
 {
     cli c;
-    int status = cli_parse(&c, argc, argv, "eval MODEL --ppl FILE [--kld REFERENCE] [options]",
+    int status = cli_parse(&c, argc, argv, "eval MODEL --ppl FILE [--kld REFERENCE] [options]\n       kronq eval MODEL --task NAME=FILE.jsonl [--task ...] [options]",
                            "Perplexity of MODEL on consecutive windows of a text, and how far its predictions are from a reference model's\n"
-                           "(KL divergence in nats, share of positions with the same most likely token).\n\n"
-                           "  kronq eval out --ppl wiki.txt --kld original.gguf --chunks 8", options);
+                           "(KL divergence in nats, share of positions with the same most likely token); or its accuracy on multiple-choice tasks,\n"
+                           "zero-shot, prompts and scores as in lm-evaluation-harness: arc_easy, arc_challenge, piqa, boolq, hellaswag, winogrande.\n"
+                           "FILE.jsonl holds a document a line, with the data set's own fields.\n\n"
+                           "  kronq eval out --ppl wiki.txt --kld original.gguf --chunks 8\n"
+                           "  kronq eval out --task arc_easy=arc_easy.jsonl --task piqa=piqa.jsonl --limit 200", options);
     if (status >= 0)
         return status;
-    if (!c.ppl) {
-        fprintf(stderr, "kronq eval: --ppl FILE is missing: it names the text%s; see kronq eval --help\n", c.kld ? " that --kld is measured on" : "");
+    if (!c.ppl && !c.n_task) {
+        fprintf(stderr, "kronq eval: --ppl FILE is missing: it names the text%s; or --task NAME=FILE.jsonl; see kronq eval --help\n",
+                c.kld ? " that --kld is measured on" : "");
+        return EXIT_USAGE;
+    }
+    if ((c.ppl || c.kld) && c.n_task) {
+        fprintf(stderr, "kronq eval: --task and --%s are two measurements: run kronq eval twice\n", c.ppl ? "ppl" : "kld");
         return EXIT_USAGE;
     }
     kq_error err;
     char *text = NULL;
-    cli_progress(&c, &c.e.common);
-    if (kq_eval_text(c.model, c.kld, c.ppl, &c.e, &text, &err))
+    cli_progress(&c, c.n_task ? &c.t.common : &c.e.common);
+    if (c.n_task ? kq_eval_tasks(c.model, c.tasks, c.n_task, &c.t, &text, &err) : kq_eval_text(c.model, c.kld, c.ppl, &c.e, &text, &err))
         return cli_fail(&err);
     cli_progress_end();
-    if (c.json) {
+    json_t *r = json_loads(text, 0, NULL);
+    if (c.json)
         puts(text);
-    } else {
-        json_t *r = json_loads(text, 0, NULL);
-        printf("perplexity %.4f +/- %.4f over %.0f tokens in %.0f windows of %.0f\n", real(r, "ppl"), real(r, "ppl_stderr"), real(r, "tokens"),
-               real(r, "windows"), real(r, "ctx"));
-        if (c.kld)
-            printf("KL divergence to %s: %.5f +/- %.5f nats; same most likely token %.2f%% +/- %.2f%%\n", c.kld, real(r, "kld"),
-                   real(r, "kld_stderr"), 100 * real(r, "top1"), 100 * real(r, "top1_stderr"));
-        json_decref(r);
-    }
+    else if (c.n_task)
+        print_table(r);
+    else
+        print_text(&c, r);
+    json_decref(r);
     free(text);
     return EXIT_OK;
 }

@@ -62,7 +62,20 @@ static void print_help(const char *usage, const char *about, const cli_option *o
     }
 }
 
-static int apply(cli *c, const cli_option *o, const char *v)
+/* NAME=FILE, an argument of the program: those may be written to, and are cut at the "=". */
+static int add_task(cli *c, const char *option, char *v)
+{
+    char *equals = strchr(v, '=');
+    if (!equals || equals == v || !equals[1])
+        return bad(c, option, v, "NAME=FILE.jsonl is expected");
+    if (c->n_task == sizeof c->tasks / sizeof *c->tasks)
+        return bad(c, option, v, "too many tasks");
+    *equals = 0;
+    c->tasks[c->n_task++] = (kq_task_file){v, equals + 1};
+    return -1;
+}
+
+static int apply(cli *c, const cli_option *o, char *v)
 {
     kq_quantize_options *q = &c->q;
     kq_calibration *cal = &q->calibration;
@@ -88,6 +101,11 @@ static int apply(cli *c, const cli_option *o, const char *v)
         c->texts[cal->n_text++] = v;
         cal->text = c->texts;
         return -1;
+    case OPT_TASK:
+        return add_task(c, o->name, v);
+    case OPT_LIMIT:
+        return parse_size(v, (size_t)1 << 50, &c->t.limit) ? -1 : bad(c, o->name, v, "a whole number is expected");
+    case OPT_LOG_SAMPLES: c->t.samples_file = v; return -1;
     case OPT_START:
         if (strcmp(v, "identity") && strcmp(v, "random"))
             return bad(c, o->name, v, "identity or random");
@@ -106,7 +124,7 @@ static int apply(cli *c, const cli_option *o, const char *v)
     /* switches */
     case OPT_EXACT: cal->exact = true; return -1;
     case OPT_DRY_RUN: c->dry_run = true; return -1;
-    case OPT_RESUME: q->resume = true; return -1;
+    case OPT_RESUME: q->resume = c->t.resume = true; return -1;
     case OPT_JSON: c->json = true; return -1;
     case OPT_QUIET: c->quiet = true; return -1;
     case OPT_CHAT: c->chat = true; return -1;
@@ -139,7 +157,7 @@ static int apply(cli *c, const cli_option *o, const char *v)
 
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
-    *c = (cli){.command = argv[0], .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
+    *c = (cli){.command = argv[0], .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
     struct option longs[64] = {0};
     size_t n = 0;
     for (; options[n].name; n++) {
@@ -179,7 +197,7 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
         fprintf(stderr, "kronq %s: %s is one argument too many; see kronq %s --help\n", c->command, argv[optind], c->command);
         return EXIT_USAGE;
     }
-    c->e.common = c->q.common;
+    c->e.common = c->t.common = c->q.common;
     return -1;
 }
 

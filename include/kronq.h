@@ -116,6 +116,21 @@ kq_eval_text_options kq_eval_text_defaults(void);
  * ("ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"); free() it. */
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err);
 
+/* One of "arc_easy", "arc_challenge", "piqa", "boolq", "hellaswag", "winogrande", and its documents: a JSON-lines file with the data set's own fields. */
+typedef struct kq_task_file { const char *name, *file; } kq_task_file;
+
+typedef struct kq_eval_tasks_options {
+    kq_common common;
+    size_t limit;             /* at most this many documents of each task, the first ones (0: all) */
+    const char *samples_file; /* what became of each document, as JSON lines; NULL: not wanted. What is scored so far is kept in FILE.partial */
+    bool resume;              /* go on from FILE.partial */
+} kq_eval_tasks_options;
+kq_eval_tasks_options kq_eval_tasks_defaults(void);
+
+/* Accuracy of MODEL on multiple-choice tasks, zero-shot, prompts and scores as lm-evaluation-harness defines them. The result is a JSON object in
+ * the harness's layout ("results": {"arc_easy": {"acc,none", "acc_stderr,none", "acc_norm,none", ...}}, "versions", "n-samples", ...); free() it. */
+kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks, const kq_eval_tasks_options *opt, char **result_json, kq_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,6 +17,9 @@ typedef struct kq_eval_options {
     void *progress_ctx;
 } kq_eval_options;
 kq_eval_options kq_eval_defaults(void);
+/* The defaults with what the caller of the library chose: instruction set (which the kernels are then held to), compute type, threads, progress (of
+ * which common must outlive *out). KQ_E_ARG, KQ_E_UNSUPPORTED as kq_isa_pick and kq_compute_pick. */
+kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_error *err);
 
 /* Standard errors (docs/math.md, "Measures"): `_stderr` is sd / sqrt(N) over the N tokens, as if they were independent draws; the tokens of
  * one window are not (one topic, one style), so it is somewhat too small. `_stderr_windows` takes the windows' means as the independent

@@ -22,6 +22,22 @@ static int forward_progress(void *ctx, const char *stage, double fraction)
     return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
 }
 
+kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_error *err)
+{
+    kq_eval_options o = kq_eval_defaults();
+    kq_status status = kq_isa_pick(common->isa, &o.isa, err);
+    if (!status)
+        status = kq_compute_pick(common->compute, o.isa, &o.compute, err);
+    if (status)
+        return status;
+    o.threads = common->threads > 0 ? common->threads : omp_get_num_procs();
+    o.progress = forward_progress;
+    o.progress_ctx = (void *)common;
+    kq_kern_init(o.isa);
+    *out = o;
+    return KQ_OK;
+}
+
 static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids, size_t *n, kq_error *err)
 {
     kq_tokenizer *tok;
@@ -73,23 +89,17 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     kq_model_file *m = NULL, *r = NULL;
     int32_t *ids = NULL;
     size_t n_ids = 0;
-    kq_eval_options o = kq_eval_defaults();
+    kq_eval_options o;
     kq_eval_result res;
     const double start = kq_now_s();
     *result_json = NULL;
     if (opt->ctx < 2)
         return kq_fail(err, KQ_E_ARG, "--ctx %zu: at least 2 tokens are needed", opt->ctx);
-    kq_status status = kq_isa_pick(opt->common.isa, &o.isa, err);
-    if (!status)
-        status = kq_compute_pick(opt->common.compute, o.isa, &o.compute, err);
+    kq_status status = kq_eval_options_of(&opt->common, &o, err);
     if (status)
         return status;
     o.ctx = opt->ctx;
     o.chunks = opt->chunks;
-    o.threads = opt->common.threads > 0 ? opt->common.threads : omp_get_num_procs();
-    o.progress = forward_progress;
-    o.progress_ctx = (void *)&opt->common;
-    kq_kern_init(o.isa);
     if ((status = kq_model_file_open(model, o.isa, &m, err)) || (reference && (status = kq_model_file_open(reference, o.isa, &r, err))) ||
         (status = text_ids(kq_model_file_source(m), text_file, &ids, &n_ids, err)))
         goto out;

@@ -1,4 +1,4 @@
-/* Comparing next-token distributions, one position at a time. Internal to the eval room. */
+/* Comparing next-token distributions, one position at a time. For the rooms eval and tasks. */
 #ifndef KQ_EVAL_SCORE_H
 #define KQ_EVAL_SCORE_H
 

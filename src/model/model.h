@@ -39,6 +39,18 @@ size_t kq_block_scratch_bytes(const kq_model_ctx *mc, size_t T, bool backward);
 kq_status kq_block_forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                            void *scratch, int threads, kq_error *err);
 
+/* One of many short sequences packed into one pass, or the piece of one: rows [row, row + n) of x. With prefix_n > 0 it continues the rows
+ * [prefix_row, prefix_row + prefix_n), which are a whole segment without a prefix: several segments may continue the same one, whose rows are
+ * then computed once. Row row + i stands at position prefix_n + i and sees the prefix and its own segment's rows up to itself. */
+typedef struct kq_segment { size_t row, n, prefix_row, prefix_n; } kq_segment;
+
+/* x = block(x) in place for all n_seg segments of x [T, d], which cover its rows without overlap; prefix_n + n <= the context's max_T.
+ * scratch: kq_block_packed_scratch_bytes(mc, T, longest, threads), longest being the greatest prefix_n + n. threads spread the work over fixed
+ * tiles: the same bits for every number of threads (but not for another packing: a product's last bits depend on its number of rows). */
+size_t kq_block_packed_scratch_bytes(const kq_model_ctx *mc, size_t T, size_t longest, int threads);
+kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, size_t T, const kq_segment *seg, size_t n_seg,
+                                  size_t longest, void *scratch, int threads, kq_error *err);
+
 /* Forward that also hands out each linear's input: sink(ctx, id, X [T, n], NULL, T). For input-only statistics. sink may be NULL. */
 typedef kq_status kq_linear_sink(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err);
 kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,

@@ -1,0 +1,378 @@
+/* kq_eval_tasks: any MODEL, any of the tasks; the results as lm-evaluation-harness lays them out. */
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "checkpoint/checkpoint.h"
+#include "tasks/tasks.h"
+
+typedef struct task_run {
+    const kq_task *task;
+    const char *path;
+    kq_document *docs;    size_t n, n_file;
+    kq_encoded *req;      size_t n_req; /* all documents' requests, one after another */
+    size_t *first;        /* [n + 1] document i's requests are first[i] .. first[i + 1] - 1 */
+    kq_loglikelihood *ll; /* [n_req] */
+    bool *done;           /* [n] */
+} task_run;
+
+typedef struct run {
+    const kq_eval_tasks_options *opt;
+    task_run *t;
+    size_t n;
+    kq_journal *journal;
+    /* progress: rows of the model's work */
+    const char *stage;
+    double rows_done, rows_now, rows_all;
+} run;
+
+kq_eval_tasks_options kq_eval_tasks_defaults(void)
+{
+    return (kq_eval_tasks_options){0};
+}
+
+/* ---- documents and ids ------------------------------------------------------------------------------------------------------- */
+
+static void task_close(task_run *t)
+{
+    for (size_t i = 0; t->req && i < t->n_req; i++)
+        kq_free(t->req[i].ids);
+    kq_free(t->req);
+    kq_free(t->first);
+    kq_free(t->ll);
+    kq_free(t->done);
+    kq_documents_free(t->docs, t->n);
+}
+
+static kq_status task_open(task_run *t, const kq_task_file *file, size_t limit, const kq_tokenizer *tok, size_t max_length, kq_error *err)
+{
+    *t = (task_run){.task = kq_task_find(file->name), .path = file->file};
+    if (!t->task)
+        return kq_fail(err, KQ_E_ARG, "--task %s: unknown; there are %s", file->name, kq_task_names());
+    kq_status st = kq_documents_read(t->task, file->file, limit, &t->docs, &t->n, &t->n_file, err);
+    if (st)
+        return st;
+    size_t n_req = 0;
+    for (size_t i = 0; i < t->n; i++)
+        n_req += t->docs[i].n;
+    t->first = kq_calloc(t->n + 1, sizeof *t->first);
+    t->req = kq_calloc(n_req, sizeof *t->req);
+    t->ll = kq_calloc(n_req, sizeof *t->ll);
+    t->done = kq_calloc(t->n, sizeof *t->done);
+    if (!t->first || !t->req || !t->ll || !t->done)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", file->file);
+    for (size_t i = 0; i < t->n; i++) {
+        t->first[i + 1] = t->first[i] + t->docs[i].n;
+        for (size_t k = 0; k < t->docs[i].n; k++) {
+            kq_encoded *e = &t->req[t->n_req++];
+            char where[64];
+            st = kq_request_encode(tok, &t->docs[i].req[k], e, err);
+            if (!st && e->n_cont > max_length)
+                st = kq_fail(err, KQ_E_FORMAT, "a choice has %zu tokens, more than the model's context of %zu", e->n_cont, max_length);
+            if (st) {
+                snprintf(where, sizeof where, "line %zu", t->docs[i].line);
+                kq_fail_within(err, st, where);
+                return kq_fail_within(err, st, t->path);
+            }
+        }
+    }
+    return KQ_OK;
+}
+
+/* ---- scoring ----------------------------------------------------------------------------------------------------------------- */
+
+static int step(void *ctx, double fraction)
+{
+    const run *r = ctx;
+    const kq_common *c = &r->opt->common;
+    return c->progress ? c->progress(c->ctx, r->stage, (r->rows_done + fraction * r->rows_now) / r->rows_all, NULL) : 0;
+}
+
+static kq_status keep(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n, kq_error *err)
+{
+    const run *r = ctx;
+    if (task >= r->n || doc >= r->t[task].n || n != r->t[task].docs[doc].n)
+        return kq_fail(err, KQ_E_FORMAT, "%s: a kept document does not exist", r->opt->samples_file);
+    memcpy(r->t[task].ll + r->t[task].first[doc], ll, n * sizeof *ll);
+    r->t[task].done[doc] = true;
+    return KQ_OK;
+}
+
+/* Documents from `from` on that are scored in one call. The cut depends on nothing else, so that a resumed run repeats the same products. */
+static size_t group_end(const task_run *t, size_t from, size_t max_length, size_t *rows)
+{
+    size_t to = from;
+    *rows = 0;
+    while (to < t->n) {
+        const size_t more = kq_document_rows(t->req + t->first[to], t->docs[to].n, max_length);
+        if (to > from && *rows + more > KQ_SCORER_ROWS)
+            break;
+        *rows += more;
+        to++;
+    }
+    return to;
+}
+
+static kq_status score_task(run *r, size_t index, kq_scorer *scorer, size_t max_length, kq_error *err)
+{
+    task_run *t = &r->t[index];
+    kq_status st = KQ_OK;
+    size_t *n_req;
+    r->stage = t->task->name;
+    if ((st = kq_alloc_for((void **)&n_req, t->n, sizeof *n_req, "requests", err)))
+        return st;
+    for (size_t i = 0; i < t->n; i++)
+        n_req[i] = t->docs[i].n;
+    for (size_t from = 0, to, rows; from < t->n && !st; from = to) {
+        bool done = true;
+        to = group_end(t, from, max_length, &rows);
+        for (size_t i = from; i < to; i++)
+            done = done && t->done[i];
+        r->rows_now = (double)rows;
+        if (!done)
+            st = kq_scorer_run(scorer, t->req + t->first[from], n_req + from, to - from, max_length, t->ll + t->first[from], step, r, err);
+        r->rows_done += (double)rows;
+        for (size_t i = from; i < to && !st && !done && r->journal; i++)
+            st = kq_journal_add(r->journal, index, i, t->ll + t->first[i], t->docs[i].n, err);
+        if (!st && !done && r->journal)
+            st = kq_journal_sync(r->journal, err);
+    }
+    kq_free(n_req);
+    return st;
+}
+
+/* ---- results ----------------------------------------------------------------------------------------------------------------- */
+
+typedef struct mean { double sum, sum2; size_t n; } mean; /* of zeros and ones: exact */
+
+static void mean_add(mean *m, bool hit)
+{
+    m->sum += hit;
+    m->sum2 += hit;
+    m->n++;
+}
+
+/* "NAME,none" and "NAME_stderr,none": sample standard deviation / sqrt(n), as lm_eval.api.metrics.mean_stderr; "N/A" for one document. */
+static void set_metric(json_t *o, const char *name, const mean *m)
+{
+    char key[64];
+    const double n = (double)m->n, p = m->sum / n;
+    snprintf(key, sizeof key, "%s,none", name);
+    json_object_set_new(o, key, json_real(p));
+    snprintf(key, sizeof key, "%s_stderr,none", name);
+    json_object_set_new(o, key, m->n > 1 ? json_real(sqrt((m->sum2 - n * p * p) / (n - 1)) / sqrt(n)) : json_string("N/A"));
+}
+
+static json_t *task_result(const task_run *t)
+{
+    mean acc = {0}, acc_norm = {0};
+    for (size_t i = 0; i < t->n; i++) {
+        const kq_answer a = kq_document_answer(&t->docs[i], t->ll + t->first[i]);
+        mean_add(&acc, a.pick == t->docs[i].gold);
+        mean_add(&acc_norm, a.pick_norm == t->docs[i].gold);
+    }
+    json_t *o = json_pack("{s:s, s:s, s:I}", "name", t->task->name, "alias", t->task->name, "sample_len", (json_int_t)t->n);
+    set_metric(o, "acc", &acc);
+    if (t->task->acc_norm)
+        set_metric(o, "acc_norm", &acc_norm);
+    return o;
+}
+
+static json_t *results(const run *r, const char *model, const kq_eval_options *o, size_t max_length, double seconds)
+{
+    json_t *res = json_object(), *configs = json_object(), *versions = json_object(), *shots = json_object(), *higher = json_object(),
+           *samples = json_object();
+    for (size_t i = 0; i < r->n; i++) {
+        const task_run *t = &r->t[i];
+        const char *name = t->task->name;
+        json_object_set_new(res, name, task_result(t));
+        json_object_set_new(configs, name, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "task", name, "data_file", t->path, "output_type",
+                                                     "multiple_choice", "doc_to_text", t->task->doc_to_text, "doc_to_target", t->task->doc_to_target,
+                                                     "doc_to_choice", t->task->doc_to_choice, "num_fewshot", 0, "target_delimiter", " "));
+        json_object_set_new(versions, name, json_real(t->task->version));
+        json_object_set_new(shots, name, json_integer(0));
+        json_object_set_new(higher, name, t->task->acc_norm ? json_pack("{s:b, s:b}", "acc", 1, "acc_norm", 1) : json_pack("{s:b}", "acc", 1));
+        json_object_set_new(samples, name, json_pack("{s:I, s:I}", "original", (json_int_t)t->n_file, "effective", (json_int_t)t->n));
+    }
+    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i}", "model", "kronq", "model_args", model, "compute", o->compute == KQ_BF16 ? "bf16" : "f32",
+                               "isa", kq_isa_name(o->isa), "limit", r->opt->limit ? json_integer((json_int_t)r->opt->limit) : json_null(), "bootstrap_iters", 0);
+    char took[32];
+    snprintf(took, sizeof took, "%.3f", seconds);
+    return json_pack("{s:o, s:{}, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:s, s:s, s:I, s:s, s:I}", "results", res, "group_subtasks", "configs", configs, "versions",
+                     versions, "n-shot", shots, "higher_is_better", higher, "n-samples", samples, "config", config, "date", (json_int_t)time(NULL),
+                     "model_name", model, "model_source", "kronq", "max_length", (json_int_t)max_length, "total_evaluation_time_seconds", took,
+                     "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes());
+}
+
+/* One document as lm_eval's --log_samples writes it (without the hashes), and the name of its task. */
+static json_t *sample(const task_run *t, size_t i, const char *file)
+{
+    const kq_document *doc = &t->docs[i];
+    const kq_loglikelihood *ll = t->ll + t->first[i];
+    const kq_answer a = kq_document_answer(doc, ll);
+    const bool winogrande = !strcmp(t->task->name, "winogrande");
+    json_t *arguments = json_object(), *resps = json_array(), *filtered = json_array();
+    for (size_t k = 0; k < doc->n; k++) {
+        char key[32], value[40];
+        snprintf(key, sizeof key, "gen_args_%zu", k);
+        snprintf(value, sizeof value, "%.17g", ll[k].value);
+        json_object_set_new(arguments, key, json_pack("{s:s, s:s}", "arg_0", doc->req[k].context, "arg_1", doc->req[k].continuation));
+        json_t *pair = json_pack("[s, s]", value, ll[k].greedy ? "True" : "False");
+        json_array_append_new(resps, json_pack("[O]", pair));
+        json_array_append_new(filtered, pair);
+    }
+    char gold[32];
+    snprintf(gold, sizeof gold, "%zu", doc->gold);
+    json_t *o = json_pack("{s:s, s:I, s:o, s:s, s:o, s:o, s:o, s:s}", "task", t->task->name, "doc_id", (json_int_t)i, "doc",
+                          json_loadb(file + doc->offset, doc->size, 0, NULL), "target", winogrande ? doc->req[0].continuation + 1 : gold, "arguments",
+                          arguments, "resps", resps, "filtered_resps", filtered, "filter", "none");
+    json_t *metrics = json_pack("[s]", "acc");
+    if (t->task->acc_norm)
+        json_array_append_new(metrics, json_string("acc_norm"));
+    json_object_set_new(o, "metrics", metrics);
+    json_object_set_new(o, "acc", json_real(a.pick == doc->gold));
+    if (t->task->acc_norm)
+        json_object_set_new(o, "acc_norm", json_real(a.pick_norm == doc->gold));
+    return o;
+}
+
+static kq_status write_samples(const run *r, const char *path, kq_error *err)
+{
+    kq_out *out;
+    kq_status st = kq_out_open(path, &out, err);
+    if (st)
+        return st;
+    for (size_t i = 0; i < r->n && !st; i++) {
+        kq_map map;
+        if ((st = kq_map_open(r->t[i].path, &map, err)))
+            break;
+        for (size_t d = 0; d < r->t[i].n && !st; d++) {
+            const kq_document *doc = &r->t[i].docs[d];
+            json_t *o = doc->offset + doc->size <= map.size ? sample(&r->t[i], d, (const char *)map.data) : NULL;
+            char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+            st = !text ? kq_fail(err, KQ_E_IO, "%s: changed while it was read, or out of memory", r->t[i].path) : kq_out_write(out, text, strlen(text), err);
+            if (!st)
+                st = kq_out_write(out, "\n", 1, err);
+            free(text);
+            json_decref(o);
+        }
+        kq_map_close(&map);
+    }
+    if (st)
+        kq_out_abort(out);
+    return st ? st : kq_out_commit(out, err);
+}
+
+/* ---- the job ----------------------------------------------------------------------------------------------------------------- */
+
+/* What must be the same for kept documents to count, as one line. *text: free(). */
+static kq_status settings_text(const run *r, const kq_source *src, const kq_eval_options *o, char **text, kq_error *err)
+{
+    char hex[33];
+    kq_status st = kq_source_fingerprint(src, hex, err);
+    if (st)
+        return st;
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:o}", "kronq", kq_version(), "model", hex, "compute", o->compute == KQ_BF16 ? "bf16" : "f32", "isa",
+                          kq_isa_name(o->isa), "tasks", json_array());
+    for (size_t i = 0; i < r->n && !st; i++) {
+        kq_map map;
+        if ((st = kq_map_open(r->t[i].path, &map, err)))
+            break;
+        kq_hash *hash = kq_hash_new();
+        if (hash) {
+            kq_hash_add(hash, map.data, map.size);
+            kq_hash_finish(hash, hex);
+            json_array_append_new(json_object_get(j, "tasks"), json_pack("{s:s, s:s, s:I}", "task", r->t[i].task->name, "file", hex, "documents",
+                                                                         (json_int_t)r->t[i].n));
+        }
+        kq_map_close(&map);
+    }
+    *text = st ? NULL : json_dumps(j, JSON_COMPACT);
+    json_decref(j);
+    return st || *text ? st : kq_fail(err, KQ_E_MEMORY, "out of memory: the job's settings");
+}
+
+static kq_status open_journal(run *r, const kq_source *src, const kq_eval_options *o, kq_error *err)
+{
+    char *path = NULL, *settings = NULL;
+    if (!r->opt->samples_file)
+        return r->opt->resume ? kq_fail(err, KQ_E_ARG, "--resume needs the --log-samples FILE of the interrupted run: what it had scored is kept beside it") : KQ_OK;
+    kq_status st = settings_text(r, src, o, &settings, err);
+    if (!st && asprintf(&path, "%s.partial", r->opt->samples_file) < 0) {
+        path = NULL;
+        st = kq_fail(err, KQ_E_MEMORY, "out of memory: a path");
+    }
+    if (!st)
+        st = kq_journal_open(path, settings, r->opt->resume, keep, r, &r->journal, err);
+    free(path);
+    free(settings);
+    return st;
+}
+
+kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks, const kq_eval_tasks_options *opt, char **result_json, kq_error *err)
+{
+    const double start = kq_now_s();
+    kq_model_file *m = NULL;
+    kq_tokenizer *tok = NULL;
+    kq_scorer *scorer = NULL;
+    kq_eval_options o;
+    run r = {.opt = opt, .n = n_tasks};
+    size_t longest = 1, max_length = 0;
+    *result_json = NULL;
+    for (size_t i = 0; i < n_tasks; i++)
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(tasks[i].name, tasks[k].name))
+                return kq_fail(err, KQ_E_ARG, "--task %s: given twice", tasks[i].name);
+    if (!n_tasks)
+        return kq_fail(err, KQ_E_ARG, "no task is given");
+    kq_status st = kq_eval_options_of(&opt->common, &o, err);
+    if (st)
+        return st;
+    if (!(r.t = kq_calloc(n_tasks, sizeof *r.t)))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: tasks");
+    if ((st = kq_model_file_open(model, o.isa, &m, err)) || (st = kq_tokenizer_open(kq_model_file_source(m), &tok, err)))
+        goto out;
+    max_length = kq_model_file_weights(m)->cfg->max_position;
+    for (size_t i = 0; i < n_tasks && !st; i++)
+        st = task_open(&r.t[i], &tasks[i], opt->limit, tok, max_length, err);
+    if (st)
+        goto out;
+    for (size_t i = 0; i < n_tasks; i++) {
+        for (size_t k = 0; k < r.t[i].n_req; k++) {
+            const size_t n = r.t[i].req[k].n - 1 < max_length ? r.t[i].req[k].n - 1 : max_length;
+            longest = n > longest ? n : longest;
+        }
+        for (size_t from = 0, rows; from < r.t[i].n; r.rows_all += (double)rows)
+            from = group_end(&r.t[i], from, max_length, &rows);
+    }
+    if ((st = open_journal(&r, kq_model_file_source(m), &o, err)) || (st = kq_scorer_new(kq_model_file_weights(m), longest, &o, &scorer, err)))
+        goto out;
+    for (size_t i = 0; i < n_tasks && !st; i++)
+        st = score_task(&r, i, scorer, max_length, err);
+    if (st)
+        goto out;
+    if (opt->samples_file && (st = write_samples(&r, opt->samples_file, err)))
+        goto out;
+    kq_journal_close(r.journal, true);
+    r.journal = NULL;
+    json_t *j = results(&r, model, &o, max_length, kq_now_s() - start);
+    if (!j || !(*result_json = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(17))))
+        st = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
+    json_decref(j);
+out:
+    kq_journal_close(r.journal, false);
+    kq_scorer_free(scorer);
+    for (size_t i = 0; i < n_tasks; i++)
+        task_close(&r.t[i]);
+    kq_free(r.t);
+    kq_tokenizer_close(tok);
+    kq_model_file_close(m);
+    return st;
+}
