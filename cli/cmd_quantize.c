@@ -1,5 +1,6 @@
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 
@@ -30,8 +31,14 @@
     {"quiet", NULL, "no progress", OPT_QUIET}
 
 static const cli_option quantize_options[] = {
-    {"out", "DIR", "folder for the checkpoint", OPT_OUT},
+    {"out", "PATH", "folder for the checkpoint, or with --to gguf the file", OPT_OUT},
     {"bits", "K", "bits a weight: 2 (default), 3 or 4", OPT_BITS},
+    {"to", "FORMAT", "kronq (default): trellis code, smallest; gguf: llama.cpp's own block types, which it runs as they are", OPT_TO},
+    {"type", "T", "gguf: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K to Q6_K, with llama-quantize's mixtures (Q4_K_M, ...)", OPT_TYPE},
+    {"pure", NULL, "gguf: no mixture, every tensor gets the type itself", OPT_PURE},
+    {"tensor-type", "REGEX=T", "gguf: another type (also F32, F16, BF16) for tensors whose name matches; may be repeated", OPT_TENSOR_TYPE},
+    {"fallback", "T", "gguf: the type where rows are no whole number of blocks; llama: what llama-quantize takes (default: refuse)", OPT_FALLBACK},
+    {"sweeps", "N", "gguf: sweeps of block descent after the first pass (1)", OPT_SWEEPS},
     CALIBRATION_OPTIONS,
     {"factors", "FILE", "round from factors that `kronq calibrate` left, instead of calibrating", OPT_FACTORS},
     {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE},
@@ -67,16 +74,22 @@ static int print_plan(const cli *c, const char *text)
     json_t *plan = json_loads(text, 0, NULL), *module;
     size_t i;
     char a[32], b[32], d[32];
-    printf("%-44s %13s  %-6s %-5s %s\n", "module", "shape", "source", "bits", "transform");
+    printf("%-44s %13s  %-6s %s\n", "module", "shape", "source", json_object_get(plan, "type") ? "type" : "bits  transform");
+    const char *gguf = json_string_value(json_object_get(plan, "type"));
     json_array_foreach (json_object_get(plan, "modules"), i, module) {
         const json_t *shape = json_object_get(module, "shape");
-        printf("%-44s %6lld x %-5lld %-6s %-5lld %s\n", json_string_value(json_object_get(module, "name")),
-               json_integer_value(json_array_get(shape, 0)), json_integer_value(json_array_get(shape, 1)),
-               json_string_value(json_object_get(module, "source")), json_integer_value(json_object_get(module, "bits")),
-               json_string_value(json_object_get(module, "transform")));
+        printf("%-44s %6lld x %-5lld %-6s ", json_string_value(json_object_get(module, "name")), json_integer_value(json_array_get(shape, 0)),
+               json_integer_value(json_array_get(shape, 1)), json_string_value(json_object_get(module, "source")));
+        if (gguf)
+            printf("%s\n", json_string_value(json_object_get(module, "type")));
+        else
+            printf("%-5lld %s\n", json_integer_value(json_object_get(module, "bits")), json_string_value(json_object_get(module, "transform")));
     }
-    printf("\n%.0f modules, %.1f M weights at %.3f bits; file about %s (%.3f bits per weight of the whole model)\n", real(plan, "quantized_modules"),
-           real(plan, "quantized_weights") / 1e6, real(plan, "bpw"), cli_bytes(real(plan, "file_bytes"), a), real(plan, "bpw_file"));
+    if (gguf)
+        printf("\nembedding %s, head %s", json_string_value(json_object_get(plan, "embedding")), json_string_value(json_object_get(plan, "head")));
+    printf("\n%.0f modules, %.1f M weights at %.3f bits; file about %s", real(plan, "quantized_modules"), real(plan, "quantized_weights") / 1e6,
+           real(plan, "bpw"), cli_bytes(real(plan, "file_bytes"), a));
+    printf(gguf ? " and its metadata\n" : " (%.3f bits per weight of the whole model)\n", real(plan, "bpw_file"));
     printf("method %s, %.0f calibration tokens; needs about %s of memory and %s of disk; %s, %s, %.0f threads\n",
            json_string_value(json_object_get(plan, "method")), real(plan, "calibration_tokens"), cli_bytes(real(plan, "planned_memory_bytes"), b),
            cli_bytes(real(plan, "planned_disk_bytes"), d), json_string_value(json_object_get(plan, "isa")),
@@ -102,13 +115,20 @@ int cmd_quantize(int argc, char **argv)
                            "Quantize every linear layer of MODEL to K bits a weight and write the checkpoint OUT (a Hugging Face folder).\n"
                            "The curvature of the loss is measured on --text, or on text that the model writes itself.\n\n"
                            "  kronq quantize model.gguf -o out --bits 2\n"
-                           "  kronq quantize llama/ -o out --bits 3 --text c4.txt --tokens 96k", quantize_options);
+                           "  kronq quantize llama/ -o out --bits 3 --text c4.txt --tokens 96k\n\n"
+                           "With --to gguf the weights are rounded onto the block types of llama.cpp itself, as one file that it loads:\n\n"
+                           "  kronq quantize model.gguf --to gguf --type Q4_K_M -o small.gguf", quantize_options);
     if (status >= 0)
         return status;
+    const bool gguf = c.to && !strcmp(c.to, "gguf");
+    if (!gguf && (c.q.gguf_type || c.q.pure || c.q.n_tensor_type || c.q.fallback)) {
+        fprintf(stderr, "kronq quantize: --type, --pure, --tensor-type and --fallback belong to --to gguf; see kronq quantize --help\n");
+        return EXIT_USAGE;
+    }
     kq_error err;
     char *text = NULL;
     if (c.dry_run) {
-        if (kq_plan(c.model, &c.q, &text, &err))
+        if (gguf ? kq_plan_gguf(c.model, &c.q, &text, &err) : kq_plan(c.model, &c.q, &text, &err))
             return cli_fail(&err);
         status = print_plan(&c, text);
         free(text);
@@ -119,7 +139,7 @@ int cmd_quantize(int argc, char **argv)
         return EXIT_USAGE;
     }
     cli_progress(&c, &c.q.common);
-    if (kq_quantize(c.model, c.out, &c.q, &text, &err))
+    if (gguf ? kq_quantize_gguf(c.model, c.out, &c.q, &text, &err) : kq_quantize(c.model, c.out, &c.q, &text, &err))
         return cli_fail(&err);
     cli_progress_end();
     if (c.json)

@@ -106,6 +106,19 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_LIMIT:
         return parse_size(v, (size_t)1 << 50, &c->t.limit) ? -1 : bad(c, o->name, v, "a whole number is expected");
     case OPT_LOG_SAMPLES: c->t.samples_file = v; return -1;
+    case OPT_TO:
+        if (strcmp(v, "kronq") && strcmp(v, "gguf"))
+            return bad(c, o->name, v, "kronq or gguf");
+        c->to = v;
+        return -1;
+    case OPT_TYPE: q->gguf_type = v; return -1;
+    case OPT_FALLBACK: q->fallback = v; return -1;
+    case OPT_TENSOR_TYPE:
+        if (q->n_tensor_type == sizeof c->tensor_types / sizeof *c->tensor_types)
+            return bad(c, o->name, v, "too many of them");
+        c->tensor_types[q->n_tensor_type++] = v;
+        q->tensor_type = c->tensor_types;
+        return -1;
     case OPT_START:
         if (strcmp(v, "identity") && strcmp(v, "random"))
             return bad(c, o->name, v, "identity or random");
@@ -122,6 +135,7 @@ static int apply(cli *c, const cli_option *o, char *v)
         c->factor_bf16 = !strcmp(v, "bf16");
         return -1;
     /* switches */
+    case OPT_PURE: q->pure = true; return -1;
     case OPT_EXACT: cal->exact = true; return -1;
     case OPT_DRY_RUN: c->dry_run = true; return -1;
     case OPT_RESUME: q->resume = c->t.resume = true; return -1;
@@ -136,11 +150,11 @@ static int apply(cli *c, const cli_option *o, char *v)
         *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_TEMP ? &c->temperature : &c->top_p) = real;
         return -1;
     /* small whole numbers */
-    case OPT_BITS: case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K:
+    case OPT_BITS: case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K: case OPT_SWEEPS:
         if (!parse_int(v, &number))
             return bad(c, o->name, v, "a whole number is expected");
         *(o->key == OPT_BITS ? &q->bits : o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_PASSES ? &cal->passes : o->key == OPT_MAX_ITER ? &cal->max_iter
-          : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
+          : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_SWEEPS ? &q->sweeps : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
         return -1;
     /* sizes */
     default:

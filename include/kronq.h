@@ -90,6 +90,12 @@ typedef struct kq_quantize_options {
     int embed_bits, head_bits;  /* 16, 8 or 4 */
     size_t shard_size;          /* bytes */
     bool resume;                /* continue an interrupted run with the same settings */
+    /* kq_quantize_gguf only: */
+    const char *gguf_type;      /* "Q4_0", "Q4_K_M", ...: llama-quantize's file types, with its mixtures */
+    bool pure;                  /* no mixture: every tensor gets the type itself */
+    const char *const *tensor_type; size_t n_tensor_type; /* "REGEX=TYPE", on Hugging Face and GGUF names; the first that matches counts */
+    const char *fallback;       /* where rows are no whole number of blocks: a type, "llama" for llama-quantize's choice; NULL: refuse */
+    int sweeps;                 /* of block descent after the first pass: 1 */
 } kq_quantize_options;
 
 kq_quantize_options kq_quantize_defaults(void);
@@ -98,12 +104,17 @@ kq_quantize_options kq_quantize_defaults(void);
  * "predicted_loss" (nats a token), "relative_mse" and one entry a module; free() it. Until it succeeds OUT has no config.json. */
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err);
 
+/* Quantize MODEL onto the block types of llama.cpp, into one GGUF file that it loads (options: those above, and bits, code, embed_bits, head_bits
+ * and shard_size have no meaning). Linears that `only` leaves out keep the type they are stored in. The report as for kq_quantize. */
+kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err);
+
 /* Only the factors, into a safetensors file, to round from several times. Uses common, calibration, only, shard_size, resume;
  * factor_bf16: store them in half the space. */
 kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err);
 
 /* What kq_quantize would do, without doing it: shapes, types, sizes, memory, disk. A JSON object; free() it. */
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
+kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
 
 typedef struct kq_eval_text_options {
     kq_common common;

@@ -26,6 +26,9 @@ typedef struct kq_module_report {
 /* Write the quantized linears of one block as a part file. packed[id] is used where bit id of `ids` is set. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], int k, kq_error *err);
+/* The report as JSON text, free() it (NULL: out of memory): what a part file's metadata holds under the module's name. */
+char *kq_module_report_json(const kq_module_report *r);
+struct json_t *kq_json_number(double x); /* a real; null for NaN and Inf */
 /* Read back the reports (indexed by kq_linear_id; name[0] == 0 where absent) of a part file, checking that it is whole. */
 kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR], kq_error *err);
 

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static json_t *number(double x)
+json_t *kq_json_number(double x)
 {
     return isfinite(x) ? json_real(x) : json_null();
 }
@@ -17,12 +17,12 @@ static double number_of(const json_t *o, const char *key)
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 
-static char *report_json(const kq_module_report *r)
+char *kq_module_report_json(const kq_module_report *r)
 {
     json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i}", "name", r->name, "m", (json_int_t)r->m,
-                          "n", (json_int_t)r->n, "bits", r->bits, "relative_mse", number(r->relative_mse), "predicted_loss",
-                          number(r->predicted_loss), "factor_residual", number(r->factor_residual), "sigma1", number(r->sigma1),
-                          "sigma2", number(r->sigma2), "products", r->products, "extra_in", r->extra_in, "extra_out", r->extra_out);
+                          "n", (json_int_t)r->n, "bits", r->bits, "relative_mse", kq_json_number(r->relative_mse), "predicted_loss",
+                          kq_json_number(r->predicted_loss), "factor_residual", kq_json_number(r->factor_residual), "sigma1", kq_json_number(r->sigma1),
+                          "sigma2", kq_json_number(r->sigma2), "products", r->products, "extra_in", r->extra_in, "extra_out", r->extra_out);
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(o);
     return text;
@@ -41,7 +41,7 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
             continue;
         const kq_packed *p = &packed[id];
         kq_linear_name(module, sizeof module, layer, (kq_linear_id)id);
-        char *text = report_json(&report[id]);
+        char *text = kq_module_report_json(&report[id]);
         status = text ? kq_st_writer_meta(w, module, text, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
         free(text);
         const struct { const char *suffix; kq_dtype dtype; size_t rank, shape[3]; } parts[] = {

@@ -10,6 +10,7 @@
 
 typedef struct kq_grid_options {
     double sigma_in, sigma_out; /* added to each factor's unit mean diagonal (eq. 54) */
+    double shrink_in, shrink_out; /* before that: off-diagonal entries are multiplied by 1 - this */
     int sweeps;                 /* block descent over the whole matrix after the first pass: 0 or more */
     int threads;
 } kq_grid_options;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err)
 {
@@ -13,6 +14,15 @@ kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err)
     for (int i = 0; i < 2; i++)
         if (rows[i].bits != 16 && rows[i].bits != 8 && rows[i].bits != 4)
             return kq_fail(err, KQ_E_ARG, "%s %d: 16, 8 or 4 are possible", rows[i].name, rows[i].bits);
+    return KQ_OK;
+}
+
+kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
+{
+    struct statvfs v;
+    if (statvfs(dir, &v) == 0 && (double)v.f_bavail * (double)v.f_frsize < (double)needed)
+        return kq_fail(err, KQ_E_IO, "%s: %.1f GB free, about %.1f GB needed for block inputs and the result", dir,
+                       (double)v.f_bavail * (double)v.f_frsize / 1e9, (double)needed / 1e9);
     return KQ_OK;
 }
 

@@ -9,4 +9,7 @@ kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err);
 /* Peak bytes of memory (the mapped model file included) and of disk; rounding: false when only factors are wanted. */
 void kq_plan_resources(const kq_prepared *p, bool rounding, size_t *memory_bytes, size_t *disk_bytes);
 
+/* KQ_E_IO when the file system of dir has less than `needed` bytes free. */
+kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err);
+
 #endif

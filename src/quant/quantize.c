@@ -4,13 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/time.h"
-#include "quant/factors.h"
+#include "quant/from_factors.h"
 #include "quant/plan.h"
 #include "quant/prepare.h"
 
@@ -18,7 +17,7 @@ kq_quantize_options kq_quantize_defaults(void)
 {
     return (kq_quantize_options){
         .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .draws = 1, .passes = 2, .method = "flipflop", .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32},
-        .bits = 2, .code = "hyb", .sigma_reg = 1e-2, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
+        .bits = 2, .code = "hyb", .sigma_reg = 1e-2, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20, .sweeps = 1,
     };
 }
 
@@ -116,61 +115,6 @@ static int sweep_progress(void *ctx, const char *stage, double fraction)
     return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
 }
 
-/* Rounding from a factor file: no text, no gradients. */
-static kq_status round_from_file(quantizer *q, const kq_factor_file *file, kq_error *err)
-{
-    const kq_config *cfg = q->p.cfg;
-    const kq_factor_report none = {.converged = true};
-    kq_status status = KQ_OK;
-    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
-        if (!q->p.wanted[l] || block_done(q, l))
-            continue;
-        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-            if (!(q->p.wanted[l] >> id & 1))
-                continue;
-            size_t m, n;
-            char name[128];
-            bool has_out = false;
-            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-            float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
-            status = H_in && H_out ? kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
-            if (!status)
-                status = round_one(q, l, (kq_linear_id)id, H_in, has_out ? H_out : NULL, &none, err);
-            kq_free(H_in);
-            kq_free(H_out);
-        }
-        if (!status)
-            status = finish_block(q, l, err);
-        if (!status && sweep_progress(q, "rounding", (double)(l + 1) / (double)cfg->n_layer))
-            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while rounding");
-    }
-    return status;
-}
-
-/* The settings of a factor file, once it is sure that they belong to this model. */
-static kq_status check_factors(quantizer *q, const kq_factor_file *file, const char *path, json_t **settings, kq_error *err)
-{
-    json_t *s = json_loads(kq_factor_file_settings(file), JSON_REJECT_DUPLICATES, NULL);
-    const char *model = json_string_value(json_object_get(s, "model")), *method = json_string_value(json_object_get(s, "method"));
-    kq_status status = KQ_OK;
-    if (!model || !method)
-        status = kq_fail(err, KQ_E_FORMAT, "%s: its settings name no model and method", path);
-    else if (strcmp(model, q->p.fingerprint))
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: its factors are of another model (fingerprint %.32s, this model's is %s)", path, model, q->p.fingerprint);
-    else if (!(status = kq_method_parse(method, &q->p.factor.method, err)))
-        q->predicts = kq_method_needs_gradients(q->p.factor.method);
-    const json_t *calibration = json_object_get(s, "calibration");
-    const json_int_t seq_len = json_integer_value(json_object_get(calibration, "seq_len"));
-    if (!status && q->predicts && seq_len < 2)
-        status = kq_fail(err, KQ_E_FORMAT, "%s: its settings have no sequence length", path);
-    if (status)
-        json_decref(s);
-    else
-        *settings = s;
-    return status;
-}
-
 /* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone. */
 static kq_status check_output(const char *out, const char *work_name, kq_error *err)
 {
@@ -242,11 +186,6 @@ static double real_or_nan(double x, double scale)
     return isfinite(x) ? x * scale : NAN;
 }
 
-static json_t *number(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_save_report *save, const json_t *settings, double start, double save_s,
                          size_t planned, kq_error *err)
 {
@@ -273,11 +212,11 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
             weights += r[id].m * r[id].n;
             json_t *o = json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "bits", r[id].bits, "bpw",
                                   r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n), "relative_mse",
-                                  r[id].relative_mse, "predicted_loss", number(loss));
+                                  r[id].relative_mse, "predicted_loss", kq_json_number(loss));
             if (kq_method_iterates(q->p.factor.method)) {
-                json_object_set_new(o, "residual", number(r[id].factor_residual));
-                json_object_set_new(o, "sigma1", number(r[id].sigma1));
-                json_object_set_new(o, "sigma2", number(r[id].sigma2));
+                json_object_set_new(o, "residual", kq_json_number(r[id].factor_residual));
+                json_object_set_new(o, "sigma1", kq_json_number(r[id].sigma1));
+                json_object_set_new(o, "sigma2", kq_json_number(r[id].sigma2));
                 json_object_set_new(o, "products", json_integer(r[id].products));
             }
             json_object_set_new(modules, r[id].name, o);
@@ -286,7 +225,7 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
     json_t *o = json_pack("{s:i, s:f, s:f, s:I, s:I, s:I, s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:o}", "bits", kq_trellis_k(q->trellis), "bpw",
                           save->bpw_linear, "bpw_file", save->bpw_file, "file_bytes", (json_int_t)save->file_bytes, "quantized_modules",
                           (json_int_t)save->n_quantized, "quantized_weights", (json_int_t)save->n_weights_quantized, "predicted_loss",
-                          number(q->predicts ? predicted : NAN), "relative_mse", weights ? error / (double)weights : 0.0, "calibration_nll", number(sweep->nll), "seconds", "forward",
+                          kq_json_number(q->predicts ? predicted : NAN), "relative_mse", weights ? error / (double)weights : 0.0, "calibration_nll", kq_json_number(sweep->nll), "seconds", "forward",
                           sweep->forward_s, "backward", sweep->backward_s, "factors", sweep->factor_s, "rounding", q->round_s, "saving", save_s,
                           "total", kq_now_s() - start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)planned,
                           "settings", settings, "modules", modules);
@@ -295,15 +234,6 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
     if (!text)
         kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
     return text;
-}
-
-static kq_status remaining_disk(const char *dir, size_t needed, kq_error *err)
-{
-    struct statvfs v;
-    if (statvfs(dir, &v) == 0 && (double)v.f_bavail * (double)v.f_frsize < (double)needed)
-        return kq_fail(err, KQ_E_IO, "%s: %.1f GB free, about %.1f GB needed for block inputs and the result", dir,
-                       (double)v.f_bavail * (double)v.f_frsize / 1e9, (double)needed / 1e9);
-    return KQ_OK;
 }
 
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err)
@@ -332,14 +262,14 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         status = kq_prepare_fingerprint(&q.p, err);
     if (status)
         goto out;
-    q.predicts = kq_method_needs_gradients(q.p.factor.method);
     if (opt->factors) {
-        if ((status = kq_factor_file_open(opt->factors, &file, err)) || (status = check_factors(&q, file, opt->factors, &settings, err)))
+        if ((status = kq_from_factors_open(&q.p, &file, &settings, err)))
             goto out;
     } else if (!(settings = kq_prepare_settings(&q.p, err))) {
         status = KQ_E_MEMORY;
         goto out;
     }
+    q.predicts = kq_method_needs_gradients(q.p.factor.method);
     const json_int_t seq_len = json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
     q.seq_len = seq_len > 0 ? (size_t)seq_len : 1;
     job_settings = json_pack("{s:O, s:i, s:s, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", opt->bits, "code", opt->code, "sigma_reg",
@@ -367,7 +297,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         goto out;
     kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
     kq_plan_resources(&q.p, true, &memory, &disk);
-    if (!opt->resume && (status = remaining_disk(out, disk, err)))
+    if (!opt->resume && (status = kq_check_disk(out, disk, err)))
         goto out;
     if (opt->common.progress) {
         char line[200];
@@ -375,15 +305,15 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
                  (double)memory / 1e6, (double)disk / 1e9);
         opt->common.progress(opt->common.ctx, NULL, 0, line);
     }
+    s.ctx = &q;
+    s.done = block_done;
+    s.linear = round_one;
+    s.block = finish_block;
+    s.progress = sweep_progress;
     if (file) {
-        status = round_from_file(&q, file, err);
+        status = kq_from_factors_run(&q.p, file, &s, err);
     } else if (!(status = kq_prepare_ids(&q.p, &q.job, err))) {
         s.ids = q.p.ids;
-        s.ctx = &q;
-        s.done = block_done;
-        s.linear = round_one;
-        s.block = finish_block;
-        s.progress = sweep_progress;
         status = kq_sweep_run(&s, &sweep_report, err);
     }
     if (status)
