@@ -20,6 +20,7 @@ static const struct {
     {"calibrate", cmd_calibrate, "find the curvature factors only, to round from them later"},
     {"eval", cmd_eval, "perplexity, and KL divergence to the original"},
     {"run", cmd_run, "let a model speak"},
+    {"serve", cmd_serve, "answer over HTTP as OpenAI's API does: completions, chat, scores of prompts"},
     {"info", cmd_info, "what a model file holds, and what quantizing it would take"},
 };
 

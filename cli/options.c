@@ -95,6 +95,10 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_KLD: c->kld = v; return -1;
     case OPT_LOGITS: c->e.logits = v; return -1;
     case OPT_PROMPT: c->prompt = v; return -1;
+    case OPT_HOST: c->host = v; return -1;
+    case OPT_KV: c->kv = v; return -1;
+    case OPT_API_KEY: c->api_key = v; return -1;
+    case OPT_MODEL_NAME: c->model_name = v; return -1;
     case OPT_TEXT:
         if (cal->n_text == sizeof c->texts / sizeof *c->texts)
             return bad(c, o->name, v, "too many texts");
@@ -156,6 +160,11 @@ static int apply(cli *c, const cli_option *o, char *v)
         *(o->key == OPT_BITS ? &q->bits : o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_PASSES ? &cal->passes : o->key == OPT_MAX_ITER ? &cal->max_iter
           : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_SWEEPS ? &q->sweeps : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
         return -1;
+    case OPT_PORT: case OPT_SLOTS: case OPT_QUEUE: case OPT_MAX_BODY: case OPT_TIMEOUT:
+        if (!parse_size(v, (size_t)1 << 30, &size))
+            return bad(c, o->name, v, "a whole number is expected (k, M, G may follow)");
+        *(o->key == OPT_PORT ? &c->port : o->key == OPT_SLOTS ? &c->slots : o->key == OPT_QUEUE ? &c->queue : o->key == OPT_MAX_BODY ? &c->max_body : &c->timeout) = size;
+        return -1;
     /* sizes */
     default:
         if (!parse_size(v, (size_t)1 << 50, &size))
@@ -171,7 +180,7 @@ static int apply(cli *c, const cli_option *o, char *v)
 
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
-    *c = (cli){.command = argv[0], .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
+    *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
     struct option longs[64] = {0};
     size_t n = 0;
     for (; options[n].name; n++) {

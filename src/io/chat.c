@@ -179,6 +179,8 @@ static kq_status llama3(const kq_tokenizer *tok, const kq_message *m, size_t n, 
     return status ? status : add(out, err, "<|start_header_id|>assistant<|end_header_id|>\n\n", NULL);
 }
 
+const char *kq_tokenizer_chat_template(const kq_tokenizer *tok) { return tok->chat_template; }
+
 kq_status kq_chat_render(const kq_tokenizer *tok, const kq_message *messages, size_t n, char **text, kq_error *err)
 {
     const char *t = tok->chat_template;

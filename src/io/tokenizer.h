@@ -37,6 +37,9 @@ int32_t kq_tokenizer_id(const kq_tokenizer *tok, const char *token); /* id of an
 /* The token that separates documents: "<|endoftext|>"/"<|end_of_text|>" when there is one, else eos. -1: none. */
 int32_t kq_tokenizer_document_end(const kq_tokenizer *tok);
 
+/* The model's chat template as text (never executed here), borrowed; NULL: none. */
+const char *kq_tokenizer_chat_template(const kq_tokenizer *tok);
+
 typedef struct kq_message { const char *role, *content; } kq_message;
 /* The text of a conversation in the model's chat format, ending where the assistant speaks (*text: kq_free). The formats are written out in C
  * and recognised by markers in the model's chat_template; the template itself is data and is never executed:

@@ -1,0 +1,158 @@
+#include <omp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "cli.h"
+#include "serve/serve.h"
+
+static const cli_option options[] = {
+    {"host", "ADDRESS", "where to listen (127.0.0.1: this machine only); 0.0.0.0 or :: lets others in, then set a key", OPT_HOST},
+    {"port", "P", "port (8080); 0: any free one, which is then told", OPT_PORT},
+    {"api-key", "KEY", "ask for `Authorization: Bearer KEY`; better in the environment as KRONQ_API_KEY, where others do not see it", OPT_API_KEY},
+    {"model-name", "NAME", "what the model is called in answers (the last part of MODEL's path); requests may name it or MODEL", OPT_MODEL_NAME},
+    {"ctx", "N", "tokens a sequence, prompt and answer (2048, or the model's context if that is less)", OPT_CTX},
+    {"slots", "N", "sequences computed at the same time (8); each holds its cache of --ctx tokens", OPT_SLOTS},
+    {"queue", "N", "requests that may wait or run (256); more get status 429", OPT_QUEUE},
+    {"max-body", "SIZE", "bytes of a request (4M); more get status 413", OPT_MAX_BODY},
+    {"timeout", "S", "seconds until a request must have been answered (600; 0: no limit)", OPT_TIMEOUT},
+    {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},
+    {"kv", "T", "key/value cache in bf16 (default), f16 or f32", OPT_KV},
+    {"threads", "N", "threads of the model (all processors)", OPT_THREADS},
+    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
+    {"json", NULL, "print {\"url\", \"model\", ...} as one line of JSON on stdout when ready", OPT_JSON},
+    {"quiet", NULL, "no line on stderr for each request", OPT_QUIET},
+    {0},
+};
+
+static const char about[] =
+    "Answer over HTTP as OpenAI's API does, until Ctrl-C (or SIGTERM), which lets what runs finish; a second one stops at once.\n\n"
+    "  kronq serve out\n"
+    "  curl localhost:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+    "       -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}], \"stream\": true}'\n\n"
+    "  /v1/completions        continue texts or token ids; echo and logprobs score the prompt itself\n"
+    "  /v1/chat/completions   answer messages in the model's chat format; \"stream\": true sends events\n"
+    "  /v1/models  /health  /metrics (Prometheus)  /tokenize  /detokenize  /tokenizer_info\n\n"
+    "Requests that come at the same time are computed together; the answer to one does not depend on the others. With the official client:\n"
+    "  openai.OpenAI(base_url=\"http://localhost:8080/v1\", api_key=\"none\")\n"
+    "With lm-evaluation-harness (bench/lm_eval/README.md), exactly as `kronq eval` scores:\n"
+    "  kronq serve out --compute f32 --kv f32\n"
+    "  lm_eval --model local-completions --model_args model=out,base_url=http://localhost:8080/v1/completions,tokenizer_backend=remote ...\n"
+    "docs/serve.md has every field.";
+
+static volatile sig_atomic_t signals;
+
+static void on_signal(int number)
+{
+    (void)number;
+    signals++;
+}
+
+static bool twice(void *ctx)
+{
+    (void)ctx;
+    return signals > 1;
+}
+
+static void log_line(void *ctx, const char *line)
+{
+    (void)ctx;
+    fprintf(stderr, "%s\n", line);
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    cli c;
+    int exit_status = cli_parse(&c, argc, argv, "serve MODEL [--port P] [options]", about, options);
+    if (exit_status >= 0)
+        return exit_status;
+    kq_serve_options so = kq_serve_defaults();
+    kq_error err;
+    kq_isa isa;
+    kq_compute kind;
+    kq_kv_type kv;
+    kq_model_file *model = NULL;
+    kq_tokenizer *tok = NULL;
+    kq_engine *engine = NULL;
+    kq_server *server = NULL;
+    kq_status status;
+    char bytes[32], name[256];
+    if (c.port > 65535) {
+        fprintf(stderr, "kronq serve: --port %zu: 0 to 65535 is expected\n", c.port);
+        return EXIT_USAGE;
+    }
+    if (!c.slots || c.slots > 4096 || !c.queue || !c.max_body || c.max_body > (size_t)1 << 30) {
+        fprintf(stderr, "kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range\n");
+        return EXIT_USAGE;
+    }
+    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
+        (status = kq_kv_parse(c.kv ? c.kv : "bf16", &kv, &err)))
+        goto out;
+    kq_kern_init(isa);
+    if ((status = kq_model_file_open(c.model, isa, &model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(model), &tok, &err)))
+        goto out;
+    const kq_config *cfg = kq_source_config(kq_model_file_source(model));
+    size_t ctx = c.e.ctx;
+    if (ctx == kq_eval_text_defaults().ctx && cfg->max_position && ctx > cfg->max_position)
+        ctx = cfg->max_position;
+    if (ctx < 2 || (cfg->max_position && ctx > cfg->max_position)) {
+        status = kq_fail(&err, KQ_E_ARG, "--ctx %zu: 2 to %zu, the model's context, is expected", ctx, cfg->max_position);
+        goto out;
+    }
+    const kq_engine_options eo = {.isa = isa, .compute = kind, .threads = c.q.common.threads, .n_slots = c.slots, .max_T = ctx, .kv = kv};
+    if ((status = kq_engine_new(model, &eo, &engine, &err)))
+        goto out;
+    const char *key = c.api_key ? c.api_key : getenv("KRONQ_API_KEY");
+    size_t n = strlen(c.model);
+    while (n > 1 && c.model[n - 1] == '/')
+        n--;
+    size_t from = n;
+    while (from && c.model[from - 1] != '/')
+        from--;
+    snprintf(name, sizeof name, "%.*s", (int)(n - from), c.model + from);
+    so.host = c.host ? c.host : so.host;
+    so.port = (unsigned)c.port;
+    so.api_key = key && *key ? key : NULL;
+    so.model_name = c.model_name ? c.model_name : name;
+    so.model_path = c.model;
+    so.max_jobs = c.queue;
+    so.max_body = c.max_body;
+    so.request_s = (double)c.timeout;
+    so.log = c.quiet ? NULL : log_line;
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    if ((status = kq_server_start(&so, kq_stepper_engine(engine), cfg, tok, kq_kern_pick(isa), &server, &err)))
+        goto out;
+    const bool v6 = strchr(so.host, ':') != NULL;
+    if (c.json) {
+        char url[300];
+        snprintf(url, sizeof url, v6 ? "http://[%s]:%u" : "http://%s:%u", so.host, kq_server_port(server));
+        json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I}", "url", url, "model", so.model_name, "ctx", (json_int_t)ctx, "slots", (json_int_t)c.slots, "bytes",
+                              (json_int_t)kq_engine_bytes(engine));
+        char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+        puts(text ? text : "{}");
+        fflush(stdout);
+        free(text);
+        json_decref(j);
+    }
+    if (!c.quiet)
+        fprintf(stderr, v6 ? "%s on http://[%s]:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n" : "%s on http://%s:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n",
+                so.model_name, so.host, kq_server_port(server), c.slots, ctx, kind == KQ_BF16 ? "bf16" : "f32", kq_kv_name(kv), cli_bytes((double)kq_engine_bytes(engine), bytes));
+    if (!so.api_key && strcmp(so.host, "127.0.0.1") && strcmp(so.host, "::1") && strcmp(so.host, "localhost"))
+        fprintf(stderr, "kronq serve: other machines may reach %s, and no key is asked for (--api-key)\n", so.host);
+    while (!signals)
+        pause();
+    if (!c.quiet)
+        fprintf(stderr, "finishing what runs; Ctrl-C again stops at once\n");
+    if (!kq_server_stop(server, twice, NULL) && !c.quiet)
+        fprintf(stderr, "some requests were cut off\n");
+out:
+    kq_engine_free(engine);
+    if (tok)
+        kq_tokenizer_close(tok);
+    kq_model_file_close(model);
+    return status ? cli_fail(&err) : EXIT_OK;
+}

@@ -1,0 +1,426 @@
+#include "serve/request.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "eval/utf8.h"
+
+bool kq_api_fail(kq_api_error *e, int http, const char *param, const char *code, const char *format, ...)
+{
+    va_list args;
+    *e = (kq_api_error){.http = http, .code = code};
+    e->type = http == 401 ? "authentication_error" : http == 429 ? "rate_limit_error" : http >= 500 ? "server_error" : "invalid_request_error";
+    if (param)
+        snprintf(e->param, sizeof e->param, "%.50s", param);
+    va_start(args, format);
+    vsnprintf(e->message, sizeof e->message, format, args);
+    va_end(args);
+    char *text[2] = {e->param, e->message};
+    for (int k = 0; k < 2; k++) /* what was cut in the middle of a character would make the answer no JSON */
+        for (size_t at = 0, n = strlen(text[k]); at < n;) {
+            kq_utf8 c = kq_utf8_next(text[k] + at, n - at);
+            if (c.kind != KQ_UTF8_CHAR)
+                memset(text[k] + at, '?', c.size);
+            at += c.size;
+        }
+    return false;
+}
+
+static bool bad(kq_api_error *e, const char *param, const char *wanted)
+{
+    return kq_api_fail(e, 400, param, "invalid_value", "'%.50s': %s is expected", param, wanted);
+}
+
+static bool no_memory(kq_api_error *e) { return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later"); }
+
+static char *copy(const char *s, size_t size)
+{
+    char *out = kq_alloc(size + 1, 1);
+    if (out) {
+        memcpy(out, s, size);
+        out[size] = 0;
+    }
+    return out;
+}
+
+/* ---- values ---- */
+
+static bool get_bool(const json_t *v, const char *key, bool *out, kq_api_error *e)
+{
+    if (!json_is_boolean(v))
+        return bad(e, key, "true or false");
+    *out = json_is_true(v);
+    return true;
+}
+
+static bool get_int(const json_t *v, const char *key, json_int_t min, json_int_t max, json_int_t *out, kq_api_error *e)
+{
+    char wanted[96];
+    if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max) {
+        snprintf(wanted, sizeof wanted, "a whole number from %lld to %lld", (long long)min, (long long)max);
+        return bad(e, key, wanted);
+    }
+    *out = json_integer_value(v);
+    return true;
+}
+
+static bool get_real(const json_t *v, const char *key, double min, double max, double *out, kq_api_error *e)
+{
+    char wanted[96];
+    if (!json_is_number(v) || !(json_number_value(v) >= min && json_number_value(v) <= max)) {
+        snprintf(wanted, sizeof wanted, "a number from %g to %g", min, max);
+        return bad(e, key, wanted);
+    }
+    *out = json_number_value(v);
+    return true;
+}
+
+static bool get_ids(const json_t *v, const char *key, const kq_api_limits *lim, kq_prompt *p, kq_api_error *e)
+{
+    const size_t n = json_array_size(v);
+    if (!n)
+        return kq_api_fail(e, 400, key, "invalid_value", "'%.50s': a list of token ids is empty; at least one token is needed", key);
+    if (n > lim->context)
+        return kq_api_fail(e, 400, key, "context_length_exceeded", "This model's maximum context length is %zu tokens; '%.50s' has %zu.", lim->context, key, n);
+    if (!(p->ids = kq_alloc(n, sizeof *p->ids)))
+        return no_memory(e);
+    p->n = n;
+    for (size_t i = 0; i < n; i++) {
+        json_int_t id = 0;
+        if (!get_int(json_array_get(v, i), key, 0, (json_int_t)lim->vocab_size - 1, &id, e))
+            return false;
+        p->ids[i] = (int32_t)id;
+    }
+    return true;
+}
+
+static bool get_text(const json_t *v, kq_prompt *p, kq_api_error *e)
+{
+    if (!(p->text = copy(json_string_value(v), json_string_length(v))))
+        return no_memory(e);
+    p->size = json_string_length(v);
+    return true;
+}
+
+/* A string, a list of ids, a list of strings or a list of lists of ids. */
+static bool get_prompt(const json_t *v, const char *key, const kq_api_limits *lim, kq_api_request *r, kq_api_error *e)
+{
+    static const char wanted[] = "a string, a list of strings, a list of token ids or a list of such lists";
+    const bool many = json_is_array(v) && (json_is_string(json_array_get(v, 0)) || json_is_array(json_array_get(v, 0)));
+    const size_t n = many ? json_array_size(v) : 1;
+    if (!many && !json_is_string(v) && !json_is_array(v))
+        return bad(e, key, wanted);
+    if (n > lim->max_choices)
+        return kq_api_fail(e, 400, key, "too_many_prompts", "'%.50s' has %zu prompts; at most %zu are taken in one request", key, n, lim->max_choices);
+    if (!(r->prompt = kq_calloc(n, sizeof *r->prompt)))
+        return no_memory(e);
+    r->n_prompt = n;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = many ? json_array_get(v, i) : v;
+        if (json_is_string(one) ? !get_text(one, &r->prompt[i], e) : json_is_array(one) ? !get_ids(one, key, lim, &r->prompt[i], e) : !bad(e, key, wanted))
+            return false;
+    }
+    return true;
+}
+
+static bool get_stop(const json_t *v, const char *key, kq_api_request *r, kq_api_error *e)
+{
+    const size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (n > KQ_API_MAX_STOP)
+        return kq_api_fail(e, 400, key, "invalid_value", "'stop' has %zu strings; at most %d are taken", n, KQ_API_MAX_STOP);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = json_is_array(v) ? json_array_get(v, i) : v;
+        if (!json_is_string(one) || !json_string_length(one) || json_string_length(one) > KQ_API_MAX_STOP_BYTES)
+            return bad(e, key, "a string, or a list of strings, each of 1 to 512 bytes,");
+        if (!(r->stop[r->n_stop] = copy(json_string_value(one), json_string_length(one))))
+            return no_memory(e);
+        r->n_stop++;
+    }
+    return true;
+}
+
+static bool get_stop_ids(const json_t *v, const char *key, const kq_api_limits *lim, kq_api_request *r, kq_api_error *e)
+{
+    if (!json_is_array(v) || json_array_size(v) > KQ_API_MAX_STOP)
+        return bad(e, key, "a list of at most 16 token ids");
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        json_int_t id = 0;
+        if (!get_int(json_array_get(v, i), key, 0, (json_int_t)lim->vocab_size - 1, &id, e))
+            return false;
+        r->stop_id[r->n_stop_id++] = (int32_t)id;
+    }
+    return true;
+}
+
+static bool get_bias(json_t *v, const char *key, const kq_api_limits *lim, kq_api_request *r, kq_api_error *e)
+{
+    const char *name;
+    json_t *one;
+    if (!json_is_object(v) || json_object_size(v) > KQ_API_MAX_BIAS)
+        return bad(e, key, "an object of at most 1024 entries, token id: number from -100 to 100,");
+    if (!(r->bias = kq_alloc(json_object_size(v), sizeof *r->bias)))
+        return no_memory(e);
+    json_object_foreach(v, name, one) {
+        double value = 0;
+        unsigned long id = 0;
+        size_t digits = strspn(name, "0123456789");
+        if (digits && digits < 10 && !name[digits])
+            id = strtoul(name, NULL, 10);
+        else
+            return bad(e, key, "a token id as key");
+        if (id >= lim->vocab_size)
+            return bad(e, key, "a token id below the size of the vocabulary");
+        if (!get_real(one, key, -100, 100, &value, e))
+            return false;
+        r->bias[r->n_bias++] = (kq_bias){(int32_t)id, (float)value};
+    }
+    return true;
+}
+
+/* {"role", "content": text or [{"type": "text", "text": ...}]} */
+static bool get_message(json_t *v, kq_message *m, kq_api_error *e)
+{
+    const char *key, *role = NULL;
+    json_t *value, *content = NULL;
+    if (!json_is_object(v))
+        return bad(e, "messages", "a list of objects {\"role\", \"content\"}");
+    json_object_foreach(v, key, value) {
+        if (!strcmp(key, "role") && json_is_string(value))
+            role = json_string_value(value);
+        else if (!strcmp(key, "content"))
+            content = value;
+        else if (json_is_null(value) || (!strcmp(key, "type") && json_is_string(value) && !strcmp(json_string_value(value), "text")))
+            continue;
+        else
+            return kq_api_fail(e, 400, "messages", "unsupported_value", "messages: the field '%.50s' is not supported", key);
+    }
+    if (!role || !content)
+        return bad(e, "messages", "\"role\" and \"content\" in each message");
+    if (!strcmp(role, "developer")) /* OpenAI's newer name of the same */
+        role = "system";
+    if (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant"))
+        return kq_api_fail(e, 400, "messages", "unsupported_value", "messages: the role '%.50s' is not supported (system, developer, user and assistant are)", role);
+    size_t size = json_string_length(content);
+    if (json_is_array(content)) {
+        size_t i;
+        json_t *part;
+        json_array_foreach(content, i, part) {
+            const char *type = json_string_value(json_object_get(part, "type"));
+            const json_t *text = json_object_get(part, "text");
+            if (!type || strcmp(type, "text") || !json_is_string(text) || json_object_size(part) != 2)
+                return kq_api_fail(e, 400, "messages", "unsupported_value", "messages: a part of a content is not {\"type\": \"text\", \"text\": ...}; only text is supported");
+            size += json_string_length(text);
+        }
+    } else if (!json_is_string(content)) {
+        return bad(e, "messages", "a string or a list of text parts as content");
+    }
+    char *text = kq_alloc(size + 1, 1), *to = text;
+    m->content = text;
+    m->role = copy(role, strlen(role));
+    if (!m->content || !m->role)
+        return no_memory(e);
+    if (json_is_string(content)) {
+        memcpy(text, json_string_value(content), size);
+    } else {
+        for (size_t i = 0; i < json_array_size(content); i++) {
+            const json_t *part = json_object_get(json_array_get(content, i), "text");
+            memcpy(to, json_string_value(part), json_string_length(part));
+            to += json_string_length(part);
+        }
+    }
+    text[size] = 0;
+    return true;
+}
+
+static bool get_messages(const json_t *v, kq_api_request *r, kq_api_error *e)
+{
+    const size_t n = json_array_size(v);
+    if (!n || n > 4096)
+        return bad(e, "messages", "a list of 1 to 4096 messages");
+    if (!(r->message = kq_calloc(n, sizeof *r->message)))
+        return no_memory(e);
+    r->n_message = n;
+    for (size_t i = 0; i < n; i++)
+        if (!get_message(json_array_get(v, i), &r->message[i], e))
+            return false;
+    return true;
+}
+
+/* ---- fields ---- */
+
+typedef enum field_id {
+    F_MODEL, F_PROMPT, F_MESSAGES, F_TOKENS, F_N, F_BEST_OF, F_MAX_TOKENS, F_ECHO, F_STREAM, F_STREAM_OPTIONS, F_LOGPROBS, F_CHAT_LOGPROBS, F_TOP_LOGPROBS, F_STOP,
+    F_STOP_IDS, F_SEED, F_TEMPERATURE, F_TOP_P, F_TOP_K, F_FREQUENCY, F_PRESENCE, F_BIAS, F_IGNORE_EOS, F_SPECIAL, F_TOKEN_STRS, F_FORMAT, F_NO_EFFECT,
+    F_NOT_HERE
+} field_id;
+enum { C = 1 << KQ_API_COMPLETIONS, H = 1 << KQ_API_CHAT, T = 1 << KQ_API_TOKENIZE, D = 1 << KQ_API_DETOKENIZE };
+
+/* F_NO_EFFECT: known, and no answer depends on it. F_NOT_HERE: known, and refused by name. */
+static const struct { const char *name; unsigned apis; field_id id; } fields[] = {
+    {"model", C | H | T | D, F_MODEL}, {"prompt", C | T, F_PROMPT}, {"messages", H | T, F_MESSAGES}, {"tokens", D, F_TOKENS}, {"n", C | H, F_N}, {"best_of", C, F_BEST_OF},
+    {"max_tokens", C | H, F_MAX_TOKENS}, {"max_completion_tokens", H, F_MAX_TOKENS}, {"echo", C, F_ECHO}, {"stream", C | H, F_STREAM},
+    {"stream_options", C | H, F_STREAM_OPTIONS}, {"logprobs", C, F_LOGPROBS}, {"logprobs", H, F_CHAT_LOGPROBS}, {"top_logprobs", H, F_TOP_LOGPROBS}, {"stop", C | H, F_STOP},
+    {"stop_token_ids", C | H, F_STOP_IDS}, {"seed", C | H, F_SEED}, {"temperature", C | H, F_TEMPERATURE}, {"top_p", C | H, F_TOP_P}, {"top_k", C | H, F_TOP_K},
+    {"frequency_penalty", C | H, F_FREQUENCY}, {"presence_penalty", C | H, F_PRESENCE}, {"logit_bias", C | H, F_BIAS}, {"ignore_eos", C | H, F_IGNORE_EOS},
+    {"add_special_tokens", C | T, F_SPECIAL}, {"return_token_strs", T, F_TOKEN_STRS}, {"response_format", H, F_FORMAT},
+    {"user", C | H, F_NO_EFFECT}, {"metadata", C | H, F_NO_EFFECT}, {"safety_identifier", C | H, F_NO_EFFECT}, {"prompt_cache_key", C | H, F_NO_EFFECT},
+    {"service_tier", H, F_NO_EFFECT},
+    {"suffix", C, F_NOT_HERE}, {"tools", H, F_NOT_HERE}, {"tool_choice", H, F_NOT_HERE}, {"parallel_tool_calls", H, F_NOT_HERE}, {"functions", H, F_NOT_HERE},
+    {"function_call", H, F_NOT_HERE}, {"modalities", H, F_NOT_HERE}, {"audio", H, F_NOT_HERE}, {"prediction", H, F_NOT_HERE}, {"reasoning_effort", H, F_NOT_HERE},
+    {"store", H, F_NOT_HERE}, {"verbosity", H, F_NOT_HERE}, {"web_search_options", H, F_NOT_HERE},
+};
+
+/* What is only known when all fields are. */
+typedef struct loose { json_int_t best_of; bool chat_logprobs, has_top, has_stream_options; } loose;
+
+static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key, json_t *v, const kq_api_limits *lim, kq_api_error *e)
+{
+    json_int_t i = 0;
+    const char *s = json_string_value(v);
+    switch (id) {
+    case F_MODEL:
+        if (!s)
+            return bad(e, key, "a string");
+        if (strcmp(s, lim->model) && strcmp(s, lim->model_path))
+            return kq_api_fail(e, 404, key, "model_not_found", "The model '%.100s' does not exist; this server has '%.100s'.", s, lim->model);
+        return true;
+    case F_PROMPT:
+        if (r->api == KQ_API_TOKENIZE && !s)
+            return bad(e, key, "a string");
+        return get_prompt(v, key, lim, r, e);
+    case F_TOKENS:
+        if (!json_is_array(v))
+            return bad(e, key, "a list of token ids");
+        if (!(r->prompt = kq_calloc(1, sizeof *r->prompt)))
+            return no_memory(e);
+        r->n_prompt = 1;
+        return !json_array_size(v) || get_ids(v, key, &(kq_api_limits){.vocab_size = lim->vocab_size, .context = SIZE_MAX}, r->prompt, e);
+    case F_MESSAGES: return get_messages(v, r, e);
+    case F_N: return get_int(v, key, 1, (json_int_t)lim->max_choices, &i, e) && (r->n = (size_t)i, true);
+    case F_BEST_OF: return get_int(v, key, 1, (json_int_t)lim->max_choices, &l->best_of, e);
+    case F_MAX_TOKENS:
+        /* more than the context is refused later, when the prompt's length is known; here only what is no number of tokens */
+        return get_int(v, key, 0, INT32_MAX, &i, e) && (r->max_tokens = (size_t)i, true);
+    case F_ECHO: return get_bool(v, key, &r->echo, e);
+    case F_STREAM: return get_bool(v, key, &r->stream, e);
+    case F_STREAM_OPTIONS: {
+        const char *name;
+        json_t *one;
+        l->has_stream_options = true;
+        if (!json_is_object(v))
+            return bad(e, key, "an object");
+        json_object_foreach(v, name, one) {
+            if (strcmp(name, "include_usage"))
+                return kq_api_fail(e, 400, key, "unknown_parameter", "stream_options: the field '%.50s' is not supported", name);
+            if (!get_bool(one, "stream_options.include_usage", &r->include_usage, e))
+                return false;
+        }
+        return true;
+    }
+    case F_LOGPROBS:
+        if (json_is_false(v))
+            return true;
+        r->logprobs = true;
+        return get_int(v, key, 0, KQ_API_MAX_TOP, &i, e) && (r->n_top = (int)i, true);
+    case F_CHAT_LOGPROBS: return get_bool(v, key, &r->logprobs, e);
+    case F_TOP_LOGPROBS: l->has_top = true; return get_int(v, key, 0, KQ_API_MAX_TOP, &i, e) && (r->n_top = (int)i, true);
+    case F_STOP: return get_stop(v, key, r, e);
+    case F_STOP_IDS: return get_stop_ids(v, key, lim, r, e);
+    case F_SEED:
+        r->has_seed = true;
+        return get_int(v, key, INT64_MIN, INT64_MAX, &i, e) && (r->sampling.seed = (uint64_t)i, true);
+    case F_TEMPERATURE: return get_real(v, key, 0, 2, &r->sampling.temperature, e);
+    case F_TOP_P: return get_real(v, key, 0, 1, &r->sampling.top_p, e);
+    case F_TOP_K: /* -1: all, as vLLM writes it */
+        return get_int(v, key, -1, INT32_MAX, &i, e) && (r->sampling.top_k = i < 0 ? 0 : (int)i, true);
+    case F_FREQUENCY: return get_real(v, key, -2, 2, &r->frequency_penalty, e);
+    case F_PRESENCE: return get_real(v, key, -2, 2, &r->presence_penalty, e);
+    case F_BIAS: return get_bias(v, key, lim, r, e);
+    case F_IGNORE_EOS: return get_bool(v, key, &r->ignore_eos, e);
+    case F_SPECIAL: return get_bool(v, key, &r->add_special_tokens, e);
+    case F_TOKEN_STRS: return get_bool(v, key, &r->return_token_strs, e);
+    case F_FORMAT: {
+        const char *type = json_string_value(json_object_get(v, "type"));
+        if (!type || strcmp(type, "text"))
+            return kq_api_fail(e, 400, key, "unsupported_value", "response_format: only {\"type\": \"text\"} is supported");
+        return true;
+    }
+    case F_NO_EFFECT: return true;
+    case F_NOT_HERE:
+        if (json_is_false(v) || (s && !*s) || (json_is_array(v) && !json_array_size(v)))
+            return true; /* asks for nothing */
+        return kq_api_fail(e, 400, key, "unsupported_parameter", "'%.50s' is not supported by this server", key);
+    }
+    return true;
+}
+
+static bool parse_object(kq_api_request *r, json_t *root, const kq_api_limits *lim, kq_api_error *e)
+{
+    const char *key;
+    json_t *v;
+    loose l = {0};
+    json_object_foreach(root, key, v) {
+        size_t i = 0;
+        while (i < sizeof fields / sizeof *fields && (!(fields[i].apis >> r->api & 1) || strcmp(fields[i].name, key)))
+            i++;
+        if (i == sizeof fields / sizeof *fields)
+            return kq_api_fail(e, 400, key, "unknown_parameter", "Unrecognized request argument supplied: %.50s", key);
+        if (!json_is_null(v) && !get_field(r, &l, fields[i].id, key, v, lim, e))
+            return false;
+    }
+    if (r->api == KQ_API_CHAT && !r->n_message)
+        return kq_api_fail(e, 400, "messages", "missing_required_parameter", "'messages' is missing");
+    if (r->api == KQ_API_COMPLETIONS && !r->n_prompt)
+        return kq_api_fail(e, 400, "prompt", "missing_required_parameter", "'prompt' is missing");
+    if (r->api == KQ_API_DETOKENIZE && !r->n_prompt)
+        return kq_api_fail(e, 400, "tokens", "missing_required_parameter", "'tokens' is missing");
+    if (r->api == KQ_API_TOKENIZE && (r->n_prompt != 0) == (r->n_message != 0))
+        return kq_api_fail(e, 400, "prompt", "missing_required_parameter", "either 'prompt' or 'messages' is needed");
+    if (l.best_of && (size_t)l.best_of != r->n)
+        return kq_api_fail(e, 400, "best_of", "unsupported_value", "'best_of' other than n is not supported");
+    if (l.has_stream_options && !r->stream)
+        return kq_api_fail(e, 400, "stream_options", "invalid_value", "'stream_options' goes with \"stream\": true");
+    if (r->api == KQ_API_CHAT && l.has_top && !r->logprobs)
+        return kq_api_fail(e, 400, "top_logprobs", "invalid_value", "'top_logprobs' goes with \"logprobs\": true");
+    if (r->n_prompt && r->n > lim->max_choices / r->n_prompt)
+        return kq_api_fail(e, 400, "n", "invalid_value", "%zu prompts with n = %zu are more than the %zu answers one request may have", r->n_prompt, r->n, lim->max_choices);
+    return true;
+}
+
+bool kq_api_parse(kq_api api, const char *body, size_t size, const kq_api_limits *limits, kq_api_request *out, kq_api_error *e)
+{
+    json_error_t je;
+    json_t *root = json_loadb(body, size, JSON_REJECT_DUPLICATES, &je);
+    *out = (kq_api_request){.api = api, .n = 1, .max_tokens = api == KQ_API_COMPLETIONS ? 16 : SIZE_MAX, .add_special_tokens = true,
+                            .sampling = {.temperature = 1, .top_p = 1}};
+    if (!root)
+        return kq_api_fail(e, 400, NULL, "invalid_json", "The body is not the JSON that is expected: %.150s (line %d, column %d)", je.text, je.line, je.column);
+    bool ok = json_is_object(root) ? parse_object(out, root, limits, e) : kq_api_fail(e, 400, NULL, "invalid_json", "The body is not a JSON object");
+    json_decref(root);
+    if (!ok)
+        kq_api_request_clear(out);
+    return ok;
+}
+
+void kq_api_request_clear(kq_api_request *r)
+{
+    for (size_t i = 0; i < r->n_prompt; i++) {
+        kq_free(r->prompt[i].text);
+        kq_free(r->prompt[i].ids);
+    }
+    for (size_t i = 0; i < r->n_message; i++) {
+        kq_free((char *)r->message[i].role);
+        kq_free((char *)r->message[i].content);
+    }
+    for (size_t i = 0; i < r->n_stop; i++)
+        kq_free(r->stop[i]);
+    kq_free(r->prompt);
+    kq_free(r->message);
+    kq_free(r->bias);
+    *r = (kq_api_request){0};
+}

@@ -1,0 +1,34 @@
+/* `kronq serve`: an HTTP server with OpenAI's API on top of the scheduler (batch.h). docs/serve.md says what it answers. */
+#ifndef KQ_SERVE_SERVE_H
+#define KQ_SERVE_SERVE_H
+
+#include "serve/batch.h"
+
+typedef struct kq_serve_options {
+    const char *host;         /* an address; "127.0.0.1" */
+    unsigned port;            /* 8080; 0: any that is free */
+    const char *api_key;      /* NULL: none is asked for */
+    const char *model_name, *model_path;
+    size_t max_body;          /* bytes of a request: 4 MiB */
+    size_t max_choices;       /* answers of one request (prompts * n): 128 */
+    size_t max_jobs;          /* requests that wait or run: 256 */
+    size_t max_connections;   /* 1024 */
+    double receive_s;         /* a request must have arrived after: 30 s */
+    double request_s;         /* and been answered after: 600 s */
+    double idle_s;            /* a connection on which nothing moves is closed after: 60 s */
+    double drain_s;           /* shutting down, what runs may take: 30 s */
+    void (*log)(void *ctx, const char *line); /* one line a request; NULL: none. From several threads */
+    void *log_ctx;
+} kq_serve_options;
+kq_serve_options kq_serve_defaults(void);
+
+typedef struct kq_server kq_server;
+/* Listen and answer from now on, on threads of its own. The stepper's engine, cfg, tok and the options' strings are borrowed.
+ * KQ_E_IO: the address cannot be had. */
+kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const kq_config *cfg, const kq_tokenizer *tok, const kq_kern *kern,
+                          kq_server **out, kq_error *err);
+unsigned kq_server_port(const kq_server *s);
+/* Take no more requests and wait for those at work, drain_s at most or until `hurry` (may be NULL) says so; then stop and free. True: all were finished. */
+bool kq_server_stop(kq_server *s, bool (*hurry)(void *ctx), void *ctx);
+
+#endif
