@@ -57,6 +57,7 @@ const char *cli_bytes(double bytes, char buf[32]);
 
 int cmd_info(int argc, char **argv);
 int cmd_calibrate(int argc, char **argv);
+int cmd_imatrix(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_run(int argc, char **argv);

@@ -40,7 +40,7 @@ static const cli_option quantize_options[] = {
     {"fallback", "T", "gguf: the type where rows are no whole number of blocks; llama: what llama-quantize takes (default: refuse)", OPT_FALLBACK},
     {"sweeps", "N", "gguf: sweeps of block descent after the first pass (1)", OPT_SWEEPS},
     CALIBRATION_OPTIONS,
-    {"factors", "FILE", "round from factors that `kronq calibrate` left, instead of calibrating", OPT_FACTORS},
+    {"factors", "FILE", "round from factors that `kronq calibrate` left, or from a llama.cpp imatrix, instead of calibrating", OPT_FACTORS},
     {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE},
     {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG},
     {"embed-bits", "B", "bits of the embedding: 16, 8 (default) or 4", OPT_EMBED_BITS},

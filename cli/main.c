@@ -18,6 +18,7 @@ static const struct {
 } commands[] = {
     {"quantize", cmd_quantize, "quantize a model to 2, 3 or 4 bits a weight"},
     {"calibrate", cmd_calibrate, "find the curvature factors only, to round from them later"},
+    {"imatrix", cmd_imatrix, "make an importance matrix for llama.cpp's llama-quantize"},
     {"eval", cmd_eval, "perplexity, and KL divergence to the original"},
     {"run", cmd_run, "let a model speak"},
     {"serve", cmd_serve, "answer over HTTP as OpenAI's API does: completions, chat, scores of prompts"},

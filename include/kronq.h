@@ -86,7 +86,7 @@ typedef struct kq_quantize_options {
     const char *code;           /* "hyb", "1mad", "3inst" */
     double sigma_reg;           /* added to each factor's unit mean diagonal: 1e-2 */
     const char *only;           /* regular expression; just the modules whose Hugging Face name matches. NULL: all */
-    const char *factors;        /* a file of kq_calibrate; NULL: calibrate now */
+    const char *factors;        /* a file of kq_calibrate, or an imatrix of llama.cpp; NULL: calibrate now */
     int embed_bits, head_bits;  /* 16, 8 or 4 */
     size_t shard_size;          /* bytes */
     bool resume;                /* continue an interrupted run with the same settings */
@@ -111,6 +111,10 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
 /* Only the factors, into a safetensors file, to round from several times. Uses common, calibration, only, shard_size, resume;
  * factor_bf16: store them in half the space. */
 kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err);
+
+/* llama.cpp's importance matrix of MODEL (the sums of squares of every linear's inputs), as the GGUF file that llama-quantize --imatrix takes. Uses common,
+ * calibration (text, tokens, seq_len) and only. As in llama-imatrix every sequence begins with the beginning token where the tokenizer adds one. */
+kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err);
 
 /* What kq_quantize would do, without doing it: shapes, types, sizes, memory, disk. A JSON object; free() it. */
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);

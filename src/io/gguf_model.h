@@ -14,6 +14,8 @@ kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err);
 /* The Hugging Face name of a GGUF tensor into buf ("blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"); names that have no
  * counterpart are copied. */
 void kq_gguf_hf_name(const char *name, char *buf, size_t cap);
+/* And back: "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight". */
+void kq_gguf_name(const char *hf_name, char *buf, size_t cap);
 
 /* ggml type number -> kq_dtype (KQ_T_OTHER for those not read here). */
 kq_dtype kq_gguf_dtype(uint32_t type);

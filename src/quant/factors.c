@@ -9,6 +9,7 @@
 #include "base/f16.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "quant/imatrix.h"
 
 enum { MAX_ITEMS = 2 * KQ_N_LINEAR, NAME = 192 };
 
@@ -181,6 +182,7 @@ struct kq_factor_file {
     char *path, *settings; /* owned */
     kq_st_file **files;    /* owned */
     size_t n_files;
+    kq_imatrix_file *imatrix; /* owned; instead of files */
 };
 
 void kq_factor_file_close(kq_factor_file *f)
@@ -191,6 +193,7 @@ void kq_factor_file_close(kq_factor_file *f)
         if (f->files[i])
             kq_st_close(f->files[i]);
     kq_free(f->files);
+    kq_imatrix_close(f->imatrix);
     free(f->path);
     free(f->settings);
     kq_free(f);
@@ -230,12 +233,16 @@ kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *
     if (status)
         return status;
     json_t *index = map.size && map.data[0] == '{' && map.size < 1 << 24 ? json_loadb((const char *)map.data, map.size, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    const bool imatrix = !index && kq_imatrix_recognise(map.data, map.size);
     kq_map_close(&map);
     kq_factor_file *f = kq_calloc(1, sizeof *f);
     if (!f || !(f->path = strdup(path))) {
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     } else if (index) {
         status = open_index(f, index, err);
+    } else if (imatrix) {
+        if (!(status = kq_imatrix_open(path, &f->imatrix, err)) && !(f->settings = strdup(kq_imatrix_settings(f->imatrix))))
+            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     } else {
         f->files = kq_calloc(1, sizeof *f->files);
         if (!f->files)
@@ -297,11 +304,42 @@ static kq_status read_matrix(const kq_tensor *t, size_t order, float *H, kq_erro
     return status;
 }
 
+static kq_status missing(const kq_factor_file *f, const char *module, kq_error *err)
+{
+    return kq_fail(err, KQ_E_MISMATCH, "%s: holds no factors of %s; calibrate with an --only that includes it", f->path, module);
+}
+
+bool kq_factor_file_is_imatrix(const kq_factor_file *f)
+{
+    return f->imatrix != NULL;
+}
+
+kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t n, kq_error *err)
+{
+    if (f->imatrix)
+        return kq_imatrix_read(f->imatrix, module, n, NULL, err);
+    return find(f, module, "H_in") ? KQ_OK : missing(f, module, err);
+}
+
+static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, size_t n, float *H_in, kq_error *err)
+{
+    memset(H_in, 0, n * n * sizeof *H_in);
+    kq_status status = kq_imatrix_read(f, module, n, H_in, err); /* into the first row, then along the diagonal */
+    for (size_t i = n; i-- > 1 && !status;) {
+        H_in[i * n + i] = H_in[i];
+        H_in[i] = 0;
+    }
+    return status;
+}
+
 kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in, float *H_out, bool *has_out, kq_error *err)
 {
+    *has_out = false;
+    if (f->imatrix)
+        return read_diagonal(f->imatrix, module, n, H_in, err);
     const kq_tensor *in = find(f, module, "H_in"), *out = find(f, module, "H_out");
     if (!in)
-        return kq_fail(err, KQ_E_MISMATCH, "%s: holds no factors of %s; calibrate with an --only that includes it", f->path, module);
+        return missing(f, module, err);
     kq_status status = read_matrix(in, n, H_in, err);
     *has_out = out != NULL;
     if (!status && out)

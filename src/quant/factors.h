@@ -16,11 +16,15 @@ void kq_factor_part_free(kq_factor_part *p);
 /* Gather part files into PATH (or, above shard_size bytes, one file a block beside it and PATH.index.json). settings: JSON text kept in the metadata. */
 kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts, const char *settings, size_t shard_size, size_t *file_bytes, kq_error *err);
 
-/* An opened factor file (or the index of several). */
+/* An opened factor file, the index of several, or an imatrix of llama.cpp (quant/imatrix.h). */
 typedef struct kq_factor_file kq_factor_file;
 kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *err);
 void kq_factor_file_close(kq_factor_file *f); /* NULL is fine */
 const char *kq_factor_file_settings(const kq_factor_file *f); /* the JSON text of its metadata */
+/* An imatrix belongs to no model in particular: its settings have method "imatrix" and no "model". */
+bool kq_factor_file_is_imatrix(const kq_factor_file *f);
+/* Does it hold factors of this module, n inputs? To know before the work begins. KQ_E_MISMATCH, KQ_E_SHAPE (imatrix). */
+kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t n, kq_error *err);
 /* Factors of a module, checked for shape and finite values: H_in [n,n], H_out [m,m]; *has_out false when H_out is the identity.
  * KQ_E_MISMATCH when the file does not hold the module. */
 kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in, float *H_out, bool *has_out, kq_error *err);

@@ -5,6 +5,27 @@
 
 #include "base/mem.h"
 
+/* An imatrix names no model: it fits when it holds every wanted module with the model's number of inputs. */
+static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t l = 0; l < p->cfg->n_layer && !status; l++)
+        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+            size_t m, n;
+            char name[128];
+            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
+            kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
+            if (p->wanted[l] >> id & 1)
+                status = kq_factor_file_check(file, name, n, err);
+        }
+    if (status)
+        return status;
+    p->factor.method = KQ_INPUT_ONLY;
+    *settings = json_loads(kq_factor_file_settings(file), JSON_REJECT_DUPLICATES, NULL);
+    json_object_set_new(*settings, "model", json_string(p->fingerprint));
+    return *settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", p->opt->factors);
+}
+
 static kq_status check(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
 {
     const char *path = p->opt->factors;
@@ -31,7 +52,9 @@ kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **s
 {
     *settings = NULL;
     kq_status status = kq_factor_file_open(p->opt->factors, file, err);
-    return status ? status : check(p, *file, settings, err);
+    if (status)
+        return status;
+    return kq_factor_file_is_imatrix(*file) ? check_imatrix(p, *file, settings, err) : check(p, *file, settings, err);
 }
 
 kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, const kq_sweep *s, kq_error *err)

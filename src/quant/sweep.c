@@ -203,7 +203,7 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
         gradients += 2 * D * m * n;
         sums += backward ? 4 * m * n : 0;
     }
-    const size_t statistics = needs == KQ_NEEDS_GRADIENTS ? gradients + largest : kq_sweep_token_bytes(cfg, s->T, n_rec, backward);
+    const size_t statistics = needs == KQ_NEEDS_GRADIENTS ? gradients + largest : kq_sweep_token_bytes(cfg, s->T, n_rec, backward, s->diagonal);
     const size_t head = cfg->vocab_size * cfg->d_model * width * (cfg->tie_embeddings ? 1 : 2);
     size_t scratch = 0;
     kq_model_ctx *mc;

@@ -22,6 +22,7 @@ typedef struct kq_sweep {
     kq_compute compute;
     int threads;
     kq_factor_options factor; /* method and its settings */
+    bool diagonal;            /* input-only: `linear` gets H_in [n], the diagonal of sum_t x_t x_t^T alone, not divided by D */
     const uint8_t *wanted;    /* [n_layer] bit id set: factors of that linear are wanted */
     const kq_job *job;        /* the work folder for spills */
     void *ctx;                /* what the functions below get */

@@ -68,6 +68,6 @@ kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_
 kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err);
 kq_status kq_sweep_token_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err);
 /* Bytes of what is held of one block. */
-size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward);
+size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward, bool diagonal);
 
 #endif

@@ -29,7 +29,7 @@ typedef struct token_block {
     float *X[N_INPUTS];      /* [GROUP * T, n] */
     float *g[KQ_N_LINEAR];   /* [GROUP * T, m] */
     float *H_in[KQ_N_LINEAR], *H_out[KQ_N_LINEAR];
-    double *square[KQ_N_LINEAR];   /* [n_rec] ||G_i||_F^2 */
+    double *square[KQ_N_LINEAR];   /* [n_rec] ||G_i||_F^2; when only the diagonal is wanted, [n] sum_t x_t^2 */
     float *weight, *form, *scaled; /* [GROUP * T]; the quadratic form [widest, widest]; [GROUP * T, widest] */
 } token_block;
 
@@ -114,7 +114,9 @@ static kq_status new_block(token_block *b, size_t layer, bool backward, kq_error
         const int i = input_index[id];
         if (!b->X[i])
             ok = (b->X[i] = kq_alloc(rows * *n, sizeof(float))) && ok;
-        ok = (b->H_in[id] = kq_calloc(*n * *n, sizeof(float))) && ok;
+        ok = (b->H_in[id] = kq_calloc(s->diagonal ? *n : *n * *n, sizeof(float))) && ok;
+        if (s->diagonal)
+            ok = (b->square[id] = kq_calloc(*n, sizeof(double))) && ok;
         if (!backward)
             continue;
         ok = (b->g[id] = kq_alloc(rows * *m, sizeof(float))) && ok;
@@ -131,7 +133,7 @@ static kq_status new_block(token_block *b, size_t layer, bool backward, kq_error
     return kq_block_load(b->w->mc, s->weights, layer, &b->block, err);
 }
 
-size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward)
+size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward, bool diagonal)
 {
     const size_t rows = group_of(n_seq) * T;
     size_t bytes = 0, widest = 0;
@@ -140,7 +142,7 @@ size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool b
         kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
         widest = m > widest ? m : widest;
         widest = n > widest ? n : widest;
-        bytes += 4 * n * n + (input_of[input_index[id]] == (kq_linear_id)id ? 4 * rows * n : 0);
+        bytes += (diagonal ? 12 * n : 4 * n * n) + (input_of[input_index[id]] == (kq_linear_id)id ? 4 * rows * n : 0);
         bytes += backward ? 4 * (m * m + rows * m) : 0;
     }
     return bytes + (backward ? 4 * (3 * widest * widest + rows * widest) : 0); /* forms: with the two of an inverse */
@@ -272,6 +274,46 @@ kq_status kq_sweep_token_block(kq_sweeper *w, size_t layer, unsigned wanted, boo
     return status;
 }
 
+/* sums[n] += the squares of each column of X [rows, n]. */
+static void add_squares(const float *X, size_t rows, size_t n, double *sums, int threads)
+{
+    enum { COLUMNS = 64 };
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (size_t c = 0; c < n; c += COLUMNS) {
+        const size_t width = n - c < COLUMNS ? n - c : COLUMNS;
+        double sum[COLUMNS] = {0};
+        for (size_t t = 0; t < rows; t++)
+            for (size_t j = 0; j < width; j++)
+                sum[j] += (double)X[t * n + c + j] * (double)X[t * n + c + j];
+        for (size_t j = 0; j < width; j++)
+            sums[c + j] += sum[j];
+    }
+}
+
+/* The pass of an imatrix: into the first linear of each input, then copied to those that share it. */
+static kq_status run_diagonal(token_block *b, double from, double to, kq_error *err)
+{
+    const size_t n = b->w->n_rec, group = group_of(n);
+    int first[N_INPUTS] = {-1, -1, -1, -1};
+    kq_status status = KQ_OK;
+    for (int id = KQ_N_LINEAR; id-- > 0;)
+        if (b->wanted >> id & 1)
+            first[input_index[id]] = id;
+    for (b->first = 0; b->first < n && !status; b->first += group) {
+        const size_t count = n - b->first < group ? n - b->first : group;
+        const double at = from + (to - from) * (double)b->first / (double)n, end = from + (to - from) * (double)(b->first + count) / (double)n;
+        status = kq_sweep_each(b->w, count, up_item, b, "forward", at, end, err);
+        for (int i = 0; i < N_INPUTS && !status; i++)
+            if (first[i] >= 0)
+                add_squares(b->X[i], count * b->w->s->T, b->n[first[i]], b->square[first[i]], b->w->threads);
+    }
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++)
+        if (b->wanted >> id & 1)
+            for (size_t j = 0; j < b->n[id]; j++)
+                b->H_in[id][j] = (float)b->square[first[input_index[id]]][j];
+    return status;
+}
+
 static kq_status input_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_output, kq_error *err)
 {
     const double L = (double)w->cfg->n_layer;
@@ -284,7 +326,8 @@ static kq_status input_block(kq_sweeper *w, size_t layer, unsigned wanted, bool 
     if (!status && keep_output)
         status = kq_records_create(w, KQ_REC_INPUT, layer + 1, &b.out, err);
     if (!status)
-        status = run_pass(&b, &pass, up_item, "forward", (double)layer / L, (double)(layer + 1) / L, report, err);
+        status = w->s->diagonal ? run_diagonal(&b, (double)layer / L, (double)(layer + 1) / L, err)
+                                : run_pass(&b, &pass, up_item, "forward", (double)layer / L, (double)(layer + 1) / L, report, err);
     kq_spill_close(b.in);
     status = kq_records_finish(b.out, status, err);
     const kq_factor_report none = {.converged = true};
