@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install what is missing to build kronq on Debian or Ubuntu. NO_INSTALL=1: only say what it is.
 set -eu
-packages="build-essential cmake ninja-build pkg-config libopenblas-openmp-dev libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libmicrohttpd-dev libcmocka-dev python3 python3-pip unzip"
+packages="build-essential cmake ninja-build pkg-config libopenblas-openmp-dev libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libmicrohttpd-dev libcmocka-dev python3 python3-pip python3-venv unzip"
 missing=""
 for p in $packages; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' && continue
@@ -11,6 +11,7 @@ for p in $packages; do
         ninja-build) command -v ninja >/dev/null && continue ;;
         python3) command -v python3 >/dev/null && continue ;;
         python3-pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
+        python3-venv) python3 -c 'import ensurepip' >/dev/null 2>&1 && continue ;;
         unzip) command -v unzip >/dev/null && continue ;;
         build-essential) command -v cc >/dev/null && command -v make >/dev/null && continue ;;
     esac

@@ -1,16 +1,18 @@
 """Packed kronq checkpoints in transformers: the format, the modules that hold it, and the quantizer that puts them into a model.
 
-One self-contained file (torch, transformers, safetensors and the standard library): the package `kronq` is made of it, and `kronq quantize` writes a copy into
-every checkpoint, which transformers runs when a model is loaded with trust_remote_code=True and the package is not installed.
+One self-contained file (torch, transformers, safetensors and the standard library): the package `kronq` is made of it, and
+`kronq quantize` writes a copy into every checkpoint, which transformers runs when a model is loaded with trust_remote_code=True and the
+package is not installed.
 
-Weights stay packed as docs/format.md specifies: a linear y = W x, W [m, n] holds trellis, su, sv and scale. Instead of undoing the rotation of the
-weights, the input is rotated forwards and the output backwards,
+Weights stay packed as docs/format.md specifies: a linear y = W x, W [m, n] holds trellis, su, sv and scale. Instead of undoing the
+rotation of the weights, the input is rotated forwards and the output backwards,
 
     y = diag(sv) U_m (scale W') U_n^T diag(su) x,
 
 and the tiles of W' are looked up, a band of rows at a time, while they are needed ("tiles"), or W is computed once and kept ("cached").
 There is no code for any particular device.
 """
+
 import functools
 import json
 import math
@@ -22,7 +24,12 @@ from safetensors import safe_open
 from torch import nn
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AUTO_QUANTIZER_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -78,7 +85,12 @@ def _paley_2(b):
 def _williamson_172():
     p = 43
     first = [[1 if s[min(i, p - i)] == "+" else -1 for i in range(p)] for s in WILLIAMSON_43]
-    blocks = ((1, 0), (1, 1), (1, 2), (1, 3)), ((-1, 1), (1, 0), (-1, 3), (1, 2)), ((-1, 2), (1, 3), (1, 0), (-1, 1)), ((-1, 3), (-1, 2), (1, 1), (1, 0))
+    blocks = (
+        ((1, 0), (1, 1), (1, 2), (1, 3)),
+        ((-1, 1), (1, 0), (-1, 3), (1, 2)),
+        ((-1, 2), (1, 3), (1, 0), (-1, 1)),
+        ((-1, 3), (-1, 2), (1, 1), (1, 0)),
+    )
     return [[sign * first[which][(j - i) % p] for sign, which in blocks[r] for j in range(p)] for r in range(4) for i in range(p)]
 
 
@@ -127,9 +139,9 @@ def rotate(x, transpose=False):
     shape, n = x.shape, x.shape[-1]
     right = n
     for f in _factors(n, x.device):
-        f = f.T if transpose else f
+        f = f.t() if transpose else f
         right //= len(f)
-        x = x.reshape(-1, len(f)) @ f.T if right == 1 else f @ x.reshape(-1, len(f), right)
+        x = x.reshape(-1, len(f)) @ f.t() if right == 1 else f @ x.reshape(-1, len(f), right)
     return x.reshape(shape)
 
 
@@ -148,16 +160,16 @@ class Code:
         x = torch.arange(STATES, device=self.table.hyb_table.device if self.table else "cpu")
         if self.name == "hyb":
             h = (x * (x + 1)) & 0xFFFFFFFF
-            v = self.table.hyb_table.float()[(h >> 6) & 511]
-            return torch.stack((torch.where((h >> 15) & 1 == 1, -v[:, 0], v[:, 0]), v[:, 1]), 1)
+            v = self.table.hyb_table.float().index_select(0, (h >> 6) & 511)
+            return torch.stack((torch.where((h >> 15) & 1 == 1, -v.select(1, 0), v.select(1, 0)), v.select(1, 1)), 1)
         if self.name == "1mad":
             y = (34038481 * x + 76625530) & 0xFFFFFFFF
-            return ((sum((y >> s) & 255 for s in (0, 8, 16, 24)) - 510).double() / 147.800537).float()[:, None]
+            return ((sum((y >> s) & 255 for s in (0, 8, 16, 24)) - 510).double() / 147.800537).float().unsqueeze(1)
         y = (89226354 * x + 64248484) & 0xFFFFFFFF
         z = (y & 0x8FFF8FFF) ^ 0x3B603B60
         halves = torch.stack((z & 0xFFFF, z >> 16))
         halves = torch.where(halves >= 1 << 15, halves - (1 << 16), halves).to(torch.int16).view(torch.float16)
-        return halves.float().sum(0)[:, None]
+        return halves.float().sum(0).unsqueeze(1)
 
     def lookup(self, dtype, device):
         """The same as one word a state: [65536] of an integer type V weights wide. Kept for each dtype and device."""
@@ -181,7 +193,7 @@ class Code:
             state = pair.unsqueeze(-1) >> shift
         else:
             position = torch.arange(0, TILE * k, step, device=t.device)
-            state = pair[..., position // 16] >> (16 - position % 16).to(torch.int32)
+            state = pair.index_select(-1, position // 16) >> (16 - position % 16).to(torch.int32)
         state = (state & 0xFFFF).reshape(-1)
         return self.lookup(dtype, t.device).index_select(0, state).view(dtype).view(TILE * r, TILE * c)
 
@@ -202,7 +214,7 @@ class KronqTable(nn.Module):
 
 def _keep_types(module, apply, fn, recurse):
     """module.to(dtype) moves packed tensors but leaves their types alone: they are a format, not numbers to be rounded."""
-    before = {name: module._buffers[name] for name in module._buffers if name not in module._non_persistent_buffers_set}
+    before = dict(module._buffers)
     apply(fn, recurse)
     for name, old in before.items():
         if module._buffers[name].dtype != old.dtype:
@@ -252,39 +264,42 @@ class KronqLinear(Packed):
     def forward(self, x):
         if self.decode == "cached":
             return nn.functional.linear(x, self.cached(x.dtype, x.device))
-        rows, columns, _ = self.trellis.shape
+        columns = self.trellis.shape[1]
         h = x.reshape(-1, self.in_features).float() * (self.su * self.scale)
         h = rotate(nn.functional.pad(h, (0, TILE * columns - self.in_features)), transpose=True).to(x.dtype)
         band = max(1, self.tile_weights // (TILE * TILE * columns))
-        y = [nn.functional.linear(h, self.code.decode(self.trellis[r:r + band], x.dtype)) for r in range(0, rows, band)]
-        y = rotate(torch.cat(y, -1).float())[:, :self.out_features] * self.sv
+        y = [nn.functional.linear(h, self.code.decode(trellis, x.dtype)) for trellis in self.trellis.split(band)]
+        y = rotate(torch.cat(y, -1).float()).narrow(1, 0, self.out_features) * self.sv
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def dense(self, dtype=torch.float32):
         """W [out_features, in_features]."""
-        w = rotate(self.code.decode(self.trellis, torch.float32))[:, :self.in_features] * (self.su * self.scale)
-        return (rotate(w.T.contiguous())[:, :self.out_features] * self.sv).T.to(dtype).contiguous()
+        w = rotate(self.code.decode(self.trellis, torch.float32)).narrow(1, 0, self.in_features) * (self.su * self.scale)
+        return (rotate(w.t().contiguous()).narrow(1, 0, self.out_features) * self.sv).t().to(dtype).contiguous()
 
 
 class KronqRows(Packed):
-    """A matrix [rows, columns] of 8 or 4 bits with one scale a group of columns. The buffer `like` is empty: it follows model.to(dtype)."""
+    """A matrix [rows, columns] of 8 or 4 bits, one scale a group of columns. What it gives has the type `dtype`, which follows model.to()."""
 
     def __init__(self, rows, columns, bits, dtype):
         super().__init__()
         group = next((g for g in (64, 32, 16) if columns % g == 0), columns)
-        self.shape, self.bits, self.group = (rows, columns), bits, group
+        self.shape, self.bits, self.group, self.dtype = (rows, columns), bits, group, dtype
         q = torch.empty(rows, columns, dtype=torch.int8) if bits == 8 else torch.empty(rows, (columns + 1) // 2, dtype=torch.uint8)
         self.register_buffer("qweight", q)
         self.register_buffer("scales", torch.empty(rows, columns // group, dtype=torch.float16))
-        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
     def extra_repr(self):
         return f"{self.shape[0]}, {self.shape[1]}, bits={self.bits}, decode={self.decode}"
 
+    def _apply(self, fn, recurse=True):
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return super()._apply(fn, recurse)
+
     def values(self, q, scales, dtype):
         """q [.., packed columns], scales [.., groups] -> [.., columns]."""
         if self.bits == 4:
-            q = (torch.stack((q & 15, q >> 4), -1).flatten(-2)[..., :self.shape[1]]).to(torch.int8) - 8
+            q = torch.stack((q & 15, q >> 4), -1).flatten(-2).narrow(-1, 0, self.shape[1]).to(torch.int8) - 8
         v = q.unflatten(-1, (-1, self.group)).float() * scales.float().unsqueeze(-1)
         return v.flatten(-2).to(dtype)
 
@@ -294,8 +309,9 @@ class KronqRows(Packed):
     def gather(self, ids):
         """The rows of ids [..] -> [.., columns]."""
         if self.decode == "cached":
-            return nn.functional.embedding(ids, self.cached(self.like.dtype, self.qweight.device))
-        return self.values(self.qweight[ids], self.scales[ids], self.like.dtype)
+            return nn.functional.embedding(ids, self.cached(self.dtype, self.qweight.device))
+        q, s = (t.index_select(0, ids.reshape(-1)) for t in (self.qweight, self.scales))
+        return self.values(q, s, self.dtype).reshape(*ids.shape, self.shape[1])
 
     def project(self, x):
         """x [.., columns] -> x . every row, [.., rows]."""
@@ -304,8 +320,13 @@ class KronqRows(Packed):
         if self.qweight.is_meta and not x.is_meta:
             raise RuntimeError("the embedding, which is also the head, was offloaded; give it a device in device_map")
         band = max(1, self.tile_weights // self.shape[1])
-        return torch.cat([nn.functional.linear(x, self.values(self.qweight[r:r + band].to(x.device), self.scales[r:r + band].to(x.device), x.dtype))
-                          for r in range(0, self.shape[0], band)], -1)
+        return torch.cat(
+            [
+                nn.functional.linear(x, self.values(q.to(x.device), s.to(x.device), x.dtype))
+                for q, s in zip(self.qweight.split(band), self.scales.split(band))
+            ],
+            -1,
+        )
 
 
 class KronqEmbedding(KronqRows):
@@ -340,7 +361,7 @@ TYPES = {"I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "F32": torch.f
 
 
 def read_header(path):
-    """{tensor: (type, shape)} of a safetensors file. A file that ends too early is refused, by the name of the first tensor that is not whole."""
+    """{tensor: (type, shape)} of a safetensors file. One that ends too early is refused, naming the first tensor that is not whole."""
     size = os.path.getsize(path)
     with open(path, "rb") as f:
         start = f.read(8)
@@ -364,8 +385,15 @@ def find_files(config):
     from transformers.utils import cached_file
 
     def local(name):
-        return cached_file(config._name_or_path, name, local_files_only=True, revision=getattr(config, "_commit_hash", None),
-                           _raise_exceptions_for_gated_repo=False, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+        return cached_file(
+            config._name_or_path,
+            name,
+            local_files_only=True,
+            revision=getattr(config, "_commit_hash", None),
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
 
     if not getattr(config, "_name_or_path", ""):
         return []
@@ -383,20 +411,20 @@ def find_files(config):
     return [local(s) for s in shards]
 
 
-def check_files(files, wanted):
-    """Every tensor of wanted {name: buffer} is in the files with its type and shape."""
+def check_files(files, packed, plain):
+    """Every tensor of packed {name: buffer} is in the files with its type and shape, every one of plain {name: shape} with its shape."""
     found = {}
     for path in files:
         for name, entry in read_header(path).items():
             found[name] = path, *entry
     where = files[0] if len(files) == 1 else os.path.dirname(files[0])
-    for name, buffer in wanted.items():
+    wanted = {name: (next(t for t, d in TYPES.items() if d == b.dtype), tuple(b.shape)) for name, b in packed.items()}
+    for name, (dtype, shape) in (wanted | {name: (None, tuple(shape)) for name, shape in plain.items()}).items():
         if name not in found:
             raise KronqError(f"{where}: tensor {name} is missing")
-        path, dtype, shape = found[name]
-        if TYPES.get(dtype) != buffer.dtype or shape != tuple(buffer.shape):
-            expected = next(t for t, d in TYPES.items() if d == buffer.dtype)
-            raise KronqError(f"{path}: tensor {name} is {dtype} {list(shape)}, expected {expected} {list(buffer.shape)}")
+        path, has, size = found[name]
+        if dtype not in (None, has) or shape != size:
+            raise KronqError(f"{path}: tensor {name} is {has} {list(size)}, expected {dtype or has} {list(shape)}")
 
 
 # ---- the plug-in ----
@@ -420,7 +448,11 @@ class KronqConfig(QuantizationConfigMixin):
         need("code", lambda v: v in CODES, " or ".join(CODES))
         need("L", lambda v: v in (None, 16), 16)
         need("tile", lambda v: v in (None, [TILE, TILE]), [TILE, TILE])
-        need("module_bits", lambda v: isinstance(v, dict) and all(b in (2, 3, 4) for b in v.values()), "an object of modules and their bits, 2, 3 or 4")
+        need(
+            "module_bits",
+            lambda v: isinstance(v, dict) and all(b in (2, 3, 4) for b in v.values()),
+            "an object of modules and their bits, 2, 3 or 4",
+        )
         for key in ("embed_bits", "head_bits"):
             need(key, lambda v: v in (None, 4, 8, 16), "4, 8 or 16")
         if self.decode not in DECODE:
@@ -452,12 +484,34 @@ class KronqQuantizer(HfQuantizer):
     update_attn_implementation = _look_ahead
 
     def _wanted(self, model):
-        """{name in the file: buffer} of everything packed."""
+        """{name in the file: (module, buffer's name)} of everything packed."""
+        return {
+            key if module is self.table else self._prefix(model) + key: (module, name)
+            for path, module in model.named_modules()
+            if isinstance(module, (Packed, KronqTable))
+            for name in module._buffers
+            for key in [f"{path}.{name}"]
+        }
+
+    def _plain(self, model):
+        """{name in the file: shape} of the rest, without what transformers ties or a user may want to train (heads of other tasks)."""
+        base, head = f"{model.base_model_prefix}.", model.get_output_embeddings()
+        heads = [
+            n
+            for n, m in model.named_modules()
+            if m is head and isinstance(m, nn.Linear) and not model.config.get_text_config().tie_word_embeddings
+        ]
+        return {
+            self._prefix(model) + key: t.shape
+            for key, t in model.state_dict().items()
+            if self._prefix(model) or key.startswith((base, *(f"{n}." for n in heads)))
+        }
+
+    @staticmethod
+    def _prefix(model):
+        """What names in the file begin with that are shorter in a model without a head."""
         base = model.base_model_prefix
-        prefix = f"{base}." if base and not hasattr(model, base) else ""
-        return {name if module is self.table else prefix + name: (module, key)
-                for path, module in model.named_modules() if isinstance(module, (Packed, KronqTable))
-                for key in module._buffers if key not in module._non_persistent_buffers_set for name in [f"{path}.{key}"]}
+        return f"{base}." if base and not hasattr(model, base) else ""
 
     def _process_model_before_weight_loading(self, model, checkpoint_files=None, dtype=None, **kwargs):
         settings = self.quantization_config.settings
@@ -476,12 +530,14 @@ class KronqQuantizer(HfQuantizer):
                 model.kronq = self.table = KronqTable()
             code = Code(settings["code"], self.table)
             for name, bits in settings["module_bits"].items():
-                name = name if name in modules else name.removeprefix(base)
-                linear = modules.get(name)
+                place = name if name in modules else name.removeprefix(base)
+                linear = modules.get(place)
                 if not isinstance(linear, nn.Linear) or linear.bias is not None:
-                    raise KronqError(f"config.json: quantization_config.module_bits names {name}, expected a linear without bias, the model has "
-                                     + ("none of that name" if linear is None else repr(linear)))
-                replace(name, KronqLinear(linear.in_features, linear.out_features, bits, code))
+                    raise KronqError(
+                        f"config.json: quantization_config.module_bits names {name}, expected a linear without bias, the model has "
+                        + ("none of that name" if linear is None else repr(linear))
+                    )
+                replace(place, KronqLinear(linear.in_features, linear.out_features, bits, code))
 
             names = {id(module): name for name, module in modules.items()}
             embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -499,13 +555,19 @@ class KronqQuantizer(HfQuantizer):
 
         self.files = checkpoint_files or find_files(model.config)
         if self.files:
-            check_files(self.files, {name: getattr(*place) for name, place in self._wanted(model).items()})
+            wanted = {name: getattr(*place) for name, place in self._wanted(model).items()}
+            check_files(
+                self.files,
+                wanted,
+                {name: shape for name, shape in self._plain(model).items() if name not in wanted and name != "model.kronq.hyb_table"},
+            )
         self.types = {name: getattr(*place).dtype for name, place in self._wanted(model).items()}
 
     def _process_model_after_weight_loading(self, model, **kwargs):
         for name, (module, key) in self._wanted(model).items():
             value = getattr(module, key)
-            if value.dtype != self.types[name]:  # transformers 4 casts every float of a quantized model to the model's dtype
+            # transformers 4 casts every float of a quantized model to the model's dtype, and loads no table into a model without a head
+            if value.dtype != self.types[name] or module is self.table and self._prefix(model):
                 value = self._read(name).to(value.device)
                 setattr(module, key, value)
             self._check_values(name, key, value)
@@ -517,7 +579,7 @@ class KronqQuantizer(HfQuantizer):
             with safe_open(path, framework="pt") as f:
                 if name in f.keys():
                     return f.get_tensor(name)
-        raise KronqError(f"tensor {name} was rounded to another type while loading, and its file is not at hand; load from a folder")
+        raise KronqError(f"tensor {name} could not be loaded by this transformers, and its file is not at hand; load from a folder")
 
     def _check_values(self, name, key, value):
         if value.is_meta:
@@ -568,8 +630,8 @@ class KronqQuantizer(HfQuantizer):
 
 
 def set_decode(model, decode, tile_weights=TILE_WEIGHTS):
-    """How packed weights are used: "tiles", decoded a band of rows (about tile_weights weights) at a time, in every call; or "cached", the dense
-    weight computed in the first call and kept, in the type of the input."""
+    """How packed weights are used: "tiles", decoded a band of rows (about tile_weights weights) at a time, in every call; or "cached", the
+    dense weight computed in the first call and kept, in the type of the input."""
     for module in model.modules():
         if isinstance(module, Packed):
             module.set_decode(decode, tile_weights)
