@@ -13,13 +13,14 @@ typedef struct kq_grid_options {
     double shrink_in, shrink_out; /* before that: off-diagonal entries are multiplied by 1 - this */
     int sweeps;                 /* block descent over the whole matrix after the first pass: 0 or more */
     int threads;
+    bool measure;               /* the report's objective and first: two or three more products mn(m + n) */
 } kq_grid_options;
 kq_grid_options kq_grid_defaults(void);
 
 typedef struct kq_grid_report {
     double relative_mse;     /* ||W - What||^2 / ||W||^2; 0 when W is 0 */
     double predicted_loss;   /* eq. 1 with the factors as given, nats a sample; NaN when `predicts` is false */
-    double objective, first; /* tr(E H_in E^T H_out) with the conditioned factors: at the end, and after the first pass */
+    double objective, first; /* tr(E H_in E^T H_out) with the conditioned factors: at the end, and after the first pass; NaN unless asked for */
     int extra_in, extra_out; /* repeats of the conditioning */
 } kq_grid_report;
 

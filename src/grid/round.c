@@ -364,13 +364,20 @@ out:
 
 /* ---- the whole ---- */
 
+static kq_status objective(const work *z, double *out, kq_error *err)
+{
+    kq_status st = kq_predicted_loss(z->E, z->m, z->n, z->in.H, z->out.H, z->threads, out, err);
+    *out *= 2;
+    return st;
+}
+
 kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
                         bool predicts, const kq_grid_options *opt, uint8_t *blocks, kq_grid_report *report, kq_error *err)
 {
     const kq_grid *g = kq_grid_of(type);
     size_t elems, mn;
     work z = {.g = g, .m = m, .n = n, .blocks = blocks, .threads = opt->threads < 1 ? 1 : opt->threads};
-    kq_grid_report rep = {.predicted_loss = NAN};
+    kq_grid_report rep = {.predicted_loss = NAN, .objective = NAN, .first = NAN};
     if (!g || !kq_dtype_block(type, &elems, &z.block_bytes))
         return kq_fail(err, KQ_E_ARG, "%s: %s is no type to round onto", name, kq_dtype_name(type));
     if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || !kq_mul_size(m, n, &mn))
@@ -399,14 +406,12 @@ kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t 
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++)
             z.W[i * n + j] = W[(size_t)z.out.order[i] * n + z.in.order[j]];
-    if ((st = first_pass(&z, err)) || (st = kq_predicted_loss(z.E, m, n, z.in.H, z.out.H, z.threads, &rep.first, err)))
+    if ((st = first_pass(&z, err)) || (opt->measure && (st = objective(&z, &rep.first, err))))
         goto out;
-    rep.objective = rep.first *= 2;
-    if (opt->sweeps > 0 && (H_in || H_out)) {
-        if ((st = descend(&z, opt->sweeps, err)) || (st = kq_predicted_loss(z.E, m, n, z.in.H, z.out.H, z.threads, &rep.objective, err)))
-            goto out;
-        rep.objective *= 2;
-    }
+    rep.objective = rep.first;
+    if (opt->sweeps > 0 && (H_in || H_out) &&
+        ((st = descend(&z, opt->sweeps, err)) || (opt->measure && (st = objective(&z, &rep.objective, err)))))
+        goto out;
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++) {
             const float w = z.W[i * n + j], e = z.E[i * n + j];

@@ -281,7 +281,7 @@ static void gains(void **state)
     for (size_t t = 0; t < N_TYPES; t++) {
         size_t size;
         uint8_t *b = blocks_for(types[t], m * n, &size), *again = blocks_for(types[t], m * n, &size);
-        kq_grid_options opt = {.sigma_in = 1e-3, .sigma_out = 1e-3, .threads = 1};
+        kq_grid_options opt = {.sigma_in = 1e-3, .sigma_out = 1e-3, .threads = 1, .measure = true};
         kq_grid_report rep;
         check_ok(kq_grid_round(types[t], "W", W, m, n, NULL, NULL, false, &opt, b, NULL, &err));
         const double none = loss_of(types[t], b, W, m, n, H_in, H_out);
