@@ -48,6 +48,8 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
 
 /* Print the error as one line and give the exit status that fits it. */
 int cli_fail(const kq_error *err);
+/* Whether --resume would go on with what this command does, when that is not simply whether it has the option. */
+void cli_resumable(bool yes);
 /* A progress function for kq_common, ctx is the cli; installs the Ctrl-C handler. */
 void cli_progress(cli *c, kq_common *common);
 void cli_progress_end(void);

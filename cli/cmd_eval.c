@@ -6,8 +6,10 @@
 
 static const cli_option options[] = {
     {"ppl", "FILE", "text to measure the perplexity on", OPT_PPL},
-    {"kld", "REFERENCE", "also the KL divergence to this model, on the same text", OPT_KLD},
-    {"ctx", "N", "tokens a window (2048)", OPT_CTX},
+    {"kld", "REFERENCE", "also the KL divergence to this model, on the same text; or to logits saved in a file, which brings its own text", OPT_KLD},
+    {"save-logits", "FILE", "write MODEL's predictions for a later --kld FILE (the format of llama-perplexity --kl-divergence-base)", OPT_SAVE_LOGITS},
+    {"per-window", "FILE", "write the figures of each window (CSV)", OPT_PER_WINDOW},
+    {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},
     {"chunks", "N", "at most this many windows (all)", OPT_CHUNKS},
     {"logits", "FILE", "write the first window's ids and logits to a safetensors file, to compare with another program (choose a small --ctx)", OPT_LOGITS},
     {"task", "NAME=FILE", "accuracy on a task's documents (several times: several tasks in one run)", OPT_TASK},
@@ -34,6 +36,13 @@ static void print_text(const cli *c, const json_t *r)
     if (c->kld)
         printf("KL divergence to %s: %.5f +/- %.5f nats; same most likely token %.2f%% +/- %.2f%%\n", c->kld, real(r, "kld"),
                real(r, "kld_stderr"), 100 * real(r, "top1"), 100 * real(r, "top1_stderr"));
+    const json_t *q = json_object_get(r, "kld_percentiles");
+    if (q)
+        printf("  median %.5f, 90%% %.5f, 95%% %.5f, 99%% %.5f, 99.9%% %.5f, largest %.5f; ln(ppl / reference's %.4f) %.5f +/- %.5f; "
+               "RMS difference of the next token's probability %.3f%%\n", real(q, "median"), real(q, "90"), real(q, "95"), real(q, "99"), real(q, "99.9"),
+               real(q, "max"), real(r, "reference_ppl"), real(r, "ln_ppl_ratio"), real(r, "ln_ppl_ratio_stderr"), 100 * real(r, "dp_rms"));
+    if (!strcmp(json_string_value(json_object_get(r, "convention")), "llama.cpp"))
+        puts("  (llama.cpp's convention: only the second half of each window is scored)");
 }
 
 /* The table of lm_eval.utils.make_table. */
@@ -79,15 +88,15 @@ int cmd_eval(int argc, char **argv)
                            "  kronq eval out --task arc_easy=arc_easy.jsonl --task piqa=piqa.jsonl --limit 200", options);
     if (status >= 0)
         return status;
-    if (!c.ppl && !c.n_task) {
-        fprintf(stderr, "kronq eval: --ppl FILE is missing: it names the text%s; or --task NAME=FILE.jsonl; see kronq eval --help\n",
-                c.kld ? " that --kld is measured on" : "");
+    if (!c.ppl && !c.n_task && !c.kld) {
+        fputs("kronq eval: --ppl FILE is missing: it names the text; or --task NAME=FILE.jsonl; see kronq eval --help\n", stderr);
         return EXIT_USAGE;
     }
     if ((c.ppl || c.kld) && c.n_task) {
         fprintf(stderr, "kronq eval: --task and --%s are two measurements: run kronq eval twice\n", c.ppl ? "ppl" : "kld");
         return EXIT_USAGE;
     }
+    cli_resumable(c.n_task && c.t.samples_file);
     kq_error err;
     char *text = NULL;
     cli_progress(&c, c.n_task ? &c.t.common : &c.e.common);

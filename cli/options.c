@@ -107,6 +107,8 @@ static int apply(cli *c, const cli_option *o, char *v)
         return -1;
     case OPT_TASK:
         return add_task(c, o->name, v);
+    case OPT_SAVE_LOGITS: c->e.save_logits = v; return -1;
+    case OPT_PER_WINDOW: c->e.per_window = v; return -1;
     case OPT_LIMIT:
         return parse_size(v, (size_t)1 << 50, &c->t.limit) ? -1 : bad(c, o->name, v, "a whole number is expected");
     case OPT_LOG_SAMPLES: c->t.samples_file = v; return -1;
@@ -222,6 +224,11 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
     }
     c->e.common = c->t.common = c->q.common;
     return -1;
+}
+
+void cli_resumable(bool yes)
+{
+    resumable = yes;
 }
 
 int cli_fail(const kq_error *err)

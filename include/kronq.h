@@ -122,13 +122,18 @@ kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char *
 
 typedef struct kq_eval_text_options {
     kq_common common;
-    size_t ctx, chunks; /* tokens a window (2048); at most this many windows (0: all) */
+    size_t ctx;         /* tokens a window; 0: those of the saved logits, else 2048 or the model's context if that is less */
+    size_t chunks;      /* at most this many windows (0: all) */
+    const char *save_logits; /* write MODEL's predictions in llama.cpp's format (llama-perplexity --kl-divergence-base) to this file; NULL: no */
+    const char *per_window;  /* write one line a window to this file (CSV); NULL: no */
     const char *logits; /* a safetensors file to write with the first window's "ids" I32 [ctx] and "logits" F32 [ctx, vocab]; NULL: none */
 } kq_eval_text_options;
 kq_eval_text_options kq_eval_text_defaults(void);
 
 /* Perplexity of MODEL on a text file and, when reference is not NULL, its KL divergence to that model on the same windows, as a JSON object
- * ("ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"); free() it. */
+ * ("ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"; "kld_percentiles"; "per_window"); free() it.
+ * reference may also be a file of saved logits, which brings its own windows: text_file may then be NULL. With one, or with save_logits,
+ * llama.cpp's convention holds ("convention" in the JSON; docs/format.md, "Saved logits"). KQ_E_ARG when ctx is beyond a model's context. */
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err);
 
 /* One of "arc_easy", "arc_challenge", "piqa", "boolq", "hellaswag", "winogrande", and its documents: a JSON-lines file with the data set's own fields. */

@@ -2,8 +2,12 @@
 #ifndef KQ_EVAL_EVAL_H
 #define KQ_EVAL_EVAL_H
 
-#include "model/model.h"
+#include "eval/kld_base.h"
 #include "io/tokenizer.h"
+#include "model/model.h"
+
+/* One window's means; kld and top1 are 0 without a reference. */
+typedef struct kq_eval_window { double nll, kld, top1; } kq_eval_window;
 
 typedef struct kq_eval_options {
     size_t ctx;     /* tokens a window (2048) */
@@ -11,6 +15,11 @@ typedef struct kq_eval_options {
     int threads;    /* 0 or less: as many as OpenMP offers */
     kq_isa isa;
     kq_compute compute;
+    /* llama.cpp's convention instead of ours: only the positions ctx/2 .. ctx-2 count, for every measure. ctx is at least 4 then. */
+    bool half;
+    const kq_kld_base *base; /* saved logits to compare with instead of a reference model; half must be set; borrowed */
+    kq_out *save;   /* where to append the model's rows for a file of saved logits; half must be set; borrowed */
+    kq_eval_window *per_window; /* [windows] is filled; NULL: not wanted. Borrowed */
     float *logits;  /* kq_evaluate: the model's logits of the first window, [ctx, vocab], are put here; NULL: not wanted. Borrowed */
     /* May be NULL; nonzero stops. Called on the calling thread, fraction of the whole in (0, 1]. */
     int (*progress)(void *ctx, const char *stage, double fraction);
@@ -24,12 +33,18 @@ kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_e
 /* Standard errors (docs/math.md, "Measures"): `_stderr` is sd / sqrt(N) over the N tokens, as if they were independent draws; the tokens of
  * one window are not (one topic, one style), so it is somewhat too small. `_stderr_windows` takes the windows' means as the independent
  * draws, sd over windows / sqrt(windows): honest about that, but rough with few windows and NaN with one. */
+enum { KQ_N_QUANTILE = 11 };
+extern const double kq_quantile[KQ_N_QUANTILE]; /* 0, 0.001, 0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 1 */
+
 typedef struct kq_eval_result {
-    size_t windows, tokens;      /* tokens scored: windows * (ctx - 1) */
+    size_t windows, tokens;      /* tokens scored: windows * (ctx - 1); half: windows * (ctx - 1 - ctx/2) */
     double nll, nll_stderr, nll_stderr_windows;    /* mean nats a token */
     double ppl, ppl_stderr, ppl_stderr_windows;    /* exp(nll); delta method: ppl * stderr of nll */
     bool has_kld;
     double kld, kld_stderr, kld_stderr_windows;    /* mean over all windows * ctx positions of KL(reference || model), nats */
+    double kld_quantile[KQ_N_QUANTILE];            /* of the positions' values, linear between neighbours, as llama-perplexity's */
+    double reference_nll, ratio, ratio_stderr;     /* the reference's nll; ln(ppl / reference's ppl) with its paired standard error (tokens) */
+    double dp_mean, dp_rms;                        /* of p(next token) - reference's p(next token) */
     double top1, top1_stderr, top1_stderr_windows; /* share of those positions with the same most likely token (ties: lowest id) */
 } kq_eval_result;
 

@@ -13,7 +13,7 @@
 
 kq_eval_text_options kq_eval_text_defaults(void)
 {
-    return (kq_eval_text_options){.ctx = 2048};
+    return (kq_eval_text_options){0};
 }
 
 static int forward_progress(void *ctx, const char *stage, double fraction)
@@ -38,14 +38,20 @@ kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_e
     return KQ_OK;
 }
 
-static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids, size_t *n, kq_error *err)
+/* Ids of the text, and in *first the token that the tokenizer puts before every text (-1: none). */
+static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids, size_t *n, int32_t *first, kq_error *err)
 {
     kq_tokenizer *tok;
     kq_map map;
+    int32_t *nothing = NULL;
+    size_t n_nothing = 0;
     kq_status status = kq_tokenizer_open(src, &tok, err);
     if (status)
         return status;
-    if (!(status = kq_map_open(path, &map, err))) {
+    if (!(status = kq_tokenizer_encode(tok, "", 0, true, false, &nothing, &n_nothing, err)))
+        *first = n_nothing ? nothing[0] : -1;
+    kq_free(nothing);
+    if (!status && path && !(status = kq_map_open(path, &map, err))) {
         if (!map.size)
             status = kq_fail(err, KQ_E_ARG, "%s: holds no text", path);
         else
@@ -84,58 +90,190 @@ static void set_measure(json_t *o, const char *name, double value, double error,
     json_object_set_new(o, key, isfinite(error_windows) ? json_real(error_windows) : json_null());
 }
 
+/* Everything kq_eval_text opens. */
+typedef struct job {
+    kq_model_file *m, *r;  /* the model; a reference model, or NULL */
+    kq_kld_base base;      /* saved logits, or zero */
+    int32_t *ids;          /* as they are fed to the model */
+    int32_t *text;         /* as they are in the text: the same but for first tokens of windows that were replaced. NULL: the same */
+    size_t n_ids;
+    kq_eval_options o;
+} job;
+
+static void job_close(job *j)
+{
+    kq_free(j->ids);
+    kq_free(j->text);
+    kq_free(j->o.logits);
+    kq_free(j->o.per_window);
+    kq_out_abort(j->o.save);
+    kq_kld_base_close(&j->base);
+    kq_model_file_close(j->m);
+    kq_model_file_close(j->r);
+}
+
+/* Tokens a window: what was asked for, the saved logits' own, or the default; no more than the models were made for. */
+static kq_status choose_ctx(job *j, const char *model, const char *reference, const kq_eval_text_options *opt, kq_error *err)
+{
+    const kq_model_file *file[] = {j->m, j->r};
+    const char *const name[] = {model, reference};
+    j->o.ctx = opt->ctx ? opt->ctx : j->base.ctx ? j->base.ctx : 2048;
+    if (j->base.ctx && j->o.ctx != j->base.ctx)
+        return kq_fail(err, KQ_E_ARG, "--ctx %zu: %s holds windows of %zu tokens; leave --ctx out", opt->ctx, reference, j->base.ctx);
+    for (int i = 0; i < 2; i++) {
+        const size_t most = file[i] ? kq_source_config(kq_model_file_source(file[i]))->max_position : SIZE_MAX;
+        if (j->o.ctx > most && (opt->ctx || j->base.ctx))
+            return kq_fail(err, KQ_E_ARG, "--ctx %zu: %s was made for at most %zu tokens, beyond which its predictions mean nothing", j->o.ctx, name[i], most);
+        if (j->o.ctx > most)
+            j->o.ctx = most;
+    }
+    return j->o.ctx < 2 ? kq_fail(err, KQ_E_ARG, "--ctx %zu: at least 2 tokens are needed", j->o.ctx) : KQ_OK;
+}
+
+/* The ids: the text's, or the saved logits' own. When both are given they must be the same. */
+static kq_status choose_ids(job *j, const char *text_file, kq_error *err)
+{
+    int32_t first = -1;
+    kq_status st = text_ids(kq_model_file_source(j->m), text_file, &j->ids, &j->n_ids, &first, err);
+    const size_t n_base = j->base.ctx * j->base.windows;
+    if (!st && n_base && text_file && (j->n_ids < n_base || memcmp(j->ids, j->base.ids, n_base * sizeof *j->ids)))
+        st = kq_fail(err, KQ_E_MISMATCH, "%s: its tokens are not those that %s was made of (another text, tokenizer or special tokens); leave --ppl out to use "
+                                         "those of the file", text_file, j->base.map.path);
+    if (!st && n_base && !text_file && !(st = kq_alloc_for((void **)&j->ids, n_base, sizeof *j->ids, "token ids", err)))
+        memcpy(j->ids, j->base.ids, n_base * sizeof *j->ids);
+    if (!st && n_base)
+        j->n_ids = n_base;
+    if (st || !j->o.half || first < 0)
+        return st;
+    /* llama.cpp puts the beginning token in the place of each window's first */
+    if ((st = kq_alloc_for((void **)&j->text, j->n_ids, sizeof *j->text, "token ids", err)))
+        return st;
+    memcpy(j->text, j->ids, j->n_ids * sizeof *j->ids);
+    for (size_t i = 0; i < j->n_ids; i += j->o.ctx)
+        j->ids[i] = first;
+    return KQ_OK;
+}
+
+/* What is wanted beside the figures. */
+static kq_status open_outputs(job *j, const kq_eval_text_options *opt, kq_error *err)
+{
+    const size_t vocab = kq_source_config(kq_model_file_source(j->m))->vocab_size, all = j->n_ids / j->o.ctx;
+    const size_t windows = opt->chunks && opt->chunks < all ? opt->chunks : all;
+    kq_status st = KQ_OK;
+    size_t n;
+    if (opt->logits && j->o.half)
+        return kq_fail(err, KQ_E_ARG, "--logits wants whole windows, saved logits halves: run kronq eval twice");
+    if (opt->logits)
+        st = kq_mul_size(j->o.ctx, vocab, &n) ? kq_alloc_for((void **)&j->o.logits, n, sizeof *j->o.logits, "the first window's logits", err)
+                                              : kq_fail(err, KQ_E_ARG, "--ctx %zu is too large", j->o.ctx);
+    if (!st)
+        st = kq_alloc_for((void **)&j->o.per_window, windows, sizeof *j->o.per_window, "windows", err);
+    if (!st && opt->save_logits && windows)
+        st = kq_kld_writer_open(opt->save_logits, j->o.ctx, vocab, windows, j->text ? j->text : j->ids, &j->o.save, err);
+    return st;
+}
+
+static kq_status write_windows(const char *path, const job *j, const kq_eval_result *res, kq_error *err)
+{
+    kq_out *out;
+    kq_status st = kq_out_open(path, &out, err);
+    if (st)
+        return st;
+    const char *head = res->has_kld ? "window,tokens,nll,ppl,kld,top1\n" : "window,tokens,nll,ppl\n";
+    st = kq_out_write(out, head, strlen(head), err);
+    for (size_t w = 0; w < res->windows && !st; w++) {
+        const kq_eval_window *p = &j->o.per_window[w];
+        char line[256];
+        int n = snprintf(line, sizeof line, "%zu,%zu,%.9g,%.9g", w, res->tokens / res->windows, p->nll, exp(p->nll));
+        if (res->has_kld)
+            n += snprintf(line + n, sizeof line - (size_t)n, ",%.9g,%.9g", p->kld, p->top1);
+        line[n++] = '\n';
+        st = kq_out_write(out, line, (size_t)n, err);
+    }
+    if (st)
+        kq_out_abort(out);
+    return st ? st : kq_out_commit(out, err);
+}
+
+static void set_comparison(json_t *o, const char *reference, const kq_eval_result *res)
+{
+    static const char *const name[KQ_N_QUANTILE] = {"min", "0.1", "1", "5", "10", "median", "90", "95", "99", "99.9", "max"};
+    json_t *q = json_object();
+    json_object_set_new(o, "reference", json_string(reference));
+    set_measure(o, "kld", res->kld, res->kld_stderr, res->kld_stderr_windows);
+    for (int i = 0; i < KQ_N_QUANTILE; i++)
+        json_object_set_new(q, name[i], json_real(res->kld_quantile[i]));
+    json_object_set_new(o, "kld_percentiles", q);
+    set_measure(o, "top1", res->top1, res->top1_stderr, res->top1_stderr_windows);
+    json_object_set_new(o, "reference_nll", json_real(res->reference_nll));
+    json_object_set_new(o, "reference_ppl", json_real(exp(res->reference_nll)));
+    json_object_set_new(o, "ln_ppl_ratio", json_real(res->ratio));
+    json_object_set_new(o, "ln_ppl_ratio_stderr", json_real(res->ratio_stderr));
+    json_object_set_new(o, "dp_mean", json_real(res->dp_mean));
+    json_object_set_new(o, "dp_rms", json_real(res->dp_rms));
+}
+
+static json_t *report(const job *j, const char *model, const char *reference, const char *text_file, const kq_eval_result *res, double seconds)
+{
+    json_t *o = json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I}", "model", model, "text", text_file, "convention", j->o.half ? "llama.cpp" : "kronq", "ctx",
+                          (json_int_t)j->o.ctx, "windows", (json_int_t)res->windows, "tokens", (json_int_t)res->tokens);
+    json_t *windows = json_array();
+    set_measure(o, "ppl", res->ppl, res->ppl_stderr, res->ppl_stderr_windows);
+    set_measure(o, "nll", res->nll, res->nll_stderr, res->nll_stderr_windows);
+    if (res->has_kld)
+        set_comparison(o, reference, res);
+    for (size_t w = 0; w < res->windows; w++) {
+        const kq_eval_window *p = &j->o.per_window[w];
+        json_t *one = json_pack("{s:f, s:f}", "nll", p->nll, "ppl", exp(p->nll));
+        if (res->has_kld) {
+            json_object_set_new(one, "kld", json_real(p->kld));
+            json_object_set_new(one, "top1", json_real(p->top1));
+        }
+        json_array_append_new(windows, one);
+    }
+    json_object_set_new(o, "per_window", windows);
+    json_object_set_new(o, "compute", json_string(j->o.compute == KQ_BF16 ? "bf16" : "f32"));
+    json_object_set_new(o, "isa", json_string(kq_isa_name(j->o.isa)));
+    json_object_set_new(o, "seconds", json_real(seconds));
+    json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)kq_peak_rss_bytes()));
+    return o;
+}
+
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err)
 {
-    kq_model_file *m = NULL, *r = NULL;
-    int32_t *ids = NULL;
-    size_t n_ids = 0;
-    kq_eval_options o;
-    kq_eval_result res;
     const double start = kq_now_s();
+    const bool saved = reference && kq_kld_base_is(reference);
+    job j = {0};
+    kq_eval_result res;
     *result_json = NULL;
-    if (opt->ctx < 2)
-        return kq_fail(err, KQ_E_ARG, "--ctx %zu: at least 2 tokens are needed", opt->ctx);
-    kq_status status = kq_eval_options_of(&opt->common, &o, err);
-    if (status)
-        return status;
-    o.ctx = opt->ctx;
-    o.chunks = opt->chunks;
-    if ((status = kq_model_file_open(model, o.isa, &m, err)) || (reference && (status = kq_model_file_open(reference, o.isa, &r, err))) ||
-        (status = text_ids(kq_model_file_source(m), text_file, &ids, &n_ids, err)))
+    if (!text_file && !saved)
+        return kq_fail(err, KQ_E_ARG, "a text is missing (--ppl FILE): only a file of saved logits brings its own");
+    kq_status st = kq_eval_options_of(&opt->common, &j.o, err);
+    if (st)
+        return st;
+    j.o.chunks = opt->chunks;
+    j.o.half = saved || opt->save_logits;
+    j.o.base = saved ? &j.base : NULL;
+    if ((st = kq_model_file_open(model, j.o.isa, &j.m, err)) || (saved && (st = kq_kld_base_open(reference, &j.base, err))) ||
+        (reference && !saved && (st = kq_model_file_open(reference, j.o.isa, &j.r, err))) || (st = choose_ctx(&j, model, reference, opt, err)) ||
+        (st = choose_ids(&j, text_file, err)) || (st = open_outputs(&j, opt, err)) ||
+        (st = kq_evaluate(kq_model_file_weights(j.m), j.r ? kq_model_file_weights(j.r) : NULL, j.ids, j.n_ids, &j.o, &res, err)))
         goto out;
-    const size_t vocab = kq_source_config(kq_model_file_source(m))->vocab_size;
-    if (opt->logits) {
-        size_t n;
-        status = kq_mul_size(o.ctx, vocab, &n) ? kq_alloc_for((void **)&o.logits, n, sizeof *o.logits, "the first window's logits", err)
-                                               : kq_fail(err, KQ_E_ARG, "--ctx %zu is too large", o.ctx);
-        if (status)
-            goto out;
+    if (j.o.save) {
+        st = kq_out_commit(j.o.save, err);
+        j.o.save = NULL;
     }
-    if ((status = kq_evaluate(kq_model_file_weights(m), r ? kq_model_file_weights(r) : NULL, ids, n_ids, &o, &res, err)) ||
-        (opt->logits && (status = write_logits(opt->logits, ids, o.logits, o.ctx, vocab, err))))
+    if (!st && opt->logits)
+        st = write_logits(opt->logits, j.ids, j.o.logits, j.o.ctx, kq_source_config(kq_model_file_source(j.m))->vocab_size, err);
+    if (!st && opt->per_window)
+        st = write_windows(opt->per_window, &j, &res, err);
+    if (st)
         goto out;
-    json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I}", "model", model, "text", text_file, "ctx", (json_int_t)o.ctx, "windows", (json_int_t)res.windows,
-                          "tokens", (json_int_t)res.tokens);
-    if (j) {
-        set_measure(j, "ppl", res.ppl, res.ppl_stderr, res.ppl_stderr_windows);
-        set_measure(j, "nll", res.nll, res.nll_stderr, res.nll_stderr_windows);
-        if (res.has_kld) {
-            json_object_set_new(j, "reference", json_string(reference));
-            set_measure(j, "kld", res.kld, res.kld_stderr, res.kld_stderr_windows);
-            set_measure(j, "top1", res.top1, res.top1_stderr, res.top1_stderr_windows);
-        }
-        json_object_set_new(j, "compute", json_string(o.compute == KQ_BF16 ? "bf16" : "f32"));
-        json_object_set_new(j, "isa", json_string(kq_isa_name(o.isa)));
-        json_object_set_new(j, "seconds", json_real(kq_now_s() - start));
-        json_object_set_new(j, "peak_rss_bytes", json_integer((json_int_t)kq_peak_rss_bytes()));
-    }
-    if (!j || !(*result_json = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(9))))
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
-    json_decref(j);
+    json_t *o = report(&j, model, reference, text_file, &res, kq_now_s() - start);
+    if (!o || !(*result_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9))))
+        st = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
+    json_decref(o);
 out:
-    kq_free(ids);
-    kq_free(o.logits);
-    kq_model_file_close(m);
-    kq_model_file_close(r);
-    return status;
+    job_close(&j);
+    return st;
 }

@@ -27,8 +27,11 @@ typedef struct run {
     const kq_kern *kern;
     int threads;
     size_t ctx, group, n_side; /* windows a group; 1 or 2 models */
+    size_t from, to, scored;   /* positions from .. to-1 of a window are looked at, the first `scored` of them predict a token of it */
+    bool compare;              /* with a reference model or saved logits */
     side side[2];              /* model, reference */
-    double *nll, *kld, *same;  /* [windows (ctx-1)], [windows ctx], [windows ctx] */
+    double *nll, *ref, *dp;    /* [windows, scored]: nll, the reference's nll, difference of the probabilities */
+    double *kld, *same;        /* [windows, to - from] */
     double done, work;         /* for progress: blocks and heads times windows */
 } run;
 
@@ -133,40 +136,66 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
     return st;
 }
 
-/* One tile of at most KQ_HEAD_TILE positions: both models' logits, then the scores of each position. */
-static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g, size_t t0, float *scratch, kq_error *err)
+/* What one position gives. lp: the model's (and reference's) logits after it. */
+static kq_status score_position(run *r, const int32_t *ids, size_t window, size_t t, float *const lp[2], float *scratch, uint8_t *row, kq_error *err)
 {
-    size_t vocab = r->side[0].w->cfg->vocab_size, window = window0 + g;
-    size_t rows = r->ctx - t0 < KQ_HEAD_TILE ? r->ctx - t0 : KQ_HEAD_TILE;
-    float *logits[2] = {scratch, scratch + KQ_HEAD_TILE * vocab};
-    float *exp = scratch + r->n_side * KQ_HEAD_TILE * vocab, *norm = exp + vocab;
+    const size_t vocab = r->side[0].w->cfg->vocab_size, i = t - r->from, at = window * (r->to - r->from) + i, scored = window * r->scored + i;
+    const bool predicts = i < r->scored;
+    const int32_t next = predicts ? ids[window * r->ctx + t + 1] : 0;
+    kq_row_stats st[2];
+    double nll = 0, ref = 0;
     for (size_t k = 0; k < r->n_side; k++) {
-        side *s = &r->side[k];
-        kq_status st = kq_head_logits(s->head, s->h + (g * r->ctx + t0) * s->d, rows, logits[k], norm, 1, err);
-        if (st != KQ_OK)
-            return st;
+        st[k] = kq_row_score(r->kern, lp[k], vocab);
+        if (!isfinite(st[k].lse))
+            return kq_fail(err, KQ_E_NUMERIC, "the %s's logits hold NaN or Inf (window %zu, position %zu)", r->side[k].name, window, t);
     }
-    if (r->opt->logits && window == 0)
-        memcpy(r->opt->logits + t0 * vocab, logits[0], rows * vocab * sizeof *logits[0]);
-    for (size_t i = 0; i < rows; i++) {
-        size_t t = t0 + i;
-        kq_row_stats st[2];
-        for (size_t k = 0; k < r->n_side; k++) {
-            st[k] = kq_row_score(r->kern, logits[k] + i * vocab, vocab);
-            if (!isfinite(st[k].lse))
-                return kq_fail(err, KQ_E_NUMERIC, "the %s's logits hold NaN or Inf (window %zu, position %zu)", r->side[k].name, window, t);
-        }
-        if (t + 1 < r->ctx)
-            r->nll[window * (r->ctx - 1) + t] = st[0].lse - (double)logits[0][i * vocab + (size_t)ids[window * r->ctx + t + 1]];
-        if (r->n_side == 2) {
-            double kl = kq_row_kl(r->kern, logits[1] + i * vocab, &st[1], logits[0] + i * vocab, &st[0], vocab, exp);
-            if (!isfinite(kl))
-                return kq_fail(err, KQ_E_NUMERIC, "the logits hold -Inf (window %zu, position %zu)", window, t);
-            r->kld[window * r->ctx + t] = kl;
-            r->same[window * r->ctx + t] = st[0].top == st[1].top;
-        }
+    if (predicts)
+        r->nll[scored] = nll = st[0].lse - (double)lp[0][next];
+    if (row)
+        kq_kld_row_encode(lp[0], &st[0], vocab, row);
+    if (r->opt->base) {
+        kq_kld_row base;
+        const uint8_t *saved = r->opt->base->rows + (window * r->scored + i) * kq_kld_row_bytes(vocab);
+        kq_error e;
+        if (kq_kld_row_compare(r->kern, saved, lp[0], &st[0], vocab, next, scratch, &base, &e))
+            return kq_fail(err, e.status, "%s: window %zu, position %zu: %s", r->opt->base->map.path, window, t, e.message);
+        r->kld[at] = base.kl;
+        r->same[at] = st[0].top == base.top;
+        ref = base.nll;
+    } else if (r->n_side == 2) {
+        r->kld[at] = kq_row_kl(r->kern, lp[1], &st[1], lp[0], &st[0], vocab, scratch);
+        r->same[at] = st[0].top == st[1].top;
+        ref = predicts ? st[1].lse - (double)lp[1][next] : 0;
+    }
+    if (r->compare && !isfinite(r->kld[at]))
+        return kq_fail(err, KQ_E_NUMERIC, "the logits hold -Inf (window %zu, position %zu)", window, t);
+    if (r->compare && predicts) {
+        r->ref[scored] = ref;
+        r->dp[scored] = exp(-nll) - exp(-ref);
     }
     return KQ_OK;
+}
+
+/* One tile of at most KQ_HEAD_TILE positions: both models' logits, then the scores of each position. rows: where the model's rows are to be
+ * encoded, NULL: nowhere. */
+static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g, size_t t0, float *scratch, uint8_t *rows, kq_error *err)
+{
+    size_t vocab = r->side[0].w->cfg->vocab_size, window = window0 + g;
+    size_t n = r->to - t0 < KQ_HEAD_TILE ? r->to - t0 : KQ_HEAD_TILE;
+    float *logits[2] = {scratch, scratch + KQ_HEAD_TILE * vocab};
+    float *exps = scratch + r->n_side * KQ_HEAD_TILE * vocab, *norm = exps + 2 * vocab;
+    kq_status st = KQ_OK;
+    for (size_t k = 0; k < r->n_side && !st; k++) {
+        side *s = &r->side[k];
+        st = kq_head_logits(s->head, s->h + (g * r->ctx + t0) * s->d, n, logits[k], norm, 1, err);
+    }
+    if (!st && r->opt->logits && window == 0)
+        memcpy(r->opt->logits + t0 * vocab, logits[0], n * vocab * sizeof *logits[0]);
+    for (size_t i = 0; i < n && !st; i++) {
+        float *const lp[2] = {logits[0] + i * vocab, logits[1] + i * vocab};
+        st = score_position(r, ids, window, t0 + i, lp, exps, rows ? rows + i * kq_kld_row_bytes(vocab) : NULL, err);
+    }
+    return st;
 }
 
 static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t n, kq_error *err)
@@ -174,42 +203,95 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
     size_t vocab = r->side[0].w->cfg->vocab_size, d_max = r->side[0].d;
     if (r->n_side == 2 && r->side[1].d > d_max)
         d_max = r->side[1].d;
-    size_t per_window = (r->ctx + KQ_HEAD_TILE - 1) / KQ_HEAD_TILE, tiles = n * per_window;
-    size_t slice = (r->n_side * KQ_HEAD_TILE + 1) * vocab + KQ_HEAD_TILE * d_max;
+    size_t per_window = (r->to - r->from + KQ_HEAD_TILE - 1) / KQ_HEAD_TILE, tiles = n * per_window;
+    size_t slice = (r->n_side * KQ_HEAD_TILE + 2) * vocab + KQ_HEAD_TILE * d_max, row_bytes = kq_kld_row_bytes(vocab);
     int threads = tiles < (size_t)r->threads ? (int)tiles : r->threads;
+    /* rows to save are written in their order, a round of tiles at a time */
+    size_t round = r->opt->save ? (size_t)threads : tiles;
     float *scratch;
+    uint8_t *rows = NULL;
     kq_status st = kq_alloc_for((void **)&scratch, (size_t)threads * slice, sizeof *scratch, "tiles of logits", err);
-    if (st != KQ_OK)
-        return st;
+    if (!st && r->opt->save)
+        st = kq_alloc_for((void **)&rows, round * KQ_HEAD_TILE, row_bytes, "logits to save", err);
     verdict v = {0};
+    for (size_t i0 = 0; i0 < tiles && !st; i0 += round) {
+        size_t end = tiles - i0 < round ? tiles : i0 + round;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (size_t i = 0; i < tiles; i++) {
-        kq_error e = {0};
-        if (atomic_load(&v.failed))
-            continue;
-        float *mine = scratch + (size_t)omp_get_thread_num() * slice;
-        kq_status t = score_tile(r, ids, window0, i / per_window, i % per_window * KQ_HEAD_TILE, mine, &e);
-        if (t != KQ_OK)
-            verdict_set(&v, t, &e);
+        for (size_t i = i0; i < end; i++) {
+            kq_error e = {0};
+            if (atomic_load(&v.failed))
+                continue;
+            float *mine = scratch + (size_t)omp_get_thread_num() * slice;
+            kq_status t = score_tile(r, ids, window0, i / per_window, r->from + i % per_window * KQ_HEAD_TILE, mine,
+                                     rows ? rows + (i - i0) * KQ_HEAD_TILE * row_bytes : NULL, &e);
+            if (t != KQ_OK)
+                verdict_set(&v, t, &e);
+        }
+        st = verdict_get(&v, err);
+        for (size_t i = i0; i < end && rows && !st; i++) {
+            size_t left = r->to - r->from - i % per_window * KQ_HEAD_TILE, k = left < KQ_HEAD_TILE ? left : KQ_HEAD_TILE;
+            st = kq_out_write(r->opt->save, rows + (i - i0) * KQ_HEAD_TILE * row_bytes, k * row_bytes, err);
+        }
     }
     kq_free(scratch);
-    st = verdict_get(&v, err);
+    kq_free(rows);
     return st == KQ_OK ? tick(r, "scores", (double)(n * r->n_side), err) : st;
 }
 
-static void summarise(const run *r, size_t windows, kq_eval_result *out)
+static kq_status summarise(const run *r, size_t windows, kq_eval_result *out, kq_error *err)
 {
-    kq_eval_result e = {.windows = windows, .tokens = windows * (r->ctx - 1)};
-    kq_mean_stderr(r->nll, e.tokens, r->ctx - 1, &e.nll, &e.nll_stderr, &e.nll_stderr_windows);
+    const size_t n_pos = r->to - r->from;
+    kq_eval_result e = {.windows = windows, .tokens = windows * r->scored};
+    kq_mean_stderr(r->nll, e.tokens, r->scored, &e.nll, &e.nll_stderr, &e.nll_stderr_windows);
     e.ppl = exp(e.nll);
     e.ppl_stderr = e.ppl * e.nll_stderr;
     e.ppl_stderr_windows = e.ppl * e.nll_stderr_windows;
-    if (r->n_side == 2) {
+    for (size_t w = 0; r->opt->per_window && w < windows; w++) {
+        kq_eval_window *p = &r->opt->per_window[w];
+        double se, sw;
+        *p = (kq_eval_window){0};
+        kq_mean_stderr(r->nll + w * r->scored, r->scored, r->scored, &p->nll, &se, &sw);
+        if (r->compare) {
+            kq_mean_stderr(r->kld + w * n_pos, n_pos, n_pos, &p->kld, &se, &sw);
+            kq_mean_stderr(r->same + w * n_pos, n_pos, n_pos, &p->top1, &se, &sw);
+        }
+    }
+    if (r->compare) {
+        double square = 0, sw, *sorted;
         e.has_kld = true;
-        kq_mean_stderr(r->kld, windows * r->ctx, r->ctx, &e.kld, &e.kld_stderr, &e.kld_stderr_windows);
-        kq_mean_stderr(r->same, windows * r->ctx, r->ctx, &e.top1, &e.top1_stderr, &e.top1_stderr_windows);
+        kq_mean_stderr(r->kld, windows * n_pos, n_pos, &e.kld, &e.kld_stderr, &e.kld_stderr_windows);
+        kq_mean_stderr(r->same, windows * n_pos, n_pos, &e.top1, &e.top1_stderr, &e.top1_stderr_windows);
+        kq_status st = kq_alloc_for((void **)&sorted, windows * n_pos, sizeof *sorted, "scores", err);
+        if (st)
+            return st;
+        memcpy(sorted, r->kld, windows * n_pos * sizeof *sorted);
+        kq_quantiles(sorted, windows * n_pos, e.kld_quantile);
+        kq_free(sorted);
+        for (size_t i = 0; i < e.tokens; i++) {
+            e.reference_nll += r->ref[i] / (double)e.tokens;
+            e.dp_mean += r->dp[i] / (double)e.tokens;
+            square += r->dp[i] * r->dp[i] / (double)e.tokens;
+            r->ref[i] = r->nll[i] - r->ref[i]; /* its mean is the ratio's logarithm */
+        }
+        e.dp_rms = sqrt(square);
+        kq_mean_stderr(r->ref, e.tokens, e.tokens, &e.ratio, &e.ratio_stderr, &sw);
     }
     *out = e;
+    return KQ_OK;
+}
+
+static kq_status check_options(const kq_weights *model, const kq_weights *reference, size_t windows, const kq_eval_options *opt, kq_error *err)
+{
+    const kq_kld_base *b = opt->base;
+    if (opt->half && opt->ctx < 4)
+        return kq_fail(err, KQ_E_ARG, "a window whose second half is scored needs at least 4 tokens, not %zu", opt->ctx);
+    if ((b || opt->save) && !opt->half)
+        return kq_fail(err, KQ_E_ARG, "saved logits are of the second halves of windows");
+    if (b && (reference || b->ctx != opt->ctx || b->windows < windows))
+        return kq_fail(err, KQ_E_ARG, "%s holds %zu windows of %zu tokens, %zu of %zu are asked for", b->map.path, b->windows, b->ctx, windows, opt->ctx);
+    if (b && b->vocab != model->cfg->vocab_size)
+        return kq_fail(err, KQ_E_MISMATCH, "%s is of a model of %zu tokens, this one has %zu", b->map.path, b->vocab, model->cfg->vocab_size);
+    return KQ_OK;
 }
 
 kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, const int32_t *ids, size_t n_ids,
@@ -227,9 +309,15 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
         return kq_fail(err, KQ_E_MISMATCH, "the model has %zu tokens, the reference %zu: their predictions cannot be compared",
                        model->cfg->vocab_size, reference->cfg->vocab_size);
 
-    run r = {.opt = opt, .kern = kq_kern_pick(opt->isa), .ctx = ctx, .n_side = reference ? 2 : 1};
+    kq_status st = check_options(model, reference, windows, opt, err);
+    if (st != KQ_OK)
+        return st;
+    run r = {.opt = opt, .kern = kq_kern_pick(opt->isa), .ctx = ctx, .n_side = reference ? 2 : 1, .compare = reference || opt->base};
+    r.from = opt->half ? ctx / 2 : 0;
+    r.to = opt->half ? ctx - 1 : ctx;
+    r.scored = ctx - 1 - r.from;
     r.threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
-    kq_status st = side_open(&r, &r.side[0], "model", model, err);
+    st = side_open(&r, &r.side[0], "model", model, err);
     if (st == KQ_OK && reference)
         st = side_open(&r, &r.side[1], "reference", reference, err);
     if (st != KQ_OK)
@@ -251,11 +339,9 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
         if (st != KQ_OK)
             goto out;
     }
-    st = kq_alloc_for((void **)&r.nll, windows * ctx, sizeof(double), "scores", err);
-    if (st == KQ_OK && reference)
-        st = kq_alloc_for((void **)&r.kld, windows * ctx, sizeof(double), "scores", err);
-    if (st == KQ_OK && reference)
-        st = kq_alloc_for((void **)&r.same, windows * ctx, sizeof(double), "scores", err);
+    double **scores[] = {&r.nll, &r.kld, &r.same, &r.ref, &r.dp};
+    for (size_t i = 0; i < (r.compare ? 5 : 1) && st == KQ_OK; i++)
+        st = kq_alloc_for((void **)scores[i], windows * ctx, sizeof(double), "scores", err);
 
     for (size_t w0 = 0; w0 < windows && st == KQ_OK; w0 += r.group) {
         size_t n = windows - w0 < r.group ? windows - w0 : r.group;
@@ -265,12 +351,12 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
             st = score_group(&r, ids, w0, n, err);
     }
     if (st == KQ_OK)
-        summarise(&r, windows, out);
+        st = summarise(&r, windows, out, err);
 out:
     for (size_t k = 0; k < 2; k++)
         side_close(&r.side[k]);
-    kq_free(r.nll);
-    kq_free(r.kld);
-    kq_free(r.same);
+    double *owned[] = {r.nll, r.kld, r.same, r.ref, r.dp};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        kq_free(owned[i]);
     return st;
 }

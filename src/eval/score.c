@@ -1,6 +1,7 @@
-#include "eval/score.h"
+#include "eval/eval.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LANES = 16 };
@@ -66,4 +67,22 @@ void kq_mean_stderr(const double *x, size_t n, size_t cluster, double *mean, dou
     *mean = s / (double)n;
     *se = stderr_of(x, n, 1, *mean);
     *se_cluster = stderr_of(x, n / cluster, cluster, *mean);
+}
+
+const double kq_quantile[KQ_N_QUANTILE] = {0, 0.001, 0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 1};
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void kq_quantiles(double *x, size_t n, double *out)
+{
+    qsort(x, n, sizeof *x, ascending);
+    for (size_t i = 0; i < KQ_N_QUANTILE; i++) {
+        const double at = kq_quantile[i] * (double)(n - 1);
+        const size_t low = (size_t)at, high = low + 1 < n ? low + 1 : low;
+        out[i] = x[low] + (at - (double)low) * (x[high] - x[low]);
+    }
 }

@@ -24,4 +24,7 @@ double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, co
  * means of consecutive clusters of `cluster` values as independent (NaN with fewer than two clusters; n is a multiple of cluster). */
 void kq_mean_stderr(const double *x, size_t n, size_t cluster, double *mean, double *se, double *se_cluster);
 
+/* Quantiles of x [n], n >= 1, which is sorted in place: linear between the two values around q (n - 1); q of kq_quantile (eval.h). */
+void kq_quantiles(double *x, size_t n, double *out);
+
 #endif

@@ -18,7 +18,7 @@ refuse 2 "MODEL is missing" "$KRONQ" quantize -o never
 refuse 2 "one argument too many" $Q "$ODD"
 refuse 2 "-o OUT is missing" "$KRONQ" quantize "$HF"
 refuse 2 "-o FILE is missing" "$KRONQ" calibrate "$HF"
-refuse 2 "--ppl FILE is missing.*--kld" "$KRONQ" eval "$HF" --kld "$HF"
+refuse 2 "a text is missing \(--ppl FILE\)" "$KRONQ" eval "$HF" --kld "$HF"
 refuse 2 "-p TEXT is missing" "$KRONQ" run "$HF"
 refuse 2 "prompt is empty" "$KRONQ" run "$HF" -p ""
 refuse 2 "prompt has [0-9]+ tokens, the model's context is 512" "$KRONQ" run "$HF" -p "$(head -c 3000 "$TEXT")"
