@@ -240,6 +240,15 @@ kq_status kq_mkdirs(const char *path, kq_error *err)
     return status;
 }
 
+const char *kq_path_name(const char *path)
+{
+    const char *start = path;
+    for (const char *p = path; *p; p++)
+        if (*p == '/' && p[1] && p[1] != '/')
+            start = p + 1;
+    return start;
+}
+
 kq_status kq_path_join(char *buf, size_t cap, const char *dir, const char *name, kq_error *err)
 {
     size_t n = strlen(dir);

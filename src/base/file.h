@@ -22,6 +22,8 @@ kq_status kq_file_write(const char *path, const void *data, size_t size, kq_erro
 bool kq_path_exists(const char *path);
 bool kq_path_is_dir(const char *path);
 kq_status kq_mkdirs(const char *path, kq_error *err);
+/* The last part of a path, without the folders before it ("b/" of "a/b/"). */
+const char *kq_path_name(const char *path);
 /* "dir/name" into buf; KQ_E_ARG when it does not fit. */
 kq_status kq_path_join(char *buf, size_t cap, const char *dir, const char *name, kq_error *err);
 

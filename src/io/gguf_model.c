@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "io/dequant.h"
+#include "io/gguf_model_write.h"
 
 kq_dtype kq_gguf_dtype(uint32_t type)
 {
@@ -129,6 +130,12 @@ static bool factors_match(const kq_config *cfg, const kq_rope_scaling *s, const 
             return false;
     }
     return true;
+}
+
+void kq_gguf_rope_factors(const kq_config *cfg, float *factors)
+{
+    for (size_t i = 0; i < cfg->head_dim / 2; i++)
+        factors[i] = (float)llama3_factor(cfg, &cfg->rope_scaling, i);
 }
 
 /* rope_freqs.weight holds one divisor for each pair. LLaMA-3.1 and 3.2 are the only models of the two families that have one. */

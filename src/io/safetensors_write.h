@@ -16,6 +16,15 @@ kq_status kq_st_writer_data(kq_st_writer *w, const void *data, size_t size, kq_e
 kq_status kq_st_writer_finish(kq_st_writer *w, kq_error *err); /* frees w, whether it succeeds or not */
 void kq_st_writer_abort(kq_st_writer *w);
 
+/* One tensor of a checkpoint to be written. */
+typedef struct kq_st_decl { const char *name; kq_dtype dtype; size_t rank, shape[4]; } kq_st_decl;
+
+/* n tensors into folder dir as Hugging Face lays them out: model.safetensors, or, above shard_size bytes (0: no limit), model-00001-of-0000N.safetensors
+ * and model.safetensors.index.json. A shard holds at least one tensor, however large. data(ctx, i, w) gives tensor i's bytes to
+ * kq_st_writer_data; *file_bytes is the size of all safetensors files. */
+kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_decl *decl, size_t n,
+                             kq_status (*data)(void *ctx, size_t i, kq_st_writer *w, kq_error *err), void *ctx, size_t *file_bytes, kq_error *err);
+
 /* A single safetensors file, mapped and checked (all rules of the format: cases 1-28 of the malformed list). */
 typedef struct kq_st_file kq_st_file;
 kq_status kq_st_open(const char *path, kq_st_file **out, kq_error *err);

@@ -6,8 +6,6 @@
 #include "io/gguf.h"
 #include "io/tokenizer_internal.h"
 
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE };
-
 /* The pre-tokenizers that tokenizer.ggml.pre can name, as the JSON of Hugging Face's files. */
 #define BYTE_LEVEL_ONLY "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}"
 #define SPLIT(re) "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" re "\"},\"behavior\":\"Isolated\",\"invert\":false}"
@@ -29,9 +27,42 @@ static const struct pre_kind { const char *name, *json; bool nfc, ignore_merges,
     { "gpt2", gpt2_pre, false, false, false },        { "llama-bpe", llama3_pre, false, true, true },
     { "llama3", llama3_pre, false, true, true },      { "llama-v3", llama3_pre, false, true, true },
     { "qwen2", qwen2_pre, true, false, false },       { "deepseek-r1-qwen", qwen2_pre, true, false, true },
-    { "default", default_pre, false, false, false },
+    { "default", default_pre, false, false, false },  { "smaug-bpe", llama3_pre, false, false, false },
 };
-static const char known_pres[] = "smollm, starcoder, refact, gpt-2, gpt2, llama-bpe, llama3, llama-v3, qwen2, deepseek-r1-qwen, default";
+static const char known_pres[] = "smollm, starcoder, refact, gpt-2, gpt2, llama-bpe, llama3, llama-v3, qwen2, deepseek-r1-qwen, default, smaug-bpe";
+
+/* A pre-tokenizer without what makes no difference to ids: offsets, and a Sequence around one step. New reference; NULL: none, or out of memory. */
+static json_t *plain_pre(const json_t *pre)
+{
+    json_t *copy = json_deep_copy(pre), *steps = json_object_get(copy, "pretokenizers"), *step;
+    size_t i;
+    json_array_foreach(steps, i, step)
+        json_object_del(step, "trim_offsets");
+    json_object_del(copy, "trim_offsets");
+    if (json_array_size(steps) != 1)
+        return copy;
+    step = json_incref(json_array_get(steps, 0));
+    json_decref(copy);
+    return step;
+}
+
+const char *kq_gguf_pre_name(const json_t *tokenizer)
+{
+    const json_t *norm = json_object_get(tokenizer, "normalizer"), *ignore = json_object_get(json_object_get(tokenizer, "model"), "ignore_merges");
+    const char *found = NULL, *form = json_string_value(json_object_get(norm, "type"));
+    json_t *pre = plain_pre(json_object_get(tokenizer, "pre_tokenizer"));
+    /* llama.cpp does not normalise; NFC, which changes no text that is in it already, is what its converter passes over too */
+    const bool plain = !norm || json_is_null(norm) || (form && !strcmp(form, "NFC"));
+    for (size_t i = 0; plain && !found && i < sizeof pre_kinds / sizeof *pre_kinds; i++) {
+        json_t *raw = json_loads(pre_kinds[i].json, 0, NULL), *kind = plain_pre(raw);
+        if (kind && json_equal(kind, pre) && pre_kinds[i].ignore_merges == json_is_true(ignore))
+            found = pre_kinds[i].name;
+        json_decref(raw);
+        json_decref(kind);
+    }
+    json_decref(pre);
+    return found;
+}
 
 typedef struct reader {
     const kq_gguf *g;
@@ -49,10 +80,10 @@ static kq_status token_types(reader *r)
     if (!r->type)
         return kq_fail(r->err, KQ_E_MEMORY, "out of memory: %zu tokens", r->n);
     for (size_t i = 0; i < r->n; i++) {
-        int64_t t = TYPE_NORMAL;
-        if (r->types && (!kq_gguf_int(r->types, i, &t) || t < 0 || t > TYPE_BYTE))
+        int64_t t = KQ_TOKEN_NORMAL;
+        if (r->types && (!kq_gguf_int(r->types, i, &t) || t < 0 || t > KQ_TOKEN_BYTE))
             return kq_fail(r->err, KQ_E_FORMAT, "%s: tokenizer.ggml.token_type[%zu] is not a token type", r->path, i);
-        r->type[i] = t ? (int32_t)t : TYPE_NORMAL;
+        r->type[i] = t ? (int32_t)t : KQ_TOKEN_NORMAL;
     }
     return KQ_OK;
 }
@@ -72,7 +103,7 @@ static kq_status token_names(reader *r, json_t *vocab)
         r->name[i] = json_stringn_nocheck(s, size);
         if (!r->name[i])
             return kq_fail(r->err, KQ_E_MEMORY, "out of memory: %zu tokens", r->n);
-        if (r->type[i] == TYPE_UNUSED) /* padding up to the embedding's rows: no text may become it */
+        if (r->type[i] == KQ_TOKEN_UNUSED) /* padding up to the embedding's rows: no text may become it */
             continue;
         if (json_object_get(vocab, json_string_value(r->name[i])))
             return kq_fail(r->err, KQ_E_FORMAT, "%s: token %zu, \"%.60s\", is there twice", r->path, i, json_string_value(r->name[i]));
@@ -107,7 +138,7 @@ static int by_rank(const void *pa, const void *pb)
 static bool plain_piece(const reader *r, const json_t *vocab, const char *s)
 {
     const json_t *v = json_object_get(vocab, s);
-    return v && r->type[json_integer_value(v)] == TYPE_NORMAL;
+    return v && r->type[json_integer_value(v)] == KQ_TOKEN_NORMAL;
 }
 
 /* sentencepiece files carry scores, not merges: two pieces merge when their concatenation is a piece, the best score first. */
@@ -121,7 +152,7 @@ static kq_status score_merges(reader *r, const json_t *vocab, json_t *merges)
         const char *s = json_string_value(r->name[i]);
         size_t size = json_string_length(r->name[i]);
         double score;
-        if (r->type[i] != TYPE_NORMAL)
+        if (r->type[i] != KQ_TOKEN_NORMAL)
             continue;
         if (!kq_gguf_f64(r->scores, i, &score) || score != score) {
             status = kq_fail(r->err, KQ_E_FORMAT, "%s: tokenizer.ggml.scores[%zu] is not a number", r->path, i);
@@ -270,12 +301,12 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
         (status = special_id(&r, "tokenizer.ggml.unknown_token_id", &unk)) || (status = special_id(&r, "tokenizer.ggml.padding_token_id", &pad)))
         goto out;
     for (size_t i = 0; i < r.n; i++)
-        if (r.type[i] == TYPE_CONTROL || r.type[i] == TYPE_USER || r.type[i] == TYPE_UNKNOWN) {
+        if (r.type[i] == KQ_TOKEN_CONTROL || r.type[i] == KQ_TOKEN_USER || r.type[i] == KQ_TOKEN_UNKNOWN) {
             if (!json_string_length(r.name[i])) {
                 status = kq_fail(err, KQ_E_FORMAT, "%s: special token %zu is empty", r.path, i);
                 goto out;
             }
-            if (json_array_append_new(added, special_token((int64_t)i, r.name[i], r.type[i] != TYPE_USER)))
+            if (json_array_append_new(added, special_token((int64_t)i, r.name[i], r.type[i] != KQ_TOKEN_USER)))
                 goto memory;
         }
     add_bos = spm || kind->add_bos;

@@ -147,6 +147,14 @@ kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, b
  * model_max_length). The caller decrefs both. */
 kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, json_t **tokenizer, json_t **config, kq_error *err);
 
+/* GGUF's token types. */
+enum { KQ_TOKEN_NORMAL = 1, KQ_TOKEN_UNKNOWN, KQ_TOKEN_CONTROL, KQ_TOKEN_USER, KQ_TOKEN_UNUSED, KQ_TOKEN_BYTE };
+/* The tokenizer.ggml.pre that stands for a tokenizer.json's normalizer and pre_tokenizer (byte-level models); NULL: none does. */
+const char *kq_gguf_pre_name(const json_t *tokenizer);
+/* All tokenizer.* pairs of the tokenizer in a folder. */
+struct kq_gguf_writer;
+kq_status kq_tokenizer_write_gguf(struct kq_gguf_writer *w, const kq_source *src, kq_error *err);
+
 /* Append the ids of one piece. */
 kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_tok_scratch *scratch, kq_tok_ids *ids, kq_error *err);
 kq_status kq_bpe_cache_new(kq_tok_scratch *scratch, kq_error *err);
