@@ -19,8 +19,9 @@ typedef struct cli {
     const char *texts[64], *tensor_types[64], *to;
     const char *host, *kv, *api_key, *model_name; /* serve */
     size_t port, slots, queue, max_body, timeout;
+    kq_export_options x;
     const char *model, *out, *ppl, *kld, *prompt;
-    bool json, dry_run, quiet, chat, tensors, factor_bf16;
+    bool json, dry_run, quiet, chat, tensors, factor_bf16, card;
     size_t n_predict;
     double temperature, top_p;
     int top_k;
@@ -39,7 +40,7 @@ enum cli_key {
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
     OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP,
     OPT_TASK, OPT_LIMIT, OPT_LOG_SAMPLES, OPT_SAVE_LOGITS, OPT_PER_WINDOW,
-    OPT_TO, OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS,
+    OPT_TO, OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS, OPT_CARD,
     OPT_HOST = 400, OPT_PORT, OPT_SLOTS, OPT_KV, OPT_API_KEY, OPT_MODEL_NAME, OPT_QUEUE, OPT_MAX_BODY, OPT_TIMEOUT /* serve */
 };
 
@@ -64,5 +65,6 @@ int cmd_quantize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
+int cmd_export(int argc, char **argv);
 
 #endif

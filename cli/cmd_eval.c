@@ -2,6 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
+#include "checkpoint/card.h"
 #include "cli.h"
 
 static const cli_option options[] = {
@@ -12,6 +14,7 @@ static const cli_option options[] = {
     {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},
     {"chunks", "N", "at most this many windows (all)", OPT_CHUNKS},
     {"logits", "FILE", "write the first window's ids and logits to a safetensors file, to compare with another program (choose a small --ctx)", OPT_LOGITS},
+    {"card", NULL, "also write the figures into the model card, MODEL/README.md", OPT_CARD},
     {"task", "NAME=FILE", "accuracy on a task's documents (several times: several tasks in one run)", OPT_TASK},
     {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
     {"log-samples", "FILE", "write what became of each document, as JSON lines", OPT_LOG_SAMPLES},
@@ -76,6 +79,40 @@ static void print_table(const json_t *r)
     }
 }
 
+/* The figures of a perplexity run as rows of MODEL/README.md. */
+static kq_status text_on_card(const cli *c, const json_t *r, kq_error *err)
+{
+    char what[300], value[200];
+    snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", kq_path_name(c->ppl), real(r, "windows"), real(r, "ctx"));
+    snprintf(value, sizeof value, "%.4f +/- %.4f", real(r, "ppl"), real(r, "ppl_stderr"));
+    kq_status status = kq_card_add_figure(c->model, what, value, err);
+    if (status || !c->kld)
+        return status;
+    snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`", kq_path_name(c->kld), kq_path_name(c->ppl));
+    snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", real(r, "kld"), real(r, "kld_stderr"), 100 * real(r, "top1"));
+    return kq_card_add_figure(c->model, what, value, err);
+}
+
+static kq_status tasks_on_card(const cli *c, const json_t *r, kq_error *err)
+{
+    static const char *const metric[] = {"acc", "acc_norm"};
+    const char *name;
+    const json_t *one;
+    kq_status status = KQ_OK;
+    json_object_foreach(json_object_get(r, "results"), name, one)
+        for (int i = 0; i < 2 && !status; i++) {
+            char key[32], error_key[40], what[200], value[100];
+            snprintf(key, sizeof key, "%s,none", metric[i]);
+            snprintf(error_key, sizeof error_key, "%s_stderr,none", metric[i]);
+            if (!json_object_get(one, key))
+                continue;
+            snprintf(what, sizeof what, "%s on `%.100s`, zero-shot%s", metric[i], name, c->t.limit ? ", the first documents only" : "");
+            snprintf(value, sizeof value, "%.4f +/- %.4f", real(one, key), real(one, error_key));
+            status = kq_card_add_figure(c->model, what, value, err);
+        }
+    return status;
+}
+
 int cmd_eval(int argc, char **argv)
 {
     cli c;
@@ -96,6 +133,10 @@ int cmd_eval(int argc, char **argv)
         fprintf(stderr, "kronq eval: --task and --%s are two measurements: run kronq eval twice\n", c.ppl ? "ppl" : "kld");
         return EXIT_USAGE;
     }
+    if (c.card && !kq_path_is_dir(c.model)) {
+        fprintf(stderr, "kronq eval: --card: %s is no folder, it has no README.md to write into\n", c.model);
+        return EXIT_USAGE;
+    }
     cli_resumable(c.n_task && c.t.samples_file);
     kq_error err;
     char *text = NULL;
@@ -104,6 +145,11 @@ int cmd_eval(int argc, char **argv)
         return cli_fail(&err);
     cli_progress_end();
     json_t *r = json_loads(text, 0, NULL);
+    if (c.card && (c.n_task ? tasks_on_card(&c, r, &err) : text_on_card(&c, r, &err))) {
+        json_decref(r);
+        free(text);
+        return cli_fail(&err);
+    }
     if (c.json)
         puts(text);
     else if (c.n_task)

@@ -22,6 +22,7 @@ static const struct {
     {"eval", cmd_eval, "perplexity, and KL divergence to the original"},
     {"run", cmd_run, "let a model speak"},
     {"serve", cmd_serve, "answer over HTTP as OpenAI's API does: completions, chat, scores of prompts"},
+    {"export", cmd_export, "write the weights as an ordinary model: a Hugging Face folder in bf16, or a GGUF for llama.cpp"},
     {"info", cmd_info, "what a model file holds, and what quantizing it would take"},
 };
 

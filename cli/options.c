@@ -113,8 +113,8 @@ static int apply(cli *c, const cli_option *o, char *v)
         return parse_size(v, (size_t)1 << 50, &c->t.limit) ? -1 : bad(c, o->name, v, "a whole number is expected");
     case OPT_LOG_SAMPLES: c->t.samples_file = v; return -1;
     case OPT_TO:
-        if (strcmp(v, "kronq") && strcmp(v, "gguf"))
-            return bad(c, o->name, v, "kronq or gguf");
+        if (strcmp(v, "gguf") && strcmp(v, c->command[0] == 'q' ? "kronq" : "bf16"))
+            return bad(c, o->name, v, c->command[0] == 'q' ? "kronq or gguf" : "bf16 or gguf");
         c->to = v;
         return -1;
     case OPT_TYPE: q->gguf_type = v; return -1;
@@ -149,6 +149,7 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_QUIET: c->quiet = true; return -1;
     case OPT_CHAT: c->chat = true; return -1;
     case OPT_TENSORS: c->tensors = true; return -1;
+    case OPT_CARD: c->card = true; return -1;
     /* reals */
     case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_TEMP: case OPT_TOP_P:
         if (!parse_real(v, &real) || real < 0)
@@ -182,7 +183,7 @@ static int apply(cli *c, const cli_option *o, char *v)
 
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
-    *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
+    *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .x = kq_export_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
     struct option longs[64] = {0};
     size_t n = 0;
     for (; options[n].name; n++) {
@@ -222,7 +223,8 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
         fprintf(stderr, "kronq %s: %s is one argument too many; see kronq %s --help\n", c->command, argv[optind], c->command);
         return EXIT_USAGE;
     }
-    c->e.common = c->t.common = c->q.common;
+    c->e.common = c->t.common = c->x.common = c->q.common;
+    c->x.shard_size = c->q.shard_size;
     return -1;
 }
 

@@ -151,6 +151,19 @@ kq_eval_tasks_options kq_eval_tasks_defaults(void);
  * the harness's layout ("results": {"arc_easy": {"acc,none", "acc_stderr,none", "acc_norm,none", ...}}, "versions", "n-samples", ...); free() it. */
 kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks, const kq_eval_tasks_options *opt, char **result_json, kq_error *err);
 
+typedef struct kq_export_options {
+    kq_common common;
+    const char *to;       /* "bf16": a Hugging Face folder; "gguf": a file for llama.cpp */
+    const char *type;     /* gguf: "F16" (also NULL), "BF16", "Q8_0", "F32" */
+    const char *fallback; /* gguf: the type of tensors whose rows are no whole number of Q8_0's blocks; NULL: refuse them by name */
+    size_t shard_size;    /* bf16: bytes */
+} kq_export_options;
+kq_export_options kq_export_defaults(void);
+
+/* MODEL's weights, dequantized, as an ordinary model that needs no kronq. OUT is a folder (bf16) or a file (gguf) that is not there yet; it appears,
+ * or gets its config.json, only when it is whole. report_json (may be NULL): "file_bytes", "tensors", "seconds", "peak_rss_bytes"; free() it. */
+kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json, kq_error *err);
+
 #ifdef __cplusplus
 }
 #endif

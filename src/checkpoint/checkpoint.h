@@ -41,6 +41,8 @@ typedef struct kq_save_options {
     const kq_trellis *trellis;
     int embed_bits, head_bits;  /* 16, 8 or 4; head_bits is ignored when the head is tied */
     size_t shard_size;          /* bytes; a bigger checkpoint is sharded */
+    const char *command;        /* for the model card: the line that makes the checkpoint again; NULL: no card is written */
+    double predicted_loss, relative_mse; /* for the model card: nats a token (NaN: unknown), and of the quantized weights */
     const char *settings_json;  /* members of quantization_config that the caller adds: "method", "calibration", "seed", ... (a JSON object) */
 } kq_save_options;
 

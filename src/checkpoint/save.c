@@ -1,6 +1,7 @@
 #include "base/f16.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "checkpoint/card.h"
 #include "checkpoint/checkpoint.h"
 #include "io/tokenizer.h"
 
@@ -14,7 +15,7 @@ enum { NAME = 192, PATH = 4096 };
 typedef struct entry {
     char name[NAME];
     kq_dtype dtype;
-    size_t rank, shape[4], size_bytes;
+    size_t rank, shape[4];
     enum { FROM_SOURCE, FROM_PART, FROM_TABLE, ROWS_Q, ROWS_SCALES } from;
     const kq_tensor *t; /* FROM_SOURCE, FROM_PART, ROWS_*: borrowed */
     int bits;           /* ROWS_* */
@@ -54,10 +55,10 @@ static size_t dtype_bytes(kq_dtype t)
 
 static entry make(const char *name, kq_dtype dtype, size_t rank, const size_t *shape)
 {
-    entry e = {.dtype = dtype, .rank = rank, .size_bytes = dtype_bytes(dtype)};
+    entry e = {.dtype = dtype, .rank = rank};
     snprintf(e.name, sizeof e.name, "%s", name);
     for (size_t i = 0; i < rank; i++)
-        e.size_bytes *= e.shape[i] = shape[i];
+        e.shape[i] = shape[i];
     return e;
 }
 
@@ -188,27 +189,19 @@ static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *
     return status;
 }
 
-static kq_status write_shard(const char *path, const kq_source *src, const entry *e, size_t n, kq_error *err)
+typedef struct gathering { const kq_source *src; const entries *list; } gathering;
+
+static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err)
 {
-    kq_st_writer *w;
-    kq_status status = kq_st_writer_new(path, &w, err);
-    if (status)
-        return status;
-    status = kq_st_writer_meta(w, "format", "pt", err); /* transformers refuses a file without it */
-    for (size_t i = 0; i < n && !status; i++)
-        status = kq_st_writer_declare(w, e[i].name, e[i].dtype, e[i].rank, e[i].shape, err);
-    for (size_t i = 0; i < n && !status; i++) {
-        switch (e[i].from) {
-        case FROM_SOURCE: status = write_kept(w, src, &e[i], err); break;
-        case FROM_PART: status = kq_st_writer_data(w, e[i].t->data, e[i].t->size_bytes, err); break;
-        case FROM_TABLE: status = kq_st_writer_data(w, kq_hyb_table, sizeof kq_hyb_table, err); break;
-        case ROWS_Q: case ROWS_SCALES: status = write_rows(w, src, &e[i], err); break;
-        }
+    const gathering *g = ctx;
+    const entry *e = &g->list->e[i];
+    switch (e->from) {
+    case FROM_SOURCE: return write_kept(w, g->src, e, err);
+    case FROM_PART: return kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
+    case FROM_TABLE: return kq_st_writer_data(w, kq_hyb_table, sizeof kq_hyb_table, err);
+    case ROWS_Q: case ROWS_SCALES: break;
     }
-    if (!status)
-        return kq_st_writer_finish(w, err);
-    kq_st_writer_abort(w);
-    return status;
+    return write_rows(w, g->src, e, err);
 }
 
 static kq_status write_json(const char *dir, const char *name, const json_t *value, kq_error *err)
@@ -224,60 +217,22 @@ static kq_status write_json(const char *dir, const char *name, const json_t *val
     return status;
 }
 
-/* A shard holds at least one tensor, however large. */
-static bool fits(size_t bytes, size_t more, size_t limit)
-{
-    return !bytes || (bytes <= limit && more <= limit - bytes);
-}
-
-/* All shards, and an index when there is more than one. */
 static kq_status write_tensors(const kq_save_options *o, const entries *list, kq_save_report *report, kq_error *err)
 {
-    size_t n_shards = 1, bytes = 0;
-    const size_t limit = o->shard_size ? o->shard_size : SIZE_MAX;
-    for (size_t i = 0; i < list->n; i++) {
-        if (!fits(bytes, list->e[i].size_bytes, limit)) {
-            n_shards++;
-            bytes = 0;
-        }
-        bytes += list->e[i].size_bytes;
+    kq_st_decl *decl;
+    kq_status status = kq_alloc_for((void **)&decl, list->n, sizeof *decl, "the list of the checkpoint's tensors", err);
+    for (size_t i = 0; i < list->n && !status; i++) {
+        const entry *e = &list->e[i];
+        decl[i] = (kq_st_decl){.name = e->name, .dtype = e->dtype, .rank = e->rank, .shape = {e->shape[0], e->shape[1], e->shape[2], e->shape[3]}};
     }
-    json_t *map = json_object();
-    kq_status status = map ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
-    size_t total = 0, first = 0;
-    for (size_t shard = 0; shard < n_shards && !status; shard++) {
-        char name[64], path[PATH];
-        if (n_shards == 1)
-            snprintf(name, sizeof name, "model.safetensors");
-        else
-            snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", shard + 1, n_shards);
-        size_t last = first;
-        for (bytes = 0; last < list->n && fits(bytes, list->e[last].size_bytes, limit); last++) {
-            bytes += list->e[last].size_bytes;
-            if (json_object_set_new(map, list->e[last].name, json_string(name)))
-                status = kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
-        }
-        if (!status && !(status = kq_path_join(path, sizeof path, o->dir, name, err)) &&
-            !(status = write_shard(path, o->src, list->e + first, last - first, err))) {
-            kq_map m;
-            if (!(status = kq_map_open(path, &m, err))) {
-                report->file_bytes += m.size;
-                kq_map_close(&m);
-            }
-        }
-        total += bytes;
-        first = last;
-    }
-    if (!status && n_shards > 1) {
-        json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-        status = write_json(o->dir, "model.safetensors.index.json", index, err);
-        json_decref(index);
-    }
-    json_decref(map);
+    gathering g = {o->src, list};
+    if (!status)
+        status = kq_st_write_shards(o->dir, o->shard_size, decl, list->n, write_entry, &g, &report->file_bytes, err);
+    kq_free(decl);
     return status;
 }
 
-/* config.json with quantization_config; the last file to appear. */
+/* The model card, and config.json with quantization_config: the last file to appear. */
 static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of, json_t *skipped, kq_error *err)
 {
     char *text = NULL;
@@ -296,7 +251,12 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
         json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
     if (!config || !qc || (extra && json_object_update(qc, extra)) || json_object_set(config, "quantization_config", qc))
         status = kq_fail(err, KQ_E_MEMORY, "%s/config.json: out of memory", o->dir);
-    else
+    else if (o->command) {
+        const kq_card_facts facts = {.command = o->command, .predicted_loss = o->predicted_loss, .relative_mse = o->relative_mse,
+                                     .file_bytes = report->file_bytes, .n_parameters = report->n_parameters};
+        status = kq_card_quantized(o->src, qc, &facts, o->dir, err);
+    }
+    if (!status)
         status = write_json(o->dir, "config.json", config, err);
     json_decref(config);
     json_decref(extra);

@@ -164,12 +164,6 @@ static kq_status text_hash(const kq_calibration *c, char hex[33], kq_error *err)
     return status;
 }
 
-static const char *base_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
@@ -184,7 +178,7 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
         }
         json_t *names = json_array();
         for (size_t i = 0; i < c->n_text; i++)
-            json_array_append_new(names, json_string(base_name(c->text[i])));
+            json_array_append_new(names, json_string(kq_path_name(c->text[i])));
         json_object_set_new(o, "calibration",
                             json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text", c->n_text ? names : json_string("sampled from the model"), "text_hash", hex,
                                       "tokens", (json_int_t)(p->n_seq * c->seq_len), "seq_len", (json_int_t)c->seq_len, "batch",

@@ -186,23 +186,21 @@ static double real_or_nan(double x, double scale)
     return isfinite(x) ? x * scale : NAN;
 }
 
-static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_save_report *save, const json_t *settings, double start, double save_s,
-                         size_t planned, kq_error *err)
+/* The whole model's predicted loss (nats a token; NaN where nothing is predicted) and error, out of the part files. modules: gets an entry for each;
+ * may be NULL. */
+static kq_status sum_reports(const quantizer *q, json_t *modules, double *predicted_loss, double *relative_mse, kq_error *err)
 {
-    const kq_config *cfg = q->p.cfg;
-    json_t *modules = json_object();
     double predicted = 0, error = 0;
     size_t weights = 0;
-    for (size_t l = 0; l < cfg->n_layer; l++) {
+    for (size_t l = 0; l < q->p.cfg->n_layer; l++) {
         char path[4400];
         kq_module_report r[KQ_N_LINEAR];
+        kq_status status;
         part_path(q, l, path);
         if (!kq_path_exists(path))
             continue;
-        if (kq_part_read_reports(path, l, r, err)) {
-            json_decref(modules);
-            return NULL;
-        }
+        if ((status = kq_part_read_reports(path, l, r, err)))
+            return status;
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             if (!r[id].name[0])
                 continue;
@@ -210,6 +208,8 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
             predicted += loss;
             error += r[id].relative_mse * (double)(r[id].m * r[id].n);
             weights += r[id].m * r[id].n;
+            if (!modules)
+                continue;
             json_t *o = json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "bits", r[id].bits, "bpw",
                                   r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n), "relative_mse",
                                   r[id].relative_mse, "predicted_loss", kq_json_number(loss));
@@ -222,10 +222,24 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
             json_object_set_new(modules, r[id].name, o);
         }
     }
+    *predicted_loss = q->predicts ? predicted : NAN;
+    *relative_mse = weights ? error / (double)weights : 0;
+    return KQ_OK;
+}
+
+static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_save_report *save, const json_t *settings, double start, double save_s,
+                         size_t planned, kq_error *err)
+{
+    json_t *modules = json_object();
+    double predicted, error;
+    if (sum_reports(q, modules, &predicted, &error, err)) {
+        json_decref(modules);
+        return NULL;
+    }
     json_t *o = json_pack("{s:i, s:f, s:f, s:I, s:I, s:I, s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:o}", "bits", kq_trellis_k(q->trellis), "bpw",
                           save->bpw_linear, "bpw_file", save->bpw_file, "file_bytes", (json_int_t)save->file_bytes, "quantized_modules",
                           (json_int_t)save->n_quantized, "quantized_weights", (json_int_t)save->n_weights_quantized, "predicted_loss",
-                          kq_json_number(q->predicts ? predicted : NAN), "relative_mse", weights ? error / (double)weights : 0.0, "calibration_nll", kq_json_number(sweep->nll), "seconds", "forward",
+                          kq_json_number(predicted), "relative_mse", error, "calibration_nll", kq_json_number(sweep->nll), "seconds", "forward",
                           sweep->forward_s, "backward", sweep->backward_s, "factors", sweep->factor_s, "rounding", q->round_s, "saving", save_s,
                           "total", kq_now_s() - start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)planned,
                           "settings", settings, "modules", modules);
@@ -236,12 +250,68 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
     return text;
 }
 
+/* The command line that makes this checkpoint again, file names without their folders: for the model card. free() it; NULL: out of memory. */
+static char *command_line(const char *model, const kq_quantize_options *o, const json_t *settings)
+{
+    const kq_quantize_options d = kq_quantize_defaults();
+    const kq_calibration *c = &o->calibration;
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    if (!f)
+        return NULL;
+    fprintf(f, "kronq quantize %s -o OUT --bits %d", kq_path_name(model), o->bits);
+    if (o->factors) {
+        fprintf(f, " --factors %s", kq_path_name(o->factors));
+    } else {
+        for (size_t i = 0; i < c->n_text; i++)
+            fprintf(f, " --text %s", kq_path_name(c->text[i]));
+        const json_t *cal = json_object_get(settings, "calibration");
+        if (cal)
+            fprintf(f, " --tokens %lld --seq-len %lld", json_integer_value(json_object_get(cal, "tokens")), json_integer_value(json_object_get(cal, "seq_len")));
+        if (c->batch != d.calibration.batch)
+            fprintf(f, " --batch %zu", c->batch);
+        if (strcmp(c->method, d.calibration.method))
+            fprintf(f, " --method %s", c->method);
+        if (c->sampled_labels)
+            fputs(" --labels sampled", f);
+        if (c->draws != d.calibration.draws)
+            fprintf(f, " --draws %d", (int)c->draws);
+        if (c->passes != d.calibration.passes)
+            fprintf(f, " --passes %d", (int)c->passes);
+        if (c->rho != d.calibration.rho)
+            fprintf(f, " --rho %g", c->rho);
+        if (c->rounds != d.calibration.rounds)
+            fprintf(f, " --rounds %d", c->rounds);
+        if (c->exact)
+            fputs(" --exact", f);
+        if (c->tol != d.calibration.tol)
+            fprintf(f, " --tol %g", c->tol);
+        if (c->max_iter != d.calibration.max_iter)
+            fprintf(f, " --max-iter %d", c->max_iter);
+        if (c->start_random)
+            fputs(" --start random", f);
+    }
+    if (strcmp(o->code, d.code))
+        fprintf(f, " --code %s", o->code);
+    if (o->sigma_reg != d.sigma_reg)
+        fprintf(f, " --sigma-reg %g", o->sigma_reg);
+    if (o->only)
+        fprintf(f, " --only '%s'", o->only);
+    if (o->embed_bits != d.embed_bits)
+        fprintf(f, " --embed-bits %d", o->embed_bits);
+    if (o->head_bits != d.head_bits)
+        fprintf(f, " --head-bits %d", o->head_bits);
+    fprintf(f, " --seed %llu", (unsigned long long)o->common.seed);
+    return fclose(f) ? (free(text), NULL) : text;
+}
+
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err)
 {
     quantizer q = {.job.lock = -1};
     kq_factor_file *file = NULL;
     json_t *settings = NULL, *job_settings = NULL;
-    char *text = NULL, done[4300], work[4300];
+    char *text = NULL, *command = NULL, done[4300], work[4300];
     bool new_folder = false;
     kq_code code;
     kq_sweep_report sweep_report = {.nll = NAN};
@@ -323,7 +393,14 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     json_object_set_new(settings, "sigma_reg", json_real(opt->sigma_reg));
     json_object_set_new(settings, "seed", json_integer((json_int_t)opt->common.seed));
     text = json_dumps(settings, JSON_COMPACT);
-    const kq_save_options so = {.src = q.p.src, .dir = out, .part_dir = work, .trellis = q.trellis, .embed_bits = opt->embed_bits,
+    double predicted, error;
+    if ((status = sum_reports(&q, NULL, &predicted, &error, err)))
+        goto out;
+    if (!(command = command_line(model, opt, settings))) {
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the model card");
+        goto out;
+    }
+    const kq_save_options so = {.command = command, .predicted_loss = predicted, .relative_mse = error, .src = q.p.src, .dir = out, .part_dir = work, .trellis = q.trellis, .embed_bits = opt->embed_bits,
                                 .head_bits = opt->head_bits, .shard_size = opt->shard_size, .settings_json = text};
     if ((status = kq_checkpoint_save(&so, &save, err)))
         goto out;
@@ -345,6 +422,7 @@ out:
     kq_factor_file_close(file);
     json_decref(settings);
     json_decref(job_settings);
+    free(command);
     free(text);
     return status;
 }

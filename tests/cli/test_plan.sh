@@ -45,7 +45,7 @@ for method in flipflop input-only; do
     a=$(get must.out predicted_loss)
     must "$KRONQ" quantize "$HF" -o $method-b --method $method $CAL --only 'layers\.(1|2)\.' --json --quiet
     [ "$a" = "$(get must.out predicted_loss)" ] || fail "predicted loss $a, $(get must.out predicted_loss)"
-    same $method-a $method-b --exclude=config.json # whose settings tell where the factors came from
+    same $method-a $method-b "--exclude=config.json --exclude=README.md" # which tell where the factors came from
 done
 must "$KRONQ" calibrate "$HF" -o half.safetensors $CAL --only 'layers\.2\.' --factor-dtype bf16 --quiet
 must "$KRONQ" quantize "$HF" -o half --factors half.safetensors --only 'layers\.2\.mlp' --seed 3 --quiet
@@ -63,7 +63,7 @@ must "$KRONQ" calibrate "$HF" -o sh.safetensors $CAL --only 'layers\.(1|2)\.' --
 [ "$(ls sh.safetensors-*-of-00002.safetensors | wc -l)" = 2 ] || fail "two factor shards expected: $(ls)"
 has sh.safetensors files/1
 must "$KRONQ" quantize "$HF" -o sh-a --factors sh.safetensors --only 'layers\.(1|2)\.' --seed 3 --quiet
-same sh-a flipflop-b --exclude=config.json
+same sh-a flipflop-b "--exclude=config.json --exclude=README.md"
 mv sh.safetensors-00002-of-00002.safetensors gone
 refuse 1 "00002-of-00002.*No such file" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
 must "$KRONQ" quantize "$HF" -o shards --factors flipflop.safetensors --only 'layers\.(1|2)\.' --seed 3 --shard-size 20k --quiet

@@ -1,0 +1,147 @@
+/* kq_export: open any MODEL, see to the output, write it. */
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "export/internal.h"
+#include "io/gguf_model_write.h"
+
+enum { ROWS = 256, PATH = 4096 };
+static const char unfinished[] = ".kronq-export"; /* in a folder that is being written; goes when it is whole */
+
+kq_export_options kq_export_defaults(void)
+{
+    return (kq_export_options){.to = "bf16", .shard_size = (size_t)8192 << 20};
+}
+
+kq_status kq_export_progress(const kq_export_job *x, size_t i, size_t n, kq_error *err)
+{
+    const kq_common *c = &x->opt->common;
+    return c->progress && c->progress(c->ctx, "exporting", (double)(i + 1) / (double)n, NULL) ? kq_fail(err, KQ_E_INTERRUPTED, "stopped while exporting") : KQ_OK;
+}
+
+kq_status kq_export_rows(const kq_export_job *x, const char *hf_name, size_t layer, int linear, size_t rows, size_t cols, size_t head_dim,
+                         kq_export_sink *sink, void *ctx, kq_error *err)
+{
+    const kq_weights *weights = x->weights;
+    const bool vector = rows == 1 && linear < 0; /* kq_weights counts a vector as rows of one */
+    const size_t step = vector ? 1 : rows < ROWS ? rows : ROWS;
+    float *W = NULL, *some = NULL;
+    kq_status status = kq_alloc_for((void **)&some, step * cols, sizeof *some, hf_name, err);
+    if (!status && linear >= 0 && !(status = kq_alloc_for((void **)&W, rows * cols, sizeof *W, hf_name, err)))
+        status = weights->linear(weights->ctx, layer, (kq_linear_id)linear, W, err);
+    for (size_t r = 0; r < rows && !status; r += step) {
+        const size_t n = rows - r < step ? rows - r : step;
+        const float *from = W ? W + r * cols : some;
+        if (!W) {
+            status = vector ? weights->rows(weights->ctx, hf_name, 0, cols, some, err) : weights->rows(weights->ctx, hf_name, r, n, some, err);
+        } else if (head_dim) {
+            for (size_t i = 0; i < n; i++)
+                memcpy(some + i * cols, W + kq_gguf_hf_row(r + i, head_dim) * cols, cols * sizeof *some);
+            from = some;
+        }
+        if (!status)
+            status = sink(ctx, from, n, err);
+    }
+    kq_free(W);
+    kq_free(some);
+    return status;
+}
+
+/* Weight files of an export that was interrupted: the next may have fewer shards. */
+static void drop_leftovers(const char *dir)
+{
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (!strncmp(e->d_name, "model", 5) && strstr(e->d_name, ".safetensors"))
+            unlinkat(dirfd(d), e->d_name, 0);
+    if (d)
+        closedir(d);
+}
+
+/* A folder to write into: absent, empty, or left by an export that did not finish. *lock is held until it is closed. */
+static kq_status begin_folder(const char *out, bool *new_folder, int *lock, kq_error *err)
+{
+    char path[PATH];
+    bool ours = false, others = false;
+    if (kq_path_exists(out) && !kq_path_is_dir(out))
+        return kq_fail(err, KQ_E_IO, "%s: is a file, expected a folder to write the model into", out);
+    *new_folder = !kq_path_exists(out);
+    DIR *d = opendir(out);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        ours = ours || !strcmp(e->d_name, unfinished);
+        others = others || (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."));
+    }
+    if (d)
+        closedir(d);
+    if (others && !ours)
+        return kq_fail(err, KQ_E_ARG, "%s: is not empty and holds no unfinished export; choose another output or remove it", out);
+    kq_status status;
+    if ((status = kq_mkdirs(out, err)) || (status = kq_path_join(path, sizeof path, out, unfinished, err)))
+        return status;
+    *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*lock < 0)
+        return kq_fail(err, KQ_E_IO, "%s: cannot be created", path);
+    if (flock(*lock, LOCK_EX | LOCK_NB))
+        return kq_fail(err, KQ_E_IO, "%s: another export is writing there", out);
+    if (!(status = kq_path_join(path, sizeof path, out, "config.json", err)))
+        unlink(path);
+    drop_leftovers(out);
+    return status;
+}
+
+static char *make_report(const kq_export_job *x, double seconds, kq_error *err)
+{
+    const bool gguf = !strcmp(x->opt->to, "gguf");
+    json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:I}", "out", x->out, "to", x->opt->to, "type",
+                          !gguf ? "BF16" : x->opt->type ? x->opt->type : "F16", "tensors", (json_int_t)x->n_tensors, "fallback_tensors",
+                          (json_int_t)x->n_fallback, "file_bytes", (json_int_t)x->file_bytes, "seconds", seconds, "peak_rss_bytes",
+                          (json_int_t)kq_peak_rss_bytes());
+    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
+    json_decref(o);
+    if (!text)
+        kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+    return text;
+}
+
+kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json, kq_error *err)
+{
+    kq_model_file *file = NULL;
+    kq_isa isa;
+    bool new_folder = false;
+    int lock = -1;
+    const double start = kq_now_s();
+    if (report_json)
+        *report_json = NULL;
+    const bool gguf = !strcmp(opt->to, "gguf");
+    if (!gguf && strcmp(opt->to, "bf16"))
+        return kq_fail(err, KQ_E_ARG, "--to %s is not known; bf16 (a Hugging Face folder) and gguf are", opt->to);
+    if (!gguf && (opt->type || opt->fallback))
+        return kq_fail(err, KQ_E_ARG, "--%s goes with --to gguf", opt->type ? "type" : "fallback");
+    kq_status status;
+    if ((status = kq_isa_pick(opt->common.isa, &isa, err)) || (status = kq_model_file_open(model, isa, &file, err)))
+        return status;
+    kq_export_job x = {.opt = opt, .src = kq_model_file_source(file), .weights = kq_model_file_weights(file), .out = out};
+    if (gguf) {
+        status = kq_path_exists(out) ? kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", out) : kq_export_gguf(&x, err);
+    } else if (!(status = begin_folder(out, &new_folder, &lock, err)) && !(status = kq_export_hf(&x, err))) {
+        char path[PATH];
+        if (!kq_path_join(path, sizeof path, out, unfinished, err))
+            unlink(path);
+    }
+    if (!status && report_json && !(*report_json = make_report(&x, kq_now_s() - start, err)))
+        status = KQ_E_MEMORY;
+    if (lock >= 0)
+        close(lock);
+    kq_model_file_close(file);
+    return status;
+}

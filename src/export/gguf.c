@@ -1,0 +1,155 @@
+/* The dequantized weights as a GGUF file for llama.cpp. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include <jansson.h>
+
+#include "base/mem.h"
+#include "export/internal.h"
+#include "io/dequant.h"
+#include "io/encode.h"
+#include "io/gguf_model_write.h"
+
+/* What a file may consist of: ggml's type and llama.cpp's name for such a file. */
+static const struct file_kind { const char *name; kq_dtype dtype; uint32_t ggml, file_type; } kinds[] = {
+    {"F32", KQ_T_F32, 0, 0}, {"F16", KQ_T_F16, 1, 1}, {"BF16", KQ_T_BF16, 30, 32}, {"Q8_0", KQ_T_Q8_0, 8, 7},
+};
+
+static const struct file_kind *find_kind(const char *name)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcasecmp(name, kinds[i].name))
+            return &kinds[i];
+    return NULL;
+}
+
+/* What became of the model on its way here, for whoever reads the file's metadata. */
+static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const char *type, kq_error *err)
+{
+    if (!kq_source_is_kronq(x->src))
+        return KQ_OK;
+    json_t *config = json_loads(kq_source_config_json(x->src), 0, NULL), *qc = json_object_get(config, "quantization_config");
+    const char *method = json_string_value(json_object_get(qc, "method")), *code = json_string_value(json_object_get(qc, "code"));
+    const uint32_t bits = (uint32_t)json_integer_value(json_object_get(qc, "bits"));
+    json_object_del(qc, "module_bits"); /* long, and the weights here are dense again */
+    json_object_del(qc, "modules_to_not_convert");
+    char *text = qc ? json_dumps(qc, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL, about[256];
+    snprintf(about, sizeof about, "Quantized by kronq to %u bits a weight (method %s, code %s); stored here dequantized, as %s", bits, method ? method : "?",
+             code ? code : "?", type);
+    kq_status status = text ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", x->out);
+    if (!status)
+        (void)((status = kq_gguf_writer_str(w, "general.description", about, err)) || (status = kq_gguf_writer_u32(w, "kronq.bits", bits, err)) ||
+               (status = kq_gguf_writer_str(w, "kronq.quantization_config", text, err)));
+    free(text);
+    json_decref(config);
+    return status;
+}
+
+typedef struct encoder {
+    kq_gguf_writer *w;
+    const char *name;
+    kq_dtype dtype;
+    size_t cols, row_bytes;
+    uint8_t *buf; /* owned */
+    size_t cap;
+} encoder;
+
+static kq_status encode_rows(void *ctx, const float *rows, size_t n, kq_error *err)
+{
+    encoder *e = ctx;
+    kq_status status = KQ_OK;
+    if (e->cap < n * e->row_bytes) {
+        kq_free(e->buf);
+        e->cap = 0;
+        if ((status = kq_alloc_for((void **)&e->buf, n, e->row_bytes, e->name, err)))
+            return status;
+        e->cap = n * e->row_bytes;
+    }
+    if ((status = kq_encode(e->dtype, rows, n * e->cols, e->buf, NULL, err)))
+        return kq_fail_within(err, status, e->name);
+    return kq_gguf_writer_data(e->w, e->buf, n * e->row_bytes, err);
+}
+
+static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e, kq_error *err)
+{
+    size_t elems = 1, bytes = 4;
+    kq_dtype_block(e->dtype, &elems, &bytes);
+    e->name = s->name;
+    e->cols = s->ne[0];
+    e->row_bytes = s->ne[0] / elems * bytes;
+    if (*s->hf_name)
+        return kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim, encode_rows, e, err);
+    float *factors;
+    kq_status status = kq_alloc_for((void **)&factors, s->ne[0], sizeof *factors, s->name, err);
+    if (status)
+        return status;
+    kq_gguf_rope_factors(kq_source_config(x->src), factors);
+    status = encode_rows(e, factors, 1, err);
+    kq_free(factors);
+    return status;
+}
+
+/* The type of each tensor: norms F32, what the type cannot hold in the fall-back, if there is one. */
+static kq_status choose(kq_export_job *x, const kq_gguf_slot *s, const struct file_kind *kind, const struct file_kind *fallback,
+                        const struct file_kind **out, kq_error *err)
+{
+    size_t elems = 1, bytes;
+    kq_dtype_block(kind->dtype, &elems, &bytes);
+    *out = s->rank == 1 ? &kinds[0] : kind;
+    if (s->rank == 1 || s->ne[0] % elems == 0)
+        return KQ_OK;
+    if (!fallback)
+        return kq_fail(err, KQ_E_SHAPE, "%s: %s (%s) has rows of %llu weights, no whole number of %s's blocks of %zu: --fallback F16 stores such tensors as F16",
+                       x->out, s->name, s->hf_name, (unsigned long long)s->ne[0], kind->name, elems);
+    *out = fallback;
+    x->n_fallback++;
+    return KQ_OK;
+}
+
+kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
+{
+    const struct file_kind *kind = find_kind(x->opt->type ? x->opt->type : "F16"), *fallback = x->opt->fallback ? find_kind(x->opt->fallback) : NULL;
+    const struct file_kind **chosen = NULL;
+    kq_gguf_slot *slots = NULL;
+    kq_gguf_writer *w = NULL;
+    encoder e = {0};
+    size_t n = 0;
+    kq_status status;
+    if (!kind)
+        return kq_fail(err, KQ_E_ARG, "--type %s is not known; F16, BF16, Q8_0 and F32 are (quantize --to gguf rounds onto the smaller types)", x->opt->type);
+    if (x->opt->fallback && (!fallback || fallback->dtype == KQ_T_Q8_0))
+        return kq_fail(err, KQ_E_ARG, "--fallback %s: expected F16, BF16 or F32", x->opt->fallback);
+    if ((status = kq_gguf_layout(kq_source_config(x->src), &slots, &n, err)) ||
+        (status = kq_alloc_for((void **)&chosen, n, sizeof *chosen, "the list of tensors", err)))
+        goto out;
+    for (size_t i = 0; i < n; i++)
+        if ((status = choose(x, &slots[i], kind, fallback, &chosen[i], err)))
+            goto out;
+    if ((status = kq_gguf_writer_new(x->out, &w, err)) || (status = write_origin(w, x, kind->name, err)) ||
+        (status = kq_gguf_write_model(w, x->src, kind->file_type, err)))
+        goto out;
+    for (size_t i = 0; i < n; i++)
+        if ((status = kq_gguf_writer_declare(w, slots[i].name, chosen[i]->ggml, slots[i].rank, slots[i].ne, err)))
+            goto out;
+    e.w = w;
+    for (size_t i = 0; i < n; i++) {
+        e.dtype = chosen[i]->dtype;
+        if ((status = write_slot(x, &slots[i], &e, err)) || (status = kq_export_progress(x, i, n, err)))
+            goto out;
+    }
+    status = kq_gguf_writer_finish(w, err);
+    w = NULL;
+    struct stat st;
+    if (!status && stat(x->out, &st) == 0)
+        x->file_bytes = (size_t)st.st_size;
+    x->n_tensors = n;
+out:
+    kq_gguf_writer_abort(w);
+    kq_free(e.buf);
+    kq_free(chosen);
+    kq_free(slots);
+    return status;
+}
