@@ -9,7 +9,7 @@ The task definitions are those that lm_eval brings, but for where the documents 
 programs must pick the same one of each document, by sum and by normalised sum; documents in which lm_eval's two best choices are closer than 1e-4
 are listed as ties and not held against either. Then the accuracies and standard errors. Exit status 1 when something differs.
 MODEL is what transformers reads: a folder, or a .gguf file (then give --tokenizer a folder with the model's tokenizer.json, a kronq checkpoint made
-from it, say: what transformers rebuilds from a GGUF lacks the model's own pre-tokenizer).
+from it, say: what transformers rebuilds from a GGUF lacks the model's own pre-tokenizer); a kronq checkpoint is read by the plug-in: PYTHONPATH=python.
 """
 import argparse
 import json
@@ -42,6 +42,8 @@ def referee(model, tokenizer, tasks, limit, batch_size=2):
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
     where = {"pretrained_model_name_or_path": model}
+    if os.path.isdir(model) and json.loads(pathlib.Path(model, "config.json").read_text()).get("quantization_config", {}).get("quant_method") == "kronq":
+        import kronq  # noqa: F401  (registers itself)
     if model.endswith(".gguf"):
         where = {"pretrained_model_name_or_path": os.path.dirname(os.path.abspath(model)), "gguf_file": os.path.basename(model)}
     tok = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else AutoTokenizer.from_pretrained(**where)
@@ -154,7 +156,6 @@ def main():
     p.add_argument("model", nargs="?")
     p.add_argument("--golden", type=pathlib.Path)
     p.add_argument("--kronq")
-    p.add_argument("--kronq-model", help="what kronq reads, when it is not MODEL (its packed form, say, of which MODEL is the dense one)")
     p.add_argument("--tokenizer")
     p.add_argument("--task", action="append", default=[])
     p.add_argument("--limit", type=int)
@@ -163,7 +164,7 @@ def main():
         return golden(a.golden)
     with tempfile.TemporaryDirectory() as folder:
         samples = folder + "/samples.jsonl"
-        command = [a.kronq, "eval", a.kronq_model or a.model, "--compute", "f32", "--json", "--log-samples", samples]
+        command = [a.kronq, "eval", a.model, "--compute", "f32", "--json", "--log-samples", samples]
         for t in a.task:
             command += ["--task", t]
         if a.limit:
