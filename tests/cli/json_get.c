@@ -10,7 +10,7 @@ int main(int argc, char **argv)
     json_error_t err;
     if (argc < 2)
         return 2;
-    json_t *root = strcmp(argv[1], "-") ? json_load_file(argv[1], JSON_REJECT_DUPLICATES, &err) : json_loadf(stdin, JSON_REJECT_DUPLICATES, &err);
+    json_t *root = strcmp(argv[1], "-") ? json_load_file(argv[1], JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &err) : json_loadf(stdin, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &err);
     if (!root) {
         fprintf(stderr, "%s:%d: %s\n", argv[1], err.line, err.text);
         return 1;

@@ -1,0 +1,174 @@
+#!/bin/bash
+# kronq serve, with curl: every path, streams, stop strings, limits, malformed and slow clients, shutdown.
+. "$(dirname "$0")/common.sh"
+command -v curl >/dev/null || { echo "SKIP: no curl"; exit 77; }
+unset KRONQ_API_KEY
+get() { # get FILE KEY...: one value
+    local file=$1 IFS=/
+    shift
+    "$JSON_GET" "$file" "$*"
+}
+J='Content-Type: application/json'
+
+# serve OPTIONS...: start it; sets URL and PID.
+serve() {
+    rm -f ready
+    "$KRONQ" serve "$HF" --port 0 --json --compute f32 --kv f32 "$@" >ready 2>log &
+    PID=$!
+    for _ in $(seq 600); do
+        [ -s ready ] && break
+        kill -0 $PID 2>/dev/null || { cat log; fail "serve did not start"; }
+        sleep 0.1
+    done
+    URL=$(get ready url) || fail "no url"
+    HOSTPORT=${URL#http://}
+}
+# ends SIGNAL: the server ends with status 0.
+ends() {
+    kill "-$1" $PID
+    wait $PID || { cat log; fail "status $? after $1"; }
+}
+trap 'kill -9 $PID 2>/dev/null; rm -rf "$W"' EXIT
+
+# ask STATUS PATH [BODY] [curl options]: the answer is in `answer`.
+ask() {
+    local want=$1 path=$2 body=${3-} got
+    shift $(($# < 3 ? $# : 3))
+    if [ -n "$body" ]; then
+        got=$(curl -s -m 60 -o answer -w '%{http_code}' -H "$J" "$@" -d "$body" "$URL$path")
+    else
+        got=$(curl -s -m 60 -o answer -w '%{http_code}' "$@" "$URL$path")
+    fi
+    [ "$got" = "$want" ] || { cat answer log; fail "$path $body: status $got, expected $want"; }
+}
+# is PATH... VALUE: of the last answer.
+is() {
+    local want=${!#}
+    [ "$(get answer "${@:1:$#-1}")" = "$want" ] || { cat answer; fail "$* : $(get answer "${@:1:$#-1}")"; }
+}
+
+serve --slots 3 --max-body 20k --queue 4
+
+say "the simple paths"
+ask 200 /health; is status ok
+ask 200 /v1/models; is data 0 id hf
+ask 200 /v1/models/hf; is id hf
+ask 404 /v1/models/other; is error code model_not_found
+ask 200 /tokenizer_info; is eos_token '<|im_end|>'
+ask 200 /tokenize '{"prompt":"the cat","add_special_tokens":false}'; n=$(get answer count)
+[ "$n" -ge 1 ] || fail "tokenize"
+ask 200 /detokenize "{\"tokens\":$(sed 's/.*"tokens":\(\[[0-9,]*\]\).*/\1/' answer)}"; is prompt 'the cat'
+ask 200 /metrics
+grep -q '^kronq_http_answers_total{path="/tokenize",status="2xx"} 1$' answer || { cat answer; fail "metrics"; }
+
+say "errors"
+ask 404 /nope; is error code unknown_url
+ask 405 /v1/completions; is error code method_not_supported
+ask 405 /health '{}'
+[ "$(curl -s -m 60 -o answer -w '%{http_code}' -d '{}' "$URL/v1/completions")" = 415 ] || fail "a form is taken for JSON"; is error code unsupported_media_type
+ask 400 /v1/completions '{'; is error code invalid_json
+ask 400 /v1/completions '{"prompt":"a","frob":1}'; is error param frob
+ask 400 /v1/completions '{"prompt":""}'; is error param prompt
+ask 404 /v1/completions '{"prompt":"a","model":"gpt-4"}'; is error type invalid_request_error
+ask 400 /v1/completions '{"prompt":"a","max_tokens":512}'; is error code context_length_exceeded
+ask 400 /v1/completions '{"prompt":[1,2,384]}'; is error param prompt
+head -c 30000 /dev/zero | tr '\0' 'a' | sed 's/^/{"prompt":"/; s/$/"}/' >large
+ask 413 /v1/completions @large; is error code request_too_large
+
+say "completions"
+ask 200 /v1/completions '{"model":"hf","prompt":"the cat sat","max_tokens":6,"temperature":0,"ignore_eos":true}'
+is choices 0 finish_reason length; is usage completion_tokens 6; is object text_completion
+text=$(get answer choices 0 text)
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":6,"temperature":0,"ignore_eos":true,"echo":true}'; is choices 0 text "the cat sat$text"
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":9,"seed":5,"n":2,"ignore_eos":true}'; cp answer first
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":9,"seed":5,"n":2,"ignore_eos":true}'
+[ "$(get first choices 1 text)" = "$(get answer choices 1 text)" ] || fail "a seed does not repeat"
+[ "$(get first choices 0 text)" != "$(get first choices 1 text)" ] || fail "two answers are the same"
+"$KRONQ" run "$HF" -p "the cat sat" -n 6 --temp 0 --compute f32 --json >run.json 2>/dev/null || fail "run"
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":6,"temperature":0}'; is choices 0 text "$(get run.json text)"
+# a stop string that the answer holds
+stop=$(printf %s "$text" | cut -c 3-4 | sed 's/[\\"]/\\&/g')
+ask 200 /v1/completions "{\"prompt\":\"the cat sat\",\"max_tokens\":6,\"temperature\":0,\"ignore_eos\":true,\"stop\":[\"$stop\"]}"
+is choices 0 finish_reason stop
+case $(get answer choices 0 text) in *"$stop"*) fail "the stop string is in the answer" ;; esac
+
+say "scores, as lm-evaluation-harness asks for them"
+ask 200 /v1/completions '{"model":"hf","prompt":[[5,6,7,8],[5,6,9]],"temperature":0,"max_tokens":1,"logprobs":1,"seed":1234,"echo":true}'
+is choices 0 logprobs token_logprobs 0 null
+get answer choices 0 logprobs token_logprobs 4 >/dev/null || fail "length: prompt + 1"
+get answer choices 0 logprobs token_logprobs 5 >/dev/null 2>&1 && fail "length: prompt + 1"
+get answer choices 1 logprobs top_logprobs 3 >/dev/null || fail "second prompt"
+ask 200 /v1/completions '{"prompt":[5,6,7,8],"max_tokens":0,"logprobs":0,"echo":true}'
+get answer choices 0 logprobs token_logprobs 3 >/dev/null || fail "max_tokens 0"
+get answer choices 0 logprobs token_logprobs 4 >/dev/null 2>&1 && fail "max_tokens 0"
+
+say "chat and streams"
+C='{"messages":[{"role":"user","content":"hello"}],"max_tokens":7,"temperature":0,"ignore_eos":true'
+ask 200 /v1/chat/completions "$C}"; is object chat.completion; is choices 0 message role assistant
+text=$(get answer choices 0 message content)
+ask 200 /v1/chat/completions "$C,\"logprobs\":true,\"top_logprobs\":2}"
+get answer choices 0 logprobs content 6 top_logprobs 1 logprob >/dev/null || fail "chat logprobs"
+ask 200 /v1/chat/completions "$C,\"stream\":true,\"stream_options\":{\"include_usage\":true}}" -N
+[ "$(grep -c '^data: ' answer)" -ge 4 ] && [ "$(grep '^data: ' answer | tail -1)" = 'data: [DONE]' ] || { cat answer; fail "events"; }
+joined=
+while read -r line; do
+    printf %s "${line#data: }" >event
+    [ "$line" = 'data: [DONE]' ] && break
+    if grep -q '"content":' event; then
+        joined=$joined$(get event choices 0 delta content; printf x)
+        joined=${joined%x}; joined=${joined%$'\n'}
+    fi
+    grep -q '"usage":{' event && [ "$(get event usage completion_tokens)" = 7 ] && usage=seen
+done < <(grep '^data: ' answer)
+[ "$joined" = "$text" ] || fail "the events' text '$joined' is not '$text'"
+[ "${usage-}" = seen ] || fail "no usage in the stream"
+
+say "many at once, beside slow, broken and leaving clients"
+exec 3<>"/dev/tcp/${HOSTPORT%:*}/${HOSTPORT##*:}"
+printf 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Le' >&3
+exec 4<>"/dev/tcp/${HOSTPORT%:*}/${HOSTPORT##*:}"
+printf 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"pro' >&4
+exec 5<>"/dev/tcp/${HOSTPORT%:*}/${HOSTPORT##*:}"
+printf '\x16\x03\x01\x02\x00garbage\r\n\r\n' >&5
+curl -s -m 0.3 -N -H "$J" -d '{"prompt":"the","max_tokens":500,"ignore_eos":true,"stream":true}' "$URL/v1/completions" >/dev/null
+curl -s -m 0.3 -H "$J" -d '{"prompt":"the","max_tokens":500,"ignore_eos":true}' "$URL/v1/completions" >/dev/null
+seq 12 | xargs -P 4 -I{} curl -s -m 60 -o many.{} -H "$J" -d '{"prompt":"number {}","max_tokens":5,"temperature":0,"ignore_eos":true}' "$URL/v1/completions"
+for i in $(seq 12); do [ "$(get many.$i usage completion_tokens)" = 5 ] || { cat many.$i; fail "answer $i"; }; done
+exec 3>&- 4>&- 5>&-
+for _ in $(seq 100); do
+    ask 200 /metrics
+    grep -q '^kronq_requests_active 0$' answer && break
+    sleep 0.1
+done
+grep -q '^kronq_requests_active 0$' answer || { cat answer; fail "the answers of clients that left go on"; }
+
+say "shutdown finishes what runs"
+curl -s -m 60 -H "$J" -d '{"prompt":"the","max_tokens":300,"ignore_eos":true,"temperature":0}' "$URL/v1/completions" >last &
+CURL=$!
+for _ in $(seq 100); do
+    ask 200 /metrics
+    grep -q '^kronq_requests_active 1$' answer && break
+    kill -0 $CURL 2>/dev/null || break
+    sleep 0.02
+done
+ends TERM
+wait $CURL
+[ "$(get last usage completion_tokens)" = 300 ] || { cat last log; fail "the last answer was cut off"; }
+
+say "a key, a receive limit, and Ctrl-C"
+KRONQ_API_KEY=secret serve --timeout 1
+ask 200 /health
+ask 401 /v1/models; is error code invalid_api_key
+ask 401 /v1/models '' -H 'Authorization: Bearer secre'
+ask 401 /v1/models '' -H 'Authorization: Bearer secrets'
+ask 200 /v1/models '' -H 'Authorization: Bearer secret'
+ends INT
+
+say "usage"
+refuse 2 "MODEL is missing" "$KRONQ" serve
+refuse 2 "port" "$KRONQ" serve "$HF" --port 99999
+refuse 2 "ctx" "$KRONQ" serve "$HF" --ctx 600
+refuse 2 "slots" "$KRONQ" serve "$HF" --slots 0
+refuse 2 "key/value cache" "$KRONQ" serve "$HF" --kv f8
+refuse 1 "host" "$KRONQ" serve "$HF" --host 256.1.1.1
+exit 0

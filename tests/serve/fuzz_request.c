@@ -1,0 +1,56 @@
+/* libFuzzer's entry: the first byte chooses the API, the rest is a body. Any answer is right; memory errors, and errors that could not be told as
+ * JSON, are not. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "eval/utf8.h"
+#include "serve/request.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const kq_api_limits limits = {.model = "tiny", .model_path = "models/tiny", .vocab_size = 384, .context = 512, .max_choices = 16};
+    kq_api_request r;
+    kq_api_error e;
+    volatile unsigned sink = 0;
+    if (!size)
+        return 0;
+    char *body = malloc(size); /* exactly sized */
+    memcpy(body, data + 1, size - 1);
+    if (!kq_api_parse((kq_api)(data[0] & 3), body, size - 1, &limits, &r, &e)) {
+        if (e.http < 400 || e.http > 599 || !e.type || !*e.message)
+            abort();
+        for (size_t at = 0, n = strlen(e.message); at < n;) {
+            kq_utf8 c = kq_utf8_next(e.message + at, n - at);
+            if (c.kind != KQ_UTF8_CHAR)
+                abort();
+            at += c.size;
+        }
+        free(body);
+        return 0;
+    }
+    /* what was accepted holds what the header promises */
+    if (r.n < 1 || r.n > limits.max_choices || r.n_prompt > limits.max_choices || r.n_prompt * r.n > limits.max_choices)
+        abort();
+    for (size_t i = 0; i < r.n_prompt; i++) {
+        for (size_t k = 0; k < r.prompt[i].n; k++)
+            if (r.prompt[i].ids[k] < 0 || r.prompt[i].ids[k] >= 384)
+                abort();
+        for (size_t k = 0; k < r.prompt[i].size; k++)
+            sink += (unsigned char)r.prompt[i].text[k];
+    }
+    for (size_t i = 0; i < r.n_message; i++)
+        sink += (unsigned)(strlen(r.message[i].role) + strlen(r.message[i].content));
+    for (size_t i = 0; i < r.n_stop; i++)
+        if (!*r.stop[i])
+            abort();
+    for (size_t i = 0; i < r.n_bias; i++)
+        if (r.bias[i].id < 0 || r.bias[i].id >= 384)
+            abort();
+    if (!(r.sampling.temperature >= 0 && r.sampling.temperature <= 2) || r.n_top > KQ_API_MAX_TOP || r.n_stop_id > KQ_API_MAX_STOP)
+        abort();
+    kq_api_request_clear(&r);
+    free(body);
+    return 0;
+}
