@@ -14,6 +14,10 @@ if(KRONQ_SANITIZE)
   target_link_options(kronq_flags INTERFACE -fsanitize=${KRONQ_SANITIZE})
 endif()
 
+if(KRONQ_FUZZ)
+  target_compile_options(kronq_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
 function(kronq_room name)
   cmake_parse_arguments(R "" "" "DEPS;LIBS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.c ${CMAKE_SOURCE_DIR}/src/${name}/x86/*.c)

@@ -768,7 +768,8 @@ bool kq_server_stop(kq_server *s, bool (*hurry)(void *ctx), void *ctx)
         if (c->job)
             kq_batch_cancel(c->job);
     pthread_mutex_unlock(&s->lock);
-    for (double t = kq_now_s(); calls_at_work(s) && kq_now_s() - t < 5;)
+    /* a step of the model has to end first, however long it takes: a suspended connection cannot be closed */
+    for (double t = kq_now_s(); calls_at_work(s) && (kq_now_s() - t < 5 || kq_batch_statistics(s->batch).jobs);)
         usleep(20000);
     pthread_mutex_lock(&s->lock);
     s->stop = true;
