@@ -121,6 +121,7 @@ int cmd_serve(int argc, char **argv)
     so.max_jobs = c.queue;
     so.max_body = c.max_body;
     so.request_s = (double)c.timeout;
+    so.drain_s = c.timeout ? so.request_s : 1e9; /* what runs has its time */
     so.log = c.quiet ? NULL : log_line;
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);

@@ -47,7 +47,7 @@ is() {
     [ "$(get answer "${@:1:$#-1}")" = "$want" ] || { cat answer; fail "$* : $(get answer "${@:1:$#-1}")"; }
 }
 
-serve --slots 3 --max-body 20k --queue 4
+serve --slots 3 --max-body 20k --queue 12
 
 say "the simple paths"
 ask 200 /health; is status ok
@@ -143,7 +143,7 @@ done
 grep -q '^kronq_requests_active 0$' answer || { cat answer; fail "the answers of clients that left go on"; }
 
 say "shutdown finishes what runs"
-curl -s -m 60 -H "$J" -d '{"prompt":"the","max_tokens":300,"ignore_eos":true,"temperature":0}' "$URL/v1/completions" >last &
+curl -s -m 60 -H "$J" -d '{"prompt":"the","max_tokens":200,"ignore_eos":true,"temperature":0}' "$URL/v1/completions" >last &
 CURL=$!
 for _ in $(seq 100); do
     ask 200 /metrics
@@ -153,7 +153,7 @@ for _ in $(seq 100); do
 done
 ends TERM
 wait $CURL
-[ "$(get last usage completion_tokens)" = 300 ] || { cat last log; fail "the last answer was cut off"; }
+[ "$(get last usage completion_tokens)" = 200 ] || { cat last log; fail "the last answer was cut off"; }
 
 say "a key, a receive limit, and Ctrl-C"
 KRONQ_API_KEY=secret serve --timeout 1
