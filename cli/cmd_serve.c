@@ -96,8 +96,8 @@ int cmd_serve(int argc, char **argv)
         goto out;
     const kq_config *cfg = kq_source_config(kq_model_file_source(model));
     size_t ctx = c.e.ctx;
-    if (ctx == kq_eval_text_defaults().ctx && cfg->max_position && ctx > cfg->max_position)
-        ctx = cfg->max_position;
+    if (!ctx) /* not given */
+        ctx = cfg->max_position && cfg->max_position < 2048 ? cfg->max_position : 2048;
     if (ctx < 2 || (cfg->max_position && ctx > cfg->max_position)) {
         status = kq_fail(&err, KQ_E_ARG, "--ctx %zu: 2 to %zu, the model's context, is expected", ctx, cfg->max_position);
         goto out;

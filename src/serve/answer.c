@@ -157,7 +157,8 @@ static size_t tokens_until(const kq_sequence *s, size_t end)
     size_t n = s->n_made;
     while (n && s->made_from[n - 1] >= end && (s->finish == KQ_FINISH_NOT || s->text.stopped))
         n--;
-    return n;
+    /* An end token has no text, but its score belongs to the list: who asked for one token gets one entry (lm-evaluation-harness counts on it). */
+    return n == s->n_made && s->end_scored ? n + 1 : n;
 }
 
 static json_t *finish_json(const kq_sequence *s)

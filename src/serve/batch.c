@@ -559,6 +559,9 @@ static void publish(kq_batch *b, size_t p)
     const size_t n_stop = j->request.n_stop, before = s->text.safe;
     if (ends(b, j, id)) {
         how = KQ_FINISH_STOP;
+        s->end_scored = j->request.logprobs;
+        s->n_score += j->request.logprobs;
+        s->made_from[s->n_made] = s->text.size; /* n_made < max_tokens */
     } else {
         s->made_from[s->n_made] = s->text.size;
         s->made[s->n_made++] = id;

@@ -44,6 +44,7 @@ typedef struct kq_sequence {
     size_t n_score;
     int32_t *made; size_t n_made;     /* (job) owned: ids of the answer, without an end token */
     size_t *made_from;                /* (job) owned: byte of text where each begins */
+    bool end_scored;                  /* (job) an end token ended it, and its score follows those of made */
     size_t n_reused;                  /* (job) prompt tokens that did not have to be computed */
     kq_finish finish;                 /* (job) */
     size_t sent_text, sent_tokens; bool sent_finish; /* the reader's notes (streaming); sent_text SIZE_MAX: nothing yet */

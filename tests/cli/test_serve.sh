@@ -98,6 +98,9 @@ is choices 0 logprobs token_logprobs 0 null
 get answer choices 0 logprobs token_logprobs 4 >/dev/null || fail "length: prompt + 1"
 get answer choices 0 logprobs token_logprobs 5 >/dev/null 2>&1 && fail "length: prompt + 1"
 get answer choices 1 logprobs top_logprobs 3 >/dev/null || fail "second prompt"
+# also when the next token is an end token, which has no text
+ask 200 /v1/completions '{"prompt":[5,6,7,8],"temperature":0,"max_tokens":1,"logprobs":1,"echo":true,"logit_bias":{"2":100}}'
+is choices 0 finish_reason stop; is choices 0 logprobs tokens 4 '<|im_end|>'
 ask 200 /v1/completions '{"prompt":[5,6,7,8],"max_tokens":0,"logprobs":0,"echo":true}'
 get answer choices 0 logprobs token_logprobs 3 >/dev/null || fail "max_tokens 0"
 get answer choices 0 logprobs token_logprobs 4 >/dev/null 2>&1 && fail "max_tokens 0"

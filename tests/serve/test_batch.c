@@ -153,6 +153,8 @@ static void check_job(const kq_job *j)
             kq_row_stats st = kq_row_score(kq_kern_pick(KQ_ISA_REF), row, V);
             if (st.top == END) {
                 how = KQ_FINISH_STOP;
+                if (j->request.logprobs) /* the end token has its entry too */
+                    assert_true(s->end_scored && s->n_score == at + made + 1 && s->score[at + made].id == END);
                 break;
             }
             assert_true(made < s->n_made);
