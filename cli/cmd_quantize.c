@@ -38,7 +38,7 @@ static const cli_option quantize_options[] = {
     {"pure", NULL, "gguf: no mixture, every tensor gets the type itself", OPT_PURE},
     {"tensor-type", "REGEX=T", "gguf: another type (also F32, F16, BF16) for tensors whose name matches; may be repeated", OPT_TENSOR_TYPE},
     {"fallback", "T", "gguf: the type where rows are no whole number of blocks; llama: what llama-quantize takes (default: refuse)", OPT_FALLBACK},
-    {"sweeps", "N", "gguf: sweeps of block descent after the first pass (1)", OPT_SWEEPS},
+    {"sweeps", "N", "gguf: sweeps of block descent after the first pass (0): each doubles the time of the rounding, for 1% of the KLD", OPT_SWEEPS},
     CALIBRATION_OPTIONS,
     {"factors", "FILE", "round from factors that `kronq calibrate` left, or from a llama.cpp imatrix, instead of calibrating", OPT_FACTORS},
     {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE},

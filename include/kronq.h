@@ -95,7 +95,7 @@ typedef struct kq_quantize_options {
     bool pure;                  /* no mixture: every tensor gets the type itself */
     const char *const *tensor_type; size_t n_tensor_type; /* "REGEX=TYPE", on Hugging Face and GGUF names; the first that matches counts */
     const char *fallback;       /* where rows are no whole number of blocks: a type, "llama" for llama-quantize's choice; NULL: refuse */
-    int sweeps;                 /* of block descent after the first pass: 1 */
+    int sweeps;                 /* of block descent after the first pass: 0 */
 } kq_quantize_options;
 
 kq_quantize_options kq_quantize_defaults(void);

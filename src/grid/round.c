@@ -14,7 +14,7 @@ enum { ROWS = 16 }; /* of a tile */
 
 kq_grid_options kq_grid_defaults(void)
 {
-    return (kq_grid_options){.sigma_in = 1e-2, .sigma_out = 1e-2, .sweeps = 2, .threads = 1};
+    return (kq_grid_options){.sigma_in = 1e-2, .sigma_out = 1e-2, .threads = 1};
 }
 
 /* One factor, put into the order of rounding and conditioned. */

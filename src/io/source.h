@@ -60,7 +60,4 @@ kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *er
 struct kq_gguf;
 const struct kq_gguf *kq_source_gguf(const kq_source *src);
 
-/* Where row r of a llama model's q or k (Hugging Face's order) lies in a GGUF. */
-size_t kq_gguf_qk_row(size_t r, size_t head_dim);
-
 #endif

@@ -18,7 +18,5 @@ kq_status kq_gguf_check_saved(const char *path, const char *settings, kq_error *
 /* Bytes of all tensors as they will be, and of the quantized linears alone. */
 size_t kq_gguf_planned_bytes(const kq_source *src, const kq_gguf_types *t);
 size_t kq_gguf_linear_bytes(const kq_gguf_types *t, const kq_config *cfg);
-/* n values as F32, F16 or BF16. */
-void kq_gguf_plain(kq_dtype type, const float *x, size_t n, uint8_t *out);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "io/gguf_model.h"
 
 typedef struct rule {
     pcre2_code *re; /* owned */
@@ -93,14 +94,13 @@ static kq_status settle(const chooser *c, const char *hf, const char *gguf, size
 
 static kq_status choose(chooser *c, kq_gguf_types *t, kq_error *err)
 {
-    static const char *const parts[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
     const kq_prepared *p = c->p;
     const kq_config *cfg = p->cfg;
     const bool pure = p->opt->pure;
     kq_status status = KQ_OK;
     for (size_t l = 0; l < cfg->n_layer; l++)
         for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-            char hf[160], gguf[64];
+            char hf[160], gguf[64] = "";
             size_t m, n;
             kq_dtype *type = &t->linear[l * KQ_N_LINEAR + (size_t)id];
             *type = KQ_T_OTHER;
@@ -109,7 +109,7 @@ static kq_status choose(chooser *c, kq_gguf_types *t, kq_error *err)
             kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
             kq_linear_name(hf, sizeof hf - 8, l, (kq_linear_id)id);
             strcat(hf, ".weight");
-            snprintf(gguf, sizeof gguf, "blk.%zu.%s.weight", l, parts[id]);
+            kq_gguf_name(hf, gguf, sizeof gguf);
             status = settle(c, hf, gguf, n, kq_mix_linear(t->mix, cfg, l, (kq_linear_id)id, pure), type, err);
         }
     t->head = KQ_T_OTHER;

@@ -17,7 +17,7 @@ kq_quantize_options kq_quantize_defaults(void)
 {
     return (kq_quantize_options){
         .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .draws = 1, .passes = 2, .method = "flipflop", .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32},
-        .bits = 2, .code = "hyb", .sigma_reg = 1e-2, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20, .sweeps = 1,
+        .bits = 2, .code = "hyb", .sigma_reg = 1e-2, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
     };
 }
 

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "io/encode.h"
 #include "quant/from_factors.h"
 #include "quant/gguf_save.h"
 #include "quant/gguf_types.h"
@@ -78,7 +79,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
             r->extra_out = round.extra_out;
         }
     } else if (!status) {
-        kq_gguf_plain(type, W, r->m * r->n, q->blocks[id]);
+        status = kq_fail_within(err, kq_encode(type, W, r->m * r->n, q->blocks[id], NULL, err), r->name);
         r->predicted_loss = q->predicts ? 0 : NAN;
     }
     kq_free(W);

@@ -29,6 +29,14 @@ must "$KRONQ" quantize "$GGUF" --to gguf --type Q4_0 --tensor-type 'token_embd=F
 must "$KRONQ" info only.gguf --tensors --json
 grep -q Q4_0 must.out || fail "nothing was quantized"
 
+say "from a folder: the same weights as from the GGUF of the same model"
+must "$KRONQ" export "$HF" --to gguf --type F32 -o hf32.gguf --quiet
+must "$KRONQ" quantize "$HF" --to gguf --type Q5_0 $DOWN --method none -o fromhf.gguf --quiet
+must "$KRONQ" quantize hf32.gguf --to gguf --type Q5_0 $DOWN --method none -o from32.gguf --quiet
+must "$KRONQ" eval fromhf.gguf --ppl "$TEXT" --ctx 32 --chunks 20 --kld from32.gguf --json --quiet
+awk '{ exit !($1 < 1e-9) }' <<<"$(get must.out kld)" || fail "a folder and its GGUF give different models"
+must "$KRONQ" run fromhf.gguf -p "a" -n 2 --quiet
+
 say "resumed: killed at five moments"
 for i in 1 2 3 4 5; do
     rm -rf r.gguf r.gguf.work

@@ -166,6 +166,7 @@ static void nearest(void **state)
         static const double bound[] = {0.0068, 0.0063, 0.0017, 0.0016, 4e-5, 0.0060, 0.10, 0.028, 0.0066, 0.0017, 3.5e-4};
         if (error > bound[t] * energy)
             fail_msg("%s: relative squared error %.5f, at most %.5f expected", kq_dtype_name(types[t]), error / energy, bound[t]);
+        kq_free(b);
         if (g->group < g->elems || g->offset)
             continue;
         for (size_t at = 0; at < 64 * 256; at += 32) {
@@ -200,7 +201,6 @@ static void nearest(void **state)
             error += i < 32 * 41 ? (W[i] - what[i]) * (W[i] - what[i]) : 0;
         if (error > 1.02 * brute)
             fail_msg("%s: squared error %.6g, a search over 1200 scales finds %.6g", kq_dtype_name(types[t]), error, brute);
-        kq_free(b);
     }
     kq_free(W);
     kq_free(what);
