@@ -24,6 +24,10 @@ typedef struct cli {
     bool json, dry_run, quiet, chat, tensors, factor_bf16, card;
     size_t n_predict;
     double temperature, top_p;
+    double min_p, repeat_penalty;
+    const char *stop[16], *system, *weights, *pp, *tg, *format; /* stop: of n_stop */
+    size_t n_stop, repetitions;
+    bool table6;
     int top_k;
 } cli;
 
@@ -35,7 +39,8 @@ typedef struct cli_option {
 
 /* Keys of the options, shared by all commands' tables. */
 enum cli_key {
-    OPT_OUT = 256, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_TOL, OPT_MAX_ITER, OPT_START,
+    OPT_MIN_P = 256, OPT_REPEAT_PENALTY, OPT_STOP, OPT_SYSTEM, OPT_WEIGHTS, OPT_PP, OPT_TG, OPT_REPETITIONS, OPT_FORMAT, OPT_TABLE6,
+    OPT_OUT, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_TOL, OPT_MAX_ITER, OPT_START,
     OPT_CODE, OPT_SIGMA_REG, OPT_ONLY, OPT_FACTORS, OPT_FACTOR_DTYPE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, OPT_DRY_RUN, OPT_RESUME,
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
     OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP,

@@ -1,33 +1,50 @@
 #include <omp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/time.h"
-#include "checkpoint/checkpoint.h"
 #include "cli.h"
 #include "eval/eval.h"
 
 static const cli_option options[] = {
     {"prompt", "TEXT", "what the model is given", OPT_PROMPT},
     {"n", "N", "at most this many new tokens (128)", OPT_N},
-    {"chat", NULL, "the prompt is a user's message in the model's chat format", OPT_CHAT},
+    {"chat", NULL, "the prompt is a user's message in the model's chat format; without -p a conversation, a line of stdin a message", OPT_CHAT},
+    {"system", "TEXT", "the system message of --chat (default: the template's own)", OPT_SYSTEM},
+    {"stop", "TEXT", "end the answer before this text; may be given several times", OPT_STOP},
     {"temp", "T", "temperature (0.8); 0: always the most likely token", OPT_TEMP},
     {"top-k", "K", "draw from the K most likely tokens (40); 0: all", OPT_TOP_K},
     {"top-p", "P", "draw from the most likely tokens that make up this probability (0.95)", OPT_TOP_P},
+    {"min-p", "P", "leave out tokens less likely than P times the most likely one (0)", OPT_MIN_P},
+    {"repeat-penalty", "R", "divide the logits of tokens already in the context by R (1)", OPT_REPEAT_PENALTY},
     {"seed", "N", "seed of the draws (0)", OPT_SEED},
+    {"ctx", "N", "tokens a conversation may have (what the model knows, at most 4096)", OPT_CTX},
+    {"kv", "TYPE", "key/value cache in bf16, f16 or f32 (bf16)", OPT_KV},
+    {"weights", "W", "auto, packed or dense: decode packed weights at every use, or once (auto: packed in bf16, dense in f32)", OPT_WEIGHTS},
     {"threads", "N", "threads (all processors)", OPT_THREADS},
     {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
-    {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},
+    {"compute", "C", "f32, or bf16: faster, weights in bf16 or packed (bf16)", OPT_COMPUTE},
     {"json", NULL, "print the answer as JSON on stdout", OPT_JSON},
     {"quiet", NULL, "no figures on stderr", OPT_QUIET},
     {0},
 };
 
+/* Ctrl-C stops the answer; when none is being written, the program. */
+static volatile sig_atomic_t stop_answer;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    stop_answer = 1;
+}
+
 typedef struct answer {
     bool print;
-    char *text; /* owned */
+    char *text; /* owned, not terminated */
     size_t size, cap;
     bool failed;
 } answer;
@@ -35,11 +52,10 @@ typedef struct answer {
 static int emit(void *ctx, const char *text, size_t size)
 {
     answer *a = ctx;
-    if (a->print) {
-        return fwrite(text, 1, size, stdout) != size || fflush(stdout); /* nobody is listening: stop */
-    }
-    if (size > a->cap - a->size) {
-        size_t cap = 2 * (a->cap + size);
+    if (a->print && (fwrite(text, 1, size, stdout) != size || fflush(stdout)))
+        return 1; /* nobody is listening: stop */
+    if (size + 1 > a->cap - a->size) {
+        size_t cap = 2 * (a->cap + size + 1);
         char *grown = realloc(a->text, cap);
         if (!grown) {
             a->failed = true;
@@ -50,88 +66,234 @@ static int emit(void *ctx, const char *text, size_t size)
     }
     memcpy(a->text + a->size, text, size);
     a->size += size;
-    return 0;
+    a->text[a->size] = 0;
+    return stop_answer;
+}
+
+typedef struct run {
+    const cli *c;
+    kq_model_file *model;
+    kq_tokenizer *tok;
+    kq_engine *engine;
+    size_t context;     /* tokens the engine's slot holds */
+    kq_message *messages; size_t n_messages; /* owned, the contents too */
+    int32_t *cached; size_t n_cached; /* owned: the tokens in the slot */
+    answer out;
+    kq_generated made;
+    size_t n_prompt;
+} run;
+
+static kq_status add_message(run *r, const char *role, const char *content, kq_error *err)
+{
+    kq_message *grown = realloc(r->messages, (r->n_messages + 1) * sizeof *grown);
+    char *copy = strdup(content);
+    if (grown)
+        r->messages = grown;
+    if (!grown || !copy) {
+        free(copy);
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
+    }
+    r->messages[r->n_messages++] = (kq_message){role, copy};
+    return KQ_OK;
+}
+
+static kq_status make_engine(run *r, size_t max_T, kq_error *err)
+{
+    const cli *c = r->c;
+    kq_engine_options opt = kq_engine_defaults();
+    kq_status status;
+    if ((status = kq_isa_pick(c->q.common.isa, &opt.isa, err)) ||
+        (c->q.common.compute && (status = kq_compute_pick(c->q.common.compute, opt.isa, &opt.compute, err))) ||
+        (c->kv && (status = kq_kv_parse(c->kv, &opt.kv, err))) || (c->weights && (status = kq_engine_weights_parse(c->weights, &opt.weights, err))))
+        return status;
+    opt.threads = c->q.common.threads;
+    opt.max_T = r->context = max_T;
+    return kq_engine_new(r->model, &opt, &r->engine, err);
+}
+
+/* Answer to text (already in the model's format when `formatted`). */
+static kq_status answer_to(run *r, const char *text, bool formatted, kq_error *err)
+{
+    const cli *c = r->c;
+    const kq_config *cfg = kq_source_config(kq_model_file_source(r->model));
+    const size_t limit = cfg->max_position;
+    int32_t *ids = NULL, *made = NULL;
+    size_t n = 0, same = 0, n_max = c->n_predict;
+    kq_status status;
+    r->out.size = 0;
+    /* a chat template writes the beginning token itself where the model wants one */
+    if ((status = kq_tokenizer_encode(r->tok, text, strlen(text), !formatted, true, &ids, &n, err)))
+        goto out;
+    const size_t most = r->engine ? r->context : limit ? limit : SIZE_MAX;
+    if (!n || n >= most) {
+        status = n ? kq_fail(err, KQ_E_ARG, "the prompt has %zu tokens, the %s context is %zu", n, r->engine ? "conversation's" : "model's", most) : kq_fail(err, KQ_E_ARG, "-p: the prompt is empty");
+        goto out;
+    }
+    if (n_max > most - n)
+        n_max = most - n; /* the model knows no positions beyond */
+    if (!r->engine && (status = make_engine(r, n + n_max, err)))
+        goto out;
+    while (same < n && same < r->n_cached && r->cached[same] == ids[same])
+        same++;
+    if ((status = kq_alloc_for((void **)&made, n + n_max, sizeof *made, "the answer", err)))
+        goto out;
+    const kq_generate_options opt = {
+        .n_max = n_max, .stop = c->stop, .n_stop = c->n_stop, .emit = emit, .ctx = &r->out, .ids = made + n,
+        .sampling = {.temperature = c->temperature, .top_k = c->top_k, .top_p = c->top_p, .min_p = c->min_p,
+                     .repetition_penalty = c->repeat_penalty, .seed = c->q.common.seed},
+    };
+    r->n_prompt = n;
+    stop_answer = 0;
+    status = kq_generate(r->engine, 0, r->tok, ids, n, same, &opt, &r->made, err);
+    if (!status && r->out.failed)
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the answer");
+    if (!status) {
+        memcpy(made, ids, n * sizeof *made);
+        kq_free(r->cached);
+        r->cached = made;
+        r->n_cached = kq_engine_length(r->engine, 0);
+        made = NULL;
+    }
+out:
+    kq_free(ids);
+    kq_free(made);
+    return status;
+}
+
+static double rate(size_t n, double seconds)
+{
+    return seconds > 0 ? (double)n / seconds : 0;
+}
+
+/* The first new token comes out of the prompt's pass: n - 1 (or n, when an end token followed) single steps. */
+static size_t steps_of(const kq_generated *g)
+{
+    return g->finish == KQ_END_TOKEN || g->n == 0 ? g->n : g->n - 1;
+}
+
+static void print_figures(const run *r)
+{
+    const kq_generated *g = &r->made;
+    if (!r->c->quiet)
+        fprintf(stderr, "[prompt: %zu of %zu tokens run, %.1f tokens/s; answer: %zu tokens, %.1f tokens/s]\n", g->n_prompt, r->n_prompt,
+                rate(g->n_prompt, g->prompt_s), g->n, rate(steps_of(g), g->generate_s));
+}
+
+static void print_json(const run *r)
+{
+    static const char *const finish[] = {"length", "end", "stop", "interrupted"};
+    const kq_generated *g = &r->made;
+    json_t *j = json_pack("{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", r->c->model, "text", r->out.text ? r->out.text : "", r->out.size,
+                          "finish", finish[g->finish], "prompt_tokens", (json_int_t)r->n_prompt, "tokens", (json_int_t)g->n,
+                          "seconds", g->prompt_s + g->generate_s, "prompt_seconds", g->prompt_s, "answer_seconds", g->generate_s,
+                          "prompt_tokens_per_second", rate(g->n_prompt, g->prompt_s), "tokens_per_second", rate(steps_of(g), g->generate_s));
+    char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
+    puts(text ? text : "{}");
+    free(text);
+    json_decref(j);
+}
+
+static kq_status say(run *r, const char *user, kq_error *err)
+{
+    char *rendered = NULL;
+    kq_status status = add_message(r, "user", user, err);
+    if (!status)
+        status = kq_chat_render(r->tok, r->messages, r->n_messages, &rendered, err);
+    if (!status)
+        status = answer_to(r, rendered, true, err);
+    if (!status)
+        status = add_message(r, "assistant", r->out.text && r->out.size ? r->out.text : "", err);
+    kq_free(rendered);
+    return status;
+}
+
+/* A line of stdin a message, until its end. */
+static kq_status converse(run *r, kq_error *err)
+{
+    const bool terminal = isatty(STDIN_FILENO);
+    const kq_config *cfg = kq_source_config(kq_model_file_source(r->model));
+    size_t context = cfg->max_position && cfg->max_position < 4096 ? cfg->max_position : 4096;
+    if (r->c->e.ctx != kq_eval_text_defaults().ctx)
+        context = r->c->e.ctx;
+    if (cfg->max_position && context > cfg->max_position)
+        return kq_fail(err, KQ_E_ARG, "--ctx %zu: the model's context is %zu", context, cfg->max_position);
+    kq_status status = make_engine(r, context, err);
+    char *line = NULL;
+    size_t cap = 0;
+    if (terminal && !status)
+        fputs("A line is a message; Ctrl-C stops an answer, Ctrl-D ends.\n", stderr);
+    while (!status) {
+        if (terminal)
+            fputs("> ", stderr);
+        stop_answer = 0;
+        ssize_t n = getline(&line, &cap, stdin);
+        if (n < 0) /* end, or Ctrl-C at the prompt */
+            break;
+        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+            line[--n] = 0;
+        if (!n)
+            continue;
+        if ((status = say(r, line, err)))
+            break;
+        if (r->c->json)
+            print_json(r);
+        else {
+            putchar('\n');
+            fflush(stdout);
+            print_figures(r);
+        }
+    }
+    if (terminal)
+        fputc('\n', stderr);
+    free(line);
+    return status;
 }
 
 int cmd_run(int argc, char **argv)
 {
     cli c;
-    int exit_status = cli_parse(&c, argc, argv, "run MODEL -p TEXT [-n N] [--chat] [options]",
-                                "Continue a text, or answer a message.\n\n  kronq run out -p \"Why is the sky blue?\" --chat --temp 0", options);
+    int exit_status = cli_parse(&c, argc, argv, "run MODEL [-p TEXT] [-n N] [--chat] [options]",
+                                "Continue a text, or answer messages.\n\n  kronq run out -p \"Why is the sky blue?\" --chat --temp 0\n  kronq run out --chat", options);
     if (exit_status >= 0)
         return exit_status;
-    if (!c.prompt) {
-        fprintf(stderr, "kronq run: -p TEXT is missing; see kronq run --help\n");
+    if (!c.prompt && !c.chat) {
+        fprintf(stderr, "kronq run: -p TEXT is missing (or --chat for a conversation); see kronq run --help\n");
         return EXIT_USAGE;
     }
     kq_error err;
     kq_isa isa;
-    kq_compute kind;
-    kq_model_file *model = NULL;
-    kq_tokenizer *tok = NULL;
-    kq_decoder *dec = NULL;
-    char *rendered = NULL;
-    int32_t *ids = NULL;
-    size_t n_ids = 0, made = 0;
-    answer out = {.print = !c.json};
+    run r = {.c = &c, .out = {.print = !c.json}};
     kq_status status;
-    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)))
+    struct sigaction action = {.sa_handler = on_interrupt}; /* without SA_RESTART: reading a line ends too */
+    sigaction(SIGINT, &action, NULL);
+    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)))
         goto out;
     kq_kern_init(isa);
-    if ((status = kq_model_file_open(c.model, isa, &model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(model), &tok, &err)))
+    if ((status = kq_model_file_open(c.model, isa, &r.model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(r.model), &r.tok, &err)))
         goto out;
-    const char *prompt = c.prompt;
-    if (c.chat) {
-        const kq_message message = {"user", c.prompt};
-        if ((status = kq_chat_render(tok, &message, 1, &rendered, &err)))
-            goto out;
-        prompt = rendered;
-    }
-    /* a chat template writes the beginning token itself where the model wants one */
-    if ((status = kq_tokenizer_encode(tok, prompt, strlen(prompt), !c.chat, true, &ids, &n_ids, &err)))
+    if (c.system && (status = c.chat ? add_message(&r, "system", c.system, &err) : kq_fail(&err, KQ_E_ARG, "--system goes with --chat")))
         goto out;
-    if (!n_ids) {
-        status = kq_fail(&err, KQ_E_ARG, "-p: the prompt is empty");
+    if (!c.prompt) {
+        status = converse(&r, &err);
         goto out;
     }
-    const size_t context = kq_source_config(kq_model_file_source(model))->max_position;
-    if (context && n_ids >= context) {
-        status = kq_fail(&err, KQ_E_ARG, "-p: the prompt has %zu tokens, the model's context is %zu", n_ids, context);
+    if ((status = c.chat ? say(&r, c.prompt, &err) : answer_to(&r, c.prompt, false, &err)))
         goto out;
-    }
-    if (context && c.n_predict > context - n_ids)
-        c.n_predict = context - n_ids; /* the model knows no positions beyond */
-    const int threads = c.q.common.threads > 0 ? c.q.common.threads : omp_get_num_procs();
-    const kq_sampling s = {.temperature = c.temperature, .top_k = c.top_k, .top_p = c.top_p, .seed = c.q.common.seed};
-    if ((status = kq_decoder_new(kq_model_file_weights(model), isa, kind, n_ids + c.n_predict, threads, &dec, &err)))
-        goto out;
-    const double start = kq_now_s();
-    if ((status = kq_generate(dec, tok, kq_source_config(kq_model_file_source(model)), ids, n_ids, c.n_predict, &s, emit, &out, &made, &err)))
-        goto out;
-    const double seconds = kq_now_s() - start;
-    if (out.failed) {
-        status = kq_fail(&err, KQ_E_MEMORY, "out of memory: the answer");
-        goto out;
-    }
     if (c.json) {
-        json_t *j = json_pack("{s:s, s:s%, s:I, s:I, s:f}", "model", c.model, "text", out.text ? out.text : "", out.size, "prompt_tokens",
-                              (json_int_t)n_ids, "tokens", (json_int_t)made, "seconds", seconds);
-        char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
-        puts(text ? text : "{}");
-        free(text);
-        json_decref(j);
+        print_json(&r);
     } else {
         putchar('\n');
-        if (!c.quiet)
-            fprintf(stderr, "[%zu tokens in %.2f s, prompt of %zu included: %.1f tokens/s]\n", made, seconds, n_ids, (double)made / seconds);
+        print_figures(&r);
     }
 out:
-    kq_decoder_free(dec);
-    if (tok)
-        kq_tokenizer_close(tok);
-    kq_model_file_close(model);
-    kq_free(rendered);
-    kq_free(ids);
-    free(out.text);
+    kq_engine_free(r.engine);
+    if (r.tok)
+        kq_tokenizer_close(r.tok);
+    kq_model_file_close(r.model);
+    for (size_t i = 0; i < r.n_messages; i++)
+        free((char *)r.messages[i].content);
+    free(r.messages);
+    kq_free(r.cached);
+    free(r.out.text);
     return status ? cli_fail(&err) : EXIT_OK;
 }

@@ -99,6 +99,16 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_KV: c->kv = v; return -1;
     case OPT_API_KEY: c->api_key = v; return -1;
     case OPT_MODEL_NAME: c->model_name = v; return -1;
+    case OPT_SYSTEM: c->system = v; return -1;
+    case OPT_WEIGHTS: c->weights = v; return -1;
+    case OPT_PP: c->pp = v; return -1;
+    case OPT_TG: c->tg = v; return -1;
+    case OPT_FORMAT: c->format = v; return -1;
+    case OPT_STOP:
+        if (c->n_stop == sizeof c->stop / sizeof *c->stop)
+            return bad(c, o->name, v, "too many stop strings");
+        c->stop[c->n_stop++] = v;
+        return -1;
     case OPT_TEXT:
         if (cal->n_text == sizeof c->texts / sizeof *c->texts)
             return bad(c, o->name, v, "too many texts");
@@ -148,13 +158,15 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_JSON: c->json = true; return -1;
     case OPT_QUIET: c->quiet = true; return -1;
     case OPT_CHAT: c->chat = true; return -1;
+    case OPT_TABLE6: c->table6 = true; return -1;
     case OPT_TENSORS: c->tensors = true; return -1;
     case OPT_CARD: c->card = true; return -1;
     /* reals */
-    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_TEMP: case OPT_TOP_P:
+    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_TEMP: case OPT_TOP_P: case OPT_MIN_P: case OPT_REPEAT_PENALTY:
         if (!parse_real(v, &real) || real < 0)
             return bad(c, o->name, v, "a number of at least 0 is expected");
-        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_TEMP ? &c->temperature : &c->top_p) = real;
+        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_TEMP ? &c->temperature
+          : o->key == OPT_MIN_P ? &c->min_p : o->key == OPT_REPEAT_PENALTY ? &c->repeat_penalty : &c->top_p) = real;
         return -1;
     /* small whole numbers */
     case OPT_BITS: case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K: case OPT_SWEEPS:
@@ -176,7 +188,8 @@ static int apply(cli *c, const cli_option *o, char *v)
             q->common.seed = size;
         else
             *(o->key == OPT_TOKENS ? &cal->tokens : o->key == OPT_SEQ_LEN ? &cal->seq_len : o->key == OPT_BATCH ? &cal->batch : o->key == OPT_DRAWS ? &cal->draws
-              : o->key == OPT_SHARD_SIZE ? &q->shard_size : o->key == OPT_CTX ? &c->e.ctx : o->key == OPT_CHUNKS ? &c->e.chunks : &c->n_predict) = size;
+              : o->key == OPT_SHARD_SIZE ? &q->shard_size : o->key == OPT_CTX ? &c->e.ctx : o->key == OPT_CHUNKS ? &c->e.chunks
+              : o->key == OPT_REPETITIONS ? &c->repetitions : &c->n_predict) = size;
         return -1;
     }
 }
@@ -184,6 +197,7 @@ static int apply(cli *c, const cli_option *o, char *v)
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
     *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .x = kq_export_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
+    c->repetitions = 5;
     struct option longs[64] = {0};
     size_t n = 0;
     for (; options[n].name; n++) {

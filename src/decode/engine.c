@@ -72,6 +72,17 @@ kq_status kq_kv_parse(const char *name, kq_kv_type *out, kq_error *err)
     return kq_fail(err, KQ_E_ARG, "a key/value cache in \"%s\" (one of bf16, f16, f32)", name ? name : "");
 }
 
+kq_status kq_engine_weights_parse(const char *name, kq_engine_weights *out, kq_error *err)
+{
+    static const char *const names[] = {"auto", "packed", "dense"};
+    for (int i = KQ_WEIGHTS_AUTO; name && i <= KQ_WEIGHTS_DENSE; i++)
+        if (!strcmp(name, names[i])) {
+            *out = (kq_engine_weights)i;
+            return KQ_OK;
+        }
+    return kq_fail(err, KQ_E_ARG, "weights \"%s\" (one of auto, packed, dense)", name ? name : "");
+}
+
 kq_engine_options kq_engine_defaults(void)
 {
     return (kq_engine_options){.isa = kq_isa_best(), .compute = KQ_BF16, .n_slots = 1, .max_T = 2048};

@@ -24,6 +24,7 @@ kq_status kq_kv_parse(const char *name, kq_kv_type *out, kq_error *err);
 /* AUTO: packed linears stay packed with compute BF16 and become dense with compute F32 (4 bytes a weight, but exact and faster);
  * embedding and head stay as they are stored. PACKED, DENSE: one or the other. A model without packed linears is dense in any case. */
 typedef enum kq_engine_weights { KQ_WEIGHTS_AUTO = 0, KQ_WEIGHTS_PACKED, KQ_WEIGHTS_DENSE } kq_engine_weights;
+kq_status kq_engine_weights_parse(const char *name, kq_engine_weights *out, kq_error *err); /* "auto", "packed", "dense" */
 
 typedef struct kq_engine_options {
     kq_isa isa;

@@ -2,6 +2,7 @@
 #ifndef KQ_EVAL_EVAL_H
 #define KQ_EVAL_EVAL_H
 
+#include "decode/engine.h"
 #include "eval/kld_base.h"
 #include "io/tokenizer.h"
 #include "model/model.h"
@@ -62,21 +63,45 @@ typedef struct kq_sampling {
     int top_k;          /* 0: off */
     double top_p;       /* 1: off */
     uint64_t seed;
+    double min_p;       /* tokens less likely than this share of the most likely one's probability are left out; 0: off */
+    double repetition_penalty; /* for kq_penalize; 0 or 1: off */
 } kq_sampling;
 /* One draw from logits [n] (log-softmax is taken inside; logits are overwritten). u in [0,1) is the random number; tokens share
  * [0,1) in the order of their ids. First the temperature, then the k most likely, then of those (renormalised) the fewest most likely
- * whose sum reaches top_p, at least one; equal logits are kept lowest ids first. Temperature 0: the most likely, ties to the lowest id.
- * -1: a logit is NaN or +Inf, or none is finite. */
+ * whose sum reaches top_p, at least one, then min_p (Hugging Face's order); equal logits are kept lowest ids first. Temperature 0: the most
+ * likely, ties to the lowest id. -1: a logit is NaN or +Inf, or none is finite. */
 int32_t kq_sample(float *logits, size_t n, const kq_sampling *s, double u);
+/* Before kq_sample: make the tokens of the context less likely (Keskar et al. 2019): each id that occurs in ids, once, has its logit divided by the
+ * penalty if positive, else multiplied by it. penalty 1 or 0: nothing. Ids outside [0, n) are passed over. */
+kq_status kq_penalize(float *logits, size_t n, const int32_t *ids, size_t n_ids, double penalty, kq_error *err);
 
-/* Generate until an end token, n_max tokens, or emit says stop (nonzero; not an error). End tokens are cfg's eos_id, the tokenizer's eos
- * and its document end; they are neither emitted nor counted. The decoder is reset first: the prompt (n_prompt >= 1) is the whole
- * context; its max_T must hold n_prompt + n_max - 1 tokens. emit gets whole UTF-8 characters as they become complete; bytes that are no
- * UTF-8 become U+FFFD, and so does a character left unfinished at the end. Special tokens have no text. *n_generated (may be NULL) is
- * set also on failure. */
-kq_status kq_generate(kq_decoder *dec, const kq_tokenizer *tok, const kq_config *cfg, const int32_t *prompt, size_t n_prompt, size_t n_max,
-                      const kq_sampling *s, int (*emit)(void *ctx, const char *text, size_t size), void *ctx, size_t *n_generated,
-                      kq_error *err);
+/* Ends an answer: cfg's eos_id, the tokenizer's eos, its document end. */
+bool kq_is_end(const kq_config *cfg, const kq_tokenizer *tok, int32_t id);
+
+typedef struct kq_generate_options {
+    size_t n_max;                         /* new tokens at most */
+    kq_sampling sampling;
+    const char *const *stop; size_t n_stop; /* texts that end the answer; neither they nor what follows is emitted. Empty ones are passed over */
+    int (*emit)(void *ctx, const char *text, size_t size); /* may be NULL; nonzero stops (not an error) */
+    void *ctx;
+    int32_t *ids;                         /* may be NULL: [n_max], gets the new tokens */
+} kq_generate_options;
+
+typedef enum kq_end { KQ_END_LENGTH = 0, KQ_END_TOKEN, KQ_END_STOP, KQ_END_CALLER } kq_end;
+typedef struct kq_generated {
+    size_t n;                     /* new tokens, the ending one not counted */
+    kq_end finish;             /* n_max reached; an end token; a stop string; emit said so */
+    size_t n_prompt;              /* tokens of the prompt that were run (those cached were not) */
+    double prompt_s, generate_s;
+} kq_generated;
+
+/* Continue a prompt in a slot of the engine, whose first n_cached tokens are the prompt's (as far as it holds them); what else the slot holds is
+ * forgotten. 1 <= n_prompt, and the slot must have room for n_prompt + n_max - 1 tokens. End tokens are neither emitted nor counted. emit gets
+ * whole UTF-8 characters as they become complete, held back only while they may be the beginning of a stop string; bytes that are no
+ * UTF-8 become U+FFFD, and so does a character left unfinished at the end. Special tokens have no text. *out (may be NULL) is set also on
+ * failure. Afterwards the slot holds the prompt and all new tokens but the last. */
+kq_status kq_generate(kq_engine *e, size_t slot, const kq_tokenizer *tok, const int32_t *prompt, size_t n_prompt, size_t n_cached,
+                      const kq_generate_options *opt, kq_generated *out, kq_error *err);
 
 /* The token that text begins with: what the tokenizer itself puts before a text if it does so (LLaMA), else the one between documents
  * (SmolLM2, Qwen), else bos; -1: none. Not simply bos: SmolLM2-Instruct's bos is "<|im_start|>", which begins a chat. */
@@ -84,9 +109,8 @@ kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err);
 
 /* Calibration text written by the model itself (design section 3): n_seq sequences of seq_len ids each, sampled at temperature 1, seeded;
  * the first id of each is kq_text_start's, end tokens are kept and the text goes on. ids [n_seq, seq_len].
- * Sequence i depends only on the model, seq_len and (seed, i): decoding runs in batches of a fixed size (the last one is padded),
- * because a matrix product's last bits depend on the number of rows, and sequence i always sits in the same row. The size is 32, halved
- * until the batch's key/value cache is at most 4 GiB. opt: threads, isa, compute and progress are used.
+ * Sequence i depends only on the model, seq_len and (seed, i): the engine's logits do not depend on what is decoded beside it. 32 sequences at
+ * once, halved until their key/value cache is at most 4 GiB. opt: threads, isa, compute and progress are used; the cache is in bf16.
  * KQ_E_ARG when there is no token to begin with. */
 kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
                        uint64_t seed, int32_t *ids, kq_error *err);

@@ -10,10 +10,10 @@
 enum { BATCH_MAX = 32 };
 static const double CACHE_BYTES_MAX = 4294967296.0;
 
-/* Sequences decoded together: depends on the model and seq_len only, never on threads or n_seq (eval.h says why). */
+/* Sequences decoded together. */
 static size_t batch_size(const kq_config *cfg, size_t seq_len)
 {
-    double one = 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim * (double)seq_len * sizeof(float);
+    double one = 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim * (double)seq_len * sizeof(uint16_t);
     size_t batch = BATCH_MAX;
     while (batch > 1 && (double)batch * one > CACHE_BYTES_MAX)
         batch /= 2;
@@ -29,7 +29,7 @@ size_t kq_self_text_bytes(const kq_config *cfg, size_t seq_len, kq_compute compu
         kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
         bytes += width * cfg->n_layer * m * n;
     }
-    return bytes + 8 * batch * cfg->n_layer * cfg->n_kv_head * cfg->head_dim * seq_len;
+    return bytes + 4 * batch * cfg->n_layer * cfg->n_kv_head * cfg->head_dim * seq_len;
 }
 
 kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
@@ -49,33 +49,38 @@ kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
 }
 
 /* Sequences [first, first + batch) of which `n` are wanted; column 0 is filled already. */
-static kq_status write_batch(kq_decoder *dec, size_t vocab, size_t batch, size_t first, size_t n, size_t n_seq, size_t seq_len,
+static kq_status write_batch(kq_engine *e, size_t vocab, size_t first, size_t n, size_t n_seq, size_t seq_len,
                              int threads, const kq_eval_options *opt, uint64_t seed, float *logits, int32_t *ids, kq_error *err)
 {
     kq_rng rng[BATCH_MAX];
     int32_t next[BATCH_MAX];
-    for (size_t b = 0; b < batch; b++) {
+    for (size_t b = 0; b < n; b++) {
         char label[64];
         snprintf(label, sizeof label, "self-text %zu", first + b);
         rng[b] = kq_rng_stream(seed, label);
         next[b] = ids[first * seq_len];
     }
     kq_sampling s = {.temperature = 1, .top_p = 1};
-    kq_status st = kq_decoder_set_batch(dec, batch, err);
+    kq_engine_piece piece[BATCH_MAX];
+    kq_status st = KQ_OK;
+    for (size_t b = 0; b < n; b++) {
+        kq_engine_truncate(e, b, 0);
+        piece[b] = (kq_engine_piece){.slot = b, .ids = &next[b], .n = 1, .n_logits = 1, .logits = logits + b * vocab};
+    }
     for (size_t t = 1; t < seq_len && st == KQ_OK; t++) {
-        st = kq_decoder_step_batch(dec, next, logits, err);
+        st = kq_engine_run(e, piece, n, err);
         if (st != KQ_OK)
             break;
         atomic_int bad = 0;
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
-        for (size_t b = 0; b < batch; b++) {
+        for (size_t b = 0; b < n; b++) {
             next[b] = kq_sample(logits + b * vocab, vocab, &s, kq_rng_uniform(&rng[b]));
             if (next[b] < 0)
                 atomic_store(&bad, 1);
         }
         if (atomic_load(&bad))
             st = kq_fail(err, KQ_E_NUMERIC, "the model's logits hold NaN or Inf while it writes text (token %zu of sequences %zu..%zu)",
-                         t, first, first + batch - 1);
+                         t, first, first + n - 1);
         for (size_t b = 0; b < n && st == KQ_OK; b++)
             ids[(first + b) * seq_len + t] = next[b];
         double done = ((double)first * (double)(seq_len - 1) + (double)n * (double)t) / ((double)n_seq * (double)(seq_len - 1));
@@ -88,7 +93,7 @@ static kq_status write_batch(kq_decoder *dec, size_t vocab, size_t batch, size_t
 kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
                        uint64_t seed, int32_t *ids, kq_error *err)
 {
-    kq_decoder *dec = NULL;
+    kq_engine *e = NULL;
     float *logits = NULL;
     int32_t start;
     size_t vocab = w->cfg->vocab_size, batch = batch_size(w->cfg, seq_len);
@@ -104,13 +109,16 @@ kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_se
         ids[i * seq_len] = start;
     if (seq_len == 1)
         return KQ_OK;
-    st = kq_decoder_new(w, opt->isa, opt->compute, seq_len, threads, &dec, err);
+    if (batch > n_seq)
+        batch = n_seq;
+    const kq_engine_options eo = {.isa = opt->isa, .compute = opt->compute, .threads = threads, .n_slots = batch, .max_T = seq_len, .kv = KQ_KV_BF16};
+    st = kq_engine_new_dense(w, &eo, &e, err);
     if (st == KQ_OK)
         st = kq_alloc_for((void **)&logits, batch * vocab, sizeof *logits, "logits", err);
     for (size_t first = 0; first < n_seq && st == KQ_OK; first += batch)
-        st = write_batch(dec, vocab, batch, first, n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, threads, opt, seed,
+        st = write_batch(e, vocab, first, n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, threads, opt, seed,
                          logits, ids, err);
     kq_free(logits);
-    kq_decoder_free(dec);
+    kq_engine_free(e);
     return st;
 }

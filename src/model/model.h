@@ -87,16 +87,4 @@ kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float
 /* log-softmax in place over one row of n logits (max subtracted, sum in double). */
 void kq_log_softmax(float *row, size_t n);
 
-/* Generation: a whole model in memory with a key/value cache. */
-typedef struct kq_decoder kq_decoder;
-kq_status kq_decoder_new(const kq_weights *w, kq_isa isa, kq_compute compute, size_t max_T, int threads, kq_decoder **out, kq_error *err);
-void kq_decoder_free(kq_decoder *dec);
-void kq_decoder_reset(kq_decoder *dec); /* forget the cache */
-/* Append n tokens and give the logits [vocab] after the last. KQ_E_ARG when the cache (max_T) is full. */
-kq_status kq_decoder_step(kq_decoder *dec, const int32_t *ids, size_t n, float *logits, kq_error *err);
-/* The same for several sequences at once, one new token each, each with its own cache (batch sequences must have been
- * announced by kq_decoder_set_batch). ids [batch], logits [batch, vocab]. Used to sample calibration text. */
-kq_status kq_decoder_set_batch(kq_decoder *dec, size_t batch, kq_error *err); /* resets */
-kq_status kq_decoder_step_batch(kq_decoder *dec, const int32_t *ids, float *logits, kq_error *err);
-
 #endif

@@ -86,17 +86,38 @@ static void chain_says(chain *c, const char *bytes, int32_t last)
         *chain_logit(c, (unsigned char)bytes[i], i + 1 < n ? (unsigned char)bytes[i + 1] : (size_t)last) = 10;
 }
 
-static void speak(chain *c, int32_t first, size_t n_max, kq_sampling s, heard *h, size_t *made)
+static kq_engine *engine_of(const chain *c, size_t max_T)
 {
     kq_error err;
-    kq_decoder *dec;
-    check_ok(kq_decoder_new(&c->w, kq_isa_best(), KQ_F32, n_max + 1, 1, &dec, &err));
-    for (int again = 0; again < 2; again++) { /* a second time with the same decoder: the same text */
-        size_t stop = h->stop_at;
-        *h = (heard){.stop_at = stop};
-        check_ok(kq_generate(dec, tok, &c->cfg, &first, 1, n_max, &s, hear, h, made, &err));
+    kq_engine *e;
+    const kq_engine_options opt = {.isa = kq_isa_best(), .compute = KQ_F32, .threads = 1, .n_slots = 2, .max_T = max_T, .kv = KQ_KV_F32};
+    check_ok(kq_engine_new_dense(&c->w, &opt, &e, &err));
+    return e;
+}
+
+static void speak_until(chain *c, int32_t first, size_t n_max, kq_sampling s, const char *const *stop, size_t n_stop, heard *h, size_t *made)
+{
+    kq_error err;
+    kq_generated out;
+    int32_t ids[4096];
+    kq_engine *e = engine_of(c, n_max + 1);
+    for (size_t again = 0; again < 2; again++) { /* a second time with the same engine: the same text */
+        size_t stop_at = h->stop_at;
+        *h = (heard){.stop_at = stop_at};
+        const kq_generate_options opt = {.n_max = n_max, .sampling = s, .stop = stop, .n_stop = n_stop, .emit = hear, .ctx = h, .ids = ids};
+        assert_true(n_max <= 4096);
+        check_ok(kq_generate(e, 1, tok, &first, 1, again, &opt, &out, &err));
+        if (out.n)
+            assert_int_equal(kq_engine_length(e, 1), out.n + (out.finish == KQ_END_TOKEN));
+        assert_int_equal(kq_engine_length(e, 0), 0);
     }
-    kq_decoder_free(dec);
+    *made = out.n;
+    kq_engine_free(e);
+}
+
+static void speak(chain *c, int32_t first, size_t n_max, kq_sampling s, heard *h, size_t *made)
+{
+    speak_until(c, first, n_max, s, NULL, 0, h, made);
 }
 
 static const kq_sampling greedy = {.temperature = 0, .top_p = 1}, plain = {.temperature = 1, .top_p = 1, .seed = 3};
@@ -171,35 +192,79 @@ static void test_broken_text(void **state)
     chain_free(&c);
 }
 
+static void test_stop(void **state)
+{
+    (void)state;
+    static const struct { const char *stop[3]; size_t n; const char *want; size_t made; } cases[] = {
+        {{"fg"}, 1, "bcde", 6},
+        {{"zz", "d", "cde"}, 3, "bc", 3},   /* the first to be whole */
+        {{"dex", "def"}, 2, "bc", 5},       /* held back, one of two comes */
+        {{"dex", "ghj"}, 2, "bcdefghi", 8}, /* held back, let go again, and at the end */
+        {{""}, 1, "bcdefghi", 8},
+        {{"i"}, 1, "bcdefgh", 8},
+    };
+    chain c;
+    chain_says(&c, "abcdefghi", DOC_END);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        heard h = {0};
+        size_t made;
+        speak_until(&c, 'a', 50, greedy, cases[i].stop, cases[i].n, &h, &made);
+        assert_string_equal(h.text, cases[i].want);
+        assert_int_equal(made, cases[i].made);
+    }
+    /* a penalty on what was said: from a cycle a -> b -> a, 'c' is second choice */
+    chain_free(&c);
+    chain_init(&c, VOCAB);
+    *chain_logit(&c, 'a', 'b') = *chain_logit(&c, 'b', 'a') = 3;
+    *chain_logit(&c, 'a', 'c') = *chain_logit(&c, 'b', 'c') = 2;
+    *chain_logit(&c, 'c', DOC_END) = 1;
+    heard h = {0};
+    size_t made;
+    kq_sampling s = greedy;
+    speak(&c, 'a', 5, s, &h, &made);
+    assert_string_equal(h.text, "babab");
+    s.repetition_penalty = 1.4; /* 3 / 1.4 > 2: goes on */
+    speak(&c, 'a', 5, s, &h, &made);
+    assert_string_equal(h.text, "babab");
+    s.repetition_penalty = 2;
+    speak(&c, 'a', 5, s, &h, &made);
+    assert_string_equal(h.text, "bc");
+    chain_free(&c);
+}
+
 static void test_generate_refused(void **state)
 {
     (void)state;
     kq_error err;
     chain c;
-    kq_decoder *dec;
-    size_t made = 9;
+    kq_engine *e;
+    kq_generated out = {.n = 9};
     heard h = {0};
     int32_t prompt[] = {'x', 'y'}, bad = VOCAB;
+    kq_generate_options opt = {.n_max = 5, .sampling = plain, .emit = hear, .ctx = &h};
     chain_init(&c, VOCAB);
-    check_ok(kq_decoder_new(&c.w, kq_isa_best(), KQ_F32, 4, 1, &dec, &err));
-    check_fails(kq_generate(dec, tok, &c.cfg, prompt, 0, 5, &plain, hear, &h, &made, &err), KQ_E_ARG, "no tokens");
-    assert_int_equal(made, 0);
-    assert_int_not_equal(kq_generate(dec, tok, &c.cfg, &bad, 1, 5, &plain, hear, &h, &made, &err), KQ_OK);
+    e = engine_of(&c, 4);
+    check_fails(kq_generate(e, 0, tok, prompt, 0, 0, &opt, &out, &err), KQ_E_ARG, "no tokens");
+    assert_int_equal(out.n, 0);
+    assert_int_not_equal(kq_generate(e, 0, tok, &bad, 1, 0, &opt, &out, &err), KQ_OK);
     for (size_t j = 0; j < VOCAB; j++)
         for (size_t i = 'a'; i <= 'z'; i++)
             *chain_logit(&c, j, i) = 5;
-    kq_decoder_free(dec);
-    check_ok(kq_decoder_new(&c.w, kq_isa_best(), KQ_F32, 4, 1, &dec, &err));
-    check_ok(kq_generate(dec, tok, &c.cfg, prompt, 2, 3, &plain, hear, &h, &made, &err)); /* 2 + 3 - 1 places: fits */
-    assert_int_equal(made, 3);
-    check_fails(kq_generate(dec, tok, &c.cfg, prompt, 2, 4, &plain, hear, &h, &made, &err), KQ_E_ARG, ""); /* one too many: said */
-    assert_int_equal(made, 3);
-    kq_decoder_free(dec);
+    kq_engine_free(e);
+    e = engine_of(&c, 4);
+    opt.n_max = 3;
+    check_ok(kq_generate(e, 0, tok, prompt, 2, 0, &opt, &out, &err)); /* 2 + 3 - 1 places: fits */
+    assert_int_equal(out.n, 3);
+    opt.n_max = 4;
+    check_fails(kq_generate(e, 0, tok, prompt, 2, 0, &opt, &out, &err), KQ_E_ARG, ""); /* one too many: said */
+    assert_int_equal(out.n, 3);
+    kq_engine_free(e);
     *chain_logit(&c, 'y', 3) = NAN;
-    check_ok(kq_decoder_new(&c.w, kq_isa_best(), KQ_F32, 4, 1, &dec, &err));
-    kq_status st = kq_generate(dec, tok, &c.cfg, prompt, 2, 3, &plain, hear, &h, &made, &err);
+    e = engine_of(&c, 4);
+    opt.n_max = 3;
+    kq_status st = kq_generate(e, 0, tok, prompt, 2, 0, &opt, &out, &err);
     assert_int_equal(st, KQ_E_NUMERIC);
-    kq_decoder_free(dec);
+    kq_engine_free(e);
     chain_free(&c);
 }
 
@@ -296,6 +361,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_speaks),
         cmocka_unit_test(test_broken_text),
+        cmocka_unit_test(test_stop),
         cmocka_unit_test(test_generate_refused),
         cmocka_unit_test(test_self_text),
     };

@@ -165,6 +165,32 @@ static void test_frequencies(void **state)
     check_frequencies("top_k 40, top_p 0.7", (kq_sampling){.temperature = 1.2, .top_k = 40, .top_p = 0.7});
 }
 
+static void test_min_p(void **state)
+{
+    (void)state;
+    /* probabilities 0.1 0.4 0.2 0.3: shares of the largest 0.25 1 0.5 0.75 */
+    const float a[] = {logf(0.1f), logf(0.4f), logf(0.2f), logf(0.3f)};
+    static const struct { double p; unsigned want; } cut[] = {{-1, 15}, {0, 15}, {0.24, 15}, {0.26, 14}, {0.49, 14}, {0.51, 10}, {0.74, 10}, {0.76, 2}, {1, 2}, {7, 2}};
+    for (size_t i = 0; i < sizeof cut / sizeof *cut; i++)
+        if (possible(a, 4, (kq_sampling){.temperature = 1, .top_p = 1, .min_p = cut[i].p}) != cut[i].want)
+            fail_msg("min_p %g does not allow 0x%x", cut[i].p, cut[i].want);
+    /* after the temperature: at 0.5 the shares are squared */
+    assert_int_equal(possible(a, 4, (kq_sampling){.temperature = 0.5, .top_p = 1, .min_p = 0.3}), 10);
+}
+
+static void test_penalty(void **state)
+{
+    (void)state;
+    kq_error err;
+    float a[] = {3, -3, 0, 5, 6};
+    const int32_t ids[] = {0, 1, 0, 2, -1, 5, 3, 3, 1};
+    check_ok(kq_penalize(a, 5, ids, 9, 1, &err));
+    check_ok(kq_penalize(a, 5, ids, 9, 0, &err));
+    assert_true(a[0] == 3 && a[3] == 5);
+    check_ok(kq_penalize(a, 5, ids, 9, 2, &err));
+    assert_true(a[0] == 1.5f && a[1] == -6 && a[2] == 0 && a[3] == 2.5f && a[4] == 6);
+}
+
 /* ---- UTF-8 ---- */
 
 /* Decode by arithmetic and check the ranges, instead of by table. */
@@ -293,7 +319,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_most_likely), cmocka_unit_test(test_no_distribution), cmocka_unit_test(test_top_k_top_p),
-        cmocka_unit_test(test_frequencies), cmocka_unit_test(test_utf8),            cmocka_unit_test(test_row),
+        cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_min_p),
+        cmocka_unit_test(test_penalty), cmocka_unit_test(test_utf8),            cmocka_unit_test(test_row),
         cmocka_unit_test(test_mean_stderr),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
