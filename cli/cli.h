@@ -26,7 +26,8 @@ typedef struct cli {
     double temperature, top_p;
     double min_p, repeat_penalty;
     const char *stop[16], *system, *weights, *pp, *tg, *format; /* stop: of n_stop */
-    size_t n_stop, repetitions;
+    const char *also[16]; /* of n_also */
+    size_t n_stop, n_also, repetitions;
     bool table6;
     int top_k;
 } cli;
@@ -39,7 +40,7 @@ typedef struct cli_option {
 
 /* Keys of the options, shared by all commands' tables. */
 enum cli_key {
-    OPT_MIN_P = 256, OPT_REPEAT_PENALTY, OPT_STOP, OPT_SYSTEM, OPT_WEIGHTS, OPT_PP, OPT_TG, OPT_REPETITIONS, OPT_FORMAT, OPT_TABLE6,
+    OPT_MIN_P = 256, OPT_REPEAT_PENALTY, OPT_STOP, OPT_SYSTEM, OPT_WEIGHTS, OPT_PP, OPT_TG, OPT_REPETITIONS, OPT_FORMAT, OPT_TABLE6, OPT_ALSO,
     OPT_OUT, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_TOL, OPT_MAX_ITER, OPT_START,
     OPT_CODE, OPT_SIGMA_REG, OPT_ONLY, OPT_FACTORS, OPT_FACTOR_DTYPE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, OPT_DRY_RUN, OPT_RESUME,
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
@@ -71,5 +72,6 @@ int cmd_eval(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_export(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
 #endif

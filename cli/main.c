@@ -23,6 +23,7 @@ static const struct {
     {"run", cmd_run, "let a model speak"},
     {"serve", cmd_serve, "answer over HTTP as OpenAI's API does: completions, chat, scores of prompts"},
     {"export", cmd_export, "write the weights as an ordinary model: a Hugging Face folder in bf16, or a GGUF for llama.cpp"},
+    {"bench", cmd_bench, "tokens a second"},
     {"info", cmd_info, "what a model file holds, and what quantizing it would take"},
 };
 

@@ -104,6 +104,11 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_PP: c->pp = v; return -1;
     case OPT_TG: c->tg = v; return -1;
     case OPT_FORMAT: c->format = v; return -1;
+    case OPT_ALSO:
+        if (c->n_also == sizeof c->also / sizeof *c->also)
+            return bad(c, o->name, v, "too many models");
+        c->also[c->n_also++] = v;
+        return -1;
     case OPT_STOP:
         if (c->n_stop == sizeof c->stop / sizeof *c->stop)
             return bad(c, o->name, v, "too many stop strings");

@@ -77,5 +77,20 @@ const kq_source *kq_model_file_source(const kq_model_file *f);
 const kq_weights *kq_model_file_weights(const kq_model_file *f);
 /* Bits of a linear as stored: k for a packed one, 0 when it is a plain tensor. */
 int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id);
+/* A packed linear as it lies in the file: *out's arrays are borrowed (out is not for kq_packed_free; trellis may stand at an odd address) and
+ * checked, *trellis is its code. A plain one: *trellis NULL. */
+kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out, const kq_trellis **trellis, kq_error *err);
+
+/* Embedding or head rows in 8 or 4 bits as they lie in the file; everything is borrowed. */
+typedef struct kq_packed_rows {
+    int bits;                     /* 0: the tensor is plain */
+    size_t rows, n, group, row_bytes;
+    const uint8_t *q, *scales;    /* [rows, row_bytes]; f16 [rows, n / group], perhaps at an odd address */
+    const kq_tensor *scales_tensor;
+} kq_packed_rows;
+/* By the plain tensor's name ("lm_head.weight"). */
+kq_status kq_model_file_rows(const kq_model_file *f, const char *name, kq_packed_rows *out, kq_error *err);
+/* One row's scales [n / group], checked to be finite. */
+kq_status kq_packed_rows_scales(const kq_packed_rows *r, size_t row, uint16_t *scales, kq_error *err);
 
 #endif

@@ -68,22 +68,16 @@ int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id)
     return t && t->rank == 3 ? (int)(t->shape[2] / 16) : 0;
 }
 
-static kq_status linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_error *err)
+kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out, const kq_trellis **trellis, kq_error *err)
 {
-    kq_model_file *f = ctx;
-    const kq_config *cfg = kq_source_config(f->src);
+    *out = (kq_packed){0};
+    *trellis = NULL;
     size_t m, n;
     char module[128];
-    kq_linear_shape(cfg, id, &m, &n);
+    kq_linear_shape(kq_source_config(f->src), id, &m, &n);
     const kq_tensor *t = find_trellis(f->src, layer, id, module);
-    if (!t) {
-        char name[160];
-        snprintf(name, sizeof name, "%s.weight", module);
-        const kq_tensor *plain = kq_source_find(f->src, name);
-        if (!plain)
-            return kq_fail(err, KQ_E_FORMAT, "%s: tensor %s is missing", kq_source_path(f->src), name);
-        return kq_source_read_f32(f->src, plain, 0, m, W, err);
-    }
+    if (!t)
+        return KQ_OK;
     const kq_tensor *su, *sv, *scale;
     const size_t m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
     const int k = kq_model_file_bits(f, layer, id);
@@ -97,29 +91,53 @@ static kq_status linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_e
         if (s != 1 && s != -1)
             return kq_fail(err, KQ_E_FORMAT, "%s: %s[%zu] is %d, expected +1 or -1", t->file, i < n ? su->name : sv->name, i < n ? i : i - n, s);
     }
-    kq_packed p = {.m = m, .n = n, .m_pad = m_pad, .n_pad = n_pad, .su = (int8_t *)su->data, .sv = (int8_t *)sv->data};
+    kq_packed p = {.m = m, .n = n, .m_pad = m_pad, .n_pad = n_pad, .trellis = (uint16_t *)t->data, .su = (int8_t *)su->data, .sv = (int8_t *)sv->data};
     memcpy(&p.scale, scale->data, sizeof p.scale);
     if (!(p.scale >= 0) || p.scale > 1e30f)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected a finite scale", t->file, scale->name, (double)p.scale);
+    *out = p;
+    *trellis = f->trellis[k];
+    return KQ_OK;
+}
+
+static kq_status linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_error *err)
+{
+    kq_model_file *f = ctx;
+    kq_packed p;
+    const kq_trellis *trellis;
+    char module[128];
+    kq_status status = kq_model_file_packed(f, layer, id, &p, &trellis, err);
+    if (status)
+        return status;
+    kq_linear_name(module, sizeof module, layer, id);
+    if (!trellis) {
+        char name[160];
+        size_t m, n;
+        kq_linear_shape(kq_source_config(f->src), id, &m, &n);
+        snprintf(name, sizeof name, "%s.weight", module);
+        const kq_tensor *plain = kq_source_find(f->src, name);
+        if (!plain)
+            return kq_fail(err, KQ_E_FORMAT, "%s: tensor %s is missing", kq_source_path(f->src), name);
+        return kq_source_read_f32(f->src, plain, 0, m, W, err);
+    }
     uint16_t *words = NULL; /* a copy, only when the file does not hold them at an even address */
-    p.trellis = (uint16_t *)t->data;
-    if ((uintptr_t)t->data % 2) {
-        if ((status = kq_alloc_for((void **)&words, t->size_bytes, 1, module, err)))
+    if ((uintptr_t)p.trellis % 2) {
+        const size_t n_words = p.m_pad / KQ_TILE * (p.n_pad / KQ_TILE) * kq_trellis_words(trellis);
+        if ((status = kq_alloc_for((void **)&words, n_words, sizeof *words, module, err)))
             return status;
-        memcpy(words, t->data, t->size_bytes);
+        memcpy(words, p.trellis, n_words * sizeof *words);
         p.trellis = words;
     }
-    status = kq_unround_linear(f->trellis[k], &p, W, 1, err);
+    status = kq_unround_linear(trellis, &p, W, 1, err);
     kq_free(words);
     return status;
 }
 
-static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err)
+kq_status kq_model_file_rows(const kq_model_file *f, const char *name, kq_packed_rows *out, kq_error *err)
 {
-    kq_model_file *f = ctx;
-    const kq_tensor *t = kq_source_find(f->src, name);
-    if (t)
-        return kq_source_read_f32(f->src, t, row0, n_rows, dst, err);
+    *out = (kq_packed_rows){0};
+    if (kq_source_find(f->src, name))
+        return KQ_OK;
     /* "lm_head.weight" may be stored as lm_head.qweight and lm_head.scales */
     const kq_config *cfg = kq_source_config(f->src);
     char module[128];
@@ -140,17 +158,39 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
     if ((status = need(f->src, module, "qweight", bits == 8 ? KQ_T_I8 : KQ_T_U8, 2, (size_t[]){V, row_bytes}, &q, err)) ||
         (status = need(f->src, module, "scales", KQ_T_F16, 2, (size_t[]){V, n_groups}, &s, err)))
         return status;
-    if (row0 > V || n_rows > V - row0)
-        return kq_fail(err, KQ_E_ARG, "%s: rows %zu to %zu asked for, it has %zu", q->name, row0, row0 + n_rows, V);
-    uint16_t *scales;
-    if ((status = kq_alloc_for((void **)&scales, n_groups, sizeof *scales, q->name, err)))
+    *out = (kq_packed_rows){.bits = bits, .rows = V, .n = n, .group = kq_rows_group(n), .row_bytes = row_bytes, .q = q->data, .scales = s->data, .scales_tensor = s};
+    return KQ_OK;
+}
+
+kq_status kq_packed_rows_scales(const kq_packed_rows *r, size_t row, uint16_t *scales, kq_error *err)
+{
+    const size_t n_groups = r->n / r->group;
+    memcpy(scales, r->scales + row * n_groups * 2, n_groups * 2); /* the file may hold them at an odd address */
+    for (size_t g = 0; g < n_groups; g++)
+        if ((scales[g] & 0x7c00) == 0x7c00)
+            return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is not finite", r->scales_tensor->file, r->scales_tensor->name, row, g);
+    return KQ_OK;
+}
+
+static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err)
+{
+    kq_model_file *f = ctx;
+    const kq_tensor *t = kq_source_find(f->src, name);
+    if (t)
+        return kq_source_read_f32(f->src, t, row0, n_rows, dst, err);
+    kq_packed_rows r;
+    kq_status status = kq_model_file_rows(f, name, &r, err);
+    if (status)
         return status;
-    for (size_t r = 0; r < n_rows && !status; r++) {
-        memcpy(scales, s->data + (row0 + r) * n_groups * 2, n_groups * 2);
-        for (size_t g = 0; g < n_groups; g++)
-            if ((scales[g] & 0x7c00) == 0x7c00)
-                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is not finite", s->file, s->name, row0 + r, g);
-        kq_rows_decode(q->data + (row0 + r) * row_bytes, scales, n, bits, dst + r * n);
+    if (row0 > r.rows || n_rows > r.rows - row0)
+        return kq_fail(err, KQ_E_ARG, "%s: rows %zu to %zu asked for, it has %zu", name, row0, row0 + n_rows, r.rows);
+    uint16_t *scales;
+    if ((status = kq_alloc_for((void **)&scales, r.n / r.group, sizeof *scales, name, err)))
+        return status;
+    for (size_t i = 0; i < n_rows && !status; i++) {
+        status = kq_packed_rows_scales(&r, row0 + i, scales, err);
+        if (!status)
+            kq_rows_decode(r.q + (row0 + i) * r.row_bytes, scales, r.n, r.bits, dst + i * r.n);
     }
     kq_free(scales);
     return status;

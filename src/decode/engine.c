@@ -19,7 +19,8 @@ typedef struct layer {
 } layer;
 
 struct kq_engine {
-    const kq_weights *w;
+    const kq_weights *weights;
+    const kq_model_file *model; /* NULL: only weights */
     kq_engine_options opt;
     const kq_config *cfg;
     kq_model_ctx *mc;
@@ -37,6 +38,15 @@ struct kq_engine {
     float *x, *xn, *q, *k, *v, *o, *g, *u;
     float *scores;    /* [threads][group][max_T] */
     float *logits;    /* [threads][ROWS_MAX][BLOCK] */
+    /* Packed linears: rotations by order, integer codes by bits, and scratch of three matrices that share an input. */
+    kq_rotation *rotations[8];
+    size_t n_rotations;
+    kq_packed_code *codes[5];
+    const kq_packed_kern *pk;
+    size_t n_pad, m_pad, z_width; /* the largest orders; bytes an element of z */
+    uint8_t *z;       /* [3][ROWS_MAX][n_pad] rotated inputs, int16 or f32 */
+    float *w, *steps; /* [3][ROWS_MAX][m_pad] products, [3][ROWS_MAX] */
+    float *panel;     /* [threads][18 n_pad + m_pad]: 16 rows of weights, and two vectors being rotated */
     size_t scratch_bytes;
 };
 
@@ -112,7 +122,12 @@ void kq_engine_free(kq_engine *e)
         kq_free(b->attn_norm), kq_free(b->mlp_norm), kq_free(b->q_norm), kq_free(b->k_norm);
     }
     kq_matrix_free(&e->head);
-    void *const blocks[] = {e->layers, e->norm, e->length, e->K, e->V, e->x, e->xn, e->q, e->k, e->v, e->o, e->g, e->u, e->scores, e->logits};
+    void *const blocks[] = {e->layers, e->norm, e->length, e->K, e->V, e->x, e->xn, e->q, e->k, e->v, e->o, e->g, e->u, e->scores, e->logits,
+                            e->z, e->w, e->steps, e->panel};
+    for (size_t i = 0; i < e->n_rotations; i++)
+        kq_rotation_free(e->rotations[i]);
+    for (size_t k = 0; k < sizeof e->codes / sizeof *e->codes; k++)
+        kq_packed_code_free(e->codes[k]);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         kq_free(blocks[i]);
     kq_model_ctx_free(e->mc);
@@ -122,7 +137,7 @@ void kq_engine_free(kq_engine *e)
 static kq_status load_vector(const kq_engine *e, const char *name, size_t n, float **out, kq_error *err)
 {
     kq_status st = kq_alloc_for((void **)out, n, sizeof **out, name, err);
-    return st ? st : e->w->rows(e->w->ctx, name, 0, n, *out, err);
+    return st ? st : e->weights->rows(e->weights->ctx, name, 0, n, *out, err);
 }
 
 /* f32 [m, n] in *f becomes the matrix, in the compute type. Takes *f. */
@@ -142,15 +157,72 @@ static kq_status keep_dense(const kq_engine *e, kq_matrix *M, float *f, kq_error
     return KQ_OK;
 }
 
-static kq_status load_linear(const kq_engine *e, size_t l, kq_linear_id id, kq_matrix *M, kq_error *err)
+static kq_status rotation_of(kq_engine *e, size_t n, const kq_rotation **out, kq_error *err)
+{
+    for (size_t i = 0; i < e->n_rotations; i++)
+        if (kq_rotation_order(e->rotations[i]) == n) {
+            *out = e->rotations[i];
+            return KQ_OK;
+        }
+    /* orders in a model: d_model, n_head head_dim, n_kv_head head_dim, d_ff */
+    kq_status st = kq_rotation_new(n, &e->rotations[e->n_rotations], err);
+    if (!st)
+        *out = e->rotations[e->n_rotations++];
+    return st;
+}
+
+static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis *t, kq_matrix *M, kq_error *err)
+{
+    const int k = kq_trellis_k(t);
+    kq_status st;
+    M->kind = KQ_MATRIX_PACKED;
+    M->m_pad = p->m_pad, M->n_pad = p->n_pad;
+    M->trellis = t;
+    if ((st = rotation_of(e, p->m_pad, &M->u_m, err)) || (st = rotation_of(e, p->n_pad, &M->u_n, err)) ||
+        (st = kq_alloc_for((void **)&M->su, p->n, sizeof *M->su, "signs", err)) || (st = kq_alloc_for((void **)&M->sv, p->m, sizeof *M->sv, "signs", err)))
+        return st;
+    if (e->opt.compute == KQ_BF16) {
+        if (!e->codes[k] && (st = kq_packed_code_new(t, &e->codes[k], err)))
+            return st;
+        M->code = e->codes[k];
+    }
+    for (size_t i = 0; i < p->n; i++)
+        M->su[i] = p->su[i];
+    for (size_t i = 0; i < p->m; i++)
+        M->sv[i] = (float)p->sv[i] * p->scale * (M->code ? M->code->unit : 1);
+    M->words = p->trellis;
+    if ((uintptr_t)p->trellis % 2) {
+        const size_t n = p->m_pad / KQ_TILE * (p->n_pad / KQ_TILE) * kq_trellis_words(t);
+        if ((st = kq_alloc_for((void **)&M->owned_words, n, sizeof *M->owned_words, "packed weights", err)))
+            return st;
+        memcpy(M->owned_words, p->trellis, n * sizeof *M->owned_words);
+        M->words = M->owned_words;
+    }
+    if (p->n_pad > e->n_pad)
+        e->n_pad = p->n_pad;
+    if (p->m_pad > e->m_pad)
+        e->m_pad = p->m_pad;
+    return KQ_OK;
+}
+
+static kq_status load_linear(kq_engine *e, size_t l, kq_linear_id id, kq_matrix *M, kq_error *err)
 {
     float *f = NULL;
     size_t n;
     kq_linear_shape(e->cfg, id, &M->m, &M->n);
     if (!kq_mul_size(M->m, M->n, &n))
         return kq_fail(err, KQ_E_MEMORY, "layer %zu: a linear of %zu x %zu is too large", l, M->m, M->n);
-    kq_status st = kq_alloc_for((void **)&f, n, sizeof *f, "a linear's weights", err);
-    if (!st && (st = e->w->linear(e->w->ctx, l, id, f, err)))
+    kq_status st;
+    if (e->model && (e->opt.weights == KQ_WEIGHTS_PACKED || (e->opt.weights == KQ_WEIGHTS_AUTO && e->opt.compute == KQ_BF16))) {
+        kq_packed p;
+        const kq_trellis *t;
+        if ((st = kq_model_file_packed(e->model, l, id, &p, &t, err)))
+            return st;
+        if (t)
+            return keep_packed(e, &p, t, M, err);
+    }
+    st = kq_alloc_for((void **)&f, n, sizeof *f, "a linear's weights", err);
+    if (!st && (st = e->weights->linear(e->weights->ctx, l, id, f, err)))
         kq_free(f);
     return st ? st : keep_dense(e, M, f, err);
 }
@@ -169,10 +241,26 @@ static kq_status load_head(kq_engine *e, kq_error *err)
     if (!kq_mul_size(V, d, &n))
         return kq_fail(err, KQ_E_MEMORY, "a head of %zu x %zu is too large", V, d);
     kq_status st;
+    kq_packed_rows stored = {0};
+    if (e->model && e->opt.weights != KQ_WEIGHTS_DENSE && (st = kq_model_file_rows(e->model, head_name(e), &stored, err)))
+        return st;
+    if (stored.bits) {
+        uint16_t *half = NULL;
+        const size_t n_groups = stored.n / stored.group;
+        M->kind = stored.bits == 8 ? KQ_MATRIX_Q8 : KQ_MATRIX_Q4;
+        M->q = stored.q, M->group = stored.group;
+        if (!(st = kq_alloc_for((void **)&M->scales, V * n_groups, sizeof *M->scales, "the head's scales", err)))
+            st = kq_alloc_for((void **)&half, n_groups, sizeof *half, "the head's scales", err);
+        for (size_t i = 0; i < V && !st; i++)
+            if (!(st = kq_packed_rows_scales(&stored, i, half, err)))
+                kq_f16_to_f32_n(half, M->scales + i * n_groups, n_groups);
+        kq_free(half);
+        return st;
+    }
     if (e->opt.compute == KQ_F32) {
         M->kind = KQ_MATRIX_F32;
         if (!(st = kq_alloc_for((void **)&M->f32, n, sizeof *M->f32, "the head", err)))
-            st = e->w->rows(e->w->ctx, head_name(e), 0, V, M->f32, err);
+            st = e->weights->rows(e->weights->ctx, head_name(e), 0, V, M->f32, err);
         return st;
     }
     enum { PIECE = 256 };
@@ -182,14 +270,14 @@ static kq_status load_head(kq_engine *e, kq_error *err)
         st = kq_alloc_for((void **)&piece, PIECE * d, sizeof *piece, "the head", err);
     for (size_t r = 0; r < V && !st; r += PIECE) {
         const size_t k = V - r < PIECE ? V - r : PIECE;
-        if (!(st = e->w->rows(e->w->ctx, head_name(e), r, k, piece, err)))
+        if (!(st = e->weights->rows(e->weights->ctx, head_name(e), r, k, piece, err)))
             e->kern->to_bf16(piece, M->bf16 + r * d, k * d);
     }
     kq_free(piece);
     return st;
 }
 
-static kq_status load_layer(const kq_engine *e, size_t l, layer *b, kq_error *err)
+static kq_status load_layer(kq_engine *e, size_t l, layer *b, kq_error *err)
 {
     const kq_config *c = e->cfg;
     const struct { const char *suffix; size_t n; float **dst; bool wanted; } vectors[] = {
@@ -210,6 +298,12 @@ static kq_status load_layer(const kq_engine *e, size_t l, layer *b, kq_error *er
     return st;
 }
 
+/* Floats a thread needs for packed linears. */
+static size_t panel_size(const kq_engine *e)
+{
+    return e->n_pad ? (18 * e->n_pad + e->m_pad + 15) / 16 * 16 : 0;
+}
+
 static kq_status make_scratch(kq_engine *e, kq_error *err)
 {
     const kq_config *c = e->cfg;
@@ -224,8 +318,12 @@ static kq_status make_scratch(kq_engine *e, kq_error *err)
         {(void **)&e->q, R * e->dq, 4, "scratch"}, {(void **)&e->k, R * e->dkv, 4, "scratch"}, {(void **)&e->v, R * e->dkv, 4, "scratch"},
         {(void **)&e->o, R * e->dq, 4, "scratch"}, {(void **)&e->g, R * c->d_ff, 4, "scratch"}, {(void **)&e->u, R * c->d_ff, 4, "scratch"},
         {(void **)&e->scores, scores, 4, "scratch"}, {(void **)&e->logits, threads * R * BLOCK, 4, "scratch"},
+        {(void **)&e->z, 3 * R * e->n_pad, e->z_width, "scratch"}, {(void **)&e->w, 3 * R * e->m_pad, 4, "scratch"},
+        {(void **)&e->steps, e->n_pad ? 3 * R : 0, 4, "scratch"}, {(void **)&e->panel, threads * panel_size(e), 4, "scratch"},
     };
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        if (!arrays[i].n)
+            continue;
         kq_status st = kq_alloc_for(arrays[i].p, arrays[i].n, arrays[i].size, arrays[i].what, err);
         if (st)
             return st;
@@ -238,7 +336,6 @@ static kq_status make_scratch(kq_engine *e, kq_error *err)
 static kq_status engine_new(const kq_weights *w, const kq_model_file *model, const kq_engine_options *opt, kq_engine **out, kq_error *err)
 {
     *out = NULL;
-    (void)model;
     if (opt->n_slots < 1 || opt->n_slots > 65536)
         return kq_fail(err, KQ_E_ARG, "an engine of %zu sequences (1 to 65536)", opt->n_slots);
     if (opt->kv < KQ_KV_BF16 || opt->kv > KQ_KV_F32)
@@ -247,7 +344,8 @@ static kq_status engine_new(const kq_weights *w, const kq_model_file *model, con
     if (!e)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: engine");
     const kq_config *c = e->cfg = w->cfg;
-    e->w = w;
+    e->weights = w;
+    e->model = model;
     e->opt = *opt;
     if (e->opt.threads < 1)
         e->opt.threads = omp_get_num_procs();
@@ -258,6 +356,8 @@ static kq_status engine_new(const kq_weights *w, const kq_model_file *model, con
     if (!st) {
         e->kern = kq_kern_pick(opt->isa);
         e->dk = kq_decode_kern_pick(opt->isa);
+        e->pk = kq_packed_kern_pick(opt->isa);
+        e->z_width = opt->compute == KQ_BF16 ? sizeof(int16_t) : sizeof(float);
         e->layers = kq_calloc(c->n_layer, sizeof *e->layers);
         st = e->layers ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: engine");
     }
@@ -337,21 +437,52 @@ static void store(const kq_engine *e, const float *x, uint8_t *dst)
 /* for (size_t i; (i = kq_team_next(team)) < total;) and then the barrier. */
 #define EACH(i, total) for (size_t i; (i = kq_team_next(&p->team)) < (total);)
 
-/* y[j] = M[j] x, for matrices that share their input x [n, ldx]. */
-static void linears(pass *p, const kq_matrix *M, int count, const float *x, size_t ldx, float *const *y)
+static size_t blocks_of(const kq_matrix *M)
 {
-    size_t total = 0;
-    for (int j = 0; j < count; j++)
-        total += (M[j].m + BLOCK - 1) / BLOCK;
+    return (M->m + BLOCK - 1) / BLOCK;
+}
+
+/* y[j] = M[j] x for up to three matrices that share their input x [n, ldx]. A packed one goes through z and w. */
+static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, size_t ldx, float *const *y)
+{
+    const kq_engine *e = p->e;
+    const size_t n = p->n;
+    float *panel = e->panel + (size_t)omp_get_thread_num() * panel_size(e), *rotating = panel + 16 * e->n_pad;
+    size_t total = 0, packed = 0;
+    for (size_t j = 0; j < count; j++) {
+        total += blocks_of(&M[j]);
+        packed += M[j].kind == KQ_MATRIX_PACKED;
+    }
+    if (packed) {
+        EACH(i, count * n) {
+            const size_t j = i % count, t = i / count, at = j * ROWS_MAX + t;
+            if (M[j].kind == KQ_MATRIX_PACKED)
+                kq_matrix_rotate_in(&M[j], e->dk, e->pk, x + t * ldx, e->z + at * e->n_pad * e->z_width, e->steps + at, rotating);
+        }
+        kq_team_barrier(&p->team);
+    }
     EACH(i, total) {
-        const kq_matrix *A = M;
-        float *const *out = y;
-        for (; i >= (A->m + BLOCK - 1) / BLOCK; A++, out++)
-            i -= (A->m + BLOCK - 1) / BLOCK;
+        size_t j = 0;
+        for (; i >= blocks_of(&M[j]); j++)
+            i -= blocks_of(&M[j]);
+        const kq_matrix *A = &M[j];
         const size_t r0 = i * BLOCK, r1 = A->m - r0 < BLOCK ? A->m : r0 + BLOCK;
-        kq_matrix_rows(A, p->e->dk, r0, r1, x, ldx, p->n, *out + r0, A->m);
+        if (A->kind != KQ_MATRIX_PACKED)
+            kq_matrix_rows(A, e->dk, r0, r1, x, ldx, n, y[j] + r0, A->m);
+        else
+            for (size_t tile = r0 / 16; tile * 16 < r1; tile++)
+                kq_matrix_tile(A, e->dk, e->pk, tile, e->z + j * ROWS_MAX * e->n_pad * e->z_width, e->n_pad, n,
+                               e->w + j * ROWS_MAX * e->m_pad + tile * 16, e->m_pad, panel);
     }
     kq_team_barrier(&p->team);
+    if (packed) {
+        EACH(i, count * n) {
+            const size_t j = i % count, t = i / count, at = j * ROWS_MAX + t;
+            if (M[j].kind == KQ_MATRIX_PACKED)
+                kq_matrix_rotate_out(&M[j], e->dk, e->w + at * e->m_pad, e->steps[at], y[j] + t * M[j].m, rotating);
+        }
+        kq_team_barrier(&p->team);
+    }
 }
 
 static void attend(const kq_engine *e, size_t l, const row *r, const float *q, float *o, size_t j, float *scores)
@@ -457,7 +588,7 @@ static void run_embedding(pass *p)
         kq_error err;
         float *x = e->x + i * d;
         int no = 0;
-        if (e->w->rows(e->w->ctx, "model.embed_tokens.weight", (size_t)p->rows[i].id, 1, x, &err)) {
+        if (e->weights->rows(e->weights->ctx, "model.embed_tokens.weight", (size_t)p->rows[i].id, 1, x, &err)) {
             memset(x, 0, d * sizeof *x);
             if (atomic_compare_exchange_strong(&p->embed_failed, &no, 1))
                 p->err = err;

@@ -16,6 +16,8 @@ typedef struct kq_decode_kern {
     void (*mix_bf16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
     void (*mix_f16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
     void (*to_f16)(const float *x, uint16_t *y, size_t n); /* kq_f32_to_f16 of each */
+    /* Sylvester's transform across the n / step rows of x [n / step, step], n / step a power of two; not normalised. */
+    void (*sylvester)(float *x, size_t n, size_t step);
     /* y[r] of one vector x against rows stored in 8 (int8) or 4 bits with a scale a group (checkpoint.h, kq_rows_encode): sums within a group
      * first. T vectors likewise. scales: f32 [rows, n / group]. */
     void (*dots_q8)(const int8_t *q, const float *scales, size_t rows, size_t n, size_t group, const float *x, size_t ldx, size_t T, float *y, size_t ldy);

@@ -38,6 +38,16 @@ MIX(mix_f32, float, f32_of_f32)
 MIX(mix_bf16, uint16_t, f32_of_bf16)
 MIX(mix_f16, uint16_t, f32_of_f16)
 
+static void sylvester_ref(float *x, size_t n, size_t step)
+{
+    for (; step < n; step *= 2)
+        for (size_t i = 0; i < n; i++)
+            if (!(i / step & 1)) {
+                float a = x[i], b = x[i + step];
+                x[i] = a + b, x[i + step] = a - b;
+            }
+}
+
 static void to_f16_ref(const float *x, uint16_t *y, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -69,7 +79,7 @@ DOTS_Q(dots_q4, uint8_t, 4, value_q4)
 
 const kq_decode_kern kq_decode_kern_ref = {
     .name = "ref", .dots_f32 = dots_f32_ref, .dots_bf16 = dots_bf16_ref, .dots_f16 = dots_f16_ref, .mix_f32 = mix_f32_ref,
-    .mix_bf16 = mix_bf16_ref, .mix_f16 = mix_f16_ref, .to_f16 = to_f16_ref, .dots_q8 = dots_q8_ref, .dots_q4 = dots_q4_ref,
+    .mix_bf16 = mix_bf16_ref, .mix_f16 = mix_f16_ref, .to_f16 = to_f16_ref, .sylvester = sylvester_ref, .dots_q8 = dots_q8_ref, .dots_q4 = dots_q4_ref,
 };
 
 const kq_decode_kern *kq_decode_kern_pick(kq_isa isa)

@@ -1,5 +1,5 @@
 /* The kernels, written once over a vector of VF_N floats; included once per instruction set. Wants TARGET, FN(name), VF_N, vf; vf_set1, vf_load,
- * vf_store, vf_part(p, k) and vf_part_store(p, k, v) for the first k < VF_N lanes (the others 0), vf_fma (ab + c), vf_mul, vf_sum,
+ * vf_store, vf_part(p, k) and vf_part_store(p, k, v) for the first k < VF_N lanes (the others 0), vf_add, vf_sub, vf_fma (ab + c), vf_sum,
  * vf_load_bf16(p), vf_part_bf16(p, k), vf_load_f16, vf_part_f16, vf_store_f16(p, v), vf_load_i8(p), vf_load_u4(p) (VF_N nibbles less 8, low half
  * first), ROWS and VECS (the register block), KERN_NAME, KERN_TABLE. Every dot product has one accumulator of VF_N lanes, whatever the block. */
 #define INLINE static inline __attribute__((always_inline)) TARGET
@@ -97,6 +97,34 @@ MIX(mix_f16, uint16_t, vf_load_f16, vf_part_f16)
 #undef MIX
 #undef PART_F32
 
+static TARGET void FN(sylvester)(float *x, size_t n, size_t step)
+{
+    /* two stages at a time: each value is read and written half as often */
+    for (; step * 4 <= n; step *= 4)
+        for (float *p = x; p < x + n; p += 4 * step) {
+            float *q = p + step, *r = q + step, *s = r + step;
+            size_t i = 0;
+            for (; step - i >= VF_N; i += VF_N) {
+                vf a = vf_load(p + i), b = vf_load(q + i), c = vf_load(r + i), d = vf_load(s + i);
+                vf ab = vf_add(a, b), a_b = vf_sub(a, b), cd = vf_add(c, d), c_d = vf_sub(c, d);
+                vf_store(p + i, vf_add(ab, cd)), vf_store(q + i, vf_add(a_b, c_d));
+                vf_store(r + i, vf_sub(ab, cd)), vf_store(s + i, vf_sub(a_b, c_d));
+            }
+            if (i < step) {
+                size_t k = step - i;
+                vf a = vf_part(p + i, k), b = vf_part(q + i, k), c = vf_part(r + i, k), d = vf_part(s + i, k);
+                vf ab = vf_add(a, b), a_b = vf_sub(a, b), cd = vf_add(c, d), c_d = vf_sub(c, d);
+                vf_part_store(p + i, k, vf_add(ab, cd)), vf_part_store(q + i, k, vf_add(a_b, c_d));
+                vf_part_store(r + i, k, vf_sub(ab, cd)), vf_part_store(s + i, k, vf_sub(a_b, c_d));
+            }
+        }
+    if (step < n)
+        for (size_t i = 0; i < step; i++) {
+            float a = x[i], b = x[i + step];
+            x[i] = a + b, x[i + step] = a - b;
+        }
+}
+
 static TARGET void FN(to_f16)(const float *x, uint16_t *y, size_t n)
 {
     size_t i = 0;
@@ -163,5 +191,5 @@ DOTS_Q(dots_q4, uint8_t, 4, vf_load_u4)
 
 const kq_decode_kern KERN_TABLE = {
     .name = KERN_NAME, .dots_f32 = FN(dots_f32), .dots_bf16 = FN(dots_bf16), .dots_f16 = FN(dots_f16), .mix_f32 = FN(mix_f32),
-    .mix_bf16 = FN(mix_bf16), .mix_f16 = FN(mix_f16), .to_f16 = FN(to_f16), .dots_q8 = FN(dots_q8), .dots_q4 = FN(dots_q4),
+    .mix_bf16 = FN(mix_bf16), .mix_f16 = FN(mix_f16), .to_f16 = FN(to_f16), .sylvester = FN(sylvester), .dots_q8 = FN(dots_q8), .dots_q4 = FN(dots_q4),
 };

@@ -1,5 +1,7 @@
 #include "decode/matrix.h"
 
+#include <string.h>
+
 #include "base/mem.h"
 
 void kq_matrix_free(kq_matrix *M)
@@ -7,6 +9,9 @@ void kq_matrix_free(kq_matrix *M)
     kq_free(M->f32);
     kq_free(M->bf16);
     kq_free(M->scales);
+    kq_free(M->owned_words);
+    kq_free(M->su);
+    kq_free(M->sv);
     *M = (kq_matrix){0};
 }
 
@@ -18,6 +23,7 @@ size_t kq_matrix_bytes(const kq_matrix *M)
     case KQ_MATRIX_BF16: return 2 * mn;
     case KQ_MATRIX_Q8: return mn + 4 * (mn / M->group);
     case KQ_MATRIX_Q4: return M->m * ((M->n + 1) / 2) + 4 * (mn / M->group);
+    case KQ_MATRIX_PACKED: return M->m_pad / 16 * (M->n_pad / 16) * kq_trellis_words(M->trellis) * 2 + 4 * (M->m + M->n);
     }
     return 0;
 }
@@ -34,5 +40,44 @@ void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size
     case KQ_MATRIX_Q4:
         k->dots_q4(M->q + r0 * ((n + 1) / 2), M->scales + r0 * (n / M->group), rows, n, M->group, x, ldx, T, y, ldy);
         break;
+    case KQ_MATRIX_PACKED: break; /* below */
     }
+}
+
+void kq_matrix_rotate_in(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, const float *x, void *z, float *step, float *scratch)
+{
+    float *signed_x = scratch, *rotated = M->code ? scratch + M->n_pad : z;
+    for (size_t i = 0; i < M->n; i++)
+        signed_x[i] = x[i] * M->su[i];
+    memset(signed_x + M->n, 0, (M->n_pad - M->n) * sizeof *signed_x);
+    kq_rotate(M->u_n, k, false, signed_x, rotated);
+    *step = M->code ? p->quantize(rotated, M->n_pad, M->code->x_max, z) : 1;
+}
+
+void kq_matrix_tile(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, size_t tile, const void *z, size_t ldz, size_t T, float *y,
+                    size_t ldy, void *panel)
+{
+    const size_t nt = M->n_pad / 16, words = kq_trellis_words(M->trellis);
+    const uint16_t *w = M->words + tile * nt * words;
+    if (M->code && T == 1) {
+        p->dot(M->code, w, nt, z, y);
+    } else if (M->code) {
+        p->decode(M->code, w, nt, panel);
+        p->dots(panel, nt, z, ldz, T, y, ldy);
+    } else {
+        float *dense = panel, value[KQ_TILE_SIZE];
+        for (size_t c = 0; c < nt; c++) {
+            kq_trellis_decode(M->trellis, w + c * words, 1, value);
+            for (size_t r = 0; r < 16; r++)
+                memcpy(dense + r * M->n_pad + c * 16, value + r * 16, 16 * sizeof *dense);
+        }
+        k->dots_f32(dense, M->n_pad, 16, M->n_pad, z, ldz, T, y, ldy);
+    }
+}
+
+void kq_matrix_rotate_out(const kq_matrix *M, const kq_decode_kern *k, float *w, float step, float *y, float *scratch)
+{
+    kq_rotate(M->u_m, k, true, w, scratch);
+    for (size_t r = 0; r < M->m; r++)
+        y[r] = scratch[r] * (M->sv[r] * step);
 }

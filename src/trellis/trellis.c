@@ -144,6 +144,7 @@ void kq_trellis_free(kq_trellis *t)
 int kq_trellis_k(const kq_trellis *t) { return t->k; }
 kq_code kq_trellis_code(const kq_trellis *t) { return t->code; }
 size_t kq_trellis_words(const kq_trellis *t) { return 16 * (size_t)t->k; }
+const float *kq_trellis_values(const kq_trellis *t) { return t->value; }
 double kq_trellis_rms(const kq_trellis *t) { return t->rms; }
 
 /* Targets of one tile as the integers of a step. */

@@ -25,6 +25,7 @@ void kq_trellis_free(kq_trellis *t);
 int kq_trellis_k(const kq_trellis *t);
 kq_code kq_trellis_code(const kq_trellis *t);
 size_t kq_trellis_words(const kq_trellis *t); /* 16-bit words a tile: 16 k */
+const float *kq_trellis_values(const kq_trellis *t); /* [65536, V]: what each state means; borrowed */
 /* Root mean square of the code's values over all 2^16 states: the rounding scale is s = rms(W') / (rms * 0.9) (design section 5). */
 double kq_trellis_rms(const kq_trellis *t);
 

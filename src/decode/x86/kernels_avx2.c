@@ -18,6 +18,8 @@ typedef __m256 vf;
 #define vf_set1 _mm256_set1_ps
 #define vf_load _mm256_loadu_ps
 #define vf_store _mm256_storeu_ps
+#define vf_add _mm256_add_ps
+#define vf_sub _mm256_sub_ps
 #define vf_fma _mm256_fmadd_ps
 
 static inline TARGET __m256i lanes(size_t k)

@@ -20,6 +20,8 @@ typedef __m512 vf;
 #define vf_store _mm512_storeu_ps
 #define vf_part(p, k) _mm512_maskz_loadu_ps(MASK(k), p)
 #define vf_part_store(p, k, v) _mm512_mask_storeu_ps(p, MASK(k), v)
+#define vf_add _mm512_add_ps
+#define vf_sub _mm512_sub_ps
 #define vf_fma _mm512_fmadd_ps
 #define vf_sum _mm512_reduce_add_ps
 #define BF16(v) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16))

@@ -1,0 +1,15 @@
+/* The orthogonal transforms of round/round.h for one vector at a time, without a library call: a pass over a small model makes hundreds. */
+#ifndef KQ_DECODE_ROTATE_H
+#define KQ_DECODE_ROTATE_H
+
+#include "decode/kernels.h"
+#include "round/round.h"
+
+typedef struct kq_rotation kq_rotation; /* read-only after creation */
+kq_status kq_rotation_new(size_t n, kq_rotation **out, kq_error *err);
+void kq_rotation_free(kq_rotation *r);
+size_t kq_rotation_order(const kq_rotation *r);
+/* y = x U (x U^T when transpose), vectors of n; x is left as it is, y may not be x. */
+void kq_rotate(const kq_rotation *r, const kq_decode_kern *k, bool transpose, const float *x, float *y);
+
+#endif
