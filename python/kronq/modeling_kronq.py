@@ -571,6 +571,8 @@ class KronqQuantizer(HfQuantizer):
                 value = self._read(name).to(value.device)
                 setattr(module, key, value)
             self._check_values(name, key, value)
+        if getattr(model, "_auto_class", None) is None and hasattr(model.config, "auto_map"):
+            del model.config.auto_map  # save_pretrained would not copy the file that it names
         set_decode(model, self.quantization_config.decode)
         return model
 
@@ -647,6 +649,10 @@ if "kronq" not in AUTO_QUANTIZER_MAPPING:  # the package may be there besides a 
 class LlamaForCausalLM(modeling_llama.LlamaForCausalLM):
     """The class that auto_map names: transformers runs this file, and so registers the quantizer, on its way to it."""
 
+    _auto_class = "AutoModelForCausalLM"  # so that save_pretrained copies this file
+
 
 class Qwen3ForCausalLM(modeling_qwen3.Qwen3ForCausalLM):
     """Likewise."""
+
+    _auto_class = "AutoModelForCausalLM"

@@ -232,7 +232,19 @@ static kq_status write_tensors(const kq_save_options *o, const entries *list, kq
     return status;
 }
 
-/* The model card, and config.json with quantization_config: the last file to appear. */
+/* python/kronq/modeling_kronq.py, put into the library by the build (cmake/KronqEmbed.cmake). */
+extern const unsigned char kq_modeling_py[];
+extern const size_t kq_modeling_py_size;
+
+/* What transformers runs to load the checkpoint with trust_remote_code=True; auto_map in config.json names a class of it. */
+static kq_status write_modeling(const char *dir, kq_error *err)
+{
+    char path[PATH];
+    kq_status status = kq_path_join(path, sizeof path, dir, "modeling_kronq.py", err);
+    return status ? status : kq_file_write(path, kq_modeling_py, kq_modeling_py_size, err);
+}
+
+/* The model card, and config.json with quantization_config and auto_map: the last file to appear. */
 static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of, json_t *skipped, kq_error *err)
 {
     char *text = NULL;
@@ -249,7 +261,10 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
                            "modules_to_not_convert", skipped);
     if (qc && !kq_source_config(o->src)->tie_embeddings)
         json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
-    if (!config || !qc || (extra && json_object_update(qc, extra)) || json_object_set(config, "quantization_config", qc))
+    json_t *auto_map = json_pack("{s:s}", "AutoModelForCausalLM", kq_source_config(o->src)->arch == KQ_ARCH_QWEN3 ?
+                                 "modeling_kronq.Qwen3ForCausalLM" : "modeling_kronq.LlamaForCausalLM");
+    if (!config || !qc || (extra && json_object_update(qc, extra)) || json_object_set(config, "quantization_config", qc) ||
+        json_object_set(config, "auto_map", auto_map))
         status = kq_fail(err, KQ_E_MEMORY, "%s/config.json: out of memory", o->dir);
     else if (o->command) {
         const kq_card_facts facts = {.command = o->command, .predicted_loss = o->predicted_loss, .relative_mse = o->relative_mse,
@@ -261,6 +276,7 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
     json_decref(config);
     json_decref(extra);
     json_decref(qc);
+    json_decref(auto_map);
     return status;
 }
 
@@ -374,7 +390,7 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
         report->bpw_linear = report->n_weights_quantized ? (double)bits / (double)report->n_weights_quantized : 0;
         report->bpw_file = 8.0 * (double)report->file_bytes / (double)report->n_parameters;
         json_array_append_new(skipped, json_string("lm_head"));
-        if (!(status = kq_write_hf_side_files(o->src, o->dir, err)))
+        if (!(status = kq_write_hf_side_files(o->src, o->dir, err)) && !(status = write_modeling(o->dir, err)))
             status = write_config(o, report, bits_of, skipped, err);
     }
     for (size_t l = 0; parts && l < cfg->n_layer; l++)

@@ -138,8 +138,10 @@ static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
         return kq_fail(err, KQ_E_FORMAT, "%s/config.json is not a JSON object", kq_source_path(src));
     }
     kq_status status;
-    if (json_object_get(root, "quantization_config")) {
+    /* auto_map names files of code beside the source, which are not copied. */
+    if (json_object_get(root, "quantization_config") || json_object_get(root, "auto_map")) {
         json_object_del(root, "quantization_config");
+        json_object_del(root, "auto_map");
         status = dump(root, "config.json", json, err);
     } else if (!(status = kq_tok_buf_add(&copy, text, strlen(text) + 1, err))) {
         *json = copy.data;

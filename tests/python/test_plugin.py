@@ -311,7 +311,39 @@ class Damage(unittest.TestCase):
         )
 
 
+REMOTE = """
+import sys, torch, transformers
+from transformers import AutoModelForCausalLM
+transformers.logging.set_verbosity_error()
+folder, out = sys.argv[1:]
+try:
+    import kronq
+    sys.exit("kronq can be imported")
+except ImportError:
+    pass
+def logits(path):
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=True)
+    with torch.inference_mode():
+        return model, model(torch.arange(3, 60)[None], use_cache=False).logits[0]
+model, y = logits(folder)
+assert type(model.model.layers[0].mlp.up_proj).__name__ == "KronqLinear"
+model.save_pretrained(out)
+assert torch.equal(logits(out)[1], y)
+torch.save(y, out + "/logits.pt")
+"""
+
+
 class Program(unittest.TestCase):
+    def test_without_the_package(self):
+        """trust_remote_code=True, by the modelling file that the program wrote."""
+        path = os.pathsep.join(p for p in os.environ["PYTHONPATH"].split(os.pathsep) if not Path(p, "kronq").is_dir())
+        for name in ("tied", "qwen3"):
+            env = dict(os.environ, PYTHONPATH=path, HF_HOME=str(FOLDER / "hf"))
+            out = FOLDER / f"remote-{name}"
+            r = subprocess.run([sys.executable, "-c", REMOTE, FOLDER / name, out], env=env, cwd=FOLDER, stderr=subprocess.PIPE, text=True)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            self.assertTrue(torch.equal(torch.load(out / "logits.pt"), logits(load(name))))
+
     def test_verify_from_the_shell(self):
         def run(*args):
             return subprocess.run(
