@@ -82,13 +82,14 @@ static void print_table(const json_t *r)
 /* The figures of a perplexity run as rows of MODEL/README.md. */
 static kq_status text_on_card(const cli *c, const json_t *r, kq_error *err)
 {
+    const char *text = c->ppl ? kq_path_name(c->ppl) : "the text of the saved logits";
     char what[300], value[200];
-    snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", kq_path_name(c->ppl), real(r, "windows"), real(r, "ctx"));
+    snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", text, real(r, "windows"), real(r, "ctx"));
     snprintf(value, sizeof value, "%.4f +/- %.4f", real(r, "ppl"), real(r, "ppl_stderr"));
     kq_status status = kq_card_add_figure(c->model, what, value, err);
     if (status || !c->kld)
         return status;
-    snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`", kq_path_name(c->kld), kq_path_name(c->ppl));
+    snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`", kq_path_name(c->kld), text);
     snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", real(r, "kld"), real(r, "kld_stderr"), 100 * real(r, "top1"));
     return kq_card_add_figure(c->model, what, value, err);
 }
