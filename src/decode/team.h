@@ -30,7 +30,7 @@ static inline void kq_team_barrier(kq_team *t)
         atomic_store_explicit(&t->round, round + 1, memory_order_release);
         return;
     }
-    for (int i = 0; atomic_load_explicit(&t->round, memory_order_acquire) == round; i++)
+    for (int i = 0; atomic_load_explicit(&t->round, memory_order_acquire) == round; i += i < SPIN)
         if (i < SPIN) {
 #if defined(__x86_64__)
             __builtin_ia32_pause();

@@ -10,7 +10,6 @@
 
 typedef struct kq_grid_options {
     double sigma_in, sigma_out; /* added to each factor's unit mean diagonal (eq. 54) */
-    double shrink_in, shrink_out; /* before that: off-diagonal entries are multiplied by 1 - this */
     int sweeps;                 /* block descent over the whole matrix after the first pass: 0 or more */
     int threads;
     bool measure;               /* the report's objective and first: two or three more products mn(m + n) */

@@ -70,7 +70,7 @@ typedef struct lists { json_t *tokens, *logprobs, *top, *offsets; } lists;
 
 /* Entry i of the sequence's scores. Both the token's own number and the same token's number among the most likely ones are the same double, so that readers may
  * compare them with ==. The token itself is always among them, as in OpenAI's answers. */
-static bool add_entry(lists *l, const kq_answer_context *a, const kq_job *job, const kq_sequence *s, size_t i, size_t offset)
+static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *job, const kq_sequence *s, size_t i, size_t offset)
 {
     const size_t k = (size_t)job->request.n_top;
     const kq_score *own = &s->score[i];
@@ -93,7 +93,7 @@ static bool add_entry(lists *l, const kq_answer_context *a, const kq_job *job, c
 }
 
 /* Tokens [from, to) of the answer, with the prompt's before them when asked. NULL: out of memory. */
-static json_t *legacy_logprobs(const kq_answer_context *a, const kq_job *job, const kq_sequence *s, bool prompt, size_t from, size_t to)
+static json_t *legacy_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, bool prompt, size_t from, size_t to)
 {
     const size_t n_prompt = job->score_prompt ? s->n_prompt : 0;
     lists l = {json_array(), json_array(), job->request.n_top ? json_array() : NULL, json_array()};
@@ -131,7 +131,7 @@ static json_t *chat_token(const kq_answer_context *a, const kq_score *t)
     return json_pack("{s:o, s:o, s:o}", "token", key_json(a->tok, t->id), "logprob", number(t->logprob), "bytes", list);
 }
 
-static json_t *chat_logprobs(const kq_answer_context *a, const kq_job *job, const kq_sequence *s, size_t from, size_t to)
+static json_t *chat_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, size_t from, size_t to)
 {
     const size_t k = (size_t)job->request.n_top;
     json_t *content = json_array();
@@ -166,7 +166,7 @@ static json_t *finish_json(const kq_sequence *s)
     return s->finish == KQ_FINISH_STOP ? json_string("stop") : s->finish == KQ_FINISH_LENGTH ? json_string("length") : json_null();
 }
 
-static json_t *usage(const kq_job *job)
+static json_t *usage(const kq_query *job)
 {
     size_t prompt = 0, made = 0, reused = 0;
     for (size_t i = 0; i < job->n_prompt; i++)
@@ -179,14 +179,14 @@ static json_t *usage(const kq_job *job)
                      "prompt_tokens_details", "cached_tokens", (json_int_t)reused);
 }
 
-static json_t *frame(const kq_answer_context *a, const kq_job *job, json_t *choices, bool part)
+static json_t *frame(const kq_answer_context *a, const kq_query *job, json_t *choices, bool part)
 {
     const char *object = job->request.api == KQ_API_COMPLETIONS ? "text_completion" : part ? "chat.completion.chunk" : "chat.completion";
     return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", a->id, "object", object, "created", (json_int_t)a->created, "model", a->model, "choices", choices);
 }
 
 /* The text of a prompt, to echo it: as it was given, or as its ids read (special tokens written out). NULL: out of memory. */
-static char *prompt_text(const kq_answer_context *a, const kq_job *job, const kq_sequence *s, size_t *size)
+static char *prompt_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, size_t *size)
 {
     const kq_prompt *given = &job->request.prompt[s->index / job->request.n];
     char *out = NULL;
@@ -218,7 +218,7 @@ static char *prompt_text(const kq_answer_context *a, const kq_job *job, const kq
     return out;
 }
 
-static json_t *completion_text(const kq_answer_context *a, const kq_job *job, const kq_sequence *s, bool prompt, size_t from, size_t to)
+static json_t *completion_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, bool prompt, size_t from, size_t to)
 {
     size_t n = 0;
     char *before = NULL, *all;
@@ -238,7 +238,7 @@ static json_t *completion_text(const kq_answer_context *a, const kq_job *job, co
     return j;
 }
 
-json_t *kq_answer_whole(const kq_answer_context *a, const kq_job *job)
+json_t *kq_answer_whole(const kq_answer_context *a, const kq_query *job)
 {
     const kq_api_request *r = &job->request;
     json_t *choices = json_array();
@@ -265,7 +265,7 @@ json_t *kq_answer_whole(const kq_answer_context *a, const kq_job *job)
     return j;
 }
 
-json_t *kq_answer_part(const kq_answer_context *a, const kq_job *job, kq_sequence *s, bool *none)
+json_t *kq_answer_part(const kq_answer_context *a, const kq_query *job, kq_sequence *s, bool *none)
 {
     const kq_api_request *r = &job->request;
     const bool chat = r->api == KQ_API_CHAT, first = s->sent_text == SIZE_MAX;
@@ -305,7 +305,7 @@ json_t *kq_answer_part(const kq_answer_context *a, const kq_job *job, kq_sequenc
     return j;
 }
 
-json_t *kq_answer_usage_part(const kq_answer_context *a, const kq_job *job)
+json_t *kq_answer_usage_part(const kq_answer_context *a, const kq_query *job)
 {
     json_t *j = frame(a, job, json_array(), true);
     if (j && json_object_set_new(j, "usage", usage(job))) {

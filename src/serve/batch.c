@@ -19,7 +19,7 @@ typedef struct record { double logprob, top_logprob; int32_t top; } record;
 typedef struct slot {
     int32_t *ids; size_t n;          /* owned [max_T] */
     record *rec; size_t n_rec;       /* owned [max_T]; entries 1 .. n_rec - 1 are good */
-    kq_sequence *seq; kq_job *job;   /* NULL: free */
+    kq_sequence *seq; kq_query *job;   /* NULL: free */
     uint64_t used;                   /* larger: later */
 } slot;
 
@@ -29,10 +29,10 @@ struct kq_batch {
     pthread_mutex_t lock;
     pthread_cond_t work;
     bool stop;
-    kq_job *first;                   /* jobs in order of arrival, finished ones taken out */
+    kq_query *first;                   /* jobs in order of arrival, finished ones taken out */
     size_t n_jobs;
     slot *slots; uint64_t clock;
-    kq_sequence **active; kq_job **active_job; size_t n_active; /* in order of admission; entry i of both belong together */
+    kq_sequence **active; kq_query **active_job; size_t n_active; /* in order of admission; entry i of both belong together */
     float *logits, *raw;             /* [n_slots + SCORE_ROWS, vocab]; [vocab] */
     size_t logit_rows;
     kq_engine_piece *piece; size_t *piece_active; kq_status *piece_status; int32_t *piece_next; /* of the step at work */
@@ -52,15 +52,15 @@ kq_stepper kq_stepper_engine(kq_engine *e)
 
 /* ---- jobs ---- */
 
-kq_job *kq_job_new(void)
+kq_query *kq_query_new(void)
 {
-    kq_job *j = kq_calloc(1, sizeof *j);
+    kq_query *j = kq_calloc(1, sizeof *j);
     if (j)
         j->refs = 1;
     return j;
 }
 
-static void job_free(kq_job *j)
+static void job_free(kq_query *j)
 {
     for (size_t i = 0; i < j->n_seq; i++) {
         kq_text_clear(&j->seq[i].text);
@@ -79,13 +79,13 @@ static void job_free(kq_job *j)
     kq_free(j);
 }
 
-static void release_locked(kq_job *j)
+static void release_locked(kq_query *j)
 {
     if (--j->refs == 0)
         job_free(j);
 }
 
-void kq_job_release(kq_batch *b, kq_job *j)
+void kq_query_release(kq_batch *b, kq_query *j)
 {
     if (!j)
         return;
@@ -95,7 +95,7 @@ void kq_job_release(kq_batch *b, kq_job *j)
 }
 
 /* The sequences of a job. */
-static bool make_sequences(kq_batch *b, kq_job *j, kq_api_error *e)
+static bool make_sequences(kq_batch *b, kq_query *j, kq_api_error *e)
 {
     const kq_api_request *r = &j->request;
     const size_t n = j->n_prompt * r->n;
@@ -127,14 +127,14 @@ memory:
     return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later");
 }
 
-bool kq_batch_submit(kq_batch *b, kq_job *j, kq_api_error *e)
+bool kq_batch_submit(kq_batch *b, kq_query *j, kq_api_error *e)
 {
     if (!make_sequences(b, j, e))
         return false;
     pthread_mutex_lock(&b->lock);
     bool ok = !b->stop && b->n_jobs < b->opt.max_jobs;
     if (ok) {
-        kq_job **at = &b->first;
+        kq_query **at = &b->first;
         while (*at)
             at = &(*at)->next_job;
         *at = j;
@@ -152,7 +152,7 @@ bool kq_batch_submit(kq_batch *b, kq_job *j, kq_api_error *e)
 }
 
 /* The model thread looks before every step, and it only sleeps when there is no job. */
-void kq_batch_cancel(kq_job *j) { atomic_store(&j->give_up, true); }
+void kq_batch_cancel(kq_query *j) { atomic_store(&j->give_up, true); }
 
 void kq_batch_lock(kq_batch *b) { pthread_mutex_lock(&b->lock); }
 void kq_batch_unlock(kq_batch *b) { pthread_mutex_unlock(&b->lock); }
@@ -163,7 +163,7 @@ kq_batch_stats kq_batch_statistics(kq_batch *b)
     kq_batch_stats s = b->stats;
     s.jobs = b->n_jobs;
     s.active = b->n_active;
-    for (const kq_job *j = b->first; j; j = j->next_job)
+    for (const kq_query *j = b->first; j; j = j->next_job)
         s.waiting += j->n_seq - j->n_admitted;
     pthread_mutex_unlock(&b->lock);
     return s;
@@ -171,7 +171,7 @@ kq_batch_stats kq_batch_statistics(kq_batch *b)
 
 /* ---- ends (all under the lock) ---- */
 
-static void wake(kq_job *j)
+static void wake(kq_query *j)
 {
     if (j->parked) {
         j->parked = false;
@@ -180,9 +180,9 @@ static void wake(kq_job *j)
 }
 
 /* The job leaves the list; the caller still holds a pointer only if it has a reference. */
-static void job_done(kq_batch *b, kq_job *j)
+static void job_done(kq_batch *b, kq_query *j)
 {
-    kq_job **at = &b->first;
+    kq_query **at = &b->first;
     while (*at != j)
         at = &(*at)->next_job;
     *at = j->next_job;
@@ -194,7 +194,7 @@ static void job_done(kq_batch *b, kq_job *j)
     release_locked(j);
 }
 
-static void seq_end(kq_batch *b, kq_job *j, kq_sequence *s, kq_finish how)
+static void seq_end(kq_batch *b, kq_query *j, kq_sequence *s, kq_finish how)
 {
     if (s->finish)
         return;
@@ -210,14 +210,14 @@ static void seq_end(kq_batch *b, kq_job *j, kq_sequence *s, kq_finish how)
     j->n_done++;
 }
 
-static void job_stop(kq_batch *b, kq_job *j)
+static void job_stop(kq_batch *b, kq_query *j)
 {
     for (size_t i = 0; i < j->n_seq; i++)
         seq_end(b, j, &j->seq[i], KQ_FINISH_ERROR);
     j->n_admitted = j->n_seq;
 }
 
-static void job_fail(kq_batch *b, kq_job *j, const kq_api_error *e)
+static void job_fail(kq_batch *b, kq_query *j, const kq_api_error *e)
 {
     if (!j->failed)
         j->error = *e;
@@ -235,7 +235,7 @@ static void sweep(kq_batch *b)
             b->active_job[n++] = b->active_job[i];
         }
     b->n_active = n;
-    for (kq_job *j = b->first, *next; j; j = next) {
+    for (kq_query *j = b->first, *next; j; j = next) {
         next = j->next_job;
         if (j->n_done == j->n_seq)
             job_done(b, j);
@@ -245,7 +245,7 @@ static void sweep(kq_batch *b)
 static void cancel_and_expire(kq_batch *b)
 {
     const double now = kq_now_s();
-    for (kq_job *j = b->first; j; j = j->next_job) {
+    for (kq_query *j = b->first; j; j = j->next_job) {
         kq_api_error e;
         if (atomic_load(&j->give_up) || b->stop) {
             j->cancelled = true;
@@ -269,7 +269,7 @@ static size_t common(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
 
 /* Tokens of s's prompt that need not be run when slot sl's are taken over. At least one token is run, for its logits; a prompt that is scored
  * needs the scores of what it skips, and of the first it runs. */
-static size_t usable(const slot *sl, const kq_job *j, const kq_sequence *s)
+static size_t usable(const slot *sl, const kq_query *j, const kq_sequence *s)
 {
     size_t n = common(sl->ids, sl->n, s->prompt, s->feed);
     if (n >= s->feed)
@@ -286,7 +286,7 @@ static size_t usable(const slot *sl, const kq_job *j, const kq_sequence *s)
 }
 
 /* Take over the longest beginning there is. False: it pays to wait for another sequence that is just computing a longer one. */
-static bool begin(kq_batch *b, kq_job *j, kq_sequence *s)
+static bool begin(kq_batch *b, kq_query *j, kq_sequence *s)
 {
     size_t best = s->slot, n = usable(&b->slots[s->slot], j, s);
     for (size_t i = 0; i < b->opt.stepper.n_slots; i++) {
@@ -335,9 +335,9 @@ static void admit(kq_batch *b)
 {
     const size_t n_slots = b->opt.stepper.n_slots;
     for (;;) {
-        kq_job *j = NULL;
+        kq_query *j = NULL;
         size_t best = n_slots, length = 0;
-        for (kq_job *k = b->first; k; k = k->next_job)
+        for (kq_query *k = b->first; k; k = k->next_job)
             if (k->n_admitted < k->n_seq && (!j || k->n_active < j->n_active))
                 j = k;
         if (!j)
@@ -391,7 +391,7 @@ static size_t plan(kq_batch *b)
         rows = BUSY_ROWS;
     for (size_t i = 0; i < b->n_active && rows; i++) {
         kq_sequence *s = b->active[i];
-        kq_job *j = b->active_job[i];
+        kq_query *j = b->active_job[i];
         if (s->state == KQ_SEQ_FRESH && !begin(b, j, s))
             continue;
         if (s->state != KQ_SEQ_PROMPT)
@@ -437,7 +437,7 @@ static void most_likely(const float *row, size_t n, double lse, int k, kq_score 
 }
 
 /* Write score entry `at` of s for token id from a row. */
-static void score(kq_batch *b, const kq_job *j, kq_sequence *s, size_t at, int32_t id, const float *row, record *rec)
+static void score(kq_batch *b, const kq_query *j, kq_sequence *s, size_t at, int32_t id, const float *row, record *rec)
 {
     const size_t V = b->opt.stepper.vocab_size;
     const kq_row_stats st = kq_row_score(b->opt.kern, row, V);
@@ -452,7 +452,7 @@ static void score(kq_batch *b, const kq_job *j, kq_sequence *s, size_t at, int32
 }
 
 /* The next token from a row (which is overwritten); -1: NaN or Inf. */
-static int32_t draw(kq_batch *b, const kq_job *j, kq_sequence *s, float *row)
+static int32_t draw(kq_batch *b, const kq_query *j, kq_sequence *s, float *row)
 {
     const kq_api_request *r = &j->request;
     for (size_t i = 0; i < r->n_bias; i++)
@@ -472,7 +472,7 @@ static void look(kq_batch *b, size_t p)
 {
     const kq_engine_piece *piece = &b->piece[p];
     kq_sequence *s = b->active[b->piece_active[p]];
-    const kq_job *j = b->active_job[b->piece_active[p]];
+    const kq_query *j = b->active_job[b->piece_active[p]];
     const size_t V = b->opt.stepper.vocab_size;
     size_t at = s->n_score;
     b->piece_next[p] = -2; /* no token yet */
@@ -497,7 +497,7 @@ static void look(kq_batch *b, size_t p)
     }
 }
 
-static bool ends(const kq_batch *b, const kq_job *j, int32_t id)
+static bool ends(const kq_batch *b, const kq_query *j, int32_t id)
 {
     for (size_t i = 0; i < j->request.n_stop_id; i++)
         if (id == j->request.stop_id[i])
@@ -515,7 +515,7 @@ static void publish(kq_batch *b, size_t p)
 {
     const kq_engine_piece *piece = &b->piece[p];
     kq_sequence *s = b->active[b->piece_active[p]];
-    kq_job *j = b->active_job[b->piece_active[p]];
+    kq_query *j = b->active_job[b->piece_active[p]];
     slot *sl = &b->slots[s->slot];
     const int32_t id = b->piece_next[p];
     kq_api_error e;

@@ -55,8 +55,8 @@ typedef struct kq_sequence {
     kq_rng rng;
 } kq_sequence;
 
-typedef struct kq_job kq_job;
-struct kq_job {
+typedef struct kq_query kq_query;
+struct kq_query {
     /* set by the caller before kq_batch_submit */
     kq_api_request request;           /* owned */
     kq_prompt *prompt; size_t n_prompt; /* owned: ids of each prompt */
@@ -73,9 +73,9 @@ struct kq_job {
     kq_api_error error; bool failed;  /* done, and no answer */
     double start_s, first_s, end_s;   /* submitted, first token, done; 0: not yet */
     /* scheduler's */
-    int refs; size_t n_admitted, n_active; kq_job *next_job;
+    int refs; size_t n_admitted, n_active; kq_query *next_job;
 };
-kq_job *kq_job_new(void); /* NULL: out of memory. One reference */
+kq_query *kq_query_new(void); /* NULL: out of memory. One reference */
 
 typedef struct kq_batch_options {
     kq_stepper stepper;
@@ -99,10 +99,10 @@ void kq_batch_free(kq_batch *b);
 void kq_batch_lock(kq_batch *b);
 void kq_batch_unlock(kq_batch *b);
 /* Take a job into the queue (one more reference is taken). False with *e when the queue is full (429) or memory is out; the job is then as before. */
-bool kq_batch_submit(kq_batch *b, kq_job *job, kq_api_error *e);
+bool kq_batch_submit(kq_batch *b, kq_query *job, kq_api_error *e);
 /* The job is of no interest any more: it ends as soon as the step at work is over; one that is done stays as it is. Takes no lock. */
-void kq_batch_cancel(kq_job *job);
-void kq_job_release(kq_batch *b, kq_job *job); /* NULL is fine */
+void kq_batch_cancel(kq_query *job);
+void kq_query_release(kq_batch *b, kq_query *job); /* NULL is fine */
 kq_batch_stats kq_batch_statistics(kq_batch *b);
 
 #endif

@@ -32,7 +32,7 @@ static const char *const path_name[KQ_METRIC_PATHS] = {"/v1/completions", "/v1/c
 typedef struct client {
     int fd;
     double since;  /* of the request that is arriving; 0: none is */
-    kq_job *job;   /* one reference; NULL: none at work */
+    kq_query *job;   /* one reference; NULL: none at work */
     bool left;
     struct client *next, *before;
 } client;
@@ -63,7 +63,7 @@ typedef struct call {
     char *body; size_t size, cap; /* owned */
     bool too_large, arrived, answered;
     kq_api_error error; bool failed; /* found in the header; told after the body */
-    kq_job *job;                     /* one reference */
+    kq_query *job;                     /* one reference */
     kq_answer_context answer;
     client *client;
     int status;
@@ -284,7 +284,7 @@ static ssize_t stream_bytes(void *ctx, uint64_t pos, char *buf, size_t max)
 {
     (void)pos;
     call *c = ctx;
-    kq_job *j = c->job;
+    kq_query *j = c->job;
     if (c->out_at == c->out_size) {
         if (c->closed)
             return MHD_CONTENT_READER_END_OF_STREAM;
@@ -345,7 +345,7 @@ static enum MHD_Result start_stream(call *c)
 static enum MHD_Result finish(call *c)
 {
     kq_batch_lock(c->server->batch);
-    kq_job *j = c->job;
+    kq_query *j = c->job;
     kq_api_error e = j->error;
     const bool answer = !j->failed && !j->cancelled;
     json_t *body = answer ? kq_answer_whole(&c->answer, j) : NULL;
@@ -358,7 +358,7 @@ static enum MHD_Result finish(call *c)
 }
 
 /* Is there room for what is asked? */
-static bool fits(const kq_server *s, const kq_job *j, kq_api_error *e)
+static bool fits(const kq_server *s, const kq_query *j, kq_api_error *e)
 {
     const char *param = j->request.api == KQ_API_CHAT ? "messages" : "prompt";
     for (size_t i = 0; i < j->n_prompt; i++) {
@@ -393,7 +393,7 @@ static enum MHD_Result complete(call *c, kq_api_request *r)
     kq_server *s = c->server;
     kq_api_error e;
     enum MHD_Result sent = MHD_NO;
-    kq_job *j = kq_job_new();
+    kq_query *j = kq_query_new();
     if (!j) {
         kq_api_fail(&e, 503, NULL, "out_of_memory", "out of memory; try again later");
         return send_error(c, &e);
@@ -606,7 +606,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
         snprintf(line, sizeof line, "%s %s %d %.0f ms, %zu tokens%s", c->method, path_name[c->path], c->status, 1e3 * seconds, made, status ? "" : " (the client left)");
         s->opt.log(s->opt.log_ctx, line);
     }
-    kq_job_release(s->batch, c->job);
+    kq_query_release(s->batch, c->job);
     kq_free(c->body);
     free(c->out);
     kq_free(c);

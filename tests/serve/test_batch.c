@@ -97,9 +97,9 @@ static void stop(fixture *f)
 }
 
 /* A job of n_prompt prompts [n] each. */
-static kq_job *job_of(const int32_t *ids, const size_t *n, size_t n_prompt, size_t max_tokens)
+static kq_query *job_of(const int32_t *ids, const size_t *n, size_t n_prompt, size_t max_tokens)
 {
-    kq_job *j = kq_job_new();
+    kq_query *j = kq_query_new();
     assert_non_null(j);
     j->prompt = kq_calloc(n_prompt, sizeof *j->prompt);
     j->n_prompt = n_prompt;
@@ -113,7 +113,7 @@ static kq_job *job_of(const int32_t *ids, const size_t *n, size_t n_prompt, size
     return j;
 }
 
-static void finish(fixture *f, kq_job *j)
+static void finish(fixture *f, kq_query *j)
 {
     for (bool done = false; !done; usleep(200)) {
         kq_batch_lock(f->b);
@@ -123,7 +123,7 @@ static void finish(fixture *f, kq_job *j)
 }
 
 /* What a job's sequences must be, one at a time. */
-static void check_job(const kq_job *j)
+static void check_job(const kq_query *j)
 {
     float row[V];
     assert_false(j->failed || j->cancelled);
@@ -175,7 +175,7 @@ static void everything_at_once(void **state)
     (void)state;
     for (size_t rows = 4; rows <= 64; rows *= 4) {
         fixture f;
-        kq_job *job[40];
+        kq_query *job[40];
         kq_rng rng = kq_rng_stream(rows, "jobs");
         start(&f, rows, 100);
         for (size_t i = 0; i < 40; i++) {
@@ -200,7 +200,7 @@ static void everything_at_once(void **state)
             check_job(job[i]);
             for (size_t k = 0; k < job[i]->n_seq; k++)
                 reused += job[i]->seq[k].n_reused;
-            kq_job_release(f.b, job[i]);
+            kq_query_release(f.b, job[i]);
         }
         printf("rows %zu: %zu steps of at most %zu rows, %zu prompt tokens reused\n", rows, f.t.steps, f.t.rows_max, reused);
         assert_true(f.t.rows_max <= (rows < SLOTS + 1 ? SLOTS + 1 : rows));
@@ -221,7 +221,7 @@ static void several_answers(void **state)
         ids[i] = i + 20;
     start(&f, 32, 10);
     for (int round = 0; round < 2; round++) {
-        kq_job *j = job_of(ids, &n, 1, 8);
+        kq_query *j = job_of(ids, &n, 1, 8);
         kq_api_error e;
         j->request.n = 3;
         j->request.ignore_eos = true;
@@ -237,7 +237,7 @@ static void several_answers(void **state)
         assert_true(memcmp(first[0], first[1], sizeof first[0]) && memcmp(first[1], first[2], sizeof first[0]));
         if (!round)
             assert_true(j->seq[0].n_reused + j->seq[1].n_reused + j->seq[2].n_reused >= 2 * (79 - 32));
-        kq_job_release(f.b, j);
+        kq_query_release(f.b, j);
     }
     stop(&f);
 }
@@ -255,7 +255,7 @@ static void fairness(void **state)
         n[i] = 8;
     start(&f, 64, 10);
     f.t.delay_us = 500;
-    kq_job *big = job_of(ids, n, 40, 30), *small = job_of(two, &four, 1, 5);
+    kq_query *big = job_of(ids, n, 40, 30), *small = job_of(two, &four, 1, 5);
     kq_api_error e;
     big->request.ignore_eos = small->request.ignore_eos = true;
     assert_true(kq_batch_submit(f.b, big, &e));
@@ -270,8 +270,8 @@ static void fairness(void **state)
     kq_batch_cancel(big);
     finish(&f, big);
     assert_true(big->cancelled && !big->failed);
-    kq_job_release(f.b, big);
-    kq_job_release(f.b, small);
+    kq_query_release(f.b, big);
+    kq_query_release(f.b, small);
     stop(&f);
 }
 
@@ -284,7 +284,7 @@ static void limits(void **state)
     kq_api_error e;
     start(&f, 16, 2);
     f.t.delay_us = 2000;
-    kq_job *a = job_of(ids, &n, 1, 90), *b = job_of(ids, &n, 1, 90), *c = job_of(ids, &n, 1, 1);
+    kq_query *a = job_of(ids, &n, 1, 90), *b = job_of(ids, &n, 1, 90), *c = job_of(ids, &n, 1, 1);
     a->request.ignore_eos = b->request.ignore_eos = true;
     b->deadline_s = kq_now_s() + 0.03;
     assert_true(kq_batch_submit(f.b, a, &e));
@@ -294,12 +294,12 @@ static void limits(void **state)
     finish(&f, b); /* its time is up */
     assert_true(b->failed && b->error.http == 503 && !strcmp(b->error.code, "timeout"));
     finish(&f, a);
-    check_job(&(kq_job){.n_seq = 0});
+    check_job(&(kq_query){.n_seq = 0});
     assert_int_equal(a->seq[0].n_made, 90);
     /* one that spoils a step spoils it for itself only */
     f.t.delay_us = 0;
     f.t.poison = 100;
-    kq_job *p = job_of(bad, &n, 1, 4), *q = job_of(ids, &n, 1, 4);
+    kq_query *p = job_of(bad, &n, 1, 4), *q = job_of(ids, &n, 1, 4);
     assert_true(kq_batch_submit(f.b, p, &e));
     assert_true(kq_batch_submit(f.b, q, &e));
     finish(&f, p);
@@ -308,10 +308,10 @@ static void limits(void **state)
     check_job(q);
     kq_batch_stats s = kq_batch_statistics(f.b);
     assert_true(s.jobs == 0 && s.active == 0 && s.waiting == 0 && s.jobs_failed == 2 && s.jobs_done == 2);
-    kq_job_release(f.b, a), kq_job_release(f.b, b), kq_job_release(f.b, c), kq_job_release(f.b, p), kq_job_release(f.b, q);
+    kq_query_release(f.b, a), kq_query_release(f.b, b), kq_query_release(f.b, c), kq_query_release(f.b, p), kq_query_release(f.b, q);
     /* ending with a job at work cancels it */
     f.t.delay_us = 2000;
-    kq_job *last = job_of(ids, &n, 1, 90);
+    kq_query *last = job_of(ids, &n, 1, 90);
     assert_true(kq_batch_submit(f.b, last, &e));
     kq_batch *batch = f.b;
     kq_batch_lock(batch);
