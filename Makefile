@@ -4,7 +4,7 @@ TEXT  ?= demo/held-out.txt
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 JOBS  ?= $(shell nproc)
 
-.PHONY: all demo test test-asan test-tsan test-model model install clean deps
+.PHONY: all demo test test-asan test-tsan test-model test-llama model install clean deps
 
 all: build/release/kronq
 
@@ -33,6 +33,10 @@ test-tsan: deps
 
 test-model: $(MODEL) deps
 	@scripts/run_tests.sh release
+
+# Beside stock llama.cpp, which is built for it (ten minutes and more): CALIB=c4.txt HELD_OUT=wiki.txt make test-llama [STAGES="imatrix tiny"]. Hours; see the script.
+test-llama: build/release/kronq $(MODEL)
+	@MODEL=$(MODEL) scripts/test_llama.sh $(STAGES)
 
 install: build/release/kronq
 	cmake --install build/release
