@@ -14,7 +14,7 @@ typedef struct vocabulary {
     const char **text;    /* owned [n], the strings borrowed from the JSON or from pad */
     int32_t *type;        /* owned [n] */
     float *score;         /* owned [n]; LLaMA-2 only */
-    char (*pad)[24];      /* owned [n] */
+    char (*pad)[32];      /* owned [n] */
 } vocabulary;
 
 static bool is_byte_token(const char *s)
