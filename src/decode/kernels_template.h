@@ -134,6 +134,8 @@ static TARGET void FN(to_f16)(const float *x, uint16_t *y, size_t n)
         y[i] = kq_f32_to_f16(x[i]);
 }
 
+enum { FN(rows_ahead) = 16 }; /* rows asked for ahead: four rows read side by side are no stream to the hardware's own prefetcher */
+
 /* acc = sum over groups of scale * (sum over the group, per lane): one accumulator of VF_N lanes a dot product here too. */
 #define DOTS_Q(name, type, bits, load)                                                                                                \
     INLINE void FN(name##_block)(const type *q, size_t row_bytes, const float *scales, size_t n, size_t group, const float *x,        \
@@ -147,6 +149,7 @@ static TARGET void FN(to_f16)(const float *x, uint16_t *y, size_t n)
         for (size_t g = 0; g < n_groups; g++)                                                                                         \
             _Pragma("GCC unroll 4") for (int r = 0; r < R; r++) {                                                                     \
                 vf part[4];                                                                                                           \
+                __builtin_prefetch((const char *)q + ((size_t)r + FN(rows_ahead)) * row_bytes + g * group * bits / 8);              \
                 _Pragma("GCC unroll 4") for (int t = 0; t < V; t++)                                                                   \
                     part[t] = vf_set1(0);                                                                                             \
                 for (size_t i = g * group; i < (g + 1) * group; i += VF_N) {                                                          \
