@@ -109,12 +109,6 @@ static kq_status put_beginning_tokens(collector *c, kq_error *err)
     return KQ_OK;
 }
 
-static const char *base_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static kq_status gather(collector *c, const char *out_file, const char *settings, kq_error *err)
 {
     const size_t L = c->p.cfg->n_layer;
@@ -140,7 +134,7 @@ static kq_status gather(collector *c, const char *out_file, const char *settings
     }
     if (!status) {
         for (size_t i = 0; i < cal->n_text; i++)
-            texts[i] = base_name(cal->text[i]);
+            texts[i] = kq_path_name(cal->text[i]);
         if (!cal->n_text)
             texts[0] = "sampled from the model";
         status = kq_imatrix_write(out_file, entries, n, c->p.n_seq, cal->seq_len, texts, cal->n_text ? cal->n_text : 1, settings, err);
