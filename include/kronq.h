@@ -112,6 +112,13 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
  * factor_bf16: store them in half the space. */
 kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err);
 
+/* Several factor files from one pass over the text. They may differ in method, tokens, batch and the method's settings; text, seq_len, sampled_labels and draws are
+ * those of opt->calibration for all of them. Each file is what kq_calibrate would have made (with a batch above 1 to 1e-3: sums of gradients rounded to
+ * bf16 once more, unless all files share the batch and the tokens). The report holds "estimates": [{"file", "file_bytes", "settings", "modules"}]. */
+typedef struct kq_estimate { const char *out_file; kq_calibration calibration; } kq_estimate;
+kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size_t n, const kq_quantize_options *opt, bool factor_bf16, char **report_json,
+                           kq_error *err);
+
 /* llama.cpp's importance matrix of MODEL (the sums of squares of every linear's inputs), as the GGUF file that llama-quantize --imatrix takes. Uses common,
  * calibration (text, tokens, seq_len) and only. As in llama-imatrix every sequence begins with the beginning token where the tokenizer adds one. */
 kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err);

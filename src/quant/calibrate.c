@@ -10,13 +10,26 @@
 #include "quant/plan.h"
 #include "quant/prepare.h"
 
+/* One file of factors in the making. */
 typedef struct calibrator {
+    const char *out_file;
+    kq_quantize_options opt; /* the call's, with this estimate's calibration */
     kq_prepared p;
     kq_job job;
     kq_factor_part *part; /* of the block at work, owned */
     bool bf16;
-    json_t *modules;      /* reports of this run, owned */
+    json_t *settings, *modules; /* reports of this run; owned */
+    char *text;           /* the settings as text, owned */
+    uint32_t *seq;        /* which of the pass's sequences it takes, owned */
+    size_t bytes;
 } calibrator;
+
+/* One pass over the text, for all of them. */
+typedef struct calibration {
+    calibrator *c; /* [n], owned */
+    size_t n;
+    kq_job job;    /* of the pass, when it is not that of a single estimate */
+} calibration;
 
 static void part_path(const calibrator *c, size_t layer, char path[4400])
 {
@@ -25,7 +38,11 @@ static void part_path(const calibrator *c, size_t layer, char path[4400])
 
 static bool block_done(void *ctx, size_t layer)
 {
-    return kq_job_part_done(&((calibrator *)ctx)->job, "factors", layer);
+    const calibration *all = ctx;
+    for (size_t i = 0; i < all->n; i++)
+        if (!all->c[i].job.complete && !kq_job_part_done(&all->c[i].job, "factors", layer))
+            return false;
+    return true;
 }
 
 static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
@@ -59,23 +76,32 @@ static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_i
 
 static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
 {
-    calibrator *c = ctx;
-    char path[4400];
-    part_path(c, layer, path);
-    kq_status status = kq_factor_part_write(c->part, path, err);
-    kq_factor_part_free(c->part);
-    c->part = NULL;
-    return status ? status : kq_job_seal(path, err);
+    calibration *all = ctx;
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < all->n && !status; i++) {
+        calibrator *c = &all->c[i];
+        char path[4400];
+        if (c->job.complete)
+            continue;
+        part_path(c, layer, path);
+        status = kq_factor_part_write(c->part, path, err);
+        kq_factor_part_free(c->part);
+        c->part = NULL;
+        if (!status)
+            status = kq_job_seal(path, err);
+    }
+    return status;
 }
 
 static int sweep_progress(void *ctx, const char *stage, double fraction)
 {
-    const kq_common *c = &((calibrator *)ctx)->p.opt->common;
+    const kq_common *c = &((calibration *)ctx)->c->p.opt->common;
     return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
 }
 
-static kq_status gather(calibrator *c, const char *out_file, const char *settings, size_t *bytes, kq_error *err)
+static kq_status gather(calibrator *c, kq_error *err)
 {
+    const char *out_file = c->out_file;
     const size_t L = c->p.cfg->n_layer;
     char **parts = kq_calloc(L, sizeof *parts);
     size_t n = 0;
@@ -87,7 +113,7 @@ static kq_status gather(calibrator *c, const char *out_file, const char *setting
             status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", out_file);
     }
     if (!status)
-        status = kq_factors_gather(out_file, parts, n, settings, c->p.opt->shard_size, bytes, err);
+        status = kq_factors_gather(out_file, parts, n, c->text, c->p.opt->shard_size, &c->bytes, err);
     for (size_t i = 0; i < n; i++)
         free(parts[i]);
     kq_free(parts);
@@ -109,70 +135,212 @@ static kq_status check_complete(const char *path, const json_t *settings, kq_err
     return status;
 }
 
-kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err)
+/* Settings, work folder, and whether it is done already. first: the estimate before it, whose fingerprint of the model serves again; or NULL. */
+static kq_status open_estimate(calibrator *c, const char *model, const calibrator *first, kq_error *err)
 {
-    calibrator c = {.job.lock = -1, .bf16 = factor_bf16};
-    json_t *settings = NULL, *report = NULL;
-    char *text = NULL, work[4300];
+    char work[4300];
+    kq_status status = kq_prepare(model, &c->opt, true, &c->p, err);
+    if (!status && c->p.factor.method == KQ_NONE)
+        status = kq_fail(err, KQ_E_ARG, "--method none has no factors to calibrate; quantize with it directly");
+    if (!status && first)
+        memcpy(c->p.fingerprint, first->p.fingerprint, sizeof c->p.fingerprint);
+    else if (!status)
+        status = kq_prepare_fingerprint(&c->p, err);
+    if (status)
+        return status;
+    if (!(c->settings = kq_prepare_settings(&c->p, err)) || !(c->modules = json_object()))
+        return KQ_E_MEMORY;
+    json_object_set_new(c->settings, "only", json_string(c->opt.only ? c->opt.only : ""));
+    json_object_set_new(c->settings, "factor_dtype", json_string(c->bf16 ? "bf16" : "f32"));
+    c->text = json_dumps(c->settings, JSON_COMPACT | JSON_SORT_KEYS);
+    if (!c->text || snprintf(work, sizeof work, "%s.work", c->out_file) >= (int)sizeof work)
+        return kq_fail(err, KQ_E_ARG, "%s: the path is too long", c->out_file);
+    if ((status = kq_job_open(c->out_file, work, c->text, c->opt.resume, &c->job, err)))
+        return status;
+    if (!c->job.complete)
+        return kq_job_check_parts(&c->job, "factors", c->p.cfg->n_layer, err);
+    if ((status = check_complete(c->out_file, c->settings, err)))
+        return status;
+    if (c->opt.common.progress)
+        c->opt.common.progress(c->opt.common.ctx, NULL, 0, "the factors are complete already");
+    kq_job_finish(&c->job);
+    return KQ_OK;
+}
+
+/* The folder of a pass that serves several files; its settings are all of theirs. */
+static kq_status open_pass(calibration *all, kq_error *err)
+{
+    char work[4300], never[4400];
+    json_t *list = json_array(), *settings = json_pack("{s:o}", "estimates", list);
+    for (size_t i = 0; i < all->n; i++)
+        json_array_append(list, all->c[i].settings);
+    char *text = settings ? json_dumps(settings, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    kq_status status = KQ_OK;
+    if (!text)
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", all->c->out_file);
+    else if (snprintf(work, sizeof work, "%s.pass", all->c->out_file) >= (int)sizeof work)
+        status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", all->c->out_file);
+    if (!status) {
+        snprintf(never, sizeof never, "%s/complete", work); /* nothing of that name is ever written: the files themselves say what is done */
+        status = kq_job_open(never, work, text, all->c->opt.resume, &all->job, err);
+    }
+    free(text);
+    json_decref(settings);
+    return status;
+}
+
+/* What the pass yields for each file that is not there yet: [n] estimates, in *out. */
+static kq_status make_estimates(calibration *all, const kq_windows *windows, kq_sweep_estimate *out, size_t *n, kq_error *err)
+{
+    *n = 0;
+    for (size_t i = 0; i < all->n; i++) {
+        calibrator *c = &all->c[i];
+        if (c->job.complete)
+            continue;
+        out[*n] = c->p.estimate;
+        out[*n].ctx = c;
+        if (c->p.n_seq < windows->n) {
+            kq_status status = kq_alloc_for((void **)&c->seq, c->p.n_seq, sizeof *c->seq, "the sequences of an estimate", err);
+            if (status)
+                return status;
+            kq_windows_pick(windows, c->p.n_seq, c->seq);
+            out[*n].seq = c->seq;
+        }
+        ++*n;
+    }
+    return KQ_OK;
+}
+
+static json_t *report_of(const calibrator *c)
+{
+    if (c->job.complete)
+        return json_pack("{s:s, s:b}", "file", c->out_file, "complete", true);
+    return json_pack("{s:s, s:I, s:O, s:O}", "file", c->out_file, "file_bytes", (json_int_t)c->bytes, "settings", c->settings, "modules", c->modules);
+}
+
+static kq_status write_report(const calibration *all, const kq_sweep_report *sr, double start, size_t memory, char **out, kq_error *err)
+{
+    json_t *report, *list = json_array();
+    if (all->n == 1 && all->c->job.complete) {
+        report = json_pack("{s:b}", "complete", true);
+    } else {
+        report = json_pack("{s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I}", "calibration_nll", isfinite(sr->nll) ? sr->nll : 0.0, "seconds", "forward", sr->forward_s,
+                           "backward", sr->backward_s, "factors", sr->factor_s, "total", kq_now_s() - start, "peak_rss_bytes",
+                           (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)memory);
+        if (all->n == 1) {
+            json_t *one = report_of(all->c);
+            json_object_del(one, "file");
+            json_object_update(report, one);
+            json_decref(one);
+        }
+    }
+    for (size_t i = 0; i < all->n; i++)
+        json_array_append_new(list, report_of(&all->c[i]));
+    if (all->n > 1)
+        json_object_set(report, "estimates", list);
+    json_decref(list);
+    *out = report ? json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
+    json_decref(report);
+    return *out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+}
+
+/* The pass itself, over every window that one of the files needs. */
+static kq_status run_pass(calibration *all, kq_sweep_report *sr, size_t *memory, kq_error *err)
+{
+    kq_job *job = all->n > 1 ? &all->job : &all->c->job;
+    kq_prepared *p = &all->c->p;
+    size_t *counts = NULL, n = 0, disk;
+    kq_sweep_estimate *estimates = NULL;
+    kq_status status = kq_alloc_for((void **)&counts, all->n, sizeof *counts, "calibration", err);
+    if (!status)
+        status = kq_alloc_for((void **)&estimates, all->n, sizeof *estimates, "calibration", err);
+    for (size_t i = 0; i < all->n && !status; i++)
+        counts[i] = all->c[i].p.n_seq;
+    if (!status)
+        status = kq_prepare_windows(p, job, counts, all->n, err);
+    if (!status)
+        status = make_estimates(all, &p->windows, estimates, &n, err);
+    if (!status) {
+        kq_sweep s = kq_prepare_sweep(p, job);
+        s.n_seq = p->windows.n;
+        s.estimates = estimates;
+        s.n_estimates = n;
+        s.ctx = all;
+        s.done = block_done;
+        s.linear = keep;
+        s.block = finish_block;
+        s.progress = sweep_progress;
+        kq_plan_sweep(p, &s, memory, &disk);
+        status = kq_sweep_run(&s, sr, err);
+    }
+    kq_free(counts);
+    kq_free(estimates);
+    return status;
+}
+
+kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size_t n, const kq_quantize_options *opt, bool factor_bf16, char **report_json,
+                           kq_error *err)
+{
+    calibration all = {.job.lock = -1};
     kq_sweep_report sr = {.nll = NAN};
     const double start = kq_now_s();
-    size_t memory, disk, bytes = 0;
+    size_t memory = 0;
+    bool left = false;
     if (report_json)
         *report_json = NULL;
-    kq_status status = kq_prepare(model, opt, true, &c.p, err);
-    if (!status && c.p.factor.method == KQ_NONE)
-        status = kq_fail(err, KQ_E_ARG, "--method none has no factors to calibrate; quantize with it directly");
+    if (!n)
+        return kq_fail(err, KQ_E_ARG, "calibration of nothing");
+    if (!(all.c = kq_calloc(n, sizeof *all.c)))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: calibration");
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        calibrator *c = &all.c[all.n++];
+        *c = (calibrator){.out_file = estimates[i].out_file, .opt = *opt, .bf16 = factor_bf16, .job.lock = -1};
+        c->opt.calibration = estimates[i].calibration;
+        /* what one pass has in common */
+        c->opt.calibration.text = opt->calibration.text;
+        c->opt.calibration.n_text = opt->calibration.n_text;
+        c->opt.calibration.seq_len = opt->calibration.seq_len;
+        if (kq_method_parse(c->opt.calibration.method, &c->p.factor.method, NULL) == KQ_OK && !kq_method_needs_gradients(c->p.factor.method)) {
+            c->opt.calibration.sampled_labels = false;
+            c->opt.calibration.draws = 1;
+        } else {
+            c->opt.calibration.sampled_labels = opt->calibration.sampled_labels;
+            c->opt.calibration.draws = opt->calibration.draws;
+        }
+        status = open_estimate(c, model, i ? all.c : NULL, err);
+        left = left || !c->job.complete;
+    }
+    if (!status && left && n > 1)
+        status = open_pass(&all, err);
+    if (!status && left)
+        status = run_pass(&all, &sr, &memory, err);
+    for (size_t i = 0; i < n && !status; i++)
+        if (!all.c[i].job.complete)
+            status = gather(&all.c[i], err);
+    if (!status && report_json)
+        status = write_report(&all, &sr, start, memory, report_json, err);
     if (!status)
-        status = kq_prepare_fingerprint(&c.p, err);
-    if (status)
-        goto out;
-    if (!(settings = kq_prepare_settings(&c.p, err)) || !(c.modules = json_object())) {
-        status = KQ_E_MEMORY;
-        goto out;
+        kq_job_finish(&all.job);
+    kq_job_close(&all.job);
+    for (size_t i = 0; i < all.n; i++) {
+        calibrator *c = &all.c[i];
+        if (!status && !c->job.complete)
+            kq_job_finish(&c->job);
+        kq_factor_part_free(c->part);
+        kq_job_close(&c->job);
+        kq_prepared_free(&c->p);
+        json_decref(c->settings);
+        json_decref(c->modules);
+        free(c->text);
+        kq_free(c->seq);
     }
-    json_object_set_new(settings, "only", json_string(opt->only ? opt->only : ""));
-    json_object_set_new(settings, "factor_dtype", json_string(factor_bf16 ? "bf16" : "f32"));
-    text = json_dumps(settings, JSON_COMPACT | JSON_SORT_KEYS);
-    if (!text || snprintf(work, sizeof work, "%s.work", out_file) >= (int)sizeof work) {
-        status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", out_file);
-        goto out;
-    }
-    if ((status = kq_job_open(out_file, work, text, opt->resume, &c.job, err)))
-        goto out;
-    if (c.job.complete) {
-        if ((status = check_complete(out_file, settings, err)))
-            goto out;
-        if (opt->common.progress)
-            opt->common.progress(opt->common.ctx, NULL, 0, "the factors are complete already");
-        kq_job_finish(&c.job);
-        if (report_json && !(*report_json = strdup("{\"complete\": true}")))
-            status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-        goto out;
-    }
-    if ((status = kq_job_check_parts(&c.job, "factors", c.p.cfg->n_layer, err)) || (status = kq_prepare_ids(&c.p, &c.job, err)))
-        goto out;
-    kq_sweep s = kq_prepare_sweep(&c.p, &c.job);
-    s.ctx = &c;
-    s.done = block_done;
-    s.linear = keep;
-    s.block = finish_block;
-    s.progress = sweep_progress;
-    kq_plan_resources(&c.p, false, &memory, &disk);
-    if ((status = kq_sweep_run(&s, &sr, err)) || (status = gather(&c, out_file, text, &bytes, err)))
-        goto out;
-    kq_job_finish(&c.job);
-    report = json_pack("{s:I, s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:O}", "file_bytes", (json_int_t)bytes, "calibration_nll", isfinite(sr.nll) ? sr.nll : 0.0, "seconds", "forward",
-                       sr.forward_s, "backward", sr.backward_s, "factors", sr.factor_s, "total", kq_now_s() - start, "peak_rss_bytes",
-                       (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)memory, "settings", settings, "modules", c.modules);
-    if (report_json && (!report || !(*report_json = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(8)))))
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-out:
-    kq_factor_part_free(c.part);
-    kq_job_close(&c.job);
-    kq_prepared_free(&c.p);
-    json_decref(settings);
-    json_decref(report);
-    json_decref(c.modules);
-    free(text);
+    kq_free(all.c);
     return status;
+}
+
+kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err)
+{
+    const kq_estimate one = {.out_file = out_file, .calibration = opt->calibration};
+    return kq_calibrate_all(model, &one, 1, opt, factor_bf16, report_json, err);
 }

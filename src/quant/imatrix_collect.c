@@ -104,7 +104,7 @@ static kq_status put_beginning_tokens(collector *c, kq_error *err)
         return status;
     if (n && ids[0] == kq_tokenizer_bos(c->p.tok))
         for (size_t i = 0; i < c->p.n_seq; i++)
-            c->p.ids[i * c->p.opt->calibration.seq_len] = ids[0];
+            c->p.windows.ids[i * c->p.opt->calibration.seq_len] = ids[0];
     kq_free(ids);
     return KQ_OK;
 }
@@ -211,7 +211,7 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     s.linear = keep;
     s.block = finish_block;
     s.progress = sweep_progress;
-    kq_plan_resources(&c.p, false, &memory, &disk);
+    kq_plan_sweep(&c.p, &s, &memory, &disk);
     if ((status = kq_sweep_run(&s, &sr, err)) || (status = gather(&c, out_file, text, err)))
         goto out;
     kq_job_finish(&c.job);

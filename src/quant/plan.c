@@ -29,20 +29,12 @@ kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
 /* The program, its libraries, BLAS's packing buffers and the tokenizer: measured, SmolLM2, two threads. */
 static const size_t program_bytes = (size_t)100 << 20;
 
-void kq_plan_resources(const kq_prepared *p, bool rounding, size_t *memory_bytes, size_t *disk_bytes)
+void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes)
 {
-    kq_sweep s = kq_prepare_sweep(p, NULL);
-    kq_sweep_plan(p->cfg, &s, memory_bytes, disk_bytes);
-    size_t scratch = 0, source = 0;
-    for (int id = 0; id < KQ_N_LINEAR; id++) {
-        size_t m, n;
-        kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-        size_t bytes = kq_round_bytes(m, n);
-        scratch = rounding && bytes > scratch ? bytes : scratch;
-    }
+    size_t source = 0;
+    kq_sweep_plan(p->cfg, s, memory_bytes, disk_bytes);
     for (size_t i = 0; i < kq_source_n_tensors(p->src); i++)
         source += kq_source_tensor(p->src, i)->size_bytes;
-    *memory_bytes += scratch;
     if (p->n_seq && !p->opt->calibration.n_text) { /* the model writes the text first, whole in memory; then that is freed */
         const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
         *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
@@ -51,6 +43,20 @@ void kq_plan_resources(const kq_prepared *p, bool rounding, size_t *memory_bytes
     if (p->opt->factors && !stat(p->opt->factors, &st)) /* mapped, like the source */
         source += (size_t)st.st_size;
     *memory_bytes += source + program_bytes;
+}
+
+void kq_plan_resources(const kq_prepared *p, size_t *memory_bytes, size_t *disk_bytes)
+{
+    const kq_sweep s = kq_prepare_sweep(p, NULL);
+    size_t scratch = 0;
+    kq_plan_sweep(p, &s, memory_bytes, disk_bytes);
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
+        const size_t bytes = kq_round_bytes(m, n);
+        scratch = bytes > scratch ? bytes : scratch;
+    }
+    *memory_bytes += scratch;
     kq_save_report save;
     kq_checkpoint_plan(p->src, p->opt->bits, p->opt->embed_bits, p->opt->head_bits, kq_prepared_wants, (void *)p, &save);
     *disk_bytes += 2 * save.file_bytes;
@@ -72,7 +78,7 @@ kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan
     }
     size_t memory, disk;
     kq_save_report save;
-    kq_plan_resources(&p, true, &memory, &disk);
+    kq_plan_resources(&p, &memory, &disk);
     kq_checkpoint_plan(p.src, opt->bits, opt->embed_bits, opt->head_bits, kq_prepared_wants, &p, &save);
     json_t *modules = json_array();
     for (size_t l = 0; l < p.cfg->n_layer; l++) {

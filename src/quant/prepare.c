@@ -12,7 +12,6 @@
 #include "eval/eval.h"
 #include "kern/gemm.h"
 #include "quant/spill.h"
-#include "quant/tokens.h"
 
 bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id)
 {
@@ -105,6 +104,7 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     p->factor.max_iter = c->max_iter;
     p->factor.start_random = c->start_random;
     p->factor.seed = opt->common.seed;
+    p->estimate = (kq_sweep_estimate){.factor = &p->factor, .batch = c->batch};
     kq_kern_init(p->isa);
 
     if ((status = kq_model_file_open(model, p->isa, &p->model, err)))
@@ -118,7 +118,7 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     else
         status = select_modules(p, err);
     if (!status && needs_factors && method != KQ_NONE) {
-        p->n_seq = c->seq_len ? c->tokens / c->seq_len : 0;
+        p->n_seq = p->estimate.n_seq = c->seq_len ? c->tokens / c->seq_len : 0;
         if (!(status = check_calibration(p, err)))
             status = kq_tokenizer_open(p->src, &p->tok, err);
         for (size_t i = 0; i < c->n_text && !status; i++) { /* before any work: a mistyped name */
@@ -136,7 +136,7 @@ void kq_prepared_free(kq_prepared *p)
         kq_tokenizer_close(p->tok);
     kq_model_file_close(p->model);
     kq_free(p->wanted);
-    kq_free(p->ids);
+    kq_windows_free(&p->windows);
     *p = (kq_prepared){0};
 }
 
@@ -212,25 +212,27 @@ static int self_text_progress(void *ctx, const char *stage, double fraction)
     return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
 }
 
-kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
+/* n sequences that the model writes itself, or wrote before an interruption. */
+static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_windows *out, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
-    if (!p->n_seq)
-        return KQ_OK;
-    if (c->n_text)
-        return kq_text_windows(p->tok, c->text, c->n_text, p->n_seq, c->seq_len, &p->ids, err);
     char path[4400];
     kq_spill *file = NULL;
-    const size_t bytes = p->n_seq * c->seq_len * sizeof *p->ids;
+    const size_t bytes = n * c->seq_len * sizeof *out->ids;
     kq_job_path(job, "tokens", 0, "i32", path);
-    kq_status status = kq_alloc_for((void **)&p->ids, bytes, 1, "token ids", err);
+    out->n = n;
+    kq_status status = kq_alloc_for((void **)&out->ids, bytes, 1, "token ids", err);
+    if (!status)
+        status = kq_alloc_for((void **)&out->number, n, sizeof *out->number, "windows", err);
+    for (size_t i = 0; i < n && !status; i++)
+        out->number[i] = (uint32_t)i;
     if (!status && kq_path_exists(path)) {
         if (!(status = kq_spill_open(path, 1, bytes, &file, err)))
-            status = kq_spill_read(file, 0, p->ids, err);
+            status = kq_spill_read(file, 0, out->ids, err);
         kq_spill_close(file);
-        for (size_t i = 0; i < p->n_seq * c->seq_len && !status; i++)
-            if (p->ids[i] < 0 || (size_t)p->ids[i] >= p->cfg->vocab_size)
-                status = kq_fail(err, KQ_E_FORMAT, "%s: token %zu is %d, outside the vocabulary; remove the unfinished output", path, i, (int)p->ids[i]);
+        for (size_t i = 0; i < n * c->seq_len && !status; i++)
+            if (out->ids[i] < 0 || (size_t)out->ids[i] >= p->cfg->vocab_size)
+                status = kq_fail(err, KQ_E_FORMAT, "%s: token %zu is %d, outside the vocabulary; remove the unfinished output", path, i, (int)out->ids[i]);
         return status;
     }
     kq_eval_options o = kq_eval_defaults();
@@ -240,9 +242,9 @@ kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
     o.progress = self_text_progress;
     o.progress_ctx = (void *)&p->opt->common;
     if (!status)
-        status = kq_self_text(kq_model_file_weights(p->model), p->tok, p->n_seq, c->seq_len, &o, p->opt->common.seed, p->ids, err);
+        status = kq_self_text(kq_model_file_weights(p->model), p->tok, n, c->seq_len, &o, p->opt->common.seed, out->ids, err);
     if (!status && !(status = kq_spill_create(path, 1, bytes, &file, err))) {
-        if ((status = kq_spill_write(file, 0, p->ids, err)))
+        if ((status = kq_spill_write(file, 0, out->ids, err)))
             kq_spill_close(file);
         else
             status = kq_spill_commit(file, err);
@@ -250,10 +252,26 @@ kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
     return status;
 }
 
+kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *counts, size_t n_counts, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    size_t most = 0;
+    if (c->n_text)
+        return kq_text_windows(p->tok, c->text, c->n_text, counts, n_counts, c->seq_len, &p->windows, err);
+    for (size_t i = 0; i < n_counts; i++)
+        most = counts[i] > most ? counts[i] : most;
+    return self_windows(p, job, most, &p->windows, err);
+}
+
+kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
+{
+    return p->n_seq ? kq_prepare_windows(p, job, &p->n_seq, 1, err) : KQ_OK;
+}
+
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
 {
-    return (kq_sweep){.weights = kq_model_file_weights(p->model), .ids = p->ids, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
-                      .batch = p->opt->calibration.batch, .sampled_labels = p->opt->calibration.sampled_labels,
-                      .draws = p->opt->calibration.draws, .isa = p->isa, .compute = p->compute, .threads = p->threads, .factor = p->factor,
+    return (kq_sweep){.weights = kq_model_file_weights(p->model), .ids = p->windows.ids, .window = p->windows.number, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
+                      .estimates = &p->estimate, .n_estimates = 1, .sampled_labels = p->opt->calibration.sampled_labels,
+                      .draws = p->opt->calibration.draws, .isa = p->isa, .compute = p->compute, .threads = p->threads, .seed = p->opt->common.seed,
                       .wanted = p->wanted, .job = job};
 }

@@ -9,6 +9,7 @@
 #include "io/tokenizer.h"
 #include "quant/job.h"
 #include "quant/sweep.h"
+#include "quant/tokens.h"
 
 typedef struct kq_prepared {
     const kq_quantize_options *opt; /* borrowed */
@@ -20,11 +21,12 @@ typedef struct kq_prepared {
     kq_compute compute;
     int threads;
     kq_factor_options factor;
+    kq_sweep_estimate estimate;     /* the one that kq_prepare_sweep's sweep yields; points at factor */
     uint8_t *wanted;                /* [n_layer] bit id: the linear is to be quantized */
     size_t n_wanted;
     size_t n_seq;                   /* sequences of calibration; 0: none needed */
     char fingerprint[33];           /* of the model */
-    int32_t *ids;                   /* [n_seq, seq_len], after kq_prepare_ids */
+    kq_windows windows;             /* the sequences, after kq_prepare_ids */
 } kq_prepared;
 
 /* Check options and open the model. Refuses an already quantized MODEL. needs_factors: false when they come from a file. */
@@ -37,7 +39,9 @@ kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err);
 json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err);
 /* Token ids of the calibration: from the texts, or sampled from the model (kept in the job's folder for --resume). */
 kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err);
-/* A sweep over the prepared model; the caller adds its functions. */
+/* Likewise for several numbers of sequences at once (all of them positive): p->windows holds every sequence that one of them takes. */
+kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *counts, size_t n_counts, kq_error *err);
+/* A sweep over the prepared model; the caller adds its functions. It points into *p. */
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job);
 
 bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id);

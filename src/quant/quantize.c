@@ -366,7 +366,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if ((status = kq_job_check_parts(&q.job, "block", q.p.cfg->n_layer, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
-    kq_plan_resources(&q.p, true, &memory, &disk);
+    kq_plan_resources(&q.p, &memory, &disk);
     if (!opt->resume && (status = kq_check_disk(out, disk, err)))
         goto out;
     if (opt->common.progress) {
@@ -383,7 +383,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (file) {
         status = kq_from_factors_run(&q.p, file, &s, err);
     } else if (!(status = kq_prepare_ids(&q.p, &q.job, err))) {
-        s.ids = q.p.ids;
+        s.ids = q.p.windows.ids;
+        s.window = q.p.windows.number;
         status = kq_sweep_run(&s, &sweep_report, err);
     }
     if (status)

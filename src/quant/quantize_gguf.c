@@ -211,7 +211,8 @@ static void resources(const quantizer *q, size_t *memory, size_t *disk)
         const size_t bytes = kq_grid_bytes(m, n) + (q->p.opt->factors ? 4 * (m * m + n * n) : 0);
         scratch = bytes > scratch ? bytes : scratch;
     }
-    kq_plan_resources(&q->p, false, memory, disk);
+    const kq_sweep s = kq_prepare_sweep(&q->p, NULL);
+    kq_plan_sweep(&q->p, &s, memory, disk);
     *memory += scratch + kq_gguf_linear_bytes(&q->types, q->p.cfg) / q->p.cfg->n_layer;
     *disk += 2 * kq_gguf_planned_bytes(q->p.src, &q->types);
 }
@@ -288,7 +289,8 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
     if (file) {
         status = kq_from_factors_run(&q.p, file, &s, err);
     } else if (!(status = kq_prepare_ids(&q.p, &q.job, err))) {
-        s.ids = q.p.ids;
+        s.ids = q.p.windows.ids;
+        s.window = q.p.windows.number;
         status = kq_sweep_run(&s, &sweep_report, err);
     }
     if (status)

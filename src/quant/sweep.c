@@ -63,11 +63,27 @@ kq_status kq_sweep_each(kq_sweeper *w, size_t n, kq_sweep_item *fn, void *pass, 
     return f.status;
 }
 
-kq_status kq_sweep_hand_out(kq_sweeper *w, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report,
+size_t kq_sweep_n_records(const kq_sweeper *w, const kq_sweep_estimate *e)
+{
+    return e->n_seq * (w->backward ? w->s->draws : 1);
+}
+
+size_t kq_sweep_record(const kq_sweeper *w, const kq_sweep_estimate *e, size_t i)
+{
+    const size_t j = i % e->n_seq;
+    return i / e->n_seq * w->s->n_seq + (e->seq ? e->seq[j] : j);
+}
+
+bool kq_sweep_as_stored(const kq_sweeper *w, const kq_sweep_estimate *e)
+{
+    return !e->seq && e->batch == w->unit;
+}
+
+kq_status kq_sweep_hand_out(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report,
                             kq_error *err)
 {
     double start = kq_now_s();
-    kq_status status = w->s->linear(w->s->ctx, layer, id, H_in, H_out, report, err);
+    kq_status status = w->s->linear(e->ctx ? e->ctx : w->s->ctx, layer, id, H_in, H_out, report, err);
     w->report->callback_s += kq_now_s() - start;
     return status;
 }
@@ -131,6 +147,20 @@ static kq_status new_workers(kq_sweeper *w, bool backward, kq_error *err)
     return KQ_OK;
 }
 
+/* What the estimates have in common. */
+static void survey(kq_sweeper *w)
+{
+    const kq_sweep *s = w->s;
+    w->unit = s->estimates->batch;
+    for (size_t i = 0; i < s->n_estimates; i++) {
+        const kq_sweep_estimate *e = &s->estimates[i];
+        w->backward = w->backward || kq_method_needs_gradients(e->factor->method);
+        if (e->seq || e->batch != w->unit)
+            w->unit = 1;
+    }
+    w->n_rec = s->n_seq * (w->backward ? s->draws : 1);
+}
+
 /* The method that needs no text. */
 static kq_status identity_sweep(kq_sweeper *w, kq_error *err)
 {
@@ -142,7 +172,7 @@ static kq_status identity_sweep(kq_sweeper *w, kq_error *err)
             continue;
         for (int id = 0; id < KQ_N_LINEAR && !status; id++)
             if (s->wanted[l] >> id & 1)
-                status = kq_sweep_hand_out(w, l, (kq_linear_id)id, NULL, NULL, &none, err);
+                status = kq_sweep_hand_out(w, s->estimates, l, (kq_linear_id)id, NULL, NULL, &none, err);
         if (!status)
             status = s->block(s->ctx, l, err);
         if (!status && s->progress && s->progress(s->ctx, "rounding", (double)(l + 1) / (double)w->cfg->n_layer))
@@ -155,7 +185,7 @@ kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err
 {
     *report = (kq_sweep_report){.nll = NAN};
     kq_sweeper w = {.s = s, .cfg = s->weights->cfg, .threads = s->threads > 0 ? s->threads : 1, .report = report};
-    if (s->factor.method == KQ_NONE)
+    if (s->estimates->factor->method == KQ_NONE)
         return identity_sweep(&w, err);
 
     size_t lowest = w.cfg->n_layer, highest = 0;
@@ -169,16 +199,15 @@ kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err
     }
     if (!left)
         return KQ_OK;
-    const bool backward = kq_method_needs_gradients(s->factor.method);
+    survey(&w);
     w.record = s->T * w.cfg->d_model;
-    w.n_rec = s->n_seq * (backward ? s->draws : 1);
     kq_status status = kq_model_ctx_new(w.cfg, s->isa, s->compute, s->T, &w.mc, err);
     if (!status)
-        status = new_workers(&w, backward, err);
+        status = new_workers(&w, w.backward, err);
     if (!status)
         status = kq_head_load(w.mc, s->weights, &w.head, err);
     if (!status)
-        status = backward ? kq_sweep_down(&w, lowest, err) : kq_sweep_up(&w, highest, err);
+        status = w.backward ? kq_sweep_down(&w, lowest, err) : kq_sweep_up(&w, highest, err);
     kq_head_free(w.head);
     free_workers(&w);
     kq_model_ctx_free(w.mc);
@@ -188,22 +217,38 @@ kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err
 void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes)
 {
     *memory_bytes = *disk_bytes = 0;
-    if (s->factor.method == KQ_NONE)
+    if (s->estimates->factor->method == KQ_NONE)
         return;
-    const kq_needs needs = kq_method_needs(s->factor.method);
-    const bool backward = kq_method_needs_gradients(s->factor.method);
-    const size_t n_rec = s->n_seq * (backward ? s->draws : 1), D = n_rec / (s->batch ? s->batch : 1), record = s->T * cfg->d_model;
+    kq_sweeper w = {.s = s};
+    survey(&w);
+    const bool backward = w.backward;
+    const size_t n_rec = w.n_rec, stored = n_rec / (w.unit ? w.unit : 1), record = s->T * cfg->d_model;
     const size_t threads = (size_t)(s->threads > 0 ? s->threads : 1), width = s->compute == KQ_BF16 ? 2 : 4;
-    size_t largest = 0, gradients = 0, sums = 0;
+    size_t largest = 0, gradients = 0, sums = 0, tokens = 0;
+    bool whole = false;
+    for (size_t i = 0; i < s->n_estimates; i++) {
+        const kq_sweep_estimate *e = &s->estimates[i];
+        const size_t n = kq_sweep_n_records(&w, e), D = n / (e->batch ? e->batch : 1);
+        if (kq_method_needs(e->factor->method) != KQ_NEEDS_GRADIENTS) {
+            const size_t bytes = kq_sweep_token_bytes(cfg, s->T, n, kq_method_needs_gradients(e->factor->method), s->diagonal);
+            tokens = bytes > tokens ? bytes : tokens;
+            continue;
+        }
+        whole = true;
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            size_t m, n_in;
+            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n_in);
+            const size_t factor = kq_factors_bytes(m, n_in, D, e->factor) + 4 * (m * m + n_in * n_in) + (kq_sweep_as_stored(&w, e) ? 0 : 2 * D * m * n_in);
+            largest = factor > largest ? factor : largest;
+        }
+    }
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-        const size_t factor = kq_factors_bytes(m, n, D, &s->factor) + 4 * (m * m + n * n);
-        largest = factor > largest ? factor : largest;
-        gradients += 2 * D * m * n;
+        gradients += whole ? 2 * stored * m * n : 0;
         sums += backward ? 4 * m * n : 0;
     }
-    const size_t statistics = needs == KQ_NEEDS_GRADIENTS ? gradients + largest : kq_sweep_token_bytes(cfg, s->T, n_rec, backward, s->diagonal);
+    const size_t statistics = gradients + largest > tokens ? gradients + largest : tokens;
     const size_t head = cfg->vocab_size * cfg->d_model * width * (cfg->tie_embeddings ? 1 : 2);
     size_t scratch = 0;
     kq_model_ctx *mc;

@@ -12,24 +12,36 @@
 #include "model/model.h"
 #include "quant/job.h"
 
+/* One set of factors that a sweep yields. Several of them share the forward pass, the loss and the backward pass; each takes the samples it wants. */
+typedef struct kq_sweep_estimate {
+    const kq_factor_options *factor; /* method and its settings; borrowed */
+    size_t batch;                    /* a sample is the sum of `batch` sequences: D = n_seq * draws / batch */
+    size_t n_seq;                    /* sequences it looks at ... */
+    const uint32_t *seq;             /* ... [n_seq], ascending, of the sweep's; NULL: all of them */
+    void *ctx;                       /* what `linear` gets for it; NULL: the sweep's */
+} kq_sweep_estimate;
+
 typedef struct kq_sweep {
     const kq_weights *weights;
     const int32_t *ids;       /* [n_seq, T]; NULL for the method none */
-    size_t n_seq, T, batch;   /* a sample is the sum of `batch` sequences: D = n_seq * draws / batch */
+    size_t n_seq, T;
+    const uint32_t *window;   /* [n_seq] a number that stands for each sequence, by which its labels are drawn; NULL: its index */
+    const kq_sweep_estimate *estimates; /* [n_estimates]; the method none stands alone */
+    size_t n_estimates;
     bool sampled_labels;      /* next tokens drawn from the model's own distribution (the true Fisher), not the text's */
     size_t draws;             /* sampled labels: this many a sequence, from one forward pass; else 1 */
     kq_isa isa;
     kq_compute compute;
     int threads;
-    kq_factor_options factor; /* method and its settings */
-    bool diagonal;            /* input-only: `linear` gets H_in [n], the diagonal of sum_t x_t x_t^T alone, not divided by D */
+    uint64_t seed;            /* of sampled labels */
+    bool diagonal;            /* input-only, alone: `linear` gets H_in [n], the diagonal of sum_t x_t x_t^T alone, not divided by D */
     const uint8_t *wanted;    /* [n_layer] bit id set: factors of that linear are wanted */
     const kq_job *job;        /* the work folder for spills */
     void *ctx;                /* what the functions below get */
     bool (*done)(void *ctx, size_t layer);  /* the block's result is on disk already */
-    /* Factors of one linear; NULL stands for the identity. Called once for every wanted linear, block by block. */
+    /* Factors of one linear; NULL stands for the identity. Called once for every estimate and wanted linear, block by block. */
     kq_status (*linear)(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report, kq_error *err);
-    kq_status (*block)(void *ctx, size_t layer, kq_error *err); /* all of a block's linears were handed out */
+    kq_status (*block)(void *ctx, size_t layer, kq_error *err); /* all of a block's linears were handed out, for all estimates */
     int (*progress)(void *ctx, const char *stage, double fraction); /* nonzero stops; fraction of the stage */
 } kq_sweep;
 

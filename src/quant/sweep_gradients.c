@@ -32,7 +32,7 @@ static kq_status forward_item(void *ctx, kq_sweep_worker *k, size_t seq, kq_erro
     return status ? status : kq_records_write_input(p->w, k, p->out, seq, err);
 }
 
-static kq_status forward_block(kq_sweeper *w, size_t layer, kq_error *err)
+kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err)
 {
     pass p = {.w = w};
     const double L = (double)w->cfg->n_layer;
@@ -58,8 +58,8 @@ static kq_status labels(const kq_sweeper *w, kq_sweep_worker *k, size_t r, int32
     kq_status status = KQ_OK;
     if (s->sampled_labels) {
         char label[64];
-        snprintf(label, sizeof label, "labels.%zu", r);
-        kq_rng rng = kq_rng_stream(s->factor.seed, label);
+        snprintf(label, sizeof label, "labels.%zu.%zu", s->window ? s->window[seq] : seq, r / s->n_seq);
+        kq_rng rng = kq_rng_stream(s->seed, label);
         float *u = k->dy; /* [T], free until the gradient is written there */
         for (size_t t = 0; t < s->T; t++)
             u[t] = (float)kq_rng_uniform(&rng);
@@ -140,11 +140,11 @@ kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_b
     return status || !dx ? status : kq_spill_write(dx, r, k->dy, err);
 }
 
-/* What a worker's sink needs to add one sequence's G^T X to its sample's gradient. */
+/* What a worker's sink needs to add one sequence's G^T X to its stored gradient. */
 typedef struct gradient_sink {
     kq_sweeper *w;
     kq_sweep_worker *k;
-    bool first; /* first sequence of the sample */
+    bool first; /* first sequence of the sum */
 } gradient_sink;
 
 static kq_status add_gradient(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
@@ -156,7 +156,7 @@ static kq_status add_gradient(void *ctx, kq_linear_id id, const float *X, const 
 static kq_status gradient_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
 {
     const pass *p = ctx;
-    const size_t B = p->w->s->batch;
+    const size_t B = p->w->unit;
     kq_status status = KQ_OK;
     for (size_t b = 0; b < B && !status; b++) {
         gradient_sink sink = {.w = p->w, .k = k, .first = b == 0};
@@ -189,7 +189,7 @@ static kq_status backward_block(kq_sweeper *w, size_t layer, unsigned wanted, ui
     if (!status)
         status = kq_block_load(w->mc, w->s->weights, layer, &p.block, err);
     if (!status)
-        status = kq_sweep_each(w, w->n_rec / w->s->batch, gradient_item, &p, "backward", down(w, layer, 0), down(w, layer, 0.5), err);
+        status = kq_sweep_each(w, w->n_rec / w->unit, gradient_item, &p, "backward", down(w, layer, 0), down(w, layer, 0.5), err);
     kq_block_free(&p.block);
     kq_spill_close(p.in);
     kq_spill_close(p.dy);
@@ -204,17 +204,61 @@ static int factor_progress(void *ctx, double fraction)
     return w->s->progress ? w->s->progress(w->s->ctx, NULL, 0) : 0;
 }
 
-static kq_status factor_linear(kq_sweeper *w, size_t layer, kq_linear_id id, const uint16_t *g, kq_error *err)
+/* Samples of an estimate out of the stored gradients [n_rec / unit, mn], into [D, mn]: copies, or sums over its batches. */
+static kq_status pick_samples(const kq_sweeper *w, const kq_sweep_estimate *e, const uint16_t *stored, size_t mn, uint16_t *samples, kq_error *err)
+{
+    const size_t per = e->batch / w->unit, D = kq_sweep_n_records(w, e) / e->batch;
+    bool memory = true;
+#pragma omp parallel for schedule(dynamic) num_threads(w->threads)
+    for (size_t i = 0; i < D; i++) {
+        float *sum = per > 1 ? kq_calloc(mn, sizeof *sum) : NULL, *one = per > 1 ? kq_alloc(mn, sizeof *one) : NULL;
+        for (size_t b = 0; b < per; b++) {
+            const uint16_t *g = stored + kq_sweep_record(w, e, (i * per + b) * w->unit) / w->unit * mn;
+            if (per == 1) {
+                memcpy(samples + i * mn, g, mn * sizeof *g);
+            } else if (sum && one) {
+                kq_bf16_to_f32_n(g, one, mn);
+                for (size_t j = 0; j < mn; j++)
+                    sum[j] += one[j];
+            }
+        }
+        if (per > 1 && sum && one)
+            kq_f32_to_bf16_n(sum, samples + i * mn, mn);
+        else if (per > 1) {
+#pragma omp atomic write
+            memory = false;
+        }
+        kq_free(sum);
+        kq_free(one);
+    }
+    return memory ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: sums of %zu gradients", e->batch);
+}
+
+static void scale_by(float *H, size_t n, float by)
+{
+    for (size_t i = 0; i < n * n; i++)
+        H[i] *= by;
+}
+
+/* One estimate's factors of one linear, from its stored gradients. */
+static kq_status factor_linear(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, kq_linear_id id, const uint16_t *stored, kq_error *err)
 {
     size_t m, n;
     kq_linear_shape(w->cfg, id, &m, &n);
-    kq_gradients G = {.D = w->n_rec / w->s->batch, .m = m, .n = n, .g = g};
+    kq_gradients G = {.D = kq_sweep_n_records(w, e) / e->batch, .m = m, .n = n, .g = stored};
+    uint16_t *samples = NULL;
     float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
     kq_status status = H_in && H_out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: factors [%zu, %zu] and [%zu, %zu]", n, n, m, m);
     kq_factor_report report = {0};
     double start = kq_now_s();
+    if (!status && !kq_sweep_as_stored(w, e)) {
+        status = kq_alloc_for((void **)&samples, G.D * m * n, sizeof *samples, "an estimate's gradients", err);
+        if (!status)
+            status = pick_samples(w, e, stored, m * n, samples, err);
+        G.g = samples;
+    }
     if (!status)
-        status = kq_factors(&G, &w->s->factor, H_in, H_out, &report, factor_progress, w, err);
+        status = kq_factors(&G, e->factor, H_in, H_out, &report, factor_progress, w, err);
     w->report->factor_s += kq_now_s() - start;
     if (status && status != KQ_E_INTERRUPTED) {
         char name[128];
@@ -222,43 +266,69 @@ static kq_status factor_linear(kq_sweeper *w, size_t layer, kq_linear_id id, con
         kq_fail_within(err, status, name);
     }
     if (!status) {
-        if (w->s->batch > 1) { /* a batch's product is divided by B in its sums (design section 2) */
-            const float scale = 1 / sqrtf((float)w->s->batch);
-            for (size_t i = 0; i < n * n; i++)
-                H_in[i] *= scale;
-            for (size_t i = 0; i < m * m; i++)
-                H_out[i] *= scale;
-            report.trace_product /= (double)w->s->batch;
+        if (e->batch > 1) { /* a batch's product is divided by B in its sums (design section 2) */
+            scale_by(H_in, n, 1 / sqrtf((float)e->batch));
+            scale_by(H_out, m, 1 / sqrtf((float)e->batch));
+            report.trace_product /= (double)e->batch;
         }
-        status = kq_sweep_hand_out(w, layer, id, H_in, H_out, &report, err);
+        status = kq_sweep_hand_out(w, e, layer, id, H_in, H_out, &report, err);
     }
+    kq_free(samples);
     kq_free(H_in);
     kq_free(H_out);
     return status;
 }
 
-/* One block: all gradients, then its factors one linear after the other. */
+/* One block: the gradients of all samples, then the factors of every estimate that takes them, one linear after the other. wanted 0, or no such
+ * estimate: the block is only passed through. */
 static kq_status gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
 {
     const kq_sweep *s = w->s;
     uint16_t *store[KQ_N_LINEAR] = {0};
     kq_status status = KQ_OK;
     double start = kq_now_s();
+    size_t n_estimates = 0, done = 0;
+    for (size_t i = 0; i < s->n_estimates; i++)
+        n_estimates += kq_method_needs(s->estimates[i].factor->method) == KQ_NEEDS_GRADIENTS;
+    if (!n_estimates)
+        wanted = 0;
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
         size_t m, n;
         kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
         if (wanted >> id & 1)
-            status = kq_alloc_for((void **)&store[id], w->n_rec / s->batch * m * n, 2, "the gradients of one block", err);
+            status = kq_alloc_for((void **)&store[id], w->n_rec / w->unit * m * n, 2, "the gradients of one block", err);
     }
-    if (!status)
+    if (!status && (wanted || keep_dx))
         status = backward_block(w, layer, wanted, store, keep_dx, err);
     w->report->backward_s += kq_now_s() - start;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
-        if (!status && (wanted >> id & 1))
-            status = factor_linear(w, layer, (kq_linear_id)id, store[id], err);
+        for (size_t i = 0; i < s->n_estimates && !status; i++) {
+            const kq_sweep_estimate *e = &s->estimates[i];
+            if (!(wanted >> id & 1) || kq_method_needs(e->factor->method) != KQ_NEEDS_GRADIENTS)
+                continue;
+            status = factor_linear(w, e, layer, (kq_linear_id)id, store[id], err);
+            const double share = (double)++done / (double)(n_estimates * KQ_N_LINEAR);
+            if (!status && s->progress && s->progress(s->ctx, "backward", down(w, layer, 0.5 + 0.5 * share)))
+                status = kq_fail(err, KQ_E_INTERRUPTED, "stopped in the backward sweep");
+        }
         kq_free(store[id]);
-        if (!status && s->progress && s->progress(s->ctx, "backward", down(w, layer, 0.5 + 0.5 * (id + 1) / KQ_N_LINEAR)))
-            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped in the backward sweep");
+    }
+    return status;
+}
+
+/* A block of the way down, for all estimates. A single one over tokens passes the gradient on in its own first pass. */
+static kq_status down_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
+{
+    const kq_sweep *s = w->s;
+    if (wanted && s->n_estimates == 1 && kq_method_needs(s->estimates->factor->method) == KQ_NEEDS_TOKENS)
+        return kq_sweep_token_block(w, s->estimates, layer, wanted, keep_dx, err);
+    kq_status status = gradient_block(w, layer, wanted, keep_dx, err);
+    for (size_t i = 0; i < s->n_estimates && wanted && !status; i++) {
+        const kq_needs needs = kq_method_needs(s->estimates[i].factor->method);
+        if (needs == KQ_NEEDS_TOKENS)
+            status = kq_sweep_token_block(w, &s->estimates[i], layer, wanted, false, err);
+        else if (needs == KQ_NEEDS_INPUTS)
+            status = kq_sweep_input_block(w, &s->estimates[i], layer, wanted, false, err);
     }
     return status;
 }
@@ -267,7 +337,6 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
 {
     const kq_sweep *s = w->s;
     const size_t L = w->cfg->n_layer;
-    const bool tokens = kq_method_needs(s->factor.method) == KQ_NEEDS_TOKENS;
     kq_status status = KQ_OK;
     double start = kq_now_s();
 
@@ -279,7 +348,7 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
         status = kq_sweep_embed(w, err);
         for (size_t l = 0; l < L && !status; l++)
             if (!kq_records_there(w, KQ_REC_INPUT, l + 1))
-                status = forward_block(w, l, err);
+                status = kq_sweep_forward_block(w, l, err);
         if (!status)
             status = loss_gradients(w, err);
         if (!status)
@@ -290,7 +359,7 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
     for (size_t l = from; l-- > lowest && !status;) {
         const unsigned wanted = s->done(s->ctx, l) ? 0 : s->wanted[l];
         if (wanted || l > lowest)
-            status = (tokens && wanted ? kq_sweep_token_block : gradient_block)(w, l, wanted, l > lowest, err);
+            status = down_block(w, l, wanted, l > lowest, err);
         if (!status && wanted)
             status = s->block(s->ctx, l, err);
         if (!status) { /* only now: until here an interrupted run needs them again */

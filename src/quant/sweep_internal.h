@@ -23,6 +23,8 @@ typedef struct kq_sweeper {
     size_t n_rec;       /* gradients' records: n_seq * draws; record r belongs to sequence r % n_seq, draw r / n_seq */
     kq_sweep_worker *w; /* [threads] */
     int threads;
+    bool backward;      /* some estimate needs gradients of the loss */
+    size_t unit;        /* records summed into one stored gradient: the batch that all estimates share, else 1 */
     kq_sweep_report *report;
 } kq_sweeper;
 
@@ -32,8 +34,15 @@ typedef struct kq_sweeper {
 typedef kq_status kq_sweep_item(void *pass, kq_sweep_worker *k, size_t i, kq_error *err);
 kq_status kq_sweep_each(kq_sweeper *w, size_t n, kq_sweep_item *fn, void *pass, const char *stage, double from, double to, kq_error *err);
 
+/* Records an estimate looks at, and the i-th of them: its sequences of the first draw, then of the second, ... */
+size_t kq_sweep_n_records(const kq_sweeper *w, const kq_sweep_estimate *e);
+size_t kq_sweep_record(const kq_sweeper *w, const kq_sweep_estimate *e, size_t i);
+
+/* The estimate's samples are just the stored gradients, in their order. */
+bool kq_sweep_as_stored(const kq_sweeper *w, const kq_sweep_estimate *e);
+
 /* A linear's factors go to the receiver; its time is kept. */
-kq_status kq_sweep_hand_out(kq_sweeper *w, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report,
+kq_status kq_sweep_hand_out(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report,
                             kq_error *err);
 
 /* ---- sweep_records.c: block inputs and gradients on disk ---- */
@@ -60,13 +69,17 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err);
  * at its input in k->dy, written to `dx` unless NULL. */
 kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block *block, size_t r, kq_spill *in, kq_spill *dy, kq_spill *dx,
                                    unsigned wanted, kq_linear_sink *sink, void *ctx, kq_error *err);
+/* One block forward, inputs to inputs of the next. */
+kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err);
 /* k->G[id] (+)= G^T X */
 kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_id id, const float *X, const float *G, size_t T, bool accumulate,
                                    kq_error *err);
 
-/* sweep_tokens.c: statistics over tokens. Up: inputs alone, one forward pass. block: of a sweep down. */
+/* sweep_tokens.c: statistics over tokens. Up: inputs alone, one forward pass. token_block: of a sweep down; input_block: of either. keep: pass the
+ * gradient at the block's input, or its output, on to the next block as well (an estimate over all sequences). */
 kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err);
-kq_status kq_sweep_token_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err);
+kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted, bool keep, kq_error *err);
+kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted, bool keep, kq_error *err);
 /* Bytes of what is held of one block. */
 size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward, bool diagonal);
 

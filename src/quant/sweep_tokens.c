@@ -20,10 +20,12 @@ static size_t group_of(size_t n_seq)
 /* One block's tokens and what is made of them. Arrays of a linear that is not wanted are NULL. */
 typedef struct token_block {
     kq_sweeper *w;
+    const kq_sweep_estimate *e;
+    size_t n_rec;            /* records it looks at */
     kq_block block;
     kq_spill *in, *dy, *out; /* out: the block's output on the way up, the gradient at its input on the way down */
     unsigned wanted;
-    size_t first, rows;      /* the group's first record, tokens in it */
+    size_t first, rows;      /* the group's first record, of the estimate's; tokens in it */
     bool norms;              /* take ||G_i||_F^2 along */
     size_t m[KQ_N_LINEAR], n[KQ_N_LINEAR];
     float *X[N_INPUTS];      /* [GROUP * T, n] */
@@ -34,14 +36,14 @@ typedef struct token_block {
 } token_block;
 
 /* What a worker's sink needs: where its sequence's rows go. */
-typedef struct token_sink { token_block *b; kq_sweep_worker *k; size_t r; } token_sink;
+typedef struct token_sink { token_block *b; kq_sweep_worker *k; size_t i; } token_sink; /* i: of the estimate's records */
 
 static kq_status keep_tokens(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
 {
     const token_sink *s = ctx;
     token_block *b = s->b;
     const int i = input_index[id];
-    const size_t row = (s->r - b->first) * T;
+    const size_t row = (s->i - b->first) * T;
     if (input_of[i] == id && b->X[i])
         memcpy(b->X[i] + row * b->n[id], X, T * b->n[id] * sizeof *X);
     if (!G || !(b->wanted >> id & 1))
@@ -57,29 +59,30 @@ static kq_status keep_tokens(void *ctx, kq_linear_id id, const float *X, const f
             row_sum += (double)s->k->G[id][j * b->n[id] + l] * s->k->G[id][j * b->n[id] + l];
         sum += row_sum;
     }
-    b->square[id][s->r] = sum;
+    b->square[id][s->i] = sum;
     return status;
 }
 
 static kq_status up_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
 {
     token_block *b = ctx;
-    token_sink sink = {.b = b, .k = k, .r = b->first + i};
-    kq_status status = kq_records_read_input(b->w, k, b->in, sink.r, err);
+    token_sink sink = {.b = b, .k = k, .i = b->first + i};
+    const size_t seq = kq_sweep_record(b->w, b->e, sink.i) % b->w->s->n_seq;
+    kq_status status = kq_records_read_input(b->w, k, b->in, seq, err);
     if (!status)
         status = kq_block_forward_sink(b->w->mc, &b->block, k->x, b->w->s->T, k->x, k->scratch, keep_tokens, &sink, err);
-    return status || !b->out ? status : kq_records_write_input(b->w, k, b->out, sink.r, err);
+    return status || !b->out ? status : kq_records_write_input(b->w, k, b->out, seq, err);
 }
 
 static kq_status down_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
 {
     token_block *b = ctx;
-    token_sink sink = {.b = b, .k = k, .r = b->first + i};
+    token_sink sink = {.b = b, .k = k, .i = b->first + i};
     unsigned ids = b->wanted;
     for (int j = 0; j < N_INPUTS; j++)
         if (b->X[j])
             ids |= 1u << input_of[j]; /* so that the shared input is handed out */
-    return kq_sweep_backward_record(b->w, k, &b->block, sink.r, b->in, b->dy, b->out, ids, keep_tokens, &sink, err);
+    return kq_sweep_backward_record(b->w, k, &b->block, kq_sweep_record(b->w, b->e, sink.i), b->in, b->dy, b->out, ids, keep_tokens, &sink, err);
 }
 
 static void free_block(token_block *b)
@@ -101,7 +104,7 @@ static void free_block(token_block *b)
 static kq_status new_block(token_block *b, size_t layer, bool backward, kq_error *err)
 {
     const kq_sweep *s = b->w->s;
-    const size_t rows = group_of(b->w->n_rec) * s->T;
+    const size_t rows = group_of(b->n_rec) * s->T;
     size_t widest = 0;
     bool ok = true;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -121,7 +124,7 @@ static kq_status new_block(token_block *b, size_t layer, bool backward, kq_error
             continue;
         ok = (b->g[id] = kq_alloc(rows * *m, sizeof(float))) && ok;
         ok = (b->H_out[id] = kq_calloc(*m * *m, sizeof(float))) && ok;
-        ok = (b->square[id] = kq_calloc(b->w->n_rec, sizeof(double))) && ok;
+        ok = (b->square[id] = kq_calloc(b->n_rec, sizeof(double))) && ok;
     }
     if (backward) {
         ok = (b->weight = kq_alloc(rows, sizeof(float))) && ok;
@@ -171,7 +174,7 @@ static int same_sums(const token_block *b, const kq_token_pass *pass, int id)
  * linears would not fit, the inverse is small beside the products over a group. */
 static kq_status add_linear(token_block *b, int id, const kq_token_pass *pass, const float *H_in, const float *H_out, kq_factor_report *report, kq_error *err)
 {
-    const kq_factor_options *f = &b->w->s->factor;
+    const kq_factor_options *f = b->e->factor;
     const float *X = b->X[input_index[id]], *form = NULL;
     kq_status status = KQ_OK;
     if (pass->weight != KQ_WEIGHT_ONE) {
@@ -191,7 +194,7 @@ static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_it
                           kq_factor_report report[KQ_N_LINEAR], kq_error *err)
 {
     kq_sweeper *w = b->w;
-    const size_t n = w->n_rec, group = group_of(n);
+    const size_t n = b->n_rec, group = group_of(n);
     kq_status status = KQ_OK;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         if (pass->in && b->H_in[id])
@@ -232,12 +235,22 @@ static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_it
     return status;
 }
 
-kq_status kq_sweep_token_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
+/* A linear's part of the block's time, by its number of weights. */
+static double share_of(const token_block *b, int id)
 {
-    const kq_factor_options *f = &w->s->factor;
+    double all = 0;
+    for (int other = 0; other < KQ_N_LINEAR; other++)
+        all += b->wanted >> other & 1 ? (double)b->m[other] * (double)b->n[other] : 0;
+    return (double)b->m[id] * (double)b->n[id] / all;
+}
+
+kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted, bool keep, kq_error *err)
+{
+    const kq_factor_options *f = e->factor;
     const size_t passes = kq_method_passes(f), L = w->cfg->n_layer;
-    token_block b = {.w = w, .wanted = wanted};
+    token_block b = {.w = w, .e = e, .n_rec = kq_sweep_n_records(w, e), .wanted = wanted};
     kq_factor_report report[KQ_N_LINEAR] = {0};
+    double started = kq_now_s();
     kq_status status = new_block(&b, layer, true, err);
     if (!status)
         status = kq_records_open(w, KQ_REC_INPUT, layer, &b.in, err);
@@ -247,7 +260,7 @@ kq_status kq_sweep_token_block(kq_sweeper *w, size_t layer, unsigned wanted, boo
         const kq_token_pass pass = kq_method_pass(f, i);
         const double from = ((double)(L - 1 - layer) + (double)i / (double)passes) / (double)L;
         b.norms = i == 0;
-        if (i == 0 && keep_dx)
+        if (i == 0 && keep)
             status = kq_records_create(w, KQ_REC_GRAD, layer, &b.out, err);
         if (!status)
             status = run_pass(&b, &pass, down_item, "backward", from, from + 1 / ((double)passes * (double)L), report, err);
@@ -258,17 +271,19 @@ kq_status kq_sweep_token_block(kq_sweeper *w, size_t layer, unsigned wanted, boo
     }
     kq_spill_close(b.in);
     kq_spill_close(b.dy);
+    const double elapsed = kq_now_s() - started;
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
         if (!(wanted >> id & 1))
             continue;
         double square = 0;
-        for (size_t r = 0; r < w->n_rec; r++)
+        for (size_t r = 0; r < b.n_rec; r++)
             square += b.square[id][r];
-        report[id].trace_product = square / (double)w->n_rec;
+        report[id].trace_product = square / (double)b.n_rec;
+        report[id].seconds = elapsed * share_of(&b, id);
         report[id].converged = true;
         report[id].products = (int)passes;
         if (!(status = kq_factors_scale(b.H_in[id], b.n[id], b.H_out[id], b.m[id], report[id].trace_product, err)))
-            status = kq_sweep_hand_out(w, layer, (kq_linear_id)id, b.H_in[id], b.H_out[id], &report[id], err);
+            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, b.H_in[id], b.H_out[id], &report[id], err);
     }
     free_block(&b);
     return status;
@@ -293,7 +308,7 @@ static void add_squares(const float *X, size_t rows, size_t n, double *sums, int
 /* The pass of an imatrix: into the first linear of each input, then copied to those that share it. */
 static kq_status run_diagonal(token_block *b, double from, double to, kq_error *err)
 {
-    const size_t n = b->w->n_rec, group = group_of(n);
+    const size_t n = b->n_rec, group = group_of(n);
     int first[N_INPUTS] = {-1, -1, -1, -1};
     kq_status status = KQ_OK;
     for (int id = KQ_N_LINEAR; id-- > 0;)
@@ -314,26 +329,29 @@ static kq_status run_diagonal(token_block *b, double from, double to, kq_error *
     return status;
 }
 
-static kq_status input_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_output, kq_error *err)
+kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted, bool keep, kq_error *err)
 {
-    const double L = (double)w->cfg->n_layer;
-    const kq_token_pass pass = kq_method_pass(&w->s->factor, 0);
-    token_block b = {.w = w, .wanted = wanted};
+    const double L = (double)w->cfg->n_layer, from = w->backward ? (L - (double)layer) / L : (double)layer / L, to = w->backward ? from : from + 1 / L;
+    const char *stage = w->backward ? "backward" : "forward";
+    const kq_token_pass pass = kq_method_pass(e->factor, 0);
+    const double started = kq_now_s();
+    token_block b = {.w = w, .e = e, .n_rec = e->n_seq, .wanted = wanted};
     kq_factor_report report[KQ_N_LINEAR] = {0};
     kq_status status = new_block(&b, layer, false, err);
     if (!status)
         status = kq_records_open(w, KQ_REC_INPUT, layer, &b.in, err);
-    if (!status && keep_output)
+    if (!status && keep)
         status = kq_records_create(w, KQ_REC_INPUT, layer + 1, &b.out, err);
     if (!status)
-        status = w->s->diagonal ? run_diagonal(&b, (double)layer / L, (double)(layer + 1) / L, err)
-                                : run_pass(&b, &pass, up_item, "forward", (double)layer / L, (double)(layer + 1) / L, report, err);
+        status = w->s->diagonal ? run_diagonal(&b, from, to, err) : run_pass(&b, &pass, up_item, stage, from, to, report, err);
     kq_spill_close(b.in);
     status = kq_records_finish(b.out, status, err);
-    const kq_factor_report none = {.converged = true};
+    const double elapsed = kq_now_s() - started;
     for (int id = 0; id < KQ_N_LINEAR && !status; id++)
-        if (wanted >> id & 1)
-            status = kq_sweep_hand_out(w, layer, (kq_linear_id)id, b.H_in[id], NULL, &none, err);
+        if (wanted >> id & 1) {
+            report[id] = (kq_factor_report){.converged = true, .seconds = elapsed * share_of(&b, id)};
+            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, b.H_in[id], NULL, &report[id], err);
+        }
     free_block(&b);
     return status;
 }
@@ -348,8 +366,13 @@ kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err)
     kq_status status = from ? KQ_OK : kq_sweep_embed(w, err);
     for (size_t l = from; l <= highest && !status; l++) {
         const unsigned wanted = s->done(s->ctx, l) ? 0 : s->wanted[l];
-        if (wanted || l < highest)
-            status = input_block(w, l, wanted, l < highest, err);
+        const bool alone = s->n_estimates == 1; /* then it passes the outputs on as well */
+        if (alone && (wanted || l < highest))
+            status = kq_sweep_input_block(w, s->estimates, l, wanted, l < highest, err);
+        for (size_t i = 0; i < s->n_estimates && !alone && wanted && !status; i++)
+            status = kq_sweep_input_block(w, &s->estimates[i], l, wanted, false, err);
+        if (!alone && l < highest && !status)
+            status = kq_sweep_forward_block(w, l, err);
         if (!status && wanted)
             status = s->block(s->ctx, l, err);
         if (!status)

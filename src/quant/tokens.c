@@ -74,12 +74,54 @@ static bool is_jsonl(const char *path)
     return n > 6 && !strcmp(path + n - 6, ".jsonl");
 }
 
-kq_status kq_text_windows(const kq_tokenizer *tok, const char *const *files, size_t n_files, size_t n_seq, size_t seq_len,
-                          int32_t **ids, kq_error *err)
+void kq_windows_free(kq_windows *w)
 {
-    *ids = NULL;
+    kq_free(w->ids);
+    kq_free(w->number);
+    *w = (kq_windows){0};
+}
+
+void kq_windows_pick(const kq_windows *w, size_t count, uint32_t *seq)
+{
+    const size_t step = w->of ? w->of / count : 1;
+    for (size_t i = 0, at = 0; i < count; i++) {
+        while (w->number[at] != i * step)
+            at++;
+        seq[i] = (uint32_t)at;
+    }
+}
+
+/* The windows that some count takes, out of the text's ids. */
+static kq_status take_windows(const id_list *list, const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out, kq_error *err)
+{
+    uint8_t *taken = kq_calloc(out->of, 1);
+    if (!taken)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: %zu windows of text", out->of);
+    for (size_t c = 0; c < n_counts; c++)
+        for (size_t i = 0; i < counts[c]; i++)
+            taken[i * (out->of / counts[c])] = 1;
+    for (size_t i = 0; i < out->of; i++)
+        out->n += taken[i];
+    kq_status status = kq_alloc_for((void **)&out->ids, out->n * seq_len, sizeof *out->ids, "token ids", err);
+    if (!status)
+        status = kq_alloc_for((void **)&out->number, out->n, sizeof *out->number, "windows", err);
+    for (size_t i = 0, at = 0; i < out->of && !status; i++) {
+        if (!taken[i])
+            continue;
+        memcpy(out->ids + at * seq_len, list->ids + i * seq_len, seq_len * sizeof *out->ids);
+        out->number[at++] = (uint32_t)i;
+    }
+    kq_free(taken);
+    return status;
+}
+
+kq_status kq_text_windows(const kq_tokenizer *tok, const char *const *files, size_t n_files, const size_t *counts, size_t n_counts, size_t seq_len,
+                          kq_windows *out, kq_error *err)
+{
+    *out = (kq_windows){0};
     id_list list = {0};
     kq_status status = KQ_OK;
+    size_t most = 0;
     for (size_t i = 0; i < n_files && !status; i++) {
         kq_map map;
         if ((status = kq_map_open(files[i], &map, err)))
@@ -92,13 +134,16 @@ kq_status kq_text_windows(const kq_tokenizer *tok, const char *const *files, siz
         if (!status && empty)
             status = kq_fail(err, KQ_E_ARG, "%s: holds no text", files[i]);
     }
-    const size_t windows = list.n / seq_len;
-    if (!status && windows < n_seq)
+    for (size_t c = 0; c < n_counts; c++)
+        most = counts[c] > most ? counts[c] : most;
+    out->of = list.n / seq_len;
+    if (!status && (out->of < most || out->of > UINT32_MAX))
         status = kq_fail(err, KQ_E_ARG, "%s%s: %zu tokens make %zu whole sequences of %zu, %zu are asked for; give more --text or fewer --tokens",
-                         files[0], n_files > 1 ? " and the other texts" : "", list.n, windows, seq_len, n_seq);
-    if (!status && !(status = kq_alloc_for((void **)ids, n_seq * seq_len, sizeof **ids, "token ids", err)))
-        for (size_t i = 0; i < n_seq; i++)
-            memcpy(*ids + i * seq_len, list.ids + i * (windows / n_seq) * seq_len, seq_len * sizeof **ids);
+                         files[0], n_files > 1 ? " and the other texts" : "", list.n, out->of, seq_len, most);
+    if (!status)
+        status = take_windows(&list, counts, n_counts, seq_len, out, err);
+    if (status)
+        kq_windows_free(out);
     kq_free(list.ids);
     return status;
 }

@@ -4,10 +4,20 @@
 
 #include "io/tokenizer.h"
 
+/* Sequences of calibration: windows of the text, each once, in its order. */
+typedef struct kq_windows {
+    int32_t *ids;     /* owned, [n, seq_len] */
+    uint32_t *number; /* owned, [n]: which window of the text */
+    size_t n, of;     /* `of` whole windows are in the text; 0: text of the model's own, of which the first ones are taken */
+} kq_windows;
+
 /* A .jsonl file gives one document a line (its "text" field), any other file is one document; documents are joined with the tokenizer's
- * end-of-text token. Of the whole windows of seq_len tokens, window i * floor(windows / n_seq) is taken for i < n_seq.
- * ids [n_seq, seq_len], the caller's (kq_free). KQ_E_ARG: empty or too short a text. */
-kq_status kq_text_windows(const kq_tokenizer *tok, const char *const *files, size_t n_files, size_t n_seq, size_t seq_len,
-                          int32_t **ids, kq_error *err);
+ * end-of-text token. Of the whole windows of seq_len tokens, window i * floor(windows / count) is taken for i < count: every window that one of the
+ * counts takes. KQ_E_ARG: empty or too short a text. */
+kq_status kq_text_windows(const kq_tokenizer *tok, const char *const *files, size_t n_files, const size_t *counts, size_t n_counts, size_t seq_len,
+                          kq_windows *out, kq_error *err);
+void kq_windows_free(kq_windows *w);
+/* The windows that this count takes: their indices in w, seq [count]. count: one of those w was made for. */
+void kq_windows_pick(const kq_windows *w, size_t count, uint32_t *seq);
 
 #endif

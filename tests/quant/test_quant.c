@@ -209,6 +209,8 @@ static void windows_of_texts(void **state)
     write_text(b, "{\"text\": \"many words for her\"}\n\r\n{\"id\": 3, \"text\": \"what \\u00e9 would he\"}\n");
     const char *const files[] = {a, b}, *const documents[] = {"the water of the people and the long day, one by one", "many words for her", "what \u00e9 would he"};
     int32_t all[400], *ids;
+    kq_windows w;
+    uint32_t picked[100];
     size_t n_all = 0, n;
     for (int i = 0; i < 3; i++) { /* joined by the end-of-text token, which is id 0 here */
         if (i)
@@ -221,19 +223,30 @@ static void windows_of_texts(void **state)
     const size_t T = 4, windows = n_all / T;
     assert_true(windows >= 5);
     for (size_t n_seq = 1; n_seq <= windows; n_seq++) {
-        check_ok(kq_text_windows(tok, files, 2, n_seq, T, &ids, &err));
-        for (size_t i = 0; i < n_seq; i++)
-            assert_memory_equal(ids + i * T, all + i * (windows / n_seq) * T, T * sizeof *ids);
-        kq_free(ids);
+        for (size_t other = 1; other <= windows; other++) { /* alone, and beside another count */
+            const size_t counts[] = {n_seq, other};
+            check_ok(kq_text_windows(tok, files, 2, counts, other == n_seq ? 1 : 2, T, &w, &err));
+            assert_int_equal(w.of, windows);
+            assert_true(w.n >= n_seq && w.n >= other && w.n <= n_seq + other);
+            for (int c = 0; c < 2; c++) {
+                kq_windows_pick(&w, counts[c], picked);
+                for (size_t i = 0; i < counts[c]; i++) {
+                    assert_int_equal(w.number[picked[i]], i * (windows / counts[c]));
+                    assert_memory_equal(w.ids + picked[i] * T, all + i * (windows / counts[c]) * T, T * sizeof *ids);
+                }
+            }
+            kq_windows_free(&w);
+        }
     }
-    check_fails(kq_text_windows(tok, files, 2, windows + 1, T, &ids, &err), KQ_E_ARG, "are asked for");
-    assert_null(ids);
+    const size_t one = 1, many = windows + 1;
+    check_fails(kq_text_windows(tok, files, 2, &many, 1, T, &w, &err), KQ_E_ARG, "are asked for");
+    assert_null(w.ids);
     write_text(b, "");
-    check_fails(kq_text_windows(tok, files, 2, 1, T, &ids, &err), KQ_E_ARG, "b.jsonl: holds no text");
+    check_fails(kq_text_windows(tok, files, 2, &one, 1, T, &w, &err), KQ_E_ARG, "b.jsonl: holds no text");
     write_text(b, "{\"text\": \"x\"}\n{\"txt\": \"y\"}\n");
-    check_fails(kq_text_windows(tok, files, 2, 1, T, &ids, &err), KQ_E_FORMAT, "line 2 has no \"text\" string");
+    check_fails(kq_text_windows(tok, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 2 has no \"text\" string");
     write_text(b, "{\"text\": \"x\"}\n\n[1,\n");
-    check_fails(kq_text_windows(tok, files, 2, 1, T, &ids, &err), KQ_E_FORMAT, "line 3");
+    check_fails(kq_text_windows(tok, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 3");
     kq_tokenizer_close(tok);
 }
 
@@ -391,10 +404,12 @@ static void sweep_gradients_are_pytorchs(void **state)
         in_dir(work, name);
         check_ok(kq_job_open(done, work, "{}", false, &job, &err));
         const uint8_t wanted[2] = {127, 127};
-        kq_sweep s = {.weights = &w, .ids = copy, .n_seq = 1, .T = ids->n_elem, .batch = 1, .draws = 1, .isa = kq_isa_best(), .compute = KQ_F32, .threads = 2,
-                      .factor = kq_factor_defaults(), .wanted = wanted, .job = &job, .ctx = &c, .done = never_done, .linear = compare_norm, .block = count_block};
-        s.factor.threads = 2;
-        s.factor.method = methods[i];
+        kq_factor_options factor = kq_factor_defaults();
+        factor.threads = 2;
+        factor.method = methods[i];
+        const kq_sweep_estimate estimate = {.factor = &factor, .batch = 1, .n_seq = 1};
+        kq_sweep s = {.weights = &w, .ids = copy, .n_seq = 1, .T = ids->n_elem, .estimates = &estimate, .n_estimates = 1, .draws = 1, .isa = kq_isa_best(), .compute = KQ_F32, .threads = 2,
+                      .wanted = wanted, .job = &job, .ctx = &c, .done = never_done, .linear = compare_norm, .block = count_block};
         kq_sweep_report report;
         check_ok(kq_sweep_run(&s, &report, &err));
         assert_int_equal(c.seen, 14);
@@ -475,12 +490,14 @@ static void token_sweep(const char *name, kq_method method, int passes, size_t d
     snprintf(stem, sizeof stem, "%s.work", name);
     in_dir(work, stem);
     check_ok(kq_job_open(done, work, "{}", false, &job, &err));
-    kq_sweep s = {.weights = &w, .ids = ids, .n_seq = SEQ, .T = T, .batch = 1, .draws = draws, .sampled_labels = draws > 1, .isa = kq_isa_best(),
-                  .compute = KQ_F32, .threads = threads, .factor = kq_factor_defaults(), .wanted = wanted, .job = &job, .ctx = k, .done = never_done,
+    kq_factor_options factor = kq_factor_defaults();
+    factor.method = method;
+    factor.passes = passes;
+    factor.threads = threads;
+    const kq_sweep_estimate estimate = {.factor = &factor, .batch = 1, .n_seq = SEQ};
+    kq_sweep s = {.weights = &w, .ids = ids, .n_seq = SEQ, .T = T, .estimates = &estimate, .n_estimates = 1, .draws = draws, .sampled_labels = draws > 1, .isa = kq_isa_best(),
+                  .compute = KQ_F32, .threads = threads, .wanted = wanted, .job = &job, .ctx = k, .done = never_done,
                   .linear = keep_factors, .block = block_kept};
-    s.factor.method = method;
-    s.factor.passes = passes;
-    s.factor.threads = threads;
     kq_sweep_report report;
     check_ok(kq_sweep_run(&s, &report, &err));
     kq_job_finish(&job);
@@ -534,6 +551,12 @@ static void token_methods_agree(void **state)
 }
 
 /* ---- kq_quantize as a whole ---- */
+
+static int stop_at(void *ctx, const char *stage, double fraction, const char *note)
+{
+    (void)stage, (void)fraction, (void)note;
+    return --*(int *)ctx <= 0;
+}
 
 static kq_quantize_options small(const char *const *text)
 {
@@ -628,6 +651,119 @@ static void packed_predicts_as_dequantized(void **state)
     }
 }
 
+static void same_files(const char *a, const char *b)
+{
+    kq_error err;
+    kq_map x, y;
+    check_ok(kq_map_open(a, &x, &err));
+    check_ok(kq_map_open(b, &y, &err));
+    if (x.size != y.size || memcmp(x.data, y.data, x.size))
+        fail_msg("%s and %s differ", a, b);
+    kq_map_close(&x);
+    kq_map_close(&y);
+}
+
+/* Factors of several methods, numbers of tokens and settings out of one pass are the bytes of as many calibrations; also after interruptions, and when
+ * some of the files are there already. */
+static void several_from_one_pass(void **state)
+{
+    (void)state;
+    kq_error err;
+    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
+    enum { N = 7 };
+    static const struct { const char *method; size_t tokens; double rho; bool input; } rows[N] = {
+        {"flipflop", 256, 1e-2, 0}, {"flipflop", 96, 1e-2, 0}, {"flipflop", 256, 1e-1, 0}, {"fastkron", 160, 1e-2, 0},
+        {"kfac", 96, 1e-2, 0},      {"yaqa-a", 256, 1e-2, 0},  {"input-only", 160, 1e-2, 1}};
+    for (int kind = 0; kind < 3; kind++) { /* text; labels drawn from the model; text the model writes */
+        kq_estimate all[N];
+        char files[N][256], alone[256], name[48];
+        kq_quantize_options o = small(text);
+        o.calibration.n_text = kind != 2;
+        o.calibration.sampled_labels = kind == 1;
+        o.calibration.draws = kind == 1 ? 2 : 1;
+        o.only = "layers\\.(0|2)\\.(self_attn\\.[qo]|mlp\\.down)_proj";
+        for (int i = 0; i < N; i++) {
+            snprintf(name, sizeof name, "pass%d-%d.safetensors", kind, i);
+            in_dir(files[i], name);
+            all[i] = (kq_estimate){.out_file = files[i], .calibration = o.calibration};
+            all[i].calibration.method = rows[i].method;
+            all[i].calibration.tokens = rows[i].tokens;
+            all[i].calibration.rho = rows[i].rho;
+        }
+        int left = 25, stops = 0;
+        kq_quantize_options p = o;
+        p.common.progress = stop_at;
+        p.common.ctx = &left;
+        kq_status status;
+        char *report = NULL;
+        while ((status = kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, &report, &err)) == KQ_E_INTERRUPTED) {
+            assert_null(report);
+            p.resume = true;
+            left = 25 + 20 * ++stops;
+        }
+        check_ok(status);
+        assert_true(stops > 2);
+        free(report);
+        for (int i = 0; i < N; i++) {
+            kq_quantize_options q = o;
+            q.calibration = all[i].calibration;
+            if (rows[i].input) {
+                q.calibration.sampled_labels = false;
+                q.calibration.draws = 1;
+            }
+            snprintf(name, sizeof name, "alone%d-%d.safetensors", kind, i);
+            check_ok(kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(alone, name), &q, false, NULL, &err));
+            same_files(files[i], alone);
+        }
+        if (kind)
+            continue;
+        in_dir(alone, "alone0-2.safetensors"); /* one is gone: it is made again, the others are recognised */
+        unlink(files[2]);
+        left = 1 << 30;
+        check_ok(kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, NULL, &err));
+        same_files(files[2], alone);
+        all[3].calibration.tokens = 192;
+        check_fails(kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, NULL, &err), KQ_E_MISMATCH, "with other settings");
+    }
+}
+
+/* Sums over batches: from stored sums when all estimates share the batch, else from each sequence's gradient, which was rounded to bf16 once. */
+static void batches_beside_each_other(void **state)
+{
+    (void)state;
+    kq_error err;
+    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
+    static const size_t batch[3] = {1, 2, 4};
+    kq_estimate all[3];
+    char files[3][256], alone[256], name[48];
+    kq_quantize_options o = small(text);
+    o.only = "layers\\.1\\.mlp\\.down_proj";
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "batch-%d.safetensors", i);
+        in_dir(files[i], name);
+        all[i] = (kq_estimate){.out_file = files[i], .calibration = o.calibration};
+        all[i].calibration.batch = batch[i];
+    }
+    check_ok(kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, 3, &o, false, NULL, &err));
+    for (int i = 0; i < 3; i++) {
+        kq_quantize_options q = o;
+        kq_factor_file *a, *b;
+        bool has_out;
+        q.calibration = all[i].calibration;
+        snprintf(name, sizeof name, "batch-alone-%d.safetensors", i);
+        check_ok(kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(alone, name), &q, false, NULL, &err));
+        check_ok(kq_factor_file_open(files[i], &a, &err));
+        check_ok(kq_factor_file_open(alone, &b, &err));
+        enum { IN = 112, OUT = 64 };
+        static float H[4][IN * IN];
+        check_ok(kq_factor_file_read(a, "model.layers.1.mlp.down_proj", OUT, IN, H[0], H[1], &has_out, &err));
+        check_ok(kq_factor_file_read(b, "model.layers.1.mlp.down_proj", OUT, IN, H[2], H[3], &has_out, &err));
+        assert_true(apart(H[0], H[2], IN) < (i ? 3e-3 : 1e-12) && apart(H[1], H[3], OUT) < (i ? 3e-3 : 1e-12));
+        kq_factor_file_close(a);
+        kq_factor_file_close(b);
+    }
+}
+
 /* Wherever an allocation fails: a message, no result, no crash; and afterwards the same call succeeds. */
 static void quantizing_without_memory(void **state)
 {
@@ -664,12 +800,6 @@ static void quantizing_without_memory(void **state)
         }
     }
     assert_true(finished && failed > 20);
-}
-
-static int stop_at(void *ctx, const char *stage, double fraction, const char *note)
-{
-    (void)stage, (void)fraction, (void)note;
-    return --*(int *)ctx <= 0;
 }
 
 /* Stopped at every call of progress in turn: KQ_E_INTERRUPTED, and a resumed run gives the bytes of an uninterrupted one. */
@@ -709,7 +839,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spill_round_trip_and_damage), cmocka_unit_test(job_life), cmocka_unit_test(seals), cmocka_unit_test(windows_of_texts),
         cmocka_unit_test(factors_come_back), cmocka_unit_test(sweep_gradients_are_pytorchs),
-        cmocka_unit_test(token_methods_agree), cmocka_unit_test(packed_predicts_as_dequantized),
+        cmocka_unit_test(token_methods_agree), cmocka_unit_test(several_from_one_pass), cmocka_unit_test(batches_beside_each_other),
+        cmocka_unit_test(packed_predicts_as_dequantized),
         cmocka_unit_test(quantizing_without_memory), cmocka_unit_test(interrupted_anywhere),
     };
     kq_kern_init(kq_isa_best());
