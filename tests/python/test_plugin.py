@@ -333,12 +333,53 @@ torch.save(y, out + "/logits.pt")
 """
 
 
+# The card's two examples as they stand on an ordinary checkpoint, in a Python that has never heard of kronq.
+STOCK = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+repo_id, questions, out = sys.argv[1:4]
+where = {"device_map": "auto"} if sys.argv[4] == "1" else {}
+tokenizer = AutoTokenizer.from_pretrained(repo_id)
+model = AutoModelForCausalLM.from_pretrained(repo_id, torch_dtype="auto", **where)
+assert model.dtype == torch.bfloat16 and type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
+inputs = tokenizer("What is the capital of France?", return_tensors="pt", return_token_type_ids=False)
+outputs = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+assert outputs.shape[1] > inputs["input_ids"].shape[1] and isinstance(tokenizer.decode(outputs[0], skip_special_tokens=True), str)
+pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
+for line in open(questions):
+    q = json.loads(line)["question"]
+    assert pipe(q, max_new_tokens=4)[0]["generated_text"].startswith(q)
+assert not any(name.split(".")[0] == "kronq" for name in sys.modules)
+with torch.inference_mode():
+    torch.save(model.float()(torch.arange(3, 60)[None], use_cache=False).logits[0], out)
+"""
+
+
+def without_kronq():
+    """An environment whose Python does not find the package."""
+    path = os.pathsep.join(p for p in os.environ["PYTHONPATH"].split(os.pathsep) if not Path(p, "kronq").is_dir())
+    return dict(os.environ, PYTHONPATH=path, HF_HOME=str(FOLDER / "hf"))
+
+
 class Program(unittest.TestCase):
+    def test_cards_examples_on_the_bf16_export(self):
+        questions, out = FOLDER / "card.jsonl", FOLDER / "stock.pt"
+        questions.write_text("".join(json.dumps({"question": q}) + "\n" for q in ("Which is a gas?", "Why is ice hard?")))
+        for name in ("llama2", "qwen3"):
+            export = FOLDER / f"bf16-{name}"
+            subprocess.run([checkpoints.PROGRAM, "export", FOLDER / name, "--to", "bf16", "-o", export, "--quiet"], check=True)
+            r = subprocess.run([sys.executable, "-c", STOCK, export, questions, out, str(int(HAVE_ACCELERATE))], env=without_kronq(), cwd=FOLDER,
+                               stderr=subprocess.PIPE, text=True)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            packed, stock = logits(load(name)), torch.load(out)
+            error = float((packed - stock).norm() / packed.norm())
+            self.assertLess(error, 2e-2, name)  # bf16 keeps 8 bits of each weight: 2^-9 a weight, over some twenty products
+            self.assertGreater(error, 1e-5, name)  # and is not the packed model over again
+
     def test_without_the_package(self):
         """trust_remote_code=True, by the modelling file that the program wrote."""
-        path = os.pathsep.join(p for p in os.environ["PYTHONPATH"].split(os.pathsep) if not Path(p, "kronq").is_dir())
+        env = without_kronq()
         for name in ("tied", "qwen3"):
-            env = dict(os.environ, PYTHONPATH=path, HF_HOME=str(FOLDER / "hf"))
             out = FOLDER / f"remote-{name}"
             r = subprocess.run([sys.executable, "-c", REMOTE, FOLDER / name, out], env=env, cwd=FOLDER, stderr=subprocess.PIPE, text=True)
             self.assertEqual(r.returncode, 0, r.stderr)
