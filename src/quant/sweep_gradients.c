@@ -340,11 +340,16 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
     kq_status status = KQ_OK;
     double start = kq_now_s();
 
-    /* Where an interrupted run stopped: the topmost block without a result, or whose gradient has not been passed on. */
-    size_t from = L;
-    while (from > lowest && (!s->wanted[from - 1] || s->done(s->ctx, from - 1)) && kq_records_there(w, KQ_REC_GRAD, from - 1))
-        from--;
-    if (from == L && !kq_records_there(w, KQ_REC_GRAD, L)) {
+    /* Where an interrupted run stopped: the lowest gradient that was passed on, with every block above it done. Those above are gone by then. */
+    size_t from = L + 1;
+    for (size_t l = L;; l--) {
+        if (kq_records_there(w, KQ_REC_GRAD, l))
+            from = l;
+        if (l == lowest || (s->wanted[l - 1] && !s->done(s->ctx, l - 1)))
+            break;
+    }
+    if (from > L) {
+        from = L;
         status = kq_sweep_embed(w, err);
         for (size_t l = 0; l < L && !status; l++)
             if (!kq_records_there(w, KQ_REC_INPUT, l + 1))

@@ -727,6 +727,45 @@ static void several_from_one_pass(void **state)
     }
 }
 
+typedef struct stages { const char *stop; double at; bool forward, loss, stopped; } stages;
+
+static int watch_stages(void *ctx, const char *stage, double fraction, const char *note)
+{
+    stages *s = ctx;
+    (void)note;
+    if (stage) {
+        s->forward = s->forward || !strcmp(stage, "forward");
+        s->loss = s->loss || !strcmp(stage, "loss");
+        s->stopped = s->stopped || (s->stop && !strcmp(stage, s->stop) && fraction > s->at);
+    }
+    return s->stopped;
+}
+
+/* A run that was stopped on the way down goes on from there: neither the forward pass nor the loss is done again, also where the blocks that were
+ * left behind are not wanted. */
+static void resumes_on_the_way_down(void **state)
+{
+    (void)state;
+    kq_error err;
+    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"}, *const only[] = {NULL, "layers\\.0\\."};
+    for (int i = 0; i < 2; i++)
+        for (int third = 1; third < 3; third++) {
+            char out[256], name[32];
+            kq_quantize_options o = small(text);
+            stages s = {.stop = "backward", .at = third / 3.0 + 0.1};
+            o.only = only[i];
+            o.common.progress = watch_stages;
+            o.common.ctx = &s;
+            snprintf(name, sizeof name, "down-%d-%d.f", i, third);
+            check_fails(kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(out, name), &o, false, NULL, &err), KQ_E_INTERRUPTED, "stopped");
+            assert_true(s.forward && s.loss);
+            s = (stages){0};
+            o.resume = true;
+            check_ok(kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &o, false, NULL, &err));
+            assert_true(!s.forward && !s.loss);
+        }
+}
+
 /* Sums over batches: from stored sums when all estimates share the batch, else from each sequence's gradient, which was rounded to bf16 once. */
 static void batches_beside_each_other(void **state)
 {
@@ -839,7 +878,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spill_round_trip_and_damage), cmocka_unit_test(job_life), cmocka_unit_test(seals), cmocka_unit_test(windows_of_texts),
         cmocka_unit_test(factors_come_back), cmocka_unit_test(sweep_gradients_are_pytorchs),
-        cmocka_unit_test(token_methods_agree), cmocka_unit_test(several_from_one_pass), cmocka_unit_test(batches_beside_each_other),
+        cmocka_unit_test(token_methods_agree), cmocka_unit_test(several_from_one_pass), cmocka_unit_test(batches_beside_each_other), cmocka_unit_test(resumes_on_the_way_down),
         cmocka_unit_test(packed_predicts_as_dequantized),
         cmocka_unit_test(quantizing_without_memory), cmocka_unit_test(interrupted_anywhere),
     };
