@@ -43,6 +43,7 @@ static const cli_option quantize_options[] = {
     {"factors", "FILE", "round from factors that `kronq calibrate` left, or from a llama.cpp imatrix, instead of calibrating", OPT_FACTORS},
     {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE},
     {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG},
+    {"shrink", "S", "shrink each factor towards its diagonal by this share, 0 <= S < 1 (0)", OPT_SHRINK},
     {"embed-bits", "B", "bits of the embedding: 16, 8 (default) or 4", OPT_EMBED_BITS},
     {"head-bits", "B", "bits of an untied head: 16, 8 (default) or 4", OPT_HEAD_BITS},
     {"shard-size", "BYTES", "split the checkpoint above this size (8G)", OPT_SHARD_SIZE},

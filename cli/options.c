@@ -167,10 +167,10 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_TENSORS: c->tensors = true; return -1;
     case OPT_CARD: c->card = true; return -1;
     /* reals */
-    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_TEMP: case OPT_TOP_P: case OPT_MIN_P: case OPT_REPEAT_PENALTY:
+    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_SHRINK: case OPT_TEMP: case OPT_TOP_P: case OPT_MIN_P: case OPT_REPEAT_PENALTY:
         if (!parse_real(v, &real) || real < 0)
             return bad(c, o->name, v, "a number of at least 0 is expected");
-        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_TEMP ? &c->temperature
+        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_SHRINK ? &q->shrink : o->key == OPT_TEMP ? &c->temperature
           : o->key == OPT_MIN_P ? &c->min_p : o->key == OPT_REPEAT_PENALTY ? &c->repeat_penalty : &c->top_p) = real;
         return -1;
     /* small whole numbers */

@@ -85,6 +85,7 @@ typedef struct kq_quantize_options {
     int bits;                   /* a weight: 2, 3 or 4 */
     const char *code;           /* "hyb", "1mad", "3inst" */
     double sigma_reg;           /* added to each factor's unit mean diagonal: 1e-2 */
+    double shrink;              /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0 */
     const char *only;           /* regular expression; just the modules whose Hugging Face name matches. NULL: all */
     const char *factors;        /* a file of kq_calibrate, or an imatrix of llama.cpp; NULL: calibrate now */
     int embed_bits, head_bits;  /* 16, 8 or 4 */

@@ -10,6 +10,7 @@
 
 typedef struct kq_grid_options {
     double sigma_in, sigma_out; /* added to each factor's unit mean diagonal (eq. 54) */
+    double shrink;              /* of both factors towards their diagonals (eq. 63) */
     int sweeps;                 /* block descent over the whole matrix after the first pass: 0 or more */
     int threads;
     bool measure;               /* the report's objective and first: two or three more products mn(m + n) */

@@ -100,8 +100,8 @@ static kq_status make_order(const float *H, size_t n, size_t block, size_t group
     return st;
 }
 
-static kq_status make_side(side *s, const float *H, size_t n, size_t block, size_t group, double sigma, const char *name, const char *what,
-                           int threads, int *extra, kq_error *err)
+static kq_status make_side(side *s, const float *H, size_t n, size_t block, size_t group, double sigma, double shrink, const char *name,
+                           const char *what, int threads, int *extra, kq_error *err)
 {
     *extra = 0;
     s->n = n;
@@ -120,6 +120,7 @@ static kq_status make_side(side *s, const float *H, size_t n, size_t block, size
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
             s->H[i * n + j] = H[(size_t)s->order[i] * n + s->order[j]];
+    kq_factor_shrink(s->H, n, shrink);
     kq_error why = {0};
     if ((st = kq_factor_condition_ldl_scalar(s->H, n, sigma, extra, s->L, s->D, threads, &why)))
         return kq_fail(err, st, "%s: %s: %s", name, what, why.message);
@@ -391,8 +392,8 @@ kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t 
     z.B = elems;
     z.n_block = n / elems;
     kq_status st;
-    if ((st = make_side(&z.in, H_in, n, elems, (size_t)g->group, opt->sigma_in, name, "H_in", z.threads, &rep.extra_in, err)) ||
-        (st = make_side(&z.out, H_out, m, 1, 1, opt->sigma_out, name, "H_out", z.threads, &rep.extra_out, err)) ||
+    if ((st = make_side(&z.in, H_in, n, elems, (size_t)g->group, opt->sigma_in, opt->shrink, name, "H_in", z.threads, &rep.extra_in, err)) ||
+        (st = make_side(&z.out, H_out, m, 1, 1, opt->sigma_out, opt->shrink, name, "H_out", z.threads, &rep.extra_out, err)) ||
         (st = kq_alloc_for((void **)&z.place, n, sizeof *z.place, "order of rounding", err)) ||
         (st = kq_alloc_for((void **)&z.W, mn, sizeof *z.W, "ordered weights", err)) ||
         (st = kq_alloc_for((void **)&z.E, mn, sizeof *z.E, "rounding error", err)) ||

@@ -90,6 +90,8 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
         return kq_fail(err, KQ_E_ARG, "--threads %d: from 1 to 1024, or 0 for all", opt->common.threads);
     if (!(opt->sigma_reg >= 0) || opt->sigma_reg > 1e6)
         return kq_fail(err, KQ_E_ARG, "--sigma-reg %g: must be 0 or more", opt->sigma_reg);
+    if (!(opt->shrink >= 0 && opt->shrink < 1))
+        return kq_fail(err, KQ_E_ARG, "--shrink %g: from 0 to less than 1", opt->shrink);
     const kq_calibration *c = &opt->calibration;
     const kq_method method = p->factor.method;
     p->factor = kq_factor_defaults();

@@ -67,7 +67,8 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     }
     float *W;
     kq_round_report round;
-    const kq_round_options ro = {.sigma_reg = q->p.opt->sigma_reg, .seed = q->p.opt->common.seed, .threads = q->p.threads};
+    const kq_round_options ro = {.sigma_reg = q->p.opt->sigma_reg, .seed = q->p.opt->common.seed, .threads = q->p.threads,
+                                 .shrink = q->p.opt->shrink};
     kq_status status = kq_alloc_for((void **)&W, r->m * r->n, sizeof *W, r->name, err);
     if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
@@ -152,8 +153,8 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
     json_t *config = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL), *qc = json_object_get(config, "quantization_config");
     const char *kind = json_string_value(json_object_get(qc, "quant_method")), *key;
     kq_free(text);
-    json_t *expected = json_pack("{s:i, s:s, s:i, s:f, s:I}", "bits", o->bits, "code", o->code, "embed_bits", o->embed_bits, "sigma_reg", o->sigma_reg, "seed",
-                                 (json_int_t)o->common.seed), *value;
+    json_t *expected = json_pack("{s:i, s:s, s:i, s:f, s:f, s:I}", "bits", o->bits, "code", o->code, "embed_bits", o->embed_bits, "sigma_reg", o->sigma_reg, "shrink",
+                                 o->shrink, "seed", (json_int_t)o->common.seed), *value;
     if (!kind || strcmp(kind, "kronq"))
         status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
     else if (!expected || json_object_update_missing(expected, settings))
@@ -163,7 +164,7 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
     if (!status) {
         json_object_foreach (expected, key, value) {
             const json_t *there = json_object_get(qc, key);
-            if (json_equal(there, value) || same_number(there, value))
+            if (json_equal(there, value) || same_number(there, value) || (!there && !strcmp(key, "shrink") && o->shrink == 0)) /* older ones do not tell */
                 continue;
             char *a = json_dumps(there, JSON_ENCODE_ANY | JSON_COMPACT), *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
             status = kq_fail(err, KQ_E_MISMATCH, "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose another output or remove it",
@@ -296,6 +297,8 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
         fprintf(f, " --code %s", o->code);
     if (o->sigma_reg != d.sigma_reg)
         fprintf(f, " --sigma-reg %g", o->sigma_reg);
+    if (o->shrink != d.shrink)
+        fprintf(f, " --shrink %g", o->shrink);
     if (o->only)
         fprintf(f, " --only '%s'", o->only);
     if (o->embed_bits != d.embed_bits)
@@ -342,8 +345,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     q.predicts = kq_method_needs_gradients(q.p.factor.method);
     const json_int_t seq_len = json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
     q.seq_len = seq_len > 0 ? (size_t)seq_len : 1;
-    job_settings = json_pack("{s:O, s:i, s:s, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", opt->bits, "code", opt->code, "sigma_reg",
-                             opt->sigma_reg, "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits,
+    job_settings = json_pack("{s:O, s:i, s:s, s:f, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", opt->bits, "code", opt->code, "sigma_reg",
+                             opt->sigma_reg, "shrink", opt->shrink, "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits,
                              "seed", (json_int_t)opt->common.seed, "isa", kq_isa_name(q.p.isa));
     text = job_settings ? json_dumps(job_settings, JSON_COMPACT) : NULL;
     if (!text) {
@@ -392,6 +395,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     const double save_start = kq_now_s();
     free(text);
     json_object_set_new(settings, "sigma_reg", json_real(opt->sigma_reg));
+    json_object_set_new(settings, "shrink", json_real(opt->shrink));
     json_object_set_new(settings, "seed", json_integer((json_int_t)opt->common.seed));
     text = json_dumps(settings, JSON_COMPACT);
     double predicted, error;

@@ -70,6 +70,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         kq_grid_options o = kq_grid_defaults();
         kq_grid_report round;
         o.sigma_in = o.sigma_out = q->p.opt->sigma_reg;
+        o.shrink = q->p.opt->shrink;
         o.sweeps = q->p.opt->sweeps;
         o.threads = q->p.threads;
         if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out, q->predicts, &o, q->blocks[id], &round, err))) {
@@ -148,6 +149,8 @@ static char *settings_text(const quantizer *q, json_t *factors, kq_error *err)
     json_t *s = json_pack("{s:O, s:s, s:b, s:s, s:o, s:f, s:i, s:s, s:s}", "factors", factors, "type", q->types.mix->name, "pure", o->pure, "fallback",
                           o->fallback ? o->fallback : "", "tensor_type", rules, "sigma_reg", o->sigma_reg, "sweeps", o->sweeps, "only",
                           o->only ? o->only : "", "isa", kq_isa_name(q->p.isa));
+    if (s && o->shrink != 0) /* files made before there was one go on being recognised */
+        json_object_set_new(s, "shrink", json_real(o->shrink));
     char *text = s ? json_dumps(s, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(s);
     if (!text)

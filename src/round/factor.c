@@ -37,6 +37,17 @@ kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size
     return KQ_OK;
 }
 
+void kq_factor_shrink(float *H, size_t n, double shrink)
+{
+    if (shrink == 0)
+        return;
+    const float keep = (float)(1 - shrink);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            if (i != j)
+                H[i * n + j] *= keep;
+}
+
 /* A = C C^T in place, row-major lower triangle of [n, n] (the upper one is scratch). False: not positive definite. */
 static bool cholesky(double *A, size_t n, int threads)
 {

@@ -67,14 +67,15 @@ static kq_status signs(uint64_t seed, const char *name, const char *suffix, size
     return st;
 }
 
-/* L - I of one factor, rotated and conditioned: *out [np, np], NULL when H is. */
+/* L - I of one factor, shrunk, rotated and conditioned: *out [np, np], NULL when H is. */
 static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name, const char *side,
-                         double sigma_reg, int threads, int *extra, float **out, kq_error *err)
+                         const kq_round_options *opt, int *extra, float **out, kq_error *err)
 {
     *out = NULL;
     *extra = 0;
     if (!H)
         return KQ_OK;
+    const int threads = opt->threads < 1 ? 1 : opt->threads;
     size_t np = pad(n), bad = kq_first_nonfinite(H, n * n);
     if (bad < n * n)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", name, side, bad / n, bad % n);
@@ -85,10 +86,11 @@ static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, 
     for (size_t i = 0; i < np; i++)
         for (size_t j = 0; j < np; j++)
             A[i * np + j] = i < n && j < n ? H[i * n + j] * (float)(s[i] * s[j]) : 0;
+    kq_factor_shrink(A, np, opt->shrink);
     kq_error why = {0};
     st = kq_factor_rotate(u, NULL, A, np, threads, &why);
     if (st == KQ_OK)
-        st = kq_factor_condition_ldl(A, np, sigma_reg, extra, A, threads, &why);
+        st = kq_factor_condition_ldl(A, np, opt->sigma_reg, extra, A, threads, &why);
     if (st != KQ_OK) {
         kq_free(A);
         return kq_fail(err, st, "%s: %s: %s", name, side, why.message);
@@ -154,8 +156,8 @@ kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W,
     words = mn / KQ_TILE_SIZE * kq_trellis_words(t);
     if ((st = kq_hadamard_new(mp, &u_m, err)) != KQ_OK || (st = kq_hadamard_new(np, &u_n, err)) != KQ_OK ||
         (st = signs(opt->seed, name, ".su", n, &p.su, err)) != KQ_OK || (st = signs(opt->seed, name, ".sv", m, &p.sv, err)) != KQ_OK ||
-        (st = prepare(u_n, p.su, H_in, n, name, "H_in", opt->sigma_reg, threads, &rep.extra_in, &L_in, err)) != KQ_OK ||
-        (st = prepare(u_m, p.sv, H_out, m, name, "H_out", opt->sigma_reg, threads, &rep.extra_out, &L_out, err)) != KQ_OK ||
+        (st = prepare(u_n, p.su, H_in, n, name, "H_in", opt, &rep.extra_in, &L_in, err)) != KQ_OK ||
+        (st = prepare(u_m, p.sv, H_out, m, name, "H_out", opt, &rep.extra_out, &L_out, err)) != KQ_OK ||
         (st = kq_alloc_for((void **)&Wp, mn, sizeof *Wp, "rotated weights", err)) != KQ_OK)
         goto out;
     for (size_t i = 0; i < mp; i++)

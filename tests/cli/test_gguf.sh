@@ -51,6 +51,7 @@ for i in 1 2 3 4 5; do
 done
 must "$KRONQ" quantize "$GGUF" --to gguf --type Q4_0 $DOWN $CAL -o r.gguf --resume --quiet
 refuse 1 "r.gguf: the file there was not made with these settings" "$KRONQ" quantize "$GGUF" --to gguf --type Q5_0 $DOWN $CAL -o r.gguf --resume --quiet
+refuse 1 "r.gguf: the file there was not made with these settings" "$KRONQ" quantize "$GGUF" --to gguf --type Q4_0 $DOWN $CAL --shrink 0.1 -o r.gguf --resume --quiet
 refuse 2 "r.gguf: exists already" "$KRONQ" quantize "$GGUF" --to gguf --type Q4_0 $DOWN $CAL -o r.gguf --quiet
 
 say "refusals"

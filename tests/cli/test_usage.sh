@@ -50,6 +50,8 @@ refuse 2 "rho" $Q $CAL --rho 0
 refuse 2 "--rho nan" $Q --rho nan
 refuse 2 "--tol 1x" $Q --tol 1x
 refuse 2 "--sigma-reg -1" $Q --sigma-reg -1
+refuse 2 "--shrink 1: from 0 to less than 1" $Q --shrink 1
+refuse 2 "--shrink -0.1" $Q --shrink -0.1
 refuse 2 "rounds" $Q $CAL --rounds 0
 refuse 2 "--start zero" $Q --start zero
 refuse 2 "--factor-dtype f8" "$KRONQ" calibrate "$HF" -o never --factor-dtype f8

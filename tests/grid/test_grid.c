@@ -271,6 +271,30 @@ static void feedback(void **state)
     kq_free(W), kq_free(H_in), kq_free(H_out), kq_free(what), kq_free(L_in), kq_free(L_out), kq_free(E), kq_free(S);
 }
 
+/* Rounding with shrink is rounding from factors that were shrunk beforehand (3/4 is exact in f32), except for what it predicts. */
+static void shrunk(void **state)
+{
+    (void)state;
+    kq_error err;
+    const size_t m = 21, n = 96;
+    float *W = normal(m * n, "weights"), *H_in = spd(n, "in"), *H_out = spd(m, "out"), *S_in = spd(n, "in"), *S_out = spd(m, "out");
+    for (size_t i = 0; i < n * n; i++)
+        S_in[i] *= i % (n + 1) ? 0.75f : 1;
+    for (size_t i = 0; i < m * m; i++)
+        S_out[i] *= i % (m + 1) ? 0.75f : 1;
+    uint8_t a[21 * 3 * 22], b[21 * 3 * 22], c[21 * 3 * 22];
+    kq_grid_options opt = {.sigma_in = 1e-2, .sigma_out = 1e-2, .threads = 2, .sweeps = 1};
+    kq_grid_report ra;
+    check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, S_in, S_out, true, &opt, b, NULL, &err));
+    check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, H_in, H_out, true, &opt, c, NULL, &err));
+    opt.shrink = 0.25;
+    check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, H_in, H_out, true, &opt, a, &ra, &err));
+    assert_memory_equal(a, b, sizeof a);
+    assert_memory_not_equal(a, c, sizeof a);
+    assert_true(fabs(ra.predicted_loss / loss_of(KQ_T_Q5_0, a, W, m, n, H_in, H_out) - 1) <= 1e-4);
+    kq_free(W), kq_free(H_in), kq_free(H_out), kq_free(S_in), kq_free(S_out);
+}
+
 /* Both sides beat one, one beats none; descent never goes up; any number of threads gives the same bytes. */
 static void gains(void **state)
 {
@@ -342,6 +366,6 @@ int main(void)
 {
     kq_kern_init(kq_isa_best());
     const struct CMUnitTest tests[] = {cmocka_unit_test(packing), cmocka_unit_test(lanes), cmocka_unit_test(nearest),
-                                       cmocka_unit_test(feedback), cmocka_unit_test(gains), cmocka_unit_test(odd_input)};
+                                       cmocka_unit_test(feedback), cmocka_unit_test(shrunk), cmocka_unit_test(gains), cmocka_unit_test(odd_input)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

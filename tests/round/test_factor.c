@@ -39,6 +39,35 @@ static void test_rotate(void **state)
     }
 }
 
+/* Shrinking, signs and rotation against U^T diag(s) [(1 - S) H + S diag(H)] diag(s) U in f64. */
+static void test_shrink(void **state)
+{
+    (void)state;
+    enum { N = 112 };
+    kq_hadamard *u = NULL;
+    check_ok(kq_hadamard_new(N, &u, &err));
+    int8_t s[N];
+    kq_rng rng = kq_rng_stream(2, "signs");
+    kq_rng_signs(&rng, s, N);
+    static const double shrinks[] = {0, 0.1, 0.9};
+    for (size_t k = 0; k < 3; k++) {
+        float *H = spd(N, "shrink"), *want = kq_alloc(N * N, sizeof *want);
+        double *U = dense_u(u), *D = widened(H, N * N), *P = kq_alloc(N * N, sizeof *P);
+        for (size_t i = 0; i < N; i++)
+            for (size_t j = 0; j < N; j++)
+                D[i * N + j] *= s[i] * s[j] * (i == j ? 1 : 1 - shrinks[k]);
+        mul(true, N, N, N, U, D, P);
+        mul(false, N, N, N, P, U, D);
+        for (size_t i = 0; i < N * N; i++)
+            want[i] = (float)D[i];
+        kq_factor_shrink(H, N, shrinks[k]);
+        check_ok(kq_factor_rotate(u, s, H, N, 2, &err));
+        check_close(H, want, N * N, 2e-6);
+        kq_free(P), kq_free(D), kq_free(U), kq_free(want), kq_free(H);
+    }
+    kq_hadamard_free(u);
+}
+
 static void test_condition(void **state)
 {
     (void)state;
@@ -135,6 +164,6 @@ static void test_ldl(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rotate), cmocka_unit_test(test_condition), cmocka_unit_test(test_ldl)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rotate), cmocka_unit_test(test_shrink), cmocka_unit_test(test_condition), cmocka_unit_test(test_ldl)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

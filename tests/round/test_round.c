@@ -77,6 +77,35 @@ static void test_gain(void **state)
     }
 }
 
+/* Rounding with shrink is rounding from factors that were shrunk beforehand; what it predicts is by the factors as given. 3/4 is exact in f32. */
+static void test_shrunk(void **state)
+{
+    (void)state;
+    static const size_t sizes[][2] = {{96, 144}, {50, 70}};
+    for (size_t k = 0; k < 2; k++) {
+        size_t m = sizes[k][0], n = sizes[k][1], words = (m + 15) / 16 * ((n + 15) / 16) * kq_trellis_words(hyb);
+        float *W = normal(m * n, "shrunk"), *H[2] = {spd(n, "shrunk in"), spd(m, "shrunk out")}, *S[2] = {spd(n, "shrunk in"), spd(m, "shrunk out")};
+        for (int side = 0; side < 2; side++)
+            for (size_t i = 0; i < (side ? m : n); i++)
+                for (size_t j = 0; j < (side ? m : n); j++)
+                    if (i != j)
+                        S[side][i * (side ? m : n) + j] *= 0.75f;
+        kq_packed a, b, c;
+        kq_round_report ra, rb;
+        kq_round_options opt = options;
+        check_ok(kq_round_linear(hyb, "shrunk", W, m, n, S[0], S[1], true, &opt, &b, &rb, &err));
+        check_ok(kq_round_linear(hyb, "shrunk", W, m, n, H[0], H[1], true, &opt, &c, NULL, &err));
+        opt.shrink = 0.25;
+        check_ok(kq_round_linear(hyb, "shrunk", W, m, n, H[0], H[1], true, &opt, &a, &ra, &err));
+        assert_memory_equal(a.trellis, b.trellis, words * 2);
+        assert_memory_not_equal(a.trellis, c.trellis, words * 2);
+        assert_true(fabs(ra.predicted_loss / loss_of(&a, W, H[0], H[1], NULL) - 1) < 1e-4);
+        assert_true(fabs(rb.predicted_loss / loss_of(&b, W, S[0], S[1], NULL) - 1) < 1e-4);
+        kq_packed_free(&a), kq_packed_free(&b), kq_packed_free(&c);
+        kq_free(S[1]), kq_free(S[0]), kq_free(H[1]), kq_free(H[0]), kq_free(W);
+    }
+}
+
 /* What = diag(sv) U_m What' U_n^T diag(su), dense in f64. */
 static void test_unround(void **state)
 {
@@ -223,7 +252,7 @@ static void test_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gain), cmocka_unit_test(test_unround), cmocka_unit_test(test_repeatable),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gain), cmocka_unit_test(test_shrunk), cmocka_unit_test(test_unround), cmocka_unit_test(test_repeatable),
                                        cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
