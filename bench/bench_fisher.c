@@ -88,7 +88,7 @@ int main(int argc, char **argv)
     printf("%s, %s, %d threads, isa %s, D = %zu, rounds %d\n", kq_method_name(opt.method), opt.compute == KQ_BF16 ? "bf16" : "f32", opt.threads,
            kq_isa_name(isa), D, opt.rounds);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        kq_gradients G = {D, shapes[i].m, shapes[i].n, g};
+        kq_gradients G = {.D = D, .m = shapes[i].m, .n = shapes[i].n, .g = g};
         kq_factor_report report = {0}, best[2] = {{0}};
         double peak = sgemm_peak(opt.threads);
         for (int try = 0; try < tries; try++)
@@ -108,7 +108,7 @@ int main(int argc, char **argv)
             opt.exact = way == both;
             printf("%4zu x %4zu (x%d) %s: %7.3f s, %6.1f GFLOP/s, sgemm peak %6.1f: %3.0f%%, scratch %4.0f MB\n", G.m, G.n, shapes[i].count,
                    opt.exact ? "exact  " : "integer", best[way].seconds, rate, peak, 100 * rate / peak,
-                   1e-6 * (double)kq_factors_bytes(G.m, G.n, D, &opt));
+                   1e-6 * (double)kq_factors_bytes(&G, &opt));
             seconds[way] += shapes[i].count * best[way].seconds;
         }
         fflush(stdout);

@@ -1,46 +1,43 @@
-/* The entry: checks, one allocation, the method, the scale. */
+/* The driver: estimates of one or several linears side by side, one product of each for every pass over the samples. */
 #include <math.h>
 
 #include "base/mem.h"
 #include "base/time.h"
 #include "fisher/method.h"
 
-static kq_status check(const kq_gradients *G, kq_error *err)
+static kq_status check(size_t D, size_t m, size_t n, kq_error *err)
 {
     size_t mn, all;
-    if (!G->g || !G->D || !G->m || !G->n)
-        return kq_fail(err, KQ_E_ARG, "gradients: %zu samples of [%zu, %zu]", G->D, G->m, G->n);
-    if (!kq_mul_size(G->m, G->n, &mn) || !kq_mul_size(mn, G->D, &all) || all > SIZE_MAX / 16 || G->m > 1 << 20 || G->n > 1 << 20 ||
-        mn > 1u << 30)
-        return kq_fail(err, KQ_E_ARG, "gradients of [%zu, %zu, %zu] are too large", G->D, G->m, G->n);
+    if (!D || !m || !n)
+        return kq_fail(err, KQ_E_ARG, "gradients: %zu samples of [%zu, %zu]", D, m, n);
+    if (!kq_mul_size(m, n, &mn) || !kq_mul_size(mn, D, &all) || all > SIZE_MAX / 16 || m > 1 << 20 || n > 1 << 20 || mn > 1u << 30)
+        return kq_fail(err, KQ_E_ARG, "gradients of [%zu, %zu, %zu] are too large", D, m, n);
     return KQ_OK;
 }
 
-/* (1/D) sum ||G_i||_F^2, looking at every value once. The first bad sample is named, whoever finds it. */
-static kq_status mean_square(const kq_gradients *G, int threads, double *out, kq_error *err)
+/* sum ||G_i||_F^2 of samples first.., added to *total in order, looking at every value once. The first bad sample is named, whoever finds it. */
+static kq_status add_squares(const uint16_t *g, size_t first, size_t all, size_t D, size_t m, size_t n, int threads, double *total, kq_error *err)
 {
-    size_t mn = G->m * G->n, bad = SIZE_MAX, rows = G->m;
-    double total = 0;
-    enum { GROUP = 64 }; /* samples a pass: bounded storage, sums in order */
-    for (size_t first = 0; first < G->D; first += GROUP) {
+    size_t mn = m * n, bad = SIZE_MAX;
+    enum { GROUP = 64 }; /* samples at a time: bounded storage, sums in order */
+    for (size_t done = 0; done < all; done += GROUP) {
         double part[GROUP];
-        size_t count = G->D - first < GROUP ? G->D - first : GROUP;
+        size_t count = all - done < GROUP ? all - done : GROUP;
         #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1) reduction(min : bad)
         for (size_t s = 0; s < count; s++) {
-            const uint16_t *g = G->g + (first + s) * mn;
             double sum = 0;
             unsigned broken = 0;
-            for (size_t i = 0; i < rows; i++) {
+            for (size_t i = 0; i < m; i++) {
                 float lane[32] = {0};
-                const uint16_t *row = g + i * G->n;
+                const uint16_t *row = g + (done + s) * mn + i * n;
                 size_t j = 0;
-                for (; j + 32 <= G->n; j += 32)
+                for (; j + 32 <= n; j += 32)
                     for (int l = 0; l < 32; l++) {
                         union { uint32_t u; float f; } x = {(uint32_t)row[j + (size_t)l] << 16};
                         broken |= (row[j + (size_t)l] & 0x7f80u) == 0x7f80u;
                         lane[l] += x.f * x.f;
                     }
-                for (; j < G->n; j++) {
+                for (; j < n; j++) {
                     union { uint32_t u; float f; } x = {(uint32_t)row[j] << 16};
                     broken |= (row[j] & 0x7f80u) == 0x7f80u;
                     lane[j % 32] += x.f * x.f;
@@ -49,19 +46,23 @@ static kq_status mean_square(const kq_gradients *G, int threads, double *out, kq
                     sum += lane[l];
             }
             part[s] = sum;
-            if (broken && first + s < bad)
-                bad = first + s;
+            if (broken && first + done + s < bad)
+                bad = first + done + s;
         }
         if (bad != SIZE_MAX)
-            return kq_fail(err, KQ_E_NUMERIC, "gradient of sample %zu (of %zu, [%zu, %zu]) holds a NaN or an infinity", bad, G->D, G->m, G->n);
+            return kq_fail(err, KQ_E_NUMERIC, "gradient of sample %zu (of %zu, [%zu, %zu]) holds a NaN or an infinity", bad, D, m, n);
         for (size_t s = 0; s < count; s++)
-            total += part[s];
+            *total += part[s];
     }
-    *out = total / (double)G->D;
+    return KQ_OK;
+}
+
+static kq_status check_squares(double total, size_t D, size_t m, size_t n, kq_error *err)
+{
     if (!isfinite(total))
-        return kq_fail(err, KQ_E_NUMERIC, "the gradients [%zu, %zu, %zu] overflow f32 when squared", G->D, G->m, G->n);
+        return kq_fail(err, KQ_E_NUMERIC, "the gradients [%zu, %zu, %zu] overflow f32 when squared", D, m, n);
     if (total <= 0)
-        return kq_fail(err, KQ_E_NUMERIC, "all %zu gradients [%zu, %zu] are zero: this layer does not move the loss", G->D, G->m, G->n);
+        return kq_fail(err, KQ_E_NUMERIC, "all %zu gradients [%zu, %zu] are zero: this layer does not move the loss", D, m, n);
     return KQ_OK;
 }
 
@@ -82,14 +83,6 @@ kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double
     return KQ_OK;
 }
 
-static size_t scratch_bytes(kq_product_plan *plan, size_t m, size_t n, size_t D, const kq_factor_options *opt)
-{
-    const kq_estimator *e = kq_estimator_of(opt->method);
-    if (!e->run || !D || !m || !n || !kq_product_size(plan, m, n, D, opt->compute, opt->exact || e->exact, opt->threads))
-        return 0;
-    return e->scratch(plan, opt);
-}
-
 static void keep_diagonal(float *H, size_t n)
 {
     for (size_t i = 0; i < n * n; i++)
@@ -97,22 +90,50 @@ static void keep_diagonal(float *H, size_t n)
             H[i] = 0;
 }
 
-size_t kq_factors_bytes(size_t m, size_t n, size_t D, const kq_factor_options *opt)
+kq_status kq_search_psd(kq_search *s, double allowed, float *work, kq_error *err)
 {
-    kq_product_plan plan;
-    return scratch_bytes(&plan, m, n, D, opt);
+    kq_status status = kq_psd_check(s->H_in, s->n, allowed, work, s->threads, "H_in", err);
+    return status ? status : kq_psd_check(s->H_out, s->m, allowed, work, s->threads, "H_out", err);
 }
 
-kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
-                     int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
-{
-    kq_factor_report local = {0};
-    kq_progress callback = {progress, ctx};
-    kq_product_plan plan;
-    double start = kq_now_s(), square = 0;
-    void *block = NULL;
+/* ---- one estimate among those that advance together ---- */
 
-    kq_status status = check(G, err);
+typedef struct estimate {
+    kq_stream_linear *what;       /* borrowed */
+    const kq_machine *machine;
+    kq_product_plan plan;
+    kq_product product;
+    kq_search search;
+    kq_step step;
+    kq_factor_report report;
+    size_t seen;                  /* samples of this pass */
+    double squares;               /* sum ||G_i||_F^2, of the first pass */
+    bool first, finished;
+    void *block;                  /* owned: the products' scratch, then the machine's state */
+} estimate;
+
+static size_t round64(size_t bytes)
+{
+    return bytes + (64 - bytes % 64) % 64;
+}
+
+/* Bytes of scratch; 0: too many. pieces: samples may arrive in any number at a time. */
+static size_t scratch_bytes(kq_product_plan *plan, size_t m, size_t n, size_t D, const kq_factor_options *opt, bool pieces)
+{
+    const kq_estimator *e = kq_estimator_of(opt->method);
+    size_t bytes, state;
+    if (!e->machine || !D || !m || !n ||
+        !kq_product_size(plan, m, n, D, opt->compute, opt->exact || e->exact, opt->threads, opt->chunk_bytes, pieces) ||
+        !(state = e->machine->bytes(m, n, opt)) || !kq_add_size(plan->bytes, state, &bytes))
+        return 0;
+    return round64(bytes);
+}
+
+static kq_status begin_estimate(estimate *e, size_t D, bool pieces, kq_error *err)
+{
+    const kq_stream_linear *w = e->what;
+    const kq_factor_options *opt = w->opt;
+    kq_status status = check(D, w->m, w->n, err);
     if (status)
         return status;
     if (kq_method_needs(opt->method) != KQ_NEEDS_GRADIENTS)
@@ -120,48 +141,278 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     if (!(opt->rho >= 0) || !isfinite(opt->rho) || opt->rounds < 1 || !(opt->tol >= 0) || opt->max_iter < 1)
         return kq_fail(err, KQ_E_ARG, "rho %g, rounds %d, tol %g, max-iter %d: need rho and tol >= 0, the others >= 1", opt->rho, opt->rounds,
                        opt->tol, opt->max_iter);
-    size_t bytes = scratch_bytes(&plan, G->m, G->n, G->D, opt);
+    size_t bytes = scratch_bytes(&e->plan, w->m, w->n, D, opt, pieces);
     if (!bytes)
-        return kq_fail(err, KQ_E_MEMORY, "factors of a [%zu, %zu] layer: the scratch does not fit the address space", G->m, G->n);
+        return kq_fail(err, KQ_E_MEMORY, "factors of a [%zu, %zu] layer: the scratch does not fit the address space", w->m, w->n);
+    if ((status = kq_alloc_for(&e->block, bytes, 1, "the factor step", err)))
+        return status;
+    e->machine = kq_estimator_of(opt->method)->machine;
+    e->first = true;
+    kq_product_init(&e->product, &e->plan, e->block);
+    e->search = (kq_search){.m = w->m, .n = w->n, .opt = opt, .threads = e->plan.threads, .H_in = w->H_in, .H_out = w->H_out,
+                            .report = &e->report, .state = (char *)e->block + e->plan.bytes};
+    e->machine->start(&e->search);
+    return KQ_OK;
+}
 
-    int before = kq_one_thread_begin();
-    status = mean_square(G, plan.threads, &square, err);
-    if (!status)
-        status = kq_alloc_for(&block, bytes, 1, "the factor step", err);
-    if (!status)
-        status = kq_estimator_of(opt->method)->run(&plan, G->g, opt, block, H_in, H_out, &local, callback, err);
-    if (!status && kq_estimator_of(opt->method)->diagonal) {
-        keep_diagonal(H_in, G->n);
-        keep_diagonal(H_out, G->m);
+static kq_status finish_estimate(estimate *e, kq_error *err)
+{
+    kq_stream_linear *w = e->what;
+    e->report.flop += e->product.flop;
+    e->report.trace_product = e->squares / (double)e->plan.D;
+    kq_status status = e->machine->finish(&e->search, err);
+    if (!status && kq_estimator_of(w->opt->method)->diagonal) {
+        keep_diagonal(w->H_in, w->n);
+        keep_diagonal(w->H_out, w->m);
     }
     if (!status)
-        status = kq_factors_scale(H_in, G->n, H_out, G->m, square, err);
-    kq_free(block);
-    kq_one_thread_end(before);
-    local.trace_product = square;
-    local.seconds = kq_now_s() - start;
-    if (report && !status)
-        *report = local;
+        status = kq_factors_scale(w->H_in, w->n, w->H_out, w->m, e->report.trace_product, err);
+    kq_free(e->block);
+    e->block = NULL;
+    e->finished = true;
     return status;
+}
+
+/* Up to the next pass: the product that this estimate wants is begun; or it is finished. */
+static kq_status next_product(estimate *e, kq_error *err)
+{
+    bool more;
+    kq_status status = e->machine->next(&e->search, &e->step, &more, err);
+    if (status)
+        return status;
+    e->seen = 0;
+    return more ? kq_product_begin(&e->product, e->step.adjoint, e->step.kind, e->step.mid, err) : finish_estimate(e, err);
+}
+
+static kq_status add_samples(estimate *e, const uint16_t *g, size_t count, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    if (e->first && count <= e->plan.D - e->seen)
+        status = add_squares(g, e->seen, count, e->plan.D, e->plan.m, e->plan.n, e->plan.threads, &e->squares, err);
+    e->seen += count;
+    return status ? status : kq_product_add(&e->product, g, count, err);
+}
+
+static kq_status end_product(estimate *e, kq_error *err)
+{
+    kq_status status = kq_product_end(&e->product, e->step.out, err);
+    if (!status && e->first)
+        status = check_squares(e->squares, e->plan.D, e->plan.m, e->plan.n, err);
+    e->first = false;
+    if (!status)
+        status = e->machine->absorb(&e->search, err);
+    e->report.products++;
+    return status;
+}
+
+/* ---- several, over a source of samples ---- */
+
+typedef struct driver {
+    kq_gradient_sink sink; /* first: the pass knows only this */
+    estimate *e;
+    size_t count;
+} driver;
+
+/* A step of every estimate that is not finished. */
+static kq_status each(driver *d, size_t source, kq_status (*step)(estimate *, const uint16_t *, size_t, kq_error *), const uint16_t *g, size_t count,
+                      kq_error *err)
+{
+    for (size_t i = 0; i < d->count; i++) {
+        estimate *e = &d->e[i];
+        if (e->finished || (source != SIZE_MAX && e->what->source != source))
+            continue;
+        double start = kq_now_s();
+        kq_status status = step(e, g, count, err);
+        e->report.seconds += kq_now_s() - start;
+        if (status)
+            return status;
+    }
+    return KQ_OK;
+}
+
+static kq_status next_step(estimate *e, const uint16_t *g, size_t count, kq_error *err)
+{
+    (void)g, (void)count;
+    return next_product(e, err);
+}
+
+static kq_status end_step(estimate *e, const uint16_t *g, size_t count, kq_error *err)
+{
+    (void)g, (void)count;
+    return end_product(e, err);
+}
+
+static kq_status sink_add(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err)
+{
+    return each((driver *)to, source, add_samples, g, count, err);
+}
+
+static kq_status drive(driver *d, size_t D, bool pieces, kq_gradient_pass *pass, void *pass_ctx, int (*progress)(void *ctx, double fraction),
+                       void *ctx, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < d->count && !status; i++) {
+        double start = kq_now_s();
+        status = begin_estimate(&d->e[i], D, pieces, err);
+        d->e[i].report.seconds = kq_now_s() - start;
+    }
+    for (int passes = 0; !status; passes++) {
+        double done = 1;
+        d->sink.wanted = 0;
+        if ((status = each(d, SIZE_MAX, next_step, NULL, 0, err)))
+            break;
+        for (size_t i = 0; i < d->count; i++) {
+            estimate *e = &d->e[i];
+            if (e->finished)
+                continue;
+            d->sink.wanted |= (uint64_t)1 << e->what->source;
+            done = fmin(done, e->machine->fraction(&e->search));
+        }
+        if (!d->sink.wanted)
+            break;
+        if (progress && progress(ctx, done))
+            status = kq_fail(err, KQ_E_INTERRUPTED, "interrupted after %d passes over the gradients", passes);
+        if (!status)
+            status = pass(pass_ctx, &d->sink, err);
+        if (!status)
+            status = each(d, SIZE_MAX, end_step, NULL, 0, err);
+    }
+    for (size_t i = 0; i < d->count; i++) {
+        kq_free(d->e[i].block);
+        if (!status)
+            d->e[i].what->report = d->e[i].report;
+    }
+    return status;
+}
+
+kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, size_t D, kq_gradient_pass *pass, void *pass_ctx,
+                            int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
+{
+    driver d = {.sink.add = sink_add, .count = count};
+    for (size_t i = 0; i < count; i++)
+        if (linears[i].source >= 64)
+            return kq_fail(err, KQ_E_ARG, "gradients of source %zu: from 0 to 63 are possible", linears[i].source);
+    if (!(d.e = kq_calloc(count, sizeof *d.e)))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: %zu estimates", count);
+    for (size_t i = 0; i < count; i++)
+        d.e[i].what = &linears[i];
+    int before = kq_one_thread_begin();
+    kq_status status = drive(&d, D, true, pass, pass_ctx, progress, ctx, err);
+    kq_one_thread_end(before);
+    kq_free(d.e);
+    return status;
+}
+
+size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count, size_t D)
+{
+    size_t all = 0;
+    kq_product_plan plan;
+    for (size_t i = 0; i < count; i++) {
+        size_t bytes = scratch_bytes(&plan, linears[i].m, linears[i].n, D, linears[i].opt, true);
+        if (!bytes || !kq_add_size(all, bytes, &all))
+            return 0;
+    }
+    return all;
+}
+
+/* ---- one, over gradients that are at hand ---- */
+
+typedef struct at_hand { const kq_gradients *G; size_t chunk; uint16_t *buffer; } at_hand;
+
+/* Samples a chunk at a time: where they lie, or read into the buffer. */
+static kq_status over_gradients(void *ctx, kq_gradient_sink *to, kq_error *err)
+{
+    const at_hand *a = ctx;
+    const kq_gradients *G = a->G;
+    kq_status status = KQ_OK;
+    for (size_t first = 0; first < G->D && !status; first += a->chunk) {
+        size_t count = G->D - first < a->chunk ? G->D - first : a->chunk;
+        const uint16_t *g = G->g ? G->g + first * G->m * G->n : a->buffer;
+        if (!G->g)
+            status = G->read(G->ctx, first, count, a->buffer, err);
+        if (!status)
+            status = to->add(to, 0, g, count, err);
+    }
+    return status;
+}
+
+static kq_status check_source(const kq_gradients *G, kq_error *err)
+{
+    return G->g || G->read ? check(G->D, G->m, G->n, err) : kq_fail(err, KQ_E_ARG, "gradients: neither in memory nor read");
+}
+
+static size_t buffer_bytes(const kq_gradients *G, const kq_product_plan *plan)
+{
+    return G->g || !G->read ? 0 : plan->chunk * G->m * G->n * sizeof(uint16_t);
+}
+
+size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt)
+{
+    kq_product_plan plan;
+    size_t bytes = scratch_bytes(&plan, G->m, G->n, G->D, opt, false);
+    return bytes ? bytes + buffer_bytes(G, &plan) : 0;
+}
+
+kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
+                     int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
+{
+    kq_stream_linear what = {.m = G->m, .n = G->n, .opt = opt, .H_in = H_in, .H_out = H_out};
+    estimate e = {.what = &what};
+    driver d = {.sink.add = sink_add, .e = &e, .count = 1};
+    at_hand source = {.G = G};
+    double start = kq_now_s();
+    kq_status status = check_source(G, err);
+    kq_product_plan plan;
+    if (!status && !scratch_bytes(&plan, G->m, G->n, G->D, opt, false))
+        plan.chunk = 1; /* drive refuses it, and says why */
+    if (!status && !G->g)
+        status = kq_alloc_for((void **)&source.buffer, buffer_bytes(G, &plan), 1, "a chunk of gradients", err);
+    source.chunk = plan.chunk;
+    int before = kq_one_thread_begin();
+    if (!status)
+        status = drive(&d, G->D, false, over_gradients, &source, progress, ctx, err);
+    kq_one_thread_end(before);
+    kq_free(source.buffer);
+    what.report.seconds = kq_now_s() - start;
+    if (report && !status)
+        *report = what.report;
+    return status;
+}
+
+typedef struct one_product { kq_gradient_sink sink; kq_product p; } one_product;
+
+static kq_status product_add(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err)
+{
+    (void)source;
+    return kq_product_add(&((one_product *)to)->p, g, count, err);
 }
 
 kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y, float *out, kq_compute compute, int threads, kq_error *err)
 {
     kq_product_plan plan;
-    kq_product p;
+    one_product one = {.sink = {.add = product_add, .wanted = 1}};
+    at_hand source = {.G = G};
     void *block = NULL;
-    kq_status status = check(G, err);
+    kq_status status = check_source(G, err);
     if (status)
         return status;
-    if (!kq_product_size(&plan, G->m, G->n, G->D, compute, true, threads))
+    if (!kq_product_size(&plan, G->m, G->n, G->D, compute, true, threads, 0, false))
         return kq_fail(err, KQ_E_MEMORY, "products of a [%zu, %zu] layer: the scratch does not fit the address space", G->m, G->n);
     status = kq_alloc_for(&block, plan.bytes, 1, "a product with the gradients", err);
-    if (status)
-        return status;
+    if (!status && !G->g)
+        status = kq_alloc_for((void **)&source.buffer, buffer_bytes(G, &plan), 1, "a chunk of gradients", err);
+    source.chunk = plan.chunk;
     int before = kq_one_thread_begin();
-    kq_product_init(&p, &plan, G->g, block);
-    status = kq_product_apply(&p, adjoint, KQ_MID_SYMMETRIC, Y, out, err);
+    if (!status) {
+        kq_product_init(&one.p, &plan, block);
+        status = kq_product_begin(&one.p, adjoint, KQ_MID_SYMMETRIC, Y, err);
+    }
+    if (!status)
+        status = over_gradients(&source, &one.sink, err);
+    if (!status)
+        status = kq_product_end(&one.p, out, err);
     kq_one_thread_end(before);
+    kq_free(source.buffer);
     kq_free(block);
     return status;
 }

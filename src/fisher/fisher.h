@@ -33,8 +33,14 @@ kq_needs kq_method_needs(kq_method method);
 bool kq_method_needs_gradients(kq_method method); /* of the loss: KQ_NEEDS_TOKENS or KQ_NEEDS_GRADIENTS; then eq. 1 predicts the loss's rise */
 bool kq_method_iterates(kq_method method);        /* until --tol: its report has sigma1 and a residual (fastkron, yaqa-b, diag) */
 
-/* The gradients of all samples of one layer, bf16, [D, m, n]. g is borrowed (memory or a mapped spill file). */
-typedef struct kq_gradients { size_t D, m, n; const uint16_t *g; } kq_gradients;
+/* The gradients of all samples of one layer, bf16: in memory, or read (or made again) piece by piece, once for every product. */
+typedef struct kq_gradients {
+    size_t D, m, n;
+    const uint16_t *g; /* [D, m, n], borrowed; NULL: read gives them */
+    /* Samples first .. first + count - 1 into g [count, m, n]; the pieces are in order and count is bounded whatever D is. */
+    kq_status (*read)(void *ctx, size_t first, size_t count, uint16_t *g, kq_error *err);
+    void *ctx;
+} kq_gradients;
 
 typedef struct kq_factor_options {
     kq_method method;
@@ -53,6 +59,8 @@ typedef struct kq_factor_options {
     int max_iter;         /* likewise: at most this many steps (32) */
     bool start_random;    /* fastkron: random start on the v side instead of the identity */
     uint64_t seed;
+    size_t chunk_bytes;   /* scratch that the samples multiplied at a time aim at; 0: 96 MB. Fewer samples at a time are summed in another
+                             order: the same factors to rounding, not to the bit */
 } kq_factor_options;
 kq_factor_options kq_factor_defaults(void);
 
@@ -72,8 +80,32 @@ typedef struct kq_factor_report {
 kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
                      int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err);
 
-/* Bytes of scratch that kq_factors allocates for a layer (for the memory plan). */
-size_t kq_factors_bytes(size_t m, size_t n, size_t D, const kq_factor_options *opt);
+/* Bytes of scratch that kq_factors allocates for a layer (for the memory plan); of G only the sizes and whether g or read is set count. */
+size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt);
+
+/* ---- gradients that are kept nowhere: several estimates side by side, one product of each a pass over the samples ---- */
+
+/* Where a pass hands its samples: those of each source (a linear of the block) in order, any number at a time. A source that nobody
+ * wants any more may be left out. Not to be called by two threads at once; it uses the threads of the options itself. */
+typedef struct kq_gradient_sink kq_gradient_sink;
+struct kq_gradient_sink {
+    kq_status (*add)(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err); /* g [count, m, n] */
+    uint64_t wanted; /* bit of each source */
+};
+/* Goes over all D samples once. The same samples, bit by bit, every time. */
+typedef kq_status kq_gradient_pass(void *ctx, kq_gradient_sink *to, kq_error *err);
+
+typedef struct kq_stream_linear { /* one estimate of one linear */
+    size_t source, m, n;          /* estimates may share a source, up to 64 of these */
+    const kq_factor_options *opt; /* borrowed */
+    float *H_in, *H_out;          /* [n,n], [m,m]: the caller's */
+    kq_factor_report report;      /* its seconds: the arithmetic alone, without the passes */
+} kq_stream_linear;
+
+/* As kq_factors for each of them; the same bytes, too. As many passes as the longest of them takes products. */
+kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, size_t D, kq_gradient_pass *pass, void *pass_ctx,
+                            int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err);
+size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count, size_t D);
 
 /* One product of eq. 2 (either way), the building block; Y symmetric [n,n], out [m,m] (adjoint: Y [m,m], out [n,n]). */
 kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y, float *out, kq_compute compute, int threads, kq_error *err);

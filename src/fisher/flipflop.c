@@ -1,18 +1,30 @@
 /* Matrix-normal maximum likelihood by alternation (Dutilleul 1999): docs/math.md eq. 3. */
+#include <assert.h>
 #include <math.h>
 
-#include "base/mem.h"
-#include "fisher/product.h"
+#include "fisher/method.h"
 
-/* Scratch after the products': the normalised factor, whose Cholesky factor replaces it, and that one's inverse. */
-size_t kq_flipflop_bytes(const kq_product_plan *plan, const kq_factor_options *opt)
+/* State: which half round, the normalised factor, whose Cholesky factor replaces it, and that one's inverse. */
+typedef struct flipflop { int half; } flipflop;
+enum { HEAD = 64 };
+static_assert(sizeof(flipflop) <= HEAD, "the matrices behind it stay aligned");
+
+static float *factor_of(const kq_search *s)
+{
+    return (float *)((char *)s->state + HEAD);
+}
+
+static float *inverse_of(const kq_search *s)
+{
+    const size_t big = s->m > s->n ? s->m : s->n;
+    return factor_of(s) + big * big;
+}
+
+static size_t flipflop_bytes(size_t m, size_t n, const kq_factor_options *opt)
 {
     (void)opt;
-    size_t big = plan->m > plan->n ? plan->m : plan->n, two, psd = kq_psd_work(big), bytes;
-    two = 2 * big * big;
-    if (!kq_add_size(plan->bytes, (two > psd ? two : psd) * sizeof(float), &bytes))
-        return 0;
-    return bytes;
+    size_t big = m > n ? m : n, two = 2 * big * big, psd = kq_psd_work(big);
+    return HEAD + (two > psd ? two : psd) * sizeof(float);
 }
 
 kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads, int *regularised, kq_error *err)
@@ -38,35 +50,44 @@ kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L,
     return kq_fail(err, KQ_E_NUMERIC, "flipflop: a factor is singular even with rho = %g: raise --rho", rho);
 }
 
-kq_status kq_flipflop_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
-                          float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err)
+static void flipflop_start(kq_search *s)
 {
-    size_t m = plan->m, n = plan->n, big = m > n ? m : n;
-    float *L = (float *)((char *)block + plan->bytes), *C = L + big * big;
-    kq_product p;
-    kq_status status = KQ_OK;
-
-    kq_product_init(&p, plan, g, block);
-    for (int half = 0; half < 2 * opt->rounds; half++) {
-        bool in = half % 2 == 0;
-        if (progress.fn && progress.fn(progress.ctx, half / (2.0 * opt->rounds)))
-            return kq_fail(err, KQ_E_INTERRUPTED, "interrupted in round %d of %d", half / 2 + 1, opt->rounds);
-        if (half)
-            status = kq_regularised_inverse(in ? H_out : H_in, in ? m : n, opt->rho, L, C, opt->threads, &report->regularised, err);
-        if (!status)
-            status = kq_product_apply(&p, in, half ? KQ_MID_TRIANGULAR : KQ_MID_IDENTITY, C, in ? H_in : H_out, err);
-        if (status)
-            return status;
-        if (half) { /* Cholesky and inverse: n^3/3 multiply-adds each */
-            double d = (double)(in ? m : n);
-            p.flop += 2.0 / 3.0 * d * d * d;
-        }
-        report->products++;
-    }
-    report->flop = p.flop;
-    report->converged = true;
-    status = kq_psd_check(H_in, n, 1e-3, L, opt->threads, "H_in", err);
-    if (!status)
-        status = kq_psd_check(H_out, m, 1e-3, L, opt->threads, "H_out", err);
-    return status;
+    *(flipflop *)s->state = (flipflop){0};
 }
+
+static kq_status flipflop_next(kq_search *s, kq_step *step, bool *more, kq_error *err)
+{
+    const flipflop *f = s->state;
+    const bool in = f->half % 2 == 0;
+    if (!(*more = f->half < 2 * s->opt->rounds))
+        return KQ_OK;
+    *step = (kq_step){.adjoint = in, .kind = KQ_MID_IDENTITY, .out = in ? s->H_in : s->H_out};
+    if (!f->half)
+        return KQ_OK;
+    step->kind = KQ_MID_TRIANGULAR;
+    step->mid = inverse_of(s);
+    const double d = (double)(in ? s->m : s->n);
+    s->report->flop += 2.0 / 3.0 * d * d * d; /* Cholesky and inverse: n^3/3 multiply-adds each */
+    return kq_regularised_inverse(in ? s->H_out : s->H_in, in ? s->m : s->n, s->opt->rho, factor_of(s), inverse_of(s), s->threads,
+                                  &s->report->regularised, err);
+}
+
+static kq_status flipflop_absorb(kq_search *s, kq_error *err)
+{
+    (void)err;
+    ((flipflop *)s->state)->half++;
+    return KQ_OK;
+}
+
+static double flipflop_fraction(const kq_search *s)
+{
+    return ((const flipflop *)s->state)->half / (2.0 * s->opt->rounds);
+}
+
+static kq_status flipflop_finish(kq_search *s, kq_error *err)
+{
+    s->report->converged = true;
+    return kq_search_psd(s, 1e-3, factor_of(s), err);
+}
+
+const kq_machine kq_flipflop = {flipflop_bytes, flipflop_start, flipflop_next, flipflop_absorb, flipflop_fraction, flipflop_finish};

@@ -4,14 +4,14 @@
  * vectors is the Frobenius product of the matrices, at half the storage. After k steps A V = U B and A* U = V B^T + beta_k v_{k+1} e_k^T,
  * B upper bidiagonal (alpha on the diagonal, beta above it). With B = P S Q^T: u = U p_1, v = V q_1, ||A v - sigma u|| = 0 and
  * ||A* u - sigma v|| = beta_k |P_k1|. */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
-#include "fisher/product.h"
+#include "fisher/method.h"
 #include "kern/lapack.h"
-
 
 static size_t triangle(size_t n)
 {
@@ -23,19 +23,27 @@ static size_t small_doubles(size_t k)
     return 3 * k * k + 4 * k + 2 + (8 * k + 64); /* B, P, Q; alpha, beta, c, s; work */
 }
 
-size_t kq_lanczos_bytes(const kq_product_plan *plan, const kq_factor_options *opt)
+/* State. V: k + 1 vectors and the result; U: k and the result; one spare of the larger. The PSD check reuses them all. */
+typedef struct lanczos {
+    enum { FORWARD, BACK, CHECK_FORWARD, CHECK_BACK, END } stage;
+    size_t k;              /* finished steps */
+    double sigma, ru;      /* the largest singular value so far; ||A(v) - sigma u|| */
+    double *alpha, *beta, *c, *B, *P, *Q, *s, *work;
+    float *V, *U, *v, *u, *spare;
+} lanczos;
+enum { HEAD = 192 };
+static_assert(sizeof(lanczos) <= HEAD && HEAD % 64 == 0, "what lies behind it stays aligned");
+
+static size_t lanczos_bytes(size_t m, size_t n, const kq_factor_options *opt)
 {
     const int max_iter = opt->max_iter;
-    size_t k = (size_t)max_iter, tn = triangle(plan->n), tm = triangle(plan->m), big = plan->m > plan->n ? plan->m : plan->n;
-    size_t v, u, floats, psd = kq_psd_work(big), bytes, doubles;
-    /* V: k + 1 and the result; U: k and the result; one spare of the larger. The PSD check reuses them all. */
+    size_t k = (size_t)max_iter, tn = triangle(n), tm = triangle(m), big = m > n ? m : n, v, u, floats, psd = kq_psd_work(big), bytes;
     if (max_iter > 4096 || !kq_mul_size(k + 2, tn, &v) || !kq_mul_size(k + 1, tm, &u) || !kq_add_size(v, u, &floats) ||
         !kq_add_size(floats, triangle(big) + 32, &floats))
         return 0;
-    doubles = small_doubles(k) * sizeof(double);
     if (floats < psd)
         floats = psd;
-    if (!kq_mul_size(floats, sizeof(float), &bytes) || !kq_add_size(bytes, doubles, &bytes) || !kq_add_size(bytes, plan->bytes, &bytes))
+    if (!kq_mul_size(floats, sizeof(float), &bytes) || !kq_add_size(bytes, HEAD + small_doubles(k) * sizeof(double), &bytes))
         return 0;
     return bytes;
 }
@@ -155,107 +163,152 @@ static void start(float *v, size_t n, const kq_factor_options *opt)
             v[at] = opt->start_random ? (float)kq_rng_normal(&rng) : (float)(i == j);
 }
 
-kq_status kq_lanczos_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
-                         float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err)
+static void lanczos_start(kq_search *s)
 {
-    size_t m = plan->m, n = plan->n, tm = triangle(m), tn = triangle(n), most = (size_t)opt->max_iter, k = 0;
-    int threads = plan->threads, info = 0;
-    double *numbers = (double *)((char *)block + plan->bytes);
-    double *alpha = numbers, *beta = alpha + most, *c = beta + most + 1;
-    double *B = c + most + 1, *P = B + most * most, *Q = P + most * most, *s = Q + most * most, *work = s + most;
-    float *V = (float *)(numbers + small_doubles(most)), *U = V + (most + 1) * tn, *v = U + most * tm, *u = v + tn, *spare = u + tm;
-    double sigma = 0;
-    kq_product p;
-    kq_status status = KQ_OK;
-
-    kq_product_init(&p, plan, g, block);
-    start(V, n, opt);
-    normalise(V, tn, 0, threads);
-    for (;;) {
-        if (progress.fn && progress.fn(progress.ctx, (double)k / (double)most))
-            return kq_fail(err, KQ_E_INTERRUPTED, "interrupted after %zu Lanczos steps", k);
-        float *Uk = U + k * tm, *Vn = V + (k + 1) * tn;
-        bool identity = k == 0 && !opt->start_random;
-        unpack(V + k * tn, n, 1, H_in, threads);
-        status = kq_product_apply(&p, false, identity ? KQ_MID_IDENTITY : KQ_MID_SYMMETRIC, H_in, H_out, err);
-        if (status)
-            return status;
-        pack(H_out, m, Uk, threads);
-        if (identity)
-            combine(Uk, 1 / sqrt((double)n), NULL, NULL, 0, tm, threads);
-        orthogonalise(Uk, U, k, tm, c, threads);
-        /* Below 1e-6 sigma a remainder is rounding: the Krylov space is complete. */
-        alpha[k] = normalise(Uk, tm, 1e-6 * sigma, threads);
-        unpack(Uk, m, 1, H_out, threads);
-        status = kq_product_apply(&p, true, KQ_MID_SYMMETRIC, H_out, H_in, err);
-        if (status)
-            return status;
-        pack(H_in, n, Vn, threads);
-        orthogonalise(Vn, V, k + 1, tn, c, threads);
-        report->products += 2;
-        beta[k] = normalise(Vn, tn, 1e-6 * (sigma > alpha[k] ? sigma : alpha[k]), threads);
-        if (!isfinite(alpha[k]) || !isfinite(beta[k]) || alpha[0] <= 0)
-            return kq_fail(err, KQ_E_NUMERIC, "fastkron: step %zu gave alpha %g, beta %g: the gradients over- or underflow f32 when squared",
-                           k + 1, alpha[k], beta[k]);
-        k++;
-
-        memset(B, 0, k * k * sizeof *B); /* column-major k x k */
-        for (size_t i = 0; i < k; i++) {
-            B[i * k + i] = alpha[i];
-            if (i + 1 < k)
-                B[(i + 1) * k + i] = beta[i];
-        }
-        int K = (int)k, lwork = (int)(8 * k + 64);
-        dgesvd_("A", "A", &K, &K, B, &K, s, P, &K, Q, &K, work, &lwork, &info, 1, 1);
-        if (info)
-            return kq_fail(err, KQ_E_NUMERIC, "fastkron: the small singular value decomposition failed (%d)", info);
-        sigma = s[0];
-        if (beta[k - 1] * fabs(P[k - 1]) <= opt->tol * sigma || beta[k - 1] <= 0 || k == most)
-            break;
-    }
-
-    report->sigma1 = sigma;
-    if (k > 1 && s[1] > 0) {
-        report->sigma2 = s[1];
-        report->sigma2_residual = beta[k - 1] * fabs(P[k + k - 1]) / s[1];
-    }
-    memcpy(c, P, k * sizeof *c);
-    combine(u, 0, c, U, k, tm, threads);
-    for (size_t i = 0; i < k; i++)
-        c[i] = Q[i * k]; /* row 0 of VT */
-    combine(v, 0, c, V, k, tn, threads);
-    double trace = 0;
-    for (size_t i = 0; i < n; i++)
-        trace += v[triangle(i) + i];
-    double sign = trace < 0 ? -1 : 1;
-    normalise(u, tm, 0, threads);
-    normalise(v, tn, 0, threads);
-    combine(u, sign, NULL, NULL, 0, tm, threads);
-    combine(v, sign, NULL, NULL, 0, tn, threads);
-
-    /* Both residuals by their definition. */
-    unpack(v, n, 1, H_in, threads);
-    status = kq_product_apply(&p, false, KQ_MID_SYMMETRIC, H_in, H_out, err);
-    if (status)
-        return status;
-    pack(H_out, m, spare, threads);
-    double ru = distance(spare, sigma, u, tm);
-    unpack(u, m, 1, H_out, threads);
-    status = kq_product_apply(&p, true, KQ_MID_SYMMETRIC, H_out, H_in, err);
-    if (status)
-        return status;
-    pack(H_in, n, spare, threads);
-    double rv = distance(spare, sigma, v, tn);
-    unpack(v, n, 1, H_in, threads);
-    report->products += 2;
-    report->residual = (ru > rv ? ru : rv) / sigma;
-    report->converged = report->residual <= opt->tol;
-    report->flop = p.flop;
-
-    /* The leading triplet is PSD; an iterate is off by about its residual over the gap. */
-    double allowed = 1e-3 + 10 * report->residual;
-    status = kq_psd_check(H_in, n, allowed, V, threads, "H_in", err);
-    if (!status)
-        status = kq_psd_check(H_out, m, allowed, V, threads, "H_out", err);
-    return status;
+    lanczos *l = s->state;
+    const size_t tm = triangle(s->m), tn = triangle(s->n), most = (size_t)s->opt->max_iter;
+    double *numbers = (double *)((char *)s->state + HEAD);
+    *l = (lanczos){.alpha = numbers};
+    l->beta = l->alpha + most;
+    l->c = l->beta + most + 1;
+    l->B = l->c + most + 1;
+    l->P = l->B + most * most;
+    l->Q = l->P + most * most;
+    l->s = l->Q + most * most;
+    l->work = l->s + most;
+    l->V = (float *)(numbers + small_doubles(most));
+    l->U = l->V + (most + 1) * tn;
+    l->v = l->U + most * tm;
+    l->u = l->v + tn;
+    l->spare = l->u + tm;
+    start(l->V, s->n, s->opt);
+    normalise(l->V, tn, 0, s->threads);
 }
+
+static bool from_identity(const kq_search *s)
+{
+    return ((const lanczos *)s->state)->k == 0 && !s->opt->start_random;
+}
+
+static kq_status lanczos_next(kq_search *s, kq_step *step, bool *more, kq_error *err)
+{
+    (void)err;
+    const lanczos *l = s->state;
+    *more = l->stage != END;
+    if (l->stage == FORWARD || l->stage == CHECK_FORWARD) {
+        unpack(l->stage == FORWARD ? l->V + l->k * triangle(s->n) : l->v, s->n, 1, s->H_in, s->threads);
+        *step = (kq_step){false, KQ_MID_SYMMETRIC, s->H_in, s->H_out};
+        if (l->stage == FORWARD && from_identity(s))
+            *step = (kq_step){false, KQ_MID_IDENTITY, NULL, s->H_out};
+    } else if (*more) {
+        unpack(l->stage == BACK ? l->U + l->k * triangle(s->m) : l->u, s->m, 1, s->H_out, s->threads);
+        *step = (kq_step){true, KQ_MID_SYMMETRIC, s->H_out, s->H_in};
+    }
+    return KQ_OK;
+}
+
+/* u = U p_1, v = V q_1, of norm 1, the sign by v's trace. */
+static void combine_vectors(kq_search *s)
+{
+    lanczos *l = s->state;
+    const size_t tm = triangle(s->m), tn = triangle(s->n);
+    memcpy(l->c, l->P, l->k * sizeof *l->c);
+    combine(l->u, 0, l->c, l->U, l->k, tm, s->threads);
+    for (size_t i = 0; i < l->k; i++)
+        l->c[i] = l->Q[i * l->k]; /* row 0 of VT */
+    combine(l->v, 0, l->c, l->V, l->k, tn, s->threads);
+    double trace = 0;
+    for (size_t i = 0; i < s->n; i++)
+        trace += l->v[triangle(i) + i];
+    double sign = trace < 0 ? -1 : 1;
+    normalise(l->u, tm, 0, s->threads);
+    normalise(l->v, tn, 0, s->threads);
+    combine(l->u, sign, NULL, NULL, 0, tm, s->threads);
+    combine(l->v, sign, NULL, NULL, 0, tn, s->threads);
+}
+
+/* A step is complete: the singular values so far, and whether to stop. */
+static kq_status solve_small(kq_search *s, kq_error *err)
+{
+    lanczos *l = s->state;
+    kq_factor_report *report = s->report;
+    const size_t k = ++l->k;
+    memset(l->B, 0, k * k * sizeof *l->B); /* column-major k x k */
+    for (size_t i = 0; i < k; i++) {
+        l->B[i * k + i] = l->alpha[i];
+        if (i + 1 < k)
+            l->B[(i + 1) * k + i] = l->beta[i];
+    }
+    int K = (int)k, lwork = (int)(8 * k + 64), info;
+    dgesvd_("A", "A", &K, &K, l->B, &K, l->s, l->P, &K, l->Q, &K, l->work, &lwork, &info, 1, 1);
+    if (info)
+        return kq_fail(err, KQ_E_NUMERIC, "fastkron: the small singular value decomposition failed (%d)", info);
+    l->sigma = report->sigma1 = l->s[0];
+    const double last = l->beta[k - 1];
+    if (!(last * fabs(l->P[k - 1]) <= s->opt->tol * l->sigma || last <= 0 || k == (size_t)s->opt->max_iter)) {
+        l->stage = FORWARD;
+        return KQ_OK;
+    }
+    if (k > 1 && l->s[1] > 0) {
+        report->sigma2 = l->s[1];
+        report->sigma2_residual = last * fabs(l->P[k + k - 1]) / l->s[1];
+    }
+    combine_vectors(s);
+    l->stage = CHECK_FORWARD; /* both residuals by their definition */
+    return KQ_OK;
+}
+
+static kq_status lanczos_absorb(kq_search *s, kq_error *err)
+{
+    lanczos *l = s->state;
+    const size_t m = s->m, n = s->n, tm = triangle(m), tn = triangle(n), k = l->k;
+    const int threads = s->threads;
+    float *Uk = l->U + k * tm, *Vn = l->V + (k + 1) * tn;
+    switch (l->stage) {
+    case FORWARD:
+        pack(s->H_out, m, Uk, threads);
+        if (from_identity(s))
+            combine(Uk, 1 / sqrt((double)n), NULL, NULL, 0, tm, threads);
+        orthogonalise(Uk, l->U, k, tm, l->c, threads);
+        /* Below 1e-6 sigma a remainder is rounding: the Krylov space is complete. */
+        l->alpha[k] = normalise(Uk, tm, 1e-6 * l->sigma, threads);
+        l->stage = BACK;
+        return KQ_OK;
+    case BACK:
+        pack(s->H_in, n, Vn, threads);
+        orthogonalise(Vn, l->V, k + 1, tn, l->c, threads);
+        l->beta[k] = normalise(Vn, tn, 1e-6 * (l->sigma > l->alpha[k] ? l->sigma : l->alpha[k]), threads);
+        if (!isfinite(l->alpha[k]) || !isfinite(l->beta[k]) || l->alpha[0] <= 0)
+            return kq_fail(err, KQ_E_NUMERIC, "fastkron: step %zu gave alpha %g, beta %g: the gradients over- or underflow f32 when squared",
+                           k + 1, l->alpha[k], l->beta[k]);
+        return solve_small(s, err);
+    case CHECK_FORWARD:
+        pack(s->H_out, m, l->spare, threads);
+        l->ru = distance(l->spare, l->sigma, l->u, tm);
+        l->stage = CHECK_BACK;
+        return KQ_OK;
+    default:
+        pack(s->H_in, n, l->spare, threads);
+        const double rv = distance(l->spare, l->sigma, l->v, tn);
+        unpack(l->v, n, 1, s->H_in, threads);
+        s->report->residual = (l->ru > rv ? l->ru : rv) / l->sigma;
+        s->report->converged = s->report->residual <= s->opt->tol;
+        l->stage = END;
+        return KQ_OK;
+    }
+}
+
+static double lanczos_fraction(const kq_search *s)
+{
+    const lanczos *l = s->state;
+    const double most = s->opt->max_iter + 1;
+    return ((double)l->k + 0.5 * (l->stage == BACK || l->stage == CHECK_BACK)) / most;
+}
+
+static kq_status lanczos_finish(kq_search *s, kq_error *err)
+{
+    /* The leading triplet is PSD; an iterate is off by about its residual over the gap. */
+    return kq_search_psd(s, 1e-3 + 10 * s->report->residual, ((lanczos *)s->state)->V, err);
+}
+
+const kq_machine kq_lanczos = {lanczos_bytes, lanczos_start, lanczos_next, lanczos_absorb, lanczos_fraction, lanczos_finish};

@@ -1,18 +1,18 @@
-/* The methods by name. A method over whole gradients is one row here and one file with its kq_estimator; one over tokens is a list of passes. */
+/* The methods by name. A method over whole gradients is one row here and one file with its kq_machine; one over tokens is a list of passes. */
 #include "fisher/method.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static const kq_estimator estimators[KQ_N_METHOD] = {
-    [KQ_FLIPFLOP] = {"flipflop", KQ_NEEDS_GRADIENTS, .scratch = kq_flipflop_bytes, .run = kq_flipflop_run},
-    [KQ_FASTKRON] = {"fastkron", KQ_NEEDS_GRADIENTS, .exact = true, .scratch = kq_lanczos_bytes, .run = kq_lanczos_run},
+    [KQ_FLIPFLOP] = {"flipflop", KQ_NEEDS_GRADIENTS, .machine = &kq_flipflop},
+    [KQ_FASTKRON] = {"fastkron", KQ_NEEDS_GRADIENTS, .exact = true, .machine = &kq_lanczos},
     [KQ_YAQA_A] = {"yaqa-a", KQ_NEEDS_TOKENS},
-    [KQ_YAQA_B] = {"yaqa-b", KQ_NEEDS_GRADIENTS, .exact = true, .scratch = kq_power_bytes, .run = kq_power_run},
+    [KQ_YAQA_B] = {"yaqa-b", KQ_NEEDS_GRADIENTS, .exact = true, .machine = &kq_power},
     [KQ_KFAC] = {"kfac", KQ_NEEDS_TOKENS},
     [KQ_FLIPFLOP_TOKENS] = {"flipflop-tokens", KQ_NEEDS_TOKENS},
     [KQ_INPUT_ONLY] = {"input-only", KQ_NEEDS_INPUTS},
-    [KQ_DIAG] = {"diag", KQ_NEEDS_GRADIENTS, .exact = true, .diagonal = true, .scratch = kq_lanczos_bytes, .run = kq_lanczos_run},
+    [KQ_DIAG] = {"diag", KQ_NEEDS_GRADIENTS, .exact = true, .diagonal = true, .machine = &kq_lanczos},
     [KQ_NONE] = {"none", KQ_NEEDS_NOTHING},
 };
 

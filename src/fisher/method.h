@@ -1,20 +1,49 @@
-/* What a method is to the rest of the room. Internal to fisher. */
+/* What a method is to the rest of the room: over whole gradients, a machine that asks for one product after the other. Internal to fisher. */
 #ifndef KQ_FISHER_METHOD_H
 #define KQ_FISHER_METHOD_H
 
 #include "fisher/product.h"
+
+/* The product that comes next. */
+typedef struct kq_step {
+    bool adjoint;
+    kq_middle kind;
+    const float *mid; /* [n,n] or, adjoint, [m,m]; read until the product is there. NULL for KQ_MID_IDENTITY */
+    float *out;       /* [m,m] or, adjoint, [n,n]: where absorb looks for it. Not mid */
+} kq_step;
+
+/* One layer's estimation. The pass over the samples happens outside, between next and absorb. */
+typedef struct kq_search {
+    size_t m, n;
+    const kq_factor_options *opt; /* checked, borrowed */
+    int threads;                  /* at least 1 */
+    float *H_in, *H_out;          /* the caller's: working matrices, and the result */
+    kq_factor_report *report;     /* products is the driver's, flop too: an estimator adds its own arithmetic */
+    void *state;                  /* the estimator's own `bytes`, 64-byte aligned */
+} kq_search;
+
+/* A method over whole gradients. */
+typedef struct kq_machine {
+    size_t (*bytes)(size_t m, size_t n, const kq_factor_options *opt); /* of state; 0: overflow */
+    void (*start)(kq_search *s);
+    kq_status (*next)(kq_search *s, kq_step *step, bool *more, kq_error *err); /* *more false: there is no product left */
+    kq_status (*absorb)(kq_search *s, kq_error *err);                          /* the step's product is at its `out` */
+    double (*fraction)(const kq_search *s);                                    /* how much is done, below 1 */
+    kq_status (*finish)(kq_search *s, kq_error *err); /* H_in and H_out, positive semidefinite, on any scale */
+} kq_machine;
+extern const kq_machine kq_flipflop, kq_lanczos, kq_power; /* one file each */
 
 typedef struct kq_estimator {
     const char *name;
     kq_needs needs;
     bool exact;    /* f32 products even where block integers are faster: its middle matrices are indefinite, or its residual asks for it */
     bool diagonal; /* only the factors' diagonals are kept */
-    /* KQ_NEEDS_GRADIENTS: bytes of scratch, the products' own included (0: overflow), and the work, on checked arguments. */
-    size_t (*scratch)(const kq_product_plan *plan, const kq_factor_options *opt);
-    kq_status (*run)(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in, float *H_out,
-                     kq_factor_report *report, kq_progress progress, kq_error *err);
+    const kq_machine *machine; /* KQ_NEEDS_GRADIENTS */
 } kq_estimator;
 
 const kq_estimator *kq_estimator_of(kq_method method);
+
+/* The last lines of every finish: both factors are positive semidefinite up to `allowed`. work: kq_psd_work(max(m, n)) floats. */
+kq_status kq_search_psd(kq_search *s, double allowed, float *work, kq_error *err);
 
 #endif

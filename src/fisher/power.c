@@ -1,17 +1,29 @@
 /* Power iteration on the operator of eq. 2 (YAQA's method B; Tseng et al. 2025b), from the identity or a random positive semidefinite start. */
+#include <assert.h>
 #include <math.h>
 
-#include "base/mem.h"
 #include "base/rng.h"
-#include "fisher/product.h"
+#include "fisher/method.h"
 
-/* Scratch after the products': the next iterate; the PSD check reuses it. */
-size_t kq_power_bytes(const kq_product_plan *plan, const kq_factor_options *opt)
+/* State: where it stands, and the next iterate; the PSD check reuses that. v is H_in, u is H_out. */
+typedef struct power {
+    int steps;     /* finished */
+    bool half;     /* u = A(v) / sigma is there, A*(u) is next */
+    double sigma;
+} power;
+enum { HEAD = 64 };
+static_assert(sizeof(power) <= HEAD, "the matrix behind it stays aligned");
+
+static float *iterate_of(const kq_search *s)
+{
+    return (float *)((char *)s->state + HEAD);
+}
+
+static size_t power_bytes(size_t m, size_t n, const kq_factor_options *opt)
 {
     (void)opt;
-    const size_t big = plan->m > plan->n ? plan->m : plan->n, psd = kq_psd_work(big), next = plan->n * plan->n;
-    size_t bytes;
-    return kq_add_size(plan->bytes, (next > psd ? next : psd) * sizeof(float), &bytes) ? bytes : 0;
+    const size_t psd = kq_psd_work(m > n ? m : n), next = n * n;
+    return HEAD + (next > psd ? next : psd) * sizeof(float);
 }
 
 static double norm(const float *H, size_t n)
@@ -40,44 +52,63 @@ static void start(float *v, size_t n, const kq_factor_options *opt)
             v[i * n + j] = i != j ? 0 : opt->start_random ? (float)(0.1 + kq_rng_uniform(&rng)) : 1;
 }
 
-kq_status kq_power_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in, float *H_out,
-                       kq_factor_report *report, kq_progress progress, kq_error *err)
+static void power_start(kq_search *s)
 {
-    const size_t m = plan->m, n = plan->n;
-    float *v = H_in, *u = H_out, *next = (float *)((char *)block + plan->bytes);
-    kq_product p;
-    kq_product_init(&p, plan, g, block);
-    start(v, n, opt);
-    scale(v, n, 1 / norm(v, n));
-    for (int step = 0; step < opt->max_iter && !report->converged; step++) {
-        if (progress.fn && progress.fn(progress.ctx, (double)step / opt->max_iter))
-            return kq_fail(err, KQ_E_INTERRUPTED, "interrupted in step %d", step + 1);
-        kq_status status = kq_product_apply(&p, false, KQ_MID_SYMMETRIC, v, u, err);
-        if (status)
-            return status;
-        const double sigma = norm(u, m);
-        if (!(sigma > 0) || !isfinite(sigma))
-            return kq_fail(err, KQ_E_NUMERIC, "power iteration: the operator's norm is %g", sigma);
-        scale(u, m, 1 / sigma);
-        if ((status = kq_product_apply(&p, true, KQ_MID_SYMMETRIC, u, next, err)))
-            return status;
-        report->products += 2;
-        /* ||A*(u) - sigma v|| / sigma; A(v) = sigma u holds by construction */
-        double gap = 0;
-        for (size_t i = 0; i < n * n; i++) {
-            const double e = next[i] - sigma * v[i];
-            gap += e * e;
-        }
-        report->sigma1 = sigma;
-        report->residual = sqrt(gap) / sigma;
-        report->converged = report->residual <= opt->tol;
-        if (!report->converged) { /* else v stays the one that the residual was measured with */
-            const double length = norm(next, n);
-            for (size_t i = 0; i < n * n; i++)
-                v[i] = (float)(next[i] / length);
-        }
-    }
-    report->flop = p.flop;
-    kq_status status = kq_psd_check(H_in, n, 1e-3, next, opt->threads, "H_in", err);
-    return status ? status : kq_psd_check(H_out, m, 1e-3, next, opt->threads, "H_out", err);
+    *(power *)s->state = (power){0};
+    start(s->H_in, s->n, s->opt);
+    scale(s->H_in, s->n, 1 / norm(s->H_in, s->n));
 }
+
+static kq_status power_next(kq_search *s, kq_step *step, bool *more, kq_error *err)
+{
+    (void)err;
+    const power *p = s->state;
+    *more = p->steps < s->opt->max_iter && !s->report->converged;
+    *step = p->half ? (kq_step){true, KQ_MID_SYMMETRIC, s->H_out, iterate_of(s)} : (kq_step){false, KQ_MID_SYMMETRIC, s->H_in, s->H_out};
+    return KQ_OK;
+}
+
+static kq_status power_absorb(kq_search *s, kq_error *err)
+{
+    power *p = s->state;
+    const size_t n = s->n;
+    float *v = s->H_in, *next = iterate_of(s);
+    kq_factor_report *report = s->report;
+    p->half = !p->half;
+    if (p->half) {
+        p->sigma = norm(s->H_out, s->m);
+        if (!(p->sigma > 0) || !isfinite(p->sigma))
+            return kq_fail(err, KQ_E_NUMERIC, "power iteration: the operator's norm is %g", p->sigma);
+        scale(s->H_out, s->m, 1 / p->sigma);
+        return KQ_OK;
+    }
+    p->steps++;
+    /* ||A*(u) - sigma v|| / sigma; A(v) = sigma u holds by construction */
+    double gap = 0;
+    for (size_t i = 0; i < n * n; i++) {
+        const double e = next[i] - p->sigma * v[i];
+        gap += e * e;
+    }
+    report->sigma1 = p->sigma;
+    report->residual = sqrt(gap) / p->sigma;
+    report->converged = report->residual <= s->opt->tol;
+    if (!report->converged) { /* else v stays the one that the residual was measured with */
+        const double length = norm(next, n);
+        for (size_t i = 0; i < n * n; i++)
+            v[i] = (float)(next[i] / length);
+    }
+    return KQ_OK;
+}
+
+static double power_fraction(const kq_search *s)
+{
+    const power *p = s->state;
+    return (p->steps + 0.5 * p->half) / s->opt->max_iter;
+}
+
+static kq_status power_finish(kq_search *s, kq_error *err)
+{
+    return kq_search_psd(s, 1e-3, iterate_of(s), err);
+}
+
+const kq_machine kq_power = {power_bytes, power_start, power_next, power_absorb, power_fraction, power_finish};

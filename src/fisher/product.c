@@ -63,16 +63,17 @@ static bool round64(size_t *bytes)
     return true;
 }
 
-bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads)
+bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads, size_t chunk_bytes,
+                     bool pieces)
 {
     size_t big = m > n ? m : n, mn, big2, each, slices[5];
     if (!kq_mul_size(m, n, &mn) || !kq_mul_size(big, big, &big2) || !kq_mul_size(mn, 8, &each) || big2 > SIZE_MAX / 64)
         return false;
-    *plan = (kq_product_plan){.D = D, .m = m, .n = n, .compute = compute, .threads = threads > 1 ? threads : 1};
+    *plan = (kq_product_plan){.D = D, .m = m, .n = n, .compute = compute, .pieces = pieces, .threads = threads > 1 ? threads : 1};
     plan->panels = compute == KQ_F32 && !exact && kq_panel_available();
     if (compute == KQ_BF16)
         each = mn * 2;
-    size_t most = CHUNK_BYTES / each;
+    size_t most = (chunk_bytes ? chunk_bytes : CHUNK_BYTES) / each;
     most = min_size(most ? most : 1, D);
     size_t chunks = (D + most - 1) / most;
     plan->chunk = (D + chunks - 1) / chunks;
@@ -83,7 +84,7 @@ bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_com
     slices[2] = compute == KQ_F32 ? 0 : big2 * 2;
     slices[3] = compute == KQ_F32 ? 0 : (size_t)plan->threads * PANEL * big * 4;
     if (compute == KQ_BF16)
-        slices[0] = 0;
+        slices[0] = pieces ? slices[0] / 2 : 0;
     size_t in = split_count(n, plan->chunk, compute) * n * n, out = split_count(m, plan->chunk, compute) * m * m;
     slices[4] = (in > out ? in : out) * 4;
     if (plan->panels) {
@@ -109,10 +110,10 @@ bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_com
     return true;
 }
 
-void kq_product_init(kq_product *p, const kq_product_plan *plan, const uint16_t *g, void *block)
+void kq_product_init(kq_product *p, const kq_product_plan *plan, void *block)
 {
     char *slice = block;
-    *p = (kq_product){.plan = *plan, .g = g};
+    *p = (kq_product){.plan = *plan};
     p->gf = (float *)slice;
     p->t = slice += plan->gf;
     p->mid16 = (uint16_t *)(slice += plan->t);
@@ -138,28 +139,36 @@ static kq_status multiply(const kq_product *p, bool ta, bool tb, size_t m, size_
     return KQ_OK;
 }
 
-/* Stage 0 (f32): rows of the chunk's gradients to f32; side by side ([m, count n]) when the sums will run along n. */
-static void widen(kq_product *p, bool adjoint, size_t first, size_t count)
+/* Samples of the chunk that the next one belongs to. */
+static size_t chunk_count(const kq_product *p)
 {
-    size_t m = p->plan.m, n = p->plan.n, strips = (m + 63) / 64;
+    return min_size(p->plan.chunk, p->plan.D - p->done);
+}
+
+/* Stage 0 (f32): rows of the chunk's next `count` gradients to f32; side by side ([m, all n]) when the sums will run along n. */
+static void widen(kq_product *p, const uint16_t *g, size_t count)
+{
+    size_t m = p->plan.m, n = p->plan.n, strips = (m + 63) / 64, all = chunk_count(p);
     #pragma omp parallel for schedule(static) num_threads(p->plan.threads) if (p->plan.threads > 1)
     for (size_t task = 0; task < count * strips; task++) {
         size_t s = task / strips, row = task % strips * 64, end = min_size(row + 64, m);
-        const uint16_t *src = p->g + ((first + s) * m + row) * n;
-        if (adjoint)
+        const uint16_t *src = g + (s * m + row) * n;
+        s += p->held;
+        if (p->adjoint)
             kq_bf16_to_f32_n(src, p->gf + (s * m + row) * n, (end - row) * n);
         else
             for (; row < end; row++, src += n)
-                kq_bf16_to_f32_n(src, p->gf + (row * count + s) * n, n);
+                kq_bf16_to_f32_n(src, p->gf + (row * all + s) * n, n);
     }
 }
 
 /* Stage 1: T_s = mid G_s (adjoint) or G_s mid^T. A triangular middle is cut into panels that end at its diagonal: K shrinks with them,
  * and in f32 the diagonal block itself is a triangular product. */
-static kq_status middle(kq_product *p, bool adjoint, bool triangular, const void *mid, stack G, stack T, size_t count, kq_error *err)
+static kq_status middle(kq_product *p, stack G, stack T, size_t count, kq_error *err)
 {
-    size_t m = p->plan.m, n = p->plan.n, dim = adjoint ? m : n, panels = (dim + PANEL - 1) / PANEL;
-    bool f32 = p->plan.compute == KQ_F32;
+    size_t m = p->plan.m, n = p->plan.n, dim = p->adjoint ? m : n, panels = (dim + PANEL - 1) / PANEL;
+    bool f32 = p->plan.compute == KQ_F32, adjoint = p->adjoint, triangular = p->kind == KQ_MID_TRIANGULAR;
+    const void *mid = f32 ? (const void *)p->mid : p->mid16;
     size_t each = f32 ? 4 : 2;
     kq_status status = KQ_OK;
     #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
@@ -210,8 +219,9 @@ static kq_status middle(kq_product *p, bool adjoint, bool triangular, const void
 }
 
 /* Stage 2: the lower tiles of sum_s T_s^T G_s (adjoint) or T_s G_s^T, added to the partial sums. */
-static kq_status gather(kq_product *p, bool adjoint, stack T, stack G, size_t count, kq_error *err)
+static kq_status gather(kq_product *p, stack T, stack G, size_t count, kq_error *err)
 {
+    bool adjoint = p->adjoint;
     size_t m = p->plan.m, n = p->plan.n, dim = adjoint ? n : m, inner = adjoint ? m : n;
     size_t size = tile_size(dim, p->plan.compute), tiles = (dim + size - 1) / size, off = tiles * (tiles - 1) / 2;
     size_t splits = split_count(dim, p->plan.chunk, p->plan.compute);
@@ -265,92 +275,162 @@ static void finish(const kq_product *p, size_t splits, size_t ld, size_t dim, fl
         }
 }
 
-/* All stages by panels (panel.h): the kernels cannot fail. */
-static void apply_panels(kq_product *p, bool adjoint, bool triangular, const float *mid, float *out)
+/* By panels (panel.h; the kernels cannot fail). Sizes of one product. */
+typedef struct panel_sizes { size_t dim, K, panels, ld, pairs, blocks, groups, splits; } panel_sizes;
+
+static panel_sizes sizes_of(const kq_product *p)
 {
     const kq_product_plan *plan = &p->plan;
-    size_t m = plan->m, n = plan->n, dim = adjoint ? n : m, K = adjoint ? m : n, panels = panel_count(dim), ld = panels * KQ_PANEL;
-    size_t strips = (panels + STRIP - 1) / STRIP, tiles = strips * (strips + 1) / 2, splits = panel_splits(dim, plan->chunk);
-    size_t off = tiles - strips, pairs = (K + 1) / 2, blocks = kq_panel_blocks(K), groups = (K + 7) / 8;
-    int32_t *X = (int32_t *)p->gf, *packed = (int32_t *)p->mid16;
-    float *scales = p->t, *rows = (float *)(packed + groups * pairs * 8), *balance = rows + groups * blocks * 8;
-
-    memset(p->acc, 0, splits * ld * ld * sizeof *p->acc);
-    if (triangular) {
-        kq_panel_balance(mid, K, balance);
-        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
-        for (size_t r = 0; r < groups; r++)
-            kq_panel_pack(mid, K, r * 8, balance, packed + r * pairs * 8, rows + r * blocks * 8);
-    }
-    for (size_t first = 0; first < plan->D; first += plan->chunk) {
-        size_t count = min_size(plan->chunk, plan->D - first);
-        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
-        for (size_t task = 0; task < count * panels; task++) {
-            float *scratch = p->panel + (size_t)omp_get_thread_num() * KQ_PANEL_OUT, *scale = scales + task * blocks * KQ_PANEL;
-            int32_t *x = X + task * pairs * KQ_PANEL;
-            kq_panel_load_vnni(p->g + (first + task / panels) * m * n, m, n, !adjoint, task % panels, triangular ? balance : NULL, x,
-                               scale, scratch);
-            if (triangular)
-                kq_panel_middle_vnni(packed, rows, K, x, scale, scratch);
-        }
-        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1)
-        for (size_t task = 0; task < tiles * splits; task++) {
-            size_t tile = task / splits, split = task % splits, r, c;
-            if (tile < off) { /* the full tiles first, the cheaper diagonal last */
-                for (r = 1; tile >= r; r++)
-                    tile -= r;
-                c = tile;
-            } else
-                r = c = tile - off;
-            r *= STRIP;
-            c *= STRIP;
-            for (size_t s = count * split / splits; s < count * (split + 1) / splits; s++)
-                kq_panel_gather_vnni(X + s * panels * pairs * KQ_PANEL, scales + s * panels * blocks * KQ_PANEL, K, r,
-                                     min_size(r + STRIP, panels), c, min_size(c + STRIP, panels), p->acc + split * ld * ld, ld);
-        }
-    }
-    finish(p, splits, ld, dim, out);
+    size_t dim = p->adjoint ? plan->n : plan->m, K = p->adjoint ? plan->m : plan->n, panels = panel_count(dim);
+    return (panel_sizes){dim, K, panels, panels * KQ_PANEL, (K + 1) / 2, kq_panel_blocks(K), (K + 7) / 8, panel_splits(dim, plan->chunk)};
 }
 
-kq_status kq_product_apply(kq_product *p, bool adjoint, kq_middle kind, const float *mid, float *out, kq_error *err)
-{
-    const kq_product_plan *plan = &p->plan;
-    size_t m = plan->m, n = plan->n, D = plan->D, dim = adjoint ? n : m, other = adjoint ? m : n;
-    size_t splits = split_count(dim, plan->chunk, plan->compute);
-    const void *mid_any = mid;
-    kq_status status = KQ_OK;
+/* The packed middle, its scales and the balance. */
+typedef struct panel_middle { int32_t *packed; float *rows, *balance; } panel_middle;
 
-    double volume = (double)D * (double)m * (double)n;
-    p->flop += volume * ((kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other + (double)dim);
-    if (plan->panels && kind == KQ_MID_SYMMETRIC)
-        return kq_fail(err, KQ_E_ARG, "symmetric middles have no integer products");
-    if (plan->panels) {
-        apply_panels(p, adjoint, kind == KQ_MID_TRIANGULAR, mid, out);
+static panel_middle middle_of(const kq_product *p, const panel_sizes *z)
+{
+    int32_t *packed = (int32_t *)p->mid16;
+    float *rows = (float *)(packed + z->groups * z->pairs * 8);
+    return (panel_middle){packed, rows, rows + z->groups * z->blocks * 8};
+}
+
+static void begin_panels(kq_product *p)
+{
+    const panel_sizes z = sizes_of(p);
+    const panel_middle mid = middle_of(p, &z);
+    memset(p->acc, 0, z.splits * z.ld * z.ld * sizeof *p->acc);
+    if (p->kind != KQ_MID_TRIANGULAR)
+        return;
+    kq_panel_balance(p->mid, z.K, mid.balance);
+    #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
+    for (size_t r = 0; r < z.groups; r++)
+        kq_panel_pack(p->mid, z.K, r * 8, mid.balance, mid.packed + r * z.pairs * 8, mid.rows + r * z.blocks * 8);
+}
+
+static void take_panels(kq_product *p, const uint16_t *g, size_t count)
+{
+    const panel_sizes z = sizes_of(p);
+    const panel_middle mid = middle_of(p, &z);
+    const bool triangular = p->kind == KQ_MID_TRIANGULAR;
+    const size_t m = p->plan.m, n = p->plan.n;
+    int32_t *X = (int32_t *)p->gf + p->held * z.panels * z.pairs * KQ_PANEL;
+    float *scales = (float *)p->t + p->held * z.panels * z.blocks * KQ_PANEL;
+    #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
+    for (size_t task = 0; task < count * z.panels; task++) {
+        float *scratch = p->panel + (size_t)omp_get_thread_num() * KQ_PANEL_OUT, *scale = scales + task * z.blocks * KQ_PANEL;
+        int32_t *x = X + task * z.pairs * KQ_PANEL;
+        kq_panel_load_vnni(g + task / z.panels * m * n, m, n, !p->adjoint, task % z.panels, triangular ? mid.balance : NULL, x, scale, scratch);
+        if (triangular)
+            kq_panel_middle_vnni(mid.packed, mid.rows, z.K, x, scale, scratch);
+    }
+}
+
+static void gather_panels(kq_product *p, size_t count)
+{
+    const panel_sizes z = sizes_of(p);
+    const size_t strips = (z.panels + STRIP - 1) / STRIP, tiles = strips * (strips + 1) / 2, off = tiles - strips;
+    const int32_t *X = (const int32_t *)p->gf;
+    const float *scales = p->t;
+    #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
+    for (size_t task = 0; task < tiles * z.splits; task++) {
+        size_t tile = task / z.splits, split = task % z.splits, r, c;
+        if (tile < off) { /* the full tiles first, the cheaper diagonal last */
+            for (r = 1; tile >= r; r++)
+                tile -= r;
+            c = tile;
+        } else
+            r = c = tile - off;
+        r *= STRIP;
+        c *= STRIP;
+        for (size_t s = count * split / z.splits; s < count * (split + 1) / z.splits; s++)
+            kq_panel_gather_vnni(X + s * z.panels * z.pairs * KQ_PANEL, scales + s * z.panels * z.blocks * KQ_PANEL, z.K, r,
+                                 min_size(r + STRIP, z.panels), c, min_size(c + STRIP, z.panels), p->acc + split * z.ld * z.ld, z.ld);
+    }
+}
+
+/* A whole chunk, at g (bf16) or in p->gf. */
+static kq_status finish_chunk(kq_product *p, const uint16_t *g, size_t count, kq_error *err)
+{
+    if (p->plan.panels) {
+        gather_panels(p, count);
         return KQ_OK;
     }
-    memset(p->acc, 0, splits * dim * dim * sizeof *p->acc);
-    if (plan->compute == KQ_BF16 && kind != KQ_MID_IDENTITY) {
-        kq_f32_to_bf16_n(mid, p->mid16, other * other);
-        mid_any = p->mid16;
-    }
-    for (size_t first = 0; first < D && !status; first += plan->chunk) {
-        size_t count = min_size(plan->chunk, D - first);
-        stack side = {p->gf, adjoint ? m * n : n, adjoint ? n : count * n}, G = side, T = side;
-        if (plan->compute == KQ_F32)
-            widen(p, adjoint, first, count);
-        else
-            G = (stack){p->g + first * m * n, m * n, n};
-        T.data = p->t;
-        if (kind == KQ_MID_IDENTITY)
-            T = G;
-        else
-            status = middle(p, adjoint, kind == KQ_MID_TRIANGULAR, mid_any, G, T, count, err);
-        if (!status)
-            status = gather(p, adjoint, T, kind == KQ_MID_SYMMETRIC ? G : T, count, err);
-    }
-    if (status)
-        return status;
+    size_t m = p->plan.m, n = p->plan.n;
+    stack side = {p->gf, p->adjoint ? m * n : n, p->adjoint ? n : count * n}, G = side, T = side;
+    if (p->plan.compute == KQ_BF16)
+        G = (stack){g, m * n, n};
+    T.data = p->t;
+    kq_status status = KQ_OK;
+    if (p->kind == KQ_MID_IDENTITY)
+        T = G;
+    else
+        status = middle(p, G, T, count, err);
+    return status ? status : gather(p, T, p->kind == KQ_MID_SYMMETRIC ? G : T, count, err);
+}
 
-    finish(p, splits, dim, dim, out);
+kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err)
+{
+    const kq_product_plan *plan = &p->plan;
+    const size_t dim = adjoint ? plan->n : plan->m, other = adjoint ? plan->m : plan->n;
+    if (plan->panels && kind == KQ_MID_SYMMETRIC)
+        return kq_fail(err, KQ_E_ARG, "symmetric middles have no integer products");
+    p->adjoint = adjoint;
+    p->kind = kind;
+    p->mid = mid;
+    p->done = p->held = 0;
+    double volume = (double)plan->D * (double)plan->m * (double)plan->n;
+    p->flop += volume * ((kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other + (double)dim);
+    if (plan->panels) {
+        begin_panels(p);
+        return KQ_OK;
+    }
+    memset(p->acc, 0, split_count(dim, plan->chunk, plan->compute) * dim * dim * sizeof *p->acc);
+    if (plan->compute == KQ_BF16 && kind != KQ_MID_IDENTITY)
+        kq_f32_to_bf16_n(mid, p->mid16, other * other);
+    return KQ_OK;
+}
+
+kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_error *err)
+{
+    const size_t mn = p->plan.m * p->plan.n;
+    if (count > p->plan.D - p->done - p->held)
+        return kq_fail(err, KQ_E_ARG, "a product of %zu samples is given %zu after %zu", p->plan.D, count, p->done + p->held);
+    while (count) {
+        const size_t all = chunk_count(p), take = min_size(count, all - p->held);
+        const uint16_t *whole = g;
+        if (p->plan.panels)
+            take_panels(p, g, take);
+        else if (p->plan.compute == KQ_F32)
+            widen(p, g, take);
+        else if (take < all) {
+            if (!p->plan.pieces)
+                return kq_fail(err, KQ_E_ARG, "a product that takes chunks of %zu samples is given %zu", all, take);
+            memcpy((uint16_t *)p->gf + p->held * mn, g, take * mn * sizeof *g);
+            whole = (const uint16_t *)p->gf;
+        }
+        p->held += take;
+        g += take * mn;
+        count -= take;
+        if (p->held < all)
+            continue;
+        kq_status status = finish_chunk(p, whole, all, err);
+        if (status)
+            return status;
+        p->done += all;
+        p->held = 0;
+    }
+    return KQ_OK;
+}
+
+kq_status kq_product_end(kq_product *p, float *out, kq_error *err)
+{
+    const size_t dim = p->adjoint ? p->plan.n : p->plan.m;
+    if (p->done != p->plan.D)
+        return kq_fail(err, KQ_E_ARG, "a product of %zu samples ends after %zu", p->plan.D, p->done + p->held);
+    if (p->plan.panels)
+        finish(p, panel_splits(dim, p->plan.chunk), panel_count(dim) * KQ_PANEL, dim, out);
+    else
+        finish(p, split_count(dim, p->plan.chunk, p->plan.compute), dim, dim, out);
     return KQ_OK;
 }

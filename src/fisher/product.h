@@ -17,28 +17,42 @@ typedef struct kq_product_plan {
     kq_compute compute;
     bool panels;                        /* f32, not exact, AVX-512 with VNNI: panel.h instead of BLAS */
     int threads;
+    bool pieces;                        /* a chunk may arrive in pieces: bf16 then keeps a copy */
     size_t chunk;                       /* samples at a time */
     size_t gf, t, mid16, panel, acc;    /* bytes of each slice */
     size_t bytes;
 } kq_product_plan;
 
+/* A product in the making: begun, fed all D samples in order, ended. Samples are taken a chunk at a time, however they arrive: the bits do
+ * not depend on it. */
 typedef struct kq_product {
     kq_product_plan plan;
-    const uint16_t *g;
-    float *gf;       /* f32: the chunk's gradients; panels: these, in integers */
-    void *t;         /* the chunk's T_i, in the compute type; panels: scales */
-    uint16_t *mid16; /* bf16: the middle matrix; panels: the middle, packed, its scales, the balance */
-    float *panel;    /* bf16: a stage-1 result before it is rounded, one a thread; panels: the like */
-    float *acc;      /* partial sums over fixed groups of samples, [splits, dim, dim] */
-    double flop;     /* useful arithmetic so far (symmetric and triangular work counted once) */
+    float *gf;        /* f32: the chunk's gradients; bf16: a copy of them (pieces); panels: these, in integers */
+    void *t;          /* the chunk's T_i, in the compute type; panels: scales */
+    uint16_t *mid16;  /* bf16: the middle matrix; panels: the middle, packed, its scales, the balance */
+    float *panel;     /* bf16: a stage-1 result before it is rounded, one a thread; panels: the like */
+    float *acc;       /* partial sums over fixed groups of samples, [splits, dim, dim] */
+    bool adjoint;     /* the product at work */
+    kq_middle kind;
+    const float *mid; /* borrowed */
+    size_t done;      /* samples of finished chunks */
+    size_t held;      /* samples of the chunk at hand */
+    double flop;      /* useful arithmetic so far (symmetric and triangular work counted once) */
 } kq_product;
 
-/* False when a size overflows. exact: f32 products as they are, never in block integers; KQ_MID_SYMMETRIC has no others. */
-bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads);
+/* False when a size overflows. exact: f32 products as they are, never in block integers; KQ_MID_SYMMETRIC has no others.
+ * chunk_bytes: of kq_factor_options. pieces: kq_product_add may be given less than a chunk. */
+bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads, size_t chunk_bytes,
+                     bool pieces);
 /* Hand the slices of `block` (plan->bytes, 64-byte aligned) out; block stays the caller's. */
-void kq_product_init(kq_product *p, const kq_product_plan *plan, const uint16_t *g, void *block);
-/* out = (1/D) sum_i of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. out may not be mid. */
-kq_status kq_product_apply(kq_product *p, bool adjoint, kq_middle kind, const float *mid, float *out, kq_error *err);
+void kq_product_init(kq_product *p, const kq_product_plan *plan, void *block);
+
+/* (1/D) sum_i of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. mid is read until the end and may
+ * not be out; NULL for KQ_MID_IDENTITY. */
+kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err);
+/* The next count samples, g [count, m, n] bf16. Without plan.pieces: up to a chunk's end each time. */
+kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_error *err);
+kq_status kq_product_end(kq_product *p, float *out, kq_error *err);
 
 /* L L^T = A + shift I, f32, blocks over threads; only A's lower triangle is read; L's upper triangle is left untouched. L may be A.
  * False when not positive definite. */
@@ -53,17 +67,5 @@ size_t kq_psd_work(size_t n);
 
 /* C = L^-1 of H / (its mean diagonal) + rho I = L L^T; rho is added again while that fails, as a factor of rank D m << n may ask. */
 kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads, int *regularised, kq_error *err);
-
-/* The methods over whole gradients, called by kq_factors on checked arguments (method.h). */
-typedef struct kq_progress { int (*fn)(void *ctx, double fraction); void *ctx; } kq_progress;
-size_t kq_flipflop_bytes(const kq_product_plan *plan, const kq_factor_options *opt);
-size_t kq_lanczos_bytes(const kq_product_plan *plan, const kq_factor_options *opt);
-size_t kq_power_bytes(const kq_product_plan *plan, const kq_factor_options *opt);
-kq_status kq_flipflop_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
-                          float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
-kq_status kq_lanczos_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
-                         float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
-kq_status kq_power_run(const kq_product_plan *plan, const uint16_t *g, const kq_factor_options *opt, void *block, float *H_in,
-                       float *H_out, kq_factor_report *report, kq_progress progress, kq_error *err);
 
 #endif

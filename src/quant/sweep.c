@@ -238,7 +238,7 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             size_t m, n_in;
             kq_linear_shape(cfg, (kq_linear_id)id, &m, &n_in);
-            const size_t factor = kq_factors_bytes(m, n_in, D, e->factor) + 4 * (m * m + n_in * n_in) + (kq_sweep_as_stored(&w, e) ? 0 : 2 * D * m * n_in);
+            const size_t factor = kq_factors_bytes(&(kq_gradients){.D = D, .m = m, .n = n_in}, e->factor) + 4 * (m * m + n_in * n_in) + (kq_sweep_as_stored(&w, e) ? 0 : 2 * D * m * n_in);
             largest = factor > largest ? factor : largest;
         }
     }

@@ -45,7 +45,7 @@ static sample_set samples(size_t D, size_t m, size_t n, uint64_t seed)
     }
     for (size_t i = 0; i < D * m * n; i++)
         s.x[i] = kq_bf16_to_f32(s.bits[i]);
-    s.G = (kq_gradients){D, m, n, s.bits};
+    s.G = (kq_gradients){.D = D, .m = m, .n = n, .g = s.bits};
     return s;
 }
 
@@ -172,6 +172,16 @@ static void names(void **state)
     assert_true(!kq_method_needs_gradients(KQ_INPUT_ONLY) && kq_method_needs(KQ_INPUT_ONLY) == KQ_NEEDS_INPUTS && !kq_method_needs_gradients(KQ_NONE));
 }
 
+static void apply(kq_product *p, const kq_gradients *G, bool adjoint, kq_middle kind, const float *mid, float *out)
+{
+    check_ok(kq_product_begin(p, adjoint, kind, mid, &err));
+    for (size_t first = 0; first < G->D; first += p->plan.chunk) {
+        size_t count = G->D - first < p->plan.chunk ? G->D - first : p->plan.chunk;
+        check_ok(kq_product_add(p, G->g + first * G->m * G->n, count, &err));
+    }
+    check_ok(kq_product_end(p, out, &err));
+}
+
 /* All three kinds of middle, both ways, in f32, bf16 and block integers; several sizes: one panel, odd tails, more than one tile (384),
  * more than one block of integers (192). */
 static void products(void **state)
@@ -205,13 +215,13 @@ static void products(void **state)
                     kq_compute compute = way == 1 ? KQ_BF16 : KQ_F32;
                     kq_product_plan plan;
                     kq_product p;
-                    assert_true(kq_product_size(&plan, m, n, D, compute, way != 2, 2));
+                    assert_true(kq_product_size(&plan, m, n, D, compute, way != 2, 2, 0, false));
                     if (way == 2 && D > 3)
                         plan.chunk = (D + 1) / 2; /* two chunks */
                     void *block = kq_alloc(plan.bytes, 1);
                     float *got = get(dim * dim, sizeof *got);
-                    kq_product_init(&p, &plan, s.bits, block);
-                    check_ok(kq_product_apply(&p, adjoint, (kq_middle)kind, mid, got, &err));
+                    kq_product_init(&p, &plan, block);
+                    apply(&p, &s.G, adjoint, (kq_middle)kind, mid, got);
                     /* bf16: the middle and T are rounded to 8 bits, 2^-9 each in the worst case, mostly averaged away. Integers: three
                      * roundings of
                      * 1e-4 of the root mean square, averaged likewise. */
@@ -245,7 +255,7 @@ static void many_chunks(void **state)
     size_t D = 71, m = 480, n = 512;
     uint16_t *bits = get(D * m * n, 2);
     kq_product_plan plan;
-    assert_true(kq_product_size(&plan, m, n, D, KQ_F32, true, 1) && plan.chunk < D && D % plan.chunk != 0);
+    assert_true(kq_product_size(&plan, m, n, D, KQ_F32, true, 1, 0, false) && plan.chunk < D && D % plan.chunk != 0);
     /* G_i = a_i e_{i mod m} e_{i mod n}^T: A(I) is diagonal and known exactly. */
     float *Y = get(n * n, sizeof *Y), *out = get(n * n, sizeof *out), *want = get(n * n, sizeof *want);
     for (size_t i = 0; i < D; i++)
@@ -260,7 +270,7 @@ static void many_chunks(void **state)
             size_t a = way ? (5 * i) % n : (3 * i) % m, b = way ? (3 * i) % m : (5 * i) % n;
             want[a * dim + a] += (float)((1 + i % 7) * (1 + i % 7) * (b + 1)) / (float)D;
         }
-        check_ok(kq_fisher_product(&(kq_gradients){D, m, n, bits}, way, Y, out, KQ_F32, 2, &err));
+        check_ok(kq_fisher_product(&(kq_gradients){.D = D, .m = m, .n = n, .g = bits}, way, Y, out, KQ_F32, 2, &err));
         check_close(out, want, dim * dim, 1e-6);
     }
     free(bits);
@@ -541,7 +551,7 @@ static void fastkron_equals_arpack(void **state)
         s.bits[i] = kq_f32_to_bf16((float)x);
         s.x[i] = kq_bf16_to_f32(s.bits[i]);
     }
-    s.G = (kq_gradients){D, m, n, s.bits};
+    s.G = (kq_gradients){.D = D, .m = m, .n = n, .g = s.bits};
     double *golden = get(count, sizeof *golden);
     FILE *f = fopen(KRONQ_GOLDEN_DIR "/fisher_arpack.bin", "rb");
     assert_non_null(f);
@@ -646,7 +656,7 @@ static void threads_and_memory(void **state)
                 opt.threads = t + 1;
                 allocated = 0;
                 check_ok(kq_factors(&s.G, &opt, H[t][0], H[t][1], NULL, NULL, NULL, &err));
-                assert_int_equal(allocated, kq_factors_bytes(m, n, D, &opt));
+                assert_int_equal(allocated, kq_factors_bytes(&s.G, &opt));
                 assert_memory_equal(H[t][0], H[0][0], n * n * sizeof(float));
                 assert_memory_equal(H[t][1], H[0][1], m * m * sizeof(float));
             }
@@ -656,13 +666,183 @@ static void threads_and_memory(void **state)
             }
         }
     kq_factor_options opt = kq_factor_defaults();
-    assert_true(kq_factors_bytes(1536, 576, 96, &opt) <= (size_t)300 << 20);
-    assert_true(kq_factors_bytes(576, 1536, 10000, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(&(kq_gradients){.D = 96, .m = 1536, .n = 576}, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(&(kq_gradients){.D = 10000, .m = 576, .n = 1536}, &opt) <= (size_t)300 << 20);
     opt.exact = true;
-    assert_true(kq_factors_bytes(1536, 576, 96, &opt) <= (size_t)300 << 20);
-    assert_true(kq_factors_bytes(576, 1536, 10000, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(&(kq_gradients){.D = 96, .m = 1536, .n = 576}, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(&(kq_gradients){.D = 10000, .m = 576, .n = 1536}, &opt) <= (size_t)300 << 20);
     opt.compute = KQ_BF16;
-    assert_true(kq_factors_bytes(1536, 576, 96, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(&(kq_gradients){.D = 96, .m = 1536, .n = 576}, &opt) <= (size_t)300 << 20);
+    drop(s);
+}
+
+/* A source that keeps nothing in memory: a file, or samples made again from their number. */
+typedef struct other_source { const sample_set *s; FILE *file; size_t next, longest; } other_source;
+
+static kq_status read_samples(void *ctx, size_t first, size_t count, uint16_t *g, kq_error *e)
+{
+    other_source *o = ctx;
+    const size_t mn = o->s->G.m * o->s->G.n;
+    assert_true(first == o->next && first + count <= o->s->G.D); /* in order, all of them */
+    o->next = (first + count) % o->s->G.D;
+    o->longest = count > o->longest ? count : o->longest;
+    if (!o->file) {
+        memcpy(g, o->s->bits + first * mn, count * mn * 2);
+        return KQ_OK;
+    }
+    if (fseek(o->file, (long)(first * mn * 2), SEEK_SET) || fread(g, mn * 2, count, o->file) != count)
+        return kq_fail(e, KQ_E_IO, "the file ends early");
+    return KQ_OK;
+}
+
+/* Samples of several sources in uneven groups, taken in turn. */
+typedef struct many_sources { const sample_set *s; size_t count, group[3], passes, given[3]; } many_sources;
+
+static kq_status pass_over(void *ctx, kq_gradient_sink *to, kq_error *e)
+{
+    many_sources *o = ctx;
+    size_t at[3] = {0}, left = o->count, D = o->s[0].G.D;
+    o->passes++;
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < o->count; i++)
+        left -= !(to->wanted >> i & 1);
+    while (left)
+        for (size_t i = 0; i < o->count && !status; i++) {
+            size_t count = D - at[i] < o->group[i] ? D - at[i] : o->group[i];
+            if (!(to->wanted >> i & 1) || at[i] == D)
+                continue;
+            status = to->add(to, i, o->s[i].bits + at[i] * o->s[i].G.m * o->s[i].G.n, count, e);
+            at[i] += count;
+            o->given[i] += count;
+            left -= at[i] == D;
+            if (status)
+                return status;
+        }
+    return KQ_OK;
+}
+
+/* In memory, from a file, made again, and side by side with other layers in groups of any size: the same bytes, at any number of threads. */
+static void sources_agree(void **state)
+{
+    (void)state;
+    static const size_t sizes[3][2] = {{80, 200}, {130, 30}, {1, 9}};
+    enum { D = 41 };
+    sample_set s[3];
+    float *want[4][2], *got[4][2];
+    for (size_t i = 0; i < 3; i++)
+        s[i] = samples(D, sizes[i][0], sizes[i][1], 300 + i);
+    for (int variant = 0; variant < 4; variant++) {
+        kq_factor_options opt[4];
+        static const kq_method methods[4] = {KQ_FLIPFLOP, KQ_FASTKRON, KQ_YAQA_B, KQ_DIAG};
+        kq_factor_report report[4];
+        kq_stream_linear linears[4];
+        for (size_t i = 0; i < 4; i++) { /* the fourth is another estimate of the first layer */
+            opt[i] = kq_factor_defaults();
+            opt[i].method = methods[(i + (size_t)variant) % 4];
+            opt[i].compute = variant == 2 ? KQ_BF16 : KQ_F32;
+            opt[i].exact = variant == 3;
+            opt[i].max_iter = 3;
+            opt[i].rounds = 2;
+            opt[i].chunk_bytes = (size_t)300 << 10; /* several chunks, the last shorter */
+            opt[i].threads = 1;
+            const sample_set *mine = &s[i % 3];
+            const size_t m = mine->G.m, n = mine->G.n;
+            for (int k = 0; k < 2; k++) {
+                want[i][k] = get(k ? m * m : n * n, sizeof(float));
+                got[i][k] = get(k ? m * m : n * n, sizeof(float));
+            }
+            check_ok(kq_factors(&mine->G, &opt[i], want[i][0], want[i][1], &report[i], NULL, NULL, &err));
+            kq_product_plan plan;
+            assert_true(kq_product_size(&plan, m, n, D, opt[i].compute, true, 1, opt[i].chunk_bytes, false));
+            assert_true(i % 3 != 0 || plan.chunk < D);
+            for (int way = 0; way < 2; way++) {
+                other_source o = {.s = mine, .file = way ? tmpfile() : NULL};
+                if (o.file)
+                    assert_int_equal(fwrite(mine->bits, m * n * 2, D, o.file), D);
+                kq_gradients G = {.D = D, .m = m, .n = n, .read = read_samples, .ctx = &o};
+                kq_factor_report r;
+                opt[i].threads = 2 + way;
+                allocated = 0;
+                check_ok(kq_factors(&G, &opt[i], got[i][0], got[i][1], &r, NULL, NULL, &err));
+                assert_int_equal(allocated, kq_factors_bytes(&G, &opt[i]));
+                assert_memory_equal(got[i][0], want[i][0], n * n * sizeof(float));
+                assert_memory_equal(got[i][1], want[i][1], m * m * sizeof(float));
+                assert_true(r.products == report[i].products && r.residual == report[i].residual && r.flop == report[i].flop);
+                assert_int_equal(o.longest, kq_product_size(&plan, m, n, D, opt[i].compute, opt[i].exact || opt[i].method != KQ_FLIPFLOP, 1, opt[i].chunk_bytes, false) ? plan.chunk : 0);
+                if (o.file)
+                    fclose(o.file);
+                memset(got[i][0], 0, n * n * sizeof(float));
+            }
+            linears[i] = (kq_stream_linear){.source = i % 3, .m = m, .n = n, .opt = &opt[i], .H_in = got[i][0], .H_out = got[i][1]};
+        }
+        for (size_t g = 0; g < 3; g++) {
+            many_sources o = {.s = s, .count = 3, .group = {1 + 3 * g, g == 1 ? D : 2, 5}};
+            size_t longest = 0;
+            for (size_t i = 0; i < 4; i++) {
+                opt[i].threads = 1 + (int)g;
+                longest = (size_t)report[i].products > longest ? (size_t)report[i].products : longest;
+            }
+            allocated = 0;
+            check_ok(kq_factors_stream(linears, 4, D, pass_over, &o, NULL, NULL, &err));
+            assert_int_equal(allocated, kq_factors_stream_bytes(linears, 4, D));
+            assert_int_equal(o.passes, longest);
+            size_t first = (size_t)(report[0].products > report[3].products ? report[0].products : report[3].products);
+            assert_int_equal(o.given[0], D * first); /* a finished layer is asked for no more */
+            assert_int_equal(o.given[1], D * (size_t)report[1].products);
+            for (size_t i = 0; i < 4; i++) {
+                const size_t m = linears[i].m, n = linears[i].n;
+                assert_memory_equal(got[i][0], want[i][0], n * n * sizeof(float));
+                assert_memory_equal(got[i][1], want[i][1], m * m * sizeof(float));
+                assert_int_equal(linears[i].report.products, report[i].products);
+                assert_true(linears[i].report.trace_product == report[i].trace_product);
+            }
+        }
+        for (size_t i = 0; i < 4; i++)
+            for (int k = 0; k < 2; k++) {
+                free(want[i][k]);
+                free(got[i][k]);
+            }
+    }
+    for (size_t i = 0; i < 3; i++)
+        drop(s[i]);
+}
+
+static kq_status short_pass(void *ctx, kq_gradient_sink *to, kq_error *e)
+{
+    const sample_set *s = ctx;
+    return to->add(to, 0, s->bits, s->G.D - 1, e);
+}
+
+static kq_status long_pass(void *ctx, kq_gradient_sink *to, kq_error *e)
+{
+    const sample_set *s = ctx;
+    kq_status status = to->add(to, 0, s->bits, s->G.D, e);
+    return status ? status : to->add(to, 0, s->bits, 1, e);
+}
+
+static kq_status no_samples(void *ctx, size_t first, size_t count, uint16_t *g, kq_error *e)
+{
+    (void)ctx, (void)first, (void)count, (void)g;
+    return kq_fail(e, KQ_E_IO, "the disk is gone");
+}
+
+static void sources_fail(void **state)
+{
+    (void)state;
+    sample_set s = samples(5, 4, 3, 310);
+    float H_in[9], H_out[16];
+    kq_factor_options opt = kq_factor_defaults();
+    kq_stream_linear l = {.m = 4, .n = 3, .opt = &opt, .H_in = H_in, .H_out = H_out};
+    check_fails(kq_factors_stream(&l, 1, 5, short_pass, &s, NULL, NULL, &err), KQ_E_ARG, "5 samples ends after 4");
+    check_fails(kq_factors_stream(&l, 1, 5, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 1 after 5");
+    check_fails(kq_factors_stream(&l, 1, 4, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 5");
+    l.source = 64;
+    check_fails(kq_factors_stream(&l, 1, 5, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "source 64");
+    check_fails(kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3, .read = no_samples}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_IO, "disk is gone");
+    check_fails(kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "neither");
+    l.source = 0;
+    s.bits[4 * 12 + 5] = 0x7fc0;
+    check_fails(kq_factors_stream(&l, 1, 5, long_pass, &s, NULL, NULL, &err), KQ_E_NUMERIC, "sample 4 ");
     drop(s);
 }
 
@@ -704,8 +884,8 @@ static void errors(void **state)
     opt.rounds = 0;
     check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "rounds");
     opt = kq_factor_defaults();
-    check_fails(kq_factors(&(kq_gradients){0, m, n, s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "samples");
-    check_fails(kq_factors(&(kq_gradients){SIZE_MAX / 4, m, n, s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "too large");
+    check_fails(kq_factors(&(kq_gradients){.m = m, .n = n, .g = s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "samples");
+    check_fails(kq_factors(&(kq_gradients){.D = SIZE_MAX / 4, .m = m, .n = n, .g = s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "too large");
     /* A gradient that is zero, among others, is fine; all of them are not. A row without any gradient is fine too. */
     memset(s.bits, 0, 3 * m * n * 2);
     for (size_t i = 0; i < D; i++)
@@ -741,7 +921,7 @@ static void integers_hold(void **state)
             s.bits[i] = kq_f32_to_bf16((float)(x * row[i / N % M] * column[i % N]) * sizes[k]);
             s.x[i] = kq_bf16_to_f32(s.bits[i]);
         }
-        s.G = (kq_gradients){D, M, N, s.bits};
+        s.G = (kq_gradients){.D = D, .m = M, .n = N, .g = s.bits};
         double *in_d, *out_d;
         naive_flipflop(&s, 1e-2, 2, &in_d, &out_d);
         float *H_in = get(N * N, sizeof *H_in), *H_out = get(M * M, sizeof *H_out);
@@ -795,23 +975,22 @@ static void integers_do_not_overflow(void **state)
     (void)state;
     enum { K = 400, W = 50 };
     uint16_t *bits = get(K * W, 2);
-    float *out = get(W * W, sizeof *out), *I = get(K * K, sizeof *I);
+    float *out = get(W * W, sizeof *out);
     for (int one = 0; one < 2; one++) { /* spread evenly; or a single value a block */
         for (size_t i = 0; i < K * W; i++)
             bits[i] = one && i / W % 192 ? 0 : kq_f32_to_bf16(-1.5f);
         kq_product_plan plan;
         kq_product p;
-        assert_true(kq_product_size(&plan, K, W, 1, KQ_F32, false, 1));
+        assert_true(kq_product_size(&plan, K, W, 1, KQ_F32, false, 1, 0, false));
         void *block = kq_alloc(plan.bytes, 1);
-        kq_product_init(&p, &plan, bits, block);
-        check_ok(kq_product_apply(&p, true, KQ_MID_IDENTITY, I, out, &err));
+        kq_product_init(&p, &plan, block);
+        apply(&p, &(kq_gradients){.D = 1, .m = K, .n = W, .g = bits}, true, KQ_MID_IDENTITY, NULL, out);
         for (size_t i = 0; i < W * W; i++)
             assert_true(fabsf(out[i] / (2.25f * (one ? 3 : K)) - 1) < 3.1e-4f); /* two roundings of half a step in 3341, all alike */
         kq_free(block);
     }
     free(bits);
     free(out);
-    free(I);
 }
 
 /* One sample of many outputs: H_in has rank 1 of 30, Cholesky with rho = 0 fails and says so; with rho it passes. */
@@ -1004,6 +1183,8 @@ int main(void)
         cmocka_unit_test(yaqa_b_is_fastkrons_fixed_point),
         cmocka_unit_test(token_statistics),
         cmocka_unit_test(threads_and_memory),
+        cmocka_unit_test(sources_agree),
+        cmocka_unit_test(sources_fail),
         cmocka_unit_test(errors),
         cmocka_unit_test(integers_hold),
         cmocka_unit_test(integers_need_their_isa),
