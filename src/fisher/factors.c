@@ -96,6 +96,15 @@ kq_status kq_search_psd(kq_search *s, double allowed, float *work, kq_error *err
     return status ? status : kq_psd_check(s->H_out, s->m, allowed, work, s->threads, "H_out", err);
 }
 
+void kq_search_trace(kq_search *s, double residual)
+{
+    kq_factor_report *r = s->report;
+    if (r->n_trace == KQ_TRACE)
+        return;
+    r->trace[r->n_trace].products = r->products;
+    r->trace[r->n_trace++].residual = residual;
+}
+
 /* ---- one estimate among those that advance together ---- */
 
 typedef struct estimate {
@@ -199,10 +208,8 @@ static kq_status end_product(estimate *e, kq_error *err)
     if (!status && e->first)
         status = check_squares(e->squares, e->plan.D, e->plan.m, e->plan.n, err);
     e->first = false;
-    if (!status)
-        status = e->machine->absorb(&e->search, err);
     e->report.products++;
-    return status;
+    return status ? status : e->machine->absorb(&e->search, err);
 }
 
 /* ---- several, over a source of samples ---- */

@@ -64,10 +64,16 @@ typedef struct kq_factor_options {
 } kq_factor_options;
 kq_factor_options kq_factor_defaults(void);
 
+enum { KQ_TRACE = 256 }; /* steps whose residual is kept; of more, the first ones */
+
 typedef struct kq_factor_report {
     int products;         /* applications of A or A* */
-    double sigma1, sigma2, sigma2_residual; /* fastkron (sigma2 a Ritz value: a lower bound), else 0 */
-    double residual;      /* fastkron: max(||A*(u)-sigma v||, ||A(v)-sigma u||)_F / sigma, recomputed from the definition */
+    double sigma1;        /* methods that iterate, as all up to the trace; else 0 */
+    double sigma2;        /* fastkron: a Ritz value, a lower bound; yaqa-b: sigma1 times the square root of what the residual fell by in a step */
+    double sigma2_residual; /* fastkron: ||A*(u2) - sigma2 v2||_F / sigma2; yaqa-b: how far sigma2 moved in the last step, of itself */
+    double residual;      /* fastkron: max(||A*(u)-sigma v||, ||A(v)-sigma u||)_F / sigma, recomputed from the definition; yaqa-b: the former */
+    int n_trace;          /* steps in the trace */
+    struct { int products; double residual; } trace[KQ_TRACE]; /* products so far, ||A*(u) - sigma v||_F / sigma (eq. 42) */
     bool converged;       /* residual <= tol; true for direct methods */
     int regularised;      /* flipflop: how often Cholesky failed and rho was added again */
     double trace_product; /* tr(H_in) tr(H_out) = (1/D) sum_i ||G_i||_F^2 */

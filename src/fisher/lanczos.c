@@ -244,8 +244,9 @@ static kq_status solve_small(kq_search *s, kq_error *err)
     if (info)
         return kq_fail(err, KQ_E_NUMERIC, "fastkron: the small singular value decomposition failed (%d)", info);
     l->sigma = report->sigma1 = l->s[0];
-    const double last = l->beta[k - 1];
-    if (!(last * fabs(l->P[k - 1]) <= s->opt->tol * l->sigma || last <= 0 || k == (size_t)s->opt->max_iter)) {
+    const double last = l->beta[k - 1], gap = last * fabs(l->P[k - 1]);
+    kq_search_trace(s, gap / l->sigma);
+    if (!(gap <= s->opt->tol * l->sigma || last <= 0 || k == (size_t)s->opt->max_iter)) {
         l->stage = FORWARD;
         return KQ_OK;
     }

@@ -18,7 +18,7 @@ typedef struct kq_search {
     const kq_factor_options *opt; /* checked, borrowed */
     int threads;                  /* at least 1 */
     float *H_in, *H_out;          /* the caller's: working matrices, and the result */
-    kq_factor_report *report;     /* products is the driver's, flop too: an estimator adds its own arithmetic */
+    kq_factor_report *report;     /* products is the driver's, counted before absorb; flop too: an estimator adds its own arithmetic */
     void *state;                  /* the estimator's own `bytes`, 64-byte aligned */
 } kq_search;
 
@@ -42,6 +42,9 @@ typedef struct kq_estimator {
 } kq_estimator;
 
 const kq_estimator *kq_estimator_of(kq_method method);
+
+/* A step of an iteration is complete: its residual goes to the trace. */
+void kq_search_trace(kq_search *s, double residual);
 
 /* The last lines of every finish: both factors are positive semidefinite up to `allowed`. work: kq_psd_work(max(m, n)) floats. */
 kq_status kq_search_psd(kq_search *s, double allowed, float *work, kq_error *err);

@@ -89,8 +89,15 @@ static kq_status power_absorb(kq_search *s, kq_error *err)
         const double e = next[i] - p->sigma * v[i];
         gap += e * e;
     }
+    const double residual = sqrt(gap) / p->sigma;
     report->sigma1 = p->sigma;
-    report->residual = sqrt(gap) / p->sigma;
+    if (residual > 1e-5 && p->steps > 1) { /* it falls by q^2 a step; further down it is rounding */
+        const double sigma2 = p->sigma * fmin(1, sqrt(residual / report->residual));
+        report->sigma2_residual = fabs(report->sigma2 / sigma2 - 1);
+        report->sigma2 = sigma2;
+    }
+    report->residual = residual;
+    kq_search_trace(s, residual);
     report->converged = report->residual <= s->opt->tol;
     if (!report->converged) { /* else v stays the one that the residual was measured with */
         const double length = norm(next, n);

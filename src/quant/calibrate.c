@@ -57,9 +57,12 @@ static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_i
     kq_status status = kq_factor_part_add(c->part, name, H_in, n, H_out, m, r, err);
     if (status)
         return status;
+    json_t *trace = json_array();
+    for (int i = 0; i < r->n_trace; i++)
+        json_array_append_new(trace, json_pack("[i,f]", r->trace[i].products, r->trace[i].residual));
     json_object_set_new(c->modules, name,
-                        json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:f, s:f, s:f}", "products", r->products, "sigma1", r->sigma1, "sigma2", r->sigma2, "sigma2_residual", r->sigma2_residual,
-                                  "residual", r->residual, "converged", r->converged, "trace_product", r->trace_product, "seconds", r->seconds, "flop", r->flop));
+                        json_pack("{s:i, s:f, s:f, s:f, s:f, s:o, s:b, s:f, s:f, s:f}", "products", r->products, "sigma1", r->sigma1, "sigma2", r->sigma2, "sigma2_residual", r->sigma2_residual,
+                                  "residual", r->residual, "trace", trace, "converged", r->converged, "trace_product", r->trace_product, "seconds", r->seconds, "flop", r->flop));
     const kq_common *common = &c->p.opt->common;
     if (common->progress) {
         char line[256];

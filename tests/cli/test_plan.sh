@@ -47,6 +47,11 @@ for method in flipflop input-only; do
     [ "$a" = "$(get must.out predicted_loss)" ] || fail "predicted loss $a, $(get must.out predicted_loss)"
     same $method-a $method-b "--exclude=config.json --exclude=README.md" # which tell where the factors came from
 done
+say "the trace of an iteration: two products a step, down to the tolerance"
+must "$KRONQ" calibrate "$HF" -o trace.safetensors --method yaqa-b --tol 1e-2 $CAL --only 'layers\.2\.mlp\.up' --json --quiet
+m=modules/model.layers.2.mlp.up_proj
+get must.out $m/trace | tr -d '[] \n' | tr ',' ' ' | awk -v n="$(get must.out $m/products)" \
+    '{ for (i = 1; i < NF; i += 2) { if ($i != i + 1) exit 1; last = $(i + 1) } if (NF != n || last > 1e-2 || $2 < 1e-2) exit 1 }' || fail "trace $(get must.out $m/trace)"
 must "$KRONQ" calibrate "$HF" -o half.safetensors $CAL --only 'layers\.2\.' --factor-dtype bf16 --quiet
 must "$KRONQ" quantize "$HF" -o half --factors half.safetensors --only 'layers\.2\.mlp' --seed 3 --quiet
 [ $(($(stat -c %s half.safetensors) * 3)) -lt "$(stat -c %s flipflop.safetensors)" ] || fail "bf16 factors of one block are not a quarter of two blocks'"

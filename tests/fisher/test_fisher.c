@@ -426,8 +426,8 @@ static void flipflop_is_maximum_likelihood(void **state)
     drop(s);
 }
 
-/* The operator of eq. 2 on an orthonormal basis of the symmetric matrices, dense, and its SVD. */
-typedef struct dense { double *s, *u, *vt; size_t rows, cols; } dense;
+/* The operator of eq. 2 on an orthonormal basis of the symmetric matrices, dense (column-major), and its SVD. */
+typedef struct dense { double *R, *s, *u, *vt; size_t rows, cols; } dense;
 
 static void basis(size_t k, size_t n, double *E)
 {
@@ -442,7 +442,7 @@ static void basis(size_t k, size_t n, double *E)
 static dense dense_svd(const sample_set *s)
 {
     size_t m = s->G.m, n = s->G.n, rows = m * (m + 1) / 2, cols = n * (n + 1) / 2;
-    dense d = {get(rows, sizeof(double)), get(rows * rows, sizeof(double)), get(cols * cols, sizeof(double)), rows, cols};
+    dense d = {get(rows * cols, sizeof(double)), get(rows, sizeof(double)), get(rows * rows, sizeof(double)), get(cols * cols, sizeof(double)), rows, cols};
     double *R = get(rows * cols, sizeof *R), *E = get(n * n, sizeof *E), *work = get(20 * (rows + cols), sizeof *work);
     for (size_t k = 0; k < cols; k++) {
         basis(k, n, E);
@@ -453,12 +453,21 @@ static dense dense_svd(const sample_set *s)
         free(A);
     }
     int M = (int)rows, N = (int)cols, lwork = 20 * (M + N), info;
+    memcpy(d.R, R, rows * cols * sizeof *R);
     dgesvd_("A", "A", &M, &N, R, &M, d.s, d.u, &M, d.vt, &N, work, &lwork, &info, 1, 1);
     assert_int_equal(info, 0);
     free(R);
     free(E);
     free(work);
     return d;
+}
+
+static void drop_dense(dense d)
+{
+    free(d.R);
+    free(d.s);
+    free(d.u);
+    free(d.vt);
 }
 
 static float *unit_matrix(const double *v, size_t stride, size_t n)
@@ -527,11 +536,127 @@ static void fastkron_is_the_leading_triplet(void **state)
         free(want_out);
         free(H_in);
         free(H_out);
-        free(d.s);
-        free(d.u);
-        free(d.vt);
+        drop_dense(d);
         drop(s);
     }
+}
+
+/* y = R x, or R^T x. */
+static void times(const dense *d, bool transposed, const double *x, double *y)
+{
+    memset(y, 0, (transposed ? d->cols : d->rows) * sizeof *y);
+    for (size_t j = 0; j < d->cols; j++)
+        for (size_t i = 0; i < d->rows; i++)
+            if (transposed)
+                y[j] += d->R[j * d->rows + i] * x[i];
+            else
+                y[i] += d->R[j * d->rows + i] * x[j];
+}
+
+static double length_of(const double *x, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i] * x[i];
+    return sqrt(sum);
+}
+
+/* ||R^T u - sigma v|| / sigma for u = R v / sigma, |v| = 1. */
+static double residual_of(const dense *d, const double *v)
+{
+    double *u = get(d->rows, sizeof *u), *w = get(d->cols, sizeof *w);
+    times(d, false, v, u);
+    double sigma = length_of(u, d->rows);
+    for (size_t i = 0; i < d->rows; i++)
+        u[i] /= sigma;
+    times(d, true, u, w);
+    for (size_t i = 0; i < d->cols; i++)
+        w[i] -= sigma * v[i];
+    double r = length_of(w, d->cols) / sigma;
+    free(u);
+    free(w);
+    return r;
+}
+
+/* The traces against the definition, in f64 on the dense operator. Power iteration: v <- R^T R v. Lanczos: the best v of the Krylov space
+ * span{v, R^T R v, ...}, found without a recursion, by Gram and Schmidt and the SVD of R on that space. */
+static void traces(void **state)
+{
+    (void)state;
+    enum { D = 9, M = 7, N = 5, COLS = N * (N + 1) / 2, STEPS = 6 };
+    sample_set s = samples(D, M, N, 400);
+    dense d = dense_svd(&s);
+    double V[STEPS][COLS], v[COLS], w[COLS], power[STEPS], krylov[STEPS], *u = get(d.rows, sizeof *u);
+    for (size_t i = 0, k = 0; i < N; i++)
+        for (size_t j = 0; j <= i; j++, k++)
+            v[k] = i == j ? 1 / sqrt(N) : 0;
+    for (int step = 0; step < STEPS; step++) {
+        power[step] = residual_of(&d, v);
+        memcpy(V[step], v, sizeof v);
+        for (int twice = 0; twice < 2; twice++)
+            for (int k = 0; k < step; k++) {
+                double c = 0;
+                for (int i = 0; i < COLS; i++)
+                    c += V[k][i] * V[step][i];
+                for (int i = 0; i < COLS; i++)
+                    V[step][i] -= c * V[k][i];
+            }
+        double length = length_of(V[step], COLS);
+        for (int i = 0; i < COLS; i++)
+            V[step][i] /= length;
+        double *RV = get(d.rows * STEPS, sizeof *RV), sv[STEPS], vt[STEPS * STEPS], one, work[2000];
+        for (int k = 0; k <= step; k++)
+            times(&d, false, V[k], RV + (size_t)k * d.rows);
+        int rows = (int)d.rows, cols = step + 1, lwork = 2000, info, unit = 1;
+        dgesvd_("N", "A", &rows, &cols, RV, &rows, sv, &one, &unit, vt, &cols, work, &lwork, &info, 1, 1);
+        assert_int_equal(info, 0);
+        for (int i = 0; i < COLS; i++) {
+            w[i] = 0;
+            for (int k = 0; k <= step; k++)
+                w[i] += vt[k * cols] * V[k][i];
+        }
+        krylov[step] = residual_of(&d, w);
+        free(RV);
+        times(&d, false, v, u);
+        times(&d, true, u, w);
+        length = length_of(w, COLS);
+        for (int i = 0; i < COLS; i++)
+            v[i] = w[i] / length;
+    }
+    float H_in[N * N], H_out[M * M];
+    kq_factor_options opt = kq_factor_defaults();
+    kq_factor_report r;
+    opt.tol = 0;
+    opt.max_iter = STEPS;
+    for (int method = 0; method < 3; method++) {
+        const double *want = method == 1 ? power : krylov;
+        opt.method = method == 0 ? KQ_FASTKRON : method == 1 ? KQ_YAQA_B : KQ_DIAG;
+        check_ok(kq_factors(&s.G, &opt, H_in, H_out, &r, NULL, NULL, &err));
+        assert_int_equal(r.n_trace, STEPS);
+        for (int k = 0; k < STEPS; k++) {
+            assert_int_equal(r.trace[k].products, 2 * (k + 1));
+            assert_true(fabs(r.trace[k].residual - want[k]) <= 1e-3 * want[k] + 2e-6); /* f32: 2^-24 a product, a few of them */
+        }
+    }
+    assert_true(krylov[STEPS - 1] < 0.5 * power[STEPS - 1] && power[STEPS - 1] < 0.5 * power[0]);
+
+    /* yaqa-b's sigma2: exact once one direction is left. */
+    opt.method = KQ_YAQA_B;
+    opt.max_iter = 400;
+    opt.tol = 1e-4;
+    check_ok(kq_factors(&s.G, &opt, H_in, H_out, &r, NULL, NULL, &err));
+    assert_true(r.converged && fabs(r.sigma2 / d.s[1] - 1) < 0.02 && r.sigma2_residual < 0.02);
+    opt.tol = 0; /* more steps than the trace holds: the first ones are kept */
+    opt.max_iter = KQ_TRACE + 5;
+    check_ok(kq_factors(&s.G, &opt, H_in, H_out, &r, NULL, NULL, &err));
+    assert_true(r.n_trace == KQ_TRACE && r.trace[KQ_TRACE - 1].products == 2 * KQ_TRACE && r.products == 2 * (KQ_TRACE + 5));
+    assert_true(fabs(r.sigma2 / d.s[1] - 1) < 0.02);
+    opt = kq_factor_defaults();
+    check_ok(kq_factors(&s.G, &opt, H_in, H_out, &r, NULL, NULL, &err));
+    assert_int_equal(r.n_trace, 0);
+    free(u);
+    drop_dense(d);
+    drop(s);
 }
 
 static void fastkron_equals_arpack(void **state)
@@ -1179,6 +1304,7 @@ int main(void)
         cmocka_unit_test(flipflop_is_eq_3),
         cmocka_unit_test(flipflop_is_maximum_likelihood),
         cmocka_unit_test(fastkron_is_the_leading_triplet),
+        cmocka_unit_test(traces),
         cmocka_unit_test(fastkron_equals_arpack),
         cmocka_unit_test(yaqa_b_is_fastkrons_fixed_point),
         cmocka_unit_test(token_statistics),
