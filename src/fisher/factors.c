@@ -1,56 +1,118 @@
 /* The driver: estimates of one or several linears side by side, one product of each for every pass over the samples. */
 #include <math.h>
+#include <omp.h>
 
+#include "base/f16.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "fisher/method.h"
 
-static kq_status check(size_t D, size_t m, size_t n, kq_error *err)
+static kq_status check(const kq_gradients *G, kq_error *err)
 {
-    size_t mn, all;
+    const size_t D = G->D, m = G->m, n = G->n;
+    size_t mn, tokens = 0, all;
     if (!D || !m || !n)
         return kq_fail(err, KQ_E_ARG, "gradients: %zu samples of [%zu, %zu]", D, m, n);
-    if (!kq_mul_size(m, n, &mn) || !kq_mul_size(mn, D, &all) || all > SIZE_MAX / 16 || m > 1 << 20 || n > 1 << 20 || mn > 1u << 30)
-        return kq_fail(err, KQ_E_ARG, "gradients of [%zu, %zu, %zu] are too large", D, m, n);
+    if (!kq_mul_size(m, n, &mn) || m > 1 << 20 || n > 1 << 20 || G->T > 1 << 20 || mn > 1u << 30 || (tokens = G->T * (m + n)) > 1u << 30 ||
+        !kq_mul_size(tokens > mn ? tokens : mn, D, &all) || all > SIZE_MAX / 16)
+        return kq_fail(err, KQ_E_ARG, "gradients of [%zu, %zu, %zu], %zu tokens, are too large", D, m, n, G->T);
     return KQ_OK;
 }
 
-/* sum ||G_i||_F^2 of samples first.., added to *total in order, looking at every value once. The first bad sample is named, whoever finds it. */
-static kq_status add_squares(const uint16_t *g, size_t first, size_t all, size_t D, size_t m, size_t n, int threads, double *total, kq_error *err)
+bool kq_factored_pays(size_t m, size_t n, size_t T, const kq_factor_options *opt)
 {
-    size_t mn = m * n, bad = SIZE_MAX;
+    const double M = (double)m, N = (double)n, t = (double)T, c = opt->method == KQ_FLIPFLOP ? 0.5 : 1;
+    kq_product_plan plan;
+    const bool integers = kq_product_size(&plan, &(kq_gradients){.D = 1, .m = m, .n = n}, opt->compute,
+                                          opt->exact || kq_estimator_of(opt->method)->exact, 1, 0, false) && plan.panels;
+    const double whole = M * N * (M + N) * (c + 0.5) / 2 * (integers ? 0.5 : 1);
+    const double factored = t * (M * M + N * N) * (c + 0.5) / 2 + t * t * (M + N) * 0.75;
+    return T && t * (M + N) <= M * N && factored < whole;
+}
+
+static unsigned broken_values(const uint16_t *g, size_t n)
+{
+    unsigned broken = 0;
+    for (size_t i = 0; i < n; i++)
+        broken |= (g[i] & 0x7f80u) == 0x7f80u;
+    return broken;
+}
+
+enum { TOKENS = 64 }; /* of a factored sample, at a time */
+
+static size_t square_floats(size_t m, size_t n)
+{
+    return (2 * TOKENS * (m + n + TOKENS) + 15) / 16 * 16;
+}
+
+/* ||g^T x||_F^2 = sum_{s,t} (g_s . g_t)(x_s . x_t), lower tiles. scratch: square_floats. */
+static double factored_square(const uint16_t *sample, size_t T, size_t m, size_t n, float *scratch)
+{
+    const size_t width[2] = {m, n};
+    const uint16_t *from[2] = {sample, sample + T * m};
+    float *K[2] = {scratch, scratch + TOKENS * TOKENS}, *rows = K[1] + TOKENS * TOKENS, *columns = rows + TOKENS * (m > n ? m : n);
+    double sum = 0;
+    for (size_t r = 0; r < T; r += TOKENS)
+        for (size_t c = 0; c <= r; c += TOKENS) {
+            const size_t h = T - r < TOKENS ? T - r : TOKENS, w = T - c < TOKENS ? T - c : TOKENS;
+            for (int k = 0; k < 2; k++) {
+                kq_bf16_to_f32_n(from[k] + r * width[k], rows, h * width[k]);
+                kq_bf16_to_f32_n(from[k] + c * width[k], columns, w * width[k]);
+                kq_gemm_f32(false, true, h, w, width[k], 1, rows, width[k], columns, width[k], 0, K[k], w);
+            }
+            double part = 0;
+            for (size_t i = 0; i < h * w; i++)
+                part += (double)K[0][i] * K[1][i];
+            sum += r == c ? part : 2 * part;
+        }
+    return sum > 0 || !isfinite(sum) ? sum : 0;
+}
+
+static double whole_square(const uint16_t *g, size_t m, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < m; i++) {
+        float lane[32] = {0};
+        const uint16_t *row = g + i * n;
+        size_t j = 0;
+        for (; j + 32 <= n; j += 32)
+            for (int l = 0; l < 32; l++) {
+                union { uint32_t u; float f; } x = {(uint32_t)row[j + (size_t)l] << 16};
+                lane[l] += x.f * x.f;
+            }
+        for (; j < n; j++) {
+            union { uint32_t u; float f; } x = {(uint32_t)row[j] << 16};
+            lane[j % 32] += x.f * x.f;
+        }
+        for (int l = 0; l < 32; l++)
+            sum += lane[l];
+    }
+    return sum;
+}
+
+/* sum ||G_i||_F^2 of samples first.., added to *total in order, looking at every value once. The first bad sample is named, whoever finds it.
+ * scratch: square_floats for each thread, for factored samples. */
+static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, size_t first, size_t all, float *scratch, double *total, kq_error *err)
+{
+    const size_t m = plan->m, n = plan->n;
+    size_t bad = SIZE_MAX;
     enum { GROUP = 64 }; /* samples at a time: bounded storage, sums in order */
     for (size_t done = 0; done < all; done += GROUP) {
         double part[GROUP];
         size_t count = all - done < GROUP ? all - done : GROUP;
-        #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1) reduction(min : bad)
+        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1) reduction(min : bad)
         for (size_t s = 0; s < count; s++) {
-            double sum = 0;
-            unsigned broken = 0;
-            for (size_t i = 0; i < m; i++) {
-                float lane[32] = {0};
-                const uint16_t *row = g + (done + s) * mn + i * n;
-                size_t j = 0;
-                for (; j + 32 <= n; j += 32)
-                    for (int l = 0; l < 32; l++) {
-                        union { uint32_t u; float f; } x = {(uint32_t)row[j + (size_t)l] << 16};
-                        broken |= (row[j + (size_t)l] & 0x7f80u) == 0x7f80u;
-                        lane[l] += x.f * x.f;
-                    }
-                for (; j < n; j++) {
-                    union { uint32_t u; float f; } x = {(uint32_t)row[j] << 16};
-                    broken |= (row[j] & 0x7f80u) == 0x7f80u;
-                    lane[j % 32] += x.f * x.f;
-                }
-                for (int l = 0; l < 32; l++)
-                    sum += lane[l];
-            }
-            part[s] = sum;
-            if (broken && first + done + s < bad)
-                bad = first + done + s;
+            const uint16_t *sample = g + (done + s) * plan->sample;
+            part[s] = 0;
+            if (broken_values(sample, plan->sample))
+                bad = first + done + s < bad ? first + done + s : bad;
+            else if (plan->T)
+                part[s] = factored_square(sample, plan->T, m, n, scratch + (size_t)omp_get_thread_num() * square_floats(m, n));
+            else
+                part[s] = whole_square(sample, m, n);
         }
         if (bad != SIZE_MAX)
-            return kq_fail(err, KQ_E_NUMERIC, "gradient of sample %zu (of %zu, [%zu, %zu]) holds a NaN or an infinity", bad, D, m, n);
+            return kq_fail(err, KQ_E_NUMERIC, "gradient of sample %zu (of %zu, [%zu, %zu]) holds a NaN or an infinity", bad, plan->D, m, n);
         for (size_t s = 0; s < count; s++)
             *total += part[s];
     }
@@ -126,23 +188,34 @@ static size_t round64(size_t bytes)
     return bytes + (64 - bytes % 64) % 64;
 }
 
-/* Bytes of scratch; 0: too many. pieces: samples may arrive in any number at a time. */
-static size_t scratch_bytes(kq_product_plan *plan, size_t m, size_t n, size_t D, const kq_factor_options *opt, bool pieces)
+static size_t square_bytes(const kq_product_plan *plan)
+{
+    return plan->T ? (size_t)plan->threads * square_floats(plan->m, plan->n) * sizeof(float) : 0;
+}
+
+/* Bytes of the scratch: the products', the squares' (factored samples), the machine's state; 0: too many. */
+static size_t scratch_bytes(kq_product_plan *plan, const kq_gradients *G, const kq_factor_options *opt, bool pieces)
 {
     const kq_estimator *e = kq_estimator_of(opt->method);
     size_t bytes, state;
-    if (!e->machine || !D || !m || !n ||
-        !kq_product_size(plan, m, n, D, opt->compute, opt->exact || e->exact, opt->threads, opt->chunk_bytes, pieces) ||
-        !(state = e->machine->bytes(m, n, opt)) || !kq_add_size(plan->bytes, state, &bytes))
+    if (!e->machine || !G->D || !G->m || !G->n ||
+        !kq_product_size(plan, G, opt->compute, opt->exact || e->exact, opt->threads, opt->chunk_bytes, pieces) ||
+        !(state = e->machine->bytes(G->m, G->n, opt)) || !kq_add_size(plan->bytes, square_bytes(plan), &bytes) || !kq_add_size(bytes, state, &bytes))
         return 0;
     return round64(bytes);
+}
+
+static kq_gradients sizes_of(const kq_stream_linear *w, size_t D)
+{
+    return (kq_gradients){.D = D, .m = w->m, .n = w->n, .T = w->T};
 }
 
 static kq_status begin_estimate(estimate *e, size_t D, bool pieces, kq_error *err)
 {
     const kq_stream_linear *w = e->what;
     const kq_factor_options *opt = w->opt;
-    kq_status status = check(D, w->m, w->n, err);
+    const kq_gradients sizes = sizes_of(w, D);
+    kq_status status = check(&sizes, err);
     if (status)
         return status;
     if (kq_method_needs(opt->method) != KQ_NEEDS_GRADIENTS)
@@ -150,7 +223,7 @@ static kq_status begin_estimate(estimate *e, size_t D, bool pieces, kq_error *er
     if (!(opt->rho >= 0) || !isfinite(opt->rho) || opt->rounds < 1 || !(opt->tol >= 0) || opt->max_iter < 1)
         return kq_fail(err, KQ_E_ARG, "rho %g, rounds %d, tol %g, max-iter %d: need rho and tol >= 0, the others >= 1", opt->rho, opt->rounds,
                        opt->tol, opt->max_iter);
-    size_t bytes = scratch_bytes(&e->plan, w->m, w->n, D, opt, pieces);
+    size_t bytes = scratch_bytes(&e->plan, &sizes, opt, pieces);
     if (!bytes)
         return kq_fail(err, KQ_E_MEMORY, "factors of a [%zu, %zu] layer: the scratch does not fit the address space", w->m, w->n);
     if ((status = kq_alloc_for(&e->block, bytes, 1, "the factor step", err)))
@@ -159,7 +232,7 @@ static kq_status begin_estimate(estimate *e, size_t D, bool pieces, kq_error *er
     e->first = true;
     kq_product_init(&e->product, &e->plan, e->block);
     e->search = (kq_search){.m = w->m, .n = w->n, .opt = opt, .threads = e->plan.threads, .H_in = w->H_in, .H_out = w->H_out,
-                            .report = &e->report, .state = (char *)e->block + e->plan.bytes};
+                            .report = &e->report, .state = (char *)e->block + e->plan.bytes + square_bytes(&e->plan)};
     e->machine->start(&e->search);
     return KQ_OK;
 }
@@ -197,7 +270,7 @@ static kq_status add_samples(estimate *e, const uint16_t *g, size_t count, kq_er
 {
     kq_status status = KQ_OK;
     if (e->first && count <= e->plan.D - e->seen)
-        status = add_squares(g, e->seen, count, e->plan.D, e->plan.m, e->plan.n, e->plan.threads, &e->squares, err);
+        status = add_squares(&e->plan, g, e->seen, count, (float *)((char *)e->block + e->plan.bytes), &e->squares, err);
     e->seen += count;
     return status ? status : kq_product_add(&e->product, g, count, err);
 }
@@ -315,7 +388,8 @@ size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count, si
     size_t all = 0;
     kq_product_plan plan;
     for (size_t i = 0; i < count; i++) {
-        size_t bytes = scratch_bytes(&plan, linears[i].m, linears[i].n, D, linears[i].opt, true);
+        const kq_gradients sizes = sizes_of(&linears[i], D);
+        size_t bytes = scratch_bytes(&plan, &sizes, linears[i].opt, true);
         if (!bytes || !kq_add_size(all, bytes, &all))
             return 0;
     }
@@ -334,7 +408,7 @@ static kq_status over_gradients(void *ctx, kq_gradient_sink *to, kq_error *err)
     kq_status status = KQ_OK;
     for (size_t first = 0; first < G->D && !status; first += a->chunk) {
         size_t count = G->D - first < a->chunk ? G->D - first : a->chunk;
-        const uint16_t *g = G->g ? G->g + first * G->m * G->n : a->buffer;
+        const uint16_t *g = G->g ? G->g + first * kq_sample_size(G->m, G->n, G->T) : a->buffer;
         if (!G->g)
             status = G->read(G->ctx, first, count, a->buffer, err);
         if (!status)
@@ -345,32 +419,32 @@ static kq_status over_gradients(void *ctx, kq_gradient_sink *to, kq_error *err)
 
 static kq_status check_source(const kq_gradients *G, kq_error *err)
 {
-    return G->g || G->read ? check(G->D, G->m, G->n, err) : kq_fail(err, KQ_E_ARG, "gradients: neither in memory nor read");
+    return G->g || G->read ? check(G, err) : kq_fail(err, KQ_E_ARG, "gradients: neither in memory nor read");
 }
 
 static size_t buffer_bytes(const kq_gradients *G, const kq_product_plan *plan)
 {
-    return G->g || !G->read ? 0 : plan->chunk * G->m * G->n * sizeof(uint16_t);
+    return G->g || !G->read ? 0 : plan->chunk * plan->sample * sizeof(uint16_t);
 }
 
 size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt)
 {
     kq_product_plan plan;
-    size_t bytes = scratch_bytes(&plan, G->m, G->n, G->D, opt, false);
+    size_t bytes = scratch_bytes(&plan, G, opt, false);
     return bytes ? bytes + buffer_bytes(G, &plan) : 0;
 }
 
 kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
                      int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
 {
-    kq_stream_linear what = {.m = G->m, .n = G->n, .opt = opt, .H_in = H_in, .H_out = H_out};
+    kq_stream_linear what = {.m = G->m, .n = G->n, .T = G->T, .opt = opt, .H_in = H_in, .H_out = H_out};
     estimate e = {.what = &what};
     driver d = {.sink.add = sink_add, .e = &e, .count = 1};
     at_hand source = {.G = G};
     double start = kq_now_s();
     kq_status status = check_source(G, err);
     kq_product_plan plan;
-    if (!status && !scratch_bytes(&plan, G->m, G->n, G->D, opt, false))
+    if (!status && !scratch_bytes(&plan, G, opt, false))
         plan.chunk = 1; /* drive refuses it, and says why */
     if (!status && !G->g)
         status = kq_alloc_for((void **)&source.buffer, buffer_bytes(G, &plan), 1, "a chunk of gradients", err);
@@ -403,7 +477,7 @@ kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y,
     kq_status status = check_source(G, err);
     if (status)
         return status;
-    if (!kq_product_size(&plan, G->m, G->n, G->D, compute, true, threads, 0, false))
+    if (!kq_product_size(&plan, G, compute, true, threads, 0, false))
         return kq_fail(err, KQ_E_MEMORY, "products of a [%zu, %zu] layer: the scratch does not fit the address space", G->m, G->n);
     status = kq_alloc_for(&block, plan.bytes, 1, "a product with the gradients", err);
     if (!status && !G->g)

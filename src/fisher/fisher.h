@@ -33,14 +33,20 @@ kq_needs kq_method_needs(kq_method method);
 bool kq_method_needs_gradients(kq_method method); /* of the loss: KQ_NEEDS_TOKENS or KQ_NEEDS_GRADIENTS; then eq. 1 predicts the loss's rise */
 bool kq_method_iterates(kq_method method);        /* until --tol: its report has sigma1 and a residual (fastkron, yaqa-b, diag) */
 
-/* The gradients of all samples of one layer, bf16: in memory, or read (or made again) piece by piece, once for every product. */
+/* The gradients of all samples of one layer, bf16: in memory, or read (or made again) piece by piece, once for every product.
+ * A sample is whole, G_i [m, n]; or factored, G_i = g_i^T x_i with g_i [T, m] and x_i [T, n] behind it. */
 typedef struct kq_gradients {
     size_t D, m, n;
-    const uint16_t *g; /* [D, m, n], borrowed; NULL: read gives them */
-    /* Samples first .. first + count - 1 into g [count, m, n]; the pieces are in order and count is bounded whatever D is. */
+    size_t T;          /* 0: whole; else factored. See kq_factored_pays */
+    const uint16_t *g; /* [D, kq_sample_size], borrowed; NULL: read gives them */
+    /* Samples first .. first + count - 1 into g [count, kq_sample_size]; the pieces are in order and count is bounded whatever D is. */
     kq_status (*read)(void *ctx, size_t first, size_t count, uint16_t *g, kq_error *err);
     void *ctx;
 } kq_gradients;
+static inline size_t kq_sample_size(size_t m, size_t n, size_t T) /* values of a sample */
+{
+    return T ? T * (m + n) : m * n;
+}
 
 typedef struct kq_factor_options {
     kq_method method;
@@ -80,13 +86,19 @@ typedef struct kq_factor_report {
     double seconds, flop; /* time of the factor step and the arithmetic it did */
 } kq_factor_report;
 
+/* Is a sample of T tokens better kept factored: no more to store, T(m+n) values against mn, and less to multiply? Multiply-adds a sample, the mean of
+ * A and A* (triangular and symmetric work counted once; c = 1/2 for flipflop's triangular middles, 1 for the symmetric ones of the others):
+ *     whole     mn(m+n)(c + 1/2)/2 (half of it in block integers)     factored     T(m^2+n^2)(c + 1/2)/2 + T^2(m+n) 3/4
+ * The factors differ as bf16 rounds G_i in the one case, g_i and x_i in the other. */
+bool kq_factored_pays(size_t m, size_t n, size_t T, const kq_factor_options *opt);
+
 /* Factors by opt->method (one that needs gradients) into H_in [n,n] and H_out [m,m] (caller's). Scaled so that tr(H_in) tr(H_out) =
  * (1/D) sum ||G_i||_F^2, with tr(H_in)/n = tr(H_out)/m. Symmetric and PSD (checked). KQ_E_NUMERIC: NaN/Inf in a gradient (names the sample), or all zero.
  * Deterministic: same bits for every number of threads. progress (may be NULL) is called between products; nonzero stops with KQ_E_INTERRUPTED. */
 kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
                      int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err);
 
-/* Bytes of scratch that kq_factors allocates for a layer (for the memory plan); of G only the sizes and whether g or read is set count. */
+/* Bytes of scratch that kq_factors allocates for a layer (for the memory plan); of G only the sizes and whether read is set count. */
 size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt);
 
 /* ---- gradients that are kept nowhere: several estimates side by side, one product of each a pass over the samples ---- */
@@ -95,14 +107,14 @@ size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt);
  * wants any more may be left out. Not to be called by two threads at once; it uses the threads of the options itself. */
 typedef struct kq_gradient_sink kq_gradient_sink;
 struct kq_gradient_sink {
-    kq_status (*add)(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err); /* g [count, m, n] */
+    kq_status (*add)(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err); /* g [count, kq_sample_size] */
     uint64_t wanted; /* bit of each source */
 };
 /* Goes over all D samples once. The same samples, bit by bit, every time. */
 typedef kq_status kq_gradient_pass(void *ctx, kq_gradient_sink *to, kq_error *err);
 
 typedef struct kq_stream_linear { /* one estimate of one linear */
-    size_t source, m, n;          /* estimates may share a source, up to 64 of these */
+    size_t source, m, n, T;       /* estimates may share a source, up to 64 of these. T as in kq_gradients */
     const kq_factor_options *opt; /* borrowed */
     float *H_in, *H_out;          /* [n,n], [m,m]: the caller's */
     kq_factor_report report;      /* its seconds: the arithmetic alone, without the passes */

@@ -63,28 +63,36 @@ static bool round64(size_t *bytes)
     return true;
 }
 
-bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads, size_t chunk_bytes,
+bool kq_product_size(kq_product_plan *plan, const kq_gradients *G, kq_compute compute, bool exact, int threads, size_t chunk_bytes,
                      bool pieces)
 {
-    size_t big = m > n ? m : n, mn, big2, each, slices[5];
+    const size_t m = G->m, n = G->n, D = G->D, T = G->T, width = compute == KQ_F32 ? 4 : 2;
+    size_t big = m > n ? m : n, mn, big2, tokens = 0, gram = 0, each, slices[6] = {0};
     if (!kq_mul_size(m, n, &mn) || !kq_mul_size(big, big, &big2) || !kq_mul_size(mn, 8, &each) || big2 > SIZE_MAX / 64)
         return false;
-    *plan = (kq_product_plan){.D = D, .m = m, .n = n, .compute = compute, .pieces = pieces, .threads = threads > 1 ? threads : 1};
-    plan->panels = compute == KQ_F32 && !exact && kq_panel_available();
+    if (T && (!kq_mul_size(T, m + n, &tokens) || !kq_mul_size(T, T, &gram) || tokens > SIZE_MAX / 64 || gram > SIZE_MAX / 64))
+        return false;
+    *plan = (kq_product_plan){.D = D, .m = m, .n = n, .T = T, .compute = compute, .pieces = pieces, .threads = threads > 1 ? threads : 1};
+    plan->panels = compute == KQ_F32 && !exact && !T && kq_panel_available();
+    plan->sample = T ? tokens : mn;
+    /* f32: gradients and T_i; bf16: T_i, the rounded middle, and a panel a thread. */
     if (compute == KQ_BF16)
         each = mn * 2;
+    if (T)
+        each = ((compute == KQ_F32 || pieces ? tokens : 0) + T * big + gram) * width;
     size_t most = (chunk_bytes ? chunk_bytes : CHUNK_BYTES) / each;
     most = min_size(most ? most : 1, D);
     size_t chunks = (D + most - 1) / most;
     plan->chunk = (D + chunks - 1) / chunks;
-    /* f32: gradients and T; bf16: T, the rounded middle, and a panel a thread. */
-    if (!kq_mul_size(plan->chunk, mn * 4, &slices[0]))
+    if (!kq_mul_size(plan->chunk, plan->sample * width, &slices[0]) || !kq_mul_size(plan->chunk, (T ? T * big : mn) * width, &slices[1]) ||
+        !kq_mul_size(plan->chunk, gram * width, &slices[5]))
         return false;
-    slices[1] = compute == KQ_F32 ? slices[0] : slices[0] / 2;
-    slices[2] = compute == KQ_F32 ? 0 : big2 * 2;
-    slices[3] = compute == KQ_F32 ? 0 : (size_t)plan->threads * PANEL * big * 4;
-    if (compute == KQ_BF16)
-        slices[0] = pieces ? slices[0] / 2 : 0;
+    if (compute == KQ_BF16) {
+        if (!pieces)
+            slices[0] = 0;
+        slices[2] = big2 * 2;
+        slices[3] = (size_t)plan->threads * PANEL * (T > big ? T : big) * 4;
+    }
     size_t in = split_count(n, plan->chunk, compute) * n * n, out = split_count(m, plan->chunk, compute) * m * m;
     slices[4] = (in > out ? in : out) * 4;
     if (plan->panels) {
@@ -99,7 +107,7 @@ bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_com
         in = panel_splits(n, plan->chunk) * wide * wide, out = panel_splits(m, plan->chunk) * tall * tall;
         slices[4] = (in > out ? in : out) * KQ_PANEL * KQ_PANEL * sizeof(float);
     }
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 6; i++)
         if (!round64(&slices[i]) || !kq_add_size(plan->bytes, slices[i], &plan->bytes))
             return false;
     plan->gf = slices[0];
@@ -107,6 +115,7 @@ bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_com
     plan->mid16 = slices[2];
     plan->panel = slices[3];
     plan->acc = slices[4];
+    plan->gram = slices[5];
     return true;
 }
 
@@ -118,7 +127,8 @@ void kq_product_init(kq_product *p, const kq_product_plan *plan, void *block)
     p->t = slice += plan->gf;
     p->mid16 = (uint16_t *)(slice += plan->t);
     p->panel = (float *)(slice += plan->mid16);
-    p->acc = (float *)(slice + plan->panel);
+    p->acc = (float *)(slice += plan->panel);
+    p->gram = slice + plan->acc;
 }
 
 /* A stack of count matrices [m, n]: element (s, i, j) at data[s * sample + i * row + j]. */
@@ -145,6 +155,20 @@ static size_t chunk_count(const kq_product *p)
     return min_size(p->plan.chunk, p->plan.D - p->done);
 }
 
+/* Stage 0 (f32), factored: every g_i of the chunk on top of the other, then every x_i. */
+static void widen_factored(kq_product *p, const uint16_t *g, size_t count)
+{
+    const size_t m = p->plan.m, n = p->plan.n, T = p->plan.T;
+    float *x = p->gf + p->plan.chunk * T * m;
+    #pragma omp parallel for schedule(static) num_threads(p->plan.threads) if (p->plan.threads > 1)
+    for (size_t task = 0; task < count * T; task++) {
+        const uint16_t *sample = g + task / T * p->plan.sample;
+        const size_t t = task % T, row = p->held * T + task;
+        kq_bf16_to_f32_n(sample + t * m, p->gf + row * m, m);
+        kq_bf16_to_f32_n(sample + T * m + t * n, x + row * n, n);
+    }
+}
+
 /* Stage 0 (f32): rows of the chunk's next `count` gradients to f32; side by side ([m, all n]) when the sums will run along n. */
 static void widen(kq_product *p, const uint16_t *g, size_t count)
 {
@@ -162,12 +186,18 @@ static void widen(kq_product *p, const uint16_t *g, size_t count)
     }
 }
 
-/* Stage 1: T_s = mid G_s (adjoint) or G_s mid^T. A triangular middle is cut into panels that end at its diagonal: K shrinks with them,
- * and in f32 the diagonal block itself is a triangular product. */
-static kq_status middle(kq_product *p, stack G, stack T, size_t count, kq_error *err)
+/* bf16: this thread's f32 result before it is rounded. */
+static float *panel_scratch(const kq_product *p)
 {
-    size_t m = p->plan.m, n = p->plan.n, dim = p->adjoint ? m : n, panels = (dim + PANEL - 1) / PANEL;
-    bool f32 = p->plan.compute == KQ_F32, adjoint = p->adjoint, triangular = p->kind == KQ_MID_TRIANGULAR;
+    return p->panel + (size_t)omp_get_thread_num() * (p->plan.panel / sizeof(float) / (size_t)p->plan.threads / 16 * 16);
+}
+
+/* Stage 1: T_s = mid G_s (left) or G_s mid^T, for G_s [m, n]. A triangular middle is cut into panels that end at its diagonal: K shrinks with them,
+ * and in f32 the diagonal block itself is a triangular product. */
+static kq_status middle(kq_product *p, bool left, size_t m, size_t n, stack G, stack T, size_t count, kq_error *err)
+{
+    size_t dim = left ? m : n, panels = (dim + PANEL - 1) / PANEL;
+    bool f32 = p->plan.compute == KQ_F32, triangular = p->kind == KQ_MID_TRIANGULAR;
     const void *mid = f32 ? (const void *)p->mid : p->mid16;
     size_t each = f32 ? 4 : 2;
     kq_status status = KQ_OK;
@@ -176,40 +206,40 @@ static kq_status middle(kq_product *p, stack G, stack T, size_t count, kq_error 
         size_t s = task % count, lo = (panels - 1 - task / count) * PANEL, hi = min_size(lo + PANEL, dim), w = hi - lo;
         size_t K = triangular ? hi : dim;
         const void *rows = (const char *)mid + lo * dim * each;
-        void *dst = (void *)(uintptr_t)(adjoint ? at(p, T, s, lo, 0) : at(p, T, s, 0, lo));
+        void *dst = (void *)(uintptr_t)(left ? at(p, T, s, lo, 0) : at(p, T, s, 0, lo));
         float *out = dst;
         size_t ld = T.row;
         kq_error e;
         kq_status st = KQ_OK;
         if (!f32) {
-            out = p->panel + (size_t)omp_get_thread_num() * PANEL * (m > n ? m : n);
-            ld = adjoint ? n : w;
+            out = panel_scratch(p);
+            ld = left ? n : w;
         }
         if (f32 && triangular) {
             const float one = 1;
             const float *diagonal = (const float *)rows + lo;
             int W = (int)w, M = (int)m, N = (int)n, D = (int)dim, L = (int)ld;
-            if (adjoint)
+            if (left)
                 for (size_t i = 0; i < w; i++)
                     memcpy(out + i * ld, at(p, G, s, lo + i, 0), n * sizeof *out);
             else
                 for (size_t i = 0; i < m; i++)
                     memcpy(out + i * ld, at(p, G, s, i, lo), w * sizeof *out);
             /* The transposes, as Fortran sees them: out^T = G^T C^T, C^T upper; or out^T = C G^T, C = (C^T)^T. */
-            if (adjoint)
+            if (left)
                 strmm_("R", "U", "N", "N", &N, &W, &one, diagonal, &D, out, &L, 1, 1, 1, 1);
             else
                 strmm_("L", "U", "T", "N", &W, &M, &one, diagonal, &D, out, &L, 1, 1, 1, 1);
             K = lo;
         }
         bool add = f32 && triangular;
-        if (K && adjoint)
+        if (K && left)
             st = multiply(p, false, false, w, n, K, rows, dim, at(p, G, s, 0, 0), G.row, add, out, ld, &e);
         else if (K)
             st = multiply(p, false, true, m, w, K, at(p, G, s, 0, 0), G.row, rows, dim, add, out, ld, &e);
         if (!f32 && !st)
-            for (size_t i = 0; i < (adjoint ? w : m); i++)
-                kq_f32_to_bf16_n(out + i * ld, (uint16_t *)dst + i * T.row, adjoint ? n : w);
+            for (size_t i = 0; i < (left ? w : m); i++)
+                kq_f32_to_bf16_n(out + i * ld, (uint16_t *)dst + i * T.row, left ? n : w);
         if (st) {
             #pragma omp critical(kq_fisher_product)
             status = kq_fail(err, st, "%s", e.message);
@@ -218,11 +248,10 @@ static kq_status middle(kq_product *p, stack G, stack T, size_t count, kq_error 
     return status;
 }
 
-/* Stage 2: the lower tiles of sum_s T_s^T G_s (adjoint) or T_s G_s^T, added to the partial sums. */
-static kq_status gather(kq_product *p, stack T, stack G, size_t count, kq_error *err)
+/* Stage 2: the lower tiles of sum_s T_s^T G_s (adjoint) or T_s G_s^T, for G_s [m, n], added to the partial sums. */
+static kq_status gather(kq_product *p, bool adjoint, size_t m, size_t n, stack T, stack G, size_t count, kq_error *err)
 {
-    bool adjoint = p->adjoint;
-    size_t m = p->plan.m, n = p->plan.n, dim = adjoint ? n : m, inner = adjoint ? m : n;
+    size_t dim = adjoint ? n : m, inner = adjoint ? m : n;
     size_t size = tile_size(dim, p->plan.compute), tiles = (dim + size - 1) / size, off = tiles * (tiles - 1) / 2;
     size_t splits = split_count(dim, p->plan.chunk, p->plan.compute);
     bool same = T.data == G.data, f32 = p->plan.compute == KQ_F32;
@@ -259,6 +288,81 @@ static kq_status gather(kq_product *p, stack T, stack G, size_t count, kq_error 
         }
     }
     return status;
+}
+
+/* Factored: S_s = Q_s P_s^T [T, T] for Q_s, P_s [T, K], symmetric: lower tiles, mirrored. */
+static kq_status grams(kq_product *p, stack Q, stack P, size_t K, size_t count, kq_error *err)
+{
+    const size_t T = p->plan.T, tiles = (T + PANEL - 1) / PANEL, each = tiles * (tiles + 1) / 2;
+    const bool f32 = p->plan.compute == KQ_F32;
+    kq_status status = KQ_OK;
+    #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
+    for (size_t task = 0; task < count * each; task++) {
+        size_t s = task / each, c = task % each, r;
+        for (r = 0; c > r; c -= ++r)
+            ;
+        r *= PANEL, c *= PANEL;
+        const size_t h = min_size(PANEL, T - r), w = min_size(PANEL, T - c), o = s * T * T;
+        float *S = f32 ? (float *)p->gram + o + r * T + c : panel_scratch(p);
+        const size_t ld = f32 ? T : w;
+        kq_error e;
+        kq_status st = multiply(p, false, true, h, w, K, at(p, Q, s, r, 0), Q.row, at(p, P, s, c, 0), P.row, false, S, ld, &e);
+        for (size_t i = 0; i < h && f32; i++)
+            for (size_t j = 0; j < w && c + j < r + i; j++)
+                ((float *)p->gram)[o + (c + j) * T + r + i] = S[i * ld + j];
+        for (size_t i = 0; i < h && !f32; i++)
+            for (size_t j = 0; j < w && c + j <= r + i; j++)
+                ((uint16_t *)p->gram)[o + (c + j) * T + r + i] = ((uint16_t *)p->gram)[o + (r + i) * T + c + j] = kq_f32_to_bf16(S[i * ld + j]);
+        if (st) {
+            #pragma omp critical(kq_fisher_product)
+            status = kq_fail(err, st, "%s", e.message);
+        }
+    }
+    return status;
+}
+
+/* Factored: B_s = S_s A_s [T, dim]. */
+static kq_status spread(kq_product *p, stack A, stack B, size_t dim, size_t count, kq_error *err)
+{
+    const size_t T = p->plan.T, panels = (T + PANEL - 1) / PANEL;
+    const bool f32 = p->plan.compute == KQ_F32;
+    const stack S = {p->gram, T * T, T};
+    kq_status status = KQ_OK;
+    #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
+    for (size_t task = 0; task < count * panels; task++) {
+        const size_t s = task / panels, r = task % panels * PANEL, h = min_size(PANEL, T - r);
+        void *dst = (void *)(uintptr_t)at(p, B, s, r, 0);
+        float *out = f32 ? dst : panel_scratch(p);
+        kq_error e;
+        kq_status st = multiply(p, false, false, h, dim, T, at(p, S, s, r, 0), T, at(p, A, s, 0, 0), A.row, false, out, dim, &e);
+        if (!f32 && !st)
+            kq_f32_to_bf16_n(out, dst, h * dim);
+        if (st) {
+            #pragma omp critical(kq_fisher_product)
+            status = kq_fail(err, st, "%s", e.message);
+        }
+    }
+    return status;
+}
+
+/* A whole chunk of factored samples, at g (bf16) or in p->gf. */
+static kq_status finish_factored(kq_product *p, const uint16_t *g, size_t count, kq_error *err)
+{
+    const size_t m = p->plan.m, n = p->plan.n, T = p->plan.T, dim = p->adjoint ? n : m, K = p->adjoint ? m : n;
+    stack outputs = {p->gf, T * m, m}, inputs = {p->gf + p->plan.chunk * T * m, T * n, n};
+    if (p->plan.compute == KQ_BF16) {
+        outputs = (stack){g, p->plan.sample, m};
+        inputs = (stack){g + T * m, p->plan.sample, n};
+    }
+    const stack A = p->adjoint ? inputs : outputs, P = p->adjoint ? outputs : inputs, Q = {p->t, T * K, K}, B = {p->t, T * dim, dim};
+    kq_status status = KQ_OK;
+    if (p->kind != KQ_MID_IDENTITY)
+        status = middle(p, false, T, K, P, Q, count, err);
+    if (!status)
+        status = grams(p, p->kind == KQ_MID_IDENTITY ? P : Q, p->kind == KQ_MID_TRIANGULAR ? Q : P, K, count, err);
+    if (!status)
+        status = spread(p, A, B, dim, count, err);
+    return status ? status : gather(p, true, T, dim, B, A, count, err);
 }
 
 /* out = (1/D) the sum of the partial sums, mirrored. */
@@ -356,6 +460,8 @@ static kq_status finish_chunk(kq_product *p, const uint16_t *g, size_t count, kq
         gather_panels(p, count);
         return KQ_OK;
     }
+    if (p->plan.T)
+        return finish_factored(p, g, count, err);
     size_t m = p->plan.m, n = p->plan.n;
     stack side = {p->gf, p->adjoint ? m * n : n, p->adjoint ? n : count * n}, G = side, T = side;
     if (p->plan.compute == KQ_BF16)
@@ -365,8 +471,8 @@ static kq_status finish_chunk(kq_product *p, const uint16_t *g, size_t count, kq
     if (p->kind == KQ_MID_IDENTITY)
         T = G;
     else
-        status = middle(p, G, T, count, err);
-    return status ? status : gather(p, T, p->kind == KQ_MID_SYMMETRIC ? G : T, count, err);
+        status = middle(p, p->adjoint, m, n, G, T, count, err);
+    return status ? status : gather(p, p->adjoint, m, n, T, p->kind == KQ_MID_SYMMETRIC ? G : T, count, err);
 }
 
 kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err)
@@ -379,8 +485,10 @@ kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const fl
     p->kind = kind;
     p->mid = mid;
     p->done = p->held = 0;
-    double volume = (double)plan->D * (double)plan->m * (double)plan->n;
-    p->flop += volume * ((kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other + (double)dim);
+    const double volume = (double)plan->D * (double)plan->m * (double)plan->n, tokens = (double)plan->D * (double)plan->T;
+    const double work = (kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other;
+    p->flop += plan->T ? tokens * (work * (double)other + (double)plan->T * (double)(other + 2 * dim) + (double)(dim * dim))
+                       : volume * (work + (double)dim);
     if (plan->panels) {
         begin_panels(p);
         return KQ_OK;
@@ -393,7 +501,7 @@ kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const fl
 
 kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_error *err)
 {
-    const size_t mn = p->plan.m * p->plan.n;
+    const size_t each = p->plan.sample;
     if (count > p->plan.D - p->done - p->held)
         return kq_fail(err, KQ_E_ARG, "a product of %zu samples is given %zu after %zu", p->plan.D, count, p->done + p->held);
     while (count) {
@@ -402,15 +510,15 @@ kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_erro
         if (p->plan.panels)
             take_panels(p, g, take);
         else if (p->plan.compute == KQ_F32)
-            widen(p, g, take);
+            (p->plan.T ? widen_factored : widen)(p, g, take);
         else if (take < all) {
             if (!p->plan.pieces)
                 return kq_fail(err, KQ_E_ARG, "a product that takes chunks of %zu samples is given %zu", all, take);
-            memcpy((uint16_t *)p->gf + p->held * mn, g, take * mn * sizeof *g);
+            memcpy((uint16_t *)p->gf + p->held * each, g, take * each * sizeof *g);
             whole = (const uint16_t *)p->gf;
         }
         p->held += take;
-        g += take * mn;
+        g += take * each;
         count -= take;
         if (p->held < all)
             continue;

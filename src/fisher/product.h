@@ -13,22 +13,28 @@ typedef enum kq_middle {
 
 /* Sizes of the workspace of one layer. All in elements unless named bytes. */
 typedef struct kq_product_plan {
-    size_t D, m, n;
+    size_t D, m, n, T;                  /* T: 0, or the tokens of a factored sample */
+    size_t sample;                      /* values of a sample: mn, or T(m + n) */
     kq_compute compute;
     bool panels;                        /* f32, not exact, AVX-512 with VNNI: panel.h instead of BLAS */
     int threads;
     bool pieces;                        /* a chunk may arrive in pieces: bf16 then keeps a copy */
     size_t chunk;                       /* samples at a time */
-    size_t gf, t, mid16, panel, acc;    /* bytes of each slice */
+    size_t gf, t, mid16, panel, acc, gram; /* bytes of each slice */
     size_t bytes;
 } kq_product_plan;
+
+/* Factored samples G_i = g_i^T x_i, g_i [T,m], x_i [T,n], are never multiplied out. With a_i = g_i, p_i = x_i (adjoint: the other way round)
+ *     G_i Y G_i^T = a_i^T S_i a_i,   S_i = p_i Y p_i^T [T,T],
+ * and with Y = C^T C: S_i = (p_i C^T)(p_i C^T)^T. Cost: kq_factored_pays. */
 
 /* A product in the making: begun, fed all D samples in order, ended. Samples are taken a chunk at a time, however they arrive: the bits do
  * not depend on it. */
 typedef struct kq_product {
     kq_product_plan plan;
     float *gf;        /* f32: the chunk's gradients; bf16: a copy of them (pieces); panels: these, in integers */
-    void *t;          /* the chunk's T_i, in the compute type; panels: scales */
+    void *t;          /* the chunk's T_i, in the compute type; panels: scales; factored: p_i mid, then S_i a_i */
+    void *gram;       /* factored: the chunk's S_i, in the compute type */
     uint16_t *mid16;  /* bf16: the middle matrix; panels: the middle, packed, its scales, the balance */
     float *panel;     /* bf16: a stage-1 result before it is rounded, one a thread; panels: the like */
     float *acc;       /* partial sums over fixed groups of samples, [splits, dim, dim] */
@@ -40,9 +46,9 @@ typedef struct kq_product {
     double flop;      /* useful arithmetic so far (symmetric and triangular work counted once) */
 } kq_product;
 
-/* False when a size overflows. exact: f32 products as they are, never in block integers; KQ_MID_SYMMETRIC has no others.
- * chunk_bytes: of kq_factor_options. pieces: kq_product_add may be given less than a chunk. */
-bool kq_product_size(kq_product_plan *plan, size_t m, size_t n, size_t D, kq_compute compute, bool exact, int threads, size_t chunk_bytes,
+/* False when a size overflows. exact: f32 products as they are, never in block integers; KQ_MID_SYMMETRIC has no others, nor have factored
+ * samples. chunk_bytes: of kq_factor_options. pieces: kq_product_add may be given less than a chunk. Of G only D, m, n and T count. */
+bool kq_product_size(kq_product_plan *plan, const kq_gradients *G, kq_compute compute, bool exact, int threads, size_t chunk_bytes,
                      bool pieces);
 /* Hand the slices of `block` (plan->bytes, 64-byte aligned) out; block stays the caller's. */
 void kq_product_init(kq_product *p, const kq_product_plan *plan, void *block);
@@ -50,7 +56,7 @@ void kq_product_init(kq_product *p, const kq_product_plan *plan, void *block);
 /* (1/D) sum_i of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. mid is read until the end and may
  * not be out; NULL for KQ_MID_IDENTITY. */
 kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err);
-/* The next count samples, g [count, m, n] bf16. Without plan.pieces: up to a chunk's end each time. */
+/* The next count samples, g [count, plan.sample] bf16. Without plan.pieces: up to a chunk's end each time. */
 kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_error *err);
 kq_status kq_product_end(kq_product *p, float *out, kq_error *err);
 

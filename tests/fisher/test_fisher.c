@@ -177,7 +177,7 @@ static void apply(kq_product *p, const kq_gradients *G, bool adjoint, kq_middle 
     check_ok(kq_product_begin(p, adjoint, kind, mid, &err));
     for (size_t first = 0; first < G->D; first += p->plan.chunk) {
         size_t count = G->D - first < p->plan.chunk ? G->D - first : p->plan.chunk;
-        check_ok(kq_product_add(p, G->g + first * G->m * G->n, count, &err));
+        check_ok(kq_product_add(p, G->g + first * p->plan.sample, count, &err));
     }
     check_ok(kq_product_end(p, out, &err));
 }
@@ -215,7 +215,7 @@ static void products(void **state)
                     kq_compute compute = way == 1 ? KQ_BF16 : KQ_F32;
                     kq_product_plan plan;
                     kq_product p;
-                    assert_true(kq_product_size(&plan, m, n, D, compute, way != 2, 2, 0, false));
+                    assert_true(kq_product_size(&plan, &s.G, compute, way != 2, 2, 0, false));
                     if (way == 2 && D > 3)
                         plan.chunk = (D + 1) / 2; /* two chunks */
                     void *block = kq_alloc(plan.bytes, 1);
@@ -255,7 +255,7 @@ static void many_chunks(void **state)
     size_t D = 71, m = 480, n = 512;
     uint16_t *bits = get(D * m * n, 2);
     kq_product_plan plan;
-    assert_true(kq_product_size(&plan, m, n, D, KQ_F32, true, 1, 0, false) && plan.chunk < D && D % plan.chunk != 0);
+    assert_true(kq_product_size(&plan, &(kq_gradients){.D = D, .m = m, .n = n}, KQ_F32, true, 1, 0, false) && plan.chunk < D && D % plan.chunk != 0);
     /* G_i = a_i e_{i mod m} e_{i mod n}^T: A(I) is diagonal and known exactly. */
     float *Y = get(n * n, sizeof *Y), *out = get(n * n, sizeof *out), *want = get(n * n, sizeof *want);
     for (size_t i = 0; i < D; i++)
@@ -878,7 +878,7 @@ static void sources_agree(void **state)
             }
             check_ok(kq_factors(&mine->G, &opt[i], want[i][0], want[i][1], &report[i], NULL, NULL, &err));
             kq_product_plan plan;
-            assert_true(kq_product_size(&plan, m, n, D, opt[i].compute, true, 1, opt[i].chunk_bytes, false));
+            assert_true(kq_product_size(&plan, &mine->G, opt[i].compute, true, 1, opt[i].chunk_bytes, false));
             assert_true(i % 3 != 0 || plan.chunk < D);
             for (int way = 0; way < 2; way++) {
                 other_source o = {.s = mine, .file = way ? tmpfile() : NULL};
@@ -893,7 +893,7 @@ static void sources_agree(void **state)
                 assert_memory_equal(got[i][0], want[i][0], n * n * sizeof(float));
                 assert_memory_equal(got[i][1], want[i][1], m * m * sizeof(float));
                 assert_true(r.products == report[i].products && r.residual == report[i].residual && r.flop == report[i].flop);
-                assert_int_equal(o.longest, kq_product_size(&plan, m, n, D, opt[i].compute, opt[i].exact || opt[i].method != KQ_FLIPFLOP, 1, opt[i].chunk_bytes, false) ? plan.chunk : 0);
+                assert_int_equal(o.longest, kq_product_size(&plan, &mine->G, opt[i].compute, opt[i].exact || opt[i].method != KQ_FLIPFLOP, 1, opt[i].chunk_bytes, false) ? plan.chunk : 0);
                 if (o.file)
                     fclose(o.file);
                 memset(got[i][0], 0, n * n * sizeof(float));
@@ -930,6 +930,160 @@ static void sources_agree(void **state)
     }
     for (size_t i = 0; i < 3; i++)
         drop(s[i]);
+}
+
+/* Samples in both forms: g_i, x_i of T tokens in bf16; s.x their product exactly, s.bits that product rounded to bf16. */
+static uint16_t *factored_samples(size_t D, size_t m, size_t n, size_t T, uint64_t seed, sample_set *s)
+{
+    const size_t each = T * (m + n);
+    uint16_t *tokens = get(D * each, 2);
+    *s = (sample_set){.bits = get(D * m * n, 2), .x = get(D * m * n, sizeof(double))};
+    kq_rng rng = kq_rng_stream(seed, "factored");
+    for (size_t i = 0; i < D; i++) {
+        uint16_t *g = tokens + i * each, *x = g + T * m;
+        const double scale = exp(0.5 * kq_rng_normal(&rng));
+        for (size_t t = 0; t < T; t++) {
+            const double token = exp(0.5 * kq_rng_normal(&rng));
+            for (size_t a = 0; a < m; a++)
+                g[t * m + a] = kq_f32_to_bf16((float)(scale * token * kq_rng_normal(&rng) / (1 + 0.2 * (double)(a % 9))));
+            for (size_t b = 0; b < n; b++)
+                x[t * n + b] = kq_f32_to_bf16((float)(kq_rng_normal(&rng) + (b % 5 == 0 ? 1 : 0)));
+        }
+        for (size_t a = 0; a < m; a++)
+            for (size_t b = 0; b < n; b++) {
+                double sum = 0;
+                for (size_t t = 0; t < T; t++)
+                    sum += (double)kq_bf16_to_f32(g[t * m + a]) * kq_bf16_to_f32(x[t * n + b]);
+                s->x[(i * m + a) * n + b] = sum;
+                s->bits[(i * m + a) * n + b] = kq_f32_to_bf16((float)sum);
+            }
+    }
+    s->G = (kq_gradients){.D = D, .m = m, .n = n, .g = s->bits};
+    return tokens;
+}
+
+/* Every product of factored samples, by the definition; one tile of tokens and more (192), one token, chunks of two. */
+static void factored_products(void **state)
+{
+    (void)state;
+    static const size_t sizes[][4] = {{5, 7, 9, 3}, {3, 33, 70, 5}, {2, 40, 30, 200}, {3, 210, 17, 1}, {2, 20, 395, 8}, {1, 1, 1, 1}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        const size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2], T = sizes[k][3];
+        sample_set s;
+        uint16_t *tokens = factored_samples(D, m, n, T, 500 + k, &s);
+        const kq_gradients F = {.D = D, .m = m, .n = n, .T = T, .g = tokens};
+        for (int adjoint = 0; adjoint < 2; adjoint++)
+            for (int kind = 0; kind < 3; kind++) {
+                const size_t dim = adjoint ? n : m, other = adjoint ? m : n;
+                double *Y = get(other * other, sizeof *Y), *C = get(other * other, sizeof *C);
+                kq_rng rng = kq_rng_stream(6, "middle");
+                for (size_t i = 0; i < other; i++)
+                    for (size_t j = 0; j <= i; j++) {
+                        C[i * other + j] = (float)(kind == KQ_MID_IDENTITY ? i == j : kq_rng_normal(&rng) + (i == j ? 3 : 0));
+                        if (kind == KQ_MID_SYMMETRIC)
+                            Y[i * other + j] = Y[j * other + i] = C[j * other + i] = C[i * other + j]; /* indefinite, given as it is */
+                    }
+                for (size_t i = 0; i < other && kind != KQ_MID_SYMMETRIC; i++)
+                    for (size_t j = 0; j < other; j++)
+                        for (size_t l = i > j ? i : j; l < other; l++)
+                            Y[i * other + j] += C[l * other + i] * C[l * other + j];
+                double *want_d = naive(&s, adjoint, Y, 1.0 / (double)D);
+                float *want = to_float(want_d, dim * dim), *mid = to_float(C, other * other), *got = get(dim * dim, sizeof *got);
+                float *again = get(dim * dim, sizeof *again);
+                for (int way = 0; way < 2; way++) {
+                    kq_product_plan plan;
+                    kq_product p;
+                    assert_true(kq_product_size(&plan, &F, way ? KQ_BF16 : KQ_F32, true, 2, 0, true));
+                    plan.chunk = (D + 1) / 2;
+                    void *block = kq_alloc(plan.bytes, 1);
+                    kq_product_init(&p, &plan, block);
+                    apply(&p, &F, adjoint, (kq_middle)kind, mid, got);
+                    /* as in products; bf16 rounds S and S a too */
+                    check_close(got, want, dim * dim, way ? 1e-2 : 2e-6);
+                    check_ok(kq_product_begin(&p, adjoint, (kq_middle)kind, mid, &err));
+                    for (size_t i = 0; i < D; i++) /* one by one: the same bytes */
+                        check_ok(kq_product_add(&p, tokens + i * plan.sample, 1, &err));
+                    check_ok(kq_product_end(&p, again, &err));
+                    assert_memory_equal(again, got, dim * dim * sizeof *got);
+                    kq_free(block);
+                }
+                free(again);
+                free(got);
+                free(mid);
+                free(want);
+                free(want_d);
+                free(Y);
+                free(C);
+            }
+        free(tokens);
+        drop(s);
+    }
+}
+
+/* Both forms of the same samples: the same factors up to the rounding of G_i to bf16 (2^-9 a value at most, mostly averaged away: 1e-3 to
+ * 4e-3 after flipflop's inverses), the same squares; the cost rule is what the reports count. */
+static void factored_equals_whole(void **state)
+{
+    (void)state;
+    static const size_t sizes[][4] = {{20, 40, 60, 8}, {20, 60, 40, 23}, {20, 60, 40, 24}, {4, 30, 30, 200}, {20, 200, 100, 60}, {20, 30, 90, 30}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        const size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2], T = sizes[k][3];
+        sample_set s;
+        uint16_t *tokens = factored_samples(D, m, n, T, 600 + k, &s);
+        const kq_gradients F = {.D = D, .m = m, .n = n, .T = T, .g = tokens};
+        float *H[2][2], *again[2];
+        for (int f = 0; f < 2; f++) {
+            H[f][0] = get(n * n, sizeof(float));
+            H[f][1] = get(m * m, sizeof(float));
+            again[f] = get(f ? m * m : n * n, sizeof(float));
+        }
+        for (int method = 0; method < 3; method++) {
+            kq_factor_options opt = kq_factor_defaults();
+            kq_factor_report r[2];
+            opt.method = method == 0 ? KQ_FLIPFLOP : method == 1 ? KQ_FASTKRON : KQ_YAQA_B;
+            opt.exact = true;
+            opt.max_iter = method ? 6 : 32;
+            opt.tol = 0;
+            opt.rounds = 6;
+            for (int f = 0; f < 2; f++) {
+                opt.threads = 1 + f;
+                check_ok(kq_factors(f ? &F : &s.G, &opt, H[f][0], H[f][1], &r[f], NULL, NULL, &err));
+            }
+            check_close(H[1][0], H[0][0], n * n, 8e-3);
+            check_close(H[1][1], H[0][1], m * m, 8e-3);
+            check_factors(&s, H[1][0], H[1][1], &r[1]); /* against the exact G_i */
+            assert_true(fabs(r[1].trace_product / r[0].trace_product - 1) < 1e-3);
+            if (k != 2) /* within a tenth of the same cost the first product, with nothing in the middle, would decide */
+                assert_int_equal(kq_factored_pays(m, n, T, &opt), T * (m + n) <= m * n && r[1].flop < r[0].flop);
+            opt.threads = 3;
+            opt.chunk_bytes = 1; /* a sample at a time: other sums, the same to rounding */
+            allocated = 0;
+            check_ok(kq_factors(&F, &opt, again[0], again[1], NULL, NULL, NULL, &err));
+            assert_int_equal(allocated, kq_factors_bytes(&F, &opt));
+            check_close(again[0], H[1][0], n * n, 1e-4);
+            opt.chunk_bytes = 0;
+            check_ok(kq_factors(&F, &opt, again[0], again[1], NULL, NULL, NULL, &err));
+            assert_memory_equal(again[0], H[1][0], n * n * sizeof(float));
+            assert_memory_equal(again[1], H[1][1], m * m * sizeof(float));
+        }
+        if (k == 0) { /* what is wrong in a factored sample is found, too */
+            kq_factor_options opt = kq_factor_defaults();
+            tokens[7 * T * (m + n) + T * m + 3] = 0x7f80;
+            check_fails(kq_factors(&F, &opt, H[0][0], H[0][1], NULL, NULL, NULL, &err), KQ_E_NUMERIC, "sample 7 ");
+            memset(tokens, 0, D * T * (m + n) * 2);
+            check_fails(kq_factors(&F, &opt, H[0][0], H[0][1], NULL, NULL, NULL, &err), KQ_E_NUMERIC, "zero");
+            kq_gradients big = F;
+            big.T = (size_t)1 << 40;
+            check_fails(kq_factors(&big, &opt, H[0][0], H[0][1], NULL, NULL, NULL, &err), KQ_E_ARG, "too large");
+        }
+        for (int f = 0; f < 2; f++) {
+            free(H[f][0]);
+            free(H[f][1]);
+            free(again[f]);
+        }
+        free(tokens);
+        drop(s);
+    }
 }
 
 static kq_status short_pass(void *ctx, kq_gradient_sink *to, kq_error *e)
@@ -1106,7 +1260,7 @@ static void integers_do_not_overflow(void **state)
             bits[i] = one && i / W % 192 ? 0 : kq_f32_to_bf16(-1.5f);
         kq_product_plan plan;
         kq_product p;
-        assert_true(kq_product_size(&plan, K, W, 1, KQ_F32, false, 1, 0, false));
+        assert_true(kq_product_size(&plan, &(kq_gradients){.D = 1, .m = K, .n = W}, KQ_F32, false, 1, 0, false));
         void *block = kq_alloc(plan.bytes, 1);
         kq_product_init(&p, &plan, block);
         apply(&p, &(kq_gradients){.D = 1, .m = K, .n = W, .g = bits}, true, KQ_MID_IDENTITY, NULL, out);
@@ -1310,6 +1464,8 @@ int main(void)
         cmocka_unit_test(token_statistics),
         cmocka_unit_test(threads_and_memory),
         cmocka_unit_test(sources_agree),
+        cmocka_unit_test(factored_products),
+        cmocka_unit_test(factored_equals_whole),
         cmocka_unit_test(sources_fail),
         cmocka_unit_test(errors),
         cmocka_unit_test(integers_hold),
