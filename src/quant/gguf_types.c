@@ -1,15 +1,14 @@
 #include "quant/gguf_types.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "io/gguf_model.h"
+#include "quant/regex.h"
 
 typedef struct rule {
-    pcre2_code *re; /* owned */
+    kq_regex *pattern; /* owned */
     kq_dtype type;
 } rule;
 
@@ -17,7 +16,6 @@ typedef struct chooser {
     const kq_prepared *p;
     rule *rules; /* owned */
     size_t n_rules;
-    pcre2_match_data *match; /* owned */
     kq_dtype fallback;       /* KQ_T_OTHER: none, or llama's */
     bool fallback_llama;
 } chooser;
@@ -49,21 +47,11 @@ static kq_status add_rule(chooser *c, const char *text, kq_error *err)
     if (type == KQ_T_OTHER)
         return kq_fail(err, KQ_E_ARG, "--tensor-type %s: %s is no type that kronq writes (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL Q2_K Q3_K Q4_K Q5_K Q6_K)", text,
                        equals + 1);
-    int code;
-    PCRE2_SIZE at;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)text, (PCRE2_SIZE)(equals - text), PCRE2_UTF, &code, &at, NULL);
-    if (!re) {
-        PCRE2_UCHAR why[200];
-        pcre2_get_error_message(code, why, sizeof why);
-        return kq_fail(err, KQ_E_ARG, "--tensor-type %s: not a regular expression: %s at position %zu", text, (char *)why, (size_t)at);
-    }
-    c->rules[c->n_rules++] = (rule){re, type};
-    return KQ_OK;
-}
-
-static bool matches(const chooser *c, const pcre2_code *re, const char *name)
-{
-    return pcre2_match(re, (PCRE2_SPTR)name, strlen(name), 0, 0, c->match, NULL) >= 0;
+    rule r = {.type = type};
+    kq_status status = kq_regex_new("--tensor-type", text, (size_t)(equals - text), &r.pattern, err);
+    if (!status)
+        c->rules[c->n_rules++] = r;
+    return status;
 }
 
 /* The type of a tensor [rows of n] whose rules say `type`. */
@@ -71,7 +59,7 @@ static kq_status settle(const chooser *c, const char *hf, const char *gguf, size
 {
     size_t elems = 1, bytes;
     for (size_t i = 0; i < c->n_rules; i++)
-        if (matches(c, c->rules[i].re, hf) || matches(c, c->rules[i].re, gguf)) {
+        if (kq_regex_matches(c->rules[i].pattern, hf) || kq_regex_matches(c->rules[i].pattern, gguf)) {
             type = c->rules[i].type;
             break;
         }
@@ -137,17 +125,14 @@ kq_status kq_gguf_types_choose(const kq_prepared *p, kq_gguf_types *t, kq_error 
     if ((status = kq_alloc_for((void **)&t->linear, p->cfg->n_layer * KQ_N_LINEAR, sizeof *t->linear, "types", err)) ||
         (status = kq_alloc_for((void **)&c.rules, o->n_tensor_type, sizeof *c.rules, "types", err)))
         goto out;
-    if (!(c.match = pcre2_match_data_create(1, NULL)))
-        status = kq_fail(err, KQ_E_MEMORY, "--tensor-type: out of memory");
     for (size_t i = 0; i < o->n_tensor_type && !status; i++)
         status = add_rule(&c, o->tensor_type[i], err);
     if (!status)
         status = choose(&c, t, err);
 out:
     for (size_t i = 0; i < c.n_rules; i++)
-        pcre2_code_free(c.rules[i].re);
+        kq_regex_free(c.rules[i].pattern);
     kq_free(c.rules);
-    pcre2_match_data_free(c.match);
     if (status)
         kq_gguf_types_free(t);
     return status;

@@ -1,8 +1,6 @@
 #include "quant/prepare.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <omp.h>
-#include <pcre2.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,6 +9,7 @@
 #include "base/mem.h"
 #include "eval/eval.h"
 #include "kern/gemm.h"
+#include "quant/regex.h"
 #include "quant/spill.h"
 
 bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id)
@@ -21,32 +20,19 @@ bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id)
 static kq_status select_modules(kq_prepared *p, kq_error *err)
 {
     const char *only = p->opt->only;
-    pcre2_code *re = NULL;
-    pcre2_match_data *match = NULL;
-    kq_status status = KQ_OK;
-    if (only) {
-        int code;
-        PCRE2_SIZE at;
-        if (!(re = pcre2_compile((PCRE2_SPTR)only, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL))) {
-            PCRE2_UCHAR text[200];
-            pcre2_get_error_message(code, text, sizeof text);
-            return kq_fail(err, KQ_E_ARG, "--only %s: not a regular expression: %s at position %zu", only, (char *)text, (size_t)at);
-        }
-        if (!(match = pcre2_match_data_create_from_pattern(re, NULL)))
-            status = kq_fail(err, KQ_E_MEMORY, "--only: out of memory");
-    }
+    kq_regex *pattern = NULL;
+    kq_status status = only ? kq_regex_new("--only", only, strlen(only), &pattern, err) : KQ_OK;
     for (size_t l = 0; l < p->cfg->n_layer && !status; l++) {
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             char name[128];
             kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            if (re && pcre2_match(re, (PCRE2_SPTR)name, strlen(name), 0, 0, match, NULL) < 0)
+            if (pattern && !kq_regex_matches(pattern, name))
                 continue;
             p->wanted[l] |= (uint8_t)(1 << id);
             p->n_wanted++;
         }
     }
-    pcre2_match_data_free(match);
-    pcre2_code_free(re);
+    kq_regex_free(pattern);
     if (!status && !p->n_wanted)
         status = kq_fail(err, KQ_E_ARG, "--only %s: matches no module; they are called like model.layers.0.self_attn.q_proj", only);
     return status;

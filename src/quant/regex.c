@@ -1,0 +1,48 @@
+#include "quant/regex.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+struct kq_regex {
+    pcre2_code *re;          /* owned */
+    pcre2_match_data *match; /* owned */
+};
+
+kq_status kq_regex_new(const char *option, const char *text, size_t len, kq_regex **out, kq_error *err)
+{
+    int code;
+    PCRE2_SIZE at;
+    *out = NULL;
+    kq_regex *p = kq_calloc(1, sizeof *p);
+    if (!p)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", option);
+    if (!(p->re = pcre2_compile((PCRE2_SPTR)text, len, PCRE2_UTF, &code, &at, NULL))) {
+        PCRE2_UCHAR why[200];
+        pcre2_get_error_message(code, why, sizeof why);
+        kq_regex_free(p);
+        return kq_fail(err, KQ_E_ARG, "%s %s: not a regular expression: %s at position %zu", option, text, (char *)why, (size_t)at);
+    }
+    if (!(p->match = pcre2_match_data_create_from_pattern(p->re, NULL))) {
+        kq_regex_free(p);
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", option);
+    }
+    *out = p;
+    return KQ_OK;
+}
+
+void kq_regex_free(kq_regex *p)
+{
+    if (!p)
+        return;
+    pcre2_match_data_free(p->match);
+    pcre2_code_free(p->re);
+    kq_free(p);
+}
+
+bool kq_regex_matches(const kq_regex *p, const char *name)
+{
+    return pcre2_match(p->re, (PCRE2_SPTR)name, strlen(name), 0, 0, p->match, NULL) >= 0;
+}

@@ -1,0 +1,14 @@
+/* Regular expressions on module and tensor names, as options give them. */
+#ifndef KQ_QUANT_REGEX_H
+#define KQ_QUANT_REGEX_H
+
+#include "base/error.h"
+
+typedef struct kq_regex kq_regex;
+/* The first len bytes of text (Perl's syntax, UTF-8). KQ_E_ARG names the option and the whole text. */
+kq_status kq_regex_new(const char *option, const char *text, size_t len, kq_regex **out, kq_error *err);
+void kq_regex_free(kq_regex *p); /* NULL is fine */
+/* Does it match anywhere in the name? Not for several threads at once on one pattern. */
+bool kq_regex_matches(const kq_regex *p, const char *name);
+
+#endif
