@@ -4,6 +4,7 @@
 
 #include <cblas.h>
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -209,6 +210,73 @@ kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *ext
     if ((st = condition(H, n, sigma_reg, extra, A, threads, err)) == KQ_OK)
         ldl_of_cholesky(A, n, L_minus_I, threads);
     kq_free(A);
+    return st;
+}
+
+/* Rows i0.. of L^-1 = blockdiag(C(b,b)) C^-1 from the Cholesky factor C in A: R [in, i1], i1 = i0 + in; they are zero beyond. */
+static void rows_of_inverse(const double *A, size_t n, size_t i0, size_t in, double *R)
+{
+    const size_t i1 = i0 + in;
+    memset(R, 0, in * i1 * sizeof *R);
+    for (size_t i = 0; i < in; i++)
+        R[i * i1 + i0 + i] = 1;
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, (blasint)in, (blasint)i1, 1, A, (blasint)n, R, (blasint)i1);
+    for (size_t b = 0; b < in; b += KQ_TILE)
+        cblas_dtrmm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, KQ_TILE, (blasint)i1, 1, A + (i0 + b) * (n + 1), (blasint)n,
+                    R + b * i1, (blasint)i1);
+}
+
+kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg, double *measured, double *plain, int threads, kq_error *err)
+{
+    double *A = NULL, *R = NULL, *sums = NULL;
+    float *half = NULL;
+    int extra;
+    kq_status st = check_order(n, err);
+    if (st != KQ_OK)
+        return st;
+    if (n % KQ_TILE != 0)
+        return kq_fail(err, KQ_E_ARG, "block LDL of order %zu, not a multiple of %d", n, KQ_TILE);
+    if (threads < 1)
+        threads = 1;
+    const size_t panels = (n + PANEL - 1) / PANEL, each = PANEL * n;
+    if ((st = kq_alloc_for((void **)&A, n * n, sizeof *A, "Cholesky factor", err)) != KQ_OK ||
+        (st = condition(H, n, sigma_reg, &extra, A, threads, err)) != KQ_OK ||
+        (st = kq_alloc_for((void **)&R, (size_t)threads * each, sizeof *R, "rows of an inverse", err)) != KQ_OK ||
+        (st = kq_alloc_for((void **)&half, 2 * (size_t)threads * each, sizeof *half, "rows of an inverse", err)) != KQ_OK ||
+        (st = kq_alloc_for((void **)&sums, 2 * panels, sizeof *sums, "sums", err)) != KQ_OK)
+        goto out;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int mine = kq_one_thread_begin();
+        double *r = R + (size_t)omp_get_thread_num() * each;
+        float *h = half + 2 * (size_t)omp_get_thread_num() * each, *hm = h + each;
+#pragma omp for schedule(dynamic, 1)
+        for (size_t t = 0; t < panels; t++) {
+            const size_t p = panels - 1 - t, i0 = p * PANEL, in = n - i0 < PANEL ? n - i0 : PANEL, i1 = i0 + in; /* the longest first */
+            double square = 0, through = 0;
+            rows_of_inverse(A, n, i0, in, r);
+            for (size_t i = 0; i < in * i1; i++) {
+                square += r[i] * r[i];
+                h[i] = (float)r[i];
+            }
+            kq_gemm_f32(false, false, in, i1, i1, 1, h, i1, M, n, 0, hm, i1);
+            for (size_t i = 0; i < in * i1; i++)
+                through += r[i] * hm[i];
+            sums[2 * p] = through;
+            sums[2 * p + 1] = square;
+        }
+        kq_one_thread_end(mine);
+    }
+    *measured = *plain = 0;
+    for (size_t p = 0; p < panels; p++) {
+        *measured += sums[2 * p];
+        *plain += sums[2 * p + 1];
+    }
+out:
+    kq_free(A);
+    kq_free(R);
+    kq_free(half);
+    kq_free(sums);
     return st;
 }
 

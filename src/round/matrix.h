@@ -21,6 +21,11 @@ kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *ext
  * may not be H, which holds the conditioned factor afterwards. */
 kq_status kq_factor_condition_ldl_scalar(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, float *D, int threads, kq_error *err);
 
+/* What an error made in rounding the targets comes to after the feedback (eq. 64): with H = L Dg L^T after conditioning (eq. 54, block 16; n a multiple of 16),
+ *   *measured = tr(L^-1 M L^-T),  *plain = ||L^-1||_F^2.
+ * M [n, n] the factor as measured, rotated; H the same, perhaps shrunk; it is overwritten by the conditioned one. Needs 8 n^2 bytes. */
+kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg, double *measured, double *plain, int threads, kq_error *err);
+
 /* Eq. 1: 1/2 tr(E H_in E^T H_out), E [m, n]; a NULL factor is the identity. Needs 8 m n bytes. */
 kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out, int threads, double *out, kq_error *err);
 

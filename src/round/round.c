@@ -67,15 +67,11 @@ static kq_status signs(uint64_t seed, const char *name, const char *suffix, size
     return st;
 }
 
-/* L - I of one factor, shrunk, rotated and conditioned: *out [np, np], NULL when H is. */
-static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name, const char *side,
-                         const kq_round_options *opt, int *extra, float **out, kq_error *err)
+/* One factor, shrunk, padded and rotated: *out [np, np]. */
+static kq_status rotated(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name, const char *side, double shrink,
+                         int threads, float **out, kq_error *err)
 {
     *out = NULL;
-    *extra = 0;
-    if (!H)
-        return KQ_OK;
-    const int threads = opt->threads < 1 ? 1 : opt->threads;
     size_t np = pad(n), bad = kq_first_nonfinite(H, n * n);
     if (bad < n * n)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", name, side, bad / n, bad % n);
@@ -86,17 +82,33 @@ static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, 
     for (size_t i = 0; i < np; i++)
         for (size_t j = 0; j < np; j++)
             A[i * np + j] = i < n && j < n ? H[i * n + j] * (float)(s[i] * s[j]) : 0;
-    kq_factor_shrink(A, np, opt->shrink);
+    kq_factor_shrink(A, np, shrink);
     kq_error why = {0};
-    st = kq_factor_rotate(u, NULL, A, np, threads, &why);
-    if (st == KQ_OK)
-        st = kq_factor_condition_ldl(A, np, opt->sigma_reg, extra, A, threads, &why);
-    if (st != KQ_OK) {
+    if ((st = kq_factor_rotate(u, NULL, A, np, threads, &why)) != KQ_OK) {
         kq_free(A);
         return kq_fail(err, st, "%s: %s: %s", name, side, why.message);
     }
     *out = A;
     return KQ_OK;
+}
+
+/* L - I of one factor, rotated and conditioned: *out [np, np], NULL when H is. */
+static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name, const char *side,
+                         const kq_round_options *opt, int *extra, float **out, kq_error *err)
+{
+    *out = NULL;
+    *extra = 0;
+    if (!H)
+        return KQ_OK;
+    const int threads = opt->threads < 1 ? 1 : opt->threads;
+    kq_error why = {0};
+    kq_status st = rotated(u, s, H, n, name, side, opt->shrink, threads, out, err);
+    if (st == KQ_OK && (st = kq_factor_condition_ldl(*out, pad(n), opt->sigma_reg, extra, *out, threads, &why)) != KQ_OK) {
+        kq_free(*out);
+        *out = NULL;
+        kq_fail(err, st, "%s: %s: %s", name, side, why.message);
+    }
+    return st;
 }
 
 kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out, int threads, double *out, kq_error *err)
@@ -134,26 +146,32 @@ static double sum_squares(const float *x, size_t n)
     return s;
 }
 
+static kq_status check_weight(const char *name, const float *W, size_t m, size_t n, kq_error *err)
+{
+    size_t mn, bytes;
+    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || !kq_mul_size(pad(m), pad(n), &mn) || !kq_mul_size(mn, sizeof(float), &bytes))
+        return kq_fail(err, KQ_E_ARG, "%s: a weight matrix of %zu x %zu", name, m, n);
+    const size_t bad = kq_first_nonfinite(W, m * n);
+    if (bad < m * n)
+        return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n, bad % n);
+    return KQ_OK;
+}
+
 kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
                           bool predicts, const kq_round_options *opt, kq_packed *out, kq_round_report *report, kq_error *err)
 {
     double start = kq_now_s();
-    size_t mn, words;
     *out = (kq_packed){0};
-    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || !kq_mul_size(pad(m), pad(n), &mn) || !kq_mul_size(mn, sizeof(float), &words))
-        return kq_fail(err, KQ_E_ARG, "%s: a weight matrix of %zu x %zu", name, m, n);
-    size_t bad = kq_first_nonfinite(W, m * n);
-    if (bad < m * n)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n, bad % n);
-
+    kq_status st = check_weight(name, W, m, n, err);
+    if (st != KQ_OK)
+        return st;
     const int threads = opt->threads < 1 ? 1 : opt->threads;
     kq_round_report rep = {.predicted_loss = NAN};
     kq_packed p = {.m = m, .n = n, .m_pad = pad(m), .n_pad = pad(n)};
-    const size_t mp = p.m_pad, np = p.n_pad;
+    const size_t mp = p.m_pad, np = p.n_pad, mn = mp * np;
     kq_hadamard *u_m = NULL, *u_n = NULL;
     float *Wp = NULL, *What = NULL, *L_in = NULL, *L_out = NULL;
-    kq_status st;
-    words = mn / KQ_TILE_SIZE * kq_trellis_words(t);
+    const size_t words = mn / KQ_TILE_SIZE * kq_trellis_words(t);
     if ((st = kq_hadamard_new(mp, &u_m, err)) != KQ_OK || (st = kq_hadamard_new(np, &u_n, err)) != KQ_OK ||
         (st = signs(opt->seed, name, ".su", n, &p.su, err)) != KQ_OK || (st = signs(opt->seed, name, ".sv", m, &p.sv, err)) != KQ_OK ||
         (st = prepare(u_n, p.su, H_in, n, name, "H_in", opt, &rep.extra_in, &L_in, err)) != KQ_OK ||
@@ -211,6 +229,62 @@ out:
     kq_free(L_in);
     kq_free(L_out);
     return st;
+}
+
+/* One side of eq. 64: what of an error in the targets reaches the loss, and the weights. */
+static kq_status through(const char *name, const char *side, const char *suffix, const float *H, size_t n, const kq_round_options *opt, double *measured,
+                         double *plain, kq_error *err)
+{
+    const size_t np = pad(n);
+    const int threads = opt->threads < 1 ? 1 : opt->threads;
+    kq_hadamard *u = NULL;
+    int8_t *s = NULL;
+    float *M = NULL, *A = NULL;
+    kq_error why = {0};
+    kq_status st;
+    *measured = (double)n;
+    *plain = (double)np;
+    if (!H)
+        return KQ_OK;
+    if ((st = kq_hadamard_new(np, &u, err)) != KQ_OK || (st = signs(opt->seed, name, suffix, n, &s, err)) != KQ_OK ||
+        (st = rotated(u, s, H, n, name, side, 0, threads, &M, err)) != KQ_OK ||
+        (st = rotated(u, s, H, n, name, side, opt->shrink, threads, &A, err)) != KQ_OK)
+        goto out;
+    if ((st = kq_factor_through(A, M, np, opt->sigma_reg, measured, plain, threads, &why)) != KQ_OK)
+        kq_fail(err, st, "%s: %s: %s", name, side, why.message);
+out:
+    kq_hadamard_free(u);
+    kq_free(s);
+    kq_free(M);
+    kq_free(A);
+    return st;
+}
+
+kq_status kq_forecast_linear(const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out, const kq_round_options *opt,
+                             kq_forecast *out, kq_error *err)
+{
+    double in, out_side, plain_in, plain_out;
+    *out = (kq_forecast){0};
+    kq_status st = check_weight(name, W, m, n, err);
+    if (st != KQ_OK || (st = through(name, "H_in", ".su", H_in, n, opt, &in, &plain_in, err)) != KQ_OK ||
+        (st = through(name, "H_out", ".sv", H_out, m, opt, &out_side, &plain_out, err)) != KQ_OK)
+        return st;
+    const double count = (double)pad(m) * (double)pad(n), square = sum_squares(W, m * n) / count; /* of W': the rotation keeps the norm */
+    *out = (kq_forecast){.loss = 0.5 * square * in * out_side, .spread = plain_in * plain_out / count};
+    if (!isfinite(out->loss) || !isfinite(out->spread) || out->loss < 0)
+        return kq_fail(err, KQ_E_NUMERIC, "%s: the forecast of its loss is %g", name, out->loss);
+    return KQ_OK;
+}
+
+double kq_forecast_loss(const kq_forecast *f, double e)
+{
+    return f->loss * e * (1 + e * (f->spread - 1));
+}
+
+size_t kq_forecast_bytes(size_t m, size_t n, int threads)
+{
+    const double big = (double)pad(m > n ? m : n), bytes = 16 * big * big + 16.0 * 128 * big * (threads < 1 ? 1 : threads);
+    return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
 }
 
 kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What, int threads, kq_error *err)

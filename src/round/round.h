@@ -88,6 +88,18 @@ typedef struct kq_round_report {
  * names the module. */
 kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
                           bool predicts, const kq_round_options *opt, kq_packed *out, kq_round_report *report, kq_error *err);
+/* What is known of rounding a linear before it is done (eq. 64 to 66). */
+typedef struct kq_forecast {
+    double loss;   /* eq. 1 for an error of the code of 1, nats a sample */
+    double spread; /* ||E||^2 over the squared error of the targets' rounding */
+} kq_forecast;
+/* Arguments as of kq_round_linear. No tile is rounded: the cost is that of conditioning the factors, twice or thrice. */
+kq_status kq_forecast_linear(const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out, const kq_round_options *opt,
+                             kq_forecast *out, kq_error *err);
+/* Eq. 66: the predicted_loss that kq_round_linear will report, with a code of relative error e (kq_trellis_error). */
+double kq_forecast_loss(const kq_forecast *f, double e);
+size_t kq_forecast_bytes(size_t m, size_t n, int threads); /* peak of kq_forecast_linear without its arguments */
+
 /* Dense weights of a packed linear: What [m,n] f32. KQ_E_SHAPE: padded sizes that do not belong to m, n. */
 kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What, int threads, kq_error *err);
 size_t kq_round_bytes(size_t m, size_t n); /* peak of kq_round_linear without its arguments, for the memory plan */

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
 
 /* Half the length of the first pass: 256 bits at most for hyb, half the sequence (QTIP's pass over the whole rotated sequence) for the others.
  * Squared error lost against the whole sequence, half of 96, 128, 160, 192, 224 bits, 600 (hyb) and 200 (1mad) Gaussian tiles:
@@ -227,4 +228,28 @@ void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, 
             for (size_t b = 0; b < n * n_steps; b++)
                 memcpy(decoded + i * KQ_TILE_SIZE + b * (size_t)t->V, t->value + (size_t)t->V * states[b], (size_t)t->V * sizeof(float));
     }
+}
+
+kq_status kq_trellis_error(const kq_trellis *t, double *out, kq_error *err)
+{
+    enum { TILES = 128, N = KQ_TRELLIS_BATCH * KQ_TILE_SIZE };
+    const double rms = 0.9 * t->rms;
+    float x[N], y[N];
+    uint16_t packed[KQ_TRELLIS_BATCH * 16 * 4];
+    void *scratch;
+    double sum = 0;
+    kq_status st = kq_alloc_for(&scratch, kq_trellis_scratch_bytes(t), 1, "trellis scratch", err);
+    if (st != KQ_OK)
+        return st;
+    kq_rng rng = kq_rng_stream(0, "the error of a trellis code");
+    for (size_t i = 0; i < TILES; i += KQ_TRELLIS_BATCH) {
+        for (size_t j = 0; j < N; j++)
+            x[j] = (float)(rms * kq_rng_normal(&rng));
+        kq_trellis_encode(t, x, KQ_TRELLIS_BATCH, packed, y, scratch);
+        for (size_t j = 0; j < N; j++)
+            sum += ((double)x[j] - y[j]) * ((double)x[j] - y[j]);
+    }
+    kq_free(scratch);
+    *out = sum / (TILES * (double)KQ_TILE_SIZE * rms * rms);
+    return KQ_OK;
 }

@@ -77,6 +77,135 @@ static void test_gain(void **state)
     }
 }
 
+/* tr(L^-1 M L^-T) and ||L^-1||_F^2 of a factor, all dense in f64 from the definitions: M = U^T diag(s) P(H) diag(s) U, its shrunk and conditioned version
+ * H = L D L^T by block elimination. */
+static void naive_through(const float *H, size_t n, uint64_t seed, const char *stream, double sigma, double shrink, double *measured, double *plain)
+{
+    const size_t np = (n + 15) / 16 * 16;
+    int8_t s[200];
+    kq_rng rng = kq_rng_stream(seed, stream);
+    kq_rng_signs(&rng, s, n);
+    kq_hadamard *u;
+    check_ok(kq_hadamard_new(np, &u, &err));
+    double *U = dense_u(u), *M[2], *P = kq_alloc(np * np, sizeof *P), *R = kq_calloc(np * np, sizeof *R), mean = 0;
+    kq_hadamard_free(u);
+    for (int k = 0; k < 2; k++) { /* as measured, and shrunk */
+        M[k] = kq_calloc(np * np, sizeof *M[k]);
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < n; j++)
+                M[k][i * np + j] = H[i * n + j] * s[i] * s[j] * (k && i != j ? 1 - shrink : 1);
+        mul(true, np, np, np, U, M[k], P);
+        mul(false, np, np, np, P, U, M[k]);
+    }
+    for (size_t i = 0; i < np; i++)
+        mean += M[1][i * np + i] / (double)np;
+    for (size_t i = 0; i < np * np; i++)
+        M[1][i] = M[1][i] / mean + (i % (np + 1) ? 0 : sigma);
+    /* R = L^-1: eliminate below each block of 16 with the inverse of its diagonal block (Gauss-Jordan), the same row operations on the identity */
+    for (size_t i = 0; i < np; i++)
+        R[i * np + i] = 1;
+    for (size_t b = 0; b < np; b += 16) {
+        double A[16][32];
+        for (size_t i = 0; i < 16; i++)
+            for (size_t j = 0; j < 32; j++)
+                A[i][j] = j < 16 ? M[1][(b + i) * np + b + j] : j - 16 == i;
+        for (size_t c = 0; c < 16; c++)
+            for (size_t i = 0; i < 16; i++) {
+                const double f = i == c ? 0 : A[i][c] / A[c][c];
+                for (size_t j = 0; j < 32; j++)
+                    A[i][j] -= f * A[c][j];
+            }
+        for (size_t i = b + 16; i < np; i++) {
+            double l[16] = {0};
+            for (size_t k = 0; k < 16; k++)
+                for (size_t c = 0; c < 16; c++)
+                    l[k] += M[1][i * np + b + c] * A[c][16 + k] / A[c][c];
+            for (size_t k = 0; k < 16; k++)
+                for (size_t j = 0; j < np; j++) {
+                    M[1][i * np + j] -= l[k] * M[1][(b + k) * np + j];
+                    R[i * np + j] -= l[k] * R[(b + k) * np + j];
+                }
+        }
+    }
+    mul(false, np, np, np, R, M[0], P);
+    *measured = *plain = 0;
+    for (size_t i = 0; i < np * np; i++) {
+        *measured += P[i] * R[i];
+        *plain += R[i] * R[i];
+    }
+    kq_free(R), kq_free(P), kq_free(M[0]), kq_free(M[1]), kq_free(U);
+}
+
+/* The forecast: its two numbers against dense f64; what it says of the loss against rounding, at 2, 3 and 4 bits, for factors with half their mean diagonal
+ * added (every second case), as benign as a real model's; without that the targets of some tiles are several times as large as the weights, which the
+ * forecast does not know. */
+static void test_forecast(void **state)
+{
+    (void)state;
+    static const size_t sizes[][2] = {{96, 144}, {50, 70}, {176, 48}};
+    kq_trellis *t[5] = {NULL};
+    double e[5];
+    for (int k = 2; k <= 4; k++) {
+        check_ok(kq_trellis_new(KQ_HYB, k, kq_isa_best(), NULL, &t[k], &err));
+        check_ok(kq_trellis_error(t[k], &e[k], &err));
+    }
+    for (size_t i = 0; i < 6; i++) {
+        const size_t m = sizes[i / 2][0], n = sizes[i / 2][1];
+        float *W = normal(m * n, "forecast"), *H_in = spd(n, "forecast in"), *H_out = spd(m, "forecast out");
+        for (int side = 0; side < 2 && i % 2 == 0; side++) {
+            const size_t order = side ? m : n;
+            float *H = side ? H_out : H_in, mean = 0;
+            for (size_t j = 0; j < order; j++)
+                mean += H[j * (order + 1)] / (float)order;
+            for (size_t j = 0; j < order; j++)
+                H[j * (order + 1)] += mean / 2;
+        }
+        double said[5] = {0}, is[5] = {0}, square = 0;
+        for (size_t j = 0; j < m * n; j++)
+            square += (double)W[j] * W[j];
+        for (uint64_t seed = 0; seed < 4; seed++) {
+            kq_forecast f, g;
+            double in, out, plain_in, plain_out;
+            kq_round_options opt = {.sigma_reg = 1e-2, .seed = seed, .threads = 2, .shrink = i % 2 ? 0.2 : 0};
+            const size_t padded = (m + 15) / 16 * ((n + 15) / 16) * 256;
+            check_ok(kq_forecast_linear("x", W, m, n, H_in, H_out, &opt, &f, &err));
+            naive_through(H_in, n, seed, "x.su", opt.sigma_reg, opt.shrink, &in, &plain_in);
+            naive_through(H_out, m, seed, "x.sv", opt.sigma_reg, opt.shrink, &out, &plain_out);
+            const double loss = 0.5 * square / (double)padded * in * out, spread = plain_in * plain_out / (double)padded;
+            if (!(fabs(f.loss / loss - 1) < 1e-5) || !(fabs(f.spread / spread - 1) < 1e-5))
+                fail_msg("%zu x %zu: forecast %g, %g; dense %g, %g", m, n, f.loss, f.spread, loss, spread);
+            opt.threads = 1;
+            check_ok(kq_forecast_linear("x", W, m, n, H_in, H_out, &opt, &g, &err));
+            assert_true(f.loss == g.loss && f.spread == g.spread);
+            for (int k = 2; k <= 4; k++) {
+                kq_packed p;
+                kq_round_report rep;
+                check_ok(kq_round_linear(t[k], "x", W, m, n, H_in, H_out, true, &opt, &p, &rep, &err));
+                said[k] += kq_forecast_loss(&f, e[k]);
+                is[k] += rep.predicted_loss;
+                kq_packed_free(&p);
+            }
+        }
+        print_message("%zu x %zu: rounded / forecast %.3f, %.3f, %.3f at 2, 3, 4 bits\n", m, n, is[2] / said[2], is[3] / said[3], is[4] / said[4]);
+        for (int k = 2; k <= 4 && i % 2 == 0; k++)
+            assert_true(is[k] / said[k] > 0.85 && is[k] / said[k] < 1.2);
+        kq_free(H_out), kq_free(H_in), kq_free(W);
+    }
+    /* no factors: the squared error itself */
+    float *W = normal(96 * 144, "forecast");
+    kq_forecast f;
+    double square = 0;
+    for (size_t j = 0; j < 96 * 144; j++)
+        square += (double)W[j] * W[j];
+    check_ok(kq_forecast_linear("x", W, 96, 144, NULL, NULL, &options, &f, &err));
+    assert_true(fabs(f.loss / (0.5 * square) - 1) < 1e-12 && f.spread == 1);
+    W[7] = NAN;
+    check_fails(kq_forecast_linear("layers.3.q", W, 96, 144, NULL, NULL, &options, &f, &err), KQ_E_NUMERIC, "layers.3.q: the weight");
+    kq_free(W);
+    for (int k = 2; k <= 4; k++)
+        kq_trellis_free(t[k]);
+}
+
 /* Rounding with shrink is rounding from factors that were shrunk beforehand; what it predicts is by the factors as given. 3/4 is exact in f32. */
 static void test_shrunk(void **state)
 {
@@ -252,7 +381,7 @@ static void test_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gain), cmocka_unit_test(test_shrunk), cmocka_unit_test(test_unround), cmocka_unit_test(test_repeatable),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gain), cmocka_unit_test(test_shrunk), cmocka_unit_test(test_forecast), cmocka_unit_test(test_unround), cmocka_unit_test(test_repeatable),
                                        cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
