@@ -86,12 +86,23 @@ static kq_status measure(kq_engine *e, const test *t, size_t repetitions, const 
 }
 
 /* "llama 30 layers x 576, kronq 2 bits hyb" */
-static void describe(const kq_model_file *f, const kq_engine_options *opt, char what[96], int *bits)
+static void describe(const kq_model_file *f, const kq_engine_options *opt, char what[96], double *bits)
 {
     const kq_config *c = kq_source_config(kq_model_file_source(f));
-    const int stored = kq_model_file_bits(f, 0, KQ_Q);
+    const int dense = opt->compute == KQ_F32 ? 32 : 16;
+    double sum = 0, weights = 0;
+    bool stored = false;
+    for (size_t l = 0; l < c->n_layer; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) { /* they may differ */
+            size_t m, n;
+            const int k = kq_model_file_bits(f, l, (kq_linear_id)id);
+            kq_linear_shape(c, (kq_linear_id)id, &m, &n);
+            stored = stored || k;
+            weights += (double)m * (double)n;
+            sum += (double)m * (double)n * (k ? k : dense);
+        }
     const bool packed = stored && (opt->weights == KQ_WEIGHTS_PACKED || (opt->weights == KQ_WEIGHTS_AUTO && opt->compute == KQ_BF16));
-    *bits = packed ? stored : opt->compute == KQ_F32 ? 32 : 16;
+    *bits = packed ? sum / weights : dense;
     snprintf(what, 96, "%s %zux%zu, %s", c->arch == KQ_ARCH_QWEN3 ? "qwen3" : "llama", c->n_layer, c->d_model,
              packed ? "packed" : opt->compute == KQ_F32 ? "f32" : "bf16");
 }
@@ -144,7 +155,7 @@ int cmd_bench(int argc, char **argv)
         float *logits = NULL;
         int32_t *ids = NULL;
         char what[96], size[32];
-        int bits = 0;
+        double bits = 0;
         if (!c.quiet)
             fprintf(stderr, "%s: loading\n", path);
         if ((st = kq_model_file_open(path, opt.isa, &model, &err)) || (st = kq_engine_new(model, &opt, &e, &err)))
@@ -169,12 +180,12 @@ int cmd_bench(int argc, char **argv)
                 break;
             const char *kind = t->prompt ? "pp" : "tg";
             if (json)
-                json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:I, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", path, "type", what, "bits", bits,
+                json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:I, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", path, "type", what, "bits", bits,
                                                       "size_bytes", (json_int_t)kq_engine_bytes_per_token(e), "threads", opt.threads, "test", kind, "n", (json_int_t)t->n,
                                                       "repetitions", (json_int_t)c.repetitions, "avg_ts", r.rate, "stddev_ts", r.rate_sd, "avg_ns", r.mean_s * 1e9,
                                                       "stddev_ns", r.sd_s * 1e9, "min_ns", r.min_s * 1e9));
             else if (c.table6)
-                printf(csv ? "%s,%zu,%d,%s,%.2f,%.2f,%.4f\n" : "| %s | %zu | %d | %s | %.1f ± %.1f | %.3f |\n", path, t->n, bits, t->prompt ? "prompt" : "generate", r.mean_s * 1e3,
+                printf(csv ? "%s,%zu,%.4g,%s,%.2f,%.2f,%.4f\n" : "| %s | %zu | %.4g | %s | %.1f ± %.1f | %.3f |\n", path, t->n, bits, t->prompt ? "prompt" : "generate", r.mean_s * 1e3,
                        r.sd_s * 1e3, r.mean_s * 1e3 / (double)t->n);
             else if (csv)
                 printf("%s,\"%s\",%zu,%d,%s%zu,%zu,%.2f,%.2f,%.0f,%.0f,%.0f\n", path, what, kq_engine_bytes_per_token(e), opt.threads, kind, t->n, t->n, r.rate, r.rate_sd,

@@ -32,7 +32,8 @@
 
 static const cli_option quantize_options[] = {
     {"out", "PATH", "folder for the checkpoint, or with --to gguf the file", OPT_OUT},
-    {"bits", "K", "bits a weight: 2 (default), 3 or 4", OPT_BITS},
+    {"bits", "K", "bits a weight: 2 (default), 3 or 4; or an average such as 2.5, shared out to the modules by what each would lose", OPT_BITS},
+    {"module-bits", "REGEX=K", "2, 3 or 4 bits for the modules whose name matches; may be repeated, the first that matches counts", OPT_MODULE_BITS},
     {"to", "FORMAT", "kronq (default): trellis code, smallest; gguf: llama.cpp's own block types, which it runs as they are", OPT_TO},
     {"type", "T", "gguf: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K to Q6_K, with llama-quantize's mixtures (Q4_K_M, ...)", OPT_TYPE},
     {"pure", NULL, "gguf: no mixture, every tensor gets the type itself", OPT_PURE},
@@ -84,12 +85,14 @@ static int print_plan(const cli *c, const char *text)
         if (gguf)
             printf("%s\n", json_string_value(json_object_get(module, "type")));
         else
-            printf("%-5lld %s\n", json_integer_value(json_object_get(module, "bits")), json_string_value(json_object_get(module, "transform")));
+            printf("%-5g %s\n", real(module, "bits"), json_string_value(json_object_get(module, "transform")));
     }
     if (gguf)
         printf("\nembedding %s, head %s", json_string_value(json_object_get(plan, "embedding")), json_string_value(json_object_get(plan, "head")));
     printf("\n%.0f modules, %.1f M weights at %.3f bits; file about %s", real(plan, "quantized_modules"), real(plan, "quantized_weights") / 1e6,
            real(plan, "bpw"), cli_bytes(real(plan, "file_bytes"), a));
+    if (json_is_false(json_object_get(plan, "bits_settled")))
+        printf(" (which module gets how many shows when the factors are there: --factors)");
     printf(gguf ? " and its metadata\n" : " (%.3f bits per weight of the whole model)\n", real(plan, "bpw_file"));
     printf("method %s, %.0f calibration tokens; needs about %s of memory and %s of disk; %s, %s, %.0f threads\n",
            json_string_value(json_object_get(plan, "method")), real(plan, "calibration_tokens"), cli_bytes(real(plan, "planned_memory_bytes"), b),
@@ -122,6 +125,10 @@ int cmd_quantize(int argc, char **argv)
     if (status >= 0)
         return status;
     const bool gguf = c.to && !strcmp(c.to, "gguf");
+    if (gguf && c.q.n_module_bits) {
+        fprintf(stderr, "kronq quantize: --module-bits does not belong to --to gguf (--tensor-type does); see kronq quantize --help\n");
+        return EXIT_USAGE;
+    }
     if (!gguf && (c.q.gguf_type || c.q.pure || c.q.n_tensor_type || c.q.fallback)) {
         fprintf(stderr, "kronq quantize: --type, --pure, --tensor-type and --fallback belong to --to gguf; see kronq quantize --help\n");
         return EXIT_USAGE;

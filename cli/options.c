@@ -140,6 +140,12 @@ static int apply(cli *c, const cli_option *o, char *v)
         c->tensor_types[q->n_tensor_type++] = v;
         q->tensor_type = c->tensor_types;
         return -1;
+    case OPT_MODULE_BITS:
+        if (q->n_module_bits == sizeof c->module_bits / sizeof *c->module_bits)
+            return bad(c, o->name, v, "too many of them");
+        c->module_bits[q->n_module_bits++] = v;
+        q->module_bits = c->module_bits;
+        return -1;
     case OPT_START:
         if (strcmp(v, "identity") && strcmp(v, "random"))
             return bad(c, o->name, v, "identity or random");
@@ -167,17 +173,17 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_TENSORS: c->tensors = true; return -1;
     case OPT_CARD: c->card = true; return -1;
     /* reals */
-    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_SHRINK: case OPT_TEMP: case OPT_TOP_P: case OPT_MIN_P: case OPT_REPEAT_PENALTY:
+    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_BITS: case OPT_SHRINK: case OPT_TEMP: case OPT_TOP_P: case OPT_MIN_P: case OPT_REPEAT_PENALTY:
         if (!parse_real(v, &real) || real < 0)
             return bad(c, o->name, v, "a number of at least 0 is expected");
-        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_SHRINK ? &q->shrink : o->key == OPT_TEMP ? &c->temperature
+        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_SHRINK ? &q->shrink : o->key == OPT_BITS ? &q->bits : o->key == OPT_TEMP ? &c->temperature
           : o->key == OPT_MIN_P ? &c->min_p : o->key == OPT_REPEAT_PENALTY ? &c->repeat_penalty : &c->top_p) = real;
         return -1;
     /* small whole numbers */
-    case OPT_BITS: case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K: case OPT_SWEEPS:
+    case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K: case OPT_SWEEPS:
         if (!parse_int(v, &number))
             return bad(c, o->name, v, "a whole number is expected");
-        *(o->key == OPT_BITS ? &q->bits : o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_PASSES ? &cal->passes : o->key == OPT_MAX_ITER ? &cal->max_iter
+        *(o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_PASSES ? &cal->passes : o->key == OPT_MAX_ITER ? &cal->max_iter
           : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_SWEEPS ? &q->sweeps : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
         return -1;
     case OPT_PORT: case OPT_SLOTS: case OPT_QUEUE: case OPT_MAX_BODY: case OPT_TIMEOUT:

@@ -82,7 +82,9 @@ typedef struct kq_calibration {
 typedef struct kq_quantize_options {
     kq_common common;
     kq_calibration calibration;
-    int bits;                   /* a weight: 2, 3 or 4 */
+    double bits;                /* a weight: 2, 3 or 4; or an average between them, shared out to the modules by what each would lose (a method with
+                                 * gradients, or factors of one) */
+    const char *const *module_bits; size_t n_module_bits; /* "REGEX=BITS": exceptions, on Hugging Face names; the first that matches counts */
     const char *code;           /* "hyb", "1mad", "3inst" */
     double sigma_reg;           /* added to each factor's unit mean diagonal: 1e-2 */
     double shrink;              /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0 */

@@ -48,8 +48,19 @@ static void yaml_string(FILE *f, const char *key, const char *value)
     fputs("\"\n", f);
 }
 
-/* base: of what these weights are a quantized version; "" unknown. */
-static void front_matter(FILE *f, const kq_about *about, const char *base, int bits)
+static const char *string(const json_t *o, const char *key, const char *otherwise)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : otherwise;
+}
+
+static double real(const json_t *o, const char *key)
+{
+    return json_number_value(json_object_get(o, key));
+}
+
+/* base: of what these weights are a quantized version; "" unknown. qc: NULL when they are not. */
+static void front_matter(FILE *f, const kq_about *about, const char *base, const json_t *qc)
 {
     fputs("---\n", f);
     if (kq_is_repository(base))
@@ -61,20 +72,22 @@ static void front_matter(FILE *f, const kq_about *about, const char *base, int b
         yaml_string(f, "license", about->license);
     fputs("library_name: transformers\npipeline_tag: text-generation\n", f);
     fprintf(f, "quantized_by: kronq %s\ntags:\n- kronq\n- quantized\n", kq_version());
-    if (bits)
-        fprintf(f, "- %d-bit\n", bits);
+    if (real(qc, "bits_average") > 0)
+        fputs("- mixed-precision\n", f);
+    else if (qc)
+        fprintf(f, "- %d-bit\n", (int)json_integer_value(json_object_get(qc, "bits")));
     fputs("---\n\n", f);
 }
 
-static const char *string(const json_t *o, const char *key, const char *otherwise)
+/* "2", or "2.498 (mixed)" where modules differ. */
+static const char *bits_words(const json_t *qc, char buf[48])
 {
-    const char *s = json_string_value(json_object_get(o, key));
-    return s ? s : otherwise;
-}
-
-static double real(const json_t *o, const char *key)
-{
-    return json_number_value(json_object_get(o, key));
+    const double average = real(qc, "bits_average");
+    if (average > 0)
+        snprintf(buf, 48, "%.4g (mixed)", average);
+    else
+        snprintf(buf, 48, "%lld", (long long)json_integer_value(json_object_get(qc, "bits")));
+    return buf;
 }
 
 static void method_rows(FILE *f, const json_t *qc)
@@ -97,7 +110,7 @@ static void method_rows(FILE *f, const json_t *qc)
 
 kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_card_facts *facts, const char *dir, kq_error *err)
 {
-    const int bits = (int)json_integer_value(json_object_get(qc, "bits"));
+    char bits[48];
     const size_t left = json_array_size(json_object_get(qc, "modules_to_not_convert"));
     kq_about about;
     text t;
@@ -105,9 +118,10 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_car
     if (!text_open(&t))
         return kq_fail(err, KQ_E_MEMORY, "%s/README.md: out of memory", dir);
     FILE *f = t.f;
-    front_matter(f, &about, about.repository, bits);
-    fprintf(f, "# %s, %d bits a weight, by kronq\n\n", about.name, bits);
-    fprintf(f, "%s quantized to %d bits a weight with kronq %s: trellis-coded weights, rounded with the curvature of the loss on "
+    bits_words(qc, bits);
+    front_matter(f, &about, about.repository, qc);
+    fprintf(f, "# %s, %s bits a weight, by kronq\n\n", about.name, bits);
+    fprintf(f, "%s quantized to %s bits a weight with kronq %s: trellis-coded weights, rounded with the curvature of the loss on "
             "both sides of every weight matrix.\n\n", about.name, bits, kq_version());
     fprintf(f, "| | |\n| --- | --- |\n| Base model | %s |\n", *about.repository ? about.repository : about.name);
     fprintf(f, "| Size | %.1f MB; %.3f bits a quantized weight, %.3f bits a parameter of the whole file |\n", (double)facts->file_bytes / 1e6,
@@ -141,26 +155,27 @@ kq_status kq_card_exported(const kq_source *src, const char *dir, size_t file_by
 {
     json_t *config = kq_source_is_kronq(src) ? json_loads(kq_source_config_json(src), 0, NULL) : NULL;
     const json_t *qc = json_object_get(config, "quantization_config");
-    const int bits = (int)json_integer_value(json_object_get(qc, "bits"));
+    char bits[48];
     kq_about about;
     text t;
     kq_source_about(src, &about);
+    bits_words(qc, bits);
     if (!text_open(&t)) {
         json_decref(config);
         return kq_fail(err, KQ_E_MEMORY, "%s/README.md: out of memory", dir);
     }
     FILE *f = t.f;
     const char *base = qc ? about.base_model : about.repository;
-    front_matter(f, &about, base, bits);
+    front_matter(f, &about, base, qc);
     if (qc)
-        fprintf(f, "# %s, quantized to %d bits a weight, stored in bf16\n\nThe weights of a kronq checkpoint of %d bits a weight, dequantized: "
+        fprintf(f, "# %s, quantized to %s bits a weight, stored in bf16\n\nThe weights of a kronq checkpoint of %s bits a weight, dequantized: "
                 "an ordinary model with the quality of the quantized one, for programs that do not know its format and for research (\"fake quantization\"). It is no "
                 "smaller than the original.\n\n", about.name, bits, bits);
     else
         fprintf(f, "# %s in bf16\n\nWritten by kronq %s from a model that is not quantized by it.\n\n", about.name, kq_version());
     fprintf(f, "| | |\n| --- | --- |\n| Base model | %s |\n| Size | %.1f MB |\n", *base ? base : about.name, (double)file_bytes / 1e6);
     if (qc) {
-        fprintf(f, "| Quantized to | %d bits a weight, code `%s` |\n", bits, string(qc, "code", "?"));
+        fprintf(f, "| Quantized to | %s bits a weight, code `%s` |\n", bits, string(qc, "code", "?"));
         method_rows(f, qc);
         fprintf(f, "| Seed | %.0f |\n", real(qc, "seed"));
     }

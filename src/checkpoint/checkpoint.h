@@ -23,9 +23,9 @@ typedef struct kq_module_report {
     int products, extra_in, extra_out;
 } kq_module_report;
 
-/* Write the quantized linears of one block as a part file. packed[id] is used where bit id of `ids` is set. */
+/* Write the quantized linears of one block as a part file. packed[id] and report[id], whose bits are packed[id]'s, are used where bit id of `ids` is set. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
-                        const kq_module_report report[KQ_N_LINEAR], int k, kq_error *err);
+                        const kq_module_report report[KQ_N_LINEAR], kq_error *err);
 /* The report as JSON text, free() it (NULL: out of memory): what a part file's metadata holds under the module's name. */
 char *kq_module_report_json(const kq_module_report *r);
 struct json_t *kq_json_number(double x); /* a real; null for NaN and Inf */
@@ -38,7 +38,7 @@ typedef struct kq_save_options {
     const kq_source *src;
     const char *dir;            /* OUT */
     const char *part_dir;       /* where the part files are */
-    const kq_trellis *trellis;
+    kq_code code;
     int embed_bits, head_bits;  /* 16, 8 or 4; head_bits is ignored when the head is tied */
     size_t shard_size;          /* bytes; a bigger checkpoint is sharded */
     const char *command;        /* for the model card: the line that makes the checkpoint again; NULL: no card is written */
@@ -50,12 +50,14 @@ typedef struct kq_save_report {
     size_t file_bytes;          /* all safetensors files */
     double bpw_linear;          /* bits per quantized weight, signs and scales counted */
     double bpw_file;            /* bits of the safetensors files per parameter of the model */
+    double bits;                /* of the trellis, on average over the quantized weights */
     size_t n_quantized, n_weights_quantized, n_parameters;
 } kq_save_report;
 
 kq_status kq_checkpoint_save(const kq_save_options *opt, kq_save_report *report, kq_error *err);
-/* The same figures, computed from shapes alone before any work: wanted(ctx, layer, id) says which linears get k bits. */
-void kq_checkpoint_plan(const kq_source *src, int k, int embed_bits, int head_bits, bool (*wanted)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
+/* The same figures, computed from shapes alone before any work: bits(ctx, layer, id) says how many a linear gets (an average where it is not known yet),
+ * 0 for one that is not quantized. */
+void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report);
 
 /* ---- embedding and head rows: rows.c ---- */

@@ -29,7 +29,7 @@ char *kq_module_report_json(const kq_module_report *r)
 }
 
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
-                        const kq_module_report report[KQ_N_LINEAR], int k, kq_error *err)
+                        const kq_module_report report[KQ_N_LINEAR], kq_error *err)
 {
     kq_st_writer *w = NULL;
     char module[128], tensor[160];
@@ -45,7 +45,7 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
         status = text ? kq_st_writer_meta(w, module, text, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
         free(text);
         const struct { const char *suffix; kq_dtype dtype; size_t rank, shape[3]; } parts[] = {
-            {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * k)}},
+            {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * report[id].bits)}},
             {"su", KQ_T_I8, 1, {p->n}},
             {"sv", KQ_T_I8, 1, {p->m}},
             {"scale", KQ_T_F32, 0, {0}},
@@ -59,7 +59,7 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
         if (!(ids >> id & 1))
             continue;
         const kq_packed *p = &packed[id];
-        if ((status = kq_st_writer_data(w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * k), err)) ||
+        if ((status = kq_st_writer_data(w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * report[id].bits), err)) ||
             (status = kq_st_writer_data(w, p->su, p->n, err)) || (status = kq_st_writer_data(w, p->sv, p->m, err)) ||
             (status = kq_st_writer_data(w, &p->scale, sizeof p->scale, err)))
             break;

@@ -6,6 +6,7 @@
 #include "io/tokenizer.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -244,6 +245,16 @@ static kq_status write_modeling(const char *dir, kq_error *err)
     return status ? status : kq_file_write(path, kq_modeling_py, kq_modeling_py_size, err);
 }
 
+static bool same_bits(const json_t *bits_of)
+{
+    const json_t *first = json_object_iter_value(json_object_iter((json_t *)bits_of)), *value;
+    const char *name;
+    json_object_foreach ((json_t *)bits_of, name, value)
+        if (!json_equal(first, value))
+            return false;
+    return true;
+}
+
 /* The model card, and config.json with quantization_config and auto_map: the last file to appear. */
 static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of, json_t *skipped, kq_error *err)
 {
@@ -253,14 +264,15 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
         return status;
     json_t *config = json_loads(text, 0, NULL), *extra = o->settings_json ? json_loads(o->settings_json, 0, NULL) : NULL;
     kq_free(text);
-    const int k = kq_trellis_k(o->trellis);
-    const kq_code code = kq_trellis_code(o->trellis);
+    const kq_code code = o->code;
     json_t *qc = json_pack("{s:s, s:i, s:i, s:f, s:f, s:s, s:i, s:i, s:[i,i], s:i, s:O, s:O}", "quant_method", "kronq", "format_version", 1,
-                           "bits", k, "bpw", report->bpw_linear, "bpw_file", report->bpw_file, "code", kq_code_name(code), "L",
+                           "bits", (int)lround(report->bits), "bpw", report->bpw_linear, "bpw_file", report->bpw_file, "code", kq_code_name(code), "L",
                            KQ_TRELLIS_L, "V", kq_code_V(code), "tile", KQ_TILE, KQ_TILE, "embed_bits", o->embed_bits, "module_bits", bits_of,
                            "modules_to_not_convert", skipped);
     if (qc && !kq_source_config(o->src)->tie_embeddings)
         json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
+    if (qc && !same_bits(bits_of))
+        json_object_set_new(qc, "bits_average", json_real(report->bits));
     json_t *auto_map = json_pack("{s:s}", "AutoModelForCausalLM", kq_source_config(o->src)->arch == KQ_ARCH_QWEN3 ?
                                  "modeling_kronq.Qwen3ForCausalLM" : "modeling_kronq.LlamaForCausalLM");
     if (!config || !qc || (extra && json_object_update(qc, extra)) || json_object_set(config, "quantization_config", qc) ||
@@ -281,9 +293,9 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
 }
 
 /* Signs, scale and packed bits of one linear. */
-static size_t packed_bits(size_t m, size_t n, int k)
+static double packed_bits(size_t m, size_t n, double k)
 {
-    return (m + 15) / 16 * ((n + 15) / 16) * 256 * (size_t)k + 8 * (m + n) + 32;
+    return (double)((m + 15) / 16 * ((n + 15) / 16) * 256) * k + 8 * (double)(m + n) + 32;
 }
 
 static size_t count_parameters(const kq_config *cfg)
@@ -299,11 +311,12 @@ static size_t count_parameters(const kq_config *cfg)
     return total;
 }
 
-void kq_checkpoint_plan(const kq_source *src, int k, int embed_bits, int head_bits, bool (*wanted)(void *ctx, size_t layer, kq_linear_id id),
-                        void *ctx, kq_save_report *report)
+void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
+                        kq_save_report *report)
 {
     const kq_config *cfg = kq_source_config(src);
-    size_t bits = 0, weights = 0, other_bits = 0;
+    double packed = 0, trellis = 0;
+    size_t weights = 0, other_bits = 0;
     *report = (kq_save_report){.n_parameters = count_parameters(cfg)};
     for (size_t i = 0; i < kq_source_n_tensors(src); i++) {
         const kq_tensor *t = kq_source_tensor(src, i);
@@ -317,7 +330,8 @@ void kq_checkpoint_plan(const kq_source *src, int k, int embed_bits, int head_bi
     }
     for (size_t l = 0; l < cfg->n_layer; l++) {
         for (int id = 0; id < KQ_N_LINEAR; id++) {
-            if (!wanted(ctx, l, (kq_linear_id)id))
+            const double k = bits(ctx, l, (kq_linear_id)id);
+            if (k == 0)
                 continue;
             size_t m, n;
             char name[160];
@@ -327,24 +341,25 @@ void kq_checkpoint_plan(const kq_source *src, int k, int embed_bits, int head_bi
             const kq_tensor *t = kq_source_find(src, name);
             if (t)
                 other_bits -= t->n_elem * dtype_bytes(kept_dtype(t->dtype)) * 8;
-            bits += packed_bits(m, n, k);
+            packed += packed_bits(m, n, k);
+            trellis += (double)(m * n) * k;
             weights += m * n;
             report->n_quantized++;
         }
     }
     report->n_weights_quantized = weights;
-    report->file_bytes = (bits + other_bits) / 8;
-    report->bpw_linear = weights ? (double)bits / (double)weights : 0;
-    report->bpw_file = (double)(bits + other_bits) / (double)report->n_parameters;
+    report->file_bytes = (size_t)((packed + (double)other_bits) / 8);
+    report->bits = weights ? trellis / (double)weights : 0;
+    report->bpw_linear = weights ? packed / (double)weights : 0;
+    report->bpw_file = (packed + (double)other_bits) / (double)report->n_parameters;
 }
 
 kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, kq_error *err)
 {
     const kq_config *cfg = kq_source_config(o->src);
-    const int k = kq_trellis_k(o->trellis);
     *report = (kq_save_report){.n_parameters = count_parameters(cfg)};
     entries list = {0};
-    size_t bits = 0;
+    double bits = 0, trellis = 0;
     char path[PATH], name[NAME];
     json_t *bits_of = json_object(), *skipped = json_array();
     kq_st_file **parts = kq_calloc(cfg->n_layer, sizeof *parts);
@@ -360,9 +375,12 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
             kq_linear_name(module, sizeof module, l, (kq_linear_id)id);
             kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
             snprintf(name, sizeof name, "%s.trellis", module);
-            if (parts[l] && kq_st_find(parts[l], name)) {
-                json_object_set_new(bits_of, module, json_integer(k));
-                bits += packed_bits(m, n, k);
+            const kq_tensor *t = parts[l] ? kq_st_find(parts[l], name) : NULL;
+            if (t) {
+                const size_t k = t->rank == 3 ? t->shape[2] / 16 : 0; /* docs/format.md: [m/16, n/16, 16 k] */
+                json_object_set_new(bits_of, module, json_integer((json_int_t)k));
+                bits += packed_bits(m, n, (double)k);
+                trellis += (double)(m * n) * (double)k;
                 report->n_quantized++;
                 report->n_weights_quantized += m * n;
             } else {
@@ -381,13 +399,14 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
             status = add(&list, e, err);
         }
     }
-    if (!status && kq_trellis_code(o->trellis) == KQ_HYB) {
+    if (!status && o->code == KQ_HYB) {
         entry e = make("kronq.hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2});
         e.from = FROM_TABLE;
         status = add(&list, e, err);
     }
     if (!status && !(status = write_tensors(o, &list, report, err))) {
-        report->bpw_linear = report->n_weights_quantized ? (double)bits / (double)report->n_weights_quantized : 0;
+        report->bpw_linear = report->n_weights_quantized ? bits / (double)report->n_weights_quantized : 0;
+        report->bits = report->n_weights_quantized ? trellis / (double)report->n_weights_quantized : 0;
         report->bpw_file = 8.0 * (double)report->file_bytes / (double)report->n_parameters;
         json_array_append_new(skipped, json_string("lm_head"));
         if (!(status = kq_write_hf_side_files(o->src, o->dir, err)) && !(status = write_modeling(o->dir, err)))

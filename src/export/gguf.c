@@ -34,10 +34,12 @@ static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const c
     json_t *config = json_loads(kq_source_config_json(x->src), 0, NULL), *qc = json_object_get(config, "quantization_config");
     const char *method = json_string_value(json_object_get(qc, "method")), *code = json_string_value(json_object_get(qc, "code"));
     const uint32_t bits = (uint32_t)json_integer_value(json_object_get(qc, "bits"));
+    const json_t *average = json_object_get(qc, "bits_average"); /* where modules differ */
     json_object_del(qc, "module_bits"); /* long, and the weights here are dense again */
     json_object_del(qc, "modules_to_not_convert");
     char *text = qc ? json_dumps(qc, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL, about[256];
-    snprintf(about, sizeof about, "Quantized by kronq to %u bits a weight (method %s, code %s); stored here dequantized, as %s", bits, method ? method : "?",
+    snprintf(about, sizeof about, "Quantized by kronq to %.*f bits a weight (method %s, code %s); stored here dequantized, as %s", average ? 2 : 0,
+             average ? json_number_value(average) : bits, method ? method : "?",
              code ? code : "?", type);
     kq_status status = text ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", x->out);
     if (!status)

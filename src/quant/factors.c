@@ -265,6 +265,22 @@ kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *
     return KQ_OK;
 }
 
+kq_status kq_factor_file_open_parts(char *const *parts, size_t n, const char *settings, kq_factor_file **out, kq_error *err)
+{
+    *out = NULL;
+    kq_factor_file *f = kq_calloc(1, sizeof *f);
+    kq_status status = KQ_OK;
+    if (!f || !(f->path = strdup(n ? parts[0] : "")) || !(f->settings = strdup(settings)) || !(f->files = kq_calloc(n, sizeof *f->files)))
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: factor files");
+    for (size_t i = 0; i < n && !status; i++, f->n_files++)
+        status = kq_st_open(parts[i], &f->files[i], err);
+    if (status)
+        kq_factor_file_close(f);
+    else
+        *out = f;
+    return status;
+}
+
 static const kq_tensor *find(const kq_factor_file *f, const char *module, const char *suffix)
 {
     char name[NAME + 16];

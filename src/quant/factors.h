@@ -19,6 +19,8 @@ kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts
 /* An opened factor file, the index of several, or an imatrix of llama.cpp (quant/imatrix.h). */
 typedef struct kq_factor_file kq_factor_file;
 kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *err);
+/* Part files that were not gathered; settings as kq_factors_gather takes them. */
+kq_status kq_factor_file_open_parts(char *const *parts, size_t n, const char *settings, kq_factor_file **out, kq_error *err);
 void kq_factor_file_close(kq_factor_file *f); /* NULL is fine */
 const char *kq_factor_file_settings(const kq_factor_file *f); /* the JSON text of its metadata */
 /* An imatrix belongs to no model in particular: its settings have method "imatrix" and no "model". */

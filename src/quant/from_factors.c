@@ -57,7 +57,7 @@ kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **s
     return kq_factor_file_is_imatrix(*file) ? check_imatrix(p, *file, settings, err) : check(p, *file, settings, err);
 }
 
-kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, const kq_sweep *s, kq_error *err)
+kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, const kq_sweep *s, const char *stage, kq_error *err)
 {
     const kq_config *cfg = p->cfg;
     const kq_factor_report none = {.converged = true};
@@ -82,8 +82,8 @@ kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, 
         }
         if (!status)
             status = s->block(s->ctx, l, err);
-        if (!status && s->progress(s->ctx, "rounding", (double)(l + 1) / (double)cfg->n_layer))
-            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while rounding");
+        if (!status && s->progress(s->ctx, stage, (double)(l + 1) / (double)cfg->n_layer))
+            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while %s", stage);
     }
     return status;
 }

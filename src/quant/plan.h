@@ -2,13 +2,11 @@
 #ifndef KQ_QUANT_PLAN_H
 #define KQ_QUANT_PLAN_H
 
-#include "quant/prepare.h"
+#include "quant/bits.h"
 
-/* --bits, --embed-bits and --head-bits make sense. */
-kq_status kq_check_bits(const kq_quantize_options *opt, kq_error *err);
 /* Peak bytes of memory (the mapped model file included) and of disk: of a sweep that only finds factors, and of quantize as a whole. */
 void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes);
-void kq_plan_resources(const kq_prepared *p, size_t *memory_bytes, size_t *disk_bytes);
+void kq_plan_resources(const kq_prepared *p, const kq_bits *bits, size_t *memory_bytes, size_t *disk_bytes);
 
 /* KQ_E_IO when the file system of dir has less than `needed` bytes free. */
 kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err);

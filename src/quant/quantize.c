@@ -1,4 +1,5 @@
-/* kq_quantize: calibrate, factor, round block by block, write the checkpoint. */
+/* kq_quantize: calibrate, factor, round block by block, write the checkpoint. Where bits are shared out, the factors of all blocks come first: from
+ * the file, or kept in the work folder by the sweep. */
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -24,13 +25,16 @@ kq_quantize_options kq_quantize_defaults(void)
 typedef struct quantizer {
     kq_prepared p;
     kq_job job;
-    kq_trellis *trellis;             /* owned */
+    kq_bits bits;
+    kq_code code;
+    kq_trellis *trellis[KQ_BITS_MAX + 1]; /* owned; by bits, made when the first module needs it */
+    kq_factor_part *kept;            /* owned; factors of the block at work, while they are only kept */
     kq_packed packed[KQ_N_LINEAR];   /* of the block at work */
     kq_module_report report[KQ_N_LINEAR];
     unsigned ids;                    /* which of them are filled */
     bool predicts;
     size_t seq_len;                  /* tokens of a calibration sequence, by which eq. 1 is divided; 1 when there is none */
-    double round_s;
+    double round_s, share_s;
 } quantizer;
 
 static void part_path(const quantizer *q, size_t layer, char path[4400])
@@ -51,13 +55,18 @@ static void drop_block(quantizer *q)
     q->ids = 0;
 }
 
+static kq_status trellis_for(quantizer *q, int bits, kq_error *err)
+{
+    return q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, q->p.isa, NULL, &q->trellis[bits], err);
+}
+
 static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
 {
     quantizer *q = ctx;
     kq_module_report *r = &q->report[id];
     const kq_weights *weights = kq_model_file_weights(q->p.model);
     const double start = kq_now_s();
-    *r = (kq_module_report){.bits = kq_trellis_k(q->trellis), .factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products};
+    *r = (kq_module_report){.bits = (int)kq_bits_of(&q->bits, layer, id), .factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products};
     kq_linear_name(r->name, sizeof r->name, layer, id);
     kq_linear_shape(q->p.cfg, id, &r->m, &r->n);
     if (kq_method_iterates(q->p.factor.method)) {
@@ -71,9 +80,11 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
                                  .shrink = q->p.opt->shrink};
     kq_status status = kq_alloc_for((void **)&W, r->m * r->n, sizeof *W, r->name, err);
     if (!status)
+        status = trellis_for(q, r->bits, err);
+    if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
     if (!status)
-        status = kq_round_linear(q->trellis, r->name, W, r->m, r->n, H_in, H_out, q->predicts, &ro, &q->packed[id], &round, err);
+        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out, q->predicts, &ro, &q->packed[id], &round, err);
     kq_free(W);
     if (status)
         return status;
@@ -105,7 +116,7 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     quantizer *q = ctx;
     char path[4400];
     part_path(q, layer, path);
-    kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, kq_trellis_k(q->trellis), err);
+    kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, err);
     drop_block(q);
     return status ? status : kq_job_seal(path, err);
 }
@@ -114,6 +125,66 @@ static int sweep_progress(void *ctx, const char *stage, double fraction)
 {
     const kq_common *c = &((quantizer *)ctx)->p.opt->common;
     return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
+}
+
+/* ---- keeping the factors of all blocks, where bits are shared out by them ---- */
+
+static bool factors_done(void *ctx, size_t layer)
+{
+    return kq_job_part_done(&((quantizer *)ctx)->job, "factors", layer);
+}
+
+static kq_status keep_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
+{
+    quantizer *q = ctx;
+    char name[128];
+    size_t m, n;
+    kq_linear_name(name, sizeof name, layer, id);
+    kq_linear_shape(q->p.cfg, id, &m, &n);
+    if (!q->kept && !(q->kept = kq_factor_part_new(false)))
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
+    return kq_factor_part_add(q->kept, name, H_in, n, H_out, m, factor, err);
+}
+
+static kq_status keep_block(void *ctx, size_t layer, kq_error *err)
+{
+    quantizer *q = ctx;
+    char path[4400];
+    kq_job_path(&q->job, "factors", layer, "safetensors", path);
+    kq_status status = kq_factor_part_write(q->kept, path, err);
+    kq_factor_part_free(q->kept);
+    q->kept = NULL;
+    return status ? status : kq_job_seal(path, err);
+}
+
+/* Run the sweep to its end, then open what it left. */
+static kq_status keep_factors(quantizer *q, kq_sweep s, const char *settings, kq_sweep_report *report, kq_factor_file **file, kq_error *err)
+{
+    const size_t n_layer = q->p.cfg->n_layer;
+    size_t n = 0;
+    char **parts;
+    s.done = factors_done;
+    s.linear = keep_one;
+    s.block = keep_block;
+    kq_status status = kq_job_check_parts(&q->job, "factors", n_layer, err);
+    if (!status)
+        status = kq_sweep_run(&s, report, err);
+    if (!status && !(parts = kq_calloc(n_layer, sizeof *parts)))
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: factor files");
+    if (status)
+        return status;
+    for (size_t l = 0; l < n_layer && !status; l++) {
+        char path[4400];
+        kq_job_path(&q->job, "factors", l, "safetensors", path);
+        if (q->p.wanted[l] && !(parts[n++] = strdup(path)))
+            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    }
+    if (!status)
+        status = kq_factor_file_open_parts(parts, n, settings, file, err);
+    for (size_t i = 0; i < n; i++)
+        free(parts[i]);
+    kq_free(parts);
+    return status;
 }
 
 /* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone. */
@@ -153,7 +224,7 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
     json_t *config = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL), *qc = json_object_get(config, "quantization_config");
     const char *kind = json_string_value(json_object_get(qc, "quant_method")), *key;
     kq_free(text);
-    json_t *expected = json_pack("{s:i, s:s, s:i, s:f, s:f, s:I}", "bits", o->bits, "code", o->code, "embed_bits", o->embed_bits, "sigma_reg", o->sigma_reg, "shrink",
+    json_t *expected = json_pack("{s:s, s:i, s:f, s:f, s:I}", "code", o->code, "embed_bits", o->embed_bits, "sigma_reg", o->sigma_reg, "shrink",
                                  o->shrink, "seed", (json_int_t)o->common.seed), *value;
     if (!kind || strcmp(kind, "kronq"))
         status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
@@ -161,6 +232,14 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     if (!status && !q->p.cfg->tie_embeddings)
         json_object_set_new(expected, "head_bits", json_integer(o->head_bits));
+    if (!status && !kq_bits_settings(o, expected))
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    if (!status) { /* "bits" tells it where all modules have the same */
+        json_object_del(expected, "bits_asked");
+        json_object_set_new(expected, json_object_get(qc, "bits_asked") ? "bits_asked" : "bits", kq_bits_number(o->bits));
+        if (json_object_get(qc, "module_bits_rules") && !json_object_get(expected, "module_bits_rules"))
+            json_object_set_new(expected, "module_bits_rules", json_null());
+    }
     if (!status) {
         json_object_foreach (expected, key, value) {
             const json_t *there = json_object_get(qc, key);
@@ -220,6 +299,8 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
                 json_object_set_new(o, "sigma2", kq_json_number(r[id].sigma2));
                 json_object_set_new(o, "products", json_integer(r[id].products));
             }
+            if (q->bits.forecast)
+                json_object_set_new(o, "forecast_loss", kq_json_number(kq_bits_forecast(&q->bits, l, (kq_linear_id)id) / (double)q->seq_len));
             json_object_set_new(modules, r[id].name, o);
         }
     }
@@ -237,13 +318,19 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
         json_decref(modules);
         return NULL;
     }
-    json_t *o = json_pack("{s:i, s:f, s:f, s:I, s:I, s:I, s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:o}", "bits", kq_trellis_k(q->trellis), "bpw",
+    json_t *o = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:o}", "bits", kq_bits_number(save->bits), "bpw",
                           save->bpw_linear, "bpw_file", save->bpw_file, "file_bytes", (json_int_t)save->file_bytes, "quantized_modules",
                           (json_int_t)save->n_quantized, "quantized_weights", (json_int_t)save->n_weights_quantized, "predicted_loss",
                           kq_json_number(predicted), "relative_mse", error, "calibration_nll", kq_json_number(sweep->nll), "seconds", "forward",
                           sweep->forward_s, "backward", sweep->backward_s, "factors", sweep->factor_s, "rounding", q->round_s, "saving", save_s,
                           "total", kq_now_s() - start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)planned,
                           "settings", settings, "modules", modules);
+    if (q->bits.forecast) {
+        const kq_allocation *a = &q->bits.allocation;
+        const double T = (double)q->seq_len;
+        json_object_set_new(o, "allocation", json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", q->p.opt->bits, "average", a->average, "forecast_loss", a->loss / T,
+                                                       "least_possible", a->bound / T, "seconds", q->share_s));
+    }
     char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
     json_decref(o);
     if (!text)
@@ -261,7 +348,9 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
     FILE *f = open_memstream(&text, &size);
     if (!f)
         return NULL;
-    fprintf(f, "kronq quantize %s -o OUT --bits %d", kq_path_name(model), o->bits);
+    fprintf(f, "kronq quantize %s -o OUT --bits %g", kq_path_name(model), o->bits);
+    for (size_t i = 0; i < o->n_module_bits; i++)
+        fprintf(f, " --module-bits '%s'", o->module_bits[i]);
     if (o->factors) {
         fprintf(f, " --factors %s", kq_path_name(o->factors));
     } else {
@@ -316,7 +405,6 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     json_t *settings = NULL, *job_settings = NULL;
     char *text = NULL, *command = NULL, done[4300], work[4300];
     bool new_folder = false;
-    kq_code code;
     kq_sweep_report sweep_report = {.nll = NAN};
     kq_save_report save = {0};
     const double start = kq_now_s();
@@ -324,19 +412,21 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (report_json)
         *report_json = NULL;
 
-    kq_status status = kq_check_bits(opt, err);
+    kq_status status = kq_bits_check(opt, err);
     if (!status)
-        status = kq_code_parse(opt->code, &code, err);
+        status = kq_code_parse(opt->code, &q.code, err);
     if (!status)
         status = kq_prepare(model, opt, !opt->factors, &q.p, err);
     if (!status)
-        status = kq_trellis_new(code, opt->bits, q.p.isa, NULL, &q.trellis, err);
+        status = kq_bits_open(&q.p, &q.bits, err);
+    if (!status && !opt->factors)
+        status = kq_bits_check_method(&q.bits, err);
     if (!status)
         status = kq_prepare_fingerprint(&q.p, err);
     if (status)
         goto out;
     if (opt->factors) {
-        if ((status = kq_from_factors_open(&q.p, &file, &settings, err)))
+        if ((status = kq_from_factors_open(&q.p, &file, &settings, err)) || (status = kq_bits_check_method(&q.bits, err)))
             goto out;
     } else if (!(settings = kq_prepare_settings(&q.p, err))) {
         status = KQ_E_MEMORY;
@@ -345,10 +435,10 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     q.predicts = kq_method_needs_gradients(q.p.factor.method);
     const json_int_t seq_len = json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
     q.seq_len = seq_len > 0 ? (size_t)seq_len : 1;
-    job_settings = json_pack("{s:O, s:i, s:s, s:f, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", opt->bits, "code", opt->code, "sigma_reg",
+    job_settings = json_pack("{s:O, s:o, s:s, s:f, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", kq_bits_number(opt->bits), "code", opt->code, "sigma_reg",
                              opt->sigma_reg, "shrink", opt->shrink, "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits,
                              "seed", (json_int_t)opt->common.seed, "isa", kq_isa_name(q.p.isa));
-    text = job_settings ? json_dumps(job_settings, JSON_COMPACT) : NULL;
+    text = job_settings && kq_bits_settings(opt, job_settings) ? json_dumps(job_settings, JSON_COMPACT) : NULL;
     if (!text) {
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
         goto out;
@@ -369,12 +459,12 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if ((status = kq_job_check_parts(&q.job, "block", q.p.cfg->n_layer, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
-    kq_plan_resources(&q.p, &memory, &disk);
+    kq_plan_resources(&q.p, &q.bits, &memory, &disk);
     if (!opt->resume && (status = kq_check_disk(out, disk, err)))
         goto out;
     if (opt->common.progress) {
-        char line[200];
-        snprintf(line, sizeof line, "%zu modules to %d bits; about %.0f MB of memory and %.1f GB of disk while it runs", q.p.n_wanted, opt->bits,
+        char line[200], what[64];
+        snprintf(line, sizeof line, "%zu modules to %s; about %.0f MB of memory and %.1f GB of disk while it runs", q.p.n_wanted, kq_bits_text(opt, what),
                  (double)memory / 1e6, (double)disk / 1e9);
         opt->common.progress(opt->common.ctx, NULL, 0, line);
     }
@@ -383,19 +473,27 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     s.linear = round_one;
     s.block = finish_block;
     s.progress = sweep_progress;
-    if (file) {
-        status = kq_from_factors_run(&q.p, file, &s, err);
-    } else if (!(status = kq_prepare_ids(&q.p, &q.job, err))) {
+    if (!file) {
+        if ((status = kq_prepare_ids(&q.p, &q.job, err)))
+            goto out;
         s.ids = q.p.windows.ids;
         s.window = q.p.windows.number;
-        status = kq_sweep_run(&s, &sweep_report, err);
+        status = q.bits.settled ? kq_sweep_run(&s, &sweep_report, err) : keep_factors(&q, s, text, &sweep_report, &file, err);
     }
+    if (!status && !q.bits.settled) {
+        const double share_start = kq_now_s();
+        status = kq_bits_share(&q.bits, file, &q.job, err);
+        q.share_s = kq_now_s() - share_start;
+    }
+    if (!status && file)
+        status = kq_from_factors_run(&q.p, file, &s, "rounding", err);
     if (status)
         goto out;
     const double save_start = kq_now_s();
     free(text);
     json_object_set_new(settings, "sigma_reg", json_real(opt->sigma_reg));
     json_object_set_new(settings, "shrink", json_real(opt->shrink));
+    kq_bits_settings(opt, settings);
     json_object_set_new(settings, "seed", json_integer((json_int_t)opt->common.seed));
     text = json_dumps(settings, JSON_COMPACT);
     double predicted, error;
@@ -405,7 +503,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the model card");
         goto out;
     }
-    const kq_save_options so = {.command = command, .predicted_loss = predicted, .relative_mse = error, .src = q.p.src, .dir = out, .part_dir = work, .trellis = q.trellis, .embed_bits = opt->embed_bits,
+    const kq_save_options so = {.command = command, .predicted_loss = predicted, .relative_mse = error, .src = q.p.src, .dir = out, .part_dir = work, .code = q.code, .embed_bits = opt->embed_bits,
                                 .head_bits = opt->head_bits, .shard_size = opt->shard_size, .settings_json = text};
     if ((status = kq_checkpoint_save(&so, &save, err)))
         goto out;
@@ -422,7 +520,10 @@ out:
     kq_job_close(&q.job);
     if (status && new_folder)
         rmdir(out); /* only when nothing was left in it */
-    kq_trellis_free(q.trellis);
+    kq_factor_part_free(q.kept);
+    for (int k = 0; k <= KQ_BITS_MAX; k++)
+        kq_trellis_free(q.trellis[k]);
+    kq_bits_free(&q.bits);
     kq_prepared_free(&q.p);
     kq_factor_file_close(file);
     json_decref(settings);

@@ -290,7 +290,7 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
     s.block = finish_block;
     s.progress = sweep_progress;
     if (file) {
-        status = kq_from_factors_run(&q.p, file, &s, err);
+        status = kq_from_factors_run(&q.p, file, &s, "rounding", err);
     } else if (!(status = kq_prepare_ids(&q.p, &q.job, err))) {
         s.ids = q.p.windows.ids;
         s.window = q.p.windows.number;

@@ -146,7 +146,7 @@ static void round_model(fixture *f, const char *model, kq_code code, int k)
         }
         snprintf(name, sizeof name, "block-%05zu.safetensors", l);
         path_of(path, name);
-        check_ok(kq_part_write(path, l, f->ids[l], f->packed[l], f->report[l], k, &err));
+        check_ok(kq_part_write(path, l, f->ids[l], f->packed[l], f->report[l], &err));
     }
 }
 
@@ -163,7 +163,7 @@ static void save(fixture *f, const char *out, int embed_bits, size_t shard_size,
 {
     kq_error err;
     check_ok(kq_mkdirs(out, &err));
-    const kq_save_options o = {.src = f->src, .dir = out, .part_dir = dir, .trellis = f->trellis, .embed_bits = embed_bits, .head_bits = embed_bits,
+    const kq_save_options o = {.src = f->src, .dir = out, .part_dir = dir, .code = kq_trellis_code(f->trellis), .embed_bits = embed_bits, .head_bits = embed_bits,
                                .shard_size = shard_size, .settings_json = "{\"method\": \"none\", \"seed\": 7}"};
     check_ok(kq_checkpoint_save(&o, report, &err));
 }
@@ -341,9 +341,9 @@ static void saved_is_what_was_rounded(void **state)
     }
 }
 
-static bool wanted_in_fixture(void *ctx, size_t layer, kq_linear_id id)
+static double bits_in_fixture(void *ctx, size_t layer, kq_linear_id id)
 {
-    return ((fixture *)ctx)->ids[layer] >> id & 1;
+    return ((fixture *)ctx)->ids[layer] >> id & 1 ? 3 : 0;
 }
 
 static void plan_is_what_gets_written(void **state)
@@ -356,11 +356,11 @@ static void plan_is_what_gets_written(void **state)
         snprintf(name, sizeof name, "plan-%d", embed_bits);
         path_of(out, name);
         round_model(&f, "hf", KQ_1MAD, 3);
-        kq_checkpoint_plan(f.src, 3, embed_bits, embed_bits, wanted_in_fixture, &f, &plan);
+        kq_checkpoint_plan(f.src, embed_bits, embed_bits, bits_in_fixture, &f, &plan);
         save(&f, out, embed_bits, 0, &written);
         assert_int_equal(plan.n_quantized, written.n_quantized);
         assert_true(plan.n_parameters == written.n_parameters && plan.n_parameters == 384 * 64 + 7 * 64 + 3 * 33792);
-        assert_true(plan.bpw_linear == written.bpw_linear);
+        assert_true(plan.bpw_linear == written.bpw_linear && plan.bits == 3 && written.bits == 3);
         /* the file is the plan and a header of at most 200 bytes a tensor */
         assert_true(written.file_bytes >= plan.file_bytes && written.file_bytes < plan.file_bytes + 60 * 200);
         free_model(&f);
@@ -423,7 +423,7 @@ static void opening_without_memory(void **state)
         char path[300], fresh[280];
         snprintf(fresh, sizeof fresh, "%s-%zu", out, n);
         check_ok(kq_mkdirs(fresh, &err));
-        const kq_save_options o = {.src = f.src, .dir = fresh, .part_dir = dir, .trellis = f.trellis, .embed_bits = 8, .head_bits = 8};
+        const kq_save_options o = {.src = f.src, .dir = fresh, .part_dir = dir, .code = kq_trellis_code(f.trellis), .embed_bits = 8, .head_bits = 8};
         kq_alloc_fail_after(n);
         kq_status status = kq_checkpoint_save(&o, &r, &err);
         kq_alloc_fail_after(0);

@@ -645,7 +645,7 @@ static void packed_predicts_as_dequantized(void **state)
         free(json);
         const double ppl_a = json_number_value(json_object_get(a, "ppl")), ppl_b = json_number_value(json_object_get(b, "ppl"));
         if (!(fabs(ppl_a / ppl_b - 1) < 0.005) || !(fabs(json_number_value(json_object_get(a, "kld"))) < 1e-4))
-            fail_msg("%d bits: perplexity %.4f packed, %.4f dequantized, KL divergence %.3g", o.bits, ppl_a, ppl_b, json_number_value(json_object_get(a, "kld")));
+            fail_msg("%g bits: perplexity %.4f packed, %.4f dequantized, KL divergence %.3g", o.bits, ppl_a, ppl_b, json_number_value(json_object_get(a, "kld")));
         json_decref(a);
         json_decref(b);
     }
@@ -812,65 +812,72 @@ static void quantizing_without_memory(void **state)
     kq_quantize_options o = small(text);
     o.common.threads = 1; /* the counter of the injection is not for threads */
     o.only = "layers\\.2\\.self_attn\\.k_proj";
-    size_t failed = 0;
-    bool finished = false;
-    for (size_t n = 1; n < 100000 && !finished; n += 1 + n / 16) {
-        char out[256], path[300], name[32], *report = NULL;
-        snprintf(name, sizeof name, "memory-%zu", n);
-        in_dir(out, name);
-        kq_alloc_fail_after(n);
-        kq_status status = kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &o, &report, &err);
-        kq_alloc_fail_after(0);
-        snprintf(path, sizeof path, "%s/config.json", out);
-        if (status == KQ_OK) {
-            finished = true;
-            assert_true(kq_path_exists(path));
-            free(report);
-        } else {
-            if (status != KQ_E_MEMORY)
-                fail_msg("allocation %zu: status %d, %s", n, status, err.message);
-            assert_null(report);
-            assert_true(!kq_path_exists(path));
-            failed++;
-            kq_quantize_options again = o;
-            again.resume = true;
-            if (failed % 8 == 0)
-                check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &again, NULL, &err));
+    for (int kind = 0; kind < 2; kind++) {
+        o.bits = kind ? 2.5 : 2;
+        size_t failed = 0;
+        bool finished = false;
+        for (size_t n = 1; n < 100000 && !finished; n += 1 + n / 16) {
+            char out[256], path[300], name[32], *report = NULL;
+            snprintf(name, sizeof name, "memory-%d-%zu", kind, n);
+            in_dir(out, name);
+            kq_alloc_fail_after(n);
+            kq_status status = kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &o, &report, &err);
+            kq_alloc_fail_after(0);
+            snprintf(path, sizeof path, "%s/config.json", out);
+            if (status == KQ_OK) {
+                finished = true;
+                assert_true(kq_path_exists(path));
+                free(report);
+            } else {
+                if (status != KQ_E_MEMORY)
+                    fail_msg("allocation %zu: status %d, %s", n, status, err.message);
+                assert_null(report);
+                assert_true(!kq_path_exists(path));
+                failed++;
+                kq_quantize_options again = o;
+                again.resume = true;
+                if (failed % 8 == 0)
+                    check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &again, NULL, &err));
+            }
         }
+        assert_true(finished && failed > 20);
     }
-    assert_true(finished && failed > 20);
 }
 
-/* Stopped at every call of progress in turn: KQ_E_INTERRUPTED, and a resumed run gives the bytes of an uninterrupted one. */
+/* Stopped at every call of progress in turn: KQ_E_INTERRUPTED, and a resumed run gives the bytes of an uninterrupted one. Also where bits are shared
+ * out, which has more stages: factors of all blocks, forecasts, rounding. */
 static void interrupted_anywhere(void **state)
 {
     (void)state;
     kq_error err;
     const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
-    kq_quantize_options o = small(text);
-    o.only = "layers\\.(0|2)\\.self_attn\\.[ko]_proj";
-    char whole[256], out[256], cmd[1200], name[32];
-    check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(whole, "whole"), &o, NULL, &err));
-    int stops = 0;
-    for (int n = 1;; n += 5) {
-        int left = n;
-        kq_quantize_options p = o;
-        p.common.progress = stop_at;
-        p.common.ctx = &left;
-        snprintf(name, sizeof name, "stop-%d", n);
-        in_dir(out, name);
-        kq_status status = kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &p, NULL, &err);
-        if (status == KQ_OK)
-            break;
-        assert_int_equal(status, KQ_E_INTERRUPTED);
-        stops++;
-        p = o;
-        p.resume = true;
-        check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &p, NULL, &err));
-        snprintf(cmd, sizeof cmd, "diff -r '%s' '%s'", whole, out);
-        assert_int_equal(system(cmd), 0);
+    for (int kind = 0; kind < 2; kind++) {
+        kq_quantize_options o = small(text);
+        o.only = "layers\\.(0|2)\\.self_attn\\.[ko]_proj";
+        o.bits = kind ? 2.7 : 2;
+        char whole[256], out[256], cmd[1200], name[32];
+        check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(whole, kind ? "whole-shared" : "whole"), &o, NULL, &err));
+        int stops = 0;
+        for (int n = 1;; n += 5) {
+            int left = n;
+            kq_quantize_options p = o;
+            p.common.progress = stop_at;
+            p.common.ctx = &left;
+            snprintf(name, sizeof name, "stop-%d-%d", kind, n);
+            in_dir(out, name);
+            kq_status status = kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &p, NULL, &err);
+            if (status == KQ_OK)
+                break;
+            assert_int_equal(status, KQ_E_INTERRUPTED);
+            stops++;
+            p = o;
+            p.resume = true;
+            check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &p, NULL, &err));
+            snprintf(cmd, sizeof cmd, "diff -r '%s' '%s'", whole, out);
+            assert_int_equal(system(cmd), 0);
+        }
+        assert_true(stops > 10);
     }
-    assert_true(stops > 10);
 }
 
 int main(void)

@@ -1,0 +1,307 @@
+#include "quant/bits.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "quant/regex.h"
+
+static bool whole(double bits)
+{
+    return bits == floor(bits);
+}
+
+static bool mixed(const kq_quantize_options *opt)
+{
+    return !whole(opt->bits) || opt->n_module_bits;
+}
+
+static size_t place(size_t layer, int id)
+{
+    return layer * KQ_N_LINEAR + (size_t)id;
+}
+
+kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err)
+{
+    if (!(opt->bits >= KQ_BITS_MIN && opt->bits <= KQ_BITS_MAX))
+        return kq_fail(err, KQ_E_ARG, "--bits %g: 2, 3 or 4 are possible, or an average between them", opt->bits);
+    const struct { const char *name; int bits; } rows[] = {{"--embed-bits", opt->embed_bits}, {"--head-bits", opt->head_bits}};
+    for (int i = 0; i < 2; i++)
+        if (rows[i].bits != 16 && rows[i].bits != 8 && rows[i].bits != 4)
+            return kq_fail(err, KQ_E_ARG, "%s %d: 16, 8 or 4 are possible", rows[i].name, rows[i].bits);
+    return KQ_OK;
+}
+
+/* One "REGEX=BITS", for the wanted modules that no earlier one matched. */
+static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
+{
+    const char *equals = strrchr(text, '=');
+    if (!equals || equals == text || !equals[1] || equals[2] || equals[1] < '2' || equals[1] > '4')
+        return kq_fail(err, KQ_E_ARG, "--module-bits %s: expected REGEX=BITS, e.g. 'down_proj=3'; 2, 3 or 4 are possible", text);
+    kq_regex *pattern;
+    kq_status status = kq_regex_new("--module-bits", text, (size_t)(equals - text), &pattern, err);
+    if (status)
+        return status;
+    size_t matched = 0;
+    for (size_t l = 0; l < b->p->cfg->n_layer; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            char name[128];
+            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
+            if (!(b->p->wanted[l] >> id & 1) || !kq_regex_matches(pattern, name))
+                continue;
+            matched++;
+            if (!b->k[place(l, id)])
+                b->k[place(l, id)] = (uint8_t)(equals[1] - '0');
+        }
+    kq_regex_free(pattern);
+    if (!matched)
+        return kq_fail(err, KQ_E_ARG, "--module-bits %s: matches no module that is quantized; they are called like model.layers.0.self_attn.q_proj", text);
+    return KQ_OK;
+}
+
+kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
+{
+    *b = (kq_bits){.p = p, .settled = true, .shared = !whole(p->opt->bits)};
+    if (!(b->k = kq_calloc(p->cfg->n_layer * KQ_N_LINEAR, 1)))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: the modules' bits");
+    for (size_t i = 0; i < p->opt->n_module_bits; i++) {
+        kq_status status = apply_rule(b, p->opt->module_bits[i], err);
+        if (status)
+            return status;
+    }
+    double total = 0, least = 0;
+    for (size_t l = 0; l < p->cfg->n_layer; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            uint8_t *k = &b->k[place(l, id)];
+            size_t m, n;
+            if (!(p->wanted[l] >> id & 1))
+                continue;
+            if (!*k) {
+                b->settled = b->settled && !b->shared;
+                *k = b->shared ? 0 : (uint8_t)p->opt->bits;
+            }
+            kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
+            total += (double)m * (double)n;
+            least += (double)m * (double)n * (*k ? *k : KQ_BITS_MIN);
+        }
+    if (b->shared && least > p->opt->bits * total) /* before hours of work, not after */
+        return kq_fail(err, KQ_E_ARG, "--bits %g: with --module-bits the average is at least %.4g", p->opt->bits, least / total);
+    return KQ_OK;
+}
+
+void kq_bits_free(kq_bits *b)
+{
+    kq_free(b->k);
+    kq_free(b->forecast);
+    *b = (kq_bits){0};
+}
+
+kq_status kq_bits_check_method(const kq_bits *b, kq_error *err)
+{
+    if (b->settled || kq_method_needs_gradients(b->p->factor.method))
+        return KQ_OK;
+    return kq_fail(err, KQ_E_ARG, "--bits %g: %s%sthe method %s predicts no loss by which bits could be shared out; take factors of flipflop or another method with "
+                   "gradients, or 2, 3 or 4 bits with --module-bits for the exceptions", b->p->opt->bits, b->p->opt->factors ? b->p->opt->factors : "",
+                   b->p->opt->factors ? ": " : "", kq_method_name(b->p->factor.method));
+}
+
+double kq_bits_of(void *ctx, size_t layer, kq_linear_id id)
+{
+    const kq_bits *b = ctx;
+    if (!(b->p->wanted[layer] >> id & 1))
+        return 0;
+    const int k = b->k[place(layer, id)];
+    return k ? k : b->p->opt->bits;
+}
+
+double kq_bits_forecast(const kq_bits *b, size_t layer, kq_linear_id id)
+{
+    const int k = b->k[place(layer, id)];
+    return b->forecast && k ? kq_forecast_loss(&b->forecast[place(layer, id)], b->error[k - KQ_BITS_MIN]) : NAN;
+}
+
+bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings)
+{
+    if (!mixed(opt))
+        return true;
+    bool ok = !json_object_set_new(settings, "bits_asked", kq_bits_number(opt->bits));
+    json_t *rules = json_array();
+    for (size_t i = 0; i < opt->n_module_bits; i++)
+        ok = !json_array_append_new(rules, json_string(opt->module_bits[i])) && ok;
+    if (opt->n_module_bits)
+        ok = !json_object_set(settings, "module_bits_rules", rules) && ok;
+    json_decref(rules);
+    return ok;
+}
+
+json_t *kq_bits_number(double bits)
+{
+    return whole(bits) ? json_integer((json_int_t)bits) : json_real(bits);
+}
+
+const char *kq_bits_text(const kq_quantize_options *opt, char buf[64])
+{
+    snprintf(buf, 64, "%g bits%s%s", opt->bits, whole(opt->bits) ? "" : " on average", opt->n_module_bits ? ", some by --module-bits" : "");
+    return buf;
+}
+
+/* ---- sharing out ---- */
+
+typedef struct sharer {
+    kq_bits *b;
+    const kq_job *job; /* may be NULL */
+    uint8_t *have;     /* [n_layer], owned: the block's forecasts are there */
+} sharer;
+
+static bool block_done(void *ctx, size_t layer)
+{
+    return ((sharer *)ctx)->have[layer];
+}
+
+static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
+{
+    sharer *s = ctx;
+    const kq_prepared *p = s->b->p;
+    const kq_weights *weights = kq_model_file_weights(p->model);
+    const kq_round_options ro = {.sigma_reg = p->opt->sigma_reg, .seed = p->opt->common.seed, .threads = p->threads, .shrink = p->opt->shrink};
+    char name[128];
+    size_t m, n;
+    float *W;
+    (void)factor;
+    kq_linear_name(name, sizeof name, layer, id);
+    kq_linear_shape(p->cfg, id, &m, &n);
+    kq_status status = kq_alloc_for((void **)&W, m * n, sizeof *W, name, err);
+    if (!status)
+        status = weights->linear(weights->ctx, layer, id, W, err);
+    if (!status)
+        status = kq_forecast_linear(name, W, m, n, H_in, H_out, &ro, &s->b->forecast[place(layer, (int)id)], err);
+    kq_free(W);
+    return status;
+}
+
+/* A block's forecasts as the job keeps them: an array with one entry for each linear, [loss, spread] or null. */
+static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
+{
+    sharer *s = ctx;
+    char path[4400];
+    s->have[layer] = 1;
+    if (!s->job)
+        return KQ_OK;
+    json_t *list = json_array();
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        const kq_forecast *f = &s->b->forecast[place(layer, id)];
+        json_array_append_new(list, s->b->p->wanted[layer] >> id & 1 ? json_pack("[f, f]", f->loss, f->spread) : json_null());
+    }
+    kq_job_path(s->job, "forecast", layer, "json", path);
+    char *text = list ? json_dumps(list, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    kq_status status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    free(text);
+    json_decref(list);
+    return status ? status : kq_job_seal(path, err);
+}
+
+static kq_status read_block(sharer *s, size_t layer, kq_error *err)
+{
+    char path[4400], *text = NULL;
+    size_t size;
+    kq_job_path(s->job, "forecast", layer, "json", path);
+    if (!kq_job_sealed(path))
+        return KQ_OK;
+    kq_status status = kq_job_check_seal(path, err);
+    if (status || (status = kq_file_read(path, 1 << 16, &text, &size, err)))
+        return status;
+    json_t *list = json_loadb(text, size, 0, NULL);
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+        const json_t *pair = json_array_get(list, (size_t)id), *loss = json_array_get(pair, 0), *spread = json_array_get(pair, 1);
+        if (!(s->b->p->wanted[layer] >> id & 1))
+            continue;
+        if (!json_is_number(loss) || !json_is_number(spread))
+            status = kq_fail(err, KQ_E_FORMAT, "%s: holds no forecast of linear %d; remove the unfinished output and start again", path, id);
+        s->b->forecast[place(layer, id)] = (kq_forecast){json_number_value(loss), json_number_value(spread)};
+    }
+    s->have[layer] = !status;
+    kq_free(text);
+    json_decref(list);
+    return status;
+}
+
+static int progress(void *ctx, const char *stage, double fraction)
+{
+    const kq_common *c = &((sharer *)ctx)->b->p->opt->common;
+    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
+}
+
+static kq_status code_errors(kq_bits *b, kq_error *err)
+{
+    kq_code code;
+    kq_status status = kq_code_parse(b->p->opt->code, &code, err);
+    for (int i = 0; i < KQ_N_BITS && !status; i++) {
+        kq_trellis *t = NULL;
+        if (!(status = kq_trellis_new(code, KQ_BITS_MIN + i, b->p->isa, NULL, &t, err)))
+            status = kq_trellis_error(t, &b->error[i], err);
+        kq_trellis_free(t);
+    }
+    return status;
+}
+
+static kq_status allocate(kq_bits *b, kq_error *err)
+{
+    const kq_config *cfg = b->p->cfg;
+    kq_share *shares;
+    size_t n = 0, count[KQ_N_BITS] = {0};
+    kq_status status = kq_alloc_for((void **)&shares, b->p->n_wanted, sizeof *shares, "shares of the bits", err);
+    if (status)
+        return status;
+    for (size_t l = 0; l < cfg->n_layer; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            size_t rows, cols;
+            kq_linear_shape(cfg, (kq_linear_id)id, &rows, &cols);
+            if (!(b->p->wanted[l] >> id & 1))
+                continue;
+            kq_share *s = &shares[n++];
+            *s = (kq_share){.weights = (double)rows * (double)cols, .fixed = b->k[place(l, id)]};
+            for (int i = 0; i < KQ_N_BITS; i++)
+                s->loss[i] = kq_forecast_loss(&b->forecast[place(l, id)], b->error[i]);
+        }
+    status = kq_allocate_bits(shares, n, b->p->opt->bits, &b->allocation, err);
+    n = 0;
+    for (size_t l = 0; l < cfg->n_layer && !status; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++)
+            if (b->p->wanted[l] >> id & 1) {
+                b->k[place(l, id)] = (uint8_t)shares[n++].bits;
+                count[b->k[place(l, id)] - KQ_BITS_MIN]++;
+            }
+    kq_free(shares);
+    const kq_common *c = &b->p->opt->common;
+    if (!status && c->progress) {
+        char line[200];
+        snprintf(line, sizeof line, "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4", b->allocation.average, count[0], count[1],
+                 count[2]);
+        if (c->progress(c->ctx, NULL, 0, line))
+            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after the bits were shared out");
+    }
+    b->settled = !status;
+    return status;
+}
+
+kq_status kq_bits_share(kq_bits *b, const kq_factor_file *file, const kq_job *job, kq_error *err)
+{
+    sharer s = {.b = b, .job = job};
+    const size_t n_layer = b->p->cfg->n_layer;
+    kq_status status = KQ_OK;
+    if (!(b->forecast = kq_calloc(n_layer * KQ_N_LINEAR, sizeof *b->forecast)) || !(s.have = kq_calloc(n_layer, 1)))
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: forecasts");
+    for (size_t l = 0; l < n_layer && job && !status; l++)
+        status = read_block(&s, l, err);
+    if (!status) {
+        const kq_sweep sweep = {.ctx = &s, .done = block_done, .linear = forecast_one, .block = finish_block, .progress = progress};
+        status = kq_from_factors_run(b->p, file, &sweep, "forecasting", err);
+    }
+    if (!status && !(status = code_errors(b, err)))
+        status = allocate(b, err);
+    kq_free(s.have);
+    return status;
+}
