@@ -41,7 +41,7 @@ static const cli_option quantize_options[] = {
     {"fallback", "T", "gguf: the type where rows are no whole number of blocks; llama: what llama-quantize takes (default: refuse)", OPT_FALLBACK},
     {"sweeps", "N", "gguf: sweeps of block descent after the first pass (0): each doubles the time of the rounding, for 1% of the KLD", OPT_SWEEPS},
     CALIBRATION_OPTIONS,
-    {"factors", "FILE", "round from factors that `kronq calibrate` left, or from a llama.cpp imatrix, instead of calibrating", OPT_FACTORS},
+    {"factors", "FILE", "round from factors that `kronq calibrate` left, or a llama.cpp imatrix; calibration options given too must be those it was made with", OPT_FACTORS},
     {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE},
     {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG},
     {"shrink", "S", "shrink each factor towards its diagonal by this share, 0 <= S < 1 (0)", OPT_SHRINK},

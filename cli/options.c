@@ -75,10 +75,31 @@ static int add_task(cli *c, const char *option, char *v)
     return -1;
 }
 
+/* The settings of a calibration that were given: with --factors they must be the file's. */
+static void note_given(cli *c, int key)
+{
+    static const struct { int key; const char *name; } settings[] = {
+        {OPT_TEXT, "text"}, {OPT_TOKENS, "tokens"}, {OPT_SEQ_LEN, "seq_len"}, {OPT_BATCH, "batch"}, {OPT_LABELS, "labels"}, {OPT_DRAWS, "draws"},
+        {OPT_METHOD, "method"}, {OPT_RHO, "rho"}, {OPT_ROUNDS, "rounds"}, {OPT_PASSES, "passes"}, {OPT_EXACT, "exact"}, {OPT_TOL, "tol"},
+        {OPT_MAX_ITER, "max_iter"}, {OPT_START, "start"},
+    };
+    kq_calibration *cal = &c->q.calibration;
+    cal->given = c->given;
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        if (settings[i].key != key)
+            continue;
+        for (size_t k = 0; k < cal->n_given; k++)
+            if (!strcmp(c->given[k], settings[i].name))
+                return;
+        c->given[cal->n_given++] = settings[i].name;
+    }
+}
+
 static int apply(cli *c, const cli_option *o, char *v)
 {
     kq_quantize_options *q = &c->q;
     kq_calibration *cal = &q->calibration;
+    note_given(c, o->key);
     size_t size = 0;
     int number = 0;
     double real = 0;

@@ -77,6 +77,9 @@ typedef struct kq_calibration {
     bool exact;                             /* flipflop: products in f32 even where 16-bit block integers are twice as fast (error 2e-4 at most) */
     double tol; int max_iter;               /* fastkron, yaqa-b, diag: 1e-3, 32 */
     bool start_random;                      /* likewise: start from a random matrix instead of the identity */
+    /* Rounding from a factor file: which of the members above must be what the file was made with ("text", "tokens", "seq_len", "batch", "labels", "draws",
+     * "method", "rho", "rounds", "passes", "exact", "tol", "max_iter", "start"); the others are not looked at then. */
+    const char *const *given; size_t n_given;
 } kq_calibration;
 
 typedef struct kq_quantize_options {

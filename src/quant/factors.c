@@ -220,7 +220,11 @@ static kq_status open_index(kq_factor_file *f, const json_t *index, kq_error *er
         if (!name || strchr(name, '/'))
             return kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of \"files\" is not the name of a file beside it", f->path, f->n_files);
         snprintf(path, sizeof path, "%.*s%s", (int)(slash ? slash - f->path + 1 : 0), f->path, name);
-        status = kq_st_open(path, &f->files[f->n_files], err);
+        if ((status = kq_st_open(path, &f->files[f->n_files], err)))
+            break;
+        const char *own = kq_st_meta(f->files[f->n_files], "kronq.factors");
+        if (!own || strcmp(own, settings))
+            status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of the calibration that %s lists; make both again", path, f->path);
     }
     return status;
 }
@@ -293,14 +297,22 @@ static const kq_tensor *find(const kq_factor_file *f, const char *module, const 
     return NULL;
 }
 
-static kq_status read_matrix(const kq_tensor *t, size_t order, float *H, kq_error *err)
+static kq_status check_matrix(const kq_tensor *t, size_t order, kq_error *err)
 {
     const size_t count = order * (order + 1) / 2;
     if (t->rank != 1 || t->shape[0] != count || (t->dtype != KQ_T_F32 && t->dtype != KQ_T_BF16))
         return kq_fail(err, KQ_E_SHAPE, "%s: %s is %s with %zu values, expected F32 or BF16 with %zu (a triangle of order %zu)", t->file, t->name,
                        kq_dtype_name(t->dtype), t->n_elem, count, order);
+    return KQ_OK;
+}
+
+static kq_status read_matrix(const kq_tensor *t, size_t order, float *H, kq_error *err)
+{
+    const size_t count = order * (order + 1) / 2;
     float *packed;
-    kq_status status = kq_alloc_for((void **)&packed, count, sizeof *packed, t->name, err);
+    kq_status status = check_matrix(t, order, err);
+    if (!status)
+        status = kq_alloc_for((void **)&packed, count, sizeof *packed, t->name, err);
     if (status)
         return status;
     for (size_t i = 0; i < count && !status; i++) {
@@ -330,11 +342,17 @@ bool kq_factor_file_is_imatrix(const kq_factor_file *f)
     return f->imatrix != NULL;
 }
 
-kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t n, kq_error *err)
+kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t m, size_t n, bool both, kq_error *err)
 {
     if (f->imatrix)
         return kq_imatrix_read(f->imatrix, module, n, NULL, err);
-    return find(f, module, "H_in") ? KQ_OK : missing(f, module, err);
+    const kq_tensor *in = find(f, module, "H_in"), *out = find(f, module, "H_out");
+    if (!in)
+        return missing(f, module, err);
+    if (both && !out)
+        return kq_fail(err, KQ_E_MISMATCH, "%s: holds %s.H_in but no %s.H_out, which its method has; make it again with kronq calibrate", f->path, module, module);
+    kq_status status = check_matrix(in, n, err);
+    return status || !out ? status : check_matrix(out, m, err);
 }
 
 static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, size_t n, float *H_in, kq_error *err)

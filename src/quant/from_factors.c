@@ -5,8 +5,8 @@
 
 #include "base/mem.h"
 
-/* An imatrix names no model: it fits when it holds every wanted module with the model's number of inputs. */
-static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
+/* Every wanted module is there, before hours are spent on the first ones. */
+static kq_status check_modules(const kq_prepared *p, const kq_factor_file *file, bool both, kq_error *err)
 {
     kq_status status = KQ_OK;
     for (size_t l = 0; l < p->cfg->n_layer && !status; l++)
@@ -16,14 +16,79 @@ static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_
             kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
             if (p->wanted[l] >> id & 1)
-                status = kq_factor_file_check(file, name, n, err);
+                status = kq_factor_file_check(file, name, m, n, both, err);
         }
+    return status;
+}
+
+/* What the caller said of the calibration, under the names that a factor file's settings have. NULL: out of memory, or err is filled in. */
+static json_t *said(const kq_prepared *p, size_t file_seq_len, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    char hex[33];
+    size_t T = file_seq_len;
+    for (size_t i = 0; i < c->n_given; i++)
+        T = strcmp(c->given[i], "seq_len") ? T : c->seq_len;
+    if (kq_prepare_text_hash(c, hex, err))
+        return NULL;
+    json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:s, s:f, s:i, s:i, s:b, s:f, s:i, s:s}", "text", hex, "tokens",
+                          (json_int_t)(T ? c->tokens / T * T : c->tokens), "seq_len", (json_int_t)c->seq_len, "batch", (json_int_t)c->batch, "labels",
+                          c->sampled_labels ? "sampled" : "text", "draws", (json_int_t)c->draws, "method", c->method, "rho", c->rho, "rounds", c->rounds,
+                          "passes", c->passes, "exact", c->exact, "tol", c->tol, "max_iter", c->max_iter, "start", c->start_random ? "random" : "identity");
+    if (!o)
+        kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+    return o;
+}
+
+/* What the caller named must be what the file was made with: an option that is silently without effect would be worse than none. */
+static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    const json_t *calibration = json_object_get(settings, "calibration");
+    if (!c->n_given)
+        return KQ_OK;
+    json_t *all = said(p, (size_t)json_integer_value(json_object_get(calibration, "seq_len")), err);
+    kq_status status = all ? KQ_OK : err ? err->status : KQ_E_MEMORY;
+    for (size_t i = 0; i < c->n_given && !status; i++) {
+        const char *name = c->given[i];
+        const json_t *mine = json_object_get(all, name), *there = json_object_get(settings, name);
+        const bool text = !strcmp(name, "text");
+        if (!mine) {
+            status = kq_fail(err, KQ_E_ARG, "calibration.given: %s is no setting of a calibration", name);
+            break;
+        }
+        if (!there)
+            there = json_object_get(calibration, text ? "text_hash" : name);
+        if (!strcmp(name, "method") && !strcmp(c->method, kq_method_name(p->factor.method))) /* an imatrix is input-only */
+            continue;
+        if (json_equal(mine, there) || (!there && !strcmp(name, "draws") && c->draws == 1))
+            continue;
+        char *a = there ? json_dumps(there, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL, *b = json_dumps(mine, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+        if (text && there)
+            status = kq_fail(err, KQ_E_MISMATCH, "%s: its factors were made from another text than the one given now; leave --text out, or calibrate with it",
+                             p->opt->factors);
+        else if (!there)
+            status = kq_fail(err, KQ_E_MISMATCH, "%s: does not tell with which %s its factors were made; leave that option out", p->opt->factors, name);
+        else
+            status = kq_fail(err, KQ_E_MISMATCH, "%s: its factors were made with %s %.100s, asked for is %.100s; leave that option out, or calibrate with it",
+                             p->opt->factors, name, a ? a : "?", b ? b : "?");
+        free(a);
+        free(b);
+    }
+    json_decref(all);
+    return status;
+}
+
+/* An imatrix names no model: it fits when it holds every wanted module with the model's number of inputs. */
+static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
+{
+    kq_status status = check_modules(p, file, false, err);
     if (status)
         return status;
     p->factor.method = KQ_INPUT_ONLY;
     *settings = json_loads(kq_factor_file_settings(file), JSON_REJECT_DUPLICATES, NULL);
     json_object_set_new(*settings, "model", json_string(p->fingerprint));
-    return *settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", p->opt->factors);
+    return *settings ? check_given(p, *settings, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", p->opt->factors);
 }
 
 static kq_status check(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
@@ -41,6 +106,10 @@ static kq_status check(kq_prepared *p, const kq_factor_file *file, json_t **sett
     const json_int_t seq_len = json_integer_value(json_object_get(json_object_get(s, "calibration"), "seq_len"));
     if (!status && kq_method_needs_gradients(p->factor.method) && seq_len < 2)
         status = kq_fail(err, KQ_E_FORMAT, "%s: its settings have no sequence length", path);
+    if (!status)
+        status = check_given(p, s, err);
+    if (!status)
+        status = check_modules(p, file, p->factor.method != KQ_INPUT_ONLY && p->factor.method != KQ_NONE, err);
     if (status)
         json_decref(s);
     else

@@ -5,7 +5,8 @@
 #include "quant/factors.h"
 #include "quant/prepare.h"
 
-/* Open p->opt->factors and make sure that it belongs to the model (KQ_E_MISMATCH); p->factor.method becomes the file's (of an imatrix: input-only). *settings, a new
+/* Open p->opt->factors and make sure that it belongs to the model, holds every wanted module, and was made with what calibration.given names (KQ_E_MISMATCH,
+ * KQ_E_SHAPE); p->factor.method becomes the file's (of an imatrix: input-only). *settings, a new
  * object: what the factors were made with. p's fingerprint must be known. */
 kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **settings, kq_error *err);
 /* Calls s->linear for each wanted linear and s->block after each block that s->done does not call done; s->progress between blocks, with `stage`. */

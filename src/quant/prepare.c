@@ -133,8 +133,11 @@ kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err)
     return p->fingerprint[0] ? KQ_OK : kq_source_fingerprint(p->src, p->fingerprint, err);
 }
 
-static kq_status text_hash(const kq_calibration *c, char hex[33], kq_error *err)
+kq_status kq_prepare_text_hash(const kq_calibration *c, char hex[33], kq_error *err)
 {
+    hex[0] = 0;
+    if (!c->n_text)
+        return KQ_OK;
     kq_hash *h = kq_hash_new();
     if (!h)
         return kq_fail(err, KQ_E_MEMORY, "out of memory");
@@ -156,11 +159,11 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
     const kq_method method = p->factor.method;
-    char hex[33] = "";
+    char hex[33];
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "kronq", kq_version(), "model", p->fingerprint, "method", kq_method_name(method), "isa",
                           kq_isa_name(p->isa), "compute", p->compute == KQ_BF16 ? "bf16" : "f32", "seed", (json_int_t)p->opt->common.seed);
     if (o && method != KQ_NONE) {
-        if (c->n_text && text_hash(c, hex, err)) {
+        if (kq_prepare_text_hash(c, hex, err)) {
             json_decref(o);
             return NULL;
         }

@@ -35,6 +35,8 @@ void kq_prepared_free(kq_prepared *p);
 
 /* The fingerprint of the model's tensors (reads them all). */
 kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err);
+/* Fingerprint of the texts' bytes, as the settings have it ("text_hash"); "" without any. */
+kq_status kq_prepare_text_hash(const kq_calibration *c, char hex[33], kq_error *err);
 /* The settings that a calibration's result depends on, as a new JSON object: model, method, text, tokens, seed, ... NULL: out of memory. */
 json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err);
 /* Token ids of the calibration: from the texts, or sampled from the model (kept in the job's folder for --resume). */

@@ -61,7 +61,36 @@ refuse 1 "is not a factor file" "$KRONQ" quantize "$HF" -o never --factors "$HF/
 refuse 1 "No such file" "$KRONQ" quantize "$HF" -o never --factors missing.safetensors --quiet
 head -c 5000 half.safetensors >cut.safetensors
 refuse 1 "cut.safetensors" "$KRONQ" quantize "$HF" -o never --factors cut.safetensors --quiet
+head -c -1 half.safetensors >cut.safetensors
+refuse 1 "cut.safetensors" "$KRONQ" quantize "$HF" -o never --factors cut.safetensors --only 'layers\.2\.' --quiet
 [ ! -e never ] || [ ! -e never/config.json ] || fail "a refused command left a checkpoint"
+
+say "factors: what is said of the calibration must be the file's; a lacking module is found before any work"
+F="$KRONQ quantize $HF -o never --factors flipflop.safetensors --quiet"
+L='layers\.(1|2)\.'
+must "$KRONQ" quantize "$HF" -o said --factors flipflop.safetensors --only "$L" $CAL --method flipflop --rho 0.01 --rounds 3 --labels text --draws 1 --batch 1 --quiet
+same said flipflop-a
+must "$KRONQ" quantize "$HF" -o said2 --factors flipflop.safetensors --only "$L" --seed 3 --tokens 520 --quiet # 16 sequences of the file's 32
+same said2 flipflop-a
+head -c 5000 "$TEXT" >other.txt
+refuse 1 "made from another text" $F --only "$L" --text other.txt
+refuse 1 "made from another text" $F --only "$L" --text "$TEXT" --text other.txt
+refuse 1 "made with tokens 512, asked for is 256" $F --only "$L" --tokens 256
+refuse 1 "made with seq_len 32, asked for is 64" $F --only "$L" --seq-len 64
+refuse 1 "made with batch 1, asked for is 2" $F --only "$L" --batch 2
+refuse 1 'made with labels "text", asked for is "sampled"' $F --only "$L" --labels sampled
+refuse 1 'made with method "flipflop", asked for is "kfac"' $F --only "$L" --method kfac
+refuse 1 "made with rho 0.01, asked for is 0.1" $F --only "$L" --rho 0.1
+refuse 1 "made with rounds 3, asked for is 4" $F --only "$L" --rounds 4
+refuse 1 "does not tell with which tol its factors were made" $F --only "$L" --tol 0.1
+refuse 1 "made with exact false, asked for is true" $F --only "$L" --exact
+refuse 1 "made from another text" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --tensor-type ffn_down=F16 --factors flipflop.safetensors --only "$L" --text other.txt -o never.gguf --quiet
+refuse 1 "holds no factors of model.layers.0.self_attn.q_proj" $F
+refuse 1 "imatrix.gguf: does not tell with which text" "$KRONQ" quantize "$HF" -o never --factors "$GOLDEN/imatrix.gguf" --text "$TEXT" --quiet
+must "$KRONQ" quantize "$HF" -o im --factors "$GOLDEN/imatrix.gguf" --method input-only --quiet
+sed 's/model.layers.2.mlp.up_proj.H_out/model.layers.2.mlp.up_proj.H_oux/' flipflop.safetensors >oneside.safetensors
+refuse 1 "holds model.layers.2.mlp.up_proj.H_in but no model.layers.2.mlp.up_proj.H_out" "$KRONQ" quantize "$HF" -o never --factors oneside.safetensors --only "$L" --quiet
+[ ! -e never ] && [ ! -e never.gguf ] || fail "a refused command left its output"
 
 say "shards: factors and checkpoint"
 must "$KRONQ" calibrate "$HF" -o sh.safetensors $CAL --only 'layers\.(1|2)\.' --shard-size 1k --quiet
@@ -69,6 +98,11 @@ must "$KRONQ" calibrate "$HF" -o sh.safetensors $CAL --only 'layers\.(1|2)\.' --
 has sh.safetensors files/1
 must "$KRONQ" quantize "$HF" -o sh-a --factors sh.safetensors --only 'layers\.(1|2)\.' --seed 3 --quiet
 same sh-a flipflop-b "--exclude=config.json --exclude=README.md"
+cp sh.safetensors-00002-of-00002.safetensors right
+must "$KRONQ" calibrate "$HF" -o sh2.safetensors $CAL --rho 0.1 --only 'layers\.(1|2)\.' --shard-size 1k --quiet
+cp sh2.safetensors-00002-of-00002.safetensors sh.safetensors-00002-of-00002.safetensors
+refuse 1 "00002-of-00002.safetensors: is not of the calibration that sh.safetensors lists" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
+cp right sh.safetensors-00002-of-00002.safetensors
 mv sh.safetensors-00002-of-00002.safetensors gone
 refuse 1 "00002-of-00002.*No such file" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
 must "$KRONQ" quantize "$HF" -o shards --factors flipflop.safetensors --only 'layers\.(1|2)\.' --seed 3 --shard-size 20k --quiet

@@ -76,8 +76,8 @@ static void both_forms_say_the_same(void **state)
     bool has_out = true;
     check_ok(kq_factor_file_open(GOLDEN, &file, &err));
     assert_true(kq_factor_file_is_imatrix(file));
-    check_ok(kq_factor_file_check(file, "model.layers.0.self_attn.q_proj", 64, &err));
-    check_fails(kq_factor_file_check(file, "model.layers.0.self_attn.q_proj", 65, &err), KQ_E_SHAPE, "the model has 65");
+    check_ok(kq_factor_file_check(file, "model.layers.0.self_attn.q_proj", 64, 64, false, &err));
+    check_fails(kq_factor_file_check(file, "model.layers.0.self_attn.q_proj", 64, 65, false, &err), KQ_E_SHAPE, "the model has 65");
     check_ok(kq_factor_file_read(file, "model.layers.0.self_attn.q_proj", 64, 64, H, NULL, &has_out, &err));
     assert_true(!has_out);
     for (size_t i = 0; i < 64 * 64; i++)

@@ -296,6 +296,12 @@ static void factors_come_back(void **state)
                 if (has_out)
                     check_close(out, H_out, M * M, bf16 ? 0.004 : 0);
             }
+            check_ok(kq_factor_file_check(f, "layers.0.a", M, N, true, &err));
+            check_ok(kq_factor_file_check(f, "layers.1.b", M, N, false, &err));
+            check_fails(kq_factor_file_check(f, "layers.1.b", M, N, true, &err), KQ_E_MISMATCH, "no layers.1.b.H_out");
+            check_fails(kq_factor_file_check(f, "layers.2.c", M, N, false, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
+            check_fails(kq_factor_file_check(f, "layers.0.a", M + 1, N, true, &err), KQ_E_SHAPE, "a triangle of order 6");
+            check_fails(kq_factor_file_check(f, "layers.0.a", M, N - 1, true, &err), KQ_E_SHAPE, "a triangle of order 8");
             check_fails(kq_factor_file_read(f, "layers.2.c", M, N, in, out, &has_out, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
             check_fails(kq_factor_file_read(f, "layers.0.a", M, N - 1, in, out, &has_out, &err), KQ_E_SHAPE, "a triangle of order 8");
             kq_factor_file_close(f);
