@@ -62,7 +62,7 @@ void kq_kern_init(kq_isa isa)
     else if (isa == KQ_ISA_AVX2)
         dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
     else if (isa == KQ_ISA_AVX512)
-        dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core);
+        dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16); /* AVX512_BF16 where the processor has it; no AMX */
     have_key = pthread_key_create(&cache_key, cache_free) == 0;
     if (dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
         engine = NULL;

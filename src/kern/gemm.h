@@ -13,7 +13,7 @@ void kq_gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, co
                  const float *B, size_t ldb, float beta, float *C, size_t ldc);
 
 /* The same with A and B in bf16, sums and C in f32, alpha 1 and beta 0 or 1; through oneDNN, which uses AMX or AVX512_BF16 where the
- * processor has it and emulates elsewhere (slower than f32 there: kq_compute_best says what pays). Below AVX-512 oneDNN has no bf16:
+ * processor has it (isa amx; avx512) and emulates elsewhere (slower than f32 there: kq_compute_best says what pays). Below AVX-512 oneDNN has no bf16:
  * the operands are widened and multiplied in f32. KQ_E_MEMORY or KQ_E_NUMERIC when
  * oneDNN cannot make the primitive. Primitives are kept in a small per-thread cache. */
 kq_status kq_gemm_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const uint16_t *A, size_t lda,
