@@ -228,12 +228,6 @@ static kq_status read_block(sharer *s, size_t layer, kq_error *err)
     return status;
 }
 
-static int progress(void *ctx, const char *stage, double fraction)
-{
-    const kq_common *c = &((sharer *)ctx)->b->p->opt->common;
-    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
-}
-
 static kq_status code_errors(kq_bits *b, kq_error *err)
 {
     kq_code code;
@@ -297,7 +291,7 @@ kq_status kq_bits_share(kq_bits *b, const kq_factor_file *file, const kq_job *jo
     for (size_t l = 0; l < n_layer && job && !status; l++)
         status = read_block(&s, l, err);
     if (!status) {
-        const kq_sweep sweep = {.ctx = &s, .done = block_done, .linear = forecast_one, .block = finish_block, .progress = progress};
+        const kq_sweep sweep = {.ctx = &s, .done = block_done, .linear = forecast_one, .block = finish_block, .common = &b->p->opt->common};
         status = kq_from_factors_run(b->p, file, &sweep, "forecasting", err);
     }
     if (!status && !(status = code_errors(b, err)))

@@ -24,7 +24,7 @@ void kq_bits_free(kq_bits *b);
 /* KQ_E_ARG when bits are to be shared out and p's method predicts no loss. */
 kq_status kq_bits_check_method(const kq_bits *b, kq_error *err);
 
-/* Share them out by the factors of the file. job (may be NULL): keeps the forecast of each block there, for --resume. progress: as of kq_sweep. */
+/* Share them out by the factors of the file. job (may be NULL): keeps the forecast of each block there, for --resume. */
 kq_status kq_bits_share(kq_bits *b, const kq_factor_file *file, const kq_job *job, kq_error *err);
 
 /* Bits of a linear: 2, 3, 4; the average asked for while it is not known; 0 where it is not wanted. ctx is the kq_bits: for kq_checkpoint_plan. */

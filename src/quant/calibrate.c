@@ -96,30 +96,14 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     return status;
 }
 
-static int sweep_progress(void *ctx, const char *stage, double fraction)
-{
-    const kq_common *c = &((calibration *)ctx)->c->p.opt->common;
-    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
-}
-
 static kq_status gather(calibrator *c, kq_error *err)
 {
-    const char *out_file = c->out_file;
-    const size_t L = c->p.cfg->n_layer;
-    char **parts = kq_calloc(L, sizeof *parts);
-    size_t n = 0;
-    kq_status status = parts ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", out_file);
-    for (size_t l = 0; l < L && !status; l++) {
-        char path[4400];
-        part_path(c, l, path);
-        if (c->p.wanted[l] && !(parts[n++] = strdup(path)))
-            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", out_file);
-    }
+    char **parts;
+    size_t n;
+    kq_status status = kq_prepared_parts(&c->p, &c->job, "factors", &parts, &n, err);
     if (!status)
-        status = kq_factors_gather(out_file, parts, n, c->text, c->p.opt->shard_size, &c->bytes, err);
-    for (size_t i = 0; i < n; i++)
-        free(parts[i]);
-    kq_free(parts);
+        status = kq_factors_gather(c->out_file, parts, n, c->text, c->p.opt->shard_size, &c->bytes, err);
+    kq_prepared_free_parts(parts, n);
     return status;
 }
 
@@ -272,7 +256,6 @@ static kq_status run_pass(calibration *all, kq_sweep_report *sr, size_t *memory,
         s.done = block_done;
         s.linear = keep;
         s.block = finish_block;
-        s.progress = sweep_progress;
         kq_plan_sweep(p, &s, memory, &disk);
         status = kq_sweep_run(&s, sr, err);
     }

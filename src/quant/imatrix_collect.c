@@ -88,12 +88,6 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     return status ? status : kq_job_seal(path, err);
 }
 
-static int sweep_progress(void *ctx, const char *stage, double fraction)
-{
-    const kq_common *c = &((collector *)ctx)->p.opt->common;
-    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
-}
-
 /* llama-imatrix puts the beginning token in place of each chunk's first, where the tokenizer adds one to a text. */
 static kq_status put_beginning_tokens(collector *c, kq_error *err)
 {
@@ -210,7 +204,6 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     s.done = block_done;
     s.linear = keep;
     s.block = finish_block;
-    s.progress = sweep_progress;
     kq_plan_sweep(&c.p, &s, &memory, &disk);
     if ((status = kq_sweep_run(&s, &sr, err)) || (status = gather(&c, out_file, text, err)))
         goto out;

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -264,5 +265,26 @@ kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
     return (kq_sweep){.weights = kq_model_file_weights(p->model), .ids = p->windows.ids, .window = p->windows.number, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
                       .estimates = &p->estimate, .n_estimates = 1, .sampled_labels = p->opt->calibration.sampled_labels,
                       .draws = p->opt->calibration.draws, .isa = p->isa, .compute = p->compute, .threads = p->threads, .seed = p->opt->common.seed,
-                      .wanted = p->wanted, .job = job};
+                      .wanted = p->wanted, .job = job, .common = &p->opt->common};
+}
+
+kq_status kq_prepared_parts(const kq_prepared *p, const kq_job *job, const char *stem, char ***parts, size_t *n, kq_error *err)
+{
+    *n = 0;
+    if (!(*parts = kq_calloc(p->cfg->n_layer, sizeof **parts)))
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", job->work_dir);
+    for (size_t l = 0; l < p->cfg->n_layer; l++) {
+        char path[4400];
+        kq_job_path(job, stem, l, "safetensors", path);
+        if (p->wanted[l] && !((*parts)[(*n)++] = strdup(path)))
+            return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    }
+    return KQ_OK;
+}
+
+void kq_prepared_free_parts(char **parts, size_t n)
+{
+    for (size_t i = 0; parts && i < n; i++)
+        free(parts[i]);
+    kq_free(parts);
 }

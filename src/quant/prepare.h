@@ -46,6 +46,10 @@ kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *co
 /* A sweep over the prepared model; the caller adds its functions. It points into *p. */
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job);
 
+/* Paths of the job's STEM-i.safetensors for every block with a wanted linear: *parts [*n], owned by the caller, kq_prepared_free_parts also after a failure. */
+kq_status kq_prepared_parts(const kq_prepared *p, const kq_job *job, const char *stem, char ***parts, size_t *n, kq_error *err);
+void kq_prepared_free_parts(char **parts, size_t n);
+
 bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id);
 
 #endif

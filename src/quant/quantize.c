@@ -10,9 +10,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/time.h"
-#include "quant/from_factors.h"
 #include "quant/plan.h"
-#include "quant/prepare.h"
+#include "quant/rounding.h"
 
 kq_quantize_options kq_quantize_defaults(void)
 {
@@ -23,8 +22,7 @@ kq_quantize_options kq_quantize_defaults(void)
 }
 
 typedef struct quantizer {
-    kq_prepared p;
-    kq_job job;
+    kq_rounding r; /* first: see there */
     kq_bits bits;
     kq_code code;
     kq_trellis *trellis[KQ_BITS_MAX + 1]; /* owned; by bits, made when the first module needs it */
@@ -32,20 +30,8 @@ typedef struct quantizer {
     kq_packed packed[KQ_N_LINEAR];   /* of the block at work */
     kq_module_report report[KQ_N_LINEAR];
     unsigned ids;                    /* which of them are filled */
-    bool predicts;
-    size_t seq_len;                  /* tokens of a calibration sequence, by which eq. 1 is divided; 1 when there is none */
-    double round_s, share_s;
+    double share_s;
 } quantizer;
-
-static void part_path(const quantizer *q, size_t layer, char path[4400])
-{
-    kq_job_path(&q->job, "block", layer, "safetensors", path);
-}
-
-static bool block_done(void *ctx, size_t layer)
-{
-    return kq_job_part_done(&((quantizer *)ctx)->job, "block", layer);
-}
 
 static void drop_block(quantizer *q)
 {
@@ -57,34 +43,34 @@ static void drop_block(quantizer *q)
 
 static kq_status trellis_for(quantizer *q, int bits, kq_error *err)
 {
-    return q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, q->p.isa, NULL, &q->trellis[bits], err);
+    return q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, q->r.p.isa, NULL, &q->trellis[bits], err);
 }
 
 static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
 {
     quantizer *q = ctx;
     kq_module_report *r = &q->report[id];
-    const kq_weights *weights = kq_model_file_weights(q->p.model);
+    const kq_weights *weights = kq_model_file_weights(q->r.p.model);
     const double start = kq_now_s();
     *r = (kq_module_report){.bits = (int)kq_bits_of(&q->bits, layer, id), .factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products};
     kq_linear_name(r->name, sizeof r->name, layer, id);
-    kq_linear_shape(q->p.cfg, id, &r->m, &r->n);
-    if (kq_method_iterates(q->p.factor.method)) {
+    kq_linear_shape(q->r.p.cfg, id, &r->m, &r->n);
+    if (kq_method_iterates(q->r.p.factor.method)) {
         r->factor_residual = factor->residual;
         r->sigma1 = factor->sigma1;
         r->sigma2 = factor->sigma2;
     }
     float *W;
     kq_round_report round;
-    const kq_round_options ro = {.sigma_reg = q->p.opt->sigma_reg, .seed = q->p.opt->common.seed, .threads = q->p.threads,
-                                 .shrink = q->p.opt->shrink};
+    const kq_round_options ro = {.sigma_reg = q->r.p.opt->sigma_reg, .seed = q->r.p.opt->common.seed, .threads = q->r.p.threads,
+                                 .shrink = q->r.p.opt->shrink};
     kq_status status = kq_alloc_for((void **)&W, r->m * r->n, sizeof *W, r->name, err);
     if (!status)
         status = trellis_for(q, r->bits, err);
     if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
     if (!status)
-        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out, q->predicts, &ro, &q->packed[id], &round, err);
+        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out, q->r.predicts, &ro, &q->packed[id], &round, err);
     kq_free(W);
     if (status)
         return status;
@@ -94,15 +80,15 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     r->extra_in = round.extra_in;
     r->extra_out = round.extra_out;
     const double seconds = kq_now_s() - start;
-    q->round_s += seconds;
-    const kq_common *c = &q->p.opt->common;
+    q->r.round_s += seconds;
+    const kq_common *c = &q->r.p.opt->common;
     if (c->progress) {
         char line[256];
         int len = snprintf(line, sizeof line, "%s [%zu, %zu] %d bits, relative error %.4f", r->name, r->m, r->n, r->bits, r->relative_mse);
         if (isfinite(r->predicted_loss))
             len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.5f nats/token",
-                            r->predicted_loss / (double)q->seq_len);
-        if (kq_method_iterates(q->p.factor.method))
+                            r->predicted_loss / (double)q->r.seq_len);
+        if (kq_method_iterates(q->r.p.factor.method))
             len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products", factor->residual, factor->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
         if (c->progress(c->ctx, NULL, 0, line))
@@ -115,23 +101,17 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
 {
     quantizer *q = ctx;
     char path[4400];
-    part_path(q, layer, path);
+    kq_rounding_part(&q->r, layer, path);
     kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, err);
     drop_block(q);
     return status ? status : kq_job_seal(path, err);
-}
-
-static int sweep_progress(void *ctx, const char *stage, double fraction)
-{
-    const kq_common *c = &((quantizer *)ctx)->p.opt->common;
-    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
 }
 
 /* ---- keeping the factors of all blocks, where bits are shared out by them ---- */
 
 static bool factors_done(void *ctx, size_t layer)
 {
-    return kq_job_part_done(&((quantizer *)ctx)->job, "factors", layer);
+    return kq_job_part_done(&((quantizer *)ctx)->r.job, "factors", layer);
 }
 
 static kq_status keep_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
@@ -140,7 +120,7 @@ static kq_status keep_one(void *ctx, size_t layer, kq_linear_id id, const float 
     char name[128];
     size_t m, n;
     kq_linear_name(name, sizeof name, layer, id);
-    kq_linear_shape(q->p.cfg, id, &m, &n);
+    kq_linear_shape(q->r.p.cfg, id, &m, &n);
     if (!q->kept && !(q->kept = kq_factor_part_new(false)))
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
     return kq_factor_part_add(q->kept, name, H_in, n, H_out, m, factor, err);
@@ -150,7 +130,7 @@ static kq_status keep_block(void *ctx, size_t layer, kq_error *err)
 {
     quantizer *q = ctx;
     char path[4400];
-    kq_job_path(&q->job, "factors", layer, "safetensors", path);
+    kq_job_path(&q->r.job, "factors", layer, "safetensors", path);
     kq_status status = kq_factor_part_write(q->kept, path, err);
     kq_factor_part_free(q->kept);
     q->kept = NULL;
@@ -158,32 +138,21 @@ static kq_status keep_block(void *ctx, size_t layer, kq_error *err)
 }
 
 /* Run the sweep to its end, then open what it left. */
-static kq_status keep_factors(quantizer *q, kq_sweep s, const char *settings, kq_sweep_report *report, kq_factor_file **file, kq_error *err)
+static kq_status keep_factors(quantizer *q, kq_sweep s, const char *settings, kq_error *err)
 {
-    const size_t n_layer = q->p.cfg->n_layer;
+    char **parts = NULL;
     size_t n = 0;
-    char **parts;
     s.done = factors_done;
     s.linear = keep_one;
     s.block = keep_block;
-    kq_status status = kq_job_check_parts(&q->job, "factors", n_layer, err);
+    kq_status status = kq_job_check_parts(&q->r.job, "factors", q->r.p.cfg->n_layer, err);
     if (!status)
-        status = kq_sweep_run(&s, report, err);
-    if (!status && !(parts = kq_calloc(n_layer, sizeof *parts)))
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: factor files");
-    if (status)
-        return status;
-    for (size_t l = 0; l < n_layer && !status; l++) {
-        char path[4400];
-        kq_job_path(&q->job, "factors", l, "safetensors", path);
-        if (q->p.wanted[l] && !(parts[n++] = strdup(path)))
-            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    }
+        status = kq_sweep_run(&s, &q->r.sweep, err);
     if (!status)
-        status = kq_factor_file_open_parts(parts, n, settings, file, err);
-    for (size_t i = 0; i < n; i++)
-        free(parts[i]);
-    kq_free(parts);
+        status = kq_prepared_parts(&q->r.p, &q->r.job, "factors", &parts, &n, err);
+    if (!status)
+        status = kq_factor_file_open_parts(parts, n, settings, &q->r.file, err);
+    kq_prepared_free_parts(parts, n);
     return status;
 }
 
@@ -217,7 +186,7 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
 {
     char *text;
     size_t size;
-    const kq_quantize_options *o = q->p.opt;
+    const kq_quantize_options *o = q->r.p.opt;
     kq_status status = kq_file_read(path, 1 << 26, &text, &size, err);
     if (status)
         return status;
@@ -230,7 +199,7 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
         status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
     else if (!expected || json_object_update_missing(expected, settings))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    if (!status && !q->p.cfg->tie_embeddings)
+    if (!status && !q->r.p.cfg->tie_embeddings)
         json_object_set_new(expected, "head_bits", json_integer(o->head_bits));
     if (!status && !kq_bits_settings(o, expected))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
@@ -253,9 +222,9 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
             break;
         }
     }
-    if (!status && json_object_size(json_object_get(qc, "module_bits")) != q->p.n_wanted)
+    if (!status && json_object_size(json_object_get(qc, "module_bits")) != q->r.p.n_wanted)
         status = kq_fail(err, KQ_E_MISMATCH, "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose another output or remove it",
-                         path, json_object_size(json_object_get(qc, "module_bits")), q->p.n_wanted);
+                         path, json_object_size(json_object_get(qc, "module_bits")), q->r.p.n_wanted);
     json_decref(config);
     json_decref(expected);
     return status;
@@ -272,11 +241,11 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
 {
     double predicted = 0, error = 0;
     size_t weights = 0;
-    for (size_t l = 0; l < q->p.cfg->n_layer; l++) {
+    for (size_t l = 0; l < q->r.p.cfg->n_layer; l++) {
         char path[4400];
         kq_module_report r[KQ_N_LINEAR];
         kq_status status;
-        part_path(q, l, path);
+        kq_rounding_part(&q->r, l, path);
         if (!kq_path_exists(path))
             continue;
         if ((status = kq_part_read_reports(path, l, r, err)))
@@ -284,7 +253,7 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             if (!r[id].name[0])
                 continue;
-            const double loss = real_or_nan(r[id].predicted_loss, 1.0 / (double)q->seq_len);
+            const double loss = real_or_nan(r[id].predicted_loss, 1.0 / (double)q->r.seq_len);
             predicted += loss;
             error += r[id].relative_mse * (double)(r[id].m * r[id].n);
             weights += r[id].m * r[id].n;
@@ -293,24 +262,23 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
             json_t *o = json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "bits", r[id].bits, "bpw",
                                   r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n), "relative_mse",
                                   r[id].relative_mse, "predicted_loss", kq_json_number(loss));
-            if (kq_method_iterates(q->p.factor.method)) {
+            if (kq_method_iterates(q->r.p.factor.method)) {
                 json_object_set_new(o, "residual", kq_json_number(r[id].factor_residual));
                 json_object_set_new(o, "sigma1", kq_json_number(r[id].sigma1));
                 json_object_set_new(o, "sigma2", kq_json_number(r[id].sigma2));
                 json_object_set_new(o, "products", json_integer(r[id].products));
             }
             if (q->bits.forecast)
-                json_object_set_new(o, "forecast_loss", kq_json_number(kq_bits_forecast(&q->bits, l, (kq_linear_id)id) / (double)q->seq_len));
+                json_object_set_new(o, "forecast_loss", kq_json_number(kq_bits_forecast(&q->bits, l, (kq_linear_id)id) / (double)q->r.seq_len));
             json_object_set_new(modules, r[id].name, o);
         }
     }
-    *predicted_loss = q->predicts ? predicted : NAN;
+    *predicted_loss = q->r.predicts ? predicted : NAN;
     *relative_mse = weights ? error / (double)weights : 0;
     return KQ_OK;
 }
 
-static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_save_report *save, const json_t *settings, double start, double save_s,
-                         size_t planned, kq_error *err)
+static char *make_report(const quantizer *q, const kq_save_report *save, double save_s, kq_error *err)
 {
     json_t *modules = json_object();
     double predicted, error;
@@ -318,24 +286,16 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_sa
         json_decref(modules);
         return NULL;
     }
-    json_t *o = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:o}", "bits", kq_bits_number(save->bits), "bpw",
-                          save->bpw_linear, "bpw_file", save->bpw_file, "file_bytes", (json_int_t)save->file_bytes, "quantized_modules",
-                          (json_int_t)save->n_quantized, "quantized_weights", (json_int_t)save->n_weights_quantized, "predicted_loss",
-                          kq_json_number(predicted), "relative_mse", error, "calibration_nll", kq_json_number(sweep->nll), "seconds", "forward",
-                          sweep->forward_s, "backward", sweep->backward_s, "factors", sweep->factor_s, "rounding", q->round_s, "saving", save_s,
-                          "total", kq_now_s() - start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)planned,
-                          "settings", settings, "modules", modules);
+    json_t *o = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f}", "bits", kq_bits_number(save->bits), "bpw", save->bpw_linear, "bpw_file", save->bpw_file,
+                          "file_bytes", (json_int_t)save->file_bytes, "quantized_modules", (json_int_t)save->n_quantized, "quantized_weights",
+                          (json_int_t)save->n_weights_quantized, "predicted_loss", kq_json_number(predicted), "relative_mse", error);
     if (q->bits.forecast) {
         const kq_allocation *a = &q->bits.allocation;
-        const double T = (double)q->seq_len;
-        json_object_set_new(o, "allocation", json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", q->p.opt->bits, "average", a->average, "forecast_loss", a->loss / T,
+        const double T = (double)q->r.seq_len;
+        json_object_set_new(o, "allocation", json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", q->r.p.opt->bits, "average", a->average, "forecast_loss", a->loss / T,
                                                        "least_possible", a->bound / T, "seconds", q->share_s));
     }
-    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
-    json_decref(o);
-    if (!text)
-        kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-    return text;
+    return kq_rounding_report(&q->r, o, modules, save_s, err);
 }
 
 /* The command line that makes this checkpoint again, file names without their folders: for the model card. free() it; NULL: out of memory. */
@@ -400,15 +360,11 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
 
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err)
 {
-    quantizer q = {.job.lock = -1};
-    kq_factor_file *file = NULL;
-    json_t *settings = NULL, *job_settings = NULL;
-    char *text = NULL, *command = NULL, done[4300], work[4300];
+    quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
+    json_t *job_settings = NULL;
+    char *text = NULL, *command = NULL, done[4300], work[4300], what[64];
     bool new_folder = false;
-    kq_sweep_report sweep_report = {.nll = NAN};
     kq_save_report save = {0};
-    const double start = kq_now_s();
-    size_t memory = 0, disk = 0;
     if (report_json)
         *report_json = NULL;
 
@@ -416,78 +372,52 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (!status)
         status = kq_code_parse(opt->code, &q.code, err);
     if (!status)
-        status = kq_prepare(model, opt, !opt->factors, &q.p, err);
+        status = kq_prepare(model, opt, !opt->factors, &q.r.p, err);
     if (!status)
-        status = kq_bits_open(&q.p, &q.bits, err);
+        status = kq_bits_open(&q.r.p, &q.bits, err);
     if (!status && !opt->factors)
         status = kq_bits_check_method(&q.bits, err);
     if (!status)
-        status = kq_prepare_fingerprint(&q.p, err);
+        status = kq_rounding_settings(&q.r, err);
+    if (!status)
+        status = kq_bits_check_method(&q.bits, err);
     if (status)
         goto out;
-    if (opt->factors) {
-        if ((status = kq_from_factors_open(&q.p, &file, &settings, err)) || (status = kq_bits_check_method(&q.bits, err)))
-            goto out;
-    } else if (!(settings = kq_prepare_settings(&q.p, err))) {
-        status = KQ_E_MEMORY;
-        goto out;
-    }
-    q.predicts = kq_method_needs_gradients(q.p.factor.method);
-    const json_int_t seq_len = json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
-    q.seq_len = seq_len > 0 ? (size_t)seq_len : 1;
+    json_t *settings = q.r.settings;
     job_settings = json_pack("{s:O, s:o, s:s, s:f, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", kq_bits_number(opt->bits), "code", opt->code, "sigma_reg",
                              opt->sigma_reg, "shrink", opt->shrink, "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits,
-                             "seed", (json_int_t)opt->common.seed, "isa", kq_isa_name(q.p.isa));
+                             "seed", (json_int_t)opt->common.seed, "isa", kq_isa_name(q.r.p.isa));
     text = job_settings && kq_bits_settings(opt, job_settings) ? json_dumps(job_settings, JSON_COMPACT) : NULL;
     if (!text) {
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
         goto out;
     }
     if ((status = kq_path_join(done, sizeof done, out, "config.json", err)) || (status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) ||
-        (new_folder = !kq_path_exists(out), status = check_output(out, ".kronq-work", err)) || (status = kq_job_open(done, work, text, opt->resume, &q.job, err)))
+        (new_folder = !kq_path_exists(out), status = check_output(out, ".kronq-work", err)) || (status = kq_job_open(done, work, text, opt->resume, &q.r.job, err)))
         goto out;
-    if (q.job.complete) {
-        if ((status = check_complete(&q, done, settings, err)))
-            goto out;
-        if (opt->common.progress)
-            opt->common.progress(opt->common.ctx, NULL, 0, "the checkpoint is complete already");
-        kq_job_finish(&q.job); /* killed between the last rename and the clean-up */
-        if (report_json && !(*report_json = strdup("{\"complete\": true}")))
-            status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+    if (q.r.job.complete) {
+        if (!(status = check_complete(&q, done, settings, err)))
+            status = kq_rounding_complete(&q.r, "checkpoint", report_json, err);
         goto out;
     }
-    if ((status = kq_job_check_parts(&q.job, "block", q.p.cfg->n_layer, err)))
+    if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
-    kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
-    kq_plan_resources(&q.p, &q.bits, &memory, &disk);
-    if (!opt->resume && (status = kq_check_disk(out, disk, err)))
+    kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
+    kq_plan_resources(&q.r.p, &q.bits, &q.r.memory, &q.r.disk);
+    if ((status = kq_rounding_announce(&q.r, out, kq_bits_text(opt, what), err)) || (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
-    if (opt->common.progress) {
-        char line[200], what[64];
-        snprintf(line, sizeof line, "%zu modules to %s; about %.0f MB of memory and %.1f GB of disk while it runs", q.p.n_wanted, kq_bits_text(opt, what),
-                 (double)memory / 1e6, (double)disk / 1e9);
-        opt->common.progress(opt->common.ctx, NULL, 0, line);
-    }
     s.ctx = &q;
-    s.done = block_done;
+    s.done = kq_rounding_block_done;
     s.linear = round_one;
     s.block = finish_block;
-    s.progress = sweep_progress;
-    if (!file) {
-        if ((status = kq_prepare_ids(&q.p, &q.job, err)))
-            goto out;
-        s.ids = q.p.windows.ids;
-        s.window = q.p.windows.number;
-        status = q.bits.settled ? kq_sweep_run(&s, &sweep_report, err) : keep_factors(&q, s, text, &sweep_report, &file, err);
-    }
-    if (!status && !q.bits.settled) {
+    if (!q.bits.settled && !q.r.file && (status = keep_factors(&q, s, text, err)))
+        goto out;
+    if (!q.bits.settled) {
         const double share_start = kq_now_s();
-        status = kq_bits_share(&q.bits, file, &q.job, err);
+        status = kq_bits_share(&q.bits, q.r.file, &q.r.job, err);
         q.share_s = kq_now_s() - share_start;
     }
-    if (!status && file)
-        status = kq_from_factors_run(&q.p, file, &s, "rounding", err);
-    if (status)
+    if (status || (status = kq_rounding_run(&q.r, &s, err)))
         goto out;
     const double save_start = kq_now_s();
     free(text);
@@ -503,12 +433,12 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the model card");
         goto out;
     }
-    const kq_save_options so = {.command = command, .predicted_loss = predicted, .relative_mse = error, .src = q.p.src, .dir = out, .part_dir = work, .code = q.code, .embed_bits = opt->embed_bits,
+    const kq_save_options so = {.command = command, .predicted_loss = predicted, .relative_mse = error, .src = q.r.p.src, .dir = out, .part_dir = work, .code = q.code, .embed_bits = opt->embed_bits,
                                 .head_bits = opt->head_bits, .shard_size = opt->shard_size, .settings_json = text};
     if ((status = kq_checkpoint_save(&so, &save, err)))
         goto out;
-    char *report = make_report(&q, &sweep_report, &save, settings, start, kq_now_s() - save_start, memory, err);
-    kq_job_finish(&q.job);
+    char *report = make_report(&q, &save, kq_now_s() - save_start, err);
+    kq_job_finish(&q.r.job);
     if (!report)
         status = KQ_E_MEMORY;
     else if (report_json)
@@ -517,16 +447,13 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         free(report);
 out:
     drop_block(&q);
-    kq_job_close(&q.job);
-    if (status && new_folder)
-        rmdir(out); /* only when nothing was left in it */
     kq_factor_part_free(q.kept);
     for (int k = 0; k <= KQ_BITS_MAX; k++)
         kq_trellis_free(q.trellis[k]);
     kq_bits_free(&q.bits);
-    kq_prepared_free(&q.p);
-    kq_factor_file_close(file);
-    json_decref(settings);
+    kq_rounding_close(&q.r);
+    if (status && new_folder)
+        rmdir(out); /* only when nothing was left in it */
     json_decref(job_settings);
     free(command);
     free(text);

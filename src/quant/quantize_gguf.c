@@ -9,32 +9,18 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "io/encode.h"
-#include "quant/from_factors.h"
 #include "quant/gguf_save.h"
 #include "quant/gguf_types.h"
 #include "quant/plan.h"
+#include "quant/rounding.h"
 
 typedef struct quantizer {
-    kq_prepared p;
-    kq_job job;
+    kq_rounding r; /* first: see there */
     kq_gguf_types types;
     uint8_t *blocks[KQ_N_LINEAR];          /* of the model's block at work, owned */
     kq_module_report report[KQ_N_LINEAR];
     unsigned ids;                          /* which of them are filled */
-    bool predicts;
-    size_t seq_len;                        /* tokens of a calibration sequence, by which eq. 1 is divided; 1 when there is none */
-    double round_s;
 } quantizer;
-
-static void part_path(const quantizer *q, size_t layer, char path[4400])
-{
-    kq_job_path(&q->job, "block", layer, "safetensors", path);
-}
-
-static bool block_done(void *ctx, size_t layer)
-{
-    return kq_job_part_done(&((quantizer *)ctx)->job, "block", layer);
-}
 
 static void drop_block(quantizer *q)
 {
@@ -54,12 +40,12 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
 {
     quantizer *q = ctx;
     kq_module_report *r = &q->report[id];
-    const kq_weights *weights = kq_model_file_weights(q->p.model);
+    const kq_weights *weights = kq_model_file_weights(q->r.p.model);
     const kq_dtype type = type_of(q, layer, id);
     const double start = kq_now_s();
     *r = (kq_module_report){.factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products, .predicted_loss = NAN};
     kq_linear_name(r->name, sizeof r->name, layer, id);
-    kq_linear_shape(q->p.cfg, id, &r->m, &r->n);
+    kq_linear_shape(q->r.p.cfg, id, &r->m, &r->n);
     float *W;
     kq_status status = kq_alloc_for((void **)&W, r->m * r->n, sizeof *W, r->name, err);
     if (!status)
@@ -69,11 +55,11 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     if (!status && kq_grid_known(type)) {
         kq_grid_options o = kq_grid_defaults();
         kq_grid_report round;
-        o.sigma_in = o.sigma_out = q->p.opt->sigma_reg;
-        o.shrink = q->p.opt->shrink;
-        o.sweeps = q->p.opt->sweeps;
-        o.threads = q->p.threads;
-        if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out, q->predicts, &o, q->blocks[id], &round, err))) {
+        o.sigma_in = o.sigma_out = q->r.p.opt->sigma_reg;
+        o.shrink = q->r.p.opt->shrink;
+        o.sweeps = q->r.p.opt->sweeps;
+        o.threads = q->r.p.threads;
+        if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out, q->r.predicts, &o, q->blocks[id], &round, err))) {
             r->relative_mse = round.relative_mse;
             r->predicted_loss = round.predicted_loss;
             r->extra_in = round.extra_in;
@@ -81,20 +67,20 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         }
     } else if (!status) {
         status = kq_fail_within(err, kq_encode(type, W, r->m * r->n, q->blocks[id], NULL, err), r->name);
-        r->predicted_loss = q->predicts ? 0 : NAN;
+        r->predicted_loss = q->r.predicts ? 0 : NAN;
     }
     kq_free(W);
     if (status)
         return status;
     q->ids |= 1u << id;
     const double seconds = kq_now_s() - start;
-    q->round_s += seconds;
-    const kq_common *c = &q->p.opt->common;
+    q->r.round_s += seconds;
+    const kq_common *c = &q->r.p.opt->common;
     if (c->progress) {
         char line[256];
         int len = snprintf(line, sizeof line, "%s [%zu, %zu] %s, relative error %.5f", r->name, r->m, r->n, kq_dtype_name(type), r->relative_mse);
         if (isfinite(r->predicted_loss))
-            len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.6f nats/token", r->predicted_loss / (double)q->seq_len);
+            len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.6f nats/token", r->predicted_loss / (double)q->r.seq_len);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
         if (c->progress(c->ctx, NULL, 0, line))
             return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", r->name);
@@ -107,7 +93,7 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     quantizer *q = ctx;
     char path[4400], name[160];
     kq_st_writer *w;
-    part_path(q, layer, path);
+    kq_rounding_part(&q->r, layer, path);
     kq_status status = kq_st_writer_new(path, &w, err);
     if (status)
         return status;
@@ -133,22 +119,16 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     return status ? status : kq_job_seal(path, err);
 }
 
-static int sweep_progress(void *ctx, const char *stage, double fraction)
-{
-    const kq_common *c = &((quantizer *)ctx)->p.opt->common;
-    return c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
-}
-
 /* What the result depends on, as the job keeps it and the file states it (key kronq.settings). */
 static char *settings_text(const quantizer *q, json_t *factors, kq_error *err)
 {
-    const kq_quantize_options *o = q->p.opt;
+    const kq_quantize_options *o = q->r.p.opt;
     json_t *rules = json_array();
     for (size_t i = 0; i < o->n_tensor_type; i++)
         json_array_append_new(rules, json_string(o->tensor_type[i]));
     json_t *s = json_pack("{s:O, s:s, s:b, s:s, s:o, s:f, s:i, s:s, s:s}", "factors", factors, "type", q->types.mix->name, "pure", o->pure, "fallback",
                           o->fallback ? o->fallback : "", "tensor_type", rules, "sigma_reg", o->sigma_reg, "sweeps", o->sweeps, "only",
-                          o->only ? o->only : "", "isa", kq_isa_name(q->p.isa));
+                          o->only ? o->only : "", "isa", kq_isa_name(q->r.p.isa));
     if (s && o->shrink != 0) /* files made before there was one go on being recognised */
         json_object_set_new(s, "shrink", json_real(o->shrink));
     char *text = s ? json_dumps(s, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
@@ -158,18 +138,17 @@ static char *settings_text(const quantizer *q, json_t *factors, kq_error *err)
     return text;
 }
 
-static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_gguf_saved *saved, const json_t *settings, double start, double save_s,
-                         size_t planned, kq_error *err)
+static char *make_report(const quantizer *q, const kq_gguf_saved *saved, double save_s, kq_error *err)
 {
-    const kq_config *cfg = q->p.cfg;
+    const kq_config *cfg = q->r.p.cfg;
     json_t *modules = json_object();
     double predicted = 0, error = 0, weights = 0, bits = 0;
     size_t n_modules = 0;
     for (size_t l = 0; l < cfg->n_layer; l++) {
         char path[4400];
         kq_module_report r[KQ_N_LINEAR];
-        part_path(q, l, path);
-        if (!q->p.wanted[l])
+        kq_rounding_part(&q->r, l, path);
+        if (!q->r.p.wanted[l])
             continue;
         if (kq_part_read_reports(path, l, r, err)) {
             json_decref(modules);
@@ -179,7 +158,7 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_gg
             if (!r[id].name[0])
                 continue;
             const kq_dtype type = type_of(q, l, id);
-            const double count = (double)r[id].m * (double)r[id].n, loss = r[id].predicted_loss / (double)q->seq_len;
+            const double count = (double)r[id].m * (double)r[id].n, loss = r[id].predicted_loss / (double)q->r.seq_len;
             const double these = 8.0 * (double)kq_gguf_row_bytes(type, r[id].m, r[id].n);
             predicted += loss;
             error += r[id].relative_mse * count;
@@ -190,54 +169,42 @@ static char *make_report(quantizer *q, const kq_sweep_report *sweep, const kq_gg
                                 kq_dtype_name(type), "bpw", these / count, "relative_mse", r[id].relative_mse, "predicted_loss", kq_json_number(loss)));
         }
     }
-    json_t *o = json_pack("{s:s, s:f, s:f, s:I, s:I, s:f, s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:O, s:o}", "type", q->types.mix->name,
-                          "bpw", bits / weights, "bpw_file", 8.0 * (double)saved->file_bytes / (double)saved->n_parameters, "file_bytes",
-                          (json_int_t)saved->file_bytes, "quantized_modules", (json_int_t)n_modules, "quantized_weights", weights, "predicted_loss",
-                          kq_json_number(q->predicts ? predicted : NAN), "relative_mse", error / weights, "calibration_nll", kq_json_number(sweep->nll),
-                          "seconds", "forward", sweep->forward_s, "backward", sweep->backward_s, "factors", sweep->factor_s, "rounding", q->round_s, "saving",
-                          save_s, "total", kq_now_s() - start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)planned,
-                          "settings", settings, "modules", modules);
-    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
-    json_decref(o);
-    if (!text)
-        kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-    return text;
+    json_t *o = json_pack("{s:s, s:f, s:f, s:I, s:I, s:f, s:o, s:f}", "type", q->types.mix->name, "bpw", bits / weights, "bpw_file",
+                          8.0 * (double)saved->file_bytes / (double)saved->n_parameters, "file_bytes", (json_int_t)saved->file_bytes, "quantized_modules",
+                          (json_int_t)n_modules, "quantized_weights", weights, "predicted_loss", kq_json_number(q->r.predicts ? predicted : NAN),
+                          "relative_mse", error / weights);
+    return kq_rounding_report(&q->r, o, modules, save_s, err);
 }
 
 /* Peak memory and disk: the sweep's, or the rounding of the largest linear with its two factors, whichever comes last on top. */
-static void resources(const quantizer *q, size_t *memory, size_t *disk)
+static void resources(quantizer *q)
 {
     size_t scratch = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
-        kq_linear_shape(q->p.cfg, (kq_linear_id)id, &m, &n);
-        const size_t bytes = kq_grid_bytes(m, n) + (q->p.opt->factors ? 4 * (m * m + n * n) : 0);
+        kq_linear_shape(q->r.p.cfg, (kq_linear_id)id, &m, &n);
+        const size_t bytes = kq_grid_bytes(m, n) + (q->r.p.opt->factors ? 4 * (m * m + n * n) : 0);
         scratch = bytes > scratch ? bytes : scratch;
     }
-    const kq_sweep s = kq_prepare_sweep(&q->p, NULL);
-    kq_plan_sweep(&q->p, &s, memory, disk);
-    *memory += scratch + kq_gguf_linear_bytes(&q->types, q->p.cfg) / q->p.cfg->n_layer;
-    *disk += 2 * kq_gguf_planned_bytes(q->p.src, &q->types);
+    const kq_sweep s = kq_prepare_sweep(&q->r.p, NULL);
+    kq_plan_sweep(&q->r.p, &s, &q->r.memory, &q->r.disk);
+    q->r.memory += scratch + kq_gguf_linear_bytes(&q->types, q->r.p.cfg) / q->r.p.cfg->n_layer;
+    q->r.disk += 2 * kq_gguf_planned_bytes(q->r.p.src, &q->types);
 }
 
 static kq_status prepare(quantizer *q, const char *model, const kq_quantize_options *opt, kq_error *err)
 {
-    kq_status status = kq_prepare(model, opt, !opt->factors, &q->p, err);
+    kq_status status = kq_prepare(model, opt, !opt->factors, &q->r.p, err);
     if (!status && (opt->sweeps < 0 || opt->sweeps > 1000))
         status = kq_fail(err, KQ_E_ARG, "--sweeps %d: from 0 to 1000", opt->sweeps);
-    return status ? status : kq_gguf_types_choose(&q->p, &q->types, err);
+    return status ? status : kq_gguf_types_choose(&q->r.p, &q->types, err);
 }
 
 kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err)
 {
-    quantizer q = {.job.lock = -1};
-    kq_factor_file *file = NULL;
-    json_t *settings = NULL;
+    quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
     char *text = NULL, work[4300];
-    kq_sweep_report sweep_report = {.nll = NAN};
     kq_gguf_saved saved = {0};
-    const double start = kq_now_s();
-    size_t memory, disk;
     if (report_json)
         *report_json = NULL;
     kq_status status = prepare(&q, model, opt, err);
@@ -246,63 +213,37 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
     if (!status && snprintf(work, sizeof work, "%s.work", out_file) >= (int)sizeof work)
         status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", out_file);
     if (!status)
-        status = kq_prepare_fingerprint(&q.p, err);
-    if (!status && opt->factors)
-        status = kq_from_factors_open(&q.p, &file, &settings, err);
-    else if (!status && !(settings = kq_prepare_settings(&q.p, err)))
-        status = KQ_E_MEMORY;
+        status = kq_rounding_settings(&q.r, err);
     if (status)
         goto out;
-    q.predicts = kq_method_needs_gradients(q.p.factor.method);
-    const json_int_t seq_len = json_integer_value(json_object_get(json_object_get(settings, "calibration"), "seq_len"));
-    q.seq_len = seq_len > 0 ? (size_t)seq_len : 1;
-    if (!(text = settings_text(&q, settings, err))) {
+    if (!(text = settings_text(&q, q.r.settings, err))) {
         status = KQ_E_MEMORY;
         goto out;
     }
-    if ((status = kq_job_open(out_file, work, text, opt->resume, &q.job, err)))
+    if ((status = kq_job_open(out_file, work, text, opt->resume, &q.r.job, err)))
         goto out;
-    if (q.job.complete) {
-        if ((status = kq_gguf_check_saved(out_file, text, err)))
-            goto out;
-        if (opt->common.progress)
-            opt->common.progress(opt->common.ctx, NULL, 0, "the file is complete already");
-        kq_job_finish(&q.job);
-        if (report_json && !(*report_json = strdup("{\"complete\": true}")))
-            status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+    if (q.r.job.complete) {
+        if (!(status = kq_gguf_check_saved(out_file, text, err)))
+            status = kq_rounding_complete(&q.r, "file", report_json, err);
         goto out;
     }
-    if ((status = kq_job_check_parts(&q.job, "block", q.p.cfg->n_layer, err)))
+    if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
-    resources(&q, &memory, &disk);
-    if (!opt->resume && (status = kq_check_disk(work, disk, err)))
+    kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
+    resources(&q);
+    if ((status = kq_rounding_announce(&q.r, work, q.types.mix->name, err)) || (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
-    if (opt->common.progress) {
-        char line[200];
-        snprintf(line, sizeof line, "%zu modules to %s; about %.0f MB of memory and %.1f GB of disk while it runs", q.p.n_wanted, q.types.mix->name,
-                 (double)memory / 1e6, (double)disk / 1e9);
-        opt->common.progress(opt->common.ctx, NULL, 0, line);
-    }
-    kq_sweep s = kq_prepare_sweep(&q.p, &q.job);
     s.ctx = &q;
-    s.done = block_done;
+    s.done = kq_rounding_block_done;
     s.linear = round_one;
     s.block = finish_block;
-    s.progress = sweep_progress;
-    if (file) {
-        status = kq_from_factors_run(&q.p, file, &s, "rounding", err);
-    } else if (!(status = kq_prepare_ids(&q.p, &q.job, err))) {
-        s.ids = q.p.windows.ids;
-        s.window = q.p.windows.number;
-        status = kq_sweep_run(&s, &sweep_report, err);
-    }
-    if (status)
+    if ((status = kq_rounding_run(&q.r, &s, err)))
         goto out;
     const double save_start = kq_now_s();
-    if ((status = kq_gguf_save(&q.p, &q.types, &q.job, out_file, text, &saved, err)))
+    if ((status = kq_gguf_save(&q.r.p, &q.types, &q.r.job, out_file, text, &saved, err)))
         goto out;
-    char *report = make_report(&q, &sweep_report, &saved, settings, start, kq_now_s() - save_start, memory, err);
-    kq_job_finish(&q.job);
+    char *report = make_report(&q, &saved, kq_now_s() - save_start, err);
+    kq_job_finish(&q.r.job);
     if (!report)
         status = KQ_E_MEMORY;
     else if (report_json)
@@ -311,26 +252,23 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
         free(report);
 out:
     drop_block(&q);
-    kq_job_close(&q.job);
     kq_gguf_types_free(&q.types);
-    kq_prepared_free(&q.p);
-    kq_factor_file_close(file);
-    json_decref(settings);
+    kq_rounding_close(&q.r);
     free(text);
     return status;
 }
 
 kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
-    quantizer q = {.job.lock = -1};
+    quantizer q = {.r.job.lock = -1};
     *plan_json = NULL;
-    size_t memory, disk, weights = 0;
+    size_t weights = 0;
     kq_status status = prepare(&q, model, opt, err);
     if (status) {
-        kq_prepared_free(&q.p);
+        kq_prepared_free(&q.r.p);
         return status;
     }
-    const kq_config *cfg = q.p.cfg;
+    const kq_config *cfg = q.r.p.cfg;
     json_t *modules = json_array();
     for (size_t l = 0; l < cfg->n_layer; l++)
         for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -340,26 +278,26 @@ kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char *
             kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
             kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
             snprintf(weight, sizeof weight, "%s.weight", name);
-            const kq_tensor *t = kq_source_find(q.p.src, weight);
+            const kq_tensor *t = kq_source_find(q.r.p.src, weight);
             const char *source = t ? kq_dtype_name(t->dtype) : "?";
             weights += type == KQ_T_OTHER ? 0 : m * n;
             json_array_append_new(modules, json_pack("{s:s, s:[I,I], s:s, s:s}", "name", name, "shape", (json_int_t)m, (json_int_t)n, "source", source, "type",
                                                      type == KQ_T_OTHER ? "as stored" : kq_dtype_name(type)));
         }
-    resources(&q, &memory, &disk);
-    const size_t file = kq_gguf_planned_bytes(q.p.src, &q.types);
+    resources(&q);
+    const size_t file = kq_gguf_planned_bytes(q.r.p.src, &q.types);
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:O}", "model", model, "type", q.types.mix->name, "embedding",
                           kq_dtype_name(q.types.embed), "head", q.types.head == KQ_T_OTHER ? "tied" : kq_dtype_name(q.types.head), "method",
-                          opt->factors ? opt->factors : kq_method_name(q.p.factor.method), "quantized_modules", (json_int_t)q.p.n_wanted,
+                          opt->factors ? opt->factors : kq_method_name(q.r.p.factor.method), "quantized_modules", (json_int_t)q.r.p.n_wanted,
                           "quantized_weights", (json_int_t)weights, "bpw", weights ? 8.0 * (double)kq_gguf_linear_bytes(&q.types, cfg) / (double)weights : 0.0,
-                          "file_bytes", (json_int_t)file, "planned_memory_bytes", (json_int_t)memory, "planned_disk_bytes", (json_int_t)disk,
-                          "calibration_tokens", (json_int_t)(q.p.n_seq * opt->calibration.seq_len), "isa", kq_isa_name(q.p.isa), "compute",
-                          q.p.compute == KQ_BF16 ? "bf16" : "f32", "threads", q.p.threads, "modules", modules);
+                          "file_bytes", (json_int_t)file, "planned_memory_bytes", (json_int_t)q.r.memory, "planned_disk_bytes", (json_int_t)q.r.disk,
+                          "calibration_tokens", (json_int_t)(q.r.p.n_seq * opt->calibration.seq_len), "isa", kq_isa_name(q.r.p.isa), "compute",
+                          q.r.p.compute == KQ_BF16 ? "bf16" : "f32", "threads", q.r.p.threads, "modules", modules);
     if (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
     json_decref(o);
     json_decref(modules);
     kq_gguf_types_free(&q.types);
-    kq_prepared_free(&q.p);
+    kq_prepared_free(&q.r.p);
     return status;
 }

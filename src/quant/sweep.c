@@ -32,12 +32,18 @@ static void note(first_error *f, kq_status status, const kq_error *err)
     }
 }
 
+int kq_sweep_tell(const kq_sweep *s, const char *stage, double fraction)
+{
+    const kq_common *c = s->common;
+    return c && c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
+}
+
 static void tick(const kq_sweep *s, first_error *f, const char *stage, double fraction)
 {
-    if (!s->progress)
+    if (!s->common || !s->common->progress)
         return;
 #pragma omp critical(kq_sweep_progress)
-    if (s->progress(s->ctx, stage, fraction)) {
+    if (kq_sweep_tell(s, stage, fraction)) {
         kq_error e;
         note(f, kq_fail(&e, KQ_E_INTERRUPTED, "stopped while %s", stage), &e);
     }
@@ -175,7 +181,7 @@ static kq_status identity_sweep(kq_sweeper *w, kq_error *err)
                 status = kq_sweep_hand_out(w, s->estimates, l, (kq_linear_id)id, NULL, NULL, &none, err);
         if (!status)
             status = s->block(s->ctx, l, err);
-        if (!status && s->progress && s->progress(s->ctx, "rounding", (double)(l + 1) / (double)w->cfg->n_layer))
+        if (!status && kq_sweep_tell(s, "rounding", (double)(l + 1) / (double)w->cfg->n_layer))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while rounding");
     }
     return status;

@@ -9,6 +9,7 @@
 #define KQ_QUANT_SWEEP_H
 
 #include "fisher/fisher.h"
+#include "kronq.h"
 #include "model/model.h"
 #include "quant/job.h"
 
@@ -42,7 +43,7 @@ typedef struct kq_sweep {
     /* Factors of one linear; NULL stands for the identity. Called once for every estimate and wanted linear, block by block. */
     kq_status (*linear)(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report, kq_error *err);
     kq_status (*block)(void *ctx, size_t layer, kq_error *err); /* all of a block's linears were handed out, for all estimates */
-    int (*progress)(void *ctx, const char *stage, double fraction); /* nonzero stops; fraction of the stage */
+    const kq_common *common;  /* whose progress function is told how far it is; NULL: nobody's */
 } kq_sweep;
 
 typedef struct kq_sweep_report {
@@ -51,6 +52,8 @@ typedef struct kq_sweep_report {
 } kq_sweep_report;
 
 kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err);
+/* Tell s->common what share of a stage is done (stage NULL: only ask). Nonzero: stop. */
+int kq_sweep_tell(const kq_sweep *s, const char *stage, double fraction);
 
 /* Peak bytes a sweep is expected to need in memory (without the mapped model file), and on disk for spills. */
 void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes);

@@ -201,7 +201,7 @@ static int factor_progress(void *ctx, double fraction)
 {
     (void)fraction;
     const kq_sweeper *w = ctx;
-    return w->s->progress ? w->s->progress(w->s->ctx, NULL, 0) : 0;
+    return kq_sweep_tell(w->s, NULL, 0);
 }
 
 /* Samples of an estimate out of the stored gradients [n_rec / unit, mn], into [D, mn]: copies, or sums over its batches. */
@@ -308,7 +308,7 @@ static kq_status gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bo
                 continue;
             status = factor_linear(w, e, layer, (kq_linear_id)id, store[id], err);
             const double share = (double)++done / (double)(n_estimates * KQ_N_LINEAR);
-            if (!status && s->progress && s->progress(s->ctx, "backward", down(w, layer, 0.5 + 0.5 * share)))
+            if (!status && kq_sweep_tell(s, "backward", down(w, layer, 0.5 + 0.5 * share)))
                 status = kq_fail(err, KQ_E_INTERRUPTED, "stopped in the backward sweep");
         }
         kq_free(store[id]);
