@@ -20,7 +20,11 @@ typedef struct cli {
     const char *host, *kv, *api_key, *model_name; /* serve */
     size_t port, slots, queue, max_body, timeout;
     kq_export_options x;
-    const char *model, *out, *ppl, *kld, *prompt;
+    const char *model, *out, *ppl, *kld, *prompt; /* ppl: the last of ppls */
+    const char *ppls[16]; size_t n_ppl;
+    const char *methods[32], *sweeps[16], *bits, *seeds; size_t n_methods, n_sweeps; /* compare: lists as they were given */
+    bool keep_models, keep_factors;
+    const char *spec;                             /* the SPEC of compare that is being read, for messages; else NULL */
     bool json, dry_run, quiet, chat, tensors, factor_bf16, card;
     size_t n_predict;
     double temperature, top_p;
@@ -47,16 +51,67 @@ enum cli_key {
     OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP,
     OPT_TASK, OPT_LIMIT, OPT_LOG_SAMPLES, OPT_SAVE_LOGITS, OPT_PER_WINDOW,
     OPT_TO, OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS, OPT_CARD, OPT_SHRINK, OPT_MODULE_BITS,
+    OPT_METHODS, OPT_SWEEP, OPT_BITS_LIST, OPT_SEEDS, OPT_KEEP_MODELS, OPT_KEEP_FACTORS,
     OPT_HOST = 400, OPT_PORT, OPT_SLOTS, OPT_KV, OPT_API_KEY, OPT_MODEL_NAME, OPT_QUEUE, OPT_MAX_BODY, OPT_TIMEOUT /* serve */
 };
+
+/* Options that several commands have, and the settings that a SPEC of compare may name. */
+#define SAMPLE_OPTIONS \
+    {"text", "FILE", "calibration text, .txt or .jsonl; may be repeated (default: text the model writes itself)", OPT_TEXT}, \
+    {"tokens", "N", "calibration tokens (131072)", OPT_TOKENS}, \
+    {"seq-len", "N", "tokens a sequence (1024)", OPT_SEQ_LEN}, \
+    {"batch", "B", "sequences summed into one gradient (1)", OPT_BATCH}, \
+    {"labels", "L", "text (default), or sampled: next tokens drawn from the model's own distribution (the true Fisher)", OPT_LABELS}, \
+    {"draws", "N", "with --labels sampled: draws a sequence, from one forward pass (1)", OPT_DRAWS}
+
+#define METHOD_OPTION {"method", "M", "flipflop (default), fastkron, yaqa-a, yaqa-b, kfac, flipflop-tokens, input-only, diag, none", OPT_METHOD}
+
+#define ESTIMATE_OPTIONS \
+    {"rho", "R", "flipflop: regularisation of the inverted factor (0.01)", OPT_RHO}, \
+    {"rounds", "N", "flipflop: rounds (3)", OPT_ROUNDS}, \
+    {"passes", "N", "yaqa-a: passes over the tokens (2)", OPT_PASSES}, \
+    {"exact", NULL, "flipflop: factor products in f32, not in 16-bit block integers (twice the time)", OPT_EXACT}, \
+    {"tol", "T", "fastkron, yaqa-b, diag: residual to reach (0.001)", OPT_TOL}, \
+    {"max-iter", "N", "likewise: at most this many steps (32)", OPT_MAX_ITER}, \
+    {"start", "S", "likewise: identity (default) or random", OPT_START}
+
+#define ONLY_OPTION {"only", "REGEX", "only modules whose name matches, e.g. 'layers\\.(3|14)\\.'", OPT_ONLY}
+
+#define CALIBRATION_OPTIONS SAMPLE_OPTIONS, METHOD_OPTION, ESTIMATE_OPTIONS, ONLY_OPTION
+
+#define ROUNDING_OPTIONS \
+    {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE}, \
+    {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG}, \
+    {"shrink", "S", "shrink each factor towards its diagonal by this share, 0 <= S < 1 (0)", OPT_SHRINK}, \
+    {"embed-bits", "B", "bits of the embedding: 16, 8 (default) or 4", OPT_EMBED_BITS}, \
+    {"head-bits", "B", "bits of an untied head: 16, 8 (default) or 4", OPT_HEAD_BITS}
+
+#define MACHINE_OPTIONS \
+    {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS}, \
+    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA}, \
+    {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE}
+
+#define COMMON_OPTIONS \
+    MACHINE_OPTIONS, \
+    {"seed", "N", "seed of everything random (0)", OPT_SEED}, \
+    {"resume", NULL, "continue an interrupted run with the same settings", OPT_RESUME}, \
+    {"json", NULL, "print the report as JSON on stdout", OPT_JSON}, \
+    {"quiet", NULL, "no progress", OPT_QUIET}
 
 /* Parse argv of one command against its options (ended by name NULL). usage and about are printed for --help. Returns -1 to go on, else an exit status. */
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options);
 
+/* Set one option of c from a text, as the command line would: option is a row of the command's table, v its value (NULL for a switch; may be cut up and
+ * must live as long as c). Returns -1, else an exit status after saying what is wrong. */
+int cli_apply(cli *c, const cli_option *option, char *v);
+/* Read a SPEC of compare, "flipflop:rho=1e-1:rounds=2", over what c says already; settings is the table of names it may use. text is cut up
+ * and must live as long as c. Returns as cli_apply. */
+int cli_apply_spec(cli *c, const cli_option *settings, char *text);
+
 /* Print the error as one line and give the exit status that fits it. */
 int cli_fail(const kq_error *err);
-/* Whether --resume would go on with what this command does, when that is not simply whether it has the option. */
-void cli_resumable(bool yes);
+/* What continues an interrupted run of this command, when that is not simply --resume where it has the option: "the same command", or NULL for nothing. */
+void cli_resumable(const char *how);
 /* A progress function for kq_common, ctx is the cli; installs the Ctrl-C handler. */
 void cli_progress(cli *c, kq_common *common);
 void cli_progress_end(void);
@@ -72,6 +127,7 @@ int cmd_eval(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_export(int argc, char **argv);
+int cmd_compare(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 
 #endif

@@ -138,7 +138,7 @@ int cmd_eval(int argc, char **argv)
         fprintf(stderr, "kronq eval: --card: %s is no folder, it has no README.md to write into\n", c.model);
         return EXIT_USAGE;
     }
-    cli_resumable(c.n_task && c.t.samples_file);
+    cli_resumable(c.n_task && c.t.samples_file ? "the same command with --resume" : NULL);
     kq_error err;
     char *text = NULL;
     cli_progress(&c, c.n_task ? &c.t.common : &c.e.common);

@@ -4,32 +4,6 @@
 
 #include "cli.h"
 
-#define CALIBRATION_OPTIONS \
-    {"text", "FILE", "calibration text, .txt or .jsonl; may be repeated (default: text the model writes itself)", OPT_TEXT}, \
-    {"tokens", "N", "calibration tokens (131072)", OPT_TOKENS}, \
-    {"seq-len", "N", "tokens a sequence (1024)", OPT_SEQ_LEN}, \
-    {"batch", "B", "sequences summed into one gradient (1)", OPT_BATCH}, \
-    {"labels", "L", "text (default), or sampled: next tokens drawn from the model's own distribution (the true Fisher)", OPT_LABELS}, \
-    {"draws", "N", "with --labels sampled: draws a sequence, from one forward pass (1)", OPT_DRAWS}, \
-    {"method", "M", "flipflop (default), fastkron, yaqa-a, yaqa-b, kfac, flipflop-tokens, input-only, diag, none", OPT_METHOD}, \
-    {"rho", "R", "flipflop: regularisation of the inverted factor (0.01)", OPT_RHO}, \
-    {"rounds", "N", "flipflop: rounds (3)", OPT_ROUNDS}, \
-    {"passes", "N", "yaqa-a: passes over the tokens (2)", OPT_PASSES}, \
-    {"exact", NULL, "flipflop: factor products in f32, not in 16-bit block integers (twice the time)", OPT_EXACT}, \
-    {"tol", "T", "fastkron, yaqa-b, diag: residual to reach (0.001)", OPT_TOL}, \
-    {"max-iter", "N", "likewise: at most this many steps (32)", OPT_MAX_ITER}, \
-    {"start", "S", "likewise: identity (default) or random", OPT_START}, \
-    {"only", "REGEX", "only modules whose name matches, e.g. 'layers\\.(3|14)\\.'", OPT_ONLY}
-
-#define COMMON_OPTIONS \
-    {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS}, \
-    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA}, \
-    {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE}, \
-    {"seed", "N", "seed of everything random (0)", OPT_SEED}, \
-    {"resume", NULL, "continue an interrupted run with the same settings", OPT_RESUME}, \
-    {"json", NULL, "print the report as JSON on stdout", OPT_JSON}, \
-    {"quiet", NULL, "no progress", OPT_QUIET}
-
 static const cli_option quantize_options[] = {
     {"out", "PATH", "folder for the checkpoint, or with --to gguf the file", OPT_OUT},
     {"bits", "K", "bits a weight: 2 (default), 3 or 4; or an average such as 2.5, shared out to the modules by what each would lose", OPT_BITS},
@@ -42,11 +16,7 @@ static const cli_option quantize_options[] = {
     {"sweeps", "N", "gguf: sweeps of block descent after the first pass (0): each doubles the time of the rounding, for 1% of the KLD", OPT_SWEEPS},
     CALIBRATION_OPTIONS,
     {"factors", "FILE", "round from factors that `kronq calibrate` left, or a llama.cpp imatrix; calibration options given too must be those it was made with", OPT_FACTORS},
-    {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE},
-    {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG},
-    {"shrink", "S", "shrink each factor towards its diagonal by this share, 0 <= S < 1 (0)", OPT_SHRINK},
-    {"embed-bits", "B", "bits of the embedding: 16, 8 (default) or 4", OPT_EMBED_BITS},
-    {"head-bits", "B", "bits of an untied head: 16, 8 (default) or 4", OPT_HEAD_BITS},
+    ROUNDING_OPTIONS,
     {"shard-size", "BYTES", "split the checkpoint above this size (8G)", OPT_SHARD_SIZE},
     {"dry-run", NULL, "print the plan (shapes, types, sizes, memory) and stop", OPT_DRY_RUN},
     COMMON_OPTIONS,

@@ -7,11 +7,14 @@
 
 #include "cli.h"
 
-static bool resumable; /* the command at work has --resume */
+static const char *resumable; /* what continues the command at work: "the same command with --resume" */
 
 static int bad(const cli *c, const char *name, const char *value, const char *wanted)
 {
-    fprintf(stderr, "kronq %s: --%s %s: %s; see kronq %s --help\n", c->command, name, value, wanted, c->command);
+    if (c->spec)
+        fprintf(stderr, "kronq %s: in %s: %s=%s: %s; see kronq %s --help\n", c->command, c->spec, name, value, wanted, c->command);
+    else
+        fprintf(stderr, "kronq %s: --%s %s: %s; see kronq %s --help\n", c->command, name, value, wanted, c->command);
     return EXIT_USAGE;
 }
 
@@ -95,7 +98,7 @@ static void note_given(cli *c, int key)
     }
 }
 
-static int apply(cli *c, const cli_option *o, char *v)
+int cli_apply(cli *c, const cli_option *o, char *v)
 {
     kq_quantize_options *q = &c->q;
     kq_calibration *cal = &q->calibration;
@@ -112,7 +115,25 @@ static int apply(cli *c, const cli_option *o, char *v)
     case OPT_FACTORS: q->factors = v; return -1;
     case OPT_ISA: q->common.isa = v; return -1;
     case OPT_COMPUTE: q->common.compute = v; return -1;
-    case OPT_PPL: c->ppl = v; return -1;
+    case OPT_PPL:
+        if (c->n_ppl == sizeof c->ppls / sizeof *c->ppls)
+            return bad(c, o->name, v, "too many texts");
+        c->ppls[c->n_ppl++] = c->ppl = v;
+        return -1;
+    case OPT_METHODS:
+        if (c->n_methods == sizeof c->methods / sizeof *c->methods)
+            return bad(c, o->name, v, "too many of them");
+        c->methods[c->n_methods++] = v;
+        return -1;
+    case OPT_SWEEP:
+        if (c->n_sweeps == sizeof c->sweeps / sizeof *c->sweeps)
+            return bad(c, o->name, v, "too many of them");
+        c->sweeps[c->n_sweeps++] = v;
+        return -1;
+    case OPT_BITS_LIST: c->bits = v; return -1;
+    case OPT_SEEDS: c->seeds = v; return -1;
+    case OPT_KEEP_MODELS: c->keep_models = true; return -1;
+    case OPT_KEEP_FACTORS: c->keep_factors = true; return -1;
     case OPT_KLD: c->kld = v; return -1;
     case OPT_LOGITS: c->e.logits = v; return -1;
     case OPT_PROMPT: c->prompt = v; return -1;
@@ -226,6 +247,43 @@ static int apply(cli *c, const cli_option *o, char *v)
     }
 }
 
+int cli_apply_spec(cli *c, const cli_option *settings, char *text)
+{
+    char whole[300];
+    bool own_text = false;
+    snprintf(whole, sizeof whole, "%s", text);
+    c->spec = whole;
+    char *next = strchr(text, ':');
+    if (next)
+        *next++ = 0;
+    int status = *text ? -1 : bad(c, "method", "", "a SPEC begins with a method");
+    c->q.calibration.method = text;
+    while (next && status < 0) {
+        char *key = next, *value;
+        if ((next = strchr(key, ':')))
+            *next++ = 0;
+        if ((value = strchr(key, '=')))
+            *value++ = 0;
+        const cli_option *o = settings;
+        while (o->name && strcmp(o->name, key))
+            o++;
+        if (!o->name)
+            status = bad(c, key, value ? value : "", "no such setting of a method");
+        else if (o->argument && (!value || !*value))
+            status = bad(c, key, "", "a value is missing");
+        else if (!o->argument && value)
+            status = bad(c, key, value, "takes no value");
+        else if (o->key == OPT_TEXT && !own_text) { /* the SPEC's own texts take the place of the common ones */
+            own_text = true;
+            c->q.calibration.n_text = 0;
+            status = strcmp(value, "self") ? cli_apply(c, o, value) : -1;
+        } else
+            status = cli_apply(c, o, value);
+    }
+    c->spec = NULL;
+    return status;
+}
+
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
     *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .x = kq_export_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
@@ -233,7 +291,7 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
     struct option longs[64] = {0};
     size_t n = 0;
     for (; options[n].name; n++) {
-        resumable = resumable || options[n].key == OPT_RESUME;
+        resumable = options[n].key == OPT_RESUME ? "the same command with --resume" : resumable;
         longs[n] = (struct option){options[n].name, options[n].argument ? required_argument : no_argument, NULL, options[n].key};
     }
     longs[n] = (struct option){"help", no_argument, NULL, OPT_HELP};
@@ -256,7 +314,7 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
             fprintf(stderr, "kronq %s: unknown option %s; see kronq %s --help\n", c->command, argv[optind - 1], c->command);
             return EXIT_USAGE;
         }
-        int status = apply(c, o, optarg);
+        int status = cli_apply(c, o, optarg);
         if (status >= 0)
             return status;
     }
@@ -274,15 +332,16 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
     return -1;
 }
 
-void cli_resumable(bool yes)
+void cli_resumable(const char *how)
 {
-    resumable = yes;
+    resumable = how;
 }
 
 int cli_fail(const kq_error *err)
 {
     cli_progress_end();
-    fprintf(stderr, "kronq: %s%s\n", err->message, err->status == KQ_E_INTERRUPTED && resumable ? "; the same command with --resume continues" : "");
+    const bool hint = err->status == KQ_E_INTERRUPTED && resumable;
+    fprintf(stderr, "kronq: %s%s%s%s\n", err->message, hint ? "; " : "", hint ? resumable : "", hint ? " continues" : "");
     return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
 }
 

@@ -164,6 +164,34 @@ kq_eval_tasks_options kq_eval_tasks_defaults(void);
  * the harness's layout ("results": {"arc_easy": {"acc,none", "acc_stderr,none", "acc_norm,none", ...}}, "versions", "n-samples", ...); free() it. */
 kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks, const kq_eval_tasks_options *opt, char **result_json, kq_error *err);
 
+/* One row of a comparison: MODEL quantized in one way. */
+typedef struct kq_compare_row {
+    const char *spec;            /* what the tables call the method: "flipflop:rho=1e-1" */
+    kq_quantize_options options; /* calibration, bits, code, sigma_reg, only, ..., and common.seed; the rest of common, factors and resume are not looked at */
+} kq_compare_row;
+
+typedef struct kq_compare_options {
+    kq_common common;                            /* its seed is not looked at */
+    const char *const *text; size_t n_text;      /* measured: perplexity and KL divergence to MODEL on each */
+    size_t ctx, chunks;                          /* as for kq_eval_text; 0: its defaults */
+    const kq_task_file *tasks; size_t n_tasks;   /* and accuracy on each */
+    size_t limit;                                /* documents a task; 0: all */
+    bool factor_bf16;                            /* factor files in half the space */
+    bool keep_models, keep_factors;              /* else a checkpoint goes once it is measured, a factor file once no row needs it any more */
+} kq_compare_options;
+kq_compare_options kq_compare_defaults(void);
+
+/* Quantize MODEL in every way that rows names, measure each result against MODEL, and keep the figures in the folder DIR: rows/ROW.json, the factors'
+ * reports factors/NAME.json, and after every row table.md, table.csv and table.json of all rows that DIR has (docs/format.md, "Comparisons"). Rows that
+ * need the same factors share them, and factors that need the same gradients share one pass over the text (kq_calibrate_all).
+ * What is done is not done again: an interrupted comparison continues when it is asked for again, and more rows can be added to DIR.
+ * KQ_E_MISMATCH: DIR is a comparison of another model, of other texts or settings of the evaluation. result_json (may be NULL): as table.json. */
+kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt, char **result_json,
+                     kq_error *err);
+/* What kq_compare would do: a JSON object with "rows" (name, spec, done, factors), "passes" and "disk_bytes"; free() it. Nothing is written. */
+kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt, char **plan_json,
+                          kq_error *err);
+
 typedef struct kq_export_options {
     kq_common common;
     const char *to;       /* "bf16": a Hugging Face folder; "gguf": a file for llama.cpp */

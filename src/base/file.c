@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -238,6 +239,22 @@ kq_status kq_mkdirs(const char *path, kq_error *err)
         status = kq_fail(err, KQ_E_IO, "%s: is not a folder", path);
     free(copy);
     return status;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at)
+{
+    (void)st;
+    (void)kind;
+    (void)at;
+    return remove(path);
+}
+
+kq_status kq_remove_tree(const char *path, kq_error *err)
+{
+    struct stat st;
+    if (lstat(path, &st) && errno == ENOENT)
+        return KQ_OK;
+    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) ? kq_fail(err, KQ_E_IO, "%s: cannot be removed: %s", path, strerror(errno)) : KQ_OK;
 }
 
 const char *kq_path_name(const char *path)

@@ -22,6 +22,8 @@ kq_status kq_file_write(const char *path, const void *data, size_t size, kq_erro
 bool kq_path_exists(const char *path);
 bool kq_path_is_dir(const char *path);
 kq_status kq_mkdirs(const char *path, kq_error *err);
+/* Remove a file, or a folder with all that is in it; links are removed, not followed. Nothing there is fine. */
+kq_status kq_remove_tree(const char *path, kq_error *err);
 /* The last part of a path, without the folders before it ("b/" of "a/b/"). */
 const char *kq_path_name(const char *path);
 /* "dir/name" into buf; KQ_E_ARG when it does not fit. */

@@ -1,5 +1,6 @@
 #include "base/mem.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,4 +57,14 @@ size_t kq_peak_rss_bytes(void)
             break;
     fclose(f);
     return kb * 1024;
+}
+
+bool kq_peak_rss_reset(void)
+{
+    malloc_trim(0);
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (!f)
+        return false;
+    const bool written = fputs("5", f) >= 0;
+    return fclose(f) == 0 && written;
 }

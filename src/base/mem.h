@@ -20,6 +20,8 @@ kq_status kq_alloc_for(void **out, size_t count, size_t size, const char *what, 
 
 /* Peak resident set of this process so far (VmHWM), bytes; 0 if the system does not say. */
 size_t kq_peak_rss_bytes(void);
+/* Let the peak start anew from what is in use now (what malloc holds free is returned first). False where the system does not allow it. */
+bool kq_peak_rss_reset(void);
 
 /* Let the n-th allocation from now fail (tests of the out-of-memory paths); 0 turns it off. Not thread-safe. */
 void kq_alloc_fail_after(size_t n);

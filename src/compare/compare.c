@@ -1,0 +1,336 @@
+/* kq_compare: passes over the text, and the rows that wait for them. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "compare/compare.h"
+#include "quant/plan.h"
+
+/* What the library below reports, with the place in the comparison before it; its notes (one a module) are not passed on. */
+typedef struct watcher {
+    const kq_common *to;
+    char where[64];
+} watcher;
+
+static int watch(void *ctx, const char *stage, double fraction, const char *note)
+{
+    const watcher *w = ctx;
+    char text[128];
+    (void)note;
+    if (stage)
+        snprintf(text, sizeof text, "%s: %s", w->where, stage);
+    return w->to->progress(w->to->ctx, stage ? text : NULL, fraction, NULL);
+}
+
+static kq_common watched(const kq_common *common, watcher *w)
+{
+    kq_common c = *common;
+    w->to = common;
+    if (common->progress) {
+        c.progress = watch;
+        c.ctx = w;
+    }
+    return c;
+}
+
+static kq_status say(const kq_common *common, const char *line, kq_error *err)
+{
+    return common->progress && common->progress(common->ctx, NULL, 0, line) ? kq_fail(err, KQ_E_INTERRUPTED, "the comparison stopped on request") : KQ_OK;
+}
+
+static void duration(double s, char buf[32])
+{
+    if (s < 90)
+        snprintf(buf, 32, "%.0f s", s);
+    else if (s < 5400)
+        snprintf(buf, 32, "%.0f min", s / 60);
+    else
+        snprintf(buf, 32, "%.1f h", s / 3600);
+}
+
+/* ---- passes ---- */
+
+static kq_status factor_path(const kq_cmp *c, const kq_cmp_factors *f, const char *suffix, char path[KQ_CMP_PATH], kq_error *err)
+{
+    return kq_cmp_path(path, c->dir, "factors", f->name, suffix, err);
+}
+
+static double sum_seconds(const json_t *modules)
+{
+    const char *key;
+    json_t *m;
+    double s = 0;
+    json_object_foreach ((json_t *)modules, key, m)
+        s += json_number_value(json_object_get(m, "seconds"));
+    return s;
+}
+
+/* factors/NAME.json out of the pass's report. whole: nothing of it was done by an earlier, interrupted run, so that its times are known. */
+static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const json_t *report, const json_t *one, size_t shared, bool whole, bool peak, kq_error *err)
+{
+    char path[KQ_CMP_PATH];
+    const json_t *s = json_object_get(report, "seconds"), *modules = json_object_get(one, "modules");
+    json_t *o = json_pack("{s:i, s:O, s:I, s:O?, s:O?}", "format", 1, "settings", f->settings, "shared_by", (json_int_t)shared, "calibration_nll",
+                          json_object_get(report, "calibration_nll"), "modules", modules);
+    if (!o)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->name);
+    const double pass = json_number_value(json_object_get(s, "forward")) + json_number_value(json_object_get(s, "backward"));
+    json_object_set_new(o, "seconds", json_pack("{s:o, s:o}", "calibration", whole ? json_real(pass) : json_null(), "factors",
+                                                whole && modules ? json_real(sum_seconds(modules)) : json_null()));
+    json_object_set(o, "peak_rss_bytes", peak && whole ? json_object_get(report, "peak_rss_bytes") : json_null());
+    json_object_set(o, "file_bytes", json_object_get(one, "file_bytes") ? json_object_get(one, "file_bytes") : json_null());
+    kq_status status = factor_path(c, f, ".json", path, err);
+    if (!status)
+        status = kq_cmp_store(path, o, err);
+    json_decref(o);
+    return status;
+}
+
+/* Settings that a pass was interrupted with and that are no longer asked for: begin it anew. */
+static kq_status drop_pass(const kq_estimate *e, size_t n, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        char path[KQ_CMP_PATH + 16];
+        snprintf(path, sizeof path, "%s.pass", e[i].out_file);
+        if (!(status = kq_remove_tree(path, err))) {
+            snprintf(path, sizeof path, "%s.work", e[i].out_file);
+            status = kq_remove_tree(path, err);
+        }
+    }
+    return status;
+}
+
+static bool begun(const kq_estimate *e, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        char path[KQ_CMP_PATH + 16];
+        snprintf(path, sizeof path, "%s.work", e[i].out_file);
+        if (kq_path_exists(path) || kq_path_exists(e[i].out_file))
+            return true;
+    }
+    return false;
+}
+
+/* The factors of pass p that rows wait for and that are not there yet. */
+static kq_status run_pass(const kq_cmp *c, size_t p, const kq_common *common, kq_error *err)
+{
+    const kq_cmp_factors **f = NULL;
+    kq_estimate *e = NULL;
+    char (*path)[KQ_CMP_PATH] = NULL, *text = NULL;
+    json_t *report = NULL;
+    size_t n = 0, bytes = 0;
+    kq_status status = kq_alloc_for((void **)&f, c->n_factors, sizeof *f, "factors", err);
+    if (!status)
+        status = kq_alloc_for((void **)&e, c->n_factors, sizeof *e, "factors", err);
+    if (!status)
+        status = kq_alloc_for((void **)&path, c->n_factors, sizeof *path, "factors", err);
+    for (size_t i = 0; i < c->n_factors && !status; i++) {
+        const kq_cmp_factors *one = &c->factors[i];
+        if (one->pass != p || !one->waiting || (status = factor_path(c, one, ".json", path[n], err)))
+            continue;
+        const bool reported = kq_path_exists(path[n]);
+        if ((status = factor_path(c, one, ".safetensors", path[n], err)) || (reported && kq_path_exists(path[n])))
+            continue;
+        f[n] = one;
+        e[n] = (kq_estimate){.out_file = path[n], .calibration = one->calibration};
+        bytes += one->bytes;
+        n++;
+    }
+    if (!status && n) {
+        /* the settings of the first are those of all, as far as the pass is concerned; labels do not matter to methods over inputs */
+        const kq_cmp_row *r = c->row;
+        while (r->factors < 0 || &c->factors[r->factors] != f[0])
+            r++;
+        kq_quantize_options opt = r->opt;
+        opt.calibration = f[0]->calibration;
+        opt.common = *common;
+        opt.common.seed = f[0]->seed;
+        opt.shard_size = SIZE_MAX; /* one file, to be removed as one */
+        bool whole = !begun(e, n);
+        if (whole)
+            status = kq_check_disk(c->dir, bytes, err);
+        const bool peak = kq_peak_rss_reset();
+        if (!status)
+            status = kq_calibrate_all(c->model, e, n, &opt, c->opt->factor_bf16, &text, err);
+        if (status == KQ_E_MISMATCH && !(status = drop_pass(e, n, err))) {
+            whole = true;
+            status = kq_calibrate_all(c->model, e, n, &opt, c->opt->factor_bf16, &text, err);
+        }
+        if (!status && !(report = json_loads(text, 0, NULL)))
+            status = kq_fail(err, KQ_E_MEMORY, "out of memory: the calibration's report");
+        for (size_t i = 0; i < n && !status; i++)
+            status = keep_report(c, f[i], report, n > 1 ? json_array_get(json_object_get(report, "estimates"), i) : report, n, whole, peak, err);
+    }
+    json_decref(report);
+    free(text);
+    kq_free(f);
+    kq_free(e);
+    kq_free(path);
+    return status;
+}
+
+/* No row waits for them any more. */
+static kq_status release(const kq_cmp *c, kq_cmp_factors *f, kq_error *err)
+{
+    char path[KQ_CMP_PATH];
+    if (--f->waiting || c->opt->keep_factors)
+        return KQ_OK;
+    kq_status status = factor_path(c, f, ".safetensors", path, err);
+    return status ? status : kq_remove_tree(path, err);
+}
+
+/* ---- the whole ---- */
+
+typedef struct pace {
+    size_t done, left;    /* rows: of this run */
+    double rows_s;        /* their time */
+    size_t passes_done, passes_left;
+    double passes_s;
+} pace;
+
+static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, size_t i, const pace *p, kq_error *err)
+{
+    char line[600], left[32];
+    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %d bits, seed %llu", i + 1, c->n, r->spec, r->opt.bits, (unsigned long long)r->opt.common.seed);
+    if (p->done && (p->passes_done || !p->passes_left)) {
+        double s = p->rows_s / (double)p->done * (double)p->left;
+        if (p->passes_left)
+            s += p->passes_s / (double)p->passes_done * (double)p->passes_left;
+        duration(s, left);
+        snprintf(line + n, sizeof line - (size_t)n, " (about %s to go)", left);
+    }
+    return say(&c->opt->common, line, err);
+}
+
+static kq_status run_row(kq_cmp *c, size_t i, pace *p, char **text, kq_error *err)
+{
+    kq_cmp_row *r = &c->row[i];
+    watcher w;
+    const double start = kq_now_s();
+    kq_common common = watched(&c->opt->common, &w);
+    snprintf(w.where, sizeof w.where, "row %zu/%zu", i + 1, c->n);
+    kq_status status = announce(c, r, i, p, err);
+    if (!status)
+        status = kq_cmp_row_run(c, r, &common, err);
+    if (status)
+        return kq_fail_within(err, status, r->spec);
+    r->done = true;
+    if (r->factors >= 0 && (status = release(c, &c->factors[r->factors], err)))
+        return status;
+    free(*text);
+    p->done++;
+    p->left--;
+    p->rows_s += kq_now_s() - start;
+    return kq_cmp_tables(c->dir, text, err);
+}
+
+/* Pass p = n_passes stands for the rows that need no factors. */
+static kq_status run_rows(kq_cmp *c, size_t p, pace *pc, char **text, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < c->n && !status; i++) {
+        const kq_cmp_row *r = &c->row[i];
+        if (!r->done && (r->factors < 0 ? c->n_passes : c->factors[r->factors].pass) == p)
+            status = run_row(c, i, pc, text, err);
+    }
+    return status;
+}
+
+static bool pass_waits(const kq_cmp *c, size_t p)
+{
+    for (size_t i = 0; i < c->n_factors; i++)
+        if (c->factors[i].pass == p && c->factors[i].waiting)
+            return true;
+    return false;
+}
+
+static kq_status run_all(kq_cmp *c, char **text, kq_error *err)
+{
+    pace p = {0};
+    for (size_t i = 0; i < c->n; i++)
+        p.left += !c->row[i].done;
+    for (size_t i = 0; i < c->n_passes; i++)
+        p.passes_left += pass_waits(c, i);
+    const size_t passes = p.passes_left;
+    kq_status status = run_rows(c, c->n_passes, &p, text, err);
+    for (size_t i = 0; i < c->n_passes && !status; i++) {
+        if (!pass_waits(c, i))
+            continue;
+        watcher w;
+        const double start = kq_now_s();
+        kq_common common = watched(&c->opt->common, &w);
+        snprintf(w.where, sizeof w.where, "pass %zu/%zu", p.passes_done + 1, passes);
+        char line[100];
+        snprintf(line, sizeof line, "pass %zu of %zu over the text", p.passes_done + 1, passes);
+        if ((status = say(&c->opt->common, line, err)) || (status = run_pass(c, i, &common, err)))
+            break;
+        p.passes_done++;
+        p.passes_left--;
+        p.passes_s += kq_now_s() - start;
+        status = run_rows(c, i, &p, text, err);
+    }
+    return status;
+}
+
+static kq_status lock_folder(const char *dir, int *fd, kq_error *err)
+{
+    char path[KQ_CMP_PATH];
+    kq_status status = kq_cmp_path(path, dir, NULL, "lock", "", err);
+    if (status)
+        return status;
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*fd < 0)
+        return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
+    if (flock(*fd, LOCK_EX | LOCK_NB))
+        return kq_fail(err, KQ_E_IO, "%s: another kronq is at work there", dir);
+    return KQ_OK;
+}
+
+static kq_status make_folders(const char *dir, kq_error *err)
+{
+    static const char *const folder[] = {"rows", "factors", "models", "reference"};
+    char path[KQ_CMP_PATH];
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < sizeof folder / sizeof *folder && !status; i++)
+        if (!(status = kq_cmp_path(path, dir, NULL, folder[i], "", err)))
+            status = kq_mkdirs(path, err);
+    return status;
+}
+
+kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt, char **result_json,
+                     kq_error *err)
+{
+    kq_cmp c;
+    char path[KQ_CMP_PATH], *text = NULL;
+    int lock = -1;
+    if (result_json)
+        *result_json = NULL;
+    if (!opt->n_text && !opt->n_tasks)
+        return kq_fail(err, KQ_E_ARG, "nothing to measure: a text (--ppl FILE) or a task (--task NAME=FILE) is needed");
+    kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
+    if (status)
+        return status;
+    if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)) || (status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) ||
+        (status = kq_cmp_store(path, c.about, err)) || (status = run_all(&c, &text, err)))
+        goto out;
+    if (!text)
+        status = kq_cmp_tables(dir, &text, err);
+    if (!status && result_json) {
+        *result_json = text;
+        text = NULL;
+    }
+out:
+    free(text);
+    if (lock >= 0)
+        close(lock);
+    kq_cmp_close(&c);
+    return status;
+}

@@ -1,0 +1,420 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "compare/compare.h"
+#include "quant/plan.h"
+
+kq_compare_options kq_compare_defaults(void)
+{
+    return (kq_compare_options){0};
+}
+
+kq_status kq_cmp_path(char buf[KQ_CMP_PATH], const char *dir, const char *folder, const char *name, const char *suffix, kq_error *err)
+{
+    const int len = snprintf(buf, KQ_CMP_PATH, "%s/%s%s%s%s", dir, folder ? folder : "", folder ? "/" : "", name, suffix);
+    return len < 0 || len >= KQ_CMP_PATH ? kq_fail(err, KQ_E_ARG, "%s: the path is too long", dir) : KQ_OK;
+}
+
+kq_status kq_cmp_load(const char *path, json_t **out, kq_error *err)
+{
+    char *text;
+    size_t size;
+    json_error_t je;
+    *out = NULL;
+    kq_status status = kq_file_read(path, 64u << 20, &text, &size, err);
+    if (status)
+        return status;
+    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &je);
+    kq_free(text);
+    if (json_is_object(*out))
+        return KQ_OK;
+    status = kq_fail(err, KQ_E_FORMAT, "%s: %s (line %d)", path, *out ? "a JSON object is expected" : je.text, *out ? 1 : je.line);
+    json_decref(*out);
+    *out = NULL;
+    return status;
+}
+
+kq_status kq_cmp_store(const char *path, const json_t *o, kq_error *err)
+{
+    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
+    if (!text)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    kq_status status = kq_file_write(path, text, strlen(text), err);
+    free(text);
+    return status;
+}
+
+kq_quantize_options kq_cmp_options(const kq_cmp *c, const kq_quantize_options *opt)
+{
+    kq_quantize_options o = *opt;
+    const uint64_t seed = o.common.seed;
+    o.common = c->opt->common;
+    o.common.seed = seed;
+    o.factors = NULL;
+    o.resume = true; /* what is left over in DIR is ours */
+    return o;
+}
+
+static void hash_text(const char *text, char *hex, size_t digits)
+{
+    char all[17];
+    snprintf(all, sizeof all, "%016llx", (unsigned long long)kq_hash64(text, strlen(text), 0));
+    memcpy(hex, all, digits);
+    hex[digits] = 0;
+}
+
+/* A file name that can be read: letters, digits and what is harmless; a hash where that is not the whole truth. */
+static void name_row(kq_cmp_row *r)
+{
+    char hex[17];
+    size_t n = 0;
+    bool changed = false;
+    for (const char *s = r->spec; *s; s++) {
+        const bool plain = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9') || strchr(".=-+", *s);
+        if (n == 96) {
+            changed = true;
+            break;
+        }
+        changed = changed || (!plain && *s != ':');
+        r->name[n++] = plain ? *s : '_';
+    }
+    if (!n || r->name[0] == '.' || r->name[0] == '-')
+        changed = true, r->name[0] = '_', n += !n;
+    if (changed) {
+        hash_text(r->spec, hex, 8);
+        n += (size_t)snprintf(r->name + n, sizeof r->name - n, "_%s", hex);
+    }
+    snprintf(r->name + n, sizeof r->name - n, "-%dbit-seed%llu", r->opt.bits, (unsigned long long)r->opt.common.seed);
+}
+
+/* Random are: text that the model writes, labels that are drawn, a random start. Other factors are the same for every seed. */
+static uint64_t factor_seed(const kq_prepared *p)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    const bool draws = c->sampled_labels && kq_method_needs_gradients(p->factor.method), starts = c->start_random && kq_method_iterates(p->factor.method);
+    return !c->n_text || draws || starts ? p->opt->common.seed : 0;
+}
+
+static size_t factor_bytes(const kq_prepared *p, bool bf16)
+{
+    size_t bytes = 0;
+    for (size_t l = 0; l < p->cfg->n_layer; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            size_t m, n;
+            kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
+            if (p->wanted[l] >> id & 1)
+                bytes += (n * (n + 1) / 2 + (p->factor.method == KQ_INPUT_ONLY ? 0 : m * (m + 1) / 2)) * (bf16 ? 2 : 4);
+        }
+    return bytes;
+}
+
+/* The same pass over the text serves both: same text, sequences and labels, same seed. */
+static bool same_pass(const kq_cmp_factors *a, const kq_cmp_factors *b)
+{
+    static const char *const key[] = {"text", "text_hash", "seq_len", "labels", "draws"};
+    const json_t *x = json_object_get(a->settings, "calibration"), *y = json_object_get(b->settings, "calibration");
+    bool same = a->seed == b->seed;
+    for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
+        const json_t *u = json_object_get(x, key[i]), *v = json_object_get(y, key[i]);
+        same = same && (json_equal(u, v) || (!u && !v));
+    }
+    return same;
+}
+
+/* The factors that a prepared row needs: those there are already, or new ones. */
+static kq_status find_factors(kq_cmp *c, kq_prepared *p, int *which, kq_error *err)
+{
+    kq_cmp_factors f = {.calibration = p->opt->calibration};
+    kq_quantize_options opt = *p->opt;
+    char hex[17];
+    opt.common.seed = f.seed = factor_seed(p);
+    p->opt = &opt;
+    f.settings = kq_prepare_settings(p, err);
+    f.bytes = factor_bytes(p, c->opt->factor_bf16);
+    if (!f.settings)
+        return KQ_E_MEMORY;
+    json_object_set_new(f.settings, "only", json_string(opt.only ? opt.only : ""));
+    json_object_set_new(f.settings, "factor_dtype", json_string(c->opt->factor_bf16 ? "bf16" : "f32"));
+    char *text = json_dumps(f.settings, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    if (!text) {
+        json_decref(f.settings);
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+    }
+    hash_text(text, hex, 12);
+    free(text);
+    snprintf(f.name, sizeof f.name, "%s-%s", kq_method_name(p->factor.method), hex);
+    for (size_t i = 0; i < c->n_factors; i++)
+        if (json_equal(c->factors[i].settings, f.settings)) {
+            *which = (int)i;
+            json_decref(f.settings);
+            return KQ_OK;
+        }
+    f.pass = c->n_passes;
+    for (size_t i = 0; i < c->n_factors && f.pass == c->n_passes; i++)
+        if (same_pass(&c->factors[i], &f))
+            f.pass = c->factors[i].pass;
+    c->n_passes += f.pass == c->n_passes;
+    *which = (int)c->n_factors;
+    c->factors[c->n_factors++] = f;
+    return KQ_OK;
+}
+
+/* A row before it with the same calibration and seed: the factors are the same, and need not be settled again. */
+static const kq_cmp_row *twin(const kq_cmp *c, size_t i)
+{
+    const kq_quantize_options *a = &c->row[i].opt, *b;
+    for (size_t j = 0; j < i; j++) {
+        b = &c->row[j].opt;
+        if (!memcmp(&a->calibration, &b->calibration, sizeof a->calibration) && a->common.seed == b->common.seed && a->only == b->only)
+            return &c->row[j];
+    }
+    return NULL;
+}
+
+static kq_status open_row(kq_cmp *c, size_t i, const kq_compare_row *in, kq_error *err)
+{
+    kq_cmp_row *r = &c->row[i];
+    kq_prepared p = {0};
+    kq_code code;
+    kq_method method;
+    kq_status status;
+    *r = (kq_cmp_row){.spec = in->spec, .opt = kq_cmp_options(c, &in->options), .factors = KQ_CMP_NO_FACTORS};
+    kq_quantize_options *o = &r->opt;
+    if ((status = kq_method_parse(o->calibration.method, &method, err)) || (status = kq_check_bits(o, err)) || (status = kq_code_parse(o->code, &code, err)))
+        return status;
+    if (!kq_method_needs_gradients(method)) { /* they look at inputs alone */
+        o->calibration.sampled_labels = false;
+        o->calibration.draws = 1;
+    }
+    name_row(r);
+    for (size_t j = 0; j < i; j++)
+        if (!strcmp(c->row[j].name, r->name))
+            return kq_fail(err, KQ_E_ARG, "it is asked for twice with %d bits and seed %llu", o->bits, (unsigned long long)o->common.seed);
+    const kq_cmp_row *same = twin(c, i);
+    if (same)
+        r->factors = same->factors;
+    else if (!(status = kq_prepare(c->model, o, true, &p, err))) {
+        if (i)
+            memcpy(p.fingerprint, c->fingerprint, sizeof p.fingerprint);
+        else if (!(status = kq_prepare_fingerprint(&p, err)))
+            memcpy(c->fingerprint, p.fingerprint, sizeof c->fingerprint);
+        if (!status && method != KQ_NONE)
+            status = find_factors(c, &p, &r->factors, err);
+    }
+    kq_prepared_free(&p);
+    if (status)
+        return status;
+    r->settings = json_pack("{s:o, s:i, s:s, s:f, s:s, s:i, s:i, s:I}", "factors",
+                            r->factors < 0 ? json_string("none") : json_incref(c->factors[r->factors].settings), "bits", o->bits, "code", o->code, "sigma_reg",
+                            o->sigma_reg, "only", o->only ? o->only : "", "embed_bits", o->embed_bits, "head_bits", o->head_bits, "seed",
+                            (json_int_t)o->common.seed);
+    return r->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+}
+
+static kq_status hash_file(const char *path, char hex[33], kq_error *err)
+{
+    kq_map map;
+    kq_status status = kq_map_open(path, &map, err);
+    if (status)
+        return status;
+    kq_hash *h = kq_hash_new();
+    if (h) {
+        kq_hash_add(h, map.data, map.size);
+        kq_hash_finish(h, hex);
+    }
+    kq_map_close(&map);
+    return h ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+}
+
+/* compare.json as this call has it. */
+static kq_status describe(kq_cmp *c, kq_error *err)
+{
+    const kq_compare_options *o = c->opt;
+    json_t *texts = json_array(), *tasks = json_array(), *rows = json_array();
+    char hex[33];
+    kq_isa isa;
+    kq_compute compute;
+    kq_status status = kq_isa_pick(o->common.isa, &isa, err);
+    if (!status)
+        status = kq_compute_pick(o->common.compute, isa, &compute, err);
+    for (size_t i = 0; i < o->n_text && !status; i++) {
+        for (size_t j = 0; j < i && !status; j++)
+            if (!strcmp(kq_path_name(o->text[i]), kq_path_name(o->text[j])))
+                status = kq_fail(err, KQ_E_ARG, "%s and %s: two texts of one name, by which the tables call them", o->text[j], o->text[i]);
+        if (!status && !(status = hash_file(o->text[i], hex, err)))
+            json_array_append_new(texts, json_pack("{s:s, s:s}", "name", kq_path_name(o->text[i]), "hash", hex));
+    }
+    for (size_t i = 0; i < o->n_tasks && !status; i++)
+        if (!(status = hash_file(o->tasks[i].file, hex, err)))
+            json_array_append_new(tasks, json_pack("{s:s, s:s, s:s}", "name", o->tasks[i].name, "file", kq_path_name(o->tasks[i].file), "hash", hex));
+    for (size_t i = 0; i < c->n; i++)
+        json_array_append_new(rows, json_string(c->row[i].name));
+    if (!status)
+        c->about = json_pack("{s:i, s:s, s:s, s:s, s:O, s:I, s:I, s:O, s:I, s:s, s:s, s:O}", "format", 1, "kronq", kq_version(), "model", kq_path_name(c->model),
+                             "fingerprint", c->fingerprint, "texts", texts, "ctx", (json_int_t)o->ctx, "chunks", (json_int_t)o->chunks, "tasks", tasks, "limit",
+                             (json_int_t)o->limit, "isa", kq_isa_name(isa), "compute", compute == KQ_BF16 ? "bf16" : "f32", "rows", rows);
+    json_decref(texts);
+    json_decref(tasks);
+    json_decref(rows);
+    return status || c->about ? status : kq_fail(err, KQ_E_MEMORY, "out of memory: compare.json");
+}
+
+/* The first of a's members that b has otherwise, NULL when none; text: "then ..., now ...". */
+static const char *differs(const json_t *then, const json_t *now, char text[500])
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach ((json_t *)now, key, value) {
+        const json_t *old = json_object_get(then, key);
+        if (json_equal(old, value))
+            continue;
+        if (json_is_object(old) && json_is_object(value)) {
+            const char *inner = differs(old, value, text);
+            if (inner)
+                return inner;
+        }
+        char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+        snprintf(text, 500, "then %.200s, now %.200s", a ? a : "absent", b ? b : "?");
+        free(a);
+        free(b);
+        return key;
+    }
+    json_object_foreach ((json_t *)then, key, value)
+        if (!json_object_get(now, key)) {
+            snprintf(text, 500, "then there, now absent");
+            return key;
+        }
+    return NULL;
+}
+
+/* DIR's compare.json must be of the same model, texts and evaluation; its rows come first, ours that it does not have after them. */
+static kq_status meet_folder(kq_cmp *c, kq_error *err)
+{
+    char path[KQ_CMP_PATH], text[500];
+    json_t *there, *value;
+    kq_status status = kq_cmp_path(path, c->dir, NULL, "compare.json", "", err);
+    if (status || !kq_path_exists(path))
+        return status;
+    if ((status = kq_cmp_load(path, &there, err)))
+        return status;
+    json_t *rows = json_object_get(there, "rows"), *now = json_copy(c->about), *then = json_copy(there);
+    static const char *const free_to_change[] = {"rows", "kronq"};
+    for (int i = 0; i < 2; i++) {
+        json_object_del(now, free_to_change[i]);
+        json_object_del(then, free_to_change[i]);
+    }
+    const char *key = differs(then, now, text);
+    if (key)
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: is of another comparison (%s: %s); choose another folder", path, key, text);
+    else if (!json_is_array(rows))
+        status = kq_fail(err, KQ_E_FORMAT, "%s: has no list of rows", path);
+    if (!status) {
+        json_t *all = json_deep_copy(rows);
+        size_t i, j;
+        json_array_foreach (json_object_get(c->about, "rows"), i, value) {
+            for (j = 0; j < json_array_size(rows) && !json_equal(json_array_get(rows, j), value);)
+                j++;
+            if (j == json_array_size(rows))
+                json_array_append(all, value);
+        }
+        json_object_set_new(c->about, "rows", all);
+    }
+    json_decref(now);
+    json_decref(then);
+    json_decref(there);
+    return status;
+}
+
+static kq_status find_done(kq_cmp *c, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < c->n && !status; i++) {
+        kq_cmp_row *r = &c->row[i];
+        char path[KQ_CMP_PATH], text[500];
+        json_t *there;
+        if (!(status = kq_cmp_path(path, c->dir, "rows", r->name, ".json", err)) && kq_path_exists(path) && !(status = kq_cmp_load(path, &there, err))) {
+            const char *key = differs(json_object_get(there, "settings"), r->settings, text);
+            if (!json_is_object(json_object_get(there, "settings")))
+                status = kq_fail(err, KQ_E_FORMAT, "%s: has no settings", path);
+            else if (key)
+                status = kq_fail(err, KQ_E_MISMATCH, "%s: was made with another %s (%s); give it in the spec (%s:%s=...), or choose another folder", path, key, text,
+                                 r->spec, key);
+            r->done = !status;
+            json_decref(there);
+        }
+        if (!r->done && r->factors >= 0)
+            c->factors[r->factors].waiting++;
+    }
+    return status;
+}
+
+kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n, const kq_compare_options *opt, kq_cmp *c, kq_error *err)
+{
+    *c = (kq_cmp){.model = model, .dir = dir, .opt = opt};
+    if (!n)
+        return kq_fail(err, KQ_E_ARG, "nothing to compare");
+    kq_status status = kq_alloc_for((void **)&c->row, n, sizeof *c->row, "rows", err);
+    if (!status)
+        status = kq_alloc_for((void **)&c->factors, n, sizeof *c->factors, "rows", err);
+    for (size_t i = 0; i < n && !status; i++) {
+        c->n++;
+        if ((status = open_row(c, i, &rows[i], err)))
+            kq_fail_within(err, status, rows[i].spec);
+    }
+    if (!status && !(status = describe(c, err)) && !(status = meet_folder(c, err)))
+        status = find_done(c, err);
+    if (status)
+        kq_cmp_close(c);
+    return status;
+}
+
+void kq_cmp_close(kq_cmp *c)
+{
+    for (size_t i = 0; i < c->n; i++)
+        json_decref(c->row[i].settings);
+    for (size_t i = 0; i < c->n_factors; i++)
+        json_decref(c->factors[i].settings);
+    kq_free(c->row);
+    kq_free(c->factors);
+    json_decref(c->about);
+    *c = (kq_cmp){0};
+}
+
+kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt, char **plan_json,
+                          kq_error *err)
+{
+    kq_cmp c;
+    *plan_json = NULL;
+    kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
+    if (status)
+        return status;
+    json_t *list = json_array(), *passes = json_array();
+    size_t bytes = 0;
+    for (size_t i = 0; i < c.n; i++) {
+        const kq_cmp_row *r = &c.row[i];
+        json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:I, s:b, s:s?}", "name", r->name, "spec", r->spec, "bits", r->opt.bits, "seed",
+                                              (json_int_t)r->opt.common.seed, "done", r->done, "factors", r->factors < 0 ? NULL : c.factors[r->factors].name));
+    }
+    for (size_t p = 0; p < c.n_passes; p++) {
+        json_t *factors = json_array();
+        size_t pass_bytes = 0;
+        for (size_t i = 0; i < c.n_factors; i++)
+            if (c.factors[i].pass == p && c.factors[i].waiting) {
+                json_array_append_new(factors, json_string(c.factors[i].name));
+                pass_bytes += c.factors[i].bytes;
+            }
+        bytes = opt->keep_factors ? bytes + pass_bytes : pass_bytes > bytes ? pass_bytes : bytes;
+        if (json_array_size(factors))
+            json_array_append(passes, factors);
+        json_decref(factors);
+    }
+    json_t *o = json_pack("{s:o, s:o, s:I}", "rows", list, "passes", passes, "factor_bytes", (json_int_t)bytes);
+    *plan_json = o ? json_dumps(o, JSON_INDENT(1)) : NULL;
+    json_decref(o);
+    kq_cmp_close(&c);
+    return *plan_json ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
+}
