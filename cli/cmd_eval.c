@@ -9,6 +9,7 @@
 static const cli_option options[] = {
     {"ppl", "FILE", "text to measure the perplexity on", OPT_PPL},
     {"kld", "REFERENCE", "also the KL divergence to this model, on the same text; or to logits saved in a file, which brings its own text", OPT_KLD},
+    {"cache", "FOLDER", "keep REFERENCE's hidden states there: the next model compared on the same text needs no pass of it", OPT_CACHE},
     {"save-logits", "FILE", "write MODEL's predictions for a later --kld FILE (the format of llama-perplexity --kl-divergence-base)", OPT_SAVE_LOGITS},
     {"per-window", "FILE", "write the figures of each window (CSV)", OPT_PER_WINDOW},
     {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},

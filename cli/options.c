@@ -165,6 +165,7 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_TASK:
         return add_task(c, o->name, v);
     case OPT_SAVE_LOGITS: c->e.save_logits = v; return -1;
+    case OPT_CACHE: c->e.cache = v; return -1;
     case OPT_PER_WINDOW: c->e.per_window = v; return -1;
     case OPT_LIMIT:
         return parse_size(v, (size_t)1 << 50, &c->t.limit) ? -1 : bad(c, o->name, v, "a whole number is expected");

@@ -138,6 +138,8 @@ typedef struct kq_eval_text_options {
     size_t ctx;         /* tokens a window; 0: those of the saved logits, else 2048 or the model's context if that is less */
     size_t chunks;      /* at most this many windows (0: all) */
     const char *save_logits; /* write MODEL's predictions in llama.cpp's format (llama-perplexity --kl-divergence-base) to this file; NULL: no */
+    const char *cache;       /* a folder for the reference's hidden states on these windows, f32 [windows, ctx, d_model]: computed once, then read. The figures are
+                              * the same bits with and without. NULL: none */
     const char *per_window;  /* write one line a window to this file (CSV); NULL: no */
     const char *logits; /* a safetensors file to write with the first window's "ids" I32 [ctx] and "logits" F32 [ctx, vocab]; NULL: none */
 } kq_eval_text_options;

@@ -255,6 +255,13 @@ static bool pass_waits(const kq_cmp *c, size_t p)
 static kq_status run_all(kq_cmp *c, char **text, kq_error *err)
 {
     pace p = {0};
+    if (c->n_same) {
+        char note[600];
+        snprintf(note, sizeof note, "%zu rows are left out, being others again (%.200s is %.200s)", c->n_same, c->same[0], c->same[1]);
+        kq_status status = say(&c->opt->common, note, err);
+        if (status)
+            return status;
+    }
     for (size_t i = 0; i < c->n; i++)
         p.left += !c->row[i].done;
     for (size_t i = 0; i < c->n_passes; i++)

@@ -37,6 +37,8 @@ typedef struct kq_cmp {
     const char *model, *dir;         /* borrowed, as opt */
     const kq_compare_options *opt;
     kq_cmp_row *row; size_t n;       /* owned */
+    size_t n_same;                   /* rows left out because their settings are another's (a sweep over what a method does not look at) */
+    const char *same[2];             /* the first of them, and whose they are; borrowed */
     kq_cmp_factors *factors; size_t n_factors, n_passes;
     char fingerprint[33];            /* of the model */
     json_t *about;                   /* owned: compare.json */

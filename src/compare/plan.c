@@ -163,21 +163,20 @@ static kq_status find_factors(kq_cmp *c, kq_prepared *p, int *which, kq_error *e
     return KQ_OK;
 }
 
-/* A row before it with the same calibration and seed: the factors are the same, and need not be settled again. */
-static const kq_cmp_row *twin(const kq_cmp *c, size_t i)
+/* A row before it with the same calibration and seed, whose options were checked: the factors are the same, and need not be settled again. */
+static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
 {
-    const kq_quantize_options *a = &c->row[i].opt, *b;
-    for (size_t j = 0; j < i; j++) {
-        b = &c->row[j].opt;
-        if (!memcmp(&a->calibration, &b->calibration, sizeof a->calibration) && a->common.seed == b->common.seed && a->only == b->only)
-            return &c->row[j];
-    }
+    const kq_quantize_options *a = &r->opt;
+    for (const kq_cmp_row *s = c->row; s < r; s++)
+        if (!memcmp(&a->calibration, &s->opt.calibration, sizeof a->calibration) && a->common.seed == s->opt.common.seed && a->only == s->opt.only &&
+            a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink)
+            return s;
     return NULL;
 }
 
-static kq_status open_row(kq_cmp *c, size_t i, const kq_compare_row *in, kq_error *err)
+/* r is c's last row. */
+static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq_error *err)
 {
-    kq_cmp_row *r = &c->row[i];
     kq_prepared p = {0};
     kq_code code;
     kq_method method;
@@ -191,14 +190,14 @@ static kq_status open_row(kq_cmp *c, size_t i, const kq_compare_row *in, kq_erro
         o->calibration.draws = 1;
     }
     name_row(r);
-    for (size_t j = 0; j < i; j++)
-        if (!strcmp(c->row[j].name, r->name))
+    for (const kq_cmp_row *s = c->row; s < r; s++)
+        if (!strcmp(s->name, r->name))
             return kq_fail(err, KQ_E_ARG, "it is asked for twice with %d bits and seed %llu", o->bits, (unsigned long long)o->common.seed);
-    const kq_cmp_row *same = twin(c, i);
+    const kq_cmp_row *same = twin(c, r);
     if (same)
         r->factors = same->factors;
     else if (!(status = kq_prepare(c->model, o, true, &p, err))) {
-        if (i)
+        if (*c->fingerprint)
             memcpy(p.fingerprint, c->fingerprint, sizeof p.fingerprint);
         else if (!(status = kq_prepare_fingerprint(&p, err)))
             memcpy(c->fingerprint, p.fingerprint, sizeof c->fingerprint);
@@ -212,6 +211,8 @@ static kq_status open_row(kq_cmp *c, size_t i, const kq_compare_row *in, kq_erro
                             r->factors < 0 ? json_string("none") : json_incref(c->factors[r->factors].settings), "bits", o->bits, "code", o->code, "sigma_reg",
                             o->sigma_reg, "only", o->only ? o->only : "", "embed_bits", o->embed_bits, "head_bits", o->head_bits, "seed",
                             (json_int_t)o->common.seed);
+    if (r->settings && o->shrink != 0) /* rows made before there was one go on being recognised */
+        json_object_set_new(r->settings, "shrink", json_real(o->shrink));
     return r->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
 }
 
@@ -361,9 +362,17 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
     if (!status)
         status = kq_alloc_for((void **)&c->factors, n, sizeof *c->factors, "rows", err);
     for (size_t i = 0; i < n && !status; i++) {
-        c->n++;
-        if ((status = open_row(c, i, &rows[i], err)))
+        kq_cmp_row *r = &c->row[c->n++];
+        if ((status = open_row(c, r, &rows[i], err)))
             kq_fail_within(err, status, rows[i].spec);
+        for (const kq_cmp_row *s = c->row; s < r && !status; s++)
+            if (json_equal(s->settings, r->settings)) {
+                if (!c->n_same++)
+                    c->same[0] = r->spec, c->same[1] = s->spec;
+                json_decref(r->settings);
+                c->n--;
+                break;
+            }
     }
     if (!status && !(status = describe(c, err)) && !(status = meet_folder(c, err)))
         status = find_done(c, err);

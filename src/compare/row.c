@@ -67,11 +67,16 @@ static kq_status measure_text(row *w, const char *text_file, kq_error *err)
 {
     kq_eval_text_options opt = kq_eval_text_defaults();
     char *text;
+    char cache[KQ_CMP_PATH];
     json_t *r;
+    kq_status status = kq_cmp_path(cache, w->c->dir, NULL, "reference", "", err);
     opt.common = w->common;
     opt.ctx = w->c->opt->ctx;
     opt.chunks = w->c->opt->chunks;
-    kq_status status = kq_eval_text(w->model, w->c->model, text_file, &opt, &text, err);
+    opt.cache = cache;
+    if (status)
+        return status;
+    status = kq_eval_text(w->model, w->c->model, text_file, &opt, &text, err);
     if (status || (status = parse(text, &r, err)))
         return status;
     static const char *const key[] = {"ctx", "windows", "tokens", "nll", "nll_stderr", "nll_stderr_windows", "ppl", "ppl_stderr", "kld", "kld_stderr",

@@ -3,6 +3,7 @@
 #define KQ_EVAL_EVAL_H
 
 #include "decode/engine.h"
+#include "eval/hidden.h"
 #include "eval/kld_base.h"
 #include "io/tokenizer.h"
 #include "model/model.h"
@@ -21,6 +22,7 @@ typedef struct kq_eval_options {
     const kq_kld_base *base; /* saved logits to compare with instead of a reference model; half must be set; borrowed */
     kq_out *save;   /* where to append the model's rows for a file of saved logits; half must be set; borrowed */
     kq_eval_window *per_window; /* [windows] is filled; NULL: not wanted. Borrowed */
+    kq_hidden *hidden; /* the reference's states on these very windows: read when they are whole, else added (and finished by the caller); NULL: not kept. Borrowed */
     float *logits;  /* kq_evaluate: the model's logits of the first window, [ctx, vocab], are put here; NULL: not wanted. Borrowed */
     /* May be NULL; nonzero stops. Called on the calling thread, fraction of the whole in (0, 1]. */
     int (*progress)(void *ctx, const char *stage, double fraction);

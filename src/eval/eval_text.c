@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
@@ -107,6 +108,7 @@ static void job_close(job *j)
     kq_free(j->o.logits);
     kq_free(j->o.per_window);
     kq_out_abort(j->o.save);
+    kq_hidden_close(j->o.hidden);
     kq_kld_base_close(&j->base);
     kq_model_file_close(j->m);
     kq_model_file_close(j->r);
@@ -171,6 +173,25 @@ static kq_status open_outputs(job *j, const kq_eval_text_options *opt, kq_error 
     if (!st && opt->save_logits && windows)
         st = kq_kld_writer_open(opt->save_logits, j->o.ctx, vocab, windows, j->text ? j->text : j->ids, &j->o.save, err);
     return st;
+}
+
+/* The reference's hidden states on these windows, in the folder `cache`: all that they depend on makes the file's name. */
+static kq_status open_cache(job *j, const char *cache, size_t chunks, kq_error *err)
+{
+    const kq_source *src = kq_model_file_source(j->r);
+    const size_t all = j->n_ids / j->o.ctx, windows = chunks && chunks < all ? chunks : all;
+    char model[33], ids[33], key[300];
+    kq_status st = windows ? kq_source_fingerprint(src, model, err) : KQ_OK;
+    if (st || !windows) /* kq_evaluate says what is wrong with no window */
+        return st;
+    kq_hash *h = kq_hash_new();
+    if (!h)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: hidden states");
+    kq_hash_add(h, j->ids, windows * j->o.ctx * sizeof *j->ids);
+    kq_hash_finish(h, ids);
+    snprintf(key, sizeof key, "kronq %s, model %s, tokens %s, %zu windows of %zu, %s, %s", kq_version(), model, ids, windows, j->o.ctx, kq_isa_name(j->o.isa),
+             j->o.compute == KQ_BF16 ? "bf16" : "f32");
+    return kq_hidden_open(cache, key, windows, j->o.ctx, kq_source_config(src)->d_model, &j->o.hidden, err);
 }
 
 static kq_status write_windows(const char *path, const job *j, const kq_eval_result *res, kq_error *err)
@@ -248,6 +269,8 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     *result_json = NULL;
     if (!text_file && !saved)
         return kq_fail(err, KQ_E_ARG, "a text is missing (--ppl FILE): only a file of saved logits brings its own");
+    if (opt->cache && (!reference || saved))
+        return kq_fail(err, KQ_E_ARG, "--cache keeps a reference model's hidden states: --kld MODEL is missing");
     kq_status st = kq_eval_options_of(&opt->common, &j.o, err);
     if (st)
         return st;
@@ -256,8 +279,10 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     j.o.base = saved ? &j.base : NULL;
     if ((st = kq_model_file_open(model, j.o.isa, &j.m, err)) || (saved && (st = kq_kld_base_open(reference, &j.base, err))) ||
         (reference && !saved && (st = kq_model_file_open(reference, j.o.isa, &j.r, err))) || (st = choose_ctx(&j, model, reference, opt, err)) ||
-        (st = choose_ids(&j, text_file, err)) || (st = open_outputs(&j, opt, err)) ||
+        (st = choose_ids(&j, text_file, err)) || (st = open_outputs(&j, opt, err)) || (opt->cache && (st = open_cache(&j, opt->cache, opt->chunks, err))) ||
         (st = kq_evaluate(kq_model_file_weights(j.m), j.r ? kq_model_file_weights(j.r) : NULL, j.ids, j.n_ids, &j.o, &res, err)))
+        goto out;
+    if (j.o.hidden && !kq_hidden_whole(j.o.hidden) && (st = kq_hidden_finish(j.o.hidden, err)))
         goto out;
     if (j.o.save) {
         st = kq_out_commit(j.o.save, err);

@@ -18,7 +18,8 @@ typedef struct side {
     kq_head *head;
     size_t d;
     float *h;             /* [group, ctx, d] hidden states */
-    char *scratch;        /* one slice a thread */
+    kq_hidden *hidden;    /* its states on disk: read, or added to; NULL: neither */
+    char *scratch;        /* one slice a thread; NULL when no block is computed */
     size_t scratch_bytes; /* of a slice: block forward */
 } side;
 
@@ -71,13 +72,13 @@ static kq_status tick(run *r, const char *stage, double work, kq_error *err)
     return KQ_OK;
 }
 
-static kq_status side_open(run *r, side *s, const char *name, const kq_weights *w, kq_error *err)
+static kq_status side_open(run *r, side *s, const char *name, const kq_weights *w, kq_hidden *hidden, kq_error *err)
 {
-    *s = (side){.name = name, .w = w, .d = w->cfg->d_model};
+    *s = (side){.name = name, .w = w, .d = w->cfg->d_model, .hidden = hidden};
     kq_status st = kq_model_ctx_new(w->cfg, r->opt->isa, r->opt->compute, r->ctx, &s->mc, err);
     if (st == KQ_OK)
         st = kq_head_load(s->mc, w, &s->head, err);
-    if (st == KQ_OK) {
+    if (st == KQ_OK && !(hidden && kq_hidden_whole(hidden))) {
         s->scratch_bytes = (kq_block_scratch_bytes(s->mc, r->ctx, false) + 63) & ~(size_t)63;
         st = kq_alloc_for((void **)&s->scratch, (size_t)r->threads, s->scratch_bytes, "evaluation scratch", err);
     }
@@ -106,6 +107,10 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
 {
     kq_status st = KQ_OK;
     kq_block b = {0};
+    if (s->hidden && kq_hidden_whole(s->hidden)) {
+        st = kq_hidden_read(s->hidden, window0, n, s->h, err);
+        return st == KQ_OK ? tick(r, s->name, (double)n * (double)s->w->cfg->n_layer, err) : st;
+    }
     for (size_t g = 0; g < n && st == KQ_OK; g++)
         st = kq_head_embed(s->head, ids + (window0 + g) * r->ctx, r->ctx, s->h + g * r->ctx * s->d, err);
     /* Whole rounds of windows one a thread; what is left over one by one, each on all threads. */
@@ -133,7 +138,7 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
             st = tick(r, s->name, (double)n, err);
     }
     kq_block_free(&b);
-    return st;
+    return st == KQ_OK && s->hidden ? kq_hidden_add(s->hidden, s->h, n, err) : st;
 }
 
 /* What one position gives. lp: the model's (and reference's) logits after it. */
@@ -317,9 +322,9 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
     r.to = opt->half ? ctx - 1 : ctx;
     r.scored = ctx - 1 - r.from;
     r.threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
-    st = side_open(&r, &r.side[0], "model", model, err);
+    st = side_open(&r, &r.side[0], "model", model, NULL, err);
     if (st == KQ_OK && reference)
-        st = side_open(&r, &r.side[1], "reference", reference, err);
+        st = side_open(&r, &r.side[1], "reference", reference, opt->hidden, err);
     if (st != KQ_OK)
         goto out;
 
