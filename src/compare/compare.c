@@ -196,10 +196,10 @@ typedef struct pace {
     double passes_s;
 } pace;
 
-static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, size_t i, const pace *p, kq_error *err)
+static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, const pace *p, kq_error *err)
 {
     char line[600], left[32];
-    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %d bits, seed %llu", i + 1, c->n, r->spec, r->opt.bits, (unsigned long long)r->opt.common.seed);
+    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %d bits, seed %llu", c->n - p->left + 1, c->n, r->spec, r->opt.bits, (unsigned long long)r->opt.common.seed);
     if (p->done && (p->passes_done || !p->passes_left)) {
         double s = p->rows_s / (double)p->done * (double)p->left;
         if (p->passes_left)
@@ -216,8 +216,8 @@ static kq_status run_row(kq_cmp *c, size_t i, pace *p, char **text, kq_error *er
     watcher w;
     const double start = kq_now_s();
     kq_common common = watched(&c->opt->common, &w);
-    snprintf(w.where, sizeof w.where, "row %zu/%zu", i + 1, c->n);
-    kq_status status = announce(c, r, i, p, err);
+    snprintf(w.where, sizeof w.where, "row %zu/%zu", c->n - p->left + 1, c->n);
+    kq_status status = announce(c, r, p, err);
     if (!status)
         status = kq_cmp_row_run(c, r, &common, err);
     if (status)

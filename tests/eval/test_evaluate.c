@@ -1,4 +1,6 @@
 /* kq_evaluate against PyTorch in double precision (tests/golden/eval.txt) on the tiny models, and against arithmetic on Markov chains. */
+#include <unistd.h>
+
 #include "chain.h"
 
 #include "base/mem.h"
@@ -314,12 +316,81 @@ static void test_refused(void **state)
     kq_source_close(src);
 }
 
+/* Hidden states of the reference from a file: the same bits, and no block of the reference is computed (one holds a NaN then). */
+static void test_hidden(void **state)
+{
+    (void)state;
+    kq_error err;
+    char dir[] = "hidden.XXXXXX", cmd[300], path[256];
+    assert_non_null(mkdtemp(dir));
+    kq_source *src = open_tiny("llama3");
+    kq_weights w = kq_weights_from_source(src);
+    rounded q, broken;
+    rounded_init(&q, w);
+    rounded_init(&broken, w);
+    broken.round = false;
+    broken.nan_layer = 0;
+    enum { CTX = 70, WINDOWS = 5 };
+    int32_t ids[CTX * WINDOWS];
+    text(ids, CTX * WINDOWS, w.cfg->vocab_size);
+    kq_eval_options opt = options(CTX, 2);
+    kq_eval_result plain, e;
+    check_ok(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &plain, &err));
+    check_fails(kq_evaluate(&q.w, &broken.w, ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_NUMERIC, "reference");
+
+    for (int half = 0; half < 2; half++) { /* llama.cpp's convention looks at the same states */
+        opt.half = half;
+        opt.hidden = NULL;
+        check_ok(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &plain, &err));
+        check_ok(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+        assert_int_equal(kq_hidden_whole(opt.hidden), half);
+        if (!half) {
+            check_ok(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &e, &err));
+            check_ok(kq_hidden_finish(opt.hidden, &err));
+            assert_memory_equal(&e, &plain, sizeof e);
+            kq_hidden_close(opt.hidden);
+            check_ok(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+        }
+        assert_true(kq_hidden_whole(opt.hidden));
+        opt.threads = 1 + half;
+        check_ok(kq_evaluate(&q.w, &broken.w, ids, CTX * WINDOWS, &opt, &e, &err));
+        assert_memory_equal(&e, &plain, sizeof e);
+        kq_hidden_close(opt.hidden);
+    }
+
+    /* another key is another file; unfinished, it leaves nothing */
+    check_ok(kq_hidden_open(dir, "another text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+    assert_false(kq_hidden_whole(opt.hidden));
+    kq_hidden_close(opt.hidden);
+    snprintf(cmd, sizeof cmd, "test $(ls %s | wc -l) = 1", dir);
+    assert_int_equal(system(cmd), 0);
+
+    /* other shapes, and damage */
+    check_fails(kq_hidden_open(dir, "the text", WINDOWS - 1, CTX, w.cfg->d_model, &opt.hidden, &err), KQ_E_FORMAT, "remove it");
+    snprintf(cmd, sizeof cmd, "ls -d %s/*.safetensors", dir);
+    FILE *f = popen(cmd, "r");
+    assert_int_equal(fscanf(f, "%255s", path), 1);
+    pclose(f);
+    assert_non_null(f = fopen(path, "r+b"));
+    fseek(f, -(long)(WINDOWS * 8 + CTX * w.cfg->d_model * 4 + 100), SEEK_END); /* in the last window but one */
+    fputc(7, f);
+    fclose(f);
+    check_ok(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+    check_fails(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_FORMAT, "window 3 is damaged");
+    kq_hidden_close(opt.hidden);
+    assert_int_equal(truncate(path, 1000), 0);
+    check_fails(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err), KQ_E_FORMAT, path);
+    snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+    assert_int_equal(system(cmd), 0);
+    kq_source_close(src);
+}
+
 int main(void)
 {
     kq_kern_init(kq_isa_best());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),          cmocka_unit_test(test_threads), cmocka_unit_test(test_chain),
-        cmocka_unit_test(test_flat_and_widths), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_flat_and_widths), cmocka_unit_test(test_refused), cmocka_unit_test(test_hidden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
