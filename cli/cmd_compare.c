@@ -203,7 +203,7 @@ static int compare(cli *c, job *j)
     cli_progress_end();
     if (c->json)
         puts(text);
-    else
+    else if (!c->quiet)
         fprintf(stderr, "%s: table.md, table.csv and table.json\n", c->out);
     free(text);
     return EXIT_OK;
