@@ -21,6 +21,7 @@ static const struct {
     {"imatrix", cmd_imatrix, "make an importance matrix for llama.cpp's llama-quantize"},
     {"eval", cmd_eval, "perplexity, and KL divergence to the original"},
     {"compare", cmd_compare, "quantize in several ways and measure each: one table"},
+    {"report", cmd_report, "draw a comparison: one HTML page"},
     {"run", cmd_run, "let a model speak"},
     {"serve", cmd_serve, "answer over HTTP as OpenAI's API does: completions, chat, scores of prompts"},
     {"export", cmd_export, "write the weights as an ordinary model: a Hugging Face folder in bf16, or a GGUF for llama.cpp"},

@@ -194,6 +194,10 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
 kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt, char **plan_json,
                           kq_error *err);
 
+/* One self-contained HTML page of what DIR, a folder of kq_compare, holds so far: figures and tables, without script or network. out_file NULL:
+ * DIR/report.html. Texts from DIR are escaped; KQ_E_FORMAT when a file is not what kq_compare writes. */
+kq_status kq_report(const char *dir, const char *out_file, kq_error *err);
+
 typedef struct kq_export_options {
     kq_common common;
     const char *to;       /* "bf16": a Hugging Face folder; "gguf": a file for llama.cpp */

@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "compare/compare.h"
 
-typedef enum kind { TEXT, NUMBER, MAYBE, WHOLE, OBJECT, ARRAY } kind; /* MAYBE: a number or null */
+typedef enum kind { TEXT, NUMBER, MAYBE, WHOLE, BITS, OBJECT, ARRAY } kind; /* MAYBE: a number or null */
 
 typedef struct member { const char *name; kind kind; } member;
 
@@ -17,8 +17,9 @@ static bool fits(const json_t *v, kind k)
     case MAYBE:
         if (json_is_null(v))
             return true; /* fall through */
-    case NUMBER: return json_is_number(v) && isfinite(json_number_value(v));
+    case NUMBER: return json_is_number(v) && fabs(json_number_value(v)) < 1e30; /* nothing measured comes near; sums and ratios stay finite */
     case WHOLE: return json_is_integer(v) && json_integer_value(v) >= 0;
+    case BITS: return json_is_number(v) && json_number_value(v) >= 1 && json_number_value(v) <= 32;
     case OBJECT: return json_is_object(v);
     case ARRAY: return json_is_array(v) && json_array_size(v) <= 100000;
     }
@@ -27,7 +28,7 @@ static bool fits(const json_t *v, kind k)
 
 static kq_status need(const char *path, const char *where, const json_t *o, const member *m, size_t n, kq_error *err)
 {
-    static const char *const what[] = {"a short text", "a number", "a number or null", "a whole number", "an object", "a list"};
+    static const char *const what[] = {"a short text", "a number", "a number or null", "a whole number", "a number from 1 to 32", "an object", "a list"};
     for (size_t i = 0; i < n; i++)
         if (!fits(json_object_get(o, m[i].name), m[i].kind))
             return kq_fail(err, KQ_E_FORMAT, "%s: %s%s%s is not %s", path, where, *where ? "." : "", m[i].name, what[m[i].kind]);
@@ -63,7 +64,7 @@ static kq_status check_about(const char *path, const json_t *o, kq_error *err)
 
 static kq_status check_row(const char *path, const json_t *o, const json_t *about, kq_error *err)
 {
-    kq_status status = NEED(path, "", o, {"row", TEXT}, {"spec", TEXT}, {"method", TEXT}, {"bits", NUMBER}, {"seed", WHOLE}, {"tokens", MAYBE}, {"texts", ARRAY},
+    kq_status status = NEED(path, "", o, {"row", TEXT}, {"spec", TEXT}, {"method", TEXT}, {"bits", BITS}, {"seed", WHOLE}, {"tokens", MAYBE}, {"texts", ARRAY},
                             {"settings", OBJECT}, {"seconds", OBJECT}, {"peak_rss_bytes", OBJECT}, {"file_bytes", WHOLE}, {"bpw", NUMBER}, {"bpw_file", NUMBER},
                             {"relative_mse", NUMBER}, {"predicted_loss", MAYBE}, {"modules", OBJECT});
     const char *name;
@@ -83,7 +84,7 @@ static kq_status check_row(const char *path, const json_t *o, const json_t *abou
         if (!status && !json_equal(json_object_get(json_array_get(json_object_get(o, "texts"), i), "text"), json_object_get(v, "name")))
             status = kq_fail(err, KQ_E_FORMAT, "%s: has no figures of %s", path, json_string_value(json_object_get(v, "name")));
     json_object_foreach (json_object_get(o, "modules"), name, v)
-        status = status ? status : NEED(path, "modules", v, {"bits", NUMBER}, {"relative_mse", NUMBER}, {"predicted_loss", MAYBE}, {"shape", ARRAY});
+        status = status ? status : NEED(path, "modules", v, {"bits", BITS}, {"relative_mse", NUMBER}, {"predicted_loss", MAYBE}, {"shape", ARRAY});
     json_array_foreach (json_object_get(about, "tasks"), i, v) {
         const char *task = json_string_value(json_object_get(v, "name"));
         if (!status)

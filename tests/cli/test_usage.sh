@@ -8,7 +8,7 @@ refuse 2 "unknown command frobnicate" "$KRONQ" frobnicate
 "$KRONQ" >out 2>err && fail "no command succeeds"
 [ ! -s out ] && grep -q usage err || fail "no command: usage on stderr"
 for a in --help -h help --version; do must "$KRONQ" $a; [ -s must.out ] && [ ! -s must.err ] || fail "$a"; done
-for c in quantize calibrate eval run info; do must "$KRONQ" $c --help; grep -q -- --json must.out || fail "$c --help"; done
+for c in quantize calibrate eval run info compare; do must "$KRONQ" $c --help; grep -q -- --json must.out || fail "$c --help"; done
 
 say "options"
 refuse 2 "unknown option --frob" $Q --frob

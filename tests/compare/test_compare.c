@@ -162,7 +162,7 @@ static void test_hostile(void **state)
         {ABOUT("[]", "[\".\"]"), NULL, "rows[0] is not the name of a row"},
         {ABOUT("[{\"name\": 1}]", "[]"), NULL, "texts.name is not a short text"},
         {ABOUT("[]", "[\"a\"]"), "{}", "row is not a short text"},
-        {ABOUT("[]", "[\"a\"]"), ROW("\"2\"", "1", "{}", "\"f\""), "bits is not a number"},
+        {ABOUT("[]", "[\"a\"]"), ROW("\"2\"", "1", "{}", "\"f\""), "bits is not a number from 1 to 32"},
         {ABOUT("[]", "[\"a\"]"), ROW("2", "null", "{}", "\"f\""), "texts.kld is not a number"},
         {ABOUT("[]", "[\"a\"]"), ROW("2", "1e999", "{}", "\"f\""), "rows/a.json"},
         {ABOUT("[]", "[\"a\"]"), ROW("2", "1", "[]", "\"f\""), "modules is not an object"},

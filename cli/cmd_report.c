@@ -1,0 +1,26 @@
+#include <stdio.h>
+
+#include "cli.h"
+
+static const cli_option options[] = {
+    {"out", "FILE.html", "the page (DIR/report.html)", OPT_OUT},
+    {"quiet", NULL, "say nothing", OPT_QUIET},
+    {0},
+};
+
+int cmd_report(int argc, char **argv)
+{
+    cli c;
+    int status = cli_parse(&c, argc, argv, "report DIR [-o FILE.html]",
+                           "Draw what `kronq compare` has measured so far: one HTML page with everything in it (quality against tokens and size, spectra and\n"
+                           "convergence of the factors, error of every module, all figures as tables). It needs no network and no script.\n\n"
+                           "  kronq report cmp -o cmp.html", options);
+    if (status >= 0)
+        return status;
+    kq_error err;
+    if (kq_report(c.model, c.out, &err))
+        return cli_fail(&err);
+    if (!c.quiet)
+        fprintf(stderr, "%s%s\n", c.out ? c.out : c.model, c.out ? "" : "/report.html");
+    return EXIT_OK;
+}
