@@ -79,6 +79,9 @@ enum cli_key {
 
 #define CALIBRATION_OPTIONS SAMPLE_OPTIONS, METHOD_OPTION, ESTIMATE_OPTIONS, ONLY_OPTION
 
+#define MODULE_BITS_OPTION \
+    {"module-bits", "REGEX=K", "2, 3 or 4 bits for the modules whose name matches; may be repeated, the first that matches counts", OPT_MODULE_BITS}
+
 #define ROUNDING_OPTIONS \
     {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE}, \
     {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG}, \

@@ -5,13 +5,14 @@
 #include "cli.h"
 
 /* What a SPEC may set. */
-static const cli_option settings[] = {SAMPLE_OPTIONS, ESTIMATE_OPTIONS, ROUNDING_OPTIONS, {0}};
+static const cli_option settings[] = {SAMPLE_OPTIONS, ESTIMATE_OPTIONS, ROUNDING_OPTIONS, MODULE_BITS_OPTION, {0}};
 
 static const cli_option options[] = {
     {"out", "DIR", "folder of the comparison; an interrupted one is continued, and rows can be added to it", OPT_OUT},
-    {"methods", "SPEC,...", "ways to quantize: METHOD[:SETTING=VALUE]..., settings being those below from --text to --head-bits; may be repeated", OPT_METHODS},
+    {"methods", "SPEC,...", "ways to quantize: METHOD[:SETTING=VALUE]..., settings being those from --text to --head-bits below; may be repeated", OPT_METHODS},
     {"sweep", "KEY=V,V,...", "every SPEC with each of these values of a setting; may be repeated, all combinations are taken", OPT_SWEEP},
-    {"bits", "K,K,...", "bits a weight (2)", OPT_BITS_LIST},
+    {"bits", "K,K,...", "bits a weight (2); 2.5 is an average, shared out to the modules by what each would lose", OPT_BITS_LIST},
+    MODULE_BITS_OPTION,
     {"seeds", "N,N,...", "seeds (0); several are also averaged", OPT_SEEDS},
     {"ppl", "FILE", "text to measure perplexity and KL divergence on; may be repeated", OPT_PPL},
     {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},
@@ -105,6 +106,8 @@ static int add_specs(job *j, const cli *c)
         s->c = *c;
         if (c->q.calibration.n_text)
             s->c.q.calibration.text = s->c.texts;
+        if (c->q.n_module_bits)
+            s->c.q.module_bits = s->c.module_bits;
         status = cli_apply_spec(&s->c, settings, s->words);
     }
     return status;
@@ -156,7 +159,7 @@ static int print_plan(const cli *c, const char *text)
         const char *factors = json_string_value(json_object_get(row, "factors"));
         const bool ready = json_is_true(json_object_get(row, "done"));
         done += ready;
-        printf("%-6lld %-10lld %-8s %-28s %s\n", json_integer_value(json_object_get(row, "bits")), json_integer_value(json_object_get(row, "seed")), ready ? "done" : "",
+        printf("%-6g %-10lld %-8s %-28s %s\n", json_number_value(json_object_get(row, "bits")), json_integer_value(json_object_get(row, "seed")), ready ? "done" : "",
                factors ? factors : "none", json_string_value(json_object_get(row, "spec")));
     }
     printf("\n%zu rows, %zu of them done; %zu passes over the text\n", json_array_size(json_object_get(plan, "rows")), done,

@@ -7,7 +7,7 @@
 static const cli_option quantize_options[] = {
     {"out", "PATH", "folder for the checkpoint, or with --to gguf the file", OPT_OUT},
     {"bits", "K", "bits a weight: 2 (default), 3 or 4; or an average such as 2.5, shared out to the modules by what each would lose", OPT_BITS},
-    {"module-bits", "REGEX=K", "2, 3 or 4 bits for the modules whose name matches; may be repeated, the first that matches counts", OPT_MODULE_BITS},
+    MODULE_BITS_OPTION,
     {"to", "FORMAT", "kronq (default): trellis code, smallest; gguf: llama.cpp's own block types, which it runs as they are", OPT_TO},
     {"type", "T", "gguf: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K to Q6_K, with llama-quantize's mixtures (Q4_K_M, ...)", OPT_TYPE},
     {"pure", NULL, "gguf: no mixture, every tensor gets the type itself", OPT_PURE},

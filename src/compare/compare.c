@@ -199,7 +199,7 @@ typedef struct pace {
 static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, const pace *p, kq_error *err)
 {
     char line[600], left[32];
-    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %d bits, seed %llu", c->n - p->left + 1, c->n, r->spec, r->opt.bits, (unsigned long long)r->opt.common.seed);
+    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %g bits, seed %llu", c->n - p->left + 1, c->n, r->spec, r->opt.bits, (unsigned long long)r->opt.common.seed);
     if (p->done && (p->passes_done || !p->passes_left)) {
         double s = p->rows_s / (double)p->done * (double)p->left;
         if (p->passes_left)

@@ -62,16 +62,25 @@ static size_t all_bits(const kq_rp *p, double bits[], size_t most)
     return n;
 }
 
-/* The kind of rows with the lowest mean KL divergence among those with these bits; NaN: any. */
-static const kq_rp_row *best(const kq_rp *p, size_t text, double bits)
+/* The kind of rows with the lowest mean KL divergence among those of the size of `like`; NULL: of any. */
+static const kq_rp_row *best(const kq_rp *p, size_t text, const kq_rp_row *like)
 {
     const kq_rp_row *b = NULL;
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
-        if (r->group == i && (isnan(bits) || r->bits == bits) && (!b || kq_rp_mean(p, r, text, "kld") < kq_rp_mean(p, b, text, "kld")))
+        if (r->group == i && (!like || kq_rp_same_size(r, like)) && (!b || kq_rp_mean(p, r, text, "kld") < kq_rp_mean(p, b, text, "kld")))
             b = r;
     }
     return b;
+}
+
+static const kq_rp_row *smallest(const kq_rp *p)
+{
+    const kq_rp_row *r = p->row;
+    for (size_t i = 1; i < p->n; i++)
+        if (p->row[i].bpw < r->bpw)
+            r = &p->row[i];
+    return r;
 }
 
 /* ---- against tokens ---- */
@@ -159,12 +168,12 @@ static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     const double none_room = n_none ? 44 : 0;
     const size_t across = n_bits < ACROSS ? n_bits : ACROSS, down = (n_bits + across - 1) / across;
     const double wide = (page_width + 20) / (double)across - 86, tall = across == 1 ? 300 : 230, step_x = wide + 86, step_y = tall + 88;
-    const kq_rp_row *b = best(p, text, bits[0]);
+    const kq_rp_row *b = best(p, text, smallest(p));
     if (isfinite(b->tokens))
-        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, %s nats", bits[0], p->series[b->series],
+        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, %s nats", b->bits, p->series[b->series],
                  kq_tokens_text(b->tokens, tokens_text), kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
     else
-        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, without calibration, %s nats", bits[0],
+        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, without calibration, %s nats", b->bits,
                  p->series[b->series], kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
     snprintf(name, sizeof name, "tokens-%zu", text);
     kq_rp_open(p, f, name, title);
@@ -196,18 +205,13 @@ static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
 
 /* ---- against size ---- */
 
-static bool whole_bits(const kq_rp_row *r)
-{
-    return r->bits == floor(r->bits);
-}
-
 /* The whole-bit kind of a series with these bits and the most tokens. */
 static const kq_rp_row *anchor(const kq_rp *p, size_t series, double bits)
 {
     const kq_rp_row *a = NULL;
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
-        if (r->group == i && r->series == series && r->bits == bits && whole_bits(r) && (!a || r->tokens > a->tokens))
+        if (r->group == i && r->series == series && r->bits == bits && !r->mixed && (!a || r->tokens > a->tokens))
             a = r;
     }
     return a;
@@ -237,17 +241,13 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
         const kq_rp_row *r = &p->row[i];
         x[i] = r->bpw;
         y[i] = kq_rp_measure(r, text, "kld");
-        mixed_any = mixed_any || !whole_bits(r);
-        if (r->group == i && !whole_bits(r) && isfinite(on_line(p, r, text))) {
+        mixed_any = mixed_any || r->mixed;
+        if (r->group == i && r->mixed && isfinite(on_line(p, r, text))) {
             mixed++;
             below += kq_rp_mean(p, r, text, "kld") < on_line(p, r, text);
         }
     }
-    const kq_rp_row *lo = best(p, text, (double)NAN), *hi = lo;
-    for (size_t i = 0; i < p->n; i++)
-        if (p->row[i].bpw < hi->bpw)
-            hi = &p->row[i];
-    hi = best(p, text, hi->bits);
+    const kq_rp_row *lo = best(p, text, NULL), *hi = best(p, text, smallest(p));
     int len = snprintf(title, sizeof title, "KL divergence against size: from %s nats at %.3f bits a weight to %s at %.3f",
                        kq_number_text(kq_rp_mean(p, hi, text, "kld"), number), hi->bpw, kq_number_text(kq_rp_mean(p, lo, text, "kld"), other), lo->bpw);
     if (mixed)
@@ -275,7 +275,7 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
         tip(buf, sizeof buf, r, "KLD", y[i]);
-        kq_svg_mark(f, kq_axis_at(&axes.x, r->bpw) + aside(p, r->series, 14), clamped(&axes.y, y[i]), r->series, !whole_bits(r), "pt", buf);
+        kq_svg_mark(f, kq_axis_at(&axes.x, r->bpw) + aside(p, r->series, 14), clamped(&axes.y, y[i]), r->series, r->mixed, "pt", buf);
     }
     kq_svg_end(f);
     kq_rp_close(f, mixed_any ? "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of bits, with the most calibration tokens. Where bits are "
@@ -328,7 +328,7 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
             kq_svg_line(f, ex, ey, 2, r->series, "faint");
         }
         tip(buf, sizeof buf, r, "loss rise", y[i]);
-        kq_svg_mark(f, kq_axis_at(&axes.x, x[i]), clamped(&axes.y, y[i]), r->series, !whole_bits(r), "pp", buf);
+        kq_svg_mark(f, kq_axis_at(&axes.x, x[i]), clamped(&axes.y, y[i]), r->series, r->mixed, "pp", buf);
     }
     kq_svg_end(f);
     kq_rp_close(f, "A mark is one row of a method that predicts; bars are standard errors over tokens. Eq. 1 is the second-order term at the original weights, on the calibration text; "
@@ -338,14 +338,16 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
 void kq_rp_quality(kq_rp *p, FILE *f)
 {
     double *scratch = kq_alloc(4 * p->n + 64, sizeof *scratch);
-    bool tokens = false;
-    for (size_t i = 0; i < p->n; i++)
-        tokens = tokens || isfinite(p->row[i].tokens);
+    size_t tokens = 0;
+    for (size_t i = 0; scratch && i < p->n; i++)
+        scratch[i] = p->row[i].tokens;
+    if (scratch)
+        tokens = distinct(scratch, p->n);
     fputs("<h2>Quality</h2>\n", f);
     if (!p->n_text)
         fputs("<p>No text was measured.</p>\n", f);
     for (size_t t = 0; t < p->n_text && scratch; t++) {
-        if (tokens)
+        if (tokens > 1)
             tokens_figure(p, f, t, scratch);
         size_figure(p, f, t, scratch);
         predicted_figure(p, f, t, scratch);

@@ -332,19 +332,6 @@ static size_t n_blocks(const kq_rp_row *r)
     return n;
 }
 
-static bool bits_differ(const kq_rp_row *r)
-{
-    const char *name;
-    json_t *m;
-    double first = NAN;
-    json_object_foreach (json_object_get(r->o, "modules"), name, m) {
-        first = isnan(first) ? number(m, "bits") : first;
-        if (number(m, "bits") != first)
-            return true;
-    }
-    return false;
-}
-
 /* One map of layers over linears, coloured by `key`, between left and right. */
 static void strip(FILE *f, const kq_rp_row *r, const char *key, const char *title, bool logarithmic, double left, double right, double top)
 {
@@ -352,7 +339,6 @@ static void strip(FILE *f, const kq_rp_row *r, const char *key, const char *titl
     json_t *m;
     size_t layer, kind, column[MOST_LAYERS], n = 0;
     bool there[MOST_LAYERS] = {false};
-    const bool write_bits = bits_differ(r);
     double lo = INFINITY, hi = -INFINITY;
     char buf[300], number_buf[32];
     json_object_foreach (json_object_get(r->o, "modules"), name, m) {
@@ -394,7 +380,7 @@ static void strip(FILE *f, const kq_rp_row *r, const char *key, const char *titl
         snprintf(buf, sizeof buf, "%.128s: %.3g bits, %s %s", name, bits, strcmp(key, "relative_mse") ? "predicted loss" : "relative error", kq_number_text(v, number_buf));
         kq_html_text(f, buf);
         fputs("</title></rect>\n", f);
-        if (write_bits && cell >= 12) {
+        if (r->mixed && cell >= 12) {
             snprintf(buf, sizeof buf, "%.3g", bits);
             kq_svg_label(f, x + cell / 2, y + 13, "middle", h > 3 ? "onhi" : "onlo", buf);
         }
@@ -448,7 +434,7 @@ static void map_figure(kq_rp *p, FILE *f, const kq_rp_row *r, size_t number_of)
     if (two)
         strip(f, r, "predicted_loss", "predicted rise of the loss (nats a token)", true, side ? 594 : 84, page_width - 4, side ? 0 : STRIP);
     kq_svg_end(f);
-    snprintf(title, sizeof title, "Each cell is a module.%s%s", bits_differ(r) ? " Numbers in the cells are its bits." : "",
+    snprintf(title, sizeof title, "Each cell is a module.%s%s", r->mixed ? " Numbers in the cells are its bits." : "",
              two ? " The predicted rise is eq. 1's share of it; its colours are logarithmic." : "");
     kq_rp_close(f, title);
 }

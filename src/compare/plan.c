@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,8 @@ kq_quantize_options kq_cmp_options(const kq_cmp *c, const kq_quantize_options *o
     o.common = c->opt->common;
     o.common.seed = seed;
     o.factors = NULL;
+    o.calibration.given = NULL; /* a factor file that we made is not to be checked against what the user typed */
+    o.calibration.n_given = 0;
     o.resume = true; /* what is left over in DIR is ours */
     return o;
 }
@@ -88,7 +91,7 @@ static void name_row(kq_cmp_row *r)
         hash_text(r->spec, hex, 8);
         n += (size_t)snprintf(r->name + n, sizeof r->name - n, "_%s", hex);
     }
-    snprintf(r->name + n, sizeof r->name - n, "-%dbit-seed%llu", r->opt.bits, (unsigned long long)r->opt.common.seed);
+    snprintf(r->name + n, sizeof r->name - n, "-%gbit-seed%llu", r->opt.bits, (unsigned long long)r->opt.common.seed);
 }
 
 /* Random are: text that the model writes, labels that are drawn, a random start. Other factors are the same for every seed. */
@@ -169,7 +172,7 @@ static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
     const kq_quantize_options *a = &r->opt;
     for (const kq_cmp_row *s = c->row; s < r; s++)
         if (!memcmp(&a->calibration, &s->opt.calibration, sizeof a->calibration) && a->common.seed == s->opt.common.seed && a->only == s->opt.only &&
-            a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink)
+            a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink && a->bits == floor(a->bits) && !a->n_module_bits)
             return s;
     return NULL;
 }
@@ -178,12 +181,13 @@ static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
 static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq_error *err)
 {
     kq_prepared p = {0};
+    kq_bits bits = {0};
     kq_code code;
     kq_method method;
     kq_status status;
     *r = (kq_cmp_row){.spec = in->spec, .opt = kq_cmp_options(c, &in->options), .factors = KQ_CMP_NO_FACTORS};
     kq_quantize_options *o = &r->opt;
-    if ((status = kq_method_parse(o->calibration.method, &method, err)) || (status = kq_check_bits(o, err)) || (status = kq_code_parse(o->code, &code, err)))
+    if ((status = kq_method_parse(o->calibration.method, &method, err)) || (status = kq_bits_check(o, err)) || (status = kq_code_parse(o->code, &code, err)))
         return status;
     if (!kq_method_needs_gradients(method)) { /* they look at inputs alone */
         o->calibration.sampled_labels = false;
@@ -192,11 +196,11 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     name_row(r);
     for (const kq_cmp_row *s = c->row; s < r; s++)
         if (!strcmp(s->name, r->name))
-            return kq_fail(err, KQ_E_ARG, "it is asked for twice with %d bits and seed %llu", o->bits, (unsigned long long)o->common.seed);
+            return kq_fail(err, KQ_E_ARG, "it is asked for twice with %g bits and seed %llu", o->bits, (unsigned long long)o->common.seed);
     const kq_cmp_row *same = twin(c, r);
     if (same)
         r->factors = same->factors;
-    else if (!(status = kq_prepare(c->model, o, true, &p, err))) {
+    else if (!(status = kq_prepare(c->model, o, true, &p, err)) && !(status = kq_bits_open(&p, &bits, err)) && !(status = kq_bits_check_method(&bits, err))) {
         if (*c->fingerprint)
             memcpy(p.fingerprint, c->fingerprint, sizeof p.fingerprint);
         else if (!(status = kq_prepare_fingerprint(&p, err)))
@@ -204,15 +208,15 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
         if (!status && method != KQ_NONE)
             status = find_factors(c, &p, &r->factors, err);
     }
+    kq_bits_free(&bits);
     kq_prepared_free(&p);
     if (status)
         return status;
-    r->settings = json_pack("{s:o, s:i, s:s, s:f, s:s, s:i, s:i, s:I}", "factors",
-                            r->factors < 0 ? json_string("none") : json_incref(c->factors[r->factors].settings), "bits", o->bits, "code", o->code, "sigma_reg",
-                            o->sigma_reg, "only", o->only ? o->only : "", "embed_bits", o->embed_bits, "head_bits", o->head_bits, "seed",
-                            (json_int_t)o->common.seed);
-    if (r->settings && o->shrink != 0) /* rows made before there was one go on being recognised */
-        json_object_set_new(r->settings, "shrink", json_real(o->shrink));
+    if ((r->settings = kq_quantize_settings(o))) {
+        if (o->shrink == 0) /* rows made before there was one go on being recognised */
+            json_object_del(r->settings, "shrink");
+        json_object_set_new(r->settings, "factors", r->factors < 0 ? json_string("none") : json_incref(c->factors[r->factors].settings));
+    }
     return r->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
 }
 
@@ -405,7 +409,7 @@ kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_r
     size_t bytes = 0;
     for (size_t i = 0; i < c.n; i++) {
         const kq_cmp_row *r = &c.row[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:I, s:b, s:s?}", "name", r->name, "spec", r->spec, "bits", r->opt.bits, "seed",
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I, s:b, s:s?}", "name", r->name, "spec", r->spec, "bits", kq_bits_number(r->opt.bits), "seed",
                                               (json_int_t)r->opt.common.seed, "done", r->done, "factors", r->factors < 0 ? NULL : c.factors[r->factors].name));
     }
     for (size_t p = 0; p < c.n_passes; p++) {

@@ -35,6 +35,11 @@ const char *kq_rp_text_name(const kq_rp *p, size_t text)
     return string(json_array_get(json_object_get(p->about, "texts"), text), "name");
 }
 
+bool kq_rp_same_size(const kq_rp_row *a, const kq_rp_row *b)
+{
+    return fabs(a->bpw - b->bpw) <= 0.05;
+}
+
 double kq_rp_mean(const kq_rp *p, const kq_rp_row *r, size_t text, const char *key)
 {
     double s = 0;
@@ -70,12 +75,20 @@ static void fill_row(kq_rp *p, size_t i)
 {
     kq_rp_row *r = &p->row[i];
     char name[256];
+    *r = (kq_rp_row){0};
     r->o = json_array_get(p->rows, i);
     r->spec = string(r->o, "spec");
     r->bits = number(r->o, "bits");
     r->tokens = number(r->o, "tokens");
     r->bpw = number(r->o, "bpw");
     r->predicted = number(r->o, "predicted_loss");
+    const char *module;
+    json_t *m;
+    double first = NAN;
+    json_object_foreach (json_object_get(r->o, "modules"), module, m) {
+        first = isnan(first) ? number(m, "bits") : first;
+        r->mixed = r->mixed || number(m, "bits") != first;
+    }
     series_name(r->spec, name);
     for (r->series = 0; r->series < p->n_series && strcmp(p->series[r->series], name);)
         r->series++;
@@ -381,14 +394,14 @@ static void quality_cells(const kq_rp *p, FILE *f, size_t group)
     }
 }
 
-/* The lowest KL divergence on the first text among the kinds of r's bits. */
+/* The lowest KL divergence on the first text among the kinds of the same size. */
 static bool is_best(const kq_rp *p, size_t group)
 {
     if (!p->n_text)
         return false;
     size_t rivals = 0;
     for (size_t i = 0; i < p->n; i++)
-        if (p->row[i].group == i && i != group && p->row[i].bits == p->row[group].bits) {
+        if (p->row[i].group == i && i != group && kq_rp_same_size(&p->row[i], &p->row[group])) {
             rivals++;
             if (kq_rp_mean(p, &p->row[i], 0, "kld") < kq_rp_mean(p, &p->row[group], 0, "kld"))
                 return false;
@@ -400,7 +413,7 @@ static void print_summary(const kq_rp *p, FILE *f)
 {
     double mean, sd;
     size_t n;
-    fputs("<h2>Summary</h2>\n<p>Mean over seeds, with their standard deviation where there are several. Shaded: the lowest KL divergence for its number of bits.</p>\n"
+    fputs("<h2>Summary</h2>\n<p>Mean over seeds, with their standard deviation where there are several. Shaded: the lowest KL divergence of its size.</p>\n"
           "<div class=\"wide\"><table id=\"summary\">\n<thead>", f);
     group_heads(p, f, 6, "");
     fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th><th>bits a weight<br/>of the file</th><th>predicted by<br/>eq. 1 (nats/token)</th>", f);

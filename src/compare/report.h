@@ -10,6 +10,7 @@ typedef struct kq_rp_row {
     const char *spec;
     size_t series, group;       /* of rows that differ in bits, tokens and seed alone; of rows that differ in the seed alone */
     double bits, tokens, bpw;   /* tokens NaN: no calibration */
+    bool mixed;                 /* modules have different bits */
     double predicted;           /* NaN: not predicted */
 } kq_rp_row;
 
@@ -31,6 +32,8 @@ typedef struct kq_rp {
 
 double kq_rp_measure(const kq_rp_row *r, size_t text, const char *key); /* "kld", "loss_rise", ... of a text */
 const char *kq_rp_text_name(const kq_rp *p, size_t text);
+/* Sizes that can be compared: within 0.05 bits a quantized weight. */
+bool kq_rp_same_size(const kq_rp_row *a, const kq_rp_row *b);
 /* Mean of a measure over the rows of r's group. */
 double kq_rp_mean(const kq_rp *p, const kq_rp_row *r, size_t text, const char *key);
 

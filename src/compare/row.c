@@ -8,6 +8,7 @@
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "compare/compare.h"
+#include "quant/bits.h"
 
 typedef struct row {
     const kq_cmp *c;
@@ -203,8 +204,8 @@ kq_status kq_cmp_row_run(const kq_cmp *c, const kq_cmp_row *r, const kq_common *
     kq_status status = kq_cmp_path(w.model, c->dir, "models", r->name, "", err);
     if (!status)
         status = kq_cmp_path(w.made, c->dir, "models", r->name, ".json", err);
-    if (!status && !(w.o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:I, s:o, s:O, s:[]}", "format", 1, "kronq", kq_version(), "row", r->name, "spec", r->spec,
-                                     "method", cal->method, "bits", r->opt.bits, "seed", (json_int_t)r->opt.common.seed, "tokens",
+    if (!status && !(w.o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:I, s:o, s:O, s:[]}", "format", 1, "kronq", kq_version(), "row", r->name, "spec", r->spec,
+                                     "method", cal->method, "bits", kq_bits_number(r->opt.bits), "seed", (json_int_t)r->opt.common.seed, "tokens",
                                      r->factors < 0 ? json_null() : json_integer((json_int_t)(cal->tokens / cal->seq_len * cal->seq_len)), "settings", r->settings,
                                      "texts")))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the row");

@@ -33,6 +33,8 @@ double kq_bits_of(void *ctx, size_t layer, kq_linear_id id);
 double kq_bits_forecast(const kq_bits *b, size_t layer, kq_linear_id id);
 /* Where modules differ, the settings of a job or a checkpoint say so: "bits_asked" and, if there are any, "module_bits_rules". False: out of memory. */
 bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings);
+/* All that a checkpoint depends on beside its factors and the instruction set: "bits", "code", "sigma_reg", ... A new object; NULL: out of memory. */
+json_t *kq_quantize_settings(const kq_quantize_options *opt);
 json_t *kq_bits_number(double bits); /* an integer where it is one */
 /* "2 bits", "2.5 bits on average", ... */
 const char *kq_bits_text(const kq_quantize_options *opt, char buf[64]);

@@ -384,10 +384,9 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (status)
         goto out;
     json_t *settings = q.r.settings;
-    job_settings = json_pack("{s:O, s:o, s:s, s:f, s:f, s:s, s:i, s:i, s:I, s:s}", "settings", settings, "bits", kq_bits_number(opt->bits), "code", opt->code, "sigma_reg",
-                             opt->sigma_reg, "shrink", opt->shrink, "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits,
-                             "seed", (json_int_t)opt->common.seed, "isa", kq_isa_name(q.r.p.isa));
-    text = job_settings && kq_bits_settings(opt, job_settings) ? json_dumps(job_settings, JSON_COMPACT) : NULL;
+    job_settings = kq_quantize_settings(opt);
+    if (job_settings && !json_object_set(job_settings, "settings", settings) && !json_object_set_new(job_settings, "isa", json_string(kq_isa_name(q.r.p.isa))))
+        text = json_dumps(job_settings, JSON_COMPACT);
     if (!text) {
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
         goto out;

@@ -60,6 +60,19 @@ near "$(get must.out ppl)" "$(get all/table.json reference/ppl:text.txt)" 1e-8 |
 must "$KRONQ" eval "$HF" --task arc_easy="$GOLDEN/tasks/arc_easy.jsonl" --limit 6 --compute f32 --json --quiet
 near "$(get must.out "results/arc_easy/acc,none")" "$(get all/table.json reference/acc:arc_easy)" 1e-9 || fail "the reference's accuracy"
 
+say "bits shared out, and by hand"
+must $C -o mixed --methods 'flipflop,flipflop:module-bits=down_proj$=4' --bits 2.5 --compute f32
+must "$KRONQ" calibrate "$HF" -o m.safetensors --seq-len 32 --text "$TEXT" --tokens 512 --compute f32 --quiet
+for rule in "" 'down_proj$=4'; do
+    rm -rf q
+    must "$KRONQ" quantize "$HF" -o q --factors m.safetensors --bits 2.5 ${rule:+--module-bits "$rule"} --compute f32 --json --quiet
+    i=$([ "$rule" ] && echo 1 || echo 0)
+    for key in predicted_loss relative_mse bpw; do near "$(get must.out $key)" "$(figure mixed $i $key)" 1e-7 || fail "mixed bits ($rule): $key"; done
+done
+[ "$(get mixed/table.json rows/1/spec rows/1/bits | tr '\n' ' ')" = 'flipflop:module-bits=down_proj$=4 2.5 ' ] || fail "the row of mixed bits"
+refuse 2 "none: --bits 2.5: the method none predicts no loss" $C -o never --methods none --bits 2,2.5
+refuse 2 "the average is at least" $C -o never --methods 'flipflop:module-bits=down_proj$=4' --bits 2.1
+
 say "means over seeds"
 a=$(figure all "$(index all flipflop 2 5)" kld:text.txt) b=$(figure all "$(index all flipflop 2 6)" kld:text.txt)
 [ "$(get all/table.json seeds/0/spec seeds/0/bits seeds/0/seeds | tr '\n' ' ')" = "flipflop 2 2 " ] || fail "the first kind of row"
@@ -104,6 +117,11 @@ for i in 1 2 3 4 5 6; do
     diff <(timeless whole) <(timeless part) >diff.out || { cat diff.out; fail "the table of an interrupted comparison differs"; }
     [ -z "$(find part -name '*.tmp' -o -name '*.work' -o -name '*.pass')" ] && [ -z "$(ls part/models)" ] || fail "something is left: $(find part)"
 done
+rm -rf part
+$C -o part --methods flipflop,fastkron:tokens=256,none --bits 2,3 >/dev/null 2>int.err &
+sleep "$(awk -v m=$ms 'BEGIN { print m / 2500 }')"
+kill -INT $! 2>/dev/null
+wait $! && fail "interrupted, and status 0" || grep -q "; the same command continues" int.err || fail "what an interruption says: $(cat int.err)"
 # a pass that was interrupted with other estimates than are asked for now
 rm -rf other
 for i in $(seq 200); do
@@ -152,7 +170,7 @@ refuse 2 "unknown method \"magic\"" $N --methods magic
 refuse 2 "flipflop:batch=3: --batch 3: does not divide" $N --methods flipflop,flipflop:batch=3
 refuse 2 "flipflop: it is asked for twice" $N --methods flipflop,flipflop
 refuse 2 "flipflop: --bits 7: 2, 3 or 4" $N --methods flipflop --bits 2,7
-refuse 2 "bits : a whole number" $N --methods flipflop --bits 2,,3
+refuse 2 "bits : a number of at least 0" $N --methods flipflop --bits 2,,3
 refuse 2 "seeds a: a whole number" $N --methods flipflop --seeds a
 refuse 2 "sweep tokens=: KEY=VALUE" $N --methods flipflop --sweep tokens=
 refuse 2 "in flipflop:frob=1: frob=1: no such setting" $N --methods flipflop --sweep frob=1,2
