@@ -58,7 +58,8 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
         }
     kq_regex_free(pattern);
     if (!matched)
-        return kq_fail(err, KQ_E_ARG, "--module-bits %s: matches no module that is quantized; they are called like model.layers.0.self_attn.q_proj", text);
+        return kq_fail(err, KQ_E_ARG, "--module-bits %s: matches no module that is quantized; they are called like "
+                       "model.layers.0.self_attn.q_proj", text);
     return KQ_OK;
 }
 
@@ -103,9 +104,10 @@ kq_status kq_bits_check_method(const kq_bits *b, kq_error *err)
 {
     if (b->settled || kq_method_needs_gradients(b->p->factor.method))
         return KQ_OK;
-    return kq_fail(err, KQ_E_ARG, "--bits %g: %s%sthe method %s predicts no loss by which bits could be shared out; take factors of flipflop or another method with "
-                   "gradients, or 2, 3 or 4 bits with --module-bits for the exceptions", b->p->opt->bits, b->p->opt->factors ? b->p->opt->factors : "",
-                   b->p->opt->factors ? ": " : "", kq_method_name(b->p->factor.method));
+    const char *file = b->p->opt->factors;
+    return kq_fail(err, KQ_E_ARG, "--bits %g: %s%sthe method %s predicts no loss by which bits could be shared out; take factors of flipflop or "
+                   "another method with gradients, or 2, 3 or 4 bits with --module-bits for the exceptions", b->p->opt->bits, file ? file : "",
+                   file ? ": " : "", kq_method_name(b->p->factor.method));
 }
 
 double kq_bits_of(void *ctx, size_t layer, kq_linear_id id)
@@ -171,7 +173,8 @@ static bool block_done(void *ctx, size_t layer)
     return ((sharer *)ctx)->have[layer];
 }
 
-static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
+static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor,
+                              kq_error *err)
 {
     sharer *s = ctx;
     const kq_prepared *p = s->b->p;
@@ -282,8 +285,8 @@ static kq_status allocate(kq_bits *b, kq_error *err)
     const kq_common *c = &b->p->opt->common;
     if (!status && c->progress) {
         char line[200];
-        snprintf(line, sizeof line, "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4", b->allocation.average, count[0], count[1],
-                 count[2]);
+        snprintf(line, sizeof line, "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4", b->allocation.average,
+                 count[0], count[1], count[2]);
         if (c->progress(c->ctx, NULL, 0, line))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after the bits were shared out");
     }

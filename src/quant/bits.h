@@ -27,11 +27,13 @@ kq_status kq_bits_check_method(const kq_bits *b, kq_error *err);
 /* Share them out by the factors of the file. job (may be NULL): keeps the forecast of each block there, for --resume. */
 kq_status kq_bits_share(kq_bits *b, const kq_factor_file *file, const kq_job *job, kq_error *err);
 
-/* Bits of a linear: 2, 3, 4; the average asked for while it is not known; 0 where it is not wanted. ctx is the kq_bits: for kq_checkpoint_plan. */
+/* Bits of a linear: 2, 3, 4; the average asked for while it is not known; 0 where it is not wanted. ctx is the kq_bits. For
+ * kq_checkpoint_plan. */
 double kq_bits_of(void *ctx, size_t layer, kq_linear_id id);
 /* The loss a module will have, nats a sample; NaN while it is not known. */
 double kq_bits_forecast(const kq_bits *b, size_t layer, kq_linear_id id);
-/* Where modules differ, the settings of a job or a checkpoint say so: "bits_asked" and, if there are any, "module_bits_rules". False: out of memory. */
+/* Where modules differ, the settings of a job or a checkpoint say so: "bits_asked" and, if there are any, "module_bits_rules". False: out of
+ * memory. */
 bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings);
 /* All that a checkpoint depends on beside its factors and the instruction set: "bits", "code", "sigma_reg", ... A new object; NULL: out of memory. */
 json_t *kq_quantize_settings(const kq_quantize_options *opt);

@@ -350,7 +350,8 @@ kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size
     if (!in)
         return missing(f, module, err);
     if (both && !out)
-        return kq_fail(err, KQ_E_MISMATCH, "%s: holds %s.H_in but no %s.H_out, which its method has; make it again with kronq calibrate", f->path, module, module);
+        return kq_fail(err, KQ_E_MISMATCH, "%s: holds %s.H_in but no %s.H_out, which its method has; make it again with kronq calibrate", f->path,
+                       module, module);
     kq_status status = check_matrix(in, n, err);
     return status || !out ? status : check_matrix(out, m, err);
 }

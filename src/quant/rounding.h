@@ -1,4 +1,4 @@
-/* What rounding a whole model has in common, whatever it is rounded to: where its factors come from, the parts that are finished, the report. */
+/* What rounding a whole model has in common, whatever it is rounded to: where its factors come from, finished parts, the report. */
 #ifndef KQ_QUANT_ROUNDING_H
 #define KQ_QUANT_ROUNDING_H
 

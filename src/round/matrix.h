@@ -21,7 +21,8 @@ kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *ext
  * may not be H, which holds the conditioned factor afterwards. */
 kq_status kq_factor_condition_ldl_scalar(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, float *D, int threads, kq_error *err);
 
-/* What an error made in rounding the targets comes to after the feedback (eq. 64): with H = L Dg L^T after conditioning (eq. 54, block 16; n a multiple of 16),
+/* What an error made in rounding the targets comes to after the feedback (eq. 64): with H = L Dg L^T after conditioning (eq. 54; blocks of 16,
+ * n a multiple of 16),
  *   *measured = tr(L^-1 M L^-T),  *plain = ||L^-1||_F^2.
  * M [n, n] the factor as measured, rotated; H the same, perhaps shrunk; it is overwritten by the conditioned one. Needs 8 n^2 bytes. */
 kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg, double *measured, double *plain, int threads, kq_error *err);

@@ -25,7 +25,8 @@ void kq_hadamard_rows(const kq_hadamard *h, bool transpose, float *x, size_t row
 /* ---- factors: factor.c ---- */
 /* H <- U^T diag(s) H diag(s) U, H symmetric [n,n] f32, u of order n; s [n] or NULL for no signs. The result is exactly symmetric. */
 kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size_t n, int threads, kq_error *err);
-/* Eq. 63: H <- (1 - shrink) H + shrink diag(H), [n,n], 0 <= shrink < 1. In the original basis: signs before or after make no difference, the rotation does. */
+/* Eq. 63: H <- (1 - shrink) H + shrink diag(H), [n,n], 0 <= shrink < 1. In the original basis: signs before or after make no difference, the
+ * rotation does. */
 void kq_factor_shrink(float *H, size_t n, double shrink);
 /* Divide by the mean diagonal, add sigma_reg to the diagonal once, and again while Cholesky (in f64) fails; *extra counts the repeats
  * (at most 20, then KQ_E_NUMERIC). A factor of zeros (no gradient came) becomes sigma_reg I. KQ_E_NUMERIC:

@@ -39,8 +39,8 @@ enum { KQ_TRELLIS_BATCH = 4 };
 size_t kq_trellis_scratch_bytes(const kq_trellis *t);
 void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed, float *decoded, void *scratch);
 
-/* The code's error on Gaussian weights at the scale of the rounding, relative to their variance (0.071 for hyb at 2 bits): measured on 128 tiles of a fixed
- * stream, good to 1%; takes as long as rounding those. The same on every instruction set. */
+/* The code's error on Gaussian weights at the scale of the rounding, relative to their variance (0.071 for hyb at 2 bits): measured on 128 tiles
+ * of a fixed stream, good to 1%; takes as long as rounding those. The same on every instruction set. */
 kq_status kq_trellis_error(const kq_trellis *t, double *out, kq_error *err);
 
 /* Values of packed tiles: [n_tiles, 16 k] words -> [n_tiles, 256] f32 (before the scale). */
