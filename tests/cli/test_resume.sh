@@ -94,7 +94,7 @@ refuse 1 "config.json|no such|No such" "$KRONQ" info un
 refuse 2 "un/.kronq-work: holds unfinished work; --resume" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --quiet
 refuse 1 "started with bits 2, now it is 3" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --bits 3 --resume --quiet
 refuse 1 'started with code "hyb", now it is "1mad"' "$KRONQ" quantize "$HF" -o un $CAL $SLOW --code 1mad --resume --quiet
-refuse 1 "started with settings.seed 3, now it is 4" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --seed 4 --resume --quiet
+refuse 1 "started with seed 3, now it is 4" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --seed 4 --resume --quiet
 refuse 1 "started with settings.tol .*, now it is 0.5" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --tol 0.5 --resume --quiet
 refuse 1 "started with sigma_reg" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --sigma-reg 0.5 --resume --quiet
 refuse 1 "started with shrink 0.0, now it is 0.5" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --shrink 0.5 --resume --quiet
