@@ -119,8 +119,8 @@ static bool begun(const kq_estimate *e, size_t n)
     return false;
 }
 
-/* The factors of pass p that rows wait for and that are not there yet. */
-static kq_status run_pass(const kq_cmp *c, size_t p, const kq_common *common, kq_error *err)
+/* The factors of pass p that rows wait for and that are not there yet; when there are any, line says so first. */
+static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_common *common, kq_error *err)
 {
     const kq_cmp_factors **f = NULL;
     kq_estimate *e = NULL;
@@ -144,7 +144,7 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const kq_common *common, kq
         bytes += one->bytes;
         n++;
     }
-    if (!status && n) {
+    if (!status && n && !(status = say(&c->opt->common, line, err))) {
         /* the settings of the first are those of all, as far as the pass is concerned; labels do not matter to methods over inputs */
         const kq_cmp_row *r = c->row;
         while (r->factors < 0 || &c->factors[r->factors] != f[0])
@@ -277,7 +277,7 @@ static kq_status run_all(kq_cmp *c, char **text, kq_error *err)
         snprintf(w.where, sizeof w.where, "pass %zu/%zu", p.passes_done + 1, passes);
         char line[100];
         snprintf(line, sizeof line, "pass %zu of %zu over the text", p.passes_done + 1, passes);
-        if ((status = say(&c->opt->common, line, err)) || (status = run_pass(c, i, &common, err)))
+        if ((status = run_pass(c, i, line, &common, err)))
             break;
         p.passes_done++;
         p.passes_left--;

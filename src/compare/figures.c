@@ -248,8 +248,10 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
         }
     }
     const kq_rp_row *lo = best(p, text, NULL), *hi = best(p, text, smallest(p));
-    int len = snprintf(title, sizeof title, "KL divergence against size: from %s nats at %.3f bits a weight to %s at %.3f",
-                       kq_number_text(kq_rp_mean(p, hi, text, "kld"), number), hi->bpw, kq_number_text(kq_rp_mean(p, lo, text, "kld"), other), lo->bpw);
+    kq_number_text(kq_rp_mean(p, hi, text, "kld"), number);
+    int len = kq_rp_same_size(lo, hi) ? snprintf(title, sizeof title, "KL divergence against size: %s nats at %.3f bits a weight with the best method, %.150s", number, hi->bpw, hi->spec)
+                                      : snprintf(title, sizeof title, "KL divergence against size: from %s nats at %.3f bits a weight to %s at %.3f with the best methods", number,
+                                                 hi->bpw, kq_number_text(kq_rp_mean(p, lo, text, "kld"), other), lo->bpw);
     if (mixed)
         snprintf(title + len, sizeof title - (size_t)len, "; %zu of %zu mixed results lie below the line between whole numbers of bits", below, mixed);
     snprintf(name, sizeof name, "size-%zu", text);
@@ -316,7 +318,8 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     const double a = fmax(axes.x.lo, axes.y.lo), b = fmin(axes.x.hi, axes.y.hi);
     if (a < b) {
         fprintf(f, "<path class=\"rule\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", kq_axis_at(&axes.x, a), kq_axis_at(&axes.y, a), kq_axis_at(&axes.x, b), kq_axis_at(&axes.y, b));
-        kq_svg_label(f, kq_axis_at(&axes.x, b) - 8, kq_axis_at(&axes.y, b) + 4, "end", "note", "measured = predicted");
+        const double at = log ? sqrt(a * b) : (a + b) / 2;
+        kq_svg_label(f, kq_axis_at(&axes.x, at) + 10, kq_axis_at(&axes.y, at) + 14, "start", "note", "measured = predicted");
     }
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];

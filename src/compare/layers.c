@@ -108,7 +108,7 @@ static void histogram(const kq_rp *p, FILE *f, const kq_rp_factors *fa, double l
         most = fmax(most, ++count[b]);
     }
     factors_title(p, fa, title);
-    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {0, ceil(most * 1.1), 265, 34, false}, .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81 of a layer",
+    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {0, fmax(5, ceil(most * 1.1)), 265, 34, false}, .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81 of a layer",
                            .y_name = "layers", .title = title};
     kq_svg_panel(f, &axes);
     for (int b = 0; b < BINS; b++) {
@@ -189,16 +189,14 @@ static void traces(const kq_rp *p, FILE *f, const kq_rp_factors *fa, double left
         kq_svg_line(f, x, y, k, 0, "thin");
     }
     size_t k = 0;
-    for (size_t i = 0; i < longest; i++) { /* as long as half of the layers are still at it */
+    for (size_t i = 0; i < longest; i++) { /* a layer that has stopped counts with its last residual */
         size_t have = 0;
         double products = 0;
         json_object_foreach (json_object_get(fa->o, "modules"), name, m)
-            if (steps(m) > i) {
-                at[have++] = step(m, i, 1);
-                products = step(m, i, 0);
+            if (steps(m)) {
+                at[have++] = step(m, i < steps(m) ? i : steps(m) - 1, 1);
+                products = i < steps(m) ? step(m, i, 0) : products;
             }
-        if (2 * have < n)
-            break;
         x[k] = kq_axis_at(&axes.x, products);
         y[k++] = kq_axis_at(&axes.y, fmax(median(at, have), axes.y.lo));
     }
@@ -214,7 +212,11 @@ static void paper_curves(FILE *f, const kq_rp_factors *fa, double left, double w
     double x[N], y[N];
     const char *name;
     json_t *m;
-    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {1e-6, 4, 300, 34, true}, .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81", .title = "f and g of Theorem 3.1, and layers"};
+    double most = 2;
+    json_object_foreach (json_object_get(fa->o, "modules"), name, m)
+        if (steps(m))
+            most = fmax(most, step(m, 0, 1));
+    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {1e-6, 2 * most, 300, 34, true}, .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81", .title = "f and g of Theorem 3.1, and layers"};
     kq_svg_panel(f, &axes);
     for (size_t c = 0; c < 3; c++) {
         for (int which = 0; which < 2; which++) {
@@ -279,7 +281,8 @@ static void convergence_figure(kq_rp *p, FILE *f)
         traces(p, f, fa[i], 64 + (double)i * step_x, wide, i == 0);
     paper_curves(f, fa[0], 64 + (double)n_fa * step_x, wide);
     kq_svg_end(f);
-    kq_rp_close(f, "Left: ||A*(u) &#8722; &#963;v||<sub>F</sub> / &#963; after each step, a step being two products. Right: f<sub>k</sub>(q) = ((1 &#8722; &#8730;q)/(1 + &#8730;q))<sup>k</sup> "
+    kq_rp_close(f, "Left: ||A*(u) &#8722; &#963;v||<sub>F</sub> / &#963; after each step, a step being two products; in the median a layer that has stopped counts with its "
+                   "last residual. Right: f<sub>k</sub>(q) = ((1 &#8722; &#8730;q)/(1 + &#8730;q))<sup>k</sup> "
                    "(Lanczos) and g<sub>k</sub>(q) = q<sup>k</sup> (power iteration), as the proof of Theorem 3.1 has them (its statement leaves the roots out), and each layer at its own q: "
                    "the theorem bounds the sine of an angle, the marks are residuals. The printed bound for Lanczos does not hold: it promises the fastest convergence as q approaches 1, where the gap closes and every Krylov method is slowest; it falls with the "
                    "gap the wrong way round. What counts is the measured curve.");
@@ -429,10 +432,10 @@ static void map_figure(kq_rp *p, FILE *f, const kq_rp_row *r, size_t number_of)
     snprintf(name, sizeof name, "modules-%zu", number_of);
     kq_rp_open(p, f, name, title);
     const bool two = isfinite(r->predicted), side = (double)n_blocks(r) * CELL < 200;
-    kq_svg_begin(f, page_width, two && !side ? 2 * STRIP : STRIP, title);
-    strip(f, r, "relative_mse", "relative error, ||W \xe2\x88\x92 W\xcc\x82||\xc2\xb2 / ||W||\xc2\xb2", false, 84, side ? 490 : page_width - 4, 0);
+    kq_svg_begin(f, page_width, 6 + (two && !side ? 2 * STRIP : STRIP), title);
+    strip(f, r, "relative_mse", "relative error, ||W \xe2\x88\x92 W\xcc\x82||\xc2\xb2 / ||W||\xc2\xb2", false, 84, side ? 490 : page_width - 4, 6);
     if (two)
-        strip(f, r, "predicted_loss", "predicted rise of the loss (nats a token)", true, side ? 594 : 84, page_width - 4, side ? 0 : STRIP);
+        strip(f, r, "predicted_loss", "predicted rise of the loss (nats a token)", true, side ? 594 : 84, page_width - 4, side ? 6 : 6 + STRIP);
     kq_svg_end(f);
     snprintf(title, sizeof title, "Each cell is a module.%s%s", r->mixed ? " Numbers in the cells are its bits." : "",
              two ? " The predicted rise is eq. 1's share of it; its colours are logarithmic." : "");

@@ -269,7 +269,7 @@ static void print_facts(const kq_rp *p, FILE *f)
     }
     const char *only = string(json_object_get(p->row[0].o, "settings"), "only");
     if (*only) {
-        snprintf(line, sizeof line, "modules that match %.200s; all others keep 16 bits", only);
+        snprintf(line, sizeof line, "modules that match %.200s; the others are not", only);
         fact(f, "Quantized", line);
     }
     snprintf(line, sizeof line, "%.30s products, instruction set %.30s, kronq %.30s", string(p->about, "compute"), string(p->about, "isa"), string(p->about, "kronq"));

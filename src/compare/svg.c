@@ -151,14 +151,14 @@ size_t kq_axis_ticks(const kq_axis *a, double tick[KQ_TICKS])
 
 void kq_svg_begin(FILE *f, double width, double height, const char *what)
 {
-    fprintf(f, "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"", width, height);
+    fprintf(f, "<div class=\"wide\"><svg class=\"drawing\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"", width, height);
     kq_html_text(f, what);
     fputs("\">\n", f);
 }
 
 void kq_svg_end(FILE *f)
 {
-    fputs("</svg>\n", f);
+    fputs("</svg></div>\n", f);
 }
 
 void kq_svg_label(FILE *f, double x, double y, const char *anchor, const char *class, const char *text)
