@@ -9,7 +9,8 @@ static const cli_option settings[] = {SAMPLE_OPTIONS, ESTIMATE_OPTIONS, ROUNDING
 
 static const cli_option options[] = {
     {"out", "DIR", "folder of the comparison; an interrupted one is continued, and rows can be added to it", OPT_OUT},
-    {"methods", "SPEC,...", "ways to quantize: METHOD[:SETTING=VALUE]..., settings being those from --text to --head-bits below; may be repeated", OPT_METHODS},
+    {"methods", "SPEC,...", "ways to quantize: METHOD[:SETTING=VALUE]..., settings being those from --text to --head-bits below; may be "
+                            "repeated", OPT_METHODS},
     {"sweep", "KEY=V,V,...", "every SPEC with each of these values of a setting; may be repeated, all combinations are taken", OPT_SWEEP},
     {"bits", "K,K,...", "bits a weight (2); 2.5 is an average, shared out to the modules by what each would lose", OPT_BITS_LIST},
     MODULE_BITS_OPTION,
@@ -159,7 +160,8 @@ static int print_plan(const cli *c, const char *text)
         const char *factors = json_string_value(json_object_get(row, "factors"));
         const bool ready = json_is_true(json_object_get(row, "done"));
         done += ready;
-        printf("%-6g %-10lld %-8s %-28s %s\n", json_number_value(json_object_get(row, "bits")), json_integer_value(json_object_get(row, "seed")), ready ? "done" : "",
+        printf("%-6g %-10lld %-8s %-28s %s\n", json_number_value(json_object_get(row, "bits")),
+               json_integer_value(json_object_get(row, "seed")), ready ? "done" : "",
                factors ? factors : "none", json_string_value(json_object_get(row, "spec")));
     }
     printf("\n%zu rows, %zu of them done; %zu passes over the text\n", json_array_size(json_object_get(plan, "rows")), done,
@@ -216,9 +218,9 @@ int cmd_compare(int argc, char **argv)
 {
     cli c;
     int status = cli_parse(&c, argc, argv, "compare MODEL -o DIR --methods SPEC[,SPEC...] --ppl FILE [options]",
-                           "Quantize MODEL in several ways, measure every result against MODEL, and write one table (DIR/table.md, .csv, .json).\n"
-                           "A SPEC is a method with settings of its own. Factors are found once for all bits and seeds that need them, in one pass\n"
-                           "over the text for all methods and settings that allow it.\n\n"
+                           "Quantize MODEL in several ways, measure every result against MODEL, and write one table (DIR/table.md, .csv\n"
+                           "and .json). A SPEC is a method with settings of its own. Factors are found once for all bits and seeds that\n"
+                           "need them, in one pass over the text for all methods and settings that allow it.\n\n"
                            "  kronq compare model.gguf -o cmp --methods flipflop,flipflop:rho=1e-1:rounds=2,fastkron,input-only,none \\\n"
                            "      --bits 2,3,4 --text c4.txt --ppl wiki.txt --chunks 8\n"
                            "  kronq compare model.gguf -o tokens --methods flipflop,fastkron --sweep tokens=16k,32k,64k --seeds 0,1,2 \\\n"

@@ -42,7 +42,8 @@ static kq_common watched(const kq_common *common, watcher *w)
 
 static kq_status say(const kq_common *common, const char *line, kq_error *err)
 {
-    return common->progress && common->progress(common->ctx, NULL, 0, line) ? kq_fail(err, KQ_E_INTERRUPTED, "the comparison stopped on request") : KQ_OK;
+    return common->progress && common->progress(common->ctx, NULL, 0, line) ? kq_fail(err, KQ_E_INTERRUPTED,
+                                                                                      "the comparison stopped on request") : KQ_OK;
 }
 
 static void duration(double s, char buf[32])
@@ -72,12 +73,15 @@ static double sum_seconds(const json_t *modules)
     return s;
 }
 
-/* factors/NAME.json out of the pass's report. whole: nothing of it was done by an earlier, interrupted run, so that its times are known. */
-static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const json_t *report, const json_t *one, size_t shared, bool whole, bool peak, kq_error *err)
+/* factors/NAME.json out of the pass's report. whole: nothing of it was done by an earlier, interrupted run, so that its times are
+ * known. */
+static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const json_t *report, const json_t *one, size_t shared, bool whole,
+                             bool peak, kq_error *err)
 {
     char path[KQ_CMP_PATH];
     const json_t *s = json_object_get(report, "seconds"), *modules = json_object_get(one, "modules");
-    json_t *o = json_pack("{s:i, s:O, s:I, s:O?, s:O?}", "format", 1, "settings", f->settings, "shared_by", (json_int_t)shared, "calibration_nll",
+    json_t *o = json_pack("{s:i, s:O, s:I, s:O?, s:O?}", "format", 1, "settings", f->settings, "shared_by", (json_int_t)shared,
+                          "calibration_nll",
                           json_object_get(report, "calibration_nll"), "modules", modules);
     if (!o)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->name);
@@ -167,7 +171,8 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
         if (!status && !(report = json_loads(text, 0, NULL)))
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the calibration's report");
         for (size_t i = 0; i < n && !status; i++)
-            status = keep_report(c, f[i], report, n > 1 ? json_array_get(json_object_get(report, "estimates"), i) : report, n, whole, peak, err);
+            status = keep_report(c, f[i], report, n > 1 ? json_array_get(json_object_get(report, "estimates"), i) : report, n, whole,
+                                 peak, err);
     }
     json_decref(report);
     free(text);
@@ -199,7 +204,8 @@ typedef struct pace {
 static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, const pace *p, kq_error *err)
 {
     char line[600], left[32];
-    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %g bits, seed %llu", c->n - p->left + 1, c->n, r->spec, r->opt.bits, (unsigned long long)r->opt.common.seed);
+    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %g bits, seed %llu", c->n - p->left + 1, c->n, r->spec, r->opt.bits,
+                     (unsigned long long)r->opt.common.seed);
     if (p->done && (p->passes_done || !p->passes_left)) {
         double s = p->rows_s / (double)p->done * (double)p->left;
         if (p->passes_left)
@@ -312,7 +318,8 @@ static kq_status make_folders(const char *dir, kq_error *err)
     return status;
 }
 
-kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt, char **result_json,
+kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt,
+                     char **result_json,
                      kq_error *err)
 {
     kq_cmp c;
@@ -325,7 +332,8 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
     kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
     if (status)
         return status;
-    if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)) || (status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) ||
+    if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)) ||
+        (status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) ||
         (status = kq_cmp_store(path, c.about, err)) || (status = run_all(&c, &text, err)))
         goto out;
     if (!text)

@@ -45,7 +45,8 @@ typedef struct kq_cmp {
 } kq_cmp;
 
 /* Check every row and settle which factors and passes they need, and what DIR has already. Nothing is written. */
-kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n, const kq_compare_options *opt, kq_cmp *c, kq_error *err);
+kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n, const kq_compare_options *opt, kq_cmp *c,
+                      kq_error *err);
 void kq_cmp_close(kq_cmp *c);
 /* The options of a row's or a pass's work: opt with the comparison's threads, isa, compute and progress. */
 kq_quantize_options kq_cmp_options(const kq_cmp *c, const kq_quantize_options *opt);
@@ -53,8 +54,8 @@ kq_quantize_options kq_cmp_options(const kq_cmp *c, const kq_quantize_options *o
 /* Quantize, measure, write rows/ROW.json. */
 kq_status kq_cmp_row_run(const kq_cmp *c, const kq_cmp_row *r, const kq_common *common, kq_error *err);
 
-/* What DIR holds, checked: compare.json, and the finished rows in its order (a JSON array of rows/ROW.json). Both are the caller's. KQ_E_FORMAT when
- * a file is not what kq_compare writes: wrong types, numbers that are none, names that leave the folder. */
+/* What DIR holds, checked: compare.json, and the finished rows in its order (a JSON array of rows/ROW.json). Both are the caller's.
+ * KQ_E_FORMAT when a file is not what kq_compare writes: wrong types, numbers that are none, names that leave the folder. */
 kq_status kq_cmp_read(const char *dir, json_t **about, json_t **rows, kq_error *err);
 
 /* The tables of all finished rows that compare.json names, into DIR; text (may be NULL): table.json's, free() it. */

@@ -23,7 +23,8 @@ static double aside(const kq_rp *p, size_t series, double most)
 static void tip(char *buf, size_t cap, const kq_rp_row *r, const char *what, double value)
 {
     char number[32];
-    snprintf(buf, cap, "%.200s, %.4g bits, seed %lld: %s %s", r->spec, r->bits, (long long)json_integer_value(json_object_get(r->o, "seed")), what,
+    snprintf(buf, cap, "%.200s, %.4g bits, seed %lld: %s %s", r->spec, r->bits,
+             (long long)json_integer_value(json_object_get(r->o, "seed")), what,
              kq_number_text(value, number));
 }
 
@@ -170,10 +171,12 @@ static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     const double wide = (page_width + 20) / (double)across - 86, tall = across == 1 ? 300 : 230, step_x = wide + 86, step_y = tall + 88;
     const kq_rp_row *b = best(p, text, smallest(p));
     if (isfinite(b->tokens))
-        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, %s nats", b->bits, p->series[b->series],
+        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, %s "
+                                      "nats", b->bits, p->series[b->series],
                  kq_tokens_text(b->tokens, tokens_text), kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
     else
-        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, without calibration, %s nats", b->bits,
+        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, without calibration, "
+                                      "%s nats", b->bits,
                  p->series[b->series], kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
     snprintf(name, sizeof name, "tokens-%zu", text);
     kq_rp_open(p, f, name, title);
@@ -189,7 +192,8 @@ static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
         for (size_t i = 0; i < p->n; i++)
             y[i] = p->row[i].bits == bits[k] ? kq_rp_measure(&p->row[i], text, "kld") : (double)NAN;
         token_panel t = {.p = p, .text = text, .bits = bits[k], .none_at = n_none ? left + 22 : (double)NAN};
-        t.axes = (kq_panel){.x = span, .y = kq_axis_around(y, p->n, true, top + tall, top), .x_name = "calibration tokens", .y_name = k % across ? NULL : y_name,
+        t.axes = (kq_panel){.x = span, .y = kq_axis_around(y, p->n, true, top + tall, top), .x_name = "calibration tokens",
+                            .y_name = k % across ? NULL : y_name,
                             .title = panel_title};
         t.axes.x.at0 = left + none_room;
         t.axes.x.at1 = left + wide;
@@ -198,9 +202,11 @@ static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
             fprintf(f, "<path class=\"frame\" d=\"M%.1f %.1fH%.1f\"/>\n", left, top + tall, left + none_room - 8);
     }
     kq_svg_end(f);
-    kq_rp_close(f, drawn == p->n ? "A mark is one seed, a line the mean over seeds; methods are set apart sideways. Both axes are logarithmic, each panel with a range of its own. "
+    kq_rp_close(f, drawn == p->n ? "A mark is one seed, a line the mean over seeds; methods are set apart sideways. Both axes are "
+                                   "logarithmic, each panel with a range of its own. "
                                    "Methods that need no calibration stand at the left, and the dotted line carries their mean across."
-                                 : "A mark is one seed, a line the mean over seeds. Both axes are logarithmic. Only the twelve lowest numbers of bits are drawn.");
+                                 : "A mark is one seed, a line the mean over seeds. Both axes are logarithmic. Only the twelve lowest "
+                                   "numbers of bits are drawn.");
 }
 
 /* ---- against size ---- */
@@ -217,7 +223,8 @@ static const kq_rp_row *anchor(const kq_rp *p, size_t series, double bits)
     return a;
 }
 
-/* KL divergence on the line between the two whole-bit results of r's series around it (straight in the logarithm); NaN when one is missing. */
+/* KL divergence on the line between the two whole-bit results of r's series around it (straight in the logarithm); NaN when one is
+ * missing. */
 static double on_line(const kq_rp *p, const kq_rp_row *r, size_t text)
 {
     const kq_rp_row *lo = NULL, *hi = NULL;
@@ -249,11 +256,14 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     }
     const kq_rp_row *lo = best(p, text, NULL), *hi = best(p, text, smallest(p));
     kq_number_text(kq_rp_mean(p, hi, text, "kld"), number);
-    int len = kq_rp_same_size(lo, hi) ? snprintf(title, sizeof title, "KL divergence against size: %s nats at %.3f bits a weight with the best method, %.150s", number, hi->bpw, hi->spec)
-                                      : snprintf(title, sizeof title, "KL divergence against size: from %s nats at %.3f bits a weight to %s at %.3f with the best methods", number,
+    int len = kq_rp_same_size(lo, hi) ? snprintf(title, sizeof title, "KL divergence against size: %s nats at %.3f bits a weight with "
+                                                                      "the best method, %.150s", number, hi->bpw, hi->spec)
+                                      : snprintf(title, sizeof title, "KL divergence against size: from %s nats at %.3f bits a weight to "
+                                                                      "%s at %.3f with the best methods", number,
                                                  hi->bpw, kq_number_text(kq_rp_mean(p, lo, text, "kld"), other), lo->bpw);
     if (mixed)
-        snprintf(title + len, sizeof title - (size_t)len, "; %zu of %zu mixed results lie below the line between whole numbers of bits", below, mixed);
+        snprintf(title + len, sizeof title - (size_t)len, "; %zu of %zu mixed results lie below the line between whole numbers of bits",
+                 below, mixed);
     snprintf(name, sizeof name, "size-%zu", text);
     snprintf(y_name, sizeof y_name, "KL divergence (nats), %.200s", kq_rp_text_name(p, text));
     kq_rp_open(p, f, name, title);
@@ -280,9 +290,12 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
         kq_svg_mark(f, kq_axis_at(&axes.x, r->bpw) + aside(p, r->series, 14), clamped(&axes.y, y[i]), r->series, r->mixed, "pt", buf);
     }
     kq_svg_end(f);
-    kq_rp_close(f, mixed_any ? "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of bits, with the most calibration tokens. Where bits are "
-                               "shared out to the modules the mark is hollow: below its method's line that is better than giving every module the same."
-                             : "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of bits, with the most calibration tokens.");
+    kq_rp_close(f, mixed_any ? "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of "
+                               "bits, with the most calibration tokens. Where bits are "
+                               "shared out to the modules the mark is hollow: below its method's line that is better than giving every "
+                               "module the same."
+                             : "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of "
+                               "bits, with the most calibration tokens.");
 }
 
 /* ---- predicted against measured ---- */
@@ -305,7 +318,8 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     }
     if (!n)
         return;
-    snprintf(title, sizeof title, "Rise of the loss, predicted and measured: eq. 1 predicts more than was measured in %zu of %zu rows", over, n / 2);
+    snprintf(title, sizeof title, "Rise of the loss, predicted and measured: eq. 1 predicts more than was measured in %zu of %zu rows",
+             over, n / 2);
     snprintf(name, sizeof name, "predicted-%zu", text);
     kq_rp_open(p, f, name, title);
     kq_rp_legend(p, f);
@@ -317,7 +331,8 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     kq_svg_panel(f, &axes);
     const double a = fmax(axes.x.lo, axes.y.lo), b = fmin(axes.x.hi, axes.y.hi);
     if (a < b) {
-        fprintf(f, "<path class=\"rule\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", kq_axis_at(&axes.x, a), kq_axis_at(&axes.y, a), kq_axis_at(&axes.x, b), kq_axis_at(&axes.y, b));
+        fprintf(f, "<path class=\"rule\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", kq_axis_at(&axes.x, a), kq_axis_at(&axes.y, a),
+                kq_axis_at(&axes.x, b), kq_axis_at(&axes.y, b));
         const double at = log ? sqrt(a * b) : (a + b) / 2;
         kq_svg_label(f, kq_axis_at(&axes.x, at) + 10, kq_axis_at(&axes.y, at) + 14, "start", "note", "measured = predicted");
     }
@@ -327,14 +342,16 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
         if (!isfinite(x[i]))
             continue;
         if (isfinite(se)) {
-            const double ex[2] = {kq_axis_at(&axes.x, x[i]), kq_axis_at(&axes.x, x[i])}, ey[2] = {clamped(&axes.y, y[i] - se), clamped(&axes.y, y[i] + se)};
+            const double ex[2] = {kq_axis_at(&axes.x, x[i]), kq_axis_at(&axes.x, x[i])},
+                ey[2] = {clamped(&axes.y, y[i] - se), clamped(&axes.y, y[i] + se)};
             kq_svg_line(f, ex, ey, 2, r->series, "faint");
         }
         tip(buf, sizeof buf, r, "loss rise", y[i]);
         kq_svg_mark(f, kq_axis_at(&axes.x, x[i]), clamped(&axes.y, y[i]), r->series, r->mixed, "pp", buf);
     }
     kq_svg_end(f);
-    kq_rp_close(f, "A mark is one row of a method that predicts; bars are standard errors over tokens. Eq. 1 is the second-order term at the original weights, on the calibration text; "
+    kq_rp_close(f, "A mark is one row of a method that predicts; bars are standard errors over tokens. Eq. 1 is the second-order term at "
+                   "the original weights, on the calibration text; "
                    "measured is on the text that the axis names.");
 }
 

@@ -108,13 +108,16 @@ static void histogram(const kq_rp *p, FILE *f, const kq_rp_factors *fa, double l
         most = fmax(most, ++count[b]);
     }
     factors_title(p, fa, title);
-    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {0, fmax(5, ceil(most * 1.1)), 265, 34, false}, .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81 of a layer",
+    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {0, fmax(5, ceil(most * 1.1)), 265, 34, false},
+                           .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81 of a layer",
                            .y_name = "layers", .title = title};
     kq_svg_panel(f, &axes);
     for (int b = 0; b < BINS; b++) {
-        const double x0 = kq_axis_at(&axes.x, (double)b / BINS), x1 = kq_axis_at(&axes.x, (b + 1.0) / BINS), y = kq_axis_at(&axes.y, count[b]);
+        const double x0 = kq_axis_at(&axes.x, (double)b / BINS), x1 = kq_axis_at(&axes.x, (b + 1.0) / BINS),
+            y = kq_axis_at(&axes.y, count[b]);
         if (count[b] > 0) {
-            fprintf(f, "<rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\">", x0 + 0.75, y, x1 - x0 - 1.5, axes.y.at0 - y);
+            fprintf(f, "<rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\">", x0 + 0.75, y, x1 - x0 - 1.5,
+                    axes.y.at0 - y);
             snprintf(tooltip, sizeof tooltip, "%.2f to %.2f: %.0f layers", (double)b / BINS, (b + 1.0) / BINS, count[b]);
             fprintf(f, "<title>%s</title></rect>\n", tooltip);
         }
@@ -139,7 +142,8 @@ static void gap_figure(kq_rp *p, FILE *f)
     for (size_t i = 0; i < n; i++)
         above += q[i] > 0.2956;
     const double middle = median(q, n);
-    snprintf(title, sizeof title, "Spectral gaps: half of the %zu layers have \xcf\x83\xe2\x82\x82/\xcf\x83\xe2\x82\x81 above %.2f, and %zu of %zu above 0.30 (%s)", n, middle, above, n,
+    snprintf(title, sizeof title, "Spectral gaps: half of the %zu layers have \xcf\x83\xe2\x82\x82/\xcf\x83\xe2\x82\x81 above %.2f, and "
+                                  "%zu of %zu above 0.30 (%s)", n, middle, above, n,
              factors_title(p, fa[0], of));
     kq_rp_open(p, f, "gaps", title);
     kq_svg_begin(f, page_width, 320, title);
@@ -149,7 +153,8 @@ static void gap_figure(kq_rp *p, FILE *f)
         histogram(p, f, fa[i], 64 + (double)i * step_x, (n_fa == 1 ? 640 : step_x - 84), q, n);
     }
     kq_svg_end(f);
-    kq_rp_close(f, "The two largest singular values of each layer's rearranged Fisher matrix; &#963;&#8322; is a Ritz value, a lower bound. The dashed line is where the paper's "
+    kq_rp_close(f, "The two largest singular values of each layer's rearranged Fisher matrix; &#963;&#8322; is a Ritz value, a lower "
+                   "bound. The dashed line is where the paper's "
                    "f<sub>k</sub> and g<sub>k</sub> cross. With several numbers of calibration tokens the largest is shown.");
     kq_free(q);
 }
@@ -177,7 +182,8 @@ static void traces(const kq_rp *p, FILE *f, const kq_rp_factors *fa, double left
         return;
     factors_title(p, fa, title);
     const double range[2] = {lo, hi};
-    const kq_panel axes = {.x = {0, most, left, left + wide, false}, .y = kq_axis_around(range, 2, true, 300, 34), .x_name = "products with A or A*",
+    const kq_panel axes = {.x = {0, most, left, left + wide, false}, .y = kq_axis_around(range, 2, true, 300, 34),
+                           .x_name = "products with A or A*",
                            .y_name = named ? "residual (eq. 42)" : NULL, .title = title};
     kq_svg_panel(f, &axes);
     json_object_foreach (json_object_get(fa->o, "modules"), name, m) {
@@ -216,7 +222,8 @@ static void paper_curves(FILE *f, const kq_rp_factors *fa, double left, double w
     json_object_foreach (json_object_get(fa->o, "modules"), name, m)
         if (steps(m))
             most = fmax(most, step(m, 0, 1));
-    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {1e-6, 2 * most, 300, 34, true}, .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81", .title = "f and g of Theorem 3.1, and layers"};
+    const kq_panel axes = {.x = {0, 1, left, left + wide, false}, .y = {1e-6, 2 * most, 300, 34, true},
+                           .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81", .title = "f and g of Theorem 3.1, and layers"};
     kq_svg_panel(f, &axes);
     for (size_t c = 0; c < 3; c++) {
         for (int which = 0; which < 2; which++) {
@@ -236,7 +243,8 @@ static void paper_curves(FILE *f, const kq_rp_factors *fa, double left, double w
                 continue;
             char tooltip[300];
             snprintf(tooltip, sizeof tooltip, "%.128s: q = %.3f, residual %.2g after %d steps", name, gap(m), step(m, k, 1), ks[c]);
-            kq_svg_mark(f, kq_axis_at(&axes.x, gap(m)), kq_axis_at(&axes.y, fmin(fmax(step(m, k, 1), axes.y.lo), axes.y.hi)), c, false, "layer", tooltip);
+            kq_svg_mark(f, kq_axis_at(&axes.x, gap(m)), kq_axis_at(&axes.y, fmin(fmax(step(m, k, 1), axes.y.lo), axes.y.hi)), c, false,
+                        "layer", tooltip);
         }
     }
 }
@@ -261,14 +269,17 @@ static void convergence_figure(kq_rp *p, FILE *f)
         }
     snprintf(products, sizeof products, "%.0f", median(last, n));
     kq_free(last);
-    snprintf(title, sizeof title, "Convergence: %zu of %zu layers reach the tolerance; half of them stop within %s products (%s)", done, n, products,
+    snprintf(title, sizeof title, "Convergence: %zu of %zu layers reach the tolerance; half of them stop within %s products (%s)", done,
+             n, products,
              factors_title(p, fa[0], of));
     kq_rp_open(p, f, "convergence", title);
-    fputs("<ul class=\"legend\">\n<li><svg class=\"swatch\" viewBox=\"0 0 34 12\"><path class=\"line s0 thin\" d=\"M1 6H33\"/></svg>a layer</li>\n"
-          "<li><svg class=\"swatch\" viewBox=\"0 0 34 12\"><path class=\"line s1 bold\" d=\"M1 6H33\"/></svg>median of the layers</li>\n", f);
+    fputs("<ul class=\"legend\">\n<li><svg class=\"swatch\" viewBox=\"0 0 34 12\"><path class=\"line s0 thin\" d=\"M1 6H33\"/></svg>"
+          "a layer</li>\n<li><svg class=\"swatch\" viewBox=\"0 0 34 12\"><path class=\"line s1 bold\" d=\"M1 6H33\"/></svg>"
+          "median of the layers</li>\n", f);
     static const int ks[] = {1, 5, 10};
     for (size_t c = 0; c < 3; c++) {
-        fprintf(f, "<li><svg class=\"swatch\" viewBox=\"0 0 34 12\"><path class=\"line s%zu dash\" d=\"M1 6H33\"/></svg>f<sub>%d</sub></li>"
+        fprintf(f, "<li><svg class=\"swatch\" viewBox=\"0 0 34 12\"><path class=\"line s%zu dash\" d=\"M1 "
+                   "6H33\"/></svg>f<sub>%d</sub></li>"
                    "<li><svg class=\"swatch\" viewBox=\"0 0 34 12\"><path class=\"line s%zu\" d=\"M1 6H33\"/></svg>g<sub>%d</sub></li>"
                    "<li><svg class=\"swatch\" viewBox=\"0 0 34 12\">", c, ks[c], c, ks[c]);
         kq_svg_mark(f, 17, 6, c, false, "key", NULL);
@@ -281,10 +292,14 @@ static void convergence_figure(kq_rp *p, FILE *f)
         traces(p, f, fa[i], 64 + (double)i * step_x, wide, i == 0);
     paper_curves(f, fa[0], 64 + (double)n_fa * step_x, wide);
     kq_svg_end(f);
-    kq_rp_close(f, "Left: ||A*(u) &#8722; &#963;v||<sub>F</sub> / &#963; after each step, a step being two products; in the median a layer that has stopped counts with its "
+    kq_rp_close(f, "Left: ||A*(u) &#8722; &#963;v||<sub>F</sub> / &#963; after each step, a step being two products; in the median a "
+                   "layer that has stopped counts with its "
                    "last residual. Right: f<sub>k</sub>(q) = ((1 &#8722; &#8730;q)/(1 + &#8730;q))<sup>k</sup> "
-                   "(Lanczos) and g<sub>k</sub>(q) = q<sup>k</sup> (power iteration), as the proof of Theorem 3.1 has them (its statement leaves the roots out), and each layer at its own q: "
-                   "the theorem bounds the sine of an angle, the marks are residuals. The printed bound for Lanczos does not hold: it promises the fastest convergence as q approaches 1, where the gap closes and every Krylov method is slowest; it falls with the "
+                   "(Lanczos) and g<sub>k</sub>(q) = q<sup>k</sup> (power iteration), as the proof of Theorem 3.1 has them (its "
+                   "statement leaves the roots out), and each layer at its own q: "
+                   "the theorem bounds the sine of an angle, the marks are residuals. The printed bound for Lanczos does not hold: it "
+                   "promises the fastest convergence as q approaches 1, where the gap closes and every Krylov method is slowest; it "
+                   "falls with the "
                    "gap the wrong way round. What counts is the measured curve.");
 }
 
@@ -380,7 +395,9 @@ static void strip(FILE *f, const kq_rp_row *r, const char *key, const char *titl
         const int h = t >= 1 ? 7 : t <= 0 ? 0 : (int)(t * 8);
         const double x = left + (double)column[layer] * cell, y = top + (double)kind * tall;
         fprintf(f, "<rect class=\"cell h%d\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"><title>", h, x, y, cell, tall);
-        snprintf(buf, sizeof buf, "%.128s: %.3g bits, %s %s", name, bits, strcmp(key, "relative_mse") ? "predicted loss" : "relative error", kq_number_text(v, number_buf));
+        snprintf(buf, sizeof buf, "%.128s: %.3g bits, %s %s", name, bits, strcmp(key,
+                                                                                 "relative_mse") ? "predicted loss" : "relative error",
+                                                                                     kq_number_text(v, number_buf));
         kq_html_text(f, buf);
         fputs("</title></rect>\n", f);
         if (r->mixed && cell >= 12) {
@@ -427,15 +444,18 @@ static void map_figure(kq_rp *p, FILE *f, const kq_rp_row *r, size_t number_of)
             most = number(m, "relative_mse");
             snprintf(worst, sizeof worst, "%.128s", module);
         }
-    snprintf(title, sizeof title, "Error of every module: the largest relative error is %s, of %.128s (%.150s, %.4g bits, seed %lld)", kq_number_text(most, buf), worst, r->spec, r->bits,
+    snprintf(title, sizeof title, "Error of every module: the largest relative error is %s, of %.128s (%.150s, %.4g bits, seed %lld)",
+             kq_number_text(most, buf), worst, r->spec, r->bits,
              (long long)json_integer_value(json_object_get(r->o, "seed")));
     snprintf(name, sizeof name, "modules-%zu", number_of);
     kq_rp_open(p, f, name, title);
     const bool two = isfinite(r->predicted), side = (double)n_blocks(r) * CELL < 200;
     kq_svg_begin(f, page_width, 6 + (two && !side ? 2 * STRIP : STRIP), title);
-    strip(f, r, "relative_mse", "relative error, ||W \xe2\x88\x92 W\xcc\x82||\xc2\xb2 / ||W||\xc2\xb2", false, 84, side ? 490 : page_width - 4, 6);
+    strip(f, r, "relative_mse", "relative error, ||W \xe2\x88\x92 W\xcc\x82||\xc2\xb2 / ||W||\xc2\xb2", false, 84,
+          side ? 490 : page_width - 4, 6);
     if (two)
-        strip(f, r, "predicted_loss", "predicted rise of the loss (nats a token)", true, side ? 594 : 84, page_width - 4, side ? 6 : 6 + STRIP);
+        strip(f, r, "predicted_loss", "predicted rise of the loss (nats a token)", true, side ? 594 : 84, page_width - 4,
+              side ? 6 : 6 + STRIP);
     kq_svg_end(f);
     snprintf(title, sizeof title, "Each cell is a module.%s%s", r->mixed ? " Numbers in the cells are its bits." : "",
              two ? " The predicted rise is eq. 1's share of it; its colours are logarithmic." : "");
@@ -453,7 +473,8 @@ static int harder(const void *a, const void *b)
 static void hardest_table(const kq_rp *p, FILE *f, const kq_rp_row *r)
 {
     const json_t *modules = json_object_get(r->o, "modules"), *found = NULL;
-    const char *key = isfinite(r->predicted) ? "predicted_loss" : "relative_mse", *name, *factors = json_string_value(json_object_get(r->o, "factors"));
+    const char *key = isfinite(r->predicted) ? "predicted_loss" : "relative_mse", *name,
+        *factors = json_string_value(json_object_get(r->o, "factors"));
     const size_t n = json_object_size(modules);
     json_t *m;
     double sum = 0;
@@ -472,14 +493,18 @@ static void hardest_table(const kq_rp *p, FILE *f, const kq_rp_row *r)
     qsort(h, n, sizeof *h, harder);
     fputs("<h3 class=\"figtitle\">The hardest modules of <code>", f);
     kq_html_text(f, r->spec);
-    fprintf(f, "</code>, %.4g bits, by %s</h3>\n<div class=\"wide\"><table class=\"hardest\">\n<thead><tr><th>module</th><th>outputs</th><th>inputs</th><th>bits</th><th>relative error</th>%s%s</tr></thead>\n<tbody>\n",
+    fprintf(f, "</code>, %.4g bits, by %s</h3>\n<div class=\"wide\"><table "
+               "class=\"hardest\">\n<thead><tr><th>module</th><th>outputs</th><th>inputs</th><th>bits</th><th>relative "
+               "error</th>%s%s</tr></thead>\n<tbody>\n",
             r->bits, isfinite(r->predicted) ? "predicted rise of the loss" : "relative error",
-            isfinite(r->predicted) ? "<th>predicted rise<br/>(nats/token)</th><th>share of<br/>the whole (%)</th>" : "", found ? "<th>&#963;&#8322;/&#963;&#8321;</th><th>products</th>" : "");
+            isfinite(r->predicted) ? "<th>predicted rise<br/>(nats/token)</th><th>share of<br/>the whole (%)</th>" : "",
+                found ? "<th>&#963;&#8322;/&#963;&#8321;</th><th>products</th>" : "");
     for (i = 0; i < n && i < 12; i++) {
         const json_t *shape = json_object_get(h[i].m, "shape"), *factor = json_object_get(found, h[i].name);
         fputs("<tr><td><code>", f);
         kq_html_text(f, h[i].name);
-        fprintf(f, "</code></td><td>%lld</td><td>%lld</td><td>%.3g</td><td>%.4f</td>", (long long)json_integer_value(json_array_get(shape, 0)),
+        fprintf(f, "</code></td><td>%lld</td><td>%lld</td><td>%.3g</td><td>%.4f</td>",
+                (long long)json_integer_value(json_array_get(shape, 0)),
                 (long long)json_integer_value(json_array_get(shape, 1)), number(h[i].m, "bits"), number(h[i].m, "relative_mse"));
         if (isfinite(r->predicted))
             fprintf(f, "<td>%.5f</td><td>%.1f</td>", h[i].score, sum > 0 ? 100 * h[i].score / sum : 0);

@@ -98,7 +98,8 @@ static void name_row(kq_cmp_row *r)
 static uint64_t factor_seed(const kq_prepared *p)
 {
     const kq_calibration *c = &p->opt->calibration;
-    const bool draws = c->sampled_labels && kq_method_needs_gradients(p->factor.method), starts = c->start_random && kq_method_iterates(p->factor.method);
+    const bool draws = c->sampled_labels && kq_method_needs_gradients(p->factor.method), starts = c->start_random &&
+        kq_method_iterates(p->factor.method);
     return !c->n_text || draws || starts ? p->opt->common.seed : 0;
 }
 
@@ -166,12 +167,14 @@ static kq_status find_factors(kq_cmp *c, kq_prepared *p, int *which, kq_error *e
     return KQ_OK;
 }
 
-/* A row before it with the same calibration and seed, whose options were checked: the factors are the same, and need not be settled again. */
+/* A row before it with the same calibration and seed, whose options were checked: the factors are the same, and need not be settled
+ * again. */
 static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
 {
     const kq_quantize_options *a = &r->opt;
     for (const kq_cmp_row *s = c->row; s < r; s++)
-        if (!memcmp(&a->calibration, &s->opt.calibration, sizeof a->calibration) && a->common.seed == s->opt.common.seed && a->only == s->opt.only &&
+        if (!memcmp(&a->calibration, &s->opt.calibration, sizeof a->calibration) && a->common.seed == s->opt.common.seed &&
+            a->only == s->opt.only &&
             a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink && a->bits == floor(a->bits) && !a->n_module_bits)
             return s;
     return NULL;
@@ -187,7 +190,8 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     kq_status status;
     *r = (kq_cmp_row){.spec = in->spec, .opt = kq_cmp_options(c, &in->options), .factors = KQ_CMP_NO_FACTORS};
     kq_quantize_options *o = &r->opt;
-    if ((status = kq_method_parse(o->calibration.method, &method, err)) || (status = kq_bits_check(o, err)) || (status = kq_code_parse(o->code, &code, err)))
+    if ((status = kq_method_parse(o->calibration.method, &method, err)) || (status = kq_bits_check(o, err)) ||
+        (status = kq_code_parse(o->code, &code, err)))
         return status;
     if (!kq_method_needs_gradients(method)) { /* they look at inputs alone */
         o->calibration.sampled_labels = false;
@@ -200,7 +204,8 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     const kq_cmp_row *same = twin(c, r);
     if (same)
         r->factors = same->factors;
-    else if (!(status = kq_prepare(c->model, o, true, &p, err)) && !(status = kq_bits_open(&p, &bits, err)) && !(status = kq_bits_check_method(&bits, err))) {
+    else if (!(status = kq_prepare(c->model, o, true, &p, err)) && !(status = kq_bits_open(&p, &bits, err)) &&
+             !(status = kq_bits_check_method(&bits, err))) {
         if (*c->fingerprint)
             memcpy(p.fingerprint, c->fingerprint, sizeof p.fingerprint);
         else if (!(status = kq_prepare_fingerprint(&p, err)))
@@ -255,12 +260,15 @@ static kq_status describe(kq_cmp *c, kq_error *err)
     }
     for (size_t i = 0; i < o->n_tasks && !status; i++)
         if (!(status = hash_file(o->tasks[i].file, hex, err)))
-            json_array_append_new(tasks, json_pack("{s:s, s:s, s:s}", "name", o->tasks[i].name, "file", kq_path_name(o->tasks[i].file), "hash", hex));
+            json_array_append_new(tasks, json_pack("{s:s, s:s, s:s}", "name", o->tasks[i].name, "file", kq_path_name(o->tasks[i].file),
+                                                   "hash", hex));
     for (size_t i = 0; i < c->n; i++)
         json_array_append_new(rows, json_string(c->row[i].name));
     if (!status)
-        c->about = json_pack("{s:i, s:s, s:s, s:s, s:O, s:I, s:I, s:O, s:I, s:s, s:s, s:O}", "format", 1, "kronq", kq_version(), "model", kq_path_name(c->model),
-                             "fingerprint", c->fingerprint, "texts", texts, "ctx", (json_int_t)o->ctx, "chunks", (json_int_t)o->chunks, "tasks", tasks, "limit",
+        c->about = json_pack("{s:i, s:s, s:s, s:s, s:O, s:I, s:I, s:O, s:I, s:s, s:s, s:O}", "format", 1, "kronq", kq_version(), "model",
+                             kq_path_name(c->model),
+                             "fingerprint", c->fingerprint, "texts", texts, "ctx", (json_int_t)o->ctx, "chunks", (json_int_t)o->chunks,
+                                 "tasks", tasks, "limit",
                              (json_int_t)o->limit, "isa", kq_isa_name(isa), "compute", compute == KQ_BF16 ? "bf16" : "f32", "rows", rows);
     json_decref(texts);
     json_decref(tasks);
@@ -341,12 +349,14 @@ static kq_status find_done(kq_cmp *c, kq_error *err)
         kq_cmp_row *r = &c->row[i];
         char path[KQ_CMP_PATH], text[500];
         json_t *there;
-        if (!(status = kq_cmp_path(path, c->dir, "rows", r->name, ".json", err)) && kq_path_exists(path) && !(status = kq_cmp_load(path, &there, err))) {
+        if (!(status = kq_cmp_path(path, c->dir, "rows", r->name, ".json", err)) && kq_path_exists(path) &&
+            !(status = kq_cmp_load(path, &there, err))) {
             const char *key = differs(json_object_get(there, "settings"), r->settings, text);
             if (!json_is_object(json_object_get(there, "settings")))
                 status = kq_fail(err, KQ_E_FORMAT, "%s: has no settings", path);
             else if (key)
-                status = kq_fail(err, KQ_E_MISMATCH, "%s: was made with another %s (%s); give it in the spec (%s:%s=...), or choose another folder", path, key, text,
+                status = kq_fail(err, KQ_E_MISMATCH, "%s: was made with another %s (%s); give it in the spec (%s:%s=...), or choose "
+                                                     "another folder", path, key, text,
                                  r->spec, key);
             r->done = !status;
             json_decref(there);
@@ -357,7 +367,8 @@ static kq_status find_done(kq_cmp *c, kq_error *err)
     return status;
 }
 
-kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n, const kq_compare_options *opt, kq_cmp *c, kq_error *err)
+kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n, const kq_compare_options *opt, kq_cmp *c,
+                      kq_error *err)
 {
     *c = (kq_cmp){.model = model, .dir = dir, .opt = opt};
     if (!n)
@@ -397,7 +408,8 @@ void kq_cmp_close(kq_cmp *c)
     *c = (kq_cmp){0};
 }
 
-kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt, char **plan_json,
+kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt,
+                          char **plan_json,
                           kq_error *err)
 {
     kq_cmp c;
@@ -409,8 +421,10 @@ kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_r
     size_t bytes = 0;
     for (size_t i = 0; i < c.n; i++) {
         const kq_cmp_row *r = &c.row[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I, s:b, s:s?}", "name", r->name, "spec", r->spec, "bits", kq_bits_number(r->opt.bits), "seed",
-                                              (json_int_t)r->opt.common.seed, "done", r->done, "factors", r->factors < 0 ? NULL : c.factors[r->factors].name));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I, s:b, s:s?}", "name", r->name, "spec", r->spec, "bits",
+                                              kq_bits_number(r->opt.bits), "seed",
+                                              (json_int_t)r->opt.common.seed, "done", r->done, "factors",
+                                                  r->factors < 0 ? NULL : c.factors[r->factors].name));
     }
     for (size_t p = 0; p < c.n_passes; p++) {
         json_t *factors = json_array();

@@ -17,7 +17,8 @@ static bool fits(const json_t *v, kind k)
     case MAYBE:
         if (json_is_null(v))
             return true; /* fall through */
-    case NUMBER: return json_is_number(v) && fabs(json_number_value(v)) < 1e30; /* nothing measured comes near; sums and ratios stay finite */
+    /* nothing measured comes near; sums and ratios stay finite */
+    case NUMBER: return json_is_number(v) && fabs(json_number_value(v)) < 1e30;
     case WHOLE: return json_is_integer(v) && json_integer_value(v) >= 0;
     case BITS: return json_is_number(v) && json_number_value(v) >= 1 && json_number_value(v) <= 32;
     case OBJECT: return json_is_object(v);
@@ -28,30 +29,35 @@ static bool fits(const json_t *v, kind k)
 
 static kq_status need(const char *path, const char *where, const json_t *o, const member *m, size_t n, kq_error *err)
 {
-    static const char *const what[] = {"a short text", "a number", "a number or null", "a whole number", "a number from 1 to 32", "an object", "a list"};
+    static const char *const what[] = {"a short text", "a number", "a number or null", "a whole number", "a number from 1 to 32",
+                                       "an object", "a list"};
     for (size_t i = 0; i < n; i++)
         if (!fits(json_object_get(o, m[i].name), m[i].kind))
             return kq_fail(err, KQ_E_FORMAT, "%s: %s%s%s is not %s", path, where, *where ? "." : "", m[i].name, what[m[i].kind]);
     return KQ_OK;
 }
 
-#define NEED(path, where, o, ...) need(path, where, o, (const member[]){__VA_ARGS__}, sizeof (const member[]){__VA_ARGS__} / sizeof(member), err)
+#define NEED(path, where, o, ...) \
+    need(path, where, o, (const member[]){__VA_ARGS__}, sizeof (const member[]){__VA_ARGS__} / sizeof(member), err)
 
 /* A name of a file of ours, in its folder. */
 static bool is_file_name(const json_t *v)
 {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._=+-";
     const char *s = json_string_value(v);
-    return fits(v, TEXT) && strlen(s) < KQ_CMP_NAME && *s && *s != '.' && !s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._=+-")];
+    return fits(v, TEXT) && strlen(s) < KQ_CMP_NAME && *s && *s != '.' && !s[strspn(s, plain)];
 }
 
 static kq_status check_about(const char *path, const json_t *o, kq_error *err)
 {
-    kq_status status = NEED(path, "", o, {"format", WHOLE}, {"model", TEXT}, {"texts", ARRAY}, {"tasks", ARRAY}, {"rows", ARRAY}, {"ctx", WHOLE}, {"chunks", WHOLE},
+    kq_status status = NEED(path, "", o, {"format", WHOLE}, {"model", TEXT}, {"texts", ARRAY}, {"tasks", ARRAY}, {"rows", ARRAY},
+                            {"ctx", WHOLE}, {"chunks", WHOLE},
                             {"compute", TEXT}, {"isa", TEXT});
     const json_t *v;
     size_t i;
     if (!status && json_integer_value(json_object_get(o, "format")) != 1)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: format %lld, this kronq reads 1", path, (long long)json_integer_value(json_object_get(o, "format")));
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: format %lld, this kronq reads 1", path,
+                       (long long)json_integer_value(json_object_get(o, "format")));
     json_array_foreach (json_object_get(o, "texts"), i, v)
         status = status ? status : NEED(path, "texts", v, {"name", TEXT});
     json_array_foreach (json_object_get(o, "tasks"), i, v)
@@ -64,27 +70,35 @@ static kq_status check_about(const char *path, const json_t *o, kq_error *err)
 
 static kq_status check_row(const char *path, const json_t *o, const json_t *about, kq_error *err)
 {
-    kq_status status = NEED(path, "", o, {"row", TEXT}, {"spec", TEXT}, {"method", TEXT}, {"bits", BITS}, {"seed", WHOLE}, {"tokens", MAYBE}, {"texts", ARRAY},
-                            {"settings", OBJECT}, {"seconds", OBJECT}, {"peak_rss_bytes", OBJECT}, {"file_bytes", WHOLE}, {"bpw", NUMBER}, {"bpw_file", NUMBER},
+    kq_status status = NEED(path, "", o, {"row", TEXT}, {"spec", TEXT}, {"method", TEXT}, {"bits", BITS}, {"seed", WHOLE},
+                            {"tokens", MAYBE}, {"texts", ARRAY},
+                            {"settings", OBJECT}, {"seconds", OBJECT}, {"peak_rss_bytes", OBJECT}, {"file_bytes", WHOLE}, {"bpw", NUMBER},
+                                {"bpw_file", NUMBER},
                             {"relative_mse", NUMBER}, {"predicted_loss", MAYBE}, {"modules", OBJECT});
     const char *name;
     json_t *v;
     size_t i;
     if (!status)
-        status = NEED(path, "seconds", json_object_get(o, "seconds"), {"calibration", MAYBE}, {"factors", MAYBE}, {"rounding", MAYBE}, {"evaluation", MAYBE});
+        status = NEED(path, "seconds", json_object_get(o, "seconds"), {"calibration", MAYBE}, {"factors", MAYBE}, {"rounding", MAYBE},
+                      {"evaluation", MAYBE});
     if (!status)
-        status = NEED(path, "peak_rss_bytes", json_object_get(o, "peak_rss_bytes"), {"calibration", MAYBE}, {"rounding", MAYBE}, {"evaluation", MAYBE});
+        status = NEED(path, "peak_rss_bytes", json_object_get(o, "peak_rss_bytes"), {"calibration", MAYBE}, {"rounding", MAYBE},
+                      {"evaluation", MAYBE});
     if (!status && json_object_get(o, "factors") && !is_file_name(json_object_get(o, "factors")))
         status = kq_fail(err, KQ_E_FORMAT, "%s: factors is not the name of a factor file", path);
     json_array_foreach (json_object_get(o, "texts"), i, v)
-        status = status ? status : NEED(path, "texts", v, {"text", TEXT}, {"ctx", WHOLE}, {"windows", WHOLE}, {"tokens", WHOLE}, {"nll", NUMBER}, {"ppl", NUMBER},
-                                        {"kld", NUMBER}, {"kld_stderr", MAYBE}, {"top1", NUMBER}, {"top1_stderr", MAYBE}, {"loss_rise", NUMBER},
-                                        {"loss_rise_stderr", MAYBE}, {"ppl_stderr", MAYBE}, {"reference_nll", NUMBER}, {"reference_ppl", NUMBER});
+        status = status ? status : NEED(path, "texts", v, {"text", TEXT}, {"ctx", WHOLE}, {"windows", WHOLE}, {"tokens", WHOLE},
+                                        {"nll", NUMBER}, {"ppl", NUMBER},
+                                        {"kld", NUMBER}, {"kld_stderr", MAYBE}, {"top1", NUMBER}, {"top1_stderr", MAYBE},
+                                            {"loss_rise", NUMBER},
+                                        {"loss_rise_stderr", MAYBE}, {"ppl_stderr", MAYBE}, {"reference_nll", NUMBER},
+                                            {"reference_ppl", NUMBER});
     json_array_foreach (json_object_get(about, "texts"), i, v)
         if (!status && !json_equal(json_object_get(json_array_get(json_object_get(o, "texts"), i), "text"), json_object_get(v, "name")))
             status = kq_fail(err, KQ_E_FORMAT, "%s: has no figures of %s", path, json_string_value(json_object_get(v, "name")));
     json_object_foreach (json_object_get(o, "modules"), name, v)
-        status = status ? status : NEED(path, "modules", v, {"bits", BITS}, {"relative_mse", NUMBER}, {"predicted_loss", MAYBE}, {"shape", ARRAY});
+        status = status ? status : NEED(path, "modules", v, {"bits", BITS}, {"relative_mse", NUMBER}, {"predicted_loss", MAYBE},
+                                        {"shape", ARRAY});
     json_array_foreach (json_object_get(about, "tasks"), i, v) {
         const char *task = json_string_value(json_object_get(v, "name"));
         if (!status)

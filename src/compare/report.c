@@ -249,7 +249,8 @@ static void print_facts(const kq_rp *p, FILE *f)
     fact(f, "Rows", line);
     for (i = 0; i < p->n_text; i++) {
         text = json_array_get(json_object_get(p->row[0].o, "texts"), i);
-        snprintf(line, sizeof line, "%.300s: %.0f windows of %.0f tokens, original's perplexity %.3f", kq_rp_text_name(p, i), number(text, "windows"),
+        snprintf(line, sizeof line, "%.300s: %.0f windows of %.0f tokens, original's perplexity %.3f", kq_rp_text_name(p, i),
+                 number(text, "windows"),
                  number(text, "ctx"), number(text, "reference_ppl"));
         fact(f, i ? "" : "Measured on", line);
     }
@@ -272,7 +273,8 @@ static void print_facts(const kq_rp *p, FILE *f)
         snprintf(line, sizeof line, "modules that match %.200s; the others are not", only);
         fact(f, "Quantized", line);
     }
-    snprintf(line, sizeof line, "%.30s products, instruction set %.30s, kronq %.30s", string(p->about, "compute"), string(p->about, "isa"), string(p->about, "kronq"));
+    snprintf(line, sizeof line, "%.30s products, instruction set %.30s, kronq %.30s", string(p->about, "compute"),
+             string(p->about, "isa"), string(p->about, "kronq"));
     fact(f, "Computed with", line);
     fputs("</dl>\n", f);
 }
@@ -341,7 +343,8 @@ static void group_heads(const kq_rp *p, FILE *f, int before, const char *rest)
 }
 
 /* Mean and deviation over the seeds of a group. */
-static void over_seeds(const kq_rp *p, size_t group, double (*of)(const kq_rp_row *r, const void *ctx), const void *ctx, double *mean, double *sd, size_t *n)
+static void over_seeds(const kq_rp *p, size_t group, double (*of)(const kq_rp_row *r, const void *ctx), const void *ctx, double *mean,
+                       double *sd, size_t *n)
 {
     double s = 0, ss = 0;
     *n = 0;
@@ -378,7 +381,8 @@ static double of_predicted(const kq_rp_row *r, const void *ctx)
 
 static void quality_cells(const kq_rp *p, FILE *f, size_t group)
 {
-    static const struct { const char *key; double scale; int digits; } measure[] = {{"loss_rise", 1, 4}, {"kld", 1, 4}, {"top1", 100, 2}, {"ppl", 1, 3}};
+    static const struct { const char *key; double scale; int digits; } measure[] =
+        {{"loss_rise", 1, 4}, {"kld", 1, 4}, {"top1", 100, 2}, {"ppl", 1, 3}};
     double mean, sd;
     size_t n, i;
     const json_t *v;
@@ -413,10 +417,12 @@ static void print_summary(const kq_rp *p, FILE *f)
 {
     double mean, sd;
     size_t n;
-    fputs("<h2>Summary</h2>\n<p>Mean over seeds, with their standard deviation where there are several. Shaded: the lowest KL divergence of its size.</p>\n"
+    fputs("<h2>Summary</h2>\n<p>Mean over seeds, with their standard deviation where there are several. Shaded: the lowest KL divergence "
+          "of its size.</p>\n"
           "<div class=\"wide\"><table id=\"summary\">\n<thead>", f);
     group_heads(p, f, 6, "");
-    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th><th>bits a weight<br/>of the file</th><th>predicted by<br/>eq. 1 (nats/token)</th>", f);
+    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th><th>bits a weight<br/>of the "
+          "file</th><th>predicted by<br/>eq. 1 (nats/token)</th>", f);
     text_heads(p, f);
     fputs("</tr></thead>\n<tbody>\n", f);
     for (size_t i = 0; i < p->n; i++) {
@@ -441,16 +447,21 @@ static void print_all(const kq_rp *p, FILE *f)
 {
     const json_t *v;
     size_t t, k;
-    fputs("<h2>Every row</h2>\n<p>&#177;: standard error over tokens (documents for accuracies), taken as independent. The calibration's seconds are those of the pass over the text that "
-          "rows share; times and peaks of work that was interrupted are not known (n/a).</p>\n<div class=\"wide\"><table id=\"rows\">\n<thead>", f);
-    group_heads(p, f, 4, "<th class=\"group\" colspan=\"4\">seconds</th><th class=\"group\" colspan=\"3\">peak memory (MB)</th><th colspan=\"4\"></th>");
-    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seed</th><th>calibration</th><th>factors</th><th>rounding</th><th>evaluation</th>"
-          "<th>calibration</th><th>rounding</th><th>evaluation</th><th>bits a quantized<br/>weight</th><th>bits a weight<br/>of the file</th><th>relative<br/>error</th>"
+    fputs("<h2>Every row</h2>\n<p>&#177;: standard error over tokens (documents for accuracies), taken as independent. The calibration's "
+          "seconds are those of the pass over the text that "
+          "rows share; times and peaks of work that was interrupted are not known (n/a).</p>\n<div class=\"wide\"><table "
+          "id=\"rows\">\n<thead>", f);
+    group_heads(p, f, 4, "<th class=\"group\" colspan=\"4\">seconds</th><th class=\"group\" colspan=\"3\">peak memory (MB)</th><th "
+                         "colspan=\"4\"></th>");
+    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seed</th><th>calibration</th><th>factors</th><th>rounding</th>"
+          "<th>evaluation</th><th>calibration</th><th>rounding</th><th>evaluation</th><th>bits a quantized<br/>weight</th><th>bits a weight<br/>of the "
+          "file</th><th>relative<br/>error</th>"
           "<th>predicted by<br/>eq. 1 (nats/token)</th>", f);
     text_heads(p, f);
     fputs("</tr></thead>\n<tbody>\n", f);
     for (size_t i = 0; i < p->n; i++) {
-        static const char *const stage[] = {"calibration", "factors", "rounding", "evaluation"}, *const peak[] = {"calibration", "rounding", "evaluation"};
+        static const char *const stage[] = {"calibration", "factors", "rounding", "evaluation"},
+            *const peak[] = {"calibration", "rounding", "evaluation"};
         const kq_rp_row *r = &p->row[i];
         fputs("<tr><td><code>", f);
         kq_html_text(f, r->spec);
@@ -483,7 +494,8 @@ static void print_all(const kq_rp *p, FILE *f)
 
 static void print_page(kq_rp *p, FILE *f)
 {
-    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>", f);
+    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta name=\"viewport\" content=\"width=device-width, "
+          "initial-scale=1\"/>\n<title>", f);
     kq_html_text(f, string(p->about, "model"));
     fputs(": ways to quantize it</title>\n<style>\n", f);
     fwrite(kq_report_css, 1, kq_report_css_size, f);

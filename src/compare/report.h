@@ -37,7 +37,8 @@ bool kq_rp_same_size(const kq_rp_row *a, const kq_rp_row *b);
 /* Mean of a measure over the rows of r's group. */
 double kq_rp_mean(const kq_rp *p, const kq_rp_row *r, size_t text, const char *key);
 
-/* <figure id="NAME"> with its number and title; what follows is up to the caller, kq_rp_close takes the caption (HTML of ours, no text of files). */
+/* <figure id="NAME"> with its number and title; what follows is up to the caller, kq_rp_close takes the caption (HTML of ours, no text of
+ * files). */
 void kq_rp_open(kq_rp *p, FILE *f, const char *name, const char *title);
 void kq_rp_close(FILE *f, const char *caption);
 /* The series that rows of this report have, with their marks. */

@@ -51,7 +51,8 @@ static kq_status make_model(row *w, kq_error *err)
     bool whole = !kq_path_exists(w->model);
     const bool peak = kq_peak_rss_reset();
     status = kq_quantize(w->c->model, w->model, &opt, &text, err);
-    if (status == KQ_E_MISMATCH && !whole && !(status = kq_remove_tree(w->model, err))) { /* left by a row of the same name with other settings */
+    /* left by a row of the same name with other settings */
+    if (status == KQ_E_MISMATCH && !whole && !(status = kq_remove_tree(w->model, err))) {
         whole = true;
         status = kq_quantize(w->c->model, w->model, &opt, &text, err);
     }
@@ -80,7 +81,8 @@ static kq_status measure_text(row *w, const char *text_file, kq_error *err)
     status = kq_eval_text(w->model, w->c->model, text_file, &opt, &text, err);
     if (status || (status = parse(text, &r, err)))
         return status;
-    static const char *const key[] = {"ctx", "windows", "tokens", "nll", "nll_stderr", "nll_stderr_windows", "ppl", "ppl_stderr", "kld", "kld_stderr",
+    static const char *const key[] = {"ctx", "windows", "tokens", "nll", "nll_stderr", "nll_stderr_windows", "ppl", "ppl_stderr", "kld",
+                                      "kld_stderr",
                                       "kld_stderr_windows", "top1", "top1_stderr", "reference_nll", "reference_ppl"};
     json_t *o = json_pack("{s:s}", "text", kq_path_name(text_file));
     for (size_t i = 0; i < sizeof key / sizeof *key; i++)
@@ -179,7 +181,8 @@ static kq_status add_calibration(row *w, json_t *seconds, json_t *peak, kq_error
 
 static kq_status write_row(row *w, kq_error *err)
 {
-    static const char *const key[] = {"file_bytes", "bpw", "bpw_file", "quantized_modules", "quantized_weights", "relative_mse", "predicted_loss", "modules"};
+    static const char *const key[] = {"file_bytes", "bpw", "bpw_file", "quantized_modules", "quantized_weights", "relative_mse",
+                                      "predicted_loss", "modules"};
     char path[KQ_CMP_PATH];
     json_t *seconds = json_object(), *peak = json_object();
     for (size_t i = 0; i < sizeof key / sizeof *key; i++)
@@ -204,12 +207,16 @@ kq_status kq_cmp_row_run(const kq_cmp *c, const kq_cmp_row *r, const kq_common *
     kq_status status = kq_cmp_path(w.model, c->dir, "models", r->name, "", err);
     if (!status)
         status = kq_cmp_path(w.made, c->dir, "models", r->name, ".json", err);
-    if (!status && !(w.o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:I, s:o, s:O, s:[]}", "format", 1, "kronq", kq_version(), "row", r->name, "spec", r->spec,
-                                     "method", cal->method, "bits", kq_bits_number(r->opt.bits), "seed", (json_int_t)r->opt.common.seed, "tokens",
-                                     r->factors < 0 ? json_null() : json_integer((json_int_t)(cal->tokens / cal->seq_len * cal->seq_len)), "settings", r->settings,
+    if (!status && !(w.o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:I, s:o, s:O, s:[]}", "format", 1, "kronq", kq_version(), "row",
+                                     r->name, "spec", r->spec,
+                                     "method", cal->method, "bits", kq_bits_number(r->opt.bits), "seed", (json_int_t)r->opt.common.seed,
+                                         "tokens",
+                                     r->factors < 0 ? json_null() : json_integer((json_int_t)(cal->tokens / cal->seq_len * cal->seq_len)),
+                                         "settings", r->settings,
                                      "texts")))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the row");
-    if (!status && !(status = make_model(&w, err)) && !(status = measure(&w, err)) && !(status = write_row(&w, err)) && !c->opt->keep_models &&
+    if (!status && !(status = make_model(&w, err)) && !(status = measure(&w, err)) && !(status = write_row(&w, err)) &&
+        !c->opt->keep_models &&
         !(status = kq_remove_tree(w.model, err)))
         status = kq_remove_tree(w.made, err);
     json_decref(w.report);

@@ -38,7 +38,8 @@ void kq_html_text(FILE *f, const char *s)
 /* m x 10^e, with the exponent set high */
 static void power_of_ten(double x, char *buf, size_t cap)
 {
-    static const char *const digit[] = {"\xe2\x81\xb0", "\xc2\xb9", "\xc2\xb2", "\xc2\xb3", "\xe2\x81\xb4", "\xe2\x81\xb5", "\xe2\x81\xb6", "\xe2\x81\xb7", "\xe2\x81\xb8", "\xe2\x81\xb9"};
+    static const char *const digit[] = {"\xe2\x81\xb0", "\xc2\xb9", "\xc2\xb2", "\xc2\xb3", "\xe2\x81\xb4", "\xe2\x81\xb5",
+                                        "\xe2\x81\xb6", "\xe2\x81\xb7", "\xe2\x81\xb8", "\xe2\x81\xb9"};
     int e = (int)floor(log10(x) + 1e-9);
     double m = x / pow(10, e);
     if (m >= 9.995) {
@@ -190,7 +191,8 @@ void kq_svg_panel(FILE *f, const kq_panel *p)
     if (p->x_name)
         kq_svg_label(f, (x->at0 + x->at1) / 2, y->at0 + 39, "middle", "axis", p->x_name);
     if (p->y_name) {
-        fprintf(f, "<text transform=\"translate(%.1f %.1f) rotate(-90)\" text-anchor=\"middle\" class=\"axis\">", x->at0 - 50, (y->at0 + y->at1) / 2);
+        fprintf(f, "<text transform=\"translate(%.1f %.1f) rotate(-90)\" text-anchor=\"middle\" class=\"axis\">", x->at0 - 50,
+                (y->at0 + y->at1) / 2);
         kq_html_text(f, p->y_name);
         fputs("</text>\n", f);
     }
@@ -201,9 +203,11 @@ void kq_svg_panel(FILE *f, const kq_panel *p)
 void kq_svg_mark(FILE *f, double x, double y, size_t s, bool hollow, const char *class, const char *tooltip)
 {
     /* half-width 4 and areas that look alike */
-    static const char *const shape[KQ_SHAPES] = {"m-3.8 0a3.8 3.8 0 1 0 7.6 0a3.8 3.8 0 1 0 -7.6 0z", "m-3.4 -3.4h6.8v6.8h-6.8z", "m0 -4.4l4.2 7.4h-8.4z",
+    static const char *const shape[KQ_SHAPES] = {"m-3.8 0a3.8 3.8 0 1 0 7.6 0a3.8 3.8 0 1 0 -7.6 0z", "m-3.4 -3.4h6.8v6.8h-6.8z",
+                                                 "m0 -4.4l4.2 7.4h-8.4z",
                                                  "m0 -4.8l4.8 4.8l-4.8 4.8l-4.8 -4.8z", "m0 4.4l4.2 -7.4h-8.4z"};
-    fprintf(f, "<path class=\"%s %s s%zu\" d=\"M%.1f %.1f%s\">", class, hollow ? "hollow" : "mark", s % KQ_COLOURS, x, y, shape[s % KQ_SHAPES]);
+    fprintf(f, "<path class=\"%s %s s%zu\" d=\"M%.1f %.1f%s\">", class, hollow ? "hollow" : "mark", s % KQ_COLOURS, x, y,
+            shape[s % KQ_SHAPES]);
     if (tooltip) {
         fputs("<title>", f);
         kq_html_text(f, tooltip);

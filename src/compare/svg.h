@@ -18,7 +18,8 @@ const char *kq_tokens_text(double n, char buf[32]);
 
 /* An axis: values lo..hi at pixels at0..at1. */
 typedef struct kq_axis { double lo, hi, at0, at1; bool log; } kq_axis;
-/* Around n values (those not finite, and for log those not above 1e-30, are passed over) with a little room; 1..10 or 0..1 when none is left. */
+/* Around n values (those not finite, and for log those not above 1e-30, are passed over) with a little room; 1..10 or 0..1 when none is
+ * left. */
 kq_axis kq_axis_around(const double *x, size_t n, bool log, double at0, double at1);
 double kq_axis_at(const kq_axis *a, double x);
 

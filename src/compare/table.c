@@ -37,7 +37,8 @@ static const char *string(const json_t *o, const char *key)
     return s ? s : "";
 }
 
-static void add(table *t, int text, const char *task, const char *suffix, const char *group, const char *name, const char *key, bool quality)
+static void add(table *t, int text, const char *task, const char *suffix, const char *group, const char *name, const char *key,
+                bool quality)
 {
     column *c = &t->col[t->n_col++];
     *c = (column){.group = group, .name = name, .text = text, .task = task, .quality = quality};
@@ -46,7 +47,8 @@ static void add(table *t, int text, const char *task, const char *suffix, const 
 
 static void set_columns(table *t)
 {
-    static const char *const text_key[] = {"loss_rise", "loss_rise_stderr", "kld", "kld_stderr", "top1", "top1_stderr", "nll", "ppl", "ppl_stderr"};
+    static const char *const text_key[] = {"loss_rise", "loss_rise_stderr", "kld", "kld_stderr", "top1", "top1_stderr", "nll", "ppl",
+                                           "ppl_stderr"};
     static const char *const task_key[] = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr"};
     const json_t *v;
     size_t i;
@@ -122,7 +124,8 @@ static kq_status open_table(const char *dir, table *t, kq_error *err)
     if (json_array_size(json_object_get(t->about, "tasks")) && kq_path_exists(path) && (status = kq_cmp_load(path, &t->reference, err)))
         return status;
     t->n_row = json_array_size(t->rows);
-    const size_t most = 16 + 9 * json_array_size(json_object_get(t->about, "texts")) + 4 * json_array_size(json_object_get(t->about, "tasks"));
+    const size_t most = 16 + 9 * json_array_size(json_object_get(t->about, "texts")) + 4 * json_array_size(json_object_get(t->about,
+            "tasks"));
     if ((status = kq_alloc_for((void **)&t->col, most, sizeof *t->col, "the table", err)))
         return status;
     set_columns(t);
@@ -196,7 +199,8 @@ static double reference_value(const table *t, const column *c)
     if (c->text < 0 || !t->n_row)
         return (double)NAN;
     const json_t *o = json_array_get(json_object_get(row_of(t, 0), "texts"), (size_t)c->text);
-    return !strcmp(c->name, "ppl") ? json_number_value(json_object_get(o, "reference_ppl")) : !strcmp(c->name, "nll") ? json_number_value(json_object_get(o, "reference_nll")) : (double)NAN;
+    return !strcmp(c->name, "ppl") ? json_number_value(json_object_get(o, "reference_ppl")) : !strcmp(c->name,
+            "nll") ? json_number_value(json_object_get(o, "reference_nll")) : (double)NAN;
 }
 
 static json_t *table_json(const table *t)
@@ -206,14 +210,16 @@ static json_t *table_json(const table *t)
         if (isfinite(reference_value(t, &t->col[c])))
             json_object_set_new(reference, t->col[c].key, json_real(reference_value(t, &t->col[c])));
     for (size_t r = 0; r < t->n_row; r++) {
-        json_t *o = json_pack("{s:O, s:O, s:O}", "row", json_object_get(row_of(t, r), "row"), "spec", json_object_get(row_of(t, r), "spec"), "method",
+        json_t *o = json_pack("{s:O, s:O, s:O}", "row", json_object_get(row_of(t, r), "row"), "spec",
+                              json_object_get(row_of(t, r), "spec"), "method",
                               json_object_get(row_of(t, r), "method"));
         for (size_t c = 0; c < t->n_col; c++)
             json_object_set_new(o, t->col[c].key, number(t->cell[r * t->n_col + c]));
         json_array_append_new(rows, o);
         if (t->group[r] != r || kind_size(t, r) < 2)
             continue;
-        o = json_pack("{s:O, s:O, s:O, s:I}", "spec", json_object_get(row_of(t, r), "spec"), "bits", json_object_get(row_of(t, r), "bits"), "tokens",
+        o = json_pack("{s:O, s:O, s:O, s:I}", "spec", json_object_get(row_of(t, r), "spec"), "bits",
+                      json_object_get(row_of(t, r), "bits"), "tokens",
                       json_object_get(row_of(t, r), "tokens"), "seeds", (json_int_t)kind_size(t, r));
         for (size_t c = 0; c < t->n_col; c++) {
             double mean, sd;
@@ -222,9 +228,12 @@ static json_t *table_json(const table *t)
         }
         json_array_append_new(kinds, o);
     }
-    return json_pack("{s:O, s:O, s:O, s:O, s:O, s:O, s:O, s:o, s:o, s:o}", "model", json_object_get(t->about, "model"), "texts", json_object_get(t->about, "texts"),
-                     "tasks", json_object_get(t->about, "tasks"), "ctx", json_object_get(t->about, "ctx"), "chunks", json_object_get(t->about, "chunks"), "isa",
-                     json_object_get(t->about, "isa"), "compute", json_object_get(t->about, "compute"), "reference", reference, "rows", rows, "seeds", kinds);
+    return json_pack("{s:O, s:O, s:O, s:O, s:O, s:O, s:O, s:o, s:o, s:o}", "model", json_object_get(t->about, "model"), "texts",
+                     json_object_get(t->about, "texts"),
+                     "tasks", json_object_get(t->about, "tasks"), "ctx", json_object_get(t->about, "ctx"), "chunks",
+                         json_object_get(t->about, "chunks"), "isa",
+                     json_object_get(t->about, "isa"), "compute", json_object_get(t->about, "compute"), "reference", reference, "rows",
+                         rows, "seeds", kinds);
 }
 
 /* ---- CSV ---- */
@@ -307,7 +316,8 @@ static double or_nan(const table *t, size_t r, const column *c)
 static void md_quality(const table *t, FILE *f, size_t r, bool kind)
 {
     static const struct { const char *name, *error, *format; double scale; } text[] = {
-        {"loss_rise", "loss_rise_stderr", "%.4f", 1}, {"kld", "kld_stderr", "%.4f", 1}, {"top1", "top1_stderr", "%.2f", 100}, {"ppl", NULL, "%.3f", 1}};
+        {"loss_rise", "loss_rise_stderr", "%.4f", 1}, {"kld", "kld_stderr", "%.4f", 1}, {"top1", "top1_stderr", "%.2f", 100},
+            {"ppl", NULL, "%.3f", 1}};
     const json_t *v;
     size_t i;
     double mean, sd;
@@ -399,7 +409,8 @@ static void md_reference(const table *t, FILE *f)
         md_number(f, reference_value(t, find(t, (int)i, NULL, "ppl")), "%.3f");
     }
     json_array_foreach (json_object_get(t->about, "tasks"), i, v)
-        md_measure(f, 100 * reference_value(t, find(t, -1, string(v, "name"), "acc")), 100 * reference_value(t, find(t, -1, string(v, "name"), "acc_stderr")), "%.2f");
+        md_measure(f, 100 * reference_value(t, find(t, -1, string(v, "name"), "acc")),
+                   100 * reference_value(t, find(t, -1, string(v, "name"), "acc_stderr")), "%.2f");
     fputs(" |\n", f);
 }
 
@@ -408,7 +419,8 @@ static void markdown(const table *t, FILE *f)
     size_t n = 10;
     fputs("# Ways to quantize ", f);
     md_text(f, string(t->about, "model"));
-    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, shared pass) | factors (s) | rounding (s) | peak memory (MB): calibration / rounding / "
+    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, shared pass) | factors (s) | rounding (s) | peak memory "
+          "(MB): calibration / rounding / "
           "evaluation | bits a weight of the file | loss rise by eq. 1 (nats/token)", f);
     md_quality_head(t, f, &n);
     md_rule(f, n);
@@ -420,7 +432,8 @@ static void markdown(const table *t, FILE *f)
         if (t->group[r] != r || kind_size(t, r) < 2)
             continue;
         if (!any) {
-            fputs("\nMean ± standard deviation over seeds:\n\n| method | bits | calibration tokens | seeds | loss rise by eq. 1 (nats/token)", f);
+            fputs("\nMean ± standard deviation over seeds:\n\n| method | bits | calibration tokens | seeds | loss rise by eq. 1 "
+                  "(nats/token)", f);
             n = 5;
             md_quality_head(t, f, &n);
             md_rule(f, n);
@@ -439,8 +452,10 @@ static void markdown(const table *t, FILE *f)
         md_quality(t, f, r, true);
         fputs(" |\n", f);
     }
-    fprintf(f, "\nLoss rise: mean negative log-likelihood minus the original's, with its paired standard error over tokens. KLD: mean over all positions of KL(original || row). "
-               "Windows of %lld tokens (0: the default), at most %lld (0: all); %s products, instruction set %s. n/a: not measured, or not predicted by the method; times of "
+    fprintf(f, "\nLoss rise: mean negative log-likelihood minus the original's, with its paired standard error over tokens. KLD: mean "
+               "over all positions of KL(original || row). "
+               "Windows of %lld tokens (0: the default), at most %lld (0: all); %s products, instruction set %s. n/a: not measured, or "
+               "not predicted by the method; times of "
                "work that was interrupted are not known.\n", (long long)json_integer_value(json_object_get(t->about, "ctx")),
             (long long)json_integer_value(json_object_get(t->about, "chunks")), string(t->about, "compute"), string(t->about, "isa"));
 }

@@ -31,7 +31,8 @@ static kq_status open_file(kq_hidden *h, const char *key, const size_t shape[3],
     const char *there = kq_st_meta(h->file, "kronq.hidden");
     h->x = kq_st_find(h->file, "hidden");
     h->check = kq_st_find(h->file, "checksums");
-    if (!there || strcmp(there, key) || !h->x || h->x->dtype != KQ_T_F32 || h->x->rank != 3 || memcmp(h->x->shape, shape, 3 * sizeof *shape) || !h->check ||
+    if (!there || strcmp(there, key) || !h->x || h->x->dtype != KQ_T_F32 || h->x->rank != 3 ||
+        memcmp(h->x->shape, shape, 3 * sizeof *shape) || !h->check ||
         h->check->dtype != KQ_T_I64 || h->check->rank != 1 || h->check->shape[0] != shape[0])
         return kq_fail(err, KQ_E_FORMAT, "%s: does not hold the hidden states that its name promises; remove it", h->path);
     return KQ_OK;
@@ -42,7 +43,8 @@ static kq_status begin_file(kq_hidden *h, const char *key, const size_t shape[3]
     kq_status status = kq_alloc_for((void **)&h->sum, h->windows, sizeof *h->sum, "checksums", err);
     if (status || (status = kq_st_writer_new(h->path, &h->writer, err)))
         return status;
-    if ((status = kq_st_writer_meta(h->writer, "kronq.hidden", key, err)) || (status = kq_st_writer_declare(h->writer, "hidden", KQ_T_F32, 3, shape, err)))
+    if ((status = kq_st_writer_meta(h->writer, "kronq.hidden", key, err)) ||
+        (status = kq_st_writer_declare(h->writer, "hidden", KQ_T_F32, 3, shape, err)))
         return status;
     return kq_st_writer_declare(h->writer, "checksums", KQ_T_I64, 1, shape, err);
 }
@@ -88,7 +90,8 @@ kq_status kq_hidden_read(const kq_hidden *h, size_t first, size_t n, float *x, k
     for (size_t i = 0; i < n; i++) {
         uint64_t expected;
         float *to = x + i * h->values;
-        memcpy(to, h->x->data + (first + i) * h->values * sizeof *to, h->values * sizeof *to); /* the file may hold them at an odd address */
+        /* the file may hold them at an odd address */
+        memcpy(to, h->x->data + (first + i) * h->values * sizeof *to, h->values * sizeof *to);
         memcpy(&expected, h->check->data + (first + i) * sizeof expected, sizeof expected);
         if (checksum(to, h->values) != expected)
             return kq_fail(err, KQ_E_FORMAT, "%s: window %zu is damaged; remove the file", h->path, first + i);

@@ -1,5 +1,5 @@
-/* The page of a comparison: well-formed (checked by a small parser here), every row a mark in every figure, nothing fetched or run, and nothing of a
- * file's text as markup. The rows are made by kq_compare; further ones are written into the folder, as no run would make them. */
+/* The page of a comparison: well-formed (checked by a small parser here), every row a mark in every figure, nothing fetched or run, and
+ * nothing of a file's text as markup. The rows are made by kq_compare; further ones are written into the folder, as no run would make them. */
 #include <ctype.h>
 #include <jansson.h>
 #include <unistd.h>
@@ -36,8 +36,10 @@ static int make_comparison(void **state)
     if (!mkdtemp(dir))
         return 1;
     const kq_compare_row rows[ROWS] = {
-        row("flipflop:tokens=256", "flipflop", 256, 2, 0), row("flipflop:tokens=256", "flipflop", 256, 2, 1), row("flipflop:tokens=512", "flipflop", 512, 2, 0),
-        row("flipflop:tokens=512", "flipflop", 512, 3, 0), row("fastkron:tokens=256", "fastkron", 256, 2, 0), row("yaqa-b:tokens=256", "yaqa-b", 256, 3, 0),
+        row("flipflop:tokens=256", "flipflop", 256, 2, 0), row("flipflop:tokens=256", "flipflop", 256, 2, 1),
+            row("flipflop:tokens=512", "flipflop", 512, 2, 0),
+        row("flipflop:tokens=512", "flipflop", 512, 3, 0), row("fastkron:tokens=256", "fastkron", 256, 2, 0),
+            row("yaqa-b:tokens=256", "yaqa-b", 256, 3, 0),
         row("input-only:tokens=256", "input-only", 256, 2, 0), row("none", "none", 256, 2, 0), row("none", "none", 256, 4, 0)};
     kq_compare_options o = kq_compare_defaults();
     o.text = text;
@@ -113,7 +115,8 @@ static void well_formed(const char *page)
         if (*p == '&') {
             const char *end = strchr(p, ';');
             const size_t n = end ? (size_t)(end - p) : 99;
-            if (n > 8 || !(p[1] == '#' || !strncmp(p, "&lt;", 4) || !strncmp(p, "&gt;", 4) || !strncmp(p, "&amp;", 5) || !strncmp(p, "&quot;", 6)))
+            if (n > 8 || !(p[1] == '#' || !strncmp(p, "&lt;", 4) || !strncmp(p, "&gt;", 4) || !strncmp(p, "&amp;", 5) ||
+                           !strncmp(p, "&quot;", 6)))
                 fail_msg("not a reference: %.40s", p);
         }
         if (*p == '>')
@@ -168,7 +171,8 @@ static void well_formed(const char *page)
 
 static void stands_alone(const char *page)
 {
-    static const char *const never[] = {"http:", "https:", "//", "<script", " src=", "href=", "url(", "@import", "javascript", "onload", "nan", "inf "};
+    static const char *const never[] = {"http:", "https:", "//", "<script", " src=", "href=", "url(", "@import", "javascript", "onload",
+                                        "nan", "inf "};
     for (size_t i = 0; i < sizeof never / sizeof *never; i++)
         if (strstr(page, never[i]))
             fail_msg("the page holds %s: %.60s", never[i], strstr(page, never[i]));
@@ -205,7 +209,8 @@ static void test_page(void **state)
     assert_int_equal(layers, 2 * 21);
     assert_non_null(strstr(page, "wrong way round"));
     /* a map of errors for each number of bits, and one of predicted rises where the best method there predicts */
-    static const char *const at2[] = {"flipflop_tokens=256-2bit-seed0", "flipflop_tokens=256-2bit-seed1", "flipflop_tokens=512-2bit-seed0", "fastkron_tokens=256-2bit-seed0",
+    static const char *const at2[] = {"flipflop_tokens=256-2bit-seed0", "flipflop_tokens=256-2bit-seed1",
+                                      "flipflop_tokens=512-2bit-seed0", "fastkron_tokens=256-2bit-seed0",
                                       "input-only_tokens=256-2bit-seed0", "none-2bit-seed0"},
                       *const at3[] = {"flipflop_tokens=512-3bit-seed0", "yaqa-b_tokens=256-3bit-seed0"};
     double kld[6];
@@ -235,7 +240,8 @@ static void test_foreign_rows(void **state)
         json_object_set_new(m, "bits", json_integer(2 + (json_int_t)(i++ % 2)));
     json_object_set_new(odd, "spec", json_string(evil));
     json_object_set_new(odd, "tokens", json_real(98304));
-    json_object_set_new(json_object_get(odd, "modules"), "model.layers.99999999999.mlp.<b>up_proj", json_deep_copy(json_object_get(json_object_get(odd, "modules"), "model.layers.0.mlp.up_proj")));
+    json_object_set_new(json_object_get(odd, "modules"), "model.layers.99999999999.mlp.<b>up_proj",
+                        json_deep_copy(json_object_get(json_object_get(odd, "modules"), "model.layers.0.mlp.up_proj")));
     json_t *t = json_array_get(json_object_get(odd, "texts"), 0);
     json_object_set_new(t, "kld", json_real(-1e-9)); /* rounding can do that */
     json_object_set_new(t, "loss_rise", json_real(-0.1));
@@ -283,7 +289,8 @@ static void test_hostile(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         o = load("factors", factors);
         json_t *whole = json_deep_copy(o);
-        json_object_set_new(json_object_get(json_object_get(o, "modules"), "model.layers.0.mlp.up_proj"), bad[i].key, json_loads(bad[i].value, JSON_DECODE_ANY, NULL));
+        json_object_set_new(json_object_get(json_object_get(o, "modules"), "model.layers.0.mlp.up_proj"), bad[i].key,
+                            json_loads(bad[i].value, JSON_DECODE_ANY, NULL));
         store("factors", factors, o);
         check_fails(kq_report(dir, path, &err), KQ_E_FORMAT, bad[i].words);
         assert_false(kq_path_exists(path));
