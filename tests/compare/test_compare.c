@@ -77,7 +77,7 @@ static void test_sharing(void **state)
     r[15].options.calibration.method = "fastkron";      /* a random start */
     r[15].options.calibration.start_random = true;
     r[15].options.common.seed = 9;
-    char spec[N][8];
+    char spec[N][16];
     for (int i = 0; i < N; i++) {
         snprintf(spec[i], sizeof spec[i], "r%d", i);
         r[i].spec = spec[i];
