@@ -205,16 +205,16 @@ static size_t scratch_bytes(kq_product_plan *plan, const kq_gradients *G, const 
     return round64(bytes);
 }
 
-static kq_gradients sizes_of(const kq_stream_linear *w, size_t D)
+static kq_gradients sizes_of(const kq_stream_linear *w)
 {
-    return (kq_gradients){.D = D, .m = w->m, .n = w->n, .T = w->T};
+    return (kq_gradients){.D = w->D, .m = w->m, .n = w->n, .T = w->T};
 }
 
-static kq_status begin_estimate(estimate *e, size_t D, bool pieces, kq_error *err)
+static kq_status begin_estimate(estimate *e, bool pieces, kq_error *err)
 {
     const kq_stream_linear *w = e->what;
     const kq_factor_options *opt = w->opt;
-    const kq_gradients sizes = sizes_of(w, D);
+    const kq_gradients sizes = sizes_of(w);
     kq_status status = check(&sizes, err);
     if (status)
         return status;
@@ -327,13 +327,13 @@ static kq_status sink_add(kq_gradient_sink *to, size_t source, const uint16_t *g
     return each((driver *)to, source, add_samples, g, count, err);
 }
 
-static kq_status drive(driver *d, size_t D, bool pieces, kq_gradient_pass *pass, void *pass_ctx, int (*progress)(void *ctx, double fraction),
+static kq_status drive(driver *d, bool pieces, kq_gradient_pass *pass, void *pass_ctx, int (*progress)(void *ctx, double fraction),
                        void *ctx, kq_error *err)
 {
     kq_status status = KQ_OK;
     for (size_t i = 0; i < d->count && !status; i++) {
         double start = kq_now_s();
-        status = begin_estimate(&d->e[i], D, pieces, err);
+        status = begin_estimate(&d->e[i], pieces, err);
         d->e[i].report.seconds = kq_now_s() - start;
     }
     for (int passes = 0; !status; passes++) {
@@ -365,7 +365,7 @@ static kq_status drive(driver *d, size_t D, bool pieces, kq_gradient_pass *pass,
     return status;
 }
 
-kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, size_t D, kq_gradient_pass *pass, void *pass_ctx,
+kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, kq_gradient_pass *pass, void *pass_ctx,
                             int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
 {
     driver d = {.sink.add = sink_add, .count = count};
@@ -377,18 +377,18 @@ kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, size_t D, k
     for (size_t i = 0; i < count; i++)
         d.e[i].what = &linears[i];
     int before = kq_one_thread_begin();
-    kq_status status = drive(&d, D, true, pass, pass_ctx, progress, ctx, err);
+    kq_status status = drive(&d, true, pass, pass_ctx, progress, ctx, err);
     kq_one_thread_end(before);
     kq_free(d.e);
     return status;
 }
 
-size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count, size_t D)
+size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count)
 {
     size_t all = 0;
     kq_product_plan plan;
     for (size_t i = 0; i < count; i++) {
-        const kq_gradients sizes = sizes_of(&linears[i], D);
+        const kq_gradients sizes = sizes_of(&linears[i]);
         size_t bytes = scratch_bytes(&plan, &sizes, linears[i].opt, true);
         if (!bytes || !kq_add_size(all, bytes, &all))
             return 0;
@@ -437,7 +437,7 @@ size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt)
 kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
                      int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
 {
-    kq_stream_linear what = {.m = G->m, .n = G->n, .T = G->T, .opt = opt, .H_in = H_in, .H_out = H_out};
+    kq_stream_linear what = {.D = G->D, .m = G->m, .n = G->n, .T = G->T, .opt = opt, .H_in = H_in, .H_out = H_out};
     estimate e = {.what = &what};
     driver d = {.sink.add = sink_add, .e = &e, .count = 1};
     at_hand source = {.G = G};
@@ -451,7 +451,7 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     source.chunk = plan.chunk;
     int before = kq_one_thread_begin();
     if (!status)
-        status = drive(&d, G->D, false, over_gradients, &source, progress, ctx, err);
+        status = drive(&d, false, over_gradients, &source, progress, ctx, err);
     kq_one_thread_end(before);
     kq_free(source.buffer);
     what.report.seconds = kq_now_s() - start;

@@ -110,20 +110,20 @@ struct kq_gradient_sink {
     kq_status (*add)(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err); /* g [count, kq_sample_size] */
     uint64_t wanted; /* bit of each source */
 };
-/* Goes over all D samples once. The same samples, bit by bit, every time. */
+/* Goes over all samples of the wanted sources once. The same samples, bit by bit, every time. */
 typedef kq_status kq_gradient_pass(void *ctx, kq_gradient_sink *to, kq_error *err);
 
 typedef struct kq_stream_linear { /* one estimate of one linear */
-    size_t source, m, n, T;       /* estimates may share a source, up to 64 of these. T as in kq_gradients */
+    size_t source, D, m, n, T;    /* D samples; estimates may share a source, up to 64 of these. T as in kq_gradients */
     const kq_factor_options *opt; /* borrowed */
     float *H_in, *H_out;          /* [n,n], [m,m]: the caller's */
     kq_factor_report report;      /* its seconds: the arithmetic alone, without the passes */
 } kq_stream_linear;
 
 /* As kq_factors for each of them; the same bytes, too. As many passes as the longest of them takes products. */
-kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, size_t D, kq_gradient_pass *pass, void *pass_ctx,
+kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, kq_gradient_pass *pass, void *pass_ctx,
                             int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err);
-size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count, size_t D);
+size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count);
 
 /* One product of eq. 2 (either way), the building block; Y symmetric [n,n], out [m,m] (adjoint: Y [m,m], out [n,n]). */
 kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y, float *out, kq_compute compute, int threads, kq_error *err);

@@ -53,7 +53,7 @@ kq_status kq_sweep_each(kq_sweeper *w, size_t n, kq_sweep_item *fn, void *pass, 
 {
     first_error f = {0};
     size_t finished = 0;
-#pragma omp parallel for schedule(dynamic) num_threads(w->threads)
+#pragma omp parallel for schedule(dynamic) num_threads(w->workers)
     for (size_t i = 0; i < n; i++) {
         if (failed(&f))
             continue;
@@ -107,14 +107,17 @@ static size_t largest_linear(const kq_config *cfg, bool outputs)
 
 static void free_workers(kq_sweeper *w)
 {
-    for (int t = 0; w->w && t < w->threads; t++) {
+    for (int t = 0; w->w && t < w->workers; t++) {
         kq_sweep_worker *k = &w->w[t];
         kq_free(k->x);
         kq_free(k->dy);
         kq_free(k->half);
         kq_free(k->scratch);
-        for (int id = 0; id < KQ_N_LINEAR; id++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
             kq_free(k->G[id]);
+            for (int form = 0; form < KQ_N_FORMS; form++)
+                kq_free(k->unit[form][id]);
+        }
         kq_free(k->half_x);
         kq_free(k->half_g);
     }
@@ -122,25 +125,43 @@ static void free_workers(kq_sweeper *w)
     w->w = NULL;
 }
 
+/* Does a worker multiply this linear's gradient out? */
+static bool sums_gradient(const kq_sweeper *w, int id)
+{
+    return w->backward && (w->tokens || w->forms[id] & 1);
+}
+
+/* bf16 values of a unit that is on its way to disk. */
+static size_t unit_size(const kq_sweeper *w, int form, int id)
+{
+    size_t m, n;
+    kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
+    return w->s->way == KQ_WAY_DISK && w->forms[id] >> form & 1 ? kq_sample_size(m, n, form ? w->unit * w->s->T : 0) : 0;
+}
+
 static kq_status new_workers(kq_sweeper *w, bool backward, kq_error *err)
 {
     const kq_config *cfg = w->cfg;
-    if (!(w->w = kq_calloc((size_t)w->threads, sizeof *w->w)))
+    if (!(w->w = kq_calloc((size_t)w->workers, sizeof *w->w)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: calibration");
     size_t scratch = kq_block_scratch_bytes(w->mc, w->s->T, backward);
     if (kq_head_scratch_bytes(w->mc) > scratch)
         scratch = kq_head_scratch_bytes(w->mc);
-    for (int t = 0; t < w->threads; t++) {
+    for (int t = 0; t < w->workers; t++) {
         kq_sweep_worker *k = &w->w[t];
         k->x = kq_alloc(w->record, sizeof *k->x);
         k->dy = kq_alloc(w->record, sizeof *k->dy);
         k->half = kq_alloc(w->record, sizeof *k->half);
         k->scratch = kq_alloc(scratch, 1);
         bool ok = k->x && k->dy && k->half && k->scratch;
-        for (int id = 0; backward && id < KQ_N_LINEAR; id++) {
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
             size_t m, n;
             kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-            ok = (k->G[id] = kq_alloc(m * n, sizeof(float))) && ok;
+            if (sums_gradient(w, id))
+                ok = (k->G[id] = kq_alloc(m * n, sizeof(float))) && ok;
+            for (int form = 0; form < KQ_N_FORMS; form++)
+                if (unit_size(w, form, id))
+                    ok = (k->unit[form][id] = kq_alloc(unit_size(w, form, id), sizeof(uint16_t))) && ok;
         }
         if (backward && w->s->compute == KQ_BF16) {
             k->half_x = kq_alloc(w->s->T * largest_linear(cfg, false), 2);
@@ -148,7 +169,7 @@ static kq_status new_workers(kq_sweeper *w, bool backward, kq_error *err)
             ok = ok && k->half_x && k->half_g;
         }
         if (!ok)
-            return kq_fail(err, KQ_E_MEMORY, "out of memory: calibration with %d threads", w->threads);
+            return kq_fail(err, KQ_E_MEMORY, "out of memory: calibration with %d sequences at once", w->workers);
     }
     return KQ_OK;
 }
@@ -165,6 +186,22 @@ static void survey(kq_sweeper *w)
             w->unit = 1;
     }
     w->n_rec = s->n_seq * (w->backward ? s->draws : 1);
+    for (size_t i = 0; i < s->n_estimates; i++)
+        w->tokens = w->tokens || kq_method_needs(s->estimates[i].factor->method) == KQ_NEEDS_TOKENS;
+    for (int id = 0; id < KQ_N_LINEAR; id++)
+        w->forms[id] = kq_sweep_forms(w, id);
+}
+
+kq_status kq_sweep_need_head(kq_sweeper *w, kq_error *err)
+{
+    return w->head ? KQ_OK : kq_head_load(w->mc, w->s->weights, &w->head, err);
+}
+
+static kq_sweeper new_sweeper(const kq_sweep *s, const kq_config *cfg, kq_sweep_report *report)
+{
+    kq_sweeper w = {.s = s, .cfg = cfg, .threads = s->threads > 0 ? s->threads : 1, .record = s->T * cfg->d_model, .report = report};
+    w.workers = s->workers > 0 && s->workers < w.threads ? s->workers : w.threads;
+    return w;
 }
 
 /* The method that needs no text. */
@@ -190,7 +227,7 @@ static kq_status identity_sweep(kq_sweeper *w, kq_error *err)
 kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err)
 {
     *report = (kq_sweep_report){.nll = NAN};
-    kq_sweeper w = {.s = s, .cfg = s->weights->cfg, .threads = s->threads > 0 ? s->threads : 1, .report = report};
+    kq_sweeper w = new_sweeper(s, s->weights->cfg, report);
     if (s->estimates->factor->method == KQ_NONE)
         return identity_sweep(&w, err);
 
@@ -206,12 +243,9 @@ kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err
     if (!left)
         return KQ_OK;
     survey(&w);
-    w.record = s->T * w.cfg->d_model;
     kq_status status = kq_model_ctx_new(w.cfg, s->isa, s->compute, s->T, &w.mc, err);
     if (!status)
         status = new_workers(&w, w.backward, err);
-    if (!status)
-        status = kq_head_load(w.mc, s->weights, &w.head, err);
     if (!status)
         status = w.backward ? kq_sweep_down(&w, lowest, err) : kq_sweep_up(&w, highest, err);
     kq_head_free(w.head);
@@ -225,44 +259,35 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
     *memory_bytes = *disk_bytes = 0;
     if (s->estimates->factor->method == KQ_NONE)
         return;
-    kq_sweeper w = {.s = s};
+    kq_sweeper w = new_sweeper(s, cfg, NULL);
     survey(&w);
-    const bool backward = w.backward;
-    const size_t n_rec = w.n_rec, stored = n_rec / (w.unit ? w.unit : 1), record = s->T * cfg->d_model;
-    const size_t threads = (size_t)(s->threads > 0 ? s->threads : 1), width = s->compute == KQ_BF16 ? 2 : 4;
-    size_t largest = 0, gradients = 0, sums = 0, tokens = 0;
-    bool whole = false;
+    const size_t record = w.record, n_rec = w.n_rec, workers = (size_t)w.workers, width = s->compute == KQ_BF16 ? 2 : 4;
+    size_t worker = 10 * record, down = 0, scratch = 0, statistics, disk;
+    kq_sweep_store_plan(&w, &statistics, &disk);
     for (size_t i = 0; i < s->n_estimates; i++) {
         const kq_sweep_estimate *e = &s->estimates[i];
-        const size_t n = kq_sweep_n_records(&w, e), D = n / (e->batch ? e->batch : 1);
-        if (kq_method_needs(e->factor->method) != KQ_NEEDS_GRADIENTS) {
-            const size_t bytes = kq_sweep_token_bytes(cfg, s->T, n, kq_method_needs_gradients(e->factor->method), s->diagonal);
-            tokens = bytes > tokens ? bytes : tokens;
+        if (kq_method_needs(e->factor->method) == KQ_NEEDS_GRADIENTS)
             continue;
-        }
-        whole = true;
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            size_t m, n_in;
-            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n_in);
-            const size_t factor = kq_factors_bytes(&(kq_gradients){.D = D, .m = m, .n = n_in}, e->factor) + 4 * (m * m + n_in * n_in) + (kq_sweep_as_stored(&w, e) ? 0 : 2 * D * m * n_in);
-            largest = factor > largest ? factor : largest;
-        }
+        const size_t bytes = s->receiver_peak + kq_sweep_token_bytes(cfg, s->T, kq_sweep_n_records(&w, e), kq_method_needs_gradients(e->factor->method), s->diagonal);
+        statistics = bytes > statistics ? bytes : statistics;
     }
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-        gradients += whole ? 2 * stored * m * n : 0;
-        sums += backward ? 4 * m * n : 0;
+        down += sums_gradient(&w, id) ? 4 * m * n : 0;
     }
-    const size_t statistics = gradients + largest > tokens ? gradients + largest : tokens;
-    const size_t head = cfg->vocab_size * cfg->d_model * width * (cfg->tie_embeddings ? 1 : 2);
-    size_t scratch = 0;
+    if (s->compute == KQ_BF16 && w.backward)
+        down += 2 * s->T * (largest_linear(cfg, false) + largest_linear(cfg, true));
     kq_model_ctx *mc;
     if (!kq_model_ctx_new(cfg, s->isa, s->compute, s->T, &mc, NULL)) {
-        scratch = kq_block_scratch_bytes(mc, s->T, backward);
+        scratch = kq_block_scratch_bytes(mc, s->T, w.backward);
         scratch = kq_head_scratch_bytes(mc) > scratch ? kq_head_scratch_bytes(mc) : scratch;
         kq_model_ctx_free(mc);
     }
-    *memory_bytes = head + kq_block_bytes(cfg, s->compute) + statistics + threads * (10 * record + scratch + sums);
-    *disk_bytes = backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * n_rec * record * 4 : 2 * s->n_seq * record * 2;
+    worker += scratch;
+    /* The head is there until the loss is known, a block's statistics come after it. */
+    const size_t head = cfg->vocab_size * cfg->d_model * width * (cfg->tie_embeddings ? 1 : 2), nll = w.backward ? 4 * n_rec * s->T : 0;
+    const size_t block = workers * down + statistics + s->receiver_kept;
+    *memory_bytes = kq_block_bytes(cfg, s->compute) + workers * worker + (head + nll > block ? head + nll : block);
+    *disk_bytes = disk + (w.backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * n_rec * record * 4 : 2 * s->n_seq * record * 2);
 }

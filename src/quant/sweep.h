@@ -1,8 +1,8 @@
 /* One pass over the calibration text that yields the Kronecker factors of every wanted linear, block by block (design section 3).
  *
  * Methods that need gradients: a forward pass keeps every block's input (bf16, spilled to the work folder); then from the top block down each
- * block is recomputed, back-propagated, and its weight gradients of all samples are held (bf16) while its factors are found
- * (sweep_gradients.c). Methods over tokens (sweep_tokens.c) keep sums only, and go over a block's tokens once a half step.
+ * block is recomputed, back-propagated, and its weight gradients of all samples (bf16) are held while its factors are found, in memory or on disk,
+ * or made again for every product (sweep_gradients.c, sweep_store.c). Methods over tokens (sweep_tokens.c) keep sums only, and go over a block's tokens once a half step.
  * `input-only`: one forward pass. At any moment one block's weights and statistics are in memory.
  * Interrupted, the work folder holds enough to go on: a block whose result is done is not factored again. */
 #ifndef KQ_QUANT_SWEEP_H
@@ -22,6 +22,9 @@ typedef struct kq_sweep_estimate {
     void *ctx;                       /* what `linear` gets for it; NULL: the sweep's */
 } kq_sweep_estimate;
 
+/* Where a block's gradients are between two products. Memory and disk give the same bytes; so does stream, unless chunk_bytes is set. */
+typedef enum kq_gradient_way { KQ_WAY_MEMORY, KQ_WAY_DISK, KQ_WAY_STREAM } kq_gradient_way;
+
 typedef struct kq_sweep {
     const kq_weights *weights;
     const int32_t *ids;       /* [n_seq, T]; NULL for the method none */
@@ -34,6 +37,12 @@ typedef struct kq_sweep {
     kq_isa isa;
     kq_compute compute;
     int threads;
+    int workers;              /* sequences worked on at once, each with its own scratch; 0: threads */
+    kq_gradient_way way;
+    size_t chunk_bytes;       /* kq_factor_options.chunk_bytes of every estimate */
+    size_t stream_bytes;      /* stream: estimates whose scratch fits this advance together; 0: all */
+    size_t receiver_peak;     /* for the plan: bytes that `linear` needs while it is called, beyond the factors ... */
+    size_t receiver_kept;     /* ... and that it keeps until the block is handed out */
     uint64_t seed;            /* of sampled labels */
     bool diagonal;            /* input-only, alone: `linear` gets H_in [n], the diagonal of sum_t x_t x_t^T alone, not divided by D */
     const uint8_t *wanted;    /* [n_layer] bit id set: factors of that linear are wanted */

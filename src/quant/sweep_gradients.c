@@ -16,9 +16,6 @@ typedef struct pass {
     kq_block block;
     kq_spill *in, *dy, *out;
     float *nll;                            /* [n_rec, T] */
-    unsigned wanted;
-    uint16_t *const *store;                /* [KQ_N_LINEAR][D, m, n] bf16 */
-    bool keep_dx;
 } pass;
 
 /* ---- up: every block's input ---- */
@@ -140,189 +137,13 @@ kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_b
     return status || !dx ? status : kq_spill_write(dx, r, k->dy, err);
 }
 
-/* What a worker's sink needs to add one sequence's G^T X to its stored gradient. */
-typedef struct gradient_sink {
-    kq_sweeper *w;
-    kq_sweep_worker *k;
-    bool first; /* first sequence of the sum */
-} gradient_sink;
-
-static kq_status add_gradient(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
-{
-    const gradient_sink *g = ctx;
-    return kq_sweep_weight_gradient(g->w, g->k, id, X, G, T, !g->first, err);
-}
-
-static kq_status gradient_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
-{
-    const pass *p = ctx;
-    const size_t B = p->w->unit;
-    kq_status status = KQ_OK;
-    for (size_t b = 0; b < B && !status; b++) {
-        gradient_sink sink = {.w = p->w, .k = k, .first = b == 0};
-        status = kq_sweep_backward_record(p->w, k, &p->block, i * B + b, p->in, p->dy, p->out, p->wanted, add_gradient, &sink, err);
-    }
-    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-        size_t m, n;
-        kq_linear_shape(p->w->cfg, (kq_linear_id)id, &m, &n);
-        if (p->wanted >> id & 1)
-            kq_f32_to_bf16_n(k->G[id], p->store[id] + i * m * n, m * n);
-    }
-    return status;
-}
-
-/* Where the sweep down stands, as a fraction of the whole: layer at work, share of it done. */
-static double down(const kq_sweeper *w, size_t layer, double share)
-{
-    return ((double)(w->cfg->n_layer - 1 - layer) + share) / (double)w->cfg->n_layer;
-}
-
-/* Gradients of the wanted linears for all samples, [D, m, n] each, and the gradient at the block's input. */
-static kq_status backward_block(kq_sweeper *w, size_t layer, unsigned wanted, uint16_t *const store[KQ_N_LINEAR], bool keep_dx, kq_error *err)
-{
-    pass p = {.w = w, .wanted = wanted, .store = store};
-    kq_status status = kq_records_open(w, KQ_REC_INPUT, layer, &p.in, err);
-    if (!status)
-        status = kq_records_open(w, KQ_REC_GRAD, layer + 1, &p.dy, err);
-    if (!status && keep_dx)
-        status = kq_records_create(w, KQ_REC_GRAD, layer, &p.out, err);
-    if (!status)
-        status = kq_block_load(w->mc, w->s->weights, layer, &p.block, err);
-    if (!status)
-        status = kq_sweep_each(w, w->n_rec / w->unit, gradient_item, &p, "backward", down(w, layer, 0), down(w, layer, 0.5), err);
-    kq_block_free(&p.block);
-    kq_spill_close(p.in);
-    kq_spill_close(p.dy);
-    return kq_records_finish(p.out, status, err);
-}
-
-/* progress of one factor computation, between the backward pass of its block and the next */
-static int factor_progress(void *ctx, double fraction)
-{
-    (void)fraction;
-    const kq_sweeper *w = ctx;
-    return kq_sweep_tell(w->s, NULL, 0);
-}
-
-/* Samples of an estimate out of the stored gradients [n_rec / unit, mn], into [D, mn]: copies, or sums over its batches. */
-static kq_status pick_samples(const kq_sweeper *w, const kq_sweep_estimate *e, const uint16_t *stored, size_t mn, uint16_t *samples, kq_error *err)
-{
-    const size_t per = e->batch / w->unit, D = kq_sweep_n_records(w, e) / e->batch;
-    bool memory = true;
-#pragma omp parallel for schedule(dynamic) num_threads(w->threads)
-    for (size_t i = 0; i < D; i++) {
-        float *sum = per > 1 ? kq_calloc(mn, sizeof *sum) : NULL, *one = per > 1 ? kq_alloc(mn, sizeof *one) : NULL;
-        for (size_t b = 0; b < per; b++) {
-            const uint16_t *g = stored + kq_sweep_record(w, e, (i * per + b) * w->unit) / w->unit * mn;
-            if (per == 1) {
-                memcpy(samples + i * mn, g, mn * sizeof *g);
-            } else if (sum && one) {
-                kq_bf16_to_f32_n(g, one, mn);
-                for (size_t j = 0; j < mn; j++)
-                    sum[j] += one[j];
-            }
-        }
-        if (per > 1 && sum && one)
-            kq_f32_to_bf16_n(sum, samples + i * mn, mn);
-        else if (per > 1) {
-#pragma omp atomic write
-            memory = false;
-        }
-        kq_free(sum);
-        kq_free(one);
-    }
-    return memory ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: sums of %zu gradients", e->batch);
-}
-
-static void scale_by(float *H, size_t n, float by)
-{
-    for (size_t i = 0; i < n * n; i++)
-        H[i] *= by;
-}
-
-/* One estimate's factors of one linear, from its stored gradients. */
-static kq_status factor_linear(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, kq_linear_id id, const uint16_t *stored, kq_error *err)
-{
-    size_t m, n;
-    kq_linear_shape(w->cfg, id, &m, &n);
-    kq_gradients G = {.D = kq_sweep_n_records(w, e) / e->batch, .m = m, .n = n, .g = stored};
-    uint16_t *samples = NULL;
-    float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
-    kq_status status = H_in && H_out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: factors [%zu, %zu] and [%zu, %zu]", n, n, m, m);
-    kq_factor_report report = {0};
-    double start = kq_now_s();
-    if (!status && !kq_sweep_as_stored(w, e)) {
-        status = kq_alloc_for((void **)&samples, G.D * m * n, sizeof *samples, "an estimate's gradients", err);
-        if (!status)
-            status = pick_samples(w, e, stored, m * n, samples, err);
-        G.g = samples;
-    }
-    if (!status)
-        status = kq_factors(&G, e->factor, H_in, H_out, &report, factor_progress, w, err);
-    w->report->factor_s += kq_now_s() - start;
-    if (status && status != KQ_E_INTERRUPTED) {
-        char name[128];
-        kq_linear_name(name, sizeof name, layer, id);
-        kq_fail_within(err, status, name);
-    }
-    if (!status) {
-        if (e->batch > 1) { /* a batch's product is divided by B in its sums (design section 2) */
-            scale_by(H_in, n, 1 / sqrtf((float)e->batch));
-            scale_by(H_out, m, 1 / sqrtf((float)e->batch));
-            report.trace_product /= (double)e->batch;
-        }
-        status = kq_sweep_hand_out(w, e, layer, id, H_in, H_out, &report, err);
-    }
-    kq_free(samples);
-    kq_free(H_in);
-    kq_free(H_out);
-    return status;
-}
-
-/* One block: the gradients of all samples, then the factors of every estimate that takes them, one linear after the other. wanted 0, or no such
- * estimate: the block is only passed through. */
-static kq_status gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
-{
-    const kq_sweep *s = w->s;
-    uint16_t *store[KQ_N_LINEAR] = {0};
-    kq_status status = KQ_OK;
-    double start = kq_now_s();
-    size_t n_estimates = 0, done = 0;
-    for (size_t i = 0; i < s->n_estimates; i++)
-        n_estimates += kq_method_needs(s->estimates[i].factor->method) == KQ_NEEDS_GRADIENTS;
-    if (!n_estimates)
-        wanted = 0;
-    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-        size_t m, n;
-        kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
-        if (wanted >> id & 1)
-            status = kq_alloc_for((void **)&store[id], w->n_rec / w->unit * m * n, 2, "the gradients of one block", err);
-    }
-    if (!status && (wanted || keep_dx))
-        status = backward_block(w, layer, wanted, store, keep_dx, err);
-    w->report->backward_s += kq_now_s() - start;
-    for (int id = 0; id < KQ_N_LINEAR; id++) {
-        for (size_t i = 0; i < s->n_estimates && !status; i++) {
-            const kq_sweep_estimate *e = &s->estimates[i];
-            if (!(wanted >> id & 1) || kq_method_needs(e->factor->method) != KQ_NEEDS_GRADIENTS)
-                continue;
-            status = factor_linear(w, e, layer, (kq_linear_id)id, store[id], err);
-            const double share = (double)++done / (double)(n_estimates * KQ_N_LINEAR);
-            if (!status && kq_sweep_tell(s, "backward", down(w, layer, 0.5 + 0.5 * share)))
-                status = kq_fail(err, KQ_E_INTERRUPTED, "stopped in the backward sweep");
-        }
-        kq_free(store[id]);
-    }
-    return status;
-}
-
 /* A block of the way down, for all estimates. A single one over tokens passes the gradient on in its own first pass. */
 static kq_status down_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
 {
     const kq_sweep *s = w->s;
     if (wanted && s->n_estimates == 1 && kq_method_needs(s->estimates->factor->method) == KQ_NEEDS_TOKENS)
         return kq_sweep_token_block(w, s->estimates, layer, wanted, keep_dx, err);
-    kq_status status = gradient_block(w, layer, wanted, keep_dx, err);
+    kq_status status = kq_sweep_gradient_block(w, layer, wanted, keep_dx, err);
     for (size_t i = 0; i < s->n_estimates && wanted && !status; i++) {
         const kq_needs needs = kq_method_needs(s->estimates[i].factor->method);
         if (needs == KQ_NEEDS_TOKENS)
@@ -350,7 +171,9 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
     }
     if (from > L) {
         from = L;
-        status = kq_sweep_embed(w, err);
+        status = kq_sweep_need_head(w, err);
+        if (!status)
+            status = kq_sweep_embed(w, err);
         for (size_t l = 0; l < L && !status; l++)
             if (!kq_records_there(w, KQ_REC_INPUT, l + 1))
                 status = kq_sweep_forward_block(w, l, err);
@@ -358,6 +181,8 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
             status = loss_gradients(w, err);
         if (!status)
             kq_records_drop(w, KQ_REC_INPUT, L);
+        kq_head_free(w->head); /* the gradients will want its room */
+        w->head = NULL;
     }
     w->report->forward_s = kq_now_s() - start;
 

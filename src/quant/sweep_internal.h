@@ -5,6 +5,8 @@
 #include "quant/spill.h"
 #include "quant/sweep.h"
 
+enum { KQ_N_FORMS = 2 }; /* in which a gradient is kept: sweep_store.c */
+
 /* Scratch of one thread. */
 typedef struct kq_sweep_worker {
     float *x, *dy;              /* [T, d] */
@@ -12,6 +14,7 @@ typedef struct kq_sweep_worker {
     void *scratch;
     float *G[KQ_N_LINEAR];      /* [m, n], sum over the sequences of one sample */
     uint16_t *half_x, *half_g;  /* bf16 products: operands of G */
+    uint16_t *unit[KQ_N_FORMS][KQ_N_LINEAR]; /* gradients on disk: the unit at work */
 } kq_sweep_worker;
 
 typedef struct kq_sweeper {
@@ -21,10 +24,13 @@ typedef struct kq_sweeper {
     kq_head *head;
     size_t record;      /* values of a [T, d] record: block inputs in bf16, gradients in f32 */
     size_t n_rec;       /* gradients' records: n_seq * draws; record r belongs to sequence r % n_seq, draw r / n_seq */
-    kq_sweep_worker *w; /* [threads] */
-    int threads;
+    kq_sweep_worker *w; /* [workers] */
+    int threads;        /* of products and sums */
+    int workers;        /* sequences worked on at once */
     bool backward;      /* some estimate needs gradients of the loss */
     size_t unit;        /* records summed into one stored gradient: the batch that all estimates share, else 1 */
+    unsigned forms[KQ_N_LINEAR]; /* bits of kq_sweep_forms */
+    bool tokens;        /* some estimate goes over tokens */
     kq_sweep_report *report;
 } kq_sweeper;
 
@@ -61,6 +67,9 @@ kq_status kq_records_write_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spi
 /* Block inputs of layer 0, from the embedding. */
 kq_status kq_sweep_embed(kq_sweeper *w, kq_error *err);
 
+/* The head, from its first use on. */
+kq_status kq_sweep_need_head(kq_sweeper *w, kq_error *err);
+
 /* ---- the three ways over the blocks ---- */
 
 /* sweep_gradients.c: forward, loss, then from the top block down to `lowest`; whole gradients or token statistics of each block. */
@@ -74,6 +83,14 @@ kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err);
 /* k->G[id] (+)= G^T X */
 kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_id id, const float *X, const float *G, size_t T, bool accumulate,
                                    kq_error *err);
+
+/* sweep_store.c: the factors of a block, of every estimate that takes gradients of whole samples, one linear after the other; and, when keep_dx,
+ * the gradient at the block's input. wanted 0, or no such estimate: the block is only passed through. */
+kq_status kq_sweep_gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err);
+/* The forms in which a linear's gradients are needed, a bit each: multiplied out, factored. */
+unsigned kq_sweep_forms(const kq_sweeper *w, int id);
+/* Bytes held of one block beside its weights and what kq_sweep_worker has; and on disk. */
+void kq_sweep_store_plan(const kq_sweeper *w, size_t *memory, size_t *disk);
 
 /* sweep_tokens.c: statistics over tokens. Up: inputs alone, one forward pass. token_block: of a sweep down; input_block: of either. keep: pass the
  * gradient at the block's input, or its output, on to the next block as well (an estimate over all sequences). */

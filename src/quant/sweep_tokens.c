@@ -363,7 +363,12 @@ kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err)
     size_t from = 0;
     while (from < highest && (s->done(s->ctx, from) || !s->wanted[from]) && kq_records_there(w, KQ_REC_INPUT, from + 1))
         from++;
-    kq_status status = from ? KQ_OK : kq_sweep_embed(w, err);
+    kq_status status = KQ_OK;
+    if (!from && !(status = kq_sweep_need_head(w, err))) {
+        status = kq_sweep_embed(w, err);
+        kq_head_free(w->head);
+        w->head = NULL;
+    }
     for (size_t l = from; l <= highest && !status; l++) {
         const unsigned wanted = s->done(s->ctx, l) ? 0 : s->wanted[l];
         const bool alone = s->n_estimates == 1; /* then it passes the outputs on as well */

@@ -898,7 +898,7 @@ static void sources_agree(void **state)
                     fclose(o.file);
                 memset(got[i][0], 0, n * n * sizeof(float));
             }
-            linears[i] = (kq_stream_linear){.source = i % 3, .m = m, .n = n, .opt = &opt[i], .H_in = got[i][0], .H_out = got[i][1]};
+            linears[i] = (kq_stream_linear){.source = i % 3, .D = D, .m = m, .n = n, .opt = &opt[i], .H_in = got[i][0], .H_out = got[i][1]};
         }
         for (size_t g = 0; g < 3; g++) {
             many_sources o = {.s = s, .count = 3, .group = {1 + 3 * g, g == 1 ? D : 2, 5}};
@@ -908,8 +908,8 @@ static void sources_agree(void **state)
                 longest = (size_t)report[i].products > longest ? (size_t)report[i].products : longest;
             }
             allocated = 0;
-            check_ok(kq_factors_stream(linears, 4, D, pass_over, &o, NULL, NULL, &err));
-            assert_int_equal(allocated, kq_factors_stream_bytes(linears, 4, D));
+            check_ok(kq_factors_stream(linears, 4, pass_over, &o, NULL, NULL, &err));
+            assert_int_equal(allocated, kq_factors_stream_bytes(linears, 4));
             assert_int_equal(o.passes, longest);
             size_t first = (size_t)(report[0].products > report[3].products ? report[0].products : report[3].products);
             assert_int_equal(o.given[0], D * first); /* a finished layer is asked for no more */
@@ -1111,17 +1111,19 @@ static void sources_fail(void **state)
     sample_set s = samples(5, 4, 3, 310);
     float H_in[9], H_out[16];
     kq_factor_options opt = kq_factor_defaults();
-    kq_stream_linear l = {.m = 4, .n = 3, .opt = &opt, .H_in = H_in, .H_out = H_out};
-    check_fails(kq_factors_stream(&l, 1, 5, short_pass, &s, NULL, NULL, &err), KQ_E_ARG, "5 samples ends after 4");
-    check_fails(kq_factors_stream(&l, 1, 5, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 1 after 5");
-    check_fails(kq_factors_stream(&l, 1, 4, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 5");
+    kq_stream_linear l = {.D = 5, .m = 4, .n = 3, .opt = &opt, .H_in = H_in, .H_out = H_out};
+    check_fails(kq_factors_stream(&l, 1, short_pass, &s, NULL, NULL, &err), KQ_E_ARG, "5 samples ends after 4");
+    check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 1 after 5");
+    l.D = 4;
+    check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 5");
+    l.D = 5;
     l.source = 64;
-    check_fails(kq_factors_stream(&l, 1, 5, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "source 64");
+    check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "source 64");
     check_fails(kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3, .read = no_samples}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_IO, "disk is gone");
     check_fails(kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "neither");
     l.source = 0;
     s.bits[4 * 12 + 5] = 0x7fc0;
-    check_fails(kq_factors_stream(&l, 1, 5, long_pass, &s, NULL, NULL, &err), KQ_E_NUMERIC, "sample 4 ");
+    check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_NUMERIC, "sample 4 ");
     drop(s);
 }
 

@@ -1,5 +1,6 @@
 /* The parts that a resumable run stands on (spill files, jobs, seals), calibration windows, factor files, the sweep's gradients against PyTorch's,
  * and the whole of kq_quantize: a packed model predicts what its dequantized weights predict. */
+#include <dirent.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <sys/stat.h>
@@ -520,6 +521,106 @@ static void free_kept(kept *k)
     memset(k, 0, sizeof *k);
 }
 
+/* ---- gradients in memory, on disk, made again ---- */
+
+enum { WAYS_SEQ = 12 };
+
+/* Three blocks of the tiny model; two estimates where case_ says so. */
+static void way_sweep(const char *name, int case_, kq_gradient_way way, int threads, int workers, size_t chunk_bytes, size_t stream_bytes, kept k[2])
+{
+    kq_error err;
+    kq_source *src;
+    kq_job job;
+    char work[256], done[256], stem[60];
+    check_ok(kq_source_open(KRONQ_GOLDEN_DIR "/tiny_cli/hf", &src, &err));
+    const kq_weights w = kq_weights_from_source(src);
+    k[0].cfg = k[1].cfg = *kq_source_config(src);
+    const size_t T = case_ == 0 ? 100 : 32; /* 100: whole gradients; 32: in part factored */
+    int32_t ids[WAYS_SEQ * 100];
+    static const uint32_t some[] = {0, 2, 3, 7, 8, 11};
+    for (int i = 0; i < WAYS_SEQ * 100; i++)
+        ids[i] = (i * 7919 + i / 5) % (int)k->cfg.vocab_size;
+    in_dir(done, name);
+    snprintf(stem, sizeof stem, "%s.work", name);
+    in_dir(work, stem);
+    check_ok(kq_job_open(done, work, "{}", false, &job, &err));
+    kq_factor_options f[2] = {kq_factor_defaults(), kq_factor_defaults()};
+    f[0].method = case_ == 3 ? KQ_YAQA_B : KQ_FLIPFLOP;
+    f[1].method = KQ_FASTKRON;
+    f[0].max_iter = f[1].max_iter = 3;
+    f[0].threads = f[1].threads = threads;
+    const kq_sweep_estimate e[2] = {{.factor = &f[0], .batch = case_ == 3 ? 3 : 1, .n_seq = WAYS_SEQ, .ctx = &k[0]},
+                                    {.factor = &f[1], .batch = 2, .n_seq = 6, .seq = some, .ctx = &k[1]}};
+    const uint8_t wanted[3] = {127, 0, 1 << KQ_UP | 1 << KQ_DOWN | 1 << KQ_V};
+    const bool sampled = case_ == 2;
+    kq_sweep s = {.weights = &w, .ids = ids, .n_seq = WAYS_SEQ, .T = T, .draws = sampled ? 2 : 1, .sampled_labels = sampled, .isa = kq_isa_best(),
+                  .compute = KQ_F32, .threads = threads, .workers = workers, .way = way, .chunk_bytes = chunk_bytes, .stream_bytes = stream_bytes,
+                  .estimates = e, .n_estimates = case_ == 0 || case_ == 3 ? 1 : 2, .wanted = wanted, .job = &job, .done = never_done,
+                  .linear = keep_factors, .block = block_kept};
+    size_t memory, disk, other_memory, other_disk;
+    kq_sweep_plan(&k->cfg, &s, &memory, &disk);
+    s.way = KQ_WAY_MEMORY;
+    kq_sweep_plan(&k->cfg, &s, &other_memory, &other_disk);
+    s.way = way;
+    assert_true(way == KQ_WAY_DISK ? disk > other_disk : disk == other_disk);
+    kq_sweep_report report;
+    check_ok(kq_sweep_run(&s, &report, &err));
+    DIR *d = opendir(work); /* nothing of the gradients is left */
+    for (struct dirent *entry; d && (entry = readdir(d));)
+        assert_null(strstr(entry->d_name, "gradients"));
+    closedir(d);
+    kq_job_finish(&job);
+    kq_source_close(src);
+}
+
+static void same_factors(const kept *a, const kept *b, double tolerance)
+{
+    for (int l = 0; l < 3; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            size_t m, n;
+            kq_linear_shape(&a->cfg, (kq_linear_id)id, &m, &n);
+            assert_int_equal(a->in[l][id] != NULL, b->in[l][id] != NULL);
+            if (!a->in[l][id])
+                continue;
+            if (tolerance > 0) {
+                check_close(b->in[l][id], a->in[l][id], n * n, tolerance);
+                check_close(b->out[l][id], a->out[l][id], m * m, tolerance);
+            } else {
+                assert_memory_equal(b->in[l][id], a->in[l][id], n * n * sizeof(float));
+                assert_memory_equal(b->out[l][id], a->out[l][id], m * m * sizeof(float));
+            }
+        }
+}
+
+/* One estimate over whole gradients; a flipflop of all sequences beside a fastkron of pairs of some of them; the same with two draws of the
+ * labels; batches of three. On disk and made again, all estimates together or one by one, at any number of threads: the bytes of memory. With
+ * fewer samples at a time: the same to 1e-3. */
+static void gradient_ways_agree(void **state)
+{
+    (void)state;
+    for (int c = 0; c < 4; c++) {
+        kept want[2], got[2];
+        memset(want, 0, sizeof want);
+        memset(got, 0, sizeof got);
+        way_sweep("way-memory", c, KQ_WAY_MEMORY, 2, 0, 0, 0, want);
+        for (int k = 0; k < 5; k++) {
+            static const struct { kq_gradient_way way; int threads, workers; size_t chunk, stream; } ways[] = {
+                {KQ_WAY_MEMORY, 3, 1, 0, 0}, {KQ_WAY_DISK, 2, 1, 0, 0}, {KQ_WAY_DISK, 1, 0, 0, 0}, {KQ_WAY_STREAM, 2, 0, 0, 0}, {KQ_WAY_STREAM, 3, 2, 0, 1}};
+            way_sweep("way-other", c, ways[k].way, ways[k].threads, ways[k].workers, ways[k].chunk, ways[k].stream, got);
+            for (int e = 0; e < 2; e++) {
+                same_factors(&want[e], &got[e], 0);
+                free_kept(&got[e]);
+            }
+        }
+        way_sweep("way-short", c, KQ_WAY_STREAM, 2, 0, 1, 0, got);
+        for (int e = 0; e < 2; e++) {
+            same_factors(&want[e], &got[e], 1e-3);
+            free_kept(&got[e]);
+            free_kept(&want[e]);
+        }
+    }
+}
+
 /* kfac's and yaqa-a's first H_in are input-only's, found going down instead of up; yaqa-a's second pass weights kfac's H_out; and no method's
  * result depends on the threads. */
 static void token_methods_agree(void **state)
@@ -891,6 +992,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spill_round_trip_and_damage), cmocka_unit_test(job_life), cmocka_unit_test(seals), cmocka_unit_test(windows_of_texts),
         cmocka_unit_test(factors_come_back), cmocka_unit_test(sweep_gradients_are_pytorchs),
+        cmocka_unit_test(gradient_ways_agree),
         cmocka_unit_test(token_methods_agree), cmocka_unit_test(several_from_one_pass), cmocka_unit_test(batches_beside_each_other), cmocka_unit_test(resumes_on_the_way_down),
         cmocka_unit_test(packed_predicts_as_dequantized),
         cmocka_unit_test(quantizing_without_memory), cmocka_unit_test(interrupted_anywhere),
