@@ -10,20 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/f16.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/time.h"
 #include "fisher/fisher.h"
-
-static double cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Each thread multiplies its own 1152 x 1152 x 1152 matrices; the best of several tries, GFLOP/s a core. */
 static double peak(kq_compute compute, int threads)
@@ -34,7 +26,7 @@ static double peak(kq_compute compute, int threads)
     if (!M)
         return 0;
     for (int try = 0; try < 5; try++) {
-        double t = cpu_s();
+        double t = kq_cpu_s();
         #pragma omp parallel num_threads(threads)
         {
             float *A = M + (size_t)omp_get_thread_num() * 3 * N * N;
@@ -44,7 +36,7 @@ static double peak(kq_compute compute, int threads)
                 else
                     kq_gemm_bf16(false, false, N, N, N, (uint16_t *)A, N, (uint16_t *)(A + N * N), N, false, A + 2 * N * N, N, NULL);
         }
-        double rate = 4e-9 * threads * (double)N * N * N / (cpu_s() - t);
+        double rate = 4e-9 * threads * (double)N * N * N / (kq_cpu_s() - t);
         best = rate > best ? rate : best;
     }
     kq_free(M);
@@ -167,12 +159,12 @@ int main(int argc, char **argv)
                     continue;
                 const kq_gradients G = {.D = D, .m = m, .n = n, .T = way == FACTORED ? T : 0, .g = way == FACTORED ? gx : g};
                 opt.exact = way == EXACT;
-                double start = cpu_s();
+                double start = kq_cpu_s();
                 if (kq_factors(&G, &opt, H[way == FACTORED][0], H[way == FACTORED][1], &report, NULL, NULL, &err)) {
                     fprintf(stderr, "%s\n", err.message);
                     return 1;
                 }
-                start = cpu_s() - start;
+                start = kq_cpu_s() - start;
                 if (!try || report.seconds < best[way].seconds)
                     best[way] = report;
                 used[way] = !try || start < used[way] ? start : used[way];

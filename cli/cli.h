@@ -25,7 +25,7 @@ typedef struct cli {
     const char *methods[32], *sweeps[16], *bits, *seeds; size_t n_methods, n_sweeps; /* compare: lists as they were given */
     bool keep_models, keep_factors;
     const char *spec;                             /* the SPEC of compare that is being read, for messages; else NULL */
-    bool json, dry_run, quiet, chat, tensors, factor_bf16, card;
+    bool json, dry_run, quiet, chat, tensors, plan, factor_bf16, card;
     size_t n_predict;
     double temperature, top_p;
     double min_p, repeat_penalty;
@@ -50,7 +50,7 @@ enum cli_key {
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
     OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP,
     OPT_TASK, OPT_LIMIT, OPT_LOG_SAMPLES, OPT_SAVE_LOGITS, OPT_PER_WINDOW, OPT_CACHE,
-    OPT_TO, OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS, OPT_CARD, OPT_SHRINK, OPT_MODULE_BITS,
+    OPT_TO, OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS, OPT_CARD, OPT_SHRINK, OPT_MODULE_BITS, OPT_MEMORY, OPT_GRADIENTS, OPT_PLAN,
     OPT_METHODS, OPT_SWEEP, OPT_BITS_LIST, OPT_SEEDS, OPT_KEEP_MODELS, OPT_KEEP_FACTORS,
     OPT_HOST = 400, OPT_PORT, OPT_SLOTS, OPT_KV, OPT_API_KEY, OPT_MODEL_NAME, OPT_QUEUE, OPT_MAX_BODY, OPT_TIMEOUT /* serve */
 };
@@ -77,7 +77,11 @@ enum cli_key {
 
 #define ONLY_OPTION {"only", "REGEX", "only modules whose name matches, e.g. 'layers\\.(3|14)\\.'", OPT_ONLY}
 
-#define CALIBRATION_OPTIONS SAMPLE_OPTIONS, METHOD_OPTION, ESTIMATE_OPTIONS, ONLY_OPTION
+#define MEMORY_OPTIONS \
+    {"memory", "SIZE", "peak memory to stay below, e.g. 700M or 20G: what does not fit goes to disk", OPT_MEMORY}, \
+    {"gradients", "WAY", "a block's gradients in memory, on disk, or stream: made again for every product (default: what fits --memory)", OPT_GRADIENTS}
+
+#define CALIBRATION_OPTIONS SAMPLE_OPTIONS, METHOD_OPTION, ESTIMATE_OPTIONS, MEMORY_OPTIONS, ONLY_OPTION
 
 #define MODULE_BITS_OPTION \
     {"module-bits", "REGEX=K", "2, 3 or 4 bits for the modules whose name matches; may be repeated, the first that matches counts", OPT_MODULE_BITS}

@@ -7,6 +7,19 @@
 
 static const cli_option options[] = {
     {"tensors", NULL, "list every tensor", OPT_TENSORS},
+    {"plan", NULL, "memory, disk and time that calibrate and quantize would take here; a folder with only a config.json will do", OPT_PLAN},
+    {"tokens", "N", "--plan: calibration tokens (131072)", OPT_TOKENS},
+    {"seq-len", "N", "--plan: tokens a sequence (1024)", OPT_SEQ_LEN},
+    {"method", "M", "--plan: method (flipflop)", OPT_METHOD},
+    {"rounds", "N", "--plan: flipflop: rounds (3)", OPT_ROUNDS},
+    {"max-iter", "N", "--plan: fastkron, yaqa-b, diag: at most this many steps (32)", OPT_MAX_ITER},
+    {"bits", "K", "--plan: bits a weight (2)", OPT_BITS},
+    {"memory", "SIZE", "--plan: peak memory to stay below", OPT_MEMORY},
+    {"gradients", "WAY", "--plan: only this way: memory, disk or stream (all three)", OPT_GRADIENTS},
+    {"only", "REGEX", "--plan: only modules whose name matches", OPT_ONLY},
+    {"threads", "N", "--plan: threads (all processors)", OPT_THREADS},
+    {"isa", "I", "--plan: ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
+    {"compute", "C", "--plan: matrix products in f32 or bf16", OPT_COMPUTE},
     {"json", NULL, "print everything as JSON on stdout", OPT_JSON},
     {0},
 };
@@ -57,13 +70,68 @@ static void print_tensors(const json_t *list)
     }
 }
 
+static double real(const json_t *o, const char *key)
+{
+    return json_number_value(json_object_get(o, key));
+}
+
+static const char *duration(double s, char buf[32])
+{
+    if (s < 600)
+        snprintf(buf, 32, "%.0f s", s);
+    else if (s < 2 * 3600)
+        snprintf(buf, 32, "%.0f min", s / 60);
+    else
+        snprintf(buf, 32, "%.1f h", s / 3600);
+    return buf;
+}
+
+static int print_ways(const cli *c)
+{
+    kq_error err;
+    char *text, a[32], b[32], d[32], e[32], f[32];
+    if (kq_plan_ways(c->model, &c->q, &text, &err))
+        return cli_fail(&err);
+    if (c->json) {
+        puts(text);
+        free(text);
+        return EXIT_OK;
+    }
+    json_t *o = json_loads(text, 0, NULL), *way, *m = json_object_get(o, "measured");
+    size_t i;
+    free(text);
+    printf("%s: %.2f G parameters; method %s, %.0f tokens in sequences of %.0f; %.4g bits, result about %s\n", c->model, real(o, "parameters") / 1e9,
+           json_string_value(json_object_get(o, "method")), real(o, "calibration_tokens"), real(o, "seq_len"), real(o, "bits"), cli_bytes(real(o, "result_bytes"), a));
+    printf("%-10s %10s %10s %9s %10s %10s %10s %10s %10s\n", "gradients", "memory", "disk", "at once", "forward", "backward", "factors", "rounding", "total");
+    json_array_foreach (json_object_get(o, "ways"), i, way) {
+        const json_t *s = json_object_get(way, "seconds");
+        printf("%-10s %10s %10s %9.0f %10s %10s %10s %10s ", json_string_value(json_object_get(way, "gradients")), cli_bytes(real(way, "memory_bytes"), a),
+               cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"), duration(real(s, "forward"), d), duration(real(s, "backward"), e),
+               duration(real(s, "factors"), f), duration(real(s, "rounding"), (char[32]){0}));
+        printf("%10s", duration(real(s, "total"), a));
+        if (json_is_string(json_object_get(way, "refused")))
+            printf("  %s", json_string_value(json_object_get(way, "refused")));
+        printf("\n");
+    }
+    printf("Text at hand (--text); without, the model writes its own, whole in memory: %s.\n", cli_bytes(real(o, "self_text_bytes"), a));
+    printf("Times: counted arithmetic over what this machine showed just now (%s, %s, %.0f threads): %.0f GFLOP/s in products, %.0f in the factor step,\n"
+           "%.0f tiles a second, as if nothing else ran on it. Reading and writing files is not counted.\n",
+           json_string_value(json_object_get(o, "isa")), json_string_value(json_object_get(o, "compute")), real(o, "threads"), real(m, "gemm_gflops"),
+           real(m, "factor_gflops"), real(m, "tiles_per_second"));
+    json_decref(o);
+    return EXIT_OK;
+}
+
 int cmd_info(int argc, char **argv)
 {
     cli c;
-    int exit_status = cli_parse(&c, argc, argv, "info MODEL [--tensors] [--json]",
-                                "What a model file holds; and for one that is not quantized, what quantizing it would take.", options);
+    int exit_status = cli_parse(&c, argc, argv, "info MODEL [--tensors | --plan] [--json]",
+                                "What a model file holds; and for one that is not quantized, what quantizing it would take.\n\n"
+                                "  kronq info --plan llama-2-7b/ --memory 24G", options);
     if (exit_status >= 0)
         return exit_status;
+    if (c.plan)
+        return print_ways(&c);
     kq_error err;
     kq_model_file *f;
     if (kq_model_file_open(c.model, KQ_ISA_REF, &f, &err))

@@ -79,7 +79,8 @@ static void print_seconds(const json_t *report)
     json_object_foreach (json_object_get(report, "seconds"), key, value)
         fprintf(stderr, "  %-10s %8.1f s\n", key, json_number_value(value));
     char a[32], b[32];
-    fprintf(stderr, "peak memory %s (planned %s)\n", cli_bytes(real(report, "peak_rss_bytes"), a), cli_bytes(real(report, "planned_bytes"), b));
+    fprintf(stderr, "peak memory %s (planned %s; gradients: %s)\n", cli_bytes(real(report, "peak_rss_bytes"), a), cli_bytes(real(report, "planned_bytes"), b),
+            json_string_value(json_object_get(report, "gradients")));
 }
 
 int cmd_quantize(int argc, char **argv)

@@ -112,6 +112,8 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_METHOD: cal->method = v; return -1;
     case OPT_CODE: q->code = v; return -1;
     case OPT_ONLY: q->only = v; return -1;
+    case OPT_GRADIENTS: q->gradients = v; return -1;
+    case OPT_MEMORY: return parse_size(v, (size_t)1 << 60, &q->memory) && q->memory ? -1 : bad(c, o->name, v, "a size in bytes is expected (k, M, G may follow)");
     case OPT_FACTORS: q->factors = v; return -1;
     case OPT_ISA: q->common.isa = v; return -1;
     case OPT_COMPUTE: q->common.compute = v; return -1;
@@ -214,6 +216,7 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_CHAT: c->chat = true; return -1;
     case OPT_TABLE6: c->table6 = true; return -1;
     case OPT_TENSORS: c->tensors = true; return -1;
+    case OPT_PLAN: c->plan = true; return -1;
     case OPT_CARD: c->card = true; return -1;
     /* reals */
     case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_BITS: case OPT_SHRINK: case OPT_TEMP: case OPT_TOP_P: case OPT_MIN_P: case OPT_REPEAT_PENALTY:

@@ -48,6 +48,13 @@ out:
     return status;
 }
 
+void kq_map_release(const void *data, size_t size)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) / page * page, to = ((uintptr_t)data + size) / page * page;
+    if (size >= 1 << 16 && to > from) /* whole pages only; below that the call costs more than the pages */
+        madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 void kq_map_close(kq_map *map)
 {
     if (map->size)

@@ -5,4 +5,6 @@
 /* Seconds since an arbitrary start, monotonic. */
 double kq_now_s(void);
 
+double kq_cpu_s(void); /* processor time of this process so far, all its threads */
+
 #endif

@@ -198,7 +198,11 @@ static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err
     const entry *e = &g->list->e[i];
     switch (e->from) {
     case FROM_SOURCE: return write_kept(w, g->src, e, err);
-    case FROM_PART: return kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
+    case FROM_PART: {
+        kq_status status = kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
+        kq_map_release(e->t->data, e->t->size_bytes);
+        return status;
+    }
     case FROM_TABLE: return kq_st_writer_data(w, kq_hyb_table, sizeof kq_hyb_table, err);
     case ROWS_Q: case ROWS_SCALES: break;
     }

@@ -460,6 +460,32 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     return status;
 }
 
+int kq_factors_products(const kq_factor_options *opt)
+{
+    enum { TYPICAL = 18 };
+    if (opt->method == KQ_FLIPFLOP)
+        return 2 * opt->rounds;
+    const int most = 2 * opt->max_iter + (opt->method == KQ_YAQA_B ? 0 : 2);
+    return most < TYPICAL ? most : TYPICAL;
+}
+
+double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int products)
+{
+    kq_product_plan plan;
+    double flop = 0;
+    if (!scratch_bytes(&plan, G, opt, false))
+        return 0;
+    for (int i = 0; i < products; i++) {
+        const bool flipflop = opt->method == KQ_FLIPFLOP, adjoint = (i % 2 == 0) == flipflop;
+        const bool identity = i == 0 && (flipflop || (opt->method != KQ_YAQA_B && !opt->start_random));
+        const double d = (double)(adjoint ? G->m : G->n);
+        flop += kq_product_flop(&plan, adjoint, identity ? KQ_MID_IDENTITY : flipflop ? KQ_MID_TRIANGULAR : KQ_MID_SYMMETRIC);
+        if (flipflop && !identity)
+            flop += 2.0 / 3.0 * d * d * d;
+    }
+    return flop;
+}
+
 typedef struct one_product { kq_gradient_sink sink; kq_product p; } one_product;
 
 static kq_status product_add(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err)

@@ -475,6 +475,13 @@ static kq_status finish_chunk(kq_product *p, const uint16_t *g, size_t count, kq
     return status ? status : gather(p, p->adjoint, m, n, T, p->kind == KQ_MID_SYMMETRIC ? G : T, count, err);
 }
 
+double kq_product_flop(const kq_product_plan *plan, bool adjoint, kq_middle kind)
+{
+    const double dim = (double)(adjoint ? plan->n : plan->m), other = (double)(adjoint ? plan->m : plan->n), D = (double)plan->D, T = (double)plan->T;
+    const double work = (kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * other;
+    return plan->T ? D * T * (work * other + T * (other + 2 * dim) + dim * dim) : D * dim * other * (work + dim);
+}
+
 kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err)
 {
     const kq_product_plan *plan = &p->plan;
@@ -485,10 +492,7 @@ kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const fl
     p->kind = kind;
     p->mid = mid;
     p->done = p->held = 0;
-    const double volume = (double)plan->D * (double)plan->m * (double)plan->n, tokens = (double)plan->D * (double)plan->T;
-    const double work = (kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * (double)other;
-    p->flop += plan->T ? tokens * (work * (double)other + (double)plan->T * (double)(other + 2 * dim) + (double)(dim * dim))
-                       : volume * (work + (double)dim);
+    p->flop += kq_product_flop(plan, adjoint, kind);
     if (plan->panels) {
         begin_panels(p);
         return KQ_OK;

@@ -53,6 +53,9 @@ bool kq_product_size(kq_product_plan *plan, const kq_gradients *G, kq_compute co
 /* Hand the slices of `block` (plan->bytes, 64-byte aligned) out; block stays the caller's. */
 void kq_product_init(kq_product *p, const kq_product_plan *plan, void *block);
 
+/* Useful arithmetic of one product (symmetric and triangular work counted once). */
+double kq_product_flop(const kq_product_plan *plan, bool adjoint, kq_middle kind);
+
 /* (1/D) sum_i of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. mid is read until the end and may
  * not be out; NULL for KQ_MID_IDENTITY. */
 kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err);

@@ -493,6 +493,8 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
     else
         for (size_t r = 0; r < n_rows; r++)
             read_range(t, stored_row(row0 + r, src->cfg.head_dim) * cols, cols, dst + r * cols);
+    if (!t->permuted_qk || n_rows == rows)
+        kq_map_release(t->data + row0 * cols / elems * bytes, n_rows * cols / elems * bytes);
     size_t bad = first_not_finite(dst, n_rows * cols);
     if (bad < n_rows * cols)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %.200s holds %s at index %zu (row %zu, column %zu)", t->file, t->name,
@@ -529,6 +531,7 @@ kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *er
                  t->shape[1], t->shape[2], t->shape[3], t->size_bytes);
         hash_text(hash, line);
         kq_hash_add(hash, t->data, t->size_bytes);
+        kq_map_release(t->data, t->size_bytes);
     }
     kq_hash_finish(hash, hex);
     return KQ_OK;

@@ -1,5 +1,5 @@
 /* A model on disk: a Hugging Face folder (safetensors) or a .gguf file, seen alike: Hugging Face tensor names, Hugging Face
- * row order of q and k, row-major shapes. Everything is mapped; a tensor is converted only when it is read. */
+ * row order of q and k, row-major shapes. Everything is mapped; a tensor is converted only when it is read, and its pages are let go then. */
 #ifndef KQ_IO_SOURCE_H
 #define KQ_IO_SOURCE_H
 

@@ -29,6 +29,8 @@ typedef struct calibration {
     calibrator *c; /* [n], owned */
     size_t n;
     kq_job job;    /* of the pass, when it is not that of a single estimate */
+    size_t memory; /* planned, as the way */
+    kq_gradient_way way;
 } calibration;
 
 static void part_path(const calibrator *c, size_t layer, char path[4400])
@@ -205,15 +207,15 @@ static json_t *report_of(const calibrator *c)
     return json_pack("{s:s, s:I, s:O, s:O}", "file", c->out_file, "file_bytes", (json_int_t)c->bytes, "settings", c->settings, "modules", c->modules);
 }
 
-static kq_status write_report(const calibration *all, const kq_sweep_report *sr, double start, size_t memory, char **out, kq_error *err)
+static kq_status write_report(const calibration *all, const kq_sweep_report *sr, double start, char **out, kq_error *err)
 {
     json_t *report, *list = json_array();
     if (all->n == 1 && all->c->job.complete) {
         report = json_pack("{s:b}", "complete", true);
     } else {
-        report = json_pack("{s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I}", "calibration_nll", isfinite(sr->nll) ? sr->nll : 0.0, "seconds", "forward", sr->forward_s,
+        report = json_pack("{s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:s}", "calibration_nll", isfinite(sr->nll) ? sr->nll : 0.0, "seconds", "forward", sr->forward_s,
                            "backward", sr->backward_s, "factors", sr->factor_s, "total", kq_now_s() - start, "peak_rss_bytes",
-                           (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)memory);
+                           (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)all->memory, "gradients", kq_gradient_way_name(all->way));
         if (all->n == 1) {
             json_t *one = report_of(all->c);
             json_object_del(one, "file");
@@ -231,12 +233,33 @@ static kq_status write_report(const calibration *all, const kq_sweep_report *sr,
     return *out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
 }
 
+/* Where the gradients go, and a line about it. The factors of a block are kept, as they will be in the file, until it is complete. */
+static kq_status plan_pass(calibration *all, kq_sweep *s, const kq_job *job, kq_error *err)
+{
+    const kq_prepared *p = &all->c->p;
+    char line[400], words[160];
+    size_t disk, all_bytes = 0, block_bytes = 0;
+    kq_plan_kept_factors(p, &block_bytes, &all_bytes);
+    const size_t halves = all->c->bf16 ? 1 : 2;
+    s->receiver_kept = s->n_estimates * (block_bytes / 2 * halves);
+    kq_status status = kq_plan_settle(p, s, job->work_dir, s->n_estimates * all_bytes * halves, &all->memory, &disk, err);
+    if (!status && !p->opt->resume)
+        status = kq_check_disk(job->work_dir, disk, err);
+    all->way = s->way;
+    if (status || !p->opt->common.progress)
+        return status;
+    snprintf(line, sizeof line, "factors of %zu modules; about %.0f MB of memory and %.1f GB of disk while it runs%s", p->n_wanted, (double)all->memory / 1e6,
+             (double)disk / 1e9, kq_plan_words(p, s, words));
+    p->opt->common.progress(p->opt->common.ctx, NULL, 0, line);
+    return KQ_OK;
+}
+
 /* The pass itself, over every window that one of the files needs. */
-static kq_status run_pass(calibration *all, kq_sweep_report *sr, size_t *memory, kq_error *err)
+static kq_status run_pass(calibration *all, kq_sweep_report *sr, kq_error *err)
 {
     kq_job *job = all->n > 1 ? &all->job : &all->c->job;
     kq_prepared *p = &all->c->p;
-    size_t *counts = NULL, n = 0, disk;
+    size_t *counts = NULL, n = 0;
     kq_sweep_estimate *estimates = NULL;
     kq_status status = kq_alloc_for((void **)&counts, all->n, sizeof *counts, "calibration", err);
     if (!status)
@@ -256,8 +279,9 @@ static kq_status run_pass(calibration *all, kq_sweep_report *sr, size_t *memory,
         s.done = block_done;
         s.linear = keep;
         s.block = finish_block;
-        kq_plan_sweep(p, &s, memory, &disk);
-        status = kq_sweep_run(&s, sr, err);
+        status = plan_pass(all, &s, job, err);
+        if (!status)
+            status = kq_sweep_run(&s, sr, err);
     }
     kq_free(counts);
     kq_free(estimates);
@@ -270,7 +294,6 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
     calibration all = {.job.lock = -1};
     kq_sweep_report sr = {.nll = NAN};
     const double start = kq_now_s();
-    size_t memory = 0;
     bool left = false;
     if (report_json)
         *report_json = NULL;
@@ -300,12 +323,12 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
     if (!status && left && n > 1)
         status = open_pass(&all, err);
     if (!status && left)
-        status = run_pass(&all, &sr, &memory, err);
+        status = run_pass(&all, &sr, err);
     for (size_t i = 0; i < n && !status; i++)
         if (!all.c[i].job.complete)
             status = gather(&all.c[i], err);
     if (!status && report_json)
-        status = write_report(&all, &sr, start, memory, report_json, err);
+        status = write_report(&all, &sr, start, report_json, err);
     if (!status)
         kq_job_finish(&all.job);
     kq_job_close(&all.job);

@@ -186,7 +186,10 @@ kq_status kq_gguf_save(const kq_prepared *p, const kq_gguf_types *types, const k
             break;
         switch (e->from) {
         case PART: status = write_part(w, e, part, err); break;
-        case STORED: status = kq_gguf_writer_data(w, e->t->data, e->t->size_bytes, err); break;
+        case STORED:
+            status = kq_gguf_writer_data(w, e->t->data, e->t->size_bytes, err);
+            kq_map_release(e->t->data, e->t->size_bytes);
+            break;
         case ROPE: status = write_rope(&s, w, e, err); break;
         case ROWS: case PLAIN: status = write_source_rows(&s, w, e, err); break;
         }

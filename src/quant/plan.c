@@ -1,6 +1,7 @@
 #include "quant/plan.h"
 #include "eval/eval.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -18,24 +19,142 @@ kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
 /* The program, its libraries, BLAS's packing buffers and the tokenizer: measured, SmolLM2, two threads. */
 static const size_t program_bytes = (size_t)100 << 20;
 
+/* The largest tensor: the file is mapped, and let go tensor by tensor. Without a file, in bf16. */
+static size_t largest_tensor(const kq_prepared *p)
+{
+    size_t largest = p->src ? 0 : 2 * p->cfg->vocab_size * p->cfg->d_model;
+    for (size_t i = 0; p->src && i < kq_source_n_tensors(p->src); i++)
+        largest = kq_source_tensor(p->src, i)->size_bytes > largest ? kq_source_tensor(p->src, i)->size_bytes : largest;
+    return largest;
+}
+
 void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes)
 {
-    size_t source = 0;
+    size_t source = largest_tensor(p);
     kq_sweep_plan(p->cfg, s, memory_bytes, disk_bytes);
-    for (size_t i = 0; i < kq_source_n_tensors(p->src); i++)
-        source += kq_source_tensor(p->src, i)->size_bytes;
     if (p->n_seq && !p->opt->calibration.n_text) { /* the model writes the text first, whole in memory; then that is freed */
         const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
         *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
     }
     struct stat st;
-    if (p->opt->factors && !stat(p->opt->factors, &st)) /* mapped, like the source */
+    if (p->opt->factors && !stat(p->opt->factors, &st)) /* mapped as a whole */
         source += (size_t)st.st_size;
-    *memory_bytes += source + program_bytes;
+    *memory_bytes += source + program_bytes + 2 * s->n_seq * s->T * sizeof(int32_t);
 }
 
-/* A block's factors as a part file has them, and what keeping those of every wanted linear takes. */
-static void kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes)
+const char *kq_gradient_way_name(kq_gradient_way way)
+{
+    static const char *const names[] = {[KQ_WAY_MEMORY] = "memory", [KQ_WAY_DISK] = "disk", [KQ_WAY_STREAM] = "stream"};
+    return names[way];
+}
+
+const char *kq_plan_words(const kq_prepared *p, const kq_sweep *s, char buf[160])
+{
+    static const char *const where[] = {[KQ_WAY_MEMORY] = "in memory", [KQ_WAY_DISK] = "on disk", [KQ_WAY_STREAM] = "kept nowhere, made again for every product"};
+    bool any = false;
+    for (size_t i = 0; i < s->n_estimates; i++)
+        any = any || kq_method_needs(s->estimates[i].factor->method) == KQ_NEEDS_GRADIENTS;
+    buf[0] = 0;
+    if (any && !p->opt->factors)
+        snprintf(buf, 160, "; a block's gradients %s, %d sequence%s at once", where[s->way], s->workers ? s->workers : s->threads,
+                 (s->workers ? s->workers : s->threads) == 1 ? "" : "s");
+    return buf;
+}
+
+static size_t free_disk(const char *dir)
+{
+    struct statvfs v;
+    if (!dir || statvfs(dir, &v))
+        return SIZE_MAX;
+    const double bytes = (double)v.f_bavail * (double)v.f_frsize;
+    return bytes < 1e18 ? (size_t)bytes : SIZE_MAX;
+}
+
+/* One way of running the sweep. */
+typedef struct setup { kq_gradient_way way; int workers; size_t chunk_bytes, stream_bytes; } setup;
+
+static size_t need(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *disk)
+{
+    size_t memory;
+    s->way = u->way;
+    s->workers = u->workers;
+    s->chunk_bytes = u->chunk_bytes;
+    s->stream_bytes = u->stream_bytes;
+    kq_plan_sweep(p, s, &memory, disk);
+    return memory;
+}
+
+/* What is tried, best first: a way with all threads before the next way; fewer sequences at once only where no way helps; and of a stream with all
+ * its estimates and full chunks before fewer of either. */
+static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand, size_t limit, setup list[64])
+{
+    size_t n = 0;
+    const int all = s->threads > 0 ? s->threads : 1;
+    for (int workers = all; workers >= 1; workers = workers > 1 ? (workers + 1) / 2 : 0) {
+        if (workers == all && (!by_hand || hand == KQ_WAY_MEMORY))
+            list[n++] = (setup){KQ_WAY_MEMORY, workers, 0, 0};
+        if (!by_hand || hand == KQ_WAY_DISK)
+            list[n++] = (setup){KQ_WAY_DISK, workers, 0, 0};
+        if (by_hand && hand == KQ_WAY_MEMORY && workers != all)
+            list[n++] = (setup){KQ_WAY_MEMORY, workers, 0, 0};
+    }
+    for (int workers = all; workers >= 1 && (!by_hand || hand == KQ_WAY_STREAM); workers = workers > 1 ? (workers + 1) / 2 : 0) {
+        static const size_t chunks[] = {0, (size_t)24 << 20, (size_t)6 << 20};
+        for (size_t c = 0; c < 3; c++)
+            list[n++] = (setup){KQ_WAY_STREAM, workers, chunks[c], 0};
+        for (size_t part = 2; part <= 4; part++)
+            list[n++] = (setup){KQ_WAY_STREAM, workers, chunks[2], limit / part};
+        list[n++] = (setup){KQ_WAY_STREAM, workers, chunks[2], 1};
+        if (n > 64 - 9)
+            break;
+    }
+    return n;
+}
+
+kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk, size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
+{
+    const char *name = p->opt->gradients;
+    const size_t limit = p->opt->memory, room = free_disk(dir);
+    const bool seeks = kq_method_needs(p->factor.method) != KQ_NEEDS_NOTHING && !p->opt->factors;
+    setup list[64], best = {0};
+    kq_gradient_way hand = KQ_WAY_MEMORY;
+    size_t least = SIZE_MAX, disk = 0;
+    for (hand = KQ_WAY_MEMORY; name && hand <= KQ_WAY_STREAM && strcmp(name, kq_gradient_way_name(hand)); hand++)
+        ;
+    if (hand > KQ_WAY_STREAM)
+        return kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", name);
+#ifdef __GLIBC__
+    if (limit) /* what is freed goes back to the system */
+        mallopt(M_MMAP_THRESHOLD, 1 << 18);
+#endif
+    const size_t n = list_setups(s, name != NULL, hand, limit, list);
+    bool found = false;
+    for (size_t i = 0; i < n && !found; i++) {
+        const size_t memory = need(p, s, &list[i], &disk);
+        if (memory < least) {
+            least = memory;
+            best = list[i];
+        }
+        found = (!limit || memory <= limit) && (name || list[i].way != KQ_WAY_DISK || disk + more_disk <= room);
+        if (found)
+            best = list[i];
+        if (!seeks)
+            break;
+    }
+    *memory_bytes = need(p, s, &best, disk_bytes);
+    *disk_bytes += more_disk;
+    if (found)
+        return KQ_OK;
+    if (!limit || *memory_bytes <= limit)
+        return KQ_OK; /* the disk is too small: kq_check_disk says so */
+    const size_t block = seeks && !p->opt->calibration.n_text ? kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute) : 0;
+    return kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: this takes at least %zuM%s%s%s", limit >> 20, (least >> 20) + 1,
+                   seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS ? ", gradients on the way " : "",
+                   seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS ? kq_gradient_way_name(best.way) : "",
+                   block && block > limit ? " (give --text: the model writing its own is whole in memory)" : "; a shorter --seq-len takes less");
+}
+
+void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes)
 {
     *block_bytes = *all_bytes = 0;
     for (size_t l = 0; l < p->cfg->n_layer; l++) {
@@ -50,31 +169,25 @@ static void kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_
     }
 }
 
-void kq_plan_resources(const kq_prepared *p, const kq_bits *bits, size_t *memory_bytes, size_t *disk_bytes)
+kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir, size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
 {
-    const kq_sweep s = kq_prepare_sweep(p, NULL);
-    size_t scratch = 0;
-    kq_plan_sweep(p, &s, memory_bytes, disk_bytes);
+    size_t scratch = 0, more = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-        size_t bytes = kq_round_bytes(m, n);
+        size_t bytes = kq_round_bytes(m, n) + 4 * m * n; /* and the weights as they come */
         if (!bits->settled || bits->forecast) { /* factors come from files, twice */
             const size_t forecast = kq_forecast_bytes(m, n, p->threads);
             bytes = (forecast > bytes ? forecast : bytes) + 4 * (m * m + n * n);
         }
         scratch = bytes > scratch ? bytes : scratch;
     }
-    *memory_bytes += scratch;
-    if (!bits->settled && !p->opt->factors) {
-        size_t block, all;
-        kept_factors(p, &block, &all);
-        *memory_bytes += block;
-        *disk_bytes += all;
-    }
+    s->receiver_peak = scratch;
+    if (!bits->settled && !p->opt->factors)
+        kq_plan_kept_factors(p, &s->receiver_kept, &more);
     kq_save_report save;
     kq_checkpoint_plan(p->src, p->opt->embed_bits, p->opt->head_bits, kq_bits_of, (void *)bits, &save);
-    *disk_bytes += 2 * save.file_bytes;
+    return kq_plan_settle(p, s, dir, more + 2 * save.file_bytes, memory_bytes, disk_bytes, err);
 }
 
 /* The bits that each module would get; from a factor file that takes its forecasts. */
@@ -116,7 +229,8 @@ kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan
     }
     size_t memory, disk;
     kq_save_report save;
-    kq_plan_resources(&p, &bits, &memory, &disk);
+    kq_sweep s = kq_prepare_sweep(&p, NULL);
+    status = kq_plan_resources(&p, &bits, &s, NULL, &memory, &disk, err);
     kq_checkpoint_plan(p.src, opt->embed_bits, opt->head_bits, kq_bits_of, &bits, &save);
     json_t *modules = json_array();
     for (size_t l = 0; l < p.cfg->n_layer; l++) {
@@ -146,12 +260,12 @@ kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan
             kq_hadamard_free(v);
         }
     }
-    json_t *o = json_pack("{s:s, s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:O}", "model", model, "bits",
+    json_t *o = json_pack("{s:s, s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:O}", "model", model, "bits",
                           kq_bits_number(bits.settled ? save.bits : opt->bits), "bits_settled", bits.settled, "code", opt->code,
                           "method", opt->factors ? opt->factors : kq_method_name(p.factor.method), "quantized_modules", (json_int_t)save.n_quantized, "quantized_weights",
                           (json_int_t)save.n_weights_quantized, "bpw", save.bpw_linear, "bpw_file", save.bpw_file, "file_bytes",
                           (json_int_t)save.file_bytes, "parameters", (json_int_t)save.n_parameters, "planned_memory_bytes", (json_int_t)memory, "planned_disk_bytes", (json_int_t)disk,
-                          "calibration_tokens", (json_int_t)(p.n_seq * opt->calibration.seq_len), "isa", kq_isa_name(p.isa), "compute",
+                          "calibration_tokens", (json_int_t)(p.n_seq * opt->calibration.seq_len), "gradients", kq_gradient_way_name(s.way), "isa", kq_isa_name(p.isa), "compute",
                           p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "modules", modules);
     if (!status && (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");

@@ -64,7 +64,8 @@ static kq_status check_calibration(const kq_prepared *p, kq_error *err)
     return KQ_OK;
 }
 
-kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p, kq_error *err)
+/* What needs no model: how to compute, and the method. */
+static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p, kq_error *err)
 {
     *p = (kq_prepared){.opt = opt};
     kq_status status;
@@ -95,20 +96,50 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     p->factor.seed = opt->common.seed;
     p->estimate = (kq_sweep_estimate){.factor = &p->factor, .batch = c->batch};
     kq_kern_init(p->isa);
+    return KQ_OK;
+}
 
+/* Which linears of p->cfg. */
+static kq_status prepare_modules(kq_prepared *p, kq_error *err)
+{
+    if (!(p->wanted = kq_calloc(p->cfg->n_layer, 1)))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: modules");
+    return select_modules(p, err);
+}
+
+static kq_status prepare_sequences(kq_prepared *p, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    p->n_seq = p->estimate.n_seq = c->seq_len ? c->tokens / c->seq_len : 0;
+    return check_calibration(p, err);
+}
+
+kq_status kq_prepare_config(const kq_config *cfg, const kq_quantize_options *opt, kq_prepared *p, kq_error *err)
+{
+    kq_status status = prepare_options(opt, p, err);
+    p->cfg = cfg;
+    if (!status)
+        status = prepare_modules(p, err);
+    return status || p->factor.method == KQ_NONE ? status : prepare_sequences(p, err);
+}
+
+kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p, kq_error *err)
+{
+    const kq_calibration *c = &opt->calibration;
+    kq_status status = prepare_options(opt, p, err);
+    if (status)
+        return status;
+    const kq_method method = p->factor.method;
     if ((status = kq_model_file_open(model, p->isa, &p->model, err)))
         return status;
     p->src = kq_model_file_source(p->model);
     p->cfg = kq_source_config(p->src);
     if (kq_source_is_kronq(p->src))
         status = kq_fail(err, KQ_E_ARG, "%s: is quantized already; give the original model", model);
-    else if (!(p->wanted = kq_calloc(p->cfg->n_layer, 1)))
-        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", model);
     else
-        status = select_modules(p, err);
+        status = prepare_modules(p, err);
     if (!status && needs_factors && method != KQ_NONE) {
-        p->n_seq = p->estimate.n_seq = c->seq_len ? c->tokens / c->seq_len : 0;
-        if (!(status = check_calibration(p, err)))
+        if (!(status = prepare_sequences(p, err)))
             status = kq_tokenizer_open(p->src, &p->tok, err);
         for (size_t i = 0; i < c->n_text && !status; i++) { /* before any work: a mistyped name */
             kq_map map;
@@ -262,7 +293,7 @@ kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
 
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
 {
-    return (kq_sweep){.weights = kq_model_file_weights(p->model), .ids = p->windows.ids, .window = p->windows.number, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
+    return (kq_sweep){.weights = p->model ? kq_model_file_weights(p->model) : NULL, .ids = p->windows.ids, .window = p->windows.number, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
                       .estimates = &p->estimate, .n_estimates = 1, .sampled_labels = p->opt->calibration.sampled_labels,
                       .draws = p->opt->calibration.draws, .isa = p->isa, .compute = p->compute, .threads = p->threads, .seed = p->opt->common.seed,
                       .wanted = p->wanted, .job = job, .common = &p->opt->common};

@@ -13,7 +13,7 @@
 
 typedef struct kq_prepared {
     const kq_quantize_options *opt; /* borrowed */
-    kq_model_file *model;           /* owned, as all below */
+    kq_model_file *model;           /* owned, as all below; NULL, as src: kq_prepare_config */
     const kq_source *src;
     const kq_config *cfg;
     kq_tokenizer *tok;              /* NULL when no text is needed */
@@ -31,6 +31,8 @@ typedef struct kq_prepared {
 
 /* Check options and open the model. Refuses an already quantized MODEL. needs_factors: false when they come from a file. */
 kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p, kq_error *err);
+/* The same of a model of which only the configuration is known (borrowed): enough for plans. */
+kq_status kq_prepare_config(const kq_config *cfg, const kq_quantize_options *opt, kq_prepared *p, kq_error *err);
 void kq_prepared_free(kq_prepared *p);
 
 /* The fingerprint of the model's tensors (reads them all). */

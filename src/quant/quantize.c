@@ -402,8 +402,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
-    kq_plan_resources(&q.r.p, &q.bits, &q.r.memory, &q.r.disk);
-    if ((status = kq_rounding_announce(&q.r, out, kq_bits_text(opt, what), err)) || (status = kq_rounding_ids(&q.r, &s, err)))
+    if ((status = kq_plan_resources(&q.r.p, &q.bits, &s, out, &q.r.memory, &q.r.disk, err)) ||
+        (status = kq_rounding_announce(&q.r, &s, out, kq_bits_text(opt, what), err)) || (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
     s.ctx = &q;
     s.done = kq_rounding_block_done;

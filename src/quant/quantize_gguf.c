@@ -177,7 +177,7 @@ static char *make_report(const quantizer *q, const kq_gguf_saved *saved, double 
 }
 
 /* Peak memory and disk: the sweep's, or the rounding of the largest linear with its two factors, whichever comes last on top. */
-static void resources(quantizer *q)
+static kq_status resources(quantizer *q, kq_sweep *s, const char *dir, kq_error *err)
 {
     size_t scratch = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -186,10 +186,9 @@ static void resources(quantizer *q)
         const size_t bytes = kq_grid_bytes(m, n) + (q->r.p.opt->factors ? 4 * (m * m + n * n) : 0);
         scratch = bytes > scratch ? bytes : scratch;
     }
-    const kq_sweep s = kq_prepare_sweep(&q->r.p, NULL);
-    kq_plan_sweep(&q->r.p, &s, &q->r.memory, &q->r.disk);
-    q->r.memory += scratch + kq_gguf_linear_bytes(&q->types, q->r.p.cfg) / q->r.p.cfg->n_layer;
-    q->r.disk += 2 * kq_gguf_planned_bytes(q->r.p.src, &q->types);
+    s->receiver_peak = scratch;
+    s->receiver_kept = kq_gguf_linear_bytes(&q->types, q->r.p.cfg) / q->r.p.cfg->n_layer;
+    return kq_plan_settle(&q->r.p, s, dir, 2 * kq_gguf_planned_bytes(q->r.p.src, &q->types), &q->r.memory, &q->r.disk, err);
 }
 
 static kq_status prepare(quantizer *q, const char *model, const kq_quantize_options *opt, kq_error *err)
@@ -230,8 +229,7 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
     if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
-    resources(&q);
-    if ((status = kq_rounding_announce(&q.r, work, q.types.mix->name, err)) || (status = kq_rounding_ids(&q.r, &s, err)))
+    if ((status = resources(&q, &s, work, err)) || (status = kq_rounding_announce(&q.r, &s, work, q.types.mix->name, err)) || (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
     s.ctx = &q;
     s.done = kq_rounding_block_done;
@@ -284,7 +282,8 @@ kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char *
             json_array_append_new(modules, json_pack("{s:s, s:[I,I], s:s, s:s}", "name", name, "shape", (json_int_t)m, (json_int_t)n, "source", source, "type",
                                                      type == KQ_T_OTHER ? "as stored" : kq_dtype_name(type)));
         }
-    resources(&q);
+    kq_sweep s = kq_prepare_sweep(&q.r.p, NULL);
+    status = resources(&q, &s, NULL, err);
     const size_t file = kq_gguf_planned_bytes(q.r.p.src, &q.types);
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:O}", "model", model, "type", q.types.mix->name, "embedding",
                           kq_dtype_name(q.types.embed), "head", q.types.head == KQ_T_OTHER ? "tied" : kq_dtype_name(q.types.head), "method",
@@ -293,7 +292,7 @@ kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char *
                           "file_bytes", (json_int_t)file, "planned_memory_bytes", (json_int_t)q.r.memory, "planned_disk_bytes", (json_int_t)q.r.disk,
                           "calibration_tokens", (json_int_t)(q.r.p.n_seq * opt->calibration.seq_len), "isa", kq_isa_name(q.r.p.isa), "compute",
                           q.r.p.compute == KQ_BF16 ? "bf16" : "f32", "threads", q.r.p.threads, "modules", modules);
-    if (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6))))
+    if (!status && (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
     json_decref(o);
     json_decref(modules);

@@ -13,6 +13,7 @@ typedef struct kq_rounding {
     bool predicts;         /* eq. 1 means something: the method saw gradients */
     size_t seq_len;        /* tokens of a calibration sequence, by which eq. 1 is divided; 1 when there is none */
     size_t memory, disk;   /* planned */
+    kq_gradient_way way;   /* likewise */
     double start, round_s; /* kq_now_s at the beginning; seconds spent on rounding so far */
     kq_sweep_report sweep;
 } kq_rounding;
@@ -28,7 +29,7 @@ bool kq_rounding_block_done(void *ctx, size_t layer);
 /* The result is there already: say so ("the checkpoint is ..."), clean up, and give the report {"complete": true} (report_json may be NULL). */
 kq_status kq_rounding_complete(kq_rounding *r, const char *what, char **report_json, kq_error *err);
 /* Is there room on dir's disk, unless the work is resumed; and one line of what is going to be done: "210 modules to WHAT; about ...". */
-kq_status kq_rounding_announce(const kq_rounding *r, const char *dir, const char *what, kq_error *err);
+kq_status kq_rounding_announce(kq_rounding *r, const kq_sweep *s, const char *dir, const char *what, kq_error *err);
 /* Tokens of the calibration into the sweep, when it needs any. */
 kq_status kq_rounding_ids(kq_rounding *r, kq_sweep *s, kq_error *err);
 /* Hand out the factors, from the file or by the sweep (kq_rounding_ids first). */

@@ -47,6 +47,26 @@ for method in flipflop input-only; do
     [ "$a" = "$(get must.out predicted_loss)" ] || fail "predicted loss $a, $(get must.out predicted_loss)"
     same $method-a $method-b "--exclude=config.json --exclude=README.md" # which tell where the factors came from
 done
+say "info --plan: from a config.json alone; the arithmetic of LLaMA-2-7B by hand; a budget of 1.5 times the weights in 16 bits and 256 MB"
+for m in llama2_7b:6738149376 llama3_8b:8029995008 qwen3_8b:8190427136; do
+    must "$KRONQ" info --plan "$GOLDEN/configs/${m%:*}" --threads 2 --json
+    cp must.out ways.json
+    has ways.json ways/0/seconds/total ways/2/seconds/rounding measured/gemm_gflops self_text_bytes
+    [ "$(get ways.json parameters ways/0/gradients ways/1/gradients ways/2/gradients | tr '\n' ' ')" = "${m#*:} memory disk stream " ] || fail "${m%:*}: $(get ways.json parameters)"
+    awk -v p="${m#*:}" -v disk="$(get ways.json ways/1/memory_bytes)" -v memory="$(get ways.json ways/0/memory_bytes)" \
+        'BEGIN { exit !(disk <= 1.5 * 2 * p + 256e6 && disk < memory) }' || fail "${m%:*}: disk $(get ways.json ways/1/memory_bytes), memory $(get ways.json ways/0/memory_bytes)"
+    near "$(get ways.json ways/2/seconds/backward)" "$(awk -v b="$(get ways.json ways/0/seconds/backward)" 'BEGIN { print 6 * b }')" 1e-3 || fail "six passes a block"
+done
+# 128 sequences of 1024 tokens, all seven linears as g and x in bf16: 1024 (8192 * 4 + 15104 * 3) values each
+must "$KRONQ" info --plan "$GOLDEN/configs/llama2_7b" --threads 2 --json
+[ $(($(get must.out ways/1/disk_bytes) - $(get must.out ways/0/disk_bytes))) = $((128 * 1024 * (8192 * 4 + 15104 * 3) * 2)) ] || fail "gradients of a block on disk"
+must "$KRONQ" info --plan "$GOLDEN/configs/llama2_7b" --memory 4G --gradients memory
+grep -q "too little" must.out || fail "4 GB are enough for LLaMA-2-7B's gradients"
+must "$KRONQ" info --plan "$HF" --seq-len 32 --tokens 512 --method kfac
+grep -q "^memory" must.out && ! grep -q "^disk" must.out || fail "kfac keeps no gradients"
+refuse 2 "context is 512" "$KRONQ" info --plan "$HF"
+refuse 2 "nowhere is unknown" "$KRONQ" info --plan "$HF" --seq-len 32 --gradients nowhere
+
 say "the trace of an iteration: two products a step, down to the tolerance"
 must "$KRONQ" calibrate "$HF" -o trace.safetensors --method yaqa-b --tol 1e-2 $CAL --only 'layers\.2\.mlp\.up' --json --quiet
 m=modules/model.layers.2.mlp.up_proj

@@ -1049,6 +1049,10 @@ static void factored_equals_whole(void **state)
                 opt.threads = 1 + f;
                 check_ok(kq_factors(f ? &F : &s.G, &opt, H[f][0], H[f][1], &r[f], NULL, NULL, &err));
             }
+            for (int f = 0; f < 2; f++) { /* what a plan counts beforehand */
+                assert_true(fabs(kq_factors_flop(f ? &F : &s.G, &opt, r[f].products) / r[f].flop - 1) < 1e-9);
+                assert_true(method != 0 || kq_factors_products(&opt) == r[f].products);
+            }
             check_close(H[1][0], H[0][0], n * n, 8e-3);
             check_close(H[1][1], H[0][1], m * m, 8e-3);
             check_factors(&s, H[1][0], H[1][1], &r[1]); /* against the exact G_i */

@@ -1,0 +1,51 @@
+#!/bin/bash
+# --gradients and --memory: the same bytes wherever gradients are kept, a budget that holds, one that cannot is refused.
+. "$(dirname "$0")/common.sh"
+
+ways() { # METHOD OPTIONS...: factor files and checkpoints do not depend on where the gradients are
+    local method=$1 w
+    shift
+    for w in memory disk stream; do
+        must "$KRONQ" calibrate "$HF" -o "f-$method-$w" --method "$method" $CAL --only 'layers\.(0|2)\.' --gradients $w --json --quiet "$@"
+        [ "$(get must.out gradients)" = $w ] || fail "gradients are said to be on the way $(get must.out gradients)"
+        cmp "f-$method-$w" "f-$method-memory" || fail "$method, $w: other factors"
+    done
+}
+say "calibrate: memory, disk, stream"
+ways flipflop
+ways fastkron --max-iter 4 --threads 1
+ways yaqa-b --max-iter 3 --batch 4 --threads 3
+ways flipflop-tokens
+for w in disk stream; do
+    must "$KRONQ" quantize "$HF" -o q-$w $CAL --only 'layers\.1\.' --gradients $w --quiet
+done
+must "$KRONQ" quantize "$HF" -o q-memory $CAL --only 'layers\.1\.' --quiet
+same q-disk q-memory
+same q-stream q-memory
+
+say "a block interrupted while its gradients are on disk leaves none of them behind"
+(ulimit -f 200; "$KRONQ" calibrate "$HF" -o cut $CAL --gradients disk --quiet) >cut.out 2>cut.err && fail "200 kB were enough for a block's gradients"
+[ -z "$(find . -name 'gradients-*')" ] || fail "left: $(find . -name 'gradients-*')"
+
+say "a budget that cannot hold is refused, with the least that would do; and that holds"
+refuse 2 "gradients nowhere is unknown; use memory, disk or stream" "$KRONQ" calibrate "$HF" -o never $CAL --gradients nowhere --quiet
+refuse 2 "memory lots" "$KRONQ" calibrate "$HF" -o never $CAL --memory lots --quiet
+refuse 2 "memory 0" "$KRONQ" calibrate "$HF" -o never $CAL --memory 0 --quiet
+refuse 1 "memory 5M is too little: this takes at least [0-9]+M" "$KRONQ" calibrate "$HF" -o never $CAL --memory 5M --quiet
+[ ! -e never ] || fail "a refused command left a file"
+least=$(grep -Eo 'at least [0-9]+M' refuse.err | grep -Eo '[0-9]+M')
+must "$KRONQ" calibrate "$HF" -o enough $CAL --memory "$least" --json --quiet
+[ "$(get must.out peak_rss_bytes)" -le $((${least%M} << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above --memory $least"
+[ "$(get must.out planned_bytes)" -le $((${least%M} << 20)) ] || fail "planned $(get must.out planned_bytes) above --memory $least"
+refuse 1 "memory 5M is too little" "$KRONQ" quantize "$HF" -o never $CAL --memory 5M --dry-run
+refuse 1 "memory 5M is too little" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --fallback F16 -o never.gguf $CAL --memory 5M --quiet
+
+if [ -n "${KRONQ_TEST_MODEL:-}" ]; then
+    say "the real model: the peak stays below the budget"
+    for w in disk stream; do
+        must "$KRONQ" calibrate "$KRONQ_TEST_MODEL" -o real-$w --text "$TEXT" --text "$GOLDEN/tiny_cli/text.txt" --tokens 1024 --seq-len 256 --only 'layers\.29\.' --gradients $w --memory 640M --json --quiet
+        [ "$(get must.out peak_rss_bytes)" -le $((640 << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above 640M, gradients: $w"
+    done
+    cmp real-disk real-stream || fail "real model: other factors"
+fi
+echo ok
