@@ -291,9 +291,8 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     }
     kq_svg_end(f);
     kq_rp_close(f, mixed_any ? "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of "
-                               "bits, with the most calibration tokens. Where bits are "
-                               "shared out to the modules the mark is hollow: below its method's line that is better than giving every "
-                               "module the same."
+                               "bits, with the most calibration tokens, straight on this logarithmic axis. Where bits are shared out to the "
+                               "modules the mark is hollow: below its method's line that is better than giving every module the same."
                              : "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of "
                                "bits, with the most calibration tokens.");
 }

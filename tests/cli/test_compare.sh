@@ -1,7 +1,9 @@
 #!/bin/bash
 # compare: its figures are those of separate commands; what is shared; interrupted and continued; folders and SPECs that are refused.
 . "$(dirname "$0")/common.sh"
-SET="--text $TEXT --seq-len 32 --tokens 512 --ppl $TEXT --ctx 64 --chunks 3 --quiet"
+# Two modules: the test is about the comparison, not about rounding.
+ONLY='layers\.1\.(mlp\.down|self_attn\.q)'
+SET="--only $ONLY --text $TEXT --seq-len 32 --tokens 512 --ppl $TEXT --ctx 64 --chunks 3 --quiet"
 C="$KRONQ compare $HF $SET"
 
 # figure DIR ROW KEY: from table.json
@@ -31,10 +33,10 @@ check() { # SPEC BITS SEED CALIBRATE-OPTIONS... [-- ROUNDING-OPTIONS...]
     i=$(index all "$spec" "$bits" "$seed") || exit 1
     rm -rf f.safetensors q
     if [ "$spec" != none ]; then
-        must "$KRONQ" calibrate "$HF" -o f.safetensors --seq-len 32 "${cal[@]}" --seed "$seed" --compute f32 --quiet
+        must "$KRONQ" calibrate "$HF" -o f.safetensors --only "$ONLY" --seq-len 32 "${cal[@]}" --seed "$seed" --compute f32 --quiet
         factors="--factors f.safetensors"
     fi
-    must "$KRONQ" quantize "$HF" -o q $factors --method "${spec%%:*}" --bits "$bits" --seed "$seed" "${round[@]}" --compute f32 --json --quiet
+    must "$KRONQ" quantize "$HF" -o q --only "$ONLY" $factors --method "${spec%%:*}" --bits "$bits" --seed "$seed" "${round[@]}" --compute f32 --json --quiet
     for key in predicted_loss relative_mse bpw bpw_file file_bytes; do
         [ "$(get must.out $key)" = null ] && [ "$(figure all $i $key)" = null ] || near "$(get must.out $key)" "$(figure all $i $key)" 1e-7 ||
             fail "$spec, $bits bits: $key is $(figure all $i $key), quantize says $(get must.out $key)"
@@ -61,17 +63,17 @@ must "$KRONQ" eval "$HF" --task arc_easy="$GOLDEN/tasks/arc_easy.jsonl" --limit 
 near "$(get must.out "results/arc_easy/acc,none")" "$(get all/table.json reference/acc:arc_easy)" 1e-9 || fail "the reference's accuracy"
 
 say "bits shared out, and by hand"
-must $C -o mixed --methods 'flipflop,flipflop:module-bits=down_proj$=4' --bits 2.5 --compute f32
-must "$KRONQ" calibrate "$HF" -o m.safetensors --seq-len 32 --text "$TEXT" --tokens 512 --compute f32 --quiet
-for rule in "" 'down_proj$=4'; do
+must $C -o mixed --methods 'flipflop,flipflop:module-bits=q_proj$=3' --bits 2.5 --compute f32
+must "$KRONQ" calibrate "$HF" -o m.safetensors --only "$ONLY" --seq-len 32 --text "$TEXT" --tokens 512 --compute f32 --quiet
+for rule in "" 'q_proj$=3'; do
     rm -rf q
-    must "$KRONQ" quantize "$HF" -o q --factors m.safetensors --bits 2.5 ${rule:+--module-bits "$rule"} --compute f32 --json --quiet
+    must "$KRONQ" quantize "$HF" -o q --only "$ONLY" --factors m.safetensors --bits 2.5 ${rule:+--module-bits "$rule"} --compute f32 --json --quiet
     i=$([ "$rule" ] && echo 1 || echo 0)
     for key in predicted_loss relative_mse bpw; do near "$(get must.out $key)" "$(figure mixed $i $key)" 1e-7 || fail "mixed bits ($rule): $key"; done
 done
-[ "$(get mixed/table.json rows/1/spec rows/1/bits | tr '\n' ' ')" = 'flipflop:module-bits=down_proj$=4 2.5 ' ] || fail "the row of mixed bits"
+[ "$(get mixed/table.json rows/1/spec rows/1/bits | tr '\n' ' ')" = 'flipflop:module-bits=q_proj$=3 2.5 ' ] || fail "the row of mixed bits"
 refuse 2 "none: --bits 2.5: the method none predicts no loss" $C -o never --methods none --bits 2,2.5
-refuse 2 "the average is at least" $C -o never --methods 'flipflop:module-bits=down_proj$=4' --bits 2.1
+refuse 2 "the average is at least" $C -o never --methods 'flipflop:module-bits=q_proj$=3' --bits 2.1
 
 say "means over seeds"
 a=$(figure all "$(index all flipflop 2 5)" kld:text.txt) b=$(figure all "$(index all flipflop 2 6)" kld:text.txt)
@@ -88,13 +90,13 @@ must $C -o no --methods $SPECS --bits 2,3 --seeds 5,6 --dry-run --json
 [ ! -e no ] || fail "a dry run made its folder"
 [ -z "$(ls all/models)" ] && [ -z "$(ls all/factors | grep -v json)" ] || fail "checkpoints or factors are left"
 grep -q "| none | 3 | n/a | 6 |" all/table.md && grep -q "^| original " all/table.md || fail "table.md"
-must $C -o kept --methods flipflop,none --keep-models --keep-factors --only 'layers\.1\.mlp'
+must $C -o kept --methods flipflop,none --keep-models --keep-factors
 must "$KRONQ" info kept/models/flipflop-2bit-seed0
 [ "$(ls kept/factors | wc -l)" = 2 ] && [ -e kept/models/none-2bit-seed0/config.json ] || fail "--keep-models, --keep-factors"
 
 say "rows are added; what is done stays; a sweep over what a method does not look at gives one row"
 before=$(stat -c %y kept/rows/flipflop-2bit-seed0.json)
-must $C -o kept --methods flipflop --bits 2,4 --only 'layers\.1\.mlp'
+must $C -o kept --methods flipflop --bits 2,4
 [ "$(stat -c %y kept/rows/flipflop-2bit-seed0.json)" = "$before" ] || fail "a finished row was made again"
 [ "$(get kept/table.json rows/0/row rows/1/row rows/2/row | tr '\n' ' ')" = "flipflop-2bit-seed0 none-2bit-seed0 flipflop-4bit-seed0 " ] || fail "the order of rows"
 must $C -o sweep --methods flipflop,none --sweep tokens=256,512 --sweep rounds=1,2 --dry-run --json
@@ -146,7 +148,7 @@ refuse 1 "another comparison \(model: then \"hf\", now \"model.gguf\"\)" "$KRONQ
 cp -r "$HF" hf2 && poke hf2/model.safetensors $(($(stat -c %s hf2/model.safetensors) - 1000)) && mkdir m && mv hf2 m/hf
 refuse 1 "another comparison \(fingerprint: then " "$KRONQ" compare m/hf -o whole $SET --methods none
 refuse 1 "rows/flipflop-2bit-seed0.json: was made with another tokens \(then 512, now 256\); give it in the spec \(flipflop:tokens=...\)" \
-    "$KRONQ" compare "$HF" -o whole --text "$TEXT" --seq-len 32 --tokens 256 --ppl "$TEXT" --ctx 64 --chunks 3 --methods flipflop --quiet
+    "$KRONQ" compare "$HF" -o whole --only "$ONLY" --text "$TEXT" --seq-len 32 --tokens 256 --ppl "$TEXT" --ctx 64 --chunks 3 --methods flipflop --quiet
 for f in compare.json rows/none-2bit-seed0.json; do
     cp whole/$f saved
     echo '{"format": 1, "rows": ["../../x"]}' >whole/$f
