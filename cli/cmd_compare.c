@@ -23,6 +23,7 @@ static const cli_option options[] = {
     SAMPLE_OPTIONS,
     ESTIMATE_OPTIONS,
     ROUNDING_OPTIONS,
+    MEMORY_OPTIONS,
     ONLY_OPTION,
     {"factor-dtype", "T", "store factors as f32 (default) or bf16", OPT_FACTOR_DTYPE},
     {"keep-models", NULL, "keep the checkpoints (DIR/models/), not only their figures", OPT_KEEP_MODELS},
