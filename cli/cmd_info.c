@@ -75,6 +75,11 @@ static double real(const json_t *o, const char *key)
     return json_number_value(json_object_get(o, key));
 }
 
+static const char *word(const json_t *o, const char *key)
+{
+    return json_string_value(json_object_get(o, key));
+}
+
 static const char *duration(double s, char buf[32])
 {
     if (s < 600)
@@ -89,7 +94,7 @@ static const char *duration(double s, char buf[32])
 static int print_ways(const cli *c)
 {
     kq_error err;
-    char *text, a[32], b[32], d[32], e[32], f[32];
+    char *text, a[32], b[32], d[32], e[32];
     if (kq_plan_ways(c->model, &c->q, &text, &err))
         return cli_fail(&err);
     if (c->json) {
@@ -100,24 +105,27 @@ static int print_ways(const cli *c)
     json_t *o = json_loads(text, 0, NULL), *way, *m = json_object_get(o, "measured");
     size_t i;
     free(text);
-    printf("%s: %.2f G parameters; method %s, %.0f tokens in sequences of %.0f; %.4g bits, result about %s\n", c->model, real(o, "parameters") / 1e9,
-           json_string_value(json_object_get(o, "method")), real(o, "calibration_tokens"), real(o, "seq_len"), real(o, "bits"), cli_bytes(real(o, "result_bytes"), a));
-    printf("%-10s %10s %10s %9s %10s %10s %10s %10s %10s\n", "gradients", "memory", "disk", "at once", "forward", "backward", "factors", "rounding", "total");
+    printf("%s: %.2f G parameters; method %s, %.0f tokens in sequences of %.0f; %.4g bits, result about %s\n", c->model,
+           real(o, "parameters") / 1e9, word(o, "method"), real(o, "calibration_tokens"), real(o, "seq_len"), real(o, "bits"),
+           cli_bytes(real(o, "result_bytes"), a));
+    printf("%-10s %10s %10s %9s %10s %10s %10s %10s %10s\n", "gradients", "memory", "disk", "at once", "forward", "backward", "factors",
+           "rounding", "total");
     json_array_foreach (json_object_get(o, "ways"), i, way) {
         const json_t *s = json_object_get(way, "seconds");
-        printf("%-10s %10s %10s %9.0f %10s %10s %10s %10s ", json_string_value(json_object_get(way, "gradients")), cli_bytes(real(way, "memory_bytes"), a),
-               cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"), duration(real(s, "forward"), d), duration(real(s, "backward"), e),
-               duration(real(s, "factors"), f), duration(real(s, "rounding"), (char[32]){0}));
-        printf("%10s", duration(real(s, "total"), a));
+        printf("%-10s %10s %10s %9.0f %10s ", word(way, "gradients"), cli_bytes(real(way, "memory_bytes"), a),
+               cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"), duration(real(s, "forward"), d));
+        printf("%10s %10s %10s %10s", duration(real(s, "backward"), a), duration(real(s, "factors"), b), duration(real(s, "rounding"), d),
+               duration(real(s, "total"), e));
         if (json_is_string(json_object_get(way, "refused")))
-            printf("  %s", json_string_value(json_object_get(way, "refused")));
+            printf("  %s", word(way, "refused"));
         printf("\n");
     }
     printf("Text at hand (--text); without, the model writes its own, whole in memory: %s.\n", cli_bytes(real(o, "self_text_bytes"), a));
-    printf("Times: counted arithmetic over what this machine showed just now (%s, %s, %.0f threads): %.0f GFLOP/s in products, %.0f in the factor step,\n"
+    printf("Times: counted arithmetic over what this machine showed just now (%s, %s, %.0f threads): %.0f GFLOP/s in products, %.0f in the\n"
+           "factor step, "
            "%.0f tiles a second, as if nothing else ran on it. Reading and writing files is not counted.\n",
-           json_string_value(json_object_get(o, "isa")), json_string_value(json_object_get(o, "compute")), real(o, "threads"), real(m, "gemm_gflops"),
-           real(m, "factor_gflops"), real(m, "tiles_per_second"));
+           word(o, "isa"), word(o, "compute"), real(o, "threads"), real(m, "gemm_gflops"), real(m, "factor_gflops"),
+           real(m, "tiles_per_second"));
     json_decref(o);
     return EXIT_OK;
 }

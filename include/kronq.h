@@ -97,8 +97,9 @@ typedef struct kq_quantize_options {
     size_t shard_size;          /* bytes */
     bool resume;                /* continue an interrupted run with the same settings */
     size_t memory;              /* what the process may take at its peak, bytes resident (VmHWM): decides what follows; 0: no limit */
-    const char *gradients;      /* where a block's gradients are while its factors are found: "memory", "disk" (the same bytes), or "stream": nowhere,
-                                   made again for every product (the same factors to 1e-3, the same bytes if memory allows). NULL: what fits */
+    const char *gradients;      /* where a block's gradients are while its factors are found: "memory", "disk" (the same bytes), or "stream":
+                                   nowhere, made again for every product (the same factors to 1e-3, the same bytes if memory allows). NULL:
+                                   what fits */
     /* kq_quantize_gguf only: */
     const char *gguf_type;      /* "Q4_0", "Q4_K_M", ...: llama-quantize's file types, with its mixtures */
     bool pure;                  /* no mixture: every tensor gets the type itself */
@@ -117,8 +118,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
  * and shard_size have no meaning). Linears that `only` leaves out keep the type they are stored in. The report as for kq_quantize. */
 kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err);
 
-/* Only the factors, into a safetensors file, to round from several times. Uses common, calibration, only, shard_size, resume, memory, gradients;
- * factor_bf16: store them in half the space. */
+/* Only the factors, into a safetensors file, to round from several times. Uses common, calibration, only, shard_size, resume,
+ * memory, gradients; factor_bf16: store them in half the space. */
 kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err);
 
 /* Several factor files from one pass over the text. They may differ in method, tokens, batch and the method's settings; text, seq_len, sampled_labels and draws are
@@ -134,8 +135,9 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
 
 /* What kq_quantize would do, without doing it: shapes, types, sizes, memory, disk. A JSON object; free() it. */
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
-/* The same for each way of keeping gradients, with an estimate of the time, from rates that this machine is measured for (a second): {"ways": [{"gradients",
- * "memory_bytes", "disk_bytes", "seconds": {"total", ...}}], "measured": ...}. MODEL needs no weights: a folder with a config.json will do. */
+/* The same for each way of keeping gradients, with an estimate of the time, from rates that this machine is measured for (a second):
+ * {"ways": [{"gradients", "memory_bytes", "disk_bytes", "seconds": {"total", ...}}], "measured": ...}. MODEL needs no weights: a folder
+ * with a config.json will do. */
 kq_status kq_plan_ways(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
 kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
 

@@ -50,7 +50,8 @@ out:
 
 void kq_map_release(const void *data, size_t size)
 {
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) / page * page, to = ((uintptr_t)data + size) / page * page;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data;
+    const uintptr_t from = (at + page - 1) / page * page, to = (at + size) / page * page;
     if (size >= 1 << 16 && to > from) /* whole pages only; below that the call costs more than the pages */
         madvise((void *)from, to - from, MADV_DONTNEED);
 }

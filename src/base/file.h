@@ -7,7 +7,8 @@
 /* A file mapped read-only. data is borrowed from the map and dies with kq_map_close. An empty file maps to size 0, data non-NULL. */
 typedef struct kq_map { const uint8_t *data; size_t size; char *path; /* owned */ } kq_map;
 kq_status kq_map_open(const char *path, kq_map *out, kq_error *err); /* KQ_E_IO: missing, a folder, unreadable */
-/* These bytes of a map have been read and will not be soon: their pages no longer count as this process's memory. Reading them again is fine. */
+/* These bytes of a map have been read and will not be soon: their pages no longer count as this process's memory. Reading them again is
+ * fine. */
 void kq_map_release(const void *data, size_t size);
 void kq_map_close(kq_map *map);                                      /* zeroed map is fine */
 

@@ -101,8 +101,8 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
 /* Bytes of scratch that kq_factors allocates for a layer (for the memory plan); of G only the sizes and whether read is set count. */
 size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt);
 
-/* Products that an estimate takes: flipflop's are known beforehand; of a method that iterates, the most to expect at a residual of 1e-3 (SmolLM2: 8
- * to 18). And the arithmetic of that many, as the report counts it. Of G only the sizes count. */
+/* Products that an estimate takes: flipflop's are known beforehand; of a method that iterates, the most to expect at a residual of 1e-3
+ * (SmolLM2: 8 to 18). And the arithmetic of that many, as the report counts it. Of G only the sizes count. */
 int kq_factors_products(const kq_factor_options *opt);
 double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int products);
 

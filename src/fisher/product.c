@@ -477,7 +477,8 @@ static kq_status finish_chunk(kq_product *p, const uint16_t *g, size_t count, kq
 
 double kq_product_flop(const kq_product_plan *plan, bool adjoint, kq_middle kind)
 {
-    const double dim = (double)(adjoint ? plan->n : plan->m), other = (double)(adjoint ? plan->m : plan->n), D = (double)plan->D, T = (double)plan->T;
+    const double dim = (double)(adjoint ? plan->n : plan->m), other = (double)(adjoint ? plan->m : plan->n);
+    const double D = (double)plan->D, T = (double)plan->T;
     const double work = (kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * other;
     return plan->T ? D * T * (work * other + T * (other + 2 * dim) + dim * dim) : D * dim * other * (work + dim);
 }

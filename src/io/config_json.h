@@ -1,4 +1,4 @@
-/* config.json of a Hugging Face folder -> kq_config. Internal to src/io. */
+/* config.json of a Hugging Face folder -> kq_config. */
 #ifndef KQ_IO_CONFIG_JSON_H
 #define KQ_IO_CONFIG_JSON_H
 

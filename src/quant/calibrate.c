@@ -215,7 +215,8 @@ static kq_status write_report(const calibration *all, const kq_sweep_report *sr,
     } else {
         report = json_pack("{s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:s}", "calibration_nll", isfinite(sr->nll) ? sr->nll : 0.0, "seconds", "forward", sr->forward_s,
                            "backward", sr->backward_s, "factors", sr->factor_s, "total", kq_now_s() - start, "peak_rss_bytes",
-                           (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)all->memory, "gradients", kq_gradient_way_name(all->way));
+                           (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)all->memory, "gradients",
+                           kq_gradient_way_name(all->way));
         if (all->n == 1) {
             json_t *one = report_of(all->c);
             json_object_del(one, "file");
@@ -248,8 +249,8 @@ static kq_status plan_pass(calibration *all, kq_sweep *s, const kq_job *job, kq_
     all->way = s->way;
     if (status || !p->opt->common.progress)
         return status;
-    snprintf(line, sizeof line, "factors of %zu modules; about %.0f MB of memory and %.1f GB of disk while it runs%s", p->n_wanted, (double)all->memory / 1e6,
-             (double)disk / 1e9, kq_plan_words(p, s, words));
+    snprintf(line, sizeof line, "factors of %zu modules; about %.0f MB of memory and %.1f GB of disk while it runs%s", p->n_wanted,
+             (double)all->memory / 1e6, (double)disk / 1e9, kq_plan_words(p, s, words));
     p->opt->common.progress(p->opt->common.ctx, NULL, 0, line);
     return KQ_OK;
 }

@@ -50,7 +50,7 @@ const char *kq_gradient_way_name(kq_gradient_way way)
 
 const char *kq_plan_words(const kq_prepared *p, const kq_sweep *s, char buf[160])
 {
-    static const char *const where[] = {[KQ_WAY_MEMORY] = "in memory", [KQ_WAY_DISK] = "on disk", [KQ_WAY_STREAM] = "kept nowhere, made again for every product"};
+    static const char *const where[] = {"in memory", "on disk", "kept nowhere, made again for every product"}; /* by kq_gradient_way */
     bool any = false;
     for (size_t i = 0; i < s->n_estimates; i++)
         any = any || kq_method_needs(s->estimates[i].factor->method) == KQ_NEEDS_GRADIENTS;
@@ -84,8 +84,8 @@ static size_t need(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *di
     return memory;
 }
 
-/* What is tried, best first: a way with all threads before the next way; fewer sequences at once only where no way helps; and of a stream with all
- * its estimates and full chunks before fewer of either. */
+/* What is tried, best first: memory, disk, disk with fewer sequences at once; then a stream, with all its estimates and full chunks before
+ * fewer of either. */
 static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand, size_t limit, setup list[64])
 {
     size_t n = 0;
@@ -111,7 +111,8 @@ static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand,
     return n;
 }
 
-kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk, size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
+kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk, size_t *memory_bytes, size_t *disk_bytes,
+                         kq_error *err)
 {
     const char *name = p->opt->gradients;
     const size_t limit = p->opt->memory, room = free_disk(dir);
@@ -147,11 +148,13 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
         return KQ_OK;
     if (!limit || *memory_bytes <= limit)
         return KQ_OK; /* the disk is too small: kq_check_disk says so */
-    const size_t block = seeks && !p->opt->calibration.n_text ? kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute) : 0;
+    const bool writes = seeks && !p->opt->calibration.n_text, gradients = seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS;
+    const size_t writing = writes ? kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute) : 0;
     return kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: this takes at least %zuM%s%s%s", limit >> 20, (least >> 20) + 1,
-                   seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS ? ", gradients on the way " : "",
-                   seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS ? kq_gradient_way_name(best.way) : "",
-                   block && block > limit ? " (give --text: the model writing its own is whole in memory)" : "; a shorter --seq-len takes less");
+                   gradients ? " (--gradients " : "", gradients ? kq_gradient_way_name(best.way) : "",
+                   writing > limit ? "); give --text: the model that writes its own is whole in memory"
+                   : gradients     ? "); a shorter --seq-len takes less"
+                                   : "");
 }
 
 void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes)
@@ -169,7 +172,8 @@ void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all
     }
 }
 
-kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir, size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
+kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir, size_t *memory_bytes,
+                            size_t *disk_bytes, kq_error *err)
 {
     size_t scratch = 0, more = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {

@@ -67,8 +67,8 @@ kq_status kq_rounding_announce(kq_rounding *r, const kq_sweep *s, const char *di
     kq_status status = r->p.opt->resume ? KQ_OK : kq_check_disk(dir, r->disk, err);
     if (status)
         return status;
-    snprintf(line, sizeof line, "%zu modules to %s; about %.0f MB of memory and %.1f GB of disk while it runs%s", r->p.n_wanted, what, (double)r->memory / 1e6,
-             (double)r->disk / 1e9, kq_plan_words(&r->p, s, words));
+    snprintf(line, sizeof line, "%zu modules to %s; about %.0f MB of memory and %.1f GB of disk while it runs%s", r->p.n_wanted, what,
+             (double)r->memory / 1e6, (double)r->disk / 1e9, kq_plan_words(&r->p, s, words));
     say(r, line);
     return KQ_OK;
 }
@@ -91,7 +91,8 @@ char *kq_rounding_report(const kq_rounding *r, json_t *o, json_t *modules, doubl
     json_t *common = json_pack("{s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:s, s:O, s:o}", "calibration_nll", kq_json_number(r->sweep.nll), "seconds",
                                "forward", r->sweep.forward_s, "backward", r->sweep.backward_s, "factors", r->sweep.factor_s, "rounding", r->round_s, "saving",
                                save_s, "total", kq_now_s() - r->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",
-                               (json_int_t)r->memory, "gradients", kq_gradient_way_name(r->way), "settings", r->settings, "modules", modules);
+                               (json_int_t)r->memory, "gradients", kq_gradient_way_name(r->way), "settings", r->settings,
+                               "modules", modules);
     char *text = o && common && !json_object_update(o, common) ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
     json_decref(common);
     json_decref(o);

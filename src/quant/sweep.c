@@ -262,22 +262,23 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
     kq_sweeper w = new_sweeper(s, cfg, NULL);
     survey(&w);
     const size_t record = w.record, n_rec = w.n_rec, workers = (size_t)w.workers, width = s->compute == KQ_BF16 ? 2 : 4;
-    size_t worker = 10 * record, down = 0, scratch = 0, statistics, disk;
+    size_t worker = 10 * record, sums = 0, scratch = 0, statistics, disk;
     kq_sweep_store_plan(&w, &statistics, &disk);
     for (size_t i = 0; i < s->n_estimates; i++) {
         const kq_sweep_estimate *e = &s->estimates[i];
         if (kq_method_needs(e->factor->method) == KQ_NEEDS_GRADIENTS)
             continue;
-        const size_t bytes = s->receiver_peak + kq_sweep_token_bytes(cfg, s->T, kq_sweep_n_records(&w, e), kq_method_needs_gradients(e->factor->method), s->diagonal);
+        const bool down = kq_method_needs_gradients(e->factor->method);
+        const size_t bytes = s->receiver_peak + kq_sweep_token_bytes(cfg, s->T, kq_sweep_n_records(&w, e), down, s->diagonal);
         statistics = bytes > statistics ? bytes : statistics;
     }
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-        down += sums_gradient(&w, id) ? 4 * m * n : 0;
+        sums += sums_gradient(&w, id) ? 4 * m * n : 0;
     }
     if (s->compute == KQ_BF16 && w.backward)
-        down += 2 * s->T * (largest_linear(cfg, false) + largest_linear(cfg, true));
+        sums += 2 * s->T * (largest_linear(cfg, false) + largest_linear(cfg, true));
     kq_model_ctx *mc;
     if (!kq_model_ctx_new(cfg, s->isa, s->compute, s->T, &mc, NULL)) {
         scratch = kq_block_scratch_bytes(mc, s->T, w.backward);
@@ -287,7 +288,7 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
     worker += scratch;
     /* The head is there until the loss is known, a block's statistics come after it. */
     const size_t head = cfg->vocab_size * cfg->d_model * width * (cfg->tie_embeddings ? 1 : 2), nll = w.backward ? 4 * n_rec * s->T : 0;
-    const size_t block = workers * down + statistics + s->receiver_kept;
+    const size_t block = workers * sums + statistics + s->receiver_kept;
     *memory_bytes = kq_block_bytes(cfg, s->compute) + workers * worker + (head + nll > block ? head + nll : block);
     *disk_bytes = disk + (w.backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * n_rec * record * 4 : 2 * s->n_seq * record * 2);
 }

@@ -1,8 +1,9 @@
 /* One pass over the calibration text that yields the Kronecker factors of every wanted linear, block by block (design section 3).
  *
  * Methods that need gradients: a forward pass keeps every block's input (bf16, spilled to the work folder); then from the top block down each
- * block is recomputed, back-propagated, and its weight gradients of all samples (bf16) are held while its factors are found, in memory or on disk,
- * or made again for every product (sweep_gradients.c, sweep_store.c). Methods over tokens (sweep_tokens.c) keep sums only, and go over a block's tokens once a half step.
+ * block is recomputed, back-propagated, and its weight gradients of all samples (bf16) are held while its factors are found, in memory or
+ * on disk, or made again for every product (sweep_gradients.c, sweep_store.c). Methods over tokens (sweep_tokens.c) keep sums only, and go
+ * over a block's tokens once a half step.
  * `input-only`: one forward pass. At any moment one block's weights and statistics are in memory.
  * Interrupted, the work folder holds enough to go on: a block whose result is done is not factored again. */
 #ifndef KQ_QUANT_SWEEP_H

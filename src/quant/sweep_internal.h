@@ -84,8 +84,8 @@ kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err);
 kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_id id, const float *X, const float *G, size_t T, bool accumulate,
                                    kq_error *err);
 
-/* sweep_store.c: the factors of a block, of every estimate that takes gradients of whole samples, one linear after the other; and, when keep_dx,
- * the gradient at the block's input. wanted 0, or no such estimate: the block is only passed through. */
+/* sweep_store.c: the factors of a block, of every estimate that takes gradients of whole samples, one linear after the other; and, when
+ * keep_dx, the gradient at the block's input. wanted 0, or no such estimate: the block is only passed through. */
 kq_status kq_sweep_gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err);
 /* The forms in which a linear's gradients are needed, a bit each: multiplied out, factored. */
 unsigned kq_sweep_forms(const kq_sweeper *w, int id);

@@ -170,7 +170,7 @@ static kq_status make_room(block_gradients *b, size_t count, bool on_disk, kq_er
             snprintf(suffix, sizeof suffix, "%d-%d.bf16", id, form);
             kq_job_path(b->w->s->job, "gradients", b->layer, suffix, path);
             status = on_disk ? kq_spill_create(path, count, width * sizeof(uint16_t), &b->disk[form][id], err)
-                             : kq_alloc_for((void **)&b->memory[form][id], count * width, sizeof(uint16_t), "the gradients of one block", err);
+                             : kq_alloc_for((void **)&b->memory[form][id], count * width, sizeof(uint16_t), "a block's gradients", err);
         }
     return status;
 }
@@ -257,7 +257,8 @@ static void scale_by(float *H, size_t n, float by)
 }
 
 /* Factors as kq_factors leaves them go to the receiver. */
-static kq_status deliver(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, int id, float *H_in, float *H_out, kq_factor_report *report, kq_error *err)
+static kq_status deliver(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, int id, float *H_in, float *H_out,
+                         kq_factor_report *report, kq_error *err)
 {
     size_t m, n;
     kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
@@ -283,7 +284,8 @@ static kq_gradients samples_of(const kq_sweeper *w, const kq_sweep_estimate *e, 
 {
     size_t m, n;
     kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
-    return (kq_gradients){.D = kq_sweep_n_records(w, e) / e->batch, .m = m, .n = n, .T = form_of(w, e, id) == FACTORED ? e->batch * w->s->T : 0};
+    const size_t T = form_of(w, e, id) == FACTORED ? e->batch * w->s->T : 0;
+    return (kq_gradients){.D = kq_sweep_n_records(w, e) / e->batch, .m = m, .n = n, .T = T};
 }
 
 static kq_status alloc_factors(const kq_gradients *G, float **H_in, float **H_out, kq_error *err)
@@ -372,8 +374,8 @@ static size_t list_items(const kq_sweeper *w, unsigned wanted, stream_item *item
         for (size_t i = 0; i < w->s->n_estimates; i++) {
             const kq_sweep_estimate *e = &w->s->estimates[i];
             if (wanted >> id & 1 && takes_gradients(e))
-                items[n++] = (stream_item){.e = e, .id = id, .form = form_of(w, e, id), .opt = options_of(w, e), .sizes = samples_of(w, e, id),
-                                           .per = e->batch / w->unit};
+                items[n++] = (stream_item){.e = e, .id = id, .form = form_of(w, e, id), .opt = options_of(w, e),
+                                           .sizes = samples_of(w, e, id), .per = e->batch / w->unit};
         }
     return n;
 }
@@ -551,7 +553,8 @@ void kq_sweep_store_plan(const kq_sweeper *w, size_t *memory, size_t *disk)
         return;
     stream_item *items = kq_alloc(s->n_estimates * KQ_N_LINEAR, sizeof *items);
     const size_t n = items ? list_items(w, 127, items) : 0;
-    for (size_t i = 0; i < n && s->way != KQ_WAY_STREAM; i++) { /* one at a time: its two factors, and the scratch of the estimate or of the receiver */
+    /* One at a time: its two factors, and the scratch of the estimate or of the receiver. */
+    for (size_t i = 0; i < n && s->way != KQ_WAY_STREAM; i++) {
         kq_gradients G = items[i].sizes;
         if (s->way == KQ_WAY_DISK || !kq_sweep_as_stored(w, items[i].e))
             G.read = read_samples;

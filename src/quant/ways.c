@@ -1,5 +1,5 @@
-/* kq_plan_ways: what calibrating and rounding a model would take, for each way of keeping gradients, from its configuration alone. Time is counted
- * arithmetic over rates that this machine shows in about a second, by processor time: as if nothing else ran on it. */
+/* kq_plan_ways: what calibrating and rounding a model would take, for each way of keeping gradients, from its configuration alone. Time is
+ * counted arithmetic over rates that this machine shows in about a second, by processor time: as if nothing else ran on it. */
 #include <jansson.h>
 #include <math.h>
 #include <omp.h>
@@ -160,7 +160,7 @@ static int passes_of(const kq_prepared *p, kq_gradient_way way)
                                                                  : 1;
 }
 
-/* With T tokens a sequence, N sequences, q the width of all heads: a block's products take 2 P operations a token, causal attention 2 T q forward and
+/* With T tokens a sequence, q the width of all heads: a block's products take 2 P operations a token, causal attention 2 T q forward and
  * 5 T q back; the head 2 V d forward, and as much back. */
 static stages count_seconds(const kq_prepared *p, const kq_sweep *s, const rates *r)
 {
@@ -255,10 +255,11 @@ static kq_status read_config(const char *model, kq_config *cfg, kq_error *err)
 
 static json_t *describe(const kq_prepared *p, const kq_sweep *s, size_t memory, size_t disk, const char *refused, const stages *t)
 {
-    return json_pack("{s:s, s:s*, s:I, s:I, s:i, s:i, s:{s:f, s:f, s:f, s:f, s:f}}", "gradients", kq_gradient_way_name(s->way), "refused", refused, "memory_bytes",
-                     (json_int_t)memory, "disk_bytes", (json_int_t)disk, "sequences_at_once", s->workers ? s->workers : s->threads, "passes_a_block",
-                     passes_of(p, s->way), "seconds", "forward", t->forward, "backward", t->backward, "factors", t->factors, "rounding", t->rounding,
-                     "total", t->forward + t->backward + t->factors + t->rounding);
+    json_t *seconds = json_pack("{s:f, s:f, s:f, s:f, s:f}", "forward", t->forward, "backward", t->backward, "factors", t->factors,
+                                "rounding", t->rounding, "total", t->forward + t->backward + t->factors + t->rounding);
+    return json_pack("{s:s, s:s*, s:I, s:I, s:i, s:i, s:o}", "gradients", kq_gradient_way_name(s->way), "refused", refused,
+                     "memory_bytes", (json_int_t)memory, "disk_bytes", (json_int_t)disk, "sequences_at_once",
+                     s->workers ? s->workers : s->threads, "passes_a_block", passes_of(p, s->way), "seconds", seconds);
 }
 
 kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char **plan_json, kq_error *err)
@@ -310,12 +311,15 @@ kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char
     }
     if (!status && !json_array_size(ways))
         status = kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", opt.gradients);
-    json_t *o = json_pack("{s:s, s:I, s:s, s:I, s:I, s:o, s:I, s:I, s:s, s:s, s:i, s:{s:f, s:f, s:f, s:f}, s:O}", "model", model, "parameters", (json_int_t)parameters(&cfg),
-                          "method", kq_method_name(p.factor.method), "calibration_tokens", (json_int_t)(p.n_seq * opt.calibration.seq_len), "seq_len",
-                          (json_int_t)opt.calibration.seq_len, "bits", kq_bits_number(opt.bits), "result_bytes", (json_int_t)(status ? 0 : result_bytes(&p)),
-                          "self_text_bytes", (json_int_t)(status ? 0 : kq_self_text_bytes(&cfg, opt.calibration.seq_len, p.compute)), "isa",
-                          kq_isa_name(p.isa), "compute", p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "measured", "gemm_gflops", 1e-9 * r.gemm,
-                          "factor_gflops", 1e-9 * r.factor, "ldl_gflops", 1e-9 * r.ldl, "tiles_per_second", r.tile_s > 0 ? 1 / r.tile_s : 0.0, "ways", ways);
+    json_t *measured = json_pack("{s:f, s:f, s:f, s:f}", "gemm_gflops", 1e-9 * r.gemm, "factor_gflops", 1e-9 * r.factor, "ldl_gflops",
+                                 1e-9 * r.ldl, "tiles_per_second", r.tile_s > 0 ? 1 / r.tile_s : 0.0);
+    const size_t result = status ? 0 : result_bytes(&p), writing = status ? 0 : kq_self_text_bytes(&cfg, opt.calibration.seq_len, p.compute);
+    json_t *o = json_pack("{s:s, s:I, s:s, s:I, s:I, s:o, s:I, s:I, s:s, s:s, s:i, s:o, s:O}", "model", model, "parameters",
+                          (json_int_t)(status ? 0 : parameters(&cfg)), "method", kq_method_name(p.factor.method), "calibration_tokens",
+                          (json_int_t)(p.n_seq * opt.calibration.seq_len), "seq_len", (json_int_t)opt.calibration.seq_len, "bits",
+                          kq_bits_number(opt.bits), "result_bytes", (json_int_t)result, "self_text_bytes", (json_int_t)writing, "isa",
+                          kq_isa_name(p.isa), "compute", p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "measured", measured,
+                          "ways", ways);
     if (!status && (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
     json_decref(o);
