@@ -156,8 +156,9 @@ static kq_status open_estimate(calibrator *c, const char *model, const calibrato
     return KQ_OK;
 }
 
-/* The folder of a pass that serves several files; its settings are all of theirs. */
-static kq_status open_pass(calibration *all, kq_error *err)
+/* The folder of a pass that serves several files; its settings are all of theirs. Nothing left: what a process that died between the
+ * last file and the clean-up may have left behind is taken over, to be removed. */
+static kq_status open_pass(calibration *all, bool left, kq_error *err)
 {
     char work[4300], never[4400];
     json_t *list = json_array(), *settings = json_pack("{s:o}", "estimates", list);
@@ -171,7 +172,7 @@ static kq_status open_pass(calibration *all, kq_error *err)
         status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", all->c->out_file);
     if (!status) {
         snprintf(never, sizeof never, "%s/complete", work); /* nothing of that name is ever written: the files themselves say what is done */
-        status = kq_job_open(never, work, text, all->c->opt.resume, &all->job, err);
+        status = kq_job_open(left ? never : all->c->out_file, work, text, all->c->opt.resume, &all->job, err);
     }
     free(text);
     json_decref(settings);
@@ -321,8 +322,8 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
         status = open_estimate(c, model, i ? all.c : NULL, err);
         left = left || !c->job.complete;
     }
-    if (!status && left && n > 1)
-        status = open_pass(&all, err);
+    if (!status && n > 1)
+        status = open_pass(&all, left, err);
     if (!status && left)
         status = run_pass(&all, &sr, err);
     for (size_t i = 0; i < n && !status; i++)
