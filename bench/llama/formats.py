@@ -27,7 +27,7 @@ CELLS = {  # name: (kronq's arguments, llama-quantize's arguments before the fil
                          ["--token-embedding-type", "q8_0", "--tensor-type", f"ffn_down={t}"], None)
        for t in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")},
 }
-CHUNK, CHUNKS = 1024, 96
+CHUNK = 1024
 
 
 def run(command: list, log: Path, out: Path | None = None) -> float:
@@ -72,7 +72,7 @@ class Bench:
         path = self.work / f"{name}-{seed}.imatrix.gguf"
         if not path.exists():
             part = path.with_name("part-" + path.name)
-            run([self.bin / "llama-imatrix", "-m", self.original(name, seed), "-f", self.text(seed), "-c", CHUNK, "-b", CHUNK, "--chunks", CHUNKS, "--no-ppl",
+            run([self.bin / "llama-imatrix", "-m", self.original(name, seed), "-f", self.text(seed), "-c", CHUNK, "-b", CHUNK, "--chunks", self.a.calib_chunks, "--no-ppl",
                  "-t", self.a.threads, "-o", part], self.work / f"{path.stem}.log")
             part.rename(path)
         return path
@@ -80,7 +80,7 @@ class Bench:
     def factors(self, name: str, seed: int) -> Path:
         path = self.work / f"{name}-{seed}.factors.safetensors"
         if not path.exists():
-            run([self.a.kronq, "calibrate", self.original(name, seed), "-o", path, "--text", self.text(seed), "--tokens", CHUNK * CHUNKS, "--seq-len", CHUNK,
+            run([self.a.kronq, "calibrate", self.original(name, seed), "-o", path, "--text", self.text(seed), "--tokens", CHUNK * self.a.calib_chunks, "--seq-len", CHUNK,
                  "--quiet", "--resume"], self.work / f"{path.stem}.log")
         return path
 
@@ -141,6 +141,8 @@ def main() -> None:
     p.add_argument("--originals", default="dithered,q4_1")
     p.add_argument("--cells", default=",".join(CELLS), help="comma-separated: " + ", ".join(CELLS))
     p.add_argument("--seeds", default="0", help="of 0,1,2: thirds of the text, and the noise of the dithered original")
+    p.add_argument("--calib-chunks", type=int, default=96, help="of 1024 tokens, of each seed's third of the text, in both tools (results are kept by seed: another "
+                   "number needs another --work)")
     p.add_argument("--windows", type=int, default=5)
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--perplexity", action="store_true", help="llama-perplexity too")
