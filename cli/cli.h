@@ -88,8 +88,8 @@ enum cli_key {
 
 #define ROUNDING_OPTIONS \
     {"code", "C", "trellis code: hyb (default), 1mad or 3inst", OPT_CODE}, \
-    {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.01)", OPT_SIGMA_REG}, \
-    {"shrink", "S", "shrink each factor towards its diagonal by this share, 0 <= S < 1 (0)", OPT_SHRINK}, \
+    {"sigma-reg", "S", "added to each factor's unit mean diagonal (0.1)", OPT_SIGMA_REG}, \
+    {"shrink", "S", "shrink each factor towards its diagonal by this share, 0 <= S < 1 (0.5)", OPT_SHRINK}, \
     {"embed-bits", "B", "bits of the embedding: 16, 8 (default) or 4", OPT_EMBED_BITS}, \
     {"head-bits", "B", "bits of an untied head: 16, 8 (default) or 4", OPT_HEAD_BITS}
 

@@ -89,8 +89,8 @@ typedef struct kq_quantize_options {
                                  * gradients, or factors of one) */
     const char *const *module_bits; size_t n_module_bits; /* "REGEX=BITS": exceptions, on Hugging Face names; the first that matches counts */
     const char *code;           /* "hyb", "1mad", "3inst" */
-    double sigma_reg;           /* added to each factor's unit mean diagonal: 1e-2 */
-    double shrink;              /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0 */
+    double sigma_reg;           /* added to each factor's unit mean diagonal: 0.1 */
+    double shrink;              /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0.5 */
     const char *only;           /* regular expression; just the modules whose Hugging Face name matches. NULL: all */
     const char *factors;        /* a file of kq_calibrate, or an imatrix of llama.cpp; NULL: calibrate now */
     int embed_bits, head_bits;  /* 16, 8 or 4 */

@@ -290,8 +290,8 @@ static const char *differs(const json_t *then, const json_t *now, char text[500]
             if (inner)
                 return inner;
         }
-        char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-        snprintf(text, 500, "then %.200s, now %.200s", a ? a : "absent", b ? b : "?");
+        char *a = kq_job_shown(old), *b = kq_job_shown(value);
+        snprintf(text, 500, "then %.200s, now %.200s", a ? a : "?", b ? b : "?");
         free(a);
         free(b);
         return key;

@@ -63,7 +63,7 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
             continue;
         if (json_equal(mine, there) || (!there && !strcmp(name, "draws") && c->draws == 1))
             continue;
-        char *a = there ? json_dumps(there, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL, *b = json_dumps(mine, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+        char *a = kq_job_shown(there), *b = kq_job_shown(mine);
         if (text && there)
             status = kq_fail(err, KQ_E_MISMATCH, "%s: its factors were made from another text than the one given now; leave --text out, or calibrate with it",
                              p->opt->factors);

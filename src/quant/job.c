@@ -20,6 +20,11 @@ void kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suff
     snprintf(buf, 4400, "%s/%s-%05zu.%s", job->work_dir, stem, i, suffix);
 }
 
+char *kq_job_shown(const json_t *value)
+{
+    return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : strdup("absent");
+}
+
 /* Name the first setting that differs between what was asked then and now; settings may hold settings. */
 static kq_status compare(const char *path, const char *within, const json_t *then, const json_t *now, kq_error *err)
 {
@@ -35,9 +40,10 @@ static kq_status compare(const char *path, const char *within, const json_t *the
                 return status;
             continue;
         }
-        char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-        kq_status status = kq_fail(err, KQ_E_MISMATCH, "%s: the unfinished work there was started with %s%s%s %.200s, now it is %.200s; give the same or remove the output",
-                                   path, within, *within ? "." : "", key, a ? a : "absent", b ? b : "?");
+        char *a = kq_job_shown(old), *b = kq_job_shown(value);
+        kq_status status = kq_fail(err, KQ_E_MISMATCH,
+                                   "%s: the unfinished work there was started with %s%s%s %.200s, now it is %.200s; give the same or remove the output",
+                                   path, within, *within ? "." : "", key, a ? a : "?", b ? b : "?");
         free(a);
         free(b);
         return status;

@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 
+struct json_t; /* jansson's json_t */
+
 typedef struct kq_job {
     char work_dir[4096];
     bool complete; /* the result is already there (with resume) */
@@ -33,5 +35,8 @@ kq_status kq_job_check_seal(const char *path, kq_error *err); /* KQ_E_FORMAT: da
 
 /* "WORK/STEM-00012.SUFFIX" */
 void kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suffix, char buf[4400]);
+
+/* A setting's value as a message shows it: nine digits of a real, "absent" for NULL. free() it; NULL: out of memory. */
+char *kq_job_shown(const struct json_t *value);
 
 #endif

@@ -17,7 +17,7 @@ kq_quantize_options kq_quantize_defaults(void)
 {
     return (kq_quantize_options){
         .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .draws = 1, .passes = 2, .method = "flipflop", .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32},
-        .bits = 2, .code = "hyb", .sigma_reg = 1e-2, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
+        .bits = 2, .code = "hyb", .sigma_reg = 0.1, .shrink = 0.5, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
     };
 }
 
@@ -214,9 +214,9 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
             const json_t *there = json_object_get(qc, key);
             if (json_equal(there, value) || same_number(there, value) || (!there && !strcmp(key, "shrink") && o->shrink == 0)) /* older ones do not tell */
                 continue;
-            char *a = json_dumps(there, JSON_ENCODE_ANY | JSON_COMPACT), *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+            char *a = kq_job_shown(there), *b = kq_job_shown(value);
             status = kq_fail(err, KQ_E_MISMATCH, "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose another output or remove it",
-                             path, key, a ? a : "absent", b ? b : "?");
+                             path, key, a ? a : "?", b ? b : "?");
             free(a);
             free(b);
             break;

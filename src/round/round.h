@@ -59,10 +59,10 @@ kq_status kq_ldlq(const kq_trellis *t, const float *Wp, size_t m, size_t n, cons
 
 /* ---- the whole of one linear: round.c ---- */
 typedef struct kq_round_options {
-    double sigma_reg; /* 1e-2 (eq. 54) */
+    double sigma_reg; /* eq. 54 */
     uint64_t seed;
     int threads;
-    double shrink;    /* of both factors towards their diagonals (eq. 63): 0 */
+    double shrink;    /* of both factors towards their diagonals (eq. 63) */
 } kq_round_options;
 
 typedef struct kq_packed { /* one quantized linear; arrays owned, free with kq_packed_free */

@@ -118,10 +118,12 @@ refuse 2 "matches no module that is quantized" $Q --module-bits 'layers\.1=3' --
 refuse 2 "does not belong to --to gguf" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --module-bits mlp=3 -o never --quiet
 [ ! -e never ] || fail "a refused command left its output"
 
-say "--shrink: in config.json and on the card; 0 is what there was"
+say "--shrink: in config.json and on the card; the default is 0.5, and 0 is none"
 must "$KRONQ" quantize "$HF" -o shrunk --factors f.safetensors --seed 3 --shrink 0.1 --quiet
 [ "$(get shrunk/config.json quantization_config/shrink)" = 0.1 ] && grep -q -- "--shrink 0.1 " shrunk/README.md || fail "shrink is not on record"
 cmp -s shrunk/model.safetensors whole2/model.safetensors && fail "--shrink changes nothing"
+must "$KRONQ" quantize "$HF" -o usual --factors f.safetensors --seed 3 --shrink 0.5 --quiet
+same usual whole2 "--exclude=config.json --exclude=README.md"
 must "$KRONQ" quantize "$HF" -o unshrunk --factors f.safetensors --seed 3 --shrink 0 --quiet
-same unshrunk whole2 "--exclude=config.json --exclude=README.md"
+[ "$(get unshrunk/config.json quantization_config/shrink)" = 0.0 ] && ! cmp -s unshrunk/model.safetensors whole2/model.safetensors || fail "--shrink 0"
 echo ok

@@ -97,7 +97,7 @@ refuse 1 'started with code "hyb", now it is "1mad"' "$KRONQ" quantize "$HF" -o 
 refuse 1 "started with seed 3, now it is 4" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --seed 4 --resume --quiet
 refuse 1 "started with settings.tol .*, now it is 0.5" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --tol 0.5 --resume --quiet
 refuse 1 "started with sigma_reg" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --sigma-reg 0.5 --resume --quiet
-refuse 1 "started with shrink 0.0, now it is 0.5" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --shrink 0.5 --resume --quiet
+refuse 1 "started with shrink 0.5, now it is 0.25" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --shrink 0.25 --resume --quiet
 refuse 1 'started with only "", now it is "q_proj"' "$KRONQ" quantize "$HF" -o un $CAL $SLOW --only q_proj --resume --quiet
 refuse 1 'started with settings.model "[0-9a-f]{32}"' "$KRONQ" quantize "$GGUF" -o un $CAL $SLOW --resume --quiet
 [ -e un/.kronq-work/job.json ] || fail "a refusal removed the work"
@@ -140,7 +140,7 @@ grep -q "complete already" must.err || fail "not a word of being complete"
 [ "$(get must.out complete)" = true ] || fail "complete in JSON"
 refuse 1 "made with bits 2, now it is 4" "$KRONQ" quantize "$HF" -o whole $CAL --only "$ONLY" --bits 4 --resume --quiet
 refuse 1 "made with .*now it is" "$KRONQ" quantize "$HF" -o whole $CAL --only "$ONLY" --seed 9 --resume --quiet
-refuse 1 "made with shrink 0.0, now it is 0.5" "$KRONQ" quantize "$HF" -o whole $CAL --only "$ONLY" --shrink 0.5 --resume --quiet
+refuse 1 "made with shrink 0.5, now it is 0.25" "$KRONQ" quantize "$HF" -o whole $CAL --only "$ONLY" --shrink 0.25 --resume --quiet
 refuse 1 "6 quantized modules, now --only picks 21" "$KRONQ" quantize "$HF" -o whole $CAL --resume --quiet
 must "$KRONQ" calibrate "$HF" -o whole.safetensors $CAL --only "$ONLY" --resume
 grep -q "complete already" must.err || fail "not a word of being complete"
