@@ -80,9 +80,8 @@ static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const jso
 {
     char path[KQ_CMP_PATH];
     const json_t *s = json_object_get(report, "seconds"), *modules = json_object_get(one, "modules");
-    json_t *o = json_pack("{s:i, s:O, s:I, s:O?, s:O?}", "format", 1, "settings", f->settings, "shared_by", (json_int_t)shared,
-                          "calibration_nll",
-                          json_object_get(report, "calibration_nll"), "modules", modules);
+    json_t *o = json_pack("{s:i, s:O, s:I, s:b, s:O?, s:O?}", "format", 1, "settings", f->settings, "shared_by", (json_int_t)shared,
+                          "kept", c->opt->keep_factors, "calibration_nll", json_object_get(report, "calibration_nll"), "modules", modules);
     if (!o)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->name);
     const double pass = json_number_value(json_object_get(s, "forward")) + json_number_value(json_object_get(s, "backward"));
@@ -182,14 +181,32 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
     return status;
 }
 
-/* No row waits for them any more. */
-static kq_status release(const kq_cmp *c, kq_cmp_factors *f, kq_error *err)
+/* The factor file, once no row waits for it any more; one that this run or the run that made it was told to keep stays. */
+static kq_status release(const kq_cmp *c, const kq_cmp_factors *f, kq_error *err)
 {
     char path[KQ_CMP_PATH];
-    if (--f->waiting || c->opt->keep_factors)
+    json_t *report;
+    if (f->waiting || c->opt->keep_factors)
         return KQ_OK;
-    kq_status status = factor_path(c, f, ".safetensors", path, err);
-    return status ? status : kq_remove_tree(path, err);
+    kq_status status = factor_path(c, f, ".json", path, err);
+    if (status || !kq_path_exists(path) || (status = kq_cmp_load(path, &report, err)))
+        return status;
+    if (!json_is_true(json_object_get(report, "kept")) && !(status = factor_path(c, f, ".safetensors", path, err)))
+        status = kq_remove_tree(path, err);
+    json_decref(report);
+    return status;
+}
+
+/* What a run that died left behind: it had written a row, and not removed what only that row needed. */
+static kq_status tidy(const kq_cmp *c, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < c->n && !status; i++)
+        if (c->row[i].done)
+            status = kq_cmp_row_tidy(c, &c->row[i], err);
+    for (size_t i = 0; i < c->n_factors && !status; i++)
+        status = release(c, &c->factors[i], err);
+    return status;
 }
 
 /* ---- the whole ---- */
@@ -229,8 +246,11 @@ static kq_status run_row(kq_cmp *c, size_t i, pace *p, char **text, kq_error *er
     if (status)
         return kq_fail_within(err, status, r->spec);
     r->done = true;
-    if (r->factors >= 0 && (status = release(c, &c->factors[r->factors], err)))
-        return status;
+    if (r->factors >= 0) {
+        c->factors[r->factors].waiting--;
+        if ((status = release(c, &c->factors[r->factors], err)))
+            return status;
+    }
     free(*text);
     p->done++;
     p->left--;
@@ -334,7 +354,7 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
         return status;
     if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)) ||
         (status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) ||
-        (status = kq_cmp_store(path, c.about, err)) || (status = run_all(&c, &text, err)))
+        (status = kq_cmp_store(path, c.about, err)) || (status = tidy(&c, err)) || (status = run_all(&c, &text, err)))
         goto out;
     if (!text)
         status = kq_cmp_tables(dir, &text, err);

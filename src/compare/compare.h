@@ -3,7 +3,7 @@
  * DIR/compare.json   the model, the texts and tasks, and the names of all rows in their order
  * DIR/rows/          ROW.json: a finished row's settings and figures
  * DIR/factors/       NAME.safetensors while rows need it, NAME.json: its report, which stays
- * DIR/models/        ROW/: the checkpoint while it is measured, ROW.json: the report of its making
+ * DIR/models/        ROW/: the checkpoint while it is measured, ROW.json beside it: the report of its making
  * DIR/reference/     what is kept of MODEL's own predictions
  * DIR/table.md, table.csv, table.json */
 #ifndef KQ_COMPARE_COMPARE_H
@@ -53,6 +53,9 @@ kq_quantize_options kq_cmp_options(const kq_cmp *c, const kq_quantize_options *o
 
 /* Quantize, measure, write rows/ROW.json. */
 kq_status kq_cmp_row_run(const kq_cmp *c, const kq_cmp_row *r, const kq_common *common, kq_error *err);
+/* Of a row that is written down: the checkpoint goes (unless it is to be kept) and the report of its making. A run that dies between
+ * the two leaves that to the next; a checkpoint without a report beside it was kept on purpose, and stays. */
+kq_status kq_cmp_row_tidy(const kq_cmp *c, const kq_cmp_row *r, kq_error *err);
 
 /* What DIR holds, checked: compare.json, and the finished rows in its order (a JSON array of rows/ROW.json). Both are the caller's.
  * KQ_E_FORMAT when a file is not what kq_compare writes: wrong types, numbers that are none, names that leave the folder. */

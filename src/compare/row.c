@@ -215,11 +215,20 @@ kq_status kq_cmp_row_run(const kq_cmp *c, const kq_cmp_row *r, const kq_common *
                                          "settings", r->settings,
                                      "texts")))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the row");
-    if (!status && !(status = make_model(&w, err)) && !(status = measure(&w, err)) && !(status = write_row(&w, err)) &&
-        !c->opt->keep_models &&
-        !(status = kq_remove_tree(w.model, err)))
-        status = kq_remove_tree(w.made, err);
+    if (!status && !(status = make_model(&w, err)) && !(status = measure(&w, err)) && !(status = write_row(&w, err)))
+        status = kq_cmp_row_tidy(c, r, err);
     json_decref(w.report);
     json_decref(w.o);
     return status;
+}
+
+kq_status kq_cmp_row_tidy(const kq_cmp *c, const kq_cmp_row *r, kq_error *err)
+{
+    char model[KQ_CMP_PATH], made[KQ_CMP_PATH];
+    kq_status status = kq_cmp_path(model, c->dir, "models", r->name, "", err);
+    if (status || (status = kq_cmp_path(made, c->dir, "models", r->name, ".json", err)) || !kq_path_exists(made))
+        return status;
+    if (!c->opt->keep_models && (status = kq_remove_tree(model, err)))
+        return status;
+    return kq_remove_tree(made, err); /* last: while it is there, this is still to be done */
 }

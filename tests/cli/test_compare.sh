@@ -119,6 +119,13 @@ for i in 1 2 3 4 5 6; do
     diff <(timeless whole) <(timeless part) >diff.out || { cat diff.out; fail "the table of an interrupted comparison differs"; }
     [ -z "$(find part -name '*.tmp' -o -name '*.work' -o -name '*.pass')" ] && [ -z "$(ls part/models)" ] || fail "something is left: $(find part)"
 done
+# died when a row was written and its checkpoint and factors were still there; what an earlier run was told to keep stays
+mkdir whole/models/none-2bit-seed0 && echo '{}' | tee whole/models/none-2bit-seed0/config.json >whole/models/none-2bit-seed0.json
+for f in whole/factors/*.json; do echo x >"${f%.json}.safetensors"; done
+must $C -o whole --methods flipflop,fastkron:tokens=256,none --bits 2,3
+[ -z "$(ls whole/models)" ] && [ -z "$(find whole/factors -name '*.safetensors')" ] || fail "left by a run that died: $(find whole)"
+must $C -o kept --methods none,flipflop
+[ -e kept/models/none-2bit-seed0/config.json ] && [ "$(ls kept/factors | wc -l)" = 2 ] || fail "what was kept is gone: $(find kept)"
 rm -rf part
 $C -o part --methods flipflop,fastkron:tokens=256,none --bits 2,3 >/dev/null 2>int.err &
 until compgen -G 'part/rows/*.json' >/dev/null || ! kill -0 $! 2>/dev/null; do sleep 0.005; done # the first of six rows: most is to come
