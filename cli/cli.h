@@ -45,7 +45,7 @@ typedef struct cli_option {
 /* Keys of the options, shared by all commands' tables. */
 enum cli_key {
     OPT_MIN_P = 256, OPT_REPEAT_PENALTY, OPT_STOP, OPT_SYSTEM, OPT_WEIGHTS, OPT_PP, OPT_TG, OPT_REPETITIONS, OPT_FORMAT, OPT_TABLE6, OPT_ALSO,
-    OPT_OUT, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_TOL, OPT_MAX_ITER, OPT_START,
+    OPT_OUT, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_EARLY, OPT_TOL, OPT_MAX_ITER, OPT_START,
     OPT_CODE, OPT_SIGMA_REG, OPT_ONLY, OPT_FACTORS, OPT_FACTOR_DTYPE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, OPT_DRY_RUN, OPT_RESUME,
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
     OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP,
@@ -69,6 +69,7 @@ enum cli_key {
 #define ESTIMATE_OPTIONS \
     {"rho", "R", "flipflop: regularisation of the inverted factor (0.01)", OPT_RHO}, \
     {"rounds", "N", "flipflop: rounds (3)", OPT_ROUNDS}, \
+    {"early", "N", "flipflop: gradients that the rounds before the last take, the first ones; 0: all (16)", OPT_EARLY}, \
     {"passes", "N", "yaqa-a: passes over the tokens (2)", OPT_PASSES}, \
     {"exact", NULL, "flipflop: factor products in f32, not in 16-bit block integers (twice the time)", OPT_EXACT}, \
     {"tol", "T", "fastkron, yaqa-b, diag: residual to reach (0.001)", OPT_TOL}, \

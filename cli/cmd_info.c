@@ -12,6 +12,7 @@ static const cli_option options[] = {
     {"seq-len", "N", "--plan: tokens a sequence (1024)", OPT_SEQ_LEN},
     {"method", "M", "--plan: method (flipflop)", OPT_METHOD},
     {"rounds", "N", "--plan: flipflop: rounds (3)", OPT_ROUNDS},
+    {"early", "N", "--plan: flipflop: gradients that the rounds before the last take; 0: all (16)", OPT_EARLY},
     {"max-iter", "N", "--plan: fastkron, yaqa-b, diag: at most this many steps (32)", OPT_MAX_ITER},
     {"bits", "K", "--plan: bits a weight (2)", OPT_BITS},
     {"memory", "SIZE", "--plan: peak memory to stay below", OPT_MEMORY},

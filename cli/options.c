@@ -83,7 +83,7 @@ static void note_given(cli *c, int key)
 {
     static const struct { int key; const char *name; } settings[] = {
         {OPT_TEXT, "text"}, {OPT_TOKENS, "tokens"}, {OPT_SEQ_LEN, "seq_len"}, {OPT_BATCH, "batch"}, {OPT_LABELS, "labels"}, {OPT_DRAWS, "draws"},
-        {OPT_METHOD, "method"}, {OPT_RHO, "rho"}, {OPT_ROUNDS, "rounds"}, {OPT_PASSES, "passes"}, {OPT_EXACT, "exact"}, {OPT_TOL, "tol"},
+        {OPT_METHOD, "method"}, {OPT_RHO, "rho"}, {OPT_ROUNDS, "rounds"}, {OPT_EARLY, "early"}, {OPT_PASSES, "passes"}, {OPT_EXACT, "exact"}, {OPT_TOL, "tol"},
         {OPT_MAX_ITER, "max_iter"}, {OPT_START, "start"},
     };
     kq_calibration *cal = &c->q.calibration;
@@ -248,6 +248,7 @@ int cli_apply(cli *c, const cli_option *o, char *v)
             q->common.seed = size;
         else
             *(o->key == OPT_TOKENS ? &cal->tokens : o->key == OPT_SEQ_LEN ? &cal->seq_len : o->key == OPT_BATCH ? &cal->batch : o->key == OPT_DRAWS ? &cal->draws
+              : o->key == OPT_EARLY ? &cal->early
               : o->key == OPT_SHARD_SIZE ? &q->shard_size : o->key == OPT_CTX ? &c->e.ctx : o->key == OPT_CHUNKS ? &c->e.chunks
               : o->key == OPT_REPETITIONS ? &c->repetitions : &c->n_predict) = size;
         return -1;

@@ -73,12 +73,13 @@ typedef struct kq_calibration {
     size_t draws;                           /* sampled_labels: draws a sequence, from one forward pass: 1 */
     const char *method;                     /* "flipflop", "fastkron", "yaqa-a", "yaqa-b", "kfac", "flipflop-tokens", "input-only", "diag", "none" */
     double rho; int rounds;                 /* flipflop, flipflop-tokens: 1e-2, 3 */
+    size_t early;                           /* flipflop: gradients that the rounds before the last take, the first ones: 16; 0: all */
     int passes;                             /* yaqa-a: passes over the tokens, 2 */
     bool exact;                             /* flipflop: products in f32 even where 16-bit block integers are twice as fast (error 2e-4 at most) */
     double tol; int max_iter;               /* fastkron, yaqa-b, diag: 1e-3, 32 */
     bool start_random;                      /* likewise: start from a random matrix instead of the identity */
     /* Rounding from a factor file: which of the members above must be what the file was made with ("text", "tokens", "seq_len", "batch", "labels", "draws",
-     * "method", "rho", "rounds", "passes", "exact", "tol", "max_iter", "start"); the others are not looked at then. */
+     * "method", "rho", "rounds", "early", "passes", "exact", "tol", "max_iter", "start"); the others are not looked at then. */
     const char *const *given; size_t n_given;
 } kq_calibration;
 

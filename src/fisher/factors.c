@@ -178,8 +178,9 @@ typedef struct estimate {
     kq_step step;
     kq_factor_report report;
     size_t seen;                  /* samples of this pass */
-    double squares;               /* sum ||G_i||_F^2, of the first pass */
-    bool first, finished;
+    double squares;               /* sum ||G_i||_F^2 of the first `counted` samples: of those that were looked at so far */
+    size_t counted;
+    bool finished;
     void *block;                  /* owned: the products' scratch, then the machine's state */
 } estimate;
 
@@ -229,9 +230,8 @@ static kq_status begin_estimate(estimate *e, bool pieces, kq_error *err)
     if ((status = kq_alloc_for(&e->block, bytes, 1, "the factor step", err)))
         return status;
     e->machine = kq_estimator_of(opt->method)->machine;
-    e->first = true;
     kq_product_init(&e->product, &e->plan, e->block);
-    e->search = (kq_search){.m = w->m, .n = w->n, .opt = opt, .threads = e->plan.threads, .H_in = w->H_in, .H_out = w->H_out,
+    e->search = (kq_search){.D = w->D, .m = w->m, .n = w->n, .opt = opt, .threads = e->plan.threads, .H_in = w->H_in, .H_out = w->H_out,
                             .report = &e->report, .state = (char *)e->block + e->plan.bytes + square_bytes(&e->plan)};
     e->machine->start(&e->search);
     return KQ_OK;
@@ -255,6 +255,11 @@ static kq_status finish_estimate(estimate *e, kq_error *err)
     return status;
 }
 
+static size_t wanted_samples(const estimate *e)
+{
+    return e->step.samples ? e->step.samples : e->plan.D;
+}
+
 /* Up to the next pass: the product that this estimate wants is begun; or it is finished. */
 static kq_status next_product(estimate *e, kq_error *err)
 {
@@ -263,24 +268,33 @@ static kq_status next_product(estimate *e, kq_error *err)
     if (status)
         return status;
     e->seen = 0;
-    return more ? kq_product_begin(&e->product, e->step.adjoint, e->step.kind, e->step.mid, err) : finish_estimate(e, err);
+    if (!more)
+        return finish_estimate(e, err);
+    return kq_product_begin(&e->product, e->step.adjoint, e->step.kind, e->step.mid, wanted_samples(e), err);
 }
 
 static kq_status add_samples(estimate *e, const uint16_t *g, size_t count, kq_error *err)
 {
     kq_status status = KQ_OK;
-    if (e->first && count <= e->plan.D - e->seen)
-        status = add_squares(&e->plan, g, e->seen, count, (float *)((char *)e->block + e->plan.bytes), &e->squares, err);
-    e->seen += count;
+    if (e->step.samples && count > e->step.samples - e->seen)
+        count = e->step.samples - e->seen;
+    if (!count)
+        return KQ_OK;
+    const size_t end = e->seen + count, from = e->counted > e->seen ? e->counted : e->seen; /* samples not looked at before */
+    if (from < end && end <= e->plan.D) {
+        status = add_squares(&e->plan, g + (from - e->seen) * e->plan.sample, from, end - from, (float *)((char *)e->block + e->plan.bytes),
+                             &e->squares, err);
+        e->counted = end;
+    }
+    e->seen = end;
     return status ? status : kq_product_add(&e->product, g, count, err);
 }
 
 static kq_status end_product(estimate *e, kq_error *err)
 {
     kq_status status = kq_product_end(&e->product, e->step.out, err);
-    if (!status && e->first)
-        status = check_squares(e->squares, e->plan.D, e->plan.m, e->plan.n, err);
-    e->first = false;
+    if (!status)
+        status = check_squares(e->squares, e->counted, e->plan.m, e->plan.n, err);
     e->report.products++;
     return status ? status : e->machine->absorb(&e->search, err);
 }
@@ -324,7 +338,16 @@ static kq_status end_step(estimate *e, const uint16_t *g, size_t count, kq_error
 
 static kq_status sink_add(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err)
 {
-    return each((driver *)to, source, add_samples, g, count, err);
+    driver *d = (driver *)to;
+    kq_status status = each(d, source, add_samples, g, count, err);
+    bool enough = true;
+    for (size_t i = 0; i < d->count; i++) {
+        const estimate *e = &d->e[i];
+        enough = enough && (e->finished || e->what->source != source || (e->step.samples && e->seen >= e->step.samples));
+    }
+    if (enough)
+        to->wanted &= ~((uint64_t)1 << source);
+    return status;
 }
 
 static kq_status drive(driver *d, bool pieces, kq_gradient_pass *pass, void *pass_ctx, int (*progress)(void *ctx, double fraction),
@@ -406,7 +429,7 @@ static kq_status over_gradients(void *ctx, kq_gradient_sink *to, kq_error *err)
     const at_hand *a = ctx;
     const kq_gradients *G = a->G;
     kq_status status = KQ_OK;
-    for (size_t first = 0; first < G->D && !status; first += a->chunk) {
+    for (size_t first = 0; first < G->D && to->wanted && !status; first += a->chunk) {
         size_t count = G->D - first < a->chunk ? G->D - first : a->chunk;
         const uint16_t *g = G->g ? G->g + first * kq_sample_size(G->m, G->n, G->T) : a->buffer;
         if (!G->g)
@@ -469,6 +492,13 @@ int kq_factors_products(const kq_factor_options *opt)
     return most < TYPICAL ? most : TYPICAL;
 }
 
+double kq_factors_passes(const kq_factor_options *opt, size_t D)
+{
+    if (opt->method != KQ_FLIPFLOP)
+        return kq_factors_products(opt);
+    return 2 + 2.0 * (opt->rounds - 1) * (double)kq_flipflop_early(opt, D) / (double)D;
+}
+
 double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int products)
 {
     kq_product_plan plan;
@@ -479,7 +509,8 @@ double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int 
         const bool flipflop = opt->method == KQ_FLIPFLOP, adjoint = (i % 2 == 0) == flipflop;
         const bool identity = i == 0 && (flipflop || (opt->method != KQ_YAQA_B && !opt->start_random));
         const double d = (double)(adjoint ? G->m : G->n);
-        flop += kq_product_flop(&plan, adjoint, identity ? KQ_MID_IDENTITY : flipflop ? KQ_MID_TRIANGULAR : KQ_MID_SYMMETRIC);
+        const size_t samples = flipflop && i < 2 * (opt->rounds - 1) ? kq_flipflop_early(opt, G->D) : G->D;
+        flop += kq_product_flop(&plan, adjoint, identity ? KQ_MID_IDENTITY : flipflop ? KQ_MID_TRIANGULAR : KQ_MID_SYMMETRIC, samples);
         if (flipflop && !identity)
             flop += 2.0 / 3.0 * d * d * d;
     }
@@ -512,7 +543,7 @@ kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y,
     int before = kq_one_thread_begin();
     if (!status) {
         kq_product_init(&one.p, &plan, block);
-        status = kq_product_begin(&one.p, adjoint, KQ_MID_SYMMETRIC, Y, err);
+        status = kq_product_begin(&one.p, adjoint, KQ_MID_SYMMETRIC, Y, G->D, err);
     }
     if (!status)
         status = over_gradients(&source, &one.sink, err);

@@ -60,6 +60,7 @@ typedef struct kq_factor_options {
     int threads;
     double rho;           /* flipflop: added to each factor's unit mean diagonal before it is inverted (1e-2) */
     int rounds;           /* flipflop, flipflop-tokens: full rounds (3) */
+    size_t early;         /* flipflop: samples that the rounds before the last take, the first ones of D (16); 0: all */
     int passes;           /* yaqa-a: passes over the tokens (2) */
     double tol;           /* fastkron, yaqa-b, diag: stop at this residual (1e-3) */
     int max_iter;         /* likewise: at most this many steps (32) */
@@ -104,18 +105,19 @@ size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt);
 /* Products that an estimate takes: flipflop's are known beforehand; of a method that iterates, the most to expect at a residual of 1e-3
  * (SmolLM2: 8 to 18). And the arithmetic of that many, as the report counts it. Of G only the sizes count. */
 int kq_factors_products(const kq_factor_options *opt);
+double kq_factors_passes(const kq_factor_options *opt, size_t D); /* the same in passes over all D samples: early rounds are parts of one */
 double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int products);
 
 /* ---- gradients that are kept nowhere: several estimates side by side, one product of each a pass over the samples ---- */
 
-/* Where a pass hands its samples: those of each source (a linear of the block) in order, any number at a time. A source that nobody
- * wants any more may be left out. Not to be called by two threads at once; it uses the threads of the options itself. */
+/* Where a pass hands its samples: those of each source (a linear of the block) in order, any number at a time. `wanted` shrinks while it goes on:
+ * a source that nobody wants any more samples of may be left out, and once there is none the pass may end. Not to be called by two threads at once; it uses the threads of the options itself. */
 typedef struct kq_gradient_sink kq_gradient_sink;
 struct kq_gradient_sink {
     kq_status (*add)(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err); /* g [count, kq_sample_size] */
-    uint64_t wanted; /* bit of each source */
+    uint64_t wanted; /* bit of each source; add may clear its own */
 };
-/* Goes over all samples of the wanted sources once. The same samples, bit by bit, every time. */
+/* Goes over the samples of the wanted sources once. The same samples, bit by bit, every time. */
 typedef kq_status kq_gradient_pass(void *ctx, kq_gradient_sink *to, kq_error *err);
 
 typedef struct kq_stream_linear { /* one estimate of one linear */

@@ -1,4 +1,5 @@
-/* Matrix-normal maximum likelihood by alternation (Dutilleul 1999): docs/math.md eq. 3. */
+/* Matrix-normal maximum likelihood by alternation (Dutilleul 1999): docs/math.md eq. 3. What the rounds before the last find is only the
+ * weighting of the last one's sums, for which few samples will do. */
 #include <assert.h>
 #include <math.h>
 
@@ -62,6 +63,8 @@ static kq_status flipflop_next(kq_search *s, kq_step *step, bool *more, kq_error
     if (!(*more = f->half < 2 * s->opt->rounds))
         return KQ_OK;
     *step = (kq_step){.adjoint = in, .kind = KQ_MID_IDENTITY, .out = in ? s->H_in : s->H_out};
+    if (f->half < 2 * (s->opt->rounds - 1))
+        step->samples = kq_flipflop_early(s->opt, s->D);
     if (!f->half)
         return KQ_OK;
     step->kind = KQ_MID_TRIANGULAR;
@@ -79,9 +82,16 @@ static kq_status flipflop_absorb(kq_search *s, kq_error *err)
     return KQ_OK;
 }
 
+size_t kq_flipflop_early(const kq_factor_options *opt, size_t D)
+{
+    return opt->early && opt->early < D ? opt->early : D;
+}
+
 static double flipflop_fraction(const kq_search *s)
 {
-    return ((const flipflop *)s->state)->half / (2.0 * s->opt->rounds);
+    const double share = (double)kq_flipflop_early(s->opt, s->D) / (double)s->D;
+    const int half = ((const flipflop *)s->state)->half, early = 2 * (s->opt->rounds - 1);
+    return (half < early ? half * share : early * share + half - early) / (early * share + 2);
 }
 
 static kq_status flipflop_finish(kq_search *s, kq_error *err)

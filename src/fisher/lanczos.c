@@ -197,12 +197,12 @@ static kq_status lanczos_next(kq_search *s, kq_step *step, bool *more, kq_error 
     *more = l->stage != END;
     if (l->stage == FORWARD || l->stage == CHECK_FORWARD) {
         unpack(l->stage == FORWARD ? l->V + l->k * triangle(s->n) : l->v, s->n, 1, s->H_in, s->threads);
-        *step = (kq_step){false, KQ_MID_SYMMETRIC, s->H_in, s->H_out};
+        *step = (kq_step){.kind = KQ_MID_SYMMETRIC, .mid = s->H_in, .out = s->H_out};
         if (l->stage == FORWARD && from_identity(s))
-            *step = (kq_step){false, KQ_MID_IDENTITY, NULL, s->H_out};
+            *step = (kq_step){.kind = KQ_MID_IDENTITY, .out = s->H_out};
     } else if (*more) {
         unpack(l->stage == BACK ? l->U + l->k * triangle(s->m) : l->u, s->m, 1, s->H_out, s->threads);
-        *step = (kq_step){true, KQ_MID_SYMMETRIC, s->H_out, s->H_in};
+        *step = (kq_step){.adjoint = true, .kind = KQ_MID_SYMMETRIC, .mid = s->H_out, .out = s->H_in};
     }
     return KQ_OK;
 }

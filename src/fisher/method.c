@@ -79,5 +79,5 @@ kq_token_pass kq_method_pass(const kq_factor_options *opt, size_t i)
 
 kq_factor_options kq_factor_defaults(void)
 {
-    return (kq_factor_options){.method = KQ_FLIPFLOP, .compute = KQ_F32, .threads = 1, .rho = 1e-2, .rounds = 3, .passes = 2, .tol = 1e-3, .max_iter = 32};
+    return (kq_factor_options){.method = KQ_FLIPFLOP, .compute = KQ_F32, .threads = 1, .rho = 1e-2, .rounds = 3, .early = 16, .passes = 2, .tol = 1e-3, .max_iter = 32};
 }

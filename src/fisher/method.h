@@ -10,11 +10,12 @@ typedef struct kq_step {
     kq_middle kind;
     const float *mid; /* [n,n] or, adjoint, [m,m]; read until the product is there. NULL for KQ_MID_IDENTITY */
     float *out;       /* [m,m] or, adjoint, [n,n]: where absorb looks for it. Not mid */
+    size_t samples;   /* the mean over so many of the first ones; 0: over all */
 } kq_step;
 
 /* One layer's estimation. The pass over the samples happens outside, between next and absorb. */
 typedef struct kq_search {
-    size_t m, n;
+    size_t D, m, n;
     const kq_factor_options *opt; /* checked, borrowed */
     int threads;                  /* at least 1 */
     float *H_in, *H_out;          /* the caller's: working matrices, and the result */
@@ -32,6 +33,9 @@ typedef struct kq_machine {
     kq_status (*finish)(kq_search *s, kq_error *err); /* H_in and H_out, positive semidefinite, on any scale */
 } kq_machine;
 extern const kq_machine kq_flipflop, kq_lanczos, kq_power; /* one file each */
+
+/* Samples of an early round of flipflop, out of D. */
+size_t kq_flipflop_early(const kq_factor_options *opt, size_t D);
 
 typedef struct kq_estimator {
     const char *name;

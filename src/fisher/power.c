@@ -64,7 +64,8 @@ static kq_status power_next(kq_search *s, kq_step *step, bool *more, kq_error *e
     (void)err;
     const power *p = s->state;
     *more = p->steps < s->opt->max_iter && !s->report->converged;
-    *step = p->half ? (kq_step){true, KQ_MID_SYMMETRIC, s->H_out, iterate_of(s)} : (kq_step){false, KQ_MID_SYMMETRIC, s->H_in, s->H_out};
+    *step = p->half ? (kq_step){.adjoint = true, .kind = KQ_MID_SYMMETRIC, .mid = s->H_out, .out = iterate_of(s)}
+                    : (kq_step){.kind = KQ_MID_SYMMETRIC, .mid = s->H_in, .out = s->H_out};
     return KQ_OK;
 }
 

@@ -152,7 +152,7 @@ static kq_status multiply(const kq_product *p, bool ta, bool tb, size_t m, size_
 /* Samples of the chunk that the next one belongs to. */
 static size_t chunk_count(const kq_product *p)
 {
-    return min_size(p->plan.chunk, p->plan.D - p->done);
+    return min_size(p->plan.chunk, p->samples - p->done);
 }
 
 /* Stage 0 (f32), factored: every g_i of the chunk on top of the other, then every x_i. */
@@ -368,7 +368,7 @@ static kq_status finish_factored(kq_product *p, const uint16_t *g, size_t count,
 /* out = (1/D) the sum of the partial sums, mirrored. */
 static void finish(const kq_product *p, size_t splits, size_t ld, size_t dim, float *out)
 {
-    double inverse = 1.0 / (double)p->plan.D;
+    double inverse = 1.0 / (double)p->samples;
     #pragma omp parallel for schedule(dynamic, 16) num_threads(p->plan.threads) if (p->plan.threads > 1)
     for (size_t i = 0; i < dim; i++)
         for (size_t j = 0; j <= i; j++) {
@@ -475,15 +475,15 @@ static kq_status finish_chunk(kq_product *p, const uint16_t *g, size_t count, kq
     return status ? status : gather(p, p->adjoint, m, n, T, p->kind == KQ_MID_SYMMETRIC ? G : T, count, err);
 }
 
-double kq_product_flop(const kq_product_plan *plan, bool adjoint, kq_middle kind)
+double kq_product_flop(const kq_product_plan *plan, bool adjoint, kq_middle kind, size_t samples)
 {
     const double dim = (double)(adjoint ? plan->n : plan->m), other = (double)(adjoint ? plan->m : plan->n);
-    const double D = (double)plan->D, T = (double)plan->T;
+    const double D = (double)samples, T = (double)plan->T;
     const double work = (kind == KQ_MID_IDENTITY ? 0 : kind == KQ_MID_TRIANGULAR ? 1 : 2) * other;
     return plan->T ? D * T * (work * other + T * (other + 2 * dim) + dim * dim) : D * dim * other * (work + dim);
 }
 
-kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err)
+kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, size_t samples, kq_error *err)
 {
     const kq_product_plan *plan = &p->plan;
     const size_t dim = adjoint ? plan->n : plan->m, other = adjoint ? plan->m : plan->n;
@@ -493,7 +493,8 @@ kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const fl
     p->kind = kind;
     p->mid = mid;
     p->done = p->held = 0;
-    p->flop += kq_product_flop(plan, adjoint, kind);
+    p->samples = samples;
+    p->flop += kq_product_flop(plan, adjoint, kind, samples);
     if (plan->panels) {
         begin_panels(p);
         return KQ_OK;
@@ -507,8 +508,8 @@ kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const fl
 kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_error *err)
 {
     const size_t each = p->plan.sample;
-    if (count > p->plan.D - p->done - p->held)
-        return kq_fail(err, KQ_E_ARG, "a product of %zu samples is given %zu after %zu", p->plan.D, count, p->done + p->held);
+    if (count > p->samples - p->done - p->held)
+        return kq_fail(err, KQ_E_ARG, "a product of %zu samples is given %zu after %zu", p->samples, count, p->done + p->held);
     while (count) {
         const size_t all = chunk_count(p), take = min_size(count, all - p->held);
         const uint16_t *whole = g;
@@ -539,8 +540,8 @@ kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_erro
 kq_status kq_product_end(kq_product *p, float *out, kq_error *err)
 {
     const size_t dim = p->adjoint ? p->plan.n : p->plan.m;
-    if (p->done != p->plan.D)
-        return kq_fail(err, KQ_E_ARG, "a product of %zu samples ends after %zu", p->plan.D, p->done + p->held);
+    if (p->done != p->samples)
+        return kq_fail(err, KQ_E_ARG, "a product of %zu samples ends after %zu", p->samples, p->done + p->held);
     if (p->plan.panels)
         finish(p, panel_splits(dim, p->plan.chunk), panel_count(dim) * KQ_PANEL, dim, out);
     else

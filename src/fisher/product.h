@@ -28,7 +28,7 @@ typedef struct kq_product_plan {
  *     G_i Y G_i^T = a_i^T S_i a_i,   S_i = p_i Y p_i^T [T,T],
  * and with Y = C^T C: S_i = (p_i C^T)(p_i C^T)^T. Cost: kq_factored_pays. */
 
-/* A product in the making: begun, fed all D samples in order, ended. Samples are taken a chunk at a time, however they arrive: the bits do
+/* A product in the making: begun, fed its samples in order, ended. Samples are taken a chunk at a time, however they arrive: the bits do
  * not depend on it. */
 typedef struct kq_product {
     kq_product_plan plan;
@@ -41,6 +41,7 @@ typedef struct kq_product {
     bool adjoint;     /* the product at work */
     kq_middle kind;
     const float *mid; /* borrowed */
+    size_t samples;   /* of the product at work */
     size_t done;      /* samples of finished chunks */
     size_t held;      /* samples of the chunk at hand */
     double flop;      /* useful arithmetic so far (symmetric and triangular work counted once) */
@@ -53,12 +54,12 @@ bool kq_product_size(kq_product_plan *plan, const kq_gradients *G, kq_compute co
 /* Hand the slices of `block` (plan->bytes, 64-byte aligned) out; block stays the caller's. */
 void kq_product_init(kq_product *p, const kq_product_plan *plan, void *block);
 
-/* Useful arithmetic of one product (symmetric and triangular work counted once). */
-double kq_product_flop(const kq_product_plan *plan, bool adjoint, kq_middle kind);
+/* Useful arithmetic of one product over so many samples (symmetric and triangular work counted once). */
+double kq_product_flop(const kq_product_plan *plan, bool adjoint, kq_middle kind, size_t samples);
 
-/* (1/D) sum_i of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. mid is read until the end and may
- * not be out; NULL for KQ_MID_IDENTITY. */
-kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, kq_error *err);
+/* The mean over the first `samples` (at most D) of the product, full symmetric: [m,m] from mid [n,n], or [n,n] from mid [m,m] when adjoint. mid
+ * is read until the end and may not be out; NULL for KQ_MID_IDENTITY. */
+kq_status kq_product_begin(kq_product *p, bool adjoint, kq_middle kind, const float *mid, size_t samples, kq_error *err);
 /* The next count samples, g [count, plan.sample] bf16. Without plan.pieces: up to a chunk's end each time. */
 kq_status kq_product_add(kq_product *p, const uint16_t *g, size_t count, kq_error *err);
 kq_status kq_product_end(kq_product *p, float *out, kq_error *err);

@@ -31,9 +31,9 @@ static json_t *said(const kq_prepared *p, size_t file_seq_len, kq_error *err)
         T = strcmp(c->given[i], "seq_len") ? T : c->seq_len;
     if (kq_prepare_text_hash(c, hex, err))
         return NULL;
-    json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:s, s:f, s:i, s:i, s:b, s:f, s:i, s:s}", "text", hex, "tokens",
+    json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:s, s:f, s:i, s:I, s:i, s:b, s:f, s:i, s:s}", "text", hex, "tokens",
                           (json_int_t)(T ? c->tokens / T * T : c->tokens), "seq_len", (json_int_t)c->seq_len, "batch", (json_int_t)c->batch, "labels",
-                          c->sampled_labels ? "sampled" : "text", "draws", (json_int_t)c->draws, "method", c->method, "rho", c->rho, "rounds", c->rounds,
+                          c->sampled_labels ? "sampled" : "text", "draws", (json_int_t)c->draws, "method", c->method, "rho", c->rho, "rounds", c->rounds, "early", (json_int_t)c->early,
                           "passes", c->passes, "exact", c->exact, "tol", c->tol, "max_iter", c->max_iter, "start", c->start_random ? "random" : "identity");
     if (!o)
         kq_fail(err, KQ_E_MEMORY, "out of memory: settings");

@@ -89,6 +89,7 @@ static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p,
     p->factor.exact = c->exact;
     p->factor.rho = c->rho;
     p->factor.rounds = c->rounds;
+    p->factor.early = c->early;
     p->factor.passes = c->passes;
     p->factor.tol = c->tol;
     p->factor.max_iter = c->max_iter;
@@ -213,8 +214,10 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
         if (method == KQ_FLIPFLOP || method == KQ_FLIPFLOP_TOKENS) {
             json_object_set_new(o, "rho", json_real(c->rho));
             json_object_set_new(o, "rounds", json_integer(c->rounds));
-            if (method == KQ_FLIPFLOP)
+            if (method == KQ_FLIPFLOP) {
+                json_object_set_new(o, "early", json_integer((json_int_t)c->early));
                 json_object_set_new(o, "exact", json_boolean(c->exact));
+            }
         } else if (method == KQ_YAQA_A) {
             json_object_set_new(o, "passes", json_integer(c->passes));
         } else if (kq_method_iterates(method)) {

@@ -16,7 +16,7 @@
 kq_quantize_options kq_quantize_defaults(void)
 {
     return (kq_quantize_options){
-        .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .draws = 1, .passes = 2, .method = "flipflop", .rho = 1e-2, .rounds = 3, .tol = 1e-3, .max_iter = 32},
+        .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .draws = 1, .passes = 2, .method = "flipflop", .rho = 1e-2, .rounds = 3, .early = 16, .tol = 1e-3, .max_iter = 32},
         .bits = 2, .code = "hyb", .sigma_reg = 0.1, .shrink = 0.5, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
     };
 }
@@ -333,6 +333,8 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
             fprintf(f, " --rho %g", c->rho);
         if (c->rounds != d.calibration.rounds)
             fprintf(f, " --rounds %d", c->rounds);
+        if (c->early != d.calibration.early)
+            fprintf(f, " --early %zu", c->early);
         if (c->exact)
             fputs(" --exact", f);
         if (c->tol != d.calibration.tol)

@@ -452,13 +452,12 @@ static kq_status stream_pass(void *ctx, kq_gradient_sink *to, kq_error *err)
     kq_sweeper *w = b->w;
     const size_t units = units_of(w), slots = slots_of(w);
     kq_status status = KQ_OK;
-    b->wanted = 0;
-    for (size_t i = 0; i < st->count; i++) {
+    for (size_t i = 0; i < st->count; i++)
         st->items[i].next = st->items[i].pending = 0;
-        if (to->wanted >> i & 1)
-            b->wanted |= 1u << st->items[i].id;
-    }
-    for (b->first = 0; b->first < units && !status; b->first += slots) {
+    for (b->first = 0; b->first < units && (to->wanted || b->out) && !status; b->first += slots) {
+        b->wanted = 0;
+        for (size_t i = 0; i < st->count; i++)
+            b->wanted |= to->wanted >> i & 1 ? 1u << st->items[i].id : 0;
         const size_t count = units - b->first < slots ? units - b->first : slots;
         double start = kq_now_s();
         status = kq_sweep_each(w, count, unit_item, b, "backward", down(w, b->layer, st->share), down(w, b->layer, st->share), err);

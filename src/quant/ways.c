@@ -153,11 +153,12 @@ static kq_status tile_rate(const kq_prepared *p, double *out, kq_error *err)
 /* Seconds of each stage. */
 typedef struct stages { double forward, backward, factors, rounding; } stages;
 
-static int passes_of(const kq_prepared *p, kq_gradient_way way)
+/* Over all samples; flipflop's early rounds are parts of a pass. */
+static double passes_of(const kq_prepared *p, const kq_sweep *s)
 {
     const kq_needs needs = kq_method_needs(p->factor.method);
-    return needs == KQ_NEEDS_TOKENS                               ? (int)kq_method_passes(&p->factor)
-           : needs == KQ_NEEDS_GRADIENTS && way == KQ_WAY_STREAM ? kq_factors_products(&p->factor)
+    return needs == KQ_NEEDS_TOKENS                               ? (double)kq_method_passes(&p->factor)
+           : needs == KQ_NEEDS_GRADIENTS && s->way == KQ_WAY_STREAM ? kq_factors_passes(&p->factor, s->n_seq * s->draws / p->estimate.batch)
                                                                  : 1;
 }
 
@@ -204,7 +205,7 @@ static stages count_seconds(const kq_prepared *p, const kq_sweep *s, const rates
         return t;
     t.forward += tokens * draws * 2 * head / gemm;
     const double down = 2 * block + 3.5 * attention; /* recomputed, and back to the inputs */
-    t.backward = tokens * draws * (through * down + wanted * passes_of(p, s->way) * (down + gradients)) / gemm;
+    t.backward = tokens * draws * (through * down + wanted * passes_of(p, s) * (down + gradients)) / gemm;
     return t;
 }
 
@@ -258,9 +259,9 @@ static json_t *describe(const kq_prepared *p, const kq_sweep *s, size_t memory, 
 {
     json_t *seconds = json_pack("{s:f, s:f, s:f, s:f, s:f}", "forward", t->forward, "backward", t->backward, "factors", t->factors,
                                 "rounding", t->rounding, "total", t->forward + t->backward + t->factors + t->rounding);
-    return json_pack("{s:s, s:s*, s:I, s:I, s:i, s:i, s:o}", "gradients", kq_gradient_way_name(s->way), "refused", refused,
+    return json_pack("{s:s, s:s*, s:I, s:I, s:i, s:f, s:o}", "gradients", kq_gradient_way_name(s->way), "refused", refused,
                      "memory_bytes", (json_int_t)memory, "disk_bytes", (json_int_t)disk, "sequences_at_once",
-                     s->workers ? s->workers : s->threads, "passes_a_block", passes_of(p, s->way), "seconds", seconds);
+                     s->workers ? s->workers : s->threads, "passes_a_block", passes_of(p, s), "seconds", seconds);
 }
 
 kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char **plan_json, kq_error *err)

@@ -2,8 +2,8 @@
 # A process that dies between any two changes of its folders, and the same command after it: the result of an undisturbed run, and nothing left.
 . "$(dirname "$0")/common.sh"
 : "${DIE_AT_SO:?the library of die_at.c}"
-# Each STEP-th place, from one that differs from command to command: 1 tries all (two minutes).
-STEP=${STEP:-11}
+# Each STEP-th place, from one that differs from command to command: 1 tries all (two minutes, most of an hour with sanitizers).
+STEP=${STEP:-${SANITIZE:+41}} STEP=${STEP:-11}
 ONLY='layers\.1\.(mlp\.down|self_attn\.q)'
 
 # die_everywhere WHOLE RESULT COMMAND...: the command with RESULT for its output, killed at each place in turn and run again, gives WHOLE (by `alike`).

@@ -12,7 +12,9 @@ ways() { # METHOD OPTIONS...: factor files and checkpoints do not depend on wher
     done
 }
 say "calibrate: memory, disk, stream"
-ways flipflop
+ways flipflop --early 5
+must "$KRONQ" calibrate "$HF" -o all $CAL --only 'layers\.(0|2)\.' --early 0 --quiet
+cmp -s all f-flipflop-memory && fail "--early 5 is without effect"
 ways fastkron --max-iter 4 --threads 1
 ways yaqa-b --max-iter 3 --batch 4 --threads 3
 ways flipflop-tokens

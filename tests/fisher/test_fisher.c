@@ -174,7 +174,7 @@ static void names(void **state)
 
 static void apply(kq_product *p, const kq_gradients *G, bool adjoint, kq_middle kind, const float *mid, float *out)
 {
-    check_ok(kq_product_begin(p, adjoint, kind, mid, &err));
+    check_ok(kq_product_begin(p, adjoint, kind, mid, p->plan.D, &err));
     for (size_t first = 0; first < G->D; first += p->plan.chunk) {
         size_t count = G->D - first < p->plan.chunk ? G->D - first : p->plan.chunk;
         check_ok(kq_product_add(p, G->g + first * p->plan.sample, count, &err));
@@ -279,8 +279,8 @@ static void many_chunks(void **state)
     free(want);
 }
 
-/* Eq. 3 word for word, f64. */
-static void naive_flipflop(const sample_set *s, double rho, int rounds, double **H_in, double **H_out)
+/* Eq. 3 word for word, f64; the rounds before the last over the first `early` samples. */
+static void naive_flipflop(const sample_set *s, double rho, int rounds, size_t early, double **H_in, double **H_out)
 {
     size_t m = s->G.m, n = s->G.n;
     double *inverse = get((m > n ? m * m : n * n), sizeof *inverse), *I = get(m * m, sizeof *I), *in = NULL, *out = NULL;
@@ -301,7 +301,9 @@ static void naive_flipflop(const sample_set *s, double rho, int rounds, double *
             free(A);
         }
         free(*to);
-        *to = naive(s, adjoint, from ? inverse : I, 1.0 / ((double)s->G.D * (double)dim));
+        sample_set these = *s;
+        these.G.D = half < 2 * (rounds - 1) ? early : s->G.D;
+        *to = naive(&these, adjoint, from ? inverse : I, 1.0 / ((double)these.G.D * (double)dim));
     }
     double ti = 0, to = 0, want = mean_square(s);
     for (size_t i = 0; i < n; i++)
@@ -322,16 +324,20 @@ static void naive_flipflop(const sample_set *s, double rho, int rounds, double *
 static void flipflop_is_eq_3(void **state)
 {
     (void)state;
-    static const size_t sizes[][3] = {{9, 7, 5}, {4, 40, 210}, {6, 140, 30}, {1, 12, 12}, {5, 1, 9}, {5, 9, 1}};
+    static const size_t sizes[][4] = {{9, 7, 5, 9}, {4, 40, 210, 0}, {6, 140, 30, 100}, {1, 12, 12, 16}, {5, 1, 9, 5}, {5, 9, 1, 5}, {9, 7, 5, 4}, {6, 140, 30, 1}, {23, 40, 60, 11}};
+    double flop[2] = {0};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-        size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2];
+        const size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2], early = sizes[k][3] && sizes[k][3] < D ? sizes[k][3] : D;
         sample_set s = samples(D, m, n, 20 + k);
         double *in_d, *out_d;
-        naive_flipflop(&s, 1e-2, 3, &in_d, &out_d);
+        naive_flipflop(&s, 1e-2, 3, early, &in_d, &out_d);
         float *want_in = to_float(in_d, n * n), *want_out = to_float(out_d, m * m);
         float *H_in = get(n * n, sizeof *H_in), *H_out = get(m * m, sizeof *H_out);
         kq_factor_options opt = kq_factor_defaults();
         kq_factor_report report;
+        assert_int_equal(opt.early, 16);
+        opt.early = sizes[k][3];
+        assert_true(fabs(kq_factors_passes(&opt, D) - (2 + 4.0 * (double)early / (double)D)) < 1e-12);
         for (int way = 0; way < 3; way++) {
             double tol = way == 1 ? 2e-2 : way == 2 ? 1e-3 : 1e-4; /* the middle amplifies what the gradients' and its own rounding did */
             opt.compute = way == 1 ? KQ_BF16 : KQ_F32;
@@ -341,8 +347,11 @@ static void flipflop_is_eq_3(void **state)
             check_close(H_out, want_out, m * m, tol);
             check_factors(&s, H_in, H_out, &report);
             assert_int_equal(report.products, 6);
-            assert_true(report.converged && report.regularised == 0 && report.flop > 0);
+            assert_true(report.converged && report.regularised == 0);
+            assert_true(fabs(kq_factors_flop(&s.G, &opt, 6) / report.flop - 1) < 1e-9);
         }
+        flop[0] = k == 0 ? report.flop : flop[0];
+        flop[1] = early == 4 && D == 9 ? report.flop : flop[1];
         free(in_d);
         free(out_d);
         free(want_in);
@@ -351,6 +360,7 @@ static void flipflop_is_eq_3(void **state)
         free(H_out);
         drop(s);
     }
+    assert_true(flop[1] < 0.8 * flop[0]);
 }
 
 /* Log-likelihood of G_i ~ MN(0, c Ho, Hi) at the best scale c, up to a constant. */
@@ -808,7 +818,7 @@ static kq_status read_samples(void *ctx, size_t first, size_t count, uint16_t *g
 {
     other_source *o = ctx;
     const size_t mn = o->s->G.m * o->s->G.n;
-    assert_true(first == o->next && first + count <= o->s->G.D); /* in order, all of them */
+    assert_true((!first || first == o->next) && first + count <= o->s->G.D); /* in order, all of them or as many as are asked for */
     o->next = (first + count) % o->s->G.D;
     o->longest = count > o->longest ? count : o->longest;
     if (!o->file) {
@@ -826,12 +836,11 @@ typedef struct many_sources { const sample_set *s; size_t count, group[3], passe
 static kq_status pass_over(void *ctx, kq_gradient_sink *to, kq_error *e)
 {
     many_sources *o = ctx;
-    size_t at[3] = {0}, left = o->count, D = o->s[0].G.D;
+    size_t at[3] = {0}, D = o->s[0].G.D;
     o->passes++;
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < o->count; i++)
-        left -= !(to->wanted >> i & 1);
-    while (left)
+    for (bool more = true; more;) {
+        more = false;
         for (size_t i = 0; i < o->count && !status; i++) {
             size_t count = D - at[i] < o->group[i] ? D - at[i] : o->group[i];
             if (!(to->wanted >> i & 1) || at[i] == D)
@@ -839,10 +848,11 @@ static kq_status pass_over(void *ctx, kq_gradient_sink *to, kq_error *e)
             status = to->add(to, i, o->s[i].bits + at[i] * o->s[i].G.m * o->s[i].G.n, count, e);
             at[i] += count;
             o->given[i] += count;
-            left -= at[i] == D;
+            more = more || (at[i] < D && to->wanted >> i & 1);
             if (status)
                 return status;
         }
+    }
     return KQ_OK;
 }
 
@@ -851,7 +861,7 @@ static void sources_agree(void **state)
 {
     (void)state;
     static const size_t sizes[3][2] = {{80, 200}, {130, 30}, {1, 9}};
-    enum { D = 41 };
+    enum { D = 41, EARLY = 12 };
     sample_set s[3];
     float *want[4][2], *got[4][2];
     for (size_t i = 0; i < 3; i++)
@@ -868,6 +878,7 @@ static void sources_agree(void **state)
             opt[i].exact = variant == 3;
             opt[i].max_iter = 3;
             opt[i].rounds = 2;
+            opt[i].early = EARLY;
             opt[i].chunk_bytes = (size_t)300 << 10; /* several chunks, the last shorter */
             opt[i].threads = 1;
             const sample_set *mine = &s[i % 3];
@@ -913,7 +924,8 @@ static void sources_agree(void **state)
             assert_int_equal(o.passes, longest);
             size_t first = (size_t)(report[0].products > report[3].products ? report[0].products : report[3].products);
             assert_int_equal(o.given[0], D * first); /* a finished layer is asked for no more */
-            assert_int_equal(o.given[1], D * (size_t)report[1].products);
+            const size_t early = (EARLY + o.group[1] - 1) / o.group[1] * o.group[1];
+            assert_int_equal(o.given[1], opt[1].method == KQ_FLIPFLOP ? 2 * D + 2 * (early < D ? early : D) : D * (size_t)report[1].products);
             for (size_t i = 0; i < 4; i++) {
                 const size_t m = linears[i].m, n = linears[i].n;
                 assert_memory_equal(got[i][0], want[i][0], n * n * sizeof(float));
@@ -1000,7 +1012,7 @@ static void factored_products(void **state)
                     apply(&p, &F, adjoint, (kq_middle)kind, mid, got);
                     /* as in products; bf16 rounds S and S a too */
                     check_close(got, want, dim * dim, way ? 1e-2 : 2e-6);
-                    check_ok(kq_product_begin(&p, adjoint, (kq_middle)kind, mid, &err));
+                    check_ok(kq_product_begin(&p, adjoint, (kq_middle)kind, mid, p.plan.D, &err));
                     for (size_t i = 0; i < D; i++) /* one by one: the same bytes */
                         check_ok(kq_product_add(&p, tokens + i * plan.sample, 1, &err));
                     check_ok(kq_product_end(&p, again, &err));
@@ -1208,7 +1220,7 @@ static void integers_hold(void **state)
         }
         s.G = (kq_gradients){.D = D, .m = M, .n = N, .g = s.bits};
         double *in_d, *out_d;
-        naive_flipflop(&s, 1e-2, 2, &in_d, &out_d);
+        naive_flipflop(&s, 1e-2, 2, s.G.D, &in_d, &out_d);
         float *H_in = get(N * N, sizeof *H_in), *H_out = get(M * M, sizeof *H_out);
         float *want_in = to_float(in_d, N * N), *want_out = to_float(out_d, M * M);
         kq_factor_options opt = kq_factor_defaults();

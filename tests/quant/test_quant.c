@@ -548,6 +548,7 @@ static void way_sweep(const char *name, int case_, kq_gradient_way way, int thre
     f[0].method = case_ == 3 ? KQ_YAQA_B : KQ_FLIPFLOP;
     f[1].method = KQ_FASTKRON;
     f[0].max_iter = f[1].max_iter = 3;
+    f[0].early = 5; /* of 12 */
     f[0].threads = f[1].threads = threads;
     const kq_sweep_estimate e[2] = {{.factor = &f[0], .batch = case_ == 3 ? 3 : 1, .n_seq = WAYS_SEQ, .ctx = &k[0]},
                                     {.factor = &f[1], .batch = 2, .n_seq = 6, .seq = some, .ctx = &k[1]}};
