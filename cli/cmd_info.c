@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "cli.h"
 
@@ -81,17 +82,6 @@ static const char *word(const json_t *o, const char *key)
     return json_string_value(json_object_get(o, key));
 }
 
-static const char *duration(double s, char buf[32])
-{
-    if (s < 600)
-        snprintf(buf, 32, "%.0f s", s);
-    else if (s < 2 * 3600)
-        snprintf(buf, 32, "%.0f min", s / 60);
-    else
-        snprintf(buf, 32, "%.1f h", s / 3600);
-    return buf;
-}
-
 static int print_ways(const cli *c)
 {
     kq_error err;
@@ -114,9 +104,9 @@ static int print_ways(const cli *c)
     json_array_foreach (json_object_get(o, "ways"), i, way) {
         const json_t *s = json_object_get(way, "seconds");
         printf("%-10s %10s %10s %9.0f %10s ", word(way, "gradients"), cli_bytes(real(way, "memory_bytes"), a),
-               cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"), duration(real(s, "forward"), d));
-        printf("%10s %10s %10s %10s", duration(real(s, "backward"), a), duration(real(s, "factors"), b), duration(real(s, "rounding"), d),
-               duration(real(s, "total"), e));
+               cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"), kq_duration(real(s, "forward"), d));
+        printf("%10s %10s %10s %10s", kq_duration(real(s, "backward"), a), kq_duration(real(s, "factors"), b), kq_duration(real(s, "rounding"), d),
+               kq_duration(real(s, "total"), e));
         if (json_is_string(json_object_get(way, "refused")))
             printf("  %s", word(way, "refused"));
         printf("\n");

@@ -46,16 +46,6 @@ static kq_status say(const kq_common *common, const char *line, kq_error *err)
                                                                                       "the comparison stopped on request") : KQ_OK;
 }
 
-static void duration(double s, char buf[32])
-{
-    if (s < 90)
-        snprintf(buf, 32, "%.0f s", s);
-    else if (s < 5400)
-        snprintf(buf, 32, "%.0f min", s / 60);
-    else
-        snprintf(buf, 32, "%.1f h", s / 3600);
-}
-
 /* ---- passes ---- */
 
 static kq_status factor_path(const kq_cmp *c, const kq_cmp_factors *f, const char *suffix, char path[KQ_CMP_PATH], kq_error *err)
@@ -227,8 +217,7 @@ static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, const pace *p, k
         double s = p->rows_s / (double)p->done * (double)p->left;
         if (p->passes_left)
             s += p->passes_s / (double)p->passes_done * (double)p->passes_left;
-        duration(s, left);
-        snprintf(line + n, sizeof line - (size_t)n, " (about %s to go)", left);
+        snprintf(line + n, sizeof line - (size_t)n, " (about %s to go)", kq_duration(s, left));
     }
     return say(&c->opt->common, line, err);
 }

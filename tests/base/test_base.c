@@ -160,6 +160,11 @@ static void test_peak(void **state)
 static void test_time(void **state)
 {
     (void)state;
+    char text[32];
+    assert_string_equal(kq_duration(599.4, text), "599 s");
+    assert_string_equal(kq_duration(600, text), "10 min");
+    assert_string_equal(kq_duration(7199, text), "120 min");
+    assert_string_equal(kq_duration(9000, text), "2.5 h");
     double t0 = kq_now_s();
     usleep(20000);
     double t1 = kq_now_s();
