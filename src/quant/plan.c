@@ -125,8 +125,7 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
     if (hand > KQ_WAY_STREAM)
         return kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", name);
 #ifdef __GLIBC__
-    if (limit) /* what is freed goes back to the system */
-        mallopt(M_MMAP_THRESHOLD, 1 << 18);
+    mallopt(M_MMAP_THRESHOLD, 1 << 18); /* what is freed goes back to the system: else the peak is up to twice the plan */
 #endif
     const size_t n = list_setups(s, name != NULL, hand, limit, list);
     bool found = false;
