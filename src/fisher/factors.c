@@ -255,11 +255,6 @@ static kq_status finish_estimate(estimate *e, kq_error *err)
     return status;
 }
 
-static size_t wanted_samples(const estimate *e)
-{
-    return e->step.samples ? e->step.samples : e->plan.D;
-}
-
 /* Up to the next pass: the product that this estimate wants is begun; or it is finished. */
 static kq_status next_product(estimate *e, kq_error *err)
 {
@@ -270,14 +265,16 @@ static kq_status next_product(estimate *e, kq_error *err)
     e->seen = 0;
     if (!more)
         return finish_estimate(e, err);
-    return kq_product_begin(&e->product, e->step.adjoint, e->step.kind, e->step.mid, wanted_samples(e), err);
+    return kq_product_begin(&e->product, e->step.adjoint, e->step.kind, e->step.mid,
+                            e->step.samples ? e->step.samples : e->plan.D, err);
 }
 
 static kq_status add_samples(estimate *e, const uint16_t *g, size_t count, kq_error *err)
 {
     kq_status status = KQ_OK;
-    if (e->step.samples && count > e->step.samples - e->seen)
-        count = e->step.samples - e->seen;
+    const size_t wanted = e->product.samples;
+    if (wanted < e->plan.D && count > wanted - e->seen) /* what is left over of a pass that others want more of */
+        count = wanted - e->seen;
     if (!count)
         return KQ_OK;
     const size_t end = e->seen + count, from = e->counted > e->seen ? e->counted : e->seen; /* samples not looked at before */
@@ -343,7 +340,7 @@ static kq_status sink_add(kq_gradient_sink *to, size_t source, const uint16_t *g
     bool enough = true;
     for (size_t i = 0; i < d->count; i++) {
         const estimate *e = &d->e[i];
-        enough = enough && (e->finished || e->what->source != source || (e->step.samples && e->seen >= e->step.samples));
+        enough = enough && (e->finished || e->what->source != source || e->seen >= e->product.samples);
     }
     if (enough)
         to->wanted &= ~((uint64_t)1 << source);
@@ -496,7 +493,7 @@ double kq_factors_passes(const kq_factor_options *opt, size_t D)
 {
     if (opt->method != KQ_FLIPFLOP)
         return kq_factors_products(opt);
-    return 2 + 2.0 * (opt->rounds - 1) * (double)kq_flipflop_early(opt, D) / (double)D;
+    return kq_flipflop_passes(opt, D, 2 * opt->rounds);
 }
 
 double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int products)
@@ -509,7 +506,7 @@ double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int 
         const bool flipflop = opt->method == KQ_FLIPFLOP, adjoint = (i % 2 == 0) == flipflop;
         const bool identity = i == 0 && (flipflop || (opt->method != KQ_YAQA_B && !opt->start_random));
         const double d = (double)(adjoint ? G->m : G->n);
-        const size_t samples = flipflop && i < 2 * (opt->rounds - 1) ? kq_flipflop_early(opt, G->D) : G->D;
+        const size_t samples = flipflop ? kq_flipflop_samples(opt, G->D, i) : G->D;
         flop += kq_product_flop(&plan, adjoint, identity ? KQ_MID_IDENTITY : flipflop ? KQ_MID_TRIANGULAR : KQ_MID_SYMMETRIC, samples);
         if (flipflop && !identity)
             flop += 2.0 / 3.0 * d * d * d;

@@ -56,15 +56,25 @@ static void flipflop_start(kq_search *s)
     *(flipflop *)s->state = (flipflop){0};
 }
 
+size_t kq_flipflop_samples(const kq_factor_options *opt, size_t D, int half)
+{
+    return half < 2 * (opt->rounds - 1) && opt->early && opt->early < D ? opt->early : D;
+}
+
+double kq_flipflop_passes(const kq_factor_options *opt, size_t D, int half)
+{
+    const int early = 2 * (opt->rounds - 1), of_them = half < early ? half : early;
+    return of_them * ((double)kq_flipflop_samples(opt, D, 0) / (double)D) + half - of_them;
+}
+
 static kq_status flipflop_next(kq_search *s, kq_step *step, bool *more, kq_error *err)
 {
     const flipflop *f = s->state;
     const bool in = f->half % 2 == 0;
     if (!(*more = f->half < 2 * s->opt->rounds))
         return KQ_OK;
-    *step = (kq_step){.adjoint = in, .kind = KQ_MID_IDENTITY, .out = in ? s->H_in : s->H_out};
-    if (f->half < 2 * (s->opt->rounds - 1))
-        step->samples = kq_flipflop_early(s->opt, s->D);
+    *step = (kq_step){.adjoint = in, .kind = KQ_MID_IDENTITY, .out = in ? s->H_in : s->H_out,
+                      .samples = kq_flipflop_samples(s->opt, s->D, f->half)};
     if (!f->half)
         return KQ_OK;
     step->kind = KQ_MID_TRIANGULAR;
@@ -82,16 +92,10 @@ static kq_status flipflop_absorb(kq_search *s, kq_error *err)
     return KQ_OK;
 }
 
-size_t kq_flipflop_early(const kq_factor_options *opt, size_t D)
-{
-    return opt->early && opt->early < D ? opt->early : D;
-}
-
 static double flipflop_fraction(const kq_search *s)
 {
-    const double share = (double)kq_flipflop_early(s->opt, s->D) / (double)s->D;
-    const int half = ((const flipflop *)s->state)->half, early = 2 * (s->opt->rounds - 1);
-    return (half < early ? half * share : early * share + half - early) / (early * share + 2);
+    const int half = ((const flipflop *)s->state)->half;
+    return kq_flipflop_passes(s->opt, s->D, half) / kq_flipflop_passes(s->opt, s->D, 2 * s->opt->rounds);
 }
 
 static kq_status flipflop_finish(kq_search *s, kq_error *err)

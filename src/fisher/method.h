@@ -34,8 +34,9 @@ typedef struct kq_machine {
 } kq_machine;
 extern const kq_machine kq_flipflop, kq_lanczos, kq_power; /* one file each */
 
-/* Samples of an early round of flipflop, out of D. */
-size_t kq_flipflop_early(const kq_factor_options *opt, size_t D);
+/* Of D samples, those that flipflop's half round `half` takes; and how many times all D the half rounds before it took. */
+size_t kq_flipflop_samples(const kq_factor_options *opt, size_t D, int half);
+double kq_flipflop_passes(const kq_factor_options *opt, size_t D, int half);
 
 typedef struct kq_estimator {
     const char *name;

@@ -54,3 +54,6 @@ poke() {
     byte=$(od -An -tu1 -j "$2" -N 1 "$1") || fail "poke $1"
     printf "\\$(printf %03o $((byte ^ 16)))" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
 }
+
+# timeless DIR: of a comparison's table what does not depend on the machine's speed.
+timeless() { grep -vE '_s"|peak_bytes"' "$1/table.json"; }

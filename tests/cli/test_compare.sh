@@ -16,8 +16,6 @@ index() { # DIR SPEC BITS SEED
     fail "$1 has no row $2, $3 bits, seed $4"
 }
 figure() { get "$1/table.json" "rows/$2/$3"; }
-# What does not depend on the machine's speed.
-timeless() { grep -vE '_s"|peak_bytes"' "$1/table.json"; }
 
 say "the figures are those of calibrate, quantize and eval"
 SPECS=flipflop,flipflop:rho=1e-1:rounds=2,fastkron:tokens=256,flipflop:labels=sampled:draws=2,flipflop:text=self:tokens=128,input-only,none,flipflop:sigma-reg=5e-2:code=1mad

@@ -46,7 +46,7 @@ must $Q -o whole.factors
 die_everywhere whole.factors f $Q -o f
 
 say "compare"
-alike() { diff <(grep -vE '_s"|peak_bytes"' "$1/table.json") <(grep -vE '_s"|peak_bytes"' "$2/table.json") && [ -z "$(find "$2/factors" -name '*.safetensors')" ]; }
+alike() { diff <(timeless "$1") <(timeless "$2") && [ -z "$(find "$2/factors" -name '*.safetensors')" ]; }
 Q="$KRONQ compare $HF --only $ONLY --text $TEXT --seq-len 32 --tokens 256 --ppl $TEXT --ctx 64 --chunks 2 --methods flipflop,fastkron:tokens=128,none --bits 2,3 --quiet"
 must $Q -o comparison
 die_everywhere comparison part $Q -o part
