@@ -187,6 +187,7 @@ static int compare(cli *c, job *j)
     o.tasks = c->tasks;
     o.n_tasks = c->n_task;
     o.limit = c->t.limit;
+    o.memory = c->e.memory;
     o.factor_bf16 = c->factor_bf16;
     o.keep_models = c->keep_models;
     o.keep_factors = c->keep_factors;

@@ -20,6 +20,7 @@ static const cli_option options[] = {
     {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
     {"log-samples", "FILE", "write what became of each document, as JSON lines", OPT_LOG_SAMPLES},
     {"resume", NULL, "go on with an interrupted --task run that had the same --log-samples FILE", OPT_RESUME},
+    {"memory", "SIZE", "peak memory to stay below, e.g. 700M or 20G; the result does not depend on it", OPT_MEMORY},
     {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS},
     {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
     {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},

@@ -114,8 +114,10 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_ONLY: q->only = v; return -1;
     case OPT_GRADIENTS: q->gradients = v; return -1;
     case OPT_MEMORY:
-        if (parse_size(v, (size_t)1 << 60, &q->memory) && q->memory)
+        if (parse_size(v, (size_t)1 << 60, &q->memory) && q->memory) {
+            c->e.memory = c->t.memory = q->memory;
             return -1;
+        }
         return bad(c, o->name, v, "a size in bytes is expected (k, M, G may follow)");
     case OPT_FACTORS: q->factors = v; return -1;
     case OPT_ISA: q->common.isa = v; return -1;

@@ -146,6 +146,7 @@ typedef struct kq_eval_text_options {
     kq_common common;
     size_t ctx;         /* tokens a window; 0: those of the saved logits, else 2048 or the model's context if that is less */
     size_t chunks;      /* at most this many windows (0: all) */
+    size_t memory;      /* what the process may take at its peak, bytes resident: fewer windows at once, the same figures; 0: no limit */
     const char *save_logits; /* write MODEL's predictions in llama.cpp's format (llama-perplexity --kl-divergence-base) to this file; NULL: no */
     const char *cache;       /* a folder for the reference's hidden states on these windows, f32 [windows, ctx, d_model]: computed once, then read. The figures are
                               * the same bits with and without. NULL: none */
@@ -166,6 +167,7 @@ typedef struct kq_task_file { const char *name, *file; } kq_task_file;
 typedef struct kq_eval_tasks_options {
     kq_common common;
     size_t limit;             /* at most this many documents of each task, the first ones (0: all) */
+    size_t memory;            /* as above: the model's blocks are read again for every group of documents, the same figures; 0: no limit */
     const char *samples_file; /* what became of each document, as JSON lines; NULL: not wanted. What is scored so far is kept in FILE.partial */
     bool resume;              /* go on from FILE.partial */
 } kq_eval_tasks_options;
@@ -187,6 +189,7 @@ typedef struct kq_compare_options {
     size_t ctx, chunks;                          /* as for kq_eval_text; 0: its defaults */
     const kq_task_file *tasks; size_t n_tasks;   /* and accuracy on each */
     size_t limit;                                /* documents a task; 0: all */
+    size_t memory;                               /* of the evaluation, as there; rows have their own */
     bool factor_bf16;                            /* factor files in half the space */
     bool keep_models, keep_factors;              /* else a checkpoint goes once it is measured, a factor file once no row needs it any more */
 } kq_compare_options;

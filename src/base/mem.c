@@ -59,6 +59,13 @@ size_t kq_peak_rss_bytes(void)
     return kb * 1024;
 }
 
+void kq_mem_give_back(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 1 << 18);
+#endif
+}
+
 bool kq_peak_rss_reset(void)
 {
     malloc_trim(0);

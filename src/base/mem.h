@@ -18,10 +18,16 @@ void kq_free(void *block);
 /* kq_alloc with the error filled in: "out of memory: WHAT needs N MB". *out is NULL on failure. */
 kq_status kq_alloc_for(void **out, size_t count, size_t size, const char *what, kq_error *err);
 
+/* What every plan of memory begins with: the program, its libraries, BLAS's packing buffers and the tokenizer. Measured, SmolLM2, two threads. */
+#define KQ_PROGRAM_BYTES ((size_t)100 << 20)
+
 /* Peak resident set of this process so far (VmHWM), bytes; 0 if the system does not say. */
 size_t kq_peak_rss_bytes(void);
 /* Let the peak start anew from what is in use now (what malloc holds free is returned first). False where the system does not allow it. */
 bool kq_peak_rss_reset(void);
+
+/* From now on what is freed goes back to the system at once, where malloc can be told so (glibc): else the peak is up to twice the plan. */
+void kq_mem_give_back(void);
 
 /* Let the n-th allocation from now fail (tests of the out-of-memory paths); 0 turns it off. Not thread-safe. */
 void kq_alloc_fail_after(size_t n);

@@ -1,4 +1,5 @@
 #include "base/f16.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "checkpoint/checkpoint.h"
 
@@ -120,15 +121,17 @@ static kq_status linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_e
             return kq_fail(err, KQ_E_FORMAT, "%s: tensor %s is missing", kq_source_path(f->src), name);
         return kq_source_read_f32(f->src, plain, 0, m, W, err);
     }
+    const void *mapped = p.trellis;
+    const size_t n_words = p.m_pad / KQ_TILE * (p.n_pad / KQ_TILE) * kq_trellis_words(trellis);
     uint16_t *words = NULL; /* a copy, only when the file does not hold them at an even address */
     if ((uintptr_t)p.trellis % 2) {
-        const size_t n_words = p.m_pad / KQ_TILE * (p.n_pad / KQ_TILE) * kq_trellis_words(trellis);
         if ((status = kq_alloc_for((void **)&words, n_words, sizeof *words, module, err)))
             return status;
         memcpy(words, p.trellis, n_words * sizeof *words);
         p.trellis = words;
     }
     status = kq_unround_linear(trellis, &p, W, 1, err);
+    kq_map_release(mapped, n_words * sizeof *words);
     kq_free(words);
     return status;
 }
@@ -192,6 +195,7 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
         if (!status)
             kq_rows_decode(r.q + (row0 + i) * r.row_bytes, scales, r.n, r.bits, dst + i * r.n);
     }
+    kq_map_release(r.q + row0 * r.row_bytes, n_rows * r.row_bytes);
     kq_free(scales);
     return status;
 }

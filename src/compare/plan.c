@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "compare/compare.h"
+#include "eval/eval.h"
 #include "quant/plan.h"
 
 kq_compare_options kq_compare_defaults(void)
@@ -180,6 +181,21 @@ static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
     return NULL;
 }
 
+/* What memory is sure to be too little for is refused before any work: the factors of one row alone, and the evaluation. */
+static kq_status check_memory(const kq_cmp *c, const kq_prepared *p, kq_error *err)
+{
+    size_t memory, disk;
+    kq_eval_options o;
+    kq_sweep s = kq_prepare_sweep(p, NULL);
+    kq_status status = p->opt->memory ? kq_plan_settle(p, &s, NULL, 0, &memory, &disk, err) : KQ_OK;
+    if (status || !c->opt->n_text || !c->opt->memory || (status = kq_eval_options_of(&c->opt->common, &o, err)))
+        return status;
+    o.ctx = c->opt->ctx ? c->opt->ctx : o.ctx < p->cfg->max_position ? o.ctx : p->cfg->max_position;
+    o.chunks = c->opt->chunks;
+    o.memory = c->opt->memory;
+    return kq_evaluate_fits(p->cfg, p->cfg, &o, err);
+}
+
 /* r is c's last row. */
 static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq_error *err)
 {
@@ -205,7 +221,7 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     if (same)
         r->factors = same->factors;
     else if (!(status = kq_prepare(c->model, o, true, &p, err)) && !(status = kq_bits_open(&p, &bits, err)) &&
-             !(status = kq_bits_check_method(&bits, err))) {
+             !(status = kq_bits_check_method(&bits, err)) && !(status = check_memory(c, &p, err))) {
         if (*c->fingerprint)
             memcpy(p.fingerprint, c->fingerprint, sizeof p.fingerprint);
         else if (!(status = kq_prepare_fingerprint(&p, err)))

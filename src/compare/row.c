@@ -75,6 +75,7 @@ static kq_status measure_text(row *w, const char *text_file, kq_error *err)
     opt.common = w->common;
     opt.ctx = w->c->opt->ctx;
     opt.chunks = w->c->opt->chunks;
+    opt.memory = w->c->opt->memory;
     opt.cache = cache;
     if (status)
         return status;
@@ -104,6 +105,7 @@ static kq_status measure_tasks(const kq_cmp *c, const char *model, const kq_comm
     *out = NULL;
     opt.common = *common;
     opt.limit = c->opt->limit;
+    opt.memory = c->opt->memory;
     kq_status status = kq_eval_tasks(model, c->opt->tasks, c->opt->n_tasks, &opt, &text, err);
     if (status || (status = parse(text, &r, err)))
         return status;

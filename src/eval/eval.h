@@ -17,6 +17,7 @@ typedef struct kq_eval_options {
     int threads;    /* 0 or less: as many as OpenMP offers */
     kq_isa isa;
     kq_compute compute;
+    size_t memory;  /* what the process may take at its peak, bytes resident: fewer windows at once, the same bits; 0: no limit */
     /* llama.cpp's convention instead of ours: only the positions ctx/2 .. ctx-2 count, for every measure. ctx is at least 4 then. */
     bool half;
     const kq_kld_base *base; /* saved logits to compare with instead of a reference model; half must be set; borrowed */
@@ -53,12 +54,15 @@ typedef struct kq_eval_result {
 
 /* Perplexity of consecutive windows of `ctx` ids (last ctx-1 tokens of every whole window scored), and, when reference is not NULL, the KL
  * divergence on the same windows (both models in the same compute type). Runs block by block over groups of windows, so that only one block
- * of each model is in memory, beside both heads and a group's hidden states (512 MB, or one window's if that is more).
- * The same bits for every number of threads.
+ * of each model is in memory, beside both heads and a group's hidden states (512 MB, or one window's if that is more; less with opt->memory).
+ * The same bits for every number of threads and every memory limit.
  * KQ_E_ARG when ctx < 2 or there is not one whole window, KQ_E_MISMATCH when vocabularies differ, KQ_E_NUMERIC names the model, the block
- * and the window where NaN or Inf appears first, KQ_E_INTERRUPTED when progress said so. *out is only written on success. */
+ * and the window where NaN or Inf appears first, KQ_E_INTERRUPTED when progress said so, KQ_E_MEMORY when opt->memory cannot hold. *out is only written on success. */
 kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, const int32_t *ids, size_t n_ids,
                       const kq_eval_options *opt, kq_eval_result *out, kq_error *err);
+
+/* Whether opt->memory will do for windows of opt->ctx tokens of models of these shapes (reference may be NULL): KQ_E_MEMORY, as from kq_evaluate itself. */
+kq_status kq_evaluate_fits(const kq_config *model, const kq_config *reference, const kq_eval_options *opt, kq_error *err);
 
 typedef struct kq_sampling {
     double temperature; /* 0: the most likely */

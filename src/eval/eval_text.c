@@ -275,6 +275,7 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     if (st)
         return st;
     j.o.chunks = opt->chunks;
+    j.o.memory = opt->memory;
     j.o.half = saved || opt->save_logits;
     j.o.base = saved ? &j.base : NULL;
     if ((st = kq_model_file_open(model, j.o.isa, &j.m, err)) || (saved && (st = kq_kld_base_open(reference, &j.base, err))) ||

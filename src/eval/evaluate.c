@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "eval/score.h"
 
-/* Hidden states of one group of windows, both models together. */
+/* Hidden states of one group of windows, both models together, where no less is asked for. */
 #define GROUP_BYTES ((size_t)512 << 20)
 
 typedef struct side {
@@ -19,8 +19,6 @@ typedef struct side {
     size_t d;
     float *h;             /* [group, ctx, d] hidden states */
     kq_hidden *hidden;    /* its states on disk: read, or added to; NULL: neither */
-    char *scratch;        /* one slice a thread; NULL when no block is computed */
-    size_t scratch_bytes; /* of a slice: block forward */
 } side;
 
 typedef struct run {
@@ -72,22 +70,92 @@ static kq_status tick(run *r, const char *stage, double work, kq_error *err)
     return KQ_OK;
 }
 
+/* ---- memory ---- */
+
+/* Block forward of one thread. */
+static size_t scratch_slice(const kq_model_ctx *mc, size_t ctx)
+{
+    return (kq_block_scratch_bytes(mc, ctx, false) + 63) & ~(size_t)63;
+}
+
+/* Logits of a tile and its scores, of one thread, in floats. */
+static size_t tile_slice(size_t n_side, size_t vocab, size_t d_max)
+{
+    return (n_side * KQ_HEAD_TILE + 2) * vocab + KQ_HEAD_TILE * d_max;
+}
+
+/* At the peak, beside the hidden states of a group: the program, the heads, the scores of all windows, and either a block, the scratch of its
+ * forward pass and a linear on its way into it, or tiles of logits. */
+static size_t fixed_bytes(const kq_model_ctx *const mc[2], size_t n_side, size_t ctx, size_t windows, int threads, const kq_eval_options *opt)
+{
+    const size_t vocab = kq_model_ctx_config(mc[0])->vocab_size, n = (size_t)threads;
+    size_t heads = 0, block = 0, d_max = 0;
+    for (size_t k = 0; k < n_side; k++) {
+        const kq_config *cfg = kq_model_ctx_config(mc[k]);
+        const size_t one = kq_block_load_bytes(cfg, opt->compute) + n * scratch_slice(mc[k], ctx);
+        heads += kq_head_bytes(cfg, opt->compute);
+        block = one > block ? one : block;
+        d_max = cfg->d_model > d_max ? cfg->d_model : d_max;
+    }
+    const size_t tiles = n * tile_slice(n_side, vocab, d_max) * sizeof(float) + (opt->save ? n * KQ_HEAD_TILE * kq_kld_row_bytes(vocab) : 0);
+    return KQ_PROGRAM_BYTES + heads + 5 * windows * ctx * sizeof(double) + (opt->logits ? ctx * vocab * sizeof(float) : 0) + (block > tiles ? block : tiles);
+}
+
+static kq_status check_memory(size_t limit, size_t fixed, size_t window_bytes, kq_error *err)
+{
+    return limit && (limit < fixed || limit - fixed < window_bytes)
+        ? kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: evaluation takes at least %zuM; a shorter --ctx or fewer --threads take less", limit >> 20,
+                  ((fixed + window_bytes) >> 20) + 1)
+        : KQ_OK;
+}
+
+/* Windows at once: as many as GROUP_BYTES or the memory limit hold. */
+static kq_status choose_group(run *r, size_t windows, size_t window_bytes, kq_error *err)
+{
+    const kq_model_ctx *mc[2] = {r->side[0].mc, r->side[1].mc};
+    const size_t limit = r->opt->memory, fixed = fixed_bytes(mc, r->n_side, r->ctx, windows, r->threads, r->opt);
+    const size_t room = limit && limit - fixed < GROUP_BYTES ? limit - fixed : GROUP_BYTES;
+    kq_status st = check_memory(limit, fixed, window_bytes, err);
+    if (st)
+        return st;
+    r->group = window_bytes > room ? 1 : room / window_bytes;
+    if (r->group > (size_t)r->threads)
+        r->group -= r->group % (size_t)r->threads;
+    if (r->group > windows)
+        r->group = windows;
+    return KQ_OK;
+}
+
+kq_status kq_evaluate_fits(const kq_config *model, const kq_config *reference, const kq_eval_options *opt, kq_error *err)
+{
+    const kq_config *cfg[2] = {model, reference};
+    const size_t n_side = reference ? 2 : 1;
+    kq_model_ctx *mc[2] = {NULL, NULL};
+    size_t window = 0;
+    kq_status st = KQ_OK;
+    for (size_t k = 0; k < n_side && !st; k++) {
+        st = kq_model_ctx_new(cfg[k], opt->isa, opt->compute, opt->ctx, &mc[k], err);
+        window += opt->ctx * cfg[k]->d_model * sizeof(float);
+    }
+    if (!st)
+        st = check_memory(opt->memory, fixed_bytes((const kq_model_ctx *const[2]){mc[0], mc[1]}, n_side, opt->ctx, opt->chunks ? opt->chunks : 1,
+                                                   opt->threads > 0 ? opt->threads : omp_get_max_threads(), opt), window, err);
+    kq_model_ctx_free(mc[0]);
+    kq_model_ctx_free(mc[1]);
+    return st;
+}
+
+/* ---- one model ---- */
+
 static kq_status side_open(run *r, side *s, const char *name, const kq_weights *w, kq_hidden *hidden, kq_error *err)
 {
     *s = (side){.name = name, .w = w, .d = w->cfg->d_model, .hidden = hidden};
     kq_status st = kq_model_ctx_new(w->cfg, r->opt->isa, r->opt->compute, r->ctx, &s->mc, err);
-    if (st == KQ_OK)
-        st = kq_head_load(s->mc, w, &s->head, err);
-    if (st == KQ_OK && !(hidden && kq_hidden_whole(hidden))) {
-        s->scratch_bytes = (kq_block_scratch_bytes(s->mc, r->ctx, false) + 63) & ~(size_t)63;
-        st = kq_alloc_for((void **)&s->scratch, (size_t)r->threads, s->scratch_bytes, "evaluation scratch", err);
-    }
-    return st;
+    return st == KQ_OK ? kq_head_load(s->mc, w, &s->head, err) : st;
 }
 
 static void side_close(side *s)
 {
-    kq_free(s->scratch);
     kq_free(s->h);
     kq_head_free(s->head);
     kq_model_ctx_free(s->mc);
@@ -111,6 +179,10 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
         st = kq_hidden_read(s->hidden, window0, n, s->h, err);
         return st == KQ_OK ? tick(r, s->name, (double)n * (double)s->w->cfg->n_layer, err) : st;
     }
+    const size_t slice = scratch_slice(s->mc, r->ctx);
+    char *scratch;
+    if ((st = kq_alloc_for((void **)&scratch, (size_t)r->threads, slice, "evaluation scratch", err)))
+        return st;
     for (size_t g = 0; g < n && st == KQ_OK; g++)
         st = kq_head_embed(s->head, ids + (window0 + g) * r->ctx, r->ctx, s->h + g * r->ctx * s->d, err);
     /* Whole rounds of windows one a thread; what is left over one by one, each on all threads. */
@@ -125,19 +197,20 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
             kq_error e = {0};
             if (atomic_load(&v.failed))
                 continue;
-            kq_status t = forward_window(r, s, &b, window0, g, s->scratch + (size_t)omp_get_thread_num() * s->scratch_bytes, 1, &e);
+            kq_status t = forward_window(r, s, &b, window0, g, scratch + (size_t)omp_get_thread_num() * slice, 1, &e);
             if (t != KQ_OK)
                 verdict_set(&v, t, &e);
         }
         st = verdict_get(&v, err);
         for (size_t g = whole; g < n && st == KQ_OK; g++)
-            st = forward_window(r, s, &b, window0, g, s->scratch, r->threads, err);
+            st = forward_window(r, s, &b, window0, g, scratch, r->threads, err);
         kq_block_free(&b);
         b = (kq_block){0};
         if (st == KQ_OK)
             st = tick(r, s->name, (double)n, err);
     }
     kq_block_free(&b);
+    kq_free(scratch);
     return st == KQ_OK && s->hidden ? kq_hidden_add(s->hidden, s->h, n, err) : st;
 }
 
@@ -209,7 +282,7 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
     if (r->n_side == 2 && r->side[1].d > d_max)
         d_max = r->side[1].d;
     size_t per_window = (r->to - r->from + KQ_HEAD_TILE - 1) / KQ_HEAD_TILE, tiles = n * per_window;
-    size_t slice = (r->n_side * KQ_HEAD_TILE + 2) * vocab + KQ_HEAD_TILE * d_max, row_bytes = kq_kld_row_bytes(vocab);
+    size_t slice = tile_slice(r->n_side, vocab, d_max), row_bytes = kq_kld_row_bytes(vocab);
     int threads = tiles < (size_t)r->threads ? (int)tiles : r->threads;
     /* rows to save are written in their order, a round of tiles at a time */
     size_t round = r->opt->save ? (size_t)threads : tiles;
@@ -322,6 +395,7 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
     r.to = opt->half ? ctx - 1 : ctx;
     r.scored = ctx - 1 - r.from;
     r.threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
+    kq_mem_give_back();
     st = side_open(&r, &r.side[0], "model", model, NULL, err);
     if (st == KQ_OK && reference)
         st = side_open(&r, &r.side[1], "reference", reference, opt->hidden, err);
@@ -333,11 +407,8 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
         st = kq_fail(err, KQ_E_ARG, "a window of %zu tokens is too large", ctx);
         goto out;
     }
-    r.group = window_bytes > GROUP_BYTES ? 1 : GROUP_BYTES / window_bytes;
-    if (r.group > (size_t)r.threads)
-        r.group -= r.group % (size_t)r.threads;
-    if (r.group > windows)
-        r.group = windows;
+    if ((st = choose_group(&r, windows, window_bytes, err)))
+        goto out;
     for (size_t k = 0; k < r.n_side; k++) {
         r.work += (double)windows * ((double)r.side[k].w->cfg->n_layer + 1);
         st = kq_alloc_for((void **)&r.side[k].h, r.group * ctx, r.side[k].d * sizeof(float), "hidden states", err);

@@ -23,7 +23,7 @@ static size_t batch_size(const kq_config *cfg, size_t seq_len)
 size_t kq_self_text_bytes(const kq_config *cfg, size_t seq_len, kq_compute compute)
 {
     const size_t width = compute == KQ_BF16 ? 2 : 4, batch = batch_size(cfg, seq_len);
-    size_t bytes = width * cfg->vocab_size * cfg->d_model * (cfg->tie_embeddings ? 1 : 2) + 4 * batch * cfg->vocab_size;
+    size_t bytes = kq_head_bytes(cfg, compute) + 4 * batch * cfg->vocab_size;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);

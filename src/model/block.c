@@ -77,6 +77,16 @@ size_t kq_block_bytes(const kq_config *cfg, kq_compute compute)
     return n + (2 * cfg->d_model + (cfg->arch == KQ_ARCH_QWEN3 ? 2 * cfg->head_dim : 0)) * 4;
 }
 
+size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute)
+{
+    size_t largest = 0, m, n;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        largest = m * n > largest ? m * n : largest;
+    }
+    return kq_block_bytes(cfg, compute) + largest * sizeof(float);
+}
+
 /* ---- scratch ----------------------------------------------------------------------------------------------------------------- */
 
 /* All arrays of one pass over T tokens. "heads": [n_kv_head][T * group][head_dim], the order in which attention wants them. */

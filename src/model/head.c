@@ -52,6 +52,11 @@ void kq_head_free(kq_head *h)
     kq_free(h);
 }
 
+size_t kq_head_bytes(const kq_config *cfg, kq_compute compute)
+{
+    return cfg->vocab_size * cfg->d_model * (compute == KQ_BF16 ? 2 : 4) * (cfg->tie_embeddings ? 1 : 2);
+}
+
 kq_status kq_head_embed(const kq_head *h, const int32_t *ids, size_t T, float *x, kq_error *err)
 {
     const size_t d = h->mc->cfg.d_model;

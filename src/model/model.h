@@ -30,6 +30,7 @@ typedef struct kq_block {
 kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t layer, kq_block *out, kq_error *err);
 void kq_block_free(kq_block *b); /* a zeroed block is fine */
 size_t kq_block_bytes(const kq_config *cfg, kq_compute compute);
+size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute); /* with the largest linear in f32, on its way into the block */
 
 /* Scratch for one thread: as large as forward or backward over T tokens needs. */
 size_t kq_block_scratch_bytes(const kq_model_ctx *mc, size_t T, bool backward);
@@ -66,6 +67,7 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
 typedef struct kq_head kq_head;
 kq_status kq_head_load(const kq_model_ctx *mc, const kq_weights *w, kq_head **out, kq_error *err);
 void kq_head_free(kq_head *h);
+size_t kq_head_bytes(const kq_config *cfg, kq_compute compute);
 /* x[t] = E[ids[t]]; KQ_E_ARG when an id is outside the vocabulary. */
 kq_status kq_head_embed(const kq_head *h, const int32_t *ids, size_t T, float *x, kq_error *err);
 /* logits [T, vocab] of final hidden states x [T, d]. scratch: T * d floats. */

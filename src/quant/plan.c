@@ -1,7 +1,7 @@
 #include "quant/plan.h"
+#include "base/mem.h"
 #include "eval/eval.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,9 +15,6 @@ kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
                        (double)v.f_bavail * (double)v.f_frsize / 1e9, (double)needed / 1e9);
     return KQ_OK;
 }
-
-/* The program, its libraries, BLAS's packing buffers and the tokenizer: measured, SmolLM2, two threads. */
-static const size_t program_bytes = (size_t)100 << 20;
 
 /* The largest tensor: the file is mapped, and let go tensor by tensor. Without a file, in bf16. */
 static size_t largest_tensor(const kq_prepared *p)
@@ -39,7 +36,7 @@ void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes
     struct stat st;
     if (p->opt->factors && !stat(p->opt->factors, &st)) /* mapped as a whole */
         source += (size_t)st.st_size;
-    *memory_bytes += source + program_bytes + 2 * s->n_seq * s->T * sizeof(int32_t);
+    *memory_bytes += source + KQ_PROGRAM_BYTES + 2 * s->n_seq * s->T * sizeof(int32_t);
 }
 
 const char *kq_gradient_way_name(kq_gradient_way way)
@@ -124,9 +121,7 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
         ;
     if (hand > KQ_WAY_STREAM)
         return kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", name);
-#ifdef __GLIBC__
-    mallopt(M_MMAP_THRESHOLD, 1 << 18); /* what is freed goes back to the system: else the peak is up to twice the plan */
-#endif
+    kq_mem_give_back();
     const size_t n = list_setups(s, name != NULL, hand, limit, list);
     bool found = false;
     for (size_t i = 0; i < n && !found; i++) {

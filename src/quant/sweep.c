@@ -261,7 +261,7 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
         return;
     kq_sweeper w = new_sweeper(s, cfg, NULL);
     survey(&w);
-    const size_t record = w.record, n_rec = w.n_rec, workers = (size_t)w.workers, width = s->compute == KQ_BF16 ? 2 : 4;
+    const size_t record = w.record, n_rec = w.n_rec, workers = (size_t)w.workers;
     size_t worker = 10 * record, sums = 0, scratch = 0, statistics, disk;
     kq_sweep_store_plan(&w, &statistics, &disk);
     for (size_t i = 0; i < s->n_estimates; i++) {
@@ -287,7 +287,7 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
     }
     worker += scratch;
     /* The head is there until the loss is known, a block's statistics come after it. */
-    const size_t head = cfg->vocab_size * cfg->d_model * width * (cfg->tie_embeddings ? 1 : 2), nll = w.backward ? 4 * n_rec * s->T : 0;
+    const size_t head = kq_head_bytes(cfg, s->compute), nll = w.backward ? 4 * n_rec * s->T : 0;
     const size_t block = workers * sums + statistics + s->receiver_kept;
     *memory_bytes = kq_block_bytes(cfg, s->compute) + workers * worker + (head + nll > block ? head + nll : block);
     *disk_bytes = disk + (w.backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * n_rec * record * 4 : 2 * s->n_seq * record * 2);

@@ -324,7 +324,7 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     kq_scorer *scorer = NULL;
     kq_eval_options o;
     run r = {.opt = opt, .n = n_tasks};
-    size_t longest = 1, max_length = 0;
+    size_t longest = 1, largest = 1, max_length = 0;
     *result_json = NULL;
     for (size_t i = 0; i < n_tasks; i++)
         for (size_t k = 0; k < i; k++)
@@ -335,6 +335,7 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     kq_status st = kq_eval_options_of(&opt->common, &o, err);
     if (st)
         return st;
+    o.memory = opt->memory;
     if (!(r.t = kq_calloc(n_tasks, sizeof *r.t)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: tasks");
     if ((st = kq_model_file_open(model, o.isa, &m, err)) || (st = kq_tokenizer_open(kq_model_file_source(m), &tok, err)))
@@ -349,10 +350,14 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
             const size_t n = r.t[i].req[k].n - 1 < max_length ? r.t[i].req[k].n - 1 : max_length;
             longest = n > longest ? n : longest;
         }
+        for (size_t k = 0; k < r.t[i].n; k++) {
+            const size_t rows = kq_document_rows(r.t[i].req + r.t[i].first[k], r.t[i].docs[k].n, max_length);
+            largest = rows > largest ? rows : largest;
+        }
         for (size_t from = 0, rows; from < r.t[i].n; r.rows_all += (double)rows)
             from = group_end(&r.t[i], from, max_length, &rows);
     }
-    if ((st = open_journal(&r, kq_model_file_source(m), &o, err)) || (st = kq_scorer_new(kq_model_file_weights(m), longest, &o, &scorer, err)))
+    if ((st = kq_scorer_new(kq_model_file_weights(m), longest, largest, &o, &scorer, err)) || (st = open_journal(&r, kq_model_file_source(m), &o, err)))
         goto out;
     for (size_t i = 0; i < n_tasks && !st; i++)
         st = score_task(&r, i, scorer, max_length, err);

@@ -135,7 +135,23 @@ void kq_scorer_free(kq_scorer *s)
     kq_free(s);
 }
 
-kq_status kq_scorer_new(const kq_weights *w, size_t longest, const kq_eval_options *opt, kq_scorer **out, kq_error *err)
+/* Logits of a tile and what they come from, of one thread, in floats. */
+static size_t tile_slice(const kq_scorer *s)
+{
+    return KQ_HEAD_TILE * (s->vocab + 2 * s->d);
+}
+
+/* Peak bytes, without blocks that stay: the program, the head, a call's hidden states, and a block at work or tiles of logits. */
+static size_t scorer_bytes(const kq_scorer *s, size_t largest, kq_compute compute)
+{
+    const kq_config *cfg = s->w->cfg;
+    const size_t rows = largest > KQ_SCORER_ROWS ? largest : KQ_SCORER_ROWS, packed = largest > PACK_ROWS ? largest : PACK_ROWS;
+    const size_t block = kq_block_load_bytes(cfg, compute) + kq_block_packed_scratch_bytes(s->mc, packed, s->longest, s->threads);
+    const size_t tiles = (size_t)s->threads * tile_slice(s) * sizeof(float);
+    return KQ_PROGRAM_BYTES + kq_head_bytes(cfg, compute) + rows * s->d * sizeof(float) + (block > tiles ? block : tiles);
+}
+
+kq_status kq_scorer_new(const kq_weights *w, size_t longest, size_t largest, const kq_eval_options *opt, kq_scorer **out, kq_error *err)
 {
     *out = NULL;
     kq_scorer *s = kq_calloc(1, sizeof *s);
@@ -144,10 +160,15 @@ kq_status kq_scorer_new(const kq_weights *w, size_t longest, const kq_eval_optio
     *s = (kq_scorer){.w = w, .kern = kq_kern_pick(opt->isa), .longest = longest, .d = w->cfg->d_model, .vocab = w->cfg->vocab_size};
     s->threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
     kq_status st = kq_model_ctx_new(w->cfg, opt->isa, opt->compute, longest, &s->mc, err);
+    kq_mem_give_back();
+    const size_t least = st ? 0 : scorer_bytes(s, largest, opt->compute);
+    if (!st && opt->memory && opt->memory < least)
+        st = kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: scoring these documents takes at least %zuM; fewer --threads take less",
+                     opt->memory >> 20, (least >> 20) + 1);
     if (!st)
         st = kq_head_load(s->mc, w, &s->head, err);
-    if (!st && kq_block_bytes(w->cfg, opt->compute) <= KEEP_BYTES / w->cfg->n_layer &&
-        !(s->blocks = kq_calloc(w->cfg->n_layer, sizeof *s->blocks)))
+    const size_t keep = opt->memory && opt->memory - least < KEEP_BYTES ? opt->memory - least : KEEP_BYTES;
+    if (!st && kq_block_bytes(w->cfg, opt->compute) <= keep / w->cfg->n_layer && !(s->blocks = kq_calloc(w->cfg->n_layer, sizeof *s->blocks)))
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: the scorer");
     if (st) {
         kq_scorer_free(s);
@@ -284,7 +305,7 @@ static kq_status run_head(const kq_scorer *s, const job *j, double *lp, bool *hi
         rows += fresh;
     }
     tile[n_tile] = j->n_target;
-    const size_t slice = KQ_HEAD_TILE * (s->vocab + 2 * s->d);
+    const size_t slice = tile_slice(s);
     const int threads = n_tile < (size_t)s->threads ? (int)n_tile : s->threads;
     float *scratch;
     if ((st = kq_alloc_for((void **)&scratch, (size_t)threads, slice * sizeof *scratch, "tiles of logits", err))) {

@@ -58,10 +58,10 @@ kq_status kq_request_encode(const kq_tokenizer *tok, const kq_request *req, kq_e
 /* sum of log p(continuation token | all before), nats, and whether each was the most likely token. */
 typedef struct kq_loglikelihood { double value; bool greedy; } kq_loglikelihood;
 
-/* A model ready to score requests. w is borrowed. longest: tokens of the longest request (its inputs: the last token is only predicted). opt: threads,
- * isa and compute. */
+/* A model ready to score requests. w is borrowed. longest: tokens of the longest request (its inputs: the last token is only predicted); largest: rows
+ * of the largest document. opt: threads, isa, compute and memory (KQ_E_MEMORY when that is too little). */
 typedef struct kq_scorer kq_scorer;
-kq_status kq_scorer_new(const kq_weights *w, size_t longest, const kq_eval_options *opt, kq_scorer **out, kq_error *err);
+kq_status kq_scorer_new(const kq_weights *w, size_t longest, size_t largest, const kq_eval_options *opt, kq_scorer **out, kq_error *err);
 void kq_scorer_free(kq_scorer *s);
 /* Score n_docs documents; document i has n_req[i] requests, which follow one another in req; out likewise. The tokens that a document's requests
  * begin with alike are computed once. Inputs longer than max_length lose their beginning. The result depends on which documents are scored together

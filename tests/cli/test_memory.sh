@@ -42,6 +42,41 @@ must "$KRONQ" calibrate "$HF" -o enough $CAL --memory "$least" --json --quiet
 refuse 1 "memory 5M is too little" "$KRONQ" quantize "$HF" -o never $CAL --memory 5M --dry-run
 refuse 1 "memory 5M is too little" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --fallback F16 -o never.gguf $CAL --memory 5M --quiet
 
+say "eval: the same figures in as little memory as it says it needs"
+figures() { # everything measured, without times and memory
+    grep -Ev '"(seconds|total_evaluation_time_seconds|peak_rss_bytes|date)"' must.out
+}
+measures() { # WHAT OPTIONS...
+    local what=$1 least
+    shift
+    refuse 1 "memory 5M is too little: $what at least [0-9]+M" "$KRONQ" eval "$HF" "$@" --memory 5M --quiet
+    least=$(grep -Eo 'at least [0-9]+M' refuse.err | grep -Eo '[0-9]+M')
+    must "$KRONQ" eval "$HF" "$@" --json --quiet
+    figures >free.json
+    must "$KRONQ" eval "$HF" "$@" --memory "$least" --json --quiet
+    figures >bound.json
+    cmp free.json bound.json || fail "$what: other figures with --memory $least"
+    [ "$(get must.out peak_rss_bytes)" -le $((${least%M} << 20)) ] || fail "$what: peak $(get must.out peak_rss_bytes) above --memory $least"
+}
+measures "evaluation takes" --ppl "$TEXT" --ctx 128 --kld "$GGUF"
+measures "evaluation takes" --ppl "$TEXT" --ctx 128 --save-logits l.kld
+measures "scoring these documents takes" --task arc_easy="$GOLDEN/tasks/arc_easy.jsonl" --log-samples s.jsonl
+[ ! -e s.jsonl.partial ] || fail "a refused task left a journal"
+
+say "compare: refused before anything is written, or within the budget"
+C="$KRONQ compare $HF -o cmp --methods input-only --ppl $TEXT --ctx 64 --chunks 2 --only layers\.1\. $CAL --quiet"
+refuse 1 "input-only: --memory 5M is too little: this takes at least [0-9]+M" $C --memory 5M
+least=$(grep -Eo 'at least [0-9]+M' refuse.err | grep -Eo '[0-9]+M')
+refuse 1 "input-only: --memory 5M is too little" $C --memory 5M --dry-run
+[ ! -e cmp ] || fail "a refused comparison left a folder"
+refuse 1 "none: --memory ${least%M}M is too little: evaluation takes at least [0-9]+M; a shorter --ctx" "$KRONQ" compare "$HF" -o cmp --methods none --ppl "$TEXT" --ctx 512 --memory "${least%M}M" --quiet
+[ ! -e cmp ] || fail "a refused comparison left a folder"
+must $C --memory 250M
+for stage in calibration rounding evaluation; do
+    peak=$(get cmp/rows/input-only-*.json peak_rss_bytes/$stage)
+    [ "${peak%.*}" -le $((250 << 20)) ] || fail "$stage: $peak above --memory 250M"
+done
+
 if [ -n "${KRONQ_TEST_MODEL:-}" ]; then
     say "the real model: the peak stays below the budget"
     for w in disk stream; do
@@ -49,5 +84,9 @@ if [ -n "${KRONQ_TEST_MODEL:-}" ]; then
         [ "$(get must.out peak_rss_bytes)" -le $((640 << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above 640M, gradients: $w"
     done
     cmp real-disk real-stream || fail "real model: other factors"
+    refuse 1 "memory 300M is too little: evaluation takes at least [0-9]+M" "$KRONQ" eval "$KRONQ_TEST_MODEL" --ppl "$TEXT" --kld "$KRONQ_TEST_MODEL" --ctx 1024 --memory 300M --quiet
+    least=$(grep -Eo 'at least [0-9]+M' refuse.err | grep -Eo '[0-9]+M')
+    must "$KRONQ" eval "$KRONQ_TEST_MODEL" --ppl "$TEXT" --kld "$KRONQ_TEST_MODEL" --ctx 1024 --memory "$least" --json --quiet
+    [ "$(get must.out peak_rss_bytes)" -le $((${least%M} << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above --memory $least in eval"
 fi
 echo ok
