@@ -123,6 +123,8 @@ void cli_resumable(const char *how);
 /* A progress function for kq_common, ctx is the cli; installs the Ctrl-C handler. */
 void cli_progress(cli *c, kq_common *common);
 void cli_progress_end(void);
+/* The kq_warning_handler of the program. */
+void cli_warning(void *ctx, const char *message);
 
 /* "1.23 GB", into buf. */
 const char *cli_bytes(double bytes, char buf[32]);

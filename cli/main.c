@@ -108,6 +108,7 @@ int main(int argc, char **argv)
         return finish_stdout(EXIT_OK);
     }
     set_environment(argc, argv);
+    kq_set_warning_handler(cli_warning, NULL);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(argv[1], commands[i].name))
             return finish_stdout(commands[i].run(argc - 1, argv + 1));

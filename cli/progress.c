@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/time.h"
 #include "cli.h"
 
@@ -71,6 +72,21 @@ static int show(void *ctx, const char *stage, double fraction, const char *note)
     line_open = terminal;
     fflush(stderr);
     return 0;
+}
+
+/* Each warning once, above the line of progress. What was said is kept as hashes: 256 of them, then repeats are shown again. */
+void cli_warning(void *ctx, const char *message)
+{
+    static uint64_t said[256];
+    static size_t n;
+    (void)ctx;
+    const uint64_t hash = kq_hash64(message, strlen(message), 0);
+    for (size_t i = 0; i < n && i < 256; i++)
+        if (said[i] == hash)
+            return;
+    said[n++ % 256] = hash;
+    cli_progress_end();
+    fprintf(stderr, "kronq: warning: %s\n", message);
 }
 
 void cli_progress(cli *c, kq_common *common)

@@ -52,6 +52,12 @@ typedef struct kq_error {
 /* "0.1.0" */
 const char *kq_version(void);
 
+/* Warnings: what is worth a person's notice although the work goes on (an index file that is out of date, a layer without gradient). The library
+ * prints nothing: it calls this function with one line, from one thread at a time. The function must not call kronq. There is one handler a
+ * process; NULL, the default: no warnings. A warning may come twice when a model is opened twice. */
+typedef void kq_warning_handler(void *ctx, const char *message);
+void kq_set_warning_handler(kq_warning_handler *handler, void *ctx);
+
 /* How to run, common to all long work. */
 typedef struct kq_common {
     int threads;         /* 0: as many as the machine has; results do not depend on it */

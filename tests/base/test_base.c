@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/time.h"
+#include "base/warn.h"
 
 static char dir[] = "test_base_XXXXXX"; /* in the working folder; made by setup, removed by teardown */
 
@@ -64,6 +65,23 @@ static void test_fail(void **state)
     assert_int_equal(strlen(room.err.message), sizeof room.err.message - 1);
     for (size_t i = 0; i < sizeof room.guard; i++)
         assert_int_equal(room.guard[i], 0x5a);
+}
+
+/* ---- warnings ---- */
+
+static void keep_warning(void *ctx, const char *message) { snprintf(ctx, 1024, "%s", message); }
+
+static void test_warn(void **state)
+{
+    (void)state;
+    char got[1024] = "";
+    kq_warn("nobody listens");
+    kq_set_warning_handler(keep_warning, got);
+    kq_warn("%s: %d\n\x1b[1m", "a.bin", 7);
+    assert_string_equal(got, "a.bin: 7??[1m");
+    kq_set_warning_handler(NULL, NULL);
+    kq_warn("nobody listens again");
+    assert_string_equal(got, "a.bin: 7??[1m");
 }
 
 /* ---- memory ---- */
@@ -619,6 +637,7 @@ static void test_hash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_warn),
         cmocka_unit_test(test_fail),        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_alloc),
         cmocka_unit_test(test_peak),        cmocka_unit_test(test_time),        cmocka_unit_test(test_f16),
         cmocka_unit_test(test_bf16),        cmocka_unit_test(test_half_arrays), cmocka_unit_test(test_rng_golden),
