@@ -19,11 +19,14 @@ for t in 1 3; do
     must "$KRONQ" quantize "$HF" -o "self$t" --only 'layers\.2\.mlp' --seq-len 32 --tokens 512 --seed 3 --threads $t --quiet
 done
 same self3 self1
-say "calibrate, 1 and 3 threads"
-for t in 1 3; do
-    must "$KRONQ" calibrate "$HF" -o "f$t.safetensors" $CAL --only 'layers\.2\.' --threads $t --quiet
+for method in flipflop fastkron yaqa-a yaqa-b kfac flipflop-tokens diag; do
+    say "calibrate, $method, 1 and 3 threads"
+    for t in 1 3; do
+        must "$KRONQ" calibrate "$HF" -o "f$t.safetensors" $CAL --method $method --only 'layers\.2\.(self_attn\.k|mlp\.down)' --threads $t --quiet
+    done
+    cmp f1.safetensors f3.safetensors || fail "$method: factor files differ"
+    rm f1.safetensors f3.safetensors
 done
-cmp f1.safetensors f3.safetensors || fail "factor files differ"
 say "another seed"
 must "$KRONQ" quantize "$HF" -o seed4 --method flipflop --only 'layers\.(0|2)\.' $CAL --seed 4 --quiet
 ! cmp -s seed4/model.safetensors flipflop1/model.safetensors || fail "the seed changes nothing"
