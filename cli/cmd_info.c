@@ -5,6 +5,7 @@
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "cli.h"
+#include "io/json.h"
 
 static const cli_option options[] = {
     {"tensors", NULL, "list every tensor", OPT_TENSORS},
@@ -50,7 +51,7 @@ static json_t *describe(const kq_source *src, bool tensors)
                           (json_int_t)cfg->max_position, "tied_embeddings", cfg->tie_embeddings, "rope_theta", cfg->rope_theta, "tensors",
                           (json_int_t)kq_source_n_tensors(src), "tensor_elements", (json_int_t)elements, "tensor_bytes", (json_int_t)bytes, "types", types);
     if (kq_source_is_kronq(src)) {
-        json_t *config = json_loads(kq_source_config_json(src), 0, NULL);
+        json_t *config = kq_json_again(kq_source_config_json(src));
         json_object_set(o, "quantization_config", json_object_get(config, "quantization_config"));
         json_decref(config);
     }

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "io/gguf_model_write.h"
+#include "io/json.h"
 
 enum { PATH = 4096, MAX_CARD = 16 << 20 };
 
@@ -153,7 +154,7 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_car
 
 kq_status kq_card_exported(const kq_source *src, const char *dir, size_t file_bytes, kq_error *err)
 {
-    json_t *config = kq_source_is_kronq(src) ? json_loads(kq_source_config_json(src), 0, NULL) : NULL;
+    json_t *config = kq_source_is_kronq(src) ? kq_json_again(kq_source_config_json(src)) : NULL;
     const json_t *qc = json_object_get(config, "quantization_config");
     char bits[48];
     kq_about about;

@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "checkpoint/checkpoint.h"
+#include "io/json.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -204,7 +205,7 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
 static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
 {
     const char *path = kq_source_path(f->src);
-    json_t *config = json_loads(kq_source_config_json(f->src), JSON_REJECT_DUPLICATES, NULL);
+    json_t *config = kq_json_again(kq_source_config_json(f->src));
     const json_t *qc = json_object_get(config, "quantization_config");
     const char *code_name = json_string_value(json_object_get(qc, "code"));
     kq_code code = KQ_HYB;

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "checkpoint/card.h"
 #include "checkpoint/checkpoint.h"
+#include "io/json.h"
 #include "io/tokenizer.h"
 
 #include <jansson.h>
@@ -266,7 +267,7 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
     kq_status status = kq_config_json(o->src, &text, err);
     if (status)
         return status;
-    json_t *config = json_loads(text, 0, NULL), *extra = o->settings_json ? json_loads(o->settings_json, 0, NULL) : NULL;
+    json_t *config = kq_json_again(text), *extra = o->settings_json ? json_loads(o->settings_json, 0, NULL) : NULL;
     kq_free(text);
     const kq_code code = o->code;
     json_t *qc = json_pack("{s:s, s:i, s:i, s:f, s:f, s:s, s:i, s:i, s:[i,i], s:i, s:O, s:O}", "quant_method", "kronq", "format_version", 1,

@@ -12,6 +12,7 @@
 #include "io/dequant.h"
 #include "io/encode.h"
 #include "io/gguf_model_write.h"
+#include "io/json.h"
 
 /* What a file may consist of: ggml's type and llama.cpp's name for such a file. */
 static const struct file_kind { const char *name; kq_dtype dtype; uint32_t ggml, file_type; } kinds[] = {
@@ -31,7 +32,7 @@ static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const c
 {
     if (!kq_source_is_kronq(x->src))
         return KQ_OK;
-    json_t *config = json_loads(kq_source_config_json(x->src), 0, NULL), *qc = json_object_get(config, "quantization_config");
+    json_t *config = kq_json_again(kq_source_config_json(x->src)), *qc = json_object_get(config, "quantization_config");
     const char *method = json_string_value(json_object_get(qc, "method")), *code = json_string_value(json_object_get(qc, "code"));
     const uint32_t bits = (uint32_t)json_integer_value(json_object_get(qc, "bits"));
     const json_t *average = json_object_get(qc, "bits_average"); /* where modules differ */

@@ -11,6 +11,7 @@
 #include "export/internal.h"
 #include "io/encode.h"
 #include "io/gguf_model_write.h"
+#include "io/json.h"
 #include "io/tokenizer.h"
 
 typedef struct hf_writer {
@@ -55,7 +56,7 @@ static kq_status write_config(const kq_export_job *x, kq_error *err)
     kq_status status = kq_path_join(path, sizeof path, x->out, "config.json", err);
     if (status || (status = kq_config_json(x->src, &text, err)))
         return status;
-    json_t *config = json_loads(text, 0, NULL);
+    json_t *config = kq_json_again(text);
     kq_free(text);
     /* transformers 5 writes dtype, 4 wrote torch_dtype; each reads both */
     if (!config || json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype", json_string("bfloat16")))

@@ -12,7 +12,7 @@ typedef struct kq_rope_scaling { /* "llama3" of Hugging Face; kind NONE otherwis
     size_t original_max_position;
 } kq_rope_scaling;
 
-enum { KQ_MAX_EOS = 8 };
+enum { KQ_MAX_EOS = 64 };
 
 typedef struct kq_config {
     kq_arch arch;

@@ -1,8 +1,11 @@
 #include "io/config_json.h"
 
+#include <math.h>
 #include <string.h>
 
-#include <jansson.h>
+#include "base/warn.h"
+#include "io/generation_config.h"
+#include "io/json.h"
 
 /* The value of a key; NULL when it is absent or null. */
 static const json_t *get(const json_t *object, const char *key)
@@ -135,35 +138,33 @@ static kq_status parse_rope(const json_t *root, const char *path, kq_config *cfg
     return get_size(rope, "original_max_position_embeddings", 0, path, &s->original_max_position, err);
 }
 
-static kq_status parse_token(const json_t *value, const char *key, const char *path, int32_t *out, kq_error *err)
+/* A token id, or a list of which the first counts. Absent: LLaMA's default of transformers (1), none for Qwen3. null, or outside the vocabulary: none. */
+static kq_status parse_bos(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
 {
-    if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > INT32_MAX)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s is not a token id", path, key);
-    *out = (int32_t)json_integer_value(value);
+    const json_t *bos = json_object_get(root, "bos_token_id");
+    cfg->bos_id = !bos && cfg->arch == KQ_ARCH_LLAMA && cfg->vocab_size > 1 ? 1 : -1;
+    if (json_is_array(bos))
+        bos = json_array_get(bos, 0);
+    if (!bos || json_is_null(bos))
+        return KQ_OK;
+    double id = json_number_value(bos);
+    if (!json_is_number(bos) || id != floor(id))
+        return kq_fail(err, KQ_E_FORMAT, "%s: bos_token_id is neither a token id nor a list of token ids", path);
+    if (id >= 0 && id < (double)cfg->vocab_size)
+        cfg->bos_id = (int32_t)id;
+    else
+        kq_warn("%s: bos_token_id %.0f is outside the vocabulary of %zu tokens: no text begins with it", path, id, cfg->vocab_size);
     return KQ_OK;
 }
 
-/* Absent: LLaMA's defaults of transformers (1 and 2), none for Qwen3. null: none. */
-static kq_status parse_tokens(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
+/* Absent: LLaMA's default of transformers (2), none for Qwen3. null: none. */
+static kq_status parse_eos(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
 {
-    const json_t *bos = json_object_get(root, "bos_token_id"), *eos = json_object_get(root, "eos_token_id");
-    kq_status status;
-    cfg->bos_id = !bos && cfg->arch == KQ_ARCH_LLAMA ? 1 : -1;
-    if (bos && !json_is_null(bos) && (status = parse_token(bos, "bos_token_id", path, &cfg->bos_id, err)))
-        return status;
-    if (!eos && cfg->arch == KQ_ARCH_LLAMA)
+    const json_t *eos = json_object_get(root, "eos_token_id");
+    if (eos && !json_is_null(eos))
+        return kq_parse_eos(eos, "eos_token_id", cfg->vocab_size, path, cfg->eos_id, &cfg->n_eos, err);
+    if (!eos && cfg->arch == KQ_ARCH_LLAMA && cfg->vocab_size > 2)
         cfg->eos_id[cfg->n_eos++] = 2;
-    if (!eos || json_is_null(eos))
-        return KQ_OK;
-    if (!json_is_array(eos)) {
-        cfg->n_eos = 1;
-        return parse_token(eos, "eos_token_id", path, &cfg->eos_id[0], err);
-    }
-    if (json_array_size(eos) > KQ_MAX_EOS)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: eos_token_id lists %zu tokens, kronq takes %d", path, json_array_size(eos), KQ_MAX_EOS);
-    for (cfg->n_eos = 0; cfg->n_eos < json_array_size(eos); cfg->n_eos++)
-        if ((status = parse_token(json_array_get(eos, cfg->n_eos), "eos_token_id", path, &cfg->eos_id[cfg->n_eos], err)))
-            return status;
     return KQ_OK;
 }
 
@@ -212,11 +213,10 @@ static kq_status parse_quantization(const json_t *root, const char *path, bool *
 kq_status kq_config_from_json(const char *text, size_t size, const char *path, kq_config *cfg, bool *is_kronq, kq_error *err)
 {
     *cfg = (kq_config){.bos_id = -1};
-    json_error_t json_error;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_error);
-    kq_status status;
-    if (!root)
-        return kq_fail(err, KQ_E_FORMAT, "%s: line %d: %s", path, json_error.line, json_error.text);
+    json_t *root;
+    kq_status status = kq_json_parse(text, size, path, &root, err);
+    if (status)
+        return status;
     const json_t *type = get(root, "model_type");
     if (!json_is_string(type)) {
         status = kq_fail(err, KQ_E_FORMAT, "%s: model_type is missing", path);
@@ -226,7 +226,8 @@ kq_status kq_config_from_json(const char *text, size_t size, const char *path, k
         cfg->arch = strcmp(json_string_value(type), "llama") ? KQ_ARCH_QWEN3 : KQ_ARCH_LLAMA;
         (void)((status = refuse_features(root, path, err)) || (status = parse_quantization(root, path, is_kronq, err)) ||
                (status = parse_sizes(root, path, cfg, err)) || (status = parse_rope(root, path, cfg, err)) ||
-               (status = parse_tokens(root, path, cfg, err)) || (status = kq_config_check(cfg, path, err)));
+               (status = parse_bos(root, path, cfg, err)) ||
+               (status = parse_eos(root, path, cfg, err)) || (status = kq_config_check(cfg, path, err)));
     }
     json_decref(root);
     return status;

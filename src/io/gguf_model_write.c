@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "io/gguf_model.h"
+#include "io/json.h"
 #include "io/tokenizer_internal.h"
 
 /* ---- tensors ---- */
@@ -140,7 +141,7 @@ void kq_source_about(const kq_source *src, kq_about *about)
             front_matter(text, "base_model", about->base_model, sizeof about->base_model);
         }
         kq_free(text);
-        json_t *config = json_loads(kq_source_config_json(src), 0, NULL);
+        json_t *config = kq_json_again(kq_source_config_json(src));
         const char *origin = json_string_value(json_object_get(config, "_name_or_path"));
         if (origin && strlen(origin) < sizeof about->repository && kq_is_repository(origin))
             snprintf(about->repository, sizeof about->repository, "%s", origin);

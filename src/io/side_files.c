@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "io/json.h"
 #include "io/tokenizer_internal.h"
 
 /* Copied byte for byte from a folder, each if it is there. */
@@ -128,11 +129,10 @@ static json_t *real_number(double x) { return json_real((double)(float)x == x ? 
 static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
 {
     const char *text = kq_source_config_json(src);
-    json_error_t why;
     kq_tok_buf copy = { 0 };
     if (!text)
         return kq_fail(err, KQ_E_FORMAT, "%s: no config.json", kq_source_path(src));
-    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    json_t *root = kq_json_again(text);
     if (!json_is_object(root)) {
         json_decref(root);
         return kq_fail(err, KQ_E_FORMAT, "%s/config.json is not a JSON object", kq_source_path(src));

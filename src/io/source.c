@@ -4,15 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "io/config_json.h"
 #include "io/dequant.h"
 #include "io/gguf.h"
+#include "io/generation_config.h"
 #include "io/gguf_model.h"
+#include "io/json.h"
 #include "io/safetensors_write.h"
 
 enum { MAX_PATH = 4096, MAX_CONFIG = 16 << 20, MAX_INDEX = 512 << 20, MAX_SHARD = 4096 };
@@ -245,22 +245,16 @@ static kq_status check_shards(const kq_source *src, const json_t *map, const cha
 
 static kq_status open_index(kq_source *src, const char *path, kq_error *err)
 {
-    char *text;
-    size_t size;
-    kq_status status = kq_file_read(path, MAX_INDEX, &text, &size, err);
+    json_t *root;
+    kq_status status = kq_json_read(path, MAX_INDEX, &root, err);
     if (status)
         return status;
-    json_error_t json_error;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_error);
     const json_t *map = json_object_get(root, "weight_map");
-    if (!root)
-        status = kq_fail(err, KQ_E_FORMAT, "%s: line %d: %s", path, json_error.line, json_error.text);
-    else if (!json_is_object(map) || !json_object_size(map))
+    if (!json_is_object(map) || !json_object_size(map))
         status = kq_fail(err, KQ_E_FORMAT, "%s: weight_map is missing or empty", path);
     else if (!(status = open_shards(src, map, path, err)))
         status = check_shards(src, map, path, err);
     json_decref(root);
-    kq_free(text);
     return status;
 }
 
@@ -291,6 +285,18 @@ static kq_status open_weights(kq_source *src, kq_error *err)
     return KQ_OK;
 }
 
+/* generation_config.json's end tokens take the place of config.json's, where it names any. */
+static kq_status read_generation_config(kq_source *src, kq_error *err)
+{
+    kq_generation_config gen;
+    kq_status status = kq_generation_config_read(src->path, src->cfg.vocab_size, &gen, err);
+    if (!status && gen.has_eos) {
+        memcpy(src->cfg.eos_id, gen.eos_id, sizeof gen.eos_id);
+        src->cfg.n_eos = gen.n_eos;
+    }
+    return status;
+}
+
 static kq_status open_folder(kq_source *src, kq_error *err)
 {
     char path[MAX_PATH];
@@ -302,7 +308,8 @@ static kq_status open_folder(kq_source *src, kq_error *err)
     if (!kq_path_exists(path))
         return kq_fail(err, KQ_E_IO, "%s: has no config.json (a Hugging Face model folder, or a finished kronq checkpoint, has one)", src->path);
     if ((status = kq_file_read(path, MAX_CONFIG, &src->config_json, &size, err)) ||
-        (status = kq_config_from_json(src->config_json, size, path, &src->cfg, &src->is_kronq, err)) || (status = open_weights(src, err)))
+        (status = kq_config_from_json(src->config_json, size, path, &src->cfg, &src->is_kronq, err)) || (status = read_generation_config(src, err)) ||
+        (status = open_weights(src, err)))
         return status;
     size_t n = 0;
     for (size_t f = 0; f < src->n_file; f++)

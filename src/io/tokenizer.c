@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "io/json.h"
 #include "io/tokenizer_internal.h"
 
 #include <utf8proc.h>
@@ -14,18 +15,7 @@ enum { CACHE_FROM = 4096 }; /* bytes of text from which a word cache pays */
 
 kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err)
 {
-    char *text = NULL;
-    size_t size = 0;
-    json_error_t why;
-    kq_status status = kq_file_read(path, KQ_TOK_MAX_FILE, &text, &size, err);
-    if (status)
-        return status;
-    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
-    kq_free(text);
-    if (!*out)
-        return kq_fail(err, json_error_code(&why) == json_error_out_of_memory ? KQ_E_MEMORY : KQ_E_FORMAT, "%s: not valid JSON: %s (line %d)", path,
-                       why.text, why.line);
-    return KQ_OK;
+    return kq_json_read(path, KQ_TOK_MAX_FILE, out, err);
 }
 
 /* tokenizer_config.json and chat_template.jinja in the folder of tokenizer.json, each if it is there. */

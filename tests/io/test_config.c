@@ -87,13 +87,13 @@ static void case_35_broken_sizes(void **state)
 {
     (void)state;
     static const struct { const char *text, *word; } cases[] = {
-        {"", "line"}, {"[]", "model_type"}, {"{\"model_type\": 3}", "model_type"}, {"{\"model_type\": \"llama\"}", "num_hidden_layers"},
+        {"", "JSON"}, {"[]", "model_type"}, {"{\"model_type\": 3}", "model_type"}, {"{\"model_type\": \"llama\"}", "num_hidden_layers"},
         {LLAMA(", \"head_dim\": 0"), "head_dim"}, {LLAMA(", \"head_dim\": 7"), "head_dim"}, {LLAMA(", \"head_dim\": -1"), "head_dim"},
         {LLAMA(", \"num_key_value_heads\": 3"), "num_key_value_heads"}, {LLAMA(", \"num_key_value_heads\": 0"), "num_key_value_heads"},
         {LLAMA(", \"rms_norm_eps\": -1"), "rms_norm_eps"}, {LLAMA(", \"rope_theta\": 0"), "rope_theta"},
-        {LLAMA(", \"eos_token_id\": 128"), "eos_token_id"}, {LLAMA(", \"bos_token_id\": 4000000000"), "bos_token_id"},
-        {LLAMA(", \"vocab_size\": 128"), "duplicate"}, {LLAMA(", \"tie_word_embeddings\": 1"), "tie_word_embeddings"},
-        {LLAMA(", \"rms_norm_eps\": 1e400"), "overflow"},
+        {LLAMA(", \"eos_token_id\": \"2\""), "eos_token_id"}, {LLAMA(", \"bos_token_id\": 1.5"), "bos_token_id"},
+        {LLAMA(", \"tie_word_embeddings\": 1"), "tie_word_embeddings"},
+        {LLAMA(", \"rms_norm_eps\": 1e400"), "rms_norm_eps"},
         {"{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 1000000000, \"num_attention_heads\": 4, "
          "\"intermediate_size\": 96, \"vocab_size\": 128}", "num_hidden_layers"},
         {"{\"model_type\": \"llama\", \"hidden_size\": 9223372036854775807, \"num_hidden_layers\": 1, \"num_attention_heads\": 1, "
@@ -105,6 +105,21 @@ static void case_35_broken_sizes(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_fails(parse(cases[i].text), KQ_E_FORMAT, cases[i].word);
+}
+
+/* What transformers 5.23 loads although it looks wrong: the values it has then. Ids outside the vocabulary never appear; a key's last value counts. */
+static void odd_tokens(void **state)
+{
+    (void)state;
+    check_ok(parse(LLAMA(", \"bos_token_id\": [5, 6], \"eos_token_id\": -1, \"vocab_size\": 100, \"x\": 1e999, \"y\": 1000000000000000019884624838656")));
+    assert_int_equal(cfg.bos_id, 5);
+    assert_int_equal(cfg.n_eos, 0);
+    assert_int_equal(cfg.vocab_size, 100);
+    check_ok(parse(LLAMA(", \"bos_token_id\": 4000000000, \"eos_token_id\": [3, 128, 3.0, 127, -7]")));
+    assert_int_equal(cfg.bos_id, -1);
+    assert_int_equal(cfg.n_eos, 2);
+    assert_true(cfg.eos_id[0] == 3 && cfg.eos_id[1] == 127);
+    check_fails(parse(LLAMA(", \"eos_token_id\": [[2]]")), KQ_E_FORMAT, "eos_token_id");
 }
 
 static void linear_shapes_and_names(void **state)
@@ -128,6 +143,6 @@ static void linear_shapes_and_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(defaults), cmocka_unit_test(rope_forms), cmocka_unit_test(refusals),
-                                       cmocka_unit_test(case_35_broken_sizes), cmocka_unit_test(linear_shapes_and_names)};
+                                       cmocka_unit_test(case_35_broken_sizes), cmocka_unit_test(odd_tokens), cmocka_unit_test(linear_shapes_and_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -210,7 +210,7 @@ static void refused(void **state)
         { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", KQ_E_FORMAT, "id" },
         { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2147483647},\"merges\":[]}}", KQ_E_FORMAT, "id" },
         { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1e3},\"merges\":[]}}", KQ_E_FORMAT, "id" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999999999999999},\"merges\":[]}}", KQ_E_FORMAT, "JSON" },
+        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999999999999999},\"merges\":[]}}", KQ_E_FORMAT, "whole number" },
         { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", KQ_E_FORMAT, "two tokens" },
         { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", KQ_E_FORMAT, "duplicate" },
         { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"\\u0061\":1},\"merges\":[]}}", KQ_E_FORMAT, "duplicate" },
