@@ -142,6 +142,8 @@ static kq_status merge_long(const kq_tokenizer *tok, symbol *sym, size_t n, kq_t
         sift_down(heap, n_heap, i);
     while (n_heap) {
         candidate top = heap[0];
+        if ((status = kq_tok_steps(scratch, 1, err)))
+            return status;
         heap[0] = heap[--n_heap];
         if (n_heap)
             sift_down(heap, n_heap, 0);
@@ -175,6 +177,9 @@ kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_t
     uint64_t hash = 0;
     if (!size)
         return KQ_OK;
+    kq_status status = kq_tok_steps(scratch, size, err);
+    if (status)
+        return status;
     if (tok->ignore_merges) {
         int32_t id = kq_tok_lookup(tok, s, size);
         if (id >= 0)
@@ -185,8 +190,7 @@ kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_t
         slot = &scratch->cache->slot[hash >> 49 & (CACHE_SLOTS - 1)];
         if (slot->hash == hash && slot->key_size == size && !memcmp(scratch->cache->key.data + slot->key_off, s, size)) {
             for (size_t i = 0; i < slot->n_id; i++) {
-                kq_status status = kq_tok_ids_add(ids, slot->id[i], err);
-                if (status)
+                if ((status = kq_tok_ids_add(ids, slot->id[i], err)))
                     return status;
             }
             return KQ_OK;
@@ -195,8 +199,7 @@ kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_t
     size_t bytes;
     if (size > INT32_MAX / 4 || !kq_mul_size(size, sizeof(int32_t) + sizeof(symbol), &bytes))
         return kq_fail(err, KQ_E_ARG, "%s: a piece of %zu bytes is too long to tokenize in one go", tok->path, size);
-    kq_status status = kq_tok_grow(&scratch->bpe, &scratch->cap_bpe, 0, bytes, 1, err);
-    if (status)
+    if ((status = kq_tok_grow(&scratch->bpe, &scratch->cap_bpe, 0, bytes, 1, err)))
         return status;
     int32_t *id = scratch->bpe;
     size_t n = first_symbols(tok, s, size, id), start = ids->size;

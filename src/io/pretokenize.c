@@ -355,6 +355,12 @@ void kq_pattern_free(kq_pattern *p)
     memset(p, 0, sizeof *p);
 }
 
+kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err)
+{
+    s->steps = 0;
+    return s->stop && s->stop(s->ctx) ? kq_fail(err, KQ_E_INTERRUPTED, "the text is not tokenized to its end: the caller asked to stop") : KQ_OK;
+}
+
 static kq_status add_span(kq_tok_scratch *s, size_t off, size_t size, bool match, kq_error *err)
 {
     if (s->n_span >= s->cap_span) {
@@ -429,6 +435,8 @@ static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, 
             return status;
         if (end > start || start > done)
             status = add_span(s, start, end - start, true, err);
+        if (!status)
+            status = kq_tok_steps(s, end - from + 1, err);
         done = end;
         from = end > start ? end : end < size ? end + kq_utf8_size((unsigned char)text[end]) : size + 1;
     }
@@ -488,17 +496,6 @@ static kq_status replace_all(const kq_norm *norm, const char *text, size_t size,
     return status;
 }
 
-static kq_status normal_form(int form, const char *text, size_t size, kq_tok_buf *out, kq_error *err)
-{
-    utf8proc_uint8_t *made = NULL;
-    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, &made, (utf8proc_option_t)form);
-    if (n < 0)
-        return kq_fail(err, n == UTF8PROC_ERROR_NOMEM ? KQ_E_MEMORY : KQ_E_FORMAT, "Unicode normalisation: %s", utf8proc_errmsg(n));
-    kq_status status = kq_tok_buf_add(out, made, (size_t)n, err);
-    free(made);
-    return status;
-}
-
 kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, size_t size, kq_tok_scratch *s,
                        const char **out, size_t *out_size, kq_error *err)
 {
@@ -516,7 +513,7 @@ kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, siz
         }
         to->size = 0;
         if (norm[i].kind == KQ_NORM_FORM) {
-            status = normal_form(norm[i].form, text, size, to, err);
+            status = kq_normal_form(norm[i].form, text, size, s, to, err);
         } else if (norm[i].kind == KQ_NORM_PREPEND) {
             if (!(status = kq_tok_buf_add(to, norm[i].content, norm[i].content_size, err)))
                 status = kq_tok_buf_add(to, text, size, err);
@@ -564,6 +561,8 @@ static kq_status digit_spans(const char *text, size_t size, kq_tok_scratch *s, k
     s->n_span = 0;
     for (size_t i = 0; i < size && !status;) {
         size_t n = kq_utf8_size((unsigned char)text[i]);
+        if ((status = kq_tok_steps(s, 1, err)))
+            break;
         if (is_numeric(kq_utf8_get(text + i))) {
             if (i > done)
                 status = add_span(s, done, i - done, false, err);
@@ -689,7 +688,8 @@ kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size
         if (new_text)
             fresh->size = 0;
         for (size_t i = 0; i < s->n_piece[side] && !status; i++)
-            status = run_pre(&pre[k], text, s->piece[side][i], to, fresh, s, err);
+            if (!(status = kq_tok_steps(s, s->piece[side][i].size, err)))
+                status = run_pre(&pre[k], text, s->piece[side][i], to, fresh, s, err);
         if (new_text)
             text = fresh->data ? fresh->data : "";
         side = to;

@@ -167,13 +167,38 @@ static bool is_space(uint32_t cp)
            cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
 }
 
+/* In [lo, hi), whose tokens are longer than depth and share what stands before it: the first whose byte there is b or more. */
+static size_t first_from(const kq_added_set *set, size_t lo, size_t hi, size_t depth, unsigned b)
+{
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        if ((unsigned char)set->item[mid]->match[depth] < b)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* The longest token that s begins with: the range of those that share its first `depth` bytes is narrowed byte by byte, so that thousands of tokens
+ * with one beginning ("<|reserved_special_token_...") cost a few comparisons, not one each. */
 static const kq_added *match_at(const kq_added_set *set, const char *s, size_t left)
 {
-    unsigned char b = (unsigned char)s[0];
-    for (uint32_t i = set->first[b]; i < set->first[b + 1]; i++)
-        if (set->item[i]->match_size <= left && !memcmp(set->item[i]->match, s, set->item[i]->match_size))
-            return set->item[i];
-    return NULL;
+    size_t lo = set->first[(unsigned char)s[0]], hi = set->first[(unsigned char)s[0] + 1];
+    const kq_added *best = NULL;
+    for (size_t depth = 1; lo < hi; depth++) {
+        if (set->item[lo]->match_size == depth) {
+            best = set->item[lo];
+            while (lo < hi && set->item[lo]->match_size == depth)
+                lo++;
+        }
+        if (depth == left)
+            break;
+        const unsigned char b = (unsigned char)s[depth];
+        lo = first_from(set, lo, hi, depth, b);
+        hi = first_from(set, lo, hi, depth, b + 1u);
+    }
+    return best;
 }
 
 /* The next added token at or after *from: its extent with stripped white space in [*start, *end), *from behind the match itself.
@@ -213,10 +238,12 @@ static const kq_added *next_added(const kq_tokenizer *tok, const kq_added_set *s
     return NULL;
 }
 
+/* By bytes, a prefix before what it begins. */
 static bool goes_first(const kq_added *a, const kq_added *b)
 {
-    unsigned char x = (unsigned char)a->match[0], y = (unsigned char)b->match[0];
-    return x != y ? x < y : a->match_size > b->match_size;
+    const size_t n = a->match_size < b->match_size ? a->match_size : b->match_size;
+    const int order = memcmp(a->match, b->match, n);
+    return order ? order < 0 : a->match_size < b->match_size;
 }
 
 kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, bool normalized, kq_error *err)
@@ -271,6 +298,8 @@ static kq_status encode_stretch(const kq_tokenizer *tok, const char *raw, size_t
     const kq_added *a;
     kq_status status = kq_normalize(tok->norm, tok->n_norm, raw, raw_size, s, &text, &size, err);
     while (!status && (a = next_added(tok, &tok->norm_set, text, size, parse_special, done, &from, &start, &end))) {
+        if ((status = kq_tok_steps(s, end - done, err)))
+            break;
         if (start > done)
             status = encode_words(tok, text + done, start - done, at_start && !done, s, ids, err);
         if (!status)
@@ -283,15 +312,24 @@ static kq_status encode_stretch(const kq_tokenizer *tok, const char *raw, size_t
 }
 
 kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t size, bool add_special, bool parse_special,
-                              int32_t **out, size_t *n_out, kq_error *err)
+                              int32_t **ids, size_t *n_ids, kq_error *err)
 {
-    kq_tok_scratch s = { 0 };
+    return kq_tokenizer_encode_with(tok, text, size, &(kq_encode_options){ .add_special = add_special, .parse_special = parse_special }, ids, n_ids, err);
+}
+
+kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, size_t size, const kq_encode_options *opt, int32_t **out, size_t *n_out,
+                                   kq_error *err)
+{
+    const bool add_special = opt->add_special, parse_special = opt->parse_special;
+    kq_tok_scratch s = { .stop = opt->stop, .ctx = opt->ctx };
     kq_tok_ids ids = { 0 };
     const kq_added *a;
     size_t done = 0, from = 0, start, end;
-    kq_status status = KQ_OK;
     *out = NULL;
     *n_out = 0;
+    kq_status status = kq_tok_ask(&s, err);
+    if (status)
+        goto out;
     if (size && kq_utf8_valid(text, size) < size) {
         if ((status = kq_utf8_lossy(text, size, &s.valid, err)))
             goto out;
@@ -304,6 +342,8 @@ kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t 
         for (size_t i = 0; i < tok->n_prefix && !status; i++)
             status = kq_tok_ids_add(&ids, tok->prefix[i], err);
     while (!status && (a = next_added(tok, &tok->raw_set, text, size, parse_special, done, &from, &start, &end))) {
+        if ((status = kq_tok_steps(&s, end - done, err)))
+            break;
         if (start > done)
             status = encode_stretch(tok, text + done, start - done, !done, parse_special, &s, &ids, err);
         if (!status)

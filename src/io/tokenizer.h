@@ -22,6 +22,12 @@ void kq_tokenizer_close(kq_tokenizer *tok);
  * in the text ("<|im_end|>") become their ids, as `tokenizers` does. *ids is the caller's (kq_free). Safe from several threads. */
 kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t size, bool add_special, bool parse_special,
                               int32_t **ids, size_t *n_ids, kq_error *err);
+/* The same, for texts that others send: stop (may be NULL) is asked every few thousand steps of the work, from the calling thread, and once at the
+ * start; true ends it with KQ_E_INTERRUPTED. No step takes longer than one pass over the text: the time of all of them together grows with the
+ * size (n log n where the tokenizer does not cut the text), whatever the bytes are. */
+typedef struct kq_encode_options { bool add_special, parse_special; bool (*stop)(void *ctx); void *ctx; } kq_encode_options;
+kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, size_t size, const kq_encode_options *opt, int32_t **ids, size_t *n_ids,
+                                   kq_error *err);
 /* The bytes of ids (not always whole UTF-8 characters), with a final NUL not counted. skip_special leaves special tokens out. Ids that have
  * no token (the padded rows of an embedding) add nothing, as in `tokenizers`; negative ones are KQ_E_ARG. */
 kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_t n_ids, bool skip_special,

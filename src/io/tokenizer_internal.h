@@ -67,6 +67,7 @@ typedef struct kq_span { size_t off, size; bool match; } kq_span;
 
 /* Scratch of one encode call. */
 typedef struct kq_tok_scratch {
+    bool (*stop)(void *ctx); void *ctx; size_t steps; /* kq_encode_options; steps since it was last asked */
     kq_tok_buf valid, norm[2], text[2], work;
     kq_piece *piece[2]; size_t n_piece[2], cap_piece[2];
     kq_span *span; size_t n_span, cap_span;
@@ -76,6 +77,14 @@ typedef struct kq_tok_scratch {
     struct kq_bpe_cache *cache;                /* NULL for short texts */
 } kq_tok_scratch;
 void kq_tok_scratch_free(kq_tok_scratch *s);
+/* Every loop over a text counts its steps (bytes, matches, merges) here: KQ_E_INTERRUPTED when the caller asks to stop. */
+kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err);
+static inline kq_status kq_tok_steps(kq_tok_scratch *s, size_t n, kq_error *err)
+{
+    enum { STEPS_A_QUESTION = 1 << 14 };
+    s->steps += n;
+    return s->steps < STEPS_A_QUESTION ? KQ_OK : kq_tok_ask(s, err);
+}
 
 /* Compile a tokenizer.json pattern. `where` names it in messages. The file's regexes are written for Oniguruma; what means something
  * else in PCRE2 is translated (\s, \w, scripts) or refused by name (KQ_E_UNSUPPORTED). */
@@ -83,6 +92,8 @@ kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq
 kq_status kq_pattern_literal(const char *s, size_t size, kq_pattern *out, kq_error *err);
 void kq_pattern_free(kq_pattern *p);
 
+/* Append text in a Unicode normal form (utf8proc's options of NFC, NFD, NFKC, NFKD), in time that grows with the size. */
+kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch *s, kq_tok_buf *out, kq_error *err);
 /* Normalise text; *out points into the scratch or at text itself. */
 kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, size_t size, kq_tok_scratch *s,
                        const char **out, size_t *out_size, kq_error *err);
@@ -100,7 +111,7 @@ typedef struct kq_added {
     bool special, lstrip, rstrip, single_word, normalized;
 } kq_added;
 
-/* Added tokens that are looked for in one pass, by first byte, longest first. */
+/* Added tokens that are looked for in one pass, in the order of their bytes; first: where each first byte begins. */
 typedef struct kq_added_set { const kq_added **item; size_t n; uint32_t first[257]; } kq_added_set; /* item owned, entries borrowed */
 
 typedef struct kq_merge { uint64_t key; uint32_t rank; int32_t id; } kq_merge; /* key (left << 32 | right) + 1; 0: empty */
