@@ -1,17 +1,20 @@
-# Two commands for a stranger:  make demo   make test        (what is missing is installed with apt-get; NO_INSTALL=1 only says what it is)
+# Two commands for a stranger:  make demo   make test        They install what is missing with apt-get. With NO_INSTALL=1 they only say what it is.
+# Plain `make` builds and installs nothing: where a package is missing it prints the line that installs it.
 BITS  ?= 2
 TEXT  ?= demo/held-out.txt
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 JOBS  ?= $(shell nproc)
 
-.PHONY: all demo test test-asan test-tsan test-model test-llama model install clean deps
+.PHONY: all deps check-deps demo test test-asan test-tsan test-model test-llama model install clean
 
 all: build/release/kronq
 
 deps:
 	@scripts/install_dependencies.sh
+check-deps:
+	@NO_INSTALL=1 scripts/install_dependencies.sh
 
-build/release/kronq: deps
+build/release/kronq: check-deps
 	@cmake --preset release > build.log 2>&1 || (cat build.log; rm -f build.log; exit 1)
 	@rm -f build.log
 	@cmake --build --preset release -j $(JOBS)
@@ -20,7 +23,8 @@ model: $(MODEL)
 models/SmolLM2-135M-Instruct.Q4_1.gguf:
 	@scripts/fetch_model.sh $@
 
-demo: build/release/kronq $(MODEL)
+demo: deps
+	@$(MAKE) --no-print-directory build/release/kronq $(MODEL)
 	@scripts/demo.sh build/release/kronq $(MODEL) $(BITS) $(TEXT)
 
 # The whole suite, plain and under AddressSanitizer and UndefinedBehaviorSanitizer. Tests of the real model say SKIP without `make model`.

@@ -20,7 +20,8 @@ for p in $packages; do
 done
 [ -z "$missing" ] && exit 0
 if [ -n "${NO_INSTALL:-}" ]; then
-    echo "kronq needs these packages:$missing" >&2
+    echo "kronq needs packages that are not installed. \`make deps\` installs them, or:" >&2
+    echo "    sudo apt-get install$missing" >&2
     exit 1
 fi
 echo "installing:$missing"
