@@ -3,7 +3,7 @@
 set(KRONQ_ROOMS "" CACHE INTERNAL "")
 
 add_library(kronq_flags INTERFACE)
-target_compile_definitions(kronq_flags INTERFACE _GNU_SOURCE KRONQ_VERSION="${PROJECT_VERSION}")
+target_compile_definitions(kronq_flags INTERFACE _GNU_SOURCE)
 target_include_directories(kronq_flags INTERFACE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
 # -ffp-contract=off: a plain C reference must not depend on whether the compiler may fuse; kernels ask for FMA by name.
 target_compile_options(kronq_flags INTERFACE -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes

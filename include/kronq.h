@@ -25,8 +25,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The version of this header. kq_version tells that of the library that the program runs with. */
+#define KRONQ_VERSION_MAJOR 0
+#define KRONQ_VERSION_MINOR 1
+#define KRONQ_VERSION_PATCH 0
+#define KRONQ_VERSION "0.1.0"
+
 #ifdef __cplusplus
 extern "C" {
+#endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default) /* only what follows is visible outside the library */
 #endif
 
 /* What went wrong, in one word; 0 is success. Every function that can fail returns one. */
@@ -229,6 +238,9 @@ kq_export_options kq_export_defaults(void);
  * or gets its config.json, only when it is whole. report_json (may be NULL): "file_bytes", "tensors", "seconds", "peak_rss_bytes"; free() it. */
 kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json, kq_error *err);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -196,14 +196,14 @@ static kq_status fingerprint(const char *path, char hex[17], kq_error *err)
     return KQ_OK;
 }
 
-static void seal_path(const char *path, char seal[4400])
+static void seal_path(const char *path, char seal[4408])
 {
-    snprintf(seal, 4400, "%s.seal", path);
+    snprintf(seal, 4408, "%s.seal", path);
 }
 
 kq_status kq_job_seal(const char *path, kq_error *err)
 {
-    char hex[17], seal[4400];
+    char hex[17], seal[4408];
     kq_status status = fingerprint(path, hex, err);
     seal_path(path, seal);
     return status ? status : kq_file_write(seal, hex, 16, err);
@@ -211,14 +211,14 @@ kq_status kq_job_seal(const char *path, kq_error *err)
 
 bool kq_job_sealed(const char *path)
 {
-    char seal[4400];
+    char seal[4408];
     seal_path(path, seal);
     return kq_path_exists(seal);
 }
 
 kq_status kq_job_check_seal(const char *path, kq_error *err)
 {
-    char hex[17], seal[4400], *text = NULL;
+    char hex[17], seal[4408], *text = NULL;
     size_t size;
     kq_status status = fingerprint(path, hex, err);
     seal_path(path, seal);
