@@ -238,6 +238,12 @@ kq_export_options kq_export_defaults(void);
  * or gets its config.json, only when it is whole. report_json (may be NULL): "file_bytes", "tensors", "seconds", "peak_rss_bytes"; free() it. */
 kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json, kq_error *err);
 
+/* Compare every kernel of every instruction set that this processor has (at or below common->isa) with plain C, on random inputs: a second or two. common
+ * may be NULL; of it isa, progress and ctx count. report_json (may be NULL): "isa", "checked", "failed" and one entry a kernel in "checks" ("room",
+ * "kernel", "isa", "error", "bound", "ok"); free() it. It is given also with KQ_E_NUMERIC: a kernel differs, the message names the first. The environment's
+ * KRONQ_WITHOUT=vnni,vbmi checks what a processor without them would run. */
+kq_status kq_selfcheck(const kq_common *common, char **report_json, kq_error *err);
+
 #ifdef __GNUC__
 #pragma GCC visibility pop
 #endif

@@ -30,12 +30,53 @@ kq_isa kq_isa_best(void)
     bool bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));                      /* AVX512_BF16 */
     return amx && bf16 && amx_permitted() ? KQ_ISA_AMX : KQ_ISA_AVX512;
 }
+
+static bool processor_has(kq_cpu_feature feature)
+{
+    __builtin_cpu_init();
+    return feature == KQ_CPU_VNNI ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+}
 #else
+static bool processor_has(kq_cpu_feature feature)
+{
+    (void)feature;
+    return false;
+}
+
 kq_isa kq_isa_best(void)
 {
     return KQ_ISA_REF;
 }
 #endif
+
+static const char *const features[KQ_N_CPU_FEATURE] = {"vnni", "vbmi"};
+
+/* The features that KRONQ_WITHOUT names, as bits. unknown: its first word that is none (length *n), else NULL. */
+static unsigned switched_off(const char **unknown, size_t *n)
+{
+    const char *list = getenv("KRONQ_WITHOUT");
+    unsigned off = 0;
+    *unknown = NULL;
+    while (list && *list) {
+        const size_t length = strcspn(list, ",");
+        unsigned bit = 0;
+        for (int i = 0; i < KQ_N_CPU_FEATURE; i++)
+            if (strlen(features[i]) == length && !strncmp(list, features[i], length))
+                bit = 1u << i;
+        if (length && !bit && !*unknown)
+            *unknown = list, *n = length;
+        off |= bit;
+        list += length + (list[length] == ',');
+    }
+    return off;
+}
+
+bool kq_cpu_has(kq_cpu_feature feature)
+{
+    const char *unknown;
+    size_t n;
+    return !(switched_off(&unknown, &n) >> feature & 1) && processor_has(feature);
+}
 
 static const char *const names[] = {"ref", "avx2", "avx512", "amx"};
 
@@ -46,7 +87,11 @@ const char *kq_isa_name(kq_isa isa)
 
 kq_status kq_isa_pick(const char *name, kq_isa *out, kq_error *err)
 {
-    const char *from = "--isa";
+    const char *from = "--isa", *unknown;
+    size_t length = 0;
+    switched_off(&unknown, &length);
+    if (unknown)
+        return kq_fail(err, KQ_E_ARG, "KRONQ_WITHOUT=%.*s is unknown; use vnni or vbmi, or both with a comma between", (int)(length < 100 ? length : 100), unknown);
     if (!name) {
         name = getenv("KRONQ_ISA");
         from = "KRONQ_ISA";

@@ -145,8 +145,7 @@ const kq_packed_kern kq_packed_kern_ref = {.name = "ref", .decode = decode_ref, 
 const kq_packed_kern *kq_packed_kern_pick(kq_isa isa)
 {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (isa >= KQ_ISA_AVX512 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni"))
+    if (isa >= KQ_ISA_AVX512 && kq_cpu_has(KQ_CPU_VBMI) && kq_cpu_has(KQ_CPU_VNNI))
         return &kq_packed_kern_vbmi;
     if (isa >= KQ_ISA_AVX2)
         return &kq_packed_kern_avx2;

@@ -13,15 +13,12 @@ enum { PAIRS = KQ_PANEL_BLOCK / 2 };
 #define NOTHING 1e-30f
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 
 bool kq_panel_available(void)
 {
     kq_isa isa;
-    unsigned a, b, c, d;
-    return kq_isa_pick(NULL, &isa, NULL) == KQ_OK && isa >= KQ_ISA_AVX512 && kq_kern_isa() >= KQ_ISA_AVX512 &&
-           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & (1u << 11)); /* AVX512_VNNI */
+    return kq_isa_pick(NULL, &isa, NULL) == KQ_OK && isa >= KQ_ISA_AVX512 && kq_kern_isa() >= KQ_ISA_AVX512 && kq_cpu_has(KQ_CPU_VNNI);
 }
 #else
 bool kq_panel_available(void)
