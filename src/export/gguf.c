@@ -13,6 +13,7 @@
 #include "io/encode.h"
 #include "io/gguf_model_write.h"
 #include "io/json.h"
+#include "io/rope.h"
 
 /* What a file may consist of: ggml's type and llama.cpp's name for such a file. */
 static const struct file_kind { const char *name; kq_dtype dtype; uint32_t ggml, file_type; } kinds[] = {
@@ -89,7 +90,7 @@ static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e,
     kq_status status = kq_alloc_for((void **)&factors, s->ne[0], sizeof *factors, s->name, err);
     if (status)
         return status;
-    kq_gguf_rope_factors(kq_source_config(x->src), factors);
+    kq_rope_divisors(kq_source_config(x->src), factors);
     status = encode_rows(e, factors, 1, err);
     kq_free(factors);
     return status;
@@ -125,7 +126,7 @@ kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
         return kq_fail(err, KQ_E_ARG, "--type %s is not known; F16, BF16, Q8_0 and F32 are (quantize --to gguf rounds onto the smaller types)", x->opt->type);
     if (x->opt->fallback && (!fallback || fallback->dtype == KQ_T_Q8_0))
         return kq_fail(err, KQ_E_ARG, "--fallback %s: expected F16, BF16 or F32", x->opt->fallback);
-    if ((status = kq_gguf_layout(kq_source_config(x->src), &slots, &n, err)) ||
+    if ((status = kq_rope_check_gguf(kq_source_config(x->src), err)) || (status = kq_gguf_layout(kq_source_config(x->src), &slots, &n, err)) ||
         (status = kq_alloc_for((void **)&chosen, n, sizeof *chosen, "the list of tensors", err)))
         goto out;
     for (size_t i = 0; i < n; i++)

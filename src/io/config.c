@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "io/rope.h"
 
 void kq_linear_shape(const kq_config *cfg, kq_linear_id id, size_t *m, size_t *n)
 {
@@ -51,12 +52,9 @@ kq_status kq_config_check(const kq_config *cfg, const char *path, kq_error *err)
         return kq_fail(err, KQ_E_FORMAT, "%s: rope_theta is %g, expected a positive number", path, cfg->rope_theta);
     if (!(cfg->rms_eps >= 0) || !(cfg->rms_eps < 1))
         return kq_fail(err, KQ_E_FORMAT, "%s: rms_norm_eps is %g, expected a small positive number", path, (double)cfg->rms_eps);
-    const kq_rope_scaling *s = &cfg->rope_scaling;
-    if (s->llama3 && (!(s->factor >= 1) || !isfinite(s->factor) || !(s->low_freq_factor > 0) || !(s->high_freq_factor > s->low_freq_factor) ||
-                      !isfinite(s->high_freq_factor) || !s->original_max_position))
-        return kq_fail(err, KQ_E_FORMAT, "%s: rope scaling llama3 with factor %g, low_freq_factor %g, high_freq_factor %g, "
-                       "original_max_position_embeddings %zu makes no sense", path, s->factor, s->low_freq_factor, s->high_freq_factor,
-                       s->original_max_position);
+    kq_status status = kq_rope_check(cfg, path, err);
+    if (status)
+        return status;
     if (cfg->bos_id < -1 || (cfg->bos_id >= 0 && (size_t)cfg->bos_id >= cfg->vocab_size))
         return kq_fail(err, KQ_E_FORMAT, "%s: bos_token_id %d is outside the vocabulary of %zu", path, cfg->bos_id, cfg->vocab_size);
     if (cfg->n_eos > KQ_MAX_EOS)

@@ -6,13 +6,26 @@
 
 typedef enum kq_arch { KQ_ARCH_LLAMA = 0, KQ_ARCH_QWEN3 = 1 } kq_arch; /* LLaMA-2/3 (and SmolLM2); Qwen3: per-head RMS norm of q and k */
 
-typedef struct kq_rope_scaling { /* "llama3" of Hugging Face; kind NONE otherwise */
-    bool llama3;
+/* How the frequencies of the rotary embedding differ from theta^(-2i/head_dim): io/rope.h has the equations. */
+enum { KQ_MAX_EOS = 64, KQ_MAX_ROPE_PAIRS = 256 };
+typedef enum kq_rope_kind {
+    KQ_ROPE_PLAIN = 0,
+    KQ_ROPE_LLAMA3,  /* factor, low_freq_factor, high_freq_factor, original_max_position */
+    KQ_ROPE_LINEAR,  /* factor */
+    KQ_ROPE_DYNAMIC, /* factor: plain within max_position, longer sequences are refused (their frequencies change with every token) */
+    KQ_ROPE_YARN,    /* factor, original_max_position, beta_fast, beta_slow, truncate */
+    KQ_ROPE_TABLE    /* divisor [head_dim / 2] */
+} kq_rope_kind;
+typedef struct kq_rope_scaling {
+    kq_rope_kind kind;
     double factor, low_freq_factor, high_freq_factor;
     size_t original_max_position;
+    double beta_fast, beta_slow;
+    bool truncate;
+    bool bounded;                     /* sequences longer than max_position have other frequencies, and are refused */
+    double attention_factor;          /* cos and sin are multiplied by it; 0 (an empty struct) counts as 1 */
+    float divisor[KQ_MAX_ROPE_PAIRS]; /* what each pair's plain frequency is divided by */
 } kq_rope_scaling;
-
-enum { KQ_MAX_EOS = 64 };
 
 typedef struct kq_config {
     kq_arch arch;

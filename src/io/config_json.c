@@ -6,6 +6,7 @@
 #include "base/warn.h"
 #include "io/generation_config.h"
 #include "io/json.h"
+#include "io/rope.h"
 
 /* The value of a key; NULL when it is absent or null. */
 static const json_t *get(const json_t *object, const char *key)
@@ -96,48 +97,6 @@ static kq_status refuse_features(const json_t *root, const char *path, kq_error 
     return KQ_OK;
 }
 
-/* rope_theta at the top and rope_scaling (transformers 4), or both inside rope_parameters (5). */
-static kq_status parse_rope(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
-{
-    const char *key = get(root, "rope_parameters") ? "rope_parameters" : "rope_scaling";
-    const json_t *rope = get(root, key);
-    kq_status status;
-    if ((status = get_number(root, "rope_theta", 10000, path, &cfg->rope_theta, err)) || !rope)
-        return status;
-    if (!json_is_object(rope))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s is not an object", path, key);
-    if ((status = get_number(rope, "rope_theta", cfg->rope_theta, path, &cfg->rope_theta, err)))
-        return status;
-    double partial;
-    if ((status = get_number(rope, "partial_rotary_factor", 1, path, &partial, err)))
-        return status;
-    if (partial != 1)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: partial_rotary_factor is %g, kronq supports 1", path, partial);
-    const json_t *type = get(rope, "rope_type") ? get(rope, "rope_type") : get(rope, "type");
-    if (!type && !json_object_size(rope))
-        return KQ_OK;
-    if (!type && !strcmp(key, "rope_parameters") && !get(rope, "factor"))
-        return KQ_OK; /* just rope_theta */
-    if (!json_is_string(type))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has no rope_type that is a string", path, key);
-    if (!strcmp(json_string_value(type), "default"))
-        return KQ_OK;
-    if (strcmp(json_string_value(type), "llama3"))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has rope_type \"%.100s\", kronq supports \"default\" and \"llama3\"", path, key,
-                       json_string_value(type));
-    kq_rope_scaling *s = &cfg->rope_scaling;
-    static const char *const needed[] = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
-    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
-        if (!get(rope, needed[i]))
-            return kq_fail(err, KQ_E_FORMAT, "%s: %s of type llama3 has no %s", path, key, needed[i]);
-    s->llama3 = true;
-    if ((status = get_number(rope, "factor", 0, path, &s->factor, err)) ||
-        (status = get_number(rope, "low_freq_factor", 0, path, &s->low_freq_factor, err)) ||
-        (status = get_number(rope, "high_freq_factor", 0, path, &s->high_freq_factor, err)))
-        return status;
-    return get_size(rope, "original_max_position_embeddings", 0, path, &s->original_max_position, err);
-}
-
 /* A token id, or a list of which the first counts. Absent: LLaMA's default of transformers (1), none for Qwen3. null, or outside the vocabulary: none. */
 static kq_status parse_bos(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
 {
@@ -225,7 +184,7 @@ kq_status kq_config_from_json(const char *text, size_t size, const char *path, k
     } else {
         cfg->arch = strcmp(json_string_value(type), "llama") ? KQ_ARCH_QWEN3 : KQ_ARCH_LLAMA;
         (void)((status = refuse_features(root, path, err)) || (status = parse_quantization(root, path, is_kronq, err)) ||
-               (status = parse_sizes(root, path, cfg, err)) || (status = parse_rope(root, path, cfg, err)) ||
+               (status = parse_sizes(root, path, cfg, err)) || (status = kq_rope_from_json(root, path, cfg, err)) ||
                (status = parse_bos(root, path, cfg, err)) ||
                (status = parse_eos(root, path, cfg, err)) || (status = kq_config_check(cfg, path, err)));
     }

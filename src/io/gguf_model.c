@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mem.h"
+#include "base/warn.h"
 #include "io/dequant.h"
-#include "io/gguf_model_write.h"
+#include "io/rope.h"
 
 kq_dtype kq_gguf_dtype(uint32_t type)
 {
@@ -106,62 +108,80 @@ static const kq_gguf_tensor *find_tensor(const kq_gguf *g, const char *name)
     return NULL;
 }
 
-/* The divisor llama3 scaling gives to frequency pair i: 1 for short wavelengths, factor for long ones, smooth between
- * (transformers' _compute_llama3_parameters). */
-static double llama3_factor(const kq_config *cfg, const kq_rope_scaling *s, size_t i)
+/* ---- the rotary embedding, as llama.cpp reads it for these architectures (llama_model_base::load_hparams, llama_context's constructor) ---- */
+
+/* A setting of YaRN that other architectures read: what it would have to be to mean nothing. */
+static kq_status pass_over(const kq_gguf *g, const char *arch, const char *key, double nothing, kq_error *err)
 {
-    double freq = pow(cfg->rope_theta, -2.0 * (double)i / (double)cfg->head_dim);
-    double wavelength = 2 * 3.14159265358979323846 / freq, original = (double)s->original_max_position;
-    if (wavelength < original / s->high_freq_factor)
-        return 1;
-    if (wavelength > original / s->low_freq_factor)
-        return s->factor;
-    double smooth = (original / wavelength - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
-    return 1 / ((1 - smooth) / s->factor + smooth);
+    double value;
+    kq_status status = get_number(g, arch, key, nothing, &value, err);
+    if (!status && value != nothing)
+        kq_warn("%s: %s.%s is %g; llama.cpp does not read it for this architecture, and it is passed over here too", kq_gguf_path(g), arch, key, value);
+    return status;
 }
 
-static bool factors_match(const kq_config *cfg, const kq_rope_scaling *s, const kq_gguf_tensor *t)
+/* Without a type the scaling is linear. A factor of 0 counts as 1. YaRN's attention factor is 0.1 ln(factor) + 1, times rope.scaling.attn_factor. */
+static kq_status parse_rope(const kq_gguf *g, const char *arch, kq_config *cfg, kq_error *err)
 {
-    for (size_t i = 0; i < t->n_elem; i++) {
-        float stored;
-        double want = llama3_factor(cfg, s, i);
-        kq_dequantize(KQ_T_F32, t->data + 4 * i, 1, &stored);
-        if (!(fabs(stored - want) <= 1e-4 * want))
-            return false;
+    static const struct { const char *key; double nothing; } unread[] = {
+        {"rope.scaling.yarn_ext_factor", 1}, {"rope.scaling.yarn_attn_factor", 1}, {"rope.scaling.yarn_beta_fast", 32},
+        {"rope.scaling.yarn_beta_slow", 1}, {"rope.scaling.yarn_log_multiplier", 0}};
+    const kq_gguf_kv *type = find_arch(g, arch, "rope.scaling.type");
+    const bool yarn = kq_gguf_str_is(type, 0, "yarn"), none = kq_gguf_str_is(type, 0, "none");
+    kq_rope_scaling *s = &cfg->rope_scaling;
+    kq_status status;
+    if (type && (type->is_array || (!yarn && !none && !kq_gguf_str_is(type, 0, "linear")))) {
+        const char *text = "(no string)";
+        size_t len = strlen(text);
+        kq_gguf_str(type, 0, &text, &len);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.rope.scaling.type is \"%.*s\", kronq supports none, linear and yarn", kq_gguf_path(g), arch,
+                       (int)(len < 60 ? len : 60), text);
     }
-    return true;
+    if ((status = get_number(g, arch, "rope.scale_linear", 1, &s->factor, err)) || /* the older name */
+        (status = get_number(g, arch, "rope.scaling.factor", s->factor, &s->factor, err)) ||
+        (status = get_number(g, arch, "rope.scaling.attn_factor", 1, &s->attention_factor, err)) ||
+        (status = get_size(g, arch, "rope.scaling.original_context_length", cfg->max_position, &s->original_max_position, err)))
+        return status;
+    if (!(s->attention_factor > 0) || !(s->factor >= 0))
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.rope.scaling.factor %g and attn_factor %g must be positive numbers", kq_gguf_path(g), arch, s->factor,
+                       s->attention_factor);
+    for (size_t i = 0; i < sizeof unread / sizeof *unread && yarn; i++)
+        if ((status = pass_over(g, arch, unread[i].key, unread[i].nothing, err)))
+            return status;
+    if (none || s->factor == 0 || s->factor == 1) {
+        *s = (kq_rope_scaling){.attention_factor = s->attention_factor};
+    } else if (yarn) {
+        s->kind = KQ_ROPE_YARN;
+        s->beta_fast = 32;
+        s->beta_slow = 1;
+        s->truncate = true;
+        s->attention_factor *= kq_rope_mscale(s->factor, 1);
+        s->original_max_position = s->original_max_position ? s->original_max_position : cfg->max_position;
+    } else {
+        *s = (kq_rope_scaling){.kind = KQ_ROPE_LINEAR, .factor = s->factor, .attention_factor = s->attention_factor};
+    }
+    if (s->attention_factor == 1 && !yarn)
+        s->attention_factor = 0; /* as a folder's configuration leaves it */
+    return KQ_OK;
 }
 
-void kq_gguf_rope_factors(const kq_config *cfg, float *factors)
-{
-    for (size_t i = 0; i < cfg->head_dim / 2; i++)
-        factors[i] = (float)llama3_factor(cfg, &cfg->rope_scaling, i);
-}
-
-/* rope_freqs.weight holds one divisor for each pair. LLaMA-3.1 and 3.2 are the only models of the two families that have one. */
+/* rope_freqs.weight holds one divisor for each pair. */
 static kq_status parse_rope_freqs(const kq_gguf *g, kq_config *cfg, kq_error *err)
 {
     const kq_gguf_tensor *t = find_tensor(g, "rope_freqs.weight");
+    const size_t half = cfg->head_dim / 2;
+    float *divisor;
     if (!t)
         return KQ_OK;
-    if (t->type != 0 || t->rank != 1 || t->n_elem != cfg->head_dim / 2)
-        return kq_fail(err, KQ_E_SHAPE, "%s: rope_freqs.weight is not F32 of %zu elements, half of the head's size", kq_gguf_path(g), cfg->head_dim / 2);
-    const kq_rope_scaling none = {.factor = 1, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position = 8192};
-    float last;
-    if (factors_match(cfg, &none, t))
-        return KQ_OK;
-    kq_dequantize(KQ_T_F32, t->data + 4 * (t->n_elem - 1), 1, &last);
-    const double factors[] = {8, 32, last}; /* LLaMA-3.1, 3.2, and any other: the longest wavelength shows the whole factor */
-    for (size_t i = 0; i < 3; i++) {
-        kq_rope_scaling s = none;
-        s.llama3 = true;
-        s.factor = factors[i];
-        if (s.factor >= 1 && factors_match(cfg, &s, t)) {
-            cfg->rope_scaling = s;
-            return KQ_OK;
-        }
-    }
-    return kq_fail(err, KQ_E_UNSUPPORTED, "%s: rope_freqs.weight holds factors that are not those of llama3 rope scaling", kq_gguf_path(g));
+    if (t->type != 0 || t->rank != 1 || t->n_elem != half)
+        return kq_fail(err, KQ_E_SHAPE, "%s: rope_freqs.weight is not F32 of %zu elements, half of the head's size", kq_gguf_path(g), half);
+    kq_status status = kq_alloc_for((void **)&divisor, half, sizeof *divisor, "rope_freqs.weight", err);
+    if (status)
+        return status;
+    kq_dequantize(KQ_T_F32, t->data, half, divisor);
+    status = kq_rope_set_divisors(cfg, divisor, kq_gguf_path(g), err);
+    kq_free(divisor);
+    return status;
 }
 
 static kq_status refuse_features(const kq_gguf *g, const char *arch, kq_error *err)
@@ -175,15 +195,6 @@ static kq_status refuse_features(const kq_gguf *g, const char *arch, kq_error *e
         if (n)
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is %zu, which kronq does not support", kq_gguf_path(g), arch, zero[i], n);
     }
-    const kq_gguf_kv *type = find_arch(g, arch, "rope.scaling.type");
-    if (type && !kq_gguf_str_is(type, 0, "none"))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.rope.scaling.type is in use (linear or yarn?); kronq supports llama3's only",
-                       kq_gguf_path(g), arch);
-    double scale;
-    if ((status = get_number(g, arch, "rope.scale_linear", 1, &scale, err)))
-        return status;
-    if (scale != 1)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.rope.scale_linear is %g, kronq supports 1", kq_gguf_path(g), arch, scale);
     int64_t split;
     if (kq_gguf_int(kq_gguf_find(g, "split.count"), 0, &split) && split > 1)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is one of %lld parts; join them first (llama-gguf-split --merge)", kq_gguf_path(g), (long long)split);
@@ -250,7 +261,7 @@ kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.attention.value_length %zu and rope.dimension_count %zu must both be the head's size %zu",
                        path, arch, value_dim, rope_dim, cfg->head_dim);
     cfg->tie_embeddings = !find_tensor(g, "output.weight");
-    if ((status = kq_config_check(cfg, path, err)))
+    if ((status = parse_rope(g, arch, cfg, err)) || (status = kq_config_check(cfg, path, err)))
         return status;
     return parse_rope_freqs(g, cfg, err);
 }

@@ -7,7 +7,7 @@
 #include "io/source.h"
 
 /* Architecture and sizes from the metadata (general.architecture llama or qwen3) and the tensor table (tied when there is no output.weight;
- * LLaMA-3's rope scaling recognised by its factors in rope_freqs.weight). Checked with kq_config_check.
+ * the rotary embedding's scaling from the keys and from rope_freqs.weight, as llama.cpp reads them). Checked with kq_config_check.
  * KQ_E_UNSUPPORTED names the key that asks for what kronq does not do. */
 kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err);
 

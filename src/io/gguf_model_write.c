@@ -1,11 +1,13 @@
 #include "io/gguf_model_write.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "io/gguf_model.h"
 #include "io/json.h"
+#include "io/rope.h"
 #include "io/tokenizer_internal.h"
 
 /* ---- tensors ---- */
@@ -39,7 +41,7 @@ kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, 
     if (!cfg->tie_embeddings)
         s[i++] = slot("lm_head.weight", 2, cfg->d_model, cfg->vocab_size);
     s[i++] = slot("model.norm.weight", 1, cfg->d_model, 1);
-    if (cfg->rope_scaling.llama3) {
+    if (kq_rope_gguf_form(cfg) == KQ_ROPE_GGUF_FREQS) {
         s[i] = (kq_gguf_slot){.name = "rope_freqs.weight", .rank = 1, .ne = {cfg->head_dim / 2, 1}, .linear = -1};
         i++;
     }
@@ -174,17 +176,6 @@ static bool is_of_the_old_file(const char *key)
     return false;
 }
 
-static kq_status carry_over(kq_gguf_writer *w, const kq_gguf *g, kq_error *err)
-{
-    kq_status status = KQ_OK;
-    for (size_t i = 0; i < kq_gguf_n_kv(g) && !status; i++) {
-        const kq_gguf_kv *kv = kq_gguf_kv_at(g, i);
-        if (!is_of_the_old_file(kv->key) && !kq_gguf_writer_has(w, kv->key))
-            status = kq_gguf_writer_copy(w, kv, err);
-    }
-    return status;
-}
-
 static kq_status write_u32(kq_gguf_writer *w, const char *arch, const char *key, size_t value, kq_error *err)
 {
     char name[128];
@@ -216,6 +207,39 @@ static void size_label(const kq_config *cfg, char out[32])
     const char *unit = n >= 1e12 ? "T" : n >= 1e9 ? "B" : n >= 1e6 ? "M" : "K";
     const double x = n / (n >= 1e12 ? 1e12 : n >= 1e9 ? 1e9 : n >= 1e6 ? 1e6 : 1e3);
     snprintf(out, 32, "%.*f%s", x < 10 ? 1 : 0, x, unit);
+}
+
+/* What of rope_scaling is not in rope_freqs.weight. llama.cpp multiplies what attn_factor says with YaRN's own attention factor. */
+static kq_status write_rope(kq_gguf_writer *w, const kq_config *cfg, const char *arch, kq_error *err)
+{
+    const kq_rope_scaling *s = &cfg->rope_scaling;
+    const bool keys = kq_rope_gguf_form(cfg) == KQ_ROPE_GGUF_KEYS, yarn = keys && s->kind == KQ_ROPE_YARN, linear = keys && s->kind == KQ_ROPE_LINEAR;
+    const double attention = kq_rope_attention(cfg) / (yarn ? kq_rope_mscale(s->factor, 1) : 1);
+    char type[64];
+    kq_status status = kq_rope_check_gguf(cfg, err);
+    snprintf(type, sizeof type, "%s.rope.scaling.type", arch);
+    if (!status && (yarn || linear) && !(status = write_str(w, type, yarn ? "yarn" : "linear", err)))
+        status = write_f32(w, arch, "rope.scaling.factor", s->factor, err);
+    if (!status && yarn)
+        status = write_u32(w, arch, "rope.scaling.original_context_length", s->original_max_position, err);
+    if (!status && fabs(attention - 1) > 1e-7)
+        status = write_f32(w, arch, "rope.scaling.attn_factor", attention, err);
+    return status;
+}
+
+/* With a rope_freqs.weight the rope keys of the old file may be in the table already: they are written anew. */
+static kq_status carry_over(kq_gguf_writer *w, const kq_source *src, kq_error *err)
+{
+    const kq_gguf *g = kq_source_gguf(src);
+    const kq_config *cfg = kq_source_config(src);
+    const bool anew = kq_rope_gguf_form(cfg) != KQ_ROPE_GGUF_KEYS;
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < kq_gguf_n_kv(g) && !status; i++) {
+        const kq_gguf_kv *kv = kq_gguf_kv_at(g, i);
+        if (!is_of_the_old_file(kv->key) && !(anew && strstr(kv->key, ".rope.scal")) && !kq_gguf_writer_has(w, kv->key))
+            status = kq_gguf_writer_copy(w, kv, err);
+    }
+    return status || !anew ? status : write_rope(w, cfg, cfg->arch == KQ_ARCH_QWEN3 ? "qwen3" : "llama", err);
 }
 
 static kq_status from_folder(kq_gguf_writer *w, const kq_source *src, kq_error *err)
@@ -250,7 +274,8 @@ static kq_status from_folder(kq_gguf_writer *w, const kq_source *src, kq_error *
         (status = write_u32(w, arch, "attention.value_length", cfg->head_dim, err)) ||
         (status = write_f32(w, arch, "attention.layer_norm_rms_epsilon", (double)cfg->rms_eps, err)) ||
         (status = write_f32(w, arch, "rope.freq_base", cfg->rope_theta, err)) ||
-        (status = write_u32(w, arch, "rope.dimension_count", cfg->head_dim, err)) || (status = write_u32(w, arch, "vocab_size", cfg->vocab_size, err)))
+        (status = write_u32(w, arch, "rope.dimension_count", cfg->head_dim, err)) || (status = write_rope(w, cfg, arch, err)) ||
+        (status = write_u32(w, arch, "vocab_size", cfg->vocab_size, err)))
         return status;
     return kq_tokenizer_write_gguf(w, src, err);
 }
@@ -259,7 +284,7 @@ kq_status kq_gguf_write_model(kq_gguf_writer *w, const kq_source *src, uint32_t 
 {
     char by[64];
     snprintf(by, sizeof by, "kronq %s", kq_version());
-    kq_status status = kq_source_kind_of(src) == KQ_SOURCE_GGUF ? carry_over(w, kq_source_gguf(src), err) : from_folder(w, src, err);
+    kq_status status = kq_source_kind_of(src) == KQ_SOURCE_GGUF ? carry_over(w, src, err) : from_folder(w, src, err);
     if (status)
         return status;
     /* 2 is ggml's version of its quantized blocks; it has been 2 since May 2023 */

@@ -8,22 +8,20 @@
 /* One tensor of the file: where it comes from and how it lies there. */
 typedef struct kq_gguf_slot {
     char name[64];      /* "blk.3.attn_q.weight" */
-    char hf_name[160];  /* "model.layers.3.self_attn.q_proj.weight"; "" for rope_freqs.weight: kq_gguf_rope_factors gives its values */
+    char hf_name[160];  /* "model.layers.3.self_attn.q_proj.weight"; "" for rope_freqs.weight: kq_rope_divisors gives its values */
     uint32_t rank;      /* 1: norms and rope_freqs, always F32; 2: matrices */
     uint64_t ne[2];     /* fastest first: a row's length, then the rows; ne[1] is 1 for rank 1 */
     size_t layer; int linear; /* kq_linear_id of a linear; -1 for the others */
     size_t head_dim;    /* not 0: rows lie interleaved by heads of this size, row r is Hugging Face's row kq_gguf_hf_row(r, head_dim) */
 } kq_gguf_slot;
 
-/* All tensors of a model of this architecture in the order of the file: embedding, output (untied), output_norm, rope_freqs (llama3 scaling), then
+/* All tensors of a model of this architecture in the order of the file: embedding, output (untied), output_norm, rope_freqs (where
+ * kq_rope_gguf_form says so), then
  * block by block. *slots is the caller's (kq_free). */
 kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, kq_error *err);
 /* llama.cpp's rotary embedding turns neighbours (2j, 2j + 1) of a head where Hugging Face's turns (j, j + d/2): which row of Hugging Face's order is
  * row r of the file's. */
 size_t kq_gguf_hf_row(size_t r, size_t head_dim);
-/* The values of rope_freqs.weight, f32 [head_dim / 2]: what each pair's frequency is divided by. */
-void kq_gguf_rope_factors(const kq_config *cfg, float *factors);
-
 /* Every metadata pair of the model: architecture, tokenizer, general.*. From a GGUF source all pairs are carried over except those that speak of the
  * old file (file type, split, imatrix); from a folder they are made from config.json, tokenizer.json, tokenizer_config.json and README.md's front
  * matter. Keys that were written before this call are left alone, so the caller may say better. file_type is llama.cpp's number (1 F16, 7 Q8_0,

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "io/json.h"
+#include "io/rope.h"
 #include "io/tokenizer_internal.h"
 
 /* Copied byte for byte from a folder, each if it is there. */
@@ -168,11 +169,8 @@ kq_status kq_config_json(const kq_source *src, char **json, kq_error *err)
     bool ok = v != NULL;
     if (ok && llama)
         ok = !json_object_set_new(v, "mlp_bias", json_false());
-    if (ok && cfg->rope_scaling.llama3)
-        ok = !json_object_set_new(v, "rope_scaling", json_pack("{s:s,s:f,s:f,s:f,s:I}", "rope_type", "llama3", "factor", cfg->rope_scaling.factor,
-                                                              "low_freq_factor", cfg->rope_scaling.low_freq_factor, "high_freq_factor",
-                                                              cfg->rope_scaling.high_freq_factor, "original_max_position_embeddings",
-                                                              (json_int_t)cfg->rope_scaling.original_max_position));
+    if (ok)
+        ok = !json_object_set_new(v, "rope_scaling", kq_rope_to_json(cfg));
     if (ok)
         ok = !json_object_set_new(v, "bos_token_id", cfg->bos_id >= 0 ? json_integer(cfg->bos_id) : json_null()) &&
              !json_object_set_new(v, "eos_token_id", cfg->n_eos ? eos_json(cfg) : json_null());

@@ -2,28 +2,8 @@
 
 #include "base/f16.h"
 #include "base/mem.h"
+#include "io/rope.h"
 #include "model/internal.h"
-
-/* The rotary embedding's angles, with the roundings of Hugging Face's f32 code: frequency and angle are rounded to f32 (at position 1000 that
- * is an error of up to 6e-5 rad, and it is how the models were trained), their cosine is not. */
-static void rope_frequencies(const kq_config *cfg, float *freq)
-{
-    const double pi = 3.14159265358979323846;
-    const kq_rope_scaling *rs = &cfg->rope_scaling;
-    for (size_t i = 0; i < cfg->head_dim / 2; i++) {
-        double f = (float)(1.0 / pow(cfg->rope_theta, 2.0 * (double)i / (double)cfg->head_dim));
-        if (rs->llama3) {
-            double wave = 2 * pi / f, old = (double)rs->original_max_position;
-            if (wave > old / rs->low_freq_factor) {
-                f /= rs->factor;
-            } else if (wave >= old / rs->high_freq_factor) {
-                double smooth = (old / wave - rs->low_freq_factor) / (rs->high_freq_factor - rs->low_freq_factor);
-                f = (1 - smooth) * f / rs->factor + smooth * f;
-            }
-        }
-        freq[i] = (float)f;
-    }
-}
 
 kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute, size_t max_T, kq_model_ctx **out, kq_error *err)
 {
@@ -32,6 +12,9 @@ kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute,
         return kq_fail(err, KQ_E_ARG, "a model context needs room for at least one token");
     if (cfg->head_dim % 2 != 0)
         return kq_fail(err, KQ_E_UNSUPPORTED, "head_dim %zu is odd: rotary embedding needs pairs", cfg->head_dim);
+    kq_status st = kq_rope_check_length(cfg, max_T, err);
+    if (st != KQ_OK)
+        return st;
     kq_kern_init(isa);
     float *freq = NULL;
     size_t half = cfg->head_dim / 2, n = 0;
@@ -49,7 +32,6 @@ kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute,
     mc->widest = cfg->d_model > mc->dq ? cfg->d_model : mc->dq;
     if (cfg->d_ff > mc->widest)
         mc->widest = cfg->d_ff;
-    kq_status st = KQ_OK;
     if (!kq_mul_size(max_T, half, &n))
         st = kq_fail(err, KQ_E_MEMORY, "%zu positions are too many", max_T);
     if (st == KQ_OK)
@@ -62,12 +44,15 @@ kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute,
         kq_model_ctx_free(mc);
         return st;
     }
-    rope_frequencies(cfg, freq);
+    /* The angle is rounded to f32, as in transformers; its cosine is not. The attention factor scales the whole rotation, so that the backward pass,
+     * which multiplies by the transpose, needs no word about it. */
+    const double a = kq_rope_attention(cfg);
+    kq_rope_frequencies(cfg, freq);
     for (size_t t = 0; t < max_T; t++)
         for (size_t i = 0; i < half; i++) {
             float angle = (float)t * freq[i];
-            mc->cos[t * half + i] = (float)cos((double)angle);
-            mc->sin[t * half + i] = (float)sin((double)angle);
+            mc->cos[t * half + i] = (float)(a * cos((double)angle));
+            mc->sin[t * half + i] = (float)(a * sin((double)angle));
         }
     kq_free(freq);
     *out = mc;

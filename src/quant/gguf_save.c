@@ -8,6 +8,7 @@
 #include "io/encode.h"
 #include "io/gguf_model.h"
 #include "io/gguf_model_write.h"
+#include "io/rope.h"
 
 enum { NAME = 160, SLAB = 1024 };
 
@@ -139,7 +140,7 @@ static kq_status write_rope(const saver *s, kq_gguf_writer *w, const entry *e, k
     float *factors;
     kq_status status = kq_alloc_for((void **)&factors, e->slot.ne[0], sizeof *factors, e->slot.name, err);
     if (!status) {
-        kq_gguf_rope_factors(s->p->cfg, factors);
+        kq_rope_divisors(s->p->cfg, factors);
         status = kq_gguf_writer_data(w, factors, e->slot.ne[0] * sizeof *factors, err);
     }
     kq_free(factors);

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "io/encode.h"
+#include "io/rope.h"
 #include "quant/gguf_save.h"
 #include "quant/gguf_types.h"
 #include "quant/plan.h"
@@ -196,7 +197,9 @@ static kq_status prepare(quantizer *q, const char *model, const kq_quantize_opti
     kq_status status = kq_prepare(model, opt, !opt->factors, &q->r.p, err);
     if (!status && (opt->sweeps < 0 || opt->sweeps > 1000))
         status = kq_fail(err, KQ_E_ARG, "--sweeps %d: from 0 to 1000", opt->sweeps);
-    return status ? status : kq_gguf_types_choose(&q->r.p, &q->types, err);
+    if (status || (status = kq_rope_check_gguf(q->r.p.cfg, err)))
+        return status;
+    return kq_gguf_types_choose(&q->r.p, &q->types, err);
 }
 
 kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err)

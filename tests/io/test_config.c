@@ -26,7 +26,7 @@ static void defaults(void **state)
     assert_int_equal(cfg.n_kv_head, 4);
     assert_int_equal(cfg.head_dim, 16);
     assert_int_equal(cfg.max_position, 2048);
-    assert_true(cfg.rope_theta == 10000 && cfg.rms_eps == 1e-6f && !cfg.tie_embeddings && !cfg.rope_scaling.llama3 && !is_kronq);
+    assert_true(cfg.rope_theta == 10000 && cfg.rms_eps == 1e-6f && !cfg.tie_embeddings && cfg.rope_scaling.kind == KQ_ROPE_PLAIN && !is_kronq);
     assert_int_equal(cfg.bos_id, 1);
     assert_int_equal(cfg.n_eos, 1);
     assert_int_equal(cfg.eos_id[0], 2);
@@ -49,13 +49,11 @@ static void rope_forms(void **state)
     kq_config old = cfg;
     check_ok(parse(LLAMA(", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"llama3\", " LLAMA3 "}")));
     assert_memory_equal(&old, &cfg, sizeof cfg);
-    assert_true(cfg.rope_scaling.llama3 && cfg.rope_theta == 500000 && cfg.rope_scaling.factor == 8 && cfg.rope_scaling.high_freq_factor == 4);
+    assert_true(cfg.rope_scaling.kind == KQ_ROPE_LLAMA3 && cfg.rope_theta == 500000 && cfg.rope_scaling.factor == 8 && cfg.rope_scaling.high_freq_factor == 4);
     assert_int_equal(cfg.rope_scaling.original_max_position, 8192);
     check_ok(parse(LLAMA(", \"rope_parameters\": {\"rope_theta\": 2e5, \"rope_type\": \"default\"}")));
-    assert_true(cfg.rope_theta == 2e5 && !cfg.rope_scaling.llama3);
+    assert_true(cfg.rope_theta == 2e5 && cfg.rope_scaling.kind == KQ_ROPE_PLAIN);
     check_ok(parse(LLAMA(", \"rope_scaling\": null")));
-    check_fails(parse(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}")), KQ_E_UNSUPPORTED, "linear");
-    check_fails(parse(LLAMA(", \"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": 2.0}")), KQ_E_UNSUPPORTED, "yarn");
     check_fails(parse(LLAMA(", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}")), KQ_E_FORMAT, "low_freq_factor");
     check_fails(parse(LLAMA(", \"rope_scaling\": 3")), KQ_E_FORMAT, "rope_scaling");
 }

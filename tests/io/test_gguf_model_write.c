@@ -6,6 +6,7 @@
 #include "io/encode.h"
 #include "io/gguf_model.h"
 #include "io/gguf_model_write.h"
+#include "io/rope.h"
 #include "io/safetensors_write.h"
 #include "io/tokenizer.h"
 
@@ -90,7 +91,7 @@ static kq_status write_gguf(const kq_source *src)
         if (*slots[i].hf_name)
             check_ok(kq_source_read_f32(src, kq_source_find(src, slots[i].hf_name), 0, rows, x, &err));
         else
-            kq_gguf_rope_factors(kq_source_config(src), x);
+            kq_rope_divisors(kq_source_config(src), x);
         for (size_t r = 0; r < rows; r++)
             memcpy(y + r * cols, x + (slots[i].head_dim ? kq_gguf_hf_row(r, slots[i].head_dim) : r) * cols, cols * sizeof *x);
         check_ok(kq_gguf_writer_data(w, y, rows * cols * sizeof *y, &err));
@@ -167,7 +168,7 @@ static void families_round_trip(void **s)
         const kq_config *a = kq_source_config(src), *b = kq_source_config(back);
         assert_true(a->arch == b->arch && a->n_layer == b->n_layer && a->d_ff == b->d_ff && a->head_dim == b->head_dim && a->vocab_size == b->vocab_size &&
                     a->max_position == b->max_position && a->rope_theta == b->rope_theta && a->rms_eps == b->rms_eps && !b->tie_embeddings);
-        assert_true(a->rope_scaling.llama3 == b->rope_scaling.llama3 && (!a->rope_scaling.llama3 || b->rope_scaling.factor == 32));
+        assert_memory_equal(&a->rope_scaling, &b->rope_scaling, sizeof a->rope_scaling);
         for (size_t i = 0; i < kq_source_n_tensors(src); i++) { /* rows back in Hugging Face's order */
             const kq_tensor *t = kq_source_tensor(src, i), *u = kq_source_find(back, t->name);
             float p[64], q[64];

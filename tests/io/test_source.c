@@ -244,13 +244,22 @@ static void llama3_factors_are_recognised(void **s)
         write_gguf("src_model.gguf", false, rope, LAYERS);
         check_ok(kq_source_open("src_model.gguf", &src, &err));
         const kq_rope_scaling *r = &kq_source_config(src)->rope_scaling;
-        assert_true(r->llama3 && r->factor == factors[i] && r->low_freq_factor == 1 && r->high_freq_factor == 4);
+        assert_true(r->kind == KQ_ROPE_LLAMA3 && r->factor == factors[i] && r->low_freq_factor == 1 && r->high_freq_factor == 4);
         assert_int_equal(r->original_max_position, 8192);
         kq_source_close(src);
     }
     const float odd[HD / 2] = {1, 2, 1, 3};
     write_gguf("src_model.gguf", false, odd, LAYERS);
-    refused("src_model.gguf", KQ_E_UNSUPPORTED, "rope_freqs.weight");
+    check_ok(kq_source_open("src_model.gguf", &src, &err));
+    const kq_rope_scaling *r = &kq_source_config(src)->rope_scaling;
+    assert_int_equal(r->kind, KQ_ROPE_TABLE);
+    assert_memory_equal(r->divisor, odd, sizeof odd);
+    kq_source_close(src);
+    const float bad[][HD / 2] = {{1, 0, 1, 1}, {1, 1, -2, 1}, {NAN, 1, 1, 1}, {1, 1, 1, INFINITY}};
+    for (size_t i = 0; i < 4; i++) {
+        write_gguf("src_model.gguf", false, bad[i], LAYERS);
+        refused("src_model.gguf", KQ_E_FORMAT, "frequency factor");
+    }
 }
 
 static void case_29_nan_weights(void **s)
