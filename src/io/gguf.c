@@ -1,5 +1,6 @@
 #include "io/gguf.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,8 @@ struct kq_gguf {
     const kq_gguf_kv **sorted; /* owned [n_kv], by key */
     kq_gguf_tensor *tensor;  /* owned [n_tensor], names owned */
     size_t n_tensor;
+    kq_gguf **part;          /* owned [n_part]; of a split file the parts after the first, whose tensors stand in `tensor` */
+    size_t n_part;
 };
 
 static const struct ggml_type { uint8_t type; const char *name; uint16_t elems, bytes; } ggml_types[] = {
@@ -192,6 +195,7 @@ static int compare_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+/* Also in the other parts of a split file. */
 static kq_status check_names(kq_gguf *g, kq_error *err)
 {
     const char **names;
@@ -203,7 +207,7 @@ static kq_status check_names(kq_gguf *g, kq_error *err)
     qsort(names, g->n_tensor, sizeof *names, compare_name);
     for (size_t i = 1; i < g->n_tensor && !status; i++)
         if (!strcmp(names[i - 1], names[i]))
-            status = kq_fail(err, KQ_E_FORMAT, "%s: tensor %s appears twice", g->path, names[i]);
+            status = kq_fail(err, KQ_E_FORMAT, "%s: tensor %s appears twice%s", g->path, names[i], g->n_part ? " (in two of the parts, or in one)" : "");
     kq_free(names);
     return status;
 }
@@ -250,6 +254,7 @@ static kq_status parse_tensor(kq_gguf *g, reader *r, size_t index, size_t alignm
         return kq_fail(err, KQ_E_FORMAT, "%s: %s: the sum of the tensor sizes overflows", g->path, t->name);
     t->n_elem = n_elem;
     t->size_bytes = size;
+    t->file = g->path;
     return KQ_OK;
 cut:
     return kq_fail(err, KQ_E_FORMAT, "%s: the file ends inside the table entry of tensor %s", g->path, t->name);
@@ -348,23 +353,46 @@ static kq_status open_bytes(kq_gguf *g, const char *path, kq_error *err)
     return status;
 }
 
-kq_status kq_gguf_open_memory(const void *data, size_t size, const char *path, kq_gguf **out, kq_error *err)
+/* ---- split files (llama-gguf-split): NAME-00001-of-00003.gguf holds all metadata, every part some of the tensors ---- */
+
+enum { MAX_PART = 65535 }; /* split.count is a U16 */
+
+/* split.no, split.count, split.tensors.count; *count 0: the file is whole. */
+static kq_status split_keys(const kq_gguf *g, int64_t *no, int64_t *count, int64_t *n_tensor, kq_error *err)
 {
-    *out = NULL;
-    kq_gguf *g = kq_calloc(1, sizeof *g);
-    if (!g)
-        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    g->data = data;
-    g->size = size;
-    kq_status status = open_bytes(g, path, err);
-    if (status)
-        kq_gguf_close(g);
-    else
-        *out = g;
-    return status;
+    const kq_gguf_kv *kv = kq_gguf_find(g, "split.count");
+    *count = 0;
+    if (!kv)
+        return KQ_OK;
+    if (kv->is_array || !kq_gguf_int(kv, 0, count) || *count < 0 || *count > MAX_PART)
+        return kq_fail(err, KQ_E_FORMAT, "%s: split.count is not a number of files", g->path);
+    if (*count < 2) {
+        *count = 0;
+        return KQ_OK;
+    }
+    const kq_gguf_kv *which = kq_gguf_find(g, "split.no"), *all = kq_gguf_find(g, "split.tensors.count");
+    if (!which || which->is_array || !kq_gguf_int(which, 0, no) || *no < 0 || *no >= *count)
+        return kq_fail(err, KQ_E_FORMAT, "%s: split.no is not the number of one of its %lld parts, counted from 0", g->path, (long long)*count);
+    if (!all || all->is_array || !kq_gguf_int(all, 0, n_tensor) || *n_tensor < 0)
+        return kq_fail(err, KQ_E_FORMAT, "%s: split.tensors.count is not a number of tensors", g->path);
+    return KQ_OK;
 }
 
-kq_status kq_gguf_open(const char *path, kq_gguf **out, kq_error *err)
+/* The path of part `no` (from 0) beside part `own`, of path `path`. KQ_E_FORMAT: its name does not end as the parts' names do. */
+static kq_status part_path(const char *path, int64_t own, int64_t no, int64_t count, char *out, size_t cap, kq_error *err)
+{
+    char end[64];
+    snprintf(end, sizeof end, "-%05d-of-%05d.gguf", (int)own + 1, (int)count);
+    const size_t n = strlen(path), m = strlen(end);
+    if (n <= m || strcmp(path + n - m, end))
+        return kq_fail(err, KQ_E_FORMAT, "%s: is part %d of %d, whose names end in \"%s\"; without that name the other parts cannot be found (rename it back, "
+                       "or join the parts with llama-gguf-split --merge)", path, (int)own + 1, (int)count, end);
+    if (snprintf(out, cap, "%.*s-%05d-of-%05d.gguf", (int)(n - m), path, (int)no + 1, (int)count) >= (int)cap)
+        return kq_fail(err, KQ_E_ARG, "%s: the path is too long", path);
+    return KQ_OK;
+}
+
+static kq_status open_one(const char *path, kq_gguf **out, kq_error *err)
 {
     *out = NULL;
     kq_gguf *g = kq_calloc(1, sizeof *g);
@@ -383,6 +411,99 @@ kq_status kq_gguf_open(const char *path, kq_gguf **out, kq_error *err)
     return status;
 }
 
+/* Part `no` belongs to g? */
+static kq_status check_part(const kq_gguf *g, const kq_gguf *part, int64_t no, int64_t count, int64_t n_tensor, kq_error *err)
+{
+    int64_t its_no, its_count, its_tensors;
+    kq_status status = split_keys(part, &its_no, &its_count, &its_tensors, err);
+    if (status)
+        return status;
+    if (its_count != count || its_no != no || its_tensors != n_tensor)
+        return kq_fail(err, KQ_E_FORMAT, "%s: is %s%lld of %lld (%lld tensors in all), expected part %lld of %lld (%lld tensors) as %s says: a part of another model?",
+                       part->path, its_count ? "part " : "no part: ", its_count ? (long long)its_no + 1 : 1, its_count ? (long long)its_count : 1,
+                       its_count ? (long long)its_tensors : (long long)part->n_tensor, (long long)no + 1, (long long)count, (long long)n_tensor, g->path);
+    const char *mine, *its;
+    size_t n, its_n;
+    if (kq_gguf_str(kq_gguf_find(part, "general.architecture"), 0, &its, &its_n) &&
+        (!kq_gguf_str(kq_gguf_find(g, "general.architecture"), 0, &mine, &n) || n != its_n || memcmp(mine, its, n)))
+        return kq_fail(err, KQ_E_FORMAT, "%s: its general.architecture is not that of %s: a part of another model?", part->path, g->path);
+    return KQ_OK;
+}
+
+/* Move the tensors of a part behind g's own. */
+static kq_status take_tensors(kq_gguf *g, kq_gguf *part, kq_error *err)
+{
+    kq_gguf_tensor *all;
+    kq_status status = kq_alloc_for((void **)&all, g->n_tensor + part->n_tensor, sizeof *all, "the GGUF tensor table", err);
+    if (status)
+        return status;
+    memcpy(all, g->tensor, g->n_tensor * sizeof *all);
+    memcpy(all + g->n_tensor, part->tensor, part->n_tensor * sizeof *all);
+    kq_free(g->tensor);
+    g->tensor = all;
+    g->n_tensor += part->n_tensor;
+    part->n_tensor = 0; /* the names are g's now */
+    return KQ_OK;
+}
+
+static kq_status join_parts(kq_gguf *g, kq_error *err)
+{
+    int64_t no, count, n_tensor;
+    char path[4400];
+    kq_status status = split_keys(g, &no, &count, &n_tensor, err);
+    if (status || !count)
+        return status;
+    if (no) {
+        if (part_path(g->path, no, 0, count, path, sizeof path, NULL))
+            snprintf(path, sizeof path, "the one whose name ends in -00001-of-%05d.gguf", (int)count);
+        return kq_fail(err, KQ_E_ARG, "%s: is part %lld of %lld of a model: open the first part, %s", g->path, (long long)no + 1, (long long)count, path);
+    }
+    if ((status = part_path(g->path, 0, 0, count, path, sizeof path, err)) ||
+        (status = kq_alloc_for((void **)&g->part, (size_t)count - 1, sizeof *g->part, "the parts of a GGUF", err)))
+        return status;
+    for (int64_t i = 1; i < count; i++) {
+        if ((status = part_path(g->path, 0, i, count, path, sizeof path, err)))
+            return status;
+        if (!kq_path_exists(path))
+            return kq_fail(err, KQ_E_IO, "%s: part %lld of %lld is missing beside %s", path, (long long)i + 1, (long long)count, g->path);
+        if ((status = open_one(path, &g->part[g->n_part], err)))
+            return status;
+        kq_gguf *part = g->part[g->n_part++];
+        if ((status = check_part(g, part, i, count, n_tensor, err)) || (status = take_tensors(g, part, err)))
+            return status;
+    }
+    if ((int64_t)g->n_tensor != n_tensor)
+        return kq_fail(err, KQ_E_FORMAT, "%s: its %lld parts hold %zu tensors, split.tensors.count says %lld", g->path, (long long)count, g->n_tensor,
+                       (long long)n_tensor);
+    return check_names(g, err);
+}
+
+kq_status kq_gguf_open_memory(const void *data, size_t size, const char *path, kq_gguf **out, kq_error *err)
+{
+    *out = NULL;
+    kq_gguf *g = kq_calloc(1, sizeof *g);
+    if (!g)
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    g->data = data;
+    g->size = size;
+    kq_status status = open_bytes(g, path, err);
+    if (status)
+        kq_gguf_close(g);
+    else
+        *out = g;
+    return status;
+}
+
+kq_status kq_gguf_open(const char *path, kq_gguf **out, kq_error *err)
+{
+    kq_status status = open_one(path, out, err);
+    if (!status && (status = join_parts(*out, err))) {
+        kq_gguf_close(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
 void kq_gguf_close(kq_gguf *g)
 {
     if (!g)
@@ -393,6 +514,9 @@ void kq_gguf_close(kq_gguf *g)
     }
     for (size_t i = 0; i < g->n_tensor; i++)
         kq_free((void *)g->tensor[i].name);
+    for (size_t i = 0; i < g->n_part; i++)
+        kq_gguf_close(g->part[i]);
+    kq_free(g->part);
     kq_free(g->kv);
     kq_free(g->tensor);
     kq_free(g->sorted);

@@ -22,6 +22,7 @@ typedef struct kq_gguf_kv {
 /* One entry of the tensor table, sizes checked, bytes inside the file. */
 typedef struct kq_gguf_tensor {
     const char *name;                 /* owned by the file object */
+    const char *file;                 /* path of the file that holds it, owned by the file object */
     uint32_t type;                    /* ggml type number */
     uint32_t rank;                    /* 1..4 */
     uint64_t ne[4];                   /* fastest first, as in the file; 1 beyond rank */
@@ -34,8 +35,10 @@ typedef struct kq_gguf kq_gguf;
 /* Map and check everything but the weights: counts and lengths against the bytes that remain, types, duplicate keys and names, alignment,
  * that tensor offsets are exactly the running sum of padded sizes and that all data is there. KQ_E_FORMAT names the field;
  * KQ_E_UNSUPPORTED: another version, a big-endian file, a tensor type whose size is not known. */
+/* The first part of a split file (NAME-00001-of-00003.gguf, as llama-gguf-split names them) is the whole model: the other parts are found beside it,
+ * their tensors stand behind its own. Another part, a missing one, one of another model, wrong counts, a tensor twice: refused by name. */
 kq_status kq_gguf_open(const char *path, kq_gguf **out, kq_error *err);
-/* The same on bytes in memory, borrowed until kq_gguf_close; path is only for messages. */
+/* The same on bytes in memory, borrowed until kq_gguf_close; path is only for messages. One file: the parts of a split model are not looked for. */
 kq_status kq_gguf_open_memory(const void *data, size_t size, const char *path, kq_gguf **out, kq_error *err);
 void kq_gguf_close(kq_gguf *g); /* NULL is fine */
 

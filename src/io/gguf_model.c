@@ -195,9 +195,6 @@ static kq_status refuse_features(const kq_gguf *g, const char *arch, kq_error *e
         if (n)
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is %zu, which kronq does not support", kq_gguf_path(g), arch, zero[i], n);
     }
-    int64_t split;
-    if (kq_gguf_int(kq_gguf_find(g, "split.count"), 0, &split) && split > 1)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is one of %lld parts; join them first (llama-gguf-split --merge)", kq_gguf_path(g), (long long)split);
     return KQ_OK;
 }
 

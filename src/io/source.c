@@ -341,7 +341,7 @@ static kq_status open_gguf(kq_source *src, kq_error *err)
         kq_tensor *t = &src->tensor[src->n++];
         char *name = src->names + i * NAME_CAP;
         kq_gguf_hf_name(g->name, name, NAME_CAP);
-        *t = (kq_tensor){.name = name, .file = src->path, .dtype = kq_gguf_dtype(g->type), .rank = g->rank, .n_elem = (size_t)g->n_elem,
+        *t = (kq_tensor){.name = name, .file = g->file, .dtype = kq_gguf_dtype(g->type), .rank = g->rank, .n_elem = (size_t)g->n_elem,
                          .data = g->data, .size_bytes = g->size_bytes};
         for (size_t d = 0; d < t->rank; d++)
             t->shape[d] = (size_t)g->ne[t->rank - 1 - d];
