@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/warn.h"
 #include "io/dequant.h"
+#include "io/gguf_special.h"
 #include "io/rope.h"
 
 kq_dtype kq_gguf_dtype(uint32_t type)
@@ -198,24 +199,25 @@ static kq_status refuse_features(const kq_gguf *g, const char *arch, kq_error *e
     return KQ_OK;
 }
 
+/* llama.cpp counts the tokens and does not look at vocab_size; where the embedding has other rows, the key may explain them. */
 static kq_status parse_vocab(const kq_gguf *g, const char *arch, kq_config *cfg, kq_error *err)
 {
-    static const char *const eos_keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"};
     const kq_gguf_kv *tokens = kq_gguf_find(g, "tokenizer.ggml.tokens");
+    const kq_gguf_tensor *embed = find_tensor(g, "token_embd.weight");
     size_t n_token = tokens && tokens->is_array ? tokens->n : SIZE_MAX;
-    kq_status status = get_size(g, arch, "vocab_size", n_token, &cfg->vocab_size, err);
-    if (status)
+    kq_gguf_special special;
+    kq_status status;
+    cfg->vocab_size = n_token;
+    if ((!embed || embed->rank != 2 || embed->ne[1] != n_token) && (status = get_size(g, arch, "vocab_size", n_token, &cfg->vocab_size, err)))
         return status;
     if (tokens && n_token > cfg->vocab_size)
         return kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.ggml.tokens has %zu tokens, %s.vocab_size is %zu", kq_gguf_path(g), tokens->n, arch,
                        cfg->vocab_size);
-    int64_t id;
-    cfg->bos_id = -1;
-    if (kq_gguf_int(kq_gguf_find(g, "tokenizer.ggml.bos_token_id"), 0, &id) && id >= 0)
-        cfg->bos_id = (int32_t)(id <= INT32_MAX ? id : INT32_MAX); /* kq_config_check refuses what is out of range */
-    for (size_t i = 0; i < 2; i++)
-        if (kq_gguf_int(kq_gguf_find(g, eos_keys[i]), 0, &id) && id >= 0 && !(cfg->n_eos && id == cfg->eos_id[0]))
-            cfg->eos_id[cfg->n_eos++] = (int32_t)(id <= INT32_MAX ? id : INT32_MAX);
+    if ((status = kq_gguf_special_read(g, &special, err)))
+        return status;
+    cfg->bos_id = special.bos;
+    cfg->n_eos = special.n_end;
+    memcpy(cfg->eos_id, special.end, sizeof cfg->eos_id);
     return KQ_OK;
 }
 

@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "io/gguf.h"
+#include "base/warn.h"
+#include "io/gguf_special.h"
 #include "io/tokenizer_internal.h"
 
 /* The pre-tokenizers that tokenizer.ggml.pre can name, as the JSON of Hugging Face's files. */
@@ -71,6 +72,7 @@ typedef struct reader {
     size_t n;
     int32_t *type;
     json_t **name;       /* [n] borrowed from vocab order: owned references */
+    kq_gguf_special special;
     kq_error *err;
 } reader;
 
@@ -222,16 +224,35 @@ static kq_status listed_merges(reader *r, json_t *merges)
     return KQ_OK;
 }
 
-/* *id: -1 when the key is not there. */
-static kq_status special_id(const reader *r, const char *key, int64_t *id)
+/* Can merges of ordinary text end in this token? */
+static bool is_merged(const reader *r, size_t token, const json_t *merges)
 {
-    const kq_gguf_kv *kv = kq_gguf_find(r->g, key);
-    *id = -1;
-    if (!kv)
-        return KQ_OK;
-    if (!kq_gguf_int(kv, 0, id) || *id < 0 || (uint64_t)*id >= r->n)
-        return kq_fail(r->err, KQ_E_FORMAT, "%s: %s is not the id of one of the %zu tokens", r->path, key, r->n);
-    return KQ_OK;
+    const char *name = json_string_value(r->name[token]);
+    const json_t *pair;
+    size_t i;
+    json_array_foreach(merges, i, pair) {
+        const char *left = json_string_value(json_array_get(pair, 0));
+        const size_t n = strlen(left);
+        if (!strncmp(name, left, n) && !strcmp(name + n, json_string_value(json_array_get(pair, 1))))
+            return true;
+    }
+    return false;
+}
+
+/* Tokens whose names say what they are, whatever their types say: a converter that left "<|im_end|>" an ordinary token would make every chat prompt
+ * wrong. Such a name that ordinary text merges into is a piece of text here (llama.cpp makes it a control token too). Padding stays unused. */
+static void correct_types(reader *r, const json_t *merges)
+{
+    for (size_t i = 0; i < r->special.n_retyped; i++) {
+        const size_t id = (size_t)r->special.retyped[i].id;
+        const int32_t type = r->special.retyped[i].type;
+        if (r->type[id] == type || r->type[id] == KQ_TOKEN_UNUSED || (r->type[id] == KQ_TOKEN_NORMAL && is_merged(r, id, merges)))
+            continue;
+        if (type == KQ_TOKEN_CONTROL && r->type[id] == KQ_TOKEN_NORMAL)
+            kq_warn("%s: token %zu, \"%.60s\", is no control token in tokenizer.ggml.token_type; it is taken for one, as in llama.cpp", r->path, id,
+                    json_string_value(r->name[id]));
+        r->type[id] = type;
+    }
 }
 
 kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, json_t **tokenizer, json_t **config, kq_error *err)
@@ -259,6 +280,11 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
     }
     if (!spm) {
         const kq_gguf_kv *kv = kq_gguf_find(r.g, "tokenizer.ggml.pre");
+        if (!kv || kq_gguf_str_is(kv, 0, "")) {
+            kq_warn("%s: tokenizer.ggml.pre is missing: texts are cut as llama.cpp's default does, which may not be how the model was trained (convert it "
+                    "again)", r.path);
+            kv = NULL;
+        }
         for (size_t i = 0; i < sizeof pre_kinds / sizeof *pre_kinds; i++)
             if (kv ? kq_gguf_str_is(kv, 0, pre_kinds[i].name) : !strcmp(pre_kinds[i].name, "default"))
                 kind = &pre_kinds[i];
@@ -295,11 +321,14 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
     }
     if (!vocab || !merges || !added)
         goto memory;
-    if ((status = token_types(&r)) || (status = token_names(&r, vocab)) ||
-        (status = spm ? score_merges(&r, vocab, merges) : listed_merges(&r, merges)) ||
-        (status = special_id(&r, "tokenizer.ggml.bos_token_id", &bos)) || (status = special_id(&r, "tokenizer.ggml.eos_token_id", &eos)) ||
-        (status = special_id(&r, "tokenizer.ggml.unknown_token_id", &unk)) || (status = special_id(&r, "tokenizer.ggml.padding_token_id", &pad)))
+    if ((status = kq_gguf_special_read(g, &r.special, err)) || (status = token_types(&r)) || (status = token_names(&r, vocab)) ||
+        (status = spm ? score_merges(&r, vocab, merges) : listed_merges(&r, merges)))
         goto out;
+    correct_types(&r, merges);
+    bos = r.special.bos;
+    eos = r.special.eos;
+    unk = r.special.unknown;
+    pad = r.special.padding;
     for (size_t i = 0; i < r.n; i++)
         if (r.type[i] == KQ_TOKEN_CONTROL || r.type[i] == KQ_TOKEN_USER || r.type[i] == KQ_TOKEN_UNKNOWN) {
             if (!json_string_length(r.name[i])) {

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/warn.h"
+#include "io/gguf_special.h"
 #include "io/gguf_write.h"
 #include "io/tokenizer_internal.h"
 
@@ -191,6 +193,18 @@ static kq_status write_ids(kq_gguf_writer *w, const kq_tokenizer *tok, const jso
         for (size_t k = 0; k < 2; k++)
             if (cfg->eos_id[i] != tok->eos && kq_tokenizer_id(tok, ends_turn[k]) == cfg->eos_id[i] && (status = write_id(w, "eot", cfg->eos_id[i], err)))
                 return status;
+    for (size_t i = 0; i < cfg->n_eos; i++) { /* other end tokens are known by their names, or take the two keys that are left */
+        const kq_token *t = (size_t)cfg->eos_id[i] < tok->n_id ? &tok->token[cfg->eos_id[i]] : NULL;
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", t && t->off != UINT32_MAX && t->size < sizeof name ? (int)t->size : 0, t ? tok->text.data + t->off : "");
+        if (cfg->eos_id[i] == tok->eos || kq_gguf_ends_by_name(name))
+            continue;
+        const bool eot = !kq_gguf_writer_has(w, "tokenizer.ggml.eot_token_id");
+        if (!eot && kq_gguf_writer_has(w, "tokenizer.ggml.eom_token_id"))
+            kq_warn("%s: end token %d has no place in a GGUF: answers will not end there", tok->path, cfg->eos_id[i]);
+        else if ((status = write_id(w, eot ? "eot" : "eom", cfg->eos_id[i], err)))
+            return status;
+    }
     return KQ_OK;
 }
 
