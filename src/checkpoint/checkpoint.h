@@ -21,6 +21,7 @@ typedef struct kq_module_report {
     double factor_residual; /* fastkron; NaN otherwise */
     double sigma1, sigma2;  /* fastkron; NaN otherwise */
     int products, extra_in, extra_out;
+    char identity[32];      /* why its factors were the identity although the method has others ("no gradient"); else "" */
 } kq_module_report;
 
 /* Write the quantized linears of one block as a part file. packed[id] and report[id], whose bits are packed[id]'s, are used where bit id of `ids` is set. */

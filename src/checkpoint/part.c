@@ -23,6 +23,8 @@ char *kq_module_report_json(const kq_module_report *r)
                           "n", (json_int_t)r->n, "bits", r->bits, "relative_mse", kq_json_number(r->relative_mse), "predicted_loss",
                           kq_json_number(r->predicted_loss), "factor_residual", kq_json_number(r->factor_residual), "sigma1", kq_json_number(r->sigma1),
                           "sigma2", kq_json_number(r->sigma2), "products", r->products, "extra_in", r->extra_in, "extra_out", r->extra_out);
+    if (*r->identity)
+        json_object_set_new(o, "identity", json_string(r->identity));
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(o);
     return text;
@@ -100,6 +102,8 @@ kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report 
             r->factor_residual = number_of(o, "factor_residual");
             r->sigma1 = number_of(o, "sigma1");
             r->sigma2 = number_of(o, "sigma2");
+            const char *identity = json_string_value(json_object_get(o, "identity"));
+            snprintf(r->identity, sizeof r->identity, "%s", identity ? identity : "");
         }
         json_decref(o);
     }

@@ -1,6 +1,7 @@
 /* The driver: estimates of one or several linears side by side, one product of each for every pass over the samples. */
 #include <math.h>
 #include <omp.h>
+#include <string.h>
 
 #include "base/f16.h"
 #include "base/mem.h"
@@ -121,11 +122,7 @@ static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, siz
 
 static kq_status check_squares(double total, size_t D, size_t m, size_t n, kq_error *err)
 {
-    if (!isfinite(total))
-        return kq_fail(err, KQ_E_NUMERIC, "the gradients [%zu, %zu, %zu] overflow f32 when squared", D, m, n);
-    if (total <= 0)
-        return kq_fail(err, KQ_E_NUMERIC, "all %zu gradients [%zu, %zu] are zero: this layer does not move the loss", D, m, n);
-    return KQ_OK;
+    return isfinite(total) ? KQ_OK : kq_fail(err, KQ_E_NUMERIC, "the gradients [%zu, %zu, %zu] overflow f32 when squared", D, m, n);
 }
 
 kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double target, kq_error *err)
@@ -237,6 +234,24 @@ static kq_status begin_estimate(estimate *e, bool pieces, kq_error *err)
     return KQ_OK;
 }
 
+static void end_estimate(estimate *e)
+{
+    kq_free(e->block);
+    e->block = NULL;
+    e->finished = true;
+}
+
+/* The layer does not move the loss: there is nothing to estimate. */
+static void finish_without_gradient(estimate *e)
+{
+    const kq_stream_linear *w = e->what;
+    memset(w->H_in, 0, w->n * w->n * sizeof(float));
+    memset(w->H_out, 0, w->m * w->m * sizeof(float));
+    e->report = (kq_factor_report){.lack = KQ_LACK_GRADIENT, .products = e->report.products, .converged = true, .seconds = e->report.seconds,
+                                   .flop = e->report.flop + e->product.flop};
+    end_estimate(e);
+}
+
 static kq_status finish_estimate(estimate *e, kq_error *err)
 {
     kq_stream_linear *w = e->what;
@@ -249,9 +264,7 @@ static kq_status finish_estimate(estimate *e, kq_error *err)
     }
     if (!status)
         status = kq_factors_scale(w->H_in, w->n, w->H_out, w->m, e->report.trace_product, err);
-    kq_free(e->block);
-    e->block = NULL;
-    e->finished = true;
+    end_estimate(e);
     return status;
 }
 
@@ -293,6 +306,10 @@ static kq_status end_product(estimate *e, kq_error *err)
     if (!status)
         status = check_squares(e->squares, e->counted, e->plan.m, e->plan.n, err);
     e->report.products++;
+    if (!status && e->counted == e->plan.D && e->squares / ((double)e->plan.D * (double)e->plan.m * (double)e->plan.n) < KQ_TINY_SQUARE) {
+        finish_without_gradient(e);
+        return KQ_OK;
+    }
     return status ? status : e->machine->absorb(&e->search, err);
 }
 

@@ -71,9 +71,26 @@ typedef struct kq_factor_options {
 } kq_factor_options;
 kq_factor_options kq_factor_defaults(void);
 
+/* Why a linear is rounded with identity factors although its method has others: nothing tells its directions apart. */
+typedef enum kq_lack {
+    KQ_LACK_NOTHING = 0,
+    KQ_LACK_GRADIENT, /* all gradients are zero, or so small (KQ_TINY_SQUARE) that f32 holds no products of them */
+    KQ_LACK_INPUT,    /* input-only: the same of the inputs */
+    KQ_LACK_ENTRY,    /* the imatrix has no entry for it */
+    KQ_LACK_COUNT,    /* the imatrix's entry was never counted */
+    KQ_LACK_VALUES,   /* the imatrix's entry is zero throughout */
+    KQ_N_LACK
+} kq_lack;
+const char *kq_lack_name(kq_lack lack);  /* "no gradient", ...: as reports and factor files have it; "" for KQ_LACK_NOTHING */
+kq_lack kq_lack_of(const char *name);    /* KQ_LACK_NOTHING for NULL and any other text */
+
+/* Below this mean square of its entries a gradient counts as none: a factor's entries are sums of such squares, and f32 ends at 1e-38. */
+#define KQ_TINY_SQUARE 1e-30
+
 enum { KQ_TRACE = 256 }; /* steps whose residual is kept; of more, the first ones */
 
 typedef struct kq_factor_report {
+    kq_lack lack;         /* not KQ_LACK_NOTHING: there are no factors (H_in and H_out are zero), the identity stands for them */
     int products;         /* applications of A or A* */
     double sigma1;        /* methods that iterate, as all up to the trace; else 0 */
     double sigma2;        /* fastkron: a Ritz value, a lower bound; yaqa-b: sigma1 times the square root of what the residual fell by in a step */
@@ -94,7 +111,8 @@ typedef struct kq_factor_report {
 bool kq_factored_pays(size_t m, size_t n, size_t T, const kq_factor_options *opt);
 
 /* Factors by opt->method (one that needs gradients) into H_in [n,n] and H_out [m,m] (caller's). Scaled so that tr(H_in) tr(H_out) =
- * (1/D) sum ||G_i||_F^2, with tr(H_in)/n = tr(H_out)/m. Symmetric and PSD (checked). KQ_E_NUMERIC: NaN/Inf in a gradient (names the sample), or all zero.
+ * (1/D) sum ||G_i||_F^2, with tr(H_in)/n = tr(H_out)/m. Symmetric and PSD (checked). KQ_E_NUMERIC: NaN/Inf in a gradient (names the sample).
+ * Without any gradient (report->lack) both factors are zero.
  * Deterministic: same bits for every number of threads. progress (may be NULL) is called between products; nonzero stops with KQ_E_INTERRUPTED. */
 kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
                      int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err);
@@ -150,8 +168,10 @@ kq_token_pass kq_method_pass(const kq_factor_options *opt, size_t i);
 /* H [n,n], lower triangle, += sum_t w_t x_t x_t^T for X [rows, n]; w [rows] or NULL for ones; scaled [rows, n] scratch when there is w.
  * Fixed tiles: the same bits for every number of threads. */
 void kq_token_gram(const float *X, const float *w, size_t rows, size_t n, float *H, float *scaled, int threads);
-/* H complete: mirrored and divided by D. KQ_E_NUMERIC: NaN, Inf, or all zero. */
+/* H complete: mirrored and divided by D. KQ_E_NUMERIC: NaN or Inf. */
 kq_status kq_token_finish(float *H, size_t n, size_t D, kq_error *err);
+/* Is the mean of H's diagonal, H [n,n], so small (1e-35) that its entries are zero or nearly beyond f32? */
+bool kq_factor_is_tiny(const float *H, size_t n);
 /* The matrix W [n,n] of the quadratic form that weights tokens by a factor H [n,n]. *regularised counts how often rho was added again. */
 kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, double rho, int threads, float *W, int *regularised, kq_error *err);
 /* q_t = x_t^T W x_t, W PSD; scratch [rows, n]. */

@@ -75,7 +75,7 @@ static kq_status flipflop_next(kq_search *s, kq_step *step, bool *more, kq_error
         return KQ_OK;
     *step = (kq_step){.adjoint = in, .kind = KQ_MID_IDENTITY, .out = in ? s->H_in : s->H_out,
                       .samples = kq_flipflop_samples(s->opt, s->D, f->half)};
-    if (!f->half)
+    if (!f->half || kq_factor_is_tiny(in ? s->H_out : s->H_in, in ? s->m : s->n)) /* the early samples may have no gradient: they weight nothing */
         return KQ_OK;
     step->kind = KQ_MID_TRIANGULAR;
     step->mid = inverse_of(s);

@@ -21,6 +21,24 @@ const kq_estimator *kq_estimator_of(kq_method method)
     return &estimators[method];
 }
 
+static const char *const lacks[KQ_N_LACK] = {
+    [KQ_LACK_NOTHING] = "", [KQ_LACK_GRADIENT] = "no gradient", [KQ_LACK_INPUT] = "no input", [KQ_LACK_ENTRY] = "not in the imatrix",
+    [KQ_LACK_COUNT] = "not counted in the imatrix", [KQ_LACK_VALUES] = "zero in the imatrix",
+};
+
+const char *kq_lack_name(kq_lack lack)
+{
+    return (unsigned)lack < KQ_N_LACK ? lacks[lack] : "";
+}
+
+kq_lack kq_lack_of(const char *name)
+{
+    for (int i = 1; name && i < KQ_N_LACK; i++)
+        if (!strcmp(name, lacks[i]))
+            return (kq_lack)i;
+    return KQ_LACK_NOTHING;
+}
+
 const char *kq_method_name(kq_method method)
 {
     return (unsigned)method < KQ_N_METHOD ? estimators[method].name : "unknown";

@@ -48,6 +48,14 @@ void kq_token_quadratic(const float *X, size_t rows, size_t n, const float *H, f
     }
 }
 
+bool kq_factor_is_tiny(const float *H, size_t n)
+{
+    double trace = 0;
+    for (size_t i = 0; i < n; i++)
+        trace += H[i * n + i];
+    return trace / (double)n < 1e-35; /* f32 ends at 1e-38 */
+}
+
 kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, double rho, int threads, float *W, int *regularised, kq_error *err)
 {
     if (kind == KQ_WEIGHT_FACTOR) { /* H / ||H||_F^2: only the shape matters, the scale is settled at the end */
@@ -89,8 +97,6 @@ kq_status kq_token_finish(float *H, size_t n, size_t D, kq_error *err)
     }
     if (!isfinite(sum) || !isfinite(trace))
         return kq_fail(err, KQ_E_NUMERIC, "token statistics hold a NaN or an infinity");
-    if (trace <= 0)
-        return kq_fail(err, KQ_E_NUMERIC, "token statistics are all zero");
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j <= i; j++)
             H[i * n + j] = H[j * n + i] = (float)(H[i * n + j] / (double)D);

@@ -246,6 +246,14 @@ const kq_tensor *kq_st_find(const kq_st_file *f, const char *name)
     return found ? *found : NULL;
 }
 
+const char *kq_st_meta_key(const kq_st_file *f, size_t i)
+{
+    void *at = json_object_iter(f->meta);
+    while (at && i--)
+        at = json_object_iter_next(f->meta, at);
+    return at ? json_object_iter_key(at) : NULL;
+}
+
 const char *kq_st_meta(const kq_st_file *f, const char *key)
 {
     return json_string_value(json_object_get(f->meta, key));

@@ -35,5 +35,6 @@ size_t kq_st_n_tensors(const kq_st_file *f);
 const kq_tensor *kq_st_tensor(const kq_st_file *f, size_t i); /* in the order of their bytes */
 const kq_tensor *kq_st_find(const kq_st_file *f, const char *name);
 const char *kq_st_meta(const kq_st_file *f, const char *key); /* NULL: not there */
+const char *kq_st_meta_key(const kq_st_file *f, size_t i);    /* of the i-th text; NULL: there is none */
 
 #endif

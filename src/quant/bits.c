@@ -183,7 +183,10 @@ static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const fl
     char name[128];
     size_t m, n;
     float *W;
-    (void)factor;
+    if (factor->lack) { /* nothing is lost there, at any number of bits */
+        s->b->forecast[place(layer, (int)id)] = (kq_forecast){.loss = 0, .spread = 1};
+        return KQ_OK;
+    }
     kq_linear_name(name, sizeof name, layer, id);
     kq_linear_shape(p->cfg, id, &m, &n);
     kq_status status = kq_alloc_for((void **)&W, m * n, sizeof *W, name, err);

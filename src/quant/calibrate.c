@@ -65,11 +65,15 @@ static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_i
     json_object_set_new(c->modules, name,
                         json_pack("{s:i, s:f, s:f, s:f, s:f, s:o, s:b, s:f, s:f, s:f}", "products", r->products, "sigma1", r->sigma1, "sigma2", r->sigma2, "sigma2_residual", r->sigma2_residual,
                                   "residual", r->residual, "trace", trace, "converged", r->converged, "trace_product", r->trace_product, "seconds", r->seconds, "flop", r->flop));
+    if (r->lack)
+        json_object_set_new(json_object_get(c->modules, name), "identity", json_string(kq_lack_name(r->lack)));
     const kq_common *common = &c->p.opt->common;
     if (common->progress) {
         char line[256];
         int len = snprintf(line, sizeof line, "%s [%zu, %zu]", name, m, n);
-        if (kq_method_iterates(c->p.factor.method))
+        if (r->lack)
+            len += snprintf(line + len, sizeof line - (size_t)len, " %s: identity factors", kq_lack_name(r->lack));
+        else if (kq_method_iterates(c->p.factor.method))
             len += snprintf(line + len, sizeof line - (size_t)len, " sigma %.4g, sigma2/sigma1 %.3f, residual %.1e%s, %d products", r->sigma1,
                             r->sigma2 / r->sigma1, r->residual, r->converged ? "" : " (NOT converged)", r->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", r->seconds);

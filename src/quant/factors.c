@@ -80,6 +80,8 @@ kq_status kq_factor_part_add(kq_factor_part *p, const char *module, const float 
     json_t *o = json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:i, s:f}", "products", r->products, "sigma1", r->sigma1, "sigma2", r->sigma2,
                           "sigma2_residual", r->sigma2_residual, "residual", r->residual, "converged", r->converged, "regularised",
                           r->regularised, "trace_product", r->trace_product);
+    if (r->lack)
+        json_object_set_new(o, "identity", json_string(kq_lack_name(r->lack)));
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
     if (!text)
@@ -119,22 +121,14 @@ static kq_status merge(const char *path, char *const *parts, size_t n_parts, con
     for (int data = 0; data < 2; data++) {
         for (size_t p = 0; p < n_parts && !status; p++) {
             kq_st_file *part;
+            const char *module;
             if ((status = kq_st_open(parts[p], &part, err)))
                 break;
+            for (size_t i = 0; !data && (module = kq_st_meta_key(part, i)) && !status; i++) /* those without factors too */
+                status = kq_st_writer_meta(w, module, kq_st_meta(part, module), err);
             for (size_t i = 0; i < kq_st_n_tensors(part) && !status; i++) {
                 const kq_tensor *t = kq_st_tensor(part, i);
-                if (data) {
-                    status = kq_st_writer_data(w, t->data, t->size_bytes, err);
-                    continue;
-                }
-                char module[NAME];
-                const char *dot = strrchr(t->name, '.');
-                snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - t->name : 0), t->name);
-                const char *report = kq_st_meta(part, module);
-                if (report && dot && !strcmp(dot, ".H_in"))
-                    status = kq_st_writer_meta(w, module, report, err);
-                if (!status)
-                    status = kq_st_writer_declare(w, t->name, t->dtype, t->rank, t->shape, err);
+                status = data ? kq_st_writer_data(w, t->data, t->size_bytes, err) : kq_st_writer_declare(w, t->name, t->dtype, t->rank, t->shape, err);
             }
             kq_st_close(part);
         }
@@ -297,6 +291,18 @@ static const kq_tensor *find(const kq_factor_file *f, const char *module, const 
     return NULL;
 }
 
+/* Does the file say of a module that it has no factors, and why? */
+static kq_lack lack_of(const kq_factor_file *f, const char *module)
+{
+    const char *report = NULL;
+    for (size_t i = 0; i < f->n_files && !report; i++)
+        report = kq_st_meta(f->files[i], module);
+    json_t *o = report ? json_loads(report, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    const kq_lack lack = kq_lack_of(json_string_value(json_object_get(o, "identity")));
+    json_decref(o);
+    return lack;
+}
+
 static kq_status check_matrix(const kq_tensor *t, size_t order, kq_error *err)
 {
     const size_t count = order * (order + 1) / 2;
@@ -306,30 +312,47 @@ static kq_status check_matrix(const kq_tensor *t, size_t order, kq_error *err)
     return KQ_OK;
 }
 
+static float value_at(const kq_tensor *t, size_t i)
+{
+    float x;
+    uint16_t h;
+    if (t->dtype == KQ_T_F32) {
+        memcpy(&x, t->data + 4 * i, 4);
+        return x;
+    }
+    memcpy(&h, t->data + 2 * i, 2);
+    return kq_bf16_to_f32(h);
+}
+
+/* The right type and size, every value finite, and none on the diagonal below zero. */
+static kq_status check_values(const kq_tensor *t, size_t order, kq_error *err)
+{
+    kq_status status = check_matrix(t, order, err);
+    for (size_t i = 0, at = 0; i < order && !status; i++)
+        for (size_t j = 0; j <= i && !status; j++, at++) {
+            const float x = value_at(t, at);
+            if (!isfinite(x))
+                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu] is %g, expected a finite number", t->file, t->name, at, (double)x);
+            else if (i == j && x < 0)
+                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu] is %g, on the diagonal of a factor, expected 0 or more", t->file, t->name, at, (double)x);
+        }
+    return status;
+}
+
 static kq_status read_matrix(const kq_tensor *t, size_t order, float *H, kq_error *err)
 {
     const size_t count = order * (order + 1) / 2;
     float *packed;
-    kq_status status = check_matrix(t, order, err);
+    kq_status status = check_values(t, order, err);
     if (!status)
         status = kq_alloc_for((void **)&packed, count, sizeof *packed, t->name, err);
     if (status)
         return status;
-    for (size_t i = 0; i < count && !status; i++) {
-        if (t->dtype == KQ_T_F32) {
-            memcpy(&packed[i], t->data + 4 * i, 4);
-        } else {
-            uint16_t h;
-            memcpy(&h, t->data + 2 * i, 2);
-            packed[i] = kq_bf16_to_f32(h);
-        }
-        if (!isfinite(packed[i]))
-            status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu] is %g, expected a finite number", t->file, t->name, i, (double)packed[i]);
-    }
-    if (!status)
-        kq_factor_unpack(packed, order, H);
+    for (size_t i = 0; i < count; i++)
+        packed[i] = value_at(t, i);
+    kq_factor_unpack(packed, order, H);
     kq_free(packed);
-    return status;
+    return KQ_OK;
 }
 
 static kq_status missing(const kq_factor_file *f, const char *module, kq_error *err)
@@ -342,24 +365,27 @@ bool kq_factor_file_is_imatrix(const kq_factor_file *f)
     return f->imatrix != NULL;
 }
 
-kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t m, size_t n, bool both, kq_error *err)
+kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t m, size_t n, bool both, kq_lack *lack, kq_error *err)
 {
+    *lack = KQ_LACK_NOTHING;
     if (f->imatrix)
-        return kq_imatrix_read(f->imatrix, module, n, NULL, err);
+        return kq_imatrix_read(f->imatrix, module, n, NULL, lack, err);
     const kq_tensor *in = find(f, module, "H_in"), *out = find(f, module, "H_out");
+    if (!in && !out && (*lack = lack_of(f, module)))
+        return KQ_OK;
     if (!in)
         return missing(f, module, err);
     if (both && !out)
         return kq_fail(err, KQ_E_MISMATCH, "%s: holds %s.H_in but no %s.H_out, which its method has; make it again with kronq calibrate", f->path,
                        module, module);
-    kq_status status = check_matrix(in, n, err);
-    return status || !out ? status : check_matrix(out, m, err);
+    kq_status status = check_values(in, n, err);
+    return status || !out ? status : check_values(out, m, err);
 }
 
-static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, size_t n, float *H_in, kq_error *err)
+static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, size_t n, float *H_in, kq_lack *lack, kq_error *err)
 {
     memset(H_in, 0, n * n * sizeof *H_in);
-    kq_status status = kq_imatrix_read(f, module, n, H_in, err); /* into the first row, then along the diagonal */
+    kq_status status = kq_imatrix_read(f, module, n, H_in, lack, err); /* into the first row, then along the diagonal */
     for (size_t i = n; i-- > 1 && !status;) {
         H_in[i * n + i] = H_in[i];
         H_in[i] = 0;
@@ -367,12 +393,16 @@ static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, siz
     return status;
 }
 
-kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in, float *H_out, bool *has_out, kq_error *err)
+kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in, float *H_out, bool *has_out, kq_lack *lack,
+                              kq_error *err)
 {
     *has_out = false;
+    *lack = KQ_LACK_NOTHING;
     if (f->imatrix)
-        return read_diagonal(f->imatrix, module, n, H_in, err);
+        return read_diagonal(f->imatrix, module, n, H_in, lack, err);
     const kq_tensor *in = find(f, module, "H_in"), *out = find(f, module, "H_out");
+    if (!in && !out && (*lack = lack_of(f, module)))
+        return KQ_OK;
     if (!in)
         return missing(f, module, err);
     kq_status status = read_matrix(in, n, H_in, err);

@@ -4,20 +4,45 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "quant/lacks.h"
 
-/* Every wanted module is there, before hours are spent on the first ones. */
+/* Does an imatrix have an entry for any linear of the model, wanted or not? */
+static bool has_any_entry(const kq_prepared *p, const kq_factor_file *file)
+{
+    for (size_t l = 0; l < p->cfg->n_layer; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            size_t m, n;
+            char name[128];
+            kq_lack lack;
+            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
+            kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
+            if (kq_factor_file_check(file, name, m, n, false, &lack, NULL) || lack != KQ_LACK_ENTRY)
+                return true;
+        }
+    return false;
+}
+
+/* Every wanted module is there and its values are numbers, before hours are spent on the first ones. Modules of which the file tells nothing are warned of. */
 static kq_status check_modules(const kq_prepared *p, const kq_factor_file *file, bool both, kq_error *err)
 {
+    kq_lacks lacks = {0};
     kq_status status = KQ_OK;
     for (size_t l = 0; l < p->cfg->n_layer && !status; l++)
         for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
             size_t m, n;
             char name[128];
+            kq_lack lack;
             kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            if (p->wanted[l] >> id & 1)
-                status = kq_factor_file_check(file, name, m, n, both, err);
+            if (!(p->wanted[l] >> id & 1))
+                continue;
+            status = kq_factor_file_check(file, name, m, n, both, &lack, err);
+            kq_lacks_add(&lacks, lack, name);
         }
+    if (!status && kq_factor_file_is_imatrix(file) && lacks.n[KQ_LACK_ENTRY] == p->n_wanted && !has_any_entry(p, file))
+        return kq_fail(err, KQ_E_MISMATCH, "%s: none of its entries is of a linear of this model (an imatrix of another kind of model?)", p->opt->factors);
+    if (!status)
+        kq_lacks_warn(&lacks);
     return status;
 }
 
@@ -79,7 +104,7 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
     return status;
 }
 
-/* An imatrix names no model: it fits when it holds every wanted module with the model's number of inputs. */
+/* An imatrix names no model: it fits when its entries have the model's numbers of inputs. */
 static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
 {
     kq_status status = check_modules(p, file, false, err);
@@ -129,7 +154,6 @@ kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **s
 kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, const kq_sweep *s, const char *stage, kq_error *err)
 {
     const kq_config *cfg = p->cfg;
-    const kq_factor_report none = {.converged = true};
     kq_status status = KQ_OK;
     for (size_t l = 0; l < cfg->n_layer && !status; l++) {
         if (!p->wanted[l] || s->done(s->ctx, l))
@@ -140,12 +164,13 @@ kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, 
             size_t m, n;
             char name[128];
             bool has_out = false;
+            kq_factor_report report = {.converged = true};
             kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
             kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
             float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
-            status = H_in && H_out ? kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
+            status = H_in && H_out ? kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, &report.lack, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
             if (!status)
-                status = s->linear(s->ctx, l, (kq_linear_id)id, H_in, has_out ? H_out : NULL, &none, err);
+                status = s->linear(s->ctx, l, (kq_linear_id)id, report.lack ? NULL : H_in, has_out ? H_out : NULL, &report, err);
             kq_free(H_in);
             kq_free(H_out);
         }

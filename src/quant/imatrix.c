@@ -1,5 +1,6 @@
 #include "quant/imatrix.h"
 
+#include <float.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -18,7 +19,7 @@ typedef struct entry {
     char *module;         /* owned; Hugging Face name of the linear, or the tensor's own name where it has none */
     const uint8_t *sum;   /* borrowed from the map, unaligned: f32 [n] */
     size_t n;
-    double count;         /* tokens (GGUF), calls (.dat): the divisor of sum */
+    double count;         /* tokens (GGUF), calls (.dat): the divisor of sum; 0: never counted */
 } entry;
 
 struct kq_imatrix_file {
@@ -79,8 +80,13 @@ static kq_status add_entry(kq_imatrix_file *f, const char *name, const uint8_t *
         *suffix = '\0';
     if (!n)
         return kq_fail(err, KQ_E_FORMAT, "%s: %s: has no values", f->path, name);
-    if (!(count >= 1) || !isfinite(count))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s: a count of %g, expected at least 1 (did the text reach this tensor?)", f->path, name, count);
+    if (!isfinite(count))
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s: a count of %g, expected a number of tokens", f->path, name, count);
+    for (size_t i = 0; i < n; i++) {
+        const double x = load_f32(sum + 4 * i);
+        if (!isfinite(x) || x < 0)
+            return kq_fail(err, KQ_E_NUMERIC, "%s: %s: sum of squares %zu is %g", f->path, name, i, x);
+    }
     if (!(f->entries[f->n].module = strdup(hf)))
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->path);
     f->entries[f->n].sum = sum;
@@ -231,7 +237,7 @@ static kq_status read_dat(kq_imatrix_file *f, cursor c, json_t *texts, size_t *c
         name[len] = '\0';
         if (!take_i32(&c, &calls) || !take_i32(&c, &values) || values < 1 || (size_t)values > c.left / 4 || !take(&c, 4 * (size_t)values, &sum))
             return kq_fail(err, KQ_E_FORMAT, "%s: %s: its values are cut off", f->path, name);
-        kq_status status = add_entry(f, name, sum, (size_t)values, calls, err);
+        kq_status status = add_entry(f, name, sum, (size_t)values, calls > 0 ? calls : 1, err); /* llama-quantize takes values without calls as they are */
         if (status)
             return status;
     }
@@ -332,23 +338,25 @@ size_t kq_imatrix_n_entries(const kq_imatrix_file *f)
     return f->n;
 }
 
-kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n, float *mean, kq_error *err)
+kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n, float *mean, kq_lack *lack, kq_error *err)
 {
     const entry key = {.module = (char *)module}, *e = bsearch(&key, f->entries, f->n, sizeof key, compare_entries);
+    double total = 0;
+    *lack = e ? KQ_LACK_NOTHING : KQ_LACK_ENTRY;
     if (!e)
-        return kq_fail(err, KQ_E_MISMATCH, "%s: the imatrix has no entry for %s", f->path, module);
+        return KQ_OK;
     if (e->n != n)
         return kq_fail(err, KQ_E_SHAPE, "%s: the imatrix has %zu inputs for %s, the model has %zu (an imatrix of another model?)", f->path, e->n, module, n);
-    double total = 0;
-    for (size_t i = 0; mean && i < n; i++) {
-        const double sum = load_f32(e->sum + 4 * i);
-        if (!isfinite(sum) || sum < 0)
-            return kq_fail(err, KQ_E_NUMERIC, "%s: %s: sum of squares %zu is %g", f->path, module, i, sum);
-        mean[i] = (float)(sum / e->count);
-        total += mean[i];
+    for (size_t i = 0; i < n && e->count > 0; i++) {
+        const double x = load_f32(e->sum + 4 * i) / e->count;
+        total += x;
+        if (mean)
+            mean[i] = x < FLT_MAX ? (float)x : FLT_MAX;
     }
-    if (mean && !(total > 0))
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s: all sums of squares are zero", f->path, module);
+    if (!(e->count > 0))
+        *lack = KQ_LACK_COUNT;
+    else if (!(total / (double)n >= 1e-35)) /* as kq_factor_is_tiny */
+        *lack = KQ_LACK_VALUES;
     return KQ_OK;
 }
 

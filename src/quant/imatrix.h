@@ -7,15 +7,15 @@
 #ifndef KQ_QUANT_IMATRIX_H
 #define KQ_QUANT_IMATRIX_H
 
-#include "base/error.h"
+#include "fisher/fisher.h"
 
 typedef struct kq_imatrix_file kq_imatrix_file;
 
 /* Do these bytes begin as an imatrix does? Any GGUF counts: opening it says what it is instead. */
 bool kq_imatrix_recognise(const uint8_t *data, size_t size);
 
-/* Map and check everything but the values: KQ_E_FORMAT names the entry: no data, sums without counts or the other way, not F32, experts (several
- * matrices in one), a count below 1, a name twice. */
+/* Map and check everything: KQ_E_FORMAT names the entry: no data, sums without counts or the other way, not F32, experts (several
+ * matrices in one), a name twice. KQ_E_NUMERIC: a sum that is NaN, Inf or negative, a count that is NaN or Inf. */
 kq_status kq_imatrix_open(const char *path, kq_imatrix_file **out, kq_error *err);
 /* The same on bytes in memory, borrowed until kq_imatrix_close; path is only for messages. */
 kq_status kq_imatrix_open_memory(const uint8_t *data, size_t size, const char *path, kq_imatrix_file **out, kq_error *err);
@@ -26,9 +26,10 @@ void kq_imatrix_close(kq_imatrix_file *f); /* NULL is fine */
 const char *kq_imatrix_settings(const kq_imatrix_file *f);
 size_t kq_imatrix_n_entries(const kq_imatrix_file *f);
 
-/* mean[n]: mean squares of the inputs of a module (Hugging Face name, "model.layers.3.mlp.up_proj"); mean may be NULL to ask for the shape only.
- * KQ_E_MISMATCH: no such entry; KQ_E_SHAPE: another number of inputs; KQ_E_NUMERIC: a value that is negative or no number, or all zero. */
-kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n, float *mean, kq_error *err);
+/* mean[n]: mean squares of the inputs of a module (Hugging Face name, "model.layers.3.mlp.up_proj"); mean may be NULL to ask for the rest only.
+ * *lack: the file tells nothing of this module, and mean means nothing: no entry, one with a count of 0, or one that is zero throughout. llama-quantize
+ * goes on without such entries, and so does kronq. KQ_E_SHAPE: another number of inputs. */
+kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n, float *mean, kq_lack *lack, kq_error *err);
 
 /* One linear's statistics, for writing. */
 typedef struct kq_imatrix_entry { const char *module; size_t n; const float *sum; } kq_imatrix_entry;

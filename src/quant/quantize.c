@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "quant/lacks.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
 
@@ -55,7 +56,8 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     *r = (kq_module_report){.bits = (int)kq_bits_of(&q->bits, layer, id), .factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products};
     kq_linear_name(r->name, sizeof r->name, layer, id);
     kq_linear_shape(q->r.p.cfg, id, &r->m, &r->n);
-    if (kq_method_iterates(q->r.p.factor.method)) {
+    snprintf(r->identity, sizeof r->identity, "%s", kq_lack_name(factor->lack));
+    if (kq_method_iterates(q->r.p.factor.method) && !factor->lack) {
         r->factor_residual = factor->residual;
         r->sigma1 = factor->sigma1;
         r->sigma2 = factor->sigma2;
@@ -70,13 +72,13 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
     if (!status)
-        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out, q->r.predicts, &ro, &q->packed[id], &round, err);
+        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out, q->r.predicts && !factor->lack, &ro, &q->packed[id], &round, err);
     kq_free(W);
     if (status)
         return status;
     q->ids |= 1u << id;
     r->relative_mse = round.relative_mse;
-    r->predicted_loss = round.predicted_loss;
+    r->predicted_loss = q->r.predicts && factor->lack ? 0 : round.predicted_loss; /* eq. 1 with F = 0 */
     r->extra_in = round.extra_in;
     r->extra_out = round.extra_out;
     const double seconds = kq_now_s() - start;
@@ -88,7 +90,9 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         if (isfinite(r->predicted_loss))
             len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.5f nats/token",
                             r->predicted_loss / (double)q->r.seq_len);
-        if (kq_method_iterates(q->r.p.factor.method))
+        if (factor->lack)
+            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors", kq_lack_name(factor->lack));
+        else if (kq_method_iterates(q->r.p.factor.method))
             len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products", factor->residual, factor->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
         if (c->progress(c->ctx, NULL, 0, line))
@@ -241,6 +245,7 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
 {
     double predicted = 0, error = 0;
     size_t weights = 0;
+    kq_lacks lacks = {0};
     for (size_t l = 0; l < q->r.p.cfg->n_layer; l++) {
         char path[4400];
         kq_module_report r[KQ_N_LINEAR];
@@ -254,6 +259,7 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
             if (!r[id].name[0])
                 continue;
             const double loss = real_or_nan(r[id].predicted_loss, 1.0 / (double)q->r.seq_len);
+            kq_lacks_add(&lacks, kq_lack_of(r[id].identity), r[id].name);
             predicted += loss;
             error += r[id].relative_mse * (double)(r[id].m * r[id].n);
             weights += r[id].m * r[id].n;
@@ -270,9 +276,13 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
             }
             if (q->bits.forecast)
                 json_object_set_new(o, "forecast_loss", kq_json_number(kq_bits_forecast(&q->bits, l, (kq_linear_id)id) / (double)q->r.seq_len));
+            if (*r[id].identity)
+                json_object_set_new(o, "identity", json_string(r[id].identity));
             json_object_set_new(modules, r[id].name, o);
         }
     }
+    if (modules && !q->r.p.opt->factors) /* a factor file's were warned of when it was opened */
+        kq_lacks_warn(&lacks);
     *predicted_loss = q->r.predicts ? predicted : NAN;
     *relative_mse = weights ? error / (double)weights : 0;
     return KQ_OK;

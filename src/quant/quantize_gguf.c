@@ -12,6 +12,7 @@
 #include "io/rope.h"
 #include "quant/gguf_save.h"
 #include "quant/gguf_types.h"
+#include "quant/lacks.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
 
@@ -45,6 +46,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     const kq_dtype type = type_of(q, layer, id);
     const double start = kq_now_s();
     *r = (kq_module_report){.factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products, .predicted_loss = NAN};
+    snprintf(r->identity, sizeof r->identity, "%s", kq_lack_name(factor->lack));
     kq_linear_name(r->name, sizeof r->name, layer, id);
     kq_linear_shape(q->r.p.cfg, id, &r->m, &r->n);
     float *W;
@@ -60,9 +62,9 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         o.shrink = q->r.p.opt->shrink;
         o.sweeps = q->r.p.opt->sweeps;
         o.threads = q->r.p.threads;
-        if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out, q->r.predicts, &o, q->blocks[id], &round, err))) {
+        if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out, q->r.predicts && !factor->lack, &o, q->blocks[id], &round, err))) {
             r->relative_mse = round.relative_mse;
-            r->predicted_loss = round.predicted_loss;
+            r->predicted_loss = q->r.predicts && factor->lack ? 0 : round.predicted_loss; /* eq. 1 with F = 0 */
             r->extra_in = round.extra_in;
             r->extra_out = round.extra_out;
         }
@@ -82,6 +84,8 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         int len = snprintf(line, sizeof line, "%s [%zu, %zu] %s, relative error %.5f", r->name, r->m, r->n, kq_dtype_name(type), r->relative_mse);
         if (isfinite(r->predicted_loss))
             len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.6f nats/token", r->predicted_loss / (double)q->r.seq_len);
+        if (factor->lack)
+            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors", kq_lack_name(factor->lack));
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
         if (c->progress(c->ctx, NULL, 0, line))
             return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", r->name);
@@ -145,6 +149,7 @@ static char *make_report(const quantizer *q, const kq_gguf_saved *saved, double 
     json_t *modules = json_object();
     double predicted = 0, error = 0, weights = 0, bits = 0;
     size_t n_modules = 0;
+    kq_lacks lacks = {0};
     for (size_t l = 0; l < cfg->n_layer; l++) {
         char path[4400];
         kq_module_report r[KQ_N_LINEAR];
@@ -168,8 +173,13 @@ static char *make_report(const quantizer *q, const kq_gguf_saved *saved, double 
             n_modules++;
             json_object_set_new(modules, r[id].name, json_pack("{s:[I,I], s:s, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "type",
                                 kq_dtype_name(type), "bpw", these / count, "relative_mse", r[id].relative_mse, "predicted_loss", kq_json_number(loss)));
+            if (*r[id].identity)
+                json_object_set_new(json_object_get(modules, r[id].name), "identity", json_string(r[id].identity));
+            kq_lacks_add(&lacks, kq_lack_of(r[id].identity), r[id].name);
         }
     }
+    if (!q->r.p.opt->factors)
+        kq_lacks_warn(&lacks);
     json_t *o = json_pack("{s:s, s:f, s:f, s:I, s:I, s:f, s:o, s:f}", "type", q->types.mix->name, "bpw", bits / weights, "bpw_file",
                           8.0 * (double)saved->file_bytes / (double)saved->n_parameters, "file_bytes", (json_int_t)saved->file_bytes, "quantized_modules",
                           (json_int_t)n_modules, "quantized_weights", weights, "predicted_loss", kq_json_number(q->r.predicts ? predicted : NAN),

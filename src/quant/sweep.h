@@ -50,7 +50,7 @@ typedef struct kq_sweep {
     const kq_job *job;        /* the work folder for spills */
     void *ctx;                /* what the functions below get */
     bool (*done)(void *ctx, size_t layer);  /* the block's result is on disk already */
-    /* Factors of one linear; NULL stands for the identity. Called once for every estimate and wanted linear, block by block. */
+    /* Factors of one linear; NULL stands for the identity, of a linear without gradient (report->lack) too. Called once for every estimate and wanted linear, block by block. */
     kq_status (*linear)(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report, kq_error *err);
     kq_status (*block)(void *ctx, size_t layer, kq_error *err); /* all of a block's linears were handed out, for all estimates */
     const kq_common *common;  /* whose progress function is told how far it is; NULL: nobody's */

@@ -262,7 +262,9 @@ static kq_status deliver(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer
 {
     size_t m, n;
     kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
-    if (e->batch > 1) { /* a batch's product is divided by B in its sums (design section 2) */
+    if (report->lack)
+        return kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, NULL, NULL, report, err);
+    if (e->batch > 1) { /* a batch's product is divided by B in its sums (eq. 5) */
         scale_by(H_in, n, 1 / sqrtf((float)e->batch));
         scale_by(H_out, m, 1 / sqrtf((float)e->batch));
         report->trace_product /= (double)e->batch;

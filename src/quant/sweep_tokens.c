@@ -31,6 +31,7 @@ typedef struct token_block {
     float *X[N_INPUTS];      /* [GROUP * T, n] */
     float *g[KQ_N_LINEAR];   /* [GROUP * T, m] */
     float *H_in[KQ_N_LINEAR], *H_out[KQ_N_LINEAR];
+    unsigned lacking;              /* bit id: it is wanted, but no token moves the loss through it */
     double *square[KQ_N_LINEAR];   /* [n_rec] ||G_i||_F^2; when only the diagonal is wanted, [n] sum_t x_t^2 */
     float *weight, *form, *scaled; /* [GROUP * T]; the quadratic form [widest, widest]; [GROUP * T, widest] */
 } token_block;
@@ -189,6 +190,24 @@ static kq_status add_linear(token_block *b, int id, const kq_token_pass *pass, c
     return status;
 }
 
+static double mean_square(const token_block *b, int id)
+{
+    double sum = 0;
+    for (size_t r = 0; r < b->n_rec; r++)
+        sum += b->square[id][r];
+    return sum / ((double)b->n_rec * (double)b->m[id] * (double)b->n[id]);
+}
+
+/* After a pass: linears that no token tells anything of take no part in the others. */
+static void find_lacking(token_block *b, const kq_token_pass *pass)
+{
+    for (int id = 0; id < KQ_N_LINEAR; id++)
+        if ((b->wanted >> id & 1) && (mean_square(b, id) < KQ_TINY_SQUARE || (pass->in && kq_factor_is_tiny(b->H_in[id], b->n[id])) ||
+                                      (pass->out && kq_factor_is_tiny(b->H_out[id], b->m[id]))))
+            b->lacking |= 1u << id;
+    b->wanted &= ~b->lacking;
+}
+
 /* One pass over all tokens of the block. */
 static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_item *item, const char *stage, double from, double to,
                           kq_factor_report report[KQ_N_LINEAR], kq_error *err)
@@ -240,7 +259,7 @@ static double share_of(const token_block *b, int id)
 {
     double all = 0;
     for (int other = 0; other < KQ_N_LINEAR; other++)
-        all += b->wanted >> other & 1 ? (double)b->m[other] * (double)b->n[other] : 0;
+        all += (b->wanted | b->lacking) >> other & 1 ? (double)b->m[other] * (double)b->n[other] : 0;
     return (double)b->m[id] * (double)b->n[id] / all;
 }
 
@@ -264,6 +283,8 @@ kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
             status = kq_records_create(w, KQ_REC_GRAD, layer, &b.out, err);
         if (!status)
             status = run_pass(&b, &pass, down_item, "backward", from, from + 1 / ((double)passes * (double)L), report, err);
+        if (!status)
+            find_lacking(&b, &pass);
         if (i == 0) {
             status = kq_records_finish(b.out, status, err);
             b.out = NULL;
@@ -282,7 +303,10 @@ kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
         report[id].seconds = elapsed * share_of(&b, id);
         report[id].converged = true;
         report[id].products = (int)passes;
-        if (!(status = kq_factors_scale(b.H_in[id], b.n[id], b.H_out[id], b.m[id], report[id].trace_product, err)))
+        if (b.lacking >> id & 1) {
+            report[id] = (kq_factor_report){.lack = KQ_LACK_GRADIENT, .products = 1, .converged = true, .seconds = report[id].seconds};
+            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, NULL, NULL, &report[id], err);
+        } else if (!(status = kq_factors_scale(b.H_in[id], b.n[id], b.H_out[id], b.m[id], report[id].trace_product, err)))
             status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, b.H_in[id], b.H_out[id], &report[id], err);
     }
     free_block(&b);
@@ -350,7 +374,9 @@ kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
     for (int id = 0; id < KQ_N_LINEAR && !status; id++)
         if (wanted >> id & 1) {
             report[id] = (kq_factor_report){.converged = true, .seconds = elapsed * share_of(&b, id)};
-            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, b.H_in[id], NULL, &report[id], err);
+            if (!w->s->diagonal && kq_factor_is_tiny(b.H_in[id], b.n[id]))
+                report[id].lack = KQ_LACK_INPUT;
+            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, report[id].lack ? NULL : b.H_in[id], NULL, &report[id], err);
         }
     free_block(&b);
     return status;

@@ -121,6 +121,8 @@ static kq_status condition(float *H, size_t n, double sigma_reg, int *extra, dou
         for (size_t i = 0; i < n * n; i++)
             if (H[i] != 0)
                 return kq_fail(err, KQ_E_NUMERIC, "the factor is indefinite: its trace is 0");
+        for (size_t i = 0; i < n; i++)
+            H[i * n + i] = 1; /* the identity, without sigma_reg too */
         mean = 1;
     }
     if (mean < 0)

@@ -29,7 +29,7 @@ kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size
  * rotation does. */
 void kq_factor_shrink(float *H, size_t n, double shrink);
 /* Divide by the mean diagonal, add sigma_reg to the diagonal once, and again while Cholesky (in f64) fails; *extra counts the repeats
- * (at most 20, then KQ_E_NUMERIC). A factor of zeros (no gradient came) becomes sigma_reg I. KQ_E_NUMERIC:
+ * (at most 20, then KQ_E_NUMERIC). A factor of zeros (no gradient came) is taken for the identity. KQ_E_NUMERIC:
  * NaN or Inf, or a mean diagonal below zero. */
 kq_status kq_factor_condition(float *H, size_t n, double sigma_reg, int *extra, kq_error *err);
 /* H = L D L^T, block 16 (n a multiple of 16), computed in f64: L unit lower block-triangular; writes L - I (strictly lower blocks) as

@@ -21,6 +21,7 @@
 #include "quant/tokens.h"
 
 static char dir[64];
+static kq_lack lack;
 
 static int make_dir(void **state)
 {
@@ -291,20 +292,20 @@ static void factors_come_back(void **state)
             check_ok(kq_factor_file_open(file, &f, &err));
             assert_string_equal(kq_factor_file_settings(f), "{\"model\": \"m\"}");
             for (int p = 0; p < 2; p++) {
-                check_ok(kq_factor_file_read(f, p ? "layers.1.b" : "layers.0.a", M, N, in, out, &has_out, &err));
+                check_ok(kq_factor_file_read(f, p ? "layers.1.b" : "layers.0.a", M, N, in, out, &has_out, &lack, &err));
                 assert_true(has_out == !p);
                 check_close(in, H_in[p], N * N, bf16 ? 0.004 : 0); /* bf16 keeps 8 bits */
                 if (has_out)
                     check_close(out, H_out, M * M, bf16 ? 0.004 : 0);
             }
-            check_ok(kq_factor_file_check(f, "layers.0.a", M, N, true, &err));
-            check_ok(kq_factor_file_check(f, "layers.1.b", M, N, false, &err));
-            check_fails(kq_factor_file_check(f, "layers.1.b", M, N, true, &err), KQ_E_MISMATCH, "no layers.1.b.H_out");
-            check_fails(kq_factor_file_check(f, "layers.2.c", M, N, false, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
-            check_fails(kq_factor_file_check(f, "layers.0.a", M + 1, N, true, &err), KQ_E_SHAPE, "a triangle of order 6");
-            check_fails(kq_factor_file_check(f, "layers.0.a", M, N - 1, true, &err), KQ_E_SHAPE, "a triangle of order 8");
-            check_fails(kq_factor_file_read(f, "layers.2.c", M, N, in, out, &has_out, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
-            check_fails(kq_factor_file_read(f, "layers.0.a", M, N - 1, in, out, &has_out, &err), KQ_E_SHAPE, "a triangle of order 8");
+            check_ok(kq_factor_file_check(f, "layers.0.a", M, N, true, &lack, &err));
+            check_ok(kq_factor_file_check(f, "layers.1.b", M, N, false, &lack, &err));
+            check_fails(kq_factor_file_check(f, "layers.1.b", M, N, true, &lack, &err), KQ_E_MISMATCH, "no layers.1.b.H_out");
+            check_fails(kq_factor_file_check(f, "layers.2.c", M, N, false, &lack, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
+            check_fails(kq_factor_file_check(f, "layers.0.a", M + 1, N, true, &lack, &err), KQ_E_SHAPE, "a triangle of order 6");
+            check_fails(kq_factor_file_check(f, "layers.0.a", M, N - 1, true, &lack, &err), KQ_E_SHAPE, "a triangle of order 8");
+            check_fails(kq_factor_file_read(f, "layers.2.c", M, N, in, out, &has_out, &lack, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
+            check_fails(kq_factor_file_read(f, "layers.0.a", M, N - 1, in, out, &has_out, &lack, &err), KQ_E_SHAPE, "a triangle of order 8");
             kq_factor_file_close(f);
             snprintf(shard, sizeof shard, "%s-00002-of-00002.safetensors", file);
             assert_true(kq_path_exists(shard) == (sharded == 1));
@@ -324,7 +325,7 @@ static void factors_come_back(void **state)
     kq_factor_part_free(part);
     check_ok(kq_factors_gather(file, parts, 1, "{}", 1 << 20, &bytes, &err));
     check_ok(kq_factor_file_open(file, &f, &err));
-    check_fails(kq_factor_file_read(f, "layers.0.a", M, N, in, out, &has_out, &err), KQ_E_NUMERIC, "layers.0.a.H_in[6]");
+    check_fails(kq_factor_file_read(f, "layers.0.a", M, N, in, out, &has_out, &lack, &err), KQ_E_NUMERIC, "layers.0.a.H_in[6]");
     kq_factor_file_close(f);
     const char *const bad[] = {"{\"kronq.factors\": \"{}\", \"files\": [\"../x\"]}", "{\"kronq.factors\": \"{}\", \"files\": []}", "{\"files\": [\"x\"]}",
                                "{\"kronq.factors\": \"{}\", \"files\": [7]}", "{\"kronq.factors\": 1, \"files\": [\"x\"]}"};
@@ -910,8 +911,8 @@ static void batches_beside_each_other(void **state)
         check_ok(kq_factor_file_open(alone, &b, &err));
         enum { IN = 112, OUT = 64 };
         static float H[4][IN * IN];
-        check_ok(kq_factor_file_read(a, "model.layers.1.mlp.down_proj", OUT, IN, H[0], H[1], &has_out, &err));
-        check_ok(kq_factor_file_read(b, "model.layers.1.mlp.down_proj", OUT, IN, H[2], H[3], &has_out, &err));
+        check_ok(kq_factor_file_read(a, "model.layers.1.mlp.down_proj", OUT, IN, H[0], H[1], &has_out, &lack, &err));
+        check_ok(kq_factor_file_read(b, "model.layers.1.mlp.down_proj", OUT, IN, H[2], H[3], &has_out, &lack, &err));
         assert_true(apart(H[0], H[2], IN) < (i ? 3e-3 : 1e-12) && apart(H[1], H[3], OUT) < (i ? 3e-3 : 1e-12));
         kq_factor_file_close(a);
         kq_factor_file_close(b);
