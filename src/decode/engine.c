@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/first_error.h"
 #include "base/f16.h"
 #include "base/mem.h"
 #include "decode/matrix.h"
@@ -61,8 +62,7 @@ typedef struct pass {
     const size_t *wanted;    /* rows whose logits are wanted */
     size_t n_wanted;
     atomic_int bad_layer;    /* first layer with NaN or Inf, n_layer: none */
-    atomic_int embed_failed;
-    kq_error err;            /* of the embedding; written by who set embed_failed */
+    kq_first_error embedding;
 } pass;
 
 static const char *const kv_names[] = {"bf16", "f16", "f32"};
@@ -587,11 +587,9 @@ static void run_embedding(pass *p)
     EACH(i, p->n) {
         kq_error err;
         float *x = e->x + i * d;
-        int no = 0;
         if (e->weights->rows(e->weights->ctx, "model.embed_tokens.weight", (size_t)p->rows[i].id, 1, x, &err)) {
             memset(x, 0, d * sizeof *x);
-            if (atomic_compare_exchange_strong(&p->embed_failed, &no, 1))
-                p->err = err;
+            kq_first_error_note(&p->embedding, i, err.status, &err);
         }
         e->kern->rms_norm(x, e->layers[0].attn_norm, e->xn + i * d, d, e->cfg->rms_eps);
     }
@@ -604,7 +602,7 @@ static kq_status run_rows(kq_engine *e, const row *rows, size_t n, kq_error *err
     for (size_t i = 0; i < n; i++)
         if (rows[i].logits)
             wanted[n_wanted++] = i;
-    pass p = {.e = e, .n = n, .rows = rows, .wanted = wanted, .n_wanted = n_wanted, .bad_layer = (int)e->cfg->n_layer};
+    pass p = {.e = e, .n = n, .rows = rows, .wanted = wanted, .n_wanted = n_wanted, .bad_layer = (int)e->cfg->n_layer, .embedding = KQ_FIRST_ERROR};
 #pragma omp parallel num_threads(e->opt.threads)
     {
 #pragma omp single
@@ -615,11 +613,9 @@ static kq_status run_rows(kq_engine *e, const row *rows, size_t n, kq_error *err
         if (n_wanted)
             run_head(&p);
     }
-    if (atomic_load(&p.embed_failed)) {
-        if (err)
-            *err = p.err;
-        return p.err.status;
-    }
+    const kq_status st = kq_first_error_get(&p.embedding, err);
+    if (st)
+        return st;
     if (atomic_load(&p.bad_layer) < (int)e->cfg->n_layer)
         return kq_fail(err, KQ_E_NUMERIC, "model.layers.%d: NaN or Inf in the block's output", atomic_load(&p.bad_layer));
     return KQ_OK;

@@ -2,9 +2,9 @@
 
 #include <math.h>
 #include <omp.h>
-#include <stdatomic.h>
 #include <string.h>
 
+#include "base/first_error.h"
 #include "base/mem.h"
 #include "eval/score.h"
 
@@ -33,28 +33,6 @@ typedef struct run {
     double *kld, *same;        /* [windows, to - from] */
     double done, work;         /* for progress: blocks and heads times windows */
 } run;
-
-/* The first failure among parallel iterations; the others see `failed` and return early. */
-typedef struct verdict {
-    atomic_int failed;
-    kq_status status;
-    kq_error err;
-} verdict;
-
-static void verdict_set(verdict *v, kq_status status, const kq_error *err)
-{
-#pragma omp critical(kq_eval_verdict)
-    if (!atomic_load(&v->failed)) {
-        v->status = status;
-        v->err = *err;
-        atomic_store(&v->failed, 1);
-    }
-}
-
-static kq_status verdict_get(const verdict *v, kq_error *err)
-{
-    return v->status == KQ_OK ? KQ_OK : kq_fail(err, v->status, "%s", v->err.message);
-}
 
 kq_eval_options kq_eval_defaults(void)
 {
@@ -191,17 +169,14 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
         st = kq_block_load(s->mc, s->w, layer, &b, err);
         if (st != KQ_OK)
             break;
-        verdict v = {0};
+        kq_first_error f = KQ_FIRST_ERROR;
 #pragma omp parallel for schedule(static, 1) num_threads(r->threads)
         for (size_t g = 0; g < whole; g++) {
             kq_error e = {0};
-            if (atomic_load(&v.failed))
-                continue;
-            kq_status t = forward_window(r, s, &b, window0, g, scratch + (size_t)omp_get_thread_num() * slice, 1, &e);
-            if (t != KQ_OK)
-                verdict_set(&v, t, &e);
+            if (!kq_first_error_skip(&f, g))
+                kq_first_error_note(&f, g, forward_window(r, s, &b, window0, g, scratch + (size_t)omp_get_thread_num() * slice, 1, &e), &e);
         }
-        st = verdict_get(&v, err);
+        st = kq_first_error_get(&f, err);
         for (size_t g = whole; g < n && st == KQ_OK; g++)
             st = forward_window(r, s, &b, window0, g, scratch, r->threads, err);
         kq_block_free(&b);
@@ -291,21 +266,20 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
     kq_status st = kq_alloc_for((void **)&scratch, (size_t)threads * slice, sizeof *scratch, "tiles of logits", err);
     if (!st && r->opt->save)
         st = kq_alloc_for((void **)&rows, round * KQ_HEAD_TILE, row_bytes, "logits to save", err);
-    verdict v = {0};
+    kq_first_error f = KQ_FIRST_ERROR;
     for (size_t i0 = 0; i0 < tiles && !st; i0 += round) {
         size_t end = tiles - i0 < round ? tiles : i0 + round;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
         for (size_t i = i0; i < end; i++) {
             kq_error e = {0};
-            if (atomic_load(&v.failed))
+            if (kq_first_error_skip(&f, i))
                 continue;
             float *mine = scratch + (size_t)omp_get_thread_num() * slice;
             kq_status t = score_tile(r, ids, window0, i / per_window, r->from + i % per_window * KQ_HEAD_TILE, mine,
                                      rows ? rows + (i - i0) * KQ_HEAD_TILE * row_bytes : NULL, &e);
-            if (t != KQ_OK)
-                verdict_set(&v, t, &e);
+            kq_first_error_note(&f, i, t, &e);
         }
-        st = verdict_get(&v, err);
+        st = kq_first_error_get(&f, err);
         for (size_t i = i0; i < end && rows && !st; i++) {
             size_t left = r->to - r->from - i % per_window * KQ_HEAD_TILE, k = left < KQ_HEAD_TILE ? left : KQ_HEAD_TILE;
             st = kq_out_write(r->opt->save, rows + (i - i0) * KQ_HEAD_TILE * row_bytes, k * row_bytes, err);

@@ -3,34 +3,9 @@
 #include <math.h>
 #include <omp.h>
 
+#include "base/first_error.h"
 #include "base/mem.h"
 #include "base/time.h"
-
-/* The first error of a parallel region; the others stop at their next look. */
-typedef struct first_error {
-    kq_status status;
-    kq_error err;
-} first_error;
-
-static bool failed(first_error *f)
-{
-    kq_status s;
-#pragma omp atomic read
-    s = f->status;
-    return s != KQ_OK;
-}
-
-static void note(first_error *f, kq_status status, const kq_error *err)
-{
-    if (!status)
-        return;
-#pragma omp critical(kq_sweep_error)
-    if (!f->status) {
-        f->err = *err;
-#pragma omp atomic write
-        f->status = status;
-    }
-}
 
 int kq_sweep_tell(const kq_sweep *s, const char *stage, double fraction)
 {
@@ -38,35 +13,34 @@ int kq_sweep_tell(const kq_sweep *s, const char *stage, double fraction)
     return c && c->progress ? c->progress(c->ctx, stage, fraction, NULL) : 0;
 }
 
-static void tick(const kq_sweep *s, first_error *f, const char *stage, double fraction)
+/* A request to stop counts before every item's own error. */
+static void tick(const kq_sweep *s, kq_first_error *f, const char *stage, double fraction)
 {
     if (!s->common || !s->common->progress)
         return;
 #pragma omp critical(kq_sweep_progress)
     if (kq_sweep_tell(s, stage, fraction)) {
         kq_error e;
-        note(f, kq_fail(&e, KQ_E_INTERRUPTED, "stopped while %s", stage), &e);
+        kq_first_error_note(f, 0, kq_fail(&e, KQ_E_INTERRUPTED, "stopped while %s", stage), &e);
     }
 }
 
 kq_status kq_sweep_each(kq_sweeper *w, size_t n, kq_sweep_item *fn, void *pass, const char *stage, double from, double to, kq_error *err)
 {
-    first_error f = {0};
+    kq_first_error f = KQ_FIRST_ERROR;
     size_t finished = 0;
 #pragma omp parallel for schedule(dynamic) num_threads(w->workers)
     for (size_t i = 0; i < n; i++) {
-        if (failed(&f))
+        if (kq_first_error_skip(&f, i + 1)) /* 0: the request to stop */
             continue;
         kq_error e;
-        note(&f, fn(pass, &w->w[omp_get_thread_num()], i, &e), &e);
+        kq_first_error_note(&f, i + 1, fn(pass, &w->w[omp_get_thread_num()], i, &e), &e);
         size_t done;
 #pragma omp atomic capture
         done = ++finished;
         tick(w->s, &f, stage, from + (to - from) * (double)done / (double)n);
     }
-    if (f.status && err)
-        *err = f.err;
-    return f.status;
+    return kq_first_error_get(&f, err);
 }
 
 size_t kq_sweep_n_records(const kq_sweeper *w, const kq_sweep_estimate *e)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/f16.h"
+#include "base/first_error.h"
 #include "base/mem.h"
 #include "base/time.h"
 
@@ -229,17 +230,14 @@ static kq_status read_samples(void *ctx, size_t first, size_t count, uint16_t *g
     const sample_reader *r = ctx;
     const kq_sweeper *w = r->b->w;
     const size_t width = width_of(w, r->form, r->id) * (r->form == FACTORED ? r->e->batch / w->unit : 1);
-    kq_status status = KQ_OK;
+    kq_first_error f = KQ_FIRST_ERROR;
 #pragma omp parallel for schedule(dynamic) num_threads(w->threads) if (w->threads > 1)
     for (size_t i = 0; i < count; i++) {
         kq_error e;
-        kq_status st = read_sample(r, first + i, g + i * width, &e);
-        if (st) {
-#pragma omp critical(kq_sweep_read)
-            status = kq_fail(err, st, "%s", e.message);
-        }
+        if (!kq_first_error_skip(&f, i))
+            kq_first_error_note(&f, i, read_sample(r, first + i, g + i * width, &e), &e);
     }
-    return status;
+    return kq_first_error_get(&f, err);
 }
 
 /* progress of one factor computation, between the backward pass of its block and the next */

@@ -3,11 +3,11 @@
  * computed once without a cache to manage. */
 #include <math.h>
 #include <omp.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/first_error.h"
 #include "base/mem.h"
 #include "eval/score.h"
 #include "tasks/python_text.h"
@@ -312,14 +312,14 @@ static kq_status run_head(const kq_scorer *s, const job *j, double *lp, bool *hi
         kq_free(tile);
         return st;
     }
-    atomic_int failed = 0;
+    kq_first_error f = KQ_FIRST_ERROR;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (size_t t = 0; t < n_tile; t++) {
         float *x = scratch + (size_t)omp_get_thread_num() * slice, *norm = x + KQ_HEAD_TILE * s->d, *logits = norm + KQ_HEAD_TILE * s->d;
         kq_row_stats row = {0};
         kq_error e = {0};
         size_t n = 0, last = SIZE_MAX;
-        if (atomic_load(&failed))
+        if (kq_first_error_skip(&f, t))
             continue;
         for (size_t i = tile[t]; i < tile[t + 1]; i++)
             if (j->targets[i].row != last) {
@@ -341,14 +341,9 @@ static kq_status run_head(const kq_scorer *s, const job *j, double *lp, bool *hi
                 mine = kq_fail(&e, KQ_E_NUMERIC, "the logits hold NaN or Inf");
             hit[i] = !mine && row.top == (int32_t)id;
         }
-        if (mine) {
-#pragma omp critical(kq_tasks_head)
-            if (!atomic_exchange(&failed, 1)) {
-                st = mine;
-                kq_fail(err, mine, "%s", e.message);
-            }
-        }
+        kq_first_error_note(&f, t, mine, &e);
     }
+    st = kq_first_error_get(&f, err);
     kq_free(scratch);
     kq_free(tile);
     return st;

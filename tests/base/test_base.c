@@ -12,6 +12,7 @@
 
 #include "base/f16.h"
 #include "base/file.h"
+#include "base/first_error.h"
 #include "base/hash.h"
 #include "base/isa.h"
 #include "base/mem.h"
@@ -634,10 +635,45 @@ static void test_hash(void **state)
     assert_string_not_equal(hex, other);
 }
 
+/* Four items fail, the lowest of them last; all below it run whatever is known by then. */
+static void test_first_error(void **state)
+{
+    (void)state;
+    enum { N = 24 };
+    static const size_t bad[] = {21, 13, 8, 3};
+    for (int threads = 1; threads <= 8; threads *= 2) {
+        kq_first_error f = KQ_FIRST_ERROR;
+        kq_error err;
+        int ran[N] = {0};
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+        for (size_t i = 0; i < N; i++) {
+            kq_error e;
+            if (kq_first_error_skip(&f, i))
+                continue;
+            ran[i] = 1;
+            for (size_t k = 0; k < 4; k++)
+                if (i == bad[k]) {
+                    usleep((useconds_t)(5000 * k));
+                    kq_first_error_note(&f, i, kq_fail(&e, k % 2 ? KQ_E_IO : KQ_E_NUMERIC, "item %zu", i), &e);
+                }
+            kq_first_error_note(&f, i, KQ_OK, NULL);
+        }
+        assert_int_equal(kq_first_error_get(&f, &err), KQ_E_IO);
+        assert_int_equal(err.status, KQ_E_IO);
+        assert_string_equal(err.message, "item 3");
+        assert_int_equal(kq_first_error_get(&f, NULL), KQ_E_IO);
+        for (size_t i = 0; i <= 3; i++)
+            assert_true(ran[i]);
+    }
+    const kq_first_error none = KQ_FIRST_ERROR;
+    assert_true(!kq_first_error_skip(&none, SIZE_MAX - 1));
+    assert_int_equal(kq_first_error_get(&none, NULL), KQ_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_warn),
+        cmocka_unit_test(test_warn),        cmocka_unit_test(test_first_error),
         cmocka_unit_test(test_fail),        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_alloc),
         cmocka_unit_test(test_peak),        cmocka_unit_test(test_time),        cmocka_unit_test(test_f16),
         cmocka_unit_test(test_bf16),        cmocka_unit_test(test_half_arrays), cmocka_unit_test(test_rng_golden),
