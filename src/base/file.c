@@ -212,6 +212,12 @@ kq_status kq_file_write(const char *path, const void *data, size_t size, kq_erro
     return kq_out_commit(o, err);
 }
 
+bool kq_is_lfs_pointer(const void *data, size_t size)
+{
+    static const char begin[] = "version https://git-lfs.github.com/spec/";
+    return size >= sizeof begin - 1 && !memcmp(data, begin, sizeof begin - 1);
+}
+
 bool kq_path_exists(const char *path)
 {
     struct stat st;

@@ -22,6 +22,8 @@ void kq_out_abort(kq_out *out);                                                 
 /* Whole small files. kq_file_read adds a final NUL that *size does not count; the caller frees *out with kq_free. */
 kq_status kq_file_read(const char *path, size_t max_size, char **out, size_t *size, kq_error *err);
 kq_status kq_file_write(const char *path, const void *data, size_t size, kq_error *err); /* through kq_out */
+/* Is this the text that Git LFS leaves in the place of a file that was not downloaded? */
+bool kq_is_lfs_pointer(const void *data, size_t size);
 bool kq_path_exists(const char *path);
 bool kq_path_is_dir(const char *path);
 kq_status kq_mkdirs(const char *path, kq_error *err);

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "checkpoint/card.h"
 #include "checkpoint/checkpoint.h"
+#include "io/dequant.h"
 #include "io/json.h"
 #include "io/tokenizer.h"
 
@@ -82,7 +83,7 @@ static bool is_integer(kq_dtype t)
 /* What stays as it is keeps its type; block-quantized source types become bf16. */
 static kq_dtype kept_dtype(kq_dtype t)
 {
-    return t == KQ_T_F32 || t == KQ_T_F16 || is_integer(t) ? t : KQ_T_BF16;
+    return is_integer(t) ? t : kq_dtype_plain(t);
 }
 
 static kq_status add_rows(entries *list, const kq_tensor *t, int bits, kq_error *err)

@@ -52,27 +52,57 @@ static kq_status get_bool(const json_t *object, const char *key, bool fallback, 
     return KQ_OK;
 }
 
-/* What changes the forward pass and is not built here. */
-static kq_status refuse_features(const json_t *root, const char *path, kq_error *err)
+/* Keys that transformers does not look at in this architecture, although they ask for something. */
+static kq_status warn_ignored(const json_t *root, const char *path, bool llama, kq_error *err)
 {
-    static const char *const flags[] = {"attention_bias", "mlp_bias", "use_sliding_window", "rope_interleaved"};
+    static const struct { const char *key; bool in_llama, in_qwen3; } ignored[] = {
+        {"use_sliding_window", true, false}, {"rope_interleaved", true, true}, {"mlp_bias", false, true},
+    };
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) {
+        bool flag;
+        kq_status status = get_bool(root, ignored[i].key, false, path, &flag, err);
+        if (status)
+            return status;
+        if (flag && (llama ? ignored[i].in_llama : ignored[i].in_qwen3))
+            kq_warn("%s: %s is true; it is ignored, as in transformers' %s models", path, ignored[i].key, llama ? "llama" : "qwen3");
+    }
+    if (llama && get(root, "sliding_window"))
+        kq_warn("%s: sliding_window is set; it is ignored, as in transformers' llama models", path);
+    return KQ_OK;
+}
+
+/* layer_types decides where it is given; else Qwen3 slides a window from layer max_window_layers on, if use_sliding_window. */
+static kq_status refuse_sliding(const json_t *root, const char *path, bool llama, kq_error *err)
+{
+    const json_t *types = get(root, "layer_types"), *type;
+    size_t index, first, n_layer;
+    bool slides;
+    kq_status status;
+    json_array_foreach(types, index, type)
+        if (!json_is_string(type) || strcmp(json_string_value(type), "full_attention"))
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: layer_types[%zu] is not \"full_attention\" (sliding window layers?)", path, index);
+    if ((status = get_bool(root, "use_sliding_window", false, path, &slides, err)) ||
+        (status = get_size(root, "max_window_layers", 28, path, &first, err)) || (status = get_size(root, "num_hidden_layers", 0, path, &n_layer, err)))
+        return status;
+    bool window = !json_object_get(root, "sliding_window") || get(root, "sliding_window");
+    if (!llama && !types && slides && window && first < n_layer)
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: use_sliding_window is true, which kronq does not support", path);
+    return KQ_OK;
+}
+
+/* What changes the forward pass and is not built here. */
+static kq_status refuse_features(const json_t *root, const char *path, bool llama, kq_error *err)
+{
+    static const char *const flags[] = {"attention_bias", "mlp_bias"};
     static const char *const counts[] = {"num_experts", "num_local_experts", "n_routed_experts"};
     kq_status status;
     bool flag;
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+    for (size_t i = 0; i < (llama ? 2 : 1); i++) {
         if ((status = get_bool(root, flags[i], false, path, &flag, err)))
             return status;
         if (flag)
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s is true, which kronq does not support", path, flags[i]);
     }
-    /* sliding_window means nothing while use_sliding_window is false; where that key is absent, a window may be in use. */
-    if (get(root, "sliding_window") && !get(root, "use_sliding_window"))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: sliding_window is set, which kronq does not support", path);
-    const json_t *types = get(root, "layer_types"), *type;
-    size_t index;
-    json_array_foreach(types, index, type)
-        if (!json_is_string(type) || strcmp(json_string_value(type), "full_attention"))
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: layer_types[%zu] is not \"full_attention\" (sliding window layers?)", path, index);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         size_t n;
         if ((status = get_size(root, counts[i], 0, path, &n, err)))
@@ -80,21 +110,16 @@ static kq_status refuse_features(const json_t *root, const char *path, kq_error 
         if (n)
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s is %zu: mixtures of experts are not supported", path, counts[i], n);
     }
-    size_t tp;
-    if ((status = get_size(root, "pretraining_tp", 1, path, &tp, err)))
-        return status;
-    if (tp != 1)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: pretraining_tp is %zu, kronq supports 1", path, tp);
     const json_t *act = get(root, "hidden_act");
-    if (act && (!json_is_string(act) || strcmp(json_string_value(act), "silu")))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: hidden_act is \"%.100s\", kronq supports \"silu\"", path,
-                       json_is_string(act) ? json_string_value(act) : "(no string)");
+    const char *name = json_string_value(act);
+    if (act && (!name || (strcmp(name, "silu") && strcmp(name, "swish"))))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: hidden_act is \"%.100s\", kronq supports \"silu\"", path, name ? name : "(no string)");
     double partial;
     if ((status = get_number(root, "partial_rotary_factor", 1, path, &partial, err)))
         return status;
     if (partial != 1)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: partial_rotary_factor is %g, kronq supports 1", path, partial);
-    return KQ_OK;
+    return (status = refuse_sliding(root, path, llama, err)) ? status : warn_ignored(root, path, llama, err);
 }
 
 /* A token id, or a list of which the first counts. Absent: LLaMA's default of transformers (1), none for Qwen3. null, or outside the vocabulary: none. */
@@ -155,22 +180,66 @@ static kq_status parse_sizes(const json_t *root, const char *path, kq_config *cf
     return KQ_OK;
 }
 
-static kq_status parse_quantization(const json_t *root, const char *path, bool *is_kronq, kq_error *err)
+/* Is this some FP8 format? By its name, or by compressed-tensors' groups of 8-bit floats. */
+static bool is_other_fp8(const json_t *quant, const char *method)
 {
-    const json_t *quant = get(root, "quantization_config");
-    *is_kronq = false;
-    if (!quant)
+    const char *key, *texts[] = {method, json_string_value(get(quant, "format")), json_string_value(get(quant, "quant_algo")),
+                                 json_string_value(get(quant, "fmt"))};
+    json_t *group;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (texts[i] && (strcasestr(texts[i], "fp8") || strcasestr(texts[i], "float-quantized") || strcasestr(texts[i], "e4m3") || strcasestr(texts[i], "e5m2")))
+            return true;
+    json_object_foreach((json_t *)get(quant, "config_groups"), key, group) {
+        const json_t *weights = get(group, "weights");
+        const char *type = json_string_value(get(weights, "type"));
+        if (type && !strcmp(type, "float") && json_number_value(get(weights, "num_bits")) == 8)
+            return true;
+    }
+    return false;
+}
+
+/* Qwen's and DeepSeek's FP8: transformers' FineGrainedFP8Config. */
+static kq_status parse_fp8(const json_t *quant, const char *path, kq_storage *storage, kq_error *err)
+{
+    const json_t *block = json_object_get(quant, "weight_block_size");
+    const char *fmt = json_string_value(get(quant, "fmt"));
+    if (fmt && strcmp(fmt, "e4m3"))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: quantization_config is FP8 with fmt \"%.100s\", kronq reads \"e4m3\"", path, fmt);
+    storage->fp8 = true;
+    storage->block_rows = storage->block_cols = block ? 0 : 128;
+    if (!block || json_is_null(block))
         return KQ_OK;
-    const json_t *method = get(quant, "quant_method");
-    if (!json_is_string(method) || strcmp(json_string_value(method), "kronq"))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: quantization_config has quant_method \"%.100s\"; kronq reads unquantized models and its own",
-                       path, json_is_string(method) ? json_string_value(method) : "(none)");
-    *is_kronq = true;
+    const json_int_t rows = json_integer_value(json_array_get(block, 0)), cols = json_integer_value(json_array_get(block, 1));
+    if (json_array_size(block) != 2 || rows < 1 || cols < 1 || rows > 1 << 22 || cols > 1 << 22)
+        return kq_fail(err, KQ_E_FORMAT, "%s: the FP8 quantization_config's weight_block_size is not two whole numbers of at least 1", path);
+    storage->block_rows = (size_t)rows;
+    storage->block_cols = (size_t)cols;
     return KQ_OK;
 }
 
-kq_status kq_config_from_json(const char *text, size_t size, const char *path, kq_config *cfg, bool *is_kronq, kq_error *err)
+static kq_status parse_storage(const json_t *root, const char *path, kq_storage *storage, kq_error *err)
 {
+    const json_t *quant = get(root, "quantization_config"), *file = get(root, "transformers_weights");
+    const char *method = json_string_value(get(quant, "quant_method")), *name = json_string_value(file);
+    *storage = (kq_storage){0};
+    if (file && (!name || strlen(name) >= sizeof storage->weights_file))
+        return kq_fail(err, KQ_E_FORMAT, "%s: transformers_weights is not the name of a file", path);
+    if (file)
+        strcpy(storage->weights_file, name);
+    if (!quant)
+        return KQ_OK;
+    storage->kronq = method && !strcmp(method, "kronq");
+    if (storage->kronq)
+        return KQ_OK;
+    if (method && !strcmp(method, "fp8"))
+        return parse_fp8(quant, path, storage, err);
+    return kq_fail(err, KQ_E_UNSUPPORTED, "%s: quantization_config has quant_method \"%.100s\"%s; kronq reads unquantized models, FP8 with quant_method "
+                   "\"fp8\", and its own", path, method ? method : "(none)", is_other_fp8(quant, method) ? ", an FP8 format that it does not read" : "");
+}
+
+kq_status kq_config_from_json(const char *text, size_t size, const char *path, kq_config *cfg, kq_storage *storage, kq_error *err)
+{
+    *storage = (kq_storage){0};
     *cfg = (kq_config){.bos_id = -1};
     json_t *root;
     kq_status status = kq_json_parse(text, size, path, &root, err);
@@ -183,7 +252,8 @@ kq_status kq_config_from_json(const char *text, size_t size, const char *path, k
         status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: model_type is \"%.100s\", kronq supports \"llama\" and \"qwen3\"", path, json_string_value(type));
     } else {
         cfg->arch = strcmp(json_string_value(type), "llama") ? KQ_ARCH_QWEN3 : KQ_ARCH_LLAMA;
-        (void)((status = refuse_features(root, path, err)) || (status = parse_quantization(root, path, is_kronq, err)) ||
+        (void)((status = refuse_features(root, path, cfg->arch == KQ_ARCH_LLAMA, err)) ||
+               (status = parse_storage(root, path, storage, err)) ||
                (status = parse_sizes(root, path, cfg, err)) || (status = kq_rope_from_json(root, path, cfg, err)) ||
                (status = parse_bos(root, path, cfg, err)) ||
                (status = parse_eos(root, path, cfg, err)) || (status = kq_config_check(cfg, path, err)));

@@ -20,6 +20,7 @@ bool kq_dtype_block(kq_dtype dtype, size_t *block_elems, size_t *block_bytes)
         [KQ_T_Q4_1] = {QK, Q4_1_BYTES}, [KQ_T_Q5_0] = {QK, Q5_0_BYTES}, [KQ_T_Q5_1] = {QK, Q5_1_BYTES},
         [KQ_T_Q4_K] = {QK_K, Q4_K_BYTES}, [KQ_T_Q5_K] = {QK_K, Q5_K_BYTES}, [KQ_T_Q6_K] = {QK_K, Q6_K_BYTES},
         [KQ_T_Q2_K] = {QK_K, Q2_K_BYTES}, [KQ_T_Q3_K] = {QK_K, Q3_K_BYTES}, [KQ_T_IQ4_NL] = {QK, IQ4_NL_BYTES},
+        [KQ_T_F64] = {1, 8}, [KQ_T_F8_E4M3] = {1, 1}, [KQ_T_F8_E5M2] = {1, 1},
     };
     if ((size_t)dtype >= sizeof table / sizeof *table)
         return false;
@@ -205,6 +206,33 @@ static float load_f32(const uint8_t *p)
     return f;
 }
 
+static double load_f64(const uint8_t *p)
+{
+    double x;
+    memcpy(&x, p, 8);
+    return x;
+}
+
+/* Sign, 4 bits of exponent (bias 7), 3 of fraction; no infinity, all ones are NaN (float8_e4m3fn). */
+static float e4m3(uint8_t b)
+{
+    uint32_t exponent = b >> 3 & 15, fraction = b & 7, u = (uint32_t)(b & 0x80) << 24 | (exponent + 120) << 23 | fraction << 20;
+    float x;
+    if (!exponent) { /* fraction 2^-9 */
+        x = (float)fraction * 0.001953125f;
+        return b & 0x80 ? -x : x;
+    }
+    if ((b & 0x7f) == 0x7f)
+        u |= 0x7fc00000u;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+kq_dtype kq_dtype_plain(kq_dtype dtype)
+{
+    return dtype == KQ_T_F32 || dtype == KQ_T_F64 ? KQ_T_F32 : dtype == KQ_T_F16 ? KQ_T_F16 : KQ_T_BF16;
+}
+
 bool kq_dequantize(kq_dtype dtype, const uint8_t *src, size_t n_elem, float *dst)
 {
     size_t elems, bytes;
@@ -231,6 +259,9 @@ bool kq_dequantize(kq_dtype dtype, const uint8_t *src, size_t n_elem, float *dst
     case KQ_T_Q2_K: EACH_BLOCK(q2_k, Q2_K_BYTES, QK_K);
     case KQ_T_Q3_K: EACH_BLOCK(q3_k, Q3_K_BYTES, QK_K);
     case KQ_T_IQ4_NL: EACH_BLOCK(iq4_nl, IQ4_NL_BYTES, QK);
+    case KQ_T_F64: EACH(8, (float)load_f64(p));
+    case KQ_T_F8_E4M3: EACH(1, e4m3(*p));
+    case KQ_T_F8_E5M2: EACH(1, kq_f16_to_f32((uint16_t)(*p << 8))); /* the upper half of an F16 */
     case KQ_T_OTHER: break;
     }
     return false;

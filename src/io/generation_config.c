@@ -93,8 +93,8 @@ kq_status kq_generation_config_read(const char *dir, size_t vocab_size, kq_gener
     if (status)
         return kq_fail(err, status, "%s", broken.message);
     const json_t *eos = json_object_get(root, "eos_token_id");
-    out->has_eos = eos && !json_is_null(eos);
-    if (out->has_eos)
+    out->exists = true;
+    if (eos && !json_is_null(eos))
         status = kq_parse_eos(eos, "eos_token_id", vocab_size, path, out->eos_id, &out->n_eos, err);
     get_sampling(root, path, out);
     json_decref(root);

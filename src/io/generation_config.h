@@ -8,7 +8,8 @@
 
 /* A value counts where its has_ member is true: then the file has the field, and it is in range. */
 typedef struct kq_generation_config {
-    bool has_eos; int32_t eos_id[KQ_MAX_EOS]; size_t n_eos; /* eos_token_id, a number or a list; n_eos may be 0 although has_eos ([], or [-1]) */
+    bool exists;                                            /* there is such a file, and it is a JSON object */
+    int32_t eos_id[KQ_MAX_EOS]; size_t n_eos;               /* eos_token_id, a number or a list */
     bool has_do_sample, do_sample;
     bool has_temperature; double temperature;               /* >= 0 */
     bool has_top_p; double top_p;                           /* 0 < top_p <= 1 */
@@ -17,7 +18,8 @@ typedef struct kq_generation_config {
     bool has_repetition_penalty; double repetition_penalty; /* > 0 */
 } kq_generation_config;
 
-/* Read DIR/generation_config.json. No such file, a field that is absent or null: nothing of it is set. vocab_size bounds the end tokens: ids outside the
+/* Read DIR/generation_config.json. No such file, a field that is absent or null: nothing of it is set. As in transformers'
+ * generate(), a file that exists decides alone what ends an answer: config.json's eos_token_id counts only where exists is false. vocab_size bounds the end tokens: ids outside the
  * vocabulary are never produced, so they are left out with a warning. What transformers cannot use is left out with a warning too: a file that is not
  * JSON (transformers then goes by config.json alone), sampling values of a wrong type or out of range.
  * KQ_E_FORMAT: eos_token_id is neither a whole number nor a list of such. KQ_E_UNSUPPORTED: it lists more than KQ_MAX_EOS. */

@@ -206,6 +206,8 @@ kq_status kq_json_parse(const char *text, size_t size, const char *path, json_t 
 {
     char *copy = NULL;
     *root = NULL;
+    if (kq_is_lfs_pointer(text, size))
+        return kq_fail(err, KQ_E_FORMAT, "%s: not valid JSON: it is a Git LFS pointer, not the file itself; fetch it (git lfs pull), or download the file again", path);
     if (size >= 3 && !memcmp(text, "\xef\xbb\xbf", 3))
         return kq_fail(err, KQ_E_FORMAT, "%s: not valid JSON: it begins with a byte order mark (save the file as UTF-8 without one)", path);
     pass count = {.at = text, .end = text + size};

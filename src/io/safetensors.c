@@ -23,8 +23,8 @@ struct kq_st_file {
 
 static const struct st_type { const char *name; kq_dtype dtype; unsigned bits; } st_types[] = {
     {"F32", KQ_T_F32, 32}, {"F16", KQ_T_F16, 16}, {"BF16", KQ_T_BF16, 16}, {"I8", KQ_T_I8, 8}, {"I16", KQ_T_I16, 16}, {"I32", KQ_T_I32, 32},
-    {"I64", KQ_T_I64, 64}, {"U8", KQ_T_U8, 8}, {"BOOL", KQ_T_BOOL, 8}, {"F64", KQ_T_OTHER, 64}, {"U16", KQ_T_OTHER, 16},
-    {"U32", KQ_T_OTHER, 32}, {"U64", KQ_T_OTHER, 64}, {"C64", KQ_T_OTHER, 64}, {"F8_E4M3", KQ_T_OTHER, 8}, {"F8_E5M2", KQ_T_OTHER, 8},
+    {"I64", KQ_T_I64, 64}, {"U8", KQ_T_U8, 8}, {"BOOL", KQ_T_BOOL, 8}, {"F64", KQ_T_F64, 64}, {"U16", KQ_T_OTHER, 16},
+    {"U32", KQ_T_OTHER, 32}, {"U64", KQ_T_OTHER, 64}, {"C64", KQ_T_OTHER, 64}, {"F8_E4M3", KQ_T_F8_E4M3, 8}, {"F8_E5M2", KQ_T_F8_E5M2, 8},
     {"F8_E8M0", KQ_T_OTHER, 8}, {"F8_E4M3FNUZ", KQ_T_OTHER, 8}, {"F8_E5M2FNUZ", KQ_T_OTHER, 8}, {"F6_E2M3", KQ_T_OTHER, 6},
     {"F6_E3M2", KQ_T_OTHER, 6}, {"F4", KQ_T_OTHER, 4},
 };
@@ -60,14 +60,13 @@ static kq_status parse_entry(const kq_st_file *f, const char *name, const json_t
     const struct st_type *type = find_st_type(json_string_value(dtype));
     if (!type)
         return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: dtype %.100s does not exist", path, name, json_string_value(dtype));
-    if (json_array_size(shape) > 4)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %.200s: %zu dimensions, kronq reads up to 4", path, name, json_array_size(shape));
-    t->rank = json_array_size(shape);
+    t->rank = json_array_size(shape) > 4 ? 4 : json_array_size(shape); /* no model has more: the dimensions from the fourth on become one */
     t->n_elem = 1;
-    for (size_t d = 0; d < t->rank; d++) {
-        if (!whole(json_array_get(shape, d), &t->shape[d]))
+    for (size_t d = 0; d < json_array_size(shape); d++) {
+        size_t dim, *at = &t->shape[d < 4 ? d : 3];
+        if (!whole(json_array_get(shape, d), &dim))
             return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: shape[%zu] is not a whole number of at least 0", path, name, d);
-        if (!kq_mul_size(t->n_elem, t->shape[d], &t->n_elem))
+        if (!kq_mul_size(t->n_elem, dim, &t->n_elem) || !kq_mul_size(d < 4 ? 1 : *at, dim, at))
             return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its number of elements overflows", path, name);
     }
     size_t begin, end, bits = 0;
@@ -160,6 +159,8 @@ static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base,
 static kq_status parse_file(kq_st_file *f, kq_error *err)
 {
     uint64_t header = 0;
+    if (kq_is_lfs_pointer(f->data, f->size))
+        return kq_fail(err, KQ_E_FORMAT, "%s: it is a Git LFS pointer, not the file itself; fetch it (git lfs pull), or download the file again", f->path);
     if (f->size < 8)
         return kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes are too few for a safetensors file", f->path, f->size);
     for (int i = 7; i >= 0; i--)

@@ -139,10 +139,16 @@ static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
         return kq_fail(err, KQ_E_FORMAT, "%s/config.json is not a JSON object", kq_source_path(src));
     }
     kq_status status;
-    /* auto_map names files of code beside the source, which are not copied. */
-    if (json_object_get(root, "quantization_config") || json_object_get(root, "auto_map")) {
-        json_object_del(root, "quantization_config");
-        json_object_del(root, "auto_map");
+    /* auto_map names files of code beside the source, and transformers_weights a file of weights, which are not copied. A head that is stored although the
+     * configuration ties it is not tied. */
+    static const char *const dropped[] = { "quantization_config", "auto_map", "transformers_weights" };
+    const bool tied = kq_source_config(src)->tie_embeddings, untied = !tied && json_is_true(json_object_get(root, "tie_word_embeddings"));
+    bool changed = untied;
+    for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++)
+        changed |= !json_object_del(root, dropped[i]);
+    if (changed) {
+        if (untied)
+            json_object_set_new(root, "tie_word_embeddings", json_false());
         status = dump(root, "config.json", json, err);
     } else if (!(status = kq_tok_buf_add(&copy, text, strlen(text) + 1, err))) {
         *json = copy.data;

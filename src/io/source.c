@@ -7,27 +7,19 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "io/config_json.h"
 #include "io/dequant.h"
 #include "io/gguf.h"
-#include "io/generation_config.h"
 #include "io/gguf_model.h"
-#include "io/json.h"
-#include "io/safetensors_write.h"
-
-enum { MAX_PATH = 4096, MAX_CONFIG = 16 << 20, MAX_INDEX = 512 << 20, MAX_SHARD = 4096 };
+#include "io/hf_folder.h"
 
 struct kq_source {
     char *path;               /* owned */
     kq_source_kind kind;
     kq_config cfg;
-    bool is_kronq;
-    char *config_json;        /* owned; HF only */
-    kq_st_file **file;        /* owned [n_file] */
-    size_t n_file;
+    kq_hf_folder folder;      /* owned; HF only */
     kq_gguf *gguf;            /* owned */
     char *names;              /* owned; the GGUF tensors' Hugging Face names, NAME_CAP each */
-    kq_tensor *tensor;        /* owned [n] */
+    kq_tensor *tensor;        /* [n], the folder's, or owned (GGUF) */
     size_t n;
     const kq_tensor **sorted; /* owned [n], by name */
 };
@@ -37,7 +29,7 @@ enum { NAME_CAP = 128 }; /* GGUF names have at most 63 bytes; the longest replac
 const char *kq_dtype_name(kq_dtype dtype)
 {
     static const char *const names[] = {"F32", "F16", "BF16", "I8", "I16", "I32", "I64", "U8", "BOOL", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
-                                        "Q4_K", "Q5_K", "Q6_K", "Q2_K", "Q3_K", "IQ4_NL", "other"};
+                                        "Q4_K", "Q5_K", "Q6_K", "Q2_K", "Q3_K", "IQ4_NL", "F64", "F8_E4M3", "F8_E5M2", "other"};
     return (size_t)dtype < sizeof names / sizeof *names ? names[dtype] : "?";
 }
 
@@ -94,17 +86,17 @@ static kq_status need(const kq_source *src, const char *module, size_t rows, siz
     char name[160];
     snprintf(name, sizeof name, "%s.weight", module);
     const kq_tensor *t = kq_source_find(src, name);
-    if (!t && src->is_kronq && packed) {
+    if (!t && src->folder.storage.kronq && packed) {
         char other[160];
         snprintf(other, sizeof other, "%s.%s", module, packed);
         if (has_prefix(src, other))
             return KQ_OK;
     }
     if (!t)
-        return kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is missing", src->path, name);
+        return kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is missing", src->path, name); /* transformers would take random numbers */
     bool integer = t->dtype == KQ_T_I8 || t->dtype == KQ_T_I16 || t->dtype == KQ_T_I32 || t->dtype == KQ_T_I64 || t->dtype == KQ_T_U8 ||
                    t->dtype == KQ_T_BOOL;
-    if (integer && src->is_kronq && packed)
+    if (integer && src->folder.storage.kronq && packed)
         return KQ_OK; /* packed in its own way; the checkpoint room checks it */
     if (integer)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has type %s, expected floating point", t->file, name, kq_dtype_name(t->dtype));
@@ -151,7 +143,7 @@ static kq_status check_tensors(const kq_source *src, kq_error *err)
     kq_status status;
     for (size_t i = 0; i < src->n; i++) {
         const char *name = src->tensor[i].name;
-        if (ends_with(name, ".bias"))
+        if (ends_with(name, ".bias")) /* of a GGUF: of a folder's tensors only those that the architecture has are left */
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %.200s: layers with a bias are not supported", src->tensor[i].file, name);
         if (!strncmp(name, layers, sizeof layers - 1) && strtoull(name + sizeof layers - 1, NULL, 10) >= cfg->n_layer)
             return kq_fail(err, KQ_E_SHAPE, "%s: %.200s is beyond the %zu layers of the configuration (wrong config.json?)",
@@ -165,160 +157,6 @@ static kq_status check_tensors(const kq_source *src, kq_error *err)
     for (size_t layer = 0; layer < cfg->n_layer; layer++)
         if ((status = need_layer(src, layer, err)))
             return status;
-    return KQ_OK;
-}
-
-/* ---- a Hugging Face folder ---- */
-
-/* Only a plain name may come from an index: no folder, no way up. (A symbolic link is fine: download caches are made of them, and what it
- * leads to must be a well-formed safetensors file like any other.) */
-static bool plain_name(const char *name)
-{
-    return *name && strlen(name) < 256 && !strpbrk(name, "/\\") && strcmp(name, ".") && strcmp(name, "..");
-}
-
-static kq_status open_file(kq_source *src, const char *name, kq_error *err)
-{
-    char path[MAX_PATH];
-    kq_status status = kq_path_join(path, sizeof path, src->path, name, err);
-    if (!status && !(status = kq_st_open(path, &src->file[src->n_file], err)))
-        src->n_file++;
-    return status;
-}
-
-/* Open every file of the weight map once; file_of[i] belongs to entry i. */
-static kq_status open_shards(kq_source *src, const json_t *map, const char *path, kq_error *err)
-{
-    const char *tensor, *last = "";
-    json_t *value;
-    kq_status status = KQ_OK;
-    json_t *seen = json_object();
-    if (!seen)
-        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    json_object_foreach((json_t *)map, tensor, value) {
-        const char *name = json_string_value(value);
-        if (!name || !plain_name(name)) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: weight_map sends %.200s to \"%.200s\", expected a file of the same folder", path, tensor,
-                             name ? name : "(no string)");
-            break;
-        }
-        if (!strcmp(name, last) || json_object_get(seen, name))
-            continue;
-        last = name;
-        if (src->n_file == MAX_SHARD) {
-            status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: names more than %d files", path, MAX_SHARD);
-            break;
-        }
-        if ((status = open_file(src, name, err)))
-            break;
-        if (json_object_set_new(seen, name, json_integer((json_int_t)src->n_file - 1))) {
-            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-            break;
-        }
-    }
-    json_object_foreach((json_t *)map, tensor, value) {
-        if (status)
-            break;
-        size_t at = (size_t)json_integer_value(json_object_get(seen, json_string_value(value)));
-        if (!kq_st_find(src->file[at], tensor))
-            status = kq_fail(err, KQ_E_FORMAT, "%s: weight_map says that %.200s is in %s, but it is not (stale index?)", path, tensor,
-                             json_string_value(value));
-    }
-    json_decref(seen);
-    return status;
-}
-
-/* Every tensor of every shard must be in the map, under that shard's name. */
-static kq_status check_shards(const kq_source *src, const json_t *map, const char *path, kq_error *err)
-{
-    for (size_t f = 0; f < src->n_file; f++)
-        for (size_t i = 0; i < kq_st_n_tensors(src->file[f]); i++) {
-            const kq_tensor *t = kq_st_tensor(src->file[f], i);
-            const char *name = json_string_value(json_object_get(map, t->name)), *base = strrchr(t->file, '/');
-            if (!name)
-                return kq_fail(err, KQ_E_FORMAT, "%s: %.200s is in %s but not in the weight_map (stale index?)", path, t->name, t->file);
-            if (strcmp(name, base ? base + 1 : t->file))
-                return kq_fail(err, KQ_E_FORMAT, "%s: %.200s appears twice: the weight_map says %s, but it is in %s too", path, t->name, name, t->file);
-        }
-    return KQ_OK;
-}
-
-static kq_status open_index(kq_source *src, const char *path, kq_error *err)
-{
-    json_t *root;
-    kq_status status = kq_json_read(path, MAX_INDEX, &root, err);
-    if (status)
-        return status;
-    const json_t *map = json_object_get(root, "weight_map");
-    if (!json_is_object(map) || !json_object_size(map))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: weight_map is missing or empty", path);
-    else if (!(status = open_shards(src, map, path, err)))
-        status = check_shards(src, map, path, err);
-    json_decref(root);
-    return status;
-}
-
-static kq_status open_weights(kq_source *src, kq_error *err)
-{
-    char single[MAX_PATH], index[MAX_PATH];
-    kq_status status;
-    if ((status = kq_path_join(single, sizeof single, src->path, "model.safetensors", err)) ||
-        (status = kq_path_join(index, sizeof index, src->path, "model.safetensors.index.json", err)) ||
-        (status = kq_alloc_for((void **)&src->file, MAX_SHARD, sizeof *src->file, "the file table", err)))
-        return status;
-    if (!kq_path_exists(single) && !kq_path_exists(index))
-        return kq_fail(err, KQ_E_IO, "%s: holds neither model.safetensors nor model.safetensors.index.json (kronq reads no other weight files)",
-                       src->path);
-    if (!kq_path_exists(index))
-        return open_file(src, "model.safetensors", err);
-    if ((status = open_index(src, index, err)))
-        return status;
-    /* Both: the index may describe just that one file. Otherwise one of the two is left from another export. */
-    if (kq_path_exists(single)) {
-        bool named = false;
-        for (size_t f = 0; f < src->n_file; f++)
-            named |= ends_with(kq_st_n_tensors(src->file[f]) ? kq_st_tensor(src->file[f], 0)->file : "", "/model.safetensors");
-        if (!named)
-            return kq_fail(err, KQ_E_FORMAT, "%s: model.safetensors lies beside an index that names other files; remove the one that is stale",
-                           src->path);
-    }
-    return KQ_OK;
-}
-
-/* generation_config.json's end tokens take the place of config.json's, where it names any. */
-static kq_status read_generation_config(kq_source *src, kq_error *err)
-{
-    kq_generation_config gen;
-    kq_status status = kq_generation_config_read(src->path, src->cfg.vocab_size, &gen, err);
-    if (!status && gen.has_eos) {
-        memcpy(src->cfg.eos_id, gen.eos_id, sizeof gen.eos_id);
-        src->cfg.n_eos = gen.n_eos;
-    }
-    return status;
-}
-
-static kq_status open_folder(kq_source *src, kq_error *err)
-{
-    char path[MAX_PATH];
-    size_t size;
-    kq_status status;
-    src->kind = KQ_SOURCE_HF;
-    if ((status = kq_path_join(path, sizeof path, src->path, "config.json", err)))
-        return status;
-    if (!kq_path_exists(path))
-        return kq_fail(err, KQ_E_IO, "%s: has no config.json (a Hugging Face model folder, or a finished kronq checkpoint, has one)", src->path);
-    if ((status = kq_file_read(path, MAX_CONFIG, &src->config_json, &size, err)) ||
-        (status = kq_config_from_json(src->config_json, size, path, &src->cfg, &src->is_kronq, err)) || (status = read_generation_config(src, err)) ||
-        (status = open_weights(src, err)))
-        return status;
-    size_t n = 0;
-    for (size_t f = 0; f < src->n_file; f++)
-        n += kq_st_n_tensors(src->file[f]);
-    if ((status = kq_alloc_for((void **)&src->tensor, n, sizeof *src->tensor, "the tensor table", err)))
-        return status;
-    for (size_t f = 0; f < src->n_file; f++)
-        for (size_t i = 0; i < kq_st_n_tensors(src->file[f]); i++)
-            src->tensor[src->n++] = *kq_st_tensor(src->file[f], i);
     return KQ_OK;
 }
 
@@ -354,6 +192,16 @@ static kq_status open_gguf(kq_source *src, kq_error *err)
 
 /* ---- the interface ---- */
 
+static kq_status open_folder(kq_source *src, kq_error *err)
+{
+    src->kind = KQ_SOURCE_HF;
+    kq_status status = kq_hf_folder_open(src->path, &src->folder, err);
+    src->cfg = src->folder.cfg;
+    src->tensor = src->folder.tensor;
+    src->n = src->folder.n;
+    return status;
+}
+
 kq_status kq_source_open(const char *path, kq_source **out, kq_error *err)
 {
     *out = NULL;
@@ -376,13 +224,11 @@ void kq_source_close(kq_source *src)
 {
     if (!src)
         return;
-    for (size_t f = 0; f < src->n_file; f++)
-        kq_st_close(src->file[f]);
-    kq_free(src->file);
+    if (src->gguf)
+        kq_free(src->tensor);
+    kq_hf_folder_close(&src->folder);
     kq_gguf_close(src->gguf);
-    kq_free(src->config_json);
     kq_free(src->names);
-    kq_free(src->tensor);
     kq_free(src->sorted);
     free(src->path);
     kq_free(src);
@@ -405,7 +251,7 @@ const kq_config *kq_source_config(const kq_source *src)
 
 bool kq_source_is_kronq(const kq_source *src)
 {
-    return src->is_kronq;
+    return src->folder.storage.kronq;
 }
 
 size_t kq_source_n_tensors(const kq_source *src)
@@ -420,7 +266,7 @@ const kq_tensor *kq_source_tensor(const kq_source *src, size_t i)
 
 const char *kq_source_config_json(const kq_source *src)
 {
-    return src->config_json;
+    return src->folder.config_json;
 }
 
 const struct kq_gguf *kq_source_gguf(const kq_source *src)
@@ -480,6 +326,22 @@ static void read_range(const kq_tensor *t, size_t begin, size_t n, float *dst)
     }
 }
 
+/* Rows of an FP8 matrix times the scale of their blocks: y = w s, rounded once to f32 (both factors have few digits). */
+static void apply_scale(const kq_tensor *t, size_t row0, size_t n_rows, float *dst)
+{
+    const size_t cols = t->shape[1], per_row = cols / t->block_cols + (cols % t->block_cols != 0);
+    size_t elems, bytes;
+    float s = 1;
+    kq_dtype_block(t->scale->dtype, &elems, &bytes);
+    for (size_t r = row0; r < row0 + n_rows; r++, dst += cols)
+        for (size_t b = 0; b < per_row; b++) {
+            const size_t end = (b + 1) * t->block_cols < cols ? (b + 1) * t->block_cols : cols;
+            kq_dequantize(t->scale->dtype, t->scale->data + (r / t->block_rows * per_row + b) * bytes, 1, &s);
+            for (size_t c = b * t->block_cols; c < end; c++)
+                dst[c] *= s;
+        }
+}
+
 kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t row0, size_t n_rows, float *dst, kq_error *err)
 {
     size_t rows = t->rank ? t->shape[0] : 1, cols = t->rank == 2 ? t->shape[1] : 1, elems, bytes;
@@ -500,6 +362,8 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
     else
         for (size_t r = 0; r < n_rows; r++)
             read_range(t, stored_row(row0 + r, src->cfg.head_dim) * cols, cols, dst + r * cols);
+    if (t->scale)
+        apply_scale(t, row0, n_rows, dst);
     if (!t->permuted_qk || n_rows == rows)
         kq_map_release(t->data + row0 * cols / elems * bytes, n_rows * cols / elems * bytes);
     size_t bad = first_not_finite(dst, n_rows * cols);
@@ -545,6 +409,11 @@ kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *er
         hash_text(hash, line);
         kq_hash_add(hash, t->data, t->size_bytes);
         kq_map_release(t->data, t->size_bytes);
+        if (t->scale) {
+            snprintf(line, sizeof line, "scales %s of [%zu, %zu]", kq_dtype_name(t->scale->dtype), t->block_rows, t->block_cols);
+            hash_text(hash, line);
+            kq_hash_add(hash, t->scale->data, t->scale->size_bytes);
+        }
     }
     kq_hash_finish(hash, hex);
     return KQ_OK;

@@ -10,6 +10,7 @@ typedef enum kq_dtype {
     KQ_T_I8, KQ_T_I16, KQ_T_I32, KQ_T_I64, KQ_T_U8, KQ_T_BOOL,          /* safetensors integers (kronq's own tensors) */
     KQ_T_Q8_0, KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K, /* GGUF blocks */
     KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_IQ4_NL,
+    KQ_T_F64, KQ_T_F8_E4M3, KQ_T_F8_E5M2,                              /* safetensors; F8_E4M3 is PyTorch's float8_e4m3fn */
     KQ_T_OTHER                                                        /* well-formed, but not readable as numbers here */
 } kq_dtype;
 
@@ -22,6 +23,7 @@ typedef struct kq_tensor {
     size_t rank, shape[4]; /* row-major, outermost first (GGUF's order reversed); rank 0 is a scalar */
     size_t n_elem;
     const uint8_t *data; size_t size_bytes; /* borrowed from the map, as stored */
+    const struct kq_tensor *scale; size_t block_rows, block_cols; /* FP8: a number for each block; kq_source_read_f32 multiplies. NULL: none */
     bool permuted_qk;      /* GGUF llama q/k: rows are interleaved per head; kq_source_read_f32 undoes it */
 } kq_tensor;
 
@@ -32,7 +34,7 @@ typedef enum kq_source_kind { KQ_SOURCE_HF, KQ_SOURCE_GGUF } kq_source_kind;
 /* Open PATH (a folder with config.json, or a .gguf file). Checks everything that can be checked without reading the weights: formats,
  * sizes, the architecture, and that every tensor the architecture needs is there with its shape. A folder may also be a kronq
  * checkpoint (config.json has quantization_config.quant_method "kronq"): then a linear may come as `<module>.trellis` and friends
- * instead of `<module>.weight`, and their shapes are checked by the checkpoint room.
+ * instead of `<module>.weight`, and their shapes are checked by the checkpoint room. io/hf_folder.h says which of a folder's files and tensors count.
  * KQ_E_UNSUPPORTED names what is not supported (model_type, attention_bias, sliding_window in use, experts, rope type, ...). */
 kq_status kq_source_open(const char *path, kq_source **out, kq_error *err);
 void kq_source_close(kq_source *src);

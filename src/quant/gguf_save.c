@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "io/dequant.h"
 #include "io/encode.h"
 #include "io/gguf_model.h"
 #include "io/gguf_model_write.h"
@@ -54,7 +55,7 @@ static kq_status list_tensors(saver *s, kq_error *err)
         } else if ((e->type = s->types->linear[e->slot.layer * KQ_N_LINEAR + (size_t)e->slot.linear]) != KQ_T_OTHER) {
             e->from = PART;
         } else {
-            e->type = e->t->dtype;
+            e->type = kq_source_gguf(src) ? e->t->dtype : kq_dtype_plain(e->t->dtype);
             e->from = kq_source_gguf(src) ? STORED : PLAIN;
         }
     }
@@ -254,7 +255,10 @@ size_t kq_gguf_planned_bytes(const kq_source *src, const kq_gguf_types *t)
             kq_linear_name(name, sizeof name - 8, l, (kq_linear_id)id);
             strcat(name, ".weight");
             const kq_tensor *x = kq_source_find(src, name);
-            sum += x ? x->size_bytes : 0;
+            if (x && kq_source_gguf(src))
+                sum += x->size_bytes;
+            else if (x)
+                sum += kq_gguf_row_bytes(kq_dtype_plain(x->dtype), rows_of(x), cols_of(x));
         }
     return sum;
 }

@@ -238,7 +238,7 @@ static kq_status read_config(const char *model, kq_config *cfg, kq_error *err)
 {
     char path[4400], *text;
     size_t size;
-    bool is_kronq;
+    kq_storage storage;
     if (!kq_path_is_dir(model)) {
         kq_source *src;
         kq_status status = kq_source_open(model, &src, err);
@@ -250,7 +250,7 @@ static kq_status read_config(const char *model, kq_config *cfg, kq_error *err)
     kq_status status = kq_path_join(path, sizeof path, model, "config.json", err);
     if (status || (status = kq_file_read(path, 1 << 26, &text, &size, err)))
         return status;
-    status = kq_config_from_json(text, size, path, cfg, &is_kronq, err);
+    status = kq_config_from_json(text, size, path, cfg, &storage, err);
     kq_free(text);
     return status;
 }

@@ -5,14 +5,14 @@
 
 static kq_error err;
 static kq_config cfg;
-static bool is_kronq;
+static kq_storage storage;
 
 #define SIZES "\"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"intermediate_size\": 96, \"vocab_size\": 128"
 
 static kq_status parse(const char *text)
 {
     err.message[0] = 0;
-    return kq_config_from_json(text, strlen(text), "config.json", &cfg, &is_kronq, &err);
+    return kq_config_from_json(text, strlen(text), "config.json", &cfg, &storage, &err);
 }
 
 #define LLAMA(more) "{\"model_type\": \"llama\", " SIZES more "}"
@@ -26,7 +26,7 @@ static void defaults(void **state)
     assert_int_equal(cfg.n_kv_head, 4);
     assert_int_equal(cfg.head_dim, 16);
     assert_int_equal(cfg.max_position, 2048);
-    assert_true(cfg.rope_theta == 10000 && cfg.rms_eps == 1e-6f && !cfg.tie_embeddings && cfg.rope_scaling.kind == KQ_ROPE_PLAIN && !is_kronq);
+    assert_true(cfg.rope_theta == 10000 && cfg.rms_eps == 1e-6f && !cfg.tie_embeddings && cfg.rope_scaling.kind == KQ_ROPE_PLAIN && !storage.kronq);
     assert_int_equal(cfg.bos_id, 1);
     assert_int_equal(cfg.n_eos, 1);
     assert_int_equal(cfg.eos_id[0], 2);
@@ -38,7 +38,7 @@ static void defaults(void **state)
     assert_int_equal(cfg.n_eos, 2);
     assert_int_equal(cfg.eos_id[1], 9);
     check_ok(parse(LLAMA(", \"quantization_config\": {\"quant_method\": \"kronq\"}, \"bos_token_id\": null, \"head_dim\": 8")));
-    assert_true(is_kronq && cfg.bos_id == -1 && cfg.head_dim == 8);
+    assert_true(storage.kronq && cfg.bos_id == -1 && cfg.head_dim == 8);
 }
 
 static void rope_forms(void **state)
@@ -65,19 +65,66 @@ static void refusals(void **state)
         {"{\"model_type\": \"mistral\", " SIZES "}", "mistral"},
         {LLAMA(", \"attention_bias\": true"), "attention_bias"},
         {LLAMA(", \"mlp_bias\": true"), "mlp_bias"},
-        {QWEN3(", \"use_sliding_window\": true"), "use_sliding_window"},
-        {QWEN3(", \"sliding_window\": 4096"), "sliding_window"},
+        {QWEN3(", \"use_sliding_window\": true, \"max_window_layers\": 1"), "use_sliding_window"},
         {QWEN3(", \"layer_types\": [\"full_attention\", \"sliding_attention\"]"), "layer_types[1]"},
         {QWEN3(", \"num_experts\": 8"), "num_experts"},
         {LLAMA(", \"num_local_experts\": 8"), "num_local_experts"},
         {LLAMA(", \"hidden_act\": \"gelu\""), "hidden_act"},
-        {LLAMA(", \"pretraining_tp\": 2"), "pretraining_tp"},
         {LLAMA(", \"partial_rotary_factor\": 0.5"), "partial_rotary_factor"},
         {LLAMA(", \"quantization_config\": {\"quant_method\": \"gptq\"}"), "gptq"},
+        {LLAMA(", \"quantization_config\": {\"quant_method\": \"fbgemm_fp8\"}"), "FP8"},
+        {LLAMA(", \"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"format\": \"float-quantized\"}"), "FP8"},
+        {LLAMA(", \"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"config_groups\": {\"group_0\": {\"weights\": {\"type\": \"float\", "
+               "\"num_bits\": 8}}}}"), "FP8"},
+        {LLAMA(", \"quantization_config\": {\"quant_method\": \"modelopt\", \"quant_algo\": \"FP8\"}"), "FP8"},
+        {LLAMA(", \"quantization_config\": {\"quant_method\": \"fp8\", \"fmt\": \"e5m2\"}"), "FP8"},
         {LLAMA(", \"quantization_config\": {}"), "quantization_config"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_fails(parse(cases[i].text), KQ_E_UNSUPPORTED, cases[i].word);
+}
+
+/* Keys that transformers 5.23 does not look at, or that are off: it loads the model as if they were not there. */
+static void ignored_keys(void **state)
+{
+    (void)state;
+    static const char *const llama[] = {
+        ", \"pretraining_tp\": 2", ", \"pretraining_tp\": \"x\"", ", \"sliding_window\": 4096", ", \"use_sliding_window\": true", ", \"rope_interleaved\": true",
+        ", \"layer_types\": [\"full_attention\", \"full_attention\"]", ", \"hidden_act\": \"swish\"", ", \"architectures\": [\"LlamaModel\"]",
+        ", \"torch_dtype\": 5, \"dtype\": null", ", \"quantization_config\": null", ", \"attention_dropout\": NaN, \"initializer_range\": 1e999",
+        ", \"logits_scaling\": 1000000000000000019884624838656, \"pad_token_id\": -1",
+    };
+    static const char *const qwen3[] = {
+        ", \"sliding_window\": 4096", ", \"use_sliding_window\": true", ", \"use_sliding_window\": true, \"sliding_window\": null, \"max_window_layers\": 0",
+        ", \"use_sliding_window\": true, \"max_window_layers\": 0, \"layer_types\": [\"full_attention\", \"full_attention\"]", ", \"mlp_bias\": true",
+    };
+    char text[1024];
+    for (size_t i = 0; i < sizeof llama / sizeof *llama; i++) {
+        snprintf(text, sizeof text, "%.*s%s}", (int)strlen(LLAMA("")) - 1, LLAMA(""), llama[i]);
+        check_ok(parse(text));
+    }
+    for (size_t i = 0; i < sizeof qwen3 / sizeof *qwen3; i++) {
+        snprintf(text, sizeof text, "%.*s, \"num_key_value_heads\": 4%s}", (int)strlen(QWEN3("")) - 1, QWEN3(""), qwen3[i]);
+        check_ok(parse(text));
+    }
+}
+
+static void storage_forms(void **state)
+{
+    (void)state;
+#define FP8(more) LLAMA(", \"quantization_config\": {\"quant_method\": \"fp8\", \"activation_scheme\": \"dynamic\"" more "}")
+    check_ok(parse(FP8(", \"fmt\": \"e4m3\", \"weight_block_size\": [128, 64], \"modules_to_not_convert\": [\"lm_head\"]")));
+    assert_true(storage.fp8 && !storage.kronq && storage.block_rows == 128 && storage.block_cols == 64);
+    check_ok(parse(FP8("")));
+    assert_true(storage.fp8 && storage.block_rows == 128 && storage.block_cols == 128);
+    check_ok(parse(FP8(", \"weight_block_size\": null")));
+    assert_true(storage.fp8 && storage.block_rows == 0 && storage.block_cols == 0);
+    static const char *const broken[] = {FP8(", \"weight_block_size\": [128]"), FP8(", \"weight_block_size\": [0, 128]"), FP8(", \"weight_block_size\": 128"),
+                                         FP8(", \"weight_block_size\": [128, 1e3]")};
+    for (size_t i = 0; i < 4; i++)
+        check_fails(parse(broken[i]), KQ_E_FORMAT, "weight_block_size");
+    check_ok(parse(LLAMA(", \"transformers_weights\": \"other.safetensors\"")));
+    assert_string_equal(storage.weights_file, "other.safetensors");
 }
 
 /* Case 35, the part that config.json alone decides. */
@@ -141,6 +188,6 @@ static void linear_shapes_and_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(defaults), cmocka_unit_test(rope_forms), cmocka_unit_test(refusals),
-                                       cmocka_unit_test(case_35_broken_sizes), cmocka_unit_test(odd_tokens), cmocka_unit_test(linear_shapes_and_names)};
+                                       cmocka_unit_test(case_35_broken_sizes), cmocka_unit_test(odd_tokens), cmocka_unit_test(ignored_keys), cmocka_unit_test(storage_forms), cmocka_unit_test(linear_shapes_and_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
