@@ -46,7 +46,7 @@ static tensor *place(const char *name)
     if (n_list == MAX)
         stop(name, "too many tensors");
     list[n_list] = (tensor){0};
-    snprintf(list[n_list].name, sizeof list[n_list].name, "%s", name);
+    snprintf(list[n_list].name, sizeof list[n_list].name, "%.159s", name);
     return &list[n_list++];
 }
 
@@ -113,7 +113,7 @@ static void to_fp8(tensor *t, size_t rows, size_t cols, kq_dtype scale_type)
     rows = rows ? rows : t->shape[0];
     cols = cols ? cols : t->shape[1];
     char name[180];
-    snprintf(name, sizeof name, "%s_scale_inv", t->name);
+    snprintf(name, sizeof name, "%.140s_scale_inv", t->name);
     tensor *s = place(name);
     s->type = scale_type;
     s->rank = one ? 0 : 2;

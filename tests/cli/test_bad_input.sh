@@ -45,7 +45,7 @@ fresh && config 's/"attention_bias": false/"attention_bias": true/' && try 1 "at
 fresh && config 's/"hidden_act": "silu"/"hidden_act": "gelu"/' && try 1 "hidden_act.*gelu" bad
 fresh && config 's/^{/{"num_local_experts": 8,/' && try 1 "experts" bad
 fresh && config 's/"rope_scaling": null/"rope_scaling": {"type": "su", "factor": 4.0}/' && try 1 "rope_type .su." bad
-fresh "$ODD" && config 's/^{/{"use_sliding_window": true, "sliding_window": 64,/' && try 1 "sliding" bad
+fresh "$ODD" && config 's/^{/{"use_sliding_window": true, "sliding_window": 64, "max_window_layers": 0,/' && try 1 "sliding" bad
 
 say "tensors that do not fit the configuration"
 fresh && config 's/"intermediate_size": 112/"intermediate_size": 128/' && try 1 "mlp.gate_proj.*112.*128" bad
