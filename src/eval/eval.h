@@ -113,8 +113,9 @@ kq_status kq_generate(kq_engine *e, size_t slot, const kq_tokenizer *tok, const 
  * (SmolLM2, Qwen), else bos; -1: none. Not simply bos: SmolLM2-Instruct's bos is "<|im_start|>", which begins a chat. */
 kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err);
 
-/* Calibration text written by the model itself (design section 3): n_seq sequences of seq_len ids each, sampled at temperature 1, seeded;
- * the first id of each is kq_text_start's, end tokens are kept and the text goes on. ids [n_seq, seq_len].
+/* Calibration text written by the model itself: n_seq sequences of seq_len ids each, sampled at temperature 1, seeded; the first id of each is
+ * kq_text_start's. A token that ends an answer (kq_is_end) ends the text: it is kept, and behind it a new text begins with kq_text_start's token, of
+ * which the one before is forgotten (where both are the same token, it stands once). ids [n_seq, seq_len].
  * Sequence i depends only on the model, seq_len and (seed, i): the engine's logits do not depend on what is decoded beside it. 32 sequences at
  * once, halved until their key/value cache is at most 4 GiB. opt: threads, isa, compute and progress are used; the cache is in bf16.
  * KQ_E_ARG when there is no token to begin with. */

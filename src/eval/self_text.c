@@ -48,12 +48,28 @@ kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
     return KQ_OK;
 }
 
-/* Sequences [first, first + batch) of which `n` are wanted; column 0 is filled already. */
-static kq_status write_batch(kq_engine *e, size_t vocab, size_t first, size_t n, size_t n_seq, size_t seq_len,
-                             int threads, const kq_eval_options *opt, uint64_t seed, float *logits, int32_t *ids, kq_error *err)
+typedef struct writer { const kq_config *cfg; const kq_tokenizer *tok; int32_t start; int threads; } writer;
+
+/* The sequences that are within a text, to be run; of the others an end token came last, and the token that begins the next text is put behind it. */
+static size_t next_pieces(const writer *w, size_t n, float *logits, int32_t *next, bool *ended, kq_engine_piece *piece)
 {
+    size_t n_piece = 0;
+    for (size_t b = 0; b < n; b++)
+        if (!ended[b])
+            piece[n_piece++] = (kq_engine_piece){.slot = b, .ids = &next[b], .n = 1, .n_logits = 1, .logits = logits + b * w->cfg->vocab_size};
+        else
+            next[b] = w->start;
+    return n_piece;
+}
+
+/* Sequences [first, first + batch) of which `n` are wanted; column 0 is filled already. */
+static kq_status write_batch(kq_engine *e, const writer *w, size_t first, size_t n, size_t n_seq, size_t seq_len, const kq_eval_options *opt, uint64_t seed,
+                             float *logits, int32_t *ids, kq_error *err)
+{
+    const size_t vocab = w->cfg->vocab_size;
     kq_rng rng[BATCH_MAX];
     int32_t next[BATCH_MAX];
+    bool ended[BATCH_MAX] = {false};
     for (size_t b = 0; b < n; b++) {
         char label[64];
         snprintf(label, sizeof label, "self-text %zu", first + b);
@@ -63,17 +79,17 @@ static kq_status write_batch(kq_engine *e, size_t vocab, size_t first, size_t n,
     kq_sampling s = {.temperature = 1, .top_p = 1};
     kq_engine_piece piece[BATCH_MAX];
     kq_status st = KQ_OK;
-    for (size_t b = 0; b < n; b++) {
+    for (size_t b = 0; b < n; b++)
         kq_engine_truncate(e, b, 0);
-        piece[b] = (kq_engine_piece){.slot = b, .ids = &next[b], .n = 1, .n_logits = 1, .logits = logits + b * vocab};
-    }
     for (size_t t = 1; t < seq_len && st == KQ_OK; t++) {
-        st = kq_engine_run(e, piece, n, err);
-        if (st != KQ_OK)
+        const size_t n_piece = next_pieces(w, n, logits, next, ended, piece);
+        if (n_piece && (st = kq_engine_run(e, piece, n_piece, err)))
             break;
         atomic_int bad = 0;
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
+#pragma omp parallel for schedule(static, 1) num_threads(w->threads)
         for (size_t b = 0; b < n; b++) {
+            if (ended[b])
+                continue;
             next[b] = kq_sample(logits + b * vocab, vocab, &s, kq_rng_uniform(&rng[b]));
             if (next[b] < 0)
                 atomic_store(&bad, 1);
@@ -81,8 +97,13 @@ static kq_status write_batch(kq_engine *e, size_t vocab, size_t first, size_t n,
         if (atomic_load(&bad))
             st = kq_fail(err, KQ_E_NUMERIC, "the model's logits hold NaN or Inf while it writes text (token %zu of sequences %zu..%zu)",
                          t, first, first + n - 1);
-        for (size_t b = 0; b < n && st == KQ_OK; b++)
+        for (size_t b = 0; b < n && st == KQ_OK; b++) {
             ids[(first + b) * seq_len + t] = next[b];
+            const bool end = !ended[b] && kq_is_end(w->cfg, w->tok, next[b]);
+            if (end)
+                kq_engine_truncate(e, b, 0);
+            ended[b] = end && next[b] != w->start; /* a start token that is an end token as well does both */
+        }
         double done = ((double)first * (double)(seq_len - 1) + (double)n * (double)t) / ((double)n_seq * (double)(seq_len - 1));
         if (st == KQ_OK && opt->progress && opt->progress(opt->progress_ctx, "self-text", done))
             st = kq_fail(err, KQ_E_INTERRUPTED, "writing calibration text stopped on request");
@@ -95,8 +116,8 @@ kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_se
 {
     kq_engine *e = NULL;
     float *logits = NULL;
-    int32_t start;
     size_t vocab = w->cfg->vocab_size, batch = batch_size(w->cfg, seq_len);
+    int32_t start;
     int threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
     if (n_seq == 0 || seq_len == 0)
         return KQ_OK;
@@ -116,8 +137,8 @@ kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_se
     if (st == KQ_OK)
         st = kq_alloc_for((void **)&logits, batch * vocab, sizeof *logits, "logits", err);
     for (size_t first = 0; first < n_seq && st == KQ_OK; first += batch)
-        st = write_batch(e, vocab, first, n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, threads, opt, seed,
-                         logits, ids, err);
+        st = write_batch(e, &(writer){w->cfg, tok, start, threads}, first, n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, opt, seed, logits,
+                         ids, err);
     kq_free(logits);
     kq_engine_free(e);
     return st;

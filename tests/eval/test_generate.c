@@ -341,6 +341,20 @@ static void test_self_text(void **state)
     for (size_t s = 1; s < SEQ; s++)
         assert_memory_not_equal(all, all + s * LEN, LEN * sizeof *all);
 
+    /* 'd' ends an answer now, as generation_config.json may say: the start token follows, and nothing else does */
+    c.cfg.eos_id[c.cfg.n_eos++] = 'd';
+    check_ok(kq_self_text(&c.w, tok, SEQ, LEN, &opt, 42, few, &err));
+    size_t ends = 0;
+    for (size_t i = 0; i + 1 < SEQ * LEN; i++)
+        if ((i + 1) % LEN && few[i] == 'd') {
+            assert_int_equal(few[i + 1], DOC_END);
+            ends++;
+        }
+    assert_true(ends > 20);
+    check_ok(kq_self_text(&c.w, tok, ODD, LEN, &opt, 42, other, &err));
+    assert_memory_equal(few, other, ODD * LEN * sizeof *few);
+    c.cfg.n_eos--;
+
     check_ok(kq_self_text(&c.w, tok, 3, 1, &opt, 42, few, &err));
     assert_true(few[0] == DOC_END && few[1] == DOC_END && few[2] == DOC_END);
     check_ok(kq_self_text(&c.w, tok, 0, LEN, &opt, 42, few, &err));
