@@ -26,6 +26,10 @@ FAMILIES = {
                              original_max_position_embeddings=64), **COMMON)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(hidden_size=96, head_dim=16, vocab_size=271, rms_norm_eps=1e-6, tie_word_embeddings=True,
                                             rope_parameters=dict(rope_type="default", rope_theta=1000000.0), **COMMON)),
+    "yarn": (Qwen3ForCausalLM, Qwen3Config(hidden_size=32, head_dim=16, vocab_size=101, rms_norm_eps=1e-6, tie_word_embeddings=True,
+                                           rope_parameters=dict(rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=64,
+                                                                beta_fast=8.0, beta_slow=0.5, attention_factor=1.3, truncate=False),
+                                           **{**COMMON, "intermediate_size": 48})),
 }
 
 

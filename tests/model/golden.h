@@ -8,8 +8,8 @@
 #include "io/safetensors_write.h"
 #include "model/model.h"
 
-static const char *const families[] = {"llama2", "llama3", "qwen3"};
-enum { N_FAMILIES = 3, MAX_LAYERS = 2 };
+static const char *const families[] = {"llama2", "llama3", "qwen3", "yarn"};
+enum { N_FAMILIES = 4, MAX_LAYERS = 2 };
 
 typedef struct golden {
     kq_source *src;
