@@ -6,6 +6,7 @@
 #include "checkpoint/checkpoint.h"
 #include "cli.h"
 #include "io/json.h"
+#include "io/rope.h"
 
 static const cli_option options[] = {
     {"tensors", NULL, "list every tensor", OPT_TENSORS},
@@ -50,6 +51,8 @@ static json_t *describe(const kq_source *src, bool tensors)
                           (json_int_t)cfg->head_dim, "d_ff", (json_int_t)cfg->d_ff, "vocab", (json_int_t)cfg->vocab_size, "context",
                           (json_int_t)cfg->max_position, "tied_embeddings", cfg->tie_embeddings, "rope_theta", cfg->rope_theta, "tensors",
                           (json_int_t)kq_source_n_tensors(src), "tensor_elements", (json_int_t)elements, "tensor_bytes", (json_int_t)bytes, "types", types);
+    if (cfg->rope_scaling.kind != KQ_ROPE_PLAIN)
+        json_object_set_new(o, "rope_scaling", kq_rope_to_json(cfg));
     if (kq_source_is_kronq(src)) {
         json_t *config = kq_json_again(kq_source_config_json(src));
         json_object_set(o, "quantization_config", json_object_get(config, "quantization_config"));

@@ -1,5 +1,6 @@
 /* The tokenizer in a GGUF's metadata, rewritten as the tokenizer.json and tokenizer_config.json that Hugging Face would have:
  * one loader then serves both kinds of model, and what is exported is by construction what is run. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,7 +28,7 @@ static const struct pre_kind { const char *name, *json; bool nfc, ignore_merges,
     { "refact", digits_pre, false, false, false },    { "gpt-2", gpt2_pre, false, false, false },
     { "gpt2", gpt2_pre, false, false, false },        { "llama-bpe", llama3_pre, false, true, true },
     { "llama3", llama3_pre, false, true, true },      { "llama-v3", llama3_pre, false, true, true },
-    { "qwen2", qwen2_pre, true, false, false },       { "deepseek-r1-qwen", qwen2_pre, true, false, true },
+    { "qwen2", qwen2_pre, true, false, false },       { "deepseek-r1-qwen", qwen2_pre, true, false, false },
     { "default", default_pre, false, false, false },  { "smaug-bpe", llama3_pre, false, false, false },
 };
 static const char known_pres[] = "smollm, starcoder, refact, gpt-2, gpt2, llama-bpe, llama3, llama-v3, qwen2, deepseek-r1-qwen, default, smaug-bpe";
@@ -102,6 +103,11 @@ static kq_status token_names(reader *r, json_t *vocab)
             return kq_fail(r->err, KQ_E_FORMAT, "%s: tokenizer.ggml.tokens is not an array of strings", r->path);
         if (memchr(s, 0, size) || kq_utf8_valid(s, size) < size)
             return kq_fail(r->err, KQ_E_FORMAT, "%s: token %zu is not UTF-8 text", r->path, i);
+        char empty[32];
+        if (!size) { /* llama.cpp's name for it */
+            size = (size_t)snprintf(empty, sizeof empty, "[EMPTY_%zu]", i);
+            s = empty;
+        }
         r->name[i] = json_stringn_nocheck(s, size);
         if (!r->name[i])
             return kq_fail(r->err, KQ_E_MEMORY, "out of memory: %zu tokens", r->n);
@@ -307,12 +313,12 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
         goto out;
     }
     r.n = r.tokens->n;
-    if (r.types && (!r.types->is_array || r.types->n != r.n)) {
+    if (r.types && (!r.types->is_array || r.types->n < r.n)) {
         status = kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.ggml.token_type has %zu entries for %zu tokens", r.path, r.types->n, r.n);
         goto out;
     }
-    if (spm && (!r.scores || !r.scores->is_array || r.scores->n != r.n)) {
-        status = kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.ggml.scores is missing or has not %zu entries", r.path, r.n);
+    if (spm && (!r.scores || !r.scores->is_array || r.scores->n < r.n)) {
+        status = kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.ggml.scores is missing or has fewer than %zu entries", r.path, r.n);
         goto out;
     }
     if (!spm && (!r.merges || !r.merges->is_array)) {
@@ -330,14 +336,9 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
     unk = r.special.unknown;
     pad = r.special.padding;
     for (size_t i = 0; i < r.n; i++)
-        if (r.type[i] == KQ_TOKEN_CONTROL || r.type[i] == KQ_TOKEN_USER || r.type[i] == KQ_TOKEN_UNKNOWN) {
-            if (!json_string_length(r.name[i])) {
-                status = kq_fail(err, KQ_E_FORMAT, "%s: special token %zu is empty", r.path, i);
-                goto out;
-            }
-            if (json_array_append_new(added, special_token((int64_t)i, r.name[i], r.type[i] != KQ_TOKEN_USER)))
-                goto memory;
-        }
+        if ((r.type[i] == KQ_TOKEN_CONTROL || r.type[i] == KQ_TOKEN_USER || r.type[i] == KQ_TOKEN_UNKNOWN) &&
+            json_array_append_new(added, special_token((int64_t)i, r.name[i], r.type[i] != KQ_TOKEN_USER)))
+            goto memory;
     add_bos = spm || kind->add_bos;
     const kq_gguf_kv *flag_kv;
     if ((flag_kv = kq_gguf_find(r.g, "tokenizer.ggml.add_bos_token")) && !kq_gguf_bool(flag_kv, 0, &add_bos)) {

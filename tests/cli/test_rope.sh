@@ -77,3 +77,8 @@ grep -q "warning: .*takes that for the model's context instead of 512" err && gr
 model m '"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}'
 must "$KRONQ" export m --to gguf -o dynamic.gguf --quiet
 grep -q "warning: GGUF has no dynamic rope scaling" must.err || fail "no warning of dynamic scaling"
+
+say "what a GGUF of a Qwen3 model cannot say is refused before any work"
+"$KRONQ" export "$GOLDEN/tiny_yarn" --to gguf -o no.gguf --quiet >out 2>err && fail "exported"
+grep -q "rope scaling yarn .* of a Qwen3 model cannot be said in a GGUF" err || { cat err; fail "not refused by name"; }
+[ -z "$(ls | grep no.gguf)" ] || fail "a refused export left a file"
