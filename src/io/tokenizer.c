@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/warn.h"
 #include "io/json.h"
 #include "io/tokenizer_internal.h"
 
@@ -18,18 +19,13 @@ kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err)
     return kq_json_read(path, KQ_TOK_MAX_FILE, out, err);
 }
 
-/* tokenizer_config.json and chat_template.jinja in the folder of tokenizer.json, each if it is there. */
-static kq_status read_beside(kq_tokenizer *tok, const char *dir, kq_error *err)
+/* tokenizer_config.json, as it was read, and chat_template.jinja in the folder of tokenizer.json, if it is there. */
+static kq_status read_beside(kq_tokenizer *tok, const json_t *config, const char *dir, kq_error *err)
 {
     char path[4096];
-    json_t *config = NULL;
     kq_status status = kq_path_join(path, sizeof path, dir, "tokenizer_config.json", err);
-    if (!status && kq_path_exists(path)) {
-        status = kq_tok_json_load(path, &config, err);
-        if (!status)
-            status = kq_tokenizer_apply_config(tok, config, path, err);
-        json_decref(config);
-    }
+    if (!status)
+        status = kq_tokenizer_apply_config(tok, config, path, err);
     if (!status)
         status = kq_path_join(path, sizeof path, dir, "chat_template.jinja", err);
     if (!status && kq_path_exists(path)) {
@@ -45,27 +41,48 @@ static kq_status read_beside(kq_tokenizer *tok, const char *dir, kq_error *err)
 
 kq_status kq_tokenizer_open_file(const char *path, kq_tokenizer **out, kq_error *err)
 {
-    json_t *root = NULL;
+    json_t *root = NULL, *config = NULL;
     kq_tokenizer *tok = NULL;
     char dir[4096];
     *out = NULL;
-    kq_status status = kq_tok_json_load(path, &root, err);
-    if (status)
-        return status;
-    status = kq_tokenizer_from_json(root, path, &tok, err);
+    kq_status status = kq_tokenizer_folder_json(path, &root, &config, err);
+    if (!status)
+        status = kq_tokenizer_from_json(root, path, &tok, err);
     json_decref(root);
     if (!status) {
         const char *slash = strrchr(path, '/');
         if ((size_t)snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1, slash ? path : ".") >= sizeof dir)
             status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", path);
         else
-            status = read_beside(tok, dir, err);
+            status = read_beside(tok, config, dir, err);
     }
+    json_decref(config);
     if (status) {
         kq_tokenizer_close(tok);
         return status;
     }
     *out = tok;
+    return KQ_OK;
+}
+
+/* A token beyond the model's rows has no embedding: no text may give it. What every text begins with must have one. */
+static kq_status check_rows(kq_tokenizer *tok, size_t n_rows, kq_error *err)
+{
+    size_t n = 0;
+    int32_t first = -1;
+    tok->n_rows = n_rows;
+    for (size_t i = 0; i < tok->n_prefix + tok->n_suffix; i++) {
+        const int32_t id = i < tok->n_prefix ? tok->prefix[i] : tok->suffix[i - tok->n_prefix];
+        if ((size_t)id >= n_rows)
+            return kq_fail(err, KQ_E_MISMATCH, "%s: the post-processor adds token \"%.60s\" with id %d to every text, the model has %zu rows (another model's "
+                           "tokenizer?)", tok->path, tok->text.data + tok->token[id].off, id, n_rows);
+    }
+    for (size_t id = n_rows; id < tok->n_id; id++)
+        if (tok->token[id].off != UINT32_MAX && !n++)
+            first = (int32_t)id;
+    if (n)
+        kq_warn("%s: token \"%.60s\" has id %d, the model has %zu rows (%zu such tokens): a text with one of them is refused", tok->path,
+                tok->text.data + tok->token[first].off, first, n_rows, n);
     return KQ_OK;
 }
 
@@ -91,6 +108,8 @@ kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *
                 status = kq_tokenizer_open_file(path, &tok, err);
         }
     }
+    if (!status)
+        status = check_rows(tok, kq_source_config(src)->vocab_size, err);
     if (!status) {
         const kq_config *cfg = kq_source_config(src);
         if (tok->bos < 0 && cfg->bos_id >= 0 && (size_t)cfg->bos_id < tok->n_id)
@@ -311,6 +330,15 @@ static kq_status encode_stretch(const kq_tokenizer *tok, const char *raw, size_t
     return status;
 }
 
+static kq_status check_ids(const kq_tokenizer *tok, const kq_tok_ids *ids, kq_error *err)
+{
+    for (size_t i = 0; tok->n_id > tok->n_rows && tok->n_rows && i < ids->size; i++)
+        if ((size_t)ids->data[i] >= tok->n_rows)
+            return kq_fail(err, KQ_E_MISMATCH, "%s: the text has token \"%.60s\" with id %d, the model has %zu rows", tok->path,
+                           tok->text.data + tok->token[ids->data[i]].off, ids->data[i], tok->n_rows);
+    return KQ_OK;
+}
+
 kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t size, bool add_special, bool parse_special,
                               int32_t **ids, size_t *n_ids, kq_error *err)
 {
@@ -320,7 +348,7 @@ kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t 
 kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, size_t size, const kq_encode_options *opt, int32_t **out, size_t *n_out,
                                    kq_error *err)
 {
-    const bool add_special = opt->add_special, parse_special = opt->parse_special;
+    const bool add_special = opt->add_special, parse_special = opt->parse_special && !tok->split_special;
     kq_tok_scratch s = { .stop = opt->stop, .ctx = opt->ctx };
     kq_tok_ids ids = { 0 };
     const kq_added *a;
@@ -355,6 +383,8 @@ kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, si
     if (add_special)
         for (size_t i = 0; i < tok->n_suffix && !status; i++)
             status = kq_tok_ids_add(&ids, tok->suffix[i], err);
+    if (!status)
+        status = check_ids(tok, &ids, err);
     if (!status && !ids.data) { /* no ids at all: still a block that can be freed */
         void *block = NULL;
         status = kq_tok_grow(&block, &ids.cap, 0, 1, sizeof *ids.data, err);

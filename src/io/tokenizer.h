@@ -6,9 +6,12 @@
 
 typedef struct kq_tokenizer kq_tokenizer;
 
-/* From tokenizer.json (+ tokenizer_config.json) of the source's folder, or from the GGUF's tokenizer.ggml.* metadata. */
+/* From tokenizer.json and the files beside it in the source's folder, or from the GGUF's tokenizer.ggml.* metadata.
+ * Tokens beyond the embedding's rows: a warning, and KQ_E_MISMATCH from encode for a text that has one; at once, when they begin or end every text. */
 kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *err);
-/* From a tokenizer.json (tokenizer_config.json and chat_template.jinja beside it are read when they exist).
+/* From a tokenizer.json and the files beside it that exist (tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json,
+ * chat_template.jinja), with the ids that AutoTokenizer of transformers 5 gives: added tokens that only those files name are numbered on from the
+ * vocabulary, and the classes LlamaTokenizer, CodeLlamaTokenizer and Qwen2Tokenizer bring their own normalizer, pre-tokenizer and decoder.
  * Understood: model BPE (byte_fallback, fuse_unk, ignore_merges); normalizers NFC, NFD, NFKC, NFKD, Prepend, Replace; pre-tokenizers ByteLevel,
  * Split, Digits, Metaspace; decoders ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip; post-processors ByteLevel, TemplateProcessing; and
  * Sequences of them. Anything else, dropout, and regex constructs that other engines read differently: KQ_E_UNSUPPORTED with its name.

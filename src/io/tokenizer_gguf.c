@@ -33,6 +33,19 @@ static const struct pre_kind { const char *name, *json; bool nfc, ignore_merges,
 };
 static const char known_pres[] = "smollm, starcoder, refact, gpt-2, gpt2, llama-bpe, llama3, llama-v3, qwen2, deepseek-r1-qwen, default, smaug-bpe";
 
+json_t *kq_gguf_pre_json(const char *name, bool add_prefix_space)
+{
+    json_t *pre = NULL, *step;
+    size_t i;
+    for (i = 0; i < sizeof pre_kinds / sizeof *pre_kinds && !pre; i++)
+        if (!strcmp(pre_kinds[i].name, name))
+            pre = json_loads(pre_kinds[i].json, 0, NULL);
+    json_array_foreach(json_object_get(pre, "pretokenizers"), i, step)
+        if (json_object_get(step, "add_prefix_space"))
+            json_object_set_new(step, "add_prefix_space", json_boolean(add_prefix_space));
+    return pre;
+}
+
 /* A pre-tokenizer without what makes no difference to ids: offsets, and a Sequence around one step. New reference; NULL: none, or out of memory. */
 static json_t *plain_pre(const json_t *pre)
 {

@@ -52,9 +52,8 @@ static kq_status fill_tokens(vocabulary *v, const json_t *root, bool spm, const 
     json_array_foreach(json_object_get(root, "added_tokens"), i, value) {
         const json_int_t id = json_integer_value(json_object_get(value, "id"));
         const char *content = json_string_value(json_object_get(value, "content"));
-        if (id < 0 || (size_t)id >= v->n || !content)
-            return kq_fail(err, KQ_E_MISMATCH, "%s: added token \"%.60s\" has id %lld, the embedding has %zu rows", v->path, content ? content : "",
-                           (long long)id, v->n);
+        if ((size_t)id >= v->n) /* no text can give it: kq_tokenizer_open has warned */
+            continue;
         v->text[id] = content;
         v->type[id] = spm && unk && !strcmp(content, unk) ? KQ_TOKEN_UNKNOWN
                       : json_is_true(json_object_get(value, "special")) || looks_special(content) ? KQ_TOKEN_CONTROL : KQ_TOKEN_USER;
@@ -169,7 +168,8 @@ static int32_t role_id(const kq_tokenizer *tok, const json_t *config, const char
 {
     const json_t *name = json_object_get(config, role);
     const char *text = json_string_value(json_is_object(name) ? json_object_get(name, "content") : name);
-    return text ? kq_tokenizer_id(tok, text) : -1;
+    const int32_t id = text ? kq_tokenizer_id(tok, text) : -1;
+    return (size_t)id < tok->n_rows ? id : -1;
 }
 
 static kq_status write_id(kq_gguf_writer *w, const char *role, int32_t id, kq_error *err)
@@ -224,13 +224,12 @@ kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_er
     const kq_config *cfg = kq_source_config(src);
     kq_tokenizer *tok = NULL;
     json_t *root = NULL, *config = NULL;
-    char file[4096], config_file[4096];
+    char file[4096];
     vocabulary v = {.path = file, .n = cfg->vocab_size};
     kq_status status;
     if ((status = kq_path_join(file, sizeof file, kq_source_path(src), "tokenizer.json", err)) ||
-        (status = kq_path_join(config_file, sizeof config_file, kq_source_path(src), "tokenizer_config.json", err)) ||
         (status = kq_tokenizer_open(src, &tok, err)) || /* so every later step may trust the JSON's form */
-        (status = kq_tok_json_load(file, &root, err)) || (kq_path_exists(config_file) && (status = kq_tok_json_load(config_file, &config, err))))
+        (status = kq_tokenizer_folder_json(file, &root, &config, err)))
         goto out;
     const bool spm = tok->byte_fallback;
     const char *pre = spm ? "default" : kq_gguf_pre_name(root);

@@ -142,12 +142,18 @@ struct kq_tokenizer {
     char strip_char[4]; size_t strip_size, strip_start, strip_stop; /* after Fuse */
     /* around it */
     int32_t bos, eos;
+    size_t n_rows;                             /* rows of the model's embedding, 0: not known. No text may give an id beyond them */
+    bool split_special;                        /* special tokens in a text are always spelled out */
     char *chat_template;                       /* NULL: none */
 };
 
 /* Build from parsed JSON; path names it in messages. */
 kq_status kq_tokenizer_from_json(const json_t *root, const char *path, kq_tokenizer **out, kq_error *err);
-/* Read bos, eos and the chat template from a tokenizer_config.json. */
+/* The tokenizer of a folder as AutoTokenizer makes it: *tokenizer is path (a tokenizer.json) with the steps that are run and with all added tokens, also
+ * those that only files beside it name, under the ids that they get; *config is tokenizer_config.json with what special_tokens_map.json and the
+ * tokenizer's class add. The caller decrefs both. Warns of added tokens whose id is another than the file's. */
+kq_status kq_tokenizer_folder_json(const char *path, json_t **tokenizer, json_t **config, kq_error *err);
+/* Read bos, eos, split_special_tokens and the chat template from a tokenizer_config.json. */
 kq_status kq_tokenizer_apply_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err);
 kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err);
 /* id of a string in the model's vocabulary, -1: none. */
@@ -160,6 +166,8 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
 
 /* GGUF's token types. */
 enum { KQ_TOKEN_NORMAL = 1, KQ_TOKEN_UNKNOWN, KQ_TOKEN_CONTROL, KQ_TOKEN_USER, KQ_TOKEN_UNUSED, KQ_TOKEN_BYTE };
+/* The pre_tokenizer that a tokenizer.ggml.pre stands for, with ByteLevel's add_prefix_space. New reference; NULL: no such name, or out of memory. */
+json_t *kq_gguf_pre_json(const char *name, bool add_prefix_space);
 /* The tokenizer.ggml.pre that stands for a tokenizer.json's normalizer and pre_tokenizer (byte-level models); NULL: none does. */
 const char *kq_gguf_pre_name(const json_t *tokenizer);
 /* All tokenizer.* pairs of the tokenizer in a folder. */

@@ -81,7 +81,8 @@ static kq_status set_token(kq_tokenizer *tok, int32_t id, const char *s, size_t 
 {
     kq_token *t = &tok->token[id];
     if (t->off != UINT32_MAX)
-        return kq_fail(err, KQ_E_FORMAT, "%s: id %d belongs to two tokens, \"%.60s\" and \"%.60s\"", tok->path, id, tok->text.data + t->off, s);
+        return kq_fail(err, KQ_E_FORMAT, "%s: id %d belongs to two tokens, \"%.60s\" and \"%.60s\" (added tokens are numbered on from the size of model.vocab, as in "
+                       "transformers: an id is missing below it)", tok->path, id, tok->text.data + t->off, s);
     size_t off = tok->text.size;
     kq_status status = kq_tok_buf_add(&tok->text, s, size, err);
     if (!status)
@@ -647,6 +648,7 @@ static kq_status run_op(const decode_op *op, const char *s, size_t size, kq_tok_
 static kq_status make_decoded(kq_tokenizer *tok, const json_t *v, kq_error *err)
 {
     decoder *d = NULL;
+    const kq_added **added = NULL;
     kq_tok_buf buf[2] = { 0 };
     kq_status status = KQ_OK;
     if (!v || json_is_null(v))
@@ -655,12 +657,22 @@ static kq_status make_decoded(kq_tokenizer *tok, const json_t *v, kq_error *err)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the decoder");
     if (!tok->join_space && (status = read_decoder(tok, v, d, 0, err)))
         goto out;
+    if (!(added = kq_calloc(tok->n_id, sizeof *added))) {
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the decoder");
+        goto out;
+    }
+    for (size_t i = 0; i < tok->n_added; i++)
+        added[tok->added[i].id] = &tok->added[i];
     for (size_t id = 0; id < tok->n_id && !status; id++) {
         kq_token *t = &tok->token[id];
         if (t->off == UINT32_MAX)
             continue;
         const char *s = tok->text.data + t->off;
         size_t size = t->size;
+        if (added[id] && added[id]->normalized) { /* `tokenizers` writes what it looked for: LLaMA-2's normalizer has put a space in front */
+            s = added[id]->match;
+            size = added[id]->match_size;
+        }
         for (size_t k = 0; k < d->n && !status; k++) {
             status = run_op(&d->op[k], s, size, &buf[k % 2], err);
             s = buf[k % 2].data ? buf[k % 2].data : "";
@@ -675,6 +687,7 @@ static kq_status make_decoded(kq_tokenizer *tok, const json_t *v, kq_error *err)
     }
 out:
     kq_free(d);
+    kq_free(added);
     kq_free(buf[0].data);
     kq_free(buf[1].data);
     return status;
@@ -741,6 +754,7 @@ kq_status kq_tokenizer_apply_config(kq_tokenizer *tok, const json_t *config, con
     kq_status status;
     if (!json_is_object(config))
         return kq_fail(err, KQ_E_FORMAT, "%s: not a JSON object", path);
+    tok->split_special = json_is_true(json_object_get(config, "split_special_tokens"));
     if ((status = config_token(tok, config, "bos_token", path, &tok->bos, err)) ||
         (status = config_token(tok, config, "eos_token", path, &tok->eos, err)))
         return status;

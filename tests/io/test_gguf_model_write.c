@@ -54,7 +54,7 @@ static void make_folder(const char *model_type, const char *rope, json_t *tokeni
     char *text = json_dumps(tokenizer, JSON_COMPACT);
     check_ok(kq_file_write(path, text, strlen(text), &err));
     free(text);
-    snprintf(config, sizeof config, "{\"eos_token\": \"%s\"%s%s%s, \"chat_template\": \"{{ 'x' }}\"}", eos, bos ? ", \"bos_token\": \"" : "", bos ? bos : "",
+    snprintf(config, sizeof config, "{\"eos_token\": \"%s\"%s%s%s, \"chat_template\": \"{{ 'x' }}\", \"additional_special_tokens\": [\"<|side|>\"]}", eos, bos ? ", \"bos_token\": \"" : "", bos ? bos : "",
              bos ? "\"" : "");
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     check_ok(kq_file_write(path, config, strlen(config), &err));
@@ -125,12 +125,14 @@ static const struct family { const char *tokenizer, *model_type, *rope, *bos, *e
 static void same_ids(const kq_source *a, const kq_source *b, const char *name)
 {
     static const char *const texts[] = {"", "Hello world", "  two  spaces\n\n\ttab\r\n", "1234567890 3.14", "it's we'LL don't", "na\xc3\xafve caf\xc3\xa9 \xe2\x80\x94 \xe6\x97\xa5\xe6\x9c\xac",
-                                        "\xf0\x9f\xa6\x99\xf0\x9f\x9a\x80 <|endoftext|> x", "</s><s>[INST]", "\x01\x02 \x7f", "=====------>>"};
+                                        "\xf0\x9f\xa6\x99\xf0\x9f\x9a\x80 <|endoftext|> x", "</s><s>[INST]", "x<|side|>y", "\x01\x02 \x7f", "=====------>>"};
     kq_tokenizer *ta, *tb;
     check_ok(kq_tokenizer_open(a, &ta, &err));
     check_ok(kq_tokenizer_open(b, &tb, &err));
     assert_int_equal(kq_tokenizer_bos(ta), kq_tokenizer_bos(tb));
     assert_int_equal(kq_tokenizer_eos(ta), kq_tokenizer_eos(tb));
+    assert_true(kq_tokenizer_id(ta, "<|side|>") > 0); /* which tokenizer.json does not name */
+    assert_int_equal(kq_tokenizer_id(ta, "<|side|>"), kq_tokenizer_id(tb, "<|side|>"));
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         int32_t *x, *y;
         if ((*texts[i] == ' ' || strchr(texts[i], '<')) && !strcmp(name, "llama2_metaspace"))

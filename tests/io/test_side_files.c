@@ -409,7 +409,7 @@ static void from_folder(void **state)
     }
     check_ok(kq_source_open(dir, &src, &err));
     check_fails(kq_tokenizer_open(src, &tok, &err), KQ_E_UNSUPPORTED, "tokenizer.json");
-    char *golden = golden_read("tokenizer_llama3.json", &size);
+    char *golden = golden_read("tokenizer_smollm.json", &size); /* LLaMA-3's begins texts with a token that this model has no row for */
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     check_ok(kq_file_write(path, golden, size, &err));
     snprintf(path, sizeof path, "%s/chat_template.jinja", dir);

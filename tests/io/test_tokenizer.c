@@ -235,9 +235,10 @@ static void refused(void **state)
         { "{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}],"
           "\"special_tokens\":{\"x\":{\"ids\":[7]}}}}", KQ_E_FORMAT, "not in the vocabulary" },
         { "{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[],\"special_tokens\":{}}}", KQ_E_FORMAT, "0 times" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"a\",\"special\":true}]}", KQ_E_FORMAT, "added token" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"zz\",\"special\":true}]}", KQ_E_FORMAT, "two" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":4,\"content\":\"y\"},{\"id\":4,\"content\":\"z\"}]}", KQ_E_FORMAT, "two added" },
+        { "{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"a\",\"special\":true}]}", KQ_OK, "" },
+        { "{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"zz\",\"special\":true}]}", KQ_OK, "" },
+        { "{" MODEL ",\"added_tokens\":[{\"id\":4,\"content\":\"y\"},{\"id\":4,\"content\":\"z\"}]}", KQ_OK, "" },
+        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":2},\"merges\":[]},\"added_tokens\":[{\"id\":0,\"content\":\"y\"}]}", KQ_E_FORMAT, "two tokens" },
         { "{" MODEL ",\"added_tokens\":[{\"id\":4194304,\"content\":\"y\"}]}", KQ_E_FORMAT, "id" },
         { "{" MODEL ",\"added_tokens\":[{\"content\":\"y\"}]}", KQ_E_FORMAT, "id" },
         { "{" MODEL ",\"added_tokens\":[5]}", KQ_E_FORMAT, "added_tokens" },
