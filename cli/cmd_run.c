@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/time.h"
+#include "chat/chat.h"
 #include "cli.h"
 #include "eval/eval.h"
 
@@ -76,7 +77,7 @@ typedef struct run {
     kq_tokenizer *tok;
     kq_engine *engine;
     size_t context;     /* tokens the engine's slot holds */
-    kq_message *messages; size_t n_messages; /* owned, the contents too */
+    json_t *messages; /* owned array */
     int32_t *cached; size_t n_cached; /* owned: the tokens in the slot */
     answer out;
     kq_generated made;
@@ -85,15 +86,10 @@ typedef struct run {
 
 static kq_status add_message(run *r, const char *role, const char *content, kq_error *err)
 {
-    kq_message *grown = realloc(r->messages, (r->n_messages + 1) * sizeof *grown);
-    char *copy = strdup(content);
-    if (grown)
-        r->messages = grown;
-    if (!grown || !copy) {
-        free(copy);
+    if (!r->messages && !(r->messages = json_array()))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
-    }
-    r->messages[r->n_messages++] = (kq_message){role, copy};
+    if (json_array_append_new(r->messages, json_pack("{s:s, s:s}", "role", role, "content", content)))
+        return kq_fail(err, KQ_E_ARG, "the message of role %s is not UTF-8", role);
     return KQ_OK;
 }
 
@@ -197,8 +193,9 @@ static kq_status say(run *r, const char *user, kq_error *err)
 {
     char *rendered = NULL;
     kq_status status = add_message(r, "user", user, err);
+    const kq_chat chat = {.messages = r->messages, .add_generation_prompt = true};
     if (!status)
-        status = kq_chat_render(r->tok, r->messages, r->n_messages, &rendered, err);
+        status = kq_chat_render(r->tok, &chat, &rendered, err);
     if (!status)
         status = answer_to(r, rendered, true, err);
     if (!status)
@@ -290,9 +287,7 @@ out:
     if (r.tok)
         kq_tokenizer_close(r.tok);
     kq_model_file_close(r.model);
-    for (size_t i = 0; i < r.n_messages; i++)
-        free((char *)r.messages[i].content);
-    free(r.messages);
+    json_decref(r.messages);
     kq_free(r.cached);
     free(r.out.text);
     return status ? cli_fail(&err) : EXIT_OK;

@@ -482,6 +482,7 @@ int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size)
     }
 }
 
+const char *kq_tokenizer_chat_template(const kq_tokenizer *tok) { return tok->chat_template; }
 size_t kq_tokenizer_vocab_size(const kq_tokenizer *tok) { return tok->n_id; }
 int32_t kq_tokenizer_bos(const kq_tokenizer *tok) { return tok->bos; }
 int32_t kq_tokenizer_eos(const kq_tokenizer *tok) { return tok->eos; }

@@ -49,17 +49,6 @@ int32_t kq_tokenizer_document_end(const kq_tokenizer *tok);
 /* The model's chat template as text (never executed here), borrowed; NULL: none. */
 const char *kq_tokenizer_chat_template(const kq_tokenizer *tok);
 
-typedef struct kq_message { const char *role, *content; } kq_message;
-/* The text of a conversation in the model's chat format, ending where the assistant speaks (*text: kq_free). The formats are written out in C
- * and recognised by markers in the model's chat_template; the template itself is data and is never executed:
- *   ChatML of SmolLM2 and Qwen2.5 with their default system messages, plain ChatML;
- *   Qwen3 (thinking removed from answers before the last question, generation as with enable_thinking left alone);
- *   LLaMA-2's [INST] with <<SYS>>; LLaMA-3's headers; LLaMA-3.1/3.2's, with the template's fixed date "26 Jul 2024".
- * Roles system, user, assistant; tools are not supported. The text holds the beginning token where the template writes it: encode it with
- * add_special false and parse_special true. KQ_E_UNSUPPORTED when there is no template or none fits; KQ_E_ARG when LLaMA-2's roles do not
- * alternate (its template raises an error). */
-kq_status kq_chat_render(const kq_tokenizer *tok, const kq_message *messages, size_t n, char **text, kq_error *err);
-
 /* Write the Hugging Face side files of a source into folder `dir` (which exists). From a folder they are copied byte for byte: tokenizer.json,
  * tokenizer_config.json, special_tokens_map.json, generation_config.json, chat_template.jinja, merges.txt, vocab.json, tokenizer.model,
  * added_tokens.json, each if it is there. From a GGUF the first four are made: the stock `tokenizers` and AutoTokenizer give the same ids from

@@ -1,4 +1,4 @@
-/* Inside the tokenizer: what its files share (loader, normaliser and pre-tokenizer, BPE, chat). Not for other rooms. */
+/* Inside the tokenizer: what its files share (loader, normaliser and pre-tokenizer, BPE). Not for other rooms. */
 #ifndef KQ_IO_TOKENIZER_INTERNAL_H
 #define KQ_IO_TOKENIZER_INTERNAL_H
 

@@ -29,6 +29,7 @@ typedef struct kq_prompt { /* one of the two */
     char *text; size_t size;  /* owned */
     int32_t *ids; size_t n;   /* owned */
 } kq_prompt;
+typedef struct kq_message { const char *role, *content; } kq_message;
 typedef struct kq_bias { int32_t id; float value; } kq_bias;
 
 typedef struct kq_api_request {

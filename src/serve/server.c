@@ -15,6 +15,7 @@
 
 #include "base/mem.h"
 #include "base/time.h"
+#include "chat/chat.h"
 #include "serve/answer.h"
 #include "serve/metrics.h"
 
@@ -176,6 +177,18 @@ static enum MHD_Result get(call *c)
     }
 }
 
+static kq_status render(const kq_tokenizer *tok, const kq_api_request *r, char **text, kq_error *err)
+{
+    json_t *messages = json_array();
+    bool ok = messages != NULL;
+    for (size_t i = 0; i < r->n_message && ok; i++)
+        ok = !json_array_append_new(messages, json_pack("{s:s, s:s}", "role", r->message[i].role, "content", r->message[i].content));
+    const kq_chat chat = {.messages = messages, .add_generation_prompt = true};
+    const kq_status status = ok ? kq_chat_render(tok, &chat, text, err) : kq_fail(err, KQ_E_MEMORY, "out of memory: a conversation");
+    json_decref(messages);
+    return status;
+}
+
 /* The ids of a request's texts. False: an answer has been sent, *sent. */
 static bool encode(call *c, kq_api_request *r, kq_prompt **ids, size_t *n_ids, enum MHD_Result *sent)
 {
@@ -193,7 +206,7 @@ static bool encode(call *c, kq_api_request *r, kq_prompt **ids, size_t *n_ids, e
     for (size_t i = 0; i < n; i++) {
         kq_status st = KQ_OK;
         char *chat = NULL;
-        if (r->n_message && !(st = kq_chat_render(tok, r->message, r->n_message, &chat, &err)))
+        if (r->n_message && !(st = render(tok, r, &chat, &err)))
             st = kq_tokenizer_encode(tok, chat, strlen(chat), false, true, &out[i].ids, &out[i].n, &err); /* the template writes the beginning token */
         else if (!st && r->prompt[i].text)
             st = kq_tokenizer_encode(tok, r->prompt[i].text, r->prompt[i].size, r->add_special_tokens, true, &out[i].ids, &out[i].n, &err);

@@ -415,9 +415,7 @@ static void from_folder(void **state)
     snprintf(path, sizeof path, "%s/chat_template.jinja", dir);
     check_ok(kq_file_write(path, "<|im_start|>", 12, &err));
     check_ok(kq_tokenizer_open(src, &tok, &err));
-    kq_message user = { "user", "Hi" };
-    check_ok(kq_chat_render(tok, &user, 1, &text, &err));
-    kq_free(text);
+    assert_string_equal(kq_tokenizer_chat_template(tok), "<|im_start|>");
     kq_tokenizer_close(tok);
     check_ok(kq_write_hf_side_files(src, out, &err));
     snprintf(path, sizeof path, "%s/tokenizer.json", out);

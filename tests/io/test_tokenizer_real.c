@@ -21,13 +21,6 @@ static void real_ids(void **state)
     assert_int_equal(kq_tokenizer_eos(tok), 2);
     assert_int_equal(kq_tokenizer_document_end(tok), 0);
     check_family(tok, "real");
-
-    kq_message talk = { "user", "What is 2+2?" };
-    char *text;
-    check_ok(kq_chat_render(tok, &talk, 1, &text, &err));
-    assert_string_equal(text, "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-                              "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n");
-    kq_free(text);
     kq_tokenizer_close(tok);
     kq_source_close(src);
 }

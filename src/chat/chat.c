@@ -1,11 +1,13 @@
 /* The chat formats of the supported families, written out. The model's template is only searched for markers, never executed. */
 #include <string.h>
 
+#include "chat/chat.h"
 #include "io/tokenizer_internal.h"
 
 static const char smollm_system[] = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 static const char qwen_system[] = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
 
+typedef struct kq_message { const char *role, *content; } kq_message;
 typedef struct span { const char *s; size_t n; } span;
 
 /* Append strings up to a NULL. */
@@ -179,9 +181,7 @@ static kq_status llama3(const kq_tokenizer *tok, const kq_message *m, size_t n, 
     return status ? status : add(out, err, "<|start_header_id|>assistant<|end_header_id|>\n\n", NULL);
 }
 
-const char *kq_tokenizer_chat_template(const kq_tokenizer *tok) { return tok->chat_template; }
-
-kq_status kq_chat_render(const kq_tokenizer *tok, const kq_message *messages, size_t n, char **text, kq_error *err)
+static kq_status render(const kq_tokenizer *tok, const kq_message *messages, size_t n, char **text, kq_error *err)
 {
     const char *t = tok->chat_template;
     kq_tok_buf out = { 0 };
@@ -207,5 +207,27 @@ kq_status kq_chat_render(const kq_tokenizer *tok, const kq_message *messages, si
         kq_free(out.data);
     else
         *text = out.data;
+    return status;
+}
+
+kq_status kq_chat_render(const kq_tokenizer *tok, const kq_chat *chat, char **text, kq_error *err)
+{
+    const size_t n = json_array_size(chat->messages);
+    kq_message *m = kq_calloc(n, sizeof *m);
+    kq_status status = KQ_OK;
+    *text = NULL;
+    if (!m)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
+    if (json_array_size(chat->tools) || json_object_size(chat->arguments) || !chat->add_generation_prompt || chat->continue_final_message)
+        status = kq_fail(err, KQ_E_UNSUPPORTED, "tools, template arguments and prefilled answers are not supported yet");
+    for (size_t i = 0; i < n && !status; i++) {
+        const json_t *message = json_array_get(chat->messages, i);
+        m[i] = (kq_message){json_string_value(json_object_get(message, "role")), json_string_value(json_object_get(message, "content"))};
+        if (!m[i].role || !m[i].content)
+            status = kq_fail(err, KQ_E_ARG, "message %zu: role and content are wanted, both text", i);
+    }
+    if (!status)
+        status = render(tok, m, n, text, err);
+    kq_free(m);
     return status;
 }

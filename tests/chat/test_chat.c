@@ -1,5 +1,6 @@
 /* Chat formats against the models' own templates run by jinja2 (golden file: scripts/make_golden_tokenizers.py). */
-#include "tokenizer_check.h"
+#include "chat/chat.h"
+#include "io/tokenizer_check.h"
 
 static const char *const bos_eos[][3] = {
     { "smollm", "<|im_start|>", "<|im_end|>" }, { "qwen25", "", "<|im_end|>" }, { "qwen3", "", "<|im_end|>" },
@@ -24,8 +25,8 @@ static void against_jinja(void **state)
 {
     (void)state;
     kq_error err;
-    json_t *all = golden_json("chat_cases.json"), *c, *m;
-    size_t i, j, refused = 0;
+    json_t *all = golden_json("chat_cases.json"), *c;
+    size_t i, refused = 0;
     assert_true(json_array_size(all) > 60);
     json_array_foreach(all, i, c) {
         const char *family = json_string_value(json_object_get(c, "family")), *want = json_string_value(json_object_get(c, "text"));
@@ -34,16 +35,13 @@ static void against_jinja(void **state)
             f++;
         assert_true(f < 6);
         kq_tokenizer *tok = make(bos_eos[f][1], bos_eos[f][2], json_string_value(json_object_get(c, "template")));
-        kq_message talk[8];
-        size_t n = 0;
-        json_array_foreach(json_object_get(c, "messages"), j, m)
-            talk[n++] = (kq_message){ json_string_value(json_object_get(m, "role")), json_string_value(json_object_get(m, "content")) };
+        const kq_chat talk = { .messages = json_object_get(c, "messages"), .add_generation_prompt = true };
         char *text = NULL;
         if (!want) { /* the template raised an error */
             refused++;
-            check_fails(kq_chat_render(tok, talk, n, &text, &err), KQ_E_ARG, "by turns");
+            check_fails(kq_chat_render(tok, &talk, &text, &err), KQ_E_ARG, "by turns");
         } else {
-            check_ok(kq_chat_render(tok, talk, n, &text, &err));
+            check_ok(kq_chat_render(tok, &talk, &text, &err));
             if (strcmp(text, want))
                 fail_msg("%s, talk %zu:\n%s\nwant\n%s", family, i, text, want);
         }
@@ -59,19 +57,22 @@ static void refusals(void **state)
     (void)state;
     kq_error err;
     char *text;
-    kq_message tool = { "tool", "42" }, user = { "user", "Hi" };
+    json_t *of_tool = json_pack("[{s:s,s:s}]", "role", "tool", "content", "42"), *of_user = json_pack("[{s:s,s:s}]", "role", "user", "content", "Hi");
+    const kq_chat tool = { .messages = of_tool, .add_generation_prompt = true }, user = { .messages = of_user, .add_generation_prompt = true };
     kq_tokenizer *tok = make("<s>", "</s>", NULL);
-    check_fails(kq_chat_render(tok, &user, 1, &text, &err), KQ_E_UNSUPPORTED, "no chat template");
+    check_fails(kq_chat_render(tok, &user, &text, &err), KQ_E_UNSUPPORTED, "no chat template");
     kq_tokenizer_close(tok);
     tok = make("<s>", "</s>", "{% for m in messages %}### {{ m.content }}{% endfor %}");
-    check_fails(kq_chat_render(tok, &user, 1, &text, &err), KQ_E_UNSUPPORTED, "none of");
+    check_fails(kq_chat_render(tok, &user, &text, &err), KQ_E_UNSUPPORTED, "none of");
     kq_tokenizer_close(tok);
     tok = make("", "<|im_end|>", "<|im_start|>");
-    check_fails(kq_chat_render(tok, &tool, 1, &text, &err), KQ_E_UNSUPPORTED, "tool");
-    check_ok(kq_chat_render(tok, &user, 1, &text, &err));
+    check_fails(kq_chat_render(tok, &tool, &text, &err), KQ_E_UNSUPPORTED, "tool");
+    check_ok(kq_chat_render(tok, &user, &text, &err));
     assert_string_equal(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
     kq_free(text);
     kq_tokenizer_close(tok);
+    json_decref(of_tool);
+    json_decref(of_user);
 }
 
 int main(void)
