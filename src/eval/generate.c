@@ -5,7 +5,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/time.h"
-#include "eval/utf8.h"
+#include "base/utf8.h"
 
 /* Bytes that grow. */
 typedef struct bytes { char *p; size_t n, cap; } bytes; /* p owned */

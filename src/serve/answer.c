@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "eval/utf8.h"
+#include "base/utf8.h"
 
 static bool whole_characters(const char *s, size_t n)
 {

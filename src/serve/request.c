@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "eval/utf8.h"
+#include "base/utf8.h"
 
 bool kq_api_fail(kq_api_error *e, int http, const char *param, const char *code, const char *format, ...)
 {

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "eval/utf8.h"
+#include "base/utf8.h"
 
 static kq_status append(kq_text *t, const char *s, size_t n, kq_error *err)
 {

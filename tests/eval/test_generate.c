@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "eval/eval.h"
-#include "eval/utf8.h"
+#include "base/utf8.h"
 
 /* ids 0..255 are the bytes, 256 ends a document, 257 ends a turn, 258 begins one */
 enum { VOCAB = 259, DOC_END = 256, TURN_END = 257, TURN_START = 258 };

@@ -5,7 +5,7 @@
 #include "base/rng.h"
 #include "eval/eval.h"
 #include "eval/score.h"
-#include "eval/utf8.h"
+#include "base/utf8.h"
 
 static const kq_sampling plain = {.temperature = 1, .top_p = 1};
 

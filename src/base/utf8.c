@@ -1,4 +1,4 @@
-#include "eval/utf8.h"
+#include "base/utf8.h"
 
 kq_utf8 kq_utf8_next(const char *s, size_t n)
 {

@@ -1,6 +1,6 @@
-/* Walking bytes that may stop in the middle of a character. Internal to the eval room. */
-#ifndef KQ_EVAL_UTF8_H
-#define KQ_EVAL_UTF8_H
+/* Walking bytes that may stop in the middle of a character. */
+#ifndef KQ_BASE_UTF8_H
+#define KQ_BASE_UTF8_H
 
 #include <stddef.h>
 
