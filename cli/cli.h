@@ -49,7 +49,7 @@ enum cli_key {
     OPT_CODE, OPT_SIGMA_REG, OPT_ONLY, OPT_FACTORS, OPT_FACTOR_DTYPE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, OPT_DRY_RUN, OPT_RESUME,
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,
     OPT_TOP_K, OPT_TOP_P, OPT_CHAT, OPT_EXACT, OPT_LABELS, OPT_DRAWS, OPT_PASSES, OPT_TENSORS, OPT_LOGITS, OPT_HELP,
-    OPT_TASK, OPT_LIMIT, OPT_LOG_SAMPLES, OPT_SAVE_LOGITS, OPT_PER_WINDOW, OPT_CACHE,
+    OPT_TEXT_FORMAT, OPT_PARSE_SPECIAL, OPT_NO_PARSE_SPECIAL, OPT_TASK, OPT_LIMIT, OPT_LOG_SAMPLES, OPT_SAVE_LOGITS, OPT_PER_WINDOW, OPT_CACHE,
     OPT_TO, OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS, OPT_CARD, OPT_SHRINK, OPT_MODULE_BITS, OPT_MEMORY, OPT_GRADIENTS, OPT_PLAN,
     OPT_METHODS, OPT_SWEEP, OPT_BITS_LIST, OPT_SEEDS, OPT_KEEP_MODELS, OPT_KEEP_FACTORS,
     OPT_HOST = 400, OPT_PORT, OPT_SLOTS, OPT_KV, OPT_API_KEY, OPT_MODEL_NAME, OPT_QUEUE, OPT_MAX_BODY, OPT_TIMEOUT /* serve */
@@ -57,12 +57,18 @@ enum cli_key {
 
 /* Options that several commands have, and the settings that a SPEC of compare may name. */
 #define SAMPLE_OPTIONS \
-    {"text", "FILE", "calibration text, .txt or .jsonl; may be repeated (default: text the model writes itself)", OPT_TEXT}, \
+    {"text", "FILE", "calibration text: plain, JSON lines, conversations, also in gzip or zstd, - for stdin; may be repeated (default: text the model writes itself)", OPT_TEXT}, \
     {"tokens", "N", "calibration tokens (131072)", OPT_TOKENS}, \
     {"seq-len", "N", "tokens a sequence (1024)", OPT_SEQ_LEN}, \
     {"batch", "B", "sequences summed into one gradient (1)", OPT_BATCH}, \
     {"labels", "L", "text (default), or sampled: next tokens drawn from the model's own distribution (the true Fisher)", OPT_LABELS}, \
     {"draws", "N", "with --labels sampled: draws a sequence, from one forward pass (1)", OPT_DRAWS}
+
+/* How every text of the command is read. */
+#define READING_OPTIONS \
+    {"text-format", "F", "what texts are: auto (default: by their bytes), text (running text, whatever it looks like), json (JSON lines, or JSON)", OPT_TEXT_FORMAT}, \
+    {"parse-special", NULL, "special tokens spelled out in a text, as <|im_end|>, become their ids (the default, as in transformers)", OPT_PARSE_SPECIAL}, \
+    {"no-parse-special", NULL, "... are letters like any others (llama-imatrix's default); conversations need their marks", OPT_NO_PARSE_SPECIAL}
 
 #define METHOD_OPTION {"method", "M", "flipflop (default), fastkron, yaqa-a, yaqa-b, kfac, flipflop-tokens, input-only, diag, none", OPT_METHOD}
 
@@ -82,7 +88,7 @@ enum cli_key {
     {"memory", "SIZE", "peak memory to stay below, e.g. 700M or 20G: what does not fit goes to disk", OPT_MEMORY}, \
     {"gradients", "WAY", "a block's gradients in memory, on disk, or stream: made again for every product (default: what fits --memory)", OPT_GRADIENTS}
 
-#define CALIBRATION_OPTIONS SAMPLE_OPTIONS, METHOD_OPTION, ESTIMATE_OPTIONS, MEMORY_OPTIONS, ONLY_OPTION
+#define CALIBRATION_OPTIONS SAMPLE_OPTIONS, READING_OPTIONS, METHOD_OPTION, ESTIMATE_OPTIONS, MEMORY_OPTIONS, ONLY_OPTION
 
 #define MODULE_BITS_OPTION \
     {"module-bits", "REGEX=K", "2, 3 or 4 bits for the modules whose name matches; may be repeated, the first that matches counts", OPT_MODULE_BITS}

@@ -21,6 +21,7 @@ static const cli_option options[] = {
     {"task", "NAME=FILE", "also the accuracy on a task's documents, as for kronq eval; may be repeated", OPT_TASK},
     {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
     SAMPLE_OPTIONS,
+    READING_OPTIONS,
     ESTIMATE_OPTIONS,
     ROUNDING_OPTIONS,
     MEMORY_OPTIONS,
@@ -182,6 +183,7 @@ static int compare(cli *c, job *j)
     o.common = c->q.common;
     o.text = c->ppls;
     o.n_text = c->n_ppl;
+    o.reading = c->e.reading;
     o.ctx = c->e.ctx;
     o.chunks = c->e.chunks;
     o.tasks = c->tasks;

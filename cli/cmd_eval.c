@@ -5,9 +5,11 @@
 #include "base/file.h"
 #include "checkpoint/card.h"
 #include "cli.h"
+#include "text/text.h"
 
 static const cli_option options[] = {
-    {"ppl", "FILE", "text to measure the perplexity on", OPT_PPL},
+    {"ppl", "FILE", "text to measure the perplexity on: plain, JSON lines, conversations, also in gzip or zstd, - for stdin", OPT_PPL},
+    READING_OPTIONS,
     {"kld", "REFERENCE", "also the KL divergence to this model, on the same text; or to logits saved in a file, which brings its own text", OPT_KLD},
     {"cache", "FOLDER", "keep REFERENCE's hidden states there: the next model compared on the same text needs no pass of it", OPT_CACHE},
     {"save-logits", "FILE", "write MODEL's predictions for a later --kld FILE (the format of llama-perplexity --kl-divergence-base)", OPT_SAVE_LOGITS},
@@ -84,7 +86,7 @@ static void print_table(const json_t *r)
 /* The figures of a perplexity run as rows of MODEL/README.md. */
 static kq_status text_on_card(const cli *c, const json_t *r, kq_error *err)
 {
-    const char *text = c->ppl ? kq_path_name(c->ppl) : "the text of the saved logits";
+    const char *text = c->ppl ? kq_text_name(c->ppl) : "the text of the saved logits";
     char what[300], value[200];
     snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", text, real(r, "windows"), real(r, "ctx"));
     snprintf(value, sizeof value, "%.4f +/- %.4f", real(r, "ppl"), real(r, "ppl_stderr"));

@@ -5,7 +5,8 @@
 
 static const cli_option options[] = {
     {"out", "FILE", "the imatrix (GGUF)", OPT_OUT},
-    {"text", "FILE", "calibration text, .txt or .jsonl; may be repeated (default: text the model writes itself)", OPT_TEXT},
+    {"text", "FILE", "calibration text: plain, JSON lines, conversations, also in gzip or zstd, - for stdin; may be repeated (default: text the model writes itself)", OPT_TEXT},
+    READING_OPTIONS,
     {"tokens", "N", "calibration tokens (131072)", OPT_TOKENS},
     {"seq-len", "N", "tokens a chunk (1024)", OPT_SEQ_LEN},
     {"only", "REGEX", "only modules whose name matches, e.g. 'layers\\.(3|14)\\.'", OPT_ONLY},

@@ -171,6 +171,9 @@ int cli_apply(cli *c, const cli_option *o, char *v)
         return -1;
     case OPT_TASK:
         return add_task(c, o->name, v);
+    case OPT_TEXT_FORMAT: cal->reading.format = c->e.reading.format = v; return -1;
+    case OPT_PARSE_SPECIAL:
+    case OPT_NO_PARSE_SPECIAL: cal->reading.spell_special = c->e.reading.spell_special = o->key == OPT_NO_PARSE_SPECIAL; return -1;
     case OPT_SAVE_LOGITS: c->e.save_logits = v; return -1;
     case OPT_CACHE: c->e.cache = v; return -1;
     case OPT_PER_WINDOW: c->e.per_window = v; return -1;

@@ -33,7 +33,7 @@ add_library(kronq_static STATIC ${whole})
 set_target_properties(kronq_static PROPERTIES OUTPUT_NAME kronq LINKER_LANGUAGE C)
 
 # What a program needs beside libkronq.a. (As Requires.private in the pkg-config file they would give their compile flags to everybody.)
-set(KRONQ_STATIC_LIBS jansson pcre2-8 utf8proc xxhash openblas microhttpd dnnl gomp m)
+set(KRONQ_STATIC_LIBS jansson pcre2-8 utf8proc xxhash z zstd openblas microhttpd dnnl gomp m)
 list(TRANSFORM KRONQ_STATIC_LIBS PREPEND -l OUTPUT_VARIABLE KRONQ_PC_STATIC)
 list(JOIN KRONQ_PC_STATIC " " KRONQ_PC_STATIC)
 file(RELATIVE_PATH KRONQ_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)

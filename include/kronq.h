@@ -79,9 +79,17 @@ typedef struct kq_common {
     void *ctx;
 } kq_common;
 
+/* How texts are read (docs/texts.md). A text is a file, "-" for standard input, or a pipe, of plain text (one document), JSON lines or JSON (documents,
+ * conversations), packed with gzip or zstd or not. What it is shows in its bytes. */
+typedef struct kq_text_options {
+    const char *format; /* NULL or "auto": look; "text": running text, whatever it looks like; "json": JSON lines, or JSON */
+    bool spell_special; /* special tokens that a text spells out ("<|im_end|>") are letters like any others; else they become their ids, as in transformers */
+} kq_text_options;
+
 /* Where the curvature comes from. */
 typedef struct kq_calibration {
-    const char *const *text; size_t n_text; /* .txt or .jsonl files; none: text sampled from the model itself */
+    const char *const *text; size_t n_text; /* texts; none: text sampled from the model itself */
+    kq_text_options reading;                /* how they are read */
     size_t tokens, seq_len;                 /* 131072 in sequences of 1024 */
     size_t batch;                           /* sequences summed into one gradient: 1 */
     bool sampled_labels;                    /* next tokens drawn from the model's own distribution (the true Fisher) instead of the text's */
@@ -166,6 +174,7 @@ typedef struct kq_eval_text_options {
     const char *cache;       /* a folder for the reference's hidden states on these windows, f32 [windows, ctx, d_model]: computed once, then read. The figures are
                               * the same bits with and without. NULL: none */
     const char *per_window;  /* write one line a window to this file (CSV); NULL: no */
+    kq_text_options reading; /* how the text is read */
     const char *logits; /* a safetensors file to write with the first window's "ids" I32 [ctx] and "logits" F32 [ctx, vocab]; NULL: none */
 } kq_eval_text_options;
 kq_eval_text_options kq_eval_text_defaults(void);
@@ -201,6 +210,7 @@ typedef struct kq_compare_row {
 typedef struct kq_compare_options {
     kq_common common;                            /* its seed is not looked at */
     const char *const *text; size_t n_text;      /* measured: perplexity and KL divergence to MODEL on each */
+    kq_text_options reading;                     /* how these are read; the rows' texts: calibration.reading, which must be the same in all rows */
     size_t ctx, chunks;                          /* as for kq_eval_text; 0: its defaults */
     const kq_task_file *tasks; size_t n_tasks;   /* and accuracy on each */
     size_t limit;                                /* documents a task; 0: all */

@@ -9,6 +9,7 @@
 #include "compare/compare.h"
 #include "eval/eval.h"
 #include "quant/plan.h"
+#include "text/text.h"
 
 kq_compare_options kq_compare_defaults(void)
 {
@@ -120,7 +121,7 @@ static size_t factor_bytes(const kq_prepared *p, bool bf16)
 /* The same pass over the text serves both: same text, sequences and labels, same seed. */
 static bool same_pass(const kq_cmp_factors *a, const kq_cmp_factors *b)
 {
-    static const char *const key[] = {"text", "text_hash", "seq_len", "labels", "draws"};
+    static const char *const key[] = {"text", "text_hash", "seq_len", "labels", "draws", "parse_special", "text_format"};
     const json_t *x = json_object_get(a->settings, "calibration"), *y = json_object_get(b->settings, "calibration");
     bool same = a->seed == b->seed;
     for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
@@ -241,19 +242,21 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     return r->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
 }
 
-static kq_status hash_file(const char *path, char hex[33], kq_error *err)
+/* Of a text as far as it is measured, how says what of it; or of a task's file, how NULL. */
+static kq_status hash_file(const char *path, const kq_text_how *how, char hex[33], kq_error *err)
 {
-    kq_map map;
-    kq_status status = kq_map_open(path, &map, err);
-    if (status)
-        return status;
     kq_hash *h = kq_hash_new();
-    if (h) {
-        kq_hash_add(h, map.data, map.size);
+    char *text = NULL;
+    size_t size;
+    kq_status status = h ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    if (!status && how)
+        status = kq_text_hash(path, how, false, h, NULL, err);
+    else if (!status && !(status = kq_text_load(path, KQ_TEXT_MOST_DOCUMENT, &text, &size, err)))
+        kq_hash_add(h, text, size);
+    kq_free(text);
+    if (h)
         kq_hash_finish(h, hex);
-    }
-    kq_map_close(&map);
-    return h ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    return status;
 }
 
 /* compare.json as this call has it. */
@@ -264,18 +267,19 @@ static kq_status describe(kq_cmp *c, kq_error *err)
     char hex[33];
     kq_isa isa;
     kq_compute compute;
+    const kq_text_how how = {.options = o->reading, .reach = o->chunks ? kq_text_reach(o->chunks * (o->ctx ? o->ctx : 2048)) : SIZE_MAX};
     kq_status status = kq_isa_pick(o->common.isa, &isa, err);
     if (!status)
         status = kq_compute_pick(o->common.compute, isa, &compute, err);
     for (size_t i = 0; i < o->n_text && !status; i++) {
         for (size_t j = 0; j < i && !status; j++)
-            if (!strcmp(kq_path_name(o->text[i]), kq_path_name(o->text[j])))
+            if (!strcmp(kq_text_name(o->text[i]), kq_text_name(o->text[j])))
                 status = kq_fail(err, KQ_E_ARG, "%s and %s: two texts of one name, by which the tables call them", o->text[j], o->text[i]);
-        if (!status && !(status = hash_file(o->text[i], hex, err)))
-            json_array_append_new(texts, json_pack("{s:s, s:s}", "name", kq_path_name(o->text[i]), "hash", hex));
+        if (!status && !(status = hash_file(o->text[i], &how, hex, err)))
+            json_array_append_new(texts, json_pack("{s:s, s:s}", "name", kq_text_name(o->text[i]), "hash", hex));
     }
     for (size_t i = 0; i < o->n_tasks && !status; i++)
-        if (!(status = hash_file(o->tasks[i].file, hex, err)))
+        if (!(status = hash_file(o->tasks[i].file, NULL, hex, err)))
             json_array_append_new(tasks, json_pack("{s:s, s:s, s:s}", "name", o->tasks[i].name, "file", kq_path_name(o->tasks[i].file),
                                                    "hash", hex));
     for (size_t i = 0; i < c->n; i++)
@@ -286,6 +290,10 @@ static kq_status describe(kq_cmp *c, kq_error *err)
                              "fingerprint", c->fingerprint, "texts", texts, "ctx", (json_int_t)o->ctx, "chunks", (json_int_t)o->chunks,
                                  "tasks", tasks, "limit",
                              (json_int_t)o->limit, "isa", kq_isa_name(isa), "compute", compute == KQ_BF16 ? "bf16" : "f32", "rows", rows);
+    if (c->about && o->reading.spell_special)
+        json_object_set_new(c->about, "parse_special", json_false());
+    if (c->about && o->reading.format && strcmp(o->reading.format, "auto"))
+        json_object_set_new(c->about, "text_format", json_string(o->reading.format));
     json_decref(texts);
     json_decref(tasks);
     json_decref(rows);
@@ -389,6 +397,7 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
     *c = (kq_cmp){.model = model, .dir = dir, .opt = opt};
     if (!n)
         return kq_fail(err, KQ_E_ARG, "nothing to compare");
+    kq_text_keep(); /* until kq_cmp_close */
     kq_status status = kq_alloc_for((void **)&c->row, n, sizeof *c->row, "rows", err);
     if (!status)
         status = kq_alloc_for((void **)&c->factors, n, sizeof *c->factors, "rows", err);
@@ -421,6 +430,7 @@ void kq_cmp_close(kq_cmp *c)
     kq_free(c->row);
     kq_free(c->factors);
     json_decref(c->about);
+    kq_text_forget();
     *c = (kq_cmp){0};
 }
 

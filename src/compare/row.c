@@ -77,6 +77,7 @@ static kq_status measure_text(row *w, const char *text_file, kq_error *err)
     opt.chunks = w->c->opt->chunks;
     opt.memory = w->c->opt->memory;
     opt.cache = cache;
+    opt.reading = w->c->opt->reading;
     if (status)
         return status;
     status = kq_eval_text(w->model, w->c->model, text_file, &opt, &text, err);
@@ -85,7 +86,7 @@ static kq_status measure_text(row *w, const char *text_file, kq_error *err)
     static const char *const key[] = {"ctx", "windows", "tokens", "nll", "nll_stderr", "nll_stderr_windows", "ppl", "ppl_stderr", "kld",
                                       "kld_stderr",
                                       "kld_stderr_windows", "top1", "top1_stderr", "reference_nll", "reference_ppl"};
-    json_t *o = json_pack("{s:s}", "text", kq_path_name(text_file));
+    json_t *o = json_pack("{s:s}", "text", kq_text_name(text_file));
     for (size_t i = 0; i < sizeof key / sizeof *key; i++)
         json_object_set_new(o, key[i], or_null(json_object_get(r, key[i])));
     json_object_set_new(o, "loss_rise", or_null(json_object_get(r, "ln_ppl_ratio")));

@@ -11,6 +11,7 @@
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "eval/eval.h"
+#include "text/text.h"
 
 kq_eval_text_options kq_eval_text_defaults(void)
 {
@@ -39,11 +40,10 @@ kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_e
     return KQ_OK;
 }
 
-/* Ids of the text, and in *first the token that the tokenizer puts before every text (-1: none). */
-static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids, size_t *n, int32_t *first, kq_error *err)
+/* Ids of the text, as many as opt wants, and in *first the token that the tokenizer puts before every text (-1: none). */
+static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, const kq_eval_text_options *opt, kq_text_ids *out, int32_t *first, kq_error *err)
 {
     kq_tokenizer *tok;
-    kq_map map;
     int32_t *nothing = NULL;
     size_t n_nothing = 0;
     kq_status status = kq_tokenizer_open(src, &tok, err);
@@ -52,13 +52,12 @@ static kq_status text_ids(const kq_source *src, const char *path, int32_t **ids,
     if (!(status = kq_tokenizer_encode(tok, "", 0, true, false, &nothing, &n_nothing, err)))
         *first = n_nothing ? nothing[0] : -1;
     kq_free(nothing);
-    if (!status && path && !(status = kq_map_open(path, &map, err))) {
-        if (!map.size)
-            status = kq_fail(err, KQ_E_ARG, "%s: holds no text", path);
-        else
-            status = kq_tokenizer_encode(tok, (const char *)map.data, map.size, true, true, ids, n, err);
-        kq_map_close(&map);
-    }
+    size_t want = SIZE_MAX;
+    if (opt->chunks)
+        kq_mul_size(opt->chunks, ctx, &want);
+    const kq_text_how how = {.options = opt->reading, .tok = tok, .reach = want == SIZE_MAX ? SIZE_MAX : kq_text_reach(want), .common = &opt->common};
+    if (!status && path)
+        status = kq_text_encode(&path, 1, &how, want, true, true, out, err);
     kq_tokenizer_close(tok);
     return status;
 }
@@ -95,6 +94,7 @@ static void set_measure(json_t *o, const char *name, double value, double error,
 typedef struct job {
     kq_model_file *m, *r;  /* the model; a reference model, or NULL */
     kq_kld_base base;      /* saved logits, or zero */
+    kq_text_ids read;      /* the text; its ids are `ids` where the saved logits bring none */
     int32_t *ids;          /* as they are fed to the model */
     int32_t *text;         /* as they are in the text: the same but for first tokens of windows that were replaced. NULL: the same */
     size_t n_ids;
@@ -105,6 +105,7 @@ static void job_close(job *j)
 {
     kq_free(j->ids);
     kq_free(j->text);
+    kq_text_ids_free(&j->read);
     kq_free(j->o.logits);
     kq_free(j->o.per_window);
     kq_out_abort(j->o.save);
@@ -133,10 +134,13 @@ static kq_status choose_ctx(job *j, const char *model, const char *reference, co
 }
 
 /* The ids: the text's, or the saved logits' own. When both are given they must be the same. */
-static kq_status choose_ids(job *j, const char *text_file, kq_error *err)
+static kq_status choose_ids(job *j, const char *text_file, const kq_eval_text_options *opt, kq_error *err)
 {
     int32_t first = -1;
-    kq_status st = text_ids(kq_model_file_source(j->m), text_file, &j->ids, &j->n_ids, &first, err);
+    kq_status st = text_ids(kq_model_file_source(j->m), text_file, j->o.ctx, opt, &j->read, &first, err);
+    j->ids = j->read.ids;
+    j->n_ids = j->read.n;
+    j->read.ids = NULL;
     const size_t n_base = j->base.ctx * j->base.windows;
     if (!st && n_base && text_file && (j->n_ids < n_base || memcmp(j->ids, j->base.ids, n_base * sizeof *j->ids)))
         st = kq_fail(err, KQ_E_MISMATCH, "%s: its tokens are not those that %s was made of (another text, tokenizer or special tokens); leave --ppl out to use "
@@ -234,11 +238,13 @@ static void set_comparison(json_t *o, const char *reference, const kq_eval_resul
     json_object_set_new(o, "dp_rms", json_real(res->dp_rms));
 }
 
-static json_t *report(const job *j, const char *model, const char *reference, const char *text_file, const kq_eval_result *res, double seconds)
+static json_t *report(const job *j, const char *model, const char *reference, const char *text_file, bool spell_special, const kq_eval_result *res, double seconds)
 {
-    json_t *o = json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I}", "model", model, "text", text_file, "convention", j->o.half ? "llama.cpp" : "kronq", "ctx",
+    json_t *o = json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I}", "model", model, "text", text_file ? kq_text_shown(text_file) : NULL, "convention", j->o.half ? "llama.cpp" : "kronq", "ctx",
                           (json_int_t)j->o.ctx, "windows", (json_int_t)res->windows, "tokens", (json_int_t)res->tokens);
     json_t *windows = json_array();
+    if (j->read.report && !json_object_set(o, "texts", j->read.report))
+        json_object_set_new(o, "parse_special", json_boolean(!spell_special));
     set_measure(o, "ppl", res->ppl, res->ppl_stderr, res->ppl_stderr_windows);
     set_measure(o, "nll", res->nll, res->nll_stderr, res->nll_stderr_windows);
     if (res->has_kld)
@@ -280,7 +286,7 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     j.o.base = saved ? &j.base : NULL;
     if ((st = kq_model_file_open(model, j.o.isa, &j.m, err)) || (saved && (st = kq_kld_base_open(reference, &j.base, err))) ||
         (reference && !saved && (st = kq_model_file_open(reference, j.o.isa, &j.r, err))) || (st = choose_ctx(&j, model, reference, opt, err)) ||
-        (st = choose_ids(&j, text_file, err)) || (st = open_outputs(&j, opt, err)) || (opt->cache && (st = open_cache(&j, opt->cache, opt->chunks, err))) ||
+        (st = choose_ids(&j, text_file, opt, err)) || (st = open_outputs(&j, opt, err)) || (opt->cache && (st = open_cache(&j, opt->cache, opt->chunks, err))) ||
         (st = kq_evaluate(kq_model_file_weights(j.m), j.r ? kq_model_file_weights(j.r) : NULL, j.ids, j.n_ids, &j.o, &res, err)))
         goto out;
     if (j.o.hidden && !kq_hidden_whole(j.o.hidden) && (st = kq_hidden_finish(j.o.hidden, err)))
@@ -295,7 +301,7 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
         st = write_windows(opt->per_window, &j, &res, err);
     if (st)
         goto out;
-    json_t *o = report(&j, model, reference, text_file, &res, kq_now_s() - start);
+    json_t *o = report(&j, model, reference, text_file, opt->reading.spell_special, &res, kq_now_s() - start);
     if (!o || !(*result_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9))))
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
     json_decref(o);

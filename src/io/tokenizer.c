@@ -345,6 +345,11 @@ kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t 
     return kq_tokenizer_encode_with(tok, text, size, &(kq_encode_options){ .add_special = add_special, .parse_special = parse_special }, ids, n_ids, err);
 }
 
+bool kq_tokenizer_is_special(const kq_tokenizer *tok, int32_t id)
+{
+    return id >= 0 && (size_t)id < tok->n_id && tok->special[id];
+}
+
 kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, size_t size, const kq_encode_options *opt, int32_t **out, size_t *n_out,
                                    kq_error *err)
 {

@@ -42,6 +42,7 @@ kq_status kq_tokenizer_token_bytes(const kq_tokenizer *tok, int32_t id, const ch
 size_t kq_tokenizer_vocab_size(const kq_tokenizer *tok); /* highest id + 1 */
 int32_t kq_tokenizer_bos(const kq_tokenizer *tok);       /* -1: none */
 int32_t kq_tokenizer_eos(const kq_tokenizer *tok);       /* the tokenizer's eos, -1: none */
+bool kq_tokenizer_is_special(const kq_tokenizer *tok, int32_t id); /* one that marks something ("<|im_end|>"), not text */
 int32_t kq_tokenizer_id(const kq_tokenizer *tok, const char *token); /* id of an exact token string, -1: none */
 /* The token that separates documents: "<|endoftext|>"/"<|end_of_text|>" when there is one, else eos. -1: none. */
 int32_t kq_tokenizer_document_end(const kq_tokenizer *tok);

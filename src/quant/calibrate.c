@@ -222,6 +222,7 @@ static kq_status write_report(const calibration *all, const kq_sweep_report *sr,
                            "backward", sr->backward_s, "factors", sr->factor_s, "total", kq_now_s() - start, "peak_rss_bytes",
                            (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)all->memory, "gradients",
                            kq_gradient_way_name(all->way));
+        kq_prepare_report_texts(&all->c->p, report);
         if (all->n == 1) {
             json_t *one = report_of(all->c);
             json_object_del(one, "file");
@@ -315,6 +316,7 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
         /* what one pass has in common */
         c->opt.calibration.text = opt->calibration.text;
         c->opt.calibration.n_text = opt->calibration.n_text;
+        c->opt.calibration.reading = opt->calibration.reading;
         c->opt.calibration.seq_len = opt->calibration.seq_len;
         if (kq_method_parse(c->opt.calibration.method, &c->p.factor.method, NULL) == KQ_OK && !kq_method_needs_gradients(c->p.factor.method)) {
             c->opt.calibration.sampled_labels = false;

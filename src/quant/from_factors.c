@@ -47,14 +47,20 @@ static kq_status check_modules(const kq_prepared *p, const kq_factor_file *file,
 }
 
 /* What the caller said of the calibration, under the names that a factor file's settings have. NULL: out of memory, or err is filled in. */
-static json_t *said(const kq_prepared *p, size_t file_seq_len, kq_error *err)
+static json_t *said(const kq_prepared *p, size_t file_seq_len, size_t file_tokens, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
     char hex[33];
     size_t T = file_seq_len;
     for (size_t i = 0; i < c->n_given; i++)
         T = strcmp(c->given[i], "seq_len") ? T : c->seq_len;
-    if (kq_prepare_text_hash(c, hex, err))
+    kq_tokenizer *tok = NULL;
+    kq_status status = c->n_text ? kq_tokenizer_open(p->src, &tok, err) : KQ_OK;
+    if (!status)
+        status = kq_prepare_text_hash(c, tok, file_tokens, hex, err);
+    if (tok)
+        kq_tokenizer_close(tok);
+    if (status)
         return NULL;
     json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:s, s:f, s:i, s:I, s:i, s:b, s:f, s:i, s:s}", "text", hex, "tokens",
                           (json_int_t)(T ? c->tokens / T * T : c->tokens), "seq_len", (json_int_t)c->seq_len, "batch", (json_int_t)c->batch, "labels",
@@ -72,7 +78,8 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
     const json_t *calibration = json_object_get(settings, "calibration");
     if (!c->n_given)
         return KQ_OK;
-    json_t *all = said(p, (size_t)json_integer_value(json_object_get(calibration, "seq_len")), err);
+    const json_int_t tokens = json_integer_value(json_object_get(calibration, "tokens"));
+    json_t *all = said(p, (size_t)json_integer_value(json_object_get(calibration, "seq_len")), tokens > 0 ? (size_t)tokens : 0, err);
     kq_status status = all ? KQ_OK : err ? err->status : KQ_E_MEMORY;
     for (size_t i = 0; i < c->n_given && !status; i++) {
         const char *name = c->given[i];

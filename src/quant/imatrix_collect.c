@@ -128,7 +128,7 @@ static kq_status gather(collector *c, const char *out_file, const char *settings
     }
     if (!status) {
         for (size_t i = 0; i < cal->n_text; i++)
-            texts[i] = kq_path_name(cal->text[i]);
+            texts[i] = kq_text_name(cal->text[i]);
         if (!cal->n_text)
             texts[0] = "sampled from the model";
         status = kq_imatrix_write(out_file, entries, n, c->p.n_seq, cal->seq_len, texts, cal->n_text ? cal->n_text : 1, settings, err);
@@ -211,6 +211,7 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     report = json_pack("{s:I, s:I, s:I, s:{s:f, s:f}, s:I, s:I, s:O}", "entries", (json_int_t)c.p.n_wanted, "chunks", (json_int_t)c.p.n_seq, "chunk_size",
                        (json_int_t)o.calibration.seq_len, "seconds", "forward", sr.forward_s, "total", kq_now_s() - start, "peak_rss_bytes",
                        (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)memory, "settings", settings);
+    kq_prepare_report_texts(&c.p, report);
     if (report_json && (!report || !(*report_json = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(8)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
 out:

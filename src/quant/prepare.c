@@ -133,6 +133,8 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     const kq_method method = p->factor.method;
     if ((status = kq_model_file_open(model, p->isa, &p->model, err)))
         return status;
+    kq_text_keep();
+    p->keeps = true;
     p->src = kq_model_file_source(p->model);
     p->cfg = kq_source_config(p->src);
     if (kq_source_is_kronq(p->src))
@@ -142,11 +144,8 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     if (!status && needs_factors && method != KQ_NONE) {
         if (!(status = prepare_sequences(p, err)))
             status = kq_tokenizer_open(p->src, &p->tok, err);
-        for (size_t i = 0; i < c->n_text && !status; i++) { /* before any work: a mistyped name */
-            kq_map map;
-            if (!(status = kq_map_open(c->text[i], &map, err)))
-                kq_map_close(&map);
-        }
+        if (!status) /* before any work: a mistyped name, a file that is no text, a conversation that the model has no template for */
+            status = kq_prepare_text_hash(c, p->tok, c->tokens, p->text_hash, err);
     }
     return status;
 }
@@ -158,6 +157,8 @@ void kq_prepared_free(kq_prepared *p)
     kq_model_file_close(p->model);
     kq_free(p->wanted);
     kq_windows_free(&p->windows);
+    if (p->keeps)
+        kq_text_forget();
     *p = (kq_prepared){0};
 }
 
@@ -166,8 +167,10 @@ kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err)
     return p->fingerprint[0] ? KQ_OK : kq_source_fingerprint(p->src, p->fingerprint, err);
 }
 
-kq_status kq_prepare_text_hash(const kq_calibration *c, char hex[33], kq_error *err)
+kq_status kq_prepare_text_hash(const kq_calibration *c, const kq_tokenizer *tok, size_t tokens, char hex[33], kq_error *err)
 {
+    const kq_text_how how = {.options = c->reading, .tok = tok, .reach = kq_text_reach(tokens)};
+    const char *rendered;
     hex[0] = 0;
     if (!c->n_text)
         return KQ_OK;
@@ -176,13 +179,10 @@ kq_status kq_prepare_text_hash(const kq_calibration *c, char hex[33], kq_error *
         return kq_fail(err, KQ_E_MEMORY, "out of memory");
     kq_status status = KQ_OK;
     for (size_t i = 0; i < c->n_text && !status; i++) {
-        kq_map map;
-        if ((status = kq_map_open(c->text[i], &map, err)))
-            break;
-        uint64_t size = map.size;
-        kq_hash_add(h, &size, sizeof size);
-        kq_hash_add(h, map.data, map.size);
-        kq_map_close(&map);
+        kq_text_info info;
+        status = kq_text_hash(c->text[i], &how, true, h, &info, err);
+        if (!status && info.conversations && tok && (rendered = kq_tokenizer_chat_template(tok)))
+            kq_hash_add(h, rendered, strlen(rendered));
     }
     kq_hash_finish(h, hex);
     return status;
@@ -192,23 +192,22 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
     const kq_method method = p->factor.method;
-    char hex[33];
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "kronq", kq_version(), "model", p->fingerprint, "method", kq_method_name(method), "isa",
                           kq_isa_name(p->isa), "compute", p->compute == KQ_BF16 ? "bf16" : "f32", "seed", (json_int_t)p->opt->common.seed);
     if (o && method != KQ_NONE) {
-        if (kq_prepare_text_hash(c, hex, err)) {
-            json_decref(o);
-            return NULL;
-        }
         json_t *names = json_array();
         for (size_t i = 0; i < c->n_text; i++)
-            json_array_append_new(names, json_string(kq_path_name(c->text[i])));
+            json_array_append_new(names, json_string(kq_text_name(c->text[i])));
         json_object_set_new(o, "calibration",
-                            json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text", c->n_text ? names : json_string("sampled from the model"), "text_hash", hex,
+                            json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text", c->n_text ? names : json_string("sampled from the model"), "text_hash", p->text_hash,
                                       "tokens", (json_int_t)(p->n_seq * c->seq_len), "seq_len", (json_int_t)c->seq_len, "batch",
                                       (json_int_t)c->batch, "labels", c->sampled_labels ? "sampled" : "text"));
         if (c->sampled_labels)
             json_object_set_new(json_object_get(o, "calibration"), "draws", json_integer((json_int_t)c->draws));
+        if (c->n_text && c->reading.spell_special)
+            json_object_set_new(json_object_get(o, "calibration"), "parse_special", json_false());
+        if (c->n_text && c->reading.format && strcmp(c->reading.format, "auto"))
+            json_object_set_new(json_object_get(o, "calibration"), "text_format", json_string(c->reading.format));
         if (!c->n_text)
             json_decref(names);
         if (method == KQ_FLIPFLOP || method == KQ_FLIPFLOP_TOKENS) {
@@ -283,7 +282,8 @@ kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *co
     const kq_calibration *c = &p->opt->calibration;
     size_t most = 0;
     if (c->n_text)
-        return kq_text_windows(p->tok, c->text, c->n_text, counts, n_counts, c->seq_len, &p->windows, err);
+        return kq_text_windows(&(kq_text_how){.options = c->reading, .tok = p->tok, .common = &p->opt->common}, c->text, c->n_text, counts, n_counts, c->seq_len,
+                               &p->windows, err);
     for (size_t i = 0; i < n_counts; i++)
         most = counts[i] > most ? counts[i] : most;
     return self_windows(p, job, most, &p->windows, err);
@@ -292,6 +292,14 @@ kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *co
 kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
 {
     return p->n_seq ? kq_prepare_windows(p, job, &p->n_seq, 1, err) : KQ_OK;
+}
+
+void kq_prepare_report_texts(const kq_prepared *p, json_t *report)
+{
+    if (!p->windows.report)
+        return;
+    json_object_set(report, "texts", p->windows.report);
+    json_object_set_new(report, "parse_special", json_boolean(!p->opt->calibration.reading.spell_special));
 }
 
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)

@@ -26,7 +26,9 @@ typedef struct kq_prepared {
     size_t n_wanted;
     size_t n_seq;                   /* sequences of calibration; 0: none needed */
     char fingerprint[33];           /* of the model */
+    char text_hash[33];             /* of the texts; "" when no text is needed */
     kq_windows windows;             /* the sequences, after kq_prepare_ids */
+    bool keeps;                     /* what pipes gave, for a second reading (kq_text_keep) */
 } kq_prepared;
 
 /* Check options and open the model. Refuses an already quantized MODEL. needs_factors: false when they come from a file. */
@@ -37,14 +39,17 @@ void kq_prepared_free(kq_prepared *p);
 
 /* The fingerprint of the model's tensors (reads them all). */
 kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err);
-/* Fingerprint of the texts' bytes, as the settings have it ("text_hash"); "" without any. */
-kq_status kq_prepare_text_hash(const kq_calibration *c, char hex[33], kq_error *err);
+/* Fingerprint of the texts, as far as a calibration of that many tokens reads them, as the settings have it ("text_hash"); "" without any. Checks them: what
+ * cannot be read is refused. tok: the model's, whose template belongs to a conversation. */
+kq_status kq_prepare_text_hash(const kq_calibration *c, const kq_tokenizer *tok, size_t tokens, char hex[33], kq_error *err);
 /* The settings that a calibration's result depends on, as a new JSON object: model, method, text, tokens, seed, ... NULL: out of memory. */
 json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err);
 /* Token ids of the calibration: from the texts, or sampled from the model (kept in the job's folder for --resume). */
 kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err);
 /* Likewise for several numbers of sequences at once (all of them positive): p->windows holds every sequence that one of them takes. */
 kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *counts, size_t n_counts, kq_error *err);
+/* Say in a report what the texts turned out to be: "texts" (kq_text_ids) and "parse_special". Nothing for text of the model's own. */
+void kq_prepare_report_texts(const kq_prepared *p, json_t *report);
 /* A sweep over the prepared model; the caller adds its functions. It points into *p. */
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job);
 

@@ -325,7 +325,11 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
         fprintf(f, " --factors %s", kq_path_name(o->factors));
     } else {
         for (size_t i = 0; i < c->n_text; i++)
-            fprintf(f, " --text %s", kq_path_name(c->text[i]));
+            fprintf(f, " --text %s", kq_text_name(c->text[i]));
+        if (c->reading.spell_special)
+            fputs(" --no-parse-special", f);
+        if (c->reading.format && strcmp(c->reading.format, "auto"))
+            fprintf(f, " --text-format %s", c->reading.format);
         const json_t *cal = json_object_get(settings, "calibration");
         if (cal)
             fprintf(f, " --tokens %lld --seq-len %lld", json_integer_value(json_object_get(cal, "tokens")), json_integer_value(json_object_get(cal, "seq_len")));

@@ -93,6 +93,7 @@ char *kq_rounding_report(const kq_rounding *r, json_t *o, json_t *modules, doubl
                                save_s, "total", kq_now_s() - r->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",
                                (json_int_t)r->memory, "gradients", kq_gradient_way_name(r->way), "settings", r->settings,
                                "modules", modules);
+    kq_prepare_report_texts(&r->p, o);
     char *text = o && common && !json_object_update(o, common) ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
     json_decref(common);
     json_decref(o);

@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/mem.h"
 #include "tasks/python_text.h"
 #include "tasks/tasks.h"
+#include "text/text.h"
 
 /* One document being read: everything a message needs. */
 typedef struct reader {
@@ -291,17 +291,16 @@ static kq_status read_line(const kq_task *task, const char *path, const char *te
 
 kq_status kq_documents_read(const kq_task *task, const char *path, size_t limit, kq_document **docs, size_t *n, size_t *n_file, kq_error *err)
 {
-    kq_map map;
-    size_t cap = 0, line = 1;
+    char *data;
+    size_t size, cap = 0, line = 1;
     *docs = NULL;
     *n = *n_file = 0;
-    kq_status st = kq_map_open(path, &map, err);
+    kq_status st = kq_text_load(path, KQ_TEXT_MOST_DOCUMENT, &data, &size, err);
     if (st)
         return st;
-    const char *data = (const char *)map.data;
-    for (size_t at = 0; at < map.size && !st; line++) {
-        const char *nl = memchr(data + at, '\n', map.size - at);
-        const size_t end = nl ? (size_t)(nl - data) : map.size, start = at;
+    for (size_t at = 0; at < size && !st; line++) {
+        const char *nl = memchr(data + at, '\n', size - at);
+        const size_t end = nl ? (size_t)(nl - data) : size, start = at;
         bool blank = true;
         at = end + 1;
         for (size_t i = start; i < end && blank; i++)
@@ -331,7 +330,7 @@ kq_status kq_documents_read(const kq_task *task, const char *path, size_t limit,
     }
     if (!st && !*n)
         st = kq_fail(err, KQ_E_FORMAT, "%s: holds no document", path);
-    kq_map_close(&map);
+    kq_free(data);
     if (st) {
         kq_documents_free(*docs, *n);
         *docs = NULL;

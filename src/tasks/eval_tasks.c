@@ -12,6 +12,7 @@
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "tasks/tasks.h"
+#include "text/text.h"
 
 typedef struct task_run {
     const kq_task *task;
@@ -250,12 +251,13 @@ static kq_status write_samples(const run *r, const char *path, kq_error *err)
     if (st)
         return st;
     for (size_t i = 0; i < r->n && !st; i++) {
-        kq_map map;
-        if ((st = kq_map_open(r->t[i].path, &map, err)))
+        char *data;
+        size_t size;
+        if ((st = kq_text_load(r->t[i].path, KQ_TEXT_MOST_DOCUMENT, &data, &size, err)))
             break;
         for (size_t d = 0; d < r->t[i].n && !st; d++) {
             const kq_document *doc = &r->t[i].docs[d];
-            json_t *o = doc->offset + doc->size <= map.size ? sample(&r->t[i], d, (const char *)map.data) : NULL;
+            json_t *o = doc->offset + doc->size <= size ? sample(&r->t[i], d, data) : NULL;
             char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
             st = !text ? kq_fail(err, KQ_E_IO, "%s: changed while it was read, or out of memory", r->t[i].path) : kq_out_write(out, text, strlen(text), err);
             if (!st)
@@ -263,7 +265,7 @@ static kq_status write_samples(const run *r, const char *path, kq_error *err)
             free(text);
             json_decref(o);
         }
-        kq_map_close(&map);
+        kq_free(data);
     }
     if (st)
         kq_out_abort(out);
@@ -282,17 +284,18 @@ static kq_status settings_text(const run *r, const kq_source *src, const kq_eval
     json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:o}", "kronq", kq_version(), "model", hex, "compute", o->compute == KQ_BF16 ? "bf16" : "f32", "isa",
                           kq_isa_name(o->isa), "tasks", json_array());
     for (size_t i = 0; i < r->n && !st; i++) {
-        kq_map map;
-        if ((st = kq_map_open(r->t[i].path, &map, err)))
+        char *data;
+        size_t size;
+        if ((st = kq_text_load(r->t[i].path, KQ_TEXT_MOST_DOCUMENT, &data, &size, err)))
             break;
         kq_hash *hash = kq_hash_new();
         if (hash) {
-            kq_hash_add(hash, map.data, map.size);
+            kq_hash_add(hash, data, size);
             kq_hash_finish(hash, hex);
             json_array_append_new(json_object_get(j, "tasks"), json_pack("{s:s, s:s, s:I}", "task", r->t[i].task->name, "file", hex, "documents",
                                                                          (json_int_t)r->t[i].n));
         }
-        kq_map_close(&map);
+        kq_free(data);
     }
     *text = st ? NULL : json_dumps(j, JSON_COMPACT);
     json_decref(j);
@@ -338,6 +341,7 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     o.memory = opt->memory;
     if (!(r.t = kq_calloc(n_tasks, sizeof *r.t)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: tasks");
+    kq_text_keep();
     if ((st = kq_model_file_open(model, o.isa, &m, err)) || (st = kq_tokenizer_open(kq_model_file_source(m), &tok, err)))
         goto out;
     max_length = kq_model_file_weights(m)->cfg->max_position;
@@ -372,6 +376,7 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
     json_decref(j);
 out:
+    kq_text_forget();
     kq_journal_close(r.journal, false);
     kq_scorer_free(scorer);
     for (size_t i = 0; i < n_tasks; i++)

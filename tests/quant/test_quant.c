@@ -227,7 +227,7 @@ static void windows_of_texts(void **state)
     for (size_t n_seq = 1; n_seq <= windows; n_seq++) {
         for (size_t other = 1; other <= windows; other++) { /* alone, and beside another count */
             const size_t counts[] = {n_seq, other};
-            check_ok(kq_text_windows(tok, files, 2, counts, other == n_seq ? 1 : 2, T, &w, &err));
+            check_ok(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, counts, other == n_seq ? 1 : 2, T, &w, &err));
             assert_int_equal(w.of, windows);
             assert_true(w.n >= n_seq && w.n >= other && w.n <= n_seq + other);
             for (int c = 0; c < 2; c++) {
@@ -241,14 +241,14 @@ static void windows_of_texts(void **state)
         }
     }
     const size_t one = 1, many = windows + 1;
-    check_fails(kq_text_windows(tok, files, 2, &many, 1, T, &w, &err), KQ_E_ARG, "are asked for");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &many, 1, T, &w, &err), KQ_E_ARG, "are asked for");
     assert_null(w.ids);
     write_text(b, "");
-    check_fails(kq_text_windows(tok, files, 2, &one, 1, T, &w, &err), KQ_E_ARG, "b.jsonl: holds no text");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_ARG, "b.jsonl: holds no text");
     write_text(b, "{\"text\": \"x\"}\n{\"txt\": \"y\"}\n");
-    check_fails(kq_text_windows(tok, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 2 has no \"text\" string");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 2 has no \"text\" string");
     write_text(b, "{\"text\": \"x\"}\n\n[1,\n");
-    check_fails(kq_text_windows(tok, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 3");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 3");
     kq_tokenizer_close(tok);
 }
 
