@@ -50,7 +50,7 @@ static int show(void *ctx, const char *stage, double fraction, const char *note)
         cli_progress_end();
         fprintf(stderr, "%s\n", note);
     }
-    if (!stage)
+    if (note || !stage) /* the stage is where it was */
         return 0;
     const double t = kq_now_s();
     const bool terminal = isatty(STDERR_FILENO);

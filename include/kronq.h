@@ -73,8 +73,9 @@ typedef struct kq_common {
     const char *isa;     /* "ref", "avx2", "avx512", "amx"; NULL: the best there is (or the environment's KRONQ_ISA) */
     const char *compute; /* matrix products in "f32" or "bf16"; NULL: bf16 where the processor is faster at it */
     uint64_t seed;
-    /* Called now and then, from one thread at a time: what is being done, and what share of that stage is finished (0..1). note is a line worth
-     * showing once, or NULL. Nonzero stops the work with KQ_E_INTERRUPTED; it can be resumed. */
+    /* Called now and then, from one thread at a time: what is being done (never NULL), and what share of that stage is finished (0..1). note is a line
+     * worth showing once, or NULL; with one, stage and fraction are those of the work at hand. Nonzero stops the work with KQ_E_INTERRUPTED; it can be
+     * resumed. */
     int (*progress)(void *ctx, const char *stage, double fraction, const char *note);
     void *ctx;
 } kq_common;

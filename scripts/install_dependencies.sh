@@ -1,13 +1,14 @@
 #!/bin/sh
 # Install what is missing to build kronq on Debian or Ubuntu. NO_INSTALL=1: only say what it is. Arguments: these packages instead.
 set -eu
-packages="build-essential cmake ninja-build pkg-config libopenblas-openmp-dev libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev libzstd-dev libmicrohttpd-dev libcmocka-dev python3 python3-pip python3-venv unzip"
+packages="build-essential cmake ninja-build pkg-config libopenblas-openmp-dev libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev libzstd-dev libmicrohttpd-dev libcmocka-dev locales python3 python3-pip python3-venv unzip"
 [ $# -eq 0 ] || packages="$*"
 missing=""
 for p in $packages; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' && continue
     # tools that came some other way will do
     case $p in
+        locales) command -v localedef >/dev/null && continue ;;
         cmake) command -v cmake >/dev/null && continue ;;
         ninja-build) command -v ninja >/dev/null && continue ;;
         python3) command -v python3 >/dev/null && continue ;;

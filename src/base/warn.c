@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/locale.h"
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static kq_warning_handler *handler;
 static void *handler_ctx;
@@ -27,7 +29,9 @@ void kq_warn(const char *format, ...)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             *c = '?';
     pthread_mutex_lock(&lock);
+    const locale_t ours = kq_locale_host();
     if (handler)
         handler(handler_ctx, message);
+    uselocale(ours);
     pthread_mutex_unlock(&lock);
 }

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/time.h"
 #include "compare/compare.h"
 #include "quant/plan.h"
@@ -24,9 +26,8 @@ static int watch(void *ctx, const char *stage, double fraction, const char *note
     const watcher *w = ctx;
     char text[128];
     (void)note;
-    if (stage)
-        snprintf(text, sizeof text, "%s: %s", w->where, stage);
-    return w->to->progress(w->to->ctx, stage ? text : NULL, fraction, NULL);
+    snprintf(text, sizeof text, "%s: %s", w->where, stage);
+    return w->to->progress(w->to->ctx, text, fraction, NULL);
 }
 
 static kq_common watched(const kq_common *common, watcher *w)
@@ -38,12 +39,6 @@ static kq_common watched(const kq_common *common, watcher *w)
         c.ctx = w;
     }
     return c;
-}
-
-static kq_status say(const kq_common *common, const char *line, kq_error *err)
-{
-    return common->progress && common->progress(common->ctx, NULL, 0, line) ? kq_fail(err, KQ_E_INTERRUPTED,
-                                                                                      "the comparison stopped on request") : KQ_OK;
 }
 
 /* ---- passes ---- */
@@ -137,7 +132,7 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
         bytes += one->bytes;
         n++;
     }
-    if (!status && n && !(status = say(&c->opt->common, line, err))) {
+    if (!status && n && !(status = kq_progress_note(&c->opt->common, line, err))) {
         /* the settings of the first are those of all, as far as the pass is concerned; labels do not matter to methods over inputs */
         const kq_cmp_row *r = c->row;
         while (r->factors < 0 || &c->factors[r->factors] != f[0])
@@ -219,7 +214,7 @@ static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, const pace *p, k
             s += p->passes_s / (double)p->passes_done * (double)p->passes_left;
         snprintf(line + n, sizeof line - (size_t)n, " (about %s to go)", kq_duration(s, left));
     }
-    return say(&c->opt->common, line, err);
+    return kq_progress_note(&c->opt->common, line, err);
 }
 
 static kq_status run_row(kq_cmp *c, size_t i, pace *p, char **text, kq_error *err)
@@ -273,7 +268,7 @@ static kq_status run_all(kq_cmp *c, char **text, kq_error *err)
     if (c->n_same) {
         char note[600];
         snprintf(note, sizeof note, "%zu rows are left out, being others again (%.200s is %.200s)", c->n_same, c->same[0], c->same[1]);
-        kq_status status = say(&c->opt->common, note, err);
+        kq_status status = kq_progress_note(&c->opt->common, note, err);
         if (status)
             return status;
     }
@@ -327,13 +322,18 @@ static kq_status make_folders(const char *dir, kq_error *err)
     return status;
 }
 
-kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt,
+kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *options,
                      char **result_json,
                      kq_error *err)
 {
+    KQ_C_LOCALE;
     kq_cmp c;
     char path[KQ_CMP_PATH], *text = NULL;
     int lock = -1;
+    kq_compare_options guarded = *options;
+    const kq_compare_options *opt = &guarded;
+    kq_progress guard;
+    guarded.common = kq_progress_guard(&options->common, &guard);
     if (result_json)
         *result_json = NULL;
     if (!opt->n_text && !opt->n_tasks)

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/locale.h"
 #include "base/mem.h"
 #include "compare/compare.h"
 #include "eval/eval.h"
@@ -438,6 +439,7 @@ kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_r
                           char **plan_json,
                           kq_error *err)
 {
+    KQ_C_LOCALE;
     kq_cmp c;
     *plan_json = NULL;
     kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
 
 extern const unsigned char kq_report_css[];
@@ -513,6 +514,7 @@ static void print_page(kq_rp *p, FILE *f)
 
 kq_status kq_report(const char *dir, const char *out_file, kq_error *err)
 {
+    KQ_C_LOCALE;
     kq_rp p;
     char *text = NULL, path[KQ_CMP_PATH];
     size_t size = 0;

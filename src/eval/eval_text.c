@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/locale.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
@@ -268,6 +269,7 @@ static json_t *report(const job *j, const char *model, const char *reference, co
 
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     const double start = kq_now_s();
     const bool saved = reference && kq_kld_base_is(reference);
     job j = {0};

@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "export/internal.h"
@@ -115,6 +116,7 @@ static char *make_report(const kq_export_job *x, double seconds, kq_error *err)
 
 kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     kq_model_file *file = NULL;
     kq_isa isa;
     bool new_folder = false;

@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/time.h"
 #include "quant/factors.h"
 #include "quant/plan.h"
@@ -154,8 +156,8 @@ static kq_status open_estimate(calibrator *c, const char *model, const calibrato
         return kq_job_check_parts(&c->job, "factors", c->p.cfg->n_layer, err);
     if ((status = check_complete(c->out_file, c->settings, err)))
         return status;
-    if (c->opt.common.progress)
-        c->opt.common.progress(c->opt.common.ctx, NULL, 0, "the factors are complete already");
+    if ((status = kq_progress_note(&c->opt.common, "the factors are complete already", err)))
+        return status;
     kq_job_finish(&c->job);
     return KQ_OK;
 }
@@ -257,8 +259,7 @@ static kq_status plan_pass(calibration *all, kq_sweep *s, const kq_job *job, kq_
         return status;
     snprintf(line, sizeof line, "factors of %zu modules; about %.0f MB of memory and %.1f GB of disk while it runs%s", p->n_wanted,
              (double)all->memory / 1e6, (double)disk / 1e9, kq_plan_words(p, s, words));
-    p->opt->common.progress(p->opt->common.ctx, NULL, 0, line);
-    return KQ_OK;
+    return kq_progress_note(&p->opt->common, line, err);
 }
 
 /* The pass itself, over every window that one of the files needs. */
@@ -298,10 +299,13 @@ static kq_status run_pass(calibration *all, kq_sweep_report *sr, kq_error *err)
 kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size_t n, const kq_quantize_options *opt, bool factor_bf16, char **report_json,
                            kq_error *err)
 {
+    KQ_C_LOCALE;
     calibration all = {.job.lock = -1};
     kq_sweep_report sr = {.nll = NAN};
     const double start = kq_now_s();
     bool left = false;
+    kq_progress guard;
+    const kq_common common = kq_progress_guard(&opt->common, &guard);
     if (report_json)
         *report_json = NULL;
     if (!n)
@@ -312,6 +316,7 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
     for (size_t i = 0; i < n && !status; i++) {
         calibrator *c = &all.c[all.n++];
         *c = (calibrator){.out_file = estimates[i].out_file, .opt = *opt, .bf16 = factor_bf16, .job.lock = -1};
+        c->opt.common = common;
         c->opt.calibration = estimates[i].calibration;
         /* what one pass has in common */
         c->opt.calibration.text = opt->calibration.text;

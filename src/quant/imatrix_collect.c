@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/time.h"
 #include "io/gguf.h"
 #include "io/safetensors_write.h"
@@ -156,8 +158,10 @@ static kq_status check_complete(const char *path, const char *settings, kq_error
 
 kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     collector c = {.job.lock = -1};
     kq_quantize_options o = *opt;
+    kq_progress guard;
     json_t *settings = NULL, *report = NULL;
     char *text = NULL, work[4300];
     kq_sweep_report sr = {.nll = NAN};
@@ -165,6 +169,7 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     size_t memory, disk;
     if (report_json)
         *report_json = NULL;
+    o.common = kq_progress_guard(&opt->common, &guard);
     o.calibration.method = "input-only";
     o.calibration.batch = o.calibration.draws = 1;
     o.calibration.sampled_labels = false;
@@ -188,8 +193,8 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     if (c.job.complete) {
         if ((status = check_complete(out_file, text, err)))
             goto out;
-        if (opt->common.progress)
-            opt->common.progress(opt->common.ctx, NULL, 0, "the imatrix is complete already");
+        if ((status = kq_progress_note(&o.common, "the imatrix is complete already", err)))
+            goto out;
         kq_job_finish(&c.job);
         if (report_json && !(*report_json = strdup("{\"complete\": true}")))
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");

@@ -1,4 +1,6 @@
 #include "quant/plan.h"
+
+#include "base/locale.h"
 #include "base/mem.h"
 #include "eval/eval.h"
 
@@ -209,6 +211,7 @@ static kq_status plan_bits(kq_prepared *p, kq_bits *b, kq_error *err)
 
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     kq_prepared p = {0};
     kq_bits bits = {0};
     kq_code code;

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/time.h"
 #include "quant/lacks.h"
 #include "quant/plan.h"
@@ -374,13 +376,18 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
     return fclose(f) ? (free(text), NULL) : text;
 }
 
-kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err)
+kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *options, char **report_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
     json_t *job_settings = NULL;
     char *text = NULL, *command = NULL, done[4300], work[4300], what[64];
     bool new_folder = false;
     kq_save_report save = {0};
+    kq_quantize_options guarded = *options;
+    const kq_quantize_options *opt = &guarded;
+    kq_progress guard;
+    guarded.common = kq_progress_guard(&options->common, &guard);
     if (report_json)
         *report_json = NULL;
 

@@ -6,7 +6,9 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/time.h"
 #include "io/encode.h"
 #include "io/rope.h"
@@ -212,11 +214,16 @@ static kq_status prepare(quantizer *q, const char *model, const kq_quantize_opti
     return kq_gguf_types_choose(&q->r.p, &q->types, err);
 }
 
-kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err)
+kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *options, char **report_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
     char *text = NULL, work[4300];
     kq_gguf_saved saved = {0};
+    kq_quantize_options guarded = *options;
+    const kq_quantize_options *opt = &guarded;
+    kq_progress guard;
+    guarded.common = kq_progress_guard(&options->common, &guard);
     if (report_json)
         *report_json = NULL;
     kq_status status = prepare(&q, model, opt, err);
@@ -271,6 +278,7 @@ out:
 
 kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     quantizer q = {.r.job.lock = -1};
     *plan_json = NULL;
     size_t weights = 0;

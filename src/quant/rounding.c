@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/time.h"
 #include "quant/plan.h"
 
@@ -42,18 +43,13 @@ bool kq_rounding_block_done(void *ctx, size_t layer)
     return kq_job_part_done(&((kq_rounding *)ctx)->job, "block", layer);
 }
 
-static void say(const kq_rounding *r, const char *line)
-{
-    const kq_common *c = &r->p.opt->common;
-    if (c->progress)
-        c->progress(c->ctx, NULL, 0, line);
-}
-
 kq_status kq_rounding_complete(kq_rounding *r, const char *what, char **report_json, kq_error *err)
 {
     char line[100];
     snprintf(line, sizeof line, "the %s is complete already", what);
-    say(r, line);
+    kq_status status = kq_progress_note(&r->p.opt->common, line, err);
+    if (status)
+        return status;
     kq_job_finish(&r->job); /* killed between the last rename and the clean-up */
     if (report_json && !(*report_json = strdup("{\"complete\": true}")))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
@@ -69,8 +65,7 @@ kq_status kq_rounding_announce(kq_rounding *r, const kq_sweep *s, const char *di
         return status;
     snprintf(line, sizeof line, "%zu modules to %s; about %.0f MB of memory and %.1f GB of disk while it runs%s", r->p.n_wanted, what,
              (double)r->memory / 1e6, (double)r->disk / 1e9, kq_plan_words(&r->p, s, words));
-    say(r, line);
-    return KQ_OK;
+    return kq_progress_note(&r->p.opt->common, line, err);
 }
 
 kq_status kq_rounding_ids(kq_rounding *r, kq_sweep *s, kq_error *err)

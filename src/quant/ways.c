@@ -7,6 +7,7 @@
 
 #include "base/f16.h"
 #include "base/file.h"
+#include "base/locale.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/time.h"
@@ -266,6 +267,7 @@ static json_t *describe(const kq_prepared *p, const kq_sweep *s, size_t memory, 
 
 kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char **plan_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     static const char *const some_text[] = {"TEXT"};
     kq_quantize_options opt = *given;
     kq_prepared p = {0};

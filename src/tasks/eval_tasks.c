@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/locale.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
@@ -321,6 +322,7 @@ static kq_status open_journal(run *r, const kq_source *src, const kq_eval_option
 
 kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks, const kq_eval_tasks_options *opt, char **result_json, kq_error *err)
 {
+    KQ_C_LOCALE;
     const double start = kq_now_s();
     kq_model_file *m = NULL;
     kq_tokenizer *tok = NULL;

@@ -1,0 +1,24 @@
+#include "base/locale.h"
+
+static _Thread_local locale_t host; /* of the thread, while it has the C locale; else 0 */
+
+locale_t kq_locale_c(void)
+{
+    const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* glibc's own object: nothing to free */
+    const locale_t before = uselocale(c);
+    if (!host)
+        host = before;
+    return before;
+}
+
+void kq_locale_restore(locale_t *before)
+{
+    uselocale(*before);
+    if (*before == host)
+        host = (locale_t)0;
+}
+
+locale_t kq_locale_host(void)
+{
+    return uselocale(host); /* 0 changes nothing */
+}
