@@ -17,7 +17,11 @@
  * cc program.c $(pkg-config --cflags --libs kronq)
  *
  * MODEL is everywhere a Hugging Face folder, a .gguf file or a kronq checkpoint. The library neither prints nor exits.
- * Strings in option structs are borrowed for the call. Functions may be called from several threads, on different outputs. */
+ * Strings in option structs are borrowed for the call. Functions may be called from several threads, on different outputs.
+ *
+ * Signals: the library installs no handler. Your own handlers (of a profiler, a timer, Ctrl-C) are safe: while a thread multiplies f32 matrices
+ * through oneDNN, whose code points the stack pointer at the heap, every signal that does not come from a fault waits until that product is
+ * done, a few milliseconds at most. A profiler by SIGPROF or SIGALRM therefore sees such a product at its end. */
 #ifndef KRONQ_H
 #define KRONQ_H
 

@@ -5,8 +5,11 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/f16.h"
 #include "base/mem.h"
@@ -91,17 +94,50 @@ kq_status kq_compute_pick(const char *name, kq_isa isa, kq_compute *out, kq_erro
 
 /* ---- f32 --------------------------------------------------------------------------------------------------------------------- */
 
+/* The dnnl_sgemm of oneDNN versions before April 2026 points the stack pointer at its workspace on the heap while it multiplies (`mov rsp, [rsp+68h]` when k is above
+ * 84 in 2.6.3's jit_avx512_common_gemm_f32, and in jit_avx_gemm_f32; https://github.com/uxlfoundation/oneDNN/issues/4845). A signal handler that
+ * runs then writes its frame over whatever the heap holds before the workspace. So no handler may run: every signal waits until the product is
+ * done, a few milliseconds at most. The system call is made directly because pthread_sigmask leaves out the two signals that glibc keeps to itself, and
+ * setuid in another thread sends one of them. The signals that a fault raises are left alone: blocked, they would end the process unseen by a
+ * debugger's or a crash reporter's handler, which runs on a stack of its own. Cost: 0.2 us a product, 0.1% to 2% of the large ones' 10 us to 6 ms;
+ * that is less than OpenBLAS would cost (see gemm_f32). The other kernels of oneDNN that kronq uses keep to the stack (bf16: brgemm, AMX and
+ * the copying gemm; read in their dumped code). */
+static uint64_t hold_signals(void)
+{
+#define BIT(number) (UINT64_C(1) << ((number) - 1))
+    const uint64_t all = ~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS));
+#undef BIT
+    uint64_t before = 0;
+    syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, &before, sizeof all);
+    return before;
+}
+
+static void release_signals(uint64_t before)
+{
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
+}
+
+/* true: done. */
+static bool sgemm_by_dnnl(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
+                          const float *B, size_t ldb, float beta, float *C, size_t ldc)
+{
+    const uint64_t signals = hold_signals();
+    const dnnl_status_t st = dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', (dnnl_dim_t)m, (dnnl_dim_t)n, (dnnl_dim_t)k, alpha, A, (dnnl_dim_t)lda,
+                                        B, (dnnl_dim_t)ldb, beta, C, (dnnl_dim_t)ldc);
+    release_signals(signals);
+    return st == dnnl_success;
+}
+
 static void gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
                      const float *B, size_t ldb, float beta, float *C, size_t ldc)
 {
     if (m == 0 || n == 0)
         return;
     /* Measured on an Ice Lake core at the model's shapes, oneDNN against OpenBLAS 0.3.21, GFLOP/s: 1024 x 1536 x 576 160 : 131, 128 x 1024 x 64
-     * 115-135 : 75, 64 x 64 x 64 50-100 : 70-150, 24 x 1536 x 576 (B transposed) 34 : 76. */
+     * 115-135 : 75, 64 x 64 x 64 50-100 : 70-150, 24 x 1536 x 576 (B transposed) 34 : 76. On a Sapphire Rapids core, signals held : OpenBLAS:
+     * 256 x 512 x 576 198 : 170, 128 x 1024 x 64 198 : 140, 256 x 512 x 4096 175 : 160, 64 x 192 x 64 160-190 : 115-197. */
     bool large = m >= 48 && m * n >= 96 * 96;
-    if ((f32_through_dnnl || large) &&
-        dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', (dnnl_dim_t)m, (dnnl_dim_t)n, (dnnl_dim_t)k, alpha, A, (dnnl_dim_t)lda, B,
-                   (dnnl_dim_t)ldb, beta, C, (dnnl_dim_t)ldc) == dnnl_success)
+    if ((f32_through_dnnl || large) && sgemm_by_dnnl(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc))
         return;
     cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)k,
                 alpha, A, (blasint)lda, B, (blasint)ldb, beta, C, (blasint)ldc);
