@@ -17,7 +17,9 @@ typedef struct cli {
     kq_eval_tasks_options t;
     kq_task_file tasks[16]; size_t n_task;
     const char *texts[64], *given[16], *tensor_types[64], *module_bits[64], *to;
-    const char *host, *kv, *api_key, *model_name; /* serve */
+    const char *host, *kv, *api_key, *model_name, *alias, *cors[16], *allow_host[16]; /* serve */
+    size_t n_cors, n_allow_host;
+    bool any_model;
     size_t port, slots, queue, max_body, timeout;
     kq_export_options x;
     const char *model, *out, *ppl, *kld, *prompt; /* ppl: the last of ppls */
@@ -27,8 +29,7 @@ typedef struct cli {
     const char *spec;                             /* the SPEC of compare that is being read, for messages; else NULL */
     bool json, dry_run, quiet, chat, tensors, plan, factor_bf16, card;
     size_t n_predict;
-    double temperature, top_p;
-    double min_p, repeat_penalty;
+    double temperature, top_p, min_p, repeat_penalty; /* negative, and top_k too: not given */
     const char *stop[16], *system, *weights, *pp, *tg, *format; /* stop: of n_stop */
     const char *also[16]; /* of n_also */
     size_t n_stop, n_also, repetitions;
@@ -52,7 +53,7 @@ enum cli_key {
     OPT_TEXT_FORMAT, OPT_PARSE_SPECIAL, OPT_NO_PARSE_SPECIAL, OPT_TASK, OPT_LIMIT, OPT_LOG_SAMPLES, OPT_SAVE_LOGITS, OPT_PER_WINDOW, OPT_CACHE,
     OPT_TO, OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS, OPT_CARD, OPT_SHRINK, OPT_MODULE_BITS, OPT_MEMORY, OPT_GRADIENTS, OPT_PLAN,
     OPT_METHODS, OPT_SWEEP, OPT_BITS_LIST, OPT_SEEDS, OPT_KEEP_MODELS, OPT_KEEP_FACTORS,
-    OPT_HOST = 400, OPT_PORT, OPT_SLOTS, OPT_KV, OPT_API_KEY, OPT_MODEL_NAME, OPT_QUEUE, OPT_MAX_BODY, OPT_TIMEOUT /* serve */
+    OPT_HOST = 400, OPT_PORT, OPT_SLOTS, OPT_KV, OPT_API_KEY, OPT_MODEL_NAME, OPT_QUEUE, OPT_MAX_BODY, OPT_TIMEOUT, OPT_ALIAS, OPT_ANY_MODEL, OPT_CORS, OPT_ALLOW_HOST /* serve */
 };
 
 /* Options that several commands have, and the settings that a SPEC of compare may name. */

@@ -17,11 +17,11 @@ static const cli_option options[] = {
     {"chat", NULL, "the prompt is a user's message in the model's chat format; without -p a conversation, a line of stdin a message", OPT_CHAT},
     {"system", "TEXT", "the system message of --chat (default: the template's own)", OPT_SYSTEM},
     {"stop", "TEXT", "end the answer before this text; may be given several times", OPT_STOP},
-    {"temp", "T", "temperature (0.8); 0: always the most likely token", OPT_TEMP},
-    {"top-k", "K", "draw from the K most likely tokens (40); 0: all", OPT_TOP_K},
-    {"top-p", "P", "draw from the most likely tokens that make up this probability (0.95)", OPT_TOP_P},
-    {"min-p", "P", "leave out tokens less likely than P times the most likely one (0)", OPT_MIN_P},
-    {"repeat-penalty", "R", "divide the logits of tokens already in the context by R (1)", OPT_REPEAT_PENALTY},
+    {"temp", "T", "temperature; 0: always the most likely token", OPT_TEMP},
+    {"top-k", "K", "draw from the K most likely tokens; 0: all", OPT_TOP_K},
+    {"top-p", "P", "draw from the most likely tokens that make up this probability", OPT_TOP_P},
+    {"min-p", "P", "leave out tokens less likely than P times the most likely one", OPT_MIN_P},
+    {"repeat-penalty", "R", "divide the logits of tokens already in the context by R", OPT_REPEAT_PENALTY},
     {"seed", "N", "seed of the draws (0)", OPT_SEED},
     {"ctx", "N", "tokens a conversation may have (what the model knows, at most 4096)", OPT_CTX},
     {"kv", "TYPE", "key/value cache in bf16, f16 or f32 (bf16)", OPT_KV},
@@ -79,6 +79,7 @@ typedef struct run {
     size_t context;     /* tokens the engine's slot holds */
     json_t *messages; /* owned array */
     int32_t *cached; size_t n_cached; /* owned: the tokens in the slot */
+    kq_sampling sampling;
     answer out;
     kq_generated made;
     size_t n_prompt;
@@ -91,6 +92,21 @@ static kq_status add_message(run *r, const char *role, const char *content, kq_e
     if (json_array_append_new(r->messages, json_pack("{s:s, s:s}", "role", role, "content", content)))
         return kq_fail(err, KQ_E_ARG, "the message of role %s is not UTF-8", role);
     return KQ_OK;
+}
+
+/* Options first, then what the model's authors recommend, then ours. A recommended penalty is one of sampling: with --temp 0 the most likely token is taken. */
+static kq_status choose_sampling(run *r, kq_error *err)
+{
+    const cli *c = r->c;
+    const kq_sampling ours = {.temperature = 0.8, .top_k = 40, .top_p = 0.95, .seed = c->q.common.seed};
+    kq_sampling *s = &r->sampling;
+    const kq_status status = kq_sampling_recommended(kq_model_file_source(r->model), &ours, s, err);
+    s->temperature = c->temperature >= 0 ? c->temperature : s->temperature;
+    s->top_k = c->top_k >= 0 ? c->top_k : s->top_k;
+    s->top_p = c->top_p >= 0 ? c->top_p : s->top_p;
+    s->min_p = c->min_p >= 0 ? c->min_p : s->min_p;
+    s->repetition_penalty = c->repeat_penalty >= 0 ? c->repeat_penalty : c->temperature == 0 ? 0 : s->repetition_penalty;
+    return status;
 }
 
 static kq_status make_engine(run *r, size_t max_T, kq_error *err)
@@ -135,8 +151,7 @@ static kq_status answer_to(run *r, const char *text, bool formatted, kq_error *e
         goto out;
     const kq_generate_options opt = {
         .n_max = n_max, .stop = c->stop, .n_stop = c->n_stop, .emit = emit, .ctx = &r->out, .ids = made + n,
-        .sampling = {.temperature = c->temperature, .top_k = c->top_k, .top_p = c->top_p, .min_p = c->min_p,
-                     .repetition_penalty = c->repeat_penalty, .seed = c->q.common.seed},
+        .sampling = r->sampling,
     };
     r->n_prompt = n;
     stop_answer = 0;
@@ -250,7 +265,9 @@ int cmd_run(int argc, char **argv)
 {
     cli c;
     int exit_status = cli_parse(&c, argc, argv, "run MODEL [-p TEXT] [-n N] [--chat] [options]",
-                                "Continue a text, or answer messages.\n\n  kronq run out -p \"Why is the sky blue?\" --chat --temp 0\n  kronq run out --chat", options);
+                                "Continue a text, or answer messages.\n\n  kronq run out -p \"Why is the sky blue?\" --chat --temp 0\n  kronq run out --chat\n\n"
+                                "How tokens are drawn, where no option says it: as the model's generation_config.json recommends (what it leaves out is off), as kronq serve does;\n"
+                                "if that says nothing: --temp 0.8 --top-k 40 --top-p 0.95. A recommended repeat penalty is not applied with --temp 0.", options);
     if (exit_status >= 0)
         return exit_status;
     if (!c.prompt && !c.chat) {
@@ -267,6 +284,8 @@ int cmd_run(int argc, char **argv)
         goto out;
     kq_kern_init(isa);
     if ((status = kq_model_file_open(c.model, isa, &r.model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(r.model), &r.tok, &err)))
+        goto out;
+    if ((status = choose_sampling(&r, &err)))
         goto out;
     if (c.system && (status = c.chat ? add_message(&r, "system", c.system, &err) : kq_fail(&err, KQ_E_ARG, "--system goes with --chat")))
         goto out;

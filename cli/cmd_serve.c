@@ -3,16 +3,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/mem.h"
 #include "cli.h"
+#include "serve/head.h"
 #include "serve/serve.h"
 
 static const cli_option options[] = {
-    {"host", "ADDRESS", "where to listen (127.0.0.1: this machine only); 0.0.0.0 or :: lets others in, then set a key", OPT_HOST},
-    {"port", "P", "port (8080); 0: any free one, which is then told", OPT_PORT},
-    {"api-key", "KEY", "ask for `Authorization: Bearer KEY`; better in the environment as KRONQ_API_KEY, where others do not see it", OPT_API_KEY},
+    {"host", "ADDRESS", "address or name to listen on (127.0.0.1: this machine only); 0.0.0.0 or :: lets others in, then set a key", OPT_HOST},
+    {"port", "P", "port (8080); 0: any free one, which is then told; one that another program holds is refused", OPT_PORT},
+    {"api-key", "KEY", "ask for `Authorization: Bearer KEY`; (or X-Api-Key: KEY); better in the environment as KRONQ_API_KEY, where others do not see it", OPT_API_KEY},
+    {"allow-host", "NAME", "without a key on loopback: take requests whose Host header has this name too, e.g. a reverse proxy's; may be repeated", OPT_ALLOW_HOST},
+    {"cors", "ORIGIN", "let web pages of this origin (https://host[:port], or * for all) use the server; may be repeated", OPT_CORS},
+    {"alias", "NAME", "what the model is called in answers; requests may use this name, --model-name's and MODEL", OPT_ALIAS},
+    {"any-model", NULL, "accept any name of a model in requests", OPT_ANY_MODEL},
     {"model-name", "NAME", "what the model is called in answers (the last part of MODEL's path); requests may name it or MODEL", OPT_MODEL_NAME},
     {"ctx", "N", "tokens a sequence, prompt and answer (2048, or the model's context if that is less)", OPT_CTX},
     {"slots", "N", "sequences computed at the same time (8); each holds its cache of --ctx tokens", OPT_SLOTS},
@@ -63,6 +69,45 @@ static void log_line(void *ctx, const char *line)
     fprintf(stderr, "%s\n", line);
 }
 
+/* --cors and --allow-host. -1: they are fine. */
+static int check_words(const cli *c)
+{
+    for (size_t i = 0; i < c->n_cors; i++)
+        if (strcmp(c->cors[i], "*") && !kq_head_origin_valid(c->cors[i])) {
+            fprintf(stderr, "kronq serve: --cors '%s': an origin as browsers send it is expected (https://host or http://host:port, nothing behind it), or *\n", c->cors[i]);
+            return EXIT_USAGE;
+        }
+    for (size_t i = 0; i < c->n_allow_host; i++)
+        if (!*c->allow_host[i] || strpbrk(c->allow_host[i], "/ *")) {
+            fprintf(stderr, "kronq serve: --allow-host '%s': a host name or an address is expected\n", c->allow_host[i]);
+            return EXIT_USAGE;
+        }
+    return -1;
+}
+
+/* What the model is called must fit into JSON. -1: it does. */
+static int check_name(const cli *c, const char *name)
+{
+    json_t *j = json_string(name);
+    const bool good = j && *name && strlen(name) < 256;
+    json_decref(j);
+    if (good)
+        return -1;
+    fprintf(stderr, "kronq serve: %s '%.100s': a name of 1 to 255 bytes in UTF-8 is expected%s\n", c->alias ? "--alias" : c->model_name ? "--model-name" : "MODEL",
+            name, c->alias || c->model_name ? "" : "; give one with --alias");
+    return EXIT_USAGE;
+}
+
+/* Connections are file descriptors: as many as the system lets this process have. */
+static void raise_files(void)
+{
+    struct rlimit r;
+    if (!getrlimit(RLIMIT_NOFILE, &r) && r.rlim_cur != RLIM_INFINITY && r.rlim_cur < 4096) {
+        r.rlim_cur = r.rlim_max == RLIM_INFINITY || r.rlim_max > 4096 ? 4096 : r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
 int cmd_serve(int argc, char **argv)
 {
     cli c;
@@ -88,6 +133,8 @@ int cmd_serve(int argc, char **argv)
         fprintf(stderr, "kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range\n");
         return EXIT_USAGE;
     }
+    if ((exit_status = check_words(&c)) >= 0)
+        return exit_status;
     if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
         (status = kq_kv_parse(c.kv ? c.kv : "bf16", &kv, &err)))
         goto out;
@@ -116,18 +163,29 @@ int cmd_serve(int argc, char **argv)
     so.host = c.host ? c.host : so.host;
     so.port = (unsigned)c.port;
     so.api_key = key && *key ? key : NULL;
-    so.model_name = c.model_name ? c.model_name : name;
+    so.other_name = c.model_name ? c.model_name : name;
+    so.model_name = c.alias ? c.alias : so.other_name;
+    so.any_model = c.any_model;
+    so.cors = c.cors;
+    so.n_cors = c.n_cors;
+    so.allowed_host = c.allow_host;
+    so.n_allowed_host = c.n_allow_host;
+    if ((exit_status = check_name(&c, so.model_name)) >= 0)
+        goto out;
+    if ((status = kq_sampling_recommended(kq_model_file_source(model), &so.sampling, &so.sampling, &err)))
+        goto out;
     so.model_path = c.model;
     so.max_jobs = c.queue;
     so.max_body = c.max_body;
     so.request_s = (double)c.timeout;
     so.drain_s = c.timeout ? so.request_s : 1e9; /* what runs has its time */
     so.log = c.quiet ? NULL : log_line;
+    raise_files();
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     if ((status = kq_server_start(&so, kq_stepper_engine(engine), cfg, tok, kq_kern_pick(isa), &server, &err)))
         goto out;
-    const bool v6 = strchr(so.host, ':') != NULL;
+    const bool v6 = strchr(so.host, ':') != NULL && so.host[0] != '[';
     if (c.json) {
         char url[300];
         snprintf(url, sizeof url, v6 ? "http://[%s]:%u" : "http://%s:%u", so.host, kq_server_port(server));
@@ -155,5 +213,5 @@ out:
     if (tok)
         kq_tokenizer_close(tok);
     kq_model_file_close(model);
-    return status ? cli_fail(&err) : EXIT_OK;
+    return exit_status >= 0 ? exit_status : status ? cli_fail(&err) : EXIT_OK;
 }

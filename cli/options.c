@@ -148,6 +148,16 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_KV: c->kv = v; return -1;
     case OPT_API_KEY: c->api_key = v; return -1;
     case OPT_MODEL_NAME: c->model_name = v; return -1;
+    case OPT_ALIAS: c->alias = v; return -1;
+    case OPT_ANY_MODEL: c->any_model = true; return -1;
+    case OPT_CORS: case OPT_ALLOW_HOST: {
+        const bool cors = o->key == OPT_CORS;
+        size_t *n = cors ? &c->n_cors : &c->n_allow_host;
+        if (*n == sizeof c->cors / sizeof *c->cors)
+            return bad(c, o->name, v, "too many of them");
+        (cors ? c->cors : c->allow_host)[(*n)++] = v;
+        return -1;
+    }
     case OPT_SYSTEM: c->system = v; return -1;
     case OPT_WEIGHTS: c->weights = v; return -1;
     case OPT_PP: c->pp = v; return -1;
@@ -299,7 +309,7 @@ int cli_apply_spec(cli *c, const cli_option *settings, char *text)
 
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
-    *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .x = kq_export_defaults(), .n_predict = 128, .temperature = 0.8, .top_p = 0.95, .top_k = 40};
+    *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .x = kq_export_defaults(), .n_predict = 128, .temperature = -1, .top_p = -1, .top_k = -1, .min_p = -1, .repeat_penalty = -1};
     c->repetitions = 5;
     struct option longs[64] = {0};
     size_t n = 0;

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "kern/kern.h"
+#include "io/generation_config.h"
 
 /* A probability's bits are ordered like its value: none is negative. */
 static uint32_t key_of(float p)
@@ -52,6 +53,20 @@ static double sum_of(const float *p, size_t n)
     for (; i < n; i++)
         s[0] += (double)p[i];
     return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+kq_status kq_sampling_recommended(const kq_source *src, const kq_sampling *otherwise, kq_sampling *out, kq_error *err)
+{
+    kq_generation_config g = {0};
+    *out = *otherwise;
+    if (kq_source_kind_of(src) != KQ_SOURCE_HF)
+        return KQ_OK;
+    kq_status st = kq_generation_config_read(kq_source_path(src), kq_source_config(src)->vocab_size, &g, err);
+    if (st || !(g.has_temperature || g.has_top_p || g.has_top_k || g.has_min_p || g.has_repetition_penalty))
+        return st;
+    *out = (kq_sampling){.temperature = g.has_temperature ? g.temperature : 1, .top_k = g.has_top_k ? g.top_k : 0, .top_p = g.has_top_p ? g.top_p : 1,
+                         .min_p = g.has_min_p ? g.min_p : 0, .repetition_penalty = g.has_repetition_penalty ? g.repetition_penalty : 0, .seed = otherwise->seed};
+    return KQ_OK;
 }
 
 kq_status kq_penalize(float *logits, size_t n, const int32_t *ids, size_t n_ids, double penalty, kq_error *err)

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "serve/prepare.h"
 
 static bool whole_characters(const char *s, size_t n)
 {
@@ -95,18 +96,12 @@ static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *job,
 /* Tokens [from, to) of the answer, with the prompt's before them when asked. NULL: out of memory. */
 static json_t *legacy_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, bool prompt, size_t from, size_t to)
 {
-    const size_t n_prompt = job->score_prompt ? s->n_prompt : 0;
+    const size_t n_prompt = job->score_prompt ? s->n_prompt : 0, *place = job->prompt[s->index / job->request.n].offset;
     lists l = {json_array(), json_array(), job->request.n_top ? json_array() : NULL, json_array()};
+    const size_t offset = place ? place[n_prompt] : 0; /* where the answer begins */
     bool ok = true;
-    size_t offset = 0;
-    for (size_t i = 0; i < n_prompt; i++) {
-        const char *bytes;
-        size_t n = 0;
-        if (prompt)
-            ok = ok && add_entry(&l, a, job, s, i, offset);
-        if (!kq_tokenizer_token_bytes(a->tok, s->prompt[i], &bytes, &n, NULL))
-            offset += characters(bytes, n);
-    }
+    for (size_t i = 0; prompt && i < n_prompt; i++)
+        ok = ok && add_entry(&l, a, job, s, i, place ? place[i] : 0);
     for (size_t i = from; i < to; i++)
         ok = ok && add_entry(&l, a, job, s, n_prompt + i, offset + characters(s->text.data, s->made_from[i] < s->text.size ? s->made_from[i] : s->text.size));
     json_t *j = json_pack("{s:o, s:o, s:o, s:o}", "tokens", l.tokens, "token_logprobs", l.logprobs, "top_logprobs", l.top ? l.top : json_null(), "text_offset", l.offsets);
@@ -196,26 +191,7 @@ static char *prompt_text(const kq_answer_context *a, const kq_query *job, const 
         *size = given->size;
         return out;
     }
-    char *raw = NULL;
-    size_t n = 0, at = 0, to = 0;
-    if (kq_tokenizer_decode(a->tok, s->prompt, s->n_prompt, false, &raw, &n, NULL) || !(out = kq_alloc(3 * n + 1, 1))) {
-        kq_free(raw);
-        return NULL;
-    }
-    while (at < n) { /* ids need not end with whole characters */
-        kq_utf8 c = kq_utf8_next(raw + at, n - at);
-        if (c.kind == KQ_UTF8_CHAR) {
-            memcpy(out + to, raw + at, c.size);
-            to += c.size;
-        } else {
-            memcpy(out + to, "\xEF\xBF\xBD", 3);
-            to += 3;
-        }
-        at += c.size;
-    }
-    kq_free(raw);
-    *size = to;
-    return out;
+    return kq_prompt_text(a->tok, s->prompt, s->n_prompt, size);
 }
 
 static json_t *completion_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, bool prompt, size_t from, size_t to)

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -68,10 +69,13 @@ static void job_free(kq_query *j)
         kq_free(j->seq[i].top);
         kq_free(j->seq[i].made);
         kq_free(j->seq[i].made_from);
+        kq_free(j->seq[i].said);
+        kq_free(j->seq[i].count);
     }
     for (size_t i = 0; i < j->n_prompt; i++) {
         kq_free(j->prompt[i].text);
         kq_free(j->prompt[i].ids);
+        kq_free(j->prompt[i].offset);
     }
     kq_free(j->seq);
     kq_free(j->prompt);
@@ -92,6 +96,47 @@ void kq_query_release(kq_batch *b, kq_query *j)
     pthread_mutex_lock(&b->lock);
     release_locked(j);
     pthread_mutex_unlock(&b->lock);
+}
+
+static bool penalizes(const kq_sampling *s) { return s->repetition_penalty > 0 && s->repetition_penalty != 1; }
+static bool counts(const kq_api_request *r) { return r->frequency_penalty != 0 || r->presence_penalty != 0; }
+
+static int by_id(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* What the penalties of a sequence need, so that a token costs them no more than the different ones before it. */
+static bool make_penalties(const kq_api_request *r, const kq_prompt *p, kq_sequence *s)
+{
+    if (counts(r) && !(s->count = kq_alloc(s->max_tokens, sizeof *s->count)))
+        return false;
+    if (!penalizes(&r->sampling))
+        return true;
+    if (!(s->said = kq_alloc(p->n + s->max_tokens, sizeof *s->said)))
+        return false;
+    memcpy(s->said, p->ids, p->n * sizeof *s->said);
+    qsort(s->said, p->n, sizeof *s->said, by_id);
+    for (size_t i = 0; i < p->n; i++)
+        if (!i || s->said[i] != s->said[s->n_said - 1])
+            s->said[s->n_said++] = s->said[i];
+    return true;
+}
+
+static void note_made(kq_sequence *s, int32_t id)
+{
+    size_t i = 0;
+    while (s->said && i < s->n_said && s->said[i] != id)
+        i++;
+    if (s->said && i == s->n_said)
+        s->said[s->n_said++] = id;
+    for (i = 0; s->count && i < s->n_count && s->count[i].id != id;)
+        i++;
+    if (s->count && i == s->n_count)
+        s->count[s->n_count++] = (struct kq_count){id, 0};
+    if (s->count)
+        s->count[i].n++;
 }
 
 /* The sequences of a job. */
@@ -115,7 +160,7 @@ static bool make_sequences(kq_batch *b, kq_query *j, kq_api_error *e)
         s->top = kq_alloc(scores * (size_t)r->n_top, sizeof *s->top);
         s->made = kq_alloc(s->max_tokens, sizeof *s->made);
         s->made_from = kq_alloc(s->max_tokens, sizeof *s->made_from);
-        if (!s->score || !s->top || !s->made || !s->made_from || kq_text_begin(&s->text, b->opt.tok, p->ids, p->n, &err)) {
+        if (!s->score || !s->top || !s->made || !s->made_from || !make_penalties(r, p, s) || kq_text_begin(&s->text, b->opt.tok, p->ids, p->n, &err)) {
             j->n_seq++;
             goto memory;
         }
@@ -457,13 +502,12 @@ static int32_t draw(kq_batch *b, const kq_query *j, kq_sequence *s, float *row)
     const kq_api_request *r = &j->request;
     for (size_t i = 0; i < r->n_bias; i++)
         row[r->bias[i].id] += r->bias[i].value;
-    if (r->frequency_penalty != 0 || r->presence_penalty != 0)
-        for (size_t i = 0; i < s->n_made; i++) {
-            bool again = false;
-            for (size_t k = 0; k < i && !again; k++)
-                again = s->made[k] == s->made[i];
-            row[s->made[i]] -= (float)(r->frequency_penalty + (again ? 0 : r->presence_penalty));
-        }
+    for (size_t i = 0; i < s->n_said; i++) { /* as kq_penalize, whose ids come anew each time */
+        float *x = &row[s->said[i]];
+        *x = (float)(*x > 0 ? *x / r->sampling.repetition_penalty : *x * r->sampling.repetition_penalty);
+    }
+    for (size_t i = 0; i < s->n_count; i++)
+        row[s->count[i].id] -= (float)(r->frequency_penalty * s->count[i].n + r->presence_penalty);
     return kq_sample(row, b->opt.stepper.vocab_size, &r->sampling, kq_rng_uniform(&s->rng));
 }
 
@@ -565,6 +609,7 @@ static void publish(kq_batch *b, size_t p)
     } else {
         s->made_from[s->n_made] = s->text.size;
         s->made[s->n_made++] = id;
+        note_made(s, id);
         s->n_score += j->request.logprobs;
         b->stats.made_tokens++;
         st = kq_text_add(&s->text, b->opt.tok, id, stop, n_stop, &err);

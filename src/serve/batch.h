@@ -53,6 +53,8 @@ typedef struct kq_sequence {
     size_t slot, feed, at;            /* tokens of the prompt to run; run so far */
     int32_t next;
     kq_rng rng;
+    int32_t *said; size_t n_said;     /* owned: different ids of the prompt and the answer, for the repetition penalty; NULL: it is off */
+    struct kq_count { int32_t id; uint32_t n; } *count; size_t n_count; /* owned: different ids of the answer, for the other two; NULL: they are off */
 } kq_sequence;
 
 typedef struct kq_query kq_query;

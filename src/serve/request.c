@@ -1,6 +1,5 @@
 #include "serve/request.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -182,101 +181,72 @@ static bool get_bias(json_t *v, const char *key, const kq_api_limits *lim, kq_ap
     return true;
 }
 
-/* {"role", "content": text or [{"type": "text", "text": ...}]} */
-static bool get_message(json_t *v, kq_message *m, kq_api_error *e)
-{
-    const char *key, *role = NULL;
-    json_t *value, *content = NULL;
-    if (!json_is_object(v))
-        return bad(e, "messages", "a list of objects {\"role\", \"content\"}");
-    json_object_foreach(v, key, value) {
-        if (!strcmp(key, "role") && json_is_string(value))
-            role = json_string_value(value);
-        else if (!strcmp(key, "content"))
-            content = value;
-        else if (json_is_null(value) || (!strcmp(key, "type") && json_is_string(value) && !strcmp(json_string_value(value), "text")))
-            continue;
-        else
-            return kq_api_fail(e, 400, "messages", "unsupported_value", "messages: the field '%.50s' is not supported", key);
-    }
-    if (!role || !content)
-        return bad(e, "messages", "\"role\" and \"content\" in each message");
-    if (!strcmp(role, "developer")) /* OpenAI's newer name of the same */
-        role = "system";
-    if (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant"))
-        return kq_api_fail(e, 400, "messages", "unsupported_value", "messages: the role '%.50s' is not supported (system, developer, user and assistant are)", role);
-    size_t size = json_string_length(content);
-    if (json_is_array(content)) {
-        size_t i;
-        json_t *part;
-        json_array_foreach(content, i, part) {
-            const char *type = json_string_value(json_object_get(part, "type"));
-            const json_t *text = json_object_get(part, "text");
-            if (!type || strcmp(type, "text") || !json_is_string(text) || json_object_size(part) != 2)
-                return kq_api_fail(e, 400, "messages", "unsupported_value", "messages: a part of a content is not {\"type\": \"text\", \"text\": ...}; only text is supported");
-            size += json_string_length(text);
-        }
-    } else if (!json_is_string(content)) {
-        return bad(e, "messages", "a string or a list of text parts as content");
-    }
-    char *text = kq_alloc(size + 1, 1), *to = text;
-    m->content = text;
-    m->role = copy(role, strlen(role));
-    if (!m->content || !m->role)
-        return no_memory(e);
-    if (json_is_string(content)) {
-        memcpy(text, json_string_value(content), size);
-    } else {
-        for (size_t i = 0; i < json_array_size(content); i++) {
-            const json_t *part = json_object_get(json_array_get(content, i), "text");
-            memcpy(to, json_string_value(part), json_string_length(part));
-            to += json_string_length(part);
-        }
-    }
-    text[size] = 0;
-    return true;
-}
-
-static bool get_messages(const json_t *v, kq_api_request *r, kq_api_error *e)
-{
-    const size_t n = json_array_size(v);
-    if (!n || n > 4096)
-        return bad(e, "messages", "a list of 1 to 4096 messages");
-    if (!(r->message = kq_calloc(n, sizeof *r->message)))
-        return no_memory(e);
-    r->n_message = n;
-    for (size_t i = 0; i < n; i++)
-        if (!get_message(json_array_get(v, i), &r->message[i], e))
-            return false;
-    return true;
-}
-
 /* ---- fields ---- */
 
 typedef enum field_id {
     F_MODEL, F_PROMPT, F_MESSAGES, F_TOKENS, F_N, F_BEST_OF, F_MAX_TOKENS, F_ECHO, F_STREAM, F_STREAM_OPTIONS, F_LOGPROBS, F_CHAT_LOGPROBS, F_TOP_LOGPROBS, F_STOP,
-    F_STOP_IDS, F_SEED, F_TEMPERATURE, F_TOP_P, F_TOP_K, F_FREQUENCY, F_PRESENCE, F_BIAS, F_IGNORE_EOS, F_SPECIAL, F_TOKEN_STRS, F_FORMAT, F_NO_EFFECT,
-    F_NOT_HERE
+    F_STOP_IDS, F_SEED, F_TEMPERATURE, F_TOP_P, F_TOP_K, F_MIN_P, F_REPETITION, F_REPEAT, F_FREQUENCY, F_PRESENCE, F_BIAS, F_IGNORE_EOS,
+    F_SPECIAL, F_TOKEN_STRS, F_FORMAT, F_MAX_COMPLETION_TOKENS, F_TOOLS, F_TOOL_CHOICE, F_PARALLEL_TOOLS, F_TEMPLATE_ARGUMENTS, F_GENERATION_PROMPT,
+    F_CONTINUE, F_NO_EFFECT, F_NOT_HERE
 } field_id;
 enum { C = 1 << KQ_API_COMPLETIONS, H = 1 << KQ_API_CHAT, T = 1 << KQ_API_TOKENIZE, D = 1 << KQ_API_DETOKENIZE };
 
 /* F_NO_EFFECT: known, and no answer depends on it. F_NOT_HERE: known, and refused by name. */
 static const struct { const char *name; unsigned apis; field_id id; } fields[] = {
     {"model", C | H | T | D, F_MODEL}, {"prompt", C | T, F_PROMPT}, {"messages", H | T, F_MESSAGES}, {"tokens", D, F_TOKENS}, {"n", C | H, F_N}, {"best_of", C, F_BEST_OF},
-    {"max_tokens", C | H, F_MAX_TOKENS}, {"max_completion_tokens", H, F_MAX_TOKENS}, {"echo", C, F_ECHO}, {"stream", C | H, F_STREAM},
+    {"max_tokens", C | H, F_MAX_TOKENS}, {"max_completion_tokens", H, F_MAX_COMPLETION_TOKENS}, {"echo", C, F_ECHO}, {"stream", C | H, F_STREAM},
     {"stream_options", C | H, F_STREAM_OPTIONS}, {"logprobs", C, F_LOGPROBS}, {"logprobs", H, F_CHAT_LOGPROBS}, {"top_logprobs", H, F_TOP_LOGPROBS}, {"stop", C | H, F_STOP},
     {"stop_token_ids", C | H, F_STOP_IDS}, {"seed", C | H, F_SEED}, {"temperature", C | H, F_TEMPERATURE}, {"top_p", C | H, F_TOP_P}, {"top_k", C | H, F_TOP_K},
+    {"min_p", C | H, F_MIN_P}, {"repetition_penalty", C | H, F_REPETITION}, {"repeat_penalty", C | H, F_REPEAT},
+    {"tools", H | T, F_TOOLS}, {"tool_choice", H, F_TOOL_CHOICE}, {"parallel_tool_calls", H, F_PARALLEL_TOOLS}, {"chat_template_kwargs", H | T, F_TEMPLATE_ARGUMENTS},
+    {"add_generation_prompt", H | T, F_GENERATION_PROMPT}, {"continue_final_message", H | T, F_CONTINUE},
     {"frequency_penalty", C | H, F_FREQUENCY}, {"presence_penalty", C | H, F_PRESENCE}, {"logit_bias", C | H, F_BIAS}, {"ignore_eos", C | H, F_IGNORE_EOS},
     {"add_special_tokens", C | T, F_SPECIAL}, {"return_token_strs", T, F_TOKEN_STRS}, {"response_format", H, F_FORMAT},
     {"user", C | H, F_NO_EFFECT}, {"metadata", C | H, F_NO_EFFECT}, {"safety_identifier", C | H, F_NO_EFFECT}, {"prompt_cache_key", C | H, F_NO_EFFECT},
     {"service_tier", H, F_NO_EFFECT},
-    {"suffix", C, F_NOT_HERE}, {"tools", H, F_NOT_HERE}, {"tool_choice", H, F_NOT_HERE}, {"parallel_tool_calls", H, F_NOT_HERE}, {"functions", H, F_NOT_HERE},
+    {"suffix", C, F_NOT_HERE}, {"functions", H, F_NOT_HERE},
     {"function_call", H, F_NOT_HERE}, {"modalities", H, F_NOT_HERE}, {"audio", H, F_NOT_HERE}, {"prediction", H, F_NOT_HERE}, {"reasoning_effort", H, F_NOT_HERE},
     {"store", H, F_NOT_HERE}, {"verbosity", H, F_NOT_HERE}, {"web_search_options", H, F_NOT_HERE},
 };
 
 /* What is only known when all fields are. */
-typedef struct loose { json_int_t best_of; bool chat_logprobs, has_top, has_stream_options; } loose;
+typedef struct loose {
+    json_int_t best_of, max_tokens, max_completion_tokens; /* 0: none; -2: none */
+    double repetition, repeat;                             /* 0: none */
+    bool has_temperature, has_top, has_stream_options, no_tools, one_tool_call, has_template_fields;
+    int generation_prompt;                                 /* -1: not given */
+} loose;
+
+bool kq_api_model_known(const kq_api_limits *lim, const char *name)
+{
+    bool known = lim->any_model || !strcmp(name, lim->model);
+    for (size_t i = 0; i < sizeof lim->other_name / sizeof *lim->other_name; i++)
+        known = known || (lim->other_name[i] && !strcmp(name, lim->other_name[i]));
+    return known;
+}
+
+/* Variables of a template that it gets from elsewhere: a request cannot set these. */
+static bool get_template_arguments(json_t *v, const char *key, kq_api_request *r, kq_api_error *e)
+{
+    static const char *const ours[] = {"messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"};
+    if (!json_is_object(v))
+        return bad(e, key, "an object");
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (json_object_get(v, ours[i]))
+            return kq_api_fail(e, 400, key, "invalid_value", "'%.50s': %s cannot be set there", key, ours[i]);
+    r->template_arguments = json_incref(v);
+    return true;
+}
+
+/* OpenAI's "auto" is what happens; "none" leaves the tools out of the prompt. The model cannot be made to call one. */
+static bool get_tool_choice(const json_t *v, const char *key, loose *l, kq_api_error *e)
+{
+    const char *s = json_string_value(v);
+    l->no_tools = s && !strcmp(s, "none");
+    if (l->no_tools || (s && !strcmp(s, "auto")))
+        return true;
+    return kq_api_fail(e, 400, key, "unsupported_value", "'tool_choice': only \"auto\" and \"none\" are supported");
+}
 
 static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key, json_t *v, const kq_api_limits *lim, kq_api_error *e)
 {
@@ -286,7 +256,7 @@ static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key,
     case F_MODEL:
         if (!s)
             return bad(e, key, "a string");
-        if (strcmp(s, lim->model) && strcmp(s, lim->model_path))
+        if (!kq_api_model_known(lim, s))
             return kq_api_fail(e, 404, key, "model_not_found", "The model '%.100s' does not exist; this server has '%.100s'.", s, lim->model);
         return true;
     case F_PROMPT:
@@ -300,12 +270,11 @@ static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key,
             return no_memory(e);
         r->n_prompt = 1;
         return !json_array_size(v) || get_ids(v, key, &(kq_api_limits){.vocab_size = lim->vocab_size, .context = SIZE_MAX}, r->prompt, e);
-    case F_MESSAGES: return get_messages(v, r, e);
+    case F_MESSAGES: return kq_api_messages(v, &r->messages, e);
     case F_N: return get_int(v, key, 1, (json_int_t)lim->max_choices, &i, e) && (r->n = (size_t)i, true);
     case F_BEST_OF: return get_int(v, key, 1, (json_int_t)lim->max_choices, &l->best_of, e);
-    case F_MAX_TOKENS:
-        /* more than the context is refused later, when the prompt's length is known; here only what is no number of tokens */
-        return get_int(v, key, 0, INT32_MAX, &i, e) && (r->max_tokens = (size_t)i, true);
+    case F_MAX_TOKENS: return get_int(v, key, -1, INT64_MAX, &l->max_tokens, e);
+    case F_MAX_COMPLETION_TOKENS: return get_int(v, key, -1, INT64_MAX, &l->max_completion_tokens, e);
     case F_ECHO: return get_bool(v, key, &r->echo, e);
     case F_STREAM: return get_bool(v, key, &r->stream, e);
     case F_STREAM_OPTIONS: {
@@ -334,10 +303,30 @@ static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key,
     case F_SEED:
         r->has_seed = true;
         return get_int(v, key, INT64_MIN, INT64_MAX, &i, e) && (r->sampling.seed = (uint64_t)i, true);
-    case F_TEMPERATURE: return get_real(v, key, 0, 2, &r->sampling.temperature, e);
+    case F_TEMPERATURE: l->has_temperature = true; return get_real(v, key, 0, 2, &r->sampling.temperature, e);
     case F_TOP_P: return get_real(v, key, 0, 1, &r->sampling.top_p, e);
     case F_TOP_K: /* -1: all, as vLLM writes it */
         return get_int(v, key, -1, INT32_MAX, &i, e) && (r->sampling.top_k = i < 0 ? 0 : (int)i, true);
+    case F_MIN_P: return get_real(v, key, 0, 1, &r->sampling.min_p, e);
+    case F_REPETITION: return get_real(v, key, 0.01, 100, &l->repetition, e);
+    case F_REPEAT: return get_real(v, key, 0.01, 100, &l->repeat, e);
+    case F_TOOLS: return kq_api_tools(v, &r->tools, e);
+    case F_TOOL_CHOICE: return get_tool_choice(v, key, l, e);
+    case F_PARALLEL_TOOLS: {
+        bool parallel = true;
+        const bool ok = get_bool(v, key, &parallel, e);
+        l->one_tool_call = !parallel;
+        return ok;
+    }
+    case F_TEMPLATE_ARGUMENTS: l->has_template_fields = true; return get_template_arguments(v, key, r, e);
+    case F_GENERATION_PROMPT: {
+        bool on = true;
+        const bool ok = get_bool(v, key, &on, e);
+        l->has_template_fields = true;
+        l->generation_prompt = on;
+        return ok;
+    }
+    case F_CONTINUE: l->has_template_fields = true; return get_bool(v, key, &r->continue_final_message, e);
     case F_FREQUENCY: return get_real(v, key, -2, 2, &r->frequency_penalty, e);
     case F_PRESENCE: return get_real(v, key, -2, 2, &r->presence_penalty, e);
     case F_BIAS: return get_bias(v, key, lim, r, e);
@@ -359,11 +348,44 @@ static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key,
     return true;
 }
 
+/* One penalty under two names. The model's own default is a default of sampling: the most likely token, when that is asked for by name, is not changed by it. */
+static bool settle_penalty(kq_api_request *r, const loose *l, kq_api_error *e)
+{
+    if (l->repetition > 0 && l->repeat > 0 && l->repetition != l->repeat)
+        return kq_api_fail(e, 400, "repeat_penalty", "invalid_value", "'repetition_penalty' and 'repeat_penalty' are the same, and differ");
+    if (l->repetition > 0 || l->repeat > 0)
+        r->sampling.repetition_penalty = l->repetition > 0 ? l->repetition : l->repeat;
+    else if (l->has_temperature && !(r->sampling.temperature > 0))
+        r->sampling.repetition_penalty = 0;
+    return true;
+}
+
+static bool settle_template(kq_api_request *r, const loose *l, kq_api_error *e)
+{
+    if (!r->messages && (l->has_template_fields || r->tools))
+        return kq_api_fail(e, 400, "messages", "missing_required_parameter", "fields of a chat template go with 'messages'");
+    if (r->continue_final_message) { /* vLLM's rule, but that the other one need not be said */
+        const json_t *last = json_array_get(r->messages, json_array_size(r->messages) - 1);
+        if (l->generation_prompt == 1)
+            return kq_api_fail(e, 400, "continue_final_message", "invalid_value", "'continue_final_message' and 'add_generation_prompt' exclude each other");
+        if (strcmp(json_string_value(json_object_get(last, "role")), "assistant"))
+            return kq_api_fail(e, 400, "continue_final_message", "invalid_value", "'continue_final_message': the last message is not the assistant's");
+    }
+    r->add_generation_prompt = l->generation_prompt < 0 ? !r->continue_final_message : l->generation_prompt;
+    if (r->tools && l->one_tool_call)
+        return kq_api_fail(e, 400, "parallel_tool_calls", "unsupported_value", "'parallel_tool_calls': the model cannot be held to one call");
+    if (l->no_tools) {
+        json_decref(r->tools);
+        r->tools = NULL;
+    }
+    return true;
+}
+
 static bool parse_object(kq_api_request *r, json_t *root, const kq_api_limits *lim, kq_api_error *e)
 {
     const char *key;
     json_t *v;
-    loose l = {0};
+    loose l = {.max_tokens = -2, .max_completion_tokens = -2, .generation_prompt = -1};
     json_object_foreach(root, key, v) {
         size_t i = 0;
         while (i < sizeof fields / sizeof *fields && (!(fields[i].apis >> r->api & 1) || strcmp(fields[i].name, key)))
@@ -373,14 +395,19 @@ static bool parse_object(kq_api_request *r, json_t *root, const kq_api_limits *l
         if (!json_is_null(v) && !get_field(r, &l, fields[i].id, key, v, lim, e))
             return false;
     }
-    if (r->api == KQ_API_CHAT && !r->n_message)
+    if (r->api == KQ_API_CHAT && !r->messages)
         return kq_api_fail(e, 400, "messages", "missing_required_parameter", "'messages' is missing");
     if (r->api == KQ_API_COMPLETIONS && !r->n_prompt)
         return kq_api_fail(e, 400, "prompt", "missing_required_parameter", "'prompt' is missing");
     if (r->api == KQ_API_DETOKENIZE && !r->n_prompt)
         return kq_api_fail(e, 400, "tokens", "missing_required_parameter", "'tokens' is missing");
-    if (r->api == KQ_API_TOKENIZE && (r->n_prompt != 0) == (r->n_message != 0))
+    if (r->api == KQ_API_TOKENIZE && (r->n_prompt != 0) == (r->messages != NULL))
         return kq_api_fail(e, 400, "prompt", "missing_required_parameter", "either 'prompt' or 'messages' is needed");
+    const json_int_t asked = l.max_completion_tokens > -2 ? l.max_completion_tokens : l.max_tokens; /* the newer name counts */
+    if (asked > -2)
+        r->max_tokens = asked < 0 ? SIZE_MAX : (size_t)asked;
+    if (!settle_penalty(r, &l, e) || !settle_template(r, &l, e))
+        return false;
     if (l.best_of && (size_t)l.best_of != r->n)
         return kq_api_fail(e, 400, "best_of", "unsupported_value", "'best_of' other than n is not supported");
     if (l.has_stream_options && !r->stream)
@@ -397,7 +424,7 @@ bool kq_api_parse(kq_api api, const char *body, size_t size, const kq_api_limits
     json_error_t je;
     json_t *root = json_loadb(body, size, JSON_REJECT_DUPLICATES, &je);
     *out = (kq_api_request){.api = api, .n = 1, .max_tokens = api == KQ_API_COMPLETIONS ? 16 : SIZE_MAX, .add_special_tokens = true,
-                            .sampling = {.temperature = 1, .top_p = 1}};
+                            .sampling = limits->sampling};
     if (!root)
         return kq_api_fail(e, 400, NULL, "invalid_json", "The body is not the JSON that is expected: %.150s (line %d, column %d)", je.text, je.line, je.column);
     bool ok = json_is_object(root) ? parse_object(out, root, limits, e) : kq_api_fail(e, 400, NULL, "invalid_json", "The body is not a JSON object");
@@ -412,15 +439,14 @@ void kq_api_request_clear(kq_api_request *r)
     for (size_t i = 0; i < r->n_prompt; i++) {
         kq_free(r->prompt[i].text);
         kq_free(r->prompt[i].ids);
-    }
-    for (size_t i = 0; i < r->n_message; i++) {
-        kq_free((char *)r->message[i].role);
-        kq_free((char *)r->message[i].content);
+        kq_free(r->prompt[i].offset);
     }
     for (size_t i = 0; i < r->n_stop; i++)
         kq_free(r->stop[i]);
     kq_free(r->prompt);
-    kq_free(r->message);
+    json_decref(r->messages);
+    json_decref(r->tools);
+    json_decref(r->template_arguments);
     kq_free(r->bias);
     *r = (kq_api_request){0};
 }

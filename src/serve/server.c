@@ -1,86 +1,97 @@
-/* HTTP in front of the scheduler, on libmicrohttpd. Its threads parse requests, render answers and never wait: a connection whose answer is still being
- * computed is suspended, and the model thread resumes it. A watcher looks after clients that send too slowly or have left. */
+/* HTTP in front of the scheduler, on libmicrohttpd. Its threads never wait: a connection whose request is being prepared (work.h) or answered (batch.h) is
+ * suspended, and whoever has something for it resumes it. Connections come from the door (door.h), which has seen that the head of their first request is whole
+ * and in order, and which looks after clients that are slow, idle or gone. */
 #include "serve/serve.h"
 
-#include <arpa/inet.h>
+#include <errno.h>
 #include <microhttpd.h>
-#include <netdb.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
 #include "base/time.h"
-#include "chat/chat.h"
 #include "serve/answer.h"
+#include "serve/door.h"
+#include "serve/head.h"
 #include "serve/metrics.h"
+#include "serve/prepare.h"
+#include "serve/work.h"
 
 enum {
     DRAIN_BYTES = 1 << 26, /* of a body that is too large: read and thrown away, so that the client reads why */
     HTTP_THREADS = 2,
-    WATCH_MS = 100
+    SMALL_BODY = 64 << 10, /* bytes of a request that never waits for a larger one */
+    OWN_FILES = 64         /* file descriptors that are no connections */
 };
 
 typedef enum path { P_COMPLETIONS = 0, P_CHAT, P_TOKENIZE, P_DETOKENIZE, P_MODELS, P_MODEL, P_HEALTH, P_METRICS, P_TOKENIZER_INFO, P_OTHER } path;
 static const char *const path_name[KQ_METRIC_PATHS] = {"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model}",
                                                        "/health", "/metrics", "/tokenizer_info", "other"};
 
-/* A connection, for the watcher. */
-typedef struct client {
-    int fd;
-    double since;  /* of the request that is arriving; 0: none is */
-    kq_query *job;   /* one reference; NULL: none at work */
-    bool left;
-    struct client *next, *before;
-} client;
-
 struct kq_server {
     kq_serve_options opt;
     kq_api_limits limits;
     const kq_tokenizer *tok;
     kq_batch *batch;
+    kq_work *work;
+    kq_door *door;
     struct MHD_Daemon *daemon;
-    unsigned port;
+    bool own_names_only;       /* requests must name this server in Host */
     kq_metrics metrics;
-    pthread_t watcher;
-    pthread_mutex_t lock;      /* clients, calls, draining, ids */
-    client *clients;
+    pthread_mutex_t lock;      /* calls, draining, ids */
     size_t calls;              /* requests that have begun and not been answered */
-    bool draining, stop;
+    bool draining;
     uint64_t id_key, n_ids;
 };
 
-/* One request, from its header to the last byte of its answer. */
+/* What a request waits for, or what it has got. */
+typedef enum stage { ARRIVES = 0, PREPARES, REFUSED, HAS_REPLY, STREAMS, ANSWERS } stage;
+
+/* One request, from its head to the last byte of its answer. */
 typedef struct call {
+    kq_work_item work;                 /* first: a piece of work is its call */
     kq_server *server;
     struct MHD_Connection *connection;
     path path;
     char method[8];
     double start_s;
-    char *body; size_t size, cap; /* owned */
-    bool too_large, arrived, answered;
-    kq_api_error error; bool failed; /* found in the header; told after the body */
+    char *body; size_t size, cap;      /* owned */
+    bool too_large, answered;
+    kq_api_error error; bool failed;   /* found in the head, and told after the body; or found while preparing */
+    stage stage;                       /* changed by whoever is to resume the connection, before it does */
     kq_query *job;                     /* one reference */
+    json_t *reply;                     /* owned: what a request without the model is answered */
     kq_answer_context answer;
-    client *client;
+    kq_guest *guest;                   /* borrowed */
     int status;
     /* stream */
     char *out; size_t out_at, out_size; /* owned (malloc): events on their way */
-    bool usage_sent, closed;
-    char model_asked[128];
+    bool closed;
+    char model_asked[260], origin[260]; /* origin: the page that asks, when it may; "" */
 } call;
 
 kq_serve_options kq_serve_defaults(void)
 {
     return (kq_serve_options){.host = "127.0.0.1", .port = 8080, .max_body = 4u << 20, .max_choices = 128, .max_jobs = 256, .max_connections = 1024,
+                              .max_per_address = 512, .sampling = {.temperature = 1, .top_p = 1},
                               .receive_s = 30, .request_s = 600, .idle_s = 60, .drain_s = 30};
 }
 
 /* ---- answers ---- */
+
+/* Web pages of the origins that were allowed may read answers (the Fetch standard's CORS protocol). */
+static void add_origin(const call *c, struct MHD_Response *r)
+{
+    if (c->server->opt.n_cors)
+        MHD_add_response_header(r, "Vary", "Origin");
+    if (*c->origin)
+        MHD_add_response_header(r, "Access-Control-Allow-Origin", c->origin);
+}
 
 static enum MHD_Result send_bytes(call *c, int status, char *bytes, size_t size, const char *type)
 {
@@ -91,12 +102,13 @@ static enum MHD_Result send_bytes(call *c, int status, char *bytes, size_t size,
     }
     MHD_add_response_header(r, "Content-Type", type);
     MHD_add_response_header(r, "Cache-Control", "no-store");
+    add_origin(c, r);
     if (status == 429 || status == 503)
         MHD_add_response_header(r, "Retry-After", "1");
     if (status == 401)
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (status == 405)
-        MHD_add_response_header(r, "Allow", c->path <= P_DETOKENIZE ? "POST" : "GET, HEAD");
+        MHD_add_response_header(r, "Allow", c->path <= P_DETOKENIZE ? "OPTIONS, POST" : "GET, HEAD, OPTIONS");
     c->status = status;
     c->answered = true;
     enum MHD_Result sent = MHD_queue_response(c->connection, (unsigned)status, r);
@@ -118,12 +130,28 @@ static enum MHD_Result send_json(call *c, int status, json_t *j)
 
 static enum MHD_Result send_error(call *c, const kq_api_error *e) { return send_json(c, e->http, kq_answer_error(e)); }
 
-static enum MHD_Result send_kq_error(call *c, const kq_error *err, const char *param)
+/* What a browser asks before it lets a page of another origin post, and what anybody asks who wants to know the methods. */
+static enum MHD_Result send_options(call *c)
 {
-    kq_api_error e;
-    const bool theirs = err->status == KQ_E_ARG || err->status == KQ_E_UNSUPPORTED || err->status == KQ_E_FORMAT;
-    kq_api_fail(&e, theirs ? 400 : err->status == KQ_E_MEMORY ? 503 : 500, theirs ? param : NULL, theirs ? "invalid_value" : "server_error", "%.480s", err->message);
-    return send_error(c, &e);
+    const char *asked = MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Access-Control-Request-Headers");
+    const bool post = c->path <= P_DETOKENIZE;
+    struct MHD_Response *r = MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
+    if (!r)
+        return MHD_NO;
+    MHD_add_response_header(r, "Allow", post ? "OPTIONS, POST" : "GET, HEAD, OPTIONS");
+    add_origin(c, r);
+    if (*c->origin) {
+        MHD_add_response_header(r, "Access-Control-Allow-Methods", post ? "POST" : "GET, HEAD");
+        MHD_add_response_header(r, "Access-Control-Allow-Headers", asked ? asked : "Authorization, Content-Type, X-Api-Key");
+        MHD_add_response_header(r, "Access-Control-Max-Age", "600");
+        if (MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Access-Control-Request-Private-Network"))
+            MHD_add_response_header(r, "Access-Control-Allow-Private-Network", "true");
+    }
+    c->status = 204;
+    c->answered = true;
+    enum MHD_Result sent = MHD_queue_response(c->connection, 204, r);
+    MHD_destroy_response(r);
+    return sent;
 }
 
 /* ---- the simple paths ---- */
@@ -157,7 +185,7 @@ static enum MHD_Result get(call *c)
     }
     case P_MODELS: return send_json(c, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", model_json(s)));
     case P_MODEL:
-        if (strcmp(c->model_asked, s->limits.model)) {
+        if (!kq_api_model_known(&s->limits, c->model_asked)) {
             kq_api_fail(&e, 404, "model", "model_not_found", "The model '%.100s' does not exist; this server has '%.100s'.", c->model_asked, s->limits.model);
             return send_error(c, &e);
         }
@@ -177,98 +205,87 @@ static enum MHD_Result get(call *c)
     }
 }
 
-static kq_status render(const kq_tokenizer *tok, const kq_api_request *r, char **text, kq_error *err)
+/* ---- preparing, on a thread of its own ---- */
+
+static bool reply_no_memory(call *c) { return kq_api_fail(&c->error, 503, NULL, "out_of_memory", "out of memory; try again later"); }
+
+static json_t *tokens_json(const call *c, const kq_prompt *p)
 {
-    json_t *messages = json_array();
-    bool ok = messages != NULL;
-    for (size_t i = 0; i < r->n_message && ok; i++)
-        ok = !json_array_append_new(messages, json_pack("{s:s, s:s}", "role", r->message[i].role, "content", r->message[i].content));
-    const kq_chat chat = {.messages = messages, .add_generation_prompt = true};
-    const kq_status status = ok ? kq_chat_render(tok, &chat, text, err) : kq_fail(err, KQ_E_MEMORY, "out of memory: a conversation");
-    json_decref(messages);
-    return status;
+    const bool names = c->job->request.return_token_strs;
+    json_t *tokens = json_array(), *strings = names ? json_array() : json_null();
+    for (size_t i = 0; i < p->n; i++) {
+        json_array_append_new(tokens, json_integer(p->ids[i]));
+        if (names) {
+            char *key = kq_token_key(c->server->tok, p->ids[i]);
+            json_array_append_new(strings, key ? json_string(key) : json_null());
+            kq_free(key);
+        }
+    }
+    return json_pack("{s:I, s:I, s:o, s:o}", "count", (json_int_t)p->n, "max_model_len", (json_int_t)c->server->limits.context, "tokens", tokens, "token_strs", strings);
 }
 
-/* The ids of a request's texts. False: an answer has been sent, *sent. */
-static bool encode(call *c, kq_api_request *r, kq_prompt **ids, size_t *n_ids, enum MHD_Result *sent)
+/* Submit the job, which is ready. False with c->error. *woken: the model resumes the connection, or has already; c may then be gone. */
+static bool submit(call *c, bool *woken)
 {
-    const kq_tokenizer *tok = c->server->tok;
-    const size_t n = r->n_message ? 1 : r->n_prompt;
-    kq_error err;
-    kq_prompt *out = kq_calloc(n, sizeof *out);
-    *ids = out;
-    *n_ids = n;
-    if (!out) {
-        kq_fail(&err, KQ_E_MEMORY, "out of memory: a request's tokens");
-        *sent = send_kq_error(c, &err, NULL);
+    kq_server *s = c->server;
+    kq_query *j = c->job;
+    kq_api_request *r = &j->request;
+    kq_query_stops(s->tok, r);
+    j->score_prompt = r->echo && r->logprobs;
+    if (!r->has_seed && getrandom(&r->sampling.seed, sizeof r->sampling.seed, 0) != sizeof r->sampling.seed)
+        r->sampling.seed = (uint64_t)(kq_now_s() * 1e9);
+    pthread_mutex_lock(&s->lock);
+    const bool draining = s->draining;
+    snprintf(c->answer.id, sizeof c->answer.id, "%s-%016llx%08llx", r->api == KQ_API_CHAT ? "chatcmpl" : "cmpl", (unsigned long long)s->id_key, (unsigned long long)++s->n_ids);
+    pthread_mutex_unlock(&s->lock);
+    c->answer.tok = s->tok;
+    c->answer.model = s->limits.model;
+    c->answer.created = (int64_t)time(NULL);
+    c->stage = r->stream ? STREAMS : ANSWERS; /* before the model may wake the connection */
+    j->parked = *woken = !r->stream;
+    if (draining)
+        return kq_api_fail(&c->error, 503, NULL, "shutting_down", "the server is shutting down");
+    return kq_batch_submit(s->batch, j, &c->error);
+}
+
+/* Everything before the model. False with c->error. *woken: as submit. */
+static bool prepare(call *c, bool *woken)
+{
+    kq_server *s = c->server;
+    kq_query *j = c->job;
+    kq_api_request *r = &j->request;
+    const kq_api api = (kq_api)c->path; /* the first four are the four */
+    if (!kq_api_parse(api, c->body ? c->body : "", c->size, &s->limits, r, &c->error))
         return false;
+    kq_free(c->body);
+    c->body = NULL;
+    c->stage = HAS_REPLY;
+    if (api == KQ_API_DETOKENIZE) {
+        size_t n = 0;
+        char *text = kq_prompt_text(s->tok, r->prompt->ids, r->prompt->n, &n);
+        c->reply = text ? json_pack("{s:s%}", "prompt", text, n) : NULL;
+        kq_free(text);
+        return c->reply || reply_no_memory(c);
     }
-    for (size_t i = 0; i < n; i++) {
-        kq_status st = KQ_OK;
-        char *chat = NULL;
-        if (r->n_message && !(st = render(tok, r, &chat, &err)))
-            st = kq_tokenizer_encode(tok, chat, strlen(chat), false, true, &out[i].ids, &out[i].n, &err); /* the template writes the beginning token */
-        else if (!st && r->prompt[i].text)
-            st = kq_tokenizer_encode(tok, r->prompt[i].text, r->prompt[i].size, r->add_special_tokens, true, &out[i].ids, &out[i].n, &err);
-        else if (!st && (out[i].ids = kq_alloc(r->prompt[i].n, sizeof *out[i].ids))) {
-            out[i].n = r->prompt[i].n;
-            memcpy(out[i].ids, r->prompt[i].ids, out[i].n * sizeof *out[i].ids);
-        } else if (!st)
-            st = kq_fail(&err, KQ_E_MEMORY, "out of memory: a request's tokens");
-        kq_free(chat);
-        if (st) {
-            *sent = send_kq_error(c, &err, r->n_message ? "messages" : "prompt");
-            return false;
-        }
-    }
-    return true;
+    if (!kq_query_prepare(s->tok, j, r->echo && r->logprobs, &c->error))
+        return false;
+    if (api == KQ_API_TOKENIZE)
+        return (c->reply = tokens_json(c, j->prompt)) || reply_no_memory(c);
+    return kq_query_fits(&s->limits, j, &c->error) && submit(c, woken);
 }
 
-static void free_prompts(kq_prompt *p, size_t n)
+static void prepare_item(void *ctx, kq_work_item *item)
 {
-    for (size_t i = 0; p && i < n; i++)
-        kq_free(p[i].ids);
-    kq_free(p);
-}
-
-static enum MHD_Result tokenize(call *c, kq_api_request *r)
-{
-    kq_prompt *p = NULL;
-    size_t n = 0;
-    enum MHD_Result sent = MHD_NO;
-    if (encode(c, r, &p, &n, &sent)) {
-        json_t *tokens = json_array(), *strings = r->return_token_strs ? json_array() : json_null();
-        for (size_t i = 0; i < p->n; i++) {
-            json_array_append_new(tokens, json_integer(p->ids[i]));
-            if (r->return_token_strs) {
-                char *key = kq_token_key(c->server->tok, p->ids[i]);
-                json_array_append_new(strings, key ? json_string(key) : json_null());
-                kq_free(key);
-            }
-        }
-        sent = send_json(c, 200, json_pack("{s:I, s:I, s:o, s:o}", "count", (json_int_t)p->n, "max_model_len", (json_int_t)c->server->limits.context, "tokens", tokens,
-                                           "token_strs", strings));
+    (void)ctx;
+    call *c = (call *)item;
+    bool woken = false;
+    if (!prepare(c, &woken)) {
+        c->job->parked = woken = false;
+        c->failed = true;
+        c->stage = REFUSED;
     }
-    free_prompts(p, n);
-    return sent;
-}
-
-static enum MHD_Result detokenize(call *c, const kq_api_request *r)
-{
-    char *text = NULL;
-    size_t n = 0;
-    kq_error err;
-    if (kq_tokenizer_decode(c->server->tok, r->prompt->ids, r->prompt->n, false, &text, &n, &err))
-        return send_kq_error(c, &err, "tokens");
-    /* ids need not make whole characters */
-    char *const none[1] = {NULL};
-    json_t *j = NULL;
-    kq_text t = {.before = -1};
-    if (!kq_text_bytes(&t, text, n, &err) && !kq_text_end(&t, none, 0, &err))
-        j = json_pack("{s:o}", "prompt", json_stringn_nocheck(t.data ? t.data : "", t.size));
-    kq_text_clear(&t);
-    kq_free(text);
-    return send_json(c, 200, j);
+    if (!woken)
+        MHD_resume_connection(c->connection);
 }
 
 /* ---- completions ---- */
@@ -370,115 +387,56 @@ static enum MHD_Result finish(call *c)
     return send_error(c, &e);
 }
 
-/* Is there room for what is asked? */
-static bool fits(const kq_server *s, const kq_query *j, kq_api_error *e)
-{
-    const char *param = j->request.api == KQ_API_CHAT ? "messages" : "prompt";
-    for (size_t i = 0; i < j->n_prompt; i++) {
-        const size_t n = j->prompt[i].n, asked = j->request.max_tokens;
-        if (!n)
-            return kq_api_fail(e, 400, param, "invalid_value", "'%s' has no tokens; at least one is needed", param);
-        if (n > s->limits.context || (asked != SIZE_MAX && asked > s->limits.context - n) || (asked == SIZE_MAX && n == s->limits.context))
-            return kq_api_fail(e, 400, asked == SIZE_MAX || n > s->limits.context ? param : "max_tokens", "context_length_exceeded",
-                               "This model's maximum context length is %zu tokens; the prompt has %zu and %zu are asked for.", s->limits.context, n, asked == SIZE_MAX ? 1 : asked);
-        for (size_t t = 0; t < n; t++)
-            if (j->prompt[i].ids[t] < 0 || (size_t)j->prompt[i].ids[t] >= s->limits.vocab_size)
-                return kq_api_fail(e, 400, param, "invalid_value", "a token of '%s' is not in the model's vocabulary", param);
-    }
-    return true;
-}
-
-/* Stop strings that are one special token have no text to be found in: they become stop tokens. */
-static void special_stops(const kq_tokenizer *tok, kq_api_request *r)
-{
-    for (size_t i = 0; i < r->n_stop && r->n_stop_id < KQ_API_MAX_STOP; i++) {
-        int32_t id = kq_tokenizer_id(tok, r->stop[i]);
-        char *text = NULL;
-        size_t n = 1;
-        if (id >= 0 && !kq_tokenizer_decode(tok, &id, 1, true, &text, &n, NULL) && n == 0)
-            r->stop_id[r->n_stop_id++] = id;
-        kq_free(text);
-    }
-}
-
-static enum MHD_Result complete(call *c, kq_api_request *r)
+/* The body has come: have it prepared. */
+static enum MHD_Result post(call *c)
 {
     kq_server *s = c->server;
     kq_api_error e;
-    enum MHD_Result sent = MHD_NO;
-    kq_query *j = kq_query_new();
-    if (!j) {
+    const size_t waiting = kq_work_waiting(s->work);
+    if (waiting >= s->opt.max_jobs) {
+        kq_api_fail(&e, 429, NULL, "queue_full", "%zu requests wait already; try again later", waiting);
+        return send_error(c, &e);
+    }
+    if (!(c->job = kq_query_new())) {
         kq_api_fail(&e, 503, NULL, "out_of_memory", "out of memory; try again later");
         return send_error(c, &e);
     }
-    c->job = j;
-    j->request = *r;
-    *r = (kq_api_request){0};
-    r = &j->request;
-    if (!r->has_seed && getrandom(&r->sampling.seed, sizeof r->sampling.seed, 0) != sizeof r->sampling.seed)
-        r->sampling.seed = (uint64_t)(kq_now_s() * 1e9);
-    if (!encode(c, r, &j->prompt, &j->n_prompt, &sent))
-        return sent;
-    if (!fits(s, j, &e))
-        return send_error(c, &e);
-    special_stops(s->tok, r);
-    j->score_prompt = r->echo && r->logprobs;
-    j->deadline_s = s->opt.request_s > 0 ? c->start_s + s->opt.request_s : 0;
-    j->wake = resume;
-    j->wake_ctx = c;
-    pthread_mutex_lock(&s->lock);
-    const bool draining = s->draining;
-    snprintf(c->answer.id, sizeof c->answer.id, "%s-%016llx%08llx", r->api == KQ_API_CHAT ? "chatcmpl" : "cmpl", (unsigned long long)s->id_key, (unsigned long long)++s->n_ids);
-    pthread_mutex_unlock(&s->lock);
-    c->answer.tok = s->tok;
-    c->answer.model = s->limits.model;
-    c->answer.created = (int64_t)time(NULL);
-    if (draining ? !kq_api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down") : !kq_batch_submit(s->batch, j, &e))
-        return send_error(c, &e);
-    pthread_mutex_lock(&s->lock);
-    if (c->client) {
-        c->client->job = j; /* the call's reference outlives this */
-    }
-    pthread_mutex_unlock(&s->lock);
-    if (r->stream)
-        return start_stream(c);
-    kq_batch_lock(s->batch);
-    const bool wait = !j->done;
-    if (wait) {
-        j->parked = true;
-        MHD_suspend_connection(c->connection);
-    }
-    kq_batch_unlock(s->batch);
-    return wait ? MHD_YES : finish(c);
+    c->job->deadline_s = s->opt.request_s > 0 ? c->start_s + s->opt.request_s : 0;
+    c->job->wake = resume;
+    c->job->wake_ctx = c;
+    c->stage = PREPARES;
+    kq_guest_works(s->door, c->guest, c->job); /* the call's reference outlives this */
+    MHD_suspend_connection(c->connection);
+    kq_work_add(s->work, &c->work, c->size <= SMALL_BODY);
+    return MHD_YES;
 }
 
-static enum MHD_Result post(call *c)
+/* The connection was resumed: what it waited for is there. */
+static enum MHD_Result prepared(call *c)
 {
-    kq_api_request r;
-    kq_api_error e;
-    const kq_api api = (kq_api)c->path; /* the first four are the four */
-    enum MHD_Result sent;
-    if (!kq_api_parse(api, c->body ? c->body : "", c->size, &c->server->limits, &r, &e))
-        return send_error(c, &e);
-    kq_free(c->body);
-    c->body = NULL;
-    sent = api == KQ_API_TOKENIZE ? tokenize(c, &r) : api == KQ_API_DETOKENIZE ? detokenize(c, &r) : complete(c, &r);
-    kq_api_request_clear(&r);
-    return sent;
+    json_t *reply = c->reply;
+    switch (c->stage) {
+    case REFUSED: return send_error(c, &c->error);
+    case HAS_REPLY: c->reply = NULL; return send_json(c, 200, reply);
+    case STREAMS: return start_stream(c);
+    default: return finish(c);
+    }
 }
 
 /* ---- requests arriving ---- */
 
 static path find_path(const char *url, char *model, size_t cap)
 {
+    if (!strncasecmp(url, "http://", 7)) /* absolute-form: the host was looked at */
+        url = strchr(url + 7, '/') ? strchr(url + 7, '/') : "/";
+    const size_t n = strlen(url), n_path = n > 1 && url[n - 1] == '/' ? n - 1 : n; /* with or without a slash at its end */
     for (int p = 0; p < P_OTHER; p++)
-        if (p != P_MODEL && !strcmp(url, path_name[p]))
+        if (p != P_MODEL && n_path == strlen(path_name[p]) && !strncmp(url, path_name[p], n_path))
             return (path)p;
-    if (!strncmp(url, "/v1/models/", 11) && url[11]) {
-        snprintf(model, cap, "%s", url + 11);
-        return P_MODEL;
-    }
-    return P_OTHER;
+    if (strncmp(url, "/v1/models/", 11) || !url[11] || n - 11 >= cap)
+        return P_OTHER;
+    snprintf(model, cap, "%s", url + 11);
+    return P_MODEL;
 }
 
 /* Compare without telling by the time it takes where they differ. */
@@ -491,21 +449,79 @@ static bool same_key(const char *a, const char *b)
     return !diff;
 }
 
-static void check_header(call *c, const char *url, const char *method)
+static enum MHD_Result note_field(void *ctx, enum MHD_ValueKind kind, const char *name, size_t n_name, const char *value, size_t n_value)
+{
+    (void)kind;
+    kq_head_field(ctx, name, n_name, value ? value : "", value ? n_value : 0);
+    return MHD_YES;
+}
+
+static const char *header(const call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, name); }
+
+static bool key_is_right(const call *c)
+{
+    const char *key = c->server->opt.api_key, *bearer = header(c, "Authorization"), *plain = header(c, "X-Api-Key");
+    const bool first = bearer && !strncasecmp(bearer, "Bearer ", 7) && same_key(bearer + 7, key), second = plain && same_key(plain, key);
+    return first || second;
+}
+
+/* The page that asks, when --cors allows it. */
+static void note_origin(call *c)
+{
+    const kq_serve_options *o = &c->server->opt;
+    const char *origin = header(c, "Origin");
+    for (size_t i = 0; origin && i < o->n_cors; i++)
+        if (!strcmp(o->cors[i], "*") || !strcasecmp(o->cors[i], origin))
+            snprintf(c->origin, sizeof c->origin, "%s", !strcmp(o->cors[i], "*") ? "*" : o->cors[i]);
+}
+
+/* A page of another site whose name was made to lead here (DNS rebinding) is of one origin with this server to the browser; only the Host header tells. */
+static bool host_is_ours(const call *c, const char *url, const kq_head *h)
+{
+    char host[sizeof h->host];
+    snprintf(host, sizeof host, "%s", h->host);
+    if (!strncasecmp(url, "http://", 7)) /* absolute-form: this is the host then (RFC 9112, 3.2.2) */
+        snprintf(host, sizeof host, "%.*s", (int)strcspn(url + 7, "/?"), url + 7);
+    return !*host || kq_head_host_is(host, c->server->opt.allowed_host, c->server->opt.n_allowed_host);
+}
+
+static bool media_type_is_json(const char *type) { return type && !strncasecmp(type, "application/json", 16) && (!type[16] || strchr("; \t", type[16])); }
+
+/* What can be said of a request by its head. False with *e. */
+static bool check_request(call *c, const char *url, const char *method, const kq_head *h, kq_api_error *e)
 {
     kq_server *s = c->server;
-    const char *auth = MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Authorization");
-    const char *type = MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Content-Type");
-    const bool get_path = c->path > P_DETOKENIZE;
-    if (s->opt.api_key && c->path != P_HEALTH && (!auth || strncasecmp(auth, "Bearer ", 7) || !same_key(auth + 7, s->opt.api_key)))
-        c->failed = !kq_api_fail(&c->error, 401, NULL, "invalid_api_key", "%s", auth ? "Incorrect API key provided." : "You didn't provide an API key: Authorization: Bearer KEY");
-    else if (c->path == P_OTHER)
-        c->failed = !kq_api_fail(&c->error, 404, NULL, "unknown_url", "Unknown request URL: %.10s %.200s", method, url);
-    else if (get_path ? strcmp(method, "GET") && strcmp(method, "HEAD") : strcmp(method, "POST"))
-        c->failed = !kq_api_fail(&c->error, 405, NULL, "method_not_supported", "%s answers %s only", path_name[c->path], get_path ? "GET" : "POST");
+    const char *coding = header(c, "Content-Encoding");
+    const bool get_path = c->path > P_DETOKENIZE, options = !strcmp(method, "OPTIONS");
+    if (s->own_names_only && !host_is_ours(c, url, h))
+        return kq_api_fail(e, 403, NULL, "host_not_allowed", "'%.100s' is not a name of this server (kronq serve --allow-host NAME adds one)", h->host);
+    if (s->opt.api_key && c->path != P_HEALTH && !options && !key_is_right(c))
+        return kq_api_fail(e, 401, NULL, "invalid_api_key", "%s", header(c, "Authorization") || header(c, "X-Api-Key") ? "Incorrect API key provided."
+                           : "You didn't provide an API key: Authorization: Bearer KEY");
+    if (c->path == P_OTHER)
+        return kq_api_fail(e, 404, NULL, "unknown_url", "Unknown request URL: %.10s %.200s", method, url);
+    if (!options && (get_path ? strcmp(method, "GET") && strcmp(method, "HEAD") : strcmp(method, "POST")))
+        return kq_api_fail(e, 405, NULL, "method_not_supported", "%s answers %s only", path_name[c->path], get_path ? "GET" : "POST");
+    if (get_path || options)
+        return true;
+    if (coding && strcasecmp(coding, "identity"))
+        return kq_api_fail(e, 415, NULL, "unsupported_media_type", "Content-Encoding '%.50s' is not read here; send the body as it is", coding);
     /* Asking for JSON by name also keeps web pages of other origins from posting to a server on the same machine without the browser's asking first. */
-    else if (!get_path && (!type || strncasecmp(type, "application/json", 16) || (type[16] && !strchr("; \t", type[16]))))
-        c->failed = !kq_api_fail(&c->error, 415, NULL, "unsupported_media_type", "Content-Type must be application/json");
+    return media_type_is_json(header(c, "Content-Type")) || kq_api_fail(e, 415, NULL, "unsupported_media_type", "Content-Type must be application/json");
+}
+
+/* False: the connection cannot go on after this request, because where it ends is in doubt. */
+static bool check_header(call *c, const char *url, const char *method, const char *version)
+{
+    kq_head h = {.minor = strcmp(version, "HTTP/1.0") != 0};
+    MHD_get_connection_values_n(c->connection, MHD_HEADER_KIND, note_field, &h);
+    note_origin(c);
+    if (!kq_head_check(&h, &c->error)) {
+        c->failed = true;
+        return false;
+    }
+    c->failed = !check_request(c, url, method, &h, &c->error);
+    return strtoull(h.length, NULL, 10) <= DRAIN_BYTES;
 }
 
 static enum MHD_Result too_large(call *c)
@@ -540,33 +556,34 @@ static bool take(call *c, const char *data, size_t n)
     return true;
 }
 
+static call *begin(kq_server *s, struct MHD_Connection *connection, const char *url, const char *method)
+{
+    call *c = kq_calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->server = s;
+    c->connection = connection;
+    snprintf(c->method, sizeof c->method, "%.7s", method);
+    c->path = find_path(url, c->model_asked, sizeof c->model_asked);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    c->guest = info ? info->socket_context : NULL;
+    c->start_s = kq_guest_begins(s->door, c->guest);
+    pthread_mutex_lock(&s->lock);
+    s->calls++;
+    pthread_mutex_unlock(&s->lock);
+    return c;
+}
+
 static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *data, size_t *size,
                                   void **state)
 {
     kq_server *s = ctx;
     call *c = *state;
-    (void)version;
     if (!c) {
-        if (!(c = kq_calloc(1, sizeof *c)))
+        if (!(c = begin(s, connection, url, method)))
             return MHD_NO;
         *state = c;
-        c->server = s;
-        c->connection = connection;
-        c->start_s = kq_now_s();
-        snprintf(c->method, sizeof c->method, "%.7s", method);
-        c->path = find_path(url, c->model_asked, sizeof c->model_asked);
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-        c->client = info ? info->socket_context : NULL;
-        pthread_mutex_lock(&s->lock);
-        s->calls++;
-        if (c->client && c->client->since > 0)
-            c->start_s = c->client->since; /* the first byte, not the end of the header */
-        else if (c->client)
-            c->client->since = c->start_s;
-        pthread_mutex_unlock(&s->lock);
-        check_header(c, url, method);
-        const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Content-Length");
-        if (length && strtoull(length, NULL, 10) > DRAIN_BYTES)
+        if (!check_header(c, url, method, version))
             return c->failed ? send_error(c, &c->error) : too_large(c);
         return MHD_YES;
     }
@@ -577,14 +594,12 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
     }
     if (c->answered)
         return MHD_YES;
-    if (c->job) /* resumed */
-        return finish(c);
-    c->arrived = true;
-    pthread_mutex_lock(&s->lock);
-    if (c->client)
-        c->client->since = 0;
-    pthread_mutex_unlock(&s->lock);
-    return c->failed ? send_error(c, &c->error) : c->too_large ? too_large(c) : c->path <= P_DETOKENIZE ? post(c) : get(c);
+    if (c->stage != ARRIVES) /* resumed */
+        return prepared(c);
+    kq_guest_arrived(s->door, c->guest);
+    if (c->failed || c->too_large)
+        return c->failed ? send_error(c, &c->error) : too_large(c);
+    return !strcmp(c->method, "OPTIONS") ? send_options(c) : c->path <= P_DETOKENIZE ? post(c) : get(c);
 }
 
 static void on_completed(void *ctx, struct MHD_Connection *connection, void **state, enum MHD_RequestTerminationCode how)
@@ -606,12 +621,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
             made += c->job->seq[i].n_made;
         kq_batch_unlock(s->batch);
     }
-    pthread_mutex_lock(&s->lock);
-    if (c->client) {
-        c->client->job = NULL;
-        c->client->since = 0;
-    }
-    pthread_mutex_unlock(&s->lock);
+    kq_guest_done(s->door, c->guest);
     const int status = how == MHD_REQUEST_TERMINATED_COMPLETED_OK ? c->status : 0;
     kq_metrics_answer(&s->metrics, c->path, status, seconds, first);
     if (s->opt.log) {
@@ -620,6 +630,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
         s->opt.log(s->opt.log_ctx, line);
     }
     kq_query_release(s->batch, c->job);
+    json_decref(c->reply);
     kq_free(c->body);
     free(c->out);
     kq_free(c);
@@ -629,61 +640,35 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
     pthread_mutex_unlock(&s->lock);
 }
 
-/* ---- the watcher ---- */
+/* ---- connections ---- */
 
 static void on_connection(void *ctx, struct MHD_Connection *connection, void **state, enum MHD_ConnectionNotificationCode what)
 {
     kq_server *s = ctx;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-        client *c = info ? kq_calloc(1, sizeof *c) : NULL;
-        *state = c;
-        if (!c)
-            return;
-        c->fd = info->connect_fd;
-        c->since = kq_now_s();
-        pthread_mutex_lock(&s->lock);
-        c->next = s->clients;
-        if (c->next)
-            c->next->before = c;
-        s->clients = c;
-        pthread_mutex_unlock(&s->lock);
-    } else if (*state) {
-        client *c = *state;
-        pthread_mutex_lock(&s->lock);
-        *(c->before ? &c->before->next : &s->clients) = c->next;
-        if (c->next)
-            c->next->before = c->before;
-        pthread_mutex_unlock(&s->lock);
-        kq_free(c);
+        *state = info ? kq_door_guest(s->door, info->connect_fd) : NULL;
+    } else {
+        kq_door_leaves(s->door, *state); /* a file descriptor is closed only after this */
         *state = NULL;
     }
 }
 
-/* A suspended connection is not watched by libmicrohttpd, and a client that sends one byte a second is never idle: both are looked for here. A file
- * descriptor is closed only after on_connection took its client out of the list, so that the lock makes it safe to use. */
-static void *watch(void *ctx)
+static bool on_take(void *ctx, int fd, const struct sockaddr *addr, socklen_t size)
 {
     kq_server *s = ctx;
-    for (;;) {
-        const double now = kq_now_s();
-        pthread_mutex_lock(&s->lock);
-        if (s->stop)
-            break;
-        for (client *c = s->clients; c; c = c->next) {
-            struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
-            if (c->since > 0 && now - c->since > s->opt.receive_s)
-                shutdown(c->fd, SHUT_RDWR);
-            if (c->job && !c->left && poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR)) {
-                c->left = true;
-                kq_batch_cancel(c->job);
-            }
-        }
-        pthread_mutex_unlock(&s->lock);
-        usleep(WATCH_MS * 1000);
+    return MHD_add_connection(s->daemon, fd, addr, size) == MHD_YES;
+}
+
+static void on_refused(void *ctx, const kq_api_error *e)
+{
+    kq_server *s = ctx;
+    kq_metrics_answer(&s->metrics, P_OTHER, e->http, 0, -1);
+    if (s->opt.log) {
+        char line[256];
+        snprintf(line, sizeof line, "- other %d (%s)", e->http, e->code);
+        s->opt.log(s->opt.log_ctx, line);
     }
-    pthread_mutex_unlock(&s->lock);
-    return NULL;
 }
 
 /* ---- start and stop ---- */
@@ -695,66 +680,71 @@ static void quiet_log(void *ctx, const char *format, va_list args)
     (void)args; /* libmicrohttpd's remarks on clients that break off; what matters comes back as a result */
 }
 
-static kq_status address(const kq_serve_options *opt, struct sockaddr_storage *out, kq_error *err)
+/* Connections that the process has file descriptors for. */
+static size_t connections(const kq_serve_options *opt)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
-    char port[16];
-    snprintf(port, sizeof port, "%u", opt->port);
-    int rc = getaddrinfo(opt->host, port, &hints, &list);
-    if (rc)
-        return kq_fail(err, KQ_E_IO, "--host %.200s: %s", opt->host, gai_strerror(rc));
-    memcpy(out, list->ai_addr, list->ai_addrlen);
-    freeaddrinfo(list);
-    return KQ_OK;
+    struct rlimit files;
+    size_t n = opt->max_connections;
+    if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur != RLIM_INFINITY && files.rlim_cur < n + OWN_FILES)
+        n = files.rlim_cur > 2 * OWN_FILES ? (size_t)files.rlim_cur - OWN_FILES : OWN_FILES;
+    return n;
+}
+
+static kq_status open_door(kq_server *s, kq_error *err)
+{
+    const size_t n = connections(&s->opt);
+    const kq_door_options d = {.host = s->opt.host, .port = s->opt.port, .max_connections = n, .max_per_address = s->opt.max_per_address < n / 2 ? s->opt.max_per_address : n / 2,
+                               .receive_s = s->opt.receive_s, .idle_s = s->opt.idle_s, .take = on_take, .refused = on_refused, .ctx = s};
+    return kq_door_open(&d, &s->door, err);
 }
 
 kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const kq_config *cfg, const kq_tokenizer *tok, const kq_kern *kern, kq_server **out, kq_error *err)
 {
-    struct sockaddr_storage where = {0};
-    kq_status st = address(opt, &where, err);
+    kq_status st;
     *out = NULL;
-    kq_server *s = st ? NULL : kq_calloc(1, sizeof *s);
+    kq_server *s = kq_calloc(1, sizeof *s);
     if (!s)
-        return st ? st : kq_fail(err, KQ_E_MEMORY, "out of memory: the server");
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: the server");
     s->opt = *opt;
     s->tok = tok;
-    s->limits = (kq_api_limits){.model = opt->model_name, .model_path = opt->model_path, .vocab_size = stepper.vocab_size, .context = stepper.max_T, .max_choices = opt->max_choices};
+    s->limits = (kq_api_limits){.model = opt->model_name, .other_name = {opt->other_name, opt->model_path}, .any_model = opt->any_model, .vocab_size = stepper.vocab_size,
+                                .context = stepper.max_T, .max_choices = opt->max_choices, .sampling = opt->sampling};
     if (getrandom(&s->id_key, sizeof s->id_key, 0) < 0)
         s->id_key = (uint64_t)time(NULL);
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->metrics.lock, NULL);
     const kq_batch_options bo = {.stepper = stepper, .tok = tok, .cfg = cfg, .kern = kern, .rows = KQ_ENGINE_ROWS, .max_jobs = opt->max_jobs};
-    if ((st = kq_batch_new(&bo, &s->batch, err)))
+    if ((st = open_door(s, err)) || (st = kq_batch_new(&bo, &s->batch, err)) || (st = kq_work_new(prepare_item, s, &s->work, err)))
         goto fail;
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG;
-    if (where.ss_family == AF_INET6)
-        flags |= MHD_USE_IPv6;
-    s->daemon = MHD_start_daemon(flags, (uint16_t)opt->port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, quiet_log, NULL, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&where,
-                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)HTTP_THREADS,
-                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)opt->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(opt->idle_s + 0.5),
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(64 << 10), MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
+    s->own_names_only = kq_door_loopback(s->door) && !opt->api_key;
+    const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG | MHD_USE_NO_LISTEN_SOCKET;
+    s->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, quiet_log, NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)HTTP_THREADS,
+                                 MHD_OPTION_CONNECTION_LIMIT, 2 * (unsigned)opt->max_connections + OWN_FILES, /* the door keeps the limit; this is never met */
+                                 MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(opt->idle_s + 0.5), MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(3 * KQ_HEAD_BYTES),
+                                 MHD_OPTION_STRICT_FOR_CLIENT, -1, /* head.h is stricter, and says what is wrong in JSON */
+                                 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!s->daemon) {
-        st = kq_fail(err, KQ_E_IO, "cannot listen on %.200s port %u (is it taken?)", opt->host, opt->port);
+        st = kq_fail(err, KQ_E_IO, "cannot start the HTTP threads: %s", strerror(errno));
         goto fail;
     }
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_BIND_PORT);
-    s->port = info ? info->port : opt->port;
-    if (pthread_create(&s->watcher, NULL, watch, s)) {
-        MHD_stop_daemon(s->daemon);
-        st = kq_fail(err, KQ_E_MEMORY, "cannot start a thread");
+    if ((st = kq_door_start(s->door, err)))
         goto fail;
-    }
     *out = s;
     return KQ_OK;
 fail:
+    if (s->daemon)
+        MHD_stop_daemon(s->daemon);
+    kq_work_free(s->work);
     kq_batch_free(s->batch);
+    kq_door_free(s->door);
     pthread_mutex_destroy(&s->metrics.lock);
     pthread_mutex_destroy(&s->lock);
     kq_free(s);
     return st;
 }
 
-unsigned kq_server_port(const kq_server *s) { return s->port; }
+unsigned kq_server_port(const kq_server *s) { return kq_door_port(s->door); }
 
 static size_t calls_at_work(kq_server *s)
 {
@@ -771,26 +761,18 @@ bool kq_server_stop(kq_server *s, bool (*hurry)(void *ctx), void *ctx)
     pthread_mutex_lock(&s->lock);
     s->draining = true;
     pthread_mutex_unlock(&s->lock);
-    const int listening = MHD_quiesce_daemon(s->daemon); /* no new connections; those that are open are served on */
+    kq_door_shut(s->door); /* no new connections; those that are open are served on */
     const double start = kq_now_s();
     while (calls_at_work(s) && kq_now_s() - start < s->opt.drain_s && !(hurry && hurry(ctx)))
         usleep(20000);
     const bool all = calls_at_work(s) == 0;
-    pthread_mutex_lock(&s->lock); /* those that are still at work learn that they are cancelled */
-    for (client *c = s->clients; c; c = c->next)
-        if (c->job)
-            kq_batch_cancel(c->job);
-    pthread_mutex_unlock(&s->lock);
-    /* a step of the model has to end first, however long it takes: a suspended connection cannot be closed */
-    for (double t = kq_now_s(); calls_at_work(s) && (kq_now_s() - t < 5 || kq_batch_statistics(s->batch).jobs);)
+    kq_door_cancel(s->door); /* those that are still at work learn that they are cancelled */
+    /* a step of the model, or of preparing a request, has to end first, however long it takes: a suspended connection cannot be closed */
+    for (double t = kq_now_s(); calls_at_work(s) && (kq_now_s() - t < 5 || kq_batch_statistics(s->batch).jobs || kq_work_busy(s->work));)
         usleep(20000);
-    pthread_mutex_lock(&s->lock);
-    s->stop = true;
-    pthread_mutex_unlock(&s->lock);
-    pthread_join(s->watcher, NULL);
+    kq_work_free(s->work);
     MHD_stop_daemon(s->daemon);
-    if (listening >= 0)
-        close(listening);
+    kq_door_free(s->door);
     kq_batch_free(s->batch);
     pthread_mutex_destroy(&s->metrics.lock);
     pthread_mutex_destroy(&s->lock);

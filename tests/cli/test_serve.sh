@@ -70,7 +70,9 @@ ask 400 /v1/completions '{'; is error code invalid_json
 ask 400 /v1/completions '{"prompt":"a","frob":1}'; is error param frob
 ask 400 /v1/completions '{"prompt":""}'; is error param prompt
 ask 404 /v1/completions '{"prompt":"a","model":"gpt-4"}'; is error type invalid_request_error
-ask 400 /v1/completions '{"prompt":"a","max_tokens":512}'; is error code context_length_exceeded
+many=$(seq -s, 3 514 | sed 's/[0-9]*/7/g') # as many tokens as the context has
+ask 400 /v1/completions "{\"prompt\":[$many]}"; is error code context_length_exceeded
+ask 400 /v1/completions "{\"prompt\":[$many,7],\"max_tokens\":0}"; is error code context_length_exceeded
 ask 400 /v1/completions '{"prompt":[1,2,384]}'; is error param prompt
 head -c 30000 /dev/zero | tr '\0' 'a' | sed 's/^/{"prompt":"/; s/$/"}/' >large
 ask 413 /v1/completions @large; is error code request_too_large
@@ -86,6 +88,21 @@ ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":9,"seed":5,"n":2,"
 [ "$(get first choices 0 text)" != "$(get first choices 1 text)" ] || fail "two answers are the same"
 "$KRONQ" run "$HF" -p "the cat sat" -n 6 --temp 0 --compute f32 --json >run.json 2>/dev/null || fail "run"
 ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":6,"temperature":0}'; is choices 0 text "$(get run.json text)"
+# as many as fit: more than that, or -1, or nothing said in a chat
+for n in 400 -1 99999999999; do
+    ask 200 /v1/completions "{\"prompt\":[${many%,7,7,7}],\"max_tokens\":$n,\"temperature\":0,\"ignore_eos\":true}"
+    is usage total_tokens 512; is choices 0 finish_reason length
+done
+ask 200 /v1/chat/completions '{"messages":[{"role":"user","content":"x"}],"max_completion_tokens":2,"max_tokens":300,"ignore_eos":true}'; is usage completion_tokens 2
+# the penalty under both names, as kronq run has it
+"$KRONQ" run "$HF" -p "the cat sat" -n 20 --temp 0 --repeat-penalty 1.5 --compute f32 --json >run.json 2>/dev/null || fail "run"
+for name in repetition_penalty repeat_penalty; do
+    ask 200 /v1/completions "{\"prompt\":\"the cat sat\",\"max_tokens\":20,\"temperature\":0,\"$name\":1.5}"; is choices 0 text "$(get run.json text)"
+done
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":20,"temperature":0}'
+[ "$(get answer choices 0 text)" != "$(get run.json text)" ] || fail "the penalty changes nothing"
+# min_p 1 leaves the most likely token only
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":6,"temperature":1.5,"min_p":1,"ignore_eos":true}'; is choices 0 text "$text"
 # a stop string that the answer holds
 stop=$(printf %s "$text" | cut -c 3-4 | sed 's/[\\"]/\\&/g')
 ask 200 /v1/completions "{\"prompt\":\"the cat sat\",\"max_tokens\":6,\"temperature\":0,\"ignore_eos\":true,\"stop\":[\"$stop\"]}"
@@ -128,9 +145,9 @@ done < <(grep '^data: ' answer)
 
 say "many at once, beside slow, broken and leaving clients"
 exec 3<>"/dev/tcp/${HOSTPORT%:*}/${HOSTPORT##*:}"
-printf 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Le' >&3
+printf 'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le' >&3
 exec 4<>"/dev/tcp/${HOSTPORT%:*}/${HOSTPORT##*:}"
-printf 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"pro' >&4
+printf 'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"pro' >&4
 exec 5<>"/dev/tcp/${HOSTPORT%:*}/${HOSTPORT##*:}"
 printf '\x16\x03\x01\x02\x00garbage\r\n\r\n' >&5
 curl -s -m 0.3 -N -H "$J" -d '{"prompt":"the","max_tokens":500,"ignore_eos":true,"stream":true}' "$URL/v1/completions" >/dev/null

@@ -1,16 +1,18 @@
-/* libFuzzer's entry: the first byte chooses the API, the rest is a body. Any answer is right; memory errors, and errors that could not be told as
+/* libFuzzer's entry: the first byte chooses the API (or H: the head of a request), the rest is a body. Any answer is right; memory errors, and errors that could not be told as
  * JSON, are not. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"
+#include "serve/head.h"
 #include "serve/request.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const kq_api_limits limits = {.model = "tiny", .model_path = "models/tiny", .vocab_size = 384, .context = 512, .max_choices = 16};
+    static const kq_api_limits limits = {.model = "tiny", .other_name = {"models/tiny"}, .vocab_size = 384, .context = 512, .max_choices = 16,
+                                     .sampling = {.temperature = 1, .top_p = 1}};
     kq_api_request r;
     kq_api_error e;
     volatile unsigned sink = 0;
@@ -18,6 +20,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     char *body = malloc(size); /* exactly sized */
     memcpy(body, data + 1, size - 1);
+    if (data[0] == 'H') { /* the head of an HTTP request */
+        const kq_head_state s = kq_head_read(body, size - 1, &e);
+        if (s == KQ_HEAD_BAD && (e.http < 400 || e.http > 599 || !*e.message))
+            abort();
+        if (s == KQ_HEAD_MORE && size > KQ_HEAD_BYTES)
+            abort();
+        free(body);
+        return 0;
+    }
     if (!kq_api_parse((kq_api)(data[0] & 3), body, size - 1, &limits, &r, &e)) {
         if (e.http < 400 || e.http > 599 || !e.type || !*e.message)
             abort();
@@ -40,8 +51,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         for (size_t k = 0; k < r.prompt[i].size; k++)
             sink += (unsigned char)r.prompt[i].text[k];
     }
-    for (size_t i = 0; i < r.n_message; i++)
-        sink += (unsigned)(strlen(r.message[i].role) + strlen(r.message[i].content));
+    size_t k;
+    const json_t *message;
+    json_array_foreach(r.messages, k, message) {
+        if (!json_is_string(json_object_get(message, "role")) || !json_is_string(json_object_get(message, "content")))
+            abort();
+        sink += (unsigned)json_string_length(json_object_get(message, "content"));
+    }
+    if ((r.tools && !json_array_size(r.tools)) || (r.template_arguments && !json_is_object(r.template_arguments)) || (r.add_generation_prompt && r.continue_final_message))
+        abort();
+    if (!(r.sampling.min_p >= 0 && r.sampling.min_p <= 1) || !(r.sampling.repetition_penalty >= 0 && r.sampling.repetition_penalty <= 100) || !(r.sampling.top_p >= 0 && r.sampling.top_p <= 1))
+        abort();
     for (size_t i = 0; i < r.n_stop; i++)
         if (!*r.stop[i])
             abort();

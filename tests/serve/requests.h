@@ -10,4 +10,10 @@ static const char *const good_requests[] = {
     "2{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}",
     "3{\"tokens\":[1,2,383]}",
     "3{\"tokens\":[]}",
+    "0{\"prompt\":\"a\",\"max_tokens\":-1,\"min_p\":0.1,\"repetition_penalty\":1.1,\"repeat_penalty\":1.1,\"top_k\":5}",
+    "1{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"me\"},{\"role\":\"assistant\",\"content\":null,\"refusal\":null,\"annotations\":[],\"audio\":null,\"function_call\":null,"
+    "\"reasoning_content\":\"hm\",\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":[1]}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"c\","
+    "\"content\":[{\"type\":\"text\",\"text\":\"4\"}]}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{}}}],\"tool_choice\":\"auto\",\"chat_template_kwargs\":{\"enable_thinking\":false}}",
+    "1{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"y\"}],\"continue_final_message\":true,\"add_generation_prompt\":false}",
+    "2{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"add_generation_prompt\":false,\"tools\":[]}",
 };

@@ -49,6 +49,30 @@ static void mutations(void **state)
     }
 }
 
+/* Heads, with bytes changed, taken out and put in. */
+static void heads(void **state)
+{
+    (void)state;
+    static const char *const seed[] = {"HGET /v1/models?a=b HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\n",
+                                       "HPOST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\n{}",
+                                       "H\r\nPOST http://x/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"};
+    kq_rng rng = kq_rng_stream(2, "heads");
+    for (int i = 0; i < ROUNDS; i++) {
+        uint8_t buf[CAP];
+        const char *s = seed[kq_rng_u64(&rng) % 3];
+        size_t n = strlen(s);
+        memcpy(buf, s, n);
+        for (size_t k = kq_rng_u64(&rng) % 3 + 1; k; k--) {
+            const size_t at = kq_rng_u64(&rng) % (n - 1) + 1;
+            if (kq_rng_u64(&rng) % 2)
+                buf[at] = (uint8_t)"\r\n :\t/[]0\0\x7f\xff"[kq_rng_u64(&rng) % 12];
+            else
+                memmove(buf + at, buf + at + 1, --n - at);
+        }
+        LLVMFuzzerTestOneInput(buf, n);
+    }
+}
+
 static void deep(void **state)
 {
     (void)state;
@@ -60,6 +84,6 @@ static void deep(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(mutations), cmocka_unit_test(deep)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(mutations), cmocka_unit_test(heads), cmocka_unit_test(deep)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

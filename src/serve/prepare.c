@@ -1,0 +1,260 @@
+#include "serve/prepare.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/time.h"
+#include "chat/chat.h"
+#include "base/utf8.h"
+
+enum { RESYNC = 24 }; /* characters that a normalizer may have written otherwise in a row, on both sides together */
+
+static bool no_memory(kq_api_error *e) { return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later"); }
+
+static bool ended(void *ctx)
+{
+    kq_query *j = ctx;
+    return atomic_load(&j->give_up) || (j->deadline_s > 0 && kq_now_s() > j->deadline_s);
+}
+
+static bool tell(const kq_error *err, kq_query *j, kq_api_error *e)
+{
+    const char *param = j->request.messages ? "messages" : "prompt";
+    switch (err->status) {
+    case KQ_E_INTERRUPTED:
+        return atomic_load(&j->give_up) ? kq_api_fail(e, 503, NULL, "cancelled", "the request was cancelled")
+                                        : kq_api_fail(e, 503, NULL, "timeout", "the request took longer than the server's limit");
+    case KQ_E_MEMORY: return no_memory(e);
+    case KQ_E_ARG: case KQ_E_UNSUPPORTED: case KQ_E_FORMAT: return kq_api_fail(e, 400, param, "invalid_value", "%.480s", err->message);
+    default: return kq_api_fail(e, 500, NULL, "server_error", "%.480s", err->message);
+    }
+}
+
+static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, const kq_encode_options *opt, kq_prompt *out, kq_error *err)
+{
+    const kq_chat chat = {.messages = r->messages, .tools = r->tools, .arguments = r->template_arguments, .add_generation_prompt = r->add_generation_prompt,
+                          .continue_final_message = r->continue_final_message};
+    const char *template = kq_tokenizer_chat_template(tok);
+    if (r->tools && template && !strstr(template, "tools"))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "'tools': the model's chat template has no place for tools");
+    char *text = NULL;
+    kq_status st = kq_chat_render(tok, &chat, &text, err);
+    if (!st) /* the template writes the beginning token */
+        st = kq_tokenizer_encode_with(tok, text, strlen(text), opt, &out->ids, &out->n, err);
+    kq_free(text);
+    return st;
+}
+
+static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *given, bool shown, kq_prompt *out, kq_api_error *e)
+{
+    const kq_encode_options opt = {.add_special = given && j->request.add_special_tokens, .parse_special = true, .stop = ended, .ctx = j};
+    kq_error err;
+    kq_status st = KQ_OK;
+    if (!given)
+        st = chat_ids(tok, &j->request, &opt, out, &err);
+    else if (given->text)
+        st = kq_tokenizer_encode_with(tok, given->text, given->size, &opt, &out->ids, &out->n, &err);
+    else if (!(out->ids = kq_alloc(given->n ? given->n : 1, sizeof *out->ids)))
+        return no_memory(e);
+    else
+        memcpy(out->ids, given->ids, (out->n = given->n) * sizeof *out->ids);
+    if (st)
+        return tell(&err, j, e);
+    if (!shown || !given)
+        return true;
+    if (given->text)
+        return (out->offset = kq_prompt_offsets(tok, given->text, given->size, opt.add_special, out->ids, out->n)) || no_memory(e);
+    size_t size = 0;
+    char *text = kq_prompt_text(tok, out->ids, out->n, &size);
+    out->offset = text ? kq_prompt_offsets(tok, text, size, false, out->ids, out->n) : NULL;
+    kq_free(text);
+    return out->offset || no_memory(e);
+}
+
+bool kq_query_prepare(const kq_tokenizer *tok, kq_query *j, bool shown, kq_api_error *e)
+{
+    const kq_api_request *r = &j->request;
+    const size_t n = r->messages ? 1 : r->n_prompt;
+    if (!(j->prompt = kq_calloc(n, sizeof *j->prompt)))
+        return no_memory(e);
+    j->n_prompt = n;
+    for (size_t i = 0; i < n; i++)
+        if (!one_prompt(tok, j, r->messages ? NULL : &r->prompt[i], shown, &j->prompt[i], e))
+            return false;
+    return true;
+}
+
+bool kq_query_fits(const kq_api_limits *limits, const kq_query *j, kq_api_error *e)
+{
+    const char *param = j->request.api == KQ_API_CHAT ? "messages" : "prompt";
+    for (size_t i = 0; i < j->n_prompt; i++) {
+        const size_t n = j->prompt[i].n;
+        if (!n)
+            return kq_api_fail(e, 400, param, "invalid_value", "'%s' has no tokens; at least one is needed", param);
+        if (n > limits->context || (n == limits->context && j->request.max_tokens))
+            return kq_api_fail(e, 400, param, "context_length_exceeded", "This model's maximum context length is %zu tokens; '%s' has %zu, and one new token at least is asked for.",
+                               limits->context, param, n);
+        for (size_t t = 0; t < n; t++)
+            if (j->prompt[i].ids[t] < 0 || (size_t)j->prompt[i].ids[t] >= limits->vocab_size)
+                return kq_api_fail(e, 400, param, "invalid_value", "a token of '%s' is not in the model's vocabulary", param);
+    }
+    return true;
+}
+
+void kq_query_stops(const kq_tokenizer *tok, kq_api_request *r)
+{
+    for (size_t i = 0; i < r->n_stop && r->n_stop_id < KQ_API_MAX_STOP; i++) {
+        int32_t id = kq_tokenizer_id(tok, r->stop[i]);
+        char *text = NULL;
+        size_t n = 1;
+        if (id >= 0 && !kq_tokenizer_decode(tok, &id, 1, true, &text, &n, NULL) && n == 0)
+            r->stop_id[r->n_stop_id++] = id;
+        kq_free(text);
+    }
+}
+
+char *kq_prompt_text(const kq_tokenizer *tok, const int32_t *ids, size_t n_ids, size_t *size)
+{
+    char *raw = NULL, *out = NULL;
+    size_t n = 0, at = 0, to = 0;
+    if (kq_tokenizer_decode(tok, ids, n_ids, false, &raw, &n, NULL) || !(out = kq_alloc(3 * n + 1, 1))) {
+        kq_free(raw);
+        return NULL;
+    }
+    while (at < n) { /* ids need not end with whole characters */
+        kq_utf8 c = kq_utf8_next(raw + at, n - at);
+        if (c.kind == KQ_UTF8_CHAR) {
+            memcpy(out + to, raw + at, c.size);
+            to += c.size;
+        } else {
+            memcpy(out + to, "\xEF\xBF\xBD", 3);
+            to += 3;
+        }
+        at += c.size;
+    }
+    out[to] = 0;
+    kq_free(raw);
+    *size = to;
+    return out;
+}
+
+/* ---- the places of tokens ---- */
+
+/* Characters of a text: char i is bytes [start[i], start[i + 1]); a byte that belongs to none is one. */
+typedef struct chars { const char *bytes; size_t *start; size_t n; } chars; /* start: owned */
+
+static bool cut(const char *bytes, size_t size, chars *out)
+{
+    *out = (chars){.bytes = bytes, .start = kq_alloc(size + 1, sizeof *out->start)};
+    if (!out->start)
+        return false;
+    for (size_t at = 0; at < size; at += kq_utf8_next(bytes + at, size - at).size)
+        out->start[out->n++] = at;
+    out->start[out->n] = size;
+    return true;
+}
+
+/* Are character i of a and j of b the same? Beyond both ends: yes. */
+static bool same(const chars *a, size_t i, const chars *b, size_t j)
+{
+    if (i >= a->n || j >= b->n)
+        return i >= a->n && j >= b->n;
+    const size_t n = a->start[i + 1] - a->start[i];
+    return n == b->start[j + 1] - b->start[j] && !memcmp(a->bytes + a->start[i], b->bytes + b->start[j], n);
+}
+
+/* The shortest way on from a place where the two differ: *i characters of a and *j of b are passed over. */
+static void resync(const chars *a, size_t *i, const chars *b, size_t *j)
+{
+    for (size_t d = 1; d <= RESYNC; d++)
+        for (size_t k = 0; k <= d; k++) {
+            const size_t x = *i + d - k, y = *j + k;
+            if (x <= a->n && y <= b->n && same(a, x, b, y) && (x == a->n || same(a, x + 1, b, y + 1) || x + 1 == a->n || y + 1 == b->n)) {
+                *i = x;
+                *j = y;
+                return;
+            }
+        }
+    *i += *i < a->n;
+    ++*j;
+}
+
+/* place[c]: character of the text where character c of the tokens' bytes is, for each of them, and place[n] the text's end. */
+static size_t *align(const chars *text, const chars *said)
+{
+    size_t *place = kq_alloc(said->n + 1, sizeof *place), i = 0, j = 0;
+    if (!place)
+        return NULL;
+    while (j < said->n) {
+        if (same(text, i, said, j)) {
+            place[j++] = i++;
+            continue;
+        }
+        const size_t from = j, before = i;
+        resync(text, &i, said, &j);
+        if (j > said->n)
+            j = said->n;
+        for (size_t k = from; k < j; k++)
+            place[k] = before;
+    }
+    place[said->n] = text->n;
+    return place;
+}
+
+/* How many of ids' first and last tokens the tokenizer puts around any text. */
+static void around(const kq_tokenizer *tok, const int32_t *ids, size_t n, size_t *first, size_t *last)
+{
+    int32_t *empty = NULL;
+    size_t n_empty = 0;
+    *first = *last = 0;
+    if (kq_tokenizer_encode(tok, "", 0, true, true, &empty, &n_empty, NULL))
+        return;
+    while (*first < n_empty && *first < n && empty[*first] == ids[*first])
+        ++*first;
+    while (*last < n_empty - *first && *last < n - *first && empty[n_empty - 1 - *last] == ids[n - 1 - *last])
+        ++*last;
+    kq_free(empty);
+}
+
+size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size, bool added, const int32_t *ids, size_t n)
+{
+    size_t first = 0, last = 0, bytes = 0, *from = kq_alloc(n + 1, sizeof *from), *place = NULL, *offset = kq_alloc(n + 1, sizeof *offset);
+    chars a = {0}, b = {0};
+    char *said = NULL;
+    const char *one;
+    if (added)
+        around(tok, ids, n, &first, &last);
+    for (int pass = 0; from && offset && pass < 2; pass++) { /* count, then copy */
+        bytes = 0;
+        for (size_t i = 0; i < n; i++) {
+            size_t k = 0;
+            from[i] = bytes;
+            if (i < first || i >= n - last || kq_tokenizer_token_bytes(tok, ids[i], &one, &k, NULL))
+                continue;
+            if (said && k)
+                memcpy(said + bytes, one, k);
+            bytes += k;
+        }
+        from[n] = bytes;
+        if (!pass && !(said = kq_alloc(bytes + 1, 1)))
+            break;
+    }
+    if (said && cut(text, size, &a) && cut(said, bytes, &b) && (place = align(&a, &b))) {
+        size_t c = 0;
+        for (size_t i = 0; i < n; i++) { /* a token that begins inside a character: behind the character's place */
+            while (c < b.n && b.start[c] < from[i])
+                c++;
+            offset[i] = c < b.n ? place[c] : a.n;
+        }
+        offset[n] = a.n;
+    } else {
+        kq_free(offset);
+        offset = NULL;
+    }
+    kq_free(said);
+    kq_free(a.start);
+    kq_free(b.start);
+    kq_free(place);
+    kq_free(from);
+    return offset;
+}
