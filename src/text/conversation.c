@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "chat/chat.h"
 #include "io/json.h"
 
 /* {"from": ..., "value": ...} of ShareGPT and what grew out of it -> roles as chat templates know them. */
@@ -59,15 +60,8 @@ static kq_status render(const kq_tokenizer *tok, const json_t *messages, const j
 {
     if (!kq_tokenizer_chat_template(tok))
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: holds conversations, but the model has no chat template to write them with; give a text, or another model", where);
-    const size_t n = json_array_size(messages);
-    kq_message *m;
-    (void)tools;
-    kq_status status = kq_alloc_for((void **)&m, n, sizeof *m, "messages", err);
-    for (size_t i = 0; i < n && !status; i++)
-        m[i] = (kq_message){json_string_value(json_object_get(json_array_get(messages, i), "role")), json_string_value(json_object_get(json_array_get(messages, i), "content"))};
-    if (!status)
-        status = kq_chat_render(tok, m, n, text, err);
-    kq_free(m);
+    const kq_chat chat = {.messages = messages, .tools = tools};
+    kq_status status = kq_chat_render(tok, &chat, text, err);
     return status ? kq_fail_within(err, status, where) : KQ_OK;
 }
 
