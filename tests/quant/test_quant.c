@@ -254,11 +254,14 @@ static void windows_of_texts(void **state)
 
 /* ---- factor files ---- */
 
+/* Random, symmetric, with a diagonal that a factor may have. */
 static void symmetric(kq_rng *rng, float *H, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j <= i; j++)
             H[i * n + j] = H[j * n + i] = (float)kq_rng_normal(rng);
+        H[i * n + i] = fabsf(H[i * n + i]);
+    }
 }
 
 static void factors_come_back(void **state)
