@@ -152,6 +152,19 @@ static kq_status parse_eos(const json_t *root, const char *path, kq_config *cfg,
     return KQ_OK;
 }
 
+/* max_position_embeddings; a number beyond 2^31 (some write what Python takes for infinity) means that there is no limit. */
+static kq_status parse_max_position(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
+{
+    static const char key[] = "max_position_embeddings";
+    const size_t most = (size_t)1 << 31;
+    if (json_number_value(get(root, key)) > (double)most) {
+        kq_warn("%s: %s is beyond %zu: taken as %zu", path, key, most, most);
+        cfg->max_position = most;
+        return KQ_OK;
+    }
+    return get_size(root, key, cfg->arch == KQ_ARCH_LLAMA ? 2048 : 32768, path, &cfg->max_position, err);
+}
+
 static kq_status parse_sizes(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
 {
     bool llama = cfg->arch == KQ_ARCH_LLAMA;
@@ -162,7 +175,7 @@ static kq_status parse_sizes(const json_t *root, const char *path, kq_config *cf
         (status = get_size(root, "num_attention_heads", SIZE_MAX, path, &cfg->n_head, err)) ||
         (status = get_size(root, "intermediate_size", SIZE_MAX, path, &cfg->d_ff, err)) ||
         (status = get_size(root, "vocab_size", SIZE_MAX, path, &cfg->vocab_size, err)) ||
-        (status = get_size(root, "max_position_embeddings", llama ? 2048 : 32768, path, &cfg->max_position, err)) ||
+        (status = parse_max_position(root, path, cfg, err)) ||
         (status = get_number(root, "rms_norm_eps", 1e-6, path, &eps, err)) ||
         (status = get_bool(root, "tie_word_embeddings", false, path, &cfg->tie_embeddings, err)))
         return status;

@@ -279,7 +279,8 @@ static kq_status parse_header(kq_gguf *g, reader *r, uint64_t *n_tensor, uint64_
 {
     uint32_t version;
     if (r->size < 4 || memcmp(r->data, "GGUF", 4))
-        return kq_fail(err, KQ_E_FORMAT, "%s: is no GGUF file (it does not begin with \"GGUF\")", g->path);
+        return kq_fail(err, KQ_E_FORMAT, "%s: is no GGUF file (it %s)", g->path, kq_is_lfs_pointer(g->data, g->size) ?
+                       "is a Git LFS pointer, not the file itself; fetch it with git lfs pull" : "does not begin with \"GGUF\"");
     r->pos = 4;
     if (!get32(r, &version))
         return kq_fail(err, KQ_E_FORMAT, "%s: the file ends inside its header", g->path);

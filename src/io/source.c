@@ -166,7 +166,7 @@ static kq_status open_gguf(kq_source *src, kq_error *err)
 {
     src->kind = KQ_SOURCE_GGUF;
     kq_status status;
-    if (ends_with(src->path, ".safetensors"))
+    if (ends_with(src->path, ".safetensors") || ends_with(src->path, ".json") || ends_with(src->path, ".bin"))
         return kq_fail(err, KQ_E_ARG, "%s: give the folder of the model (with its config.json) instead of this file", src->path);
     if ((status = kq_gguf_open(src->path, &src->gguf, err)) || (status = kq_gguf_config(src->gguf, &src->cfg, err)))
         return status;

@@ -82,6 +82,7 @@ new config-eos-negative && config 's/"eos_token_id": 2/"eos_token_id": -1/' && f
 new config-twice && config 's/"hidden_size": 64/"hidden_size": 65, "hidden_size": 64/' && figure
 new config-window && put '"sliding_window": 16' && figure 'sliding_window is set; it is ignored'
 new config-types && put '"layer_types": ["full_attention", "full_attention", "full_attention"], "architectures": null, "torch_dtype": 5, "logits_scaling": 3' && figure
+new config-long && config 's/"max_position_embeddings": 512/"max_position_embeddings": 1000000000000000019884624838656/' && figure 'max_position_embeddings is beyond 2147483648'
 new config-act && config 's/"silu"/"swish"/' && figure
 new config-head && config 's/"head_dim": 16/"head_dim": null/' && figure
 new config-base && config 's/LlamaForCausalLM/LlamaModel/' && figure
