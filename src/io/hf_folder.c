@@ -422,6 +422,14 @@ static void settle_head(kq_hf_folder *f)
 
 /* ---- the folder ---- */
 
+/* Files by their names, as they were opened; in each the order of its bytes. */
+static int compare_place(const void *a, const void *b)
+{
+    const kq_tensor *s = a, *t = b;
+    int order = strcmp(s->file, t->file);
+    return order ? order : s->data != t->data ? (s->data < t->data ? -1 : 1) : strcmp(s->name, t->name);
+}
+
 /* generation_config.json, where it is a JSON object, says what ends an answer; config.json does where there is no such file. */
 static kq_status read_generation_config(kq_hf_folder *f, const char *dir, kq_error *err)
 {
@@ -465,6 +473,8 @@ kq_status kq_hf_folder_open(const char *dir, kq_hf_folder *f, kq_error *err)
     if (!status && !(status = open_files(f, dir, &root, &map, err)) && !(status = merge(f, map, &all, &n, err)) && !(status = choose(f, all, n, err)) &&
         !(status = f->storage.kronq ? KQ_OK : check_index(f, map, dir, err)))
         settle_head(f);
+    if (!status)
+        qsort(f->tensor, f->n, sizeof *f->tensor, compare_place);
     json_decref(root);
     kq_free(all);
     if (status)

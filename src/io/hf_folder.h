@@ -11,7 +11,7 @@ typedef struct kq_hf_folder {
     kq_storage storage;
     kq_st_file **file;         /* owned [n_file] */
     size_t n_file;
-    kq_tensor *tensor;         /* owned [n]; without order, no two of one name unless the folder is broken */
+    kq_tensor *tensor;         /* owned [n]; in the order of files and of their bytes. Two of one name: the folder is broken */
     size_t n;
     kq_tensor *scale;          /* owned [n_scale]; of FP8 matrices, which point to them */
     size_t n_scale;

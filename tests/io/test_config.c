@@ -1,4 +1,5 @@
 /* config.json -> kq_config: values that LlamaConfig and Qwen3Config of transformers give, and every refusal by name. */
+#include "base/rng.h"
 #include "io/config_json.h"
 
 #include "check.h"
@@ -167,6 +168,31 @@ static void odd_tokens(void **state)
     check_fails(parse(LLAMA(", \"eos_token_id\": [[2]]")), KQ_E_FORMAT, "eos_token_id");
 }
 
+/* Any answer is right, but memory errors are not, and what is accepted is within its limits. */
+static void mutated(void **state)
+{
+    (void)state;
+    static const char seed[] = LLAMA(", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+                                     "\"original_max_position_embeddings\": 64}, \"eos_token_id\": [2, 3], \"layer_types\": [\"full_attention\"], "
+                                     "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128], \"config_groups\": {\"a\": {}}}, "
+                                     "\"transformers_weights\": \"x\", \"sliding_window\": null, \"head_dim\": 16");
+    static const char bytes[] = "{}[]\",:\\0123456789-.eEnulltrue";
+    kq_rng rng = kq_rng_stream(3, "config");
+    size_t accepted = 0;
+    for (int round = 0; round < 20000; round++) {
+        char text[sizeof seed];
+        memcpy(text, seed, sizeof seed);
+        for (size_t k = kq_rng_u64(&rng) % 3 + 1; k; k--)
+            text[kq_rng_u64(&rng) % (sizeof seed - 1)] = bytes[kq_rng_u64(&rng) % (sizeof bytes - 1)];
+        if (parse(text))
+            continue;
+        accepted++;
+        check_ok(kq_config_check(&cfg, "config.json", &err));
+        assert_true(strlen(storage.weights_file) < sizeof storage.weights_file && cfg.n_eos <= KQ_MAX_EOS);
+    }
+    assert_true(accepted > 100);
+}
+
 static void linear_shapes_and_names(void **state)
 {
     (void)state;
@@ -188,6 +214,6 @@ static void linear_shapes_and_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(defaults), cmocka_unit_test(rope_forms), cmocka_unit_test(refusals),
-                                       cmocka_unit_test(case_35_broken_sizes), cmocka_unit_test(odd_tokens), cmocka_unit_test(ignored_keys), cmocka_unit_test(storage_forms), cmocka_unit_test(linear_shapes_and_names)};
+                                       cmocka_unit_test(case_35_broken_sizes), cmocka_unit_test(odd_tokens), cmocka_unit_test(ignored_keys), cmocka_unit_test(storage_forms), cmocka_unit_test(mutated), cmocka_unit_test(linear_shapes_and_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
