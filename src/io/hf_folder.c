@@ -107,6 +107,20 @@ static kq_status no_weights(const char *dir, kq_error *err)
     return kq_fail(err, KQ_E_IO, "%s: holds neither model.safetensors nor model.safetensors.index.json (kronq reads no other weight files)", dir);
 }
 
+/* An index beside the single file is not used. Worth saying, unless it names that very file everywhere. */
+static void warn_of_index(const char *dir, const char *index, const char *single)
+{
+    char path[MAX_PATH];
+    const char *tensor;
+    json_t *root = NULL, *value;
+    bool names_single = is_there(dir, index) && !kq_path_join(path, sizeof path, dir, index, NULL) && !kq_json_read(path, MAX_INDEX, &root, NULL);
+    json_object_foreach(json_object_get(root, "weight_map"), tensor, value)
+        names_single = names_single && json_is_string(value) && !strcmp(json_string_value(value), single);
+    if (is_there(dir, index) && !names_single)
+        kq_warn("%s: %s is not used, because %s lies beside it", dir, index, single);
+    json_decref(root);
+}
+
 static kq_status open_files(kq_hf_folder *f, const char *dir, json_t **root, json_t **map, kq_error *err)
 {
     static const char single[] = "model.safetensors", index[] = "model.safetensors.index.json";
@@ -120,8 +134,7 @@ static kq_status open_files(kq_hf_folder *f, const char *dir, json_t **root, jso
     if (*named)
         return ends_with(named, ".json") ? open_index(f, dir, named, root, map, err) : open_file(f, dir, named, err);
     if (is_there(dir, single)) {
-        if (is_there(dir, index))
-            kq_warn("%s: %s is not used, because %s lies beside it", dir, index, single);
+        warn_of_index(dir, index, single);
         return open_file(f, dir, single, err);
     }
     return is_there(dir, index) ? open_index(f, dir, index, root, map, err) : no_weights(dir, err);

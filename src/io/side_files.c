@@ -143,12 +143,15 @@ static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
      * configuration ties it is not tied. */
     static const char *const dropped[] = { "quantization_config", "auto_map", "transformers_weights" };
     const bool tied = kq_source_config(src)->tie_embeddings, untied = !tied && json_is_true(json_object_get(root, "tie_word_embeddings"));
-    bool changed = untied;
+    const bool bos_list = json_is_array(json_object_get(root, "bos_token_id")); /* newer versions of transformers refuse a list there */
+    bool changed = untied || bos_list;
     for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++)
         changed |= !json_object_del(root, dropped[i]);
     if (changed) {
         if (untied)
             json_object_set_new(root, "tie_word_embeddings", json_false());
+        if (bos_list)
+            json_object_set_new(root, "bos_token_id", kq_source_config(src)->bos_id >= 0 ? json_integer(kq_source_config(src)->bos_id) : json_null());
         status = dump(root, "config.json", json, err);
     } else if (!(status = kq_tok_buf_add(&copy, text, strlen(text) + 1, err))) {
         *json = copy.data;

@@ -96,6 +96,7 @@ new bos-list && config 's/"bos_token_id": 0/"bos_token_id": [0]/' && keep # newe
 
 say "the files of the weights"
 new stale-index && index "model-00001-of-00002.safetensors=*" && figure 'model.safetensors.index.json is not used'
+new index-of-single && index "model.safetensors=*" && figure
 new sharded && shards && index "$TWO=*layers.2.*" "$ONE=*" && figure
 new single-and-shards && shards && index "$TWO=*layers.2.*" "$ONE=*" && st model.safetensors times 0.5 '*layers.0.mlp.down*' && figure 'is not used'
 new overlay && shards && index "model-overlay.safetensors=*layers.1.mlp.down*" "$TWO=*layers.2.*" "$ONE=*" && st model-overlay.safetensors keep '*layers.1.mlp.down*' times 0.5 '*' && figure
@@ -187,6 +188,17 @@ G gen-text '{"eos_token_id": "183"}' && keep
 refuse 1 "eos_token_id is neither a token id" "$KRONQ" run gen-text -p x --quiet
 
 say "the end tokens go on with a checkpoint and with exports"
+for m in bigint nan; do
+    must "$KRONQ" info $m
+    must "$KRONQ" info --plan $m --seq-len 64
+    must "$KRONQ" quantize $m -o all --bits 4 --method none --quiet
+    must "$KRONQ" eval all --ppl "$TEXT" --ctx 64 --chunks 1 --quiet
+    must "$KRONQ" export $m --to gguf --type F16 -o all.gguf --quiet
+    must "$KRONQ" export $m --to bf16 -o all16 --quiet
+    must "$KRONQ" run all16 -p x -n 2 --quiet
+    rm -rf all all16 all.gguf
+done
+must "$KRONQ" export bos-list --to bf16 -o all16 --quiet && [ "$(get all16/config.json bos_token_id)" = 0 ] || fail "bos_token_id of an export"
 must "$KRONQ" quantize gen-list -o ck --bits 4 --method none --quiet
 must "$KRONQ" export gen-list --to bf16 -o hf16 --quiet
 must "$KRONQ" export gen-list --to gguf --type F16 -o out.gguf --quiet
