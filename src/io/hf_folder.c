@@ -154,7 +154,8 @@ static int compare_stored(const void *a, const void *b)
 /* Every name once, from the last file that holds it. *all is sorted by name; kq_free it. */
 static kq_status merge(const kq_hf_folder *f, const json_t *map, stored **all, size_t *n, kq_error *err)
 {
-    size_t total = 0, kept = 0;
+    size_t total = 0, kept = 0, n_other = 0;
+    const kq_tensor *other = NULL; /* the first that comes from another file than the index says */
     for (size_t i = 0; i < f->n_file; i++)
         total += kq_st_n_tensors(f->file[i]);
     kq_status status = kq_alloc_for((void **)all, total, sizeof **all, "the tensor table", err);
@@ -169,11 +170,13 @@ static kq_status merge(const kq_hf_folder *f, const json_t *map, stored **all, s
         if (i + 1 < total && !strcmp(t->name, (*all)[i + 1].t->name))
             continue;
         const char *named = json_string_value(json_object_get(map, t->name));
-        if (i && !strcmp(t->name, (*all)[i - 1].t->name) && named && strcmp(named, kq_path_name(t->file)))
-            kq_warn("%s: %.200s is taken from this file, the last in the order of names that holds it, as transformers does, although the index names %s",
-                    t->file, t->name, named);
+        if (i && !strcmp(t->name, (*all)[i - 1].t->name) && named && strcmp(named, kq_path_name(t->file)) && !n_other++)
+            other = t;
         (*all)[kept++] = (*all)[i];
     }
+    if (other)
+        kq_warn("%s: %.200s is taken from this file, the last in the order of names that holds it, as transformers does, although the index names %s "
+                "(the first of %zu such tensors)", other->file, other->name, json_string_value(json_object_get(map, other->name)), n_other);
     *n = kept;
     return KQ_OK;
 }

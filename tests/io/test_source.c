@@ -1,6 +1,7 @@
 /* One model written three ways (one file, shards, GGUF) must read the same; and every folder or file that does not fit is refused by name.
  * The GGUF order of q and k is made here by the converter's own definition: reshape(n_head, 2, d/2, n).swapaxes(1, 2). */
 #include "base/file.h"
+#include "base/rng.h"
 #include "io/safetensors_write.h"
 
 #include "bytes.h"
@@ -383,6 +384,34 @@ static void case_35_config_and_tensors_disagree(void **s)
     refused("src_model", KQ_E_SHAPE, "lm_head.weight");
 }
 
+/* Any answer is right, but memory errors are not: an index that names shards which overlap, mutated a little. */
+static void mutated_index(void **s)
+{
+    (void)s;
+    static char seed[8192], text[8192];
+    static const char chars[] = "{}[]\",:ab2_.lwmodel0123";
+    kq_rng rng = kq_rng_stream(4, "index");
+    shards();
+    write_part("src_model/b2.safetensors", 5, n_list, NULL);
+    write_index(7, "b2.safetensors", 0, n_list);
+    FILE *f = fopen("src_model/model.safetensors.index.json", "r");
+    size_t n = fread(seed, 1, sizeof seed - 1, f), opened = 0;
+    fclose(f);
+    for (int round = 0; round < 2000; round++) {
+        kq_source *src;
+        memcpy(text, seed, n + 1);
+        for (size_t k = kq_rng_u64(&rng) % 4 + 1; k; k--)
+            text[kq_rng_u64(&rng) % n] = chars[kq_rng_u64(&rng) % (sizeof chars - 1)];
+        write_text("src_model/model.safetensors.index.json", text);
+        if (kq_source_open("src_model", &src, &err))
+            continue;
+        opened++;
+        assert_int_equal(kq_source_n_tensors(src), n_list);
+        kq_source_close(src);
+    }
+    assert_true(opened > 50);
+}
+
 static void extra_tensors(void **s)
 {
     (void)s;
@@ -488,7 +517,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(same_values_three_ways), T(configs_agree), T(llama3_factors_are_recognised), T(case_29_nan_weights), T(case_30_file_names),
         T(case_31_missing_shard), T(case_32_index_and_shard_disagree), T(case_33_tensor_in_two_shards), T(case_34_stale_index),
-        T(case_35_config_and_tensors_disagree), T(extra_tensors), T(kronq_checkpoint_may_hold_trellis), T(case_60_block_count),
+        T(case_35_config_and_tensors_disagree), T(extra_tensors), T(mutated_index), T(kronq_checkpoint_may_hold_trellis), T(case_60_block_count),
         T(unreadable_type_is_refused_when_read), T(fingerprints),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
