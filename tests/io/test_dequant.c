@@ -51,8 +51,36 @@ static void integers_and_refusals(void **state)
     assert_true(y == 7);
 }
 
+/* All bytes of the two FP8 types against their definitions, and sum(byte * value) against PyTorch 2.13's float8_e4m3fn and float8_e5m2 (NaN and Inf as 0). */
+static void fp8(void **state)
+{
+    (void)state;
+    static const struct { kq_dtype dtype; int fraction_bits, bias; double sum; } types[] = {{KQ_T_F8_E4M3, 3, 7, -692208.0},
+                                                                                           {KQ_T_F8_E5M2, 2, 15, -46137343.96875}};
+    for (size_t k = 0; k < 2; k++) {
+        const int bits = types[k].fraction_bits, one = 1 << bits;
+        double sum = 0;
+        for (int b = 0; b < 256; b++) {
+            const uint8_t byte = (uint8_t)b;
+            const int exponent = (b & 0x7f) >> bits, fraction = b & (one - 1);
+            double want = exponent ? ldexp(one + fraction, exponent - types[k].bias - bits) : ldexp(fraction, 1 - types[k].bias - bits);
+            if (k ? exponent == 31 : (b & 0x7f) == 0x7f)
+                want = k && !fraction ? INFINITY : NAN;
+            want = b & 0x80 ? -want : want;
+            float y;
+            assert_true(kq_dequantize(types[k].dtype, &byte, 1, &y));
+            assert_true(isnan(want) ? isnan(y) : y == want && !signbit(y) == !signbit(want));
+            sum += isfinite(y) ? b * (double)y : 0;
+        }
+        assert_true(sum == types[k].sum);
+    }
+    const double x[2] = {0.1, -1e300};
+    float y[2];
+    assert_true(kq_dequantize(KQ_T_F64, (const uint8_t *)x, 2, y) && y[0] == 0.1f && isinf(y[1]));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_bits), cmocka_unit_test(integers_and_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_bits), cmocka_unit_test(integers_and_refusals), cmocka_unit_test(fp8)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -397,7 +397,7 @@ static void mutated_index(void **s)
     FILE *f = fopen("src_model/model.safetensors.index.json", "r");
     size_t n = fread(seed, 1, sizeof seed - 1, f), opened = 0;
     fclose(f);
-    for (int round = 0; round < 2000; round++) {
+    for (int round = 0; round < 600; round++) {
         kq_source *src;
         memcpy(text, seed, n + 1);
         for (size_t k = kq_rng_u64(&rng) % 4 + 1; k; k--)
@@ -409,7 +409,7 @@ static void mutated_index(void **s)
         assert_int_equal(kq_source_n_tensors(src), n_list);
         kq_source_close(src);
     }
-    assert_true(opened > 50);
+    assert_true(opened > 20);
 }
 
 static void extra_tensors(void **s)
