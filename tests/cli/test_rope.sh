@@ -37,8 +37,7 @@ say "the same figures from a GGUF and from a bf16 folder"
 n=0
 while IFS=$'\t' read -r name ctx windows want extra; do
     case $name in
-    linear | dynamic | yarn | "yarn below 1" | "yarn, factor null"* | "yarn, attention_factor" | "yarn, mscale of both kinds" | "yarn, betas" | \
-        "yarn, truncate false" | "llama3" | "llama3, odd"* | longrope | "longrope, the same"* | "llama3 without an"*) ;;
+    linear | dynamic | "yarn below 1" | "yarn, attention_factor" | "yarn, betas" | "yarn, truncate false" | "llama3, odd"* | longrope | "llama3 without an"*) ;;
     *) continue ;;
     esac
     n=$((n + 1))
@@ -55,7 +54,7 @@ while IFS=$'\t' read -r name ctx windows want extra; do
     near "$(nll again.gguf "$ctx" "$windows")" "$want" 3e-7 || fail "$name: from the GGUF another of nll $(get must.out nll), transformers has $want"
     rm -rf again again.gguf
 done <"$CASES"
-[ $n -eq 14 ] || fail "$n cases went through files, expected 14"
+[ $n -eq 9 ] || fail "$n cases went through files, expected 9"
 
 say "quantized: the checkpoint keeps the scaling, and generates with it"
 model m '"rope_theta": 50.0, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "attention_factor": 1.5}'
