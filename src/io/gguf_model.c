@@ -82,10 +82,14 @@ static kq_status get_size(const kq_gguf *g, const char *arch, const char *key, s
     *out = fallback;
     if (!kv)
         return fallback == SIZE_MAX ? kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is missing", kq_gguf_path(g), arch, key) : KQ_OK;
-    if (kv->is_array)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is a list: layers of different sizes are not supported", kq_gguf_path(g), arch, key);
     if (!kq_gguf_int(kv, 0, &value) || value < 0)
         return kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is not a whole number of at least 0", kq_gguf_path(g), arch, key);
+    for (size_t i = 1; i < kv->n; i++) { /* one value a layer */
+        int64_t other;
+        if (!kq_gguf_int(kv, i, &other) || other != value)
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is a list of different values: layers of different sizes are not supported", kq_gguf_path(g),
+                           arch, key);
+    }
     *out = (size_t)value;
     return KQ_OK;
 }
@@ -221,6 +225,24 @@ static kq_status parse_vocab(const kq_gguf *g, const char *arch, kq_config *cfg,
     return KQ_OK;
 }
 
+/* llama.cpp opens no file that holds a tensor which the architecture has no place for: it would compute something else. */
+static kq_status check_names(const kq_gguf *g, const kq_config *cfg, kq_error *err)
+{
+    for (size_t i = 0; i < kq_gguf_n_tensors(g); i++) {
+        const char *name = kq_gguf_tensor_at(g, i)->name;
+        char hf[128];
+        kq_gguf_hf_name(name, hf, sizeof hf);
+        const bool known = strcmp(hf, name) || !strcmp(name, "rope_freqs.weight");
+        const bool head_norm = strstr(hf, ".self_attn.q_norm.") || strstr(hf, ".self_attn.k_norm.");
+        if (!strcmp(name, "cls.output.weight") && cfg->arch == KQ_ARCH_QWEN3)
+            kq_warn("%s: %s, which ranks texts, is passed over", kq_gguf_path(g), name);
+        else if (!known || (head_norm && cfg->arch == KQ_ARCH_LLAMA))
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor %s has no place in the %s architecture, which kronq would compute without it", kq_gguf_path(g),
+                           name, cfg->arch == KQ_ARCH_LLAMA ? "llama" : "qwen3");
+    }
+    return KQ_OK;
+}
+
 kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err)
 {
     const char *path = kq_gguf_path(g);
@@ -260,7 +282,7 @@ kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.attention.value_length %zu and rope.dimension_count %zu must both be the head's size %zu",
                        path, arch, value_dim, rope_dim, cfg->head_dim);
     cfg->tie_embeddings = !find_tensor(g, "output.weight");
-    if ((status = parse_rope(g, arch, cfg, err)) || (status = kq_config_check(cfg, path, err)))
+    if ((status = check_names(g, cfg, err)) || (status = parse_rope(g, arch, cfg, err)) || (status = kq_config_check(cfg, path, err)))
         return status;
     return parse_rope_freqs(g, cfg, err);
 }

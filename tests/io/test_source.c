@@ -412,6 +412,30 @@ static void mutated_index(void **s)
     assert_true(opened > 20);
 }
 
+/* In a GGUF they are refused, as llama.cpp does. */
+static void gguf_tensors_without_a_place(void **s)
+{
+    (void)s;
+    static const char *const names[] = {"blk.0.attn_sinks", "blk.0.attn_q.scale", "rope_factors_long", "x", "cls.output"}; /* and .weight */
+    kq_source *src;
+    for (int qwen3 = 0; qwen3 < 2; qwen3++)
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            folder(qwen3, true, "");
+            add("y", names[i], 4, 0, 0);
+            write_gguf("src_model.gguf", qwen3, NULL, LAYERS);
+            if (qwen3 && !strncmp(names[i], "cls", 3)) { /* a reranker's head */
+                check_ok(kq_source_open("src_model.gguf", &src, &err));
+                kq_source_close(src);
+            } else {
+                refused("src_model.gguf", KQ_E_UNSUPPORTED, "has no place");
+            }
+        }
+    folder(false, true, "");
+    add("y", "blk.0.attn_q_norm", 4, 0, 0); /* Qwen3's, not LLaMA's */
+    write_gguf("src_model.gguf", false, NULL, LAYERS);
+    refused("src_model.gguf", KQ_E_UNSUPPORTED, "blk.0.attn_q_norm.weight has no place");
+}
+
 static void extra_tensors(void **s)
 {
     (void)s;
@@ -517,7 +541,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(same_values_three_ways), T(configs_agree), T(llama3_factors_are_recognised), T(case_29_nan_weights), T(case_30_file_names),
         T(case_31_missing_shard), T(case_32_index_and_shard_disagree), T(case_33_tensor_in_two_shards), T(case_34_stale_index),
-        T(case_35_config_and_tensors_disagree), T(extra_tensors), T(mutated_index), T(kronq_checkpoint_may_hold_trellis), T(case_60_block_count),
+        T(case_35_config_and_tensors_disagree), T(extra_tensors), T(mutated_index), T(gguf_tensors_without_a_place),
+        T(kronq_checkpoint_may_hold_trellis), T(case_60_block_count),
         T(unreadable_type_is_refused_when_read), T(fingerprints),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
