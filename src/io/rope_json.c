@@ -126,8 +126,9 @@ static kq_status read_yarn(const reader *r)
     s->attention_factor = attention;
     warn_factor(r);
     if (s->factor != implied && implied != 1)
-        kq_warn("%s: %s has factor %g, but max_position_embeddings %zu is %g times original_max_position_embeddings %zu; the factor is used as it is",
-                r->path, r->key, s->factor, r->cfg->max_position, implied, s->original_max_position);
+        kq_warn("%s: %s has factor %g, but max_position_embeddings %zu is %g times original_max_position_embeddings %zu; the factor is used as it is, and "
+                "the context is %zu tokens (raise max_position_embeddings for longer texts)", r->path, r->key, s->factor, r->cfg->max_position, implied,
+                s->original_max_position, r->cfg->max_position);
     return KQ_OK;
 }
 
