@@ -268,7 +268,8 @@ static kq_status describe(kq_cmp *c, kq_error *err)
     char hex[33];
     kq_isa isa;
     kq_compute compute;
-    const kq_text_how how = {.options = o->reading, .reach = o->chunks ? kq_text_reach(o->chunks * (o->ctx ? o->ctx : 2048)) : SIZE_MAX};
+    const kq_text_how how = {.options = o->reading, .reach = o->chunks ? kq_text_reach(o->chunks * (o->ctx ? o->ctx : 2048)) : SIZE_MAX,
+                             .common = &o->common};
     kq_status status = kq_isa_pick(o->common.isa, &isa, err);
     if (!status)
         status = kq_compute_pick(o->common.compute, isa, &compute, err);

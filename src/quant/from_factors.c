@@ -57,7 +57,7 @@ static json_t *said(const kq_prepared *p, size_t file_seq_len, size_t file_token
     kq_tokenizer *tok = NULL;
     kq_status status = c->n_text ? kq_tokenizer_open(p->src, &tok, err) : KQ_OK;
     if (!status)
-        status = kq_prepare_text_hash(c, tok, file_tokens, hex, err);
+        status = kq_prepare_text_hash(p->opt, tok, file_tokens, hex, err);
     if (tok)
         kq_tokenizer_close(tok);
     if (status)

@@ -145,7 +145,7 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
         if (!(status = prepare_sequences(p, err)))
             status = kq_tokenizer_open(p->src, &p->tok, err);
         if (!status) /* before any work: a mistyped name, a file that is no text, a conversation that the model has no template for */
-            status = kq_prepare_text_hash(c, p->tok, c->tokens, p->text_hash, err);
+            status = kq_prepare_text_hash(opt, p->tok, c->tokens, p->text_hash, err);
     }
     return status;
 }
@@ -167,9 +167,10 @@ kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err)
     return p->fingerprint[0] ? KQ_OK : kq_source_fingerprint(p->src, p->fingerprint, err);
 }
 
-kq_status kq_prepare_text_hash(const kq_calibration *c, const kq_tokenizer *tok, size_t tokens, char hex[33], kq_error *err)
+kq_status kq_prepare_text_hash(const kq_quantize_options *opt, const kq_tokenizer *tok, size_t tokens, char hex[33], kq_error *err)
 {
-    const kq_text_how how = {.options = c->reading, .tok = tok, .reach = kq_text_reach(tokens)};
+    const kq_calibration *c = &opt->calibration;
+    const kq_text_how how = {.options = c->reading, .tok = tok, .reach = kq_text_reach(tokens), .common = &opt->common};
     const char *rendered;
     hex[0] = 0;
     if (!c->n_text)

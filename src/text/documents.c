@@ -192,7 +192,7 @@ static kq_status add_value(reader *r, size_t size, kq_error *err)
     if (kq_json_parse(r->buf + r->at, size, "", &value, &why))
         return not_json(r, &why, err);
     snprintf(where, sizeof where, "%.1000s: line %zu", r->path, r->line);
-    kq_status status = kq_document_text(value, r->how->tok, where, &text, &n, &owned, &conversation, err);
+    kq_status status = kq_document_text(value, r->how->options.spell_special ? NULL : r->how->tok, where, &text, &n, &owned, &conversation, err);
     if (!status && conversation && r->how->options.spell_special)
         status = kq_fail(err, KQ_E_ARG, "%s: is a conversation, whose marks are special tokens: --no-parse-special does not go with it", where);
     if (!status)
@@ -455,6 +455,8 @@ static kq_status read_as(reader *r, const char *path, kq_error *err)
     }
     if (json)
         return read_json(r, err);
+    if (r->n - r->at > 14 && (!strncasecmp(r->buf + r->at, "<!doctype html", 14) || !strncasecmp(r->buf + r->at, "<html", 5)))
+        kq_warn("%s: is an HTML page: its markup is read as text", r->path);
     r->info->format = "text";
     return read_text(r, err);
 }
