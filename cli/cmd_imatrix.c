@@ -15,6 +15,7 @@ static const cli_option options[] = {
     {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},
     {"seed", "N", "seed of the text the model writes (0)", OPT_SEED},
     {"resume", NULL, "continue an interrupted run with the same settings", OPT_RESUME},
+    {"fresh", NULL, "discard what an interrupted run has left unfinished, and start anew (a finished result is never touched)", OPT_FRESH},
     {"json", NULL, "print the report as JSON on stdout", OPT_JSON},
     {"quiet", NULL, "no progress", OPT_QUIET},
     {0},

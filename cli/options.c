@@ -229,6 +229,7 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_EXACT: cal->exact = true; return -1;
     case OPT_DRY_RUN: c->dry_run = true; return -1;
     case OPT_RESUME: q->resume = c->t.resume = true; return -1;
+    case OPT_FRESH: q->fresh = true; return -1;
     case OPT_JSON: c->json = true; return -1;
     case OPT_QUIET: c->quiet = true; return -1;
     case OPT_CHAT: c->chat = true; return -1;

@@ -125,6 +125,7 @@ typedef struct kq_quantize_options {
     int embed_bits, head_bits;  /* 16, 8 or 4 */
     size_t shard_size;          /* bytes */
     bool resume;                /* continue an interrupted run with the same settings */
+    bool fresh;                 /* discard what an interrupted run has left unfinished, and start anew; a finished result is never touched */
     size_t memory;              /* what the process may take at its peak, bytes resident (VmHWM): decides what follows; 0: no limit */
     const char *gradients;      /* where a block's gradients are while its factors are found: "memory", "disk" (the same bytes), or "stream":
                                    nowhere, made again for every product (the same factors to 1e-3, the same bytes if memory allows). NULL:

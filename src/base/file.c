@@ -255,6 +255,41 @@ kq_status kq_mkdirs(const char *path, kq_error *err)
     return status;
 }
 
+/* path without its last part, in place; false: there is none before it. */
+static bool cut_last(char *path)
+{
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    while (n && path[n - 1] != '/')
+        n--;
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    path[n] = 0;
+    return n && strcmp(path, "/");
+}
+
+size_t kq_missing_folders(const char *path)
+{
+    char *copy = strdup(path);
+    size_t n = 0;
+    while (copy && *copy && !kq_path_exists(copy)) {
+        n++;
+        if (!cut_last(copy))
+            break;
+    }
+    free(copy);
+    return n;
+}
+
+void kq_remove_folders(const char *path, size_t n)
+{
+    char *copy = strdup(path);
+    while (copy && n-- && (!rmdir(copy) || errno == ENOENT) && cut_last(copy))
+        ;
+    free(copy);
+}
+
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at)
 {
     (void)st;

@@ -27,6 +27,9 @@ bool kq_is_lfs_pointer(const void *data, size_t size);
 bool kq_path_exists(const char *path);
 bool kq_path_is_dir(const char *path);
 kq_status kq_mkdirs(const char *path, kq_error *err);
+/* How many of the folders that path names are not there: the last one, the one before it, ...; and removing so many again, as far as they are empty. */
+size_t kq_missing_folders(const char *path);
+void kq_remove_folders(const char *path, size_t n);
 /* Remove a file, or a folder with all that is in it; links are removed, not followed. Nothing there is fine. */
 kq_status kq_remove_tree(const char *path, kq_error *err);
 /* The last part of a path, without the folders before it ("b/" of "a/b/"). */

@@ -121,6 +121,7 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     kq_isa isa;
     bool new_folder = false;
     int lock = -1;
+    const size_t made = kq_missing_folders(out);
     const double start = kq_now_s();
     if (report_json)
         *report_json = NULL;
@@ -142,6 +143,10 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     }
     if (!status && report_json && !(*report_json = make_report(&x, kq_now_s() - start, err)))
         status = KQ_E_MEMORY;
+    if (status && new_folder && lock >= 0) /* what is in it was written just now */
+        kq_remove_tree(out, NULL);
+    if (status && new_folder)
+        kq_remove_folders(out, made);
     if (lock >= 0)
         close(lock);
     kq_model_file_close(file);

@@ -1,4 +1,5 @@
 /* The dequantized weights as a GGUF file for llama.cpp. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include <jansson.h>
 
 #include "base/mem.h"
+#include "base/warn.h"
 #include "export/internal.h"
 #include "io/dequant.h"
 #include "io/encode.h"
@@ -54,12 +56,36 @@ static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const c
 
 typedef struct encoder {
     kq_gguf_writer *w;
-    const char *name;
+    const char *name, *file;  /* file: for messages */
     kq_dtype dtype;
     size_t cols, row_bytes;
+    size_t row, head_dim;     /* rows done; not 0: they come interleaved by heads */
+    float largest;            /* magnitude so far */
     uint8_t *buf; /* owned */
     size_t cap;
 } encoder;
+
+/* Tell of the value at `at` of the rows that come next. */
+static kq_status too_large(const encoder *e, const float *rows, size_t at, kq_error *err)
+{
+    const size_t r = e->row + at / e->cols;
+    return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is %g, beyond what %s can hold (%s); choose another --type", e->file, e->name,
+                   e->head_dim ? kq_gguf_hf_row(r, e->head_dim) : r, at % e->cols, (double)rows[at], kq_dtype_name(e->dtype),
+                   e->dtype == KQ_T_BF16 ? "3.39e38 at most" : e->dtype == KQ_T_F16 ? "65504 at most" : "its scales are half floats, 65504 at most");
+}
+
+/* Before anything is written: can the type hold them? */
+static kq_status check_rows(void *ctx, const float *rows, size_t n, kq_error *err)
+{
+    encoder *e = ctx;
+    size_t at;
+    if (!kq_type_holds(e->dtype, rows, n * e->cols, &at))
+        return too_large(e, rows, at, err);
+    for (size_t i = 0; i < n * e->cols; i++)
+        e->largest = fmaxf(e->largest, fabsf(rows[i]));
+    e->row += n;
+    return KQ_OK;
+}
 
 static kq_status encode_rows(void *ctx, const float *rows, size_t n, kq_error *err)
 {
@@ -72,18 +98,42 @@ static kq_status encode_rows(void *ctx, const float *rows, size_t n, kq_error *e
             return status;
         e->cap = n * e->row_bytes;
     }
-    if ((status = kq_encode(e->dtype, rows, n * e->cols, e->buf, NULL, err)))
-        return kq_fail_within(err, status, e->name);
+    size_t at = SIZE_MAX;
+    if ((status = kq_encode(e->dtype, rows, n * e->cols, e->buf, &at, err)))
+        return at == SIZE_MAX ? kq_fail_within(err, status, e->name) : too_large(e, rows, at, err);
+    e->row += n;
     return kq_gguf_writer_data(e->w, e->buf, n * e->row_bytes, err);
+}
+
+static void begin_slot(const kq_export_job *x, const kq_gguf_slot *s, encoder *e)
+{
+    size_t elems = 1, bytes = 4;
+    kq_dtype_block(e->dtype, &elems, &bytes);
+    e->file = kq_source_path(x->src);
+    e->name = *s->hf_name ? s->hf_name : s->name;
+    e->cols = s->ne[0];
+    e->row_bytes = s->ne[0] / elems * bytes;
+    e->row = 0;
+    e->head_dim = s->head_dim;
+    e->largest = 0;
+}
+
+/* Values that a type cannot hold are found before the file is begun; what a checkpoint of kronq's own holds packed was looked at when it was made. */
+static kq_status check_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e, kq_error *err)
+{
+    begin_slot(x, s, e);
+    if (!*s->hf_name || (kq_source_is_kronq(x->src) && s->linear >= 0))
+        return KQ_OK;
+    kq_status status = kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim, check_rows, e, err);
+    if (!status && e->largest > 0 && e->largest < kq_type_floor(e->dtype))
+        kq_warn("%s: the largest weight of %s is %g, which %s hardly holds: F16 ends at multiples of 6e-8", e->file, e->name, (double)e->largest,
+                kq_dtype_name(e->dtype));
+    return status;
 }
 
 static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e, kq_error *err)
 {
-    size_t elems = 1, bytes = 4;
-    kq_dtype_block(e->dtype, &elems, &bytes);
-    e->name = s->name;
-    e->cols = s->ne[0];
-    e->row_bytes = s->ne[0] / elems * bytes;
+    begin_slot(x, s, e);
     if (*s->hf_name)
         return kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim, encode_rows, e, err);
     float *factors;
@@ -132,6 +182,11 @@ kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
     for (size_t i = 0; i < n; i++)
         if ((status = choose(x, &slots[i], kind, fallback, &chosen[i], err)))
             goto out;
+    for (size_t i = 0; i < n; i++) {
+        e.dtype = chosen[i]->dtype;
+        if ((status = check_slot(x, &slots[i], &e, err)))
+            goto out;
+    }
     if ((status = kq_gguf_writer_new(x->out, &w, err)) || (status = write_origin(w, x, kind->name, err)) ||
         (status = kq_gguf_write_model(w, x->src, kind->file_type, err)))
         goto out;

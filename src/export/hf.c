@@ -35,6 +35,9 @@ static kq_status put_rows(void *ctx, const float *rows, size_t n, kq_error *err)
             return status;
         h->cap = n * h->cols;
     }
+    size_t at;
+    if (!kq_type_holds(KQ_T_BF16, rows, n * h->cols, &at))
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s: a value of %g is beyond what BF16 can hold (3.39e38 at most)", kq_source_path(h->x->src), h->name, (double)rows[at]);
     status = kq_encode(KQ_T_BF16, rows, n * h->cols, h->buf, NULL, err);
     return status ? kq_fail_within(err, status, h->name) : kq_st_writer_data(h->w, h->buf, 2 * n * h->cols, err);
 }

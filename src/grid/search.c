@@ -19,9 +19,27 @@ typedef struct group {
     float cost, scale, offset, q[G_MAX];
 } group;
 
-static float through_f16(float x)
+/* F16 where it ends: 65504 for all that is larger (what weights there are has been looked at before, kq_type_holds; targets may lie beyond). */
+static uint16_t offset_f16(double x)
 {
-    return kq_f16_to_f32(kq_f32_to_f16(x));
+    return kq_f32_to_f16((float)(x > 65504 ? 65504 : x < -65504 ? -65504 : x));
+}
+
+/* A scale: not zero unless it is, so that weights below F16's least number are rounded to multiples of that, and not all to zero. */
+static uint16_t scale_f16(double x)
+{
+    const uint16_t h = offset_f16(x);
+    return (h & 0x7fff) || x == 0 ? h : (uint16_t)(x < 0 ? 0x8001 : 1);
+}
+
+static float scale_through(bool f16, float x)
+{
+    return f16 ? kq_f16_to_f32(scale_f16(x)) : x;
+}
+
+static float offset_through(bool f16, float x)
+{
+    return f16 ? kq_f16_to_f32(offset_f16(x)) : x;
 }
 
 /* out_j = x_j + sum_{j'>j} x_j' L[j'][j] */
@@ -123,9 +141,9 @@ static void group_refit(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, dou
     kq_grid_lanes x;
     for (int l = 0; l < K; l++) {
         const float a = (float)(scale * (1 + (l - K / 2) * step));
-        x.scale[l] = f16 ? through_f16(a) : a;
+        x.scale[l] = scale_through(f16, a);
         const float b = (float)offset_for(&s, g, x.scale[l]);
-        x.offset[l] = f16 ? through_f16(b) : b;
+        x.offset[l] = offset_through(f16, b);
     }
     group_try(p, g, lanes, &x);
 }
@@ -146,8 +164,8 @@ static void group_search(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, bo
         lo = g->min_max && lo > 0 ? 0 : lo;
         for (int l = 0; l < K; l++) {
             const float b = lo + (hi - lo) * pull * (float)(l / 4), a = (hi - b - (hi - lo) * pull * (float)(l % 4)) / (float)(levels - 1);
-            x.offset[l] = f16 ? through_f16(b) : b;
-            x.scale[l] = f16 ? through_f16(a) : a;
+            x.offset[l] = offset_through(f16, b);
+            x.scale[l] = scale_through(f16, a);
         }
         group_try(p, g, lanes, &x);
     } else {
@@ -159,7 +177,7 @@ static void group_search(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, bo
             for (int l = 0; l < K; l++) {
                 const float at = tries > 2 ? (float)(k * K + l) / (float)(tries * K - 1) : (float)l / (K - 1);
                 const float a = (tries == 2 && k ? -1.0f : 1.0f) * most / (float)g->q_min * (from + (to - from) * at);
-                x.scale[l] = f16 ? through_f16(a) : a;
+                x.scale[l] = scale_through(f16, a);
                 x.offset[l] = 0;
             }
             group_try(p, g, lanes, &x);
@@ -268,11 +286,11 @@ static void super_refit(const super *s, const float *y, uint16_t *d16, uint16_t 
     if (g->offset && det > 1e-9 * t.rr * t.zz) {
         const double d = (t.ry * t.zz - t.zy * t.rz) / det, m = (t.rr * t.zy - t.rz * t.ry) / det;
         if (d > 0 && m > 0) {
-            *d16 = kq_f32_to_f16((float)d);
-            *m16 = kq_f32_to_f16((float)m);
+            *d16 = scale_f16(d);
+            *m16 = scale_f16(m);
         }
     } else if (t.rr > 0) {
-        *d16 = kq_f32_to_f16((float)((t.ry - kq_f16_to_f32(*m16) * t.rz) / t.rr));
+        *d16 = scale_f16((t.ry - kq_f16_to_f32(*m16) * t.rz) / t.rr);
     }
 }
 
@@ -297,8 +315,8 @@ static double super_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gr
     static const float reach[] = {1, 0.93f, 1.07f};
     const size_t tries = g->scale_max <= 31 ? 3 : 1;
     for (size_t i = 0; i < tries; i++)
-        super_pass(&s, kq_f32_to_f16(reach[i] * most / (float)(g->scale_min ? g->scale_min : g->scale_max)),
-                   kq_f32_to_f16(reach[i] * most_min / (float)(g->min_max ? g->min_max : 1)));
+        super_pass(&s, scale_f16(reach[i] * most / (float)(g->scale_min ? g->scale_min : g->scale_max)),
+                   scale_f16(reach[i] * most_min / (float)(g->min_max ? g->min_max : 1)));
     for (int i = 0; i < 2; i++) {
         uint16_t d, m;
         super_refit(&s, y, &d, &m);
@@ -321,8 +339,8 @@ double kq_grid_row_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gri
         group p;
         group_begin(&p, g, row, 0, row->v);
         group_search(&p, g, lanes, true);
-        c->d = kq_f32_to_f16(p.scale);
-        c->m = kq_f32_to_f16(p.offset);
+        c->d = scale_f16(p.scale);
+        c->m = offset_f16(p.offset);
         for (size_t j = 0; j < N; j++)
             c->q[row->place[j]] = (int8_t)p.q[j];
         cost = p.cost;

@@ -235,7 +235,7 @@ static kq_status read_block(sharer *s, size_t layer, kq_error *err)
         if (!(s->b->p->wanted[layer] >> id & 1))
             continue;
         if (!json_is_number(loss) || !json_is_number(spread))
-            status = kq_fail(err, KQ_E_FORMAT, "%s: holds no forecast of linear %d; remove the unfinished output and start again", path, id);
+            status = kq_fail(err, KQ_E_FORMAT, "%s: holds no forecast of linear %d; --fresh discards the unfinished work and starts anew", path, id);
         s->b->forecast[place(layer, id)] = (kq_forecast){json_number_value(loss), json_number_value(spread)};
     }
     s->have[layer] = !status;

@@ -8,7 +8,9 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/time.h"
+#include "quant/check.h"
 #include "quant/factors.h"
+#include "quant/lacks.h"
 #include "quant/plan.h"
 #include "quant/prepare.h"
 
@@ -22,6 +24,7 @@ typedef struct calibrator {
     bool bf16;
     json_t *settings, *modules; /* reports of this run; owned */
     char *text;           /* the settings as text, owned */
+    char work[4300];      /* its work folder */
     uint32_t *seq;        /* which of the pass's sequences it takes, owned */
     size_t bytes;
 } calibrator;
@@ -31,7 +34,7 @@ typedef struct calibration {
     calibrator *c; /* [n], owned */
     size_t n;
     kq_job job;    /* of the pass, when it is not that of a single estimate */
-    size_t memory; /* planned, as the way */
+    size_t memory, disk; /* planned, as the way */
     kq_gradient_way way;
 } calibration;
 
@@ -109,6 +112,11 @@ static kq_status gather(calibrator *c, kq_error *err)
     char **parts;
     size_t n;
     kq_status status = kq_prepared_parts(&c->p, &c->job, "factors", &parts, &n, err);
+    kq_lacks lacks = {0};
+    for (size_t i = 0; i < n && !status; i++)
+        status = kq_factor_part_lacks(parts[i], &lacks, err);
+    if (!status)
+        kq_lacks_warn(&lacks);
     if (!status)
         status = kq_factors_gather(c->out_file, parts, n, c->text, c->p.opt->shard_size, &c->bytes, err);
     kq_prepared_free_parts(parts, n);
@@ -130,33 +138,39 @@ static kq_status check_complete(const char *path, const json_t *settings, kq_err
     return status;
 }
 
-/* Settings, work folder, and whether it is done already. first: the estimate before it, whose fingerprint of the model serves again; or NULL. */
-static kq_status open_estimate(calibrator *c, const char *model, const calibrator *first, kq_error *err)
+/* What the estimate needs, and its settings; changes nothing on disk. first: the estimate before it, whose fingerprint of the model serves again; or NULL. */
+static kq_status prepare_estimate(calibrator *c, const char *model, const calibrator *first, kq_error *err)
 {
-    char work[4300];
-    kq_status status = kq_prepare(model, &c->opt, true, &c->p, err);
-    if (!status && c->p.factor.method == KQ_NONE)
-        status = kq_fail(err, KQ_E_ARG, "--method none has no factors to calibrate; quantize with it directly");
-    if (!status && first)
+    kq_status status = KQ_OK;
+    if (snprintf(c->work, sizeof c->work, "%s.work", c->out_file) >= (int)sizeof c->work)
+        status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", c->out_file);
+    else if (kq_path_is_dir(c->out_file))
+        status = kq_fail(err, KQ_E_ARG, "%s: is a folder, expected the name of a file to write", c->out_file);
+    if (status || (status = kq_job_look(c->out_file, c->work, c->opt.resume, err)) || (status = kq_prepare(model, &c->opt, true, &c->p, err)))
+        return status;
+    if (c->p.factor.method == KQ_NONE)
+        return kq_fail(err, KQ_E_ARG, "--method none has no factors to calibrate; quantize with it directly");
+    if (first)
         memcpy(c->p.fingerprint, first->p.fingerprint, sizeof c->p.fingerprint);
-    else if (!status)
-        status = kq_prepare_fingerprint(&c->p, err);
-    if (status)
+    else if ((status = kq_prepare_fingerprint(&c->p, err)))
         return status;
     if (!(c->settings = kq_prepare_settings(&c->p, err)) || !(c->modules = json_object()))
         return KQ_E_MEMORY;
     json_object_set_new(c->settings, "only", json_string(c->opt.only ? c->opt.only : ""));
     json_object_set_new(c->settings, "factor_dtype", json_string(c->bf16 ? "bf16" : "f32"));
     c->text = json_dumps(c->settings, JSON_COMPACT | JSON_SORT_KEYS);
-    if (!c->text || snprintf(work, sizeof work, "%s.work", c->out_file) >= (int)sizeof work)
-        return kq_fail(err, KQ_E_ARG, "%s: the path is too long", c->out_file);
-    if ((status = kq_job_open(c->out_file, work, c->text, c->opt.resume, &c->job, err)))
+    return c->text ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+}
+
+/* Its work folder, and whether it is done already. */
+static kq_status open_estimate(calibrator *c, kq_error *err)
+{
+    kq_status status = kq_job_open(c->out_file, c->work, c->text, c->opt.resume, c->opt.fresh, &c->job, err);
+    if (status)
         return status;
     if (!c->job.complete)
         return kq_job_check_parts(&c->job, "factors", c->p.cfg->n_layer, err);
-    if ((status = check_complete(c->out_file, c->settings, err)))
-        return status;
-    if ((status = kq_progress_note(&c->opt.common, "the factors are complete already", err)))
+    if ((status = check_complete(c->out_file, c->settings, err)) || (status = kq_progress_note(&c->opt.common, "the factors are complete already", err)))
         return status;
     kq_job_finish(&c->job);
     return KQ_OK;
@@ -178,7 +192,7 @@ static kq_status open_pass(calibration *all, bool left, kq_error *err)
         status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", all->c->out_file);
     if (!status) {
         snprintf(never, sizeof never, "%s/complete", work); /* nothing of that name is ever written: the files themselves say what is done */
-        status = kq_job_open(left ? never : all->c->out_file, work, text, all->c->opt.resume, &all->job, err);
+        status = kq_job_open(left ? never : all->c->out_file, work, text, all->c->opt.resume, all->c->opt.fresh, &all->job, err);
     }
     free(text);
     json_decref(settings);
@@ -242,24 +256,64 @@ static kq_status write_report(const calibration *all, const kq_sweep_report *sr,
     return *out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
 }
 
-/* Where the gradients go, and a line about it. The factors of a block are kept, as they will be in the file, until it is complete. */
+/* Where the gradients go. The factors of a block are kept, as they will be in the file, until it is complete. */
+static kq_status plan_sweep(calibration *all, kq_sweep *s, const char *dir, kq_error *err)
+{
+    const kq_prepared *p = &all->c->p;
+    size_t all_bytes = 0, block_bytes = 0;
+    kq_plan_kept_factors(p, &block_bytes, &all_bytes);
+    const size_t halves = all->c->bf16 ? 1 : 2;
+    s->receiver_kept = s->n_estimates * (block_bytes / 2 * halves);
+    kq_status status = kq_plan_settle(p, s, dir, s->n_estimates * all_bytes * halves, &all->memory, &all->disk, err);
+    if (!status && !p->opt->resume)
+        status = kq_check_disk(dir, all->disk, err);
+    all->way = s->way;
+    return status;
+}
+
+/* The same, and a line about it. */
 static kq_status plan_pass(calibration *all, kq_sweep *s, const kq_job *job, kq_error *err)
 {
     const kq_prepared *p = &all->c->p;
     char line[400], words[160];
-    size_t disk, all_bytes = 0, block_bytes = 0;
-    kq_plan_kept_factors(p, &block_bytes, &all_bytes);
-    const size_t halves = all->c->bf16 ? 1 : 2;
-    s->receiver_kept = s->n_estimates * (block_bytes / 2 * halves);
-    kq_status status = kq_plan_settle(p, s, job->work_dir, s->n_estimates * all_bytes * halves, &all->memory, &disk, err);
-    if (!status && !p->opt->resume)
-        status = kq_check_disk(job->work_dir, disk, err);
-    all->way = s->way;
-    if (status || !p->opt->common.progress)
+    kq_status status = plan_sweep(all, s, job->work_dir, err);
+    if (status)
         return status;
     snprintf(line, sizeof line, "factors of %zu modules; about %.0f MB of memory and %.1f GB of disk while it runs%s", p->n_wanted,
-             (double)all->memory / 1e6, (double)disk / 1e9, kq_plan_words(p, s, words));
+             (double)all->memory / 1e6, (double)all->disk / 1e9, kq_plan_words(p, s, words));
     return kq_progress_note(&p->opt->common, line, err);
+}
+
+/* What can be refused before any folder is made: the weights, the texts, the memory. */
+static kq_status check_pass(calibration *all, kq_error *err)
+{
+    size_t *counts = NULL, n = 0, most = 0;
+    kq_sweep_estimate *estimates = NULL;
+    kq_prepared *p = &all->c->p;
+    bool left = false;
+    for (size_t i = 0; i < all->n; i++)
+        left = left || !kq_path_exists(all->c[i].out_file);
+    if (!left)
+        return KQ_OK;
+    kq_status status = kq_alloc_for((void **)&counts, all->n, sizeof *counts, "calibration", err);
+    if (!status)
+        status = kq_alloc_for((void **)&estimates, all->n, sizeof *estimates, "calibration", err);
+    for (size_t i = 0; i < all->n && !status; i++) {
+        counts[i] = all->c[i].p.n_seq;
+        most = counts[i] > most ? counts[i] : most;
+        if (!kq_path_exists(all->c[i].out_file))
+            estimates[n++] = all->c[i].p.estimate;
+    }
+    if (!status && !(status = kq_check_inputs(p, NULL, false, counts, all->n, err))) {
+        kq_sweep s = kq_prepare_sweep(p, NULL);
+        s.n_seq = p->windows.n ? p->windows.n : most;
+        s.estimates = estimates;
+        s.n_estimates = n;
+        status = plan_sweep(all, &s, all->c->work, err);
+    }
+    kq_free(counts);
+    kq_free(estimates);
+    return status;
 }
 
 /* The pass itself, over every window that one of the files needs. */
@@ -330,8 +384,13 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
             c->opt.calibration.sampled_labels = opt->calibration.sampled_labels;
             c->opt.calibration.draws = opt->calibration.draws;
         }
-        status = open_estimate(c, model, i ? all.c : NULL, err);
-        left = left || !c->job.complete;
+        status = prepare_estimate(c, model, i ? all.c : NULL, err);
+    }
+    if (!status)
+        status = check_pass(&all, err);
+    for (size_t i = 0; i < n && !status; i++) {
+        status = open_estimate(&all.c[i], err);
+        left = left || !all.c[i].job.complete;
     }
     if (!status && n > 1)
         status = open_pass(&all, left, err);

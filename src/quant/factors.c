@@ -291,16 +291,33 @@ static const kq_tensor *find(const kq_factor_file *f, const char *module, const 
     return NULL;
 }
 
+static kq_lack lack_in(const char *report)
+{
+    json_t *o = report ? json_loads(report, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    const kq_lack lack = kq_lack_of(json_string_value(json_object_get(o, "identity")));
+    json_decref(o);
+    return lack;
+}
+
 /* Does the file say of a module that it has no factors, and why? */
 static kq_lack lack_of(const kq_factor_file *f, const char *module)
 {
     const char *report = NULL;
     for (size_t i = 0; i < f->n_files && !report; i++)
         report = kq_st_meta(f->files[i], module);
-    json_t *o = report ? json_loads(report, JSON_REJECT_DUPLICATES, NULL) : NULL;
-    const kq_lack lack = kq_lack_of(json_string_value(json_object_get(o, "identity")));
-    json_decref(o);
-    return lack;
+    return lack_in(report);
+}
+
+kq_status kq_factor_part_lacks(const char *path, kq_lacks *lacks, kq_error *err)
+{
+    kq_st_file *f;
+    const char *module;
+    kq_status status = kq_st_open(path, &f, err);
+    for (size_t i = 0; !status && (module = kq_st_meta_key(f, i)); i++)
+        kq_lacks_add(lacks, lack_in(kq_st_meta(f, module)), module);
+    if (!status)
+        kq_st_close(f);
+    return status;
 }
 
 static kq_status check_matrix(const kq_tensor *t, size_t order, kq_error *err)

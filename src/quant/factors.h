@@ -4,6 +4,7 @@
 
 #include "fisher/fisher.h"
 #include "io/safetensors_write.h"
+#include "quant/lacks.h"
 
 /* One block's factors while they are collected. H_in / H_out as found (copied); NULL: the identity, not stored (report->lack says why H_in is). */
 typedef struct kq_factor_part kq_factor_part;
@@ -12,6 +13,8 @@ kq_status kq_factor_part_add(kq_factor_part *p, const char *module, const float 
                              const kq_factor_report *report, kq_error *err);
 kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_error *err);
 void kq_factor_part_free(kq_factor_part *p);
+/* Add the modules of a part file that have no factors of their own. */
+kq_status kq_factor_part_lacks(const char *path, kq_lacks *lacks, kq_error *err);
 
 /* Gather part files into PATH (or, above shard_size bytes, one file a block beside it and PATH.index.json). settings: JSON text kept in the metadata. */
 kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts, const char *settings, size_t shard_size, size_t *file_bytes, kq_error *err);

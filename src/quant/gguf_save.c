@@ -95,7 +95,7 @@ static kq_status write_part(kq_gguf_writer *w, const entry *e, const kq_st_file 
     const kq_tensor *b = kq_st_find(part, name);
     const size_t row = kq_gguf_row_bytes(e->type, 1, cols_of(e->t));
     if (!b || b->dtype != KQ_T_U8 || b->rank != 2 || b->shape[0] != rows_of(e->t) || b->shape[1] != row)
-        return kq_fail(err, KQ_E_FORMAT, "%s of the unfinished work is missing or has another shape; remove the unfinished output and start again", name);
+        return kq_fail(err, KQ_E_FORMAT, "%s of the unfinished work is missing or has another shape; --fresh discards the unfinished work and starts anew", name);
     return write_rows(w, e, b->data, b->shape[0], row, err);
 }
 
@@ -134,6 +134,20 @@ static kq_status write_metadata(const saver *s, kq_gguf_writer *w, const char *s
         (status = kq_gguf_writer_str(w, "kronq.version", kq_version(), err)) || (status = kq_gguf_writer_str(w, "kronq.settings", settings, err)))
         return status;
     return kq_gguf_write_model(w, s->p->src, s->types->mix->file_type, err);
+}
+
+kq_status kq_gguf_try_metadata(const kq_prepared *p, const kq_gguf_types *types, const kq_job *job, const char *settings, kq_error *err)
+{
+    const saver s = {.p = p, .types = types};
+    char path[4400];
+    kq_gguf_writer *w = NULL;
+    kq_error why = {0};
+    snprintf(path, sizeof path, "%s/job.json.try", job->work_dir);
+    kq_status status = kq_gguf_writer_new(path, &w, err);
+    if (!status && (status = write_metadata(&s, w, settings, &why)))
+        kq_fail(err, status, "%s", why.message);
+    kq_gguf_writer_abort(w);
+    return status;
 }
 
 static kq_status write_rope(const saver *s, kq_gguf_writer *w, const entry *e, kq_error *err)

@@ -12,6 +12,8 @@ typedef struct kq_gguf_saved {
  * Hugging Face's order. */
 kq_status kq_gguf_save(const kq_prepared *p, const kq_gguf_types *t, const kq_job *job, const char *path, const char *settings, kq_gguf_saved *saved,
                        kq_error *err);
+/* Before the work: can the file's metadata be written (a tokenizer that GGUF has a name for)? In a file of the work folder that does not stay. */
+kq_status kq_gguf_try_metadata(const kq_prepared *p, const kq_gguf_types *t, const kq_job *job, const char *settings, kq_error *err);
 /* PATH was written with these settings, else KQ_E_MISMATCH. */
 kq_status kq_gguf_check_saved(const char *path, const char *settings, kq_error *err);
 

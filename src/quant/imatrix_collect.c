@@ -11,6 +11,7 @@
 #include "base/time.h"
 #include "io/gguf.h"
 #include "io/safetensors_write.h"
+#include "quant/check.h"
 #include "quant/imatrix.h"
 #include "quant/plan.h"
 #include "quant/prepare.h"
@@ -123,7 +124,7 @@ static kq_status gather(collector *c, const char *out_file, const char *settings
         for (size_t i = 0; !status && i < kq_st_n_tensors(parts[l]); i++) {
             const kq_tensor *t = kq_st_tensor(parts[l], i);
             if (n == c->p.n_wanted || (uintptr_t)t->data % _Alignof(float))
-                status = kq_fail(err, KQ_E_FORMAT, "%s: is not what this run wrote; remove the unfinished output", path);
+                status = kq_fail(err, KQ_E_FORMAT, "%s: is not what this run wrote; --fresh discards the unfinished work and starts anew", path);
             else
                 entries[n++] = (kq_imatrix_entry){.module = t->name, .n = t->n_elem, .sum = (const float *)(const void *)t->data};
         }
@@ -173,7 +174,13 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     o.calibration.method = "input-only";
     o.calibration.batch = o.calibration.draws = 1;
     o.calibration.sampled_labels = false;
-    kq_status status = kq_prepare(model, &o, true, &c.p, err);
+    kq_status status = KQ_OK;
+    if (snprintf(work, sizeof work, "%s.work", out_file) >= (int)sizeof work)
+        status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", out_file);
+    else if (kq_path_is_dir(out_file))
+        status = kq_fail(err, KQ_E_ARG, "%s: is a folder, expected the name of a file to write", out_file);
+    if (!status && !(status = kq_job_look(out_file, work, opt->resume, err)))
+        status = kq_prepare(model, &o, true, &c.p, err);
     if (!status)
         status = kq_prepare_fingerprint(&c.p, err);
     if (status)
@@ -184,11 +191,12 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     }
     json_object_set_new(settings, "only", json_string(opt->only ? opt->only : ""));
     text = json_dumps(settings, JSON_COMPACT | JSON_SORT_KEYS);
-    if (!text || snprintf(work, sizeof work, "%s.work", out_file) >= (int)sizeof work) {
-        status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", out_file);
+    if (!text) {
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
         goto out;
     }
-    if ((status = kq_job_open(out_file, work, text, opt->resume, &c.job, err)))
+    if ((!kq_path_exists(out_file) && (status = kq_check_inputs(&c.p, NULL, false, &c.p.n_seq, 1, err))) ||
+        (status = kq_job_open(out_file, work, text, opt->resume, opt->fresh, &c.job, err)))
         goto out;
     if (c.job.complete) {
         if ((status = check_complete(out_file, text, err)))

@@ -25,8 +25,8 @@ char *kq_job_shown(const json_t *value)
     return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : strdup("absent");
 }
 
-/* Name the first setting that differs between what was asked then and now; settings may hold settings. */
-static kq_status compare(const char *path, const char *within, const json_t *then, const json_t *now, kq_error *err)
+/* The first setting that differs between what was asked then and now, in words ("bits 2, now it is 3"); settings may hold settings. False: none does. */
+static bool difference(const char *within, const json_t *then, const json_t *now, char words[600])
 {
     const char *key;
     json_t *value;
@@ -35,34 +35,59 @@ static kq_status compare(const char *path, const char *within, const json_t *the
         if (json_equal(old, value))
             continue;
         if (json_is_object(old) && json_is_object(value)) {
-            kq_status status = compare(path, key, old, value, err);
-            if (status)
-                return status;
+            if (difference(key, old, value, words))
+                return true;
             continue;
         }
         char *a = kq_job_shown(old), *b = kq_job_shown(value);
-        kq_status status = kq_fail(err, KQ_E_MISMATCH,
-                                   "%s: the unfinished work there was started with %s%s%s %.200s, now it is %.200s; give the same or remove the output",
-                                   path, within, *within ? "." : "", key, a ? a : "?", b ? b : "?");
+        snprintf(words, 600, "%s%s%s %.200s, now it is %.200s", within, *within ? "." : "", key, a ? a : "?", b ? b : "?");
         free(a);
         free(b);
-        return status;
+        return true;
     }
     json_object_foreach ((json_t *)then, key, value)
-        if (!json_object_get(now, key))
-            return kq_fail(err, KQ_E_MISMATCH, "%s: the unfinished work there was started with %s%s%s, now without; give the same or remove the output", path,
-                           within, *within ? "." : "", key);
-    return KQ_OK;
+        if (!json_object_get(now, key)) {
+            char *a = kq_job_shown(value);
+            snprintf(words, 600, "%s%s%s %.200s, now without", within, *within ? "." : "", key, a ? a : "?");
+            free(a);
+            return true;
+        }
+    return false;
 }
 
-/* Count the files of the folder that `which` picks (NULL: all), the lock left out, and remove them when asked. */
+/* The names that kronq gives files of a work folder; ".seal" and names of temporary files may follow. Nothing else is ever removed. */
+static bool is_ours(const char *name)
+{
+    static const char *const stems[] = {"block-", "factors-", "forecast-", "imatrix-", "tokens-", "gradients-", "input-", "grad-"};
+    if (!strncmp(name, "job.json", 8) || !strcmp(name, "lock"))
+        return true;
+    for (size_t i = 0; i < sizeof stems / sizeof *stems; i++) {
+        const size_t len = strlen(stems[i]);
+        if (!strncmp(name, stems[i], len) && name[len] >= '0' && name[len] <= '9')
+            return true;
+    }
+    return false;
+}
+
+static bool is_strange(const char *name)
+{
+    return !is_ours(name);
+}
+
+static bool is_work(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return is_ours(name) && strcmp(name, "job.json") && (!dot || strcmp(dot, ".tmp"));
+}
+
+/* Count the files of the folder that `which` picks, the lock left out, and remove them when asked. */
 static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(const char *name))
 {
     char path[4400];
     size_t n = 0;
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "lock") || (which && !which(e->d_name)))
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "lock") || !which(e->d_name))
             continue;
         n++;
         snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
@@ -74,10 +99,24 @@ static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(con
     return n;
 }
 
-static bool is_work(const char *name)
+static bool has_work(const char *work_dir)
 {
-    const char *dot = strrchr(name, '.');
-    return strcmp(name, "job.json") && (!dot || strcmp(dot, ".tmp"));
+    char path[4400];
+    snprintf(path, sizeof path, "%s/job.json", work_dir);
+    return kq_path_exists(path) && clear_folder(work_dir, false, is_work);
+}
+
+kq_status kq_job_look(const char *done_path, const char *work_dir, bool resume, kq_error *err)
+{
+    char path[4400];
+    snprintf(path, sizeof path, "%s/job.json", work_dir);
+    if (kq_path_exists(done_path))
+        return resume ? KQ_OK : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", done_path);
+    if (kq_path_exists(work_dir) && !kq_path_is_dir(work_dir))
+        return kq_fail(err, KQ_E_ARG, "%s: is in the way of the work folder and no folder; choose another output or remove it", work_dir);
+    if (kq_path_is_dir(work_dir) && !kq_path_exists(path) && clear_folder(work_dir, false, is_strange))
+        return kq_fail(err, KQ_E_ARG, "%s: would be the work folder, but holds files that are not kronq's; choose another output", work_dir);
+    return KQ_OK;
 }
 
 /* Take the folder's lock, KQ_E_IO when another process has it. A lock file that was removed while we waited for it locks nothing: try again. */
@@ -108,23 +147,53 @@ static kq_status lock_folder(kq_job *job, kq_error *err)
     return kq_fail(err, KQ_E_IO, "%s: cannot be locked", path);
 }
 
-kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume, kq_job *job, kq_error *err)
+/* What is there was asked for with the settings `then`. */
+static kq_status check_settings(const char *path, const char *work_dir, const json_t *now, bool resume, kq_error *err)
+{
+    json_error_t json_err = {.text = "is no JSON object"};
+    char *text, words[600];
+    size_t size;
+    kq_status status = kq_file_read(path, 1 << 24, &text, &size, err);
+    if (status)
+        return status;
+    json_t *then = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    const bool differs = json_is_object(then) && difference("", then, now, words);
+    if (!json_is_object(then))
+        status = kq_fail(err, KQ_E_FORMAT, "%s: %s; --fresh discards the unfinished work and starts anew", path, json_err.text);
+    else if (differs && resume)
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: the unfinished work there was started with %s; give the same settings, or --fresh to discard it and start anew",
+                         path, words);
+    else if (differs)
+        status = kq_fail(err, KQ_E_ARG, "%s: holds unfinished work, started with %s; --resume with the same settings continues it, --fresh discards it and "
+                         "starts anew", work_dir, words);
+    else if (!resume)
+        status = kq_fail(err, KQ_E_ARG, "%s: holds unfinished work; --resume continues it, --fresh discards it and starts anew", work_dir);
+    kq_free(text);
+    json_decref(then);
+    return status;
+}
+
+kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume, bool fresh, kq_job *job, kq_error *err)
 {
     *job = (kq_job){.lock = -1};
     char path[4400];
     kq_status status;
     if (snprintf(job->work_dir, sizeof job->work_dir, "%s", work_dir) >= (int)sizeof job->work_dir)
         return kq_fail(err, KQ_E_ARG, "%s: the path is too long", work_dir);
-    if (kq_path_exists(done_path) && !resume)
-        return kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", done_path);
+    if ((status = kq_job_look(done_path, work_dir, resume, err)))
+        return status;
     if (kq_path_exists(done_path)) {
         job->complete = true;
         if (kq_path_is_dir(work_dir))
             lock_folder(job, NULL); /* died between the last rename and the clean-up, unless it is still alive */
         return KQ_OK;
     }
-    if ((status = lock_folder(job, err)))
+    job->made = kq_missing_folders(work_dir);
+    if ((status = lock_folder(job, err))) {
+        if (job->made)
+            kq_remove_folders(work_dir, job->made);
         return status;
+    }
     if (kq_path_exists(done_path)) { /* finished by another process just now */
         job->complete = resume;
         if (!resume)
@@ -132,32 +201,22 @@ kq_status kq_job_open(const char *done_path, const char *work_dir, const char *s
         return resume ? KQ_OK : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", done_path);
     }
     snprintf(path, sizeof path, "%s/job.json", work_dir);
-    const bool there = kq_path_exists(path) && clear_folder(work_dir, false, is_work);
-    if (there && !resume) {
-        kq_job_close(job);
-        return kq_fail(err, KQ_E_ARG, "%s: holds unfinished work; --resume continues it, or remove the folder", work_dir);
-    }
-    if (!there)
-        clear_folder(work_dir, true, NULL); /* died before anything was finished, or before its settings were written: not to be trusted */
+    const bool there = has_work(work_dir) && !fresh;
+    if (!there) /* not wanted, or died before anything was finished, or before its settings were written: not to be trusted */
+        clear_folder(work_dir, true, is_ours);
     json_error_t json_err;
-    json_t *now = json_loads(settings, JSON_REJECT_DUPLICATES, &json_err), *then = NULL;
-    char *text = NULL, *text_there = NULL;
+    json_t *now = json_loads(settings, JSON_REJECT_DUPLICATES, &json_err);
+    char *text = NULL;
     if (!now) {
         status = kq_fail(err, KQ_E_ARG, "settings of the job: %s", json_err.text);
     } else if (there) {
-        size_t size;
-        if (!(status = kq_file_read(path, 1 << 24, &text_there, &size, err))) {
-            then = json_loadb(text_there, size, JSON_REJECT_DUPLICATES, &json_err);
-            status = json_is_object(then) ? compare(path, "", then, now, err) : kq_fail(err, KQ_E_FORMAT, "%s: %s; remove the output and start again", path, json_err.text);
-        }
+        status = check_settings(path, work_dir, now, resume, err);
     } else {
         text = json_dumps(now, JSON_INDENT(2));
         status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     }
-    kq_free(text_there);
     free(text);
     json_decref(now);
-    json_decref(then);
     if (status)
         kq_job_close(job);
     return status;
@@ -168,10 +227,10 @@ void kq_job_finish(kq_job *job)
     if (job->lock < 0)
         return;
     char path[4400];
-    clear_folder(job->work_dir, true, NULL);
+    clear_folder(job->work_dir, true, is_ours);
     snprintf(path, sizeof path, "%s/lock", job->work_dir);
     unlink(path); /* last: until then nobody else can have the folder */
-    rmdir(job->work_dir);
+    kq_remove_folders(job->work_dir, job->made > 1 ? job->made : 1); /* those above it only when nothing is in them */
     close(job->lock);
     job->lock = -1;
 }
@@ -223,7 +282,7 @@ kq_status kq_job_check_seal(const char *path, kq_error *err)
     kq_status status = fingerprint(path, hex, err);
     seal_path(path, seal);
     if (!status && !(status = kq_file_read(seal, 64, &text, &size, err)) && (size != 16 || memcmp(text, hex, 16)))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: is damaged; remove the unfinished output and start again", path);
+        status = kq_fail(err, KQ_E_FORMAT, "%s: is damaged; --fresh discards the unfinished work and starts anew", path);
     kq_free(text);
     return status;
 }

@@ -9,10 +9,28 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+/* Of the file system that dir is on, or will be. */
+static bool disk_of(const char *dir, struct statvfs *v)
+{
+    char path[4400];
+    if (snprintf(path, sizeof path, "%s", dir) >= (int)sizeof path)
+        return false;
+    for (;;) {
+        if (!statvfs(path, v))
+            return true;
+        char *slash = strrchr(path, '/');
+        if (!slash)
+            return strcmp(path, ".") && !statvfs(".", v);
+        slash[slash == path] = 0; /* "/" keeps its own */
+        if (slash == path)
+            return !statvfs(path, v);
+    }
+}
+
 kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
 {
     struct statvfs v;
-    if (statvfs(dir, &v) == 0 && (double)v.f_bavail * (double)v.f_frsize < (double)needed)
+    if (disk_of(dir, &v) && v.f_blocks /* else it counts none */ && (double)v.f_bavail * (double)v.f_frsize < (double)needed)
         return kq_fail(err, KQ_E_IO, "%s: %.1f GB free, about %.1f GB needed for block inputs and the result", dir,
                        (double)v.f_bavail * (double)v.f_frsize / 1e9, (double)needed / 1e9);
     return KQ_OK;
@@ -63,7 +81,7 @@ const char *kq_plan_words(const kq_prepared *p, const kq_sweep *s, char buf[160]
 static size_t free_disk(const char *dir)
 {
     struct statvfs v;
-    if (!dir || statvfs(dir, &v))
+    if (!dir || !disk_of(dir, &v) || !v.f_blocks)
         return SIZE_MAX;
     const double bytes = (double)v.f_bavail * (double)v.f_frsize;
     return bytes < 1e18 ? (size_t)bytes : SIZE_MAX;

@@ -258,7 +258,7 @@ static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_wi
         kq_spill_close(file);
         for (size_t i = 0; i < n * c->seq_len && !status; i++)
             if (out->ids[i] < 0 || (size_t)out->ids[i] >= p->cfg->vocab_size)
-                status = kq_fail(err, KQ_E_FORMAT, "%s: token %zu is %d, outside the vocabulary; remove the unfinished output", path, i, (int)out->ids[i]);
+                status = kq_fail(err, KQ_E_FORMAT, "%s: token %zu is %d, outside the vocabulary; --fresh discards the unfinished work and starts anew", path, i, (int)out->ids[i]);
         return status;
     }
     kq_eval_options o = kq_eval_defaults();
@@ -282,6 +282,8 @@ kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *co
 {
     const kq_calibration *c = &p->opt->calibration;
     size_t most = 0;
+    if (p->windows.n) /* already there: kq_check_inputs */
+        return KQ_OK;
     if (c->n_text)
         return kq_text_windows(&(kq_text_how){.options = c->reading, .tok = p->tok, .common = &p->opt->common}, c->text, c->n_text, counts, n_counts, c->seq_len,
                                &p->windows, err);

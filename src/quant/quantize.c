@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/time.h"
+#include "quant/check.h"
 #include "quant/lacks.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
@@ -162,7 +163,7 @@ static kq_status keep_factors(quantizer *q, kq_sweep s, const char *settings, kq
     return status;
 }
 
-/* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone. */
+/* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone. Changes nothing. */
 static kq_status check_output(const char *out, const char *work_name, kq_error *err)
 {
     struct stat st;
@@ -178,7 +179,7 @@ static kq_status check_output(const char *out, const char *work_name, kq_error *
         closedir(d);
     if (others && !ours)
         return kq_fail(err, KQ_E_ARG, "%s: is not empty and holds no work of kronq's; choose another output", out);
-    return kq_mkdirs(out, err);
+    return KQ_OK;
 }
 
 static bool same_number(const json_t *a, const json_t *b)
@@ -382,7 +383,6 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
     json_t *job_settings = NULL;
     char *text = NULL, *command = NULL, done[4300], work[4300], what[64];
-    bool new_folder = false;
     kq_save_report save = {0};
     kq_quantize_options guarded = *options;
     const kq_quantize_options *opt = &guarded;
@@ -394,6 +394,9 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     kq_status status = kq_bits_check(opt, err);
     if (!status)
         status = kq_code_parse(opt->code, &q.code, err);
+    if (!status && !(status = kq_path_join(done, sizeof done, out, "config.json", err)) && !(status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) &&
+        !(status = check_output(out, ".kronq-work", err)))
+        status = kq_job_look(done, work, opt->resume, err);
     if (!status)
         status = kq_prepare(model, opt, !opt->factors, &q.r.p, err);
     if (!status)
@@ -414,8 +417,12 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
         goto out;
     }
-    if ((status = kq_path_join(done, sizeof done, out, "config.json", err)) || (status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) ||
-        (new_folder = !kq_path_exists(out), status = check_output(out, ".kronq-work", err)) || (status = kq_job_open(done, work, text, opt->resume, &q.r.job, err)))
+    kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
+    if (!kq_path_exists(done) && ((status = kq_check_inputs(&q.r.p, NULL, true, &q.r.p.n_seq, 1, err)) ||
+                                  (status = kq_plan_resources(&q.r.p, &q.bits, &s, out, &q.r.memory, &q.r.disk, err)) ||
+                                  (!opt->resume && (status = kq_check_disk(out, q.r.disk, err)))))
+        goto out;
+    if ((status = kq_job_open(done, work, text, opt->resume, opt->fresh, &q.r.job, err)))
         goto out;
     if (q.r.job.complete) {
         if (!(status = check_complete(&q, done, settings, err)))
@@ -424,9 +431,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     }
     if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
-    kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
-    if ((status = kq_plan_resources(&q.r.p, &q.bits, &s, out, &q.r.memory, &q.r.disk, err)) ||
-        (status = kq_rounding_announce(&q.r, &s, out, kq_bits_text(opt, what), err)) || (status = kq_rounding_ids(&q.r, &s, err)))
+    if ((status = kq_rounding_announce(&q.r, &s, out, kq_bits_text(opt, what), err)) || (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
     s.ctx = &q;
     s.done = kq_rounding_block_done;
@@ -474,8 +479,6 @@ out:
         kq_trellis_free(q.trellis[k]);
     kq_bits_free(&q.bits);
     kq_rounding_close(&q.r);
-    if (status && new_folder)
-        rmdir(out); /* only when nothing was left in it */
     json_decref(job_settings);
     free(command);
     free(text);

@@ -14,6 +14,7 @@
 #include "io/rope.h"
 #include "quant/gguf_save.h"
 #include "quant/gguf_types.h"
+#include "quant/check.h"
 #include "quant/lacks.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
@@ -226,11 +227,13 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
     guarded.common = kq_progress_guard(&options->common, &guard);
     if (report_json)
         *report_json = NULL;
-    kq_status status = prepare(&q, model, opt, err);
-    if (!status && kq_path_is_dir(out_file))
+    kq_status status = KQ_OK;
+    if (kq_path_is_dir(out_file))
         status = kq_fail(err, KQ_E_ARG, "%s: is a folder, expected the name of a GGUF file to write", out_file);
-    if (!status && snprintf(work, sizeof work, "%s.work", out_file) >= (int)sizeof work)
+    else if (snprintf(work, sizeof work, "%s.work", out_file) >= (int)sizeof work)
         status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", out_file);
+    if (!status && !(status = kq_job_look(out_file, work, opt->resume, err)))
+        status = prepare(&q, model, opt, err);
     if (!status)
         status = kq_rounding_settings(&q.r, err);
     if (status)
@@ -239,7 +242,12 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
         status = KQ_E_MEMORY;
         goto out;
     }
-    if ((status = kq_job_open(out_file, work, text, opt->resume, &q.r.job, err)))
+    kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
+    if (!kq_path_exists(out_file) && ((status = kq_check_inputs(&q.r.p, &q.types, false, &q.r.p.n_seq, 1, err)) ||
+                                      (status = resources(&q, &s, work, err)) || (!opt->resume && (status = kq_check_disk(work, q.r.disk, err)))))
+        goto out;
+    if ((status = kq_job_open(out_file, work, text, opt->resume, opt->fresh, &q.r.job, err)) ||
+        (!q.r.job.complete && (status = kq_gguf_try_metadata(&q.r.p, &q.types, &q.r.job, text, err))))
         goto out;
     if (q.r.job.complete) {
         if (!(status = kq_gguf_check_saved(out_file, text, err)))
@@ -248,8 +256,7 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
     }
     if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
-    kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
-    if ((status = resources(&q, &s, work, err)) || (status = kq_rounding_announce(&q.r, &s, work, q.types.mix->name, err)) || (status = kq_rounding_ids(&q.r, &s, err)))
+    if ((status = kq_rounding_announce(&q.r, &s, work, q.types.mix->name, err)) || (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
     s.ctx = &q;
     s.done = kq_rounding_block_done;

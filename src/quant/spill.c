@@ -66,7 +66,7 @@ kq_status kq_spill_open(const char *path, size_t n_records, size_t record_bytes,
     if (s->fd < 0 || fstat(s->fd, &st))
         status = kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
     else if ((size_t)st.st_size != n_records * (record_bytes + 8))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: %lld bytes, expected %zu; remove the unfinished output and start again", path,
+        status = kq_fail(err, KQ_E_FORMAT, "%s: %lld bytes, expected %zu; --fresh discards the unfinished work and starts anew", path,
                          (long long)st.st_size, n_records * (record_bytes + 8));
     if (status) {
         kq_spill_close(s);
@@ -120,7 +120,7 @@ kq_status kq_spill_read(kq_spill *s, size_t i, void *data, kq_error *err)
     if (!status)
         status = read_all(s, &sum, sizeof sum, at + (off_t)s->record_bytes, err);
     if (!status && sum != kq_hash64(data, s->record_bytes, i))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: record %zu is damaged; remove the unfinished output and start again", s->path, i);
+        status = kq_fail(err, KQ_E_FORMAT, "%s: record %zu is damaged; --fresh discards the unfinished work and starts anew", s->path, i);
     return status;
 }
 

@@ -102,6 +102,13 @@ refuse 1 'started with only "", now it is "q_proj"' "$KRONQ" quantize "$HF" -o u
 refuse 1 'started with settings.model "[0-9a-f]{32}"' "$KRONQ" quantize "$GGUF" -o un $CAL $SLOW --resume --quiet
 [ -e un/.kronq-work/job.json ] || fail "a refusal removed the work"
 
+refuse 2 "holds unfinished work, started with bits 2, now it is 3; --resume with the same settings .*--fresh" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --bits 3 --quiet
+cp -r un fresh
+echo mine >fresh/.kronq-work/notes.txt
+must "$KRONQ" quantize "$HF" -o fresh --method none --fresh --quiet
+[ -e fresh/config.json ] && [ "$(ls fresh/.kronq-work)" = notes.txt ] || fail "--fresh: $(ls fresh/.kronq-work)"
+refuse 2 "exists already" "$KRONQ" quantize "$HF" -o fresh --method none --fresh --quiet
+
 say "damaged work is refused"
 for f in un/.kronq-work/block-00002.safetensors un/.kronq-work/input-00000.bf16 un/.kronq-work/input-00001.bf16; do
     [ -e $f ] || fail "$f is not there: $(ls un/.kronq-work)"
@@ -110,7 +117,7 @@ for f in un/.kronq-work/block-00002.safetensors un/.kronq-work/input-00000.bf16 
         [ "$f" != un/.kronq-work/input-00000.bf16 ] || [ $at = 3 ] || continue
         cp -r un hurt
         poke hurt/${f#un/} $at
-        refuse 1 "$(basename $f).*(damaged|remove the unfinished)" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
+        refuse 1 "$(basename $f).*(damaged|--fresh)" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
         [ ! -e hurt/config.json ] || fail "config.json after damage to $f"
         rm -rf hurt
     done
@@ -119,7 +126,7 @@ cp -r un hurt
 truncate -s -1 hurt/.kronq-work/input-00001.bf16
 refuse 1 "input-00001.bf16.*bytes, expected" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
 echo '{' >hurt/.kronq-work/job.json
-refuse 1 "job.json.*remove the output" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
+refuse 1 "job.json.*--fresh" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
 
 say "two at one output: the second is refused"
 "$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --quiet 2>/dev/null &
@@ -150,8 +157,11 @@ refuse 2 "exists already" "$KRONQ" calibrate "$HF" -o whole.safetensors $CAL --o
 say "calibrate: unfinished, damaged"
 try_unfinished uf.safetensors 'uf.safetensors.work/factors-00002*.seal' "$KRONQ" calibrate "$HF" $CAL $SLOW
 refuse 2 "holds unfinished work" "$KRONQ" calibrate "$HF" -o uf.safetensors $CAL $SLOW --quiet
+refuse 2 "started with method .*--fresh" "$KRONQ" calibrate "$HF" -o uf.safetensors $CAL --method kfac --quiet
 refuse 1 "started with factor_dtype" "$KRONQ" calibrate "$HF" -o uf.safetensors $CAL $SLOW --factor-dtype bf16 --resume --quiet
 poke uf.safetensors.work/factors-00002.safetensors 20000
 refuse 1 "factors-00002.safetensors: is damaged" "$KRONQ" calibrate "$HF" -o uf.safetensors $CAL $SLOW --resume --quiet
 [ ! -e uf.safetensors ] || fail "a factor file out of damaged parts"
+must "$KRONQ" calibrate "$HF" -o uf.safetensors $CAL --method kfac --fresh --quiet
+[ ! -e uf.safetensors.work ] || fail "a work folder stays"
 echo ok

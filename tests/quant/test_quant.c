@@ -130,47 +130,76 @@ static void job_life(void **state)
     in_dir(work, "result.work");
     const char *settings = "{\"bits\": 2, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}";
 
-    check_ok(kq_job_open(done, work, settings, false, &a, &err));
+    check_ok(kq_job_open(done, work, settings, false, false, &a, &err));
     assert_true(!a.complete && kq_path_is_dir(work));
-    check_fails(kq_job_open(done, work, settings, true, &b, &err), KQ_E_IO, "another kronq is at work");
+    check_fails(kq_job_open(done, work, settings, true, false, &b, &err), KQ_E_IO, "another kronq is at work");
     kq_job_close(&a);
     assert_true(!kq_path_exists(work)); /* nothing in it was worth keeping */
 
-    check_ok(kq_job_open(done, work, settings, false, &a, &err));
-    kq_job_path(&a, "part", 3, "bin", path);
-    assert_non_null(strstr(path, "result.work/part-00003.bin"));
+    check_ok(kq_job_open(done, work, settings, false, false, &a, &err));
+    kq_job_path(&a, "block", 3, "bin", path);
+    assert_non_null(strstr(path, "result.work/block-00003.bin"));
     write_text(path, "work");
     kq_job_close(&a);
     kq_job_close(&a); /* twice is fine */
     assert_true(kq_path_exists(path));
-    check_fails(kq_job_open(done, work, settings, false, &b, &err), KQ_E_ARG, "--resume continues it");
-    check_fails(kq_job_open(done, work, "{\"bits\": 3, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, &b, &err), KQ_E_MISMATCH, "started with bits 2, now it is 3");
-    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.2, \"name\": \"x\"}}", true, &b, &err), KQ_E_MISMATCH, "started with deep.tol 0.1");
-    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.1}}", true, &b, &err), KQ_E_MISMATCH, "started with deep.name, now without");
-    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"more\": 1, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, &b, &err), KQ_E_MISMATCH, "more absent");
+    check_fails(kq_job_open(done, work, settings, false, false, &b, &err), KQ_E_ARG, "--resume continues it");
+    check_fails(kq_job_open(done, work, "{\"bits\": 3, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, false, &b, &err), KQ_E_MISMATCH, "started with bits 2, now it is 3");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.2, \"name\": \"x\"}}", true, false, &b, &err), KQ_E_MISMATCH, "started with deep.tol 0.1");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.1}}", true, false, &b, &err), KQ_E_MISMATCH, "started with deep.name \"x\", now without");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"more\": 1, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, false, &b, &err), KQ_E_MISMATCH, "more absent");
     assert_true(kq_path_exists(path));
-    check_ok(kq_job_open(done, work, settings, true, &a, &err));
+    /* without --resume the message tells what differs; --fresh discards the work, and nothing that is not kronq's */
+    check_fails(kq_job_open(done, work, "{\"bits\": 4, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", false, false, &b, &err), KQ_E_ARG,
+                "started with bits 2, now it is 4; --resume with the same settings continues it, --fresh discards it");
+    char foreign[400];
+    snprintf(foreign, sizeof foreign, "%s/notes.txt", work);
+    write_text(foreign, "mine");
+    check_ok(kq_job_open(done, work, "{\"bits\": 4}", false, true, &a, &err));
+    assert_true(!kq_path_exists(path) && kq_path_exists(foreign));
+    write_text(path, "work");
+    kq_job_close(&a);
+    check_ok(kq_job_open(done, work, settings, true, true, &a, &err));
+    assert_true(!kq_path_exists(path));
+    unlink(foreign);
+    write_text(path, "work");
+    kq_job_close(&a);
+    check_ok(kq_job_open(done, work, settings, true, false, &a, &err));
     assert_true(kq_path_exists(path));
     write_text(done, "done");
     kq_job_finish(&a);
     assert_true(!kq_path_exists(work));
-    check_fails(kq_job_open(done, work, settings, false, &b, &err), KQ_E_ARG, "exists already");
-    check_ok(kq_job_open(done, work, settings, true, &b, &err));
+    check_fails(kq_job_open(done, work, settings, false, false, &b, &err), KQ_E_ARG, "exists already");
+    check_ok(kq_job_open(done, work, settings, true, false, &b, &err));
     assert_true(b.complete && b.lock < 0 && !kq_path_exists(work));
     kq_job_close(&b);
+    check_fails(kq_job_open(done, work, settings, false, true, &b, &err), KQ_E_ARG, "exists already"); /* --fresh does not touch results */
     unlink(done);
+
+    /* folders that were made go when nothing stays in them; a folder that is the user's is none to work in */
+    char deep[280], above[256];
+    snprintf(deep, sizeof deep, "%s/b/c.work", in_dir(above, "a"));
+    check_ok(kq_job_open(done, deep, settings, false, false, &a, &err));
+    assert_int_equal(a.made, 3);
+    kq_job_close(&a);
+    assert_true(!kq_path_exists(above));
+    check_ok(kq_mkdirs(deep, &err));
+    snprintf(foreign, sizeof foreign, "%s/notes.txt", deep);
+    write_text(foreign, "mine");
+    check_fails(kq_job_open(done, deep, settings, false, true, &a, &err), KQ_E_ARG, "files that are not kronq's");
+    assert_true(kq_path_exists(foreign));
 
     /* what died before its settings were written cannot be trusted */
     check_ok(kq_mkdirs(work, &err));
-    snprintf(path, sizeof path, "%s/part-00000.bin", work);
+    snprintf(path, sizeof path, "%s/block-00000.bin", work);
     write_text(path, "stale");
-    check_ok(kq_job_open(done, work, settings, true, &a, &err));
+    check_ok(kq_job_open(done, work, settings, true, false, &a, &err));
     assert_true(!kq_path_exists(path));
     write_text(path, "work");
     kq_job_close(&a);
     snprintf(path, sizeof path, "%s/job.json", work);
     write_text(path, "{\"bits\": 2,");
-    check_fails(kq_job_open(done, work, settings, true, &a, &err), KQ_E_FORMAT, "job.json");
+    check_fails(kq_job_open(done, work, settings, true, false, &a, &err), KQ_E_FORMAT, "job.json");
 }
 
 static void seals(void **state)
@@ -257,11 +286,9 @@ static void windows_of_texts(void **state)
 /* Random, symmetric, with a diagonal that a factor may have. */
 static void symmetric(kq_rng *rng, float *H, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j <= i; j++)
-            H[i * n + j] = H[j * n + i] = (float)kq_rng_normal(rng);
-        H[i * n + i] = fabsf(H[i * n + i]);
-    }
+            H[i * n + j] = H[j * n + i] = (float)kq_rng_normal(rng) + (i == j ? 8 : 0);
 }
 
 static void factors_come_back(void **state)
@@ -413,7 +440,7 @@ static void sweep_gradients_are_pytorchs(void **state)
         in_dir(done, name);
         snprintf(name, sizeof name, "sweep-%d.work", i);
         in_dir(work, name);
-        check_ok(kq_job_open(done, work, "{}", false, &job, &err));
+        check_ok(kq_job_open(done, work, "{}", false, false, &job, &err));
         const uint8_t wanted[2] = {127, 127};
         kq_factor_options factor = kq_factor_defaults();
         factor.threads = 2;
@@ -500,7 +527,7 @@ static void token_sweep(const char *name, kq_method method, int passes, size_t d
     in_dir(done, name);
     snprintf(stem, sizeof stem, "%s.work", name);
     in_dir(work, stem);
-    check_ok(kq_job_open(done, work, "{}", false, &job, &err));
+    check_ok(kq_job_open(done, work, "{}", false, false, &job, &err));
     kq_factor_options factor = kq_factor_defaults();
     factor.method = method;
     factor.passes = passes;
@@ -547,7 +574,7 @@ static void way_sweep(const char *name, int case_, kq_gradient_way way, int thre
     in_dir(done, name);
     snprintf(stem, sizeof stem, "%s.work", name);
     in_dir(work, stem);
-    check_ok(kq_job_open(done, work, "{}", false, &job, &err));
+    check_ok(kq_job_open(done, work, "{}", false, false, &job, &err));
     kq_factor_options f[2] = {kq_factor_defaults(), kq_factor_defaults()};
     f[0].method = case_ == 3 ? KQ_YAQA_B : KQ_FLIPFLOP;
     f[1].method = KQ_FASTKRON;
