@@ -128,9 +128,25 @@ int cli_apply_spec(cli *c, const cli_option *settings, char *text);
 int cli_fail(const kq_error *err);
 /* What continues an interrupted run of this command, when that is not simply --resume where it has the option: "the same command", or NULL for nothing. */
 void cli_resumable(const char *how);
-/* A progress function for kq_common, ctx is the cli; installs the Ctrl-C handler. */
+/* A progress function for kq_common, ctx is the cli; a signal stops the work through it from now on. */
 void cli_progress(cli *c, kq_common *common);
 void cli_progress_end(void);
+
+/* SIGINT, SIGTERM and SIGHUP. At first each ends the program at once, as if nothing had been done about it. What is ignored when the program begins
+ * stays ignored, but for a SIGINT by kill. Call it before there is any other thread. */
+void cli_signals_begin(void);
+/* From now on the first signal only asks to stop; a second one ends the program at once. notice: what to say on a terminal when the stop takes more
+ * than a second, or NULL; it must stay. */
+void cli_stop_gently(const char *notice);
+/* The signal that asked to stop, or 0. */
+int cli_stop_asked(void);
+/* Wait for it. */
+void cli_stop_wait(void);
+/* It asked for no more than what has been stopped. */
+void cli_stop_forget(void);
+/* End by the signal that asked, if one did; and the next one ends the program at once. */
+void cli_stop_at_once(void);
+
 /* The kq_warning_handler of the program. */
 void cli_warning(void *ctx, const char *message);
 

@@ -19,6 +19,7 @@ int cmd_report(int argc, char **argv)
     if (status >= 0)
         return status;
     kq_error err;
+    cli_stop_gently(NULL); /* the page is whole when the program ends */
     if (kq_report(c.model, c.out, &err))
         return cli_fail(&err);
     if (!c.quiet)

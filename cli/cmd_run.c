@@ -34,15 +34,6 @@ static const cli_option options[] = {
     {0},
 };
 
-/* Ctrl-C stops the answer; when none is being written, the program. */
-static volatile sig_atomic_t stop_answer;
-
-static void on_interrupt(int number)
-{
-    (void)number;
-    stop_answer = 1;
-}
-
 typedef struct answer {
     bool print;
     char *text; /* owned, not terminated */
@@ -53,6 +44,7 @@ typedef struct answer {
 static int emit(void *ctx, const char *text, size_t size)
 {
     answer *a = ctx;
+    cli_stop_gently(NULL); /* before the first word there is nothing to finish */
     if (a->print && (fwrite(text, 1, size, stdout) != size || fflush(stdout)))
         return 1; /* nobody is listening: stop */
     if (size + 1 > a->cap - a->size) {
@@ -68,7 +60,7 @@ static int emit(void *ctx, const char *text, size_t size)
     memcpy(a->text + a->size, text, size);
     a->size += size;
     a->text[a->size] = 0;
-    return stop_answer;
+    return cli_stop_asked() != 0;
 }
 
 typedef struct run {
@@ -154,7 +146,6 @@ static kq_status answer_to(run *r, const char *text, bool formatted, kq_error *e
         .sampling = r->sampling,
     };
     r->n_prompt = n;
-    stop_answer = 0;
     status = kq_generate(r->engine, 0, r->tok, ids, n, same, &opt, &r->made, err);
     if (!status && r->out.failed)
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the answer");
@@ -237,14 +228,18 @@ static kq_status converse(run *r, kq_error *err)
     while (!status) {
         if (terminal)
             fputs("> ", stderr);
-        stop_answer = 0;
+        if (terminal && cli_stop_asked() == SIGINT) /* it meant the answer */
+            cli_stop_forget();
+        fflush(stdout);
+        cli_stop_at_once();
         ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0) /* end, or Ctrl-C at the prompt */
+        if (n < 0)
             break;
         while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
             line[--n] = 0;
         if (!n)
             continue;
+        cli_stop_gently("kronq: stopping at the next token; Ctrl-C again ends the program");
         if ((status = say(r, line, err)))
             break;
         if (r->c->json)
@@ -278,8 +273,6 @@ int cmd_run(int argc, char **argv)
     kq_isa isa;
     run r = {.c = &c, .out = {.print = !c.json}};
     kq_status status;
-    struct sigaction action = {.sa_handler = on_interrupt}; /* without SA_RESTART: reading a line ends too */
-    sigaction(SIGINT, &action, NULL);
     if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)))
         goto out;
     kq_kern_init(isa);

@@ -1,5 +1,4 @@
 #include <omp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,20 +47,6 @@ static const char about[] =
     "  kronq serve out --compute f32 --kv f32\n"
     "  lm_eval --model local-completions --model_args model=out,base_url=http://localhost:8080/v1/completions,tokenizer_backend=remote ...\n"
     "docs/serve.md has every field.";
-
-static volatile sig_atomic_t signals;
-
-static void on_signal(int number)
-{
-    (void)number;
-    signals++;
-}
-
-static bool twice(void *ctx)
-{
-    (void)ctx;
-    return signals > 1;
-}
 
 static void log_line(void *ctx, const char *line)
 {
@@ -181,8 +166,7 @@ int cmd_serve(int argc, char **argv)
     so.drain_s = c.timeout ? so.request_s : 1e9; /* what runs has its time */
     so.log = c.quiet ? NULL : log_line;
     raise_files();
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
+    cli_stop_gently(NULL);
     if ((status = kq_server_start(&so, kq_stepper_engine(engine), cfg, tok, kq_kern_pick(isa), &server, &err)))
         goto out;
     const bool v6 = strchr(so.host, ':') != NULL && so.host[0] != '[';
@@ -202,11 +186,10 @@ int cmd_serve(int argc, char **argv)
                 so.model_name, so.host, kq_server_port(server), c.slots, ctx, kind == KQ_BF16 ? "bf16" : "f32", kq_kv_name(kv), cli_bytes((double)kq_engine_bytes(engine), bytes));
     if (!so.api_key && strcmp(so.host, "127.0.0.1") && strcmp(so.host, "::1") && strcmp(so.host, "localhost"))
         fprintf(stderr, "kronq serve: other machines may reach %s, and no key is asked for (--api-key)\n", so.host);
-    while (!signals)
-        pause();
+    cli_stop_wait();
     if (!c.quiet)
         fprintf(stderr, "finishing what runs; Ctrl-C again stops at once\n");
-    if (!kq_server_stop(server, twice, NULL) && !c.quiet)
+    if (!kq_server_stop(server, NULL, NULL) && !c.quiet)
         fprintf(stderr, "some requests were cut off\n");
 out:
     kq_engine_free(engine);

@@ -108,10 +108,14 @@ int main(int argc, char **argv)
         return finish_stdout(EXIT_OK);
     }
     set_environment(argc, argv);
+    cli_signals_begin();
     kq_set_warning_handler(cli_warning, NULL);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (!strcmp(argv[1], commands[i].name))
-            return finish_stdout(commands[i].run(argc - 1, argv + 1));
+        if (!strcmp(argv[1], commands[i].name)) {
+            const int status = finish_stdout(commands[i].run(argc - 1, argv + 1));
+            cli_stop_at_once(); /* by the signal itself, so that a shell's loop ends too */
+            return status;
+        }
     fprintf(stderr, "kronq: unknown command %s; `kronq --help` lists them\n", argv[1]);
     return EXIT_USAGE;
 }

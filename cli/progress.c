@@ -1,5 +1,4 @@
 /* Progress on stderr: one line that is rewritten on a terminal, a line now and then elsewhere. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,16 +7,7 @@
 #include "base/time.h"
 #include "cli.h"
 
-static volatile sig_atomic_t interrupted;
 static bool line_open; /* a rewritten line is on the screen */
-
-static void on_signal(int number)
-{
-    (void)number;
-    if (interrupted)
-        _exit(EXIT_FAILED); /* asked twice */
-    interrupted = 1;
-}
 
 static struct {
     char stage[64];
@@ -42,7 +32,7 @@ void cli_progress_end(void)
 static int show(void *ctx, const char *stage, double fraction, const char *note)
 {
     const cli *c = ctx;
-    if (interrupted)
+    if (cli_stop_asked())
         return 1;
     if (c->quiet)
         return 0;
@@ -93,7 +83,5 @@ void cli_progress(cli *c, kq_common *common)
 {
     common->progress = show;
     common->ctx = c;
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    cli_stop_gently("kronq: stopping at the next step; Ctrl-C again ends it at once");
 }

@@ -23,10 +23,11 @@ serve() {
     URL=$(get ready url) || fail "no url"
     HOSTPORT=${URL#http://}
 }
-# ends SIGNAL: the server ends with status 0.
+# ends SIGNAL: the server finishes what runs and ends by the signal.
 ends() {
     kill "-$1" $PID
-    wait $PID || { cat log; fail "status $? after $1"; }
+    wait $PID
+    [ $? -eq $((128 + $(kill -l "$1"))) ] || { cat log; fail "status $? after $1"; }
 }
 trap 'kill -9 $PID 2>/dev/null; rm -rf "$W"' EXIT
 

@@ -1,0 +1,143 @@
+/* The signals that ask a program to end. No handler is installed: every thread blocks them, one thread waits for them. So no frame of a handler ever
+ * lands on a stack that a library has moved (docs/dependencies.md, oneDNN), and no system call is cut short. */
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "cli.h"
+
+/* SIGQUIT keeps its meaning: an end at once, with a core. */
+static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
+
+static sigset_t awaited;
+static bool only_by_kill;   /* SIGINT was ignored when the program began: a shell's background job, which the terminal's Ctrl-C does not mean */
+static atomic_int asked;    /* the signal that asked to stop; 0: none */
+static atomic_bool gentle;  /* the first one only asks */
+static _Atomic(const char *) notice;
+static sem_t woken;
+
+static _Noreturn void end_by(int number)
+{
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, number);
+    raise(number); /* for this thread, which lets it through now */
+    pthread_sigmask(SIG_UNBLOCK, &one, NULL);
+    _exit(128 + number); /* the first process of a container does not die of a signal */
+}
+
+/* A signal that was sent to one thread (tgkill) stays with it, where it is blocked: the file of each thread tells. */
+static int sent_to_a_thread(void)
+{
+    int found = 0;
+    DIR *threads = opendir("/proc/self/task");
+    for (struct dirent *d; threads && !found && (d = readdir(threads));) {
+        char path[64 + sizeof d->d_name], line[256];
+        unsigned long long pending = 0;
+        snprintf(path, sizeof path, "/proc/self/task/%s/status", d->d_name);
+        FILE *f = *d->d_name == '.' ? NULL : fopen(path, "re");
+        while (f && fgets(line, sizeof line, f) && sscanf(line, "SigPnd: %llx", &pending) != 1)
+            ;
+        if (f)
+            fclose(f);
+        for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+            if (sigismember(&awaited, ends[i]) == 1 && pending >> (ends[i] - 1) & 1)
+                found = ends[i];
+    }
+    if (threads)
+        closedir(threads);
+    return found;
+}
+
+static void *await(void *unused)
+{
+    enum { AGAIN_MS = 200 }; /* `timeout` and others signal the process and then its group: that is once */
+    double first_s = 0;
+    bool told = false;
+    prctl(PR_SET_NAME, "signals");
+    for (;;) {
+        siginfo_t info = {0};
+        const struct timespec second = {.tv_sec = 1};
+        int number = sigtimedwait(&awaited, &info, &second);
+        if (number < 0 && errno == EAGAIN && !atomic_load(&asked))
+            number = sent_to_a_thread();
+        else if (number == SIGINT && only_by_kill && info.si_code == SI_KERNEL)
+            continue;
+        const double now_s = kq_now_s();
+        const char *text = atomic_load(&notice);
+        if (number > 0 && (!atomic_load(&gentle) || (atomic_load(&asked) && now_s - first_s > AGAIN_MS / 1e3)))
+            end_by(number);
+        if (number > 0 && !atomic_load(&asked)) {
+            first_s = now_s;
+            told = false;
+            atomic_store(&asked, number);
+            sem_post(&woken);
+        } else if (number < 0 && atomic_load(&asked) && text && !told && isatty(STDERR_FILENO)) {
+            told = true;
+            fprintf(stderr, "\n%s\n", text);
+        }
+    }
+    return unused;
+}
+
+void cli_signals_begin(void)
+{
+    pthread_t thread;
+    sigemptyset(&awaited);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        struct sigaction before;
+        if (sigaction(ends[i], NULL, &before))
+            continue;
+        const bool ignored = before.sa_handler == SIG_IGN; /* by nohup, say: it stays so */
+        if (ignored && ends[i] != SIGINT)
+            continue;
+        only_by_kill = only_by_kill || ignored;
+        sigaddset(&awaited, ends[i]);
+    }
+    sem_init(&woken, 0, 0);
+    pthread_sigmask(SIG_BLOCK, &awaited, NULL);
+    if (only_by_kill)
+        signal(SIGINT, SIG_DFL);
+    if (pthread_create(&thread, NULL, await, NULL)) /* then each of them ends the program at once */
+        pthread_sigmask(SIG_UNBLOCK, &awaited, NULL);
+    else
+        pthread_detach(thread);
+}
+
+void cli_stop_gently(const char *text)
+{
+    atomic_store(&notice, text);
+    atomic_store(&gentle, true);
+}
+
+int cli_stop_asked(void)
+{
+    return atomic_load(&asked);
+}
+
+void cli_stop_at_once(void)
+{
+    atomic_store(&gentle, false);
+    if (atomic_load(&asked))
+        end_by(atomic_load(&asked));
+}
+
+void cli_stop_forget(void)
+{
+    atomic_store(&asked, 0);
+}
+
+void cli_stop_wait(void)
+{
+    while (!atomic_load(&asked))
+        sem_wait(&woken);
+}
