@@ -204,6 +204,16 @@ static void close_guest(kq_guest *g)
     g->place = GONE;
 }
 
+/* Read and forget what a refused client still sends. */
+static void drain(kq_door *d, kq_guest *g)
+{
+    ssize_t n;
+    for (int k = 0; (n = recv(g->fd, d->head, KQ_HEAD_BYTES, 0)) > 0 && k < 32; k++) {
+    }
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        close_guest(g);
+}
+
 static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
 {
     static const struct { int status; const char *words; } reason[] = {{400, "Bad Request"}, {408, "Request Timeout"}, {414, "URI Too Long"}, {417, "Expectation Failed"},
@@ -225,6 +235,7 @@ static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
     g->moved = kq_now_s();
     if (d->opt.refused)
         d->opt.refused(d->opt.ctx, e);
+    drain(d, g);
 }
 
 /* Close the connection that has been without a request for the longest; address NULL: of any client. False: all have one at work. */
@@ -322,11 +333,7 @@ static void hear(kq_door *d, kq_guest *g, unsigned events)
 {
     kq_api_error e;
     if (g->place == LINGERS) {
-        ssize_t n;
-        for (int k = 0; (n = recv(g->fd, d->head, KQ_HEAD_BYTES, 0)) > 0 && k < 32; k++) {
-        }
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-            close_guest(g);
+        drain(d, g);
         return;
     }
     if (g->place != AT_DOOR)
@@ -379,9 +386,10 @@ static void look_after(kq_door *d, kq_guest *g, double now)
         g->place = GONE;
     } else if (g->place == TAKEN) {
         struct pollfd p = {.fd = g->fd, .events = POLLRDHUP};
-        if ((g->since > 0 && now - g->since > d->opt.receive_s) || (!g->busy && now - g->moved > d->opt.idle_s + d->opt.receive_s))
-            shutdown(g->fd, SHUT_RDWR);
-        if (g->job && !g->left && poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR)) {
+        const bool left = poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR), idle = !g->busy && now - g->moved > LINGER_S;
+        if ((g->since > 0 && now - g->since > d->opt.receive_s) || (!g->busy && now - g->moved > d->opt.idle_s + d->opt.receive_s) || (left && idle))
+            shutdown(g->fd, SHUT_RDWR); /* the last: the library may miss that nothing more comes */
+        if (g->job && !g->left && left) {
             g->left = true;
             kq_batch_cancel(g->job);
         }

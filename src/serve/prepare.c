@@ -1,6 +1,7 @@
 #include "serve/prepare.h"
 
 #include <string.h>
+#include <utf8proc.h>
 
 #include "base/mem.h"
 #include "base/time.h"
@@ -17,13 +18,19 @@ static bool ended(void *ctx)
     return atomic_load(&j->give_up) || (j->deadline_s > 0 && kq_now_s() > j->deadline_s);
 }
 
+bool kq_query_in_time(kq_query *j, kq_api_error *e)
+{
+    if (!ended(j))
+        return true;
+    return atomic_load(&j->give_up) ? kq_api_fail(e, 503, NULL, "cancelled", "the request was cancelled")
+                                    : kq_api_fail(e, 503, NULL, "timeout", "the request took longer than the server's limit");
+}
+
 static bool tell(const kq_error *err, kq_query *j, kq_api_error *e)
 {
     const char *param = j->request.messages ? "messages" : "prompt";
     switch (err->status) {
-    case KQ_E_INTERRUPTED:
-        return atomic_load(&j->give_up) ? kq_api_fail(e, 503, NULL, "cancelled", "the request was cancelled")
-                                        : kq_api_fail(e, 503, NULL, "timeout", "the request took longer than the server's limit");
+    case KQ_E_INTERRUPTED: return kq_query_in_time(j, e); /* it is not */
     case KQ_E_MEMORY: return no_memory(e);
     case KQ_E_ARG: case KQ_E_UNSUPPORTED: case KQ_E_FORMAT: return kq_api_fail(e, 400, param, "invalid_value", "%.480s", err->message);
     default: return kq_api_fail(e, 500, NULL, "server_error", "%.480s", err->message);
@@ -45,7 +52,7 @@ static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, cons
     return st;
 }
 
-static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *given, bool shown, kq_prompt *out, kq_api_error *e)
+static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *given, size_t shown, kq_prompt *out, kq_api_error *e)
 {
     const kq_encode_options opt = {.add_special = given && j->request.add_special_tokens, .parse_special = true, .stop = ended, .ctx = j};
     kq_error err;
@@ -60,7 +67,7 @@ static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *gi
         memcpy(out->ids, given->ids, (out->n = given->n) * sizeof *out->ids);
     if (st)
         return tell(&err, j, e);
-    if (!shown || !given)
+    if (out->n > shown || !given)
         return true;
     if (given->text)
         return (out->offset = kq_prompt_offsets(tok, given->text, given->size, opt.add_special, out->ids, out->n)) || no_memory(e);
@@ -71,7 +78,7 @@ static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *gi
     return out->offset || no_memory(e);
 }
 
-bool kq_query_prepare(const kq_tokenizer *tok, kq_query *j, bool shown, kq_api_error *e)
+bool kq_query_prepare(const kq_tokenizer *tok, kq_query *j, size_t shown, kq_api_error *e)
 {
     const kq_api_request *r = &j->request;
     const size_t n = r->messages ? 1 : r->n_prompt;
@@ -79,7 +86,7 @@ bool kq_query_prepare(const kq_tokenizer *tok, kq_query *j, bool shown, kq_api_e
         return no_memory(e);
     j->n_prompt = n;
     for (size_t i = 0; i < n; i++)
-        if (!one_prompt(tok, j, r->messages ? NULL : &r->prompt[i], shown, &j->prompt[i], e))
+        if (!kq_query_in_time(j, e) || !one_prompt(tok, j, r->messages ? NULL : &r->prompt[i], shown, &j->prompt[i], e))
             return false;
     return true;
 }
@@ -140,30 +147,60 @@ char *kq_prompt_text(const kq_tokenizer *tok, const int32_t *ids, size_t n_ids, 
 
 /* ---- the places of tokens ---- */
 
-/* Characters of a text: char i is bytes [start[i], start[i + 1]); a byte that belongs to none is one. */
-typedef struct chars { const char *bytes; size_t *start; size_t n; } chars; /* start: owned */
+/* A text, its characters taken apart (compatibility decomposition), so that it does not matter which normal form a tokenizer made of it. */
+typedef struct chars {
+    int32_t *code;       /* owned [n]; a byte that belongs to no character: -1 - the byte */
+    size_t *owner;       /* owned [n + 1]: number of the character that each came from, and of characters */
+    size_t *byte;        /* owned [n + 1]: where that character begins, and the bytes of the text */
+    size_t n;
+} chars;
+
+enum { MOST_PARTS = 18 }; /* of one character: U+FDFA */
+
+static void free_chars(chars *c)
+{
+    kq_free(c->code);
+    kq_free(c->owner);
+    kq_free(c->byte);
+}
 
 static bool cut(const char *bytes, size_t size, chars *out)
 {
-    *out = (chars){.bytes = bytes, .start = kq_alloc(size + 1, sizeof *out->start)};
-    if (!out->start)
+    const size_t most = size * MOST_PARTS + 1; /* pages that are not written take no memory */
+    size_t number = 0;
+    *out = (chars){.code = kq_alloc(most, sizeof *out->code), .owner = kq_alloc(most, sizeof *out->owner), .byte = kq_alloc(most, sizeof *out->byte)};
+    if (!out->code || !out->owner || !out->byte)
         return false;
-    for (size_t at = 0; at < size; at += kq_utf8_next(bytes + at, size - at).size)
-        out->start[out->n++] = at;
-    out->start[out->n] = size;
+    for (size_t at = 0; at < size; number++) {
+        const kq_utf8 c = kq_utf8_next(bytes + at, size - at);
+        utf8proc_int32_t code, parts[MOST_PARTS];
+        int bound = UTF8PROC_BOUNDCLASS_START;
+        utf8proc_ssize_t n = 0;
+        if (c.kind == KQ_UTF8_CHAR && utf8proc_iterate((const utf8proc_uint8_t *)bytes + at, (utf8proc_ssize_t)c.size, &code) > 0)
+            n = utf8proc_decompose_char(code, parts, MOST_PARTS, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT, &bound);
+        if (n < 1 || n > MOST_PARTS) {
+            parts[0] = -1 - (unsigned char)bytes[at];
+            n = 1;
+        }
+        for (utf8proc_ssize_t k = 0; k < n; k++) {
+            out->code[out->n] = parts[k];
+            out->owner[out->n] = number;
+            out->byte[out->n++] = at;
+        }
+        at += c.size;
+    }
+    out->owner[out->n] = number;
+    out->byte[out->n] = size;
     return true;
 }
 
-/* Are character i of a and j of b the same? Beyond both ends: yes. */
+/* Are part i of a and part j of b the same? Beyond both ends: yes. */
 static bool same(const chars *a, size_t i, const chars *b, size_t j)
 {
-    if (i >= a->n || j >= b->n)
-        return i >= a->n && j >= b->n;
-    const size_t n = a->start[i + 1] - a->start[i];
-    return n == b->start[j + 1] - b->start[j] && !memcmp(a->bytes + a->start[i], b->bytes + b->start[j], n);
+    return i >= a->n || j >= b->n ? i >= a->n && j >= b->n : a->code[i] == b->code[j];
 }
 
-/* The shortest way on from a place where the two differ: *i characters of a and *j of b are passed over. */
+/* The shortest way on from a place where the two differ: *i parts of a and *j of b are passed over. */
 static void resync(const chars *a, size_t *i, const chars *b, size_t *j)
 {
     for (size_t d = 1; d <= RESYNC; d++)
@@ -179,25 +216,40 @@ static void resync(const chars *a, size_t *i, const chars *b, size_t *j)
     ++*j;
 }
 
-/* place[c]: character of the text where character c of the tokens' bytes is, for each of them, and place[n] the text's end. */
+static size_t spaces(const chars *c, size_t at)
+{
+    size_t n = 0;
+    while (at + n < c->n && c->code[at + n] == ' ')
+        n++;
+    return n;
+}
+
+/* place[j]: character of the text where part j of the tokens' bytes is, for each of them, and place[n] the text's end. */
 static size_t *align(const chars *text, const chars *said)
 {
     size_t *place = kq_alloc(said->n + 1, sizeof *place), i = 0, j = 0;
     if (!place)
         return NULL;
     while (j < said->n) {
+        if (said->code[j] == ' ' && (!j || said->code[j - 1] != ' ')) { /* a space that was put before a word comes before the text's own */
+            const size_t put = spaces(said, j), given = spaces(text, i);
+            for (size_t k = given; k < put; k++)
+                place[j++] = text->owner[i];
+            if (j == said->n)
+                break;
+        }
         if (same(text, i, said, j)) {
-            place[j++] = i++;
+            place[j++] = text->owner[i++];
             continue;
         }
-        const size_t from = j, before = i;
+        const size_t from = j, before = text->owner[i];
         resync(text, &i, said, &j);
         if (j > said->n)
             j = said->n;
         for (size_t k = from; k < j; k++)
             place[k] = before;
     }
-    place[said->n] = text->n;
+    place[said->n] = text->owner[text->n];
     return place;
 }
 
@@ -240,20 +292,20 @@ size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size
             break;
     }
     if (said && cut(text, size, &a) && cut(said, bytes, &b) && (place = align(&a, &b))) {
-        size_t c = 0;
-        for (size_t i = 0; i < n; i++) { /* a token that begins inside a character: behind the character's place */
-            while (c < b.n && b.start[c] < from[i])
-                c++;
-            offset[i] = c < b.n ? place[c] : a.n;
+        size_t c = 0, inside = 0; /* parts: at the token's beginning or behind; the first of the character before */
+        for (size_t i = 0; i < n; i++) {
+            for (; c < b.n && b.byte[c] < from[i]; c++)
+                inside = c && b.byte[c] == b.byte[c - 1] ? inside : c;
+            offset[i] = from[i] == bytes ? a.owner[a.n] : c < b.n && b.byte[c] == from[i] ? place[c] : place[inside];
         }
-        offset[n] = a.n;
+        offset[n] = a.owner[a.n];
     } else {
         kq_free(offset);
         offset = NULL;
     }
     kq_free(said);
-    kq_free(a.start);
-    kq_free(b.start);
+    free_chars(&a);
+    free_chars(&b);
     kq_free(place);
     kq_free(from);
     return offset;

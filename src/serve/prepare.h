@@ -4,9 +4,13 @@
 
 #include "serve/batch.h"
 
-/* Fill job->prompt from job->request: render messages, encode texts, copy ids; with places (offset) of the tokens when shown says so. Ends early, with 503, when
- * job->give_up is set or job->deadline_s is over. False with *e; job->prompt is then for kq_query_release to free. */
-bool kq_query_prepare(const kq_tokenizer *tok, kq_query *job, bool shown, kq_api_error *e);
+/* False with *e, 503: job->give_up is set or job->deadline_s is over. */
+bool kq_query_in_time(kq_query *job, kq_api_error *e);
+
+/* Fill job->prompt from job->request: render messages, encode texts, copy ids; with the places (offset) of the
+ * tokens of prompts of at most `shown` tokens. Ends early as
+ * kq_query_in_time says. False with *e; job->prompt is then for kq_query_release to free. */
+bool kq_query_prepare(const kq_tokenizer *tok, kq_query *job, size_t shown, kq_api_error *e);
 
 /* Is there room for what is asked, and is every id the model's? More new tokens than the context has room for is no error; no room for one is. */
 bool kq_query_fits(const kq_api_limits *limits, const kq_query *job, kq_api_error *e);

@@ -26,6 +26,7 @@ enum {
     DRAIN_BYTES = 1 << 26, /* of a body that is too large: read and thrown away, so that the client reads why */
     HTTP_THREADS = 2,
     SMALL_BODY = 64 << 10, /* bytes of a request that never waits for a larger one */
+    SMALL_ANSWER = 64 << 10, /* numbers in it, likewise */
     OWN_FILES = 64         /* file descriptors that are no connections */
 };
 
@@ -65,7 +66,7 @@ typedef struct call {
     kq_api_error error; bool failed;   /* found in the head, and told after the body; or found while preparing */
     stage stage;                       /* changed by whoever is to resume the connection, before it does */
     kq_query *job;                     /* one reference */
-    json_t *reply;                     /* owned: what a request without the model is answered */
+    char *reply;                       /* owned (malloc): the answer, JSON */
     kq_answer_context answer;
     kq_guest *guest;                   /* borrowed */
     int status;
@@ -209,19 +210,40 @@ static enum MHD_Result get(call *c)
 
 static bool reply_no_memory(call *c) { return kq_api_fail(&c->error, 503, NULL, "out_of_memory", "out of memory; try again later"); }
 
-static json_t *tokens_json(const call *c, const kq_prompt *p)
+/* Takes the reference of j. False with c->error. */
+static bool reply_json(call *c, json_t *j)
+{
+    c->reply = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    json_decref(j);
+    return c->reply || reply_no_memory(c);
+}
+
+/* The answer of /tokenize: written by hand, as there may be millions of ids. */
+static bool reply_tokens(call *c, const kq_prompt *p)
 {
     const bool names = c->job->request.return_token_strs;
-    json_t *tokens = json_array(), *strings = names ? json_array() : json_null();
-    for (size_t i = 0; i < p->n; i++) {
-        json_array_append_new(tokens, json_integer(p->ids[i]));
-        if (names) {
-            char *key = kq_token_key(c->server->tok, p->ids[i]);
-            json_array_append_new(strings, key ? json_string(key) : json_null());
-            kq_free(key);
-        }
+    size_t size = 0;
+    FILE *f = open_memstream(&c->reply, &size);
+    if (!f)
+        return reply_no_memory(c);
+    fprintf(f, "{\"count\":%zu,\"max_model_len\":%zu,\"tokens\":[", p->n, c->server->limits.context);
+    for (size_t i = 0; i < p->n; i++)
+        fprintf(f, i ? ",%d" : "%d", p->ids[i]);
+    fputs(names ? "],\"token_strs\":[" : "],\"token_strs\":null}", f);
+    for (size_t i = 0; names && i < p->n; i++) {
+        char *key = kq_token_key(c->server->tok, p->ids[i]);
+        json_t *j = key ? json_string(key) : NULL;
+        if (i)
+            fputc(',', f);
+        if (!j || json_dumpf(j, f, JSON_ENCODE_ANY))
+            fputs("null", f);
+        json_decref(j);
+        kq_free(key);
     }
-    return json_pack("{s:I, s:I, s:o, s:o}", "count", (json_int_t)p->n, "max_model_len", (json_int_t)c->server->limits.context, "tokens", tokens, "token_strs", strings);
+    if (names)
+        fputs("]}", f);
+    const bool failed = ferror(f);
+    return (!fclose(f) && !failed) || reply_no_memory(c);
 }
 
 /* Submit the job, which is ready. False with c->error. *woken: the model resumes the connection, or has already; c may then be gone. */
@@ -255,7 +277,7 @@ static bool prepare(call *c, bool *woken)
     kq_query *j = c->job;
     kq_api_request *r = &j->request;
     const kq_api api = (kq_api)c->path; /* the first four are the four */
-    if (!kq_api_parse(api, c->body ? c->body : "", c->size, &s->limits, r, &c->error))
+    if (!kq_query_in_time(j, &c->error) || !kq_api_parse(api, c->body ? c->body : "", c->size, &s->limits, r, &c->error))
         return false;
     kq_free(c->body);
     c->body = NULL;
@@ -263,25 +285,35 @@ static bool prepare(call *c, bool *woken)
     if (api == KQ_API_DETOKENIZE) {
         size_t n = 0;
         char *text = kq_prompt_text(s->tok, r->prompt->ids, r->prompt->n, &n);
-        c->reply = text ? json_pack("{s:s%}", "prompt", text, n) : NULL;
+        json_t *reply = text ? json_pack("{s:s%}", "prompt", text, n) : NULL;
         kq_free(text);
-        return c->reply || reply_no_memory(c);
+        return reply_json(c, reply);
     }
-    if (!kq_query_prepare(s->tok, j, r->echo && r->logprobs, &c->error))
+    if (!kq_query_prepare(s->tok, j, r->echo && r->logprobs ? s->limits.context : 0, &c->error))
         return false;
     if (api == KQ_API_TOKENIZE)
-        return (c->reply = tokens_json(c, j->prompt)) || reply_no_memory(c);
+        return reply_tokens(c, j->prompt);
     return kq_query_fits(&s->limits, j, &c->error) && submit(c, woken);
 }
 
-static void prepare_item(void *ctx, kq_work_item *item)
+/* The answer of a job that is done: nobody else looks at it any more. False with c->error. */
+static bool render(call *c)
+{
+    const kq_query *j = c->job;
+    c->stage = HAS_REPLY;
+    if (!j->failed && !j->cancelled)
+        return reply_json(c, kq_answer_whole(&c->answer, j));
+    c->error = j->error;
+    return j->failed ? false : kq_api_fail(&c->error, 503, NULL, "cancelled", "the request was cancelled");
+}
+
+static void work_on(void *ctx, kq_work_item *item)
 {
     (void)ctx;
     call *c = (call *)item;
     bool woken = false;
-    if (!prepare(c, &woken)) {
+    if (!(c->stage == ANSWERS ? render(c) : prepare(c, &woken))) {
         c->job->parked = woken = false;
-        c->failed = true;
         c->stage = REFUSED;
     }
     if (!woken)
@@ -290,7 +322,25 @@ static void prepare_item(void *ctx, kq_work_item *item)
 
 /* ---- completions ---- */
 
-static void resume(void *ctx) { MHD_resume_connection(((call *)ctx)->connection); }
+
+/* How many tokens, and numbers beside them, the answer of a job that is done shows. */
+static size_t answer_numbers(const kq_query *j)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < j->n_seq; i++)
+        n += j->seq[i].n_made + j->seq[i].n_score * (2 + (size_t)j->request.n_top);
+    return n;
+}
+
+/* The model has news for the call: events to send, or the whole answer to write down. */
+static void on_news(void *ctx)
+{
+    call *c = ctx;
+    if (c->stage == STREAMS)
+        MHD_resume_connection(c->connection);
+    else
+        kq_work_add(c->server->work, &c->work, answer_numbers(c->job) <= SMALL_ANSWER);
+}
 
 /* Append one event to what waits to be sent. */
 static bool add_event(call *c, json_t *j)
@@ -363,28 +413,13 @@ static enum MHD_Result start_stream(call *c)
         return MHD_NO;
     MHD_add_response_header(r, "Content-Type", "text/event-stream; charset=utf-8");
     MHD_add_response_header(r, "Cache-Control", "no-cache");
+    add_origin(c, r);
     MHD_add_response_header(r, "X-Accel-Buffering", "no"); /* proxies: pass events on as they come */
     c->status = 200;
     c->answered = true;
     enum MHD_Result sent = MHD_queue_response(c->connection, 200, r);
     MHD_destroy_response(r);
     return sent;
-}
-
-/* The job is done: answer. */
-static enum MHD_Result finish(call *c)
-{
-    kq_batch_lock(c->server->batch);
-    kq_query *j = c->job;
-    kq_api_error e = j->error;
-    const bool answer = !j->failed && !j->cancelled;
-    json_t *body = answer ? kq_answer_whole(&c->answer, j) : NULL;
-    kq_batch_unlock(c->server->batch);
-    if (answer)
-        return send_json(c, 200, body);
-    if (!j->failed)
-        kq_api_fail(&e, 503, NULL, "cancelled", "the request was cancelled");
-    return send_error(c, &e);
 }
 
 /* The body has come: have it prepared. */
@@ -402,7 +437,7 @@ static enum MHD_Result post(call *c)
         return send_error(c, &e);
     }
     c->job->deadline_s = s->opt.request_s > 0 ? c->start_s + s->opt.request_s : 0;
-    c->job->wake = resume;
+    c->job->wake = on_news;
     c->job->wake_ctx = c;
     c->stage = PREPARES;
     kq_guest_works(s->door, c->guest, c->job); /* the call's reference outlives this */
@@ -414,13 +449,13 @@ static enum MHD_Result post(call *c)
 /* The connection was resumed: what it waited for is there. */
 static enum MHD_Result prepared(call *c)
 {
-    json_t *reply = c->reply;
-    switch (c->stage) {
-    case REFUSED: return send_error(c, &c->error);
-    case HAS_REPLY: c->reply = NULL; return send_json(c, 200, reply);
-    case STREAMS: return start_stream(c);
-    default: return finish(c);
-    }
+    char *reply = c->reply;
+    if (c->stage == REFUSED)
+        return send_error(c, &c->error);
+    if (c->stage == STREAMS)
+        return start_stream(c);
+    c->reply = NULL;
+    return send_bytes(c, 200, reply, strlen(reply), "application/json");
 }
 
 /* ---- requests arriving ---- */
@@ -630,7 +665,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
         s->opt.log(s->opt.log_ctx, line);
     }
     kq_query_release(s->batch, c->job);
-    json_decref(c->reply);
+    free(c->reply);
     kq_free(c->body);
     free(c->out);
     kq_free(c);
@@ -714,7 +749,7 @@ kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->metrics.lock, NULL);
     const kq_batch_options bo = {.stepper = stepper, .tok = tok, .cfg = cfg, .kern = kern, .rows = KQ_ENGINE_ROWS, .max_jobs = opt->max_jobs};
-    if ((st = open_door(s, err)) || (st = kq_batch_new(&bo, &s->batch, err)) || (st = kq_work_new(prepare_item, s, &s->work, err)))
+    if ((st = open_door(s, err)) || (st = kq_batch_new(&bo, &s->batch, err)) || (st = kq_work_new(work_on, s, &s->work, err)))
         goto fail;
     s->own_names_only = kq_door_loopback(s->door) && !opt->api_key;
     const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG | MHD_USE_NO_LISTEN_SOCKET;

@@ -1,5 +1,6 @@
 #!/bin/bash
 # kronq serve, with curl: every path, streams, stop strings, limits, malformed and slow clients, shutdown.
+SELF=$(readlink -f "$0")
 . "$(dirname "$0")/common.sh"
 command -v curl >/dev/null || { echo "SKIP: no curl"; exit 77; }
 unset KRONQ_API_KEY
@@ -13,7 +14,7 @@ J='Content-Type: application/json'
 # serve OPTIONS...: start it; sets URL and PID.
 serve() {
     rm -f ready
-    "$KRONQ" serve "$HF" --port 0 --json --compute f32 --kv f32 "$@" >ready 2>log &
+    "$KRONQ" serve "${MODEL:-$HF}" --port "${PORT:-0}" --json --compute f32 --kv f32 "$@" >ready 2>log &
     PID=$!
     for _ in $(seq 600); do
         [ -s ready ] && break
@@ -185,11 +186,132 @@ ask 401 /v1/models '' -H 'Authorization: Bearer secrets'
 ask 200 /v1/models '' -H 'Authorization: Bearer secret'
 ends INT
 
+say "heads that are broken, idle connections, large bodies"
+if command -v python3 >/dev/null; then
+    HERE=$(dirname "$SELF")
+    http() { python3 "$HERE/serve_http.py" "$1" "${HOSTPORT%:*}" "${HOSTPORT##*:}" || { tail -3 log; fail "serve_http.py $1"; }; }
+    serve --timeout 3
+    http heads
+    http kept
+    http idle
+    http large
+    ends TERM
+else
+    echo "SKIP: no python3"
+fi
+
+say "ports and hosts"
+serve
+P=${URL##*:}
+refuse 1 "--port $P: another program listens on it" "$KRONQ" serve "$HF" --port "$P" --quiet
+refuse 1 "--port $P: another program listens on it" "$KRONQ" serve "$HF" --port "$P" --host 0.0.0.0 --quiet
+refuse 1 "--port $P: another program listens on it" "$KRONQ" serve "$HF" --port "$P" --host localhost --quiet
+exec 3<>"/dev/tcp/127.0.0.1/$P" # the server closes this one first: its port is then in TIME_WAIT
+ask 200 /health
+ends TERM
+exec 3>&-
+PORT=$P serve
+ask 200 /health
+ends TERM
+for host in localhost 127.0.0.1 0.0.0.0 $(getent ahostsv6 ::1 >/dev/null && [ -e /proc/net/if_inet6 ] && [ -s /proc/net/if_inet6 ] && echo "::1 [::1] ::"); do
+    serve --host "$host"
+    ask 200 /health
+    P=${URL##*:}
+    case $host in
+        localhost | 0.0.0.0 | ::) [ "$(curl -s -m 9 -o /dev/null -w '%{http_code}' "http://127.0.0.1:$P/health")" = 200 ] || fail "--host $host is not 127.0.0.1" ;;
+    esac
+    ends TERM
+done
+
+say "names of the server"
+serve
+for name in localhost LOCALHOST:1 127.0.0.1 '[::1]:80' 127.1.2.3; do ask 200 /health '' -H "Host: $name"; done
+for name in evil.example 127.0.0.1.evil.example localhost.evil.example 10.0.0.1; do ask 403 /health '' -H "Host: $name"; is error code host_not_allowed; done
+ends TERM
+serve --allow-host box.example --allow-host 10.0.0.1
+ask 200 /health '' -H "Host: box.example:8080"; ask 200 /health '' -H "Host: 10.0.0.1"; ask 403 /health '' -H "Host: evil.example"
+ends TERM
+serve --api-key secret # whoever knows the key may call it as he likes
+ask 200 /v1/models '' -H "Host: evil.example" -H 'X-Api-Key: secret'
+ask 200 /v1/models '' -H 'Authorization: Bearer wrong' -H 'x-api-key: secret'
+ask 401 /v1/models '' -H 'X-Api-Key: Secret'; is error code invalid_api_key
+ask 401 /v1/models '' -H 'X-Api-Key:'
+ask 401 /v1/models '' -H 'Authorization: secret'
+ends TERM
+
+say "names of the model"
+serve --alias big --model-name small
+ask 200 /v1/models; is data 0 id big
+for name in big small "$HF"; do ask 200 /v1/completions "{\"model\":\"$name\",\"prompt\":\"a\",\"max_tokens\":1}"; is model big; done
+ask 200 /v1/models/small; is id big
+ask 404 /v1/completions '{"model":"gpt-4","prompt":"a"}'; is error code model_not_found
+ends TERM
+serve --any-model
+ask 200 /v1/completions '{"model":"gpt-4","prompt":"a","max_tokens":1}'; is model hf
+ask 200 /v1/models/gpt-4; is id hf
+ask 400 /v1/completions '{"model":4,"prompt":"a"}'
+ends TERM
+
+say "web pages of other origins"
+headers() { curl -s -m 60 -o answer -D headers "$@"; }
+serve
+headers -H 'Origin: https://a.example' "$URL/v1/models"
+grep -qi 'access-control' headers && fail "without --cors a page may read"
+headers -X OPTIONS -H 'Origin: https://a.example' -H 'Access-Control-Request-Method: POST' "$URL/v1/completions"
+grep -qi 'access-control' headers && fail "without --cors a page may post"
+ends TERM
+KRONQ_API_KEY=secret serve --cors https://a.example --cors http://localhost:3000
+headers -X OPTIONS -H 'Origin: https://a.example' -H 'Access-Control-Request-Method: POST' -H 'Access-Control-Request-Headers: authorization,content-type,x-stainless-os' \
+    -H 'Access-Control-Request-Private-Network: true' "$URL/v1/completions"
+for line in 'HTTP/1.1 204' 'Access-Control-Allow-Origin: https://a.example' 'Access-Control-Allow-Methods: POST' 'Access-Control-Allow-Headers: authorization,content-type,x-stainless-os' \
+    'Access-Control-Allow-Private-Network: true' 'Vary: Origin'; do
+    grep -q "^$line" headers || { cat headers; fail "no '$line'"; }
+done
+headers -H 'Origin: http://localhost:3000' "$URL/v1/models"
+grep -q '^Access-Control-Allow-Origin: http://localhost:3000' headers && grep -q '^HTTP/1.1 401' headers || { cat headers; fail "an error without its origin"; }
+headers -N -H 'Origin: https://a.example' -H 'Authorization: Bearer secret' -H "$J" -d '{"prompt":"a","max_tokens":2,"stream":true}' "$URL/v1/completions"
+grep -q '^Access-Control-Allow-Origin: https://a.example' headers && grep -q DONE answer || { cat headers; fail "a stream without its origin"; }
+headers -H 'Origin: https://b.example' "$URL/health"
+grep -qi 'access-control-allow' headers && fail "another page may read"
+ends TERM
+serve --cors '*'
+headers -H 'Origin: null' "$URL/health"
+grep -q '^Access-Control-Allow-Origin: \*' headers || fail "--cors '*'"
+ends TERM
+
+say "what the model's authors recommend"
+cp -r "$HF" own && chmod -R u+w own
+echo '{"temperature": 0.0001, "top_k": 3, "top_p": 0.5}' >own/generation_config.json
+MODEL=own serve
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":12,"temperature":0}'; greedy=$(get answer choices 0 text)
+for i in 1 2 3; do ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":12}'; is choices 0 text "$greedy"; done
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":12,"temperature":2,"top_k":0,"top_p":1,"seed":1}'
+[ "$(get answer choices 0 text)" != "$greedy" ] || fail "a request cannot say otherwise"
+ends TERM
+"$KRONQ" run own -p "the cat sat" -n 12 --compute f32 --json >run.json 2>/dev/null || fail run
+[ "$(get run.json text)" = "$greedy" ] || fail "kronq run does not take the recommended temperature"
+"$KRONQ" run own -p "the cat sat" -n 12 --temp 2 --top-k 0 --top-p 1 --compute f32 --json >run.json 2>/dev/null || fail run
+[ "$(get run.json text)" != "$greedy" ] || fail "an option of kronq run does not win"
+# a penalty that is only recommended leaves the most likely token alone
+echo '{"repetition_penalty": 1.8}' >own/generation_config.json
+MODEL=own serve
+ask 200 /v1/completions '{"prompt":"the cat sat","max_tokens":12,"temperature":0}'; is choices 0 text "$greedy"
+ends TERM
+"$KRONQ" run own -p "the cat sat" -n 12 --temp 0 --compute f32 --json >run.json 2>/dev/null || fail run
+[ "$(get run.json text)" = "$greedy" ] || fail "--temp 0 is not the most likely token"
+
 say "usage"
 refuse 2 "MODEL is missing" "$KRONQ" serve
 refuse 2 "port" "$KRONQ" serve "$HF" --port 99999
 refuse 2 "ctx" "$KRONQ" serve "$HF" --ctx 600
 refuse 2 "slots" "$KRONQ" serve "$HF" --slots 0
 refuse 2 "key/value cache" "$KRONQ" serve "$HF" --kv f8
-refuse 1 "host" "$KRONQ" serve "$HF" --host 256.1.1.1
+refuse 1 "--host '256.1.1.1'" "$KRONQ" serve "$HF" --host 256.1.1.1
+refuse 1 "--host 'no.such.host.invalid'" "$KRONQ" serve "$HF" --host no.such.host.invalid
+refuse 1 "--host 192.0.2.1 --port 0: cannot listen there" "$KRONQ" serve "$HF" --host 192.0.2.1 --port 0
+refuse 2 "--cors 'a.example'" "$KRONQ" serve "$HF" --cors a.example
+refuse 2 "--cors 'https://a.example/'" "$KRONQ" serve "$HF" --cors https://a.example/
+refuse 2 "--allow-host" "$KRONQ" serve "$HF" --allow-host 'http://x'
+refuse 2 "--alias ''" "$KRONQ" serve "$HF" --alias ''
+refuse 2 "UTF-8 is expected" "$KRONQ" serve "$HF" --alias $'a\xff'
 exit 0
