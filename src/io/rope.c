@@ -60,23 +60,28 @@ static double yarn(const kq_rope_scaling *s, double f, double low, double high, 
     return f / s->factor * ramp + f * (1 - ramp);
 }
 
-void kq_rope_frequencies(const kq_config *cfg, float *freq)
+/* low and high: the ramp's range for YaRN. */
+static double frequency(const kq_config *cfg, size_t i, double low, double high)
 {
     const kq_rope_scaling *s = &cfg->rope_scaling;
-    double low = 0, high = 1;
-    if (s->kind == KQ_ROPE_YARN)
-        yarn_range(cfg, &low, &high);
-    for (size_t i = 0; i < cfg->head_dim / 2; i++) {
-        double f = plain(cfg, i);
-        switch (s->kind) {
-        case KQ_ROPE_PLAIN: case KQ_ROPE_DYNAMIC: break;
-        case KQ_ROPE_LLAMA3: f = llama3(s, f); break;
-        case KQ_ROPE_LINEAR: f /= s->factor; break;
-        case KQ_ROPE_YARN: f = yarn(s, f, low, high, i); break;
-        case KQ_ROPE_TABLE: f /= (double)s->divisor[i]; break;
-        }
-        freq[i] = (float)f;
+    const double f = plain(cfg, i);
+    switch (s->kind) {
+    case KQ_ROPE_PLAIN: case KQ_ROPE_DYNAMIC: break;
+    case KQ_ROPE_LLAMA3: return llama3(s, f);
+    case KQ_ROPE_LINEAR: return f / s->factor;
+    case KQ_ROPE_YARN: return yarn(s, f, low, high, i);
+    case KQ_ROPE_TABLE: return f / (double)s->divisor[i];
     }
+    return f;
+}
+
+void kq_rope_frequencies(const kq_config *cfg, float *freq)
+{
+    double low = 0, high = 1;
+    if (cfg->rope_scaling.kind == KQ_ROPE_YARN)
+        yarn_range(cfg, &low, &high);
+    for (size_t i = 0; i < cfg->head_dim / 2; i++)
+        freq[i] = (float)frequency(cfg, i, low, high);
 }
 
 void kq_rope_divisors(const kq_config *cfg, float *divisor)
@@ -93,12 +98,9 @@ static bool positive(double x)
     return x > 0 && isfinite(x);
 }
 
-kq_status kq_rope_check(const kq_config *cfg, const char *path, kq_error *err)
+static kq_status check_numbers(const kq_config *cfg, const char *path, kq_error *err)
 {
     const kq_rope_scaling *s = &cfg->rope_scaling;
-    const double a = kq_rope_attention(cfg);
-    if (!positive(a))
-        return kq_fail(err, KQ_E_FORMAT, "%s: the rotary embedding's attention factor is %g, expected a positive number", path, a);
     switch (s->kind) {
     case KQ_ROPE_PLAIN:
         return KQ_OK;
@@ -113,16 +115,12 @@ kq_status kq_rope_check(const kq_config *cfg, const char *path, kq_error *err)
         if (!positive(s->factor))
             return kq_fail(err, KQ_E_FORMAT, "%s: the rope scaling's factor is %g, expected a positive number", path, s->factor);
         return KQ_OK;
-    case KQ_ROPE_YARN: {
-        double low, high;
-        if (!positive(s->factor) || !positive(s->beta_fast) || !positive(s->beta_slow) || !s->original_max_position)
-            return kq_fail(err, KQ_E_FORMAT, "%s: rope scaling yarn with factor %g, beta_fast %g, beta_slow %g, original_max_position_embeddings %zu: "
-                           "expected positive numbers", path, s->factor, s->beta_fast, s->beta_slow, s->original_max_position);
-        yarn_range(cfg, &low, &high);
-        if (!isfinite(low) || !isfinite(high) || cfg->rope_theta == 1)
-            return kq_fail(err, KQ_E_FORMAT, "%s: rope scaling yarn with rope_theta %g has no finite frequencies", path, cfg->rope_theta);
+    case KQ_ROPE_YARN:
+        if (!positive(s->factor) || !positive(s->beta_fast) || !positive(s->beta_slow) || !s->original_max_position || cfg->rope_theta == 1)
+            return kq_fail(err, KQ_E_FORMAT, "%s: rope scaling yarn with factor %g, beta_fast %g, beta_slow %g, original_max_position_embeddings %zu and "
+                           "rope_theta %g: expected positive numbers, and a rope_theta other than 1", path, s->factor, s->beta_fast, s->beta_slow,
+                           s->original_max_position, cfg->rope_theta);
         return KQ_OK;
-    }
     case KQ_ROPE_TABLE:
         if (cfg->head_dim / 2 > KQ_MAX_ROPE_PAIRS)
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: frequency factors for %zu pairs, kronq takes %d", path, cfg->head_dim / 2, KQ_MAX_ROPE_PAIRS);
@@ -132,6 +130,23 @@ kq_status kq_rope_check(const kq_config *cfg, const char *path, kq_error *err)
                                (double)s->divisor[i]);
         return KQ_OK;
     }
+    return KQ_OK;
+}
+
+kq_status kq_rope_check(const kq_config *cfg, const char *path, kq_error *err)
+{
+    const double a = kq_rope_attention(cfg);
+    double low = 0, high = 1;
+    kq_status status = check_numbers(cfg, path, err);
+    if (status)
+        return status;
+    if (!positive(a))
+        return kq_fail(err, KQ_E_FORMAT, "%s: the rotary embedding's attention factor is %g, expected a positive number", path, a);
+    if (cfg->rope_scaling.kind == KQ_ROPE_YARN)
+        yarn_range(cfg, &low, &high);
+    for (size_t i = 0; i < cfg->head_dim / 2; i++)
+        if (!isfinite((float)frequency(cfg, i, low, high)))
+            return kq_fail(err, KQ_E_FORMAT, "%s: the rotary embedding of rope_theta %g has no finite frequency for pair %zu", path, cfg->rope_theta, i);
     return KQ_OK;
 }
 

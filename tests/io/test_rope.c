@@ -213,8 +213,56 @@ static void refusals(void **state)
     check_fails(configure((setting){.arch = "llama", .type = "yarn", .factor = 4, .base = 1, .context = 512}, &cfg), KQ_E_FORMAT, "yarn");
 }
 
+static size_t draw(size_t n)
+{
+    static uint64_t seed = 12;
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (size_t)(seed >> 33) % n;
+}
+
+/* Strange values everywhere: what is read has finite frequencies and a positive attention factor. */
+static void strange_values(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+                                       "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor",
+                                       "rope_theta", "partial_rotary_factor"};
+    static const char *const values[] = {"0", "1", "-1", "2", "4.0", "0.5", "1e300", "1e-300", "-1e300", "5e-324", "9223372036854775807", "-0.0", "null", "true", "false",
+                                         "\"\"", "\"4\"", "\"yarn\"", "[]", "{}", "[1,2,3,4]", "[1,0,1,1]", "[1,-1,1,1]", "[1,\"x\",1,1]", "128", "8192", "32", "1.5"};
+    static const char *const types[] = {"default", "llama3", "linear", "dynamic", "yarn", "longrope", "su"};
+    size_t n_ok = 0;
+    for (int round = 0; round < 20000; round++) {
+        json_t *rope = json_object(), *root = json_object();
+        json_object_set_new(rope, "rope_type", json_string(types[draw(7)]));
+        for (size_t k = draw(9) + 2; k-- > 0;)
+            json_object_set_new(rope, keys[draw(14) + 2], json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
+        if (!draw(8))
+            json_object_set_new(rope, keys[draw(2)], json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
+        json_object_set_new(root, draw(2) ? "rope_scaling" : "rope_parameters", rope);
+        if (!draw(4))
+            json_object_set_new(root, draw(2) ? "rope_theta" : keys[3], json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
+        kq_config cfg = {.n_layer = 1, .d_model = 32, .n_head = 4, .n_kv_head = 4, .head_dim = 8, .d_ff = 8, .vocab_size = 9, .max_position = 512, .bos_id = -1};
+        if (!kq_rope_from_json(root, "config.json", &cfg, &err) && !kq_config_check(&cfg, "config.json", &err)) {
+            float f[4];
+            kq_rope_frequencies(&cfg, f);
+            assert_true(kq_rope_attention(&cfg) > 0 && isfinite(kq_rope_attention(&cfg)));
+            for (int i = 0; i < 4; i++)
+                if (!isfinite(f[i])) {
+                    char *text = json_dumps(root, 0);
+                    fail_msg("%s: frequency %d is %g", text, i, (double)f[i]);
+                }
+            json_t *again = kq_rope_to_json(&cfg);
+            assert_non_null(again);
+            json_decref(again);
+            n_ok++;
+        }
+        json_decref(root);
+    }
+    assert_true(n_ok > 500); /* the draw is not all refusals */
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(keys), cmocka_unit_test(tables), cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(keys), cmocka_unit_test(tables), cmocka_unit_test(refusals), cmocka_unit_test(strange_values)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
