@@ -207,7 +207,8 @@ static kq_status check_names(kq_gguf *g, kq_error *err)
     qsort(names, g->n_tensor, sizeof *names, compare_name);
     for (size_t i = 1; i < g->n_tensor && !status; i++)
         if (!strcmp(names[i - 1], names[i]))
-            status = kq_fail(err, KQ_E_FORMAT, "%s: tensor %s appears twice%s", g->path, names[i], g->n_part ? " (in two of the parts, or in one)" : "");
+            status = kq_fail(err, KQ_E_FORMAT, "%s: tensor %s appears twice%s", g->path, names[i],
+                             g->n_part ? " (in two of the parts, or in one)" : "");
     kq_free(names);
     return status;
 }
@@ -386,7 +387,8 @@ static kq_status part_path(const char *path, int64_t own, int64_t no, int64_t co
     snprintf(end, sizeof end, "-%05d-of-%05d.gguf", (int)own + 1, (int)count);
     const size_t n = strlen(path), m = strlen(end);
     if (n <= m || strcmp(path + n - m, end))
-        return kq_fail(err, KQ_E_FORMAT, "%s: is part %d of %d, whose names end in \"%s\"; without that name the other parts cannot be found (rename it back, "
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: is part %d of %d, whose names end in \"%s\"; without that name the other parts cannot be found (rename it back, "
                        "or join the parts with llama-gguf-split --merge)", path, (int)own + 1, (int)count, end);
     if (snprintf(out, cap, "%.*s-%05d-of-%05d.gguf", (int)(n - m), path, (int)no + 1, (int)count) >= (int)cap)
         return kq_fail(err, KQ_E_ARG, "%s: the path is too long", path);
@@ -420,9 +422,11 @@ static kq_status check_part(const kq_gguf *g, const kq_gguf *part, int64_t no, i
     if (status)
         return status;
     if (its_count != count || its_no != no || its_tensors != n_tensor)
-        return kq_fail(err, KQ_E_FORMAT, "%s: is %s%lld of %lld (%lld tensors in all), expected part %lld of %lld (%lld tensors) as %s says: a part of another model?",
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: is %s%lld of %lld (%lld tensors in all), expected part %lld of %lld (%lld tensors) as %s says: a part of another model?",
                        part->path, its_count ? "part " : "no part: ", its_count ? (long long)its_no + 1 : 1, its_count ? (long long)its_count : 1,
-                       its_count ? (long long)its_tensors : (long long)part->n_tensor, (long long)no + 1, (long long)count, (long long)n_tensor, g->path);
+                       its_count ? (long long)its_tensors : (long long)part->n_tensor, (long long)no + 1, (long long)count, (long long)n_tensor,
+                           g->path);
     const char *mine, *its;
     size_t n, its_n;
     if (kq_gguf_str(kq_gguf_find(part, "general.architecture"), 0, &its, &its_n) &&
@@ -457,7 +461,8 @@ static kq_status join_parts(kq_gguf *g, kq_error *err)
     if (no) {
         if (part_path(g->path, no, 0, count, path, sizeof path, NULL))
             snprintf(path, sizeof path, "the one whose name ends in -00001-of-%05d.gguf", (int)count);
-        return kq_fail(err, KQ_E_ARG, "%s: is part %lld of %lld of a model: open the first part, %s", g->path, (long long)no + 1, (long long)count, path);
+        return kq_fail(err, KQ_E_ARG, "%s: is part %lld of %lld of a model: open the first part, %s", g->path, (long long)no + 1, (long long)count,
+                       path);
     }
     if ((status = part_path(g->path, 0, 0, count, path, sizeof path, err)) ||
         (status = kq_alloc_for((void **)&g->part, (size_t)count - 1, sizeof *g->part, "the parts of a GGUF", err)))

@@ -87,8 +87,8 @@ static kq_status get_size(const kq_gguf *g, const char *arch, const char *key, s
     for (size_t i = 1; i < kv->n; i++) { /* one value a layer */
         int64_t other;
         if (!kq_gguf_int(kv, i, &other) || other != value)
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is a list of different values: layers of different sizes are not supported", kq_gguf_path(g),
-                           arch, key);
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is a list of different values: layers of different sizes are not supported",
+                           kq_gguf_path(g), arch, key);
     }
     *out = (size_t)value;
     return KQ_OK;
@@ -121,7 +121,8 @@ static kq_status pass_over(const kq_gguf *g, const char *arch, const char *key, 
     double value;
     kq_status status = get_number(g, arch, key, nothing, &value, err);
     if (!status && value != nothing)
-        kq_warn("%s: %s.%s is %g; llama.cpp does not read it for this architecture, and it is passed over here too", kq_gguf_path(g), arch, key, value);
+        kq_warn("%s: %s.%s is %g; llama.cpp does not read it for this architecture, and it is passed over here too", kq_gguf_path(g), arch, key,
+                value);
     return status;
 }
 
@@ -148,8 +149,8 @@ static kq_status parse_rope(const kq_gguf *g, const char *arch, kq_config *cfg, 
         (status = get_size(g, arch, "rope.scaling.original_context_length", cfg->max_position, &s->original_max_position, err)))
         return status;
     if (!(s->attention_factor > 0) || !(s->factor >= 0))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s.rope.scaling.factor %g and attn_factor %g must be positive numbers", kq_gguf_path(g), arch, s->factor,
-                       s->attention_factor);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.rope.scaling.factor %g and attn_factor %g must be positive numbers", kq_gguf_path(g), arch,
+                       s->factor, s->attention_factor);
     for (size_t i = 0; i < sizeof unread / sizeof *unread && yarn; i++)
         if ((status = pass_over(g, arch, unread[i].key, unread[i].nothing, err)))
             return status;
@@ -237,8 +238,8 @@ static kq_status check_names(const kq_gguf *g, const kq_config *cfg, kq_error *e
         if (!strcmp(name, "cls.output.weight") && cfg->arch == KQ_ARCH_QWEN3)
             kq_warn("%s: %s, which ranks texts, is passed over", kq_gguf_path(g), name);
         else if (!known || (head_norm && cfg->arch == KQ_ARCH_LLAMA))
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor %s has no place in the %s architecture, which kronq would compute without it", kq_gguf_path(g),
-                           name, cfg->arch == KQ_ARCH_LLAMA ? "llama" : "qwen3");
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor %s has no place in the %s architecture, which kronq would compute without it",
+                           kq_gguf_path(g), name, cfg->arch == KQ_ARCH_LLAMA ? "llama" : "qwen3");
     }
     return KQ_OK;
 }
@@ -273,7 +274,8 @@ kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err)
         return kq_fail(err, KQ_E_FORMAT, "%s: %s.attention.head_count is 0", path, arch);
     size_t value_dim, rope_dim;
     if (!find_arch(g, arch, "attention.key_length") && cfg->d_model % cfg->n_head)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s.embedding_length %zu is no multiple of attention.head_count %zu", path, arch, cfg->d_model, cfg->n_head);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.embedding_length %zu is no multiple of attention.head_count %zu", path, arch, cfg->d_model,
+                       cfg->n_head);
     if ((status = get_size(g, arch, "attention.key_length", cfg->d_model / cfg->n_head, &cfg->head_dim, err)) ||
         (status = get_size(g, arch, "attention.value_length", cfg->head_dim, &value_dim, err)) ||
         (status = get_size(g, arch, "rope.dimension_count", cfg->head_dim, &rope_dim, err)))

@@ -169,7 +169,8 @@ void kq_source_about(const kq_source *src, kq_about *about)
 /* These speak of the file that is left behind. */
 static bool is_of_the_old_file(const char *key)
 {
-    static const char *const prefixes[] = {"split.", "quantize.imatrix.", "general.file_type", "general.quantization_version", "general.quantized_by"};
+    static const char *const prefixes[] = {"split.", "quantize.imatrix.", "general.file_type", "general.quantization_version",
+                                           "general.quantized_by"};
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (!strncmp(key, prefixes[i], strlen(prefixes[i])))
             return true;

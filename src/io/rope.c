@@ -117,7 +117,8 @@ static kq_status check_numbers(const kq_config *cfg, const char *path, kq_error 
         return KQ_OK;
     case KQ_ROPE_YARN:
         if (!positive(s->factor) || !positive(s->beta_fast) || !positive(s->beta_slow) || !s->original_max_position || cfg->rope_theta == 1)
-            return kq_fail(err, KQ_E_FORMAT, "%s: rope scaling yarn with factor %g, beta_fast %g, beta_slow %g, original_max_position_embeddings %zu and "
+            return kq_fail(err, KQ_E_FORMAT,
+                           "%s: rope scaling yarn with factor %g, beta_fast %g, beta_slow %g, original_max_position_embeddings %zu and "
                            "rope_theta %g: expected positive numbers, and a rope_theta other than 1", path, s->factor, s->beta_fast, s->beta_slow,
                            s->original_max_position, cfg->rope_theta);
         return KQ_OK;
@@ -146,7 +147,8 @@ kq_status kq_rope_check(const kq_config *cfg, const char *path, kq_error *err)
         yarn_range(cfg, &low, &high);
     for (size_t i = 0; i < cfg->head_dim / 2; i++)
         if (!isfinite((float)frequency(cfg, i, low, high)))
-            return kq_fail(err, KQ_E_FORMAT, "%s: the rotary embedding of rope_theta %g has no finite frequency for pair %zu", path, cfg->rope_theta, i);
+            return kq_fail(err, KQ_E_FORMAT, "%s: the rotary embedding of rope_theta %g has no finite frequency for pair %zu", path, cfg->rope_theta,
+                           i);
     return KQ_OK;
 }
 
@@ -154,7 +156,8 @@ kq_status kq_rope_check_length(const kq_config *cfg, size_t n, kq_error *err)
 {
     if (!cfg->rope_scaling.bounded || n <= cfg->max_position)
         return KQ_OK;
-    return kq_fail(err, KQ_E_UNSUPPORTED, "%zu tokens at once: the model's %s rope scaling changes all frequencies with the length beyond %zu tokens, "
+    return kq_fail(err, KQ_E_UNSUPPORTED,
+                   "%zu tokens at once: the model's %s rope scaling changes all frequencies with the length beyond %zu tokens, "
                    "which kronq does not do: give at most %zu (--ctx)", n, cfg->rope_scaling.kind == KQ_ROPE_DYNAMIC ? "dynamic" : "longrope",
                    cfg->max_position, cfg->max_position);
 }
@@ -273,6 +276,7 @@ kq_status kq_rope_check_gguf(const kq_config *cfg, kq_error *err)
                 cfg->max_position);
     if (kq_rope_gguf_form(cfg) != KQ_ROPE_GGUF_NONE)
         return KQ_OK;
-    return kq_fail(err, KQ_E_UNSUPPORTED, "rope scaling %s of a Qwen3 model cannot be said in a GGUF: llama.cpp reads rope_freqs.weight for LLaMA only",
+    return kq_fail(err, KQ_E_UNSUPPORTED,
+                   "rope scaling %s of a Qwen3 model cannot be said in a GGUF: llama.cpp reads rope_freqs.weight for LLaMA only",
                    names[cfg->rope_scaling.kind]);
 }

@@ -43,7 +43,7 @@ kq_status kq_rope_set_divisors(kq_config *cfg, const float *divisor, const char 
 typedef enum kq_rope_gguf { KQ_ROPE_GGUF_KEYS, KQ_ROPE_GGUF_FREQS, KQ_ROPE_GGUF_NONE } kq_rope_gguf;
 /* KEYS: with rope.scaling.type (or nothing at all); FREQS: with the tensor rope_freqs.weight; NONE: not at all (Qwen3 has no such tensor). */
 kq_rope_gguf kq_rope_gguf_form(const kq_config *cfg);
-/* KQ_E_UNSUPPORTED for NONE, with the reason. Warns of dynamic scaling, which llama.cpp does not have: the file is right up to the context's length. */
+/* KQ_E_UNSUPPORTED for NONE, with the reason. Warns of dynamic scaling, which llama.cpp does not have: it is right up to the context's length. */
 kq_status kq_rope_check_gguf(const kq_config *cfg, kq_error *err);
 
 #endif

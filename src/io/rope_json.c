@@ -127,8 +127,8 @@ static kq_status read_yarn(const reader *r)
     warn_factor(r);
     if (s->factor != implied && implied != 1)
         kq_warn("%s: %s has factor %g, but max_position_embeddings %zu is %g times original_max_position_embeddings %zu; the factor is used as it is, and "
-                "the context is %zu tokens (raise max_position_embeddings for longer texts)", r->path, r->key, s->factor, r->cfg->max_position, implied,
-                s->original_max_position, r->cfg->max_position);
+                "the context is %zu tokens (raise max_position_embeddings for longer texts)", r->path, r->key, s->factor, r->cfg->max_position,
+                    implied, s->original_max_position, r->cfg->max_position);
     return KQ_OK;
 }
 
@@ -321,8 +321,8 @@ json_t *kq_rope_to_json(const kq_config *cfg)
         return json_pack("{s:s,s:o,s:o,s:o,s:I}", "rope_type", "llama3", "factor", number(s->factor), "low_freq_factor", number(s->low_freq_factor),
                          "high_freq_factor", number(s->high_freq_factor), "original_max_position_embeddings", original);
     case KQ_ROPE_YARN:
-        return json_pack("{s:s,s:o,s:I,s:o,s:o,s:o,s:b}", "rope_type", "yarn", "factor", number(s->factor), "original_max_position_embeddings", original,
-                         "attention_factor", number(kq_rope_attention(cfg)), "beta_fast", number(s->beta_fast), "beta_slow", number(s->beta_slow),
+        return json_pack("{s:s,s:o,s:I,s:o,s:o,s:o,s:b}", "rope_type", "yarn", "factor", number(s->factor), "original_max_position_embeddings",
+                         original, "attention_factor", number(kq_rope_attention(cfg)), "beta_fast", number(s->beta_fast), "beta_slow", number(s->beta_slow),
                          "truncate", s->truncate);
     case KQ_ROPE_TABLE:
         break;

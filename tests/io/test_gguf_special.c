@@ -61,7 +61,8 @@ static void end_tokens(void **state)
 {
     (void)state;
     expect((vocabulary){"gpt2", "<|endoftext|> <|im_start|> <|im_end|> <repo_name> <reponame> <file_sep> a", {EOS}, {2}}, ENDS(2, 0, 4)); /* SmolLM2 */
-    expect((vocabulary){"gpt2", "a <|endoftext|> <|im_start|> <|im_end|> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>",
+    expect((vocabulary){"gpt2",
+                        "a <|endoftext|> <|im_start|> <|im_end|> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>",
                         {EOS}, {3}}, ENDS(3, 1, 7, 8, 9)); /* Qwen3 */
     expect((vocabulary){"gpt2", "a <|begin_of_text|> <|end_of_text|> <|eom_id|> <|eot_id|> b", {EOS}, {4}}, ENDS(4, 2, 3)); /* eot by name, the lowest: 2 */
     expect((vocabulary){"gpt2", "a b c <|eot_id|>", {EOS, EOT, EOM}, {2, 1, 0}}, ENDS(2, 1, 0, 3));
@@ -73,7 +74,8 @@ static void end_tokens(void **state)
     expect((vocabulary){"gpt2", "a <|end|> <|return|>", {EOS}, {2}}, ENDS(2, 1));
     expect((vocabulary){"gpt2", "a </s> <|tool_response> <turn|> <eos>", {EOS}, {4}}, ENDS(4, 2, 3));
     expect((vocabulary){"gpt2", "a [PAD] <PAD> [EOS] [EOT] _<EOT> <EOT>", {EOS}, {0}}, ENDS(0, 4, 1, 3, 5, 6)); /* the first of two paddings */
-    expect((vocabulary){"gpt2", "a <\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c> <end_of_utterance> [e~[ <|end_of_text|>", {EOS}, {0}},
+    expect((vocabulary){"gpt2", "a <\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c> <end_of_utterance> [e~[ <|end_of_text|>",
+                        {EOS}, {0}},
            ENDS(0, 1, 2, 3, 4));
     expect((vocabulary){"gpt2", "a b <|im_end|>", {EOS, EOT}, {4294967295u, 7}}, ENDS(2)); /* keys outside the vocabulary are passed over */
     expect((vocabulary){"llama", "<unk> <s> </s> a", {EOS, "tokenizer.ggml.bos_token_id"}, {99, 98}}, ENDS(2));

@@ -39,7 +39,8 @@ static kq_status configure(setting s, kq_config *cfg)
     bytes b = {0};
     kq_gguf *g;
     char name[96];
-    gguf_header(&b, s.divisor != NULL, 9 + (s.type != NULL) + (s.factor != 0) + (s.scale_linear != 0) + (s.attn != 0) + (s.original != 0) + (s.other != NULL));
+    gguf_header(&b, s.divisor != NULL,
+                9 + (s.type != NULL) + (s.factor != 0) + (s.scale_linear != 0) + (s.attn != 0) + (s.original != 0) + (s.other != NULL));
     kv_str(&b, "general.architecture", s.arch);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         kv_size(&b, s.arch, sizes[i].key, sizes[i].value);
@@ -122,7 +123,8 @@ static void as_llama(setting s)
         for (int i = 0; i < HALF; i++) {
             const double a = kq_rope_attention(&cfg), x = a * cos(t * (double)f[i]), y = a * sin(t * (double)f[i]);
             if (!(fabs(x - c[i]) < 1e-4 * a) || !(fabs(y - sn[i]) < 1e-4 * a)) /* f32 angles up to 500 rad */
-                fail_msg("%s, type %s, factor %g, pair %d at %d: %g %g, llama.cpp has %g %g", s.arch, s.type ? s.type : "-", (double)s.factor, i, t, x, y, c[i], sn[i]);
+                fail_msg("%s, type %s, factor %g, pair %d at %d: %g %g, llama.cpp has %g %g", s.arch, s.type ? s.type : "-", (double)s.factor, i, t,
+                         x, y, c[i], sn[i]);
         }
     }
     /* what a config.json says of it gives the same frequencies */
@@ -176,7 +178,8 @@ static void tables(void **state)
 {
     (void)state;
     static const struct { float base; double factor, low, high, original; bool told; } cases[] = {
-        {5e5f, 8, 1, 4, 8192, true}, {5e5f, 32, 1, 4, 8192, true}, {5e5f, 8, 1, 4, 4096, true}, {1e4f, 16, 1, 4, 333, true}, {5e5f, 2.5, 1, 4, 131072, true},
+        {5e5f, 8, 1, 4, 8192, true}, {5e5f, 32, 1, 4, 8192, true}, {5e5f, 8, 1, 4, 4096, true}, {1e4f, 16, 1, 4, 333, true},
+        {5e5f, 2.5, 1, 4, 131072, true},
         {5e5f, 8, 2, 8, 8192, false}, {5e5f, 8, 1, 1.001, 8192, true}, {1e4f, 8, 1, 4, 1 << 20, false}};
     kq_config cfg;
     float d[HALF];
@@ -224,11 +227,12 @@ static size_t draw(size_t n)
 static void strange_values(void **state)
 {
     (void)state;
-    static const char *const keys[] = {"rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
-                                       "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor",
-                                       "rope_theta", "partial_rotary_factor"};
-    static const char *const values[] = {"0", "1", "-1", "2", "4.0", "0.5", "1e300", "1e-300", "-1e300", "5e-324", "9223372036854775807", "-0.0", "null", "true", "false",
-                                         "\"\"", "\"4\"", "\"yarn\"", "[]", "{}", "[1,2,3,4]", "[1,0,1,1]", "[1,-1,1,1]", "[1,\"x\",1,1]", "128", "8192", "32", "1.5"};
+    static const char *const keys[] = {"rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
+                                       "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor", "short_factor",
+                                       "long_factor", "rope_theta", "partial_rotary_factor"};
+    static const char *const values[] = {"0", "1", "-1", "2", "4.0", "0.5", "1e300", "1e-300", "-1e300", "5e-324", "9223372036854775807", "-0.0",
+                                         "null", "true", "false", "\"\"", "\"4\"", "\"yarn\"", "[]", "{}", "[1,2,3,4]", "[1,0,1,1]",
+                                         "[1,-1,1,1]", "[1,\"x\",1,1]", "128", "8192", "32", "1.5"};
     static const char *const types[] = {"default", "llama3", "linear", "dynamic", "yarn", "longrope", "su"};
     size_t n_ok = 0;
     for (int round = 0; round < 20000; round++) {
@@ -241,7 +245,8 @@ static void strange_values(void **state)
         json_object_set_new(root, draw(2) ? "rope_scaling" : "rope_parameters", rope);
         if (!draw(4))
             json_object_set_new(root, draw(2) ? "rope_theta" : keys[3], json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
-        kq_config cfg = {.n_layer = 1, .d_model = 32, .n_head = 4, .n_kv_head = 4, .head_dim = 8, .d_ff = 8, .vocab_size = 9, .max_position = 512, .bos_id = -1};
+        kq_config cfg = {.n_layer = 1, .d_model = 32, .n_head = 4, .n_kv_head = 4, .head_dim = 8, .d_ff = 8, .vocab_size = 9, .max_position = 512,
+                         .bos_id = -1};
         if (!kq_rope_from_json(root, "config.json", &cfg, &err) && !kq_config_check(&cfg, "config.json", &err)) {
             float f[4];
             kq_rope_frequencies(&cfg, f);
@@ -263,6 +268,7 @@ static void strange_values(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(keys), cmocka_unit_test(tables), cmocka_unit_test(refusals), cmocka_unit_test(strange_values)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(keys), cmocka_unit_test(tables), cmocka_unit_test(refusals),
+                                       cmocka_unit_test(strange_values)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
