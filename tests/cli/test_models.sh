@@ -53,8 +53,8 @@ figure() {
 refused() {
     keep
     [ -z "${KEEP:-}" ] || return 0
-    refuse 1 "$1" "$KRONQ" eval "$D" $EVAL
     refuse 1 "$1" "$KRONQ" quantize "$D" -o never --method none --quiet
+    [ -n "${SANITIZE:-}" ] || refuse 1 "$1" "$KRONQ" eval "$D" $EVAL # the same reader: once is enough where a process is slow to start
     [ ! -e never ] || fail "$D: a refused model left a folder"
 }
 
@@ -188,9 +188,9 @@ G gen-text '{"eos_token_id": "183"}' && keep
 refuse 1 "eos_token_id is neither a token id" "$KRONQ" run gen-text -p x --quiet
 
 say "the end tokens go on with a checkpoint and with exports"
+must "$KRONQ" info --plan bigint --seq-len 64
 for m in bigint nan; do
     must "$KRONQ" info $m
-    must "$KRONQ" info --plan $m --seq-len 64
     must "$KRONQ" quantize $m -o all --bits 4 --method none --quiet
     must "$KRONQ" eval all --ppl "$TEXT" --ctx 64 --chunks 1 --quiet
     must "$KRONQ" export $m --to gguf --type F16 -o all.gguf --quiet
