@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -100,6 +101,9 @@ static kq_status no_weights(const char *dir, kq_error *err)
 {
     static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors", "consolidated.00.pth", "tf_model.h5",
                                          "flax_model.msgpack"};
+    char path[MAX_PATH], to[2];
+    if (!kq_path_join(path, sizeof path, dir, "model.safetensors", NULL) && readlink(path, to, sizeof to) > 0)
+        return kq_fail(err, KQ_E_IO, "%s: is a link to a file that is not there (is the download complete?)", path);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (is_there(dir, others[i]))
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: holds %s, but no model.safetensors, which kronq reads; transformers writes one: "

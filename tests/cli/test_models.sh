@@ -108,6 +108,8 @@ new absent-head && shards && index "$TWO=*layers.2.*" "$ONE=*" "-lm_head.weight=
 new absent-other && shards && index "$TWO=*layers.2.*" "$ONE=*" "-model.rotary_emb.inv_freq=$ONE" && figure
 new other-file && mv "$D/model.safetensors" "$D/other.safetensors" && put '"transformers_weights": "other.safetensors"' && figure
 new cache-links && mkdir "$D/blobs" && for f in config.json model.safetensors tokenizer.json; do mv "$D/$f" "$D/blobs/$f" && ln -s "blobs/$f" "$D/$f"; done && figure
+new broken-link && rm "$D/model.safetensors" && ln -s blobs/x "$D/model.safetensors"
+[ -n "${KEEP:-}" ] || refuse 1 "broken-link/model.safetensors: is a link to a file that is not there" "$KRONQ" eval "$D" $EVAL
 new gone-shard && shards && index "$TWO=*layers.2.*" "$ONE=*" && rm "$D/$TWO" && refused "names $TWO, which is not there"
 new gone-shard-unused && shards && index "$TWO=*layers.2.*" "$ONE=*" "-x=gone.safetensors" && refused "names gone.safetensors, which is not there"
 new absent-weight && shards && st $TWO keep '*layers.2.*' drop '*up_proj*' && index "$TWO=*layers.2.*" "$ONE=*" && refused "layers.2.mlp.up_proj.weight.*stale index"
