@@ -189,6 +189,17 @@ G gen-text '{"eos_token_id": "183"}' && keep
 [ -n "${KEEP:-}" ] && exit 0
 refuse 1 "eos_token_id is neither a token id" "$KRONQ" run gen-text -p x --quiet
 
+if command -v curl >/dev/null; then
+    say "the server's answer ends there too"
+    "$KRONQ" serve gen-list --port 0 --json --compute f32 >ready 2>log &
+    server=$!
+    trap 'kill -9 $server 2>/dev/null; rm -rf "$W"' EXIT
+    for _ in $(seq 300); do [ -s ready ] && break; sleep 0.1; done
+    curl -s -m 60 -o answer -H 'Content-Type: application/json' -d '{"prompt": "Out know", "max_tokens": 8, "temperature": 0}' "$(get ready url)/v1/completions"
+    [ "$(get answer choices/0/finish_reason usage/completion_tokens | tr '\n' ' ')" = "stop 1 " ] || { cat answer log; fail "the server's answer"; }
+    kill $server && wait $server
+fi
+
 say "the end tokens go on with a checkpoint and with exports"
 must "$KRONQ" info --plan bigint --seq-len 64
 for m in bigint nan; do
