@@ -1,10 +1,10 @@
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/threads.h"
 #include "base/time.h"
 #include "cli.h"
 #include "eval/eval.h"
@@ -119,6 +119,7 @@ int cmd_bench(int argc, char **argv)
     kq_engine_options opt = kq_engine_defaults();
     test tests[MAX_TESTS];
     size_t n_tests = 0, longest = 0;
+    int asked = 0;
     const char *format = c.format ? c.format : c.json ? "json" : "md";
     const bool csv = !strcmp(format, "csv"), json = !strcmp(format, "json");
     kq_status st = KQ_OK;
@@ -134,6 +135,8 @@ int cmd_bench(int argc, char **argv)
     }
     if (!st && !(st = kq_isa_pick(c.q.common.isa, &opt.isa, &err)) && c.q.common.compute)
         st = kq_compute_pick(c.q.common.compute, opt.isa, &opt.compute, &err);
+    if (!st)
+        st = kq_threads_pick(c.q.common.threads, &asked, &err);
     if (!st && c.kv)
         st = kq_kv_parse(c.kv, &opt.kv, &err);
     if (!st && c.weights)
@@ -141,7 +144,6 @@ int cmd_bench(int argc, char **argv)
     if (st)
         return cli_fail(&err);
     kq_kern_init(opt.isa);
-    opt.threads = c.q.common.threads > 0 ? c.q.common.threads : omp_get_num_procs();
     for (size_t i = 0; i < n_tests; i++)
         longest = tests[i].n > longest ? tests[i].n : longest;
     opt.max_T = longest > 32 ? longest : 32;
@@ -158,7 +160,10 @@ int cmd_bench(int argc, char **argv)
         double bits = 0;
         if (!c.quiet)
             fprintf(stderr, "%s: loading\n", path);
-        if ((st = kq_model_file_open(path, opt.isa, &model, &err)) || (st = kq_engine_new(model, &opt, &e, &err)))
+        if ((st = kq_model_file_open(path, opt.isa, &model, &err)))
+            goto next;
+        opt.threads = kq_engine_threads(kq_source_config(kq_model_file_source(model)), asked);
+        if ((st = kq_engine_new(model, &opt, &e, &err)))
             goto next;
         const size_t vocab = kq_engine_config(e)->vocab_size;
         if ((st = kq_alloc_for((void **)&logits, vocab, sizeof *logits, "logits", &err)) ||

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/threads.h"
 #include "base/time.h"
 #include "chat/chat.h"
 #include "cli.h"
@@ -68,6 +69,7 @@ typedef struct run {
     kq_model_file *model;
     kq_tokenizer *tok;
     kq_engine *engine;
+    int threads;        /* at most */
     size_t context;     /* tokens the engine's slot holds */
     json_t *messages; /* owned array */
     int32_t *cached; size_t n_cached; /* owned: the tokens in the slot */
@@ -110,7 +112,7 @@ static kq_status make_engine(run *r, size_t max_T, kq_error *err)
         (c->q.common.compute && (status = kq_compute_pick(c->q.common.compute, opt.isa, &opt.compute, err))) ||
         (c->kv && (status = kq_kv_parse(c->kv, &opt.kv, err))) || (c->weights && (status = kq_engine_weights_parse(c->weights, &opt.weights, err))))
         return status;
-    opt.threads = c->q.common.threads;
+    opt.threads = kq_engine_threads(kq_source_config(kq_model_file_source(r->model)), r->threads);
     opt.max_T = r->context = max_T;
     return kq_engine_new(r->model, &opt, &r->engine, err);
 }
@@ -273,7 +275,7 @@ int cmd_run(int argc, char **argv)
     kq_isa isa;
     run r = {.c = &c, .out = {.print = !c.json}};
     kq_status status;
-    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)))
+    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_threads_pick(c.q.common.threads, &r.threads, &err)))
         goto out;
     kq_kern_init(isa);
     if ((status = kq_model_file_open(c.model, isa, &r.model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(r.model), &r.tok, &err)))

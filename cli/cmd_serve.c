@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/threads.h"
 #include "cli.h"
 #include "serve/head.h"
 #include "serve/serve.h"
@@ -102,6 +103,7 @@ int cmd_serve(int argc, char **argv)
     kq_serve_options so = kq_serve_defaults();
     kq_error err;
     kq_isa isa;
+    int threads;
     kq_compute kind;
     kq_kv_type kv;
     kq_model_file *model = NULL;
@@ -120,7 +122,8 @@ int cmd_serve(int argc, char **argv)
     }
     if ((exit_status = check_words(&c)) >= 0)
         return exit_status;
-    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
+    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_threads_pick(c.q.common.threads, &threads, &err)) ||
+        (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
         (status = kq_kv_parse(c.kv ? c.kv : "bf16", &kv, &err)))
         goto out;
     kq_kern_init(isa);
@@ -134,7 +137,7 @@ int cmd_serve(int argc, char **argv)
         status = kq_fail(&err, KQ_E_ARG, "--ctx %zu: 2 to %zu, the model's context, is expected", ctx, cfg->max_position);
         goto out;
     }
-    const kq_engine_options eo = {.isa = isa, .compute = kind, .threads = c.q.common.threads, .n_slots = c.slots, .max_T = ctx, .kv = kv};
+    const kq_engine_options eo = {.isa = isa, .compute = kind, .threads = kq_engine_threads(cfg, threads), .n_slots = c.slots, .max_T = ctx, .kv = kv};
     if ((status = kq_engine_new(model, &eo, &engine, &err)))
         goto out;
     const char *key = c.api_key ? c.api_key : getenv("KRONQ_API_KEY");

@@ -8,6 +8,7 @@
 #include "base/first_error.h"
 #include "base/f16.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "decode/matrix.h"
 #include "decode/team.h"
 #include "kern/kern.h"
@@ -333,6 +334,18 @@ static kq_status make_scratch(kq_engine *e, kq_error *err)
     return KQ_OK;
 }
 
+int kq_engine_threads(const kq_config *c, int asked)
+{
+    enum { SHARE = 1 << 16 }; /* weights of a block a thread: some 20 us, against a few us of the eight barriers */
+    size_t weights = 0, m, n;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        kq_linear_shape(c, (kq_linear_id)id, &m, &n);
+        weights += m * n;
+    }
+    const int processors = kq_processors(), most = asked > 0 && asked < processors ? asked : processors;
+    return weights / SHARE >= (size_t)most ? most : weights < 2 * SHARE ? 1 : (int)(weights / SHARE);
+}
+
 static kq_status engine_new(const kq_weights *w, const kq_model_file *model, const kq_engine_options *opt, kq_engine **out, kq_error *err)
 {
     *out = NULL;
@@ -348,7 +361,7 @@ static kq_status engine_new(const kq_weights *w, const kq_model_file *model, con
     e->model = model;
     e->opt = *opt;
     if (e->opt.threads < 1)
-        e->opt.threads = omp_get_num_procs();
+        e->opt.threads = kq_engine_threads(c, 0);
     e->dq = c->n_head * c->head_dim, e->dkv = c->n_kv_head * c->head_dim, e->group = c->n_head / c->n_kv_head;
     e->attn_scale = 1.0f / sqrtf((float)c->head_dim);
     e->kv_width = opt->kv == KQ_KV_F32 ? 4 : 2;

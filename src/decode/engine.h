@@ -29,13 +29,17 @@ kq_status kq_engine_weights_parse(const char *name, kq_engine_weights *out, kq_e
 typedef struct kq_engine_options {
     kq_isa isa;
     kq_compute compute; /* F32: weights and sums in f32. BF16: dense weights in bf16; packed linears in 13-bit integers (docs/math.md, "Decoding") */
-    int threads;        /* less than 1: all processors */
+    int threads;        /* less than 1: as kq_engine_threads says */
     size_t n_slots;     /* sequences: 1 to 65536 */
     size_t max_T;       /* tokens a slot */
     kq_engine_weights weights;
     kq_kv_type kv;
 } kq_engine_options;
 kq_engine_options kq_engine_defaults(void); /* best isa, BF16, all threads, 1 slot of 2048 tokens, AUTO, BF16 */
+
+/* How many threads to give an engine: `asked` (0: all) or fewer. Its threads wait for each other several times a block, so that more than there are
+ * processors crawl (a model of 3 blocks x 64: 0.1 s with one thread, above 60 s with 16 on two processors), and a small model is faster with one. */
+int kq_engine_threads(const kq_config *c, int asked);
 
 typedef struct kq_engine kq_engine; /* one call at a time; the caller's lock if several threads use it */
 

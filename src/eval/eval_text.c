@@ -1,7 +1,6 @@
 /* kq_eval_text: any MODEL, any text file. */
 #include <jansson.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,6 +8,7 @@
 #include "base/hash.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "eval/eval.h"
@@ -31,9 +31,10 @@ kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_e
     kq_status status = kq_isa_pick(common->isa, &o.isa, err);
     if (!status)
         status = kq_compute_pick(common->compute, o.isa, &o.compute, err);
+    if (!status)
+        status = kq_threads_pick(common->threads, &o.threads, err);
     if (status)
         return status;
-    o.threads = common->threads > 0 ? common->threads : omp_get_num_procs();
     o.progress = forward_progress;
     o.progress_ctx = (void *)common;
     kq_kern_init(o.isa);

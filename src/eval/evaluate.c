@@ -6,6 +6,7 @@
 
 #include "base/first_error.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "eval/score.h"
 
 /* Hidden states of one group of windows, both models together, where no less is asked for. */
@@ -117,7 +118,7 @@ kq_status kq_evaluate_fits(const kq_config *model, const kq_config *reference, c
     }
     if (!st)
         st = check_memory(opt->memory, fixed_bytes((const kq_model_ctx *const[2]){mc[0], mc[1]}, n_side, opt->ctx, opt->chunks ? opt->chunks : 1,
-                                                   opt->threads > 0 ? opt->threads : omp_get_max_threads(), opt), window, err);
+                                                   opt->threads > 0 ? opt->threads : kq_processors(), opt), window, err);
     kq_model_ctx_free(mc[0]);
     kq_model_ctx_free(mc[1]);
     return st;
@@ -368,7 +369,7 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
     r.from = opt->half ? ctx / 2 : 0;
     r.to = opt->half ? ctx - 1 : ctx;
     r.scored = ctx - 1 - r.from;
-    r.threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
+    r.threads = opt->threads > 0 ? opt->threads : kq_processors();
     kq_mem_give_back();
     st = side_open(&r, &r.side[0], "model", model, NULL, err);
     if (st == KQ_OK && reference)

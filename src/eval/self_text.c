@@ -1,11 +1,11 @@
 #include "eval/eval.h"
 
-#include <omp.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/threads.h"
 
 enum { BATCH_MAX = 32 };
 static const double CACHE_BYTES_MAX = 4294967296.0;
@@ -118,7 +118,7 @@ kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_se
     float *logits = NULL;
     size_t vocab = w->cfg->vocab_size, batch = batch_size(w->cfg, seq_len);
     int32_t start;
-    int threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
+    int threads = opt->threads > 0 ? opt->threads : kq_processors();
     if (n_seq == 0 || seq_len == 0)
         return KQ_OK;
     kq_status st = kq_text_start(tok, &start, err);

@@ -1,6 +1,5 @@
 #include "quant/prepare.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +7,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "eval/eval.h"
 #include "kern/gemm.h"
 #include "quant/regex.h"
@@ -73,9 +73,8 @@ static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p,
         return status;
     if ((status = kq_compute_pick(opt->common.compute, p->isa, &p->compute, err)))
         return status;
-    p->threads = opt->common.threads > 0 ? opt->common.threads : omp_get_num_procs();
-    if (opt->common.threads < 0 || p->threads > 1024)
-        return kq_fail(err, KQ_E_ARG, "--threads %d: from 1 to 1024, or 0 for all", opt->common.threads);
+    if ((status = kq_threads_pick(opt->common.threads, &p->threads, err)))
+        return status;
     if (!(opt->sigma_reg >= 0) || opt->sigma_reg > 1e6)
         return kq_fail(err, KQ_E_ARG, "--sigma-reg %g: must be 0 or more", opt->sigma_reg);
     if (!(opt->shrink >= 0 && opt->shrink < 1))

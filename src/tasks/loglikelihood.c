@@ -9,6 +9,7 @@
 
 #include "base/first_error.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "eval/score.h"
 #include "tasks/python_text.h"
 #include "tasks/tasks.h"
@@ -158,7 +159,7 @@ kq_status kq_scorer_new(const kq_weights *w, size_t longest, size_t largest, con
     if (!s)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the scorer");
     *s = (kq_scorer){.w = w, .kern = kq_kern_pick(opt->isa), .longest = longest, .d = w->cfg->d_model, .vocab = w->cfg->vocab_size};
-    s->threads = opt->threads > 0 ? opt->threads : omp_get_max_threads();
+    s->threads = opt->threads > 0 ? opt->threads : kq_processors();
     kq_status st = kq_model_ctx_new(w->cfg, opt->isa, opt->compute, longest, &s->mc, err);
     kq_mem_give_back();
     const size_t least = st ? 0 : scorer_bytes(s, largest, opt->compute);

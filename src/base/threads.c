@@ -1,0 +1,74 @@
+#include "base/threads.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/warn.h"
+
+/* The first n numbers of a file such as "200000 100000"; "max 100000" has none. */
+static bool read_numbers(const char *folder, const char *name, int n, double *x, double *y)
+{
+    char path[4400];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "re");
+    const bool ok = f && fscanf(f, n == 1 ? "%lf" : "%lf %lf", x, y) == n && *x > 0;
+    if (f)
+        fclose(f);
+    return ok;
+}
+
+static void take_share(const char *folder, double *least)
+{
+    double quota, period = 0;
+    if (read_numbers(folder, "cpu.max", 2, &quota, &period) && period > 0 && quota / period < *least)
+        *least = quota / period;
+}
+
+/* Processors' time that the control groups allow, as a number of processors; a large number: no limit. Version 2 has cpu.max in the process's group and
+ * those above it; version 1, in a container, has two files in its root. */
+static double group_share(void)
+{
+    char line[4096], folder[4200];
+    double least = 1e9, quota, period;
+    if (read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", 1, &quota, NULL) && read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_period_us", 1, &period, NULL))
+        least = quota / period;
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f && fgets(line, sizeof line, f)) {
+        if (strncmp(line, "0::/", 4))
+            continue;
+        line[strcspn(line, "\n")] = 0;
+        for (char *end = line + strlen(line); end > line + 3; *(end = strrchr(line, '/')) = 0) {
+            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s", line + 3);
+            take_share(folder, &least);
+        }
+    }
+    if (f)
+        fclose(f);
+    take_share("/sys/fs/cgroup", &least);
+    return least;
+}
+
+int kq_processors(void)
+{
+    cpu_set_t set;
+    long n = sched_getaffinity(0, sizeof set, &set) ? sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT(&set);
+    const double share = group_share();
+    if (share < (double)n)
+        n = (long)share + (share > (double)(long)share);
+    return n < 1 ? 1 : n > KQ_MOST_THREADS ? KQ_MOST_THREADS : (int)n;
+}
+
+kq_status kq_threads_pick(int asked, int *threads, kq_error *err)
+{
+    if (asked < 0 || asked > KQ_MOST_THREADS)
+        return kq_fail(err, KQ_E_ARG, "--threads %d: from 1 to %d, or 0 for all processors", asked, KQ_MOST_THREADS);
+    const int n = kq_processors();
+    if (asked > n)
+        kq_warn("--threads %d: this process may use %d processor%s; more threads than processors only take longer", asked, n, n == 1 ? "" : "s");
+    *threads = asked ? asked : n;
+    return KQ_OK;
+}
