@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The official client as the referee of `kronq serve`: completions, chat, streams, models and errors.
+"""The official client as the referee of `kronq serve`: completions, chat, streams, models, errors, conversations of several turns, tools.
 
     pip install openai                      # 3.54.0 was used
     kronq serve MODEL --port 8080 &
@@ -10,6 +10,58 @@ import sys
 import urllib.request
 
 import openai
+
+
+def conversation(client, model):
+    """What the client got goes back as it is: the message object, its dump with and without nulls, and what streams add up to."""
+    messages = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "Name a colour.", "name": "ann"}]
+    for back in (lambda m: m, lambda m: m.model_dump(), lambda m: m.model_dump(exclude_none=True), lambda m: m.to_dict()):
+        chat = client.chat.completions.create(model=model, messages=messages, max_tokens=6, temperature=0)
+        follow = [*messages, back(chat.choices[0].message), {"role": "user", "content": "Another one."}]
+        again = client.chat.completions.create(model=model, messages=follow, max_tokens=6, temperature=0)
+        assert again.usage.prompt_tokens > chat.usage.prompt_tokens and again.choices[0].message.content is not None
+    try:
+        with client.chat.completions.stream(model=model, messages=messages, max_tokens=6, temperature=0) as stream:
+            final = stream.get_final_completion().choices[0].message
+    except openai.LengthFinishReasonError as e:
+        final = e.completion.choices[0].message
+    client.chat.completions.create(model=model, messages=[*messages, final, {"role": "user", "content": "More."}], max_tokens=2)
+    # prefill: the answer goes on with what was begun
+    begun = [*messages, {"role": "assistant", "content": "My favourite colour is"}]
+    on = client.chat.completions.create(model=model, messages=begun, max_tokens=1, temperature=0, extra_body={"continue_final_message": True, "add_generation_prompt": False})
+    after = client.chat.completions.create(model=model, messages=begun, max_tokens=1, temperature=0)
+    assert on.usage.prompt_tokens < after.usage.prompt_tokens
+
+
+def tools(client, model):
+    """Tools go into the prompt where the model's template has a place for them, and are refused by name where it has none."""
+    weather = {"type": "function", "function": {"name": "weather", "description": "The weather of a place", "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}}}
+    question = [{"role": "user", "content": "How is the weather in Rome?"}]
+    plain = client.chat.completions.create(model=model, messages=question, max_tokens=1, tools=[weather], tool_choice="none")
+    try:
+        with_tools = client.chat.completions.create(model=model, messages=question, max_tokens=1, tools=[weather], tool_choice="auto")
+    except openai.BadRequestError as e:
+        assert "tools" in e.body["message"], e.body
+        print(f"note: {e.body['message']}")
+        return
+    assert with_tools.usage.prompt_tokens > plain.usage.prompt_tokens + 10
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"place": "Rome"}'}}]}
+    told = client.chat.completions.create(model=model, messages=[*question, call, {"role": "tool", "tool_call_id": "c1", "content": "sunny"}], tools=[weather], max_tokens=1)
+    assert told.usage.prompt_tokens > with_tools.usage.prompt_tokens
+
+
+def settings(client, model):
+    """Fields beyond OpenAI's, through extra_body, and lengths that the context cuts."""
+    context = client.models.retrieve(model).max_model_len
+    for extra in ({"min_p": 1.0}, {"top_k": 1}, {"min_p": 0.1, "repetition_penalty": 1.0, "top_k": 1}):
+        one = client.completions.create(model=model, prompt="Once upon a time", max_tokens=8, temperature=1.5, extra_body=extra).choices[0].text
+        assert one == client.completions.create(model=model, prompt="Once upon a time", max_tokens=8, temperature=0).choices[0].text
+    ids = [5] * (context - 3)
+    for n in (10**6, -1):
+        cut = client.completions.create(model=model, prompt=ids, max_tokens=n, extra_body={"ignore_eos": True})
+        assert cut.usage.total_tokens == context and cut.choices[0].finish_reason == "length"
+    with_key = openai.OpenAI(base_url=client.base_url, api_key="none", default_headers={"X-Api-Key": "none"}, max_retries=0)
+    assert with_key.models.list().data
 
 
 def main(url):
@@ -41,8 +93,12 @@ def main(url):
     assert "".join(e.choices[0].delta.content or "" for e in events if e.choices) == chat.choices[0].message.content
     assert events[-1].usage.completion_tokens == chat.usage.completion_tokens
 
-    for kind, kwargs in ((openai.BadRequestError, {"max_tokens": -1}), (openai.BadRequestError, {"temperature": 9}), (openai.BadRequestError, {"extra_body": {"frob": 1}}),
-                         (openai.BadRequestError, {"max_tokens": 10**6}), (openai.NotFoundError, {"model": "gpt-4"})):
+    conversation(client, model)
+    tools(client, model)
+    settings(client, model)
+
+    for kind, kwargs in ((openai.BadRequestError, {"max_tokens": -2}), (openai.BadRequestError, {"temperature": 9}), (openai.BadRequestError, {"extra_body": {"frob": 1}}),
+                         (openai.BadRequestError, {"prompt": [5] * 10**5}), (openai.NotFoundError, {"model": "gpt-4"})):
         try:
             client.completions.create(**{"model": model, "prompt": "x", **kwargs})
         except kind as e:
