@@ -94,13 +94,43 @@ static void raise_files(void)
     }
 }
 
+/* name: room for the last part of MODEL's path. */
+static kq_serve_options server_options(const cli *c, char name[256])
+{
+    kq_serve_options so = kq_serve_defaults();
+    const char *key = c->api_key ? c->api_key : getenv("KRONQ_API_KEY");
+    size_t n = strlen(c->model);
+    while (n > 1 && c->model[n - 1] == '/')
+        n--;
+    size_t from = n;
+    while (from && c->model[from - 1] != '/')
+        from--;
+    snprintf(name, 256, "%.*s", (int)(n - from), c->model + from);
+    so.host = c->host ? c->host : so.host;
+    so.port = (unsigned)c->port;
+    so.api_key = key && *key ? key : NULL;
+    so.other_name = c->model_name ? c->model_name : name;
+    so.model_name = c->alias ? c->alias : so.other_name;
+    so.model_path = c->model;
+    so.any_model = c->any_model;
+    so.cors = c->cors;
+    so.n_cors = c->n_cors;
+    so.allowed_host = c->allow_host;
+    so.n_allowed_host = c->n_allow_host;
+    so.max_jobs = c->queue;
+    so.max_body = c->max_body;
+    so.request_s = (double)c->timeout;
+    so.drain_s = c->timeout ? so.request_s : 1e9; /* what runs has its time */
+    so.log = c->quiet ? NULL : log_line;
+    return so;
+}
+
 int cmd_serve(int argc, char **argv)
 {
     cli c;
     int exit_status = cli_parse(&c, argc, argv, "serve MODEL [--port P] [options]", about, options);
     if (exit_status >= 0)
         return exit_status;
-    kq_serve_options so = kq_serve_defaults();
     kq_error err;
     kq_isa isa;
     int threads;
@@ -112,6 +142,7 @@ int cmd_serve(int argc, char **argv)
     kq_server *server = NULL;
     kq_status status;
     char bytes[32], name[256];
+    bool loopback;
     if (c.port > 65535) {
         fprintf(stderr, "kronq serve: --port %zu: 0 to 65535 is expected\n", c.port);
         return EXIT_USAGE;
@@ -120,10 +151,12 @@ int cmd_serve(int argc, char **argv)
         fprintf(stderr, "kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range\n");
         return EXIT_USAGE;
     }
-    if ((exit_status = check_words(&c)) >= 0)
+    kq_serve_options so = server_options(&c, name);
+    if ((exit_status = check_words(&c)) >= 0 || (exit_status = check_name(&c, so.model_name)) >= 0)
         return exit_status;
-    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_threads_pick(c.q.common.threads, &threads, &err)) ||
-        (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
+    raise_files();
+    if ((status = kq_server_check(&so, &loopback, &err)) || (status = kq_isa_pick(c.q.common.isa, &isa, &err)) ||
+        (status = kq_threads_pick(c.q.common.threads, &threads, &err)) || (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
         (status = kq_kv_parse(c.kv ? c.kv : "bf16", &kv, &err)))
         goto out;
     kq_kern_init(isa);
@@ -140,35 +173,8 @@ int cmd_serve(int argc, char **argv)
     const kq_engine_options eo = {.isa = isa, .compute = kind, .threads = kq_engine_threads(cfg, threads), .n_slots = c.slots, .max_T = ctx, .kv = kv};
     if ((status = kq_engine_new(model, &eo, &engine, &err)))
         goto out;
-    const char *key = c.api_key ? c.api_key : getenv("KRONQ_API_KEY");
-    size_t n = strlen(c.model);
-    while (n > 1 && c.model[n - 1] == '/')
-        n--;
-    size_t from = n;
-    while (from && c.model[from - 1] != '/')
-        from--;
-    snprintf(name, sizeof name, "%.*s", (int)(n - from), c.model + from);
-    so.host = c.host ? c.host : so.host;
-    so.port = (unsigned)c.port;
-    so.api_key = key && *key ? key : NULL;
-    so.other_name = c.model_name ? c.model_name : name;
-    so.model_name = c.alias ? c.alias : so.other_name;
-    so.any_model = c.any_model;
-    so.cors = c.cors;
-    so.n_cors = c.n_cors;
-    so.allowed_host = c.allow_host;
-    so.n_allowed_host = c.n_allow_host;
-    if ((exit_status = check_name(&c, so.model_name)) >= 0)
-        goto out;
     if ((status = kq_sampling_recommended(kq_model_file_source(model), &so.sampling, &so.sampling, &err)))
         goto out;
-    so.model_path = c.model;
-    so.max_jobs = c.queue;
-    so.max_body = c.max_body;
-    so.request_s = (double)c.timeout;
-    so.drain_s = c.timeout ? so.request_s : 1e9; /* what runs has its time */
-    so.log = c.quiet ? NULL : log_line;
-    raise_files();
     cli_stop_gently(NULL);
     if ((status = kq_server_start(&so, kq_stepper_engine(engine), cfg, tok, kq_kern_pick(isa), &server, &err)))
         goto out;
@@ -187,7 +193,7 @@ int cmd_serve(int argc, char **argv)
     if (!c.quiet)
         fprintf(stderr, v6 ? "%s on http://[%s]:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n" : "%s on http://%s:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n",
                 so.model_name, so.host, kq_server_port(server), c.slots, ctx, kind == KQ_BF16 ? "bf16" : "f32", kq_kv_name(kv), cli_bytes((double)kq_engine_bytes(engine), bytes));
-    if (!so.api_key && strcmp(so.host, "127.0.0.1") && strcmp(so.host, "::1") && strcmp(so.host, "localhost"))
+    if (!so.api_key && !loopback)
         fprintf(stderr, "kronq serve: other machines may reach %s, and no key is asked for (--api-key)\n", so.host);
     cli_stop_wait();
     if (!c.quiet)
@@ -199,5 +205,5 @@ out:
     if (tok)
         kq_tokenizer_close(tok);
     kq_model_file_close(model);
-    return exit_status >= 0 ? exit_status : status ? cli_fail(&err) : EXIT_OK;
+    return status ? cli_fail(&err) : EXIT_OK;
 }

@@ -238,16 +238,21 @@ static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
     drain(d, g);
 }
 
-/* Close the connection that has been without a request for the longest; address NULL: of any client. False: all have one at work. */
+/* Close the connection that has been without a request for the longest, or, when there is none, the one whose request has been arriving for the longest.
+ * address NULL: of any client. False: the requests of all are whole and at work. */
 static bool send_one_away(kq_door *d, const unsigned char *address)
 {
-    kq_guest *idlest = NULL;
+    kq_guest *idlest = NULL, *slowest = NULL;
     for (kq_guest *g = d->guests; g; g = g->next) {
-        const bool idle = g->place == AT_DOOR || g->place == LINGERS || (g->place == TAKEN && !g->busy);
-        if (idle && !g->sent_away && (!address || !memcmp(g->address, address, sizeof g->address)) && (!idlest || g->moved < idlest->moved))
+        const bool idle = g->place == AT_DOOR || g->place == LINGERS || (g->place == TAKEN && !g->busy), arriving = g->place == TAKEN && g->busy && g->since > 0;
+        if (g->sent_away || (address && memcmp(g->address, address, sizeof g->address)))
+            continue;
+        if (idle && (!idlest || g->moved < idlest->moved))
             idlest = g;
+        if (arriving && (!slowest || g->since < slowest->since))
+            slowest = g;
     }
-    if (!idlest)
+    if (!idlest && !(idlest = slowest))
         return false;
     idlest->sent_away = true;
     if (at_door(idlest))

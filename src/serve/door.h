@@ -2,7 +2,8 @@
  *
  * The door accepts connections and keeps each until the head of its first request is whole and in order (head.h). What is not is answered here, in the API's
  * own form, and never reaches the HTTP library. The others are handed over. Idle connections are cheap and can be closed for one that asks: when the table
- * is full, or an address has its share of it, the connection that has been without a request for the longest goes. */
+ * is full, or an address has its share of it, the connection that has been without a request for the longest goes; if
+ * there is none, the one whose request is the slowest to arrive. */
 #ifndef KQ_SERVE_DOOR_H
 #define KQ_SERVE_DOOR_H
 

@@ -29,6 +29,9 @@ typedef struct kq_serve_options {
 } kq_serve_options;
 kq_serve_options kq_serve_defaults(void);
 
+/* Can the address be listened on? To be asked before a model is opened. *loopback: only this machine itself can connect to it. Errors as kq_server_start. */
+kq_status kq_server_check(const kq_serve_options *opt, bool *loopback, kq_error *err);
+
 typedef struct kq_server kq_server;
 /* Listen and answer from now on, on threads of its own. The stepper's engine, cfg, tok and the options' strings are borrowed.
  * KQ_E_IO: the host has no address here, or another program listens on the port. */

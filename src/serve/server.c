@@ -725,12 +725,21 @@ static size_t connections(const kq_serve_options *opt)
     return n;
 }
 
-static kq_status open_door(kq_server *s, kq_error *err)
+static kq_status open_door(const kq_serve_options *opt, kq_server *s, kq_door **out, kq_error *err)
 {
-    const size_t n = connections(&s->opt);
-    const kq_door_options d = {.host = s->opt.host, .port = s->opt.port, .max_connections = n, .max_per_address = s->opt.max_per_address < n / 2 ? s->opt.max_per_address : n / 2,
-                               .receive_s = s->opt.receive_s, .idle_s = s->opt.idle_s, .take = on_take, .refused = on_refused, .ctx = s};
-    return kq_door_open(&d, &s->door, err);
+    const size_t n = connections(opt);
+    const kq_door_options d = {.host = opt->host, .port = opt->port, .max_connections = n, .max_per_address = opt->max_per_address < n / 2 ? opt->max_per_address : n / 2,
+                               .receive_s = opt->receive_s, .idle_s = opt->idle_s, .take = on_take, .refused = on_refused, .ctx = s};
+    return kq_door_open(&d, out, err);
+}
+
+kq_status kq_server_check(const kq_serve_options *opt, bool *loopback, kq_error *err)
+{
+    kq_door *d = NULL;
+    const kq_status st = open_door(opt, NULL, &d, err);
+    *loopback = !st && kq_door_loopback(d);
+    kq_door_free(d);
+    return st;
 }
 
 kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const kq_config *cfg, const kq_tokenizer *tok, const kq_kern *kern, kq_server **out, kq_error *err)
@@ -749,7 +758,7 @@ kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->metrics.lock, NULL);
     const kq_batch_options bo = {.stepper = stepper, .tok = tok, .cfg = cfg, .kern = kern, .rows = KQ_ENGINE_ROWS, .max_jobs = opt->max_jobs};
-    if ((st = open_door(s, err)) || (st = kq_batch_new(&bo, &s->batch, err)) || (st = kq_work_new(work_on, s, &s->work, err)))
+    if ((st = open_door(opt, s, &s->door, err)) || (st = kq_batch_new(&bo, &s->batch, err)) || (st = kq_work_new(work_on, s, &s->work, err)))
         goto fail;
     s->own_names_only = kq_door_loopback(s->door) && !opt->api_key;
     const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG | MHD_USE_NO_LISTEN_SOCKET;

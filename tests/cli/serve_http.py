@@ -188,6 +188,12 @@ def idle():
             got = answers(HEALTH, 1)
             assert got and got[0][0] == 200, f"after {i + 1} connections: {got}"
             assert time.time() - t < 5, f"after {i + 1} connections: {time.time() - t:.1f} s"
+    for _ in range(700):  # a head, and never its body
+        s = socket.create_connection((host, port), timeout=5)
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        crowd.append(s)
+    got = answers(HEALTH, 1)
+    assert got and got[0][0] == 200, f"behind bodies that do not come: {got}"
     for s in crowd:
         s.close()
     print(f"{len(crowd)} connections that were idle")
