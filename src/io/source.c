@@ -386,20 +386,16 @@ kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *er
     kq_hash *hash = kq_hash_new();
     if (!hash)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", src->path);
-    snprintf(line, sizeof line, "kronq source 1: arch %d, %zu layers, %zu, %zu/%zu heads of %zu, %zu, vocab %zu, max %zu, theta %.17g, "
-             "rope %d %.17g %.17g %.17g %zu, eps %.9g, tie %d, bos %d", (int)cfg->arch, cfg->n_layer, cfg->d_model, cfg->n_head, cfg->n_kv_head,
+    snprintf(line, sizeof line, "kronq source 2: arch %d, %zu layers, %zu, %zu/%zu heads of %zu, %zu, vocab %zu, max %zu, theta %.17g, "
+             "rope %d %.17g %.17g %.17g %zu, eps %.9g, tie %d", (int)cfg->arch, cfg->n_layer, cfg->d_model, cfg->n_head, cfg->n_kv_head,
              cfg->head_dim, cfg->d_ff, cfg->vocab_size, cfg->max_position, cfg->rope_theta, rope->kind == KQ_ROPE_LLAMA3, rope->factor,
              rope->low_freq_factor, rope->high_freq_factor, rope->original_max_position,
-             (double)cfg->rms_eps, cfg->tie_embeddings, cfg->bos_id);
+             (double)cfg->rms_eps, cfg->tie_embeddings);
     hash_text(hash, line);
     if (rope->kind != KQ_ROPE_PLAIN && rope->kind != KQ_ROPE_LLAMA3) { /* as bytes: the same in every locale */
         const double numbers[] = {rope->kind, rope->beta_fast, rope->beta_slow, rope->truncate, rope->attention_factor};
         kq_hash_add(hash, numbers, sizeof numbers);
         kq_hash_add(hash, rope->divisor, sizeof rope->divisor);
-    }
-    for (size_t i = 0; i < cfg->n_eos; i++) {
-        snprintf(line, sizeof line, "eos %d", cfg->eos_id[i]);
-        hash_text(hash, line);
     }
     for (size_t i = 0; i < src->n; i++) {
         const kq_tensor *t = src->sorted[i];

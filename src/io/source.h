@@ -55,7 +55,8 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
 /* config.json of a folder as text (owned by src), NULL for GGUF. */
 const char *kq_source_config_json(const kq_source *src);
 
-/* 32 hex digits over every tensor's name, type, shape and bytes (in sorted order of names) and the configuration. */
+/* 32 hex digits over every tensor's name, type, shape and bytes (in sorted order of names) and the configuration, without the tokens that begin a text or end
+ * an answer: they change no weight's curvature. */
 kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *err);
 
 /* The GGUF behind the source (metadata for the tokenizer: io/gguf.h), borrowed; NULL for a folder. */

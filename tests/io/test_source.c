@@ -531,6 +531,12 @@ static void fingerprints(void **s)
     check_ok(kq_source_fingerprint(src, c, &err));
     kq_source_close(src);
     assert_string_not_equal(a, c);
+    write_text("src_model/generation_config.json", "{\"eos_token_id\": [0, 1]}"); /* what ends an answer changes no factor */
+    check_ok(kq_source_open("src_model", &src, &err));
+    assert_int_equal(kq_source_config(src)->n_eos, 2);
+    check_ok(kq_source_fingerprint(src, b, &err));
+    kq_source_close(src);
+    assert_string_equal(b, c);
     assert_int_equal(strlen(a), 32);
 }
 
