@@ -16,7 +16,7 @@ typedef struct cli {
     kq_eval_text_options e;
     kq_eval_tasks_options t;
     kq_task_file tasks[16]; size_t n_task;
-    const char *texts[64], *given[16], *tensor_types[64], *module_bits[64], *to;
+    const char *texts[64], *given[20], *tensor_types[64], *module_bits[64], *to;
     const char *host, *kv, *api_key, *model_name, *alias, *cors[16], *allow_host[16]; /* serve */
     size_t n_cors, n_allow_host;
     bool any_model;

@@ -84,7 +84,7 @@ static void note_given(cli *c, int key)
     static const struct { int key; const char *name; } settings[] = {
         {OPT_TEXT, "text"}, {OPT_TOKENS, "tokens"}, {OPT_SEQ_LEN, "seq_len"}, {OPT_BATCH, "batch"}, {OPT_LABELS, "labels"}, {OPT_DRAWS, "draws"},
         {OPT_METHOD, "method"}, {OPT_RHO, "rho"}, {OPT_ROUNDS, "rounds"}, {OPT_EARLY, "early"}, {OPT_PASSES, "passes"}, {OPT_EXACT, "exact"}, {OPT_TOL, "tol"},
-        {OPT_MAX_ITER, "max_iter"}, {OPT_START, "start"},
+        {OPT_PARSE_SPECIAL, "parse_special"}, {OPT_NO_PARSE_SPECIAL, "parse_special"}, {OPT_TEXT_FORMAT, "text_format"}, {OPT_MAX_ITER, "max_iter"}, {OPT_START, "start"},
     };
     kq_calibration *cal = &c->q.calibration;
     cal->given = c->given;

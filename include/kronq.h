@@ -107,7 +107,8 @@ typedef struct kq_calibration {
     double tol; int max_iter;               /* fastkron, yaqa-b, diag: 1e-3, 32 */
     bool start_random;                      /* likewise: start from a random matrix instead of the identity */
     /* Rounding from a factor file: which of the members above must be what the file was made with ("text", "tokens", "seq_len", "batch", "labels", "draws",
-     * "method", "rho", "rounds", "early", "passes", "exact", "tol", "max_iter", "start"); the others are not looked at then. */
+     * "method", "rho", "rounds", "early", "passes", "exact", "tol", "max_iter", "start", "parse_special",
+     * "text_format"); the others are not looked at then. */
     const char *const *given; size_t n_given;
 } kq_calibration;
 
@@ -185,7 +186,7 @@ typedef struct kq_eval_text_options {
 } kq_eval_text_options;
 kq_eval_text_options kq_eval_text_defaults(void);
 
-/* Perplexity of MODEL on a text file and, when reference is not NULL, its KL divergence to that model on the same windows, as a JSON object
+/* Perplexity of MODEL on a text (documents are joined by the end-of-text token) and, when reference is not NULL, its KL divergence to that model on the same windows, as a JSON object
  * ("ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"; "kld_percentiles"; "per_window"); free() it.
  * reference may also be a file of saved logits, which brings its own windows: text_file may then be NULL. With one, or with save_logits,
  * llama.cpp's convention holds ("convention" in the JSON; docs/format.md, "Saved logits"). KQ_E_ARG when ctx is beyond a model's context. */

@@ -62,10 +62,11 @@ static json_t *said(const kq_prepared *p, size_t file_seq_len, size_t file_token
         kq_tokenizer_close(tok);
     if (status)
         return NULL;
-    json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:s, s:f, s:i, s:I, s:i, s:b, s:f, s:i, s:s}", "text", hex, "tokens",
+    json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:s, s:I, s:s, s:f, s:i, s:I, s:i, s:b, s:f, s:i, s:s, s:b, s:s}", "text", hex, "tokens",
                           (json_int_t)(T ? c->tokens / T * T : c->tokens), "seq_len", (json_int_t)c->seq_len, "batch", (json_int_t)c->batch, "labels",
                           c->sampled_labels ? "sampled" : "text", "draws", (json_int_t)c->draws, "method", c->method, "rho", c->rho, "rounds", c->rounds, "early", (json_int_t)c->early,
-                          "passes", c->passes, "exact", c->exact, "tol", c->tol, "max_iter", c->max_iter, "start", c->start_random ? "random" : "identity");
+                          "passes", c->passes, "exact", c->exact, "tol", c->tol, "max_iter", c->max_iter, "start", c->start_random ? "random" : "identity",
+                          "parse_special", !c->reading.spell_special, "text_format", c->reading.format ? c->reading.format : "auto");
     if (!o)
         kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
     return o;
@@ -80,6 +81,7 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
         return KQ_OK;
     const json_int_t tokens = json_integer_value(json_object_get(calibration, "tokens"));
     json_t *all = said(p, (size_t)json_integer_value(json_object_get(calibration, "seq_len")), tokens > 0 ? (size_t)tokens : 0, err);
+    json_t *unsaid = json_pack("{s:b, s:s}", "parse_special", true, "text_format", "auto"); /* settings mention what is otherwise */
     kq_status status = all ? KQ_OK : err ? err->status : KQ_E_MEMORY;
     for (size_t i = 0; i < c->n_given && !status; i++) {
         const char *name = c->given[i];
@@ -93,6 +95,8 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
             there = json_object_get(calibration, text ? "text_hash" : name);
         if (!strcmp(name, "method") && !strcmp(c->method, kq_method_name(p->factor.method))) /* an imatrix is input-only */
             continue;
+        if (!there && json_object_get(calibration, "text_hash")) /* ours, not another program's imatrix */
+            there = json_object_get(unsaid, name);
         if (json_equal(mine, there) || (!there && !strcmp(name, "draws") && c->draws == 1))
             continue;
         char *a = kq_job_shown(there), *b = kq_job_shown(mine);
@@ -108,6 +112,7 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
         free(b);
     }
     json_decref(all);
+    json_decref(unsaid);
     return status;
 }
 

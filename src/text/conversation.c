@@ -56,11 +56,11 @@ static kq_status messages_of(const json_t *list, const char *field, const json_t
 }
 
 /* The model's template over them. */
-static kq_status render(const kq_tokenizer *tok, const json_t *messages, const json_t *tools, const char *where, char **text, kq_error *err)
+static kq_status render(const kq_tokenizer *tok, const json_t *messages, const json_t *tools, const json_t *arguments, const char *where, char **text, kq_error *err)
 {
     if (!kq_tokenizer_chat_template(tok))
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: holds conversations, but the model has no chat template to write them with; give a text, or another model", where);
-    const kq_chat chat = {.messages = messages, .tools = tools};
+    const kq_chat chat = {.messages = messages, .tools = tools, .arguments = arguments};
     kq_status status = kq_chat_render(tok, &chat, text, err);
     return status ? kq_fail_within(err, status, where) : KQ_OK;
 }
@@ -85,9 +85,12 @@ static kq_status tools_of(const json_t *value, const char *where, json_t **owned
 static kq_status conversation(const json_t *messages, const json_t *value, const kq_tokenizer *tok, const char *where, char **text, kq_error *err)
 {
     json_t *tools;
+    const json_t *arguments = json_object_get(value, "chat_template_kwargs"); /* as TRL's data sets have it */
     kq_status status = tools_of(value, where, &tools, err);
+    if (!status && arguments && !json_is_object(arguments) && !json_is_null(arguments))
+        status = kq_fail(err, KQ_E_FORMAT, "%s: \"chat_template_kwargs\" is %s, an object is expected", where, type_name(arguments));
     if (!status && tok)
-        status = render(tok, messages, tools, where, text, err);
+        status = render(tok, messages, tools, json_is_object(arguments) ? arguments : NULL, where, text, err);
     json_decref(tools);
     return status;
 }

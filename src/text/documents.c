@@ -342,20 +342,36 @@ static kq_status read_text(reader *r, kq_error *err)
 
 /* ---- which of them ----------------------------------------------------------------------------------------------------------- */
 
-/* Does its name promise JSON? */
-static bool named_json(const char *path)
+/* Does the name, but for the end that tells of packing, end in one of these? NULL ends them. */
+static bool named(const char *path, const char *const *ends)
 {
-    static const char *const packed[] = {".gz", ".gzip", ".zst", ".zstd"}, *const json[] = {".jsonl", ".ndjson", ".jsonlines", ".json"};
+    static const char *const packed[] = {".gz", ".gzip", ".zst", ".zstd"};
     size_t n = strlen(path);
     for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
         if (n > strlen(packed[i]) && !strncasecmp(path + n - strlen(packed[i]), packed[i], strlen(packed[i]))) {
             n -= strlen(packed[i]);
             break;
         }
-    for (size_t i = 0; i < sizeof json / sizeof *json; i++)
-        if (n > strlen(json[i]) && !strncasecmp(path + n - strlen(json[i]), json[i], strlen(json[i])))
+    for (; *ends; ends++)
+        if (n > strlen(*ends) && !strncasecmp(path + n - strlen(*ends), *ends, strlen(*ends)))
             return true;
     return false;
+}
+
+static bool named_json(const char *path)
+{
+    return named(path, (const char *const[]){".jsonl", ".ndjson", ".jsonlines", ".json", NULL});
+}
+
+/* Running text that somebody may have meant otherwise: a word about it. */
+static void warn_of_markup(const reader *r, const char *path)
+{
+    const char *p = r->buf + r->at;
+    const size_t n = r->n - r->at;
+    if (n > 14 && (!strncasecmp(p, "<!doctype html", 14) || !strncasecmp(p, "<html", 5)))
+        kq_warn("%s: is an HTML page: its markup is read as text", r->path);
+    else if (named(path, (const char *const[]){".csv", ".tsv", NULL}))
+        kq_warn("%s: is named as a table: its commas and quotes are read as text; write the column that is meant as JSON lines ({\"text\": ...})", r->path);
 }
 
 /* Is the line `at` bytes on one JSON string and nothing else? *next: where the line ends. */
@@ -450,13 +466,12 @@ static kq_status read_as(reader *r, const char *path, kq_error *err)
             shown[strcspn(shown, "\r\n")] = 0;
             return kq_fail(err, KQ_E_FORMAT, "%s: is named as JSON, but line 1 is \"%s\"; --text-format text reads it as running text", r->path, shown);
         }
-        if (json && !named_json(path) && strcmp(kq_text_name(path), "pipe") && strcmp(kq_text_name(path), "standard input"))
+        if (json && named(path, (const char *const[]){".txt", ".text", ".md", NULL}))
             kq_warn("%s: holds JSON: its documents are read, not its letters (--text-format text reads it as it is)", r->path);
     }
     if (json)
         return read_json(r, err);
-    if (r->n - r->at > 14 && (!strncasecmp(r->buf + r->at, "<!doctype html", 14) || !strncasecmp(r->buf + r->at, "<html", 5)))
-        kq_warn("%s: is an HTML page: its markup is read as text", r->path);
+    warn_of_markup(r, path);
     r->info->format = "text";
     return read_text(r, err);
 }

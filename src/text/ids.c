@@ -81,10 +81,11 @@ static kq_status add_file(gathering *g, const char *path, bool *whole, kq_error 
 }
 
 /* What each file was taken for, as a line. */
-static void tell(const kq_common *c, const json_t *report)
+static kq_status tell(const kq_common *c, const json_t *report, kq_error *err)
 {
     const json_t *o;
     size_t i;
+    kq_status status = KQ_OK;
     json_array_foreach((json_t *)report, i, o) {
         char line[400], specials[60] = "";
         const char *packing = json_string_value(json_object_get(o, "packing")), *encoding = json_string_value(json_object_get(o, "encoding"));
@@ -95,8 +96,10 @@ static void tell(const kq_common *c, const json_t *report)
         snprintf(line, sizeof line, "%.100s: %s%s%s%s%s, %s%lld %s%s, %lld tokens%s", json_string_value(json_object_get(o, "file")), json_string_value(json_object_get(o, "format")),
                  packing ? " in " : "", packing ? packing : "", strcmp(encoding, "UTF-8") ? ", " : "", strcmp(encoding, "UTF-8") ? encoding : "", whole ? "" : "the first ", n,
                  talks ? "conversation" : "document", n == 1 ? "" : "s", json_integer_value(json_object_get(o, "tokens")), specials);
-        c->progress(c->ctx, "reading text", 0, line);
+        if (!status && c->progress(c->ctx, "reading text", 0, line))
+            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after reading %s", line);
     }
+    return status;
 }
 
 kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out, kq_error *err)
@@ -112,9 +115,9 @@ kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text
         for (size_t i = 0; i < n_files && !status && !(early && out->n >= want); i++)
             status = add_file(&g, files[i], &whole, err);
         if (!status && (whole || out->n >= want)) {
-            if (how->common && how->common->progress)
-                tell(how->common, out->report);
-            return KQ_OK;
+            if (how->common && how->common->progress && (status = tell(how->common, out->report, err)))
+                kq_text_ids_free(out);
+            return status;
         }
         kq_text_ids_free(out);
         if (status)
