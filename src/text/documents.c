@@ -8,7 +8,7 @@
 #include "text/conversation.h"
 #include "text/stream.h"
 
-enum { PIECE = 1 << 16, SHOWN = 60 };
+enum { PIECE = 1 << 16, SHOWN = 60, MOST_BLANK = 1 << 20 /* before the first character that says what a text is */ };
 
 /* The text that is at hand: bytes [at, n) of buf. */
 typedef struct reader {
@@ -19,6 +19,7 @@ typedef struct reader {
     size_t at, n, cap;
     size_t line;      /* of buf[at], from 1 */
     size_t taken;     /* bytes before buf[at] */
+    size_t most;      /* bytes of one document */
     bool end;         /* nothing comes after buf[n) */
     bool enough;
     kq_hash *hash;    /* NULL: none is wanted */
@@ -45,8 +46,9 @@ static kq_status more(reader *r, kq_error *err)
     }
     if (r->cap - r->n < PIECE) {
         const size_t cap = 2 * r->cap + 2 * PIECE;
-        if (r->n - r->at > KQ_TEXT_MOST_DOCUMENT)
-            return kq_fail(err, KQ_E_ARG, "%s: line %zu begins a document of more than %zu MiB; cut it up", r->path, r->line, KQ_TEXT_MOST_DOCUMENT >> 20);
+        if (r->n - r->at > r->most)
+            return kq_fail(err, KQ_E_ARG, "%s: line %zu begins a document of more than %zu MiB; cut it up, or ask for less of it (--chunks)", r->path, r->line,
+                           r->most >> 20);
         char *grown;
         kq_status status = kq_alloc_for((void **)&grown, cap, 1, r->path, err);
         if (status)
@@ -237,7 +239,7 @@ static kq_status read_value(reader *r, kq_error *err)
     return status;
 }
 
-/* *c: the first character from *at (counted from r->at) on that is no white space, 0 at the end; *at is its place. Nothing is taken. */
+/* *c: the first character from *at (counted from r->at) on that is no white space, 0 at the end or far from here; *at is its place. Nothing is taken. */
 static kq_status peek(reader *r, size_t *at, char *c, kq_error *err)
 {
     for (*c = 0;; ++*at) {
@@ -246,7 +248,7 @@ static kq_status peek(reader *r, size_t *at, char *c, kq_error *err)
             if (status)
                 return status;
         }
-        if (r->at + *at == r->n)
+        if (r->at + *at == r->n || *at > MOST_BLANK)
             return KQ_OK;
         if (!is_space(r->buf[r->at + *at]))
             return *c = r->buf[r->at + *at], KQ_OK;
@@ -441,6 +443,7 @@ static kq_status one_a_line(reader *r, bool *lines, kq_error *err)
 static kq_status read_json(reader *r, kq_error *err)
 {
     bool lines;
+    r->most = KQ_TEXT_MOST_VALUE;
     kq_status status = one_a_line(r, &lines, err);
     if (status)
         return status;
@@ -486,7 +489,7 @@ static kq_status read_file(const char *path, const kq_text_how *how, kq_text_eac
                            kq_error *err)
 {
     kq_text_info nothing;
-    reader r = {.path = kq_text_shown(path), .how = how, .line = 1, .each = each, .ctx = ctx, .hash = hash, .info = info ? info : &nothing};
+    reader r = {.path = kq_text_shown(path), .how = how, .line = 1, .most = KQ_TEXT_MOST_DOCUMENT, .each = each, .ctx = ctx, .hash = hash, .info = info ? info : &nothing};
     *r.info = (kq_text_info){.format = "text"};
     kq_status status = kq_stream_open(path, &r.s, stop, (void *)how->common, err);
     if (status)
@@ -520,7 +523,7 @@ kq_status kq_text_hash(const char *path, const kq_text_how *how, bool size_first
 kq_status kq_text_load(const char *path, size_t most, char **text, size_t *size, kq_error *err)
 {
     const kq_text_how how = {.reach = SIZE_MAX};
-    reader r = {.path = kq_text_shown(path), .how = &how, .line = 1};
+    reader r = {.path = kq_text_shown(path), .how = &how, .line = 1, .most = SIZE_MAX};
     *text = NULL;
     *size = 0;
     kq_status status = kq_stream_open(path, &r.s, NULL, NULL, err);

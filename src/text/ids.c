@@ -102,7 +102,7 @@ static kq_status tell(const kq_common *c, const json_t *report, kq_error *err)
     return status;
 }
 
-kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out, kq_error *err)
+static kq_status encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out, kq_error *err)
 {
     kq_text_how h = *how;
     *out = (kq_text_ids){0};
@@ -124,6 +124,14 @@ kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text
             return status;
         h.reach = h.reach > SIZE_MAX / 2 ? SIZE_MAX : 2 * h.reach;
     }
+}
+
+kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out, kq_error *err)
+{
+    kq_text_keep(); /* a pipe may have to be read again, further */
+    const kq_status status = encode(files, n_files, how, want, early, first, out, err);
+    kq_text_forget();
+    return status;
 }
 
 void kq_text_ids_free(kq_text_ids *t)

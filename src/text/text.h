@@ -29,7 +29,8 @@ typedef struct kq_text_how {
 } kq_text_how;
 
 #define KQ_TEXT_MOST ((size_t)4 << 30)         /* unpacked bytes of one file that is to be read whole: what is larger is refused */
-#define KQ_TEXT_MOST_DOCUMENT ((size_t)1 << 30) /* and of one document (a line of JSON lines, a plain text) */
+#define KQ_TEXT_MOST_DOCUMENT ((size_t)1 << 30) /* of one plain text */
+#define KQ_TEXT_MOST_VALUE ((size_t)256 << 20)  /* of one document in JSON */
 
 /* How far to read for this many tokens that are taken from all over the text: 16 MiB, or 32 bytes a token if that is more. So a calibration of 131072
  * tokens from a file of any size reads 16 MiB. */
