@@ -39,6 +39,9 @@ static kq_status more(reader *r, kq_error *err)
 {
     if (r->end)
         return KQ_OK;
+    if (r->n - r->at > r->most)
+        return kq_fail(err, KQ_E_ARG, "%s: line %zu begins a document of more than %zu MiB; cut it up, or ask for less of it (--chunks)", r->path, r->line,
+                       r->most >> 20);
     if (r->at && r->n - r->at <= r->at) { /* each byte is moved once on average */
         memmove(r->buf, r->buf + r->at, r->n - r->at);
         r->n -= r->at;
@@ -46,9 +49,6 @@ static kq_status more(reader *r, kq_error *err)
     }
     if (r->cap - r->n < PIECE) {
         const size_t cap = 2 * r->cap + 2 * PIECE;
-        if (r->n - r->at > r->most)
-            return kq_fail(err, KQ_E_ARG, "%s: line %zu begins a document of more than %zu MiB; cut it up, or ask for less of it (--chunks)", r->path, r->line,
-                           r->most >> 20);
         char *grown;
         kq_status status = kq_alloc_for((void **)&grown, cap, 1, r->path, err);
         if (status)
