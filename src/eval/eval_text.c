@@ -43,7 +43,8 @@ kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_e
 }
 
 /* Ids of the text, as many as opt wants, and in *first the token that the tokenizer puts before every text (-1: none). */
-static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, const kq_eval_text_options *opt, kq_text_ids *out, int32_t *first, kq_error *err)
+static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, const kq_eval_text_options *opt, kq_text_ids *out, int32_t *first,
+                          kq_error *err)
 {
     kq_tokenizer *tok;
     int32_t *nothing = NULL;
@@ -57,7 +58,8 @@ static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, co
     size_t want = SIZE_MAX;
     if (opt->chunks)
         kq_mul_size(opt->chunks, ctx, &want);
-    const kq_text_how how = {.options = opt->reading, .tok = tok, .reach = want == SIZE_MAX ? SIZE_MAX : kq_text_reach(want), .common = &opt->common};
+    const kq_text_how how = {.options = opt->reading, .tok = tok, .reach = want == SIZE_MAX ? SIZE_MAX : kq_text_reach(want),
+                             .common = &opt->common};
     if (!status && path)
         status = kq_text_encode(&path, 1, &how, want, true, true, out, err);
     kq_tokenizer_close(tok);
@@ -240,7 +242,8 @@ static void set_comparison(json_t *o, const char *reference, const kq_eval_resul
     json_object_set_new(o, "dp_rms", json_real(res->dp_rms));
 }
 
-static json_t *report(const job *j, const char *model, const char *reference, const char *text_file, bool spell_special, const kq_eval_result *res, double seconds)
+static json_t *report(const job *j, const char *model, const char *reference, const char *text_file, bool spell_special, const kq_eval_result *res,
+                      double seconds)
 {
     json_t *o = json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I}", "model", model, "text", text_file ? kq_text_shown(text_file) : NULL, "convention", j->o.half ? "llama.cpp" : "kronq", "ctx",
                           (json_int_t)j->o.ctx, "windows", (json_int_t)res->windows, "tokens", (json_int_t)res->tokens);

@@ -284,8 +284,8 @@ kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *co
     if (p->windows.n) /* already there: kq_check_inputs */
         return KQ_OK;
     if (c->n_text)
-        return kq_text_windows(&(kq_text_how){.options = c->reading, .tok = p->tok, .common = &p->opt->common}, c->text, c->n_text, counts, n_counts, c->seq_len,
-                               &p->windows, err);
+        return kq_text_windows(&(kq_text_how){.options = c->reading, .tok = p->tok, .common = &p->opt->common}, c->text, c->n_text, counts, n_counts,
+                               c->seq_len, &p->windows, err);
     for (size_t i = 0; i < n_counts; i++)
         most = counts[i] > most ? counts[i] : most;
     return self_windows(p, job, most, &p->windows, err);

@@ -39,8 +39,8 @@ void kq_prepared_free(kq_prepared *p);
 
 /* The fingerprint of the model's tensors (reads them all). */
 kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err);
-/* Fingerprint of the texts, as far as a calibration of that many tokens reads them, as the settings have it ("text_hash"); "" without any. Checks them: what
- * cannot be read is refused. tok: the model's, whose template belongs to a conversation. */
+/* Fingerprint of the texts, as far as a calibration of that many tokens reads them, as the settings have it ("text_hash"); "" without any. Checks
+ * them: what cannot be read is refused. tok: the model's, whose template belongs to a conversation. */
 kq_status kq_prepare_text_hash(const kq_quantize_options *opt, const kq_tokenizer *tok, size_t tokens, char hex[33], kq_error *err);
 /* The settings that a calibration's result depends on, as a new JSON object: model, method, text, tokens, seed, ... NULL: out of memory. */
 json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err);

@@ -8,7 +8,7 @@
 typedef struct kq_windows {
     int32_t *ids;     /* owned, [n, seq_len] */
     uint32_t *number; /* owned, [n]: which window of the text */
-    size_t n, of;     /* `of` whole windows are in the text that was read; 0: text of the model's own, of which the first ones are taken */
+    size_t n, of;     /* `of` whole windows are in what was read; 0: text of the model's own, of which the first ones are taken */
     json_t *report;   /* owned: kq_text_ids' of the texts; NULL: text of the model's own */
 } kq_windows;
 

@@ -40,8 +40,8 @@ static kq_status more(reader *r, kq_error *err)
     if (r->end)
         return KQ_OK;
     if (r->n - r->at > r->most)
-        return kq_fail(err, KQ_E_ARG, "%s: line %zu begins a document of more than %zu MiB; cut it up, or ask for less of it (--chunks)", r->path, r->line,
-                       r->most >> 20);
+        return kq_fail(err, KQ_E_ARG, "%s: line %zu begins a document of more than %zu MiB; cut it up, or ask for less of it (--chunks)", r->path,
+                       r->line, r->most >> 20);
     if (r->at && r->n - r->at <= r->at) { /* each byte is moved once on average */
         memmove(r->buf, r->buf + r->at, r->n - r->at);
         r->n -= r->at;
@@ -86,7 +86,8 @@ static kq_status check_reach(reader *r, kq_error *err)
     if (r->how->reach != SIZE_MAX)
         r->enough = r->enough || r->taken >= r->how->reach;
     else if (r->taken > KQ_TEXT_MOST)
-        return kq_fail(err, KQ_E_ARG, "%s: more than %zu GiB of text (unpacked); give a part of it, or say how much is wanted (--chunks)", r->path, KQ_TEXT_MOST >> 30);
+        return kq_fail(err, KQ_E_ARG, "%s: more than %zu GiB of text (unpacked); give a part of it, or say how much is wanted (--chunks)", r->path,
+                       KQ_TEXT_MOST >> 30);
     return KQ_OK;
 }
 
@@ -116,9 +117,9 @@ static kq_status skip_space(reader *r, char *c, kq_error *err)
     return status;
 }
 
-/* Size of the JSON value `from` bytes after r->at: up to where its brackets close, or, for a number or a word, to the next delimiter. Whether it is JSON
- * is for the parser to say, but a line end within a string ends it here, so that a broken line does not take the rest of the file with it. first_line:
- * every line end does. *closed: it has an end of its own. Nothing is taken. */
+/* Size of the JSON value `from` bytes after r->at: up to where its brackets close, or, for a number or a word, to the next delimiter. Whether it
+ * is JSON is for the parser to say, but a line end within a string ends it here, so that a broken line does not take the rest of the file with it.
+ * first_line: every line end does. *closed: it has an end of its own. Nothing is taken. */
 static kq_status value_size(reader *r, size_t from, bool first_line, size_t *size, bool *closed, kq_error *err)
 {
     size_t i = from, depth = 0;
@@ -239,7 +240,8 @@ static kq_status read_value(reader *r, kq_error *err)
     return status;
 }
 
-/* *c: the first character from *at (counted from r->at) on that is no white space, 0 at the end or far from here; *at is its place. Nothing is taken. */
+/* *c: the first character from *at (counted from r->at) on that is no white space, 0 at the end or far from here; *at is its place. Nothing is
+ * taken. */
 static kq_status peek(reader *r, size_t *at, char *c, kq_error *err)
 {
     for (*c = 0;; ++*at) {
@@ -373,7 +375,8 @@ static void warn_of_markup(const reader *r, const char *path)
     if (n > 14 && (!strncasecmp(p, "<!doctype html", 14) || !strncasecmp(p, "<html", 5)))
         kq_warn("%s: is an HTML page: its markup is read as text", r->path);
     else if (named(path, (const char *const[]){".csv", ".tsv", NULL}))
-        kq_warn("%s: is named as a table: its commas and quotes are read as text; write the column that is meant as JSON lines ({\"text\": ...})", r->path);
+        kq_warn("%s: is named as a table: its commas and quotes are read as text; write the column that is meant as JSON lines ({\"text\": ...})",
+                r->path);
 }
 
 /* Is the line `at` bytes on one JSON string and nothing else? *next: where the line ends. */
@@ -392,8 +395,8 @@ static kq_status is_string_line(reader *r, size_t at, bool *is, size_t *next, kq
     return KQ_OK;
 }
 
-/* JSON by its look? An object or a list begins as Python and jq write them: a brace and a key, a bracket and a brace or a string. "{ int", "[1]" and "[Music]" are
- * text. Two lines that are nothing but JSON strings are JSON lines, and one such line that is the whole file. */
+/* JSON by its look? An object or a list begins as Python and jq write them: a brace and a key, a bracket and a brace or a string. "{ int", "[1]"
+ * and "[Music]" are text. Two lines that are nothing but JSON strings are JSON lines, and one such line that is the whole file. */
 static kq_status looks_json(reader *r, bool *json, kq_error *err)
 {
     size_t at = 0, next;
@@ -467,7 +470,8 @@ static kq_status read_as(reader *r, const char *path, kq_error *err)
             memcpy(shown, r->buf + r->at, n);
             shown[n] = 0;
             shown[strcspn(shown, "\r\n")] = 0;
-            return kq_fail(err, KQ_E_FORMAT, "%s: is named as JSON, but line 1 is \"%s\"; --text-format text reads it as running text", r->path, shown);
+            return kq_fail(err, KQ_E_FORMAT, "%s: is named as JSON, but line 1 is \"%s\"; --text-format text reads it as running text", r->path,
+                           shown);
         }
         if (json && named(path, (const char *const[]){".txt", ".text", ".md", NULL}))
             kq_warn("%s: holds JSON: its documents are read, not its letters (--text-format text reads it as it is)", r->path);
@@ -485,11 +489,12 @@ size_t kq_text_reach(size_t tokens)
     return tokens > least / 32 ? tokens > SIZE_MAX / 64 ? SIZE_MAX : 32 * tokens : least;
 }
 
-static kq_status read_file(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx, bool size_first, kq_hash *hash, kq_text_info *info,
-                           kq_error *err)
+static kq_status read_file(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx, bool size_first, kq_hash *hash,
+                           kq_text_info *info, kq_error *err)
 {
     kq_text_info nothing;
-    reader r = {.path = kq_text_shown(path), .how = how, .line = 1, .most = KQ_TEXT_MOST_DOCUMENT, .each = each, .ctx = ctx, .hash = hash, .info = info ? info : &nothing};
+    reader r = {.path = kq_text_shown(path), .how = how, .line = 1, .most = KQ_TEXT_MOST_DOCUMENT, .each = each, .ctx = ctx, .hash = hash,
+                .info = info ? info : &nothing};
     *r.info = (kq_text_info){.format = "text"};
     kq_status status = kq_stream_open(path, &r.s, stop, (void *)how->common, err);
     if (status)

@@ -74,9 +74,10 @@ static kq_status add_file(gathering *g, const char *path, bool *whole, kq_error 
     if (status)
         return status;
     *whole = *whole && info.whole;
-    json_t *o = json_pack("{s:s, s:s, s:s*, s:s, s:I, s:I, s:I, s:b, s:I, s:I}", "file", kq_text_name(path), "format", info.format, "packing", info.packing,
-                          "encoding", info.encoding, "documents", (json_int_t)info.documents, "conversations", (json_int_t)info.conversations, "bytes",
-                          (json_int_t)info.bytes, "whole", info.whole, "tokens", (json_int_t)(g->out->n - before), "special_tokens", (json_int_t)g->special);
+    json_t *o = json_pack("{s:s, s:s, s:s*, s:s, s:I, s:I, s:I, s:b, s:I, s:I}", "file", kq_text_name(path), "format", info.format, "packing",
+                          info.packing, "encoding", info.encoding, "documents", (json_int_t)info.documents, "conversations",
+                          (json_int_t)info.conversations, "bytes", (json_int_t)info.bytes, "whole", info.whole, "tokens",
+                          (json_int_t)(g->out->n - before), "special_tokens", (json_int_t)g->special);
     return json_array_append_new(g->out->report, o) ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path) : KQ_OK;
 }
 
@@ -93,16 +94,19 @@ static kq_status tell(const kq_common *c, const json_t *report, kq_error *err)
         const bool talks = json_integer_value(json_object_get(o, "conversations")) > 0, whole = json_is_true(json_object_get(o, "whole"));
         if (special)
             snprintf(specials, sizeof specials, ", %lld of them special", special);
-        snprintf(line, sizeof line, "%.100s: %s%s%s%s%s, %s%lld %s%s, %lld tokens%s", json_string_value(json_object_get(o, "file")), json_string_value(json_object_get(o, "format")),
-                 packing ? " in " : "", packing ? packing : "", strcmp(encoding, "UTF-8") ? ", " : "", strcmp(encoding, "UTF-8") ? encoding : "", whole ? "" : "the first ", n,
-                 talks ? "conversation" : "document", n == 1 ? "" : "s", json_integer_value(json_object_get(o, "tokens")), specials);
+        const bool utf8 = !strcmp(encoding, "UTF-8");
+        snprintf(line, sizeof line, "%.100s: %s%s%s%s%s, %s%lld %s%s, %lld tokens%s", json_string_value(json_object_get(o, "file")),
+                 json_string_value(json_object_get(o, "format")), packing ? " in " : "", packing ? packing : "", utf8 ? "" : ", ", utf8 ? "" : encoding,
+                 whole ? "" : "the first ", n, talks ? "conversation" : "document", n == 1 ? "" : "s",
+                 json_integer_value(json_object_get(o, "tokens")), specials);
         if (!status && c->progress(c->ctx, "reading text", 0, line))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after reading %s", line);
     }
     return status;
 }
 
-static kq_status encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out, kq_error *err)
+static kq_status encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out,
+                        kq_error *err)
 {
     kq_text_how h = *how;
     *out = (kq_text_ids){0};
@@ -126,7 +130,8 @@ static kq_status encode(const char *const *files, size_t n_files, const kq_text_
     }
 }
 
-kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out, kq_error *err)
+kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out,
+                         kq_error *err)
 {
     kq_text_keep(); /* a pipe may have to be read again, further */
     const kq_status status = encode(files, n_files, how, want, early, first, out, err);

@@ -8,12 +8,15 @@
 #define CONVERT "save its text as UTF-8 first"
 #define NO_TEXT "a text, JSON lines, or either in gzip or zstd is expected"
 
-/* Sources: each format's own specification; where it has none, file(1)'s magic. Up to four letters may also begin a text ("ORCs are ..."): see is_binary. */
+/* Sources: each format's own specification; where it has none, file(1)'s magic. Up to four letters may also begin a text ("ORCs are ..."): see
+ * is_binary. */
 static const struct {
     size_t at, size;
     const char *magic, *what, *hint;
 } magics[] = {
-    {0, 4, "PAR1", "a Parquet file", "python -c 'import sys, pyarrow.parquet as p; p.read_table(sys.argv[1]).to_pandas().to_json(sys.argv[2], orient=\"records\", lines=True)' FILE out.jsonl"},
+    {0, 4, "PAR1", "a Parquet file",
+     "python -c 'import sys, pyarrow.parquet as p; p.read_table(sys.argv[1]).to_pandas().to_json(sys.argv[2], orient=\"records\", lines=True)' "
+     "FILE out.jsonl"},
     {0, 4, "PARE", "an encrypted Parquet file", TABLE},
     {0, 6, "ARROW1", "an Arrow file", TABLE},
     {0, 4, "\xff\xff\xff\xff", "an Arrow stream (a data set's .arrow file)", TABLE},
@@ -23,7 +26,8 @@ static const struct {
     {0, 15, "SQLite format 3", "an SQLite data base", TABLE},
     {0, 8, "\x89HDF\r\n\x1a\n", "an HDF5 file", TABLE},
     {0, 6, "\x93NUMPY", "a NumPy array", NO_TEXT},
-    {0, 4, "PK\x03\x04", "a zip archive (or a docx, xlsx, epub, npz or PyTorch file, which are zip archives)", "unpack it first (unzip -p FILE prints what is in it)"},
+    {0, 4, "PK\x03\x04", "a zip archive (or a docx, xlsx, epub, npz or PyTorch file, which are zip archives)",
+     "unpack it first (unzip -p FILE prints what is in it)"},
     {0, 4, "PK\x05\x06", "an empty zip archive", NO_TEXT},
     {0, 6, "\xfd" "7zXZ\0", "an xz archive", "unpack it first (xz -d), or --text <(xz -dc FILE)"},
     {0, 3, "BZh", "a bzip2 archive", "unpack it first (bzip2 -d), or --text <(bzip2 -dc FILE)"},

@@ -145,8 +145,9 @@ static kq_status fill(kq_stream *s, size_t want, const waiting *w, kq_error *err
         size_t n = 0;
         uint8_t *out = s->bytes + s->n;
         const size_t cap = UNPACKED - s->n;
-        status = s->packing == KQ_BYTES_GZIP ? unpack_gzip(s, out, cap, &n, w, err) : s->packing == KQ_BYTES_ZSTD ? unpack_zstd(s, out, cap, &n, w, err)
-                                                                                                                 : copy_raw(s, out, cap, &n, w, err);
+        status = s->packing == KQ_BYTES_GZIP   ? unpack_gzip(s, out, cap, &n, w, err)
+                 : s->packing == KQ_BYTES_ZSTD ? unpack_zstd(s, out, cap, &n, w, err)
+                                               : copy_raw(s, out, cap, &n, w, err);
         s->n += n;
         s->end = !status && !n;
     }
@@ -168,9 +169,11 @@ static kq_status bad_byte(const kq_stream *s, kq_error *err)
             odd += !b[i + 1];
         }
         const bool wide = n > 8 && (even > 8 * odd + 2) && even * 8 > (n < HEAD ? n : HEAD);
-        return wide ? kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s: a NUL byte: UTF-16 without a byte order mark, by its look; convert it first (iconv -f UTF-16%s -t UTF-8)",
+        return wide ? kq_fail(err, KQ_E_UNSUPPORTED,
+                              "%s: %s: a NUL byte: UTF-16 without a byte order mark, by its look; convert it first (iconv -f UTF-16%s -t UTF-8)",
                               s->path, where, s->place % 2 ? "LE" : "BE")
-                    : kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s: a NUL byte: this is binary, no text; a text, JSON lines, or either in gzip or zstd is expected", s->path,
+                    : kq_fail(err, KQ_E_UNSUPPORTED,
+                              "%s: %s: a NUL byte: this is binary, no text; a text, JSON lines, or either in gzip or zstd is expected", s->path,
                               where);
     }
     if (s->end && kq_utf8_next((const char *)b, n).kind == KQ_UTF8_INCOMPLETE)
@@ -234,7 +237,8 @@ static size_t put_utf8(char *out, uint32_t c)
         return out[0] = (char)(0xC0 | c >> 6), out[1] = (char)(0x80 | (c & 63)), 2;
     if (c < 0x10000)
         return out[0] = (char)(0xE0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 63)), out[2] = (char)(0x80 | (c & 63)), 3;
-    return out[0] = (char)(0xF0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 63)), out[2] = (char)(0x80 | (c >> 6 & 63)), out[3] = (char)(0x80 | (c & 63)), 4;
+    return out[0] = (char)(0xF0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 63)), out[2] = (char)(0x80 | (c >> 6 & 63)),
+        out[3] = (char)(0x80 | (c & 63)), 4;
 }
 
 static uint32_t unit(const kq_stream *s, size_t i)
@@ -282,8 +286,10 @@ static kq_status copy_wide(kq_stream *s, char *buf, size_t cap, size_t *n, kq_er
             if (*n)
                 break;
             if (s->end && s->n - s->at < (s->encoding == UTF16LE || s->encoding == UTF16BE ? 2 : 4))
-                return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: the file ends within a character: it is cut short", s->path, s->line, s->place);
-            return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: 0x%X is no character of %s", s->path, s->line, s->place, (unsigned)c, kq_stream_encoding(s));
+                return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: the file ends within a character: it is cut short", s->path, s->line,
+                               s->place);
+            return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: 0x%X is no character of %s", s->path, s->line, s->place, (unsigned)c,
+                           kq_stream_encoding(s));
         }
         *n += put_utf8(buf + *n, c);
         s->line += c == '\n';

@@ -14,8 +14,8 @@
 const char *kq_text_shown(const char *path);
 const char *kq_text_name(const char *path);
 
-/* A pipe can be read once, but jobs read their texts twice: what pipes gave between these two calls is kept (in an unlinked file in TMPDIR). They may be
- * nested, also by several threads; the last kq_text_forget lets go. */
+/* A pipe can be read once, but jobs read their texts twice: what pipes gave between these two calls is kept (in an unlinked file in TMPDIR). They
+ * may be nested, also by several threads; the last kq_text_forget lets go. */
 void kq_text_keep(void);
 void kq_text_forget(void);
 
@@ -54,29 +54,32 @@ typedef struct kq_text_document {
 /* Called for each document; *enough ends the reading. */
 typedef kq_status kq_text_each(void *ctx, const kq_text_document *doc, bool *enough, kq_error *err);
 
-/* Read PATH's documents, one at a time (each NULL: only look at them). Memory: the largest document. KQ_E_UNSUPPORTED: it is no text, or a kind of JSON that is
- * not read; KQ_E_FORMAT: damaged, or not what it seems; KQ_E_ARG: it holds no text, or is too large. Every message names the file, and the line. */
+/* Read PATH's documents, one at a time (each NULL: only look at them). Memory: the largest document. KQ_E_UNSUPPORTED: it is no text, or a kind of
+ * JSON that is not read; KQ_E_FORMAT: damaged, or not what it seems; KQ_E_ARG: it holds no text, or is too large. Every message names the file,
+ * and the line. */
 kq_status kq_text_read(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx, kq_text_info *info, kq_error *err);
 
-/* Add to hash the text that kq_text_read would read, unpacked and decoded, with size_first after the number of bytes in the file (all ones for a pipe): the
- * same when a job is continued with the same text. Checks all of it. */
+/* Add to hash the text that kq_text_read would read, unpacked and decoded, with size_first after the number of bytes in the file (all ones for a
+ * pipe): the same when a job is continued with the same text. Checks all of it. */
 kq_status kq_text_hash(const char *path, const kq_text_how *how, bool size_first, kq_hash *hash, kq_text_info *info, kq_error *err);
 
 /* Token ids of files one after another. */
 typedef struct kq_text_ids {
     int32_t *ids; size_t n; /* owned */
-    json_t *report;         /* owned: one object a file {"file", "format", "packing", "encoding", "documents", "conversations", "bytes", "whole", "tokens",
-                             * "special_tokens"} */
+    json_t *report;         /* owned: one object a file {"file", "format", "packing", "encoding", "documents", "conversations", "bytes", "whole",
+                             * "tokens", "special_tokens"} */
 } kq_text_ids;
 
-/* Documents are joined by kq_tokenizer_document_end's token, where there is one. first: put the tokenizer's own first tokens (a beginning token) before the first document, unless it is a conversation, whose template does that.
- * Special tokens that a text spells out become their ids, unless how->options.spell_special. want: tokens that are needed. how->reach is doubled until they
- * are there or the files end; early: stop as soon as they are there. how->tok must not be NULL. */
-kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out, kq_error *err);
+/* Documents are joined by kq_tokenizer_document_end's token, where there is one. first: put the tokenizer's own first tokens (a beginning token)
+ * before the first document, unless it is a conversation, whose template does that. Special tokens that a text spells out become their ids, unless
+ * how->options.spell_special. want: tokens that are needed. how->reach is doubled until they are there or the files end; early: stop as soon as
+ * they are there. how->tok must not be NULL. */
+kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out,
+                         kq_error *err);
 void kq_text_ids_free(kq_text_ids *t);
 
-/* All of PATH as UTF-8, unpacked and decoded, at most `most` bytes: for files that have a format of their own. *text: kq_free; a NUL follows it that *size does
- * not count. */
+/* All of PATH as UTF-8, unpacked and decoded, at most `most` bytes: for files that have a format of their own. *text: kq_free; a NUL follows it
+ * that *size does not count. */
 kq_status kq_text_load(const char *path, size_t most, char **text, size_t *size, kq_error *err);
 
 #endif
