@@ -30,6 +30,7 @@ typedef struct cli {
     bool json, dry_run, quiet, chat, tensors, plan, factor_bf16, card;
     size_t n_predict;
     double temperature, top_p, min_p, repeat_penalty; /* negative, and top_k too: not given */
+    const char *template_arg[32]; size_t n_template_arg; /* KEY=VALUE each */
     const char *stop[16], *system, *weights, *pp, *tg, *format; /* stop: of n_stop */
     const char *also[16]; /* of n_also */
     size_t n_stop, n_also, repetitions;
@@ -45,7 +46,7 @@ typedef struct cli_option {
 
 /* Keys of the options, shared by all commands' tables. */
 enum cli_key {
-    OPT_MIN_P = 256, OPT_REPEAT_PENALTY, OPT_STOP, OPT_SYSTEM, OPT_WEIGHTS, OPT_PP, OPT_TG, OPT_REPETITIONS, OPT_FORMAT, OPT_TABLE6, OPT_ALSO,
+    OPT_MIN_P = 256, OPT_REPEAT_PENALTY, OPT_STOP, OPT_SYSTEM, OPT_TEMPLATE_ARG, OPT_WEIGHTS, OPT_PP, OPT_TG, OPT_REPETITIONS, OPT_FORMAT, OPT_TABLE6, OPT_ALSO,
     OPT_OUT, OPT_BITS, OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_METHOD, OPT_RHO, OPT_ROUNDS, OPT_EARLY, OPT_TOL, OPT_MAX_ITER, OPT_START,
     OPT_CODE, OPT_SIGMA_REG, OPT_ONLY, OPT_FACTORS, OPT_FACTOR_DTYPE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, OPT_DRY_RUN, OPT_RESUME, OPT_FRESH,
     OPT_THREADS, OPT_ISA, OPT_COMPUTE, OPT_SEED, OPT_JSON, OPT_QUIET, OPT_PPL, OPT_KLD, OPT_CTX, OPT_CHUNKS, OPT_PROMPT, OPT_N, OPT_TEMP,

@@ -17,6 +17,8 @@ static const cli_option options[] = {
     {"n", "N", "at most this many new tokens (128)", OPT_N},
     {"chat", NULL, "the prompt is a user's message in the model's chat format; without -p a conversation, a line of stdin a message", OPT_CHAT},
     {"system", "TEXT", "the system message of --chat (default: the template's own)", OPT_SYSTEM},
+    {"template-arg", "KEY=VALUE", "a variable for the chat template of --chat, VALUE being JSON or else a text (enable_thinking=false); may be given several times",
+     OPT_TEMPLATE_ARG},
     {"stop", "TEXT", "end the answer before this text; may be given several times", OPT_STOP},
     {"temp", "T", "temperature; 0: always the most likely token", OPT_TEMP},
     {"top-k", "K", "draw from the K most likely tokens; 0: all", OPT_TOP_K},
@@ -71,7 +73,7 @@ typedef struct run {
     kq_engine *engine;
     int threads;        /* at most */
     size_t context;     /* tokens the engine's slot holds */
-    json_t *messages; /* owned array */
+    json_t *messages, *template_args; /* owned: array, object */
     int32_t *cached; size_t n_cached; /* owned: the tokens in the slot */
     kq_sampling sampling;
     answer out;
@@ -201,7 +203,7 @@ static kq_status say(run *r, const char *user, kq_error *err)
 {
     char *rendered = NULL;
     kq_status status = add_message(r, "user", user, err);
-    const kq_chat chat = {.messages = r->messages, .add_generation_prompt = true};
+    const kq_chat chat = {.messages = r->messages, .arguments = r->template_args, .add_generation_prompt = true};
     if (!status)
         status = kq_chat_render(r->tok, &chat, &rendered, err);
     if (!status)
@@ -284,6 +286,13 @@ int cmd_run(int argc, char **argv)
         goto out;
     if (c.system && (status = c.chat ? add_message(&r, "system", c.system, &err) : kq_fail(&err, KQ_E_ARG, "--system goes with --chat")))
         goto out;
+    if (c.n_template_arg && !c.chat && (status = kq_fail(&err, KQ_E_ARG, "--template-arg goes with --chat")))
+        goto out;
+    for (size_t i = 0; i < c.n_template_arg; i++)
+        if ((status = kq_chat_argument(&r.template_args, c.template_arg[i], &err)))
+            goto out;
+    if (c.chat && (status = kq_chat_check(r.tok, &err))) /* before the weights are made ready */
+        goto out;
     if (!c.prompt) {
         status = converse(&r, &err);
         goto out;
@@ -302,6 +311,7 @@ out:
         kq_tokenizer_close(r.tok);
     kq_model_file_close(r.model);
     json_decref(r.messages);
+    json_decref(r.template_args);
     kq_free(r.cached);
     free(r.out.text);
     return status ? cli_fail(&err) : EXIT_OK;

@@ -159,6 +159,11 @@ int cli_apply(cli *c, const cli_option *o, char *v)
         return -1;
     }
     case OPT_SYSTEM: c->system = v; return -1;
+    case OPT_TEMPLATE_ARG:
+        if (c->n_template_arg == sizeof c->template_arg / sizeof *c->template_arg)
+            return bad(c, o->name, v, "too many of them");
+        c->template_arg[c->n_template_arg++] = v;
+        return -1;
     case OPT_WEIGHTS: c->weights = v; return -1;
     case OPT_PP: c->pp = v; return -1;
     case OPT_TG: c->tg = v; return -1;

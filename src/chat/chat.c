@@ -1,233 +1,336 @@
-/* The chat formats of the supported families, written out. The model's template is only searched for markers, never executed. */
+/* A conversation through the model's own template, as transformers' apply_chat_template does it (tokenization_utils_base.py and
+ * utils/chat_template_utils.py of 5.23): which template, what it sees, and where a prefilled answer ends. */
+#include "chat/chat.h"
+
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "chat/chat.h"
-#include "io/tokenizer_internal.h"
+#include "base/mem.h"
+#include "base/warn.h"
+#include "io/json.h"
+#include "jinja/jinja.h"
 
-static const char smollm_system[] = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
-static const char qwen_system[] = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
+static const char tag[] = "CONTINUE_FINAL_MESSAGE_TAG "; /* put behind a prefilled answer, and looked for in the rendered text */
+static const char *const reasoning[] = {"reasoning_content", "thinking", "reasoning"}; /* one value under several names */
 
-typedef struct kq_message { const char *role, *content; } kq_message;
-typedef struct span { const char *s; size_t n; } span;
+static kq_status no_memory(kq_error *err) { return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation"); }
 
-/* Append strings up to a NULL. */
-static kq_status add(kq_tok_buf *out, kq_error *err, const char *s, ...) __attribute__((sentinel));
-static kq_status add(kq_tok_buf *out, kq_error *err, const char *s, ...)
+/* ---- which template ---- */
+
+static kq_status choose(const kq_tokenizer *tok, const kq_chat *chat, const char **name, const json_t **source, kq_error *err)
 {
-    va_list list;
-    kq_status status = KQ_OK;
-    va_start(list, s);
-    for (; s && !status; s = va_arg(list, const char *))
-        status = kq_tok_buf_add(out, s, strlen(s), err);
-    va_end(list);
-    return status;
+    const json_t *all = kq_tokenizer_chat_templates(tok);
+    if (!json_object_size(all))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "the model has no chat template (is it a base model?)");
+    *name = "tool_use";
+    if (!chat->tools || !(*source = json_object_get(all, *name)))
+        *source = json_object_get(all, *name = "default");
+    if (*source)
+        return KQ_OK;
+    return kq_fail(err, KQ_E_UNSUPPORTED, "the model has %zu chat templates, and none is named \"default\" (one is \"%.60s\")", json_object_size(all),
+                   json_object_iter_key(json_object_iter((json_t *)all)));
 }
 
-static bool is(const kq_message *m, const char *role) { return !strcmp(m->role, role); }
+/* ---- what it sees ---- */
 
-/* Python's str.strip(): Unicode white space at both ends (and U+001C..1F, which Python counts too). */
-static bool python_space(uint32_t cp)
+/* A message without the fields that are null, and with its reasoning under each of its names. */
+static json_t *plain_message(const json_t *m)
 {
-    return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x20) || cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) ||
-           cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
-}
-
-static span strip(const char *s)
-{
-    size_t n = strlen(s), valid = kq_utf8_valid(s, n), lo = 0, hi = n;
-    if (valid < n)
-        return (span){ s, n };
-    while (lo < n && python_space(kq_utf8_get(s + lo)))
-        lo += kq_utf8_size((unsigned char)s[lo]);
-    while (hi > lo) {
-        size_t at = hi - 1;
-        while (at > lo && ((unsigned char)s[at] & 0xc0) == 0x80)
-            at--;
-        if (!python_space(kq_utf8_get(s + at)))
-            break;
-        hi = at;
+    const json_t *thought = NULL;
+    json_t *out = json_object(), *v;
+    const char *key;
+    bool ok = out != NULL;
+    for (size_t i = 0; i < 3 && !thought; i++) {
+        const json_t *found = json_object_get(m, reasoning[i]);
+        thought = json_is_null(found) ? NULL : found;
     }
-    return (span){ s + lo, hi - lo };
+    if (thought)
+        ok = ok && !json_object_set(out, "thinking", (json_t *)thought);
+    json_object_foreach((json_t *)m, key, v)
+        if (!json_is_null(v))
+            ok = ok && !json_object_set(out, key, v);
+    if (thought)
+        ok = ok && !json_object_set(out, "reasoning_content", (json_t *)thought);
+    if (ok)
+        return out;
+    json_decref(out);
+    return NULL;
 }
 
-static span trim_newlines(span x, bool left, bool right)
+static kq_status plain_messages(const json_t *messages, json_t **out, kq_error *err)
 {
-    while (left && x.n && x.s[0] == '\n') {
-        x.s++;
-        x.n--;
+    const json_t *m;
+    size_t i;
+    if (!json_array_size(messages))
+        return kq_fail(err, KQ_E_ARG, "a conversation without messages");
+    if (!(*out = json_array()))
+        return no_memory(err);
+    json_array_foreach((json_t *)messages, i, m) {
+        if (!json_is_object(m))
+            return kq_fail(err, KQ_E_ARG, "message %zu is not an object with role and content", i);
+        if (json_array_append_new(*out, plain_message(m)))
+            return no_memory(err);
     }
-    while (right && x.n && x.s[x.n - 1] == '\n')
-        x.n--;
-    return x;
-}
-
-static kq_status roles_known(const kq_message *m, size_t n, kq_error *err)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!is(&m[i], "system") && !is(&m[i], "user") && !is(&m[i], "assistant"))
-            return kq_fail(err, KQ_E_UNSUPPORTED, "message %zu has role \"%.40s\" (system, user and assistant are supported)", i, m[i].role);
     return KQ_OK;
 }
 
-static kq_status chatml(const kq_message *m, size_t n, const char *system, kq_tok_buf *out, kq_error *err)
+static json_t *tagged(const json_t *text)
 {
-    kq_status status = KQ_OK;
-    if (n && system && !is(&m[0], "system"))
-        status = add(out, err, "<|im_start|>system\n", system, "<|im_end|>\n", NULL);
-    for (size_t i = 0; i < n && !status; i++)
-        status = add(out, err, "<|im_start|>", m[i].role, "\n", m[i].content, "<|im_end|>\n", NULL);
-    return status ? status : add(out, err, "<|im_start|>assistant\n", NULL);
+    const size_t n = json_string_length(text);
+    char *copy = kq_alloc(n + sizeof tag, 1);
+    if (!copy)
+        return NULL;
+    memcpy(copy, json_string_value(text), n);
+    memcpy(copy + n, tag, sizeof tag);
+    json_t *out = json_stringn_nocheck(copy, n + sizeof tag - 1);
+    kq_free(copy);
+    return out;
 }
 
-/* Qwen3: thinking is dropped from answers before the last question, and written out in answers after it. */
-static kq_status qwen3(const kq_message *m, size_t n, kq_tok_buf *out, kq_error *err)
+/* Put the tag behind the last message's text, or its last part that has a text. *text: that text before, borrowed from the caller's messages. */
+static kq_status mark_final(json_t *messages, const char *source, const json_t **text, kq_error *err)
 {
-    static const char open[] = "<think>", close[] = "</think>", tool[] = "<tool_response>", tool_end[] = "</tool_response>";
-    kq_status status = KQ_OK;
-    size_t last = n ? n - 1 : 0;
-    for (size_t i = n; i-- > 0;) {
-        size_t size = strlen(m[i].content), te = sizeof tool_end - 1;
-        bool response = !strncmp(m[i].content, tool, sizeof tool - 1) && size >= te && !strcmp(m[i].content + size - te, tool_end);
-        if (is(&m[i], "user") && !response) {
-            last = i;
+    json_t *last = json_array_get(messages, json_array_size(messages) - 1), *content = json_object_get(last, "content");
+    if (!content)
+        return kq_fail(err, KQ_E_ARG, "the last message has no content that could be continued");
+    if (!strstr(source, "content"))
+        return kq_fail(err, KQ_E_ARG, "the chat template does not read a message's content; it cannot be continued");
+    if (json_is_string(content)) {
+        *text = content;
+        return json_object_set_new(last, "content", tagged(content)) ? no_memory(err) : KQ_OK;
+    }
+    for (size_t i = json_array_size(content); i-- > 0;) {
+        const json_t *part = json_array_get(content, i), *found = json_object_get(part, "text");
+        if (!found)
+            continue;
+        if (!json_is_string(found))
+            return kq_fail(err, KQ_E_ARG, "the last message's text is not a string; it cannot be continued");
+        json_t *parts = json_copy(content), *copy = json_copy((json_t *)part);
+        *text = found;
+        if (!parts || !copy || json_object_set_new(copy, "text", tagged(found)) || json_array_set(parts, i, copy) || json_object_set(last, "content", parts)) {
+            json_decref(parts);
+            json_decref(copy);
+            return no_memory(err);
+        }
+        json_decref(parts);
+        json_decref(copy);
+        return KQ_OK;
+    }
+    return kq_fail(err, KQ_E_ARG, "the last message has no text that could be continued");
+}
+
+static kq_status check_tools(const json_t *tools, kq_error *err)
+{
+    for (size_t i = 0; i < json_array_size(tools); i++)
+        if (!json_is_object(json_array_get(tools, i)))
+            return kq_fail(err, KQ_E_ARG, "tool %zu is not an object (a JSON schema)", i);
+    return !tools || json_is_array(tools) ? KQ_OK : kq_fail(err, KQ_E_ARG, "tools are not a list");
+}
+
+/* Names that apply_chat_template takes for itself. */
+static kq_status check_arguments(const json_t *arguments, kq_error *err)
+{
+    static const char *const taken[] = {"messages", "conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+                                        "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+                                        "return_assistant_tokens_mask", "tokenizer_kwargs"};
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
+        if (json_object_get(arguments, taken[i]))
+            return kq_fail(err, KQ_E_ARG, "template argument %s: this name is not free", taken[i]);
+    const json_t *documents = json_object_get(arguments, "documents");
+    for (size_t i = 0; i < json_array_size(documents); i++)
+        if (!json_is_object(json_array_get(documents, i)))
+            return kq_fail(err, KQ_E_ARG, "template argument documents: entry %zu is not an object", i);
+    return !documents || json_is_null(documents) || json_is_array(documents) ? KQ_OK : kq_fail(err, KQ_E_ARG, "template argument documents: not a list");
+}
+
+static kq_status variables(const kq_tokenizer *tok, const kq_chat *chat, json_t *messages, json_t **out, kq_error *err)
+{
+    const json_t *special = kq_tokenizer_special_tokens(tok);
+    json_t *v = *out = json_object();
+    if (!v || (special && json_object_update(v, (json_t *)special)) || json_object_set_new(v, "documents", json_null()) ||
+        (chat->arguments && json_object_update(v, (json_t *)chat->arguments)) || json_object_set(v, "messages", messages) ||
+        json_object_set(v, "tools", chat->tools ? (json_t *)chat->tools : json_null()) ||
+        json_object_set_new(v, "add_generation_prompt", json_boolean(chat->add_generation_prompt)))
+        return no_memory(err);
+    return KQ_OK;
+}
+
+/* What is given and not read changes nothing, in transformers too; here it is said. */
+static void warn_unread(const kq_jinja *t, const char *name, const kq_chat *chat)
+{
+    const char *key;
+    json_t *v;
+    if (json_array_size(chat->tools) && !kq_jinja_names(t, "tools"))
+        kq_warn("%s reads no tools: they are left out of the prompt", name);
+    json_object_foreach((json_t *)chat->arguments, key, v)
+        if (!kq_jinja_names(t, key))
+            kq_warn("%s reads no variable \"%.60s\": the argument changes nothing", name, key);
+}
+
+/* ---- where a prefilled answer ends ---- */
+
+typedef struct span { const char *p; size_t n; } span;
+
+/* Python's str.isspace, by UTF-8: bytes of the white space at s, 0: none. */
+static size_t space_at(const char *s, size_t n)
+{
+    static const char *const wide[] = {"\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
+    if (!n)
+        return 0;
+    if ((*s >= 9 && *s <= 13) || (*s >= 0x1c && *s <= 0x20))
+        return 1;
+    if (n >= 3 && !memcmp(s, "\xe2\x80", 2) && (unsigned char)s[2] >= 0x80 && (unsigned char)s[2] <= 0x8a) /* U+2000 to U+200A */
+        return 3;
+    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
+        if (n >= strlen(wide[i]) && !memcmp(s, wide[i], strlen(wide[i])))
+            return strlen(wide[i]);
+    return 0;
+}
+
+static span strip(span x, bool left)
+{
+    for (size_t size; left && (size = space_at(x.p, x.n));) {
+        x.p += size;
+        x.n -= size;
+    }
+    while (x.n) {
+        size_t at = x.n - 1;
+        while (at && ((unsigned char)x.p[at] & 0xc0) == 0x80)
+            at--;
+        if (space_at(x.p + at, x.n - at) != x.n - at)
             break;
-        }
+        x.n = at;
     }
-    for (size_t i = 0; i < n && !status; i++) {
-        span content = { m[i].content, strlen(m[i].content) }, thought = { "", 0 };
-        if ((status = add(out, err, "<|im_start|>", m[i].role, "\n", NULL)))
+    return x;
+}
+
+static kq_status cut_at_tag(char *text, size_t *size, const json_t *final, kq_error *err)
+{
+    const size_t bare = sizeof tag - 2; /* without its space */
+    const span wanted = strip((span){json_string_value(final), json_string_length(final)}, true);
+    size_t at = *size >= bare ? *size - bare + 1 : 0;
+    while (at-- > 0)
+        if (!memcmp(text + at, tag, bare))
             break;
-        if (is(&m[i], "assistant")) {
-            const char *first = strstr(m[i].content, close);
-            if (first) {
-                const char *final = first;
-                for (const char *p; (p = strstr(final + 1, close));)
-                    final = p;
-                thought = trim_newlines((span){ m[i].content, (size_t)(first - m[i].content) }, false, true);
-                for (const char *p; (p = memmem(thought.s, thought.n, open, sizeof open - 1));)
-                    thought = (span){ p + sizeof open - 1, thought.n - (size_t)(p - thought.s) - (sizeof open - 1) };
-                thought = trim_newlines(thought, true, true);
-                final += sizeof close - 1;
-                content = trim_newlines((span){ final, strlen(final) }, true, false);
-            }
-            if (i > last && (i + 1 == n || thought.n)) {
-                content = trim_newlines(content, true, false);
-                if ((status = add(out, err, "<think>\n", NULL)) || (status = kq_tok_buf_add(out, thought.s, thought.n, err)) ||
-                    (status = add(out, err, "\n</think>\n\n", NULL)))
-                    break;
-            }
-        }
-        if (!(status = kq_tok_buf_add(out, content.s, content.n, err)))
-            status = add(out, err, "<|im_end|>\n", NULL);
-    }
-    return status ? status : add(out, err, "<|im_start|>assistant\n", NULL);
+    if (at == SIZE_MAX || (wanted.n && !memmem(text, *size, wanted.p, wanted.n)))
+        return kq_fail(err, KQ_E_ARG, "the chat template leaves out or changes the last message; it cannot be continued");
+    const bool spaced = at + bare < *size && text[at + bare] == ' ';
+    *size = spaced ? at : strip((span){text, at}, false).n;
+    text[*size] = 0;
+    return KQ_OK;
 }
 
-static const char *token_text(const kq_tokenizer *tok, int32_t id, const char *otherwise)
+/* ---- the whole ---- */
+
+/* The local time; SOURCE_DATE_EPOCH (seconds since 1970) in its place, so that runs can be repeated. */
+static struct tm local_time(void)
 {
-    return id >= 0 && (size_t)id < tok->n_id && tok->token[id].off != UINT32_MAX ? tok->text.data + tok->token[id].off : otherwise;
+    const char *fixed = getenv("SOURCE_DATE_EPOCH");
+    time_t now = time(NULL);
+    struct tm tm = {0};
+    char *end;
+    if (fixed && *fixed) {
+        const long long seconds = strtoll(fixed, &end, 10);
+        if (!*end && seconds >= 0 && seconds < 1LL << 36)
+            now = (time_t)seconds;
+    }
+    localtime_r(&now, &tm);
+    return tm;
 }
 
-static kq_status llama2(const kq_tokenizer *tok, const kq_message *m, size_t n, kq_tok_buf *out, kq_error *err)
+static kq_status run(const kq_tokenizer *tok, const kq_chat *chat, const char *name, const json_t *source, char **text, size_t *size, kq_error *err)
 {
-    const char *bos = token_text(tok, tok->bos, "<s>"), *eos = token_text(tok, tok->eos, "</s>"), *system = NULL;
-    kq_status status = KQ_OK;
-    if (n && is(&m[0], "system")) {
-        system = m[0].content;
-        m++;
-        n--;
+    json_t *messages = NULL, *vars = NULL;
+    const json_t *final = NULL;
+    json_t *kept = NULL;
+    kq_jinja *t = NULL;
+    const struct tm now = local_time();
+    kq_status status;
+    if ((status = kq_jinja_parse(json_string_value(source), json_string_length(source), name, &t, err)) ||
+        (status = plain_messages(chat->messages, &messages, err)))
+        goto out;
+    if (chat->continue_final_message) {
+        kept = json_incref(json_object_get(json_array_get(messages, json_array_size(messages) - 1), "content")); /* final lies in it */
+        if ((status = mark_final(messages, json_string_value(source), &final, err)))
+            goto out;
     }
-    for (size_t i = 0; i < n && !status; i++) {
-        if (is(&m[i], "user") != (i % 2 == 0) || is(&m[i], "system"))
-            return kq_fail(err, KQ_E_ARG, "this chat format wants user and assistant by turns after an optional system message; message %zu is \"%.40s\"",
-                           i + (system != NULL), m[i].role);
-        kq_tok_buf whole = { 0 };
-        bool user = is(&m[i], "user");
-        status = i == 0 && system ? add(&whole, err, "<<SYS>>\n", system, "\n<</SYS>>\n\n", m[i].content, NULL) : add(&whole, err, m[i].content, NULL);
-        if (!status)
-            status = kq_tok_buf_add(&whole, "", 1, err);
-        if (!status)
-            status = user ? add(out, err, bos, "[INST] ", NULL) : add(out, err, " ", NULL);
-        if (!status) {
-            span x = strip(whole.data);
-            status = kq_tok_buf_add(out, x.s, x.n, err);
-        }
-        if (!status)
-            status = user ? add(out, err, " [/INST]", NULL) : add(out, err, " ", eos, NULL);
-        kq_free(whole.data);
-    }
-    return status;
-}
-
-static kq_status llama3(const kq_tokenizer *tok, const kq_message *m, size_t n, bool dated, kq_tok_buf *out, kq_error *err)
-{
-    kq_status status = add(out, err, n || dated ? token_text(tok, tok->bos, "<|begin_of_text|>") : "", NULL);
-    if (!status && dated) {
-        status = add(out, err, "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n", NULL);
-        if (!status && n && is(&m[0], "system")) {
-            span x = strip(m[0].content);
-            status = kq_tok_buf_add(out, x.s, x.n, err);
-            m++;
-            n--;
-        }
-        if (!status)
-            status = add(out, err, "<|eot_id|>", NULL);
-    }
-    for (size_t i = 0; i < n && !status; i++) {
-        span x = strip(m[i].content);
-        if (!(status = add(out, err, "<|start_header_id|>", m[i].role, "<|end_header_id|>\n\n", NULL)) && !(status = kq_tok_buf_add(out, x.s, x.n, err)))
-            status = add(out, err, "<|eot_id|>", NULL);
-    }
-    return status ? status : add(out, err, "<|start_header_id|>assistant<|end_header_id|>\n\n", NULL);
-}
-
-static kq_status render(const kq_tokenizer *tok, const kq_message *messages, size_t n, char **text, kq_error *err)
-{
-    const char *t = tok->chat_template;
-    kq_tok_buf out = { 0 };
-    *text = NULL;
-    if (!t)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: the model has no chat template (is it a base model?)", tok->path);
-    kq_status status = roles_known(messages, n, err);
-    if (status)
-        return status;
-    if (strstr(t, "<|start_header_id|>"))
-        status = llama3(tok, messages, n, strstr(t, "Cutting Knowledge Date") != NULL, &out, err);
-    else if (strstr(t, "<|im_start|>") && strstr(t, "</think>"))
-        status = qwen3(messages, n, &out, err);
-    else if (strstr(t, "<|im_start|>"))
-        status = chatml(messages, n, strstr(t, smollm_system) ? smollm_system : strstr(t, qwen_system) ? qwen_system : NULL, &out, err);
-    else if (strstr(t, "[INST]"))
-        status = llama2(tok, messages, n, &out, err);
-    else
-        status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: the chat template is none of ChatML (SmolLM2, Qwen), LLaMA-2 and LLaMA-3", tok->path);
+    if ((status = variables(tok, chat, messages, &vars, err)) || (status = kq_jinja_render(t, vars, &now, text, size, err)))
+        goto out;
+    if (final)
+        status = cut_at_tag(*text, size, final, err);
+    if (!status && memchr(*text, 0, *size))
+        status = kq_fail(err, KQ_E_ARG, "the conversation has a NUL character");
     if (!status)
-        status = kq_tok_buf_add(&out, "", 1, err);
-    if (status)
-        kq_free(out.data);
-    else
-        *text = out.data;
+        warn_unread(t, name, chat);
+out:
+    kq_jinja_free(t);
+    json_decref(messages);
+    json_decref(vars);
+    json_decref(kept);
     return status;
 }
 
 kq_status kq_chat_render(const kq_tokenizer *tok, const kq_chat *chat, char **text, kq_error *err)
 {
-    const size_t n = json_array_size(chat->messages);
-    kq_message *m = kq_calloc(n, sizeof *m);
-    kq_status status = KQ_OK;
+    const json_t *source = NULL;
+    const char *which = NULL;
+    char name[120];
+    size_t size;
+    kq_status status;
     *text = NULL;
-    if (!m)
-        return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
-    if (json_array_size(chat->tools) || json_object_size(chat->arguments) || !chat->add_generation_prompt || chat->continue_final_message)
-        status = kq_fail(err, KQ_E_UNSUPPORTED, "tools, template arguments and prefilled answers are not supported yet");
-    for (size_t i = 0; i < n && !status; i++) {
-        const json_t *message = json_array_get(chat->messages, i);
-        m[i] = (kq_message){json_string_value(json_object_get(message, "role")), json_string_value(json_object_get(message, "content"))};
-        if (!m[i].role || !m[i].content)
-            status = kq_fail(err, KQ_E_ARG, "message %zu: role and content are wanted, both text", i);
+    if (chat->continue_final_message && chat->add_generation_prompt)
+        return kq_fail(err, KQ_E_ARG, "an answer is either continued or begun, not both");
+    if ((status = choose(tok, chat, &which, &source, err)) || (status = check_tools(chat->tools, err)) || (status = check_arguments(chat->arguments, err)))
+        return status;
+    snprintf(name, sizeof name, strcmp(which, "default") ? "the chat template \"%.60s\"" : "the chat template", which);
+    if ((status = run(tok, chat, name, source, text, &size, err))) {
+        kq_free(*text);
+        *text = NULL;
     }
-    if (!status)
-        status = render(tok, m, n, text, err);
-    kq_free(m);
     return status;
+}
+
+kq_status kq_chat_check(const kq_tokenizer *tok, kq_error *err)
+{
+    const kq_chat plain = {0};
+    const json_t *source;
+    const char *which;
+    kq_jinja *t = NULL;
+    kq_status status = choose(tok, &plain, &which, &source, err);
+    if (!status)
+        status = kq_jinja_parse(json_string_value(source), json_string_length(source), "the chat template", &t, err);
+    kq_jinja_free(t);
+    return status;
+}
+
+bool kq_chat_takes_tools(const kq_tokenizer *tok)
+{
+    const json_t *none = json_array(), *source = NULL; /* any list will do */
+    const kq_chat with_tools = {.tools = none};
+    const char *which;
+    kq_jinja *t = NULL;
+    const bool takes = !choose(tok, &with_tools, &which, &source, NULL) &&
+                       !kq_jinja_parse(json_string_value(source), json_string_length(source), "", &t, NULL) && kq_jinja_names(t, "tools");
+    kq_jinja_free(t);
+    json_decref((json_t *)none);
+    return takes;
+}
+
+kq_status kq_chat_argument(json_t **arguments, const char *text, kq_error *err)
+{
+    const char *eq = strchr(text, '=');
+    json_t *v = NULL;
+    char key[100];
+    if (!eq || eq == text || (size_t)(eq - text) >= sizeof key)
+        return kq_fail(err, KQ_E_ARG, "template argument \"%.60s\": KEY=VALUE is wanted, for example enable_thinking=false", text);
+    memcpy(key, text, (size_t)(eq - text));
+    key[eq - text] = 0;
+    if (!strcmp(eq + 1, "True") || !strcmp(eq + 1, "False") || !strcmp(eq + 1, "None"))
+        return kq_fail(err, KQ_E_ARG, "template argument %s: the value is JSON: true, false or null (\"\\\"%s\\\"\" for the text)", key, eq + 1);
+    if (kq_json_parse(eq + 1, strlen(eq + 1), key, &v, NULL) && !(v = json_string(eq + 1)))
+        return kq_fail(err, KQ_E_ARG, "template argument %s: the value is not UTF-8", key);
+    if ((!*arguments && !(*arguments = json_object())) || json_object_set_new(*arguments, key, v))
+        return kq_fail(err, KQ_E_ARG, "template argument %s: the name is not UTF-8, or out of memory", key);
+    return check_arguments(*arguments, err);
 }

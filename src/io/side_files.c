@@ -13,6 +13,31 @@ static const char *const copied[] = { "tokenizer.json", "tokenizer_config.json",
                                       "chat_template.jinja", "chat_template.json", "merges.txt", "vocab.json", "tokenizer.model",
                                       "added_tokens.json" };
 
+/* The files of additional_chat_templates. */
+static kq_status copy_templates(const char *from, const char *dir, kq_error *err)
+{
+    static const char folder[] = "additional_chat_templates";
+    char a[4096], b[4096], file[4096], **names;
+    size_t n;
+    kq_status status;
+    if ((status = kq_path_join(a, sizeof a, from, folder, err)) || (status = kq_path_join(b, sizeof b, dir, folder, err)) ||
+        (status = kq_chat_template_files(from, &names, &n, err)))
+        return status;
+    if (n)
+        status = kq_mkdirs(b, err);
+    for (size_t i = 0; i < n && !status; i++) {
+        char *text = NULL;
+        size_t size;
+        if ((status = kq_path_join(file, sizeof file, a, names[i], err)) || (status = kq_file_read(file, KQ_TOK_MAX_FILE, &text, &size, err)))
+            break;
+        if (!(status = kq_path_join(file, sizeof file, b, names[i], err)))
+            status = kq_file_write(file, text, size, err);
+        kq_free(text);
+    }
+    kq_chat_template_files_free(names, n);
+    return status;
+}
+
 static kq_status copy_all(const char *from, const char *dir, kq_error *err)
 {
     for (size_t i = 0; i < sizeof copied / sizeof *copied; i++) {
@@ -29,7 +54,7 @@ static kq_status copy_all(const char *from, const char *dir, kq_error *err)
         if (status)
             return status;
     }
-    return KQ_OK;
+    return copy_templates(from, dir, err);
 }
 
 static kq_status dump(const json_t *v, const char *what, char **out, kq_error *err)

@@ -19,7 +19,7 @@ kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err)
     return kq_json_read(path, KQ_TOK_MAX_FILE, out, err);
 }
 
-/* tokenizer_config.json, as it was read, and chat_template.jinja in the folder of tokenizer.json, if it is there. */
+/* tokenizer_config.json, as it was read, and chat templates in files of tokenizer.json's folder. */
 static kq_status read_beside(kq_tokenizer *tok, const json_t *config, const char *dir, kq_error *err)
 {
     char path[4096];
@@ -27,15 +27,7 @@ static kq_status read_beside(kq_tokenizer *tok, const json_t *config, const char
     if (!status)
         status = kq_tokenizer_apply_config(tok, config, path, err);
     if (!status)
-        status = kq_path_join(path, sizeof path, dir, "chat_template.jinja", err);
-    if (!status && kq_path_exists(path)) {
-        char *text = NULL;
-        size_t size;
-        if (!(status = kq_file_read(path, 1 << 24, &text, &size, err))) {
-            kq_free(tok->chat_template);
-            tok->chat_template = text;
-        }
-    }
+        status = kq_chat_templates_from_folder(tok, dir, err);
     return status;
 }
 
@@ -153,7 +145,8 @@ void kq_tokenizer_close(kq_tokenizer *tok)
     kq_free(tok->prefix);
     kq_free(tok->suffix);
     kq_free(tok->meta);
-    kq_free(tok->chat_template);
+    json_decref(tok->chat_templates);
+    json_decref(tok->special_map);
     kq_free(tok);
 }
 
@@ -487,7 +480,6 @@ int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size)
     }
 }
 
-const char *kq_tokenizer_chat_template(const kq_tokenizer *tok) { return tok->chat_template; }
 size_t kq_tokenizer_vocab_size(const kq_tokenizer *tok) { return tok->n_id; }
 int32_t kq_tokenizer_bos(const kq_tokenizer *tok) { return tok->bos; }
 int32_t kq_tokenizer_eos(const kq_tokenizer *tok) { return tok->eos; }

@@ -2,6 +2,8 @@
 #ifndef KQ_IO_TOKENIZER_H
 #define KQ_IO_TOKENIZER_H
 
+#include <jansson.h>
+
 #include "io/source.h"
 
 typedef struct kq_tokenizer kq_tokenizer;
@@ -47,8 +49,13 @@ int32_t kq_tokenizer_id(const kq_tokenizer *tok, const char *token); /* id of an
 /* The token that separates documents: "<|endoftext|>"/"<|end_of_text|>" when there is one, else eos. -1: none. */
 int32_t kq_tokenizer_document_end(const kq_tokenizer *tok);
 
-/* The model's chat template as text (never executed here), borrowed; NULL: none. */
+/* The model's usual chat template as text, borrowed; NULL: none. */
 const char *kq_tokenizer_chat_template(const kq_tokenizer *tok);
+/* All of them, an object of name -> text ("default", "tool_use", ...), borrowed; NULL: none. From chat_template.jinja and the files of
+ * additional_chat_templates/; without them from "chat_template" of tokenizer_config.json; or a GGUF's tokenizer.chat_template and .NAME. */
+const json_t *kq_tokenizer_chat_templates(const kq_tokenizer *tok);
+/* What a template knows of the special tokens, as transformers' special_tokens_map: "bos_token" -> text, ...; borrowed; NULL: nothing. */
+const json_t *kq_tokenizer_special_tokens(const kq_tokenizer *tok);
 
 /* Write the Hugging Face side files of a source into folder `dir` (which exists). From a folder they are copied byte for byte: tokenizer.json,
  * tokenizer_config.json, special_tokens_map.json, generation_config.json, chat_template.jinja, merges.txt, vocab.json, tokenizer.model,

@@ -435,14 +435,13 @@ kq_status kq_tokenizer_gguf_json(const struct kq_gguf *g, size_t max_position, j
     for (size_t i = 0; i < 4; i++)
         if (roles[i].id >= 0 && json_object_set(*config, roles[i].key, r.name[roles[i].id]))
             goto memory;
-    if (kq_gguf_str(kq_gguf_find(r.g, "tokenizer.chat_template"), 0, &s, &size)) {
-        if (kq_utf8_valid(s, size) < size || memchr(s, 0, size)) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.chat_template is not UTF-8 text", r.path);
-            goto out;
-        }
-        if (json_object_set_new(*config, "chat_template", json_stringn_nocheck(s, size)))
-            goto memory;
+    json_t *templates;
+    if ((status = kq_chat_templates_of_gguf(r.g, r.path, &templates, err))) {
+        json_decref(templates);
+        goto out;
     }
+    if (templates && json_object_set_new(*config, "chat_template", templates))
+        goto memory;
     goto out;
 memory:
     status = kq_fail(err, KQ_E_MEMORY, "out of memory: the tokenizer of %s", r.path);

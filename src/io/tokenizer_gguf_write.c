@@ -255,8 +255,7 @@ kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_er
         (!spm && (status = write_merges(w, &v, root, err))) || (status = write_ids(w, tok, config, cfg, spm, err)) ||
         (status = write_added(w, tok, err)) || (status = kq_gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", adds_space_prefix(tok), err)))
         goto out;
-    if (tok->chat_template)
-        status = kq_gguf_writer_str(w, "tokenizer.chat_template", tok->chat_template, err);
+    status = kq_chat_templates_to_gguf(w, tok, err);
 out:
     kq_free(v.text);
     kq_free(v.type);

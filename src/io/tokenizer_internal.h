@@ -144,7 +144,8 @@ struct kq_tokenizer {
     int32_t bos, eos;
     size_t n_rows;                             /* rows of the model's embedding, 0: not known. No text may give an id beyond them */
     bool split_special;                        /* special tokens in a text are always spelled out */
-    char *chat_template;                       /* NULL: none */
+    json_t *chat_templates;                    /* name -> text; "default" is the usual one; NULL: none; owned */
+    json_t *special_map;                       /* "bos_token" -> text, ...; NULL: none; owned */
 };
 
 /* Build from parsed JSON; path names it in messages. */
@@ -155,6 +156,16 @@ kq_status kq_tokenizer_from_json(const json_t *root, const char *path, kq_tokeni
 kq_status kq_tokenizer_folder_json(const char *path, json_t **tokenizer, json_t **config, kq_error *err);
 /* Read bos, eos, split_special_tokens and the chat template from a tokenizer_config.json. */
 kq_status kq_tokenizer_apply_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err);
+struct kq_gguf_writer;
+/* The same for chat templates and the names of special tokens; and templates in files of a folder, which win. */
+kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err);
+kq_status kq_chat_templates_from_folder(kq_tokenizer *tok, const char *dir, kq_error *err);
+/* Names of the files in DIR/additional_chat_templates, sorted. */
+kq_status kq_chat_template_files(const char *dir, char ***names, size_t *n, kq_error *err);
+void kq_chat_template_files_free(char **names, size_t n);
+/* tokenizer_config.json's "chat_template" out of a GGUF's tokenizer.chat_template (and .NAME); *out NULL: none. And the way back. */
+kq_status kq_chat_templates_of_gguf(const struct kq_gguf *g, const char *path, json_t **out, kq_error *err);
+kq_status kq_chat_templates_to_gguf(struct kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err);
 kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err);
 /* id of a string in the model's vocabulary, -1: none. */
 int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size);
@@ -171,7 +182,6 @@ json_t *kq_gguf_pre_json(const char *name, bool add_prefix_space);
 /* The tokenizer.ggml.pre that stands for a tokenizer.json's normalizer and pre_tokenizer (byte-level models); NULL: none does. */
 const char *kq_gguf_pre_name(const json_t *tokenizer);
 /* All tokenizer.* pairs of the tokenizer in a folder. */
-struct kq_gguf_writer;
 kq_status kq_tokenizer_write_gguf(struct kq_gguf_writer *w, const kq_source *src, kq_error *err);
 
 /* Append the ids of one piece. */

@@ -758,23 +758,5 @@ kq_status kq_tokenizer_apply_config(kq_tokenizer *tok, const json_t *config, con
     if ((status = config_token(tok, config, "bos_token", path, &tok->bos, err)) ||
         (status = config_token(tok, config, "eos_token", path, &tok->eos, err)))
         return status;
-    const json_t *t = json_object_get(config, "chat_template");
-    if (json_is_array(t)) { /* several: the one named default */
-        json_t *item;
-        const json_t *found = NULL;
-        size_t i;
-        json_array_foreach(t, i, item) {
-            const char *name = json_string_value(json_object_get(item, "name"));
-            if (name && !strcmp(name, "default"))
-                found = json_object_get(item, "template");
-        }
-        t = found;
-    }
-    if (json_is_string(t)) {
-        size_t size;
-        kq_free(tok->chat_template);
-        tok->chat_template = NULL;
-        return copy_string(t, tok, "chat_template", &tok->chat_template, &size, err);
-    }
-    return KQ_OK;
+    return kq_chat_templates_from_config(tok, config, path, err);
 }

@@ -116,7 +116,7 @@ j_val kq_j_slice(j_run *r, j_val v, j_val start, j_val stop, j_val step)
     if (v.kind != J_STR && !j_is_list(v)) {
         if (v.kind == J_RANGE)
             kq_j_fail(r, KQ_E_UNSUPPORTED, "a slice of a range is not supported");
-        j_type_error(r, "a value of type %s has no slices", kq_j_type_name(v));
+        kq_j_fail(r, KQ_E_UNSUPPORTED, "a value of type %s has no slices", kq_j_type_name(v)); /* jinja2 raises, but not for constants */
     }
     kq_j_not_safe(r, v, "taken apart");
     int64_t by = step.kind == J_MISSING || step.kind == J_NONE ? 1 : kq_j_want_int(r, step, "the step of a slice");

@@ -38,7 +38,7 @@ static const char *token_text(const j_tok *t)
 
 void kq_j_expect(j_parser *p, j_tok_kind kind, const char *name)
 {
-    static const char *const kinds[] = {"the end", "text", "'{{'", "'}}'", "'{%'", "'%}'", "a name", "a string", "a number", "a number", "a sign"};
+    static const char *const kinds[] = {"the end", "text", "{{", "}}", "{%", "%}", "a name", "a string", "a number", "a number", "a sign"};
     if (!kq_j_skip(p, kind, name))
         bad(p, "'%.40s' is wanted before %.40s", name ? name : kinds[kind], token_text(&p->tok));
 }
