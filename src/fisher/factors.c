@@ -46,13 +46,14 @@ static size_t square_floats(size_t m, size_t n)
     return (2 * TOKENS * (m + n + TOKENS) + 15) / 16 * 16;
 }
 
-/* ||g^T x||_F^2 = sum_{s,t} (g_s . g_t)(x_s . x_t), lower tiles. scratch: square_floats. */
-static double factored_square(const uint16_t *sample, size_t T, size_t m, size_t n, float *scratch)
+/* ||g^T x||_F^2 = sum_{s,t} (g_s . g_t)(x_s . x_t), lower tiles; *terms: the sum of the terms' magnitudes. scratch: square_floats. */
+static double factored_square(const uint16_t *sample, size_t T, size_t m, size_t n, float *scratch, double *terms)
 {
     const size_t width[2] = {m, n};
     const uint16_t *from[2] = {sample, sample + T * m};
     float *K[2] = {scratch, scratch + TOKENS * TOKENS}, *rows = K[1] + TOKENS * TOKENS, *columns = rows + TOKENS * (m > n ? m : n);
     double sum = 0;
+    *terms = 0;
     for (size_t r = 0; r < T; r += TOKENS)
         for (size_t c = 0; c <= r; c += TOKENS) {
             const size_t h = T - r < TOKENS ? T - r : TOKENS, w = T - c < TOKENS ? T - c : TOKENS;
@@ -61,10 +62,13 @@ static double factored_square(const uint16_t *sample, size_t T, size_t m, size_t
                 kq_bf16_to_f32_n(from[k] + c * width[k], columns, w * width[k]);
                 kq_gemm_f32(false, true, h, w, width[k], 1, rows, width[k], columns, width[k], 0, K[k], w);
             }
-            double part = 0;
-            for (size_t i = 0; i < h * w; i++)
+            double part = 0, size = 0;
+            for (size_t i = 0; i < h * w; i++) {
                 part += (double)K[0][i] * K[1][i];
+                size += fabs((double)K[0][i] * K[1][i]);
+            }
             sum += r == c ? part : 2 * part;
+            *terms += r == c ? size : 2 * size;
         }
     return sum > 0 || !isfinite(sum) ? sum : 0;
 }
@@ -91,31 +95,37 @@ static double whole_square(const uint16_t *g, size_t m, size_t n)
     return sum;
 }
 
-/* sum ||G_i||_F^2 of samples first.., added to *total in order, looking at every value once. The first bad sample is named, whoever finds it.
+typedef struct squares {
+    double total, terms; /* sum ||G_i||_F^2, and of the magnitudes of what it was added up from */
+} squares;
+
+/* sum ||G_i||_F^2 of samples first.., added to *sum in order, looking at every value once. The first bad sample is named, whoever finds it.
  * scratch: square_floats for each thread, for factored samples. */
-static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, size_t first, size_t all, float *scratch, double *total, kq_error *err)
+static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, size_t first, size_t all, float *scratch, squares *sum, kq_error *err)
 {
     const size_t m = plan->m, n = plan->n;
     size_t bad = SIZE_MAX;
     enum { GROUP = 64 }; /* samples at a time: bounded storage, sums in order */
     for (size_t done = 0; done < all; done += GROUP) {
-        double part[GROUP];
+        double part[GROUP], terms[GROUP];
         size_t count = all - done < GROUP ? all - done : GROUP;
         #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1) reduction(min : bad)
         for (size_t s = 0; s < count; s++) {
             const uint16_t *sample = g + (done + s) * plan->sample;
-            part[s] = 0;
+            part[s] = terms[s] = 0;
             if (broken_values(sample, plan->sample))
                 bad = first + done + s < bad ? first + done + s : bad;
             else if (plan->T)
-                part[s] = factored_square(sample, plan->T, m, n, scratch + (size_t)omp_get_thread_num() * square_floats(m, n));
+                part[s] = factored_square(sample, plan->T, m, n, scratch + (size_t)omp_get_thread_num() * square_floats(m, n), &terms[s]);
             else
-                part[s] = whole_square(sample, m, n);
+                part[s] = terms[s] = whole_square(sample, m, n);
         }
         if (bad != SIZE_MAX)
             return kq_fail(err, KQ_E_NUMERIC, "gradient of sample %zu (of %zu, [%zu, %zu]) holds a NaN or an infinity", bad, plan->D, m, n);
-        for (size_t s = 0; s < count; s++)
-            *total += part[s];
+        for (size_t s = 0; s < count; s++) {
+            sum->total += part[s];
+            sum->terms += terms[s];
+        }
     }
     return KQ_OK;
 }
@@ -175,7 +185,7 @@ typedef struct estimate {
     kq_step step;
     kq_factor_report report;
     size_t seen;                  /* samples of this pass */
-    double squares;               /* sum ||G_i||_F^2 of the first `counted` samples: of those that were looked at so far */
+    squares squares;              /* of the first `counted` samples: of those that were looked at so far */
     size_t counted;
     bool finished;
     void *block;                  /* owned: the products' scratch, then the machine's state */
@@ -241,13 +251,20 @@ static void end_estimate(estimate *e)
     e->finished = true;
 }
 
+/* Every gradient is zero or absurdly small; or it is what rounding has left of terms that cancel (the queries' over a text of one token again and again), from
+ * which no positive semidefinite factor comes: f32 knows each term to 1e-7. */
+static bool is_nothing(const estimate *e)
+{
+    return e->squares.total < KQ_TINY_SQUARE * (double)e->plan.D * (double)e->plan.m * (double)e->plan.n || e->squares.total < 1e-5 * e->squares.terms;
+}
+
 /* The layer does not move the loss: there is nothing to estimate. */
-static void finish_without_gradient(estimate *e)
+static void finish_without(estimate *e, kq_lack why)
 {
     const kq_stream_linear *w = e->what;
     memset(w->H_in, 0, w->n * w->n * sizeof(float));
     memset(w->H_out, 0, w->m * w->m * sizeof(float));
-    e->report = (kq_factor_report){.lack = KQ_LACK_GRADIENT, .products = e->report.products, .converged = true, .seconds = e->report.seconds,
+    e->report = (kq_factor_report){.lack = why, .products = e->report.products, .converged = true, .seconds = e->report.seconds,
                                    .flop = e->report.flop + e->product.flop};
     end_estimate(e);
 }
@@ -255,9 +272,13 @@ static void finish_without_gradient(estimate *e)
 static kq_status finish_estimate(estimate *e, kq_error *err)
 {
     kq_stream_linear *w = e->what;
-    e->report.flop += e->product.flop;
-    e->report.trace_product = e->squares / (double)e->plan.D;
+    e->report.trace_product = e->squares.total / (double)e->plan.D;
     kq_status status = e->machine->finish(&e->search, err);
+    if (!status && e->report.lack) {
+        finish_without(e, e->report.lack);
+        return KQ_OK;
+    }
+    e->report.flop += e->product.flop;
     if (!status && kq_estimator_of(w->opt->method)->diagonal) {
         keep_diagonal(w->H_in, w->n);
         keep_diagonal(w->H_out, w->m);
@@ -304,10 +325,10 @@ static kq_status end_product(estimate *e, kq_error *err)
 {
     kq_status status = kq_product_end(&e->product, e->step.out, err);
     if (!status)
-        status = check_squares(e->squares, e->counted, e->plan.m, e->plan.n, err);
+        status = check_squares(e->squares.total, e->counted, e->plan.m, e->plan.n, err);
     e->report.products++;
-    if (!status && e->counted == e->plan.D && e->squares / ((double)e->plan.D * (double)e->plan.m * (double)e->plan.n) < KQ_TINY_SQUARE) {
-        finish_without_gradient(e);
+    if (!status && e->counted == e->plan.D && is_nothing(e)) {
+        finish_without(e, KQ_LACK_GRADIENT);
         return KQ_OK;
     }
     return status ? status : e->machine->absorb(&e->search, err);

@@ -75,6 +75,7 @@ kq_factor_options kq_factor_defaults(void);
 typedef enum kq_lack {
     KQ_LACK_NOTHING = 0,
     KQ_LACK_GRADIENT, /* all gradients are zero, or so small (KQ_TINY_SQUARE) that f32 holds no products of them */
+    KQ_LACK_ROUNDING, /* the gradients cancel: nothing is left of their sums but rounding errors */
     KQ_LACK_INPUT,    /* input-only: the same of the inputs */
     KQ_LACK_ENTRY,    /* the imatrix has no entry for it */
     KQ_LACK_COUNT,    /* the imatrix's entry was never counted */

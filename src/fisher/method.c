@@ -22,7 +22,7 @@ const kq_estimator *kq_estimator_of(kq_method method)
 }
 
 static const char *const lacks[KQ_N_LACK] = {
-    [KQ_LACK_NOTHING] = "", [KQ_LACK_GRADIENT] = "no gradient", [KQ_LACK_INPUT] = "no input", [KQ_LACK_ENTRY] = "not in the imatrix",
+    [KQ_LACK_NOTHING] = "", [KQ_LACK_GRADIENT] = "no gradient", [KQ_LACK_ROUNDING] = "lost in rounding", [KQ_LACK_INPUT] = "no input", [KQ_LACK_ENTRY] = "not in the imatrix",
     [KQ_LACK_COUNT] = "not counted in the imatrix", [KQ_LACK_VALUES] = "zero in the imatrix",
 };
 

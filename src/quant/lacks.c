@@ -21,6 +21,7 @@ static const char *words(kq_lack lack)
 {
     switch (lack) {
     case KQ_LACK_GRADIENT: return "no gradient comes to";
+    case KQ_LACK_ROUNDING: return "nothing but rounding errors is left of the gradients of";
     case KQ_LACK_INPUT: return "all inputs are zero of";
     case KQ_LACK_ENTRY: return "the imatrix has no entry for";
     case KQ_LACK_COUNT: return "the imatrix never counted an input of";

@@ -6,6 +6,7 @@
  *   add NAME TYPE N        a vector of N ones (N x 1 x ... with more dimensions: 2x3)
  *   type TYPE PATTERN      F32, F16, BF16, F64, F8_E4M3, F8_E5M2
  *   times FACTOR PATTERN   multiply the numbers, in f32, and round to the type again
+ *   set PLACE VALUE PATTERN  the numbers at all, row:I, col:J or at:I:J (nan and inf are values, too)
  *   fp8 MxN TYPE PATTERN   as FP8 with a scale of TYPE (NAME_scale_inv) for each block of M rows and N columns; 0x0: one scale, a scalar */
 #include <fnmatch.h>
 #include <math.h>
@@ -180,11 +181,23 @@ static void add_ones(const char *name, const char *type, const char *dims)
         t->x[i] = 1;
 }
 
+static void set_numbers(tensor *t, const char *where, float value)
+{
+    const size_t cols = t->rank == 2 ? t->shape[1] : t->n;
+    size_t i = 0, j = 0;
+    const bool all = !strcmp(where, "all"), row = sscanf(where, "row:%zu", &i) == 1, col = sscanf(where, "col:%zu", &j) == 1;
+    if (!all && !row && !col && sscanf(where, "at:%zu:%zu", &i, &j) != 2)
+        stop(where, "unknown place");
+    for (size_t k = 0; k < t->n; k++)
+        if (all || ((col || k / cols == i) && (row || k % cols == j)))
+            t->x[k] = value;
+}
+
 /* One operation; returns how many arguments it took. */
 static int operate(char **a, int left)
 {
     const char *op = a[0];
-    int takes = *op == '+' ? 1 : !strcmp(op, "keep") || !strcmp(op, "drop") ? 2 : !strcmp(op, "add") || !strcmp(op, "fp8") ? 4 : 3;
+    int takes = *op == '+' ? 1 : !strcmp(op, "keep") || !strcmp(op, "drop") ? 2 : !strcmp(op, "add") || !strcmp(op, "fp8") || !strcmp(op, "set") ? 4 : 3;
     if (left < takes)
         stop(op, "arguments are missing");
     if (*op == '+')
@@ -212,12 +225,14 @@ static int operate(char **a, int left)
             } else if (!strcmp(op, "times") && matches(a[2], t)) {
                 for (size_t j = 0; j < t->n; j++)
                     t->x[j] *= strtof(a[1], NULL);
+            } else if (!strcmp(op, "set") && matches(a[3], t)) {
+                set_numbers(t, a[1], strtof(a[2], NULL));
             } else if (!strcmp(op, "fp8") && matches(a[3], t) && t->rank == 2) {
                 size_t rows = strtoul(a[1], &cols, 10);
                 to_fp8(t, rows, strtoul(cols + 1, NULL, 10), type_of(a[2]));
             }
         }
-        if (strcmp(op, "prefix") && strcmp(op, "type") && strcmp(op, "times") && strcmp(op, "fp8"))
+        if (strcmp(op, "prefix") && strcmp(op, "type") && strcmp(op, "times") && strcmp(op, "set") && strcmp(op, "fp8"))
             stop(op, "unknown operation");
     }
     return takes;
