@@ -29,7 +29,8 @@ bool kq_grid_known(kq_dtype type);
 
 /* W [m, n], n a multiple of the type's block; H_in [n, n], H_out [m, m] as estimated (unscaled, not changed), NULL for the identity.
  * blocks: m rows of n / elems blocks, in the type's bytes; kq_dequantize gives What. The same bytes for any number of threads.
- * name is only for messages. KQ_E_SHAPE: n is no multiple; KQ_E_NUMERIC: NaN or Inf in W or a factor, a factor that cannot be conditioned. */
+ * name is only for messages. KQ_E_SHAPE: n is no multiple; KQ_E_NUMERIC: NaN or Inf in W or a factor, a factor that cannot be conditioned, a weight that
+ * the type's scales cannot reach (kq_type_holds). Targets beyond that reach saturate. Where a scale would be below F16's least number it is that number. */
 kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
                         bool predicts, const kq_grid_options *opt, uint8_t *blocks, kq_grid_report *report, kq_error *err);
 /* Peak of kq_grid_round without its arguments, for the memory plan. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "io/encode.h"
 #include "kern/gemm.h"
 #include "round/matrix.h"
 
@@ -388,6 +389,10 @@ kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t 
     const size_t bad = kq_first_nonfinite(W, mn);
     if (bad < mn)
         return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n, bad % n);
+    size_t at;
+    if (!kq_type_holds(type, W, mn, &at))
+        return kq_fail(err, KQ_E_NUMERIC, "%s: [%zu, %zu] is %g, beyond what the scales of %s can hold (half floats, which end at 65504)", name, at / n, at % n,
+                       (double)W[at], kq_dtype_name(type));
     z.lanes = kq_grid_lanes_for(kq_kern_isa());
     z.B = elems;
     z.n_block = n / elems;

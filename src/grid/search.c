@@ -158,6 +158,10 @@ static void group_search(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, bo
         lo = fminf(lo, p->v[j]);
         hi = fmaxf(hi, p->v[j]);
     }
+    if (f16 && fmaxf(-lo, hi) < 0x1p-20f * (float)-g->q_min) { /* scales near F16's least number: none at all may be the best (IQ4_NL has no level 0) */
+        memset(&x, 0, sizeof x);
+        group_try(p, g, lanes, &x);
+    }
     if (g->offset) {
         /* Both ends of the range pulled in by up to a quarter, less where there are more levels. */
         const float pull = levels <= 4 ? 0.10f : levels <= 16 ? 0.05f : 0.025f;

@@ -362,10 +362,66 @@ static void odd_input(void **state)
     kq_free(W);
 }
 
+/* How far each type reaches above and below 0, with scales that end at 65504: from the block formats, by hand. */
+static const struct { kq_dtype type; double above, below; } reach[N_TYPES] = {
+    {KQ_T_Q4_0, 8, 8}, {KQ_T_Q4_1, 15, 1}, {KQ_T_Q5_0, 16, 16}, {KQ_T_Q5_1, 31, 1}, {KQ_T_Q8_0, 127, 127}, {KQ_T_IQ4_NL, 127, 127}, {KQ_T_Q2_K, 45, 15},
+    {KQ_T_Q3_K, 128, 128}, {KQ_T_Q4_K, 945, 63}, {KQ_T_Q5_K, 1953, 63}, {KQ_T_Q6_K, 4096, 4096},
+};
+
+/* A weight just within the reach is held to within a step, and one just beyond it is refused with its place. */
+static void edges(void **state)
+{
+    (void)state;
+    kq_error err;
+    uint8_t b[2 * 512];
+    float *W = normal(2 * 256, "edges"), what[2 * 256];
+    for (int t = 0; t < N_TYPES; t++)
+        for (int side = 0; side < 2; side++) {
+            const double limit = (side ? -reach[t].below : reach[t].above) * 65504;
+            W[256 + 37] = (float)(limit * 0.999);
+            check_ok(kq_grid_nearest(reach[t].type, "edge", W, 2, 256, 1, b, &err));
+            assert_true(kq_dequantize(reach[t].type, b, 512, what));
+            if (!(fabs(what[256 + 37] / (limit * 0.999) - 1) < 0.01))
+                fail_msg("%s: %g became %g", kq_dtype_name(reach[t].type), limit * 0.999, (double)what[256 + 37]);
+            W[256 + 37] = (float)(limit * 1.001);
+            check_fails(kq_grid_nearest(reach[t].type, "edge", W, 2, 256, 1, b, &err), KQ_E_NUMERIC, "edge: [1, 37] is ");
+            W[256 + 37] = 0;
+        }
+    /* as two-sided rounding: feedback takes targets beyond the reach, and nothing but finite values comes out */
+    float *H_in = spd(256, "edges in"), *H_out = spd(2, "edges out");
+    for (int t = 0; t < N_TYPES; t++) {
+        for (size_t i = 0; i < 512; i++)
+            W[i] = (float)((i % 3 == 0 ? reach[t].above : -reach[t].below) * 65504 * 0.3);
+        kq_grid_options o = kq_grid_defaults();
+        o.sweeps = 1;
+        check_ok(kq_grid_round(reach[t].type, "edge", W, 2, 256, H_in, H_out, true, &o, b, NULL, &err));
+        assert_true(kq_dequantize(reach[t].type, b, 512, what));
+        assert_int_equal(kq_first_nonfinite(what, 512), 512);
+    }
+    /* so small that the scale would round to zero: multiples of the least one, not all zeros */
+    for (int t = 0; t < N_TYPES; t++) {
+        double error = 0, energy = 0;
+        for (size_t i = 0; i < 512; i++)
+            W[i] = (float)((i % 2 ? 1 : -0.4) * 0x1p-24);
+        check_ok(kq_grid_nearest(reach[t].type, "small", W, 2, 256, 1, b, &err));
+        assert_true(kq_dequantize(reach[t].type, b, 512, what));
+        for (size_t i = 0; i < 512; i++) {
+            error += ((double)W[i] - what[i]) * ((double)W[i] - what[i]);
+            energy += (double)W[i] * W[i];
+        }
+        if (!(error <= (reach[t].type == KQ_T_IQ4_NL ? 1.0 : 0.6) * energy)) /* IQ4_NL has no level 0: zeros are its best */
+            fail_msg("%s: relative error %g", kq_dtype_name(reach[t].type), error / energy);
+    }
+    kq_free(W);
+    kq_free(H_in);
+    kq_free(H_out);
+}
+
 int main(void)
 {
     kq_kern_init(kq_isa_best());
     const struct CMUnitTest tests[] = {cmocka_unit_test(packing), cmocka_unit_test(lanes), cmocka_unit_test(nearest),
-                                       cmocka_unit_test(feedback), cmocka_unit_test(shrunk), cmocka_unit_test(gains), cmocka_unit_test(odd_input)};
+                                       cmocka_unit_test(feedback), cmocka_unit_test(shrunk), cmocka_unit_test(gains), cmocka_unit_test(odd_input),
+                                       cmocka_unit_test(edges)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
