@@ -142,7 +142,8 @@ typedef struct kq_quantize_options {
 kq_quantize_options kq_quantize_defaults(void);
 
 /* Quantize MODEL into the folder OUT. report_json (may be NULL): a JSON object with "bits", "bpw", "file_bytes", "seconds", "peak_rss_bytes",
- * "predicted_loss" (nats a token), "relative_mse" and one entry a module; free() it. Until it succeeds OUT has no config.json. */
+ * "predicted_loss" (nats a token), "relative_mse" and one entry a module (with "identity", a reason, where no gradient came and identity factors served);
+ * free() it. Until it succeeds OUT has no config.json. */
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json, kq_error *err);
 
 /* Quantize MODEL onto the block types of llama.cpp, into one GGUF file that it loads (options: those above, and bits, code, embed_bits, head_bits

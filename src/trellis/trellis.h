@@ -26,7 +26,7 @@ int kq_trellis_k(const kq_trellis *t);
 kq_code kq_trellis_code(const kq_trellis *t);
 size_t kq_trellis_words(const kq_trellis *t); /* 16-bit words a tile: 16 k */
 const float *kq_trellis_values(const kq_trellis *t); /* [65536, V]: what each state means; borrowed */
-/* Root mean square of the code's values over all 2^16 states: the rounding scale is s = rms(W') / (rms * 0.9) (design section 5). */
+/* Root mean square of the code's values over all 2^16 states: the rounding scale is s = rms(W') / (rms * 0.9) (docs/math.md eq. 61). */
 double kq_trellis_rms(const kq_trellis *t);
 
 /* Round tiles [n_tiles, 256] f32 (already divided by the scale) to the nearest walks: packed [n_tiles, 16 k] words, decoded [n_tiles, 256]
