@@ -26,6 +26,8 @@ typedef struct cli {
     const char *ppls[16]; size_t n_ppl;
     const char *methods[32], *sweeps[16], *bits, *seeds; size_t n_methods, n_sweeps; /* compare: lists as they were given */
     bool keep_models, keep_factors;
+    const char *typed;                            /* the option that is being read, as it was given (-n), for messages; else NULL */
+    bool seen[512];                               /* by key: the option was given */
     const char *spec;                             /* the SPEC of compare that is being read, for messages; else NULL */
     bool json, dry_run, quiet, chat, tensors, plan, factor_bf16, card;
     size_t n_predict;
@@ -124,6 +126,18 @@ int cli_apply(cli *c, const cli_option *option, char *v);
 /* Read a SPEC of compare, "flipflop:rho=1e-1:rounds=2", over what c says already; settings is the table of names it may use. text is cut up
  * and must live as long as c. Returns as cli_apply. */
 int cli_apply_spec(cli *c, const cli_option *settings, char *text);
+
+/* Was the option given on the command line? */
+bool cli_given(const cli *c, int key);
+/* Options (keys, ended by 0) that mean nothing here: the first one that was given is refused, "--sweeps " and why. Returns -1 when none was. */
+int cli_misplaced(const cli *c, const cli_option *options, const int *keys, const char *why);
+/* As cli_misplaced, but only a warning: "--rounds has no effect with --method fastkron". */
+void cli_no_effect(const cli *c, const cli_option *options, const int *keys, const char *beside);
+/* A file that is to be written after long work: is there a folder for it that may be written to? path NULL: none. Returns -1, else an exit
+ * status after saying why not. */
+int cli_check_output(const char *path);
+/* The name nearest to a mistyped word, or NULL when none is near. name gives the names of a list one by one, then NULL. */
+const char *cli_nearest(const char *word, const char *(*name)(const void *list, size_t i), const void *list);
 
 /* Print the error as one line and give the exit status that fits it. */
 int cli_fail(const kq_error *err);

@@ -115,6 +115,10 @@ int cmd_bench(int argc, char **argv)
                                 "  kronq bench out --also model.gguf --format csv\n  kronq bench out --also model.gguf --table6", options);
     if (exit_status >= 0)
         return exit_status;
+    static const int lengths[] = {OPT_PP, OPT_TG, 0}, format_too[] = {OPT_FORMAT, 0};
+    if ((c.table6 && (exit_status = cli_misplaced(&c, options, lengths, "has no effect with --table6")) >= 0) ||
+        (c.json && c.format && strcmp(c.format, "json") && (exit_status = cli_misplaced(&c, options, format_too, "contradicts --json")) >= 0))
+        return exit_status;
     kq_error err;
     kq_engine_options opt = kq_engine_defaults();
     test tests[MAX_TESTS];

@@ -242,6 +242,10 @@ int cmd_compare(int argc, char **argv)
             fprintf(stderr, "kronq compare: %s; see kronq compare --help\n", needed[i].what);
             return EXIT_USAGE;
         }
+    static const int of_text[] = {OPT_CTX, OPT_CHUNKS, 0}, of_tasks[] = {OPT_LIMIT, 0};
+    if ((!c.n_ppl && (status = cli_misplaced(&c, options, of_text, "goes with --ppl")) >= 0) ||
+        (!c.n_task && (status = cli_misplaced(&c, options, of_tasks, "goes with --task")) >= 0))
+        return status;
     job j = {0};
     status = compare(&c, &j);
     job_free(&j);

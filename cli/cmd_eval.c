@@ -142,6 +142,13 @@ int cmd_eval(int argc, char **argv)
         fprintf(stderr, "kronq eval: --card: %s is no folder, it has no README.md to write into\n", c.model);
         return EXIT_USAGE;
     }
+    static const int of_text[] = {OPT_CTX, OPT_CHUNKS, OPT_CACHE, OPT_SAVE_LOGITS, OPT_PER_WINDOW, OPT_LOGITS, 0}, of_tasks[] = {OPT_LIMIT, OPT_LOG_SAMPLES, OPT_RESUME, 0};
+    if ((status = c.n_task ? cli_misplaced(&c, options, of_text, "belongs to --ppl, not to --task") : cli_misplaced(&c, options, of_tasks, "belongs to --task")) >= 0)
+        return status;
+    const char *const files[] = {c.e.save_logits, c.e.per_window, c.e.logits, c.t.samples_file};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if ((status = cli_check_output(files[i])) >= 0)
+            return status;
     cli_resumable(c.n_task && c.t.samples_file ? "the same command with --resume" : NULL);
     kq_error err;
     char *text = NULL;

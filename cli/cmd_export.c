@@ -1,5 +1,6 @@
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 
@@ -35,6 +36,11 @@ int cmd_export(int argc, char **argv)
         fprintf(stderr, "kronq export: -o PATH is missing; see kronq export --help\n");
         return EXIT_USAGE;
     }
+    static const int of_folder[] = {OPT_SHARD_SIZE, 0}, of_gguf[] = {OPT_TYPE, OPT_FALLBACK, 0};
+    const bool gguf = !strcmp(c.to, "gguf");
+    if ((status = gguf ? cli_misplaced(&c, options, of_folder, "belongs to --to bf16") : cli_misplaced(&c, options, of_gguf, "goes with --to gguf")) >= 0 ||
+        (gguf && (status = cli_check_output(c.out)) >= 0))
+        return status;
     c.x.to = c.to;
     c.x.type = c.q.gguf_type;
     c.x.fallback = c.q.fallback;

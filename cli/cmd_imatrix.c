@@ -36,6 +36,8 @@ int cmd_imatrix(int argc, char **argv)
         fprintf(stderr, "kronq imatrix: -o FILE is missing; see kronq imatrix --help\n");
         return EXIT_USAGE;
     }
+    if ((status = cli_check_output(c.out)) >= 0)
+        return status;
     kq_error err;
     char *text = NULL;
     cli_progress(&c, &c.q.common);

@@ -32,6 +32,26 @@ static const cli_option calibrate_options[] = {
     {0},
 };
 
+/* Settings of another method. What belongs to a method is said in the help of ESTIMATE_OPTIONS; the method is a known one, or is refused later. */
+static void warn_of_settings(const cli *c, const cli_option *options)
+{
+    static const int flipflop[] = {OPT_RHO, OPT_ROUNDS, OPT_EARLY, OPT_EXACT, 0}, yaqa_a[] = {OPT_PASSES, 0}, power[] = {OPT_TOL, OPT_MAX_ITER, OPT_START, 0},
+                     text[] = {OPT_TEXT, OPT_TOKENS, OPT_SEQ_LEN, OPT_BATCH, OPT_LABELS, OPT_DRAWS, 0};
+    const char *m = c->q.calibration.method;
+    char beside[64];
+    if (c->q.factors) /* they bring their method */
+        return;
+    snprintf(beside, sizeof beside, "--method %.40s", m);
+    if (strncmp(m, "flipflop", 8))
+        cli_no_effect(c, options, flipflop, beside);
+    if (strcmp(m, "yaqa-a"))
+        cli_no_effect(c, options, yaqa_a, beside);
+    if (strcmp(m, "fastkron") && strcmp(m, "yaqa-b") && strcmp(m, "diag"))
+        cli_no_effect(c, options, power, beside);
+    if (!strcmp(m, "none"))
+        cli_no_effect(c, options, text, beside);
+}
+
 static double real(const json_t *o, const char *key)
 {
     return json_number_value(json_object_get(o, key));
@@ -96,14 +116,12 @@ int cmd_quantize(int argc, char **argv)
     if (status >= 0)
         return status;
     const bool gguf = c.to && !strcmp(c.to, "gguf");
-    if (gguf && c.q.n_module_bits) {
-        fprintf(stderr, "kronq quantize: --module-bits does not belong to --to gguf (--tensor-type does); see kronq quantize --help\n");
-        return EXIT_USAGE;
-    }
-    if (!gguf && (c.q.gguf_type || c.q.pure || c.q.n_tensor_type || c.q.fallback)) {
-        fprintf(stderr, "kronq quantize: --type, --pure, --tensor-type and --fallback belong to --to gguf; see kronq quantize --help\n");
-        return EXIT_USAGE;
-    }
+    static const int of_gguf[] = {OPT_TYPE, OPT_PURE, OPT_TENSOR_TYPE, OPT_FALLBACK, OPT_SWEEPS, 0},
+                     of_kronq[] = {OPT_BITS, OPT_MODULE_BITS, OPT_CODE, OPT_EMBED_BITS, OPT_HEAD_BITS, OPT_SHARD_SIZE, 0};
+    if ((status = gguf ? cli_misplaced(&c, quantize_options, of_kronq, "does not belong to --to gguf (--type and --tensor-type do)")
+                       : cli_misplaced(&c, quantize_options, of_gguf, "belongs to --to gguf")) >= 0)
+        return status;
+    warn_of_settings(&c, quantize_options);
     kq_error err;
     char *text = NULL;
     if (c.dry_run) {
@@ -149,6 +167,9 @@ int cmd_calibrate(int argc, char **argv)
         fprintf(stderr, "kronq calibrate: -o FILE is missing; see kronq calibrate --help\n");
         return EXIT_USAGE;
     }
+    if ((status = cli_check_output(c.out)) >= 0)
+        return status;
+    warn_of_settings(&c, calibrate_options);
     kq_error err;
     char *text = NULL;
     cli_progress(&c, &c.q.common);

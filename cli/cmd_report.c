@@ -18,6 +18,8 @@ int cmd_report(int argc, char **argv)
                            "  kronq report cmp -o cmp.html", options);
     if (status >= 0)
         return status;
+    if ((status = cli_check_output(c.out)) >= 0)
+        return status;
     kq_error err;
     cli_stop_gently(NULL); /* the page is whole when the program ends */
     if (kq_report(c.model, c.out, &err))

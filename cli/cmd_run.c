@@ -273,6 +273,13 @@ int cmd_run(int argc, char **argv)
         fprintf(stderr, "kronq run: -p TEXT is missing (or --chat for a conversation); see kronq run --help\n");
         return EXIT_USAGE;
     }
+    static const int of_chat[] = {OPT_SYSTEM, 0}, of_conversation[] = {OPT_CTX, 0};
+    if ((!c.chat && (exit_status = cli_misplaced(&c, options, of_chat, "goes with --chat")) >= 0) ||
+        (c.prompt && (exit_status = cli_misplaced(&c, options, of_conversation, "belongs to a conversation (--chat without -p)")) >= 0))
+        return exit_status;
+    static const int of_draws[] = {OPT_TOP_K, OPT_TOP_P, OPT_MIN_P, OPT_SEED, 0};
+    if (cli_given(&c, OPT_TEMP) && c.temperature == 0)
+        cli_no_effect(&c, options, of_draws, "--temp 0");
     kq_error err;
     kq_isa isa;
     run r = {.c = &c, .out = {.print = !c.json}};

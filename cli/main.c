@@ -27,16 +27,17 @@ static const struct {
     {"export", cmd_export, "write the weights as an ordinary model: a Hugging Face folder in bf16, or a GGUF for llama.cpp"},
     {"bench", cmd_bench, "tokens a second"},
     {"info", cmd_info, "what a model file holds, and what quantizing it would take"},
+    {0},
 };
 
 static void usage(FILE *to)
 {
     fprintf(to, "kronq %s: quantize language models to 2-4 bits per weight, guided by the curvature of the loss\n\n"
                 "usage: kronq COMMAND MODEL [options]\n\n", kq_version());
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    for (size_t i = 0; commands[i].name; i++)
         fprintf(to, "  kronq %-10s %s\n", commands[i].name, commands[i].about);
     fprintf(to, "\nMODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint, everywhere.\n"
-                "`kronq COMMAND --help` explains a command. Try:\n\n"
+                "`kronq help COMMAND` or `kronq COMMAND --help` explains a command. Of an option given twice the last counts. Try:\n\n"
                 "  kronq quantize model.gguf -o out --bits 2\n"
                 "  kronq eval out --ppl text.txt --kld model.gguf\n"
                 "  kronq run out -p \"Why is the sky blue?\" --chat\n");
@@ -88,6 +89,43 @@ static void set_environment(int argc, char **argv)
         execv("/proc/self/exe", argv); /* where that is not possible the program works all the same */
 }
 
+/* The place of a command in the table; of its end when there is none of this name. */
+static size_t find(const char *name)
+{
+    size_t i = 0;
+    while (commands[i].name && strcmp(name, commands[i].name))
+        i++;
+    return i;
+}
+
+static const char *command_name(const void *list, size_t i)
+{
+    (void)list;
+    return commands[i].name;
+}
+
+static int unknown(const char *word)
+{
+    const char *meant = *word == '-' ? NULL : cli_nearest(word, command_name, NULL);
+    if (*word == '-')
+        fprintf(stderr, "kronq: %s: a command comes first, options after it; `kronq --help` lists the commands\n", word);
+    else if (!meant && !access(word, F_OK))
+        fprintf(stderr, "kronq: unknown command %s; a command comes before the model, as in `kronq info %s`; `kronq --help` lists them\n", word, word);
+    else
+        fprintf(stderr, "kronq: unknown command %s%s%s%s; `kronq --help` lists them\n", word, meant ? "; did you mean " : "", meant ? meant : "", meant ? "?" : "");
+    return EXIT_USAGE;
+}
+
+static int help(const char *command)
+{
+    char name[32], option[] = "--help", *argv[] = {name, option, NULL};
+    const size_t at = find(command);
+    if (!commands[at].name)
+        return unknown(command);
+    snprintf(name, sizeof name, "%s", command);
+    return finish_stdout(commands[at].run(2, argv));
+}
+
 int main(int argc, char **argv)
 {
     prctl(PR_SET_NAME, "kronq"); /* started again below, the process would be called "exe" in ps and top */
@@ -100,22 +138,24 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        if (argc > 2)
+            return help(argv[2]);
         usage(stdout);
         return finish_stdout(EXIT_OK);
     }
-    if (!strcmp(argv[1], "--version")) {
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V") || !strcmp(argv[1], "version")) {
         printf("kronq %s\n", kq_version());
         return finish_stdout(EXIT_OK);
     }
+    const size_t at = find(argv[1]);
+    if (!commands[at].name)
+        return unknown(argv[1]);
+    if (argc == 3 && !strcmp(argv[2], "help") && access("help", F_OK))
+        return help(argv[1]);
     set_environment(argc, argv);
     cli_signals_begin();
     kq_set_warning_handler(cli_warning, NULL);
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (!strcmp(argv[1], commands[i].name)) {
-            const int status = finish_stdout(commands[i].run(argc - 1, argv + 1));
-            cli_stop_at_once(); /* by the signal itself, so that a shell's loop ends too */
-            return status;
-        }
-    fprintf(stderr, "kronq: unknown command %s; `kronq --help` lists them\n", argv[1]);
-    return EXIT_USAGE;
+    const int status = finish_stdout(commands[at].run(argc - 1, argv + 1));
+    cli_stop_at_once(); /* by the signal itself, so that a shell's loop ends too */
+    return status;
 }

@@ -1,10 +1,13 @@
 #include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "base/mem.h"
+#include "base/warn.h"
 #include "cli.h"
 
 static const char *resumable; /* what continues the command at work: "the same command with --resume" */
@@ -14,7 +17,7 @@ static int bad(const cli *c, const char *name, const char *value, const char *wa
     if (c->spec)
         fprintf(stderr, "kronq %s: in %s: %s=%s: %s; see kronq %s --help\n", c->command, c->spec, name, value, wanted, c->command);
     else
-        fprintf(stderr, "kronq %s: --%s %s: %s; see kronq %s --help\n", c->command, name, value, wanted, c->command);
+        fprintf(stderr, "kronq %s: %s%s %s: %s; see kronq %s --help\n", c->command, c->typed ? "" : "--", c->typed ? c->typed : name, value, wanted, c->command);
     return EXIT_USAGE;
 }
 
@@ -48,10 +51,47 @@ static bool parse_real(const char *text, double *out)
     char *end;
     errno = 0;
     double v = strtod(text, &end);
-    if (errno || end == text || *end || !isfinite(v))
+    if (errno || end == text || *end || !isfinite(v) || text[strspn(text, "+-.0123456789eE")]) /* strtod also takes hexadecimal */
         return false;
     *out = v;
     return true;
+}
+
+/* What a number may be, whatever else is given; the library knows what it may be for this model. */
+typedef struct range {
+    int key;
+    double low, high;
+} range;
+
+static const range ranges[] = {
+    {OPT_TOKENS, 1, 1e15}, {OPT_SEQ_LEN, 2, 1 << 20}, {OPT_BATCH, 1, 1e9}, {OPT_DRAWS, 1, 1024}, {OPT_EARLY, 0, 1e9}, {OPT_ROUNDS, 1, 1e6},
+    {OPT_PASSES, 1, 100}, {OPT_MAX_ITER, 1, 10000}, {OPT_RHO, 0, 1e6}, {OPT_TOL, 0, 1e6}, {OPT_SIGMA_REG, 0, 1e6}, {OPT_SHRINK, 0, HUGE_VAL},
+    {OPT_BITS, 0, HUGE_VAL}, {OPT_EMBED_BITS, 0, 1e9}, {OPT_HEAD_BITS, 0, 1e9}, {OPT_SWEEPS, 0, 1000}, {OPT_THREADS, 0, 1024},
+    {OPT_SHARD_SIZE, 1 << 10, 1e15}, {OPT_MEMORY, 1 << 20, 1e18}, {OPT_CTX, 2, 1 << 30}, {OPT_CHUNKS, 1, 1e15}, {OPT_LIMIT, 1, 1e15},
+    {OPT_REPETITIONS, 1, 1e6}, {OPT_N, 1, 1e9}, {OPT_SEED, 0, 9.2e18}, {OPT_TEMP, 0, 100}, {OPT_TOP_K, 0, 1e9}, {OPT_TOP_P, 0, 1},
+    {OPT_MIN_P, 0, 1}, {OPT_REPEAT_PENALTY, 0.01, 100}, {OPT_PORT, 0, 65535}, {OPT_SLOTS, 1, 4096}, {OPT_QUEUE, 1, 1e6},
+    {OPT_MAX_BODY, 1, 1 << 30}, {OPT_TIMEOUT, 0, 1e9},
+};
+
+static const range *range_of(int key)
+{
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (ranges[i].key == key)
+            return &ranges[i];
+    return NULL;
+}
+
+static int in_range(const cli *c, const cli_option *o, const char *text, double value)
+{
+    const range *r = range_of(o->key);
+    char wanted[80];
+    if (!r || (value >= r->low && value <= r->high))
+        return -1;
+    if (r->high >= 1e6)
+        snprintf(wanted, sizeof wanted, "at least %.10g is expected, and at most %.10g", r->low, r->high);
+    else
+        snprintf(wanted, sizeof wanted, "%.10g to %.10g is expected", r->low, r->high);
+    return bad(c, o->name, text, wanted);
 }
 
 static void print_help(const char *usage, const char *about, const cli_option *options)
@@ -103,6 +143,9 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     kq_quantize_options *q = &c->q;
     kq_calibration *cal = &q->calibration;
     note_given(c, o->key);
+    c->seen[o->key] = true;
+    if (v && !*v && !range_of(o->key) && o->key != OPT_PROMPT && o->key != OPT_SYSTEM)
+        return bad(c, o->name, "''", "it may not be empty");
     size_t size = 0;
     int number = 0;
     double real = 0;
@@ -114,11 +157,10 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_ONLY: q->only = v; return -1;
     case OPT_GRADIENTS: q->gradients = v; return -1;
     case OPT_MEMORY:
-        if (parse_size(v, (size_t)1 << 60, &q->memory) && q->memory) {
-            c->e.memory = c->t.memory = q->memory;
-            return -1;
-        }
-        return bad(c, o->name, v, "a size in bytes is expected (k, M, G may follow)");
+        if (!parse_size(v, (size_t)1 << 60, &q->memory))
+            return bad(c, o->name, v, "a size in bytes is expected (k, M, G may follow)");
+        c->e.memory = c->t.memory = q->memory;
+        return in_range(c, o, v, (double)q->memory);
     case OPT_FACTORS: q->factors = v; return -1;
     case OPT_ISA: q->common.isa = v; return -1;
     case OPT_COMPUTE: q->common.compute = v; return -1;
@@ -193,7 +235,7 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_CACHE: c->e.cache = v; return -1;
     case OPT_PER_WINDOW: c->e.per_window = v; return -1;
     case OPT_LIMIT:
-        return parse_size(v, (size_t)1 << 50, &c->t.limit) ? -1 : bad(c, o->name, v, "a whole number is expected");
+        return parse_size(v, (size_t)1 << 50, &c->t.limit) ? in_range(c, o, v, (double)c->t.limit) : bad(c, o->name, v, "a whole number is expected");
     case OPT_LOG_SAMPLES: c->t.samples_file = v; return -1;
     case OPT_TO:
         if (strcmp(v, "gguf") && strcmp(v, c->command[0] == 'q' ? "kronq" : "bf16"))
@@ -248,23 +290,23 @@ int cli_apply(cli *c, const cli_option *o, char *v)
             return bad(c, o->name, v, "a number of at least 0 is expected");
         *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_SHRINK ? &q->shrink : o->key == OPT_BITS ? &q->bits : o->key == OPT_TEMP ? &c->temperature
           : o->key == OPT_MIN_P ? &c->min_p : o->key == OPT_REPEAT_PENALTY ? &c->repeat_penalty : &c->top_p) = real;
-        return -1;
+        return in_range(c, o, v, real);
     /* small whole numbers */
     case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K: case OPT_SWEEPS:
         if (!parse_int(v, &number))
             return bad(c, o->name, v, "a whole number is expected");
         *(o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_PASSES ? &cal->passes : o->key == OPT_MAX_ITER ? &cal->max_iter
           : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_SWEEPS ? &q->sweeps : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
-        return -1;
+        return in_range(c, o, v, number);
     case OPT_PORT: case OPT_SLOTS: case OPT_QUEUE: case OPT_MAX_BODY: case OPT_TIMEOUT:
         if (!parse_size(v, (size_t)1 << 30, &size))
             return bad(c, o->name, v, "a whole number is expected (k, M, G may follow)");
         *(o->key == OPT_PORT ? &c->port : o->key == OPT_SLOTS ? &c->slots : o->key == OPT_QUEUE ? &c->queue : o->key == OPT_MAX_BODY ? &c->max_body : &c->timeout) = size;
-        return -1;
+        return in_range(c, o, v, (double)size);
     /* sizes */
     default:
-        if (!parse_size(v, (size_t)1 << 50, &size))
-            return bad(c, o->name, v, "a whole number is expected (k, M, G may follow)");
+        if (!parse_size(v, o->key == OPT_SEED ? SIZE_MAX / 2 : (size_t)1 << 50, &size))
+            return bad(c, o->name, v, o->key == OPT_SEED ? "a whole number below 2^63 is expected" : "a whole number is expected (k, M, G may follow)");
         if (o->key == OPT_SEED)
             q->common.seed = size;
         else
@@ -272,7 +314,7 @@ int cli_apply(cli *c, const cli_option *o, char *v)
               : o->key == OPT_EARLY ? &cal->early
               : o->key == OPT_SHARD_SIZE ? &q->shard_size : o->key == OPT_CTX ? &c->e.ctx : o->key == OPT_CHUNKS ? &c->e.chunks
               : o->key == OPT_REPETITIONS ? &c->repetitions : &c->n_predict) = size;
-        return -1;
+        return in_range(c, o, v, (double)size);
     }
 }
 
@@ -313,52 +355,189 @@ int cli_apply_spec(cli *c, const cli_option *settings, char *text)
     return status;
 }
 
+/* How far two words are apart: letters put in, left out, changed, or exchanged with their neighbour (optimal string alignment). */
+static size_t distance(const char *a, const char *b)
+{
+    enum { MOST = 40 };
+    size_t d[MOST + 1][MOST + 1], n = strlen(a), m = strlen(b);
+    if (n > MOST || m > MOST)
+        return MOST;
+    for (size_t i = 0; i <= n; i++)
+        for (size_t j = 0; j <= m; j++) {
+            if (!i || !j) {
+                d[i][j] = i + j;
+                continue;
+            }
+            size_t least = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            least = d[i - 1][j] + 1 < least ? d[i - 1][j] + 1 : least;
+            least = d[i][j - 1] + 1 < least ? d[i][j - 1] + 1 : least;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < least)
+                least = d[i - 2][j - 2] + 1;
+            d[i][j] = least;
+        }
+    return d[n][m];
+}
+
+const char *cli_nearest(const char *word, const char *(*name)(const void *list, size_t i), const void *list)
+{
+    const char *best = NULL;
+    size_t least = strlen(word) / 3 + 1; /* a third of the letters may be wrong */
+    for (size_t i = 0; name(list, i); i++) {
+        const char *n = name(list, i);
+        const bool begins = strlen(word) > 1 && !strncmp(word, n, strlen(word));
+        const size_t d = begins ? 0 : distance(word, n);
+        if (d < least || (d == least && !best && d < strlen(word))) {
+            best = n;
+            least = d;
+        }
+    }
+    return best;
+}
+
+static const char *option_name(const void *list, size_t i)
+{
+    return ((const cli_option *)list)[i].name;
+}
+
+static int unknown(const cli *c, const char *option, const cli_option *options)
+{
+    char word[64];
+    snprintf(word, sizeof word, "%s", option + strspn(option, "-"));
+    word[strcspn(word, "=")] = 0;
+    const char *meant = cli_nearest(word, option_name, options);
+    fprintf(stderr, "kronq %s: unknown option %s%s%s%s; see kronq %s --help\n", c->command, option, meant ? "; did you mean --" : "", meant ? meant : "",
+            meant ? "?" : "", c->command);
+    return EXIT_USAGE;
+}
+
+/* The option that a word of the command line begins: --name, --name=value, or -o, -p and -n with or without their value behind. *value: what
+ * stands in the same word, or NULL. typed: the name as it was given. */
+static const cli_option *find_option(const cli_option *options, char *word, char typed[64], char **value)
+{
+    static const struct { char letter; int key; } letters[] = {{'o', OPT_OUT}, {'p', OPT_PROMPT}, {'n', OPT_N}};
+    const bool is_long = word[1] == '-';
+    const size_t n = is_long ? strcspn(word, "=") : 2;
+    *value = is_long ? word[n] ? word + n + 1 : NULL : word[2] ? word + 2 + (word[2] == '=') : NULL;
+    snprintf(typed, 64, "%.*s", (int)n, word);
+    for (const cli_option *o = options; o->name; o++) {
+        if (is_long && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2))
+            return o;
+        for (size_t i = 0; !is_long && i < sizeof letters / sizeof *letters; i++)
+            if (word[1] == letters[i].letter && o->key == letters[i].key)
+                return o;
+    }
+    return NULL;
+}
+
+/* One option and its value, which may be the word after it: *i is moved on. */
+static int parse_option(cli *c, int argc, char **argv, int *i, const cli_option *options)
+{
+    char typed[64], other[64], *value, *unused;
+    const cli_option *o = find_option(options, argv[*i], typed, &value);
+    if (!o)
+        return unknown(c, argv[*i], options);
+    if (!o->argument && value) {
+        fprintf(stderr, "kronq %s: %s takes no value (%s); see kronq %s --help\n", c->command, typed, argv[*i], c->command);
+        return EXIT_USAGE;
+    }
+    if (o->argument && !value) {
+        char *next = *i + 1 < argc ? argv[*i + 1] : NULL;
+        const bool is_option = next && !strncmp(next, "--", 2) && (!next[2] || find_option(options, next, other, &unused));
+        if (!next || is_option) {
+            fprintf(stderr, "kronq %s: %s needs a value (%s)%s%s%s; see kronq %s --help\n", c->command, typed, o->argument, is_option ? " before " : "",
+                    is_option ? next : "", "", c->command);
+            return EXIT_USAGE;
+        }
+        value = next;
+        ++*i;
+    }
+    c->typed = typed;
+    const int status = cli_apply(c, o, value);
+    c->typed = NULL;
+    return status;
+}
+
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
     *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .x = kq_export_defaults(), .n_predict = 128, .temperature = -1, .top_p = -1, .top_k = -1, .min_p = -1, .repeat_penalty = -1};
     c->repetitions = 5;
-    struct option longs[64] = {0};
-    size_t n = 0;
-    for (; options[n].name; n++) {
+    for (size_t n = 0; options[n].name; n++)
         resumable = options[n].key == OPT_RESUME ? "the same command with --resume" : resumable;
-        longs[n] = (struct option){options[n].name, options[n].argument ? required_argument : no_argument, NULL, options[n].key};
-    }
-    longs[n] = (struct option){"help", no_argument, NULL, OPT_HELP};
-    optind = 1;
-    opterr = 0;
-    for (int key; (key = getopt_long(argc, argv, ":o:p:n:h", longs, NULL)) != -1;) {
-        if (key == OPT_HELP || key == 'h') {
+    char noun[32]; /* what the command works on is the second word of its usage */
+    snprintf(noun, sizeof noun, "%.*s", (int)strcspn(usage + strcspn(usage, " ") + 1, " "), usage + strcspn(usage, " ") + 1);
+    bool words_only = false;
+    for (int i = 1; i < argc; i++) {
+        if (!words_only && !strcmp(argv[i], "--")) {
+            words_only = true;
+        } else if (!words_only && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
             print_help(usage, about, options);
             return EXIT_OK;
-        }
-        key = key == 'o' ? OPT_OUT : key == 'p' ? OPT_PROMPT : key == 'n' ? OPT_N : key;
-        const cli_option *o = options;
-        while (o->name && o->key != key)
-            o++;
-        if (key == ':') {
-            fprintf(stderr, "kronq %s: %s needs a value; see kronq %s --help\n", c->command, argv[optind - 1], c->command);
+        } else if (!words_only && argv[i][0] == '-' && argv[i][1]) {
+            const int status = parse_option(c, argc, argv, &i, options);
+            if (status >= 0)
+                return status;
+        } else if (c->model) {
+            fprintf(stderr, "kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help\n", c->command, argv[i], noun, c->model,
+                    words_only ? ", and after -- nothing is an option" : "", c->command);
             return EXIT_USAGE;
-        }
-        if (!o->name) {
-            fprintf(stderr, "kronq %s: unknown option %s; see kronq %s --help\n", c->command, argv[optind - 1], c->command);
+        } else if (!*argv[i]) {
+            fprintf(stderr, "kronq %s: %s is an empty word; see kronq %s --help\n", c->command, noun, c->command);
             return EXIT_USAGE;
+        } else {
+            c->model = argv[i];
         }
-        int status = cli_apply(c, o, optarg);
-        if (status >= 0)
-            return status;
     }
-    if (optind >= argc) {
-        fprintf(stderr, "kronq %s: MODEL is missing (a folder, a .gguf file or a kronq checkpoint); see kronq %s --help\n", c->command, c->command);
-        return EXIT_USAGE;
-    }
-    c->model = argv[optind++];
-    if (optind < argc) {
-        fprintf(stderr, "kronq %s: %s is one argument too many; see kronq %s --help\n", c->command, argv[optind], c->command);
+    if (!c->model) {
+        fprintf(stderr, "kronq %s: %s is missing (%s); see kronq %s --help\n", c->command, noun,
+                strcmp(noun, "MODEL") ? "the folder that kronq compare wrote" : "a folder, a .gguf file or a kronq checkpoint", c->command);
         return EXIT_USAGE;
     }
     c->e.common = c->t.common = c->x.common = c->q.common;
     c->x.shard_size = c->q.shard_size;
     return -1;
+}
+
+bool cli_given(const cli *c, int key)
+{
+    return c->seen[key];
+}
+
+int cli_misplaced(const cli *c, const cli_option *options, const int *keys, const char *why)
+{
+    for (; *keys; keys++)
+        for (const cli_option *o = options; c->seen[*keys] && o->name; o++)
+            if (o->key == *keys) {
+                fprintf(stderr, "kronq %s: --%s %s; see kronq %s --help\n", c->command, o->name, why, c->command);
+                return EXIT_USAGE;
+            }
+    return -1;
+}
+
+void cli_no_effect(const cli *c, const cli_option *options, const int *keys, const char *beside)
+{
+    for (; *keys; keys++)
+        for (const cli_option *o = options; c->seen[*keys] && o->name; o++)
+            if (o->key == *keys)
+                kq_warn("--%s has no effect with %s", o->name, beside);
+}
+
+int cli_check_output(const char *path)
+{
+    char folder[4096];
+    struct stat st;
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    if (!path)
+        return -1;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1, slash ? path : ".");
+    const bool there = !stat(path, &st);
+    if (there && S_ISDIR(st.st_mode))
+        errno = EISDIR;
+    else if (access(folder, F_OK) == 0 && !(stat(folder, &st) == 0 && S_ISDIR(st.st_mode)))
+        errno = ENOTDIR;
+    else if (access(there ? path : folder, W_OK) == 0)
+        return -1;
+    fprintf(stderr, "kronq: %s: cannot be written: %s\n", path, strerror(errno));
+    return EXIT_FAILED;
 }
 
 void cli_resumable(const char *how)
@@ -376,12 +555,5 @@ int cli_fail(const kq_error *err)
 
 const char *cli_bytes(double bytes, char buf[32])
 {
-    static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
-    int u = 0;
-    while (bytes >= 1000 && u < 4) {
-        bytes /= 1000;
-        u++;
-    }
-    snprintf(buf, 32, u ? "%.2f %s" : "%.0f %s", bytes, unit[u]);
-    return buf;
+    return kq_bytes_text(bytes, buf);
 }

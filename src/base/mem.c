@@ -42,7 +42,8 @@ kq_status kq_alloc_for(void **out, size_t count, size_t size, const char *what, 
     *out = kq_alloc(count, size);
     if (*out)
         return KQ_OK;
-    return kq_fail(err, KQ_E_MEMORY, "out of memory: %s needs %.1f MB", what, (double)count * (double)size / 1e6);
+    char bytes[32];
+    return kq_fail(err, KQ_E_MEMORY, "out of memory: %s needs %s", what, kq_bytes_text((double)count * (double)size, bytes));
 }
 
 size_t kq_peak_rss_bytes(void)
@@ -74,4 +75,16 @@ bool kq_peak_rss_reset(void)
         return false;
     const bool written = fputs("5", f) >= 0;
     return fclose(f) == 0 && written;
+}
+
+const char *kq_bytes_text(double bytes, char buf[32])
+{
+    static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
+    int u = 0;
+    while (bytes >= 1000 && u < 4) {
+        bytes /= 1000;
+        u++;
+    }
+    snprintf(buf, 32, u ? "%.2f %s" : "%.0f %s", bytes, unit[u]);
+    return buf;
 }

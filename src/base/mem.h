@@ -32,4 +32,7 @@ void kq_mem_give_back(void);
 /* Let the n-th allocation from now fail (tests of the out-of-memory paths); 0 turns it off. Not thread-safe. */
 void kq_alloc_fail_after(size_t n);
 
+/* "512 B", "1.23 GB", into buf: never rounded to nothing. */
+const char *kq_bytes_text(double bytes, char buf[32]);
+
 #endif

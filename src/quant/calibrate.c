@@ -275,12 +275,12 @@ static kq_status plan_sweep(calibration *all, kq_sweep *s, const char *dir, kq_e
 static kq_status plan_pass(calibration *all, kq_sweep *s, const kq_job *job, kq_error *err)
 {
     const kq_prepared *p = &all->c->p;
-    char line[400], words[160];
+    char line[400], words[160], memory[32], disk[32];
     kq_status status = plan_sweep(all, s, job->work_dir, err);
     if (status)
         return status;
-    snprintf(line, sizeof line, "factors of %zu modules; about %.0f MB of memory and %.1f GB of disk while it runs%s", p->n_wanted,
-             (double)all->memory / 1e6, (double)all->disk / 1e9, kq_plan_words(p, s, words));
+    snprintf(line, sizeof line, "factors of %zu modules; about %s of memory and %s of disk while it runs%s", p->n_wanted,
+             kq_bytes_text((double)all->memory, memory), kq_bytes_text((double)all->disk, disk), kq_plan_words(p, s, words));
     return kq_progress_note(&p->opt->common, line, err);
 }
 

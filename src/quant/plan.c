@@ -30,9 +30,10 @@ static bool disk_of(const char *dir, struct statvfs *v)
 kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
 {
     struct statvfs v;
+    char there[32], need[32];
     if (disk_of(dir, &v) && v.f_blocks /* else it counts none */ && (double)v.f_bavail * (double)v.f_frsize < (double)needed)
-        return kq_fail(err, KQ_E_IO, "%s: %.1f GB free, about %.1f GB needed for block inputs and the result", dir,
-                       (double)v.f_bavail * (double)v.f_frsize / 1e9, (double)needed / 1e9);
+        return kq_fail(err, KQ_E_IO, "%s: %s free, about %s needed for block inputs and the result", dir,
+                       kq_bytes_text((double)v.f_bavail * (double)v.f_frsize, there), kq_bytes_text((double)needed, need));
     return KQ_OK;
 }
 

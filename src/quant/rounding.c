@@ -58,13 +58,13 @@ kq_status kq_rounding_complete(kq_rounding *r, const char *what, char **report_j
 
 kq_status kq_rounding_announce(kq_rounding *r, const kq_sweep *s, const char *dir, const char *what, kq_error *err)
 {
-    char line[400], words[160];
+    char line[400], words[160], memory[32], disk[32];
     r->way = s->way;
     kq_status status = r->p.opt->resume ? KQ_OK : kq_check_disk(dir, r->disk, err);
     if (status)
         return status;
-    snprintf(line, sizeof line, "%zu modules to %s; about %.0f MB of memory and %.1f GB of disk while it runs%s", r->p.n_wanted, what,
-             (double)r->memory / 1e6, (double)r->disk / 1e9, kq_plan_words(&r->p, s, words));
+    snprintf(line, sizeof line, "%zu modules to %s; about %s of memory and %s of disk while it runs%s", r->p.n_wanted, what,
+             kq_bytes_text((double)r->memory, memory), kq_bytes_text((double)r->disk, disk), kq_plan_words(&r->p, s, words));
     return kq_progress_note(&r->p.opt->common, line, err);
 }
 

@@ -37,6 +37,7 @@ kq_status kq_spill_create(const char *path, size_t n_records, size_t record_byte
 {
     *out = NULL;
     kq_spill *s = NULL;
+    char size[32];
     kq_status status = start(path, n_records, record_bytes, &s, err);
     if (status)
         return status;
@@ -45,8 +46,8 @@ kq_status kq_spill_create(const char *path, size_t n_records, size_t record_byte
     /* claim the space now: a full disk is then found before the work, not after it */
     int full = s->fd < 0 ? errno : posix_fallocate(s->fd, 0, (off_t)(n_records * (record_bytes + 8)));
     if (full && full != EOPNOTSUPP && full != EINVAL) {
-        status = kq_fail(err, KQ_E_IO, "%s: cannot be created with %.1f MB: %s", s->tmp, (double)(n_records * (record_bytes + 8)) / 1e6,
-                         strerror(full));
+        status = kq_fail(err, KQ_E_IO, "%s: cannot be created with %s: %s", s->tmp,
+                         kq_bytes_text((double)(n_records * (record_bytes + 8)), size), strerror(full));
         kq_spill_close(s);
         return status;
     }

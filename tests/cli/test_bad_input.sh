@@ -127,9 +127,9 @@ rm -rf never
 if mkdir disk && mount -t tmpfs -o size=96k tmpfs disk 2>/dev/null; then
     say "a full disk (tmpfs)"
     trap 'cd /; umount "$W/disk"; rm -rf "$W"' EXIT
-    refuse 1 "(No space left|GB free)" "$KRONQ" quantize "$HF" -o disk/out $CAL --only 'layers\.2\.' --quiet
+    refuse 1 "(No space left|[kMG]B free)" "$KRONQ" quantize "$HF" -o disk/out $CAL --only 'layers\.2\.' --quiet
     [ ! -e disk/out/config.json ] || fail "a full disk left a checkpoint"
-    refuse 1 "(No space left|GB free)" "$KRONQ" calibrate "$HF" -o disk/f $CAL --quiet
+    refuse 1 "(No space left|[kMG]B free)" "$KRONQ" calibrate "$HF" -o disk/f $CAL --quiet
     [ ! -e disk/f ] || fail "a full disk left factors"
 else
     say "a full disk (tmpfs): SKIPPED, mounting is not allowed here"

@@ -62,7 +62,7 @@ refuse 2 "Q4_X: expected one of Q4_0" "$KRONQ" quantize "$GGUF" --to gguf --type
 refuse 2 "type is missing" "$KRONQ" quantize "$GGUF" --to gguf $N
 refuse 2 "ffn_down=Q4_X: Q4_X is no type" "$KRONQ" quantize "$GGUF" --to gguf --type Q4_0 --tensor-type ffn_down=Q4_X $N
 refuse 2 "\[=F16: not a regular expression" "$KRONQ" quantize "$GGUF" --to gguf --type Q4_0 --tensor-type '[=F16' $N
-refuse 2 "belong to --to gguf" "$KRONQ" quantize "$GGUF" --type Q4_0 -o n --quiet
+refuse 2 "belongs to --to gguf" "$KRONQ" quantize "$GGUF" --type Q4_0 -o n --quiet
 [ ! -e n.gguf ] || fail "a refused file is there"
 
 say "plan"
