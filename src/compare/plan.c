@@ -10,6 +10,7 @@
 #include "compare/compare.h"
 #include "eval/eval.h"
 #include "quant/plan.h"
+#include "tasks/tasks.h"
 #include "text/text.h"
 
 kq_compare_options kq_compare_defaults(void)
@@ -393,6 +394,32 @@ static kq_status find_done(kq_cmp *c, kq_error *err)
     return status;
 }
 
+/* What every row is measured by, before the first is made: the windows' length, and the tasks' names and documents. */
+static kq_status check_measures(const char *model, const kq_compare_options *opt, kq_error *err)
+{
+    kq_model_file *f;
+    kq_status status = opt->ctx ? kq_model_file_open(model, KQ_ISA_REF, &f, err) : KQ_OK;
+    if (!status && opt->ctx) {
+        const size_t most = kq_source_config(kq_model_file_source(f))->max_position;
+        kq_model_file_close(f);
+        if (opt->ctx < 2 || (most && opt->ctx > most))
+            return kq_fail(err, KQ_E_ARG, "--ctx %zu: from 2 to the model's context, %zu", opt->ctx, most);
+    }
+    for (size_t i = 0; i < opt->n_tasks && !status; i++) {
+        const kq_task *task = kq_task_find(opt->tasks[i].name);
+        kq_document *docs = NULL;
+        size_t n = 0, n_file;
+        if (!task)
+            return kq_fail(err, KQ_E_ARG, "--task %s: unknown; there are %s", opt->tasks[i].name, kq_task_names());
+        for (size_t k = i + 1; k < opt->n_tasks; k++)
+            if (!strcmp(opt->tasks[i].name, opt->tasks[k].name))
+                return kq_fail(err, KQ_E_ARG, "--task %s: given twice", opt->tasks[i].name);
+        if (!(status = kq_documents_read(task, opt->tasks[i].file, opt->limit, &docs, &n, &n_file, err)))
+            kq_documents_free(docs, n);
+    }
+    return status;
+}
+
 kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n, const kq_compare_options *opt, kq_cmp *c,
                       kq_error *err)
 {
@@ -416,6 +443,8 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
                 break;
             }
     }
+    if (!status)
+        status = check_measures(model, opt, err);
     if (!status && !(status = describe(c, err)) && !(status = meet_folder(c, err)))
         status = find_done(c, err);
     if (status)

@@ -123,6 +123,9 @@ serve HF --ctx 600 | --ctx 600: .*512
 compare HF -o never --methods none --ppl TEXT --bits 2,x | --bits x: a number
 compare HF -o never --methods none:sigma_reg=1 --ppl TEXT | in none:sigma_reg=1: sigma_reg=1: no such setting
 compare HF -o never --methods flipflop:rounds=0 --ppl TEXT | in flipflop:rounds=0: rounds=0: at least 1
+compare HF -o never --methods none --ppl TEXT --ctx 600 | --ctx 600: from 2 to the model's context, 512
+compare HF -o never --methods none --task foo=$J | --task foo: unknown; there are
+compare HF -o never --methods none --task piqa=$J --task piqa=$J | --task piqa: given twice
 compare HF -o never --methods none --ppl TEXT --seeds 1,-2 | --seeds -2: a whole number
 END
 
@@ -175,6 +178,7 @@ eval HF --task arc_easy=$J --log-samples no/x --quiet | no/x: cannot be written:
 calibrate HF -o no/such/f --quiet | no/such/f: cannot be written: No such file
 imatrix HF -o no/such/f --quiet | no/such/f: cannot be written: No such file
 export HF -o no/such/f.gguf --to gguf --quiet | no/such/f.gguf: cannot be written: No such file
+compare HF -o never --methods none --task arc_easy=nosuch.jsonl --quiet | nosuch.jsonl: No such file
 report HF -o no/such/f.html --quiet | no/such/f.html: cannot be written: No such file
 END
 [ ! -e no ] || fail "a folder was made"

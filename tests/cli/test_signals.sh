@@ -56,7 +56,7 @@ say "calibrate"
 timed "$KRONQ" calibrate "$HF" -o whole.safetensors $CAL --only "$ONLY" --quiet
 interrupts $some part.safetensors whole.safetensors "$KRONQ" calibrate "$HF" -o part.safetensors $CAL --only "$ONLY"
 say "compare"
-C="$KRONQ compare $HF --methods none,input-only --bits 2,3 $CAL --ppl $TEXT --ctx 64 --chunks 2"
+C="$KRONQ compare $HF --methods none,input-only --bits 2,3 ${CAL/--seed/--seeds} --ppl $TEXT --ctx 64 --chunks 2"
 timed $C -o whole-c --quiet
 again=
 for ((i = 0; i < some; i++)); do
