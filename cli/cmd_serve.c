@@ -14,7 +14,7 @@
 static const cli_option options[] = {
     {"host", "ADDRESS", "address or name to listen on (127.0.0.1: this machine only); 0.0.0.0 or :: lets others in, then set a key", OPT_HOST},
     {"port", "P", "port (8080); 0: any free one, which is then told; one that another program holds is refused", OPT_PORT},
-    {"api-key", "KEY", "ask for `Authorization: Bearer KEY`; (or X-Api-Key: KEY); better in the environment as KRONQ_API_KEY, where others do not see it", OPT_API_KEY},
+    {"api-key", "KEY", "ask for `Authorization: Bearer KEY` (or X-Api-Key: KEY); better in the environment as KRONQ_API_KEY, where others do not see it", OPT_API_KEY},
     {"allow-host", "NAME", "without a key on loopback: take requests whose Host header has this name too, e.g. a reverse proxy's; may be repeated", OPT_ALLOW_HOST},
     {"cors", "ORIGIN", "let web pages of this origin (https://host[:port], or * for all) use the server; may be repeated", OPT_CORS},
     {"alias", "NAME", "what the model is called in answers; requests may use this name, --model-name's and MODEL", OPT_ALIAS},
@@ -47,6 +47,7 @@ static const char about[] =
     "With lm-evaluation-harness (bench/lm_eval/README.md), exactly as `kronq eval` scores:\n"
     "  kronq serve out --compute f32 --kv f32\n"
     "  lm_eval --model local-completions --model_args model=out,base_url=http://localhost:8080/v1/completions,tokenizer_backend=remote ...\n"
+    "What a request does not say of temperature, top_p, top_k, min_p and repetition_penalty is as the model's generation_config.json recommends.\n"
     "docs/serve.md has every field.";
 
 static void log_line(void *ctx, const char *line)
