@@ -264,12 +264,14 @@ class KronqLinear(Packed):
     def forward(self, x):
         if self.decode == "cached":
             return nn.functional.linear(x, self.cached(x.dtype, x.device))
+        # f32 until the output: one large activation (LLaMA's first tokens have some of thousands) is spread by the rotation over all of h and y, and bf16
+        # would round every other channel by its size
         columns = self.trellis.shape[1]
         h = x.reshape(-1, self.in_features).float() * (self.su * self.scale)
-        h = rotate(nn.functional.pad(h, (0, TILE * columns - self.in_features)), transpose=True).to(x.dtype)
+        h = rotate(nn.functional.pad(h, (0, TILE * columns - self.in_features)), transpose=True)
         band = max(1, self.tile_weights // (TILE * TILE * columns))
-        y = [nn.functional.linear(h, self.code.decode(trellis, x.dtype)) for trellis in self.trellis.split(band)]
-        y = rotate(torch.cat(y, -1).float()).narrow(1, 0, self.out_features) * self.sv
+        y = [nn.functional.linear(h, self.code.decode(trellis, torch.float32)) for trellis in self.trellis.split(band)]
+        y = rotate(torch.cat(y, -1)).narrow(1, 0, self.out_features) * self.sv
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def dense(self, dtype=torch.float32):
@@ -320,9 +322,10 @@ class KronqRows(Packed):
         if self.qweight.is_meta and not x.is_meta:
             raise RuntimeError("the embedding, which is also the head, was offloaded; give it a device in device_map")
         band = max(1, self.tile_weights // self.shape[1])
+        h = x.float()
         return torch.cat(
             [
-                nn.functional.linear(x, self.values(q.to(x.device), s.to(x.device), x.dtype))
+                nn.functional.linear(h, self.values(q.to(x.device), s.to(x.device), torch.float32)).to(x.dtype)
                 for q, s in zip(self.qweight.split(band), self.scales.split(band))
             ],
             -1,

@@ -115,6 +115,24 @@ class Values(unittest.TestCase):
                 self.assertEqual(got.dtype, dtype)
                 self.assertLess(float((got.float() - want).norm() / want.norm()), 0.05)
 
+    def test_bf16_loses_only_the_rounding_of_a_layers_output(self):
+        """With one large activation, as LLaMA's first tokens have them: the rotation spreads it over all channels, so that bf16 anywhere inside the layer
+        rounds all outputs by its size. A bf16 output is within half a unit of its last place, 2^-9 of its own size; f32 sums add 2e-6 of the largest."""
+        torch.manual_seed(5)
+        for name, module in load("llama2", dtype=torch.bfloat16).named_modules():
+            if not isinstance(module, (modeling_kronq.KronqLinear, modeling_kronq.KronqHead)):
+                continue
+            head = isinstance(module, modeling_kronq.KronqHead)
+            x = torch.randn(7, module.shape[1] if head else module.in_features)
+            x[:, 3] = 1000
+            x = x.bfloat16()
+            want = x.double() @ module.dense(torch.float32).double().t()
+            with torch.inference_mode():
+                got = module(x)
+            self.assertEqual(got.dtype, torch.bfloat16)
+            bound = want.abs() * 2**-8 + want.abs().max() * 2e-6
+            self.assertTrue(bool(((got.double() - want).abs() <= bound).all()), name)
+
 
 class Use(unittest.TestCase):
     def test_stays_packed(self):
