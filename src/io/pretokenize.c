@@ -1,5 +1,4 @@
 /* Normalisers, pre-tokenizers and their patterns, as Hugging Face's `tokenizers` runs them. */
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -189,171 +188,7 @@ int kq_char_byte(uint32_t cp)
     return cp < 0x100 && kq_byte_char(cp) == cp ? (int)cp : -1;
 }
 
-/* ---- patterns ------------------------------------------------------------------------------------------------------------- */
-
-/* The insides of character classes that PCRE2 defines otherwise: Unicode White_Space (PCRE2's \s also takes U+180E), and
- * Oniguruma's word characters (PCRE2's \w leaves out the marks). */
-#define SPACE_SET "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define WORD_SET "\\p{L}\\p{M}\\p{Nd}\\p{Pc}"
-
-static kq_status put(kq_tok_buf *out, const char *s, kq_error *err) { return kq_tok_buf_add(out, s, strlen(s), err); }
-
-/* \p{...} or \P{...} at s (after the backslash); Oniguruma's script names mean the script itself, PCRE2's the script extensions. */
-static size_t translate_property(const char *s, size_t size, kq_tok_buf *out, kq_status *status, kq_error *err)
-{
-    size_t n = 2;
-    char text[64];
-    if (size < 4 || s[1] != '{')
-        return 0;
-    while (n < size && s[n] != '}' && isalnum((unsigned char)s[n]))
-        n++;
-    if (n >= size || s[n] != '}' || n < 3 || n > 40)
-        return 0;
-    snprintf(text, sizeof text, "\\%c{%s%.*s}", s[0], n - 2 <= 2 ? "" : "sc:", (int)(n - 2), s + 2);
-    *status = put(out, text, err);
-    return n + 1;
-}
-
-/* Oniguruma (Ruby syntax) to PCRE2: constructs known to mean the same pass, a few are rewritten, the others are refused. */
-static kq_status translate(const char *re, size_t size, const char *where, kq_tok_buf *out, kq_error *err)
-{
-    kq_status status = KQ_OK;
-    bool in_class = false;
-    size_t class_start = 0;
-    const char *no = NULL;
-    for (size_t i = 0; i < size && !status;) {
-        char c = re[i];
-        if (c == '\\') {
-            if (i + 1 >= size) {
-                no = "a final backslash";
-                break;
-            }
-            char e = re[i + 1];
-            if (e == 's') {
-                status = put(out, in_class ? SPACE_SET : "[" SPACE_SET "]", err);
-            } else if (e == 'w') {
-                status = put(out, in_class ? WORD_SET : "[" WORD_SET "]", err);
-            } else if ((e == 'S' || e == 'W') && !in_class) {
-                status = put(out, e == 'S' ? "[^" SPACE_SET "]" : "[^" WORD_SET "]", err);
-            } else if (e == 'p' || e == 'P') {
-                size_t n = translate_property(re + i + 1, size - i - 1, out, &status, err);
-                if (!n) {
-                    no = "a property that is not \\p{Name}";
-                    break;
-                }
-                i += 1 + n;
-                continue;
-            } else if (e == 'x' && i + 3 < size && isxdigit((unsigned char)re[i + 2]) && isxdigit((unsigned char)re[i + 3])) {
-                status = kq_tok_buf_add(out, re + i, 4, err);
-                i += 4;
-                continue;
-            } else if (e == 'u' && i + 5 < size) {
-                char text[16];
-                for (size_t j = 2; j < 6; j++)
-                    if (!isxdigit((unsigned char)re[i + j]))
-                        no = "\\u without four digits";
-                if (no)
-                    break;
-                snprintf(text, sizeof text, "\\x{%.4s}", re + i + 2);
-                status = put(out, text, err);
-                i += 6;
-                continue;
-            } else if (strchr("dDrntf", e) || (ispunct((unsigned char)e)) || e == ' ') {
-                status = kq_tok_buf_add(out, re + i, 2, err);
-            } else {
-                no = "an escape whose meaning differs between regex engines";
-                break;
-            }
-            i += 2;
-            continue;
-        }
-        if (in_class) {
-            if (c == ']' && i != class_start)
-                in_class = false;
-            else if (c == '[' || (c == '&' && i + 1 < size && re[i + 1] == '&')) {
-                no = "a nested character class";
-                break;
-            }
-        } else if (c == '[') {
-            in_class = true;
-            class_start = i + 1 + (i + 1 < size && re[i + 1] == '^');
-        } else if (c == '(' && i + 1 < size && re[i + 1] == '?') {
-            static const char *const known[] = { "(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:" };
-            bool ok = false;
-            for (size_t k = 0; k < sizeof known / sizeof *known; k++)
-                ok = ok || (size - i >= strlen(known[k]) && !memcmp(re + i, known[k], strlen(known[k])));
-            if (!ok) {
-                no = "a group other than (?: (?= (?! (?<= (?<! (?> (?i:";
-                break;
-            }
-        } else if (c == '(' && i + 1 < size && re[i + 1] == '*') {
-            no = "a (*VERB)";
-            break;
-        } else if (c == '^' || c == '$') {
-            no = "a line anchor";
-            break;
-        } else if (c == '}' && i + 1 < size && re[i + 1] == '+') {
-            no = "a '+' after {n,m}, which means something else in each regex engine";
-            break;
-        }
-        status = kq_tok_buf_add(out, &c, 1, err);
-        i++;
-    }
-    if (!status && no)
-        status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: the regex \"%.*s\" has %s", where, size > 200 ? 200 : (int)size, re, no);
-    return status;
-}
-
-kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq_pattern *out, kq_error *err)
-{
-    kq_tok_buf text = { 0 };
-    kq_status status = KQ_OK;
-    pcre2_compile_context *context = NULL;
-    memset(out, 0, sizeof *out);
-    if (size > 1 << 16)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: a regex of %zu bytes", where, size);
-    if ((status = translate(regex, size, where, &text, err)))
-        goto out;
-    context = pcre2_compile_context_create(NULL);
-    if (!context) {
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: a regex");
-        goto out;
-    }
-    pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    int code;
-    PCRE2_SIZE where_in;
-    out->code = pcre2_compile((PCRE2_SPTR)(text.data ? text.data : ""), text.size, PCRE2_UTF | PCRE2_UCP, &code, &where_in, context);
-    if (!out->code) {
-        char why[128] = "";
-        pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-        status = kq_fail(err, KQ_E_FORMAT, "%s: the regex \"%.*s\" does not compile: %s", where, size > 200 ? 200 : (int)size, regex, why);
-        goto out;
-    }
-    (void)pcre2_jit_compile(out->code, PCRE2_JIT_COMPLETE); /* where it is not to be had, the interpreter gives the same matches */
-out:
-    pcre2_compile_context_free(context);
-    kq_free(text.data);
-    return status;
-}
-
-kq_status kq_pattern_literal(const char *s, size_t size, kq_pattern *out, kq_error *err)
-{
-    kq_tok_buf copy = { 0 };
-    memset(out, 0, sizeof *out);
-    if (!size)
-        return kq_fail(err, KQ_E_FORMAT, "an empty pattern in tokenizer.json");
-    kq_status status = kq_tok_buf_add(&copy, s, size, err);
-    out->literal = copy.data;
-    out->literal_size = size;
-    return status;
-}
-
-void kq_pattern_free(kq_pattern *p)
-{
-    pcre2_code_free(p->code);
-    kq_free(p->literal);
-    memset(p, 0, sizeof *p);
-}
+/* ---- spans of a pattern ---------------------------------------------------------------------------------------------------- */
 
 kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err)
 {
@@ -379,14 +214,15 @@ static kq_status run_regex(const pcre2_code *code, const char *text, size_t size
 {
     if (!s->match) {
         s->match = pcre2_match_data_create(1, NULL);
-        if (!s->match)
+        s->match_context = pcre2_match_context_create(NULL);
+        if (!s->match || !s->match_context)
             return kq_fail(err, KQ_E_MEMORY, "out of memory: a regex match");
+        pcre2_set_match_limit(s->match_context, UINT32_MAX); /* the patterns are ours, and linear; the default ends a run of 10 million spaces */
     }
     int rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, s->match, s->match_context);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !s->jit_stack) {
         s->jit_stack = pcre2_jit_stack_create(64 << 10, 16 << 20, NULL);
-        s->match_context = pcre2_match_context_create(NULL);
-        if (!s->jit_stack || !s->match_context)
+        if (!s->jit_stack)
             return kq_fail(err, KQ_E_MEMORY, "out of memory: a regex match");
         pcre2_jit_stack_assign(s->match_context, NULL, s->jit_stack);
         rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, s->match, s->match_context);

@@ -86,9 +86,9 @@ static inline kq_status kq_tok_steps(kq_tok_scratch *s, size_t n, kq_error *err)
     return s->steps < STEPS_A_QUESTION ? KQ_OK : kq_tok_ask(s, err);
 }
 
-/* Compile a tokenizer.json pattern. `where` names it in messages. The file's regexes are written for Oniguruma; what means something
- * else in PCRE2 is translated (\s, \w, scripts) or refused by name (KQ_E_UNSUPPORTED). */
+/* The pattern of a tokenizer.json, if it is one of those that patterns.c has: KQ_E_UNSUPPORTED with its text if not. `where` names it in messages. */
 kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq_pattern *out, kq_error *err);
+const char *kq_pattern_known(size_t i); /* their texts; NULL after the last */
 kq_status kq_pattern_literal(const char *s, size_t size, kq_pattern *out, kq_error *err);
 void kq_pattern_free(kq_pattern *p);
 
