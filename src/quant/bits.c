@@ -46,17 +46,20 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
     if (status)
         return status;
     size_t matched = 0;
-    for (size_t l = 0; l < b->p->cfg->n_layer; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
+    for (size_t l = 0; l < b->p->cfg->n_layer && !status; l++)
+        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
             char name[128];
+            bool yes = false;
             kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            if (!(b->p->wanted[l] >> id & 1) || !kq_regex_matches(pattern, name))
+            if (!(b->p->wanted[l] >> id & 1) || (status = kq_regex_matches(pattern, name, &yes, err)) || !yes)
                 continue;
             matched++;
             if (!b->k[place(l, id)])
                 b->k[place(l, id)] = (uint8_t)(equals[1] - '0');
         }
     kq_regex_free(pattern);
+    if (status)
+        return status;
     if (!matched)
         return kq_fail(err, KQ_E_ARG, "--module-bits %s: matches no module that is quantized; they are called like "
                        "model.layers.0.self_attn.q_proj", text);

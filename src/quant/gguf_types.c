@@ -58,11 +58,16 @@ static kq_status add_rule(chooser *c, const char *text, kq_error *err)
 static kq_status settle(const chooser *c, const char *hf, const char *gguf, size_t n, kq_dtype type, kq_dtype *out, kq_error *err)
 {
     size_t elems = 1, bytes;
-    for (size_t i = 0; i < c->n_rules; i++)
-        if (kq_regex_matches(c->rules[i].pattern, hf) || kq_regex_matches(c->rules[i].pattern, gguf)) {
+    for (size_t i = 0; i < c->n_rules; i++) {
+        bool yes = false;
+        kq_status status;
+        if ((status = kq_regex_matches(c->rules[i].pattern, hf, &yes, err)) || (!yes && (status = kq_regex_matches(c->rules[i].pattern, gguf, &yes, err))))
+            return status;
+        if (yes) {
             type = c->rules[i].type;
             break;
         }
+    }
     kq_dtype_block(type, &elems, &bytes);
     if (n % elems) {
         const kq_dtype llama = kq_mix_fallback(type, n), instead = c->fallback_llama ? llama : c->fallback;

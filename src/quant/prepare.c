@@ -27,7 +27,10 @@ static kq_status select_modules(kq_prepared *p, kq_error *err)
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             char name[128];
             kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            if (pattern && !kq_regex_matches(pattern, name))
+            bool wanted = true;
+            if (pattern && (status = kq_regex_matches(pattern, name, &wanted, err)))
+                break;
+            if (!wanted)
                 continue;
             p->wanted[l] |= (uint8_t)(1 << id);
             p->n_wanted++;

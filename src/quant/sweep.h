@@ -1,4 +1,4 @@
-/* One pass over the calibration text that yields the Kronecker factors of every wanted linear, block by block (docs/architecture.md, "How data flows through `kronq quantize`").
+/* One pass over the calibration text that yields the Kronecker factors of every wanted linear, block by block (docs/math.md, "Factors").
  *
  * Methods that need gradients: a forward pass keeps every block's input (bf16, spilled to the work folder); then from the top block down each
  * block is recomputed, back-propagated, and its weight gradients of all samples (bf16) are held while its factors are found, in memory or

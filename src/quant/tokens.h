@@ -1,4 +1,4 @@
-/* Calibration text -> sequences of token ids (design section 3). */
+/* Calibration text -> sequences of token ids (docs/math.md, "Fisher information": samples). */
 #ifndef KQ_QUANT_TOKENS_H
 #define KQ_QUANT_TOKENS_H
 

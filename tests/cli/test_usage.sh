@@ -58,6 +58,8 @@ refuse 2 "--factor-dtype f8" "$KRONQ" calibrate "$HF" -o never --factor-dtype f8
 refuse 2 "none has no factors" "$KRONQ" calibrate "$HF" -o never --method none
 refuse 2 "--only \(: not a regular expression.*position" $Q --only '('
 refuse 2 "--only conv: matches no module" $Q --only conv
+refuse 2 "--only: the regular expression cannot be decided on the name model.layers.0.self_attn.q_proj: match limit" $Q --only '(([a-z_.0-9]+)+)+[0-9]$'
+refuse 2 "--only: a regular expression of 5000 bytes, expected 4096" $Q --only "$(printf %05000d 0)"
 refuse 2 "--ctx 1" "$KRONQ" eval "$HF" --ppl "$TEXT" --ctx 1 --quiet
 refuse 2 "compute" "$KRONQ" run "$HF" -p x --compute f64
 [ ! -e never ] || fail "a refused command left its output"
