@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make tests/golden/trellis.bin: values and decoded tiles of the three trellis codes, computed bit by bit from design section 5's text,
+"""Make tests/golden/trellis.bin: values and decoded tiles of the three trellis codes, computed bit by bit from docs/math.md, "The trellis code" (eq. 70-72),
 with none of the C code (the hyb table is read as numbers from src/trellis/hyb_table.c). Needs numpy.
 
     python3 scripts/make_golden_trellis.py tests/golden/trellis.bin

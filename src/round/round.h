@@ -2,7 +2,7 @@
  *
  *     W' = U_m^T diag(s_out) W diag(s_in) U_n          U the orthonormal Hadamard matrices, s random signs
  *     What = diag(s_out) U_m What' U_n^T diag(s_in)
- * docs/math.md ("Rounding"); YAQA (Tseng et al. 2025b) eq. 12 as printed in the FastKron paper. */
+ * docs/math.md, "Rounding" (eq. 50-67); YAQA (Tseng et al. 2025b) eq. 12 as printed in the FastKron paper. */
 #ifndef KQ_ROUND_ROUND_H
 #define KQ_ROUND_ROUND_H
 

@@ -30,7 +30,7 @@ const float *kq_trellis_values(const kq_trellis *t); /* [65536, V]: what each st
 double kq_trellis_rms(const kq_trellis *t);
 
 /* Round tiles [n_tiles, 256] f32 (already divided by the scale) to the nearest walks: packed [n_tiles, 16 k] words, decoded [n_tiles, 256]
- * (may be NULL). Tail-biting as design.md: a pass over the sequence rotated by half fixes the overlap, a second pass is constrained to it.
+ * (may be NULL). Tail-biting (docs/math.md, "The trellis code"): a pass over the sequence rotated by half fixes the overlap, a second pass is constrained to it.
  * Costs are integers, ties go to the lowest state: every instruction set gives the same bits. For the search alone, a step whose target is longer
  * than 9, 6.5, 4.8 times 0.9 rms (2, 3, 4 bits) is shortened to that; NaN counts as 0.
  * scratch: kq_trellis_scratch_bytes(t), one a thread. Runs on the calling thread. Several tiles a call are faster than one

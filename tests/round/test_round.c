@@ -69,7 +69,7 @@ static void test_gain(void **state)
             }
         print_message("%zu x %zu: loss by none %.4g, input %.4g, output %.4g, both %.4g; relative mse by none %.4f\n", m, n, loss[0],
                       loss[1], loss[2], loss[3], mse_none);
-        /* 2 bits without factors: 0.071 on Gaussian data (design, section 5) */
+        /* 2 bits without factors: 0.071 on Gaussian data (docs/math.md, "The trellis code") */
         assert_true(mse_none < 0.08);
         assert_true(loss[1] < MARGIN * loss[0] && loss[2] < MARGIN * loss[0]);
         assert_true(loss[3] < MARGIN * loss[1] && loss[3] < MARGIN * loss[2]);

@@ -202,8 +202,8 @@ static void test_isas_agree(void **state)
         }
 }
 
-/* Squared error on unit Gaussian tiles at the 0.9 scale, within 3% of design section 5 where it gives a figure (two standard errors of 300
- * tiles are 1%; hyb at 4 bits comes out lower, 0.0054 for 0.0057), else of what was measured; without a vector unit just a few tiles and 15%. */
+/* Squared error on unit Gaussian tiles at the 0.9 scale, within 3% of the figures in docs/math.md, "The trellis code" (two standard errors of
+ * 300 tiles are 1%); without a vector unit just a few tiles and 15%. */
 static void test_squared_error(void **state)
 {
     (void)state;
