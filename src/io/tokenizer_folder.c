@@ -23,7 +23,7 @@ typedef struct folder {
     json_t *firm;                /* roles that only some models have, as strings in tokenizer_config.json: no other file changes them; owned */
     json_t *by_content;          /* content -> its object in list */
     json_int_t top;              /* the highest id in list, -1: none */
-    json_int_t moved_from, moved_to; const char *moved; size_t n_moved; /* tokens that get another id than is written; content borrowed from list */
+    json_int_t moved_from, moved_to; json_t *moved; size_t n_moved; /* tokens that get another id than is written; the first one's text, owned */
     kq_error *err;
 } folder;
 
@@ -194,7 +194,7 @@ static kq_status add(folder *f, json_t *t, json_int_t written, json_int_t *next)
     if (written >= 0 && written != given && !f->n_moved++) {
         f->moved_from = written;
         f->moved_to = given;
-        f->moved = json_string_value(content); /* it stays in list, or goes into old */
+        f->moved = json_incref((json_t *)content);
     }
     if (given > f->top)
         f->top = given;
@@ -279,19 +279,23 @@ static kq_status file_tokens(folder *f, listing *l)
 static const char *const roles[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token" };
 enum { N_ROLES = sizeof roles / sizeof *roles };
 
-static bool is_named_special(const folder *f, const char *text)
+/* The texts that make a token of added_tokens.json special. New reference; NULL: out of memory. */
+static json_t *special_texts(const folder *f)
 {
-    const json_t *extra = json_object_get(f->config, "extra_special_tokens"), *t;
+    json_t *texts = json_object(), *t;
     size_t i;
-    for (i = 0; i < N_ROLES; i++) {
+    int bad = !texts;
+    for (i = 0; i < N_ROLES && !bad; i++) {
         const json_t *mapped = content_of(json_object_get(f->map, roles[i])), *v = mapped ? mapped : json_object_get(f->config, roles[i]);
-        if (json_is_string(v) && !strcmp(json_string_value(v), text))
-            return true;
+        if (json_is_string(v))
+            bad = json_object_setn_new(texts, json_string_value(v), json_string_length(v), json_true());
     }
-    json_array_foreach(extra, i, t)
-        if (content_of(t) && !strcmp(json_string_value(content_of(t)), text))
-            return true;
-    return false;
+    json_array_foreach(json_object_get(f->config, "extra_special_tokens"), i, t)
+        if (content_of(t) && !bad)
+            bad = json_object_setn_new(texts, json_string_value(content_of(t)), json_string_length(content_of(t)), json_true());
+    if (bad)
+        json_decref(texts);
+    return bad ? NULL : texts;
 }
 
 /* added_tokens_decoder, or what transformers makes in its place. */
@@ -312,16 +316,21 @@ static kq_status side_tokens(folder *f, listing *l)
     }
     if (decoder)
         return KQ_OK;
+    json_t *special = special_texts(f);
+    status = special ? KQ_OK : no_memory(f);
     json_object_foreach(f->added, key, t) {
+        if (status)
+            break;
         json_t *content = json_string(key);
         if (!json_is_integer(t) || json_integer_value(t) < 0 || json_integer_value(t) >= KQ_TOK_MAX_ID)
             status = bad_token(f, "added_tokens.json", "token", key);
         else
-            status = content ? list_token(f, l, json_integer_value(t), token(content, NULL, is_named_special(f, key))) : no_memory(f);
+            status = content ? list_token(f, l, json_integer_value(t), token(content, NULL, json_object_get(special, key) != NULL)) : no_memory(f);
         json_decref(content);
-        if (status)
-            return status;
     }
+    json_decref(special);
+    if (status)
+        return status;
     return file_tokens(f, l);
 }
 
@@ -443,7 +452,8 @@ static kq_status add_all(folder *f, listing *file, listing *side, const named *n
     if (f->class == CLASS_FILE) /* tokenizer.json's own list, in its order */
         for (i = 0; i < file->n && !status; i++)
             status = add(f, json_incref(file->item[i].token), file->item[i].id, &next);
-    qsort(side->item, side->n, sizeof *side->item, by_id);
+    if (side->n)
+        qsort(side->item, side->n, sizeof *side->item, by_id);
     next = next_id(f);
     for (i = 0; i < side->n && !status; i++) {
         listed *x = &side->item[i];
@@ -495,7 +505,7 @@ static kq_status added_tokens(folder *f)
     }
     if (!status && f->n_moved)
         kq_warn("%s: added token \"%.60s\" is listed with id %lld and gets %lld, as in transformers, which numbers added tokens on from the vocabulary (%zu such "
-                "tokens)", f->path, f->moved, (long long)f->moved_from, (long long)f->moved_to, f->n_moved);
+                "tokens)", f->path, json_string_value(f->moved), (long long)f->moved_from, (long long)f->moved_to, f->n_moved);
     for (i = 0; i < file.n; i++)
         json_decref(file.item[i].token);
     for (i = 0; i < side.n; i++)
@@ -531,5 +541,6 @@ out:
     json_decref(f.list);
     json_decref(f.by_content);
     json_decref(f.firm);
+    json_decref(f.moved);
     return status;
 }
