@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The texts of tests/golden/cases/07-text-formats and 08-calibration-specials, and what they hold: figures.json, by Python's json, tokenizers, transformers and torch.
+"""The texts of tests/golden/cases/07-text-formats and 08-calibration-specials, and what they hold (cases/texts.json), by Python's json, tokenizers,
+transformers and torch.
 
     scripts/make_golden_texts.py        (in the environment of scripts/python_env.sh, from the repository's folder; no network)
 
-The first files (array.json ... chat.txt) are inputs that a user had trouble with, kept as they were (fake.parquet: its first KiB); the others are made from them here.
-A figure is the number of token ids of the documents joined by <|endoftext|>: with special tokens as ids, and spelled out. perplexity: consecutive windows of 64 ids, the
-last, incomplete one left out, f32.
+The first files (array.json ... chat.txt) are inputs that a user had trouble with, kept as they were (fake.parquet: its first KiB); the others are
+made from them here. A figure is the number of token ids of the documents joined by <|endoftext|>: with special tokens as ids, and spelled out.
+perplexity: consecutive windows of 64 ids, the last, incomplete one left out, f32.
 """
 import gzip
 import json
@@ -67,12 +68,16 @@ talks = []
 for i in range(0, 24, 3):
     m = [{"role": "user", "content": docs[i]}, {"role": "assistant", "content": docs[i + 1]}, {"role": "user", "content": docs[i + 2]},
          {"role": "assistant", "content": "So it is, \u00e9 and \U0001d11e."}]
-    talks.append([{"role": "system", "content": "You know words."}] + m)
+    talks.append(([{"role": "system", "content": "You know words."}] if i % 2 else []) + m)
 write(SPECIALS + "messages.jsonl", "".join(json.dumps({"id": i, "messages": m}) + "\r\n" for i, m in enumerate(talks)))
 write(SPECIALS + "messages.json", json.dumps([{"messages": m} for m in talks], indent=1))
 said = {"user": "human", "assistant": "gpt", "system": "system"}
-write(SPECIALS + "sharegpt.jsonl", "".join(json.dumps({"system": "" if i % 2 else m[0]["content"], "conversations": [
-    {"from": said[x["role"]], "value": x["content"]} for x in m[1 - i % 2:]]}) + "\n" for i, m in enumerate(talks)))
+shared = []
+for i, m in enumerate(talks):
+    apart = i % 4 == 1 and m[0]["role"] == "system"
+    shared.append({"system": m[0]["content"] if apart else "",
+                   "conversations": [{"from": said[x["role"]], "value": x["content"]} for x in (m[1:] if apart else m)]})
+write(SPECIALS + "sharegpt.jsonl", "".join(json.dumps(x) + "\n" for x in shared))
 
 # ---- figures -------------------------------------------------------------------------------------------------------------------
 all_of = {}
