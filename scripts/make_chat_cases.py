@@ -82,7 +82,7 @@ def render(tok, conv, mode):
         return None
 
 
-VARIABLES = {"i": 7, "j": -3, "z": 0, "f": 2.5, "g": -0.1, "big": 1e21, "t": True, "n": None, "s": "Hello, wörld 𝄞", "e": "", "sp": "  a b\t\nc  ", "q": "it's \"x\"\\", "d3": "12",
+VARIABLES = {"i": 7, "j": -3, "z": 0, "f": 2.5, "g": -0.1, "big": 1e17, "t": True, "n": None, "s": "Hello, wörld 𝄞", "e": "", "sp": "  a b\t\nc  ", "q": "it's \"x\"\\", "d3": "12",
              "l": [3, 1, 2], "ls": ["b", "A", "c", "a"], "m": {"a": 1, "b": {"c": [1, 2, {"d": "e"}]}, "items": 5, "k y": None}, "el": [], "em": {},
              "rows": [{"n": "x", "v": 2, "on": True}, {"n": "Y", "v": 1}, {"n": "z", "v": 3, "on": False}]}
 

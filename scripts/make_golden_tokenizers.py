@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Golden files for the tokenizer, its chat formats and its side files (tests/io).
+"""Golden files for the tokenizer, and its side files (tests/io).
 
     python scripts/make_golden_tokenizers.py tests/golden [MODEL.gguf]
 
 Writes tokenizer_<family>.json (small vocabularies trained here on generated text, with the settings of the real families),
 tokenizer_text.bin (mixed text, a little of it invalid UTF-8), tokenizer_<family>.ids (uint16, little endian: what the
-`tokenizers` package gives for that text), tokenizer_cases.json (short cases with ids and decoded text) and chat_cases.json
-(chat templates run by jinja2). With SmolLM2's GGUF also tokenizer_real.ids, from a tokenizer put together here from the
+`tokenizers` package gives for that text), tokenizer_cases.json (short cases with ids and decoded text). With SmolLM2's GGUF also tokenizer_real.ids, from a tokenizer put together here from the
 file's vocabulary and merges, as Hugging Face's SmolLM2 tokenizer.json has them. Seed 7 throughout; nothing is downloaded.
 """
 import collections
@@ -202,108 +201,6 @@ def cases(tok, rng):
     return out
 
 
-# The chat templates: SmolLM2's as its GGUF has it, the others written after the public formats (their text parts only: no tools).
-CHATML_SMOL = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
-               "trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-               "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-CHATML_QWEN3 = """{%- if messages[0].role == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
-{%- endif %}
-{%- set ns = namespace(last_query_index=messages|length - 1) %}
-{%- for message in messages[::-1] %}
-    {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if ns.multi_step is not defined and message.role == "user" and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
-        {%- set ns.multi_step = false %}
-        {%- set ns.last_query_index = index %}
-    {%- endif %}
-{%- endfor %}
-{%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-    {%- elif message.role == "assistant" %}
-        {%- set content = message.content %}
-        {%- set reasoning_content = '' %}
-        {%- if '</think>' in message.content %}
-            {%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}
-            {%- set reasoning_content = message.content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
-        {%- endif %}
-        {%- if loop.index0 > ns.last_query_index %}
-            {%- if loop.last or (not loop.last and reasoning_content) %}
-                {{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
-            {%- else %}
-                {{- '<|im_start|>' + message.role + '\\n' + content }}
-            {%- endif %}
-        {%- else %}
-            {{- '<|im_start|>' + message.role + '\\n' + content }}
-        {%- endif %}
-        {{- '<|im_end|>\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}"""
-CHATML_QWEN25 = ("{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}{%- else %}{{- '<|im_start|>system\nYou are Qwen, "
-                 "created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n' }}{%- endif %}{%- for message in messages %}{%- if (message.role == \"user\") or (message.role == "
-                 "\"system\" and not loop.first) or (message.role == \"assistant\") %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{%- endif %}"
-                 "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}")
-LLAMA2 = ("{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
-          "{% set system_message = false %}{% endif %}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-          "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if loop.index0 == 0 and system_message != false %}"
-          "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}"
-          "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
-          "{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
-LLAMA3_CHAT = ("{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ "
-               "message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
-               "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}")
-LLAMA31_CHAT = """{{- bos_token }}
-{%- if not date_string is defined %}
-    {%- set date_string = "26 Jul 2024" %}
-{%- endif %}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content']|trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{{- "Cutting Knowledge Date: December 2023\\n" }}
-{{- "Today Date: " + date_string + "\\n\\n" }}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}"""
-
-
-def chat_cases():
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message):
-        raise ValueError(message)
-
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    env.globals["raise_exception"] = raise_exception
-    u, a, s = (lambda r: lambda t: {"role": r, "content": t})("user"), (lambda t: {"role": "assistant", "content": t}), (lambda t: {"role": "system", "content": t})
-    talks = [[u("Hi")], [s("Be brief."), u("Hi")], [u("Hi"), a("Hello!"), u("  And now?\n")], [s(" sys \n"), u("a"), a(" b "), u("c"), a("d"), u("e")],
-             [u("\u4f60\u597d \U0001f600"), a("<think>\nhm\n</think>\n\nyes"), u("ok")], [u("q"), a("<think>\nr\n</think>\n\nanswer")], [u("q"), a("plain")], [u("")],
-             [a("first"), u("second")], [u("one"), u("two")], [s("x"), s("y"), u("z")]]
-    templates = {"smollm": (CHATML_SMOL, "<|im_start|>", "<|im_end|>"), "qwen25": (CHATML_QWEN25, "", "<|im_end|>"), "qwen3": (CHATML_QWEN3, "", "<|im_end|>"),
-                 "llama2": (LLAMA2, "<s>", "</s>"), "llama3": (LLAMA3_CHAT, "<|begin_of_text|>", "<|eot_id|>"), "llama31": (LLAMA31_CHAT, "<|begin_of_text|>", "<|eot_id|>")}
-    out = []
-    for name, (template, bos, eos) in templates.items():
-        compiled = env.from_string(template)
-        for talk in talks:
-            try:
-                text = compiled.render(messages=talk, add_generation_prompt=True, bos_token=bos, eos_token=eos)
-            except ValueError:
-                text = None
-            out.append({"family": name, "template": template, "messages": talk, "text": text})
-    return out
-
-
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
@@ -325,7 +222,6 @@ def main():
         expect[name] = {"decoded": fnv(tok.decode(ids, skip_special_tokens=False)), "decoded_skip": fnv(tok.decode(ids, skip_special_tokens=True)),
                         "cases": cases(tok, random.Random(8))}
     (out / "tokenizer_cases.json").write_text(json.dumps(expect, separators=(",", ":")))
-    (out / "chat_cases.json").write_text(json.dumps(chat_cases(), separators=(",", ":")))
 
 
 main()

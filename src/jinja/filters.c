@@ -265,7 +265,8 @@ static j_val f_indent(j_run *r, j_val x, const j_args *a)
             kq_j_put(r, &by, " ", 1);
             j_tick(r);
         }
-    kq_j_put(r, &b, kq_j_want_str(r, x, "indent")->p, x.s->n);
+    const j_str *s = kq_j_want_str(r, x, "indent");
+    kq_j_put(r, &b, s->p, s->n);
     kq_j_put(r, &b, "\n", 1); /* so that the last line end is kept */
     const j_list *lines = kq_j_splitlines(r, kq_j_buf_str(r, &b).s, false).l;
     b = (j_buf){0};

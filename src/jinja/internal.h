@@ -130,6 +130,7 @@ const char *kq_j_type_name(j_val v);
 bool kq_j_truth(j_run *r, j_val v);
 bool kq_j_equal(j_run *r, j_val a, j_val b);
 bool kq_j_less(j_run *r, j_val a, j_val b);                         /* a < b; what has no order fails */
+const char *kq_j_find(j_run *r, const char *s, size_t n, const j_str *what); /* what in s [n]; NULL: not there */
 bool kq_j_contains(j_run *r, j_val in, j_val what);
 const j_list *kq_j_items(j_run *r, j_val v);                        /* iterate: the items; what cannot be iterated fails */
 j_list *kq_j_list_of(j_run *r, j_val v);                            /* a fresh list of them */

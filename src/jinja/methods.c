@@ -46,6 +46,8 @@ const j_str *kq_j_want_str(j_run *r, j_val v, const char *what)
 static bool one_of(const char *name, const char *list)
 {
     const size_t n = strlen(name);
+    if (!n || strchr(name, ' '))
+        return false;
     for (const char *s = list; (s = strstr(s, name)); s += n)
         if (s[-1] == ' ' && s[n] == ' ')
             return true;
@@ -82,13 +84,18 @@ j_known kq_j_method_known(j_val v, const char *name)
 
 /* ---- strings ---- */
 
-static const char *find(const j_str *s, size_t from, const j_str *what) { return what->n ? memmem(s->p + from, s->n - from, what->p, what->n) : s->p + from; }
+static const char *find(j_run *r, const j_str *s, size_t from, const j_str *what) { return kq_j_find(r, s->p + from, s->n - from, what); }
 
-static const char *find_last(const j_str *s, size_t to, const j_str *what)
+static const char *find_last(j_run *r, const j_str *s, size_t to, const j_str *what)
 {
-    for (size_t i = to >= what->n ? to - what->n + 1 : 0; i-- > 0;)
+    for (size_t i = to >= what->n ? to - what->n + 1 : 0, paid = 0; i-- > 0; paid += 1 + what->n / 64) {
+        if (paid >= 64) {
+            kq_j_spend(r, paid);
+            paid = 0;
+        }
         if (!memcmp(s->p + i, what->p, what->n))
             return s->p + i;
+    }
     return NULL;
 }
 
@@ -112,7 +119,7 @@ j_val kq_j_replace(j_run *r, const j_str *s, const j_str *old, const j_str *by, 
         return kq_j_buf_str(r, &b);
     }
     kq_j_spend(r, s->n / 16);
-    for (const char *p; count && (p = find(s, at, old)); count--) {
+    for (const char *p; count && (p = find(r, s, at, old)); count--) {
         kq_j_put(r, &b, s->p + at, (size_t)(p - s->p) - at);
         kq_j_put(r, &b, by->p, by->n);
         at = (size_t)(p - s->p) + old->n;
@@ -169,7 +176,7 @@ static j_val split(j_run *r, const j_str *s, const j_args *a, bool right)
     j_val out = kq_j_list(r, J_LIST, 0);
     size_t at = right ? s->n : 0;
     kq_j_spend(r, s->n / 16);
-    for (const char *p; most && (p = right ? find_last(s, at, by) : find(s, at, by)); most--) {
+    for (const char *p; most && (p = right ? find_last(r, s, at, by) : find(r, s, at, by)); most--) {
         kq_j_push(r, out.l, right ? part(r, p + by->n, s->p + at) : part(r, s->p + at, p));
         at = (size_t)(p - s->p) + (right ? 0 : by->n);
     }
@@ -235,7 +242,7 @@ static j_val count(j_run *r, const j_str *s, const j_str *what)
     kq_j_spend(r, s->n / 16);
     if (!what->n)
         return j_int((int64_t)kq_j_chars(s) + 1);
-    for (const char *p = s->p; (p = memmem(p, (size_t)(s->p + s->n - p), what->p, what->n)); p += what->n)
+    for (const char *p = s->p; (p = kq_j_find(r, p, (size_t)(s->p + s->n - p), what)); p += what->n)
         n++;
     return j_int(n);
 }
@@ -244,7 +251,7 @@ static j_val find_index(j_run *r, const j_str *s, const j_str *what, const char 
 {
     const bool last = *name == 'r';
     kq_j_spend(r, s->n / (last ? 2 : 16) + 1);
-    const char *p = last ? find_last(s, s->n, what) : find(s, 0, what);
+    const char *p = last ? find_last(r, s, s->n, what) : find(r, s, 0, what);
     if (!p && strstr(name, "index"))
         j_type_error(r, "%s: the substring is not there", name);
     const j_str before = {s->p, p ? (size_t)(p - s->p) : 0, SIZE_MAX};
@@ -257,7 +264,7 @@ static j_val partition(j_run *r, const j_str *s, const j_str *by, bool right)
     if (!by->n)
         j_type_error(r, "partition: the separator is empty");
     kq_j_spend(r, s->n / 2);
-    const char *p = right ? find_last(s, s->n, by) : find(s, 0, by), *end = s->p + s->n;
+    const char *p = right ? find_last(r, s, s->n, by) : find(r, s, 0, by), *end = s->p + s->n;
     kq_j_push(r, out.l, p ? part(r, s->p, p) : right ? kq_j_cstr(r, "") : part(r, s->p, end));
     kq_j_push(r, out.l, p ? part(r, p, p + by->n) : kq_j_cstr(r, ""));
     kq_j_push(r, out.l, p ? part(r, p + by->n, end) : right ? part(r, s->p, end) : kq_j_cstr(r, ""));

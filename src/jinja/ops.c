@@ -302,7 +302,7 @@ j_val kq_j_percent(j_run *r, const j_str *format, j_val args)
         }
         j_tick(r);
     }
-    if (used < n && args.kind != J_DICT && !(args.kind != J_TUPLE && (j_is_list(args) || args.kind == J_RANGE)))
+    if (used < n && args.kind != J_DICT && !(args.kind != J_TUPLE && (j_is_list(args) || args.kind == J_RANGE || args.kind == J_UNDEFINED)))
         j_type_error(r, "a format has fewer places than values");
     return kq_j_buf_str(r, &b);
 }

@@ -338,13 +338,27 @@ bool kq_j_less(j_run *r, j_val a, j_val b)
     return less;
 }
 
+/* Every place that is compared is paid for, so that no text and no pattern make it slow. */
+const char *kq_j_find(j_run *r, const char *s, size_t n, const j_str *what)
+{
+    if (!what->n)
+        return s;
+    for (const char *end = s + n; (size_t)(end - s) >= what->n; s++) {
+        const char *p = memchr(s, what->p[0], (size_t)(end - s) - what->n + 1);
+        kq_j_spend(r, 1 + (p ? (size_t)(p - s) + what->n : (size_t)(end - s)) / 64);
+        if (!p || !memcmp(p, what->p, what->n))
+            return p;
+        s = p;
+    }
+    return NULL;
+}
+
 bool kq_j_contains(j_run *r, j_val in, j_val what)
 {
     if (in.kind == J_STR) {
         if (what.kind != J_STR)
             j_type_error(r, "'in' of a string wants a string, not %s", kq_j_type_name(what));
-        kq_j_spend(r, in.s->n / 16 + 1);
-        return memmem(in.s->p, in.s->n, what.s->p, what.s->n) != NULL;
+        return kq_j_find(r, in.s->p, in.s->n, what.s) != NULL;
     }
     if (in.kind == J_DICT)
         return kq_j_dict_get(r, in.m, what) != NULL;
