@@ -206,10 +206,10 @@ fi
 say "ports and hosts"
 serve
 P=${URL##*:}
-refuse 1 "--port $P: another program listens on it" "$KRONQ" serve "$HF" --port "$P" --quiet
-refuse 1 "--port $P: another program listens on it" "$KRONQ" serve "$HF" --port "$P" --host 0.0.0.0 --quiet
-refuse 1 "--port $P: another program listens on it" "$KRONQ" serve "$HF" --port "$P" --host localhost --quiet
-refuse 1 "--port $P: another program listens on it" "$KRONQ" serve no-such-model --port "$P" --quiet # before a model is looked for
+refuse 1 "--port $P: another program listens on it" timeout 20 "$KRONQ" serve "$HF" --port "$P" --quiet
+refuse 1 "--port $P: another program listens on it" timeout 20 "$KRONQ" serve "$HF" --port "$P" --host 0.0.0.0 --quiet
+refuse 1 "--port $P: another program listens on it" timeout 20 "$KRONQ" serve "$HF" --port "$P" --host localhost --quiet
+refuse 1 "--port $P: another program listens on it" timeout 20 "$KRONQ" serve no-such-model --port "$P" --quiet # before a model is looked for
 exec 3<>"/dev/tcp/127.0.0.1/$P" # the server closes this one first: its port is then in TIME_WAIT
 ask 200 /health
 ends TERM
