@@ -41,8 +41,7 @@ static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, cons
 {
     const kq_chat chat = {.messages = r->messages, .tools = r->tools, .arguments = r->template_arguments, .add_generation_prompt = r->add_generation_prompt,
                           .continue_final_message = r->continue_final_message};
-    const char *template = kq_tokenizer_chat_template(tok);
-    if (r->tools && template && !strstr(template, "tools"))
+    if (r->tools && kq_tokenizer_chat_template(tok) && !kq_chat_takes_tools(tok))
         return kq_fail(err, KQ_E_UNSUPPORTED, "'tools': the model's chat template has no place for tools");
     char *text = NULL;
     kq_status st = kq_chat_render(tok, &chat, &text, err);

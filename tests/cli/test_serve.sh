@@ -304,6 +304,37 @@ ends TERM
 "$KRONQ" run own -p "the cat sat" -n 12 --temp 0 --compute f32 --json >run.json 2>/dev/null || fail run
 [ "$(get run.json text)" = "$greedy" ] || fail "--temp 0 is not the most likely token"
 
+say "prompts of conversations"
+# prompt BODY: the text that the model is given
+prompt() {
+    ask 200 /tokenize "$1"
+    ask 200 /detokenize "{\"tokens\":$(sed 's/.*"tokens":\(\[[0-9,]*\]\).*/\1/' answer)}"
+    get answer prompt
+}
+cp -r "$HF" talk && chmod -R u+w talk
+cat >talk/chat_template.jinja <<'TEMPLATE'
+{%- if tools %}T{{ tools[0].function.name }} {% endif %}{% if enable_thinking is defined %}E{{ enable_thinking }} {% endif %}
+{%- for m in messages %}[{{ m.role }}|{{ m.name }}|{{ m.content }}|{{ m.reasoning_content }}|{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %}|{{ m.tool_call_id }}]{% endfor %}
+{%- if add_generation_prompt %}>{% endif %}
+TEMPLATE
+MODEL=talk serve
+U='{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}],"name":"n"}'
+A='{"role":"assistant","content":null,"refusal":null,"annotations":[],"audio":null,"function_call":null,"reasoning_content":"r","tool_calls":[{"id":"i","type":"function","function":{"name":"f","arguments":"{\"x\":\"5\"}"}}]}'
+T='{"role":"tool","tool_call_id":"i","content":"t"}'
+[ "$(prompt "{\"messages\":[$U]}")" = $'[user|n|a\nb|||]>' ] || fail "parts: $(cat answer)"
+[ "$(prompt "{\"messages\":[$U],\"add_generation_prompt\":false}")" = $'[user|n|a\nb|||]' ] || fail "no generation prompt: $(cat answer)"
+[ "$(prompt "{\"messages\":[{\"role\":\"developer\",\"content\":\"d\"},$A,$T]}")" = '[system||d|||][assistant|||r|f(5)|][tool||t|||i]>' ] || fail "tool calls: $(cat answer)"
+[ "$(prompt "{\"messages\":[$T],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}],\"chat_template_kwargs\":{\"enable_thinking\":false}}")" = 'Tg EFalse [tool||t|||i]>' ] ||
+    fail "tools and arguments: $(cat answer)"
+[ "$(prompt "{\"messages\":[$U,{\"role\":\"assistant\",\"content\":\"so far\"}],\"continue_final_message\":true}")" = $'[user|n|a\nb|||][assistant||so far' ] || fail "prefill: $(cat answer)"
+ask 200 /v1/chat/completions "{\"messages\":[$U,$A,$T],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}],\"max_tokens\":2}"
+ends TERM
+MODEL=$HF serve
+ask 400 /v1/chat/completions "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]}"
+grep -q "no place for tools" answer || { cat answer; fail "tools"; }
+ask 200 /v1/chat/completions "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}],\"tool_choice\":\"none\",\"max_tokens\":1}"
+ends TERM
+
 say "usage"
 refuse 2 "MODEL is missing" "$KRONQ" serve
 refuse 2 "port" "$KRONQ" serve "$HF" --port 99999
