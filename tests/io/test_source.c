@@ -536,6 +536,7 @@ static void fingerprints(void **s)
     assert_int_equal(kq_source_config(src)->n_eos, 2);
     check_ok(kq_source_fingerprint(src, b, &err));
     kq_source_close(src);
+    remove("src_model/generation_config.json");
     assert_string_equal(b, c);
     assert_int_equal(strlen(a), 32);
 }
