@@ -33,3 +33,19 @@ must "$KRONQ" bench "$HF" --pp 8 --tg 4 --repetitions 2 --quiet --format csv
 must "$KRONQ" bench "$HF" --pp 8 --tg 4 --repetitions 2 --quiet --format json
 [ "$(grep -c '"repetitions": 2' must.out)" = 2 ] && grep -q '"n": 4' must.out || { cat must.out; fail "the JSON"; }
 refuse 2 "format" "$KRONQ" bench "$HF" --format xml
+
+say "chat: template arguments; what the template does not know is refused before the answer"
+cp -r "$HF" thinking && chmod -R u+w thinking
+printf '%s' "{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}" >thinking/chat_template.jinja
+must "$KRONQ" run thinking -p hello -n 1 --chat --temp 0 --json
+plain=$(get must.out prompt_tokens)
+must "$KRONQ" run thinking -p hello -n 1 --chat --temp 0 --json --template-arg enable_thinking=false
+[ "$(get must.out prompt_tokens)" -gt "$plain" ] || fail "--template-arg changed nothing"
+must "$KRONQ" run thinking -p hello -n 1 --chat --temp 0 --json --template-arg enable_thinkin=false
+grep -q 'warning: the chat template reads no variable "enable_thinkin"' must.err || { cat must.err; fail "no warning of an argument that is not read"; }
+refuse "1|2" "True" "$KRONQ" run thinking -p hello --chat --template-arg enable_thinking=True
+refuse "1|2" "goes with --chat" "$KRONQ" run thinking -p hello --template-arg a=1
+echo "{{ messages | pprint }}" >thinking/chat_template.jinja
+refuse "1|2" "line 1: the filter 'pprint' is not supported" "$KRONQ" run thinking -p hello --chat
