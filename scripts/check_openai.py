@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The official client as the referee of `kronq serve`: completions, chat, streams, models, errors, conversations of several turns, tools.
 
-    pip install openai                      # 3.54.0 was used
+    pip install openai                      # 3.57.0 was used
     kronq serve MODEL --port 8080 &
     scripts/check_openai.py http://127.0.0.1:8080/v1
 
