@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/f16.h"
+#include "base/first_error.h"
 #include "base/mem.h"
 #include "fisher/panel.h"
 #include "kern/lapack.h"
@@ -200,7 +201,7 @@ static kq_status middle(kq_product *p, bool left, size_t m, size_t n, stack G, s
     bool f32 = p->plan.compute == KQ_F32, triangular = p->kind == KQ_MID_TRIANGULAR;
     const void *mid = f32 ? (const void *)p->mid : p->mid16;
     size_t each = f32 ? 4 : 2;
-    kq_status status = KQ_OK;
+    kq_first_error first = KQ_FIRST_ERROR;
     #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
     for (size_t task = 0; task < count * panels; task++) {
         size_t s = task % count, lo = (panels - 1 - task / count) * PANEL, hi = min_size(lo + PANEL, dim), w = hi - lo;
@@ -240,12 +241,9 @@ static kq_status middle(kq_product *p, bool left, size_t m, size_t n, stack G, s
         if (!f32 && !st)
             for (size_t i = 0; i < (left ? w : m); i++)
                 kq_f32_to_bf16_n(out + i * ld, (uint16_t *)dst + i * T.row, left ? n : w);
-        if (st) {
-            #pragma omp critical(kq_fisher_product)
-            status = kq_fail(err, st, "%s", e.message);
-        }
+        kq_first_error_note(&first, task, st, &e);
     }
-    return status;
+    return kq_first_error_get(&first, err);
 }
 
 /* Stage 2: the lower tiles of sum_s T_s^T G_s (adjoint) or T_s G_s^T, for G_s [m, n], added to the partial sums. */
@@ -255,7 +253,7 @@ static kq_status gather(kq_product *p, bool adjoint, size_t m, size_t n, stack T
     size_t size = tile_size(dim, p->plan.compute), tiles = (dim + size - 1) / size, off = tiles * (tiles - 1) / 2;
     size_t splits = split_count(dim, p->plan.chunk, p->plan.compute);
     bool same = T.data == G.data, f32 = p->plan.compute == KQ_F32;
-    kq_status status = KQ_OK;
+    kq_first_error first = KQ_FIRST_ERROR;
     #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
     for (size_t task = 0; task < (off + tiles) * splits; task++) {
         size_t tile = task / splits, split = task % splits, r, c;
@@ -281,13 +279,10 @@ static kq_status gather(kq_product *p, bool adjoint, size_t m, size_t n, stack T
                 ssyrk_("U", adjoint ? "N" : "T", &H, &K, &one, A, &L, &one, C, &D, 1, 1);
             } else
                 st = multiply(p, adjoint, !adjoint, h, w, step * inner, A, T.row, B, G.row, true, C, dim, &e);
-            if (st) {
-                #pragma omp critical(kq_fisher_product)
-                status = kq_fail(err, st, "%s", e.message);
-            }
+            kq_first_error_note(&first, task, st, &e);
         }
     }
-    return status;
+    return kq_first_error_get(&first, err);
 }
 
 /* Factored: S_s = Q_s P_s^T [T, T] for Q_s, P_s [T, K], symmetric: lower tiles, mirrored. */
@@ -295,7 +290,7 @@ static kq_status grams(kq_product *p, stack Q, stack P, size_t K, size_t count, 
 {
     const size_t T = p->plan.T, tiles = (T + PANEL - 1) / PANEL, each = tiles * (tiles + 1) / 2;
     const bool f32 = p->plan.compute == KQ_F32;
-    kq_status status = KQ_OK;
+    kq_first_error first = KQ_FIRST_ERROR;
     #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
     for (size_t task = 0; task < count * each; task++) {
         size_t s = task / each, c = task % each, r;
@@ -313,12 +308,9 @@ static kq_status grams(kq_product *p, stack Q, stack P, size_t K, size_t count, 
         for (size_t i = 0; i < h && !f32; i++)
             for (size_t j = 0; j < w && c + j <= r + i; j++)
                 ((uint16_t *)p->gram)[o + (c + j) * T + r + i] = ((uint16_t *)p->gram)[o + (r + i) * T + c + j] = kq_f32_to_bf16(S[i * ld + j]);
-        if (st) {
-            #pragma omp critical(kq_fisher_product)
-            status = kq_fail(err, st, "%s", e.message);
-        }
+        kq_first_error_note(&first, task, st, &e);
     }
-    return status;
+    return kq_first_error_get(&first, err);
 }
 
 /* Factored: B_s = S_s A_s [T, dim]. */
@@ -327,7 +319,7 @@ static kq_status spread(kq_product *p, stack A, stack B, size_t dim, size_t coun
     const size_t T = p->plan.T, panels = (T + PANEL - 1) / PANEL;
     const bool f32 = p->plan.compute == KQ_F32;
     const stack S = {p->gram, T * T, T};
-    kq_status status = KQ_OK;
+    kq_first_error first = KQ_FIRST_ERROR;
     #pragma omp parallel for schedule(dynamic) num_threads(p->plan.threads) if (p->plan.threads > 1)
     for (size_t task = 0; task < count * panels; task++) {
         const size_t s = task / panels, r = task % panels * PANEL, h = min_size(PANEL, T - r);
@@ -337,12 +329,9 @@ static kq_status spread(kq_product *p, stack A, stack B, size_t dim, size_t coun
         kq_status st = multiply(p, false, false, h, dim, T, at(p, S, s, r, 0), T, at(p, A, s, 0, 0), A.row, false, out, dim, &e);
         if (!f32 && !st)
             kq_f32_to_bf16_n(out, dst, h * dim);
-        if (st) {
-            #pragma omp critical(kq_fisher_product)
-            status = kq_fail(err, st, "%s", e.message);
-        }
+        kq_first_error_note(&first, task, st, &e);
     }
-    return status;
+    return kq_first_error_get(&first, err);
 }
 
 /* A whole chunk of factored samples, at g (bf16) or in p->gf. */

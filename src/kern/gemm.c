@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/f16.h"
+#include "base/first_error.h"
 #include "base/mem.h"
 
 /* ---- run-once state ---------------------------------------------------------------------------------------------------------- */
@@ -452,22 +453,15 @@ kq_status kq_gemm_bf16_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, con
     tiling g = tiling_of(m, n);
     if (omp_in_parallel() || threads < 1)
         threads = 1;
-    kq_status status = KQ_OK;
+    kq_first_error first = KQ_FIRST_ERROR;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (size_t i = 0; i < g.n; i++) {
         size_t r = i / g.cols * g.tm, c = i % g.cols * g.tn;
         size_t h = m - r < g.tm ? m - r : g.tm, w = n - c < g.tn ? n - c : g.tn;
         kq_error e;
-        kq_status st = kq_gemm_bf16(ta, tb, h, w, k, ta ? A + r : A + r * lda, lda, tb ? B + c * ldb : B + c, ldb, accumulate,
-                                    C + r * ldc + c, ldc, &e);
-        if (st != KQ_OK) {
-#pragma omp critical(kq_gemm_bf16_status)
-            if (status == KQ_OK) {
-                status = st;
-                if (err)
-                    *err = e;
-            }
-        }
+        if (!kq_first_error_skip(&first, i))
+            kq_first_error_note(&first, i, kq_gemm_bf16(ta, tb, h, w, k, ta ? A + r : A + r * lda, lda, tb ? B + c * ldb : B + c, ldb, accumulate,
+                                                        C + r * ldc + c, ldc, &e), &e);
     }
-    return status;
+    return kq_first_error_get(&first, err);
 }

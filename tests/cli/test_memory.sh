@@ -85,9 +85,9 @@ if [ -n "${KRONQ_TEST_MODEL:-}" ]; then
     done
     cmp real-disk real-stream || fail "real model: other factors"
     if [ -z "${SANITIZE:-}" ]; then # a sanitizer keeps freed memory for a while
-        refuse 1 "memory 300M is too little: evaluation takes at least [0-9]+M" "$KRONQ" eval "$KRONQ_TEST_MODEL" --ppl "$TEXT" --kld "$KRONQ_TEST_MODEL" --ctx 1024 --memory 300M --quiet
+        refuse 1 "memory 300M is too little: evaluation takes at least [0-9]+M" "$KRONQ" eval "$KRONQ_TEST_MODEL" --ppl "$TEXT" --kld "$KRONQ_TEST_MODEL" --ctx 1024 --compute f32 --memory 300M --quiet
         least=$(grep -Eo 'at least [0-9]+M' refuse.err | grep -Eo '[0-9]+M')
-        must "$KRONQ" eval "$KRONQ_TEST_MODEL" --ppl "$TEXT" --kld "$KRONQ_TEST_MODEL" --ctx 1024 --memory "$least" --json --quiet
+        must "$KRONQ" eval "$KRONQ_TEST_MODEL" --ppl "$TEXT" --kld "$KRONQ_TEST_MODEL" --ctx 1024 --compute f32 --memory "$least" --json --quiet
         [ "$(get must.out peak_rss_bytes)" -le $((${least%M} << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above --memory $least in eval"
     fi
 fi
