@@ -52,40 +52,46 @@ static kq_status get_bool(const json_t *object, const char *key, bool fallback, 
     return KQ_OK;
 }
 
-/* Keys that transformers does not look at in this architecture, although they ask for something. */
-static kq_status warn_ignored(const json_t *root, const char *path, bool llama, kq_error *err)
+/* Python's "if value". */
+static bool asks(const json_t *v)
 {
-    static const struct { const char *key; bool in_llama, in_qwen3; } ignored[] = {
-        {"use_sliding_window", true, false}, {"rope_interleaved", true, true}, {"mlp_bias", false, true},
-    };
-    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) {
-        bool flag;
-        kq_status status = get_bool(root, ignored[i].key, false, path, &flag, err);
-        if (status)
-            return status;
-        if (flag && (llama ? ignored[i].in_llama : ignored[i].in_qwen3))
-            kq_warn("%s: %s is true; it is ignored, as in transformers' %s models", path, ignored[i].key, llama ? "llama" : "qwen3");
-    }
-    if (llama && get(root, "sliding_window"))
-        kq_warn("%s: sliding_window is set; it is ignored, as in transformers' llama models", path);
-    return KQ_OK;
+    return json_is_number(v) ? json_number_value(v) != 0 : json_is_string(v) ? json_string_length(v) > 0 : json_is_true(v);
 }
 
-/* layer_types decides where it is given; else Qwen3 slides a window from layer max_window_layers on, if use_sliding_window. */
+/* Keys that transformers does not look at in this architecture, although they ask for something. */
+static void warn_ignored(const json_t *root, const char *path, bool llama)
+{
+    static const struct { const char *key; bool in_llama, in_qwen3; } ignored[] = {
+        {"use_sliding_window", true, false}, {"sliding_window", true, false}, {"rope_interleaved", true, true}, {"mlp_bias", false, true},
+        {"num_experts", true, true}, {"num_local_experts", true, true}, {"n_routed_experts", true, true},
+    };
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
+        if ((llama ? ignored[i].in_llama : ignored[i].in_qwen3) && asks(get(root, ignored[i].key)))
+            kq_warn("%s: %s is set; it is ignored, as in transformers' %s models", path, ignored[i].key, llama ? "llama" : "qwen3");
+}
+
+/* layer_types decides where it is given; else Qwen3 slides a window from layer max_window_layers on, if use_sliding_window. LLaMA never slides. */
 static kq_status refuse_sliding(const json_t *root, const char *path, bool llama, kq_error *err)
 {
     const json_t *types = get(root, "layer_types"), *type;
     size_t index, first, n_layer;
     bool slides;
     kq_status status;
-    json_array_foreach(types, index, type)
-        if (!json_is_string(type) || strcmp(json_string_value(type), "full_attention"))
+    json_array_foreach(types, index, type) {
+        if (json_is_string(type) && !strcmp(json_string_value(type), "full_attention"))
+            continue;
+        if (!llama)
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: layer_types[%zu] is not \"full_attention\" (sliding window layers?)", path, index);
+        kq_warn("%s: layer_types[%zu] is not \"full_attention\"; it is ignored, as in transformers' llama models", path, index);
+        break;
+    }
+    if (llama)
+        return KQ_OK;
     if ((status = get_bool(root, "use_sliding_window", false, path, &slides, err)) ||
         (status = get_size(root, "max_window_layers", 28, path, &first, err)) || (status = get_size(root, "num_hidden_layers", 0, path, &n_layer, err)))
         return status;
     bool window = !json_object_get(root, "sliding_window") || get(root, "sliding_window");
-    if (!llama && !types && slides && window && first < n_layer)
+    if (!types && slides && window && first < n_layer)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: use_sliding_window is true, which kronq does not support", path);
     return KQ_OK;
 }
@@ -94,7 +100,6 @@ static kq_status refuse_sliding(const json_t *root, const char *path, bool llama
 static kq_status refuse_features(const json_t *root, const char *path, bool llama, kq_error *err)
 {
     static const char *const flags[] = {"attention_bias", "mlp_bias"};
-    static const char *const counts[] = {"num_experts", "num_local_experts", "n_routed_experts"};
     kq_status status;
     bool flag;
     for (size_t i = 0; i < (llama ? 2 : 1); i++) {
@@ -103,23 +108,16 @@ static kq_status refuse_features(const json_t *root, const char *path, bool llam
         if (flag)
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s is true, which kronq does not support", path, flags[i]);
     }
-    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        size_t n;
-        if ((status = get_size(root, counts[i], 0, path, &n, err)))
-            return status;
-        if (n)
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s is %zu: mixtures of experts are not supported", path, counts[i], n);
-    }
+    /* transformers' mask functions look at it, whatever the architecture, and null is as good as false there */
+    const json_t *causal = json_object_get(root, "is_causal");
+    if (causal && !asks(causal))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is_causal is not true: kronq reads models whose tokens see only what stands before them", path);
     const json_t *act = get(root, "hidden_act");
     const char *name = json_string_value(act);
     if (act && (!name || (strcmp(name, "silu") && strcmp(name, "swish"))))
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: hidden_act is \"%.100s\", kronq supports \"silu\"", path, name ? name : "(no string)");
-    double partial;
-    if ((status = get_number(root, "partial_rotary_factor", 1, path, &partial, err)))
-        return status;
-    if (partial != 1)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: partial_rotary_factor is %g, kronq supports 1", path, partial);
-    return (status = refuse_sliding(root, path, llama, err)) ? status : warn_ignored(root, path, llama, err);
+    warn_ignored(root, path, llama);
+    return refuse_sliding(root, path, llama, err);
 }
 
 /* A token id, or a list of which the first counts. Absent: LLaMA's default of transformers (1), none for Qwen3. null, or outside the vocabulary: none. */

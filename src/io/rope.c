@@ -108,8 +108,8 @@ static kq_status check_numbers(const kq_config *cfg, const char *path, kq_error 
         if (!(s->factor >= 1) || !isfinite(s->factor) || !(s->low_freq_factor > 0) || !(s->high_freq_factor > s->low_freq_factor) ||
             !isfinite(s->high_freq_factor) || !s->original_max_position)
             return kq_fail(err, KQ_E_FORMAT, "%s: rope scaling llama3 with factor %g, low_freq_factor %g, high_freq_factor %g, "
-                           "original_max_position_embeddings %zu makes no sense", path, s->factor, s->low_freq_factor, s->high_freq_factor,
-                           s->original_max_position);
+                           "original_max_position_embeddings %zu: expected a factor of at least 1, 0 < low < high, and a context of at least 1", path,
+                           s->factor, s->low_freq_factor, s->high_freq_factor, s->original_max_position);
         return KQ_OK;
     case KQ_ROPE_LINEAR: case KQ_ROPE_DYNAMIC:
         if (!positive(s->factor))

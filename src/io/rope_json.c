@@ -68,7 +68,7 @@ static kq_status read_original(const reader *r)
 
 static void warn_factor(const reader *r)
 {
-    if (r->cfg->rope_scaling.factor < 1)
+    if (r->cfg->rope_scaling.factor > 0 && r->cfg->rope_scaling.factor < 1) /* what is not positive is refused */
         kq_warn("%s: %s has factor %g, expected at least 1; it is used as it is", r->path, r->key, r->cfg->rope_scaling.factor);
 }
 
@@ -87,7 +87,8 @@ static kq_status read_linear(const reader *r)
 {
     r->cfg->rope_scaling.kind = KQ_ROPE_LINEAR;
     kq_status status = needed(r, "linear", "factor", &r->cfg->rope_scaling.factor);
-    warn_factor(r);
+    if (!status)
+        warn_factor(r);
     return status;
 }
 
@@ -234,6 +235,26 @@ static kq_status find_type(const reader *r, const struct rope_type **out)
                    r->path, r->key, json_string_value(name));
 }
 
+/* partial_rotary_factor, inside or at the top: of the default type transformers' models of these architectures turn all of a head whatever it says. */
+static kq_status read_partial(const reader *r, const struct rope_type *type)
+{
+    static const char key[] = "partial_rotary_factor";
+    const json_t *top = json_object_get(r->root, key);
+    double partial = 1;
+    kq_status status = optional(r, key, &partial);
+    if (!status && top && !json_is_null(top) && !json_object_get(r->rope, key)) {
+        if (!json_is_number(top))
+            return kq_fail(r->err, KQ_E_FORMAT, "%s: %s is not a number", r->path, key);
+        partial = json_number_value(top);
+    }
+    if (status || partial == 1)
+        return status;
+    if (type->read)
+        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: %s is %g, kronq supports 1", r->path, key, partial);
+    kq_warn("%s: %s is %g; it is ignored, as in transformers' models of this architecture", r->path, key, partial);
+    return KQ_OK;
+}
+
 /* rope_scaling, unless it is empty, comes before rope_parameters. */
 static kq_status choose(reader *r)
 {
@@ -251,8 +272,7 @@ static kq_status choose(reader *r)
 kq_status kq_rope_from_json(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
 {
     reader r = {.root = root, .path = path, .cfg = cfg, .err = err};
-    const struct rope_type *type;
-    double partial = 1;
+    const struct rope_type *type = &rope_types[0];
     kq_status status = choose(&r);
     cfg->rope_theta = 10000;
     cfg->rope_scaling = (kq_rope_scaling){0};
@@ -263,12 +283,10 @@ kq_status kq_rope_from_json(const json_t *root, const char *path, kq_config *cfg
         return kq_fail(err, KQ_E_FORMAT, "%s: %s%srope_theta is not a finite number", path, inner ? r.key : "", inner ? "." : "");
     if (theta)
         cfg->rope_theta = json_number_value(theta);
-    if (!r.rope)
-        return KQ_OK;
-    if ((status = find_type(&r, &type)) || (status = check_keys(&r, type)) || (status = optional(&r, "partial_rotary_factor", &partial)))
+    if (r.rope && ((status = find_type(&r, &type)) || (status = check_keys(&r, type))))
         return status;
-    if (partial != 1)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: partial_rotary_factor is %g, kronq supports 1", path, partial);
+    if ((status = read_partial(&r, type)))
+        return status;
     return type->read ? type->read(&r) : KQ_OK;
 }
 

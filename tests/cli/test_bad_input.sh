@@ -43,7 +43,7 @@ say "what kronq does not do"
 fresh && config 's/"model_type": "llama"/"model_type": "mistral"/' && try 1 "bad/config.json.*mistral" bad
 fresh && config 's/"attention_bias": false/"attention_bias": true/' && try 1 "attention_bias" bad
 fresh && config 's/"hidden_act": "silu"/"hidden_act": "gelu"/' && try 1 "hidden_act.*gelu" bad
-fresh && config 's/^{/{"num_local_experts": 8,/' && try 1 "experts" bad
+fresh && config 's/^{/{"is_causal": false,/' && try 1 "is_causal" bad
 fresh && config 's/"rope_scaling": null/"rope_scaling": {"type": "su", "factor": 4.0}/' && try 1 "rope_type .su." bad
 fresh "$ODD" && config 's/^{/{"use_sliding_window": true, "sliding_window": 64, "max_window_layers": 0,/' && try 1 "sliding" bad
 

@@ -81,6 +81,12 @@ new config-tp && put '"pretraining_tp": 2' && figure
 new config-eos-negative && config 's/"eos_token_id": 2/"eos_token_id": -1/' && figure 'eos_token_id -1 is outside the vocabulary'
 new config-twice && config 's/"hidden_size": 64/"hidden_size": 65, "hidden_size": 64/' && figure
 new config-window && put '"sliding_window": 16' && figure 'sliding_window is set; it is ignored'
+new config-sliding && put '"layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 16' && keep
+[ -n "${KEEP:-}" ] || { must "$KRONQ" eval "$D" $EVAL --json; near "$(get must.out nll)" "$(want)" 1e-6 && [ "$(grep -c ignored must.err)" = 2 ] || { cat must.err; fail "$D"; }; }
+new config-experts && put '"num_local_experts": 8, "num_experts": null, "max_window_layers": "28"' && figure 'num_local_experts is set; it is ignored'
+new config-partial && put '"partial_rotary_factor": 0.5' && figure 'partial_rotary_factor is 0.5; it is ignored'
+new config-both-ways && put '"is_causal": false' && keep # transformers lets the tokens see what follows
+[ -n "${KEEP:-}" ] || refuse 1 "config.json: is_causal is not true" "$KRONQ" eval "$D" $EVAL
 new config-types && put '"layer_types": ["full_attention", "full_attention", "full_attention"], "architectures": null, "torch_dtype": 5, "logits_scaling": 3' && figure
 new config-long && config 's/"max_position_embeddings": 512/"max_position_embeddings": 1000000000000000019884624838656/' && figure 'max_position_embeddings is beyond 2147483648'
 new config-act && config 's/"silu"/"swish"/' && figure

@@ -68,10 +68,10 @@ static void refusals(void **state)
         {LLAMA(", \"mlp_bias\": true"), "mlp_bias"},
         {QWEN3(", \"use_sliding_window\": true, \"max_window_layers\": 1"), "use_sliding_window"},
         {QWEN3(", \"layer_types\": [\"full_attention\", \"sliding_attention\"]"), "layer_types[1]"},
-        {QWEN3(", \"num_experts\": 8"), "num_experts"},
-        {LLAMA(", \"num_local_experts\": 8"), "num_local_experts"},
+        {QWEN3(", \"is_causal\": false"), "is_causal"},
+        {LLAMA(", \"is_causal\": null"), "is_causal"},
         {LLAMA(", \"hidden_act\": \"gelu\""), "hidden_act"},
-        {LLAMA(", \"partial_rotary_factor\": 0.5"), "partial_rotary_factor"},
+        {LLAMA(", \"partial_rotary_factor\": 0.5, \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2.0}"), "partial_rotary_factor"},
         {LLAMA(", \"quantization_config\": {\"quant_method\": \"gptq\"}"), "gptq"},
         {LLAMA(", \"quantization_config\": {\"quant_method\": \"fbgemm_fp8\"}"), "FP8"},
         {LLAMA(", \"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"format\": \"float-quantized\"}"), "FP8"},
@@ -93,11 +93,13 @@ static void ignored_keys(void **state)
         ", \"pretraining_tp\": 2", ", \"pretraining_tp\": \"x\"", ", \"sliding_window\": 4096", ", \"use_sliding_window\": true", ", \"rope_interleaved\": true",
         ", \"layer_types\": [\"full_attention\", \"full_attention\"]", ", \"hidden_act\": \"swish\"", ", \"architectures\": [\"LlamaModel\"]",
         ", \"torch_dtype\": 5, \"dtype\": null", ", \"quantization_config\": null", ", \"attention_dropout\": NaN, \"initializer_range\": 1e999",
-        ", \"logits_scaling\": 1000000000000000019884624838656, \"pad_token_id\": -1",
+        ", \"logits_scaling\": 1000000000000000019884624838656, \"pad_token_id\": -1", ", \"num_local_experts\": 8, \"is_causal\": true",
+        ", \"layer_types\": [\"sliding_attention\"], \"use_sliding_window\": \"false\", \"max_window_layers\": \"28\"", ", \"partial_rotary_factor\": 0.5",
     };
     static const char *const qwen3[] = {
         ", \"sliding_window\": 4096", ", \"use_sliding_window\": true", ", \"use_sliding_window\": true, \"sliding_window\": null, \"max_window_layers\": 0",
         ", \"use_sliding_window\": true, \"max_window_layers\": 0, \"layer_types\": [\"full_attention\", \"full_attention\"]", ", \"mlp_bias\": true",
+        ", \"num_experts\": 8", ", \"mlp_bias\": 1", ", \"rope_scaling\": {\"rope_type\": \"default\", \"partial_rotary_factor\": 0.5}",
     };
     char text[1024];
     for (size_t i = 0; i < sizeof llama / sizeof *llama; i++) {
