@@ -1,5 +1,6 @@
 #include "io/hf_folder.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,17 +98,33 @@ static kq_status open_index(kq_hf_folder *f, const char *dir, const char *name, 
     return open_shards(f, dir, *map, path, err);
 }
 
+/* The first file of the folder, in the order of names, that ends so; found is empty when there is none. */
+static void first_ending(const char *dir, const char *end, char found[256])
+{
+    *found = 0;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (ends_with(e->d_name, end) && strlen(e->d_name) < 256 && (!*found || strcmp(e->d_name, found) < 0))
+            strcpy(found, e->d_name);
+    if (d)
+        closedir(d);
+}
+
 static kq_status no_weights(const char *dir, kq_error *err)
 {
     static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors", "consolidated.00.pth", "tf_model.h5",
                                          "flax_model.msgpack"};
-    char path[MAX_PATH], to[2];
+    char path[MAX_PATH], to[2], other[256];
     if (!kq_path_join(path, sizeof path, dir, "model.safetensors", NULL) && readlink(path, to, sizeof to) > 0)
         return kq_fail(err, KQ_E_IO, "%s: is a link to a file that is not there (is the download complete?)", path);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (is_there(dir, others[i]))
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: holds %s, but no model.safetensors, which kronq reads; transformers writes one: "
                            "AutoModelForCausalLM.from_pretrained(FOLDER, dtype=\"auto\").save_pretrained(NEW_FOLDER)", dir, others[i]);
+    first_ending(dir, ".safetensors", other);
+    if (*other)
+        return kq_fail(err, KQ_E_IO, "%s: holds %s, but neither model.safetensors nor model.safetensors.index.json, which would name it "
+                       "(is the download complete?)", dir, other);
     return kq_fail(err, KQ_E_IO, "%s: holds neither model.safetensors nor model.safetensors.index.json (kronq reads no other weight files)", dir);
 }
 
@@ -464,6 +481,16 @@ static kq_status read_generation_config(kq_hf_folder *f, const char *dir, kq_err
     return KQ_OK;
 }
 
+static kq_status no_config(const char *dir, kq_error *err)
+{
+    char gguf[256];
+    first_ending(dir, ".gguf", gguf);
+    if (*gguf)
+        return kq_fail(err, KQ_E_IO, "%s: has no config.json, but holds %s: give the file itself, %s/%s", dir, gguf, dir, gguf);
+    return kq_fail(err, KQ_E_IO, "%s: has no config.json (a Hugging Face model folder, or a finished kronq checkpoint, has one)%s", dir,
+                   is_there(dir, "snapshots") ? "; in a download cache give the folder inside snapshots/" : "");
+}
+
 static kq_status read_config(kq_hf_folder *f, const char *dir, kq_error *err)
 {
     char path[MAX_PATH];
@@ -475,8 +502,7 @@ static kq_status read_config(kq_hf_folder *f, const char *dir, kq_error *err)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: holds an adapter (adapter_config.json), which kronq does not apply; merge it into its model first "
                        "(PEFT's merge_and_unload)", dir);
     if (!kq_path_exists(path))
-        return kq_fail(err, KQ_E_IO, "%s: has no config.json (a Hugging Face model folder, or a finished kronq checkpoint, has one)%s", dir,
-                       is_there(dir, "snapshots") ? "; in a download cache give the folder inside snapshots/" : "");
+        return no_config(dir, err);
     if ((status = kq_file_read(path, MAX_CONFIG, &f->config_json, &size, err)) ||
         (status = kq_config_from_json(f->config_json, size, path, &f->cfg, &f->storage, err)))
         return status;

@@ -51,8 +51,8 @@ static kq_status sort_tensors(kq_source *src, kq_error *err)
     qsort(src->sorted, src->n, sizeof *src->sorted, compare_name);
     for (size_t i = 1; i < src->n; i++)
         if (!strcmp(src->sorted[i - 1]->name, src->sorted[i]->name))
-            return kq_fail(err, KQ_E_FORMAT, "%s: tensor %.200s appears twice (in %s and %s)", src->path, src->sorted[i]->name,
-                           src->sorted[i - 1]->file, src->sorted[i]->file);
+            return kq_fail(err, KQ_E_FORMAT, "%s: tensor %.200s appears twice (in %s and %s), if names with and without \"model.\" count as the same; keep one",
+                           src->path, src->sorted[i]->name, src->sorted[i - 1]->file, src->sorted[i]->file);
     return KQ_OK;
 }
 
@@ -80,6 +80,9 @@ static bool has_prefix(const kq_source *src, const char *prefix)
 
 /* ---- what the architecture needs ---- */
 
+/* What says the model's sizes. */
+static const char *settings(const kq_source *src) { return src->gguf ? "metadata" : "config.json"; }
+
 /* `<module>.weight` with this shape (cols 0: rank 1). In a kronq checkpoint, packed says what may stand for it: another tensor of the module. */
 static kq_status need(const kq_source *src, const char *module, size_t rows, size_t cols, const char *packed, kq_error *err)
 {
@@ -101,11 +104,11 @@ static kq_status need(const kq_source *src, const char *module, size_t rows, siz
     if (integer)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has type %s, expected floating point", t->file, name, kq_dtype_name(t->dtype));
     if (!cols && (t->rank != 1 || t->shape[0] != rows))
-        return kq_fail(err, KQ_E_SHAPE, "%s: %s has rank %zu and %zu elements, the configuration says [%zu] (wrong config.json?)", t->file, name,
-                       t->rank, t->n_elem, rows);
+        return kq_fail(err, KQ_E_SHAPE, "%s: %s has rank %zu and %zu elements, the model's sizes say [%zu] (wrong %s?)", t->file, name,
+                       t->rank, t->n_elem, rows, settings(src));
     if (cols && (t->rank != 2 || t->shape[0] != rows || t->shape[1] != cols))
-        return kq_fail(err, KQ_E_SHAPE, "%s: %s is [%zu, %zu] (rank %zu), the configuration says [%zu, %zu] (wrong config.json?)", t->file, name,
-                       t->rank ? t->shape[0] : 1, t->rank > 1 ? t->shape[1] : 1, t->rank, rows, cols);
+        return kq_fail(err, KQ_E_SHAPE, "%s: %s is [%zu, %zu] (rank %zu), the model's sizes say [%zu, %zu] (wrong %s?)", t->file, name,
+                       t->rank ? t->shape[0] : 1, t->rank > 1 ? t->shape[1] : 1, t->rank, rows, cols, settings(src));
     return KQ_OK;
 }
 
@@ -146,8 +149,8 @@ static kq_status check_tensors(const kq_source *src, kq_error *err)
         if (ends_with(name, ".bias")) /* of a GGUF: of a folder's tensors only those that the architecture has are left */
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %.200s: layers with a bias are not supported", src->tensor[i].file, name);
         if (!strncmp(name, layers, sizeof layers - 1) && strtoull(name + sizeof layers - 1, NULL, 10) >= cfg->n_layer)
-            return kq_fail(err, KQ_E_SHAPE, "%s: %.200s is beyond the %zu layers of the configuration (wrong config.json?)",
-                           src->tensor[i].file, name, cfg->n_layer);
+            return kq_fail(err, KQ_E_SHAPE, "%s: %.200s is beyond the model's %zu layers (wrong %s?)",
+                           src->tensor[i].file, name, cfg->n_layer, settings(src));
     }
     if ((status = need(src, "model.embed_tokens", cfg->vocab_size, cfg->d_model, "", err)) ||
         (status = need(src, "model.norm", cfg->d_model, 0, NULL, err)))

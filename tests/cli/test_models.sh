@@ -127,6 +127,7 @@ new pointer-config && cp pointer/model.safetensors "$D/config.json" && refused "
 new bin-only && mv "$D/model.safetensors" "$D/pytorch_model.bin" && refused "pytorch_model.bin.*save_pretrained"
 new adapter && echo '{"peft_type": "LORA"}' >"$D/adapter_config.json" && keep
 [ -n "${KEEP:-}" ] || refuse 1 "adapter_config.json" "$KRONQ" eval "$D" $EVAL
+new gguf-folder && rm "$D"/* && touch "$D/b.gguf" "$D/a.gguf" && refused 'has no config.json, but holds a.gguf'
 new no-config && rm "$D/config.json" && mkdir "$D/snapshots" && refused "has no config.json.*snapshots"
 
 say "names and places of tensors"
@@ -139,6 +140,7 @@ new extras && st model.safetensors add foo.bar F32 3 add model.layers.0.masked_b
 new bias && st model.safetensors add model.layers.0.self_attn.q_proj.bias BF16 64 add model.layers.1.mlp.up_proj.bias BF16 112 && figure '2 stored biases are not used'
 new fewer-layers && config 's/"num_hidden_layers": 3/"num_hidden_layers": 2/' && figure '9 stored tensors are not part'
 new more-layers && config 's/"num_hidden_layers": 3/"num_hidden_layers": 4/' && refused "model.layers.3.*missing"
+new no-index && shards && refused "holds $ONE, but neither model.safetensors nor"
 new two-prefixes && st model.safetensors copy model.norm.weight norm.weight && keep
 [ -n "${KEEP:-}" ] || refuse 1 "model.norm.weight appears twice" "$KRONQ" eval "$D" $EVAL
 new missing && st model.safetensors drop '*layers.1.self_attn.q_proj*' && refused "layers.1.self_attn.q_proj.weight is missing"
