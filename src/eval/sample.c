@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/warn.h"
 #include "kern/kern.h"
 #include "io/generation_config.h"
 
@@ -62,6 +63,8 @@ kq_status kq_sampling_recommended(const kq_source *src, const kq_sampling *other
     if (kq_source_kind_of(src) != KQ_SOURCE_HF)
         return KQ_OK;
     kq_status st = kq_generation_config_read(kq_source_path(src), kq_source_config(src)->vocab_size, &g, err);
+    if (*g.unread)
+        kq_warn("%s/generation_config.json: these settings are not applied, as kronq has none like them: %s", kq_source_path(src), g.unread);
     if (st || !(g.has_temperature || g.has_top_p || g.has_top_k || g.has_min_p || g.has_repetition_penalty))
         return st;
     *out = (kq_sampling){.temperature = g.has_temperature ? g.temperature : 1, .top_k = g.has_top_k ? g.top_k : 0, .top_p = g.has_top_p ? g.top_p : 1,

@@ -1,6 +1,7 @@
 #include "io/generation_config.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -76,6 +77,26 @@ static void get_sampling(const json_t *root, const char *path, kq_generation_con
     out->top_k = !out->has_top_k ? 0 : top_k < INT32_MAX ? (int32_t)top_k : INT32_MAX;
 }
 
+/* Values that ask for nothing: null, false, an empty list, and the number in the table. */
+static void get_unread(const json_t *root, char *out, size_t cap)
+{
+    static const struct { const char *key; double nothing; } keys[] = {
+        {"no_repeat_ngram_size", 0}, {"suppress_tokens", NAN}, {"begin_suppress_tokens", NAN}, {"bad_words_ids", NAN}, {"sequence_bias", NAN},
+        {"forced_bos_token_id", NAN}, {"forced_eos_token_id", NAN}, {"min_length", 0}, {"min_new_tokens", 0}, {"exponential_decay_length_penalty", NAN},
+        {"guidance_scale", 1}, {"num_beams", 1}, {"typical_p", 1}, {"epsilon_cutoff", 0}, {"eta_cutoff", 0}, {"top_h", NAN},
+        {"encoder_repetition_penalty", 1}, {"encoder_no_repeat_ngram_size", 0}, {"watermarking_config", NAN},
+    };
+    size_t n = 0;
+    *out = 0;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *v = json_object_get(root, keys[i].key);
+        const bool off = !v || json_is_null(v) || json_is_false(v) || (json_is_array(v) && !json_array_size(v)) ||
+                         (json_is_number(v) && json_number_value(v) == keys[i].nothing);
+        if (!off && n < cap)
+            n += (size_t)snprintf(out + n, cap - n, "%s%s", n ? ", " : "", keys[i].key);
+    }
+}
+
 kq_status kq_generation_config_read(const char *dir, size_t vocab_size, kq_generation_config *out, kq_error *err)
 {
     char path[4096];
@@ -97,6 +118,7 @@ kq_status kq_generation_config_read(const char *dir, size_t vocab_size, kq_gener
     if (eos && !json_is_null(eos))
         status = kq_parse_eos(eos, "eos_token_id", vocab_size, path, out->eos_id, &out->n_eos, err);
     get_sampling(root, path, out);
+    get_unread(root, out->unread, sizeof out->unread);
     json_decref(root);
     return status;
 }

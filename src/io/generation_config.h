@@ -16,6 +16,7 @@ typedef struct kq_generation_config {
     bool has_top_k; int32_t top_k;                          /* >= 0; 0: all tokens */
     bool has_min_p; double min_p;                           /* 0 <= min_p <= 1 */
     bool has_repetition_penalty; double repetition_penalty; /* > 0 */
+    char unread[256];                                       /* settings that change what transformers' generate() writes and that kronq has not, as "a, b" */
 } kq_generation_config;
 
 /* Read DIR/generation_config.json. No such file, a field that is absent or null: nothing of it is set. As in transformers'

@@ -50,6 +50,22 @@ static void absent(void **state)
     assert_true(gen.exists && !gen.n_eos);
 }
 
+/* What kronq has no like of is named; a value that asks for nothing is not. */
+static void not_applied(void **state)
+{
+    (void)state;
+    check_ok(read_text("{\"num_beams\": 1, \"guidance_scale\": null, \"min_length\": 0, \"bad_words_ids\": [], \"top_k\": 5, \"num_return_sequences\": 1}"));
+    assert_string_equal(gen.unread, "");
+    check_ok(read_text("{\"num_beams\": 4, \"guidance_scale\": 1.5, \"bad_words_ids\": [[3]], \"no_repeat_ngram_size\": 2}"));
+    assert_string_equal(gen.unread, "no_repeat_ngram_size, bad_words_ids, guidance_scale, num_beams");
+    assert_string_equal(warned, "");
+    check_ok(read_text("{\"no_repeat_ngram_size\": 2, \"suppress_tokens\": [1], \"begin_suppress_tokens\": [1], \"bad_words_ids\": [[1]], "
+                       "\"sequence_bias\": [1], \"forced_bos_token_id\": 1, \"forced_eos_token_id\": 1, \"min_length\": 1, \"min_new_tokens\": 1, "
+                       "\"exponential_decay_length_penalty\": [1, 2], \"guidance_scale\": 2, \"num_beams\": 2, \"typical_p\": 0.5, \"top_h\": 1, "
+                       "\"epsilon_cutoff\": 0.1, \"eta_cutoff\": 0.1, \"encoder_repetition_penalty\": 2, \"encoder_no_repeat_ngram_size\": 2}"));
+    assert_true(strlen(gen.unread) < sizeof gen.unread);
+}
+
 /* Left out, each with its warning; the rest of the file counts. */
 static void warnings(void **state)
 {
@@ -98,7 +114,7 @@ static void refused(void **state)
 int main(void)
 {
     kq_set_warning_handler(on_warning, NULL);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(published), cmocka_unit_test(absent), cmocka_unit_test(warnings), cmocka_unit_test(refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(published), cmocka_unit_test(not_applied), cmocka_unit_test(absent), cmocka_unit_test(warnings), cmocka_unit_test(refused)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     remove("gen_folder/generation_config.json");
     rmdir("gen_folder");
