@@ -4,7 +4,7 @@
 usage: (in build/release/tests/cli) KEEP=/tmp/folders ... bash tests/cli/test_models.sh; then python scripts/make_model_cases.py /tmp/folders tests/golden/cases
 
 The folders of a figure: the mean negative log-likelihood in nats of text.txt, four windows of 64 tokens, the model in f32. Those named gen-*: the ids of
-generate(do_sample=False, max_new_tokens=8) after "Out know". "refused": transformers does not load the folder; "random": it would fill a tensor that is
+generate(do_sample=False, max_new_tokens=8) after "Out know", or what the folder's file prompt says. "refused": transformers does not load the folder; "random": it would fill a tensor that is
 missing with random numbers. Needs torch, transformers, safetensors, and accelerate (for FP8); no network, no random numbers.
 For fp8-ragged, which transformers 5.23 does not read, w * scale for each block is made here with PyTorch's float8_e4m3fn. (fp8-no-scale and fp8-no-config have
 figures too: transformers then takes the numbers without their scales.)
@@ -66,7 +66,8 @@ def main():
             if why:
                 result = why
             elif folder.name.startswith("gen-"):
-                x = base("Out know", return_tensors="pt")["input_ids"]
+                prompt = folder / "prompt"
+                x = base(prompt.read_text() if prompt.exists() else "Out know", return_tensors="pt")["input_ids"]
                 out = model.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=8, do_sample=False)
                 result = ",".join(map(str, out[0, x.shape[1]:].tolist()))
             else:

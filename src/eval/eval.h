@@ -84,7 +84,7 @@ int32_t kq_sample(float *logits, size_t n, const kq_sampling *s, double u);
  * penalty if positive, else multiplied by it. penalty 1 or 0: nothing. Ids outside [0, n) are passed over. */
 kq_status kq_penalize(float *logits, size_t n, const int32_t *ids, size_t n_ids, double penalty, kq_error *err);
 
-/* Ends an answer: cfg's eos_id, the tokenizer's eos, its document end. */
+/* Ends an answer: cfg's eos_id, and the tokenizer's eos; what separates documents only where cfg names no end: transformers' generate() goes on behind it. */
 bool kq_is_end(const kq_config *cfg, const kq_tokenizer *tok, int32_t id);
 
 typedef struct kq_generate_options {
@@ -117,7 +117,7 @@ kq_status kq_generate(kq_engine *e, size_t slot, const kq_tokenizer *tok, const 
 kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err);
 
 /* Calibration text written by the model itself: n_seq sequences of seq_len ids each, sampled at temperature 1, seeded; the first id of each is
- * kq_text_start's. A token that ends an answer (kq_is_end) ends the text: it is kept, and behind it a new text begins with kq_text_start's token, of
+ * kq_text_start's. A token that ends an answer (kq_is_end), or a document, ends the text: it is kept, and behind it a new text begins with kq_text_start's token, of
  * which the one before is forgotten (where both are the same token, it stands once). ids [n_seq, seq_len].
  * Sequence i depends only on the model, seq_len and (seed, i): the engine's logits do not depend on what is decoded beside it. 32 sequences at
  * once, halved until their key/value cache is at most 4 GiB. opt: threads, isa, compute and progress are used; the cache is in bf16.

@@ -143,7 +143,7 @@ bool kq_is_end(const kq_config *cfg, const kq_tokenizer *tok, int32_t id)
     for (size_t i = 0; i < cfg->n_eos; i++)
         if (id == cfg->eos_id[i])
             return true;
-    return id == kq_tokenizer_eos(tok) || id == kq_tokenizer_document_end(tok);
+    return id == kq_tokenizer_eos(tok) || (!cfg->n_eos && id == kq_tokenizer_document_end(tok));
 }
 
 kq_status kq_generate(kq_engine *e, size_t slot, const kq_tokenizer *tok, const int32_t *prompt, size_t n_prompt, size_t n_cached,

@@ -99,7 +99,7 @@ static kq_status write_batch(kq_engine *e, const writer *w, size_t first, size_t
                          t, first, first + n - 1);
         for (size_t b = 0; b < n && st == KQ_OK; b++) {
             ids[(first + b) * seq_len + t] = next[b];
-            const bool end = !ended[b] && kq_is_end(w->cfg, w->tok, next[b]);
+            const bool end = !ended[b] && (kq_is_end(w->cfg, w->tok, next[b]) || next[b] == kq_tokenizer_document_end(w->tok));
             if (end)
                 kq_engine_truncate(e, b, 0);
             ended[b] = end && next[b] != w->start; /* a start token that is an end token as well does both */

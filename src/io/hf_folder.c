@@ -475,7 +475,7 @@ static kq_status read_generation_config(kq_hf_folder *f, const char *dir, kq_err
     if (status || !gen.exists)
         return status;
     if (!gen.n_eos && f->cfg.n_eos)
-        kq_warn("%s/generation_config.json names no eos_token_id: those of config.json do not end an answer, as in transformers", dir);
+        kq_warn("%s/generation_config.json names no eos_token_id: those of config.json do not end an answer, as in transformers (the tokenizer's own does)", dir);
     memcpy(f->cfg.eos_id, gen.eos_id, sizeof gen.eos_id);
     f->cfg.n_eos = gen.n_eos;
     return KQ_OK;

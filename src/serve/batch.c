@@ -548,10 +548,7 @@ static bool ends(const kq_batch *b, const kq_query *j, int32_t id)
             return true;
     if (j->request.ignore_eos)
         return false;
-    for (size_t i = 0; i < b->opt.cfg->n_eos; i++)
-        if (id == b->opt.cfg->eos_id[i])
-            return true;
-    return id == kq_tokenizer_eos(b->opt.tok) || id == kq_tokenizer_document_end(b->opt.tok);
+    return kq_is_end(b->opt.cfg, b->opt.tok, id);
 }
 
 /* Under the lock: piece p was run; show what came of it. */

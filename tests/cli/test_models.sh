@@ -62,11 +62,12 @@ refused() {
 ends() {
     keep
     [ -z "${KEEP:-}" ] || return 0
-    local ids n finish=length
+    local ids n finish=length prompt="Out know"
     ids=$(want)
     n=$(tr , '\n' <<<"$ids" | wc -l)
     [ "$n" = 8 ] || { finish=end; n=$((n - 1)); }
-    must "$KRONQ" run "$D" -p "Out know" -n 8 --temp 0 --compute f32 --json --quiet
+    [ ! -e "$D/prompt" ] || prompt=$(cat "$D/prompt")
+    must "$KRONQ" run "$D" -p "$prompt" -n 8 --temp 0 --compute f32 --json --quiet
     [ "$(get must.out tokens finish | tr '\n' ' ')" = "$n $finish " ] || { cat must.out; fail "$D: transformers has $ids"; }
     grep -Eq "${1:-^$}" must.err || [ ! -s must.err -a -z "${1:-}" ] || { cat must.err; fail "$D: no warning of /$1/"; }
 }
@@ -193,6 +194,9 @@ G gen-python '{"temperature": NaN, "eos_token_id": 183, "x": 1e999, "y": 1000000
 G gen-broken '{' 183 && ends 'generation_config.json: not valid JSON.*not used'
 G gen-odd-sampling '{"temperature": "hot", "top_p": 2, "eos_token_id": 183}' && ends 'top_p is not a number'
 new gen-none && rm "$D/generation_config.json" && config 's/"eos_token_id": 2/"eos_token_id": [5, 183]/' && ends
+new gen-separator && config 's/"rope_theta": 10000.0/"rope_theta": 500.0/' && printf 'Go her so two sound some b' >"$D/prompt" && ends # the first token is <|endoftext|>, which ends nothing
+G gen-not-applied '{"eos_token_id": 2, "num_beams": 1, "forced_bos_token_id": null, "no_repeat_ngram_size": 0, "min_length": 2, "suppress_tokens": [300]}' &&
+    ends 'settings are not applied.*: suppress_tokens, min_length$'
 G gen-text '{"eos_token_id": "183"}' && keep
 [ -n "${KEEP:-}" ] && exit 0
 refuse 1 "eos_token_id is neither a token id" "$KRONQ" run gen-text -p x --quiet
