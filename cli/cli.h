@@ -117,7 +117,8 @@ enum cli_key {
     {"json", NULL, "print the report as JSON on stdout", OPT_JSON}, \
     {"quiet", NULL, "no progress", OPT_QUIET}
 
-/* Parse argv of one command against its options (ended by name NULL). usage and about are printed for --help. Returns -1 to go on, else an exit status. */
+/* Parse argv of one command against its options (ended by name NULL). usage and about are printed for --help; the
+ * second word of usage is what the command works on (MODEL, DIR), "[options]" when it takes nothing. Returns -1 to go on, else an exit status. */
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options);
 
 /* Set one option of c from a text, as the command line would: option is a row of the command's table, v its value (NULL for a switch; may be cut up and
@@ -179,5 +180,6 @@ int cmd_export(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_report(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_selfcheck(int argc, char **argv);
 
 #endif

@@ -27,6 +27,7 @@ static const struct {
     {"export", cmd_export, "write the weights as an ordinary model: a Hugging Face folder in bf16, or a GGUF for llama.cpp"},
     {"bench", cmd_bench, "tokens a second"},
     {"info", cmd_info, "what a model file holds, and what quantizing it would take"},
+    {"selfcheck", cmd_selfcheck, "compare every kernel that this processor can run with plain C"},
     {0},
 };
 
@@ -36,7 +37,7 @@ static void usage(FILE *to)
                 "usage: kronq COMMAND MODEL [options]\n\n", kq_version());
     for (size_t i = 0; commands[i].name; i++)
         fprintf(to, "  kronq %-10s %s\n", commands[i].name, commands[i].about);
-    fprintf(to, "\nMODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint, everywhere.\n"
+    fprintf(to, "\nMODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint, everywhere; report takes a DIR, selfcheck nothing.\n"
                 "`kronq help COMMAND` or `kronq COMMAND --help` explains a command. Of an option given twice the last counts. Try:\n\n"
                 "  kronq quantize model.gguf -o out --bits 2\n"
                 "  kronq eval out --ppl text.txt --kld model.gguf\n"

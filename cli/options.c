@@ -465,6 +465,7 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
         resumable = options[n].key == OPT_RESUME ? "the same command with --resume" : resumable;
     char noun[32]; /* what the command works on is the second word of its usage */
     snprintf(noun, sizeof noun, "%.*s", (int)strcspn(usage + strcspn(usage, " ") + 1, " "), usage + strcspn(usage, " ") + 1);
+    const bool alone = noun[0] == '[';
     bool words_only = false;
     for (int i = 1; i < argc; i++) {
         if (!words_only && !strcmp(argv[i], "--")) {
@@ -476,6 +477,9 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
             const int status = parse_option(c, argc, argv, &i, options);
             if (status >= 0)
                 return status;
+        } else if (alone) {
+            fprintf(stderr, "kronq %s: %s is one argument too many (it takes options only); see kronq %s --help\n", c->command, argv[i], c->command);
+            return EXIT_USAGE;
         } else if (c->model) {
             fprintf(stderr, "kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help\n", c->command, argv[i], noun, c->model,
                     words_only ? ", and after -- nothing is an option" : "", c->command);
@@ -487,7 +491,7 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
             c->model = argv[i];
         }
     }
-    if (!c->model) {
+    if (!c->model && !alone) {
         fprintf(stderr, "kronq %s: %s is missing (%s); see kronq %s --help\n", c->command, noun,
                 strcmp(noun, "MODEL") ? "the folder that kronq compare wrote" : "a folder, a .gguf file or a kronq checkpoint", c->command);
         return EXIT_USAGE;

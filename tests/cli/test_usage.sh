@@ -10,6 +10,15 @@ refuse 2 "unknown command frobnicate" "$KRONQ" frobnicate
 for a in --help -h help --version; do must "$KRONQ" $a; [ -s must.out ] && [ ! -s must.err ] || fail "$a"; done
 for c in quantize calibrate eval run info compare; do must "$KRONQ" $c --help; grep -q -- --json must.out || fail "$c --help"; done
 
+say "selfcheck takes no model, and says what it compared"
+must "$KRONQ" selfcheck --isa ref
+grep -Eq '^kern +[0-9]+ .* yes$' must.out && grep -q "kernels up to ref: each computes what plain C does" must.out || fail "selfcheck: $(cat must.out)"
+must "$KRONQ" selfcheck --isa avx2 --json --quiet
+[ "$(get must.out failed)" = 0 ] && [ "$(get must.out checked)" -gt 0 ] || fail "selfcheck --json: $(head -c 200 must.out)"
+must "$KRONQ" selfcheck --isa ref --quiet; [ ! -s must.out ] && [ ! -s must.err ] || fail "selfcheck --quiet speaks"
+refuse 2 "is one argument too many \(it takes options only\)" "$KRONQ" selfcheck "$HF"
+refuse 2 "unknown option --threads" "$KRONQ" selfcheck --threads 2
+
 say "options"
 refuse 2 "unknown option --frob" $Q --frob
 refuse 2 "unknown option" $Q -x
