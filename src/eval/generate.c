@@ -32,7 +32,8 @@ static kq_status append(bytes *b, const char *p, size_t size, kq_error *err)
 static void drop(bytes *b, size_t n)
 {
     b->n -= n;
-    memmove(b->p, b->p + n, b->n);
+    if (n && b->n)
+        memmove(b->p, b->p + n, b->n);
 }
 
 /* Text on its way out: bytes of tokens go in, whole characters come out, but for those that may become a stop string. */

@@ -298,7 +298,7 @@ static kq_status attach_scale(const kq_storage *storage, kq_tensor *t, const kq_
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has an FP8 scale, but its type is %s", t->file, t->name, kq_dtype_name(t->dtype));
     if (scale->dtype != KQ_T_F32 && scale->dtype != KQ_T_BF16 && scale->dtype != KQ_T_F16)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: the FP8 scales %.200s have type %s, kronq reads F32, BF16 and F16", scale->file, scale->name,
-                       kq_dtype_name(scale->dtype));
+                       scale->dtype == KQ_T_OTHER ? "F8_E8M0 or another that is not known" : kq_dtype_name(scale->dtype));
     if (t->rank != 2)
         return KQ_OK; /* the caller refuses its shape */
     const size_t rows = storage->block_rows ? storage->block_rows : t->shape[0], cols = storage->block_cols ? storage->block_cols : t->shape[1];

@@ -181,6 +181,7 @@ say "what ends an answer"
 G() { new "$1" && printf '%s' "$2" >"$D/generation_config.json" && config "s/\"eos_token_id\": 2/\"eos_token_id\": ${3:-2}/"; }
 G gen-2 '{"eos_token_id": 2}' && ends
 G gen-list '{"eos_token_id": [2, 183]}' && ends
+G gen-first '{"eos_token_id": 74}' && ends # an answer without a token
 G gen-number '{"eos_token_id": 183}' && ends
 G gen-float '{"eos_token_id": 183.0}' && ends
 G gen-over-config '{"eos_token_id": 2}' 183 && ends
