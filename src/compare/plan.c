@@ -261,15 +261,15 @@ static kq_status hash_file(const char *path, const kq_text_how *how, char hex[33
     return status;
 }
 
-/* compare.json as this call has it. */
-static kq_status describe(kq_cmp *c, kq_error *err)
+/* compare.json as this call has it. tok: writes the conversations of the texts, so that what the model's template refuses is known now. */
+static kq_status describe(kq_cmp *c, const kq_tokenizer *tok, kq_error *err)
 {
     const kq_compare_options *o = c->opt;
     json_t *texts = json_array(), *tasks = json_array(), *rows = json_array();
     char hex[33];
     kq_isa isa;
     kq_compute compute;
-    const kq_text_how how = {.options = o->reading, .reach = o->chunks ? kq_text_reach(o->chunks * (o->ctx ? o->ctx : 2048)) : SIZE_MAX,
+    const kq_text_how how = {.options = o->reading, .tok = tok, .reach = o->chunks ? kq_text_reach(o->chunks * (o->ctx ? o->ctx : 2048)) : SIZE_MAX,
                              .common = &o->common};
     kq_status status = kq_isa_pick(o->common.isa, &isa, err);
     if (!status)
@@ -445,8 +445,14 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
     }
     if (!status)
         status = check_measures(model, opt, err);
-    if (!status && !(status = describe(c, err)) && !(status = meet_folder(c, err)))
+    kq_model_file *file = NULL;
+    kq_tokenizer *tok = NULL;
+    if (!status && opt->n_text && !(status = kq_model_file_open(model, KQ_ISA_REF, &file, err)))
+        status = kq_tokenizer_open(kq_model_file_source(file), &tok, err);
+    if (!status && !(status = describe(c, tok, err)) && !(status = meet_folder(c, err)))
         status = find_done(c, err);
+    kq_tokenizer_close(tok);
+    kq_model_file_close(file);
     if (status)
         kq_cmp_close(c);
     return status;

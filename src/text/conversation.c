@@ -188,6 +188,8 @@ kq_status kq_document_text(const json_t *value, const kq_tokenizer *tok, const c
         status = completion(value, tok, where, owned, size, is_conversation, err);
         *text = *owned ? *owned : "";
         return status;
+    } else if (string) {
+        return kq_fail(err, KQ_E_FORMAT, "%s: \"text\" is null, a string is expected; take such documents out", where);
     } else {
         return no_document(value, where, err);
     }

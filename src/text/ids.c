@@ -11,7 +11,7 @@ typedef struct gathering {
     const kq_text_how *how;
     size_t want;
     size_t special, bytes; /* of the file's documents: special tokens that they spell out; their text */
-    bool early, first;
+    bool early, first, began; /* began: there was a document */
     int32_t end;          /* joins documents, -1: none */
 } gathering;
 
@@ -46,13 +46,14 @@ static kq_status add_document(void *ctx, const kq_text_document *doc, bool *enou
 {
     gathering *g = ctx;
     const kq_tokenizer *tok = g->how->tok;
-    const bool specials = doc->conversation || !g->how->options.spell_special, first = g->first && !g->out->n && !doc->conversation;
+    const bool specials = doc->conversation || !g->how->options.spell_special, first = g->first && !g->began && !doc->conversation;
     const kq_encode_options o = {.add_special = first, .parse_special = specials, .stop = stop, .ctx = (void *)g->how->common};
     int32_t *ids = NULL;
     size_t n;
     kq_status status = KQ_OK;
-    if (g->out->n && g->end >= 0)
+    if (g->began && g->end >= 0)
         status = append(g, &g->end, 1, err);
+    g->began = true;
     if (!status && !(status = kq_tokenizer_encode_with(tok, doc->text, doc->size, &o, &ids, &n, err)))
         status = append(g, ids, n, err);
     g->bytes += doc->size;

@@ -113,6 +113,10 @@ refuse 1 "alpaca.json: line 1 has no .*it has instruction, output" "$KRONQ" eval
 printf '<html>busy</html>\n' >page.jsonl
 refuse 1 "page.jsonl: is named as JSON" "$KRONQ" eval "$HF" --ppl page.jsonl $EVAL
 refuse 2 "text-format xml" "$KRONQ" eval "$HF" --ppl "$TEXT" --text-format xml $EVAL
+printf '{"messages": [{"role": "assistant", "content": null, "tool_calls": []}]}\n' >nothing_said.jsonl # the template adds to a content that is not there
+for words in "calibrate $HF -o never --tokens 128 --seq-len 64 --text" "compare $HF -o never --methods none --ctx 64 --ppl"; do
+    refuse 2 "nothing_said.jsonl: line 1: the chat template, line 1" "$KRONQ" $words nothing_said.jsonl --quiet
+done
 [ -z "$(ls -d never* 2>/dev/null)" ] || fail "something is left of what was refused"
 
 say "taken for something else on demand, or with a word about it"
@@ -124,6 +128,16 @@ grep -q "warning: notes.txt: holds JSON" must.err || fail "no word about notes.t
 printf '{ int x; }\n[Music] "Go her", so two sound.\n' >prose.txt
 must "$KRONQ" eval "$HF" --ppl prose.txt --ctx 4 --compute f32 --quiet --json
 [ "$(get must.out texts/0/format)" = text ] && [ ! -s must.err ] || fail "prose.txt"
+
+say "empty documents are joined like others, the first one too; a text that has the letters of an archive is a text"
+printf '{"text": "Go her, so two sound."}\n' >full.jsonl
+printf '{"text": ""}\n{"text": ""}\n' | cat - full.jsonl >empty_first.jsonl
+must "$KRONQ" eval "$HF" --ppl full.jsonl --ctx 4 --compute f32 --quiet --json
+full=$(get must.out texts/0/tokens)
+must "$KRONQ" eval "$HF" --ppl empty_first.jsonl --ctx 4 --compute f32 --quiet --json
+[ "$(get must.out texts/0/tokens)" = $((full + 2)) ] || fail "empty documents before a full one: $(get must.out texts/0/tokens) tokens, $full without"
+(head -c 257 "$TEXT" | tr '\n' ' '; printf 'ustar '; head -c 2000 "$TEXT") >letters.txt
+must "$KRONQ" eval "$HF" --ppl letters.txt $EVAL
 
 say "a task's documents, packed"
 gzip -c "$GOLDEN/tasks/piqa.jsonl" >piqa.gz

@@ -124,6 +124,7 @@ static void refusals(void **state)
         {"a.jsonl", N("{\"text\": \"a\"}\n[\"b\"]\n"), KQ_E_UNSUPPORTED, "line 2: a list where a document is expected"},
         {"a.jsonl", N("{\"id\": 1, \"body\": \"b\"}\n"), KQ_E_FORMAT, "line 1 has no \"text\" string, \"messages\" or \"conversations\"; it has id, body;"},
         {"a.jsonl", N("{\"text\": [\"b\"]}\n"), KQ_E_FORMAT, "line 1: \"text\" is a list, a string is expected"},
+        {"a.jsonl", N("{\"text\": null}\n"), KQ_E_FORMAT, "line 1: \"text\" is null, a string is expected"},
         {"a.jsonl", N("{}\n"), KQ_E_FORMAT, "line 1 has no"},
         {"a.json", N("[{\"text\": \"a\"},\n {\"text\": \"b\"}\n"), KQ_E_FORMAT, "the list that begins in line 1 has no end"},
         {"a.json", N("[{\"text\": \"a\"}\n {\"text\": \"b\"}]\n"), KQ_E_FORMAT, "line 2: a comma or ] is expected"},
