@@ -255,7 +255,7 @@ static kq_status run(const kq_tokenizer *tok, const kq_chat *chat, const char *n
         if ((status = mark_final(messages, json_string_value(source), &final, err)))
             goto out;
     }
-    if ((status = variables(tok, chat, messages, &vars, err)) || (status = kq_jinja_render(t, vars, &now, text, size, err)))
+    if ((status = variables(tok, chat, messages, &vars, err)) || (status = kq_jinja_render(t, vars, &now, chat->stop, chat->stop_ctx, text, size, err)))
         goto out;
     if (final)
         status = cut_at_tag(*text, size, final, err);

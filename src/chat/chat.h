@@ -13,13 +13,15 @@ typedef struct kq_chat {                 /* all borrowed */
     const json_t *arguments;             /* object: further variables for the template (enable_thinking, ...), or NULL */
     bool add_generation_prompt;          /* end with the beginning of an assistant's answer */
     bool continue_final_message;         /* prefill: the text ends within the last message, which the model goes on with; excludes add_generation_prompt */
+    bool (*stop)(void *ctx);             /* asked every thousandth of a second or so while the template runs: true ends it with KQ_E_INTERRUPTED. NULL: none */
+    void *stop_ctx;
 } kq_chat;
 
 /* The model's template is run as transformers' apply_chat_template does, byte for byte, or refused: docs/templates.md says what it sees and what kronq knows.
  * With tools, the template named "tool_use" where there is one. strftime_now is the local time, or SOURCE_DATE_EPOCH's.
  * *text: the prompt, owned by the caller (kq_free). It holds the beginning token where the template writes it: encode it with add_special false and
  * parse_special true. KQ_E_UNSUPPORTED: the model has no template, or one that kronq does not read; KQ_E_ARG: the template itself refuses these messages
- * (raise_exception), or fails on them, or a bound is hit. Message texts are not told apart from the template's own: a special token that is written in a
+ * (raise_exception), or fails on them, or a bound is hit. KQ_E_INTERRUPTED: chat->stop said so. Message texts are not told apart from the template's own: a special token that is written in a
  * message becomes one in the prompt, as with transformers. Warns of tools and arguments that the template does not read. Any thread may call it. */
 kq_status kq_chat_render(const kq_tokenizer *tok, const kq_chat *chat, char **text, kq_error *err);
 

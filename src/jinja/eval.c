@@ -15,6 +15,48 @@ static j_val lookup(j_run *r, const char *name)
     return j_undefined(name);
 }
 
+/* f(*list) */
+static void spread_list(j_run *r, j_val list, j_args *a)
+{
+    const j_list *items = kq_j_items(r, list);
+    j_val *v = kq_j_alloc(r, a->n + items->n + 1, sizeof *v);
+    for (size_t i = 0; i < a->n + items->n; i++)
+        v[i] = i < a->n ? a->v[i] : items->v[i - a->n];
+    a->v = v;
+    a->n += items->n;
+}
+
+/* f(**object) */
+static void spread_dict(j_run *r, j_val dict, j_args *a)
+{
+    if (dict.kind != J_DICT)
+        j_type_error(r, "an object is wanted after **, not %s", kq_j_type_name(dict));
+    const size_t n = a->n_kv + dict.m->n;
+    const char **key = kq_j_alloc(r, n + 1, sizeof *key);
+    j_val *v = kq_j_alloc(r, n + 1, sizeof *v);
+    for (size_t i = 0; i < n; i++) {
+        if (i < a->n_kv) {
+            key[i] = a->key[i];
+            v[i] = a->kv[i];
+            continue;
+        }
+        const j_val k = dict.m->key[i - a->n_kv];
+        if (k.kind != J_STR)
+            j_type_error(r, "the names of an object after ** are strings");
+        char *name = kq_j_alloc(r, k.s->n + 1, 1);
+        memcpy(name, k.s->p, k.s->n);
+        key[i] = name;
+        v[i] = dict.m->value[i - a->n_kv];
+        kq_j_spend(r, i);
+        for (size_t j = 0; j < i; j++)
+            if (!strcmp(key[j], name))
+                j_type_error(r, "the argument '%.40s' is given twice", name);
+    }
+    a->key = key;
+    a->kv = v;
+    a->n_kv = n;
+}
+
 void kq_j_eval_args(j_run *r, const j_node *n, j_args *a)
 {
     *a = (j_args){.v = n->list.n ? kq_j_alloc(r, n->list.n, sizeof *a->v) : NULL, .n = n->list.n, .key = n->key,
@@ -23,6 +65,10 @@ void kq_j_eval_args(j_run *r, const j_node *n, j_args *a)
         a->v[i] = kq_j_eval(r, n->list.v[i]);
     for (size_t i = 0; i < n->other.n; i++)
         a->kv[i] = kq_j_eval(r, n->other.v[i]);
+    if (n->b)
+        spread_list(r, kq_j_eval(r, n->b), a);
+    if (n->c)
+        spread_dict(r, kq_j_eval(r, n->c), a);
     r->line = n->line;
 }
 
@@ -43,6 +89,13 @@ j_val kq_j_call(j_run *r, j_val callee, const j_args *a)
         j_type_error(r, "'%.80s' is undefined, and cannot be called", callee.why ? callee.why : "a value");
     default: j_type_error(r, "a value of type %s cannot be called", kq_j_type_name(callee));
     }
+}
+
+void kq_j_known(j_run *r, const j_node *n, const char *what)
+{
+    r->line = n->line;
+    if (n->op < 0)
+        kq_j_fail(r, KQ_E_UNSUPPORTED, "the %s '%.40s' is not supported", what, n->name);
 }
 
 static j_val list(j_run *r, const j_node *n)
@@ -117,10 +170,12 @@ static j_val eval(j_run *r, const j_node *n)
     case N_FILTER:
         v = kq_j_eval(r, n->a);
         kq_j_eval_args(r, n, &args);
+        kq_j_known(r, n, "filter");
         return kq_j_filter(r, n->op, v, &args);
     case N_TEST:
         v = kq_j_eval(r, n->a);
         kq_j_eval_args(r, n, &args);
+        kq_j_known(r, n, "test");
         return j_bool(kq_j_test(r, n->op, v, &args));
     case N_NOT: return j_bool(!kq_j_truth(r, kq_j_eval(r, n->a)));
     case N_NEG:

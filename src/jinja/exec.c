@@ -64,6 +64,7 @@ static j_val filtered(j_run *r, const j_node *n, j_val v)
         return v;
     v = filtered(r, n->a, v);
     kq_j_eval_args(r, n, &args);
+    kq_j_known(r, n, "filter");
     return kq_j_filter(r, n->op, v, &args);
 }
 
@@ -271,7 +272,8 @@ static void define_variables(j_run *r, const kq_jinja *t, const json_t *variable
             }
 }
 
-kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const struct tm *now, char **text, size_t *size, kq_error *err)
+kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const struct tm *now, bool (*stop)(void *ctx), void *ctx, char **text, size_t *size,
+                          kq_error *err)
 {
     *text = NULL;
     *size = 0;
@@ -279,7 +281,8 @@ kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const stru
     if (!arena)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: %s", t->name);
     j_buf out = {0};
-    j_run r = {.err = err, .arena = arena, .name = t->name, .steps = KQ_JINJA_MAX_STEPS, .sink = &out, .now = now};
+    j_run r = {.err = err, .arena = arena, .name = t->name, .steps = KQ_JINJA_MAX_STEPS, .sink = &out, .now = now,
+               .stop = stop, .stop_ctx = ctx};
     if (!setjmp(r.out)) {
         r.env = kq_j_push_env(&r, NULL);
         define_variables(&r, t, variables);

@@ -189,8 +189,16 @@ static void arguments(j_parser *p, j_node *n)
             if (kq_j_at(p, T_OP, ")"))
                 break;
         }
-        if (kq_j_at(p, T_OP, "*") || kq_j_at(p, T_OP, "**"))
-            not_here(p, "arguments by * and ** are not supported");
+        const bool named = kq_j_at(p, T_OP, "**");
+        if (named || kq_j_at(p, T_OP, "*")) { /* each once, * before **, both after the others */
+            if (n->c || (!named && n->b))
+                bad(p, "the arguments after * and ** are the last ones");
+            kq_j_advance(p);
+            *(named ? &n->c : &n->b) = kq_j_expression(p, true);
+            continue;
+        }
+        if (n->c || (n->b && !(p->tok.kind == T_NAME && kq_j_look(p)->kind == T_OP && !strcmp(kq_j_look(p)->name, "="))))
+            bad(p, "the arguments after * and ** are the last ones");
         const j_tok *next = p->tok.kind == T_NAME ? kq_j_look(p) : NULL;
         if (next && next->kind == T_OP && !strcmp(next->name, "=")) {
             kq_j_grow(p->r, &n->key, &cap, n->other.n, sizeof *n->key);
@@ -288,6 +296,21 @@ static const char *dotted(j_parser *p)
     return s;
 }
 
+/* Is the filter or test known? */
+static void note(j_parser *p, const j_node *n, const char *what)
+{
+    if (n->op >= 0 || p->soft || p->unknown)
+        return;
+    p->unknown = n;
+    p->unknown_what = what;
+}
+
+void kq_j_no_unknown(j_parser *p)
+{
+    if (p->unknown)
+        kq_j_known(p->r, p->unknown, p->unknown_what);
+}
+
 j_node *kq_j_filters(j_parser *p, j_node *node, bool start_inline)
 {
     while (start_inline || kq_j_skip(p, T_OP, "|")) {
@@ -295,8 +318,8 @@ j_node *kq_j_filters(j_parser *p, j_node *node, bool start_inline)
         j_node *n = kq_j_node(p, N_FILTER, p->tok.line);
         n->a = node;
         n->name = dotted(p);
-        if ((n->op = kq_j_filter_find(n->name)) < 0)
-            not_here(p, "the filter '%.40s' is not supported", n->name);
+        n->op = kq_j_filter_find(n->name);
+        note(p, n, "filter");
         if (kq_j_at(p, T_OP, "("))
             arguments(p, n);
         node = n;
@@ -311,8 +334,8 @@ static j_node *test(j_parser *p, j_node *of)
     const bool negated = kq_j_skip(p, T_NAME, "not");
     n->a = of;
     n->name = dotted(p);
-    if ((n->op = kq_j_test_find(n->name)) < 0)
-        not_here(p, "the test '%.40s' is not supported", n->name);
+    n->op = kq_j_test_find(n->name);
+    note(p, n, "test");
     const j_tok *t = &p->tok;
     if (kq_j_at(p, T_OP, "(")) {
         arguments(p, n);
@@ -462,14 +485,19 @@ static j_node *disjunction(j_parser *p)
 /* a if b else c: N_COND with b, a, c */
 j_node *kq_j_expression(j_parser *p, bool with_cond)
 {
+    const j_node *unknown = p->unknown;
+    const bool soft = p->soft;
     kq_j_deeper(p);
     j_node *n = disjunction(p);
     while (with_cond && kq_j_skip(p, T_NAME, "if")) {
+        p->unknown = unknown; /* what stands before the if is within it, too */
+        p->soft = true;
         j_node *all = binary(p, N_COND, 0, disjunction(p), n);
         if (kq_j_skip(p, T_NAME, "else"))
             all->c = kq_j_expression(p, true);
         n = all;
     }
+    p->soft = soft;
     p->nesting--;
     return n;
 }

@@ -80,6 +80,8 @@ static j_val f_dict(j_run *r, const j_args *a)
     j_val out = kq_j_dict(r, a->n_kv);
     if (a->n > 1)
         j_type_error(r, "dict takes one argument without a name");
+    if (a->n && a->v[0].kind == J_UNDEFINED)
+        j_type_error(r, "%.80s is undefined", a->v[0].why ? a->v[0].why : "a value");
     if (a->n && a->v[0].kind == J_DICT) {
         for (size_t i = 0; i < a->v[0].m->n; i++)
             kq_j_dict_set(r, out.m, a->v[0].m->key[i], a->v[0].m->value[i]);

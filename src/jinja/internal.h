@@ -62,11 +62,11 @@ typedef enum j_op { OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW,
 typedef struct j_body { struct j_node **v; size_t n, cap; } j_body;
 typedef struct j_node {
     j_type type;
-    int op;                        /* j_op; FILTER, TEST: index into their table; MACRO, FOR: whether the body names caller, or loop */
+    int op;                        /* j_op; FILTER, TEST: index into their table, -1: not known; MACRO, FOR: whether the body names caller, or loop */
     int line;
     const char *name;              /* interned */
     j_val value;                   /* CONST, DATA */
-    struct j_node *a, *b, *c;
+    struct j_node *a, *b, *c;      /* of what has arguments: b, c are those after * and ** */
     j_body list, other;            /* items, positional arguments, a body; values of keyword arguments, an else body */
     const char **key;              /* names of keyword arguments, [other.n] */
 } j_node;
@@ -88,6 +88,8 @@ typedef struct j_run {
     const char *name;              /* of the template */
     int line;
     size_t steps;                  /* left */
+    bool (*stop)(void *ctx);       /* asked every POLL steps (value.c); NULL: none */
+    void *stop_ctx;
     int depth, value_depth;
     j_env *env;
     j_buf *sink;
@@ -215,6 +217,9 @@ typedef struct j_parser {
     j_tok tok, next; bool has_next;
     int nesting, loops;            /* loops: for statements around that break may leave */
     bool names_caller;
+    bool soft;                     /* within an if: a filter or test that is not known fails only when it is run, as in jinja2 */
+    const j_node *unknown;         /* the first one elsewhere, NULL: none; what: "filter" or "test" */
+    const char *unknown_what;
     struct { const char **v; size_t n, cap; } names[256];
     kq_jinja *t;
 } j_parser;
@@ -228,6 +233,7 @@ bool kq_j_skip(j_parser *p, j_tok_kind kind, const char *name);
 void kq_j_expect(j_parser *p, j_tok_kind kind, const char *name);
 const char *kq_j_expect_name(j_parser *p);
 void kq_j_deeper(j_parser *p);
+void kq_j_no_unknown(j_parser *p);                                  /* fail if there is one */
 j_node *kq_j_node(j_parser *p, j_type type, int line);
 void kq_j_add(j_parser *p, j_body *body, j_node *n);
 j_node *kq_j_expression(j_parser *p, bool with_cond);
@@ -238,6 +244,7 @@ j_node *kq_j_filters(j_parser *p, j_node *node, bool start_inline);
 /* ---- eval.c, exec.c ---- */
 j_val kq_j_eval(j_run *r, const j_node *n);
 void kq_j_eval_args(j_run *r, const j_node *n, j_args *a);
+void kq_j_known(j_run *r, const j_node *n, const char *what);        /* fail if the filter or test is not known */
 typedef enum j_flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } j_flow;
 j_flow kq_j_exec(j_run *r, const j_body *body);
 j_val kq_j_call_macro(j_run *r, const j_macro *m, const j_args *a, const j_val *caller);

@@ -27,9 +27,11 @@ kq_status kq_jinja_parse(const char *source, size_t size, const char *name, kq_j
 void kq_jinja_free(kq_jinja *t);              /* NULL is fine */
 
 /* Run it. variables: an object, whose entries the template sees by name (borrowed while this runs). now: the local time of strftime_now.
+ * stop (NULL: none) is asked every thousandth of a second or so; true ends the run with KQ_E_INTERRUPTED.
  * *text: size bytes and a final NUL, the caller's (kq_free). KQ_E_ARG: the template raised an error (raise_exception, an undefined value used, a wrong
  * type), or a bound; KQ_E_UNSUPPORTED: it needs what this engine does not know. */
-kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const struct tm *now, char **text, size_t *size, kq_error *err);
+kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const struct tm *now, bool (*stop)(void *ctx), void *ctx, char **text, size_t *size,
+                          kq_error *err);
 
 /* Whether the template reads a variable of this name anywhere (so that a caller can tell whether it takes tools). */
 bool kq_jinja_names(const kq_jinja *t, const char *name);

@@ -48,13 +48,16 @@ static void body(j_parser *p, j_body *out, const char *const *ends)
     }
 }
 
-/* The body of a statement: behind its tag, up to the end tag, whose name it takes. */
-static const char *inner(j_parser *p, j_body *out, const char *end, const char *end2, const char *end3)
+/* The body of a statement: behind its tag, up to the end tag, whose name it takes. soft: it is an if's. */
+static const char *inner(j_parser *p, j_body *out, bool soft, const char *end, const char *end2, const char *end3)
 {
     const char *const ends[] = {end, end2, end3, NULL};
+    const bool outer = p->soft;
     kq_j_skip(p, T_OP, ":");
     kq_j_expect(p, T_BLOCK_END, NULL);
+    p->soft = soft;
     body(p, out, ends);
+    p->soft = outer;
     return kq_j_expect_name(p);
 }
 
@@ -63,7 +66,7 @@ static void closed_inner(j_parser *p, j_body *out, const char *end)
 {
     const int loops = p->loops;
     p->loops = 0;
-    inner(p, out, end, NULL, NULL);
+    inner(p, out, false, end, NULL, NULL);
     p->loops = loops;
 }
 
@@ -112,6 +115,16 @@ static j_node *target(j_parser *p, bool with_namespace, const char *end_name)
     return several ? all : all->list.v[0];
 }
 
+/* Filters of a block. */
+static j_node *hard_filters(j_parser *p, bool start_inline)
+{
+    const bool soft = p->soft;
+    p->soft = false;
+    j_node *n = kq_j_filters(p, NULL, start_inline);
+    p->soft = soft;
+    return n;
+}
+
 static j_node *set(j_parser *p, int line)
 {
     j_node *n = kq_j_node(p, N_SET, line);
@@ -121,7 +134,7 @@ static j_node *set(j_parser *p, int line)
         return n;
     }
     n->type = N_SET_BLOCK;
-    n->b = kq_j_filters(p, NULL, false);
+    n->b = hard_filters(p, false);
     closed_inner(p, &n->list, "endset");
     return n;
 }
@@ -134,8 +147,11 @@ static j_node *for_loop(j_parser *p, int line)
     kq_j_expect(p, T_NAME, "in");
     n->b = kq_j_tuple(p, false, false, "recursive");
     const size_t test = p->t->n_used;
+    const bool soft = p->soft;
+    p->soft = false;
     if (kq_j_skip(p, T_NAME, "if"))
         n->c = kq_j_expression(p, true);
+    p->soft = soft;
     if (kq_j_at(p, T_NAME, "recursive"))
         not_here(p, "recursive loops are not supported");
     const size_t first = p->t->n_used;
@@ -144,12 +160,12 @@ static j_node *for_loop(j_parser *p, int line)
         memcpy(n->key, p->t->used + test, (first - test) * sizeof *n->key);
     n->name = kq_j_intern(p, "loop", 4);
     p->loops++;
-    const char *end = inner(p, &n->list, "endfor", "else", NULL);
+    const char *end = inner(p, &n->list, false, "endfor", "else", NULL);
     p->loops--;
     for (size_t i = first; i < p->t->n_used; i++)
         n->op |= p->t->used[i] == n->name;
     if (!strcmp(end, "else"))
-        inner(p, &n->other, "endfor", NULL, NULL);
+        inner(p, &n->other, false, "endfor", NULL, NULL);
     return n;
 }
 
@@ -157,11 +173,14 @@ static j_node *for_loop(j_parser *p, int line)
 static j_node *if_else(j_parser *p, int line)
 {
     j_node *first = kq_j_node(p, N_IF, line);
+    const bool soft = p->soft;
     for (j_node *n = first;;) {
+        p->soft = true;
         n->a = kq_j_tuple(p, false, false, NULL);
-        const char *end = inner(p, &n->list, "elif", "else", "endif");
+        p->soft = soft;
+        const char *end = inner(p, &n->list, true, "elif", "else", "endif");
         if (!strcmp(end, "else"))
-            inner(p, &n->other, "endif", NULL, NULL);
+            inner(p, &n->other, true, "endif", NULL, NULL);
         if (strcmp(end, "elif"))
             return first;
         n = n->c = kq_j_node(p, N_IF, p->tok.line);
@@ -172,6 +191,8 @@ static j_node *if_else(j_parser *p, int line)
 static j_node *signature(j_parser *p)
 {
     j_node *n = kq_j_node(p, N_LIST, p->tok.line);
+    const bool soft = p->soft;
+    p->soft = false;
     kq_j_expect(p, T_OP, "(");
     while (!kq_j_at(p, T_OP, ")")) {
         if (n->list.n)
@@ -184,6 +205,7 @@ static j_node *signature(j_parser *p)
         if (n->list.n > 64)
             not_here(p, "more than 64 parameters");
     }
+    p->soft = soft;
     kq_j_expect(p, T_OP, ")");
     return n;
 }
@@ -258,7 +280,7 @@ static j_node *statement(j_parser *p)
     }
     if (!strcmp(tag, "filter")) {
         n = kq_j_node(p, N_FILTER_BLOCK, line);
-        n->b = kq_j_filters(p, NULL, true);
+        n->b = hard_filters(p, true);
         closed_inner(p, &n->list, "endfilter");
         return n;
     }
@@ -304,6 +326,7 @@ kq_status kq_jinja_parse(const char *source, size_t size, const char *name, kq_j
     kq_j_lex_start(p, source, size);
     kq_j_advance(p);
     body(p, &t->body, NULL);
+    kq_j_no_unknown(p);
     t->arena = arena;
     t->name = kq_j_intern(p, name, strlen(name));
     *out = t;

@@ -5,7 +5,7 @@
 
 /* ---- the arena, and leaving a run ---- */
 
-enum { BLOCK = 64 << 10 };
+enum { BLOCK = 64 << 10, POLL = 1 << 15 /* steps, about a thousandth of a second */ };
 typedef struct j_block { struct j_block *next; size_t size, used; } j_block;
 
 void kq_j_fail(j_run *r, kq_status status, const char *format, ...)
@@ -23,7 +23,10 @@ void kq_j_spend(j_run *r, size_t steps)
 {
     if (r->steps < steps)
         kq_j_fail(r, KQ_E_ARG, "the template takes more than %d steps", KQ_JINJA_MAX_STEPS);
+    const size_t before = r->steps;
     r->steps -= steps;
+    if (r->stop && before / POLL != r->steps / POLL && r->stop(r->stop_ctx))
+        kq_j_fail(r, KQ_E_INTERRUPTED, "stopped");
 }
 
 void *kq_j_alloc(j_run *r, size_t n, size_t size)

@@ -40,7 +40,7 @@ static bool tell(const kq_error *err, kq_query *j, kq_api_error *e)
 static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, const kq_encode_options *opt, kq_prompt *out, kq_error *err)
 {
     const kq_chat chat = {.messages = r->messages, .tools = r->tools, .arguments = r->template_arguments, .add_generation_prompt = r->add_generation_prompt,
-                          .continue_final_message = r->continue_final_message};
+                          .continue_final_message = r->continue_final_message, .stop = opt->stop, .stop_ctx = opt->ctx};
     if (r->tools && kq_tokenizer_chat_template(tok) && !kq_chat_takes_tools(tok))
         return kq_fail(err, KQ_E_UNSUPPORTED, "'tools': the model's chat template has no place for tools");
     char *text = NULL;

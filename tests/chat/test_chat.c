@@ -73,6 +73,8 @@ static char *render(const kq_tokenizer *tok, const kq_chat *chat)
     return text;
 }
 
+static bool at_once(void *ctx) { return !ctx; }
+
 static void refusals(void **state)
 {
     (void)state;
@@ -103,6 +105,10 @@ static void refusals(void **state)
     tok = with_template("content: fixed");
     const kq_chat prefill = {.messages = hi, .continue_final_message = true};
     check_fails(kq_chat_render(tok, &prefill, &text, &err), KQ_E_ARG, "leaves out");
+    kq_tokenizer_close(tok);
+    tok = with_template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
+    const kq_chat stopped = {.messages = hi, .stop = at_once};
+    check_fails(kq_chat_render(tok, &stopped, &text, &err), KQ_E_INTERRUPTED, "stopped");
     kq_tokenizer_close(tok);
     tok = with_template("{{ 'a\\x00b' }}");
     check_fails(kq_chat_render(tok, &user, &text, &err), KQ_E_ARG, "NUL");

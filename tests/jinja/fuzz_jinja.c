@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(source, data, size);
     kq_status status = kq_jinja_parse(source, size, "fuzz", &t, &err);
     if (!status)
-        status = kq_jinja_render(t, vars, &now, &text, &n, &err);
+        status = kq_jinja_render(t, vars, &now, NULL, NULL, &text, &n, &err);
     if (status ? !*err.message : !text || text[n])
         abort();
     for (size_t at = 0; !status && at < n;) {

@@ -15,7 +15,7 @@ static char *run(const char *source, size_t size, const json_t *vars, size_t *n,
     err->status = KQ_OK;
     kq_status status = kq_jinja_parse(source, size, "test", &t, err);
     if (!status)
-        status = kq_jinja_render(t, vars, &now, &text, n, err);
+        status = kq_jinja_render(t, vars, &now, NULL, NULL, &text, n, err);
     assert_int_equal(status, err->status);
     kq_jinja_free(t);
     return text;
@@ -58,6 +58,21 @@ static void refusals(void **state)
         {"a\n{{ x | groupby('a') }}", KQ_E_UNSUPPORTED, "test, line 2: the filter 'groupby' is not supported"},
         {"{{ x | nosuch }}", KQ_E_UNSUPPORTED, "'nosuch'"},
         {"{{ x is nosuch }}", KQ_E_UNSUPPORTED, "the test 'nosuch'"},
+        {"{% if false %}\n{% for x in [1] %}{{ x | nosuch }}{% endfor %}{% endif %}", KQ_E_UNSUPPORTED, "line 2: the filter 'nosuch'"},
+        {"{% if false %}{% elif 1 is nosuch %}{% endif %}", KQ_E_UNSUPPORTED, "the test 'nosuch'"},
+        {"{% for x in [1] if x is nosuch %}{% endfor %}", KQ_E_UNSUPPORTED, "the test 'nosuch'"},
+        {"{% if 0 %}{% set a | nosuch %}{% endset %}{% endif %}", KQ_E_UNSUPPORTED, "'nosuch'"},
+        {"{% if 0 %}{% macro f(a=1 | nosuch) %}{% endmacro %}{% endif %}", KQ_E_UNSUPPORTED, "'nosuch'"},
+        {"{% if 0 %}{% endif %}{{ 1 | nosuch }}", KQ_E_UNSUPPORTED, "'nosuch'"},
+        {"{{ (1 if 1 else 2) | nosuch }}", KQ_E_UNSUPPORTED, "'nosuch'"},
+        {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(*[1, 2]) }}", KQ_E_ARG, "f takes 1 arguments, 2 are given"},
+        {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(**{'a': 1, 'b': 2}) }}", KQ_E_ARG, "no parameter"},
+        {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(a=1, **{'a': 1}) }}", KQ_E_ARG, "'a' is given twice"},
+        {"{{ dict(**nothing) }}", KQ_E_ARG, "an object is wanted after **"},
+        {"{{ range(*5) }}", KQ_E_ARG, "int"},
+        {"{{ range(*[1], 2) }}", KQ_E_FORMAT, "the last ones"},
+        {"{{ dict(**{}, a=1) }}", KQ_E_FORMAT, "the last ones"},
+        {"{{ namespace(nothing) }}", KQ_E_ARG, "nothing is undefined"},
         {"\n\n{% include 'x' %}", KQ_E_UNSUPPORTED, "line 3: {% include %}"},
         {"{% for x in [1] recursive %}{% endfor %}", KQ_E_UNSUPPORTED, "recursive"},
         {"{% do x %}", KQ_E_FORMAT, "unknown tag {% do %}"},
@@ -83,6 +98,54 @@ static void refusals(void **state)
         char *text = run(cases[i].source, strlen(cases[i].source), NULL, &n, &err);
         if (text || err.status != cases[i].status || !strstr(err.message, cases[i].words))
             fail_msg("%s: %s (status %d), want status %d, \"%s\"", cases[i].source, text ? text : err.message, err.status, cases[i].status, cases[i].words);
+    }
+}
+
+/* Values from transformers 5.23 with jinja2 3.1.6: arguments after * and **; filters and tests that are not known, within an if that is not taken. */
+static void calls_and_ifs(void **state)
+{
+    (void)state;
+    static const struct { const char *source, *want; } cases[] = {
+        {"{% macro f(a, b='B', c='C') %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(*['x', 'y']) }} {{ f('x', *['y'], **{'c': 'z'}) }} {{ f(*nothing, a=1) }} "
+         "{{ f(c=3, *('p', 'q')) }} {{ [f][0](*[1, 2, 3]) }}", "xyC xyz 1BC pq3 123"},
+        {"{{ range(*[1, 4]) | list }}{{ 'a,b,c'.split(*[',', 1]) }}{{ 'x' | replace(*['x', 'y']) }}{{ dict(a=1, **{'b': 2}) }}", "[1, 2, 3]['a', 'b,c']y{'a': 1, 'b': 2}"},
+        {"{{ dict(*nothing) }}", "{}"},
+        {"{% if false %}{{ 1 | nosuch }}{{ 1 is nosuch }}{% else %}ok{% endif %}{{ 2 | nosuch if 0 else 'b' }}{{ 'c' if 1 else 1 | nosuch }}"
+         "{{ ('d' if 1 else 2) if 1 or 2 is nosuch }}", "okbcd"},
+        {"{% if false %}{% for x in [1] | nosuch %}{% endfor %}{% endif %}k", "k"},
+        {"{% if 0 %}{% with a = 1 | nosuch %}{% endwith %}{% set b = 1 | nosuch %}{% endif %}k", "k"},
+        {"{% if 0 %}{% if 1 %}{{ 1 | nosuch }}{% endif %}{% endif %}k", "k"},
+        {"{% if 0 %}{% call range(1 | nosuch) %}{% endcall %}{% endif %}k", "k"},
+        {"{{ [1 | nosuch] if 0 else 'k' }}{{ {'a': 1 | nosuch}[1 | nosuch] if 0 else 'k' }}", "kk"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        kq_error err;
+        size_t n;
+        char *text = run(cases[i].source, strlen(cases[i].source), NULL, &n, &err);
+        if (!text || strcmp(text, cases[i].want))
+            fail_msg("%s: %s, want %s", cases[i].source, text ? text : err.message, cases[i].want);
+        kq_free(text);
+    }
+}
+
+static bool soon(void *ctx) { return --*(int *)ctx < 0; }
+
+/* A run ends when its caller says so, however much it has left to do. */
+static void stopped(void **state)
+{
+    (void)state;
+    static const char *const sources[] = {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+                                          "{% set x = ('a' * 1000000) + 'b' %}{% for i in range(99999) %}{{ x.rfind('aaab' ~ i) }}{% endfor %}"};
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
+        kq_error err;
+        kq_jinja *t = NULL;
+        char *text = NULL;
+        size_t n;
+        int left = 3;
+        check_ok(kq_jinja_parse(sources[i], strlen(sources[i]), "test", &t, &err));
+        check_fails(kq_jinja_render(t, NULL, &now, soon, &left, &text, &n, &err), KQ_E_INTERRUPTED, "stopped");
+        assert_int_equal(left, -1);
+        kq_jinja_free(t);
     }
 }
 
@@ -173,7 +236,7 @@ static void out_of_memory(void **state)
         kq_alloc_fail_after(k);
         kq_status status = kq_jinja_parse(source, sizeof source - 1, "test", &t, &err);
         if (!status)
-            status = kq_jinja_render(t, NULL, &now, &text, &n, &err);
+            status = kq_jinja_render(t, NULL, &now, NULL, NULL, &text, &n, &err);
         kq_alloc_fail_after(0);
         if (status)
             assert_int_equal(status, KQ_E_MEMORY);
@@ -186,7 +249,7 @@ static void out_of_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(against_jinja2), cmocka_unit_test(refusals), cmocka_unit_test(bounds), cmocka_unit_test(deep_sources),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(against_jinja2), cmocka_unit_test(refusals), cmocka_unit_test(calls_and_ifs), cmocka_unit_test(stopped), cmocka_unit_test(bounds), cmocka_unit_test(deep_sources),
                                        cmocka_unit_test(variables_and_time), cmocka_unit_test(out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
