@@ -2,6 +2,7 @@
  * utils/chat_template_utils.py of 5.23): which template, what it sees, and where a prefilled answer ends. */
 #include "chat/chat.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -315,6 +316,59 @@ bool kq_chat_takes_tools(const kq_tokenizer *tok)
     kq_jinja_free(t);
     json_decref((json_t *)none);
     return takes;
+}
+
+static size_t back_over(const char *s, size_t at, const char *letters)
+{
+    while (at && (isalnum((unsigned char)s[at - 1]) || (s[at - 1] && strchr(letters, s[at - 1]))))
+        at--;
+    return at;
+}
+
+static size_t back_over_word(const char *s, size_t at, const char *word)
+{
+    const size_t n = strlen(word);
+    while (at && strchr(" \t\r\n", s[at - 1]))
+        at--;
+    return at >= n && !memcmp(s + at - n, word, n) ? at - n : SIZE_MAX;
+}
+
+/* Is the name that ends at s[at] what a loop walks through: for ITEM in message['NAME']? */
+static bool walked(const char *s, size_t at)
+{
+    at = back_over(s, at, "_.'\"[]-");
+    if ((at = back_over_word(s, at, "in")) == SIZE_MAX || !at || !strchr(" \t\r\n", s[at - 1]) || back_over_word(s, at, "") == at)
+        return false;
+    at = back_over(s, back_over_word(s, at, ""), "_");
+    return back_over_word(s, at, "for") != SIZE_MAX;
+}
+
+static bool starts(const char *s, const char *with) { return !strncmp(s, with, strlen(with)); }
+
+kq_chat_ways kq_chat_ways_of(const kq_tokenizer *tok, const json_t *tools)
+{
+    const kq_chat chat = {.tools = tools};
+    const json_t *source = NULL;
+    const char *which;
+    kq_chat_ways ways = {false, false};
+    if (choose(tok, &chat, &which, &source, NULL))
+        return ways;
+    const char *s = json_string_value(source);
+    for (const char *p = s; (p = strpbrk(p, "ca")); p++) {
+        const size_t n = starts(p, "content") ? 7 : starts(p, "arguments") ? 9 : 0;
+        if (!n)
+            continue;
+        const char *end = p + n;
+        end += starts(end, "']") || starts(end, "\"]") ? 2 : 0;
+        if (n == 7 && !strchr(".([_", *end) && !isalnum((unsigned char)*end))
+            ways.parts = ways.parts || walked(s, (size_t)(p - s));
+        end += strspn(end, " ");
+        if (n == 9 && starts(end, "is ")) {
+            end += starts(end, "is not ") ? 7 : 3;
+            ways.strings = ways.strings || starts(end, "string") || starts(end, "mapping");
+        }
+    }
+    return ways;
 }
 
 kq_status kq_chat_argument(json_t **arguments, const char *text, kq_error *err)

@@ -37,14 +37,31 @@ static bool tell(const kq_error *err, kq_query *j, kq_api_error *e)
     }
 }
 
+static bool lacks_content(const json_t *messages)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        if (!json_object_get(json_array_get(messages, i), "content"))
+            return true;
+    return false;
+}
+
 static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, const kq_encode_options *opt, kq_prompt *out, kq_error *err)
 {
-    const kq_chat chat = {.messages = r->messages, .tools = r->tools, .arguments = r->template_arguments, .add_generation_prompt = r->add_generation_prompt,
+    const kq_chat_ways ways = kq_chat_ways_of(tok, r->tools);
+    kq_chat chat = {.tools = r->tools, .arguments = r->template_arguments, .add_generation_prompt = r->add_generation_prompt,
                           .continue_final_message = r->continue_final_message, .stop = opt->stop, .stop_ctx = opt->ctx};
     if (r->tools && kq_tokenizer_chat_template(tok) && !kq_chat_takes_tools(tok))
         return kq_fail(err, KQ_E_UNSUPPORTED, "'tools': the model's chat template has no place for tools");
     char *text = NULL;
-    kq_status st = kq_chat_render(tok, &chat, &text, err);
+    kq_status st = KQ_E_ARG;
+    for (int empty = 0; empty < 2 && st == KQ_E_ARG; empty++) { /* a template that fails over a content that is not there gets an empty one */
+        json_t *messages = kq_api_written(r->messages, ways.parts, ways.strings, empty);
+        chat.messages = messages;
+        st = messages ? kq_chat_render(tok, &chat, &text, err) : kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
+        json_decref(messages);
+        if (!lacks_content(r->messages))
+            break;
+    }
     if (!st) /* the template writes the beginning token */
         st = kq_tokenizer_encode_with(tok, text, strlen(text), opt, &out->ids, &out->n, err);
     kq_free(text);

@@ -70,9 +70,13 @@ bool kq_api_model_known(const kq_api_limits *limits, const char *name);
 bool kq_api_parse(kq_api api, const char *body, size_t size, const kq_api_limits *limits, kq_api_request *out, kq_api_error *e);
 void kq_api_request_clear(kq_api_request *r);
 
-/* "messages" as the API has them -> as a chat template wants them: an array of objects, contents as strings, arguments of tool calls as objects, fields that
- * say nothing left out. One reference in *out. False with *e: a field or a role that is not known, or a content that is no text. */
+/* "messages" as the API has them: an array of objects with a role; contents are strings or lists of {"type": "text", "text"}, or not there (an answer that
+ * only calls tools); arguments of tool calls are objects, or strings that hold one; fields that say nothing are left out. One reference in *out. False with
+ * *e: a field or a role that is not known, or a content that is no text. */
 bool kq_api_messages(const json_t *v, json_t **out, kq_api_error *e);
+/* These messages as a chat template reads them: lists of parts stay where the template walks through them (parts), else they are joined; strings of arguments
+ * stay where it knows them (strings), else they are objects; empty: a content that is not there becomes "". A new reference; NULL: out of memory. */
+json_t *kq_api_written(const json_t *messages, bool parts, bool strings, bool empty);
 /* "tools": an array of {"type": "function", "function": {"name", "description", "parameters", "strict"}}, taken as it is. */
 bool kq_api_tools(json_t *v, json_t **out, kq_api_error *e);
 

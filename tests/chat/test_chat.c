@@ -213,6 +213,32 @@ static void arguments(void **state)
     }
 }
 
+/* How templates in use write loops over parts, and ask for the type of arguments. */
+static void ways(void **state)
+{
+    (void)state;
+    static const struct { const char *source; bool parts, strings; } cases[] = {
+        {"{% for m in messages %}{{ m.content }}{% endfor %}", false, false},
+        {"{%- for item in message['content'] %}", true, false},
+        {"{% for part in message[\"content\"] | selectattr('type', 'equalto', 'text') %}", true, false},
+        {"{%- for block in messages[-1].content -%}", true, false},
+        {"{%- macro render(content) %}{%- for item in content -%}{% endfor %}{% endmacro %}", true, false},
+        {"{% if '</think>' in content %}{% set x = content.split('</think>')[-1] %}{% endif %}{% for line in content.split('\\n') %}", false, false},
+        {"{% if message.content is string %}{% for x in contents %}{% for y in content_list %}", false, false},
+        {"{% if tool_call.arguments is string %}", false, true},
+        {"{% if tool_call['arguments'] is not mapping %}", false, true},
+        {"{% if tool_call.arguments is defined and arguments %}", false, false},
+        {"content", false, false}, {"in content", false, false}, {"for in content", false, false}, {"arguments is", false, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        kq_tokenizer *tok = with_template(cases[i].source);
+        const kq_chat_ways w = kq_chat_ways_of(tok, NULL);
+        if (w.parts != cases[i].parts || w.strings != cases[i].strings)
+            fail_msg("%s: %d %d", cases[i].source, w.parts, w.strings);
+        kq_tokenizer_close(tok);
+    }
+}
+
 /* Today's date, in the local time zone: 26 Jul 2025, 03:20 in UTC is still the 25th in New York. */
 static void date(void **state)
 {
@@ -242,6 +268,6 @@ int main(void)
     setenv("TZ", "UTC", 1);
     setenv("SOURCE_DATE_EPOCH", "1753500000", 1);
     const struct CMUnitTest tests[] = {cmocka_unit_test(against_transformers), cmocka_unit_test(refusals), cmocka_unit_test(several), cmocka_unit_test(files),
-                                       cmocka_unit_test(arguments), cmocka_unit_test(date)};
+                                       cmocka_unit_test(arguments), cmocka_unit_test(ways), cmocka_unit_test(date)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -323,11 +323,22 @@ A='{"role":"assistant","content":null,"refusal":null,"annotations":[],"audio":nu
 T='{"role":"tool","tool_call_id":"i","content":"t"}'
 [ "$(prompt "{\"messages\":[$U]}")" = $'[user|n|a\nb|||]>' ] || fail "parts: $(cat answer)"
 [ "$(prompt "{\"messages\":[$U],\"add_generation_prompt\":false}")" = $'[user|n|a\nb|||]' ] || fail "no generation prompt: $(cat answer)"
-[ "$(prompt "{\"messages\":[{\"role\":\"developer\",\"content\":\"d\"},$A,$T]}")" = '[system||d|||][assistant|||r|f(5)|][tool||t|||i]>' ] || fail "tool calls: $(cat answer)"
+[ "$(prompt "{\"messages\":[{\"role\":\"developer\",\"content\":\"d\"},$A,$T]}")" = '[developer||d|||][assistant|||r|f(5)|][tool||t|||i]>' ] || fail "tool calls: $(cat answer)"
 [ "$(prompt "{\"messages\":[$T],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}],\"chat_template_kwargs\":{\"enable_thinking\":false}}")" = 'Tg EFalse [tool||t|||i]>' ] ||
     fail "tools and arguments: $(cat answer)"
 [ "$(prompt "{\"messages\":[$U,{\"role\":\"assistant\",\"content\":\"so far\"}],\"continue_final_message\":true}")" = $'[user|n|a\nb|||][assistant||so far' ] || fail "prefill: $(cat answer)"
 ask 200 /v1/chat/completions "{\"messages\":[$U,$A,$T],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}],\"max_tokens\":2}"
+ends TERM
+cat >talk/chat_template.jinja <<'TEMPLATE' # walks through parts, and knows strings of arguments
+{%- for m in messages %}[{{ m.role }}|{% if m['content'] is string %}{{ m.content }}{% else %}{% for p in m['content'] %}{{ p.text | trim }}{% endfor %}{% endif %}
+{%- for c in m.tool_calls %}{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}{{ c.function.arguments | tojson }}{% endif %}{% endfor %}]{% endfor %}
+TEMPLATE
+MODEL=talk serve
+[ "$(prompt "{\"messages\":[$U,$A,$T]}")" = '[user|ab][assistant|{"x":"5"}][tool|t]' ] || fail "as the template knows it: $(cat answer)"
+ends TERM
+printf '{%% for m in messages %%}<{{ m.role + m.content }}>{%% endfor %%}' >talk/chat_template.jinja # fails over a content that is not there
+MODEL=talk serve
+[ "$(prompt "{\"messages\":[$U,$A,$T]}")" = $'<usera\nb><assistant><toolt>' ] || fail "an empty content: $(cat answer)"
 ends TERM
 MODEL=$HF serve
 ask 400 /v1/chat/completions "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]}"

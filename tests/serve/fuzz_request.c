@@ -54,10 +54,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t k;
     const json_t *message;
     json_array_foreach(r.messages, k, message) {
-        if (!json_is_string(json_object_get(message, "role")) || !json_is_string(json_object_get(message, "content")))
+        const json_t *content = json_object_get(message, "content");
+        if (!json_is_string(json_object_get(message, "role")) || (content && !json_is_string(content) && !json_is_array(content)))
             abort();
-        sink += (unsigned)json_string_length(json_object_get(message, "content"));
     }
+    json_t *written = kq_api_written(r.messages, false, false, true);
+    if (json_array_size(written) != json_array_size(r.messages))
+        abort();
+    json_array_foreach(written, k, message)
+        sink += (unsigned)json_string_length(json_object_get(message, "content"));
+    json_decref(written);
     if ((r.tools && !json_array_size(r.tools)) || (r.template_arguments && !json_is_object(r.template_arguments)) || (r.add_generation_prompt && r.continue_final_message))
         abort();
     if (!(r.sampling.min_p >= 0 && r.sampling.min_p <= 1) || !(r.sampling.repetition_penalty >= 0 && r.sampling.repetition_penalty <= 100) || !(r.sampling.top_p >= 0 && r.sampling.top_p <= 1))

@@ -62,7 +62,7 @@ static void values(void **state)
     kq_api_request_clear(&r);
 
     r = parse(KQ_API_CHAT, "{\"messages\":[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]}");
-    json_is(r.messages, "[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"a\\nb\"}]");
+    json_is(r.messages, "[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]");
     assert_true(r.max_tokens == SIZE_MAX && r.add_generation_prompt && !r.continue_final_message && !r.tools && !r.template_arguments);
     kq_api_request_clear(&r);
 
@@ -128,7 +128,19 @@ static void conversations(void **state)
         snprintf(body, sizeof body, "{\"messages\":[%s]}", cases[i].given);
         snprintf(want, sizeof want, "[%s]", cases[i].want);
         kq_api_request r = parse(KQ_API_CHAT, body);
-        json_is(r.messages, want);
+        json_t *written = kq_api_written(r.messages, false, false, true);
+        json_is(written, want);
+        json_decref(written);
+        kq_api_request_clear(&r);
+    }
+    {   /* for a template that knows parts and strings of arguments, and has nothing against a content that is not there */
+        static const char given[] = "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1}\"}},"
+                                    "{\"function\":{\"name\":\"g\"}}]},{\"role\":\"tool\",\"content\":[{\"type\":\"input_text\",\"text\":\"4\",\"cache\":1},{\"type\":\"text\",\"text\":\"5\"}]}]}";
+        kq_api_request r = parse(KQ_API_CHAT, given);
+        json_t *written = kq_api_written(r.messages, true, true, false);
+        json_is(written, "[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1}\"}},{\"function\":{\"name\":\"g\",\"arguments\":{}}}]},"
+                         "{\"role\":\"tool\",\"content\":[{\"type\":\"text\",\"text\":\"4\"},{\"type\":\"text\",\"text\":\"5\"}]}]");
+        json_decref(written);
         kq_api_request_clear(&r);
     }
     kq_api_request r = parse(KQ_API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"auto\","
