@@ -95,8 +95,8 @@ kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_i
     }
     kq_packed p = {.m = m, .n = n, .m_pad = m_pad, .n_pad = n_pad, .trellis = (uint16_t *)t->data, .su = (int8_t *)su->data, .sv = (int8_t *)sv->data};
     memcpy(&p.scale, scale->data, sizeof p.scale);
-    if (!(p.scale >= 0) || p.scale > 1e30f)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected a finite scale", t->file, scale->name, (double)p.scale);
+    if (!(p.scale >= 0) || p.scale > KQ_PACKED_SCALE_MAX)
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected 0 to %g", t->file, scale->name, (double)p.scale, (double)KQ_PACKED_SCALE_MAX);
     *out = p;
     *trellis = f->trellis[k];
     return KQ_OK;

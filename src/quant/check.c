@@ -1,5 +1,7 @@
 #include "quant/check.h"
 
+#include <float.h>
+#include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,24 +31,37 @@ static float packed_reach(const kq_prepared *p, bool packed, const kq_tensor *t)
     return bits == 8 ? 127 : bits == 4 ? 7 : 0;
 }
 
-/* The type that a tensor will be stored in; KQ_T_F32: as it is, or packed with a scale of its own. */
-static kq_dtype type_of(const kq_prepared *p, const kq_gguf_types *types, const kq_tensor *t)
+/* Which linear's weights these are: layer * KQ_N_LINEAR + id; SIZE_MAX: no linear's. */
+static size_t linear_of(const kq_prepared *p, const kq_tensor *t)
 {
-    const bool embed = is_embedding(t), head = is_head(t);
-    if (!types || t->rank != 2)
-        return KQ_T_F32;
-    if (embed)
-        return types->embed;
-    if (head)
-        return types->head;
-    for (size_t l = 0; l < p->cfg->n_layer; l++)
+    for (size_t l = 0; l < p->cfg->n_layer && t->rank == 2; l++)
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             char name[160];
             const size_t len = (kq_linear_name(name, sizeof name, l, (kq_linear_id)id), strlen(name));
             if (!strncmp(t->name, name, len) && !strcmp(t->name + len, ".weight"))
-                return types->linear[l * KQ_N_LINEAR + (size_t)id];
+                return l * KQ_N_LINEAR + (size_t)id;
         }
-    return KQ_T_F32;
+    return SIZE_MAX;
+}
+
+/* The type that a tensor will be stored in; KQ_T_F32: as it is, or packed with a scale of its own. */
+static kq_dtype type_of(const kq_prepared *p, const kq_gguf_types *types, const kq_tensor *t)
+{
+    if (!types || t->rank != 2)
+        return KQ_T_F32;
+    if (is_embedding(t))
+        return types->embed;
+    if (is_head(t))
+        return types->head;
+    const size_t linear = linear_of(p, t);
+    return linear == SIZE_MAX ? KQ_T_F32 : types->linear[linear];
+}
+
+/* Will kq_quantize give it a trellis and one scale? */
+static bool is_packed_linear(const kq_prepared *p, bool packed, const kq_tensor *t)
+{
+    const size_t linear = packed ? linear_of(p, t) : SIZE_MAX;
+    return linear != SIZE_MAX && p->wanted[linear / KQ_N_LINEAR] >> linear % KQ_N_LINEAR & 1;
 }
 
 /* One piece of a tensor: whole rows. */
@@ -54,6 +69,7 @@ typedef struct piece {
     const kq_tensor *t;
     kq_dtype type;
     float reach;       /* of scales that end at 65504, when not 0; else the type's counts */
+    float most;        /* no value may be larger */
     size_t row0, rows, row;
 } piece;
 
@@ -67,9 +83,12 @@ static kq_status look(const kq_prepared *p, const piece *c, float *x, float *lar
     for (size_t i = 0; i < n && !status; i++) {
         const float a = x[i] < 0 ? -x[i] : x[i];
         *largest = a > *largest ? a : *largest;
-        if (c->reach > 0 && a > 65504 * c->reach && at == n)
+        if (((c->reach > 0 && a > 65504 * c->reach) || a > c->most) && at == n)
             at = i;
     }
+    if (!status && at < n && *largest > c->most)
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is %g, beyond what a checkpoint's scale may be (%g); --only can leave this module out", c->t->file,
+                       c->t->name, c->row0 + at / c->row, at % c->row, (double)x[at], (double)c->most);
     if (!status && c->reach > 0 && at < n)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is %g, beyond what scales in F16 (to 65504) can hold; %s 16 keeps it", c->t->file, c->t->name,
                        c->row0 + at / c->row, at % c->row, (double)x[at], is_head(c->t) ? "--head-bits" : "--embed-bits");
@@ -79,7 +98,8 @@ static kq_status look(const kq_prepared *p, const piece *c, float *x, float *lar
     return status;
 }
 
-static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dtype type, float reach, kq_error *err)
+/* trellis: packed with one scale, which has to be a normal number of at most KQ_PACKED_SCALE_MAX. */
+static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dtype type, float reach, bool trellis, kq_error *err)
 {
     const size_t rows = t->rank == 2 ? t->shape[0] : t->n_elem, row = t->rank == 2 ? t->shape[1] : 1, step = row < SLAB ? SLAB / row : 1;
     const size_t n = (rows + step - 1) / step;
@@ -93,7 +113,7 @@ static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dty
     kq_first_error f = KQ_FIRST_ERROR;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (size_t i = 0; i < n; i++) {
-        const piece c = {t, type, reach, i * step, rows - i * step < step ? rows - i * step : step, row};
+        const piece c = {t, type, reach, trellis ? KQ_PACKED_SCALE_MAX : INFINITY, i * step, rows - i * step < step ? rows - i * step : step, row};
         kq_error e;
         if (!kq_first_error_skip(&f, i))
             kq_first_error_note(&f, i, look(p, &c, x + (size_t)omp_get_thread_num() * step * row, &most[i], &e), &e);
@@ -103,6 +123,8 @@ static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dty
         largest = most[i] > largest ? most[i] : largest;
     if (!status && largest > 0 && largest < (reach > 0 ? 4 * 0x1p-24f * reach : kq_type_floor(type)))
         kq_warn("%s: the largest weight of %s is %g, which scales in F16 hardly hold: they are multiples of 6e-8", t->file, t->name, (double)largest);
+    else if (!status && trellis && largest > 0 && largest < FLT_MIN)
+        kq_warn("%s: the largest weight of %s is %g, less than a scale can be: all its weights become 0", t->file, t->name, (double)largest);
     kq_free(x);
     kq_free(most);
     return status;
@@ -119,7 +141,7 @@ kq_status kq_check_weights(const kq_prepared *p, const kq_gguf_types *types, boo
     for (size_t i = 0; i < kq_source_n_tensors(p->src) && !status; i++) {
         const kq_tensor *t = kq_source_tensor(p->src, i);
         if ((t->rank == 1 || t->rank == 2) && t->n_elem && is_number(t->dtype) && !(p->cfg->tie_embeddings && !strcmp(t->name, "lm_head.weight")))
-            status = look_at_tensor(p, t, type_of(p, types, t), packed_reach(p, packed, t), err);
+            status = look_at_tensor(p, t, type_of(p, types, t), packed_reach(p, packed, t), is_packed_linear(p, packed, t), err);
     }
     return status;
 }

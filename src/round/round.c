@@ -185,8 +185,8 @@ kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W,
         goto out;
 
     double energy = sum_squares(Wp, mn), scale = sqrt(energy / (double)mn) / (kq_trellis_rms(t) * 0.9);
-    if (!(scale <= FLT_MAX)) {
-        st = kq_fail(err, KQ_E_NUMERIC, "%s: the rotated weights overflow", name);
+    if (!(scale <= KQ_PACKED_SCALE_MAX)) {
+        st = kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible", name, scale, (double)KQ_PACKED_SCALE_MAX);
         goto out;
     }
     p.scale = scale < FLT_MIN ? 0 : (float)scale; /* 0: all the weights become 0 */

@@ -65,6 +65,9 @@ typedef struct kq_round_options {
     double shrink;    /* of both factors towards their diagonals (eq. 63) */
 } kq_round_options;
 
+/* A larger scale is not written and not read: decoded weights and their sums have to stay within f32. */
+#define KQ_PACKED_SCALE_MAX 1e30f
+
 typedef struct kq_packed { /* one quantized linear; arrays owned, free with kq_packed_free */
     size_t m, n;           /* logical shape */
     size_t m_pad, n_pad;   /* multiples of 16; zero rows and columns are appended after the signs and before the Hadamard transforms, whose

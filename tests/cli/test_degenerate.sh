@@ -145,4 +145,10 @@ must "$KRONQ" quantize bigger -o bigger.q --method none --embed-bits 16 --quiet
 model small type F32 '*' times 1e-6 $B.self_attn.q_proj.weight
 must "$KRONQ" quantize small -o small.gguf --to gguf --type Q8_0 --fallback F32 --method none --quiet --json
 warned 1 "the largest weight of $B.self_attn.q_proj.weight is .*, which scales in F16 hardly hold"
+model vast type F32 '*' set at:3:4 3e38 $B.mlp.up_proj.weight times 1e-37 $B.self_attn.q_proj.weight times 1e-5 $B.self_attn.q_proj.weight
+refuse 1 "$B.mlp.up_proj.weight\[3, 4\] is 3e\+38, beyond what a checkpoint's scale may be" "$KRONQ" quantize vast -o never --method none --only "$BLOCK" --quiet
+[ ! -e never ] || fail "something was made"
+must "$KRONQ" quantize vast -o vast.q --method none --only q_proj --quiet
+warned 1 "the largest weight of $B.self_attn.q_proj.weight is .*, less than a scale can be"
+must "$KRONQ" export vast.q -o vast.e --to gguf --type F32 --quiet
 echo ok
