@@ -35,6 +35,7 @@ static bool is_host(const char *s)
 
 void kq_head_field(kq_head *h, const char *name, size_t n_name, const char *value, size_t n)
 {
+    h->n_field++;
     if (named(name, n_name, "Host")) {
         if (!h->n_host++ && n < sizeof h->host)
             snprintf(h->host, sizeof h->host, "%.*s", (int)n, value);
@@ -50,12 +51,15 @@ void kq_head_field(kq_head *h, const char *name, size_t n_name, const char *valu
         h->n_coding++;
         h->bad_coding = h->bad_coding || !named(value, n, "chunked");
     } else if (named(name, n_name, "Expect")) {
-        h->bad_expect = h->bad_expect || !named(value, n, "100-continue");
+        h->waits = named(value, n, "100-continue");
+        h->bad_expect = h->bad_expect || !h->waits;
     }
 }
 
 bool kq_head_check(const kq_head *h, kq_api_error *e)
 {
+    if (h->n_field > KQ_HEAD_FIELDS)
+        return kq_api_fail(e, 431, NULL, "headers_too_large", "The request has %zu header lines; at most %d are taken", h->n_field, KQ_HEAD_FIELDS);
     if (h->minor > 0 && !h->n_host)
         return kq_api_fail(e, 400, NULL, "bad_request", "The request has no Host header; HTTP/1.1 asks for one");
     if (h->n_host > 1 || h->bad_host)

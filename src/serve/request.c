@@ -203,7 +203,7 @@ static const struct { const char *name; unsigned apis; field_id id; } fields[] =
     {"frequency_penalty", C | H, F_FREQUENCY}, {"presence_penalty", C | H, F_PRESENCE}, {"logit_bias", C | H, F_BIAS}, {"ignore_eos", C | H, F_IGNORE_EOS},
     {"add_special_tokens", C | T, F_SPECIAL}, {"return_token_strs", T, F_TOKEN_STRS}, {"response_format", H, F_FORMAT},
     {"user", C | H, F_NO_EFFECT}, {"metadata", C | H, F_NO_EFFECT}, {"safety_identifier", C | H, F_NO_EFFECT}, {"prompt_cache_key", C | H, F_NO_EFFECT},
-    {"service_tier", H, F_NO_EFFECT},
+    {"prompt_cache_retention", C | H, F_NO_EFFECT}, {"service_tier", C | H, F_NO_EFFECT},
     {"suffix", C, F_NOT_HERE}, {"functions", H, F_NOT_HERE},
     {"function_call", H, F_NOT_HERE}, {"modalities", H, F_NOT_HERE}, {"audio", H, F_NOT_HERE}, {"prediction", H, F_NOT_HERE}, {"reasoning_effort", H, F_NOT_HERE},
     {"store", H, F_NOT_HERE}, {"verbosity", H, F_NOT_HERE}, {"web_search_options", H, F_NOT_HERE},
@@ -284,9 +284,11 @@ static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key,
         if (!json_is_object(v))
             return bad(e, key, "an object");
         json_object_foreach(v, name, one) {
-            if (strcmp(name, "include_usage"))
+            const bool usage = !strcmp(name, "include_usage");
+            bool padded; /* include_obfuscation: events of random length against listeners; the answer is the same without */
+            if (!usage && strcmp(name, "include_obfuscation"))
                 return kq_api_fail(e, 400, key, "unknown_parameter", "stream_options: the field '%.50s' is not supported", name);
-            if (!get_bool(one, "stream_options.include_usage", &r->include_usage, e))
+            if (!json_is_null(one) && !get_bool(one, usage ? "stream_options.include_usage" : "stream_options.include_obfuscation", usage ? &r->include_usage : &padded, e))
                 return false;
         }
         return true;
@@ -343,6 +345,8 @@ static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key,
     case F_NOT_HERE:
         if (json_is_false(v) || (s && !*s) || (json_is_array(v) && !json_array_size(v)))
             return true; /* asks for nothing */
+        if (!strcmp(key, "modalities") && json_array_size(v) == 1 && json_is_string(json_array_get(v, 0)) && !strcmp(json_string_value(json_array_get(v, 0)), "text"))
+            return true; /* the default */
         return kq_api_fail(e, 400, key, "unsupported_parameter", "'%.50s' is not supported by this server", key);
     }
     return true;

@@ -545,7 +545,8 @@ static bool check_request(call *c, const char *url, const char *method, const kq
     return media_type_is_json(header(c, "Content-Type")) || kq_api_fail(e, 415, NULL, "unsupported_media_type", "Content-Type must be application/json");
 }
 
-/* False: the connection cannot go on after this request, because where it ends is in doubt. */
+/* False: the connection cannot go on after this request, because where it ends is in doubt, or because its body is not wanted and has not been sent yet
+ * (Expect: 100-continue, as curl asks before a large one). */
 static bool check_header(call *c, const char *url, const char *method, const char *version)
 {
     kq_head h = {.minor = strcmp(version, "HTTP/1.0") != 0};
@@ -556,7 +557,9 @@ static bool check_header(call *c, const char *url, const char *method, const cha
         return false;
     }
     c->failed = !check_request(c, url, method, &h, &c->error);
-    return strtoull(h.length, NULL, 10) <= DRAIN_BYTES;
+    const unsigned long long length = strtoull(h.length, NULL, 10);
+    c->too_large = length > c->server->opt.max_body;
+    return length <= DRAIN_BYTES && !(h.waits && (c->failed || c->too_large));
 }
 
 static enum MHD_Result too_large(call *c)

@@ -99,6 +99,7 @@ BAD = [
     ("a long target", request("GET", "/" + "a" * 9000, body=None), 414),
     ("large headers", request("GET", "/health", ["X-A: " + "a" * 40000], None), 431),
     ("many headers", request("GET", "/health", [f"X-{i}: {i}" for i in range(4000)], None), 431),
+    ("too many header lines", request("GET", "/health", [f"X{i}: a" for i in range(600)], None), 431),
     ("an expectation", request(headers=["Expect: 200-ok"]), 417),
 ]
 
@@ -145,6 +146,14 @@ def heads():
     assert got[0][0] == 200 and int(got[0][1]["content-length"]) > 50, got
     got = answers(request("OPTIONS", "/tokenize", body=None), 1)
     assert got[0][0] == 204 and got[0][1]["allow"] == "OPTIONS, POST" and "access-control-allow-origin" not in got[0][1], got
+    for what, path, kind, size, status in [
+        ("a body too large", "/tokenize", "application/json", 10**7, 413),
+        ("a path that is not there", "/nope", "application/json", 10**6, 404),
+        ("a type that is not read", "/tokenize", "text/plain", 10**6, 415),
+    ]:  # refused before the body is sent, and without asking for it
+        got = answers(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert len(got) == 1, f"{what}, asked first: {got}"
+        is_error(got[0], status, what)
     print(f"{len(BAD)} broken heads")
 
 

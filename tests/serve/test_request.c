@@ -57,6 +57,11 @@ static void values(void **state)
     assert_true(r.n_bias == 1 && r.bias[0].id == 9 && r.bias[0].value == -3 && r.presence_penalty == 1 && r.frequency_penalty == 0);
     kq_api_request_clear(&r);
 
+    r = parse(KQ_API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,\"stream_options\":{\"include_usage\":null,\"include_obfuscation\":false},"
+                           "\"modalities\":[\"text\"],\"prompt_cache_retention\":\"24h\"}"); /* the official client's, none of them asks for more than there is */
+    assert_true(r.stream && !r.include_usage);
+    kq_api_request_clear(&r);
+
     r = parse(KQ_API_COMPLETIONS, "{\"prompt\":\"x\"}");
     assert_true(r.max_tokens == 16 && r.n == 1 && !r.logprobs && !r.echo && !r.stream && !r.has_seed && r.sampling.temperature == 1 && r.sampling.top_p == 1 && r.sampling.top_k == 0);
     kq_api_request_clear(&r);
