@@ -354,8 +354,8 @@ kq_chat_ways kq_chat_ways_of(const kq_tokenizer *tok, const json_t *tools)
     if (choose(tok, &chat, &which, &source, NULL))
         return ways;
     const char *s = json_string_value(source);
-    for (const char *p = s; (p = strpbrk(p, "ca")); p++) {
-        const size_t n = starts(p, "content") ? 7 : starts(p, "arguments") ? 9 : 0;
+    for (const char *p = s; (p = strpbrk(p, "cat")); p++) {
+        const size_t n = starts(p, "content") ? 7 : starts(p, "arguments") ? 9 : starts(p, "type") ? 4 : 0;
         if (!n)
             continue;
         const char *end = p + n;
@@ -363,6 +363,10 @@ kq_chat_ways kq_chat_ways_of(const kq_tokenizer *tok, const json_t *tools)
         if (n == 7 && !strchr(".([_", *end) && !isalnum((unsigned char)*end))
             ways.parts = ways.parts || walked(s, (size_t)(p - s));
         end += strspn(end, " ");
+        if (n == 4 && starts(end, "==")) { /* part.type == 'text' */
+            end += 2 + strspn(end + 2, " ");
+            ways.parts = ways.parts || ((*end == '\'' || *end == '"') && (starts(end + 1, "text") || starts(end + 1, "image")));
+        }
         if (n == 9 && starts(end, "is ")) {
             end += starts(end, "is not ") ? 7 : 3;
             ways.strings = ways.strings || starts(end, "string") || starts(end, "mapping");

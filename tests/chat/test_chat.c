@@ -228,6 +228,8 @@ static void ways(void **state)
         {"{% if tool_call.arguments is string %}", false, true},
         {"{% if tool_call['arguments'] is not mapping %}", false, true},
         {"{% if tool_call.arguments is defined and arguments %}", false, false},
+        {"{% set c = m.get('content') %}{% for x in c %}{% if x['type'] == 'image' %}", true, false},
+        {"{% if tool.type == \"function\" %}{% if x.type is defined and x.type in ['text'] %}", false, false},
         {"content", false, false}, {"in content", false, false}, {"for in content", false, false}, {"arguments is", false, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
