@@ -52,7 +52,7 @@ static bool role(const char *key)
 
 kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err)
 {
-    const json_t *extra = json_object_get(config, "extra_special_tokens");
+    const char *const named[] = {"model_specific_special_tokens", "extra_special_tokens"}; /* objects: the first as transformers 5 writes it */
     const char *key;
     json_t *v;
     kq_status status = from_config(tok, json_object_get(config, "chat_template"), path, err);
@@ -64,8 +64,8 @@ kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config,
     json_object_foreach((json_t *)config, key, v)
         if (role(key) && token_text(v) && json_object_set(tok->special_map, key, (json_t *)token_text(v)))
             return no_memory(path, err);
-    if (json_is_object(extra))
-        json_object_foreach((json_t *)extra, key, v)
+    for (size_t i = 0; i < 2; i++)
+        json_object_foreach(json_object_get(config, named[i]), key, v)
             if (token_text(v) && json_object_set(tok->special_map, key, (json_t *)token_text(v)))
                 return no_memory(path, err);
     return KQ_OK;

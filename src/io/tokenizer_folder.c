@@ -424,6 +424,9 @@ static kq_status named_tokens(folder *f, named *n)
         json_object_foreach(f->config, key, v)
             if (other_role(key) && (json_object_get(f->firm, key) != NULL) == firm && (status = name_token(f, n, v, true)))
                 return status;
+    json_object_foreach(json_object_get(f->config, "model_specific_special_tokens"), key, v)
+        if ((status = name_token(f, n, v, true)))
+            return status;
     json_object_foreach((json_t *)extra, key, v)
         if ((status = name_token(f, n, v, true)))
             return status;

@@ -170,16 +170,18 @@ static void files(void **state)
     char *golden = golden_read("tokenizer_llama3.json", &size);
     write_file(dir, "tokenizer.json", golden);
     kq_free(golden);
-    write_file(dir, "tokenizer_config.json", "{\"chat_template\": \"config\", \"bos_token\": {\"content\": \"<B>\"}, \"image_token\": \"<I>\"}");
+    write_file(dir, "tokenizer_config.json", "{\"chat_template\": \"config\", \"bos_token\": {\"content\": \"<B>\"}, \"image_token\": \"<I>\", "
+               "\"model_specific_special_tokens\": {\"video_token\": \"<W>\", \"audio_token\": {\"content\": \"<A>\"}}, "
+               "\"extra_special_tokens\": {\"video_token\": \"<V>\"}}");
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     check_ok(kq_tokenizer_open_file(path, &tok, &err));
     assert_string_equal(text = render(tok, &plain), "config");
     kq_free(text);
     kq_tokenizer_close(tok);
-    write_file(dir, "chat_template.jinja", "file{{ bos_token }}{{ eos_token }}{{ image_token }}\n");
+    write_file(dir, "chat_template.jinja", "file{{ bos_token }}{{ eos_token }}{{ image_token }}{{ video_token }}{{ audio_token }}\n");
     write_file(dir, "additional_chat_templates/tool_use.jinja", "tools");
     check_ok(kq_tokenizer_open_file(path, &tok, &err));
-    assert_string_equal(text = render(tok, &plain), "file<B><I>");
+    assert_string_equal(text = render(tok, &plain), "file<B><I><V><A>");
     kq_free(text);
     assert_string_equal(text = render(tok, &with_tools), "tools");
     kq_free(text);
