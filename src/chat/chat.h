@@ -31,9 +31,9 @@ kq_status kq_chat_check(const kq_tokenizer *tok, kq_error *err);
 /* Whether the template that is chosen when tools are given reads them. */
 bool kq_chat_takes_tools(const kq_tokenizer *tok);
 
-/* How the template that is chosen (with tools or without) reads what clients write in two ways. parts: it walks through a content that is a list of parts, or asks for a part's type;
- * strings: it asks whether a tool call's arguments are a string. So a caller can leave as they are those that the template tells apart, and write the others
- * in the way that every template reads. */
+/* How the template that is chosen (with tools or without) reads what clients write in two ways. parts: it walks through a content that is a list of
+ * parts, or asks for a part's type; strings: it asks whether a tool call's arguments are a string. So a caller can leave as they are those that the
+ * template tells apart, and write the others in the way that every template reads. */
 typedef struct kq_chat_ways { bool parts, strings; } kq_chat_ways;
 kq_chat_ways kq_chat_ways_of(const kq_tokenizer *tok, const json_t *tools);
 
