@@ -496,6 +496,10 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
                 strcmp(noun, "MODEL") ? "the folder that kronq compare wrote" : "a folder, a .gguf file or a kronq checkpoint", c->command);
         return EXIT_USAGE;
     }
+    if (c->seen[OPT_RESUME] && c->seen[OPT_FRESH]) {
+        fprintf(stderr, "kronq %s: --resume continues unfinished work and --fresh discards it; give one of them\n", c->command);
+        return EXIT_USAGE;
+    }
     c->e.common = c->t.common = c->x.common = c->q.common;
     c->x.shard_size = c->q.shard_size;
     return -1;

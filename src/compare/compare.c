@@ -311,15 +311,29 @@ static kq_status lock_folder(const char *dir, int *fd, kq_error *err)
     return KQ_OK;
 }
 
+static const char *const folder[] = {"rows", "factors", "models", "reference"};
+enum { N_FOLDER = sizeof folder / sizeof *folder };
+
 static kq_status make_folders(const char *dir, kq_error *err)
 {
-    static const char *const folder[] = {"rows", "factors", "models", "reference"};
     char path[KQ_CMP_PATH];
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < sizeof folder / sizeof *folder && !status; i++)
+    for (size_t i = 0; i < N_FOLDER && !status; i++)
         if (!(status = kq_cmp_path(path, dir, NULL, folder[i], "", err)))
             status = kq_mkdirs(path, err);
     return status;
+}
+
+/* Nothing could be stored: what was made for it goes, the last n parts of dir's path too when they are empty. */
+static void remove_folders(const char *dir, size_t n)
+{
+    char path[KQ_CMP_PATH];
+    for (size_t i = 0; i < N_FOLDER; i++)
+        if (!kq_cmp_path(path, dir, NULL, folder[i], "", NULL))
+            kq_remove_folders(path, 1);
+    if (n && !kq_cmp_path(path, dir, NULL, "lock", "", NULL))
+        remove(path);
+    kq_remove_folders(dir, n);
 }
 
 kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *options,
@@ -341,9 +355,14 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
     kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
     if (status)
         return status;
-    if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)) ||
-        (status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) ||
-        (status = kq_cmp_store(path, c.about, err)) || (status = tidy(&c, err)) || (status = run_all(&c, &text, err)))
+    const size_t new_folders = kq_missing_folders(dir);
+    if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)))
+        goto out;
+    if ((status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) || (status = kq_cmp_store(path, c.about, err))) {
+        remove_folders(dir, new_folders);
+        goto out;
+    }
+    if ((status = tidy(&c, err)) || (status = run_all(&c, &text, err)))
         goto out;
     if (!text)
         status = kq_cmp_tables(dir, &text, err);

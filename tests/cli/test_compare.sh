@@ -184,4 +184,6 @@ refuse 2 "in flipflop:frob=1: frob=1: no such setting" $N --methods flipflop --s
 refuse 1 "flipflop:text=nofile: nofile: No such file" $N --methods flipflop:text=nofile
 refuse 2 "ppl FILE is missing" "$KRONQ" compare "$HF" -o never --methods none
 [ ! -e never ] || fail "a refused comparison left its folder"
+(ulimit -f 0; exec "$KRONQ" compare "$HF" -o never/sub --methods none --ppl "$TEXT" --ctx 64 --chunks 1 --quiet) 2>&1 | grep -q "compare.json: cannot be written" || fail "compare.json was written with no room for it"
+[ ! -e never ] || fail "a comparison that could store nothing left its folder"
 exit 0

@@ -103,6 +103,7 @@ refuse 1 'started with settings.model "[0-9a-f]{32}"' "$KRONQ" quantize "$GGUF" 
 [ -e un/.kronq-work/job.json ] || fail "a refusal removed the work"
 
 refuse 2 "holds unfinished work, started with bits 2, now it is 3; --resume with the same settings .*--fresh" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --bits 3 --quiet
+refuse 2 "give one of them" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --fresh --quiet
 cp -r un fresh
 echo mine >fresh/.kronq-work/notes.txt
 must "$KRONQ" quantize "$HF" -o fresh --method none --fresh --quiet
