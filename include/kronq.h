@@ -187,8 +187,8 @@ typedef struct kq_eval_text_options {
 } kq_eval_text_options;
 kq_eval_text_options kq_eval_text_defaults(void);
 
-/* Perplexity of MODEL on a text (documents are joined by the end-of-text token) and, when reference is not NULL, its KL divergence to that model on the same windows, as a JSON object
- * ("ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"; "kld_percentiles"; "per_window"); free() it.
+/* Perplexity of MODEL on a text (documents are joined by the end-of-text token) and, when reference is not NULL, its KL divergence to that model on the same windows, as a JSON object, result_json
+ * (may be NULL: "ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"; "kld_percentiles"; "per_window"); free() it.
  * reference may also be a file of saved logits, which brings its own windows: text_file may then be NULL. With one, or with save_logits,
  * llama.cpp's convention holds ("convention" in the JSON; docs/format.md, "Saved logits"). KQ_E_ARG when ctx is beyond a model's context. */
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err);
@@ -205,7 +205,7 @@ typedef struct kq_eval_tasks_options {
 } kq_eval_tasks_options;
 kq_eval_tasks_options kq_eval_tasks_defaults(void);
 
-/* Accuracy of MODEL on multiple-choice tasks, zero-shot, prompts and scores as lm-evaluation-harness defines them. The result is a JSON object in
+/* Accuracy of MODEL on multiple-choice tasks, zero-shot, prompts and scores as lm-evaluation-harness defines them. result_json (may be NULL): a JSON object in
  * the harness's layout ("results": {"arc_easy": {"acc,none", "acc_stderr,none", "acc_norm,none", ...}}, "versions", "n-samples", ...); free() it. */
 kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks, const kq_eval_tasks_options *opt, char **result_json, kq_error *err);
 

@@ -278,7 +278,8 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     const bool saved = reference && kq_kld_base_is(reference);
     job j = {0};
     kq_eval_result res;
-    *result_json = NULL;
+    if (result_json)
+        *result_json = NULL;
     if (!text_file && !saved)
         return kq_fail(err, KQ_E_ARG, "a text is missing (--ppl FILE): only a file of saved logits brings its own");
     if (opt->cache && (!reference || saved))
@@ -306,6 +307,8 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     if (!st && opt->per_window)
         st = write_windows(opt->per_window, &j, &res, err);
     if (st)
+        goto out;
+    if (!result_json)
         goto out;
     json_t *o = report(&j, model, reference, text_file, opt->reading.spell_special, &res, kq_now_s() - start);
     if (!o || !(*result_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9))))

@@ -125,9 +125,10 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     const double start = kq_now_s();
     if (report_json)
         *report_json = NULL;
-    const bool gguf = !strcmp(opt->to, "gguf");
-    if (!gguf && strcmp(opt->to, "bf16"))
-        return kq_fail(err, KQ_E_ARG, "--to %s is not known; bf16 (a Hugging Face folder) and gguf are", opt->to);
+    const char *to = opt->to ? opt->to : "";
+    const bool gguf = !strcmp(to, "gguf");
+    if (!gguf && strcmp(to, "bf16"))
+        return kq_fail(err, KQ_E_ARG, "--to %s is not known; bf16 (a Hugging Face folder) and gguf are", *to ? to : "''");
     if (!gguf && (opt->type || opt->fallback))
         return kq_fail(err, KQ_E_ARG, "--%s goes with --to gguf", opt->type ? "type" : "fallback");
     kq_status status;

@@ -330,7 +330,8 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     kq_eval_options o;
     run r = {.opt = opt, .n = n_tasks};
     size_t longest = 1, largest = 1, max_length = 0;
-    *result_json = NULL;
+    if (result_json)
+        *result_json = NULL;
     for (size_t i = 0; i < n_tasks; i++)
         for (size_t k = 0; k < i; k++)
             if (!strcmp(tasks[i].name, tasks[k].name))
@@ -373,6 +374,8 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
         goto out;
     kq_journal_close(r.journal, true);
     r.journal = NULL;
+    if (!result_json)
+        goto out;
     json_t *j = results(&r, model, &o, max_length, kq_now_s() - start);
     if (!j || !(*result_json = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(17))))
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");

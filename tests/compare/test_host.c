@@ -133,6 +133,9 @@ static kq_status do_eval(const char *folder, kq_common *common)
     o.chunks = 3;
     o.per_window = at(path, folder, "windows.csv");
     kq_status status = kq_eval_text(MODEL, KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf", TEXT, &o, &json, &err);
+    o.per_window = at(path, folder, "own.csv");
+    if (!status) /* the file alone is wanted */
+        status = kq_eval_text(MODEL, NULL, TEXT, &o, NULL, &err);
     if (!status) /* its last two members are of the machine */
         status = kq_file_write(at(path, folder, "eval.json"), json, (size_t)(strstr(json, "\"seconds\"") - json), &err);
     free(json);
@@ -298,8 +301,36 @@ static void same_bytes_in_a_comma_locale(void **state)
     setlocale(LC_ALL, "C");
 }
 
+/* A host that forgot kq_..._defaults() hears what is wrong; where 0 has a meaning, it works. Nothing is made, and an error that nobody wants is dropped. */
+static void structs_of_zeros(void **state)
+{
+    (void)state;
+    char path[300];
+    static const kq_quantize_options q;
+    static const kq_eval_text_options e;
+    static const kq_eval_tasks_options t;
+    static const kq_export_options x;
+    const kq_compare_row row = {0};
+    const kq_compare_options c = {.text = text, .n_text = 1};
+    at(path, "zero", "out");
+    for (int i = 0; i < 2; i++) {
+        kq_error *to = i ? NULL : &err;
+        assert_int_equal(kq_quantize(MODEL, path, &q, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_quantize_gguf(MODEL, path, &q, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_calibrate(MODEL, path, &q, false, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_imatrix(MODEL, path, &q, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_export(MODEL, path, &x, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_eval_tasks(MODEL, NULL, 0, &t, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_compare(MODEL, path, &row, 1, &c, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_compare(MODEL, path, NULL, 0, &c, NULL, to), KQ_E_ARG);
+    }
+    assert_non_null(strstr(err.message, "nothing to compare"));
+    assert_false(kq_path_exists(path));
+    check_ok(kq_eval_text(MODEL, NULL, TEXT, &e, NULL, &err));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(progress_is_text_and_obeyed), cmocka_unit_test(same_bytes_in_a_comma_locale)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(structs_of_zeros), cmocka_unit_test(progress_is_text_and_obeyed), cmocka_unit_test(same_bytes_in_a_comma_locale)};
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
