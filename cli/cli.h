@@ -140,6 +140,8 @@ int cli_check_output(const char *path);
 /* The name nearest to a mistyped word, or NULL when none is near. name gives the names of a list one by one, then NULL. */
 const char *cli_nearest(const char *word, const char *(*name)(const void *list, size_t i), const void *list);
 
+/* One line on stderr, whatever the words of the command line hold that are quoted in it: control characters become '?', what is longer than 4 kB is cut. */
+void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Print the error as one line and give the exit status that fits it. */
 int cli_fail(const kq_error *err);
 /* What continues an interrupted run of this command, when that is not simply --resume where it has the option: "the same command", or NULL for nothing. */

@@ -69,7 +69,7 @@ static int add_spec(job *j, const cli *c, const char *text, size_t i)
     if (i < c->n_sweeps) {
         const char *equals = strchr(c->sweeps[i], '=');
         if (!equals || equals == c->sweeps[i] || !equals[1]) {
-            fprintf(stderr, "kronq compare: --sweep %s: KEY=VALUE,VALUE,... is expected; see kronq compare --help\n", c->sweeps[i]);
+            cli_say("kronq compare: --sweep %s: KEY=VALUE,VALUE,... is expected; see kronq compare --help", c->sweeps[i]);
             return EXIT_USAGE;
         }
         int status = -1;
@@ -239,7 +239,7 @@ int cmd_compare(int argc, char **argv)
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (needed[i].missing) {
-            fprintf(stderr, "kronq compare: %s; see kronq compare --help\n", needed[i].what);
+            cli_say("kronq compare: %s; see kronq compare --help", needed[i].what);
             return EXIT_USAGE;
         }
     static const int of_text[] = {OPT_CTX, OPT_CHUNKS, 0}, of_tasks[] = {OPT_LIMIT, 0};

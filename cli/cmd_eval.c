@@ -135,11 +135,11 @@ int cmd_eval(int argc, char **argv)
         return EXIT_USAGE;
     }
     if ((c.ppl || c.kld) && c.n_task) {
-        fprintf(stderr, "kronq eval: --task and --%s are two measurements: run kronq eval twice\n", c.ppl ? "ppl" : "kld");
+        cli_say("kronq eval: --task and --%s are two measurements: run kronq eval twice", c.ppl ? "ppl" : "kld");
         return EXIT_USAGE;
     }
     if (c.card && !kq_path_is_dir(c.model)) {
-        fprintf(stderr, "kronq eval: --card: %s is no folder, it has no README.md to write into\n", c.model);
+        cli_say("kronq eval: --card: %s is no folder, it has no README.md to write into", c.model);
         return EXIT_USAGE;
     }
     static const int of_text[] = {OPT_CTX, OPT_CHUNKS, OPT_CACHE, OPT_SAVE_LOGITS, OPT_PER_WINDOW, OPT_LOGITS, 0}, of_tasks[] = {OPT_LIMIT, OPT_LOG_SAMPLES, OPT_RESUME, 0};

@@ -29,11 +29,11 @@ int cmd_export(int argc, char **argv)
     if (status >= 0)
         return status;
     if (!c.to) {
-        fprintf(stderr, "kronq export: --to bf16 or --to gguf is missing; see kronq export --help\n");
+        cli_say("kronq export: --to bf16 or --to gguf is missing; see kronq export --help");
         return EXIT_USAGE;
     }
     if (!c.out) {
-        fprintf(stderr, "kronq export: -o PATH is missing; see kronq export --help\n");
+        cli_say("kronq export: -o PATH is missing; see kronq export --help");
         return EXIT_USAGE;
     }
     static const int of_folder[] = {OPT_SHARD_SIZE, 0}, of_gguf[] = {OPT_TYPE, OPT_FALLBACK, 0};

@@ -33,7 +33,7 @@ int cmd_imatrix(int argc, char **argv)
     if (status >= 0)
         return status;
     if (!c.out) {
-        fprintf(stderr, "kronq imatrix: -o FILE is missing; see kronq imatrix --help\n");
+        cli_say("kronq imatrix: -o FILE is missing; see kronq imatrix --help");
         return EXIT_USAGE;
     }
     if ((status = cli_check_output(c.out)) >= 0)

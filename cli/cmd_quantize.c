@@ -132,7 +132,7 @@ int cmd_quantize(int argc, char **argv)
         return status;
     }
     if (!c.out) {
-        fprintf(stderr, "kronq quantize: -o OUT is missing; see kronq quantize --help\n");
+        cli_say("kronq quantize: -o OUT is missing; see kronq quantize --help");
         return EXIT_USAGE;
     }
     cli_progress(&c, &c.q.common);
@@ -164,7 +164,7 @@ int cmd_calibrate(int argc, char **argv)
     if (status >= 0)
         return status;
     if (!c.out) {
-        fprintf(stderr, "kronq calibrate: -o FILE is missing; see kronq calibrate --help\n");
+        cli_say("kronq calibrate: -o FILE is missing; see kronq calibrate --help");
         return EXIT_USAGE;
     }
     if ((status = cli_check_output(c.out)) >= 0)

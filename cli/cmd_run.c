@@ -270,7 +270,7 @@ int cmd_run(int argc, char **argv)
     if (exit_status >= 0)
         return exit_status;
     if (!c.prompt && !c.chat) {
-        fprintf(stderr, "kronq run: -p TEXT is missing (or --chat for a conversation); see kronq run --help\n");
+        cli_say("kronq run: -p TEXT is missing (or --chat for a conversation); see kronq run --help");
         return EXIT_USAGE;
     }
     static const int of_chat[] = {OPT_SYSTEM, 0}, of_conversation[] = {OPT_CTX, 0};

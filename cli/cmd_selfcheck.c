@@ -53,7 +53,7 @@ static int print_report(const cli *c, const char *text)
     json_error_t wrong;
     json_t *report = json_loads(text, 0, &wrong);
     if (!report) {
-        fprintf(stderr, "kronq selfcheck: the report cannot be read: %s\n", wrong.text);
+        cli_say("kronq selfcheck: the report cannot be read: %s", wrong.text);
         return EXIT_FAILED;
     }
     print_rooms(json_object_get(report, "checks"));

@@ -61,12 +61,12 @@ static int check_words(const cli *c)
 {
     for (size_t i = 0; i < c->n_cors; i++)
         if (strcmp(c->cors[i], "*") && !kq_head_origin_valid(c->cors[i])) {
-            fprintf(stderr, "kronq serve: --cors '%s': an origin as browsers send it is expected (https://host or http://host:port, nothing behind it), or *\n", c->cors[i]);
+            cli_say("kronq serve: --cors '%s': an origin as browsers send it is expected (https://host or http://host:port, nothing behind it), or *", c->cors[i]);
             return EXIT_USAGE;
         }
     for (size_t i = 0; i < c->n_allow_host; i++)
         if (!*c->allow_host[i] || strpbrk(c->allow_host[i], "/ *")) {
-            fprintf(stderr, "kronq serve: --allow-host '%s': a host name or an address is expected\n", c->allow_host[i]);
+            cli_say("kronq serve: --allow-host '%s': a host name or an address is expected", c->allow_host[i]);
             return EXIT_USAGE;
         }
     return -1;
@@ -80,7 +80,7 @@ static int check_name(const cli *c, const char *name)
     json_decref(j);
     if (good)
         return -1;
-    fprintf(stderr, "kronq serve: %s '%.100s': a name of 1 to 255 bytes in UTF-8 is expected%s\n", c->alias ? "--alias" : c->model_name ? "--model-name" : "MODEL",
+    cli_say("kronq serve: %s '%.100s': a name of 1 to 255 bytes in UTF-8 is expected%s", c->alias ? "--alias" : c->model_name ? "--model-name" : "MODEL",
             name, c->alias || c->model_name ? "" : "; give one with --alias");
     return EXIT_USAGE;
 }
@@ -145,11 +145,11 @@ int cmd_serve(int argc, char **argv)
     char bytes[32], name[256];
     bool loopback;
     if (c.port > 65535) {
-        fprintf(stderr, "kronq serve: --port %zu: 0 to 65535 is expected\n", c.port);
+        cli_say("kronq serve: --port %zu: 0 to 65535 is expected", c.port);
         return EXIT_USAGE;
     }
     if (!c.slots || c.slots > 4096 || !c.queue || !c.max_body || c.max_body > (size_t)1 << 30) {
-        fprintf(stderr, "kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range\n");
+        cli_say("kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range");
         return EXIT_USAGE;
     }
     kq_serve_options so = server_options(&c, name);
@@ -195,7 +195,7 @@ int cmd_serve(int argc, char **argv)
         fprintf(stderr, v6 ? "%s on http://[%s]:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n" : "%s on http://%s:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n",
                 so.model_name, so.host, kq_server_port(server), c.slots, ctx, kind == KQ_BF16 ? "bf16" : "f32", kq_kv_name(kv), cli_bytes((double)kq_engine_bytes(engine), bytes));
     if (!so.api_key && !loopback)
-        fprintf(stderr, "kronq serve: other machines may reach %s, and no key is asked for (--api-key)\n", so.host);
+        cli_say("kronq serve: other machines may reach %s, and no key is asked for (--api-key)", so.host);
     cli_stop_wait();
     if (!c.quiet)
         fprintf(stderr, "finishing what runs; Ctrl-C again stops at once\n");

@@ -109,11 +109,11 @@ static int unknown(const char *word)
 {
     const char *meant = *word == '-' ? NULL : cli_nearest(word, command_name, NULL);
     if (*word == '-')
-        fprintf(stderr, "kronq: %s: a command comes first, options after it; `kronq --help` lists the commands\n", word);
+        cli_say("kronq: %s: a command comes first, options after it; `kronq --help` lists the commands", word);
     else if (!meant && !access(word, F_OK))
-        fprintf(stderr, "kronq: unknown command %s; a command comes before the model, as in `kronq info %s`; `kronq --help` lists them\n", word, word);
+        cli_say("kronq: unknown command %s; a command comes before the model, as in `kronq info %s`; `kronq --help` lists them", word, word);
     else
-        fprintf(stderr, "kronq: unknown command %s%s%s%s; `kronq --help` lists them\n", word, meant ? "; did you mean " : "", meant ? meant : "", meant ? "?" : "");
+        cli_say("kronq: unknown command %s%s%s%s; `kronq --help` lists them", word, meant ? "; did you mean " : "", meant ? meant : "", meant ? "?" : "");
     return EXIT_USAGE;
 }
 

@@ -1,8 +1,11 @@
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,12 +15,25 @@
 
 static const char *resumable; /* what continues the command at work: "the same command with --resume" */
 
+void cli_say(const char *format, ...)
+{
+    char line[4096];
+    va_list args;
+    va_start(args, format);
+    const int n = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    for (char *at = line; *at; at++)
+        if ((unsigned char)*at < ' ' || *at == 127)
+            *at = '?';
+    fprintf(stderr, "%s%s\n", line, n >= (int)sizeof line ? " ..." : "");
+}
+
 static int bad(const cli *c, const char *name, const char *value, const char *wanted)
 {
     if (c->spec)
-        fprintf(stderr, "kronq %s: in %s: %s=%s: %s; see kronq %s --help\n", c->command, c->spec, name, value, wanted, c->command);
+        cli_say("kronq %s: in %s: %s=%s: %s; see kronq %s --help", c->command, c->spec, name, value, wanted, c->command);
     else
-        fprintf(stderr, "kronq %s: %s%s %s: %s; see kronq %s --help\n", c->command, c->typed ? "" : "--", c->typed ? c->typed : name, value, wanted, c->command);
+        cli_say("kronq %s: %s%s %s: %s; see kronq %s --help", c->command, c->typed ? "" : "--", c->typed ? c->typed : name, value, wanted, c->command);
     return EXIT_USAGE;
 }
 
@@ -355,7 +371,9 @@ int cli_apply_spec(cli *c, const cli_option *settings, char *text)
     return status;
 }
 
-/* How far two words are apart: letters put in, left out, changed, or exchanged with their neighbour (optimal string alignment). */
+static bool same_letter(char a, char b) { return tolower((unsigned char)a) == tolower((unsigned char)b); }
+
+/* How far two words are apart, whatever their capitals: letters put in, left out, changed, or exchanged with their neighbour (optimal string alignment). */
 static size_t distance(const char *a, const char *b)
 {
     enum { MOST = 40 };
@@ -368,10 +386,10 @@ static size_t distance(const char *a, const char *b)
                 d[i][j] = i + j;
                 continue;
             }
-            size_t least = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            size_t least = d[i - 1][j - 1] + !same_letter(a[i - 1], b[j - 1]);
             least = d[i - 1][j] + 1 < least ? d[i - 1][j] + 1 : least;
             least = d[i][j - 1] + 1 < least ? d[i][j - 1] + 1 : least;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < least)
+            if (i > 1 && j > 1 && same_letter(a[i - 1], b[j - 2]) && same_letter(a[i - 2], b[j - 1]) && d[i - 2][j - 2] + 1 < least)
                 least = d[i - 2][j - 2] + 1;
             d[i][j] = least;
         }
@@ -384,7 +402,7 @@ const char *cli_nearest(const char *word, const char *(*name)(const void *list, 
     size_t least = strlen(word) / 3 + 1; /* a third of the letters may be wrong */
     for (size_t i = 0; name(list, i); i++) {
         const char *n = name(list, i);
-        const bool begins = strlen(word) > 1 && !strncmp(word, n, strlen(word));
+        const bool begins = strlen(word) > 1 && !strncasecmp(word, n, strlen(word));
         const size_t d = begins ? 0 : distance(word, n);
         if (d < least || (d == least && !best && d < strlen(word))) {
             best = n;
@@ -405,7 +423,7 @@ static int unknown(const cli *c, const char *option, const cli_option *options)
     snprintf(word, sizeof word, "%s", option + strspn(option, "-"));
     word[strcspn(word, "=")] = 0;
     const char *meant = cli_nearest(word, option_name, options);
-    fprintf(stderr, "kronq %s: unknown option %s%s%s%s; see kronq %s --help\n", c->command, option, meant ? "; did you mean --" : "", meant ? meant : "",
+    cli_say("kronq %s: unknown option %s%s%s%s; see kronq %s --help", c->command, option, meant ? "; did you mean --" : "", meant ? meant : "",
             meant ? "?" : "", c->command);
     return EXIT_USAGE;
 }
@@ -437,14 +455,14 @@ static int parse_option(cli *c, int argc, char **argv, int *i, const cli_option 
     if (!o)
         return unknown(c, argv[*i], options);
     if (!o->argument && value) {
-        fprintf(stderr, "kronq %s: %s takes no value (%s); see kronq %s --help\n", c->command, typed, argv[*i], c->command);
+        cli_say("kronq %s: %s takes no value (%s); see kronq %s --help", c->command, typed, argv[*i], c->command);
         return EXIT_USAGE;
     }
     if (o->argument && !value) {
         char *next = *i + 1 < argc ? argv[*i + 1] : NULL;
         const bool is_option = next && !strncmp(next, "--", 2) && (!next[2] || find_option(options, next, other, &unused));
         if (!next || is_option) {
-            fprintf(stderr, "kronq %s: %s needs a value (%s)%s%s%s; see kronq %s --help\n", c->command, typed, o->argument, is_option ? " before " : "",
+            cli_say("kronq %s: %s needs a value (%s)%s%s%s; see kronq %s --help", c->command, typed, o->argument, is_option ? " before " : "",
                     is_option ? next : "", "", c->command);
             return EXIT_USAGE;
         }
@@ -478,26 +496,26 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
             if (status >= 0)
                 return status;
         } else if (alone) {
-            fprintf(stderr, "kronq %s: %s is one argument too many (it takes options only); see kronq %s --help\n", c->command, argv[i], c->command);
+            cli_say("kronq %s: %s is one argument too many (it takes options only); see kronq %s --help", c->command, argv[i], c->command);
             return EXIT_USAGE;
         } else if (c->model) {
-            fprintf(stderr, "kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help\n", c->command, argv[i], noun, c->model,
+            cli_say("kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help", c->command, argv[i], noun, c->model,
                     words_only ? ", and after -- nothing is an option" : "", c->command);
             return EXIT_USAGE;
         } else if (!*argv[i]) {
-            fprintf(stderr, "kronq %s: %s is an empty word; see kronq %s --help\n", c->command, noun, c->command);
+            cli_say("kronq %s: %s is an empty word; see kronq %s --help", c->command, noun, c->command);
             return EXIT_USAGE;
         } else {
             c->model = argv[i];
         }
     }
     if (!c->model && !alone) {
-        fprintf(stderr, "kronq %s: %s is missing (%s); see kronq %s --help\n", c->command, noun,
+        cli_say("kronq %s: %s is missing (%s); see kronq %s --help", c->command, noun,
                 strcmp(noun, "MODEL") ? "the folder that kronq compare wrote" : "a folder, a .gguf file or a kronq checkpoint", c->command);
         return EXIT_USAGE;
     }
     if (c->seen[OPT_RESUME] && c->seen[OPT_FRESH]) {
-        fprintf(stderr, "kronq %s: --resume continues unfinished work and --fresh discards it; give one of them\n", c->command);
+        cli_say("kronq %s: --resume continues unfinished work and --fresh discards it; give one of them", c->command);
         return EXIT_USAGE;
     }
     c->e.common = c->t.common = c->x.common = c->q.common;
@@ -515,7 +533,7 @@ int cli_misplaced(const cli *c, const cli_option *options, const int *keys, cons
     for (; *keys; keys++)
         for (const cli_option *o = options; c->seen[*keys] && o->name; o++)
             if (o->key == *keys) {
-                fprintf(stderr, "kronq %s: --%s %s; see kronq %s --help\n", c->command, o->name, why, c->command);
+                cli_say("kronq %s: --%s %s; see kronq %s --help", c->command, o->name, why, c->command);
                 return EXIT_USAGE;
             }
     return -1;
@@ -544,7 +562,7 @@ int cli_check_output(const char *path)
         errno = ENOTDIR;
     else if (access(there ? path : folder, W_OK) == 0)
         return -1;
-    fprintf(stderr, "kronq: %s: cannot be written: %s\n", path, strerror(errno));
+    cli_say("kronq: %s: cannot be written: %s", path, strerror(errno));
     return EXIT_FAILED;
 }
 
@@ -557,7 +575,7 @@ int cli_fail(const kq_error *err)
 {
     cli_progress_end();
     const bool hint = err->status == KQ_E_INTERRUPTED && resumable;
-    fprintf(stderr, "kronq: %s%s%s%s\n", err->message, hint ? "; " : "", hint ? resumable : "", hint ? " continues" : "");
+    cli_say("kronq: %s%s%s%s", err->message, hint ? "; " : "", hint ? resumable : "", hint ? " continues" : "");
     return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
 }
 

@@ -19,6 +19,14 @@ must "$KRONQ" selfcheck --isa ref --quiet; [ ! -s must.out ] && [ ! -s must.err 
 refuse 2 "is one argument too many \(it takes options only\)" "$KRONQ" selfcheck "$HF"
 refuse 2 "unknown option --threads" "$KRONQ" selfcheck --threads 2
 
+say "one line, whatever the word"
+refuse 2 "unknown command QUANTIZE; did you mean quantize" "$KRONQ" QUANTIZE
+refuse 2 "unknown command a\?b" "$KRONQ" $'a\nb'
+refuse 2 "unknown option --a\?b" $Q $'--a\nb'
+refuse 2 "--tokens 1\?2: a whole number" $Q --tokens $'1\n2'
+refuse 2 "unknown option --aaa.* \.\.\.$" $Q "--$(printf %09000d 0 | tr 0 a)"
+refuse 2 "one argument too many" $Q $'a\r\033[2Jb'
+
 say "options"
 refuse 2 "unknown option --frob" $Q --frob
 refuse 2 "unknown option" $Q -x
