@@ -64,7 +64,7 @@ measures "scoring these documents takes" --task arc_easy="$GOLDEN/tasks/arc_easy
 [ ! -e s.jsonl.partial ] || fail "a refused task left a journal"
 
 say "compare: refused before anything is written, or within the budget"
-C="$KRONQ compare $HF -o cmp --methods input-only --ppl $TEXT --ctx 64 --chunks 2 --only layers\.1\. $CAL --quiet"
+C="$KRONQ compare $HF -o cmp --methods input-only --ppl $TEXT --ctx 64 --chunks 2 --only layers\.1\. ${CAL/--seed/--seeds} --quiet"
 refuse 1 "input-only: --memory 5M is too little: this takes at least [0-9]+M" $C --memory 5M
 least=$(grep -Eo 'at least [0-9]+M' refuse.err | grep -Eo '[0-9]+M')
 refuse 1 "input-only: --memory 5M is too little" $C --memory 5M --dry-run
