@@ -427,7 +427,7 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
     if (!n)
         return kq_fail(err, KQ_E_ARG, "nothing to compare");
     for (size_t i = 0; i < n; i++)
-        if (!rows[i].spec || !*rows[i].spec)
+        if (!rows[i].spec)
             return kq_fail(err, KQ_E_ARG, "row %zu has no name (kq_compare_row.spec)", i);
     kq_text_keep(); /* until kq_cmp_close */
     kq_status status = kq_alloc_for((void **)&c->row, n, sizeof *c->row, "rows", err);
