@@ -78,10 +78,10 @@ for stage in calibration rounding evaluation; do
 done
 
 if [ -n "${KRONQ_TEST_MODEL:-}" ]; then
-    say "the real model: the peak stays below the budget"
+    say "the real model: the peak stays below the budget" # not with a sanitizer, which keeps 256 MB of freed memory
     for w in disk stream; do
         must "$KRONQ" calibrate "$KRONQ_TEST_MODEL" -o real-$w --text "$TEXT" --text "$GOLDEN/tiny_cli/text.txt" --tokens 1024 --seq-len 256 --only 'layers\.29\.' --gradients $w --memory 640M --json --quiet
-        [ "$(get must.out peak_rss_bytes)" -le $((640 << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above 640M, gradients: $w"
+        [ -n "${SANITIZE:-}" ] || [ "$(get must.out peak_rss_bytes)" -le $((640 << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above 640M, gradients: $w"
     done
     cmp real-disk real-stream || fail "real model: other factors"
     if [ -z "${SANITIZE:-}" ]; then # a sanitizer keeps freed memory for a while

@@ -1,9 +1,10 @@
 #!/bin/bash
 # Interrupted at any moment by SIGINT, SIGTERM or SIGHUP, sent to the process, its group or one of its threads, a command ends by that signal (or with status 0: it had
-# finished), and --resume gives the bytes of an uninterrupted run. KRONQ_INTERRUPTS: how many in all (24; with the real model some more on it).
+# finished), and --resume gives the bytes of an uninterrupted run. KRONQ_INTERRUPTS: how many in all (200, with sanitizers 24; with the real
+# model some more on it).
 . "$(dirname "$0")/common.sh"
 : "${INTERRUPT:?tests/cli/interrupt}"
-N=${KRONQ_INTERRUPTS:-24}
+N=${KRONQ_INTERRUPTS:-${SANITIZE:+24}} N=${N:-200}
 ONLY='layers\.(0|2)\.(self_attn\.[qo]|mlp\.down)'
 INT=2 TERM=15 HUP=1
 RANDOM=20261127
