@@ -4,7 +4,6 @@
 
 #include "base/mem.h"
 #include "fisher/product.h"
-#include "kern/gemm.h"
 
 enum { TILE = 192 };
 
@@ -70,11 +69,8 @@ kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, dou
     }
     float *L = kq_alloc(n * n, sizeof *L), *C = kq_alloc(n * n, sizeof *C);
     kq_status status = L && C ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: an inverse [%zu, %zu]", n, n);
-    if (!status) { /* LAPACK outside a parallel region would take threads of its own, and their number would change the last bits */
-        const int before = kq_one_thread_begin();
+    if (!status)
         status = kq_regularised_inverse(H, n, rho, L, C, threads, regularised, err);
-        kq_one_thread_end(before);
-    }
     if (!status) { /* C is lower triangular: the inverse is C^T C */
         memset(W, 0, n * n * sizeof *W);
         kq_token_gram(C, NULL, n, n, W, NULL, threads);

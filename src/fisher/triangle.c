@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "fisher/product.h"
+#include "kern/gemm.h"
 #include "kern/lapack.h"
 
 enum { BLOCK = 128 };
@@ -12,7 +13,7 @@ static size_t block_end(size_t from, size_t n)
     return n - from < BLOCK ? n : from + BLOCK;
 }
 
-bool kq_cholesky(const float *A, size_t n, float shift, float *L, int threads)
+static bool cholesky(const float *A, size_t n, float shift, float *L, int threads)
 {
     int ld = (int)n, info;
     for (size_t i = 0; i < n; i++) {
@@ -45,8 +46,18 @@ bool kq_cholesky(const float *A, size_t n, float shift, float *L, int threads)
     return true;
 }
 
+/* Outside a parallel region LAPACK would take threads of its own, and their number would change the last bits. */
+bool kq_cholesky(const float *A, size_t n, float shift, float *L, int threads)
+{
+    const int before = kq_one_thread_begin();
+    const bool positive = cholesky(A, n, shift, L, threads);
+    kq_one_thread_end(before);
+    return positive;
+}
+
 void kq_triangle_inverse(const float *L, size_t n, float *C, int threads)
 {
+    const int before = kq_one_thread_begin();
     size_t blocks = (n + BLOCK - 1) / BLOCK;
     int ld = (int)n;
     memset(C, 0, n * n * sizeof *C);
@@ -65,6 +76,7 @@ void kq_triangle_inverse(const float *L, size_t n, float *C, int threads)
             strsm_("R", "U", "N", "N", &J, &I, &minus, L + i * n + i, &ld, C + i * n + j, &ld, 1, 1, 1, 1);
         }
     }
+    kq_one_thread_end(before);
 }
 
 size_t kq_psd_work(size_t n)
