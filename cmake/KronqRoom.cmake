@@ -48,3 +48,15 @@ function(kronq_room_tests name)
     set_tests_properties(${name}/${test} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900)
   endforeach()
 endfunction()
+
+# kronq_room_fuzz(NAME WHAT): tests/NAME/fuzz_WHAT.c becomes a program of libFuzzer (clang, cmake -DKRONQ_FUZZ=ON), run as build/.../fuzz_WHAT CORPUS_DIR.
+# tests/NAME/test_fuzz_WHAT.c runs the same function over fixed mutations in every test run.
+function(kronq_room_fuzz name what)
+  if(NOT KRONQ_FUZZ)
+    return()
+  endif()
+  add_executable(fuzz_${what} fuzz_${what}.c)
+  target_compile_options(fuzz_${what} PRIVATE -fsanitize=fuzzer)
+  target_link_options(fuzz_${what} PRIVATE -fsanitize=fuzzer)
+  target_link_libraries(fuzz_${what} PRIVATE kq_${name})
+endfunction()
