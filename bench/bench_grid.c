@@ -10,7 +10,7 @@
 #include "checkpoint/checkpoint.h"
 #include "grid/grid.h"
 #include "kern/gemm.h"
-#include "quant/factors.h"
+#include "factors/file.h"
 #include "round/matrix.h"
 
 static const kq_dtype types[] = {KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL, KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};

@@ -7,7 +7,7 @@
 #include "base/threads.h"
 #include "base/time.h"
 #include "cli.h"
-#include "eval/eval.h"
+#include "decode/engine.h"
 
 static const cli_option options[] = {
     {"also", "MODEL", "measure this model too; may be given several times", OPT_ALSO},

@@ -5,8 +5,8 @@
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "cli.h"
-#include "io/json.h"
-#include "io/rope.h"
+#include "format/json.h"
+#include "source/rope.h"
 
 static const cli_option options[] = {
     {"tensors", NULL, "list every tensor", OPT_TENSORS},

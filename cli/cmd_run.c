@@ -10,7 +10,8 @@
 #include "base/time.h"
 #include "chat/chat.h"
 #include "cli.h"
-#include "eval/eval.h"
+#include "generate/generate.h"
+#include "generate/sample.h"
 
 static const cli_option options[] = {
     {"prompt", "TEXT", "what the model is given", OPT_PROMPT},

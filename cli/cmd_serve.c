@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "cli.h"
-#include "serve/head.h"
+#include "request/head.h"
 #include "serve/serve.h"
 
 static const cli_option options[] = {

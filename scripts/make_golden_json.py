@@ -4,7 +4,7 @@
 usage: python3 scripts/make_golden_json.py tests/golden
 
 One case a line: the text in hexadecimal, a space, and "refused" or the value: i<integer> r<17 digits> t f n, s<hexadecimal UTF-8>;, [ values ], { s<key>; value }.
-Where jansson cannot hold Python's value, the value is what src/io/json.h says: integers beyond 64 bits are reals, NaN and infinities are strings, a
+Where jansson cannot hold Python's value, the value is what src/format/json.h says: integers beyond 64 bits are reals, NaN and infinities are strings, a
 surrogate without a partner is U+FFFD. Only Python's standard library; no network; seed 12.
 """
 import json
@@ -83,7 +83,7 @@ def main():
             else:
                 text.insert(at, rng.choice(BYTES))
         cases.append(bytes(text))
-    # jansson has no NUL in keys; src/io/json.h says so, and tests/io/test_json.c has its own test.
+    # jansson has no NUL in keys; src/format/json.h says so, and tests/format/test_json.c has its own test.
     cases = [c for c in dict.fromkeys(cases) if b"\\u0000" not in c or c in BY_HAND]
     with open(sys.argv[1] + "/json_cases.txt", "w") as f:
         f.writelines(f"{c.hex()} {read(c)}\n" for c in cases)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """tests/golden/cases/patterns/patterns.json: where `tokenizers` cuts texts with each of the splitting patterns that kronq knows.
 
-    python scripts/make_golden_patterns.py src/io/patterns.c > tests/golden/cases/patterns/patterns.json
+    python scripts/make_golden_patterns.py src/tokenizer/patterns.c > tests/golden/cases/patterns/patterns.json
 
 The patterns are taken from the C source (its string literals, macros expanded by `cc -E`). Of each pattern and text: an FNV-1a hash of the pieces' sizes in
 bytes, as "3,1,7,". Seed 10; letters of Unicode 14 at most, which is what the installed PCRE2 knows.
@@ -19,7 +19,7 @@ from tokenizers import Regex, pre_tokenizers
 
 def patterns(source):
     text = open(source, encoding="utf-8").read()
-    text = text[: text.index("static const char *const known[]")] .split('#include "io/tokenizer_internal.h"')[1] + text[text.index("static const char *const known[]") :]
+    text = text[: text.index("static const char *const known[]")] .split('#include "tokenizer/internal.h"')[1] + text[text.index("static const char *const known[]") :]
     made = subprocess.run(["cc", "-E", "-P", "-"], input=text, capture_output=True, text=True, check=True).stdout
     made = made[made.index("known[] = {") + 11 :]
     out, at, cur = [], 0, b""

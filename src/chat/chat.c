@@ -9,7 +9,7 @@
 
 #include "base/mem.h"
 #include "base/warn.h"
-#include "io/json.h"
+#include "format/json.h"
 #include "jinja/jinja.h"
 
 static const char tag[] = "CONTINUE_FINAL_MESSAGE_TAG "; /* put behind a prefilled answer, and looked for in the rendered text */

@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "io/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 typedef struct kq_chat {                 /* all borrowed */
     const json_t *messages;              /* array of objects as a request or a file has them: role, content (string, null, or a list of parts), name, tool_calls,

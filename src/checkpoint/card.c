@@ -7,8 +7,8 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "io/gguf_model_write.h"
-#include "io/json.h"
+#include "checkpoint/gguf_model_write.h"
+#include "format/json.h"
 
 enum { PATH = 4096, MAX_CARD = 16 << 20 };
 

@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "io/source.h"
+#include "source/source.h"
 
 /* What the card of a quantized model tells besides what quantization_config holds. */
 typedef struct kq_card_facts {

@@ -5,7 +5,7 @@
 #ifndef KQ_CHECKPOINT_CHECKPOINT_H
 #define KQ_CHECKPOINT_CHECKPOINT_H
 
-#include "io/safetensors_write.h"
+#include "format/safetensors_write.h"
 #include "model/weights.h"
 #include "round/round.h"
 

@@ -2,7 +2,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "checkpoint/checkpoint.h"
-#include "io/json.h"
+#include "format/json.h"
 
 #include <jansson.h>
 #include <stdio.h>

@@ -3,9 +3,10 @@
 #include "base/mem.h"
 #include "checkpoint/card.h"
 #include "checkpoint/checkpoint.h"
-#include "io/dequant.h"
-#include "io/json.h"
-#include "io/tokenizer.h"
+#include "format/dequant.h"
+#include "format/json.h"
+#include "tokenizer/tokenizer.h"
+#include "checkpoint/side_files.h"
 
 #include <jansson.h>
 #include <math.h>

@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "io/safetensors_write.h"
+#include "format/safetensors_write.h"
 
 struct kq_hidden {
     char path[4400];

@@ -14,7 +14,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "export/internal.h"
-#include "io/gguf_model_write.h"
+#include "checkpoint/gguf_model_write.h"
 
 enum { ROWS = 256, PATH = 4096 };
 static const char unfinished[] = ".kronq-export"; /* in a folder that is being written; goes when it is whole */

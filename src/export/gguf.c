@@ -11,11 +11,11 @@
 #include "base/mem.h"
 #include "base/warn.h"
 #include "export/internal.h"
-#include "io/dequant.h"
-#include "io/encode.h"
-#include "io/gguf_model_write.h"
-#include "io/json.h"
-#include "io/rope.h"
+#include "format/dequant.h"
+#include "format/encode.h"
+#include "checkpoint/gguf_model_write.h"
+#include "format/json.h"
+#include "source/rope.h"
 
 /* What a file may consist of: ggml's type and llama.cpp's name for such a file. */
 static const struct file_kind { const char *name; kq_dtype dtype; uint32_t ggml, file_type; } kinds[] = {

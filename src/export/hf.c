@@ -9,10 +9,11 @@
 #include "base/mem.h"
 #include "checkpoint/card.h"
 #include "export/internal.h"
-#include "io/encode.h"
-#include "io/gguf_model_write.h"
-#include "io/json.h"
-#include "io/tokenizer.h"
+#include "format/encode.h"
+#include "checkpoint/gguf_model_write.h"
+#include "format/json.h"
+#include "tokenizer/tokenizer.h"
+#include "checkpoint/side_files.h"
 
 typedef struct hf_writer {
     kq_export_job *x;

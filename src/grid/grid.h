@@ -6,7 +6,7 @@
 #ifndef KQ_GRID_GRID_H
 #define KQ_GRID_GRID_H
 
-#include "io/dequant.h"
+#include "format/dequant.h"
 
 typedef struct kq_grid_options {
     double sigma_in, sigma_out; /* added to each factor's unit mean diagonal (eq. 54) */

@@ -3,7 +3,8 @@
 #ifndef KQ_GRID_MIX_H
 #define KQ_GRID_MIX_H
 
-#include "io/dequant.h"
+#include "format/dequant.h"
+#include "source/config.h"
 
 typedef struct kq_mix {
     const char *name;

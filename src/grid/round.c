@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "io/encode.h"
+#include "format/encode.h"
 #include "kern/gemm.h"
 #include "round/matrix.h"
 

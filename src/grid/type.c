@@ -1,4 +1,4 @@
-/* The block types that can be rounded onto, and how their blocks are packed (ggml-common.h, MIT, restated; the reverse is io/dequant.c). */
+/* The block types that can be rounded onto, and how their blocks are packed (ggml-common.h, MIT, restated; the reverse is format/dequant.c). */
 #include "grid/internal.h"
 
 #include <string.h>
@@ -58,7 +58,7 @@ static uint8_t level_index(int level)
     return 0;
 }
 
-/* Six bits of scale and of minimum for eight groups in 12 bytes (io/dequant.c, k_scale_min). */
+/* Six bits of scale and of minimum for eight groups in 12 bytes (format/dequant.c, k_scale_min). */
 static void k_scales(const kq_grid_code *c, uint8_t *s)
 {
     memset(s, 0, 12);

@@ -2,7 +2,7 @@
 
 #include "base/f16.h"
 #include "base/mem.h"
-#include "io/rope.h"
+#include "source/rope.h"
 #include "model/internal.h"
 
 kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute, size_t max_T, kq_model_ctx **out, kq_error *err)

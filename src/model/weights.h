@@ -2,7 +2,7 @@
 #ifndef KQ_MODEL_WEIGHTS_H
 #define KQ_MODEL_WEIGHTS_H
 
-#include "io/source.h"
+#include "source/source.h"
 
 typedef struct kq_weights kq_weights;
 struct kq_weights {

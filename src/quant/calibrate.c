@@ -9,8 +9,8 @@
 #include "base/progress.h"
 #include "base/time.h"
 #include "quant/check.h"
-#include "quant/factors.h"
-#include "quant/lacks.h"
+#include "factors/file.h"
+#include "factors/lacks.h"
 #include "quant/plan.h"
 #include "quant/prepare.h"
 

@@ -9,8 +9,8 @@
 #include "base/first_error.h"
 #include "base/mem.h"
 #include "base/warn.h"
-#include "eval/eval.h"
-#include "io/encode.h"
+#include "format/encode.h"
+#include "generate/generate.h"
 
 enum { SLAB = 1 << 18 }; /* values at a time, or a row */
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "quant/lacks.h"
+#include "factors/lacks.h"
 
 /* Does an imatrix have an entry for any linear of the model, wanted or not? */
 static bool has_any_entry(const kq_prepared *p, const kq_factor_file *file)

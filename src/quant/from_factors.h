@@ -2,7 +2,7 @@
 #ifndef KQ_QUANT_FROM_FACTORS_H
 #define KQ_QUANT_FROM_FACTORS_H
 
-#include "quant/factors.h"
+#include "factors/file.h"
 #include "quant/prepare.h"
 
 /* Open p->opt->factors and make sure that it belongs to the model, holds every wanted module, and was made with what calibration.given names (KQ_E_MISMATCH,

@@ -5,11 +5,11 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "io/dequant.h"
-#include "io/encode.h"
-#include "io/gguf_model.h"
-#include "io/gguf_model_write.h"
-#include "io/rope.h"
+#include "format/dequant.h"
+#include "format/encode.h"
+#include "source/gguf_model.h"
+#include "checkpoint/gguf_model_write.h"
+#include "source/rope.h"
 
 enum { NAME = 160, SLAB = 1024 };
 

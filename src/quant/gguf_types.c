@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "io/gguf_model.h"
+#include "source/gguf_model.h"
 #include "quant/regex.h"
 
 typedef struct rule {

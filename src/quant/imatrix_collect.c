@@ -9,10 +9,10 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/time.h"
-#include "io/gguf.h"
-#include "io/safetensors_write.h"
+#include "format/gguf.h"
+#include "format/safetensors_write.h"
 #include "quant/check.h"
-#include "quant/imatrix.h"
+#include "factors/imatrix.h"
 #include "quant/plan.h"
 #include "quant/prepare.h"
 

@@ -2,7 +2,7 @@
 
 #include "base/locale.h"
 #include "base/mem.h"
-#include "eval/eval.h"
+#include "generate/self_text.h"
 
 #include <stdio.h>
 #include <string.h>

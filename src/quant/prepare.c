@@ -11,7 +11,8 @@
 #include "eval/eval.h"
 #include "kern/gemm.h"
 #include "quant/regex.h"
-#include "quant/spill.h"
+#include "sweep/spill.h"
+#include "generate/self_text.h"
 
 bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id)
 {

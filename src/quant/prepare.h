@@ -6,9 +6,9 @@
 
 #include "checkpoint/checkpoint.h"
 #include "fisher/fisher.h"
-#include "io/tokenizer.h"
-#include "quant/job.h"
-#include "quant/sweep.h"
+#include "tokenizer/tokenizer.h"
+#include "sweep/job.h"
+#include "sweep/sweep.h"
 #include "quant/tokens.h"
 
 typedef struct kq_prepared {

@@ -13,7 +13,7 @@
 #include "base/progress.h"
 #include "base/time.h"
 #include "quant/check.h"
-#include "quant/lacks.h"
+#include "factors/lacks.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
 

@@ -11,9 +11,9 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/time.h"
-#include "eval/eval.h"
-#include "io/config_json.h"
+#include "source/config_json.h"
 #include "quant/plan.h"
+#include "generate/self_text.h"
 
 /* Forward with the head and backward reach this share of the rate that gemm_rate measures: 0.85 and 1.0 on SmolLM2 with sequences of 1024
  * (SPEED.md); the model's larger products are faster than the 512^3 measured, what lies between them is slower. */

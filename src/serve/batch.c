@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "eval/score.h"
+#include "generate/generate.h"
 
 enum {
     SCORE_ROWS = 64,   /* rows of logits a step has room for, beside one for each slot */

@@ -14,8 +14,8 @@
 #include "base/rng.h"
 #include "decode/engine.h"
 #include "kern/kern.h"
-#include "serve/request.h"
-#include "serve/text.h"
+#include "request/request.h"
+#include "generate/stream.h"
 
 /* The engine as the scheduler sees it (kq_stepper_engine fills it; tests bring their own). The meaning is that of decode/engine.h. */
 typedef struct kq_stepper {

@@ -14,7 +14,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "serve/answer.h"
-#include "serve/head.h"
+#include "request/head.h"
 
 enum {
     MAX_LISTENERS = 8, /* addresses of one name */

@@ -17,7 +17,7 @@
 #include "base/time.h"
 #include "serve/answer.h"
 #include "serve/door.h"
-#include "serve/head.h"
+#include "request/head.h"
 #include "serve/metrics.h"
 #include "serve/prepare.h"
 #include "serve/work.h"

@@ -5,7 +5,7 @@
 
 #include "base/mem.h"
 #include "chat/chat.h"
-#include "io/json.h"
+#include "format/json.h"
 
 /* {"from": ..., "value": ...} of ShareGPT and what grew out of it -> roles as chat templates know them. */
 static const struct { const char *from, *role; } speakers[] = {

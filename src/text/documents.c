@@ -4,7 +4,7 @@
 
 #include "base/mem.h"
 #include "base/warn.h"
-#include "io/json.h"
+#include "format/json.h"
 #include "text/conversation.h"
 #include "text/stream.h"
 

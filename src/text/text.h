@@ -8,7 +8,7 @@
 #include <jansson.h>
 
 #include "base/hash.h"
-#include "io/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 /* The name in messages ("standard input" for "-"), and the one in reports: the last part of the path, "pipe" for a process substitution. */
 const char *kq_text_shown(const char *path);

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include "chat/chat.h"
-#include "io/tokenizer_check.h"
+#include "tokenizer/tokenizer_check.h"
+#include "base/mem.h"
+#include "tokenizer/convert.h"
 
 /* A tokenizer whose vocabulary is a few special tokens, with the given tokenizer_config.json ("chat_template" in it, or set here). */
 static kq_tokenizer *make(json_t *config, const char *chat_template)

@@ -15,8 +15,8 @@
 #include <string.h>
 
 #include "base/f16.h"
-#include "io/dequant.h"
-#include "io/safetensors_write.h"
+#include "format/dequant.h"
+#include "format/safetensors_write.h"
 
 enum { MAX = 2048 };
 typedef struct tensor { char name[160]; kq_dtype type; size_t rank, shape[4], n; float *x; } tensor;

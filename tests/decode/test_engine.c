@@ -2,6 +2,7 @@
 #include "../model/golden.h"
 
 #include "decode/engine.h"
+#include "base/mem.h"
 
 static kq_engine *engine_of(const kq_weights *w, kq_compute compute, kq_kv_type kv, int threads, size_t n_slots, size_t max_T)
 {

@@ -1,12 +1,12 @@
 /* kq_evaluate against PyTorch in double precision (tests/golden/eval.txt) on the tiny models, and against arithmetic on Markov chains. */
 #include <unistd.h>
 
-#include "chain.h"
+#include "generate/chain.h"
 
 #include "base/mem.h"
 #include "base/rng.h"
 #include "eval/eval.h"
-#include "io/source.h"
+#include "source/source.h"
 
 static kq_eval_options options(size_t ctx, int threads)
 {

@@ -1,4 +1,4 @@
-/* Rounding onto GGUF's block types: packing against the decoder (itself held to the gguf package, tests/io/test_dequant.c), scales against brute
+/* Rounding onto GGUF's block types: packing against the decoder (itself held to the gguf package, tests/format/test_dequant.c), scales against brute
  * force, feedback against eq. 56 written out, and what must never happen. */
 #include "grid/internal.h"
 

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "fuzz_jinja.c"
+#include "base/mem.h"
 
 enum { ROUNDS = 20000, CAP = 16384, SEEDS = 4000 };
 

@@ -5,7 +5,7 @@
 #include "check.h"
 
 #include "base/mem.h"
-#include "io/safetensors_write.h"
+#include "format/safetensors_write.h"
 #include "model/model.h"
 
 static const char *const families[] = {"llama2", "llama3", "qwen3", "yarn"};

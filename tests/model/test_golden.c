@@ -1,5 +1,6 @@
 /* Forward, loss and gradients of every linear against PyTorch (transformers, eager attention, f32) on three tiny models. */
 #include "golden.h"
+#include "base/mem.h"
 
 typedef struct grads {
     float *dW[KQ_N_LINEAR];

@@ -2,6 +2,7 @@
 #include "golden.h"
 
 #include "base/rng.h"
+#include "base/mem.h"
 
 typedef struct setup {
     golden g;

@@ -2,6 +2,7 @@
 #include "golden.h"
 
 #include "base/rng.h"
+#include "base/mem.h"
 
 enum { LONGEST = 150, N_SEQ = 6 };
 

@@ -1,6 +1,7 @@
 /* The real model: NLL of 512 tokens of SmolLM2-135M-Instruct (Q4_1 GGUF, path in KRONQ_TEST_MODEL) against transformers on the
  * dequantized weights (scripts/make_golden_smollm2.py). */
 #include "golden.h"
+#include "base/mem.h"
 
 static const char *model_path;
 

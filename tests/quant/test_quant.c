@@ -14,10 +14,10 @@
 #include "checkpoint/checkpoint.h"
 #include "kern/gemm.h"
 #include "kronq.h"
-#include "quant/factors.h"
-#include "quant/job.h"
-#include "quant/spill.h"
-#include "quant/sweep.h"
+#include "factors/file.h"
+#include "sweep/job.h"
+#include "sweep/spill.h"
+#include "sweep/sweep.h"
 #include "quant/tokens.h"
 
 static char dir[64];

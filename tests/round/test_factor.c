@@ -1,5 +1,6 @@
 /* Rotation against the dense product, conditioning on indefinite matrices, and block LDL by multiplying it out. */
 #include "common.h"
+#include "base/mem.h"
 
 static kq_error err;
 

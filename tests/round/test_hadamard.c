@@ -1,5 +1,6 @@
 /* Transforms against their dense definition, and the definition against orthogonality in exact integer arithmetic. */
 #include "common.h"
+#include "base/mem.h"
 
 static kq_error err;
 

@@ -1,6 +1,7 @@
 /* The lazy two-sided LDLQ against eq. 12 evaluated naively: all products anew for every tile, in f64, over the tiles already rounded. */
 #include "common.h"
 #include "kern/gemm.h"
+#include "base/mem.h"
 
 static kq_error err;
 

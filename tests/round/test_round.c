@@ -1,5 +1,6 @@
 /* Whole linears: what rounding gains on synthetic factors, the way back against dense matrices, padding, inputs to refuse. */
 #include "common.h"
+#include "base/mem.h"
 
 static kq_error err;
 static kq_trellis *hyb;

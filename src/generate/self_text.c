@@ -1,0 +1,147 @@
+#include "generate/self_text.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/threads.h"
+#include "generate/generate.h"
+#include "generate/sample.h"
+
+enum { BATCH_MAX = 32 };
+static const double CACHE_BYTES_MAX = 4294967296.0;
+
+/* Sequences decoded together. */
+static size_t batch_size(const kq_config *cfg, size_t seq_len)
+{
+    double one = 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim * (double)seq_len * sizeof(uint16_t);
+    size_t batch = BATCH_MAX;
+    while (batch > 1 && (double)batch * one > CACHE_BYTES_MAX)
+        batch /= 2;
+    return batch;
+}
+
+size_t kq_self_text_bytes(const kq_config *cfg, size_t seq_len, kq_compute compute)
+{
+    const size_t width = compute == KQ_BF16 ? 2 : 4, batch = batch_size(cfg, seq_len);
+    size_t bytes = kq_head_bytes(cfg, compute) + 4 * batch * cfg->vocab_size;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        bytes += width * cfg->n_layer * m * n;
+    }
+    return bytes + 4 * batch * cfg->n_layer * cfg->n_kv_head * cfg->head_dim * seq_len;
+}
+
+kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    kq_status st = kq_tokenizer_encode(tok, "", 0, true, false, &ids, &n, err);
+    if (st != KQ_OK)
+        return st;
+    *id = n > 0 ? ids[0] : -1;
+    kq_free(ids);
+    if (*id < 0)
+        *id = kq_tokenizer_document_end(tok);
+    if (*id < 0)
+        *id = kq_tokenizer_bos(tok);
+    return KQ_OK;
+}
+
+typedef struct writer { const kq_config *cfg; const kq_tokenizer *tok; int32_t start; int threads; } writer;
+
+/* The sequences that are within a text, to be run; of the others an end token came last, and the token that begins the next text is put behind it. */
+static size_t next_pieces(const writer *w, size_t n, float *logits, int32_t *next, bool *ended, kq_engine_piece *piece)
+{
+    size_t n_piece = 0;
+    for (size_t b = 0; b < n; b++)
+        if (!ended[b])
+            piece[n_piece++] = (kq_engine_piece){.slot = b, .ids = &next[b], .n = 1, .n_logits = 1, .logits = logits + b * w->cfg->vocab_size};
+        else
+            next[b] = w->start;
+    return n_piece;
+}
+
+/* Sequences [first, first + batch) of which `n` are wanted; column 0 is filled already. */
+static kq_status write_batch(kq_engine *e, const writer *w, size_t first, size_t n, size_t n_seq, size_t seq_len, const kq_eval_options *opt, uint64_t seed,
+                             float *logits, int32_t *ids, kq_error *err)
+{
+    const size_t vocab = w->cfg->vocab_size;
+    kq_rng rng[BATCH_MAX];
+    int32_t next[BATCH_MAX];
+    bool ended[BATCH_MAX] = {false};
+    for (size_t b = 0; b < n; b++) {
+        char label[64];
+        snprintf(label, sizeof label, "self-text %zu", first + b);
+        rng[b] = kq_rng_stream(seed, label);
+        next[b] = ids[first * seq_len];
+    }
+    kq_sampling s = {.temperature = 1, .top_p = 1};
+    kq_engine_piece piece[BATCH_MAX];
+    kq_status st = KQ_OK;
+    for (size_t b = 0; b < n; b++)
+        kq_engine_truncate(e, b, 0);
+    for (size_t t = 1; t < seq_len && st == KQ_OK; t++) {
+        const size_t n_piece = next_pieces(w, n, logits, next, ended, piece);
+        if (n_piece && (st = kq_engine_run(e, piece, n_piece, err)))
+            break;
+        atomic_int bad = 0;
+#pragma omp parallel for schedule(static, 1) num_threads(w->threads)
+        for (size_t b = 0; b < n; b++) {
+            if (ended[b])
+                continue;
+            next[b] = kq_sample(logits + b * vocab, vocab, &s, kq_rng_uniform(&rng[b]));
+            if (next[b] < 0)
+                atomic_store(&bad, 1);
+        }
+        if (atomic_load(&bad))
+            st = kq_fail(err, KQ_E_NUMERIC, "the model's logits hold NaN or Inf while it writes text (token %zu of sequences %zu..%zu)",
+                         t, first, first + n - 1);
+        for (size_t b = 0; b < n && st == KQ_OK; b++) {
+            ids[(first + b) * seq_len + t] = next[b];
+            const bool end = !ended[b] && (kq_is_end(w->cfg, w->tok, next[b]) || next[b] == kq_tokenizer_document_end(w->tok));
+            if (end)
+                kq_engine_truncate(e, b, 0);
+            ended[b] = end && next[b] != w->start; /* a start token that is an end token as well does both */
+        }
+        double done = ((double)first * (double)(seq_len - 1) + (double)n * (double)t) / ((double)n_seq * (double)(seq_len - 1));
+        if (st == KQ_OK && opt->progress && opt->progress(opt->progress_ctx, "self-text", done))
+            st = kq_fail(err, KQ_E_INTERRUPTED, "writing calibration text stopped on request");
+    }
+    return st;
+}
+
+kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
+                       uint64_t seed, int32_t *ids, kq_error *err)
+{
+    kq_engine *e = NULL;
+    float *logits = NULL;
+    size_t vocab = w->cfg->vocab_size, batch = batch_size(w->cfg, seq_len);
+    int32_t start;
+    int threads = opt->threads > 0 ? opt->threads : kq_processors();
+    if (n_seq == 0 || seq_len == 0)
+        return KQ_OK;
+    kq_status st = kq_text_start(tok, &start, err);
+    if (st != KQ_OK)
+        return st;
+    if (start < 0 || (size_t)start >= vocab)
+        return kq_fail(err, KQ_E_ARG, "the tokenizer names no beginning or end-of-text token to start a text from: give a --text file");
+    for (size_t i = 0; i < n_seq; i++)
+        ids[i * seq_len] = start;
+    if (seq_len == 1)
+        return KQ_OK;
+    if (batch > n_seq)
+        batch = n_seq;
+    const kq_engine_options eo = {.isa = opt->isa, .compute = opt->compute, .threads = threads, .n_slots = batch, .max_T = seq_len, .kv = KQ_KV_BF16};
+    st = kq_engine_new_dense(w, &eo, &e, err);
+    if (st == KQ_OK)
+        st = kq_alloc_for((void **)&logits, batch * vocab, sizeof *logits, "logits", err);
+    for (size_t first = 0; first < n_seq && st == KQ_OK; first += batch)
+        st = write_batch(e, &(writer){w->cfg, tok, start, threads}, first, n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, opt, seed, logits,
+                         ids, err);
+    kq_free(logits);
+    kq_engine_free(e);
+    return st;
+}

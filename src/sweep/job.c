@@ -1,0 +1,307 @@
+#include "sweep/job.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/mem.h"
+
+void kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suffix, char buf[4400])
+{
+    snprintf(buf, 4400, "%s/%s-%05zu.%s", job->work_dir, stem, i, suffix);
+}
+
+char *kq_job_shown(const json_t *value)
+{
+    return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : strdup("absent");
+}
+
+/* The first setting that differs between what was asked then and now, in words ("bits 2, now it is 3"); settings may hold settings. False: none does. */
+static bool difference(const char *within, const json_t *then, const json_t *now, char words[600])
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach ((json_t *)now, key, value) {
+        json_t *old = json_object_get(then, key);
+        if (json_equal(old, value))
+            continue;
+        if (json_is_object(old) && json_is_object(value)) {
+            if (difference(key, old, value, words))
+                return true;
+            continue;
+        }
+        char *a = kq_job_shown(old), *b = kq_job_shown(value);
+        snprintf(words, 600, "%s%s%s %.200s, now it is %.200s", within, *within ? "." : "", key, a ? a : "?", b ? b : "?");
+        free(a);
+        free(b);
+        return true;
+    }
+    json_object_foreach ((json_t *)then, key, value)
+        if (!json_object_get(now, key)) {
+            char *a = kq_job_shown(value);
+            snprintf(words, 600, "%s%s%s %.200s, now without", within, *within ? "." : "", key, a ? a : "?");
+            free(a);
+            return true;
+        }
+    return false;
+}
+
+/* The names that kronq gives files of a work folder; ".seal" and names of temporary files may follow. Nothing else is ever removed. */
+static bool is_ours(const char *name)
+{
+    static const char *const stems[] = {"block-", "factors-", "forecast-", "imatrix-", "tokens-", "gradients-", "input-", "grad-"};
+    if (!strncmp(name, "job.json", 8) || !strcmp(name, "lock"))
+        return true;
+    for (size_t i = 0; i < sizeof stems / sizeof *stems; i++) {
+        const size_t len = strlen(stems[i]);
+        if (!strncmp(name, stems[i], len) && name[len] >= '0' && name[len] <= '9')
+            return true;
+    }
+    return false;
+}
+
+static bool is_strange(const char *name)
+{
+    return !is_ours(name);
+}
+
+static bool is_work(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return is_ours(name) && strcmp(name, "job.json") && (!dot || strcmp(dot, ".tmp"));
+}
+
+/* Count the files of the folder that `which` picks, the lock left out, and remove them when asked. */
+static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(const char *name))
+{
+    char path[4400];
+    size_t n = 0;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "lock") || !which(e->d_name))
+            continue;
+        n++;
+        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+        if (remove_files)
+            unlink(path);
+    }
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static bool has_work(const char *work_dir)
+{
+    char path[4400];
+    snprintf(path, sizeof path, "%s/job.json", work_dir);
+    return kq_path_exists(path) && clear_folder(work_dir, false, is_work);
+}
+
+kq_status kq_job_look(const char *done_path, const char *work_dir, bool resume, kq_error *err)
+{
+    char path[4400];
+    snprintf(path, sizeof path, "%s/job.json", work_dir);
+    if (kq_path_exists(done_path))
+        return resume ? KQ_OK : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", done_path);
+    if (kq_path_exists(work_dir) && !kq_path_is_dir(work_dir))
+        return kq_fail(err, KQ_E_ARG, "%s: is in the way of the work folder and no folder; choose another output or remove it", work_dir);
+    if (kq_path_is_dir(work_dir) && !kq_path_exists(path) && clear_folder(work_dir, false, is_strange))
+        return kq_fail(err, KQ_E_ARG, "%s: would be the work folder, but holds files that are not kronq's; choose another output", work_dir);
+    return KQ_OK;
+}
+
+/* Take the folder's lock, KQ_E_IO when another process has it. A lock file that was removed while we waited for it locks nothing: try again. */
+static kq_status lock_folder(kq_job *job, kq_error *err)
+{
+    char path[4400];
+    snprintf(path, sizeof path, "%s/lock", job->work_dir);
+    for (int i = 0; i < 100; i++) {
+        struct stat ours, there;
+        kq_status status = kq_mkdirs(job->work_dir, err);
+        if (status)
+            return status;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (fd < 0 && errno == ENOENT)
+            continue;
+        if (fd < 0)
+            return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
+        if (flock(fd, LOCK_EX | LOCK_NB)) {
+            close(fd);
+            return kq_fail(err, KQ_E_IO, "%s: another kronq is at work there", job->work_dir);
+        }
+        if (!fstat(fd, &ours) && !stat(path, &there) && ours.st_ino == there.st_ino && ours.st_dev == there.st_dev) {
+            job->lock = fd;
+            return KQ_OK;
+        }
+        close(fd);
+    }
+    return kq_fail(err, KQ_E_IO, "%s: cannot be locked", path);
+}
+
+/* What is there was asked for with the settings `then`. */
+static kq_status check_settings(const char *path, const char *work_dir, const json_t *now, bool resume, kq_error *err)
+{
+    json_error_t json_err = {.text = "is no JSON object"};
+    char *text, words[600];
+    size_t size;
+    kq_status status = kq_file_read(path, 1 << 24, &text, &size, err);
+    if (status)
+        return status;
+    json_t *then = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    const bool differs = json_is_object(then) && difference("", then, now, words);
+    if (!json_is_object(then))
+        status = kq_fail(err, KQ_E_FORMAT, "%s: %s; --fresh discards the unfinished work and starts anew", path, json_err.text);
+    else if (differs && resume)
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: the unfinished work there was started with %s; give the same settings, or --fresh to discard it and start anew",
+                         path, words);
+    else if (differs)
+        status = kq_fail(err, KQ_E_ARG, "%s: holds unfinished work, started with %s; --resume with the same settings continues it, --fresh discards it and "
+                         "starts anew", work_dir, words);
+    else if (!resume)
+        status = kq_fail(err, KQ_E_ARG, "%s: holds unfinished work; --resume continues it, --fresh discards it and starts anew", work_dir);
+    kq_free(text);
+    json_decref(then);
+    return status;
+}
+
+kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume, bool fresh, kq_job *job, kq_error *err)
+{
+    *job = (kq_job){.lock = -1};
+    char path[4400];
+    kq_status status;
+    if (snprintf(job->work_dir, sizeof job->work_dir, "%s", work_dir) >= (int)sizeof job->work_dir)
+        return kq_fail(err, KQ_E_ARG, "%s: the path is too long", work_dir);
+    if ((status = kq_job_look(done_path, work_dir, resume, err)))
+        return status;
+    if (kq_path_exists(done_path)) {
+        job->complete = true;
+        if (kq_path_is_dir(work_dir))
+            lock_folder(job, NULL); /* died between the last rename and the clean-up, unless it is still alive */
+        return KQ_OK;
+    }
+    job->made = kq_missing_folders(work_dir);
+    if ((status = lock_folder(job, err))) {
+        if (job->made)
+            kq_remove_folders(work_dir, job->made);
+        return status;
+    }
+    if (kq_path_exists(done_path)) { /* finished by another process just now */
+        job->complete = resume;
+        if (!resume)
+            kq_job_finish(job);
+        return resume ? KQ_OK : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", done_path);
+    }
+    snprintf(path, sizeof path, "%s/job.json", work_dir);
+    const bool there = has_work(work_dir) && !fresh;
+    if (!there) /* not wanted, or died before anything was finished, or before its settings were written: not to be trusted */
+        clear_folder(work_dir, true, is_ours);
+    json_error_t json_err;
+    json_t *now = json_loads(settings, JSON_REJECT_DUPLICATES, &json_err);
+    char *text = NULL;
+    if (!now) {
+        status = kq_fail(err, KQ_E_ARG, "settings of the job: %s", json_err.text);
+    } else if (there) {
+        status = check_settings(path, work_dir, now, resume, err);
+    } else {
+        text = json_dumps(now, JSON_INDENT(2));
+        status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    }
+    free(text);
+    json_decref(now);
+    if (status)
+        kq_job_close(job);
+    return status;
+}
+
+void kq_job_finish(kq_job *job)
+{
+    if (job->lock < 0)
+        return;
+    char path[4400];
+    clear_folder(job->work_dir, true, is_ours);
+    snprintf(path, sizeof path, "%s/lock", job->work_dir);
+    unlink(path); /* last: until then nobody else can have the folder */
+    kq_remove_folders(job->work_dir, job->made > 1 ? job->made : 1); /* those above it only when nothing is in them */
+    close(job->lock);
+    job->lock = -1;
+}
+
+void kq_job_close(kq_job *job)
+{
+    if (job->lock >= 0 && !job->complete && !clear_folder(job->work_dir, false, is_work))
+        kq_job_finish(job);
+    if (job->lock >= 0)
+        close(job->lock);
+    job->lock = -1;
+}
+
+static kq_status fingerprint(const char *path, char hex[17], kq_error *err)
+{
+    kq_map map;
+    kq_status status = kq_map_open(path, &map, err);
+    if (status)
+        return status;
+    snprintf(hex, 17, "%016llx", (unsigned long long)kq_hash64(map.data, map.size, 0));
+    kq_map_close(&map);
+    return KQ_OK;
+}
+
+static void seal_path(const char *path, char seal[4408])
+{
+    snprintf(seal, 4408, "%s.seal", path);
+}
+
+kq_status kq_job_seal(const char *path, kq_error *err)
+{
+    char hex[17], seal[4408];
+    kq_status status = fingerprint(path, hex, err);
+    seal_path(path, seal);
+    return status ? status : kq_file_write(seal, hex, 16, err);
+}
+
+bool kq_job_sealed(const char *path)
+{
+    char seal[4408];
+    seal_path(path, seal);
+    return kq_path_exists(seal);
+}
+
+kq_status kq_job_check_seal(const char *path, kq_error *err)
+{
+    char hex[17], seal[4408], *text = NULL;
+    size_t size;
+    kq_status status = fingerprint(path, hex, err);
+    seal_path(path, seal);
+    if (!status && !(status = kq_file_read(seal, 64, &text, &size, err)) && (size != 16 || memcmp(text, hex, 16)))
+        status = kq_fail(err, KQ_E_FORMAT, "%s: is damaged; --fresh discards the unfinished work and starts anew", path);
+    kq_free(text);
+    return status;
+}
+
+bool kq_job_part_done(const kq_job *job, const char *stem, size_t i)
+{
+    char path[4400];
+    kq_job_path(job, stem, i, "safetensors", path);
+    return kq_job_sealed(path);
+}
+
+kq_status kq_job_check_parts(const kq_job *job, const char *stem, size_t n, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < n && !status; i++) {
+        char path[4400];
+        kq_job_path(job, stem, i, "safetensors", path);
+        if (kq_job_sealed(path))
+            status = kq_job_check_seal(path, err);
+    }
+    return status;
+}
