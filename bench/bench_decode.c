@@ -1,10 +1,11 @@
-/* The kernels of decoding on one thread: checked against plain C, then timed. Peaks are measured beside them: reading memory in order, and
- * multiply-adds from registers.
+/* The kernels of decoding on one thread: checked against plain C, then timed. Peaks are measured beside
+ * them: reading memory in order, and multiply-adds from registers.
  *
  *     bench_decode [runs]      (200)
  *
- * Each line: the shortest of the runs and their median; weights a nanosecond; bytes a second and what share that is of reading memory; the error of
- * the product relative to exact weights and inputs, where integers or bf16 stand for them. */
+ * Each line: the shortest of the runs and their median; weights a nanosecond; bytes a second and what
+ * share that is of reading memory; the error of the product relative to exact weights and inputs, where
+ * integers or bf16 stand for them. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,11 +44,11 @@ static double line(const char *what, double *s, double weights, double bytes, do
     return s[0];
 }
 
-#define TIME(s, call)                          \
+#define TIME(s, call)                            \
     for (size_t run_ = 0; run_ < runs; run_++) { \
-        double t_ = kq_now_s();                \
-        call;                                  \
-        (s)[run_] = kq_now_s() - t_;           \
+        double t_ = kq_now_s();                  \
+        call;                                    \
+        (s)[run_] = kq_now_s() - t_;             \
     }
 
 static volatile float sink;
@@ -67,14 +68,16 @@ int main(int argc, char **argv)
     const kq_decode_kern *k = kq_decode_kern_pick(isa);
     const kq_packed_kern *p = kq_packed_kern_pick(isa);
     const kq_kern *kern = kq_kern_pick(isa);
-    printf("isa %s, dense kernels %s, packed kernels %s, one thread, %zu runs\n", kq_isa_name(isa), k->name, p->name, runs);
+    printf("isa %s, dense kernels %s, packed kernels %s, one thread, %zu runs\n", kq_isa_name(isa), k->name,
+           p->name, runs);
     double *s = kq_alloc(runs, sizeof *s);
     kq_rng rng = kq_rng_stream(1, "bench");
 
     /* memory: a dot product of bf16 rows far larger than any cache, which no arithmetic holds up */
     const size_t big = (size_t)256 << 20;
     uint16_t *bf16 = kq_alloc(big, 2);
-    float *x = kq_alloc((size_t)BATCH * 16 * N, 4), *y = kq_alloc((size_t)BATCH * VOCAB, 4), *W = kq_alloc((size_t)M * N, 4);
+    float *x = kq_alloc((size_t)BATCH * 16 * N, 4), *y = kq_alloc((size_t)BATCH * VOCAB, 4),
+          *W = kq_alloc((size_t)M * N, 4);
     for (size_t i = 0; i < big; i++)
         bf16[i] = (uint16_t)(0x3f00 + i % 200);
     for (size_t i = 0; i < (size_t)BATCH * 16 * N; i++)
@@ -111,7 +114,8 @@ int main(int argc, char **argv)
             kq_trellis *t;
             kq_packed_code *c;
             char what[64];
-            if (kq_trellis_new((kq_code)code, bits, KQ_ISA_REF, NULL, &t, &err) || kq_packed_code_new(t, &c, &err)) {
+            if (kq_trellis_new((kq_code)code, bits, KQ_ISA_REF, NULL, &t, &err) ||
+                kq_packed_code_new(t, &c, &err)) {
                 fprintf(stderr, "%s\n", err.message);
                 return 1;
             }
@@ -126,7 +130,8 @@ int main(int argc, char **argv)
                 kq_trellis_decode(t, words + tile * c->words, 1, value);
                 for (size_t i = 0; i < 256; i++) {
                     exact[i / 16] += (double)value[i] * x[tile * 16 + i % 16];
-                    half[i / 16] += (double)kq_bf16_to_f32(kq_f32_to_bf16(value[i])) * kq_bf16_to_f32(kq_f32_to_bf16(x[tile * 16 + i % 16]));
+                    half[i / 16] += (double)kq_bf16_to_f32(kq_f32_to_bf16(value[i])) *
+                                    kq_bf16_to_f32(kq_f32_to_bf16(x[tile * 16 + i % 16]));
                 }
             }
             kq_packed_kern_ref.dot(c, words, NT, z, want);
@@ -144,10 +149,11 @@ int main(int argc, char **argv)
             TIME(s, for (size_t r = 0; r < M / 16; r++) p->dot(c, words + r * row, NT, z, y + r * 16));
             line(what, s, M * N, M * N * bits / 8.0, sqrt(d / sum2));
             snprintf(what, sizeof what, "%s %d bits, 64 vectors", kq_code_name((kq_code)code), bits);
-            TIME(s, for (size_t r = 0; r < M / 16; r++) {
-                p->decode(c, words + r * row, NT, panel);
-                p->dots(panel, NT, z, N, BATCH, y + r * 16, M);
-            });
+            TIME(
+                s, for (size_t r = 0; r < M / 16; r++) {
+                    p->decode(c, words + r * row, NT, panel);
+                    p->dots(panel, NT, z, N, BATCH, y + r * 16, M);
+                });
             line(what, s, (double)M * N * BATCH, 0, sqrt(d16 / sum2));
             kq_packed_code_free(c);
             kq_trellis_free(t);
@@ -168,12 +174,14 @@ int main(int argc, char **argv)
     }
     TIME(s, p->quantize(x, M, 4095, z));
     line("1536 floats to integers", s, 0, 0, -1);
-    TIME(s, (k->dots_bf16(bf16, HD, KEYS, HD, x, HD, 3, y, KEYS), k->mix_bf16(bf16, HD, KEYS, HD, y, KEYS, 3, y + 3 * KEYS, HD)));
+    TIME(s, (k->dots_bf16(bf16, HD, KEYS, HD, x, HD, 3, y, KEYS),
+             k->mix_bf16(bf16, HD, KEYS, HD, y, KEYS, 3, y + 3 * KEYS, HD)));
     line("attention, 3 heads, 1024 keys", s, 0, 4.0 * KEYS * HD, -1);
     TIME(s, kern->swiglu(x, x + M, y, M));
     line("swiglu of 1536", s, 0, 0, -1);
     TIME(s, sink = kern->rms_norm(x, W, y, N, 1e-5f));
     line("rms norm of 576", s, 0, 0, -1);
-    kq_free(s), kq_free(bf16), kq_free(x), kq_free(y), kq_free(W), kq_free(q), kq_free(scales), kq_free(words), kq_free(panel), kq_free(z);
+    kq_free(s), kq_free(bf16), kq_free(x), kq_free(y), kq_free(W), kq_free(q), kq_free(scales),
+        kq_free(words), kq_free(panel), kq_free(z);
     return 0;
 }

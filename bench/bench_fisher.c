@@ -1,10 +1,12 @@
-/* Time the factor step: of one block of SmolLM2-135M (seven linears, D samples of random bf16 gradients), or of one shape, against the rate of
- * the same threads' matrix products in the same run.
- *     bench_fisher [--threads N] [--samples D] [--rounds N] [--max-iter N] [--method flipflop|fastkron|yaqa-b] [--compute f32|bf16] [--tries N]
+/* Time the factor step: of one block of SmolLM2-135M (seven linears, D samples of random bf16
+ * gradients), or of one shape, against the rate of the same threads' matrix products in the same run.
+ *     bench_fisher [--threads N] [--samples D] [--rounds N] [--max-iter N] [--method
+ *       flipflop|fastkron|yaqa-b] [--compute f32|bf16] [--tries N]
  *                  [--shape MxN [--tokens T]]
- * flipflop in f32 runs both ways (kq_factor_options.exact), where block integers do not exist both are exact. --tokens: the samples are g_i^T x_i of
- * T tokens, and run whole and factored; their factors are compared. GFLOP counts useful arithmetic: a triangular middle and a symmetric result at
- * half price. Rates are of one core, by processor time: they hold on a machine that others use too. */
+ * flipflop in f32 runs both ways (kq_factor_options.exact), where block integers do not exist both are
+ * exact. --tokens: the samples are g_i^T x_i of T tokens, and run whole and factored; their factors are
+ * compared. GFLOP counts useful arithmetic: a triangular middle and a symmetric result at half price.
+ * Rates are of one core, by processor time: they hold on a machine that others use too. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -27,14 +29,15 @@ static double peak(kq_compute compute, int threads)
         return 0;
     for (int try = 0; try < 5; try++) {
         double t = kq_cpu_s();
-        #pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads)
         {
             float *A = M + (size_t)omp_get_thread_num() * 3 * N * N;
             for (int i = 0; i < 2; i++)
                 if (compute == KQ_F32)
                     kq_gemm_f32(false, false, N, N, N, 1, A, N, A + N * N, N, 0, A + 2 * N * N, N);
                 else
-                    kq_gemm_bf16(false, false, N, N, N, (uint16_t *)A, N, (uint16_t *)(A + N * N), N, false, A + 2 * N * N, N, NULL);
+                    kq_gemm_bf16(false, false, N, N, N, (uint16_t *)A, N, (uint16_t *)(A + N * N), N, false,
+                                 A + 2 * N * N, N, NULL);
         }
         double rate = 4e-9 * threads * (double)N * N * N / (kq_cpu_s() - t);
         best = rate > best ? rate : best;
@@ -49,7 +52,8 @@ static void fill(uint16_t *g, size_t n, float scale)
     kq_rng rng = kq_rng_stream(n, "bench");
     for (size_t i = 0; i < n; i++) {
         uint64_t u = kq_rng_u64(&rng);
-        float x = (float)((int)(u & 65535) + (int)(u >> 16 & 65535) + (int)(u >> 32 & 65535) + (int)(u >> 48) - 131072);
+        float x = (float)((int)(u & 65535) + (int)(u >> 16 & 65535) + (int)(u >> 32 & 65535) +
+                          (int)(u >> 48) - 131072);
         g[i] = kq_f32_to_bf16(x * 2.6e-5f * scale);
     }
 }
@@ -79,7 +83,10 @@ static double apart(const float *a, const float *b, size_t n)
 
 int main(int argc, char **argv)
 {
-    typedef struct shape { size_t m, n; int count; } shape;
+    typedef struct shape {
+        size_t m, n;
+        int count;
+    } shape;
     static const shape block[] = {{1536, 576, 2}, {576, 1536, 1}, {576, 576, 2}, {192, 576, 2}};
     shape one = {.count = 1};
     kq_factor_options opt = kq_factor_defaults();
@@ -144,8 +151,8 @@ int main(int argc, char **argv)
     const bool both = opt.method == KQ_FLIPFLOP && opt.compute == KQ_F32, run[WAYS] = {both, true, T > 0};
     double seconds[WAYS] = {0}, cpu[WAYS] = {0}, flop[WAYS] = {0}, peak_all = 0;
     const char *type = opt.compute == KQ_BF16 ? "bf16" : "f32";
-    printf("%s, %s, %d threads, isa %s, D = %zu, rounds %d, at most %d steps\n", kq_method_name(opt.method), type, opt.threads, kq_isa_name(isa), D,
-           opt.rounds, opt.max_iter);
+    printf("%s, %s, %d threads, isa %s, D = %zu, rounds %d, at most %d steps\n", kq_method_name(opt.method),
+           type, opt.threads, kq_isa_name(isa), D, opt.rounds, opt.max_iter);
     for (size_t i = 0; i < n_shapes; i++) {
         const size_t m = shapes[i].m, n = shapes[i].n;
         kq_factor_report report = {0}, best[WAYS] = {{0}};
@@ -157,10 +164,12 @@ int main(int argc, char **argv)
             for (int way = 0; way < WAYS; way++) {
                 if (!run[way])
                     continue;
-                const kq_gradients G = {.D = D, .m = m, .n = n, .T = way == FACTORED ? T : 0, .g = way == FACTORED ? gx : g};
+                const kq_gradients G = {
+                    .D = D, .m = m, .n = n, .T = way == FACTORED ? T : 0, .g = way == FACTORED ? gx : g};
                 opt.exact = way == EXACT;
                 double start = kq_cpu_s();
-                if (kq_factors(&G, &opt, H[way == FACTORED][0], H[way == FACTORED][1], &report, NULL, NULL, &err)) {
+                if (kq_factors(&G, &opt, H[way == FACTORED][0], H[way == FACTORED][1], &report, NULL, NULL,
+                               &err)) {
                     fprintf(stderr, "%s\n", err.message);
                     return 1;
                 }
@@ -177,24 +186,28 @@ int main(int argc, char **argv)
             const kq_gradients G = {.D = D, .m = m, .n = n, .T = way == FACTORED ? T : 0, .g = g};
             double rate = 1e-9 * best[way].flop / used[way];
             opt.exact = way == EXACT;
-            printf("%4zu x %4zu (x%d) %-14s: %7.3f s, %2d products, %7.1f GFLOP, %6.1f GFLOP/s, %s gemm %6.1f: %3.0f%%, scratch %4.0f MB, samples %5.0f MB",
-                   m, n, shapes[i].count, names[way], best[way].seconds, best[way].products, 1e-9 * best[way].flop, rate, type, rate_peak,
-                   100 * rate / rate_peak, 1e-6 * (double)kq_factors_bytes(&G, &opt), 2e-6 * (double)(D * kq_sample_size(m, n, G.T)));
+            printf("%4zu x %4zu (x%d) %-14s: %7.3f s, %2d products, %7.1f GFLOP, %6.1f GFLOP/s, %s gemm "
+                   "%6.1f: %3.0f%%, scratch %4.0f MB, samples %5.0f MB",
+                   m, n, shapes[i].count, names[way], best[way].seconds, best[way].products,
+                   1e-9 * best[way].flop, rate, type, rate_peak, 100 * rate / rate_peak,
+                   1e-6 * (double)kq_factors_bytes(&G, &opt), 2e-6 * (double)(D * kq_sample_size(m, n, G.T)));
             printf(opt.method == KQ_FLIPFLOP ? "\n" : ", residual %.1e\n", best[way].residual);
             seconds[way] += shapes[i].count * best[way].seconds;
             cpu[way] += shapes[i].count * used[way];
             flop[way] += shapes[i].count * best[way].flop;
         }
         if (T)
-            printf("    factored pays by the rule: %s; H_in apart by %.1e, H_out by %.1e\n", kq_factored_pays(m, n, T, &opt) ? "yes" : "no",
-                   apart(H[1][0], H[0][0], n * n), apart(H[1][1], H[0][1], m * m));
+            printf("    factored pays by the rule: %s; H_in apart by %.1e, H_out by %.1e\n",
+                   kq_factored_pays(m, n, T, &opt) ? "yes" : "no", apart(H[1][0], H[0][0], n * n),
+                   apart(H[1][1], H[0][1], m * m));
         fflush(stdout);
         peak_all = rate_peak > peak_all ? rate_peak : peak_all;
     }
     for (int way = 0; way < WAYS && n_shapes > 1; way++)
         if (run[way])
-            printf("one block, %s: %.2f s, %.1f GFLOP/s, %.0f%% of %s gemm's %.1f; 30 blocks: %.0f s\n", names[way], seconds[way],
-                   1e-9 * flop[way] / cpu[way], 100e-9 * flop[way] / cpu[way] / peak_all, type, peak_all, 30 * seconds[way]);
+            printf("one block, %s: %.2f s, %.1f GFLOP/s, %.0f%% of %s gemm's %.1f; 30 blocks: %.0f s\n",
+                   names[way], seconds[way], 1e-9 * flop[way] / cpu[way],
+                   100e-9 * flop[way] / cpu[way] / peak_all, type, peak_all, 30 * seconds[way]);
     kq_free(g);
     kq_free(gx);
     for (int i = 0; i < 4; i++)

@@ -1,6 +1,7 @@
 /* What each stage of rounding onto GGUF grids gains, and its time, on a real model's blocks.
  *   bench_grid MODEL FACTORS TYPE [layer...]      (a factor file of `kronq calibrate`; layers: 3 14 25)
- * Prints, for each setting, the sum over the blocks' linears of tr(E H_in E^T H_out) / 2 with the factors as estimated (eq. 1, nats a sequence). */
+ * Prints, for each setting, the sum over the blocks' linears of tr(E H_in E^T H_out) / 2 with the
+ * factors as estimated (eq. 1, nats a sequence). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,8 @@
 #include "factors/file.h"
 #include "round/matrix.h"
 
-static const kq_dtype types[] = {KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL, KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};
+static const kq_dtype types[] = {KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL,
+                                 KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};
 
 static void die(const kq_error *err)
 {
@@ -23,9 +25,20 @@ static void die(const kq_error *err)
 
 int main(int argc, char **argv)
 {
-    static const struct setting { const char *name; int factors; double sigma; int sweeps; } settings[] = {
-        {"nearest", 0, 1e-2, 0}, {"nearest, diag(H_in)", 3, 1e-2, 0}, {"one-sided", 1, 1e-2, 0}, {"two-sided", 2, 1e-2, 0}, {"two-sided, 1 sweep", 2, 1e-2, 1},
-        {"two-sided, 2 sweeps", 2, 1e-2, 2}, {"two-sided, 4 sweeps", 2, 1e-2, 4}, {"two-sided, 2 sweeps, sigma 1e-3", 2, 1e-3, 2},
+    static const struct setting {
+        const char *name;
+        int factors;
+        double sigma;
+        int sweeps;
+    } settings[] = {
+        {"nearest", 0, 1e-2, 0},
+        {"nearest, diag(H_in)", 3, 1e-2, 0},
+        {"one-sided", 1, 1e-2, 0},
+        {"two-sided", 2, 1e-2, 0},
+        {"two-sided, 1 sweep", 2, 1e-2, 1},
+        {"two-sided, 2 sweeps", 2, 1e-2, 2},
+        {"two-sided, 4 sweeps", 2, 1e-2, 4},
+        {"two-sided, 2 sweeps, sigma 1e-3", 2, 1e-3, 2},
         {"two-sided, 2 sweeps, sigma 3e-2", 2, 3e-2, 2},
     };
     kq_error err;
@@ -57,9 +70,11 @@ int main(int argc, char **argv)
             if (n % elems)
                 continue;
             kq_linear_name(name, sizeof name, (size_t)atoi(layers[l]), id);
-            float *W = kq_alloc(m * n, 4), *H_in = kq_alloc(n * n, 4), *H_out = kq_alloc(m * m, 4), *diag = kq_calloc(n * n, 4), *What = kq_alloc(m * n, 4);
+            float *W = kq_alloc(m * n, 4), *H_in = kq_alloc(n * n, 4), *H_out = kq_alloc(m * m, 4),
+                  *diag = kq_calloc(n * n, 4), *What = kq_alloc(m * n, 4);
             uint8_t *blocks = kq_alloc(m * n / elems, bytes);
-            if (weights->linear(weights->ctx, (size_t)atoi(layers[l]), id, W, &err) || kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, &err))
+            if (weights->linear(weights->ctx, (size_t)atoi(layers[l]), id, W, &err) ||
+                kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, &err))
                 die(&err);
             for (size_t j = 0; j < n; j++)
                 diag[j * n + j] = H_in[j * n + j];
@@ -71,7 +86,11 @@ int main(int argc, char **argv)
                 opt.threads = 2;
                 const int f = settings[s].factors;
                 const double start = kq_now_s();
-                if (kq_grid_round(type, name, W, m, n, f == 3 ? diag : f ? H_in : NULL, f == 2 ? H_out : NULL, false, &opt, blocks, &rep, &err))
+                if (kq_grid_round(type, name, W, m, n,
+                                  f == 3 ? diag
+                                  : f    ? H_in
+                                         : NULL,
+                                  f == 2 ? H_out : NULL, false, &opt, blocks, &rep, &err))
                     die(&err);
                 seconds[s] += kq_now_s() - start;
                 kq_dequantize(type, blocks, m * n, What);
@@ -90,6 +109,7 @@ int main(int argc, char **argv)
             kq_free(blocks);
         }
     for (int s = 0; s < n_settings; s++)
-        printf("%-6s %-34s loss %10.4f  (%.3f of nearest)  mse %.5f  %7.2f s\n", argv[3], settings[s].name, loss[s], loss[s] / loss[0], mse[s], seconds[s]);
+        printf("%-6s %-34s loss %10.4f  (%.3f of nearest)  mse %.5f  %7.2f s\n", argv[3], settings[s].name,
+               loss[s], loss[s] / loss[0], mse[s], seconds[s]);
     return 0;
 }

@@ -2,8 +2,8 @@
  *
  *     bench_model [threads] [tokens]      (2, 1024)
  *
- * One SmolLM2-shaped block with random weights; each thread works on its own sequence. Checks that the threads agree before timing.
- * Prints the median of several runs and their spread. */
+ * One SmolLM2-shaped block with random weights; each thread works on its own sequence. Checks that the
+ * threads agree before timing. Prints the median of several runs and their spread. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -17,8 +17,18 @@
 
 enum { RUNS = 7, MAX_THREADS = 64 };
 
-static const kq_config cfg = {.arch = KQ_ARCH_LLAMA, .n_layer = 1, .d_model = 576, .n_head = 9, .n_kv_head = 3, .head_dim = 64, .d_ff = 1536,
-                              .vocab_size = 49152, .max_position = 8192, .rope_theta = 100000, .rms_eps = 1e-5f, .tie_embeddings = true,
+static const kq_config cfg = {.arch = KQ_ARCH_LLAMA,
+                              .n_layer = 1,
+                              .d_model = 576,
+                              .n_head = 9,
+                              .n_kv_head = 3,
+                              .head_dim = 64,
+                              .d_ff = 1536,
+                              .vocab_size = 49152,
+                              .max_position = 8192,
+                              .rope_theta = 100000,
+                              .rms_eps = 1e-5f,
+                              .tie_embeddings = true,
                               .bos_id = -1};
 
 static kq_status random_linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_error *err)
@@ -32,7 +42,8 @@ static kq_status random_linear(void *ctx, size_t layer, kq_linear_id id, float *
     return KQ_OK;
 }
 
-static kq_status random_rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err)
+static kq_status random_rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst,
+                             kq_error *err)
 {
     const bool matrix = !strcmp(name, "model.embed_tokens.weight");
     kq_rng rng = kq_rng_stream(row0, name);
@@ -52,7 +63,8 @@ static void report(const char *what, double *seconds, double flop, double tokens
 {
     qsort(seconds, RUNS, sizeof *seconds, by_value);
     double t = seconds[RUNS / 2];
-    printf("%-34s %8.2f ms (%.2f-%.2f) %8.1f GFLOP/s", what, t * 1e3, seconds[0] * 1e3, seconds[RUNS - 1] * 1e3, flop / t * 1e-9);
+    printf("%-34s %8.2f ms (%.2f-%.2f) %8.1f GFLOP/s", what, t * 1e3, seconds[0] * 1e3,
+           seconds[RUNS - 1] * 1e3, flop / t * 1e-9);
     if (tokens > 0)
         printf(" %9.0f tokens/s", tokens / t);
     if (peak > 0)
@@ -116,8 +128,8 @@ int main(int argc, char **argv)
     kq_model_ctx *mc = NULL;
     kq_block b = {0};
     kq_head *head = NULL;
-    if (kq_model_ctx_new(&cfg, isa, KQ_F32, T, &mc, &err) != KQ_OK || kq_block_load(mc, &w, 0, &b, &err) != KQ_OK ||
-        kq_head_load(mc, &w, &head, &err) != KQ_OK) {
+    if (kq_model_ctx_new(&cfg, isa, KQ_F32, T, &mc, &err) != KQ_OK ||
+        kq_block_load(mc, &w, 0, &b, &err) != KQ_OK || kq_head_load(mc, &w, &head, &err) != KQ_OK) {
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
@@ -129,7 +141,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < threads; i++) {
         kq_rng rng = kq_rng_stream(3, "x");
         x[i] = kq_alloc(T * d, 4), y[i] = kq_alloc(T * d, 4), dx[i] = kq_alloc(T * d, 4);
-        fwd[i] = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1), bwd[i] = kq_alloc(kq_block_scratch_bytes(mc, T, true), 1);
+        fwd[i] = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1),
+        bwd[i] = kq_alloc(kq_block_scratch_bytes(mc, T, true), 1);
         hs[i] = kq_alloc(kq_head_scratch_bytes(mc), 1);
         for (size_t j = 0; j < T * d; j++)
             x[i][j] = (float)kq_rng_normal(&rng);
@@ -138,8 +151,12 @@ int main(int argc, char **argv)
     double linears = 0, keys = (double)T * (double)(T + 1) / 2, tokens = (double)T * threads;
     for (int id = 0; id < KQ_N_LINEAR; id++)
         linears += 2.0 * (double)(b.lin[id].m * b.lin[id].n) * (double)T;
-    double attn = 4.0 * keys * (double)(cfg.n_head * cfg.head_dim), down = 2.0 * (double)(cfg.d_ff * d) * (double)T;
-    const struct { const char *name; double flop; } what[] = {
+    double attn = 4.0 * keys * (double)(cfg.n_head * cfg.head_dim),
+           down = 2.0 * (double)(cfg.d_ff * d) * (double)T;
+    const struct {
+        const char *name;
+        double flop;
+    } what[] = {
         {"block forward", linears + attn},
         {"block backward (with recompute)", 2 * linears - down + attn + 2.5 * attn},
         {"head loss and its gradient", 4.0 * (double)(cfg.vocab_size * d) * (double)T},
@@ -156,7 +173,8 @@ int main(int argc, char **argv)
 #pragma omp parallel for num_threads(threads) reduction(+ : bad)
                 for (int i = 0; i < threads; i++) {
                     kq_status st = k == 0   ? kq_block_forward(mc, &b, x[i], T, y[i], fwd[i], 1, NULL)
-                                   : k == 1 ? kq_block_backward(mc, &b, x[i], y[i], T, dx[i], 0, NULL, NULL, bwd[i], NULL)
+                                   : k == 1 ? kq_block_backward(mc, &b, x[i], y[i], T, dx[i], 0, NULL, NULL,
+                                                                bwd[i], NULL)
                                             : kq_head_loss(head, x[i], T, target, NULL, dx[i], hs[i], NULL);
                     bad += st != KQ_OK;
                 }

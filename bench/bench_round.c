@@ -1,7 +1,9 @@
-/* Seconds of each stage of rounding one block of SmolLM2-135M (hidden 576, intermediate 1536, kv 192), and 30 times that.
+/* Seconds of each stage of rounding one block of SmolLM2-135M (hidden 576, intermediate 1536, kv 192),
+ * and 30 times that.
  *   bench_round [threads]
- * Weights and factors are random; the time depends on neither. "ldlq" is measured with the trellis code and again with a rounder that
- * costs nothing: what remains is the feedback's products and their synchronisation. */
+ * Weights and factors are random; the time depends on neither. "ldlq" is measured with the trellis code
+ * and again with a rounder that costs nothing: what remains is the feedback's products and their
+ * synchronisation. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -13,8 +15,8 @@
 #include "round/matrix.h"
 #include "round/round.h"
 
-static void free_rounding(const void *ctx, const float *tiles, const size_t *index, size_t count, uint16_t *packed, float *decoded,
-                          void *scratch)
+static void free_rounding(const void *ctx, const float *tiles, const size_t *index, size_t count,
+                          uint16_t *packed, float *decoded, void *scratch)
 {
     (void)ctx, (void)index, (void)packed, (void)scratch;
     for (size_t i = 0; i < count * 256; i++)
@@ -44,8 +46,8 @@ int main(int argc, char **argv)
     static const struct linear {
         const char *name;
         size_t m, n;
-    } block[] = {{"q", 576, 576}, {"k", 192, 576}, {"v", 192, 576}, {"o", 576, 576}, {"gate", 1536, 576},
-                 {"up", 1536, 576}, {"down", 576, 1536}};
+    } block[] = {{"q", 576, 576},     {"k", 192, 576},   {"v", 192, 576},    {"o", 576, 576},
+                 {"gate", 1536, 576}, {"up", 1536, 576}, {"down", 576, 1536}};
     int threads = argc > 1 ? atoi(argv[1]) : 2;
     kq_error err = {0};
     kq_trellis *t = NULL;
@@ -56,12 +58,15 @@ int main(int argc, char **argv)
     }
     kq_kern_init(isa);
     double rotate = 0, factors = 0, ldl = 0, feedback = 0, ldlq = 0, whole = 0;
-    printf("isa %s, %d threads; seconds\n%-5s %5s %5s  rotateW rotateH condLDL feedback  ldlq  whole (with predicted loss)\n",
+    printf("isa %s, %d threads; seconds\n%-5s %5s %5s  rotateW rotateH condLDL feedback  ldlq  whole (with "
+           "predicted loss)\n",
            kq_isa_name(isa), threads, "", "m", "n");
     for (size_t i = 0; i < sizeof block / sizeof *block; i++) {
         size_t m = block[i].m, n = block[i].n;
-        float *W = random_matrix(m * n, i), *Y = kq_alloc(m * n, sizeof *Y), *H_in = random_factor(n, 100 + i);
-        float *H_out = random_factor(m, 200 + i), *L_in = kq_alloc(n * n, sizeof *L_in), *L_out = kq_alloc(m * m, sizeof *L_out);
+        float *W = random_matrix(m * n, i), *Y = kq_alloc(m * n, sizeof *Y),
+              *H_in = random_factor(n, 100 + i);
+        float *H_out = random_factor(m, 200 + i), *L_in = kq_alloc(n * n, sizeof *L_in),
+              *L_out = kq_alloc(m * m, sizeof *L_out);
         float *What = kq_alloc(m * n, sizeof *What);
         uint16_t *packed = kq_alloc(m * n / 256 * kq_trellis_words(t), sizeof *packed);
         kq_hadamard *u_m = NULL, *u_n = NULL;
@@ -86,7 +91,8 @@ int main(int argc, char **argv)
         bad |= kq_factor_condition_ldl(H_in, n, 1e-2, &extra, L_in, threads, &err) != KQ_OK ||
                kq_factor_condition_ldl(H_out, m, 1e-2, &extra, L_out, threads, &err) != KQ_OK;
         double t4 = kq_now_s();
-        kq_tile_rounder nothing = {.round = free_rounding, .words = kq_trellis_words(t), .batch = KQ_TRELLIS_BATCH};
+        kq_tile_rounder nothing = {
+            .round = free_rounding, .words = kq_trellis_words(t), .batch = KQ_TRELLIS_BATCH};
         bad |= kq_ldlq_with(&nothing, W, m, n, L_in, L_out, 0.3f, packed, What, threads, &err) != KQ_OK;
         double t5 = kq_now_s();
         bad |= kq_ldlq(t, W, m, n, L_in, L_out, 0.3f, packed, What, threads, &err) != KQ_OK;
@@ -95,18 +101,21 @@ int main(int argc, char **argv)
             fprintf(stderr, "%s: %s\n", block[i].name, err.message);
             return 1;
         }
-        printf("%-5s %5zu %5zu  %7.4f %7.4f %7.4f %7.4f %7.3f %7.3f\n", block[i].name, m, n, t2 - t1, t3 - t2, t4 - t3, t5 - t4, t6 - t5,
-               t1 - t0);
-        rotate += t2 - t1, factors += t3 - t2, ldl += t4 - t3, feedback += t5 - t4, ldlq += t6 - t5, whole += t1 - t0;
+        printf("%-5s %5zu %5zu  %7.4f %7.4f %7.4f %7.4f %7.3f %7.3f\n", block[i].name, m, n, t2 - t1, t3 - t2,
+               t4 - t3, t5 - t4, t6 - t5, t1 - t0);
+        rotate += t2 - t1, factors += t3 - t2, ldl += t4 - t3, feedback += t5 - t4, ldlq += t6 - t5,
+            whole += t1 - t0;
         kq_packed_free(&p);
         kq_hadamard_free(u_m), kq_hadamard_free(u_n);
-        kq_free(packed), kq_free(What), kq_free(L_out), kq_free(L_in), kq_free(H_out), kq_free(H_in), kq_free(Y), kq_free(W);
+        kq_free(packed), kq_free(What), kq_free(L_out), kq_free(L_in), kq_free(H_out), kq_free(H_in),
+            kq_free(Y), kq_free(W);
     }
-    printf("%-17s  %7.4f %7.4f %7.4f %7.4f %7.3f %7.3f\n", "block", rotate, factors, ldl, feedback, ldlq, whole);
+    printf("%-17s  %7.4f %7.4f %7.4f %7.4f %7.3f %7.3f\n", "block", rotate, factors, ldl, feedback, ldlq,
+           whole);
     printf("%-17s  %7.2f %7.2f %7.2f %7.2f %7.1f %7.1f\n", "30 blocks", 30 * rotate, 30 * factors, 30 * ldl,
            30 * feedback, 30 * ldlq, 30 * whole);
-    printf("all but the trellis search, 30 blocks: %.1f s (feedback %.1f%% of ldlq)\n", 30 * (whole - ldlq + feedback),
-           100 * feedback / ldlq);
+    printf("all but the trellis search, 30 blocks: %.1f s (feedback %.1f%% of ldlq)\n",
+           30 * (whole - ldlq + feedback), 100 * feedback / ldlq);
     kq_trellis_free(t);
     return 0;
 }

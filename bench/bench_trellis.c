@@ -1,11 +1,13 @@
-/* Time of the Viterbi search. For every code, bits and instruction set: check the answer against the plain C search (2 tiles), then
- * print ms a tile (median, least and most of the runs), us a weight, and ns a step beside what the ports allow.
+/* Time of the Viterbi search. For every code, bits and instruction set: check the answer against the
+ * plain C search (2 tiles), then print ms a tile (median, least and most of the runs), us a weight, and
+ * ns a step beside what the ports allow.
  *
  *   bench_trellis [TILES [RUNS]]
  *
- * The bound: with two 512-bit vector ports of which only one does vpminuw and vpmulhrsw, hyb needs 13 operations for 128 states (6.5 cycles), 1mad
- * and 3inst 4 for 32 (2 cycles); AVX2 three ports, two of them for these: 13/3 cycles for 64 states and 4/3 for 16. The clock is measured
- * by a chain of dependent additions. */
+ * The bound: with two 512-bit vector ports of which only one does vpminuw and vpmulhrsw, hyb needs 13
+ * operations for 128 states (6.5 cycles), 1mad and 3inst 4 for 32 (2 cycles); AVX2 three ports, two of
+ * them for these: 13/3 cycles for 64 states and 4/3 for 16. The clock is measured by a chain of
+ * dependent additions. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -79,15 +81,17 @@ int main(int argc, char **argv)
                 if (isa == KQ_ISA_REF)
                     memcpy(want, packed, 2 * words * 2);
                 else if (memcmp(want, packed, 2 * words * 2)) {
-                    fprintf(stderr, "%s %d bits %s: other bits than ref\n", kq_code_name((kq_code)code), k, kq_isa_name((kq_isa)isa));
+                    fprintf(stderr, "%s %d bits %s: other bits than ref\n", kq_code_name((kq_code)code), k,
+                            kq_isa_name((kq_isa)isa));
                     return 1;
                 }
                 qsort(times, (size_t)runs, sizeof *times, by_value);
                 const double ms = times[runs / 2] * 1e3;
                 const double ns = times[runs / 2] * 1e9 / (t->n_steps + 2 * t->half_window);
-                const double cycles = isa == KQ_ISA_AVX512 ? (t->V == 2 ? 512 * 6.5 : 2048 * 2.0) : (t->V == 2 ? 1024 * 13 / 3.0 : 4096 * 4 / 3.0);
-                printf("%-6s %d %-7s %7.4f (%.4f..%.4f) %9.3f %9.0f", kq_code_name((kq_code)code), k, kq_isa_name((kq_isa)isa), ms,
-                       times[0] * 1e3, times[runs - 1] * 1e3, ms / 0.256, ns);
+                const double cycles = isa == KQ_ISA_AVX512 ? (t->V == 2 ? 512 * 6.5 : 2048 * 2.0)
+                                                           : (t->V == 2 ? 1024 * 13 / 3.0 : 4096 * 4 / 3.0);
+                printf("%-6s %d %-7s %7.4f (%.4f..%.4f) %9.3f %9.0f", kq_code_name((kq_code)code), k,
+                       kq_isa_name((kq_isa)isa), ms, times[0] * 1e3, times[runs - 1] * 1e3, ms / 0.256, ns);
                 if (isa == KQ_ISA_REF)
                     printf("\n");
                 else

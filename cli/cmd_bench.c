@@ -13,7 +13,8 @@ static const cli_option options[] = {
     {"also", "MODEL", "measure this model too; may be given several times", OPT_ALSO},
     {"pp", "N[,N...]", "tokens of a prompt (512); 0: none", OPT_PP},
     {"tg", "N[,N...]", "tokens to generate, one after another, from an empty cache (128); 0: none", OPT_TG},
-    {"table6", NULL, "the FastKron paper's Table 6: latency of 1024 and 2048 tokens, in all and per token", OPT_TABLE6},
+    {"table6", NULL, "the FastKron paper's Table 6: latency of 1024 and 2048 tokens, in all and per token",
+     OPT_TABLE6},
     {"repetitions", "N", "times each is measured (5), after one unmeasured", OPT_REPETITIONS},
     {"format", "F", "md, csv or json (md)", OPT_FORMAT},
     {"weights", "W", "auto, packed or dense (auto)", OPT_WEIGHTS},
@@ -28,10 +29,14 @@ static const cli_option options[] = {
 
 enum { MAX_TESTS = 16 };
 
-typedef struct test { bool prompt; size_t n; } test;
+typedef struct test {
+    bool prompt;
+    size_t n;
+} test;
 
 typedef struct measured {
-    double mean_s, sd_s, min_s, rate, rate_sd; /* seconds a run; tokens a second, its standard deviation over the runs */
+    /* seconds a run; tokens a second, its standard deviation over the runs */
+    double mean_s, sd_s, min_s, rate, rate_sd;
 } measured;
 
 static int parse_list(const char *text, bool prompt, test *tests, size_t *n, kq_error *err)
@@ -40,7 +45,9 @@ static int parse_list(const char *text, bool prompt, test *tests, size_t *n, kq_
         char *end;
         const unsigned long v = strtoul(p, &end, 10);
         if (end == p || v > 1u << 20 || (*end && *end != ',') || *n == MAX_TESTS)
-            return kq_fail(err, KQ_E_ARG, "--%s %s: whole numbers with commas between are expected (%d tests at most)", prompt ? "pp" : "tg", text, MAX_TESTS);
+            return kq_fail(err, KQ_E_ARG,
+                           "--%s %s: whole numbers with commas between are expected (%d tests at most)",
+                           prompt ? "pp" : "tg", text, MAX_TESTS);
         if (v)
             tests[(*n)++] = (test){prompt, v};
         if (!*end)
@@ -65,7 +72,8 @@ static kq_status once(kq_engine *e, const test *t, const int32_t *ids, float *lo
     return st;
 }
 
-static kq_status measure(kq_engine *e, const test *t, size_t repetitions, const int32_t *ids, float *logits, measured *m, kq_error *err)
+static kq_status measure(kq_engine *e, const test *t, size_t repetitions, const int32_t *ids, float *logits,
+                         measured *m, kq_error *err)
 {
     double sum = 0, sum2 = 0, rates = 0, rates2 = 0;
     const test warm = {t->prompt, t->n < 32 ? t->n : 32};
@@ -101,23 +109,31 @@ static void describe(const kq_model_file *f, const kq_engine_options *opt, char 
             weights += (double)m * (double)n;
             sum += (double)m * (double)n * (k ? k : dense);
         }
-    const bool packed = stored && (opt->weights == KQ_WEIGHTS_PACKED || (opt->weights == KQ_WEIGHTS_AUTO && opt->compute == KQ_BF16));
+    const bool packed = stored && (opt->weights == KQ_WEIGHTS_PACKED ||
+                                   (opt->weights == KQ_WEIGHTS_AUTO && opt->compute == KQ_BF16));
     *bits = packed ? sum / weights : dense;
     snprintf(what, 96, "%s %zux%zu, %s", c->arch == KQ_ARCH_QWEN3 ? "qwen3" : "llama", c->n_layer, c->d_model,
-             packed ? "packed" : opt->compute == KQ_F32 ? "f32" : "bf16");
+             packed                   ? "packed"
+             : opt->compute == KQ_F32 ? "f32"
+                                      : "bf16");
 }
 
 int cmd_bench(int argc, char **argv)
 {
     cli c;
-    int exit_status = cli_parse(&c, argc, argv, "bench MODEL [options]",
-                                "Tokens a second, measured as llama-bench does: pp, a prompt in one piece; tg, one token after another.\n\n"
-                                "  kronq bench out --also model.gguf --format csv\n  kronq bench out --also model.gguf --table6", options);
+    int exit_status = cli_parse(
+        &c, argc, argv, "bench MODEL [options]",
+        "Tokens a second, measured as llama-bench does: pp, a prompt in one piece; tg, one token after "
+        "another.\n\n"
+        "  kronq bench out --also model.gguf --format csv\n  kronq bench out --also model.gguf --table6",
+        options);
     if (exit_status >= 0)
         return exit_status;
     static const int lengths[] = {OPT_PP, OPT_TG, 0}, format_too[] = {OPT_FORMAT, 0};
-    if ((c.table6 && (exit_status = cli_misplaced(&c, options, lengths, "has no effect with --table6")) >= 0) ||
-        (c.json && c.format && strcmp(c.format, "json") && (exit_status = cli_misplaced(&c, options, format_too, "contradicts --json")) >= 0))
+    if ((c.table6 &&
+         (exit_status = cli_misplaced(&c, options, lengths, "has no effect with --table6")) >= 0) ||
+        (c.json && c.format && strcmp(c.format, "json") &&
+         (exit_status = cli_misplaced(&c, options, format_too, "contradicts --json")) >= 0))
         return exit_status;
     kq_error err;
     kq_engine_options opt = kq_engine_defaults();
@@ -178,8 +194,12 @@ int cmd_bench(int argc, char **argv)
         describe(model, &opt, what, &bits);
         cli_bytes((double)kq_engine_bytes_per_token(e), size);
         if (m == 0 && !json)
-            puts(c.table6 ? csv ? "model,seq_len,bit,test,total_ms,total_ms_sd,per_token_ms" : "| model | seq len | bit | test | total latency (ms) | latency per token (ms) |\n| --- | ---: | ---: | --- | ---: | ---: |"
-                 : csv ? "model,type,size_bytes,threads,test,n,avg_ts,stddev_ts,avg_ns,stddev_ns,min_ns" : "| model | type | size | threads | test | t/s |\n| --- | --- | ---: | ---: | --- | ---: |");
+            puts(c.table6 ? csv ? "model,seq_len,bit,test,total_ms,total_ms_sd,per_token_ms"
+                                : "| model | seq len | bit | test | total latency (ms) | latency per token "
+                                  "(ms) |\n| --- | ---: | ---: | --- | ---: | ---: |"
+                 : csv ? "model,type,size_bytes,threads,test,n,avg_ts,stddev_ts,avg_ns,stddev_ns,min_ns"
+                       : "| model | type | size | threads | test | t/s |\n| --- | --- | ---: | ---: | --- | "
+                         "---: |");
         for (size_t i = 0; i < n_tests && !st; i++) {
             const test *t = &tests[i];
             measured r;
@@ -189,21 +209,28 @@ int cmd_bench(int argc, char **argv)
                 break;
             const char *kind = t->prompt ? "pp" : "tg";
             if (json)
-                json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:I, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", path, "type", what, "bits", bits,
-                                                      "size_bytes", (json_int_t)kq_engine_bytes_per_token(e), "threads", opt.threads, "test", kind, "n", (json_int_t)t->n,
-                                                      "repetitions", (json_int_t)c.repetitions, "avg_ts", r.rate, "stddev_ts", r.rate_sd, "avg_ns", r.mean_s * 1e9,
-                                                      "stddev_ns", r.sd_s * 1e9, "min_ns", r.min_s * 1e9));
+                json_array_append_new(
+                    list, json_pack("{s:s, s:s, s:f, s:I, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}",
+                                    "model", path, "type", what, "bits", bits, "size_bytes",
+                                    (json_int_t)kq_engine_bytes_per_token(e), "threads", opt.threads, "test",
+                                    kind, "n", (json_int_t)t->n, "repetitions", (json_int_t)c.repetitions,
+                                    "avg_ts", r.rate, "stddev_ts", r.rate_sd, "avg_ns", r.mean_s * 1e9,
+                                    "stddev_ns", r.sd_s * 1e9, "min_ns", r.min_s * 1e9));
             else if (c.table6)
-                printf(csv ? "%s,%zu,%.4g,%s,%.2f,%.2f,%.4f\n" : "| %s | %zu | %.4g | %s | %.1f ± %.1f | %.3f |\n", path, t->n, bits, t->prompt ? "prompt" : "generate", r.mean_s * 1e3,
-                       r.sd_s * 1e3, r.mean_s * 1e3 / (double)t->n);
+                printf(csv ? "%s,%zu,%.4g,%s,%.2f,%.2f,%.4f\n"
+                           : "| %s | %zu | %.4g | %s | %.1f ± %.1f | %.3f |\n",
+                       path, t->n, bits, t->prompt ? "prompt" : "generate", r.mean_s * 1e3, r.sd_s * 1e3,
+                       r.mean_s * 1e3 / (double)t->n);
             else if (csv)
-                printf("%s,\"%s\",%zu,%d,%s%zu,%zu,%.2f,%.2f,%.0f,%.0f,%.0f\n", path, what, kq_engine_bytes_per_token(e), opt.threads, kind, t->n, t->n, r.rate, r.rate_sd,
+                printf("%s,\"%s\",%zu,%d,%s%zu,%zu,%.2f,%.2f,%.0f,%.0f,%.0f\n", path, what,
+                       kq_engine_bytes_per_token(e), opt.threads, kind, t->n, t->n, r.rate, r.rate_sd,
                        r.mean_s * 1e9, r.sd_s * 1e9, r.min_s * 1e9);
             else
-                printf("| %s | %s | %s | %d | %s%zu | %.2f ± %.2f |\n", path, what, size, opt.threads, kind, t->n, r.rate, r.rate_sd);
+                printf("| %s | %s | %s | %d | %s%zu | %.2f ± %.2f |\n", path, what, size, opt.threads, kind,
+                       t->n, r.rate, r.rate_sd);
             fflush(stdout);
         }
-next:
+    next:
         kq_engine_free(e);
         kq_model_file_close(model);
         kq_free(logits);

@@ -5,20 +5,30 @@
 #include "cli.h"
 
 /* What a SPEC may set. */
-static const cli_option settings[] = {SAMPLE_OPTIONS, ESTIMATE_OPTIONS, ROUNDING_OPTIONS, MODULE_BITS_OPTION, {0}};
+static const cli_option settings[] = {
+    SAMPLE_OPTIONS, ESTIMATE_OPTIONS, ROUNDING_OPTIONS, MODULE_BITS_OPTION, {0}};
 
 static const cli_option options[] = {
-    {"out", "DIR", "folder of the comparison; an interrupted one is continued, and rows can be added to it", OPT_OUT},
-    {"methods", "SPEC,...", "ways to quantize: METHOD[:SETTING=VALUE]..., settings being those from --text to --head-bits below; may be "
-                            "repeated", OPT_METHODS},
-    {"sweep", "KEY=V,V,...", "every SPEC with each of these values of a setting; may be repeated, all combinations are taken", OPT_SWEEP},
-    {"bits", "K,K,...", "bits a weight (2); 2.5 is an average, shared out to the modules by what each would lose", OPT_BITS_LIST},
+    {"out", "DIR", "folder of the comparison; an interrupted one is continued, and rows can be added to it",
+     OPT_OUT},
+    {"methods", "SPEC,...",
+     "ways to quantize: METHOD[:SETTING=VALUE]..., settings being those from --text to --head-bits below; "
+     "may be "
+     "repeated",
+     OPT_METHODS},
+    {"sweep", "KEY=V,V,...",
+     "every SPEC with each of these values of a setting; may be repeated, all combinations are taken",
+     OPT_SWEEP},
+    {"bits", "K,K,...",
+     "bits a weight (2); 2.5 is an average, shared out to the modules by what each would lose",
+     OPT_BITS_LIST},
     MODULE_BITS_OPTION,
     {"seeds", "N,N,...", "seeds (0); several are also averaged", OPT_SEEDS},
     {"ppl", "FILE", "text to measure perplexity and KL divergence on; may be repeated", OPT_PPL},
     {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},
     {"chunks", "N", "at most this many windows of each text (all)", OPT_CHUNKS},
-    {"task", "NAME=FILE", "also the accuracy on a task's documents, as for kronq eval; may be repeated", OPT_TASK},
+    {"task", "NAME=FILE", "also the accuracy on a task's documents, as for kronq eval; may be repeated",
+     OPT_TASK},
     {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
     SAMPLE_OPTIONS,
     READING_OPTIONS,
@@ -28,7 +38,8 @@ static const cli_option options[] = {
     ONLY_OPTION,
     {"factor-dtype", "T", "store factors as f32 (default) or bf16", OPT_FACTOR_DTYPE},
     {"keep-models", NULL, "keep the checkpoints (DIR/models/), not only their figures", OPT_KEEP_MODELS},
-    {"keep-factors", NULL, "keep the factor files (DIR/factors/) when no row needs them any more", OPT_KEEP_FACTORS},
+    {"keep-factors", NULL, "keep the factor files (DIR/factors/) when no row needs them any more",
+     OPT_KEEP_FACTORS},
     {"dry-run", NULL, "print the rows, and what they share, and stop", OPT_DRY_RUN},
     MACHINE_OPTIONS,
     {"json", NULL, "print the table as JSON on stdout", OPT_JSON},
@@ -43,8 +54,10 @@ typedef struct spec {
 } spec;
 
 typedef struct job {
-    spec *spec; size_t n_spec;
-    kq_compare_row *row; size_t n_row; /* all owned */
+    spec *spec;
+    size_t n_spec;
+    kq_compare_row *row;
+    size_t n_row; /* all owned */
 } job;
 
 static void job_free(job *j)
@@ -69,14 +82,16 @@ static int add_spec(job *j, const cli *c, const char *text, size_t i)
     if (i < c->n_sweeps) {
         const char *equals = strchr(c->sweeps[i], '=');
         if (!equals || equals == c->sweeps[i] || !equals[1]) {
-            cli_say("kronq compare: --sweep %s: KEY=VALUE,VALUE,... is expected; see kronq compare --help", c->sweeps[i]);
+            cli_say("kronq compare: --sweep %s: KEY=VALUE,VALUE,... is expected; see kronq compare --help",
+                    c->sweeps[i]);
             return EXIT_USAGE;
         }
         int status = -1;
         for (const char *v = equals + 1; *v && status < 0; v += *v == ',') {
             const size_t n = strcspn(v, ",");
             char *with = NULL;
-            if (asprintf(&with, "%s:%.*s%.*s", text, (int)(equals - c->sweeps[i]) + 1, c->sweeps[i], (int)n, v) < 0)
+            if (asprintf(&with, "%s:%.*s%.*s", text, (int)(equals - c->sweeps[i]) + 1, c->sweeps[i], (int)n,
+                         v) < 0)
                 return out_of_memory();
             status = add_spec(j, c, with, i + 1);
             free(with);
@@ -122,7 +137,7 @@ static int add_rows(job *j, const cli *c)
     static const cli_option bits = {"bits", "K", "", OPT_BITS}, seed = {"seeds", "N", "", OPT_SEED};
     const char *const all_bits = c->bits ? c->bits : "2", *const all_seeds = c->seeds ? c->seeds : "0";
     for (size_t i = 0; i < j->n_spec; i++)
-        for (const char *b = all_bits; *b; b += *b == ',')  {
+        for (const char *b = all_bits; *b; b += *b == ',') {
             const size_t nb = strcspn(b, ",");
             for (const char *s = all_seeds; *s; s += *s == ',') {
                 const size_t ns = strcspn(s, ",");
@@ -158,7 +173,8 @@ static int print_plan(const cli *c, const char *text)
     size_t i, done = 0;
     char bytes[32];
     printf("%-6s %-10s %-8s %-28s %s\n", "bits", "seed", "", "factors", "method");
-    json_array_foreach (json_object_get(plan, "rows"), i, row) {
+    json_array_foreach(json_object_get(plan, "rows"), i, row)
+    {
         const char *factors = json_string_value(json_object_get(row, "factors"));
         const bool ready = json_is_true(json_object_get(row, "done"));
         done += ready;
@@ -166,11 +182,13 @@ static int print_plan(const cli *c, const char *text)
                json_integer_value(json_object_get(row, "seed")), ready ? "done" : "",
                factors ? factors : "none", json_string_value(json_object_get(row, "spec")));
     }
-    printf("\n%zu rows, %zu of them done; %zu passes over the text\n", json_array_size(json_object_get(plan, "rows")), done,
+    printf("\n%zu rows, %zu of them done; %zu passes over the text\n",
+           json_array_size(json_object_get(plan, "rows")), done,
            json_array_size(json_object_get(plan, "passes")));
-    json_array_foreach (json_object_get(plan, "passes"), i, pass)
+    json_array_foreach(json_object_get(plan, "passes"), i, pass)
         printf("  pass %zu: %zu factor files\n", i + 1, json_array_size(pass));
-    printf("factor files need %s of disk\n", cli_bytes(json_number_value(json_object_get(plan, "factor_bytes")), bytes));
+    printf("factor files need %s of disk\n",
+           cli_bytes(json_number_value(json_object_get(plan, "factor_bytes")), bytes));
     json_decref(plan);
     return EXIT_OK;
 }
@@ -221,21 +239,31 @@ static int compare(cli *c, job *j)
 int cmd_compare(int argc, char **argv)
 {
     cli c;
-    int status = cli_parse(&c, argc, argv, "compare MODEL -o DIR --methods SPEC[,SPEC...] --ppl FILE [options]",
-                           "Quantize MODEL in several ways, measure every result against MODEL, and write one table (DIR/table.md, .csv\n"
-                           "and .json). A SPEC is a method with settings of its own. Factors are found once for all bits and seeds that\n"
-                           "need them, in one pass over the text for all methods and settings that allow it.\n\n"
-                           "  kronq compare model.gguf -o cmp --methods flipflop,flipflop:rho=1e-1:rounds=2,fastkron,input-only,none \\\n"
-                           "      --bits 2,3,4 --text c4.txt --ppl wiki.txt --chunks 8\n"
-                           "  kronq compare model.gguf -o tokens --methods flipflop,fastkron --sweep tokens=16k,32k,64k --seeds 0,1,2 \\\n"
-                           "      --text c4.txt --ppl wiki.txt --chunks 8\n\n"
-                           "text=self in a SPEC stands for text that the model writes itself.", options);
+    int status =
+        cli_parse(&c, argc, argv, "compare MODEL -o DIR --methods SPEC[,SPEC...] --ppl FILE [options]",
+                  "Quantize MODEL in several ways, measure every result against MODEL, and write one table "
+                  "(DIR/table.md, .csv\n"
+                  "and .json). A SPEC is a method with settings of its own. Factors are found once for all "
+                  "bits and seeds that\n"
+                  "need them, in one pass over the text for all methods and settings that allow it.\n\n"
+                  "  kronq compare model.gguf -o cmp --methods "
+                  "flipflop,flipflop:rho=1e-1:rounds=2,fastkron,input-only,none \\\n"
+                  "      --bits 2,3,4 --text c4.txt --ppl wiki.txt --chunks 8\n"
+                  "  kronq compare model.gguf -o tokens --methods flipflop,fastkron --sweep "
+                  "tokens=16k,32k,64k --seeds 0,1,2 \\\n"
+                  "      --text c4.txt --ppl wiki.txt --chunks 8\n\n"
+                  "text=self in a SPEC stands for text that the model writes itself.",
+                  options);
     if (status >= 0)
         return status;
-    const struct { bool missing; const char *what; } needed[] = {
+    const struct {
+        bool missing;
+        const char *what;
+    } needed[] = {
         {!c.out, "-o DIR is missing"},
         {!c.n_methods, "--methods SPEC,... is missing, e.g. --methods flipflop,fastkron"},
-        {!c.n_ppl && !c.n_task, "--ppl FILE is missing: it names the text to measure on; or --task NAME=FILE.jsonl"},
+        {!c.n_ppl && !c.n_task,
+         "--ppl FILE is missing: it names the text to measure on; or --task NAME=FILE.jsonl"},
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (needed[i].missing) {

@@ -8,21 +8,35 @@
 #include "text/text.h"
 
 static const cli_option options[] = {
-    {"ppl", "FILE", "text to measure the perplexity on: plain, JSON lines, conversations, also in gzip or zstd, - for stdin", OPT_PPL},
+    {"ppl", "FILE",
+     "text to measure the perplexity on: plain, JSON lines, conversations, also in gzip or zstd, - for stdin",
+     OPT_PPL},
     READING_OPTIONS,
-    {"kld", "REFERENCE", "also the KL divergence to this model, on the same text; or to logits saved in a file, which brings its own text", OPT_KLD},
-    {"cache", "FOLDER", "keep REFERENCE's hidden states there: the next model compared on the same text needs no pass of it", OPT_CACHE},
-    {"save-logits", "FILE", "write MODEL's predictions for a later --kld FILE (the format of llama-perplexity --kl-divergence-base)", OPT_SAVE_LOGITS},
+    {"kld", "REFERENCE",
+     "also the KL divergence to this model, on the same text; or to logits saved in a file, which brings its "
+     "own text",
+     OPT_KLD},
+    {"cache", "FOLDER",
+     "keep REFERENCE's hidden states there: the next model compared on the same text needs no pass of it",
+     OPT_CACHE},
+    {"save-logits", "FILE",
+     "write MODEL's predictions for a later --kld FILE (the format of llama-perplexity --kl-divergence-base)",
+     OPT_SAVE_LOGITS},
     {"per-window", "FILE", "write the figures of each window (CSV)", OPT_PER_WINDOW},
     {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},
     {"chunks", "N", "at most this many windows (all)", OPT_CHUNKS},
-    {"logits", "FILE", "write the first window's ids and logits to a safetensors file, to compare with another program (choose a small --ctx)", OPT_LOGITS},
+    {"logits", "FILE",
+     "write the first window's ids and logits to a safetensors file, to compare with another program (choose "
+     "a small --ctx)",
+     OPT_LOGITS},
     {"card", NULL, "also write the figures into the model card, MODEL/README.md", OPT_CARD},
-    {"task", "NAME=FILE", "accuracy on a task's documents (several times: several tasks in one run)", OPT_TASK},
+    {"task", "NAME=FILE", "accuracy on a task's documents (several times: several tasks in one run)",
+     OPT_TASK},
     {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
     {"log-samples", "FILE", "write what became of each document, as JSON lines", OPT_LOG_SAMPLES},
     {"resume", NULL, "go on with an interrupted --task run that had the same --log-samples FILE", OPT_RESUME},
-    {"memory", "SIZE", "peak memory to stay below, e.g. 700M or 20G; the result does not depend on it", OPT_MEMORY},
+    {"memory", "SIZE", "peak memory to stay below, e.g. 700M or 20G; the result does not depend on it",
+     OPT_MEMORY},
     {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS},
     {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
     {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},
@@ -38,16 +52,19 @@ static double real(const json_t *o, const char *key)
 
 static void print_text(const cli *c, const json_t *r)
 {
-    printf("perplexity %.4f +/- %.4f over %.0f tokens in %.0f windows of %.0f\n", real(r, "ppl"), real(r, "ppl_stderr"), real(r, "tokens"),
-           real(r, "windows"), real(r, "ctx"));
+    printf("perplexity %.4f +/- %.4f over %.0f tokens in %.0f windows of %.0f\n", real(r, "ppl"),
+           real(r, "ppl_stderr"), real(r, "tokens"), real(r, "windows"), real(r, "ctx"));
     if (c->kld)
-        printf("KL divergence to %s: %.5f +/- %.5f nats; same most likely token %.2f%% +/- %.2f%%\n", c->kld, real(r, "kld"),
-               real(r, "kld_stderr"), 100 * real(r, "top1"), 100 * real(r, "top1_stderr"));
+        printf("KL divergence to %s: %.5f +/- %.5f nats; same most likely token %.2f%% +/- %.2f%%\n", c->kld,
+               real(r, "kld"), real(r, "kld_stderr"), 100 * real(r, "top1"), 100 * real(r, "top1_stderr"));
     const json_t *q = json_object_get(r, "kld_percentiles");
     if (q)
-        printf("  median %.5f, 90%% %.5f, 95%% %.5f, 99%% %.5f, 99.9%% %.5f, largest %.5f; ln(ppl / reference's %.4f) %.5f +/- %.5f; "
-               "RMS difference of the next token's probability %.3f%%\n", real(q, "median"), real(q, "90"), real(q, "95"), real(q, "99"), real(q, "99.9"),
-               real(q, "max"), real(r, "reference_ppl"), real(r, "ln_ppl_ratio"), real(r, "ln_ppl_ratio_stderr"), 100 * real(r, "dp_rms"));
+        printf("  median %.5f, 90%% %.5f, 95%% %.5f, 99%% %.5f, 99.9%% %.5f, largest %.5f; ln(ppl / "
+               "reference's %.4f) %.5f +/- %.5f; "
+               "RMS difference of the next token's probability %.3f%%\n",
+               real(q, "median"), real(q, "90"), real(q, "95"), real(q, "99"), real(q, "99.9"),
+               real(q, "max"), real(r, "reference_ppl"), real(r, "ln_ppl_ratio"),
+               real(r, "ln_ppl_ratio_stderr"), 100 * real(r, "dp_rms"));
     if (!strcmp(json_string_value(json_object_get(r, "convention")), "llama.cpp"))
         puts("  (llama.cpp's convention: only the second half of each window is scored)");
 }
@@ -58,8 +75,7 @@ static void print_table(const json_t *r)
     const json_t *all = json_object_get(r, "results"), *one;
     const char *name;
     size_t wide = strlen("Tasks");
-    json_object_foreach((json_t *)all, name, one)
-        wide = strlen(name) > wide ? strlen(name) : wide;
+    json_object_foreach((json_t *)all, name, one) wide = strlen(name) > wide ? strlen(name) : wide;
     printf("|%-*s|Version|Filter|n-shot| Metric |   |Value |   |Stderr|\n|", (int)wide, "Tasks");
     for (size_t i = 0; i < wide; i++)
         putchar('-');
@@ -78,7 +94,8 @@ static void print_table(const json_t *r)
             snprintf(key, sizeof key, "%s_stderr,none", metric[i]);
             if (json_is_number(json_object_get(one, key)))
                 snprintf(error, sizeof error, "%.4f", real(one, key));
-            printf("|%-*s|%7s|none  |     0|%-8s|\xe2\x86\x91  |%.4f|\xc2\xb1  |%s|\n", (int)wide, i ? "" : name, i ? "" : version, metric[i], value, error);
+            printf("|%-*s|%7s|none  |     0|%-8s|\xe2\x86\x91  |%.4f|\xc2\xb1  |%s|\n", (int)wide,
+                   i ? "" : name, i ? "" : version, metric[i], value, error);
         }
     }
 }
@@ -88,13 +105,16 @@ static kq_status text_on_card(const cli *c, const json_t *r, kq_error *err)
 {
     const char *text = c->ppl ? kq_text_name(c->ppl) : "the text of the saved logits";
     char what[300], value[200];
-    snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", text, real(r, "windows"), real(r, "ctx"));
+    snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", text, real(r, "windows"),
+             real(r, "ctx"));
     snprintf(value, sizeof value, "%.4f +/- %.4f", real(r, "ppl"), real(r, "ppl_stderr"));
     kq_status status = kq_card_add_figure(c->model, what, value, err);
     if (status || !c->kld)
         return status;
-    snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`", kq_path_name(c->kld), text);
-    snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", real(r, "kld"), real(r, "kld_stderr"), 100 * real(r, "top1"));
+    snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`",
+             kq_path_name(c->kld), text);
+    snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", real(r, "kld"),
+             real(r, "kld_stderr"), 100 * real(r, "top1"));
     return kq_card_add_figure(c->model, what, value, err);
 }
 
@@ -104,46 +124,60 @@ static kq_status tasks_on_card(const cli *c, const json_t *r, kq_error *err)
     const char *name;
     const json_t *one;
     kq_status status = KQ_OK;
-    json_object_foreach(json_object_get(r, "results"), name, one)
-        for (int i = 0; i < 2 && !status; i++) {
-            char key[32], error_key[40], what[200], value[100];
-            snprintf(key, sizeof key, "%s,none", metric[i]);
-            snprintf(error_key, sizeof error_key, "%s_stderr,none", metric[i]);
-            if (!json_object_get(one, key))
-                continue;
-            snprintf(what, sizeof what, "%s on `%.100s`, zero-shot%s", metric[i], name, c->t.limit ? ", the first documents only" : "");
-            snprintf(value, sizeof value, "%.4f +/- %.4f", real(one, key), real(one, error_key));
-            status = kq_card_add_figure(c->model, what, value, err);
-        }
+    json_object_foreach(json_object_get(r, "results"), name, one) for (int i = 0; i < 2 && !status; i++)
+    {
+        char key[32], error_key[40], what[200], value[100];
+        snprintf(key, sizeof key, "%s,none", metric[i]);
+        snprintf(error_key, sizeof error_key, "%s_stderr,none", metric[i]);
+        if (!json_object_get(one, key))
+            continue;
+        snprintf(what, sizeof what, "%s on `%.100s`, zero-shot%s", metric[i], name,
+                 c->t.limit ? ", the first documents only" : "");
+        snprintf(value, sizeof value, "%.4f +/- %.4f", real(one, key), real(one, error_key));
+        status = kq_card_add_figure(c->model, what, value, err);
+    }
     return status;
 }
 
 int cmd_eval(int argc, char **argv)
 {
     cli c;
-    int status = cli_parse(&c, argc, argv, "eval MODEL --ppl FILE [--kld REFERENCE] [options]\n       kronq eval MODEL --task NAME=FILE.jsonl [--task ...] [options]",
-                           "Perplexity of MODEL on consecutive windows of a text, and how far its predictions are from a reference model's\n"
-                           "(KL divergence in nats, share of positions with the same most likely token); or its accuracy on multiple-choice tasks,\n"
-                           "zero-shot, prompts and scores as in lm-evaluation-harness: arc_easy, arc_challenge, piqa, boolq, hellaswag, winogrande.\n"
-                           "FILE.jsonl holds a document a line, with the data set's own fields.\n\n"
-                           "  kronq eval out --ppl wiki.txt --kld original.gguf --chunks 8\n"
-                           "  kronq eval out --task arc_easy=arc_easy.jsonl --task piqa=piqa.jsonl --limit 200", options);
+    int status =
+        cli_parse(&c, argc, argv,
+                  "eval MODEL --ppl FILE [--kld REFERENCE] [options]\n       kronq eval MODEL --task "
+                  "NAME=FILE.jsonl [--task ...] [options]",
+                  "Perplexity of MODEL on consecutive windows of a text, and how far its predictions are "
+                  "from a reference model's\n"
+                  "(KL divergence in nats, share of positions with the same most likely token); or its "
+                  "accuracy on multiple-choice tasks,\n"
+                  "zero-shot, prompts and scores as in lm-evaluation-harness: arc_easy, arc_challenge, piqa, "
+                  "boolq, hellaswag, winogrande.\n"
+                  "FILE.jsonl holds a document a line, with the data set's own fields.\n\n"
+                  "  kronq eval out --ppl wiki.txt --kld original.gguf --chunks 8\n"
+                  "  kronq eval out --task arc_easy=arc_easy.jsonl --task piqa=piqa.jsonl --limit 200",
+                  options);
     if (status >= 0)
         return status;
     if (!c.ppl && !c.n_task && !c.kld) {
-        fputs("kronq eval: --ppl FILE is missing: it names the text; or --task NAME=FILE.jsonl; see kronq eval --help\n", stderr);
+        fputs("kronq eval: --ppl FILE is missing: it names the text; or --task NAME=FILE.jsonl; see kronq "
+              "eval --help\n",
+              stderr);
         return EXIT_USAGE;
     }
     if ((c.ppl || c.kld) && c.n_task) {
-        cli_say("kronq eval: --task and --%s are two measurements: run kronq eval twice", c.ppl ? "ppl" : "kld");
+        cli_say("kronq eval: --task and --%s are two measurements: run kronq eval twice",
+                c.ppl ? "ppl" : "kld");
         return EXIT_USAGE;
     }
     if (c.card && !kq_path_is_dir(c.model)) {
         cli_say("kronq eval: --card: %s is no folder, it has no README.md to write into", c.model);
         return EXIT_USAGE;
     }
-    static const int of_text[] = {OPT_CTX, OPT_CHUNKS, OPT_CACHE, OPT_SAVE_LOGITS, OPT_PER_WINDOW, OPT_LOGITS, 0}, of_tasks[] = {OPT_LIMIT, OPT_LOG_SAMPLES, OPT_RESUME, 0};
-    if ((status = c.n_task ? cli_misplaced(&c, options, of_text, "belongs to --ppl, not to --task") : cli_misplaced(&c, options, of_tasks, "belongs to --task")) >= 0)
+    static const int of_text[] = {OPT_CTX,        OPT_CHUNKS, OPT_CACHE, OPT_SAVE_LOGITS,
+                                  OPT_PER_WINDOW, OPT_LOGITS, 0},
+                     of_tasks[] = {OPT_LIMIT, OPT_LOG_SAMPLES, OPT_RESUME, 0};
+    if ((status = c.n_task ? cli_misplaced(&c, options, of_text, "belongs to --ppl, not to --task")
+                           : cli_misplaced(&c, options, of_tasks, "belongs to --task")) >= 0)
         return status;
     const char *const files[] = {c.e.save_logits, c.e.per_window, c.e.logits, c.t.samples_file};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
@@ -153,7 +187,8 @@ int cmd_eval(int argc, char **argv)
     kq_error err;
     char *text = NULL;
     cli_progress(&c, c.n_task ? &c.t.common : &c.e.common);
-    if (c.n_task ? kq_eval_tasks(c.model, c.tasks, c.n_task, &c.t, &text, &err) : kq_eval_text(c.model, c.kld, c.ppl, &c.e, &text, &err))
+    if (c.n_task ? kq_eval_tasks(c.model, c.tasks, c.n_task, &c.t, &text, &err)
+                 : kq_eval_text(c.model, c.kld, c.ppl, &c.e, &text, &err))
         return cli_fail(&err);
     cli_progress_end();
     json_t *r = json_loads(text, 0, NULL);

@@ -5,10 +5,14 @@
 #include "cli.h"
 
 static const cli_option options[] = {
-    {"to", "FORMAT", "bf16: a Hugging Face folder; gguf: one file for llama.cpp and what builds on it", OPT_TO},
+    {"to", "FORMAT", "bf16: a Hugging Face folder; gguf: one file for llama.cpp and what builds on it",
+     OPT_TO},
     {"out", "PATH", "the folder, or the .gguf file; it must not be there yet", OPT_OUT},
     {"type", "T", "gguf: F16 (default), BF16, Q8_0 (half the size, hardly any loss) or F32", OPT_TYPE},
-    {"fallback", "T", "gguf: store tensors that Q8_0 cannot hold (rows not divisible by 32) as F16 or BF16; else they are refused", OPT_FALLBACK},
+    {"fallback", "T",
+     "gguf: store tensors that Q8_0 cannot hold (rows not divisible by 32) as F16 or BF16; else they are "
+     "refused",
+     OPT_FALLBACK},
     {"shard-size", "BYTES", "bf16: split the weights above this size (8G)", OPT_SHARD_SIZE},
     {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
     {"json", NULL, "print the report as JSON on stdout", OPT_JSON},
@@ -19,13 +23,17 @@ static const cli_option options[] = {
 int cmd_export(int argc, char **argv)
 {
     cli c;
-    int status = cli_parse(&c, argc, argv, "export MODEL --to bf16|gguf -o PATH [options]",
-                           "Write MODEL's weights, dequantized, as an ordinary model that loads without kronq: the quality of the quantized model, the\n"
-                           "size of an unquantized one. Tokenizer, chat template and settings come along.\n\n"
-                           "  kronq export out --to bf16 -o out-bf16                  # transformers, vLLM, lm-eval, ...\n"
-                           "  kronq export out --to gguf --type Q8_0 -o out.gguf      # llama.cpp, ollama, LM Studio\n\n"
-                           "Norms stay F32 in a GGUF, as llama.cpp's own converter has them. (For a GGUF that is small, let `kronq quantize --to gguf`\n"
-                           "round onto llama.cpp's own types.)", options);
+    int status = cli_parse(
+        &c, argc, argv, "export MODEL --to bf16|gguf -o PATH [options]",
+        "Write MODEL's weights, dequantized, as an ordinary model that loads without kronq: the quality of "
+        "the quantized model, the\n"
+        "size of an unquantized one. Tokenizer, chat template and settings come along.\n\n"
+        "  kronq export out --to bf16 -o out-bf16                  # transformers, vLLM, lm-eval, ...\n"
+        "  kronq export out --to gguf --type Q8_0 -o out.gguf      # llama.cpp, ollama, LM Studio\n\n"
+        "Norms stay F32 in a GGUF, as llama.cpp's own converter has them. (For a GGUF that is small, let "
+        "`kronq quantize --to gguf`\n"
+        "round onto llama.cpp's own types.)",
+        options);
     if (status >= 0)
         return status;
     if (!c.to) {
@@ -38,7 +46,8 @@ int cmd_export(int argc, char **argv)
     }
     static const int of_folder[] = {OPT_SHARD_SIZE, 0}, of_gguf[] = {OPT_TYPE, OPT_FALLBACK, 0};
     const bool gguf = !strcmp(c.to, "gguf");
-    if ((status = gguf ? cli_misplaced(&c, options, of_folder, "belongs to --to bf16") : cli_misplaced(&c, options, of_gguf, "goes with --to gguf")) >= 0 ||
+    if ((status = gguf ? cli_misplaced(&c, options, of_folder, "belongs to --to bf16")
+                       : cli_misplaced(&c, options, of_gguf, "goes with --to gguf")) >= 0 ||
         (gguf && (status = cli_check_output(c.out)) >= 0))
         return status;
     c.x.to = c.to;
@@ -55,9 +64,13 @@ int cmd_export(int argc, char **argv)
     if (!c.quiet) {
         json_t *r = json_loads(text, 0, NULL);
         const double other = json_number_value(json_object_get(r, "fallback_tensors"));
-        fprintf(stderr, "%s: %s in %.1f s\n", c.out, cli_bytes(json_number_value(json_object_get(r, "file_bytes")), a), json_number_value(json_object_get(r, "seconds")));
+        fprintf(stderr, "%s: %s in %.1f s\n", c.out,
+                cli_bytes(json_number_value(json_object_get(r, "file_bytes")), a),
+                json_number_value(json_object_get(r, "seconds")));
         if (other > 0)
-            fprintf(stderr, "%.0f tensors are stored as %s, because their rows are no whole number of %s's blocks\n", other, c.x.fallback, c.x.type);
+            fprintf(stderr,
+                    "%.0f tensors are stored as %s, because their rows are no whole number of %s's blocks\n",
+                    other, c.x.fallback, c.x.type);
         json_decref(r);
     }
     free(text);

@@ -12,10 +12,13 @@ int cmd_report(int argc, char **argv)
 {
     cli c;
     int status = cli_parse(&c, argc, argv, "report DIR [-o FILE.html]",
-                           "Draw what `kronq compare` has measured so far: one HTML page with everything in it (quality against tokens\n"
-                           "and size, spectra and convergence of the factors, error of every module, all figures as tables). It needs\n"
+                           "Draw what `kronq compare` has measured so far: one HTML page with everything in "
+                           "it (quality against tokens\n"
+                           "and size, spectra and convergence of the factors, error of every module, all "
+                           "figures as tables). It needs\n"
                            "no network and no script.\n\n"
-                           "  kronq report cmp -o cmp.html", options);
+                           "  kronq report cmp -o cmp.html",
+                           options);
     if (status >= 0)
         return status;
     if ((status = cli_check_output(c.out)) >= 0)

@@ -16,9 +16,14 @@
 static const cli_option options[] = {
     {"prompt", "TEXT", "what the model is given", OPT_PROMPT},
     {"n", "N", "at most this many new tokens (128)", OPT_N},
-    {"chat", NULL, "the prompt is a user's message in the model's chat format; without -p a conversation, a line of stdin a message", OPT_CHAT},
+    {"chat", NULL,
+     "the prompt is a user's message in the model's chat format; without -p a conversation, a line of stdin "
+     "a message",
+     OPT_CHAT},
     {"system", "TEXT", "the system message of --chat (default: the template's own)", OPT_SYSTEM},
-    {"template-arg", "KEY=VALUE", "a variable for the chat template of --chat, VALUE being JSON or else a text (enable_thinking=false); may be given several times",
+    {"template-arg", "KEY=VALUE",
+     "a variable for the chat template of --chat, VALUE being JSON or else a text (enable_thinking=false); "
+     "may be given several times",
      OPT_TEMPLATE_ARG},
     {"stop", "TEXT", "end the answer before this text; may be given several times", OPT_STOP},
     {"temp", "T", "temperature; 0: always the most likely token", OPT_TEMP},
@@ -29,7 +34,10 @@ static const cli_option options[] = {
     {"seed", "N", "seed of the draws (0)", OPT_SEED},
     {"ctx", "N", "tokens a conversation may have (what the model knows, at most 4096)", OPT_CTX},
     {"kv", "TYPE", "key/value cache in bf16, f16 or f32 (bf16)", OPT_KV},
-    {"weights", "W", "auto, packed or dense: decode packed weights at every use, or once (auto: packed in bf16, dense in f32)", OPT_WEIGHTS},
+    {"weights", "W",
+     "auto, packed or dense: decode packed weights at every use, or once (auto: packed in bf16, dense in "
+     "f32)",
+     OPT_WEIGHTS},
     {"threads", "N", "threads (all processors)", OPT_THREADS},
     {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
     {"compute", "C", "f32, or bf16: faster, weights in bf16 or packed (bf16)", OPT_COMPUTE},
@@ -72,10 +80,11 @@ typedef struct run {
     kq_model_file *model;
     kq_tokenizer *tok;
     kq_engine *engine;
-    int threads;        /* at most */
-    size_t context;     /* tokens the engine's slot holds */
+    int threads;                      /* at most */
+    size_t context;                   /* tokens the engine's slot holds */
     json_t *messages, *template_args; /* owned: array, object */
-    int32_t *cached; size_t n_cached; /* owned: the tokens in the slot */
+    int32_t *cached;
+    size_t n_cached; /* owned: the tokens in the slot */
     kq_sampling sampling;
     answer out;
     kq_generated made;
@@ -91,7 +100,8 @@ static kq_status add_message(run *r, const char *role, const char *content, kq_e
     return KQ_OK;
 }
 
-/* Options first, then what the model's authors recommend, then ours. A recommended penalty is one of sampling: with --temp 0 the most likely token is taken. */
+/* Options first, then what the model's authors recommend, then ours. A recommended penalty is one of
+ * sampling: with --temp 0 the most likely token is taken. */
 static kq_status choose_sampling(run *r, kq_error *err)
 {
     const cli *c = r->c;
@@ -102,7 +112,9 @@ static kq_status choose_sampling(run *r, kq_error *err)
     s->top_k = c->top_k >= 0 ? c->top_k : s->top_k;
     s->top_p = c->top_p >= 0 ? c->top_p : s->top_p;
     s->min_p = c->min_p >= 0 ? c->min_p : s->min_p;
-    s->repetition_penalty = c->repeat_penalty >= 0 ? c->repeat_penalty : c->temperature == 0 ? 0 : s->repetition_penalty;
+    s->repetition_penalty = c->repeat_penalty >= 0 ? c->repeat_penalty
+                            : c->temperature == 0  ? 0
+                                                   : s->repetition_penalty;
     return status;
 }
 
@@ -112,8 +124,10 @@ static kq_status make_engine(run *r, size_t max_T, kq_error *err)
     kq_engine_options opt = kq_engine_defaults();
     kq_status status;
     if ((status = kq_isa_pick(c->q.common.isa, &opt.isa, err)) ||
-        (c->q.common.compute && (status = kq_compute_pick(c->q.common.compute, opt.isa, &opt.compute, err))) ||
-        (c->kv && (status = kq_kv_parse(c->kv, &opt.kv, err))) || (c->weights && (status = kq_engine_weights_parse(c->weights, &opt.weights, err))))
+        (c->q.common.compute &&
+         (status = kq_compute_pick(c->q.common.compute, opt.isa, &opt.compute, err))) ||
+        (c->kv && (status = kq_kv_parse(c->kv, &opt.kv, err))) ||
+        (c->weights && (status = kq_engine_weights_parse(c->weights, &opt.weights, err))))
         return status;
     opt.threads = kq_engine_threads(kq_source_config(kq_model_file_source(r->model)), r->threads);
     opt.max_T = r->context = max_T;
@@ -135,7 +149,9 @@ static kq_status answer_to(run *r, const char *text, bool formatted, kq_error *e
         goto out;
     const size_t most = r->engine ? r->context : limit ? limit : SIZE_MAX;
     if (!n || n >= most) {
-        status = n ? kq_fail(err, KQ_E_ARG, "the prompt has %zu tokens, the %s context is %zu", n, r->engine ? "conversation's" : "model's", most) : kq_fail(err, KQ_E_ARG, "-p: the prompt is empty");
+        status = n ? kq_fail(err, KQ_E_ARG, "the prompt has %zu tokens, the %s context is %zu", n,
+                             r->engine ? "conversation's" : "model's", most)
+                   : kq_fail(err, KQ_E_ARG, "-p: the prompt is empty");
         goto out;
     }
     if (n_max > most - n)
@@ -147,7 +163,12 @@ static kq_status answer_to(run *r, const char *text, bool formatted, kq_error *e
     if ((status = kq_alloc_for((void **)&made, n + n_max, sizeof *made, "the answer", err)))
         goto out;
     const kq_generate_options opt = {
-        .n_max = n_max, .stop = c->stop, .n_stop = c->n_stop, .emit = emit, .ctx = &r->out, .ids = made + n,
+        .n_max = n_max,
+        .stop = c->stop,
+        .n_stop = c->n_stop,
+        .emit = emit,
+        .ctx = &r->out,
+        .ids = made + n,
         .sampling = r->sampling,
     };
     r->n_prompt = n;
@@ -172,7 +193,8 @@ static double rate(size_t n, double seconds)
     return seconds > 0 ? (double)n / seconds : 0;
 }
 
-/* The first new token comes out of the prompt's pass: n - 1 (or n, when an end token followed) single steps. */
+/* The first new token comes out of the prompt's pass: n - 1 (or n, when an end token followed) single
+ * steps. */
 static size_t steps_of(const kq_generated *g)
 {
     return g->finish == KQ_END_TOKEN || g->n == 0 ? g->n : g->n - 1;
@@ -182,18 +204,21 @@ static void print_figures(const run *r)
 {
     const kq_generated *g = &r->made;
     if (!r->c->quiet)
-        fprintf(stderr, "[prompt: %zu of %zu tokens run, %.1f tokens/s; answer: %zu tokens, %.1f tokens/s]\n", g->n_prompt, r->n_prompt,
-                rate(g->n_prompt, g->prompt_s), g->n, rate(steps_of(g), g->generate_s));
+        fprintf(stderr, "[prompt: %zu of %zu tokens run, %.1f tokens/s; answer: %zu tokens, %.1f tokens/s]\n",
+                g->n_prompt, r->n_prompt, rate(g->n_prompt, g->prompt_s), g->n,
+                rate(steps_of(g), g->generate_s));
 }
 
 static void print_json(const run *r)
 {
     static const char *const finish[] = {"length", "end", "stop", "interrupted"};
     const kq_generated *g = &r->made;
-    json_t *j = json_pack("{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", r->c->model, "text", r->out.text ? r->out.text : "", r->out.size,
-                          "finish", finish[g->finish], "prompt_tokens", (json_int_t)r->n_prompt, "tokens", (json_int_t)g->n,
-                          "seconds", g->prompt_s + g->generate_s, "prompt_seconds", g->prompt_s, "answer_seconds", g->generate_s,
-                          "prompt_tokens_per_second", rate(g->n_prompt, g->prompt_s), "tokens_per_second", rate(steps_of(g), g->generate_s));
+    json_t *j =
+        json_pack("{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", r->c->model, "text",
+                  r->out.text ? r->out.text : "", r->out.size, "finish", finish[g->finish], "prompt_tokens",
+                  (json_int_t)r->n_prompt, "tokens", (json_int_t)g->n, "seconds", g->prompt_s + g->generate_s,
+                  "prompt_seconds", g->prompt_s, "answer_seconds", g->generate_s, "prompt_tokens_per_second",
+                  rate(g->n_prompt, g->prompt_s), "tokens_per_second", rate(steps_of(g), g->generate_s));
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     puts(text ? text : "{}");
     free(text);
@@ -204,7 +229,8 @@ static kq_status say(run *r, const char *user, kq_error *err)
 {
     char *rendered = NULL;
     kq_status status = add_message(r, "user", user, err);
-    const kq_chat chat = {.messages = r->messages, .arguments = r->template_args, .add_generation_prompt = true};
+    const kq_chat chat = {
+        .messages = r->messages, .arguments = r->template_args, .add_generation_prompt = true};
     if (!status)
         status = kq_chat_render(r->tok, &chat, &rendered, err);
     if (!status)
@@ -264,10 +290,15 @@ static kq_status converse(run *r, kq_error *err)
 int cmd_run(int argc, char **argv)
 {
     cli c;
-    int exit_status = cli_parse(&c, argc, argv, "run MODEL [-p TEXT] [-n N] [--chat] [options]",
-                                "Continue a text, or answer messages.\n\n  kronq run out -p \"Why is the sky blue?\" --chat --temp 0\n  kronq run out --chat\n\n"
-                                "How tokens are drawn, where no option says it: as the model's generation_config.json recommends (what it leaves out is off), as kronq serve does;\n"
-                                "if that says nothing: --temp 0.8 --top-k 40 --top-p 0.95. A recommended repeat penalty is not applied with --temp 0.", options);
+    int exit_status =
+        cli_parse(&c, argc, argv, "run MODEL [-p TEXT] [-n N] [--chat] [options]",
+                  "Continue a text, or answer messages.\n\n  kronq run out -p \"Why is the sky blue?\" "
+                  "--chat --temp 0\n  kronq run out --chat\n\n"
+                  "How tokens are drawn, where no option says it: as the model's generation_config.json "
+                  "recommends (what it leaves out is off), as kronq serve does;\n"
+                  "if that says nothing: --temp 0.8 --top-k 40 --top-p 0.95. A recommended repeat penalty is "
+                  "not applied with --temp 0.",
+                  options);
     if (exit_status >= 0)
         return exit_status;
     if (!c.prompt && !c.chat) {
@@ -276,7 +307,8 @@ int cmd_run(int argc, char **argv)
     }
     static const int of_chat[] = {OPT_SYSTEM, 0}, of_conversation[] = {OPT_CTX, 0};
     if ((!c.chat && (exit_status = cli_misplaced(&c, options, of_chat, "goes with --chat")) >= 0) ||
-        (c.prompt && (exit_status = cli_misplaced(&c, options, of_conversation, "belongs to a conversation (--chat without -p)")) >= 0))
+        (c.prompt && (exit_status = cli_misplaced(&c, options, of_conversation,
+                                                  "belongs to a conversation (--chat without -p)")) >= 0))
         return exit_status;
     static const int of_draws[] = {OPT_TOP_K, OPT_TOP_P, OPT_MIN_P, OPT_SEED, 0};
     if (cli_given(&c, OPT_TEMP) && c.temperature == 0)
@@ -285,14 +317,17 @@ int cmd_run(int argc, char **argv)
     kq_isa isa;
     run r = {.c = &c, .out = {.print = !c.json}};
     kq_status status;
-    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) || (status = kq_threads_pick(c.q.common.threads, &r.threads, &err)))
+    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) ||
+        (status = kq_threads_pick(c.q.common.threads, &r.threads, &err)))
         goto out;
     kq_kern_init(isa);
-    if ((status = kq_model_file_open(c.model, isa, &r.model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(r.model), &r.tok, &err)))
+    if ((status = kq_model_file_open(c.model, isa, &r.model, &err)) ||
+        (status = kq_tokenizer_open(kq_model_file_source(r.model), &r.tok, &err)))
         goto out;
     if ((status = choose_sampling(&r, &err)))
         goto out;
-    if (c.system && (status = c.chat ? add_message(&r, "system", c.system, &err) : kq_fail(&err, KQ_E_ARG, "--system goes with --chat")))
+    if (c.system && (status = c.chat ? add_message(&r, "system", c.system, &err)
+                                     : kq_fail(&err, KQ_E_ARG, "--system goes with --chat")))
         goto out;
     if (c.n_template_arg && !c.chat && (status = kq_fail(&err, KQ_E_ARG, "--template-arg goes with --chat")))
         goto out;

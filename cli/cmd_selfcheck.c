@@ -11,15 +11,17 @@ static const cli_option options[] = {
     {0},
 };
 
-/* A line for each room, in the order of the report: how many kernels, and the largest error as a share of what is allowed. A kernel that has to give the
- * same bits (bound 0) has no such share: any error of it is a difference. */
+/* A line for each room, in the order of the report: how many kernels, and the largest error as a share
+ * of what is allowed. A kernel that has to give the same bits (bound 0) has no such share: any error of
+ * it is a difference. */
 static void print_rooms(const json_t *checks)
 {
     const json_t *entry;
     size_t i;
     const char *before = "";
     printf("%-10s %8s  %-14s %s\n", "room", "kernels", "error / bound", "ok");
-    json_array_foreach (checks, i, entry) {
+    json_array_foreach(checks, i, entry)
+    {
         const char *room = json_string_value(json_object_get(entry, "room"));
         if (!strcmp(room, before))
             continue;
@@ -29,10 +31,12 @@ static void print_rooms(const json_t *checks)
         bool ok = true;
         const json_t *e;
         size_t k;
-        json_array_foreach (checks, k, e) {
+        json_array_foreach(checks, k, e)
+        {
             if (strcmp(json_string_value(json_object_get(e, "room")), room))
                 continue;
-            const double error = json_number_value(json_object_get(e, "error")), bound = json_number_value(json_object_get(e, "bound"));
+            const double error = json_number_value(json_object_get(e, "error")),
+                         bound = json_number_value(json_object_get(e, "bound"));
             const double share = bound > 0 ? error / bound : 0;
             kernels++;
             largest = share > largest ? share : largest;
@@ -58,7 +62,8 @@ static int print_report(const cli *c, const char *text)
     }
     print_rooms(json_object_get(report, "checks"));
     if (!json_integer_value(json_object_get(report, "failed")))
-        printf("%lld kernels up to %s: each computes what plain C does\n", (long long)json_integer_value(json_object_get(report, "checked")),
+        printf("%lld kernels up to %s: each computes what plain C does\n",
+               (long long)json_integer_value(json_object_get(report, "checked")),
                json_string_value(json_object_get(report, "isa")));
     json_decref(report);
     return EXIT_OK;
@@ -68,12 +73,16 @@ int cmd_selfcheck(int argc, char **argv)
 {
     cli c;
     int status = cli_parse(&c, argc, argv, "selfcheck [options]",
-                           "Compare every kernel of every instruction set that this processor has with plain C, on random inputs: a second\n"
-                           "or two. A wrong compiler flag, a broken library or a faulty processor shows here, before it spoils a model.\n"
-                           "The exit status is 1 when a kernel differs. `error / bound` is the largest error as a share of what rounding\n"
+                           "Compare every kernel of every instruction set that this processor has with plain "
+                           "C, on random inputs: a second\n"
+                           "or two. A wrong compiler flag, a broken library or a faulty processor shows "
+                           "here, before it spoils a model.\n"
+                           "The exit status is 1 when a kernel differs. `error / bound` is the largest error "
+                           "as a share of what rounding\n"
                            "explains; above 1 is a difference.\n\n"
                            "  kronq selfcheck\n"
-                           "  kronq selfcheck --isa avx2 --json", options);
+                           "  kronq selfcheck --isa avx2 --json",
+                           options);
     if (status >= 0)
         return status;
     kq_error err;

@@ -12,16 +12,33 @@
 #include "serve/serve.h"
 
 static const cli_option options[] = {
-    {"host", "ADDRESS", "address or name to listen on (127.0.0.1: this machine only); 0.0.0.0 or :: lets others in, then set a key", OPT_HOST},
-    {"port", "P", "port (8080); 0: any free one, which is then told; one that another program holds is refused", OPT_PORT},
-    {"api-key", "KEY", "ask for `Authorization: Bearer KEY` (or X-Api-Key: KEY); better in the environment as KRONQ_API_KEY, where others do not see it", OPT_API_KEY},
-    {"allow-host", "NAME", "without a key on loopback: take requests whose Host header has this name too, e.g. a reverse proxy's; may be repeated", OPT_ALLOW_HOST},
-    {"cors", "ORIGIN", "let web pages of this origin (https://host[:port], or * for all) use the server; may be repeated", OPT_CORS},
-    {"alias", "NAME", "what the model is called in answers; requests may use this name, --model-name's and MODEL", OPT_ALIAS},
+    {"host", "ADDRESS",
+     "address or name to listen on (127.0.0.1: this machine only); 0.0.0.0 or :: lets others in, then set a "
+     "key",
+     OPT_HOST},
+    {"port", "P",
+     "port (8080); 0: any free one, which is then told; one that another program holds is refused", OPT_PORT},
+    {"api-key", "KEY",
+     "ask for `Authorization: Bearer KEY` (or X-Api-Key: KEY); better in the environment as KRONQ_API_KEY, "
+     "where others do not see it",
+     OPT_API_KEY},
+    {"allow-host", "NAME",
+     "without a key on loopback: take requests whose Host header has this name too, e.g. a reverse proxy's; "
+     "may be repeated",
+     OPT_ALLOW_HOST},
+    {"cors", "ORIGIN",
+     "let web pages of this origin (https://host[:port], or * for all) use the server; may be repeated",
+     OPT_CORS},
+    {"alias", "NAME",
+     "what the model is called in answers; requests may use this name, --model-name's and MODEL", OPT_ALIAS},
     {"any-model", NULL, "accept any name of a model in requests", OPT_ANY_MODEL},
-    {"model-name", "NAME", "what the model is called in answers (the last part of MODEL's path); requests may name it or MODEL", OPT_MODEL_NAME},
-    {"ctx", "N", "tokens a sequence, prompt and answer (2048, or the model's context if that is less)", OPT_CTX},
-    {"slots", "N", "sequences computed at the same time (8); each holds its cache of --ctx tokens", OPT_SLOTS},
+    {"model-name", "NAME",
+     "what the model is called in answers (the last part of MODEL's path); requests may name it or MODEL",
+     OPT_MODEL_NAME},
+    {"ctx", "N", "tokens a sequence, prompt and answer (2048, or the model's context if that is less)",
+     OPT_CTX},
+    {"slots", "N", "sequences computed at the same time (8); each holds its cache of --ctx tokens",
+     OPT_SLOTS},
     {"queue", "N", "requests that may wait or run (256); more get status 429", OPT_QUEUE},
     {"max-body", "SIZE", "bytes of a request (4M); more get status 413", OPT_MAX_BODY},
     {"timeout", "S", "seconds until a request must have been answered (600; 0: no limit)", OPT_TIMEOUT},
@@ -35,19 +52,24 @@ static const cli_option options[] = {
 };
 
 static const char about[] =
-    "Answer over HTTP as OpenAI's API does, until Ctrl-C (or SIGTERM), which lets what runs finish; a second one stops at once.\n\n"
+    "Answer over HTTP as OpenAI's API does, until Ctrl-C (or SIGTERM), which lets what runs finish; a second "
+    "one stops at once.\n\n"
     "  kronq serve out\n"
     "  curl localhost:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-    "       -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}], \"stream\": true}'\n\n"
+    "       -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}], \"stream\": "
+    "true}'\n\n"
     "  /v1/completions        continue texts or token ids; echo and logprobs score the prompt itself\n"
     "  /v1/chat/completions   answer messages in the model's chat format; \"stream\": true sends events\n"
     "  /v1/models  /health  /metrics (Prometheus)  /tokenize  /detokenize  /tokenizer_info\n\n"
-    "Requests that come at the same time are computed together; the answer to one does not depend on the others. With the official client:\n"
+    "Requests that come at the same time are computed together; the answer to one does not depend on the "
+    "others. With the official client:\n"
     "  openai.OpenAI(base_url=\"http://localhost:8080/v1\", api_key=\"none\")\n"
     "With lm-evaluation-harness (bench/lm_eval/README.md), exactly as `kronq eval` scores:\n"
     "  kronq serve out --compute f32 --kv f32\n"
-    "  lm_eval --model local-completions --model_args model=out,base_url=http://localhost:8080/v1/completions,tokenizer_backend=remote ...\n"
-    "What a request does not say of temperature, top_p, top_k, min_p and repetition_penalty is as the model's generation_config.json recommends.\n"
+    "  lm_eval --model local-completions --model_args "
+    "model=out,base_url=http://localhost:8080/v1/completions,tokenizer_backend=remote ...\n"
+    "What a request does not say of temperature, top_p, top_k, min_p and repetition_penalty is as the "
+    "model's generation_config.json recommends.\n"
     "docs/serve.md has every field.";
 
 static void log_line(void *ctx, const char *line)
@@ -61,12 +83,15 @@ static int check_words(const cli *c)
 {
     for (size_t i = 0; i < c->n_cors; i++)
         if (strcmp(c->cors[i], "*") && !kq_head_origin_valid(c->cors[i])) {
-            cli_say("kronq serve: --cors '%s': an origin as browsers send it is expected (https://host or http://host:port, nothing behind it), or *", c->cors[i]);
+            cli_say("kronq serve: --cors '%s': an origin as browsers send it is expected (https://host or "
+                    "http://host:port, nothing behind it), or *",
+                    c->cors[i]);
             return EXIT_USAGE;
         }
     for (size_t i = 0; i < c->n_allow_host; i++)
         if (!*c->allow_host[i] || strpbrk(c->allow_host[i], "/ *")) {
-            cli_say("kronq serve: --allow-host '%s': a host name or an address is expected", c->allow_host[i]);
+            cli_say("kronq serve: --allow-host '%s': a host name or an address is expected",
+                    c->allow_host[i]);
             return EXIT_USAGE;
         }
     return -1;
@@ -80,7 +105,10 @@ static int check_name(const cli *c, const char *name)
     json_decref(j);
     if (good)
         return -1;
-    cli_say("kronq serve: %s '%.100s': a name of 1 to 255 bytes in UTF-8 is expected%s", c->alias ? "--alias" : c->model_name ? "--model-name" : "MODEL",
+    cli_say("kronq serve: %s '%.100s': a name of 1 to 255 bytes in UTF-8 is expected%s",
+            c->alias        ? "--alias"
+            : c->model_name ? "--model-name"
+                            : "MODEL",
             name, c->alias || c->model_name ? "" : "; give one with --alias");
     return EXIT_USAGE;
 }
@@ -149,42 +177,54 @@ int cmd_serve(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (!c.slots || c.slots > 4096 || !c.queue || !c.max_body || c.max_body > (size_t)1 << 30) {
-        cli_say("kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range");
+        cli_say(
+            "kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range");
         return EXIT_USAGE;
     }
     kq_serve_options so = server_options(&c, name);
     if ((exit_status = check_words(&c)) >= 0 || (exit_status = check_name(&c, so.model_name)) >= 0)
         return exit_status;
     raise_files();
-    if ((status = kq_server_check(&so, &loopback, &err)) || (status = kq_isa_pick(c.q.common.isa, &isa, &err)) ||
-        (status = kq_threads_pick(c.q.common.threads, &threads, &err)) || (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
+    if ((status = kq_server_check(&so, &loopback, &err)) ||
+        (status = kq_isa_pick(c.q.common.isa, &isa, &err)) ||
+        (status = kq_threads_pick(c.q.common.threads, &threads, &err)) ||
+        (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
         (status = kq_kv_parse(c.kv ? c.kv : "bf16", &kv, &err)))
         goto out;
     kq_kern_init(isa);
-    if ((status = kq_model_file_open(c.model, isa, &model, &err)) || (status = kq_tokenizer_open(kq_model_file_source(model), &tok, &err)))
+    if ((status = kq_model_file_open(c.model, isa, &model, &err)) ||
+        (status = kq_tokenizer_open(kq_model_file_source(model), &tok, &err)))
         goto out;
     const kq_config *cfg = kq_source_config(kq_model_file_source(model));
     size_t ctx = c.e.ctx;
     if (!ctx) /* not given */
         ctx = cfg->max_position && cfg->max_position < 2048 ? cfg->max_position : 2048;
     if (ctx < 2 || (cfg->max_position && ctx > cfg->max_position)) {
-        status = kq_fail(&err, KQ_E_ARG, "--ctx %zu: 2 to %zu, the model's context, is expected", ctx, cfg->max_position);
+        status = kq_fail(&err, KQ_E_ARG, "--ctx %zu: 2 to %zu, the model's context, is expected", ctx,
+                         cfg->max_position);
         goto out;
     }
-    const kq_engine_options eo = {.isa = isa, .compute = kind, .threads = kq_engine_threads(cfg, threads), .n_slots = c.slots, .max_T = ctx, .kv = kv};
+    const kq_engine_options eo = {.isa = isa,
+                                  .compute = kind,
+                                  .threads = kq_engine_threads(cfg, threads),
+                                  .n_slots = c.slots,
+                                  .max_T = ctx,
+                                  .kv = kv};
     if ((status = kq_engine_new(model, &eo, &engine, &err)))
         goto out;
     if ((status = kq_sampling_recommended(kq_model_file_source(model), &so.sampling, &so.sampling, &err)))
         goto out;
     cli_stop_gently(NULL);
-    if ((status = kq_server_start(&so, kq_stepper_engine(engine), cfg, tok, kq_kern_pick(isa), &server, &err)))
+    if ((status =
+             kq_server_start(&so, kq_stepper_engine(engine), cfg, tok, kq_kern_pick(isa), &server, &err)))
         goto out;
     const bool v6 = strchr(so.host, ':') != NULL && so.host[0] != '[';
     if (c.json) {
         char url[300];
         snprintf(url, sizeof url, v6 ? "http://[%s]:%u" : "http://%s:%u", so.host, kq_server_port(server));
-        json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I}", "url", url, "model", so.model_name, "ctx", (json_int_t)ctx, "slots", (json_int_t)c.slots, "bytes",
-                              (json_int_t)kq_engine_bytes(engine));
+        json_t *j =
+            json_pack("{s:s, s:s, s:I, s:I, s:I}", "url", url, "model", so.model_name, "ctx", (json_int_t)ctx,
+                      "slots", (json_int_t)c.slots, "bytes", (json_int_t)kq_engine_bytes(engine));
         char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
         puts(text ? text : "{}");
         fflush(stdout);
@@ -192,8 +232,12 @@ int cmd_serve(int argc, char **argv)
         json_decref(j);
     }
     if (!c.quiet)
-        fprintf(stderr, v6 ? "%s on http://[%s]:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n" : "%s on http://%s:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n",
-                so.model_name, so.host, kq_server_port(server), c.slots, ctx, kind == KQ_BF16 ? "bf16" : "f32", kq_kv_name(kv), cli_bytes((double)kq_engine_bytes(engine), bytes));
+        fprintf(stderr,
+                v6 ? "%s on http://[%s]:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n"
+                   : "%s on http://%s:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n",
+                so.model_name, so.host, kq_server_port(server), c.slots, ctx,
+                kind == KQ_BF16 ? "bf16" : "f32", kq_kv_name(kv),
+                cli_bytes((double)kq_engine_bytes(engine), bytes));
     if (!so.api_key && !loopback)
         cli_say("kronq serve: other machines may reach %s, and no key is asked for (--api-key)", so.host);
     cli_stop_wait();

@@ -24,7 +24,8 @@ static const struct {
     {"report", cmd_report, "draw a comparison: one HTML page"},
     {"run", cmd_run, "let a model speak"},
     {"serve", cmd_serve, "answer over HTTP as OpenAI's API does: completions, chat, scores of prompts"},
-    {"export", cmd_export, "write the weights as an ordinary model: a Hugging Face folder in bf16, or a GGUF for llama.cpp"},
+    {"export", cmd_export,
+     "write the weights as an ordinary model: a Hugging Face folder in bf16, or a GGUF for llama.cpp"},
     {"bench", cmd_bench, "tokens a second"},
     {"info", cmd_info, "what a model file holds, and what quantizing it would take"},
     {"selfcheck", cmd_selfcheck, "compare every kernel that this processor can run with plain C"},
@@ -33,19 +34,24 @@ static const struct {
 
 static void usage(FILE *to)
 {
-    fprintf(to, "kronq %s: quantize language models to 2-4 bits per weight, guided by the curvature of the loss\n\n"
-                "usage: kronq COMMAND MODEL [options]\n\n", kq_version());
+    fprintf(
+        to,
+        "kronq %s: quantize language models to 2-4 bits per weight, guided by the curvature of the loss\n\n"
+        "usage: kronq COMMAND MODEL [options]\n\n",
+        kq_version());
     for (size_t i = 0; commands[i].name; i++)
         fprintf(to, "  kronq %-10s %s\n", commands[i].name, commands[i].about);
-    fprintf(to, "\nMODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint, everywhere; report takes a DIR, selfcheck nothing.\n"
-                "`kronq help COMMAND` or `kronq COMMAND --help` explains a command. Of an option given twice the last counts. Try:\n\n"
+    fprintf(to, "\nMODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint, everywhere; report "
+                "takes a DIR, selfcheck nothing.\n"
+                "`kronq help COMMAND` or `kronq COMMAND --help` explains a command. Of an option given twice "
+                "the last counts. Try:\n\n"
                 "  kronq quantize model.gguf -o out --bits 2\n"
                 "  kronq eval out --ppl text.txt --kld model.gguf\n"
                 "  kronq run out -p \"Why is the sky blue?\" --chat\n");
 }
 
-/* A closed stdin, stdout or stderr would give its number to the next file that is opened, and what is printed would end up there: hold the
- * places. Reading and writing them fails, as it would have. */
+/* A closed stdin, stdout or stderr would give its number to the next file that is opened, and what is
+ * printed would end up there: hold the places. Reading and writing them fails, as it would have. */
 static void hold_standard_streams(void)
 {
     int fd;
@@ -62,13 +68,16 @@ static int finish_stdout(int status)
     const bool failed = ferror(stdout), unwritten = fflush(stdout) != 0;
     if (!failed && !unwritten)
         return status;
-    fprintf(stderr, "kronq: standard output cannot be written%s%s\n", unwritten ? ": " : "", unwritten ? strerror(errno) : "");
+    fprintf(stderr, "kronq: standard output cannot be written%s%s\n", unwritten ? ": " : "",
+            unwritten ? strerror(errno) : "");
     return status == EXIT_OK ? EXIT_FAILED : status;
 }
 
-/* Two libraries read the environment when they are loaded, before main: OpenBLAS for its kernels (so that --isa holds it to a lower instruction
- * set), and OpenMP for what idle threads do (spinning, its default, takes the processor from whoever has work when the machine is shared:
- * one stage of rounding took 215 s instead of 13 s beside other jobs). So: set what the user has not set, and start again, once. */
+/* Two libraries read the environment when they are loaded, before main: OpenBLAS for its kernels (so
+ * that --isa holds it to a lower instruction set), and OpenMP for what idle threads do (spinning, its
+ * default, takes the processor from whoever has work when the machine is shared: one stage of rounding
+ * took 215 s instead of 13 s beside other jobs). So: set what the user has not set, and start again,
+ * once. */
 static void set_environment(int argc, char **argv)
 {
     const char *name = getenv("KRONQ_ISA");
@@ -81,7 +90,10 @@ static void set_environment(int argc, char **argv)
     }
     kq_isa isa;
     if (name && !getenv("OPENBLAS_CORETYPE") && !kq_isa_pick(name, &isa, NULL) && isa != kq_isa_best()) {
-        static const char *const core[] = {[KQ_ISA_REF] = "Prescott", [KQ_ISA_AVX2] = "Haswell", [KQ_ISA_AVX512] = "SkylakeX", [KQ_ISA_AMX] = "SapphireRapids"};
+        static const char *const core[] = {[KQ_ISA_REF] = "Prescott",
+                                           [KQ_ISA_AVX2] = "Haswell",
+                                           [KQ_ISA_AVX512] = "SkylakeX",
+                                           [KQ_ISA_AMX] = "SapphireRapids"};
         again = !setenv("OPENBLAS_CORETYPE", core[isa], 1);
     }
     if (!getenv("OMP_WAIT_POLICY"))
@@ -109,11 +121,15 @@ static int unknown(const char *word)
 {
     const char *meant = *word == '-' ? NULL : cli_nearest(word, command_name, NULL);
     if (*word == '-')
-        cli_say("kronq: %s: a command comes first, options after it; `kronq --help` lists the commands", word);
+        cli_say("kronq: %s: a command comes first, options after it; `kronq --help` lists the commands",
+                word);
     else if (!meant && !access(word, F_OK))
-        cli_say("kronq: unknown command %s; a command comes before the model, as in `kronq info %s`; `kronq --help` lists them", word, word);
+        cli_say("kronq: unknown command %s; a command comes before the model, as in `kronq info %s`; `kronq "
+                "--help` lists them",
+                word, word);
     else
-        cli_say("kronq: unknown command %s%s%s%s; `kronq --help` lists them", word, meant ? "; did you mean " : "", meant ? meant : "", meant ? "?" : "");
+        cli_say("kronq: unknown command %s%s%s%s; `kronq --help` lists them", word,
+                meant ? "; did you mean " : "", meant ? meant : "", meant ? "?" : "");
     return EXIT_USAGE;
 }
 
@@ -129,7 +145,8 @@ static int help(const char *command)
 
 int main(int argc, char **argv)
 {
-    prctl(PR_SET_NAME, "kronq"); /* started again below, the process would be called "exe" in ps and top */
+    /* started again below, the process would be called "exe" in ps and top */
+    prctl(PR_SET_NAME, "kronq");
     hold_standard_streams();
     /* writing to a closed pipe, or past a file size limit, is an error like any other and not a death */
     signal(SIGPIPE, SIG_IGN);

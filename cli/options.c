@@ -31,9 +31,11 @@ void cli_say(const char *format, ...)
 static int bad(const cli *c, const char *name, const char *value, const char *wanted)
 {
     if (c->spec)
-        cli_say("kronq %s: in %s: %s=%s: %s; see kronq %s --help", c->command, c->spec, name, value, wanted, c->command);
+        cli_say("kronq %s: in %s: %s=%s: %s; see kronq %s --help", c->command, c->spec, name, value, wanted,
+                c->command);
     else
-        cli_say("kronq %s: %s%s %s: %s; see kronq %s --help", c->command, c->typed ? "" : "--", c->typed ? c->typed : name, value, wanted, c->command);
+        cli_say("kronq %s: %s%s %s: %s; see kronq %s --help", c->command, c->typed ? "" : "--",
+                c->typed ? c->typed : name, value, wanted, c->command);
     return EXIT_USAGE;
 }
 
@@ -67,7 +69,8 @@ static bool parse_real(const char *text, double *out)
     char *end;
     errno = 0;
     double v = strtod(text, &end);
-    if (errno || end == text || *end || !isfinite(v) || text[strspn(text, "+-.0123456789eE")]) /* strtod also takes hexadecimal */
+    if (errno || end == text || *end || !isfinite(v) ||
+        text[strspn(text, "+-.0123456789eE")]) /* strtod also takes hexadecimal */
         return false;
     *out = v;
     return true;
@@ -80,13 +83,18 @@ typedef struct range {
 } range;
 
 static const range ranges[] = {
-    {OPT_TOKENS, 1, 1e15}, {OPT_SEQ_LEN, 2, 1 << 20}, {OPT_BATCH, 1, 1e9}, {OPT_DRAWS, 1, 1024}, {OPT_EARLY, 0, 1e9}, {OPT_ROUNDS, 1, 1e6},
-    {OPT_PASSES, 1, 100}, {OPT_MAX_ITER, 1, 10000}, {OPT_RHO, 0, 1e6}, {OPT_TOL, 0, 1e6}, {OPT_SIGMA_REG, 0, 1e6}, {OPT_SHRINK, 0, HUGE_VAL},
-    {OPT_BITS, 0, HUGE_VAL}, {OPT_EMBED_BITS, 0, 1e9}, {OPT_HEAD_BITS, 0, 1e9}, {OPT_SWEEPS, 0, 1000}, {OPT_THREADS, 0, 1024},
-    {OPT_SHARD_SIZE, 1 << 10, 1e15}, {OPT_MEMORY, 1 << 20, 1e18}, {OPT_CTX, 2, 1 << 30}, {OPT_CHUNKS, 1, 1e15}, {OPT_LIMIT, 1, 1e15},
-    {OPT_REPETITIONS, 1, 1e6}, {OPT_N, 1, 1e9}, {OPT_SEED, 0, 9.2e18}, {OPT_TEMP, 0, 100}, {OPT_TOP_K, 0, 1e9}, {OPT_TOP_P, 0, 1},
-    {OPT_MIN_P, 0, 1}, {OPT_REPEAT_PENALTY, 0.01, 100}, {OPT_PORT, 0, 65535}, {OPT_SLOTS, 1, 4096}, {OPT_QUEUE, 1, 1e6},
-    {OPT_MAX_BODY, 1, 1 << 30}, {OPT_TIMEOUT, 0, 1e9},
+    {OPT_TOKENS, 1, 1e15},       {OPT_SEQ_LEN, 2, 1 << 20}, {OPT_BATCH, 1, 1e9},
+    {OPT_DRAWS, 1, 1024},        {OPT_EARLY, 0, 1e9},       {OPT_ROUNDS, 1, 1e6},
+    {OPT_PASSES, 1, 100},        {OPT_MAX_ITER, 1, 10000},  {OPT_RHO, 0, 1e6},
+    {OPT_TOL, 0, 1e6},           {OPT_SIGMA_REG, 0, 1e6},   {OPT_SHRINK, 0, HUGE_VAL},
+    {OPT_BITS, 0, HUGE_VAL},     {OPT_EMBED_BITS, 0, 1e9},  {OPT_HEAD_BITS, 0, 1e9},
+    {OPT_SWEEPS, 0, 1000},       {OPT_THREADS, 0, 1024},    {OPT_SHARD_SIZE, 1 << 10, 1e15},
+    {OPT_MEMORY, 1 << 20, 1e18}, {OPT_CTX, 2, 1 << 30},     {OPT_CHUNKS, 1, 1e15},
+    {OPT_LIMIT, 1, 1e15},        {OPT_REPETITIONS, 1, 1e6}, {OPT_N, 1, 1e9},
+    {OPT_SEED, 0, 9.2e18},       {OPT_TEMP, 0, 100},        {OPT_TOP_K, 0, 1e9},
+    {OPT_TOP_P, 0, 1},           {OPT_MIN_P, 0, 1},         {OPT_REPEAT_PENALTY, 0.01, 100},
+    {OPT_PORT, 0, 65535},        {OPT_SLOTS, 1, 4096},      {OPT_QUEUE, 1, 1e6},
+    {OPT_MAX_BODY, 1, 1 << 30},  {OPT_TIMEOUT, 0, 1e9},
 };
 
 static const range *range_of(int key)
@@ -115,8 +123,12 @@ static void print_help(const char *usage, const char *about, const cli_option *o
     printf("usage: kronq %s\n\n%s\n\noptions:\n", usage, about);
     for (const cli_option *o = options; o->name; o++) {
         char left[80];
-        snprintf(left, sizeof left, "%s--%s%s%s", o->key == OPT_OUT ? "-o, " : o->key == OPT_PROMPT ? "-p, " : o->key == OPT_N ? "-n, " : "", o->name,
-                 o->argument ? " " : "", o->argument ? o->argument : "");
+        snprintf(left, sizeof left, "%s--%s%s%s",
+                 o->key == OPT_OUT      ? "-o, "
+                 : o->key == OPT_PROMPT ? "-p, "
+                 : o->key == OPT_N      ? "-n, "
+                                        : "",
+                 o->name, o->argument ? " " : "", o->argument ? o->argument : "");
         printf("  %-26s %s\n", left, o->help);
     }
 }
@@ -137,10 +149,28 @@ static int add_task(cli *c, const char *option, char *v)
 /* The settings of a calibration that were given: with --factors they must be the file's. */
 static void note_given(cli *c, int key)
 {
-    static const struct { int key; const char *name; } settings[] = {
-        {OPT_TEXT, "text"}, {OPT_TOKENS, "tokens"}, {OPT_SEQ_LEN, "seq_len"}, {OPT_BATCH, "batch"}, {OPT_LABELS, "labels"}, {OPT_DRAWS, "draws"},
-        {OPT_METHOD, "method"}, {OPT_RHO, "rho"}, {OPT_ROUNDS, "rounds"}, {OPT_EARLY, "early"}, {OPT_PASSES, "passes"}, {OPT_EXACT, "exact"}, {OPT_TOL, "tol"},
-        {OPT_PARSE_SPECIAL, "parse_special"}, {OPT_NO_PARSE_SPECIAL, "parse_special"}, {OPT_TEXT_FORMAT, "text_format"}, {OPT_MAX_ITER, "max_iter"}, {OPT_START, "start"},
+    static const struct {
+        int key;
+        const char *name;
+    } settings[] = {
+        {OPT_TEXT, "text"},
+        {OPT_TOKENS, "tokens"},
+        {OPT_SEQ_LEN, "seq_len"},
+        {OPT_BATCH, "batch"},
+        {OPT_LABELS, "labels"},
+        {OPT_DRAWS, "draws"},
+        {OPT_METHOD, "method"},
+        {OPT_RHO, "rho"},
+        {OPT_ROUNDS, "rounds"},
+        {OPT_EARLY, "early"},
+        {OPT_PASSES, "passes"},
+        {OPT_EXACT, "exact"},
+        {OPT_TOL, "tol"},
+        {OPT_PARSE_SPECIAL, "parse_special"},
+        {OPT_NO_PARSE_SPECIAL, "parse_special"},
+        {OPT_TEXT_FORMAT, "text_format"},
+        {OPT_MAX_ITER, "max_iter"},
+        {OPT_START, "start"},
     };
     kq_calibration *cal = &c->q.calibration;
     cal->given = c->given;
@@ -208,7 +238,8 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_MODEL_NAME: c->model_name = v; return -1;
     case OPT_ALIAS: c->alias = v; return -1;
     case OPT_ANY_MODEL: c->any_model = true; return -1;
-    case OPT_CORS: case OPT_ALLOW_HOST: {
+    case OPT_CORS:
+    case OPT_ALLOW_HOST: {
         const bool cors = o->key == OPT_CORS;
         size_t *n = cors ? &c->n_cors : &c->n_allow_host;
         if (*n == sizeof c->cors / sizeof *c->cors)
@@ -242,16 +273,18 @@ int cli_apply(cli *c, const cli_option *o, char *v)
         c->texts[cal->n_text++] = v;
         cal->text = c->texts;
         return -1;
-    case OPT_TASK:
-        return add_task(c, o->name, v);
+    case OPT_TASK: return add_task(c, o->name, v);
     case OPT_TEXT_FORMAT: cal->reading.format = c->e.reading.format = v; return -1;
     case OPT_PARSE_SPECIAL:
-    case OPT_NO_PARSE_SPECIAL: cal->reading.spell_special = c->e.reading.spell_special = o->key == OPT_NO_PARSE_SPECIAL; return -1;
+    case OPT_NO_PARSE_SPECIAL:
+        cal->reading.spell_special = c->e.reading.spell_special = o->key == OPT_NO_PARSE_SPECIAL;
+        return -1;
     case OPT_SAVE_LOGITS: c->e.save_logits = v; return -1;
     case OPT_CACHE: c->e.cache = v; return -1;
     case OPT_PER_WINDOW: c->e.per_window = v; return -1;
     case OPT_LIMIT:
-        return parse_size(v, (size_t)1 << 50, &c->t.limit) ? in_range(c, o, v, (double)c->t.limit) : bad(c, o->name, v, "a whole number is expected");
+        return parse_size(v, (size_t)1 << 50, &c->t.limit) ? in_range(c, o, v, (double)c->t.limit)
+                                                           : bad(c, o->name, v, "a whole number is expected");
     case OPT_LOG_SAMPLES: c->t.samples_file = v; return -1;
     case OPT_TO:
         if (strcmp(v, "gguf") && strcmp(v, c->command[0] == 'q' ? "kronq" : "bf16"))
@@ -301,35 +334,79 @@ int cli_apply(cli *c, const cli_option *o, char *v)
     case OPT_PLAN: c->plan = true; return -1;
     case OPT_CARD: c->card = true; return -1;
     /* reals */
-    case OPT_RHO: case OPT_TOL: case OPT_SIGMA_REG: case OPT_BITS: case OPT_SHRINK: case OPT_TEMP: case OPT_TOP_P: case OPT_MIN_P: case OPT_REPEAT_PENALTY:
+    case OPT_RHO:
+    case OPT_TOL:
+    case OPT_SIGMA_REG:
+    case OPT_BITS:
+    case OPT_SHRINK:
+    case OPT_TEMP:
+    case OPT_TOP_P:
+    case OPT_MIN_P:
+    case OPT_REPEAT_PENALTY:
         if (!parse_real(v, &real) || real < 0)
             return bad(c, o->name, v, "a number of at least 0 is expected");
-        *(o->key == OPT_RHO ? &cal->rho : o->key == OPT_TOL ? &cal->tol : o->key == OPT_SIGMA_REG ? &q->sigma_reg : o->key == OPT_SHRINK ? &q->shrink : o->key == OPT_BITS ? &q->bits : o->key == OPT_TEMP ? &c->temperature
-          : o->key == OPT_MIN_P ? &c->min_p : o->key == OPT_REPEAT_PENALTY ? &c->repeat_penalty : &c->top_p) = real;
+        *(o->key == OPT_RHO              ? &cal->rho
+          : o->key == OPT_TOL            ? &cal->tol
+          : o->key == OPT_SIGMA_REG      ? &q->sigma_reg
+          : o->key == OPT_SHRINK         ? &q->shrink
+          : o->key == OPT_BITS           ? &q->bits
+          : o->key == OPT_TEMP           ? &c->temperature
+          : o->key == OPT_MIN_P          ? &c->min_p
+          : o->key == OPT_REPEAT_PENALTY ? &c->repeat_penalty
+                                         : &c->top_p) = real;
         return in_range(c, o, v, real);
     /* small whole numbers */
-    case OPT_ROUNDS: case OPT_PASSES: case OPT_MAX_ITER: case OPT_EMBED_BITS: case OPT_HEAD_BITS: case OPT_THREADS: case OPT_TOP_K: case OPT_SWEEPS:
+    case OPT_ROUNDS:
+    case OPT_PASSES:
+    case OPT_MAX_ITER:
+    case OPT_EMBED_BITS:
+    case OPT_HEAD_BITS:
+    case OPT_THREADS:
+    case OPT_TOP_K:
+    case OPT_SWEEPS:
         if (!parse_int(v, &number))
             return bad(c, o->name, v, "a whole number is expected");
-        *(o->key == OPT_ROUNDS ? &cal->rounds : o->key == OPT_PASSES ? &cal->passes : o->key == OPT_MAX_ITER ? &cal->max_iter
-          : o->key == OPT_EMBED_BITS ? &q->embed_bits : o->key == OPT_HEAD_BITS ? &q->head_bits : o->key == OPT_SWEEPS ? &q->sweeps : o->key == OPT_THREADS ? &q->common.threads : &c->top_k) = number;
+        *(o->key == OPT_ROUNDS       ? &cal->rounds
+          : o->key == OPT_PASSES     ? &cal->passes
+          : o->key == OPT_MAX_ITER   ? &cal->max_iter
+          : o->key == OPT_EMBED_BITS ? &q->embed_bits
+          : o->key == OPT_HEAD_BITS  ? &q->head_bits
+          : o->key == OPT_SWEEPS     ? &q->sweeps
+          : o->key == OPT_THREADS    ? &q->common.threads
+                                     : &c->top_k) = number;
         return in_range(c, o, v, number);
-    case OPT_PORT: case OPT_SLOTS: case OPT_QUEUE: case OPT_MAX_BODY: case OPT_TIMEOUT:
+    case OPT_PORT:
+    case OPT_SLOTS:
+    case OPT_QUEUE:
+    case OPT_MAX_BODY:
+    case OPT_TIMEOUT:
         if (!parse_size(v, (size_t)1 << 30, &size))
             return bad(c, o->name, v, "a whole number is expected (k, M, G may follow)");
-        *(o->key == OPT_PORT ? &c->port : o->key == OPT_SLOTS ? &c->slots : o->key == OPT_QUEUE ? &c->queue : o->key == OPT_MAX_BODY ? &c->max_body : &c->timeout) = size;
+        *(o->key == OPT_PORT       ? &c->port
+          : o->key == OPT_SLOTS    ? &c->slots
+          : o->key == OPT_QUEUE    ? &c->queue
+          : o->key == OPT_MAX_BODY ? &c->max_body
+                                   : &c->timeout) = size;
         return in_range(c, o, v, (double)size);
     /* sizes */
     default:
         if (!parse_size(v, o->key == OPT_SEED ? SIZE_MAX / 2 : (size_t)1 << 50, &size))
-            return bad(c, o->name, v, o->key == OPT_SEED ? "a whole number below 2^63 is expected" : "a whole number is expected (k, M, G may follow)");
+            return bad(c, o->name, v,
+                       o->key == OPT_SEED ? "a whole number below 2^63 is expected"
+                                          : "a whole number is expected (k, M, G may follow)");
         if (o->key == OPT_SEED)
             q->common.seed = size;
         else
-            *(o->key == OPT_TOKENS ? &cal->tokens : o->key == OPT_SEQ_LEN ? &cal->seq_len : o->key == OPT_BATCH ? &cal->batch : o->key == OPT_DRAWS ? &cal->draws
-              : o->key == OPT_EARLY ? &cal->early
-              : o->key == OPT_SHARD_SIZE ? &q->shard_size : o->key == OPT_CTX ? &c->e.ctx : o->key == OPT_CHUNKS ? &c->e.chunks
-              : o->key == OPT_REPETITIONS ? &c->repetitions : &c->n_predict) = size;
+            *(o->key == OPT_TOKENS        ? &cal->tokens
+              : o->key == OPT_SEQ_LEN     ? &cal->seq_len
+              : o->key == OPT_BATCH       ? &cal->batch
+              : o->key == OPT_DRAWS       ? &cal->draws
+              : o->key == OPT_EARLY       ? &cal->early
+              : o->key == OPT_SHARD_SIZE  ? &q->shard_size
+              : o->key == OPT_CTX         ? &c->e.ctx
+              : o->key == OPT_CHUNKS      ? &c->e.chunks
+              : o->key == OPT_REPETITIONS ? &c->repetitions
+                                          : &c->n_predict) = size;
         return in_range(c, o, v, (double)size);
     }
 }
@@ -360,7 +437,8 @@ int cli_apply_spec(cli *c, const cli_option *settings, char *text)
             status = bad(c, key, "", "a value is missing");
         else if (!o->argument && value)
             status = bad(c, key, value, "takes no value");
-        else if (o->key == OPT_TEXT && !own_text) { /* the SPEC's own texts take the place of the common ones */
+        else if (o->key == OPT_TEXT &&
+                 !own_text) { /* the SPEC's own texts take the place of the common ones */
             own_text = true;
             c->q.calibration.n_text = 0;
             status = strcmp(value, "self") ? cli_apply(c, o, value) : -1;
@@ -371,9 +449,13 @@ int cli_apply_spec(cli *c, const cli_option *settings, char *text)
     return status;
 }
 
-static bool same_letter(char a, char b) { return tolower((unsigned char)a) == tolower((unsigned char)b); }
+static bool same_letter(char a, char b)
+{
+    return tolower((unsigned char)a) == tolower((unsigned char)b);
+}
 
-/* How far two words are apart, whatever their capitals: letters put in, left out, changed, or exchanged with their neighbour (optimal string alignment). */
+/* How far two words are apart, whatever their capitals: letters put in, left out, changed, or exchanged
+ * with their neighbour (optimal string alignment). */
 static size_t distance(const char *a, const char *b)
 {
     enum { MOST = 40 };
@@ -389,7 +471,8 @@ static size_t distance(const char *a, const char *b)
             size_t least = d[i - 1][j - 1] + !same_letter(a[i - 1], b[j - 1]);
             least = d[i - 1][j] + 1 < least ? d[i - 1][j] + 1 : least;
             least = d[i][j - 1] + 1 < least ? d[i][j - 1] + 1 : least;
-            if (i > 1 && j > 1 && same_letter(a[i - 1], b[j - 2]) && same_letter(a[i - 2], b[j - 1]) && d[i - 2][j - 2] + 1 < least)
+            if (i > 1 && j > 1 && same_letter(a[i - 1], b[j - 2]) && same_letter(a[i - 2], b[j - 1]) &&
+                d[i - 2][j - 2] + 1 < least)
                 least = d[i - 2][j - 2] + 1;
             d[i][j] = least;
         }
@@ -423,16 +506,20 @@ static int unknown(const cli *c, const char *option, const cli_option *options)
     snprintf(word, sizeof word, "%s", option + strspn(option, "-"));
     word[strcspn(word, "=")] = 0;
     const char *meant = cli_nearest(word, option_name, options);
-    cli_say("kronq %s: unknown option %s%s%s%s; see kronq %s --help", c->command, option, meant ? "; did you mean --" : "", meant ? meant : "",
-            meant ? "?" : "", c->command);
+    cli_say("kronq %s: unknown option %s%s%s%s; see kronq %s --help", c->command, option,
+            meant ? "; did you mean --" : "", meant ? meant : "", meant ? "?" : "", c->command);
     return EXIT_USAGE;
 }
 
-/* The option that a word of the command line begins: --name, --name=value, or -o, -p and -n with or without their value behind. *value: what
- * stands in the same word, or NULL. typed: the name as it was given. */
+/* The option that a word of the command line begins: --name, --name=value, or -o, -p and -n with or
+ * without their value behind. *value: what stands in the same word, or NULL. typed: the name as it was
+ * given. */
 static const cli_option *find_option(const cli_option *options, char *word, char typed[64], char **value)
 {
-    static const struct { char letter; int key; } letters[] = {{'o', OPT_OUT}, {'p', OPT_PROMPT}, {'n', OPT_N}};
+    static const struct {
+        char letter;
+        int key;
+    } letters[] = {{'o', OPT_OUT}, {'p', OPT_PROMPT}, {'n', OPT_N}};
     const bool is_long = word[1] == '-';
     const size_t n = is_long ? strcspn(word, "=") : 2;
     *value = is_long ? word[n] ? word + n + 1 : NULL : word[2] ? word + 2 + (word[2] == '=') : NULL;
@@ -455,15 +542,17 @@ static int parse_option(cli *c, int argc, char **argv, int *i, const cli_option 
     if (!o)
         return unknown(c, argv[*i], options);
     if (!o->argument && value) {
-        cli_say("kronq %s: %s takes no value (%s); see kronq %s --help", c->command, typed, argv[*i], c->command);
+        cli_say("kronq %s: %s takes no value (%s); see kronq %s --help", c->command, typed, argv[*i],
+                c->command);
         return EXIT_USAGE;
     }
     if (o->argument && !value) {
         char *next = *i + 1 < argc ? argv[*i + 1] : NULL;
-        const bool is_option = next && !strncmp(next, "--", 2) && (!next[2] || find_option(options, next, other, &unused));
+        const bool is_option =
+            next && !strncmp(next, "--", 2) && (!next[2] || find_option(options, next, other, &unused));
         if (!next || is_option) {
-            cli_say("kronq %s: %s needs a value (%s)%s%s%s; see kronq %s --help", c->command, typed, o->argument, is_option ? " before " : "",
-                    is_option ? next : "", "", c->command);
+            cli_say("kronq %s: %s needs a value (%s)%s%s%s; see kronq %s --help", c->command, typed,
+                    o->argument, is_option ? " before " : "", is_option ? next : "", "", c->command);
             return EXIT_USAGE;
         }
         value = next;
@@ -477,12 +566,28 @@ static int parse_option(cli *c, int argc, char **argv, int *i, const cli_option 
 
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
 {
-    *c = (cli){.command = argv[0], .port = 8080, .slots = 8, .queue = 256, .max_body = 4u << 20, .timeout = 600, .q = kq_quantize_defaults(), .e = kq_eval_text_defaults(), .t = kq_eval_tasks_defaults(), .x = kq_export_defaults(), .n_predict = 128, .temperature = -1, .top_p = -1, .top_k = -1, .min_p = -1, .repeat_penalty = -1};
+    *c = (cli){.command = argv[0],
+               .port = 8080,
+               .slots = 8,
+               .queue = 256,
+               .max_body = 4u << 20,
+               .timeout = 600,
+               .q = kq_quantize_defaults(),
+               .e = kq_eval_text_defaults(),
+               .t = kq_eval_tasks_defaults(),
+               .x = kq_export_defaults(),
+               .n_predict = 128,
+               .temperature = -1,
+               .top_p = -1,
+               .top_k = -1,
+               .min_p = -1,
+               .repeat_penalty = -1};
     c->repetitions = 5;
     for (size_t n = 0; options[n].name; n++)
         resumable = options[n].key == OPT_RESUME ? "the same command with --resume" : resumable;
     char noun[32]; /* what the command works on is the second word of its usage */
-    snprintf(noun, sizeof noun, "%.*s", (int)strcspn(usage + strcspn(usage, " ") + 1, " "), usage + strcspn(usage, " ") + 1);
+    snprintf(noun, sizeof noun, "%.*s", (int)strcspn(usage + strcspn(usage, " ") + 1, " "),
+             usage + strcspn(usage, " ") + 1);
     const bool alone = noun[0] == '[';
     bool words_only = false;
     for (int i = 1; i < argc; i++) {
@@ -496,10 +601,12 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
             if (status >= 0)
                 return status;
         } else if (alone) {
-            cli_say("kronq %s: %s is one argument too many (it takes options only); see kronq %s --help", c->command, argv[i], c->command);
+            cli_say("kronq %s: %s is one argument too many (it takes options only); see kronq %s --help",
+                    c->command, argv[i], c->command);
             return EXIT_USAGE;
         } else if (c->model) {
-            cli_say("kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help", c->command, argv[i], noun, c->model,
+            cli_say("kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help",
+                    c->command, argv[i], noun, c->model,
                     words_only ? ", and after -- nothing is an option" : "", c->command);
             return EXIT_USAGE;
         } else if (!*argv[i]) {
@@ -511,11 +618,14 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
     }
     if (!c->model && !alone) {
         cli_say("kronq %s: %s is missing (%s); see kronq %s --help", c->command, noun,
-                strcmp(noun, "MODEL") ? "the folder that kronq compare wrote" : "a folder, a .gguf file or a kronq checkpoint", c->command);
+                strcmp(noun, "MODEL") ? "the folder that kronq compare wrote"
+                                      : "a folder, a .gguf file or a kronq checkpoint",
+                c->command);
         return EXIT_USAGE;
     }
     if (c->seen[OPT_RESUME] && c->seen[OPT_FRESH]) {
-        cli_say("kronq %s: --resume continues unfinished work and --fresh discards it; give one of them", c->command);
+        cli_say("kronq %s: --resume continues unfinished work and --fresh discards it; give one of them",
+                c->command);
         return EXIT_USAGE;
     }
     c->e.common = c->t.common = c->x.common = c->q.common;
@@ -554,7 +664,8 @@ int cli_check_output(const char *path)
     const char *slash = path ? strrchr(path, '/') : NULL;
     if (!path)
         return -1;
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1, slash ? path : ".");
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1,
+             slash ? path : ".");
     const bool there = !stat(path, &st);
     if (there && S_ISDIR(st.st_mode))
         errno = EISDIR;
@@ -575,7 +686,8 @@ int cli_fail(const kq_error *err)
 {
     cli_progress_end();
     const bool hint = err->status == KQ_E_INTERRUPTED && resumable;
-    cli_say("kronq: %s%s%s%s", err->message, hint ? "; " : "", hint ? resumable : "", hint ? " continues" : "");
+    cli_say("kronq: %s%s%s%s", err->message, hint ? "; " : "", hint ? resumable : "",
+            hint ? " continues" : "");
     return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
 }
 

@@ -58,13 +58,15 @@ static int show(void *ctx, const char *stage, double fraction, const char *note)
     const double advance = fraction - now.start_fraction;
     if (advance > 0.005)
         clock_text((t - now.start_s) * (1 - fraction) / advance, eta);
-    fprintf(stderr, "%s%-14s %5.1f%%  elapsed %s, ETA %s%s", terminal ? "\r\033[K" : "", stage, 100 * fraction, elapsed, eta, terminal ? "" : "\n");
+    fprintf(stderr, "%s%-14s %5.1f%%  elapsed %s, ETA %s%s", terminal ? "\r\033[K" : "", stage,
+            100 * fraction, elapsed, eta, terminal ? "" : "\n");
     line_open = terminal;
     fflush(stderr);
     return 0;
 }
 
-/* Each warning once, above the line of progress. What was said is kept as hashes: 256 of them, then repeats are shown again. */
+/* Each warning once, above the line of progress. What was said is kept as hashes: 256 of them, then
+ * repeats are shown again. */
 void cli_warning(void *ctx, const char *message)
 {
     static uint64_t said[256];

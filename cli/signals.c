@@ -1,5 +1,6 @@
-/* The signals that ask a program to end. No handler is installed: every thread blocks them, one thread waits for them. So no frame of a handler ever
- * lands on a stack that a library has moved (docs/dependencies.md, oneDNN), and no system call is cut short. */
+/* The signals that ask a program to end. No handler is installed: every thread blocks them, one thread
+ * waits for them. So no frame of a handler ever lands on a stack that a library has moved
+ * (docs/dependencies.md, oneDNN), and no system call is cut short. */
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
@@ -19,9 +20,11 @@
 static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
 
 static sigset_t awaited;
-static bool only_by_kill;   /* SIGINT was ignored when the program began: a shell's background job, which the terminal's Ctrl-C does not mean */
-static atomic_int asked;    /* the signal that asked to stop; 0: none */
-static atomic_bool gentle;  /* the first one only asks */
+/* SIGINT was ignored when the program began: a shell's background job, which the terminal's Ctrl-C does
+ * not mean */
+static bool only_by_kill;
+static atomic_int asked;   /* the signal that asked to stop; 0: none */
+static atomic_bool gentle; /* the first one only asks */
 static _Atomic(const char *) notice;
 static sem_t woken;
 
@@ -35,7 +38,8 @@ static _Noreturn void end_by(int number)
     _exit(128 + number); /* the first process of a container does not die of a signal */
 }
 
-/* A signal that was sent to one thread (tgkill) stays with it, where it is blocked: the file of each thread tells. */
+/* A signal that was sent to one thread (tgkill) stays with it, where it is blocked: the file of each
+ * thread tells. */
 static int sent_to_a_thread(void)
 {
     int found = 0;
@@ -60,7 +64,8 @@ static int sent_to_a_thread(void)
 
 static void *await(void *unused)
 {
-    enum { AGAIN_MS = 200 }; /* `timeout` and others signal the process and then its group: that is once */
+    /* `timeout` and others signal the process and then its group: that is once */
+    enum { AGAIN_MS = 200 };
     double first_s = 0;
     bool told = false;
     prctl(PR_SET_NAME, "signals");
@@ -74,7 +79,8 @@ static void *await(void *unused)
             continue;
         const double now_s = kq_now_s();
         const char *text = atomic_load(&notice);
-        if (number > 0 && (!atomic_load(&gentle) || (atomic_load(&asked) && now_s - first_s > AGAIN_MS / 1e3)))
+        if (number > 0 &&
+            (!atomic_load(&gentle) || (atomic_load(&asked) && now_s - first_s > AGAIN_MS / 1e3)))
             end_by(number);
         if (number > 0 && !atomic_load(&asked)) {
             first_s = now_s;

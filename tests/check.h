@@ -15,19 +15,21 @@
 
 #include "base/error.h"
 
-/* The call must succeed; otherwise its message is printed and the test fails. Needs `kq_error err` in scope. */
-#define check_ok(call)                                                             \
-    do {                                                                           \
-        if ((call) != KQ_OK)                                                       \
-            fail_msg("%s: %s", #call, err.message);                                \
+/* The call must succeed; otherwise its message is printed and the test fails. Needs `kq_error err` in
+ * scope. */
+#define check_ok(call)                              \
+    do {                                            \
+        if ((call) != KQ_OK)                        \
+            fail_msg("%s: %s", #call, err.message); \
     } while (0)
 
 /* The call must fail with this status and a message that contains `words`. */
-#define check_fails(call, expected, words)                                         \
-    do {                                                                           \
-        kq_status s_ = (call);                                                     \
-        if (s_ != (expected) || !strstr(err.message, words))                       \
-            fail_msg("%s: status %d (want %d), message \"%s\" (want \"%s\")", #call, s_, expected, err.message, words); \
+#define check_fails(call, expected, words)                                                         \
+    do {                                                                                           \
+        kq_status s_ = (call);                                                                     \
+        if (s_ != (expected) || !strstr(err.message, words))                                       \
+            fail_msg("%s: status %d (want %d), message \"%s\" (want \"%s\")", #call, s_, expected, \
+                     err.message, words);                                                          \
     } while (0)
 
 /* ||a - b|| / ||b||, Frobenius; NaN when either holds one. */
@@ -41,10 +43,10 @@ static inline double check_rel(const float *a, const float *b, size_t n)
     return sqrt(d / (s > 0 ? s : 1));
 }
 
-#define check_close(a, b, n, tol)                                                  \
-    do {                                                                           \
-        double r_ = check_rel(a, b, n);                                            \
-        if (!(r_ <= (tol)))                                                        \
+#define check_close(a, b, n, tol)                                                                    \
+    do {                                                                                             \
+        double r_ = check_rel(a, b, n);                                                              \
+        if (!(r_ <= (tol)))                                                                          \
             fail_msg("%s against %s: relative error %.3g, allowed %.3g", #a, #b, r_, (double)(tol)); \
     } while (0)
 

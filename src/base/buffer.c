@@ -5,7 +5,8 @@
 
 #include "base/mem.h"
 
-kq_status kq_grow(void **block, size_t *cap, size_t used, size_t need, size_t elem, const char *what, kq_error *err)
+kq_status kq_grow(void **block, size_t *cap, size_t used, size_t need, size_t elem, const char *what,
+                  kq_error *err)
 {
     if (need <= *cap && *block)
         return KQ_OK;

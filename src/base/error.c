@@ -25,7 +25,8 @@ kq_status kq_fail_within(kq_error *err, kq_status status, const char *where)
         char inner[sizeof err->message];
         memcpy(inner, err->message, sizeof inner);
         size_t n = (size_t)snprintf(err->message, sizeof err->message, "%.200s: ", where);
-        snprintf(err->message + n, sizeof err->message - n, "%.*s", (int)(sizeof err->message - n - 1), inner);
+        snprintf(err->message + n, sizeof err->message - n, "%.*s", (int)(sizeof err->message - n - 1),
+                 inner);
     }
     return status;
 }

@@ -27,7 +27,8 @@ uint16_t kq_f32_to_f16(float f)
         return (uint16_t)(sign | 0x7e00);
     if (u >= 0x47800000u) /* 65536 and more, infinity too; 65520..65535 round up to it below */
         return (uint16_t)(sign | 0x7c00);
-    if (u < 0x38800000u) { /* below 2^-14: subnormal, multiples of 2^-24; adding 0.5 lets the FPU round to nearest even */
+    if (u < 0x38800000u) { /* below 2^-14: subnormal, multiples of 2^-24; adding 0.5 lets the FPU round to
+                              nearest even */
         float a;
         memcpy(&a, &u, 4);
         a += 0.5f;

@@ -15,7 +15,8 @@
 kq_status kq_map_open(const char *path, kq_map *out, kq_error *err)
 {
     *out = (kq_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer must not hang us */
+    /* a pipe without a writer must not hang us */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
     struct stat st;
@@ -26,7 +27,8 @@ kq_status kq_map_open(const char *path, kq_map *out, kq_error *err)
         goto out;
     }
     if (!S_ISREG(st.st_mode)) {
-        status = kq_fail(err, KQ_E_IO, "%s: is %s, expected a file", path, S_ISDIR(st.st_mode) ? "a folder" : "not a regular file");
+        status = kq_fail(err, KQ_E_IO, "%s: is %s, expected a file", path,
+                         S_ISDIR(st.st_mode) ? "a folder" : "not a regular file");
         goto out;
     }
     if (!(copy = strdup(path))) {
@@ -107,7 +109,8 @@ static kq_status write_all(kq_out *o, const uint8_t *data, size_t size, kq_error
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return kq_fail(err, KQ_E_IO, "%s: cannot be written: %s", o->path, n < 0 ? strerror(errno) : "no progress");
+            return kq_fail(err, KQ_E_IO, "%s: cannot be written: %s", o->path,
+                           n < 0 ? strerror(errno) : "no progress");
         data += n;
         size -= (size_t)n;
     }
@@ -117,7 +120,8 @@ static kq_status write_all(kq_out *o, const uint8_t *data, size_t size, kq_error
 kq_status kq_out_write(kq_out *o, const void *data, size_t size, kq_error *err)
 {
     kq_status status;
-    if (size >= OUT_BUFFER - o->used) { /* does not fit: empty the buffer, and pass what is large straight on */
+    if (size >=
+        OUT_BUFFER - o->used) { /* does not fit: empty the buffer, and pass what is large straight on */
         if ((status = write_all(o, o->buffer, o->used, err)))
             return status;
         o->used = 0;
@@ -187,7 +191,8 @@ kq_status kq_file_read(const char *path, size_t max_size, char **out, size_t *si
     if (status)
         return status;
     if (map.size > max_size) {
-        status = kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes, at most %zu are sensible here", path, map.size, max_size);
+        status = kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes, at most %zu are sensible here", path, map.size,
+                         max_size);
     } else if (!(*out = kq_alloc(map.size + 1, 1))) {
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     } else {
@@ -303,7 +308,9 @@ kq_status kq_remove_tree(const char *path, kq_error *err)
     struct stat st;
     if (lstat(path, &st) && errno == ENOENT)
         return KQ_OK;
-    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) ? kq_fail(err, KQ_E_IO, "%s: cannot be removed: %s", path, strerror(errno)) : KQ_OK;
+    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS)
+               ? kq_fail(err, KQ_E_IO, "%s: cannot be removed: %s", path, strerror(errno))
+               : KQ_OK;
 }
 
 const char *kq_path_name(const char *path)

@@ -4,33 +4,47 @@
 
 #include "base/error.h"
 
-/* A file mapped read-only. data is borrowed from the map and dies with kq_map_close. An empty file maps to size 0, data non-NULL. */
-typedef struct kq_map { const uint8_t *data; size_t size; char *path; /* owned */ } kq_map;
-kq_status kq_map_open(const char *path, kq_map *out, kq_error *err); /* KQ_E_IO: missing, a folder, unreadable */
-/* These bytes of a map have been read and will not be soon: their pages no longer count as this process's memory. Reading them again is
- * fine. */
+/* A file mapped read-only. data is borrowed from the map and dies with kq_map_close. An empty file maps
+ * to size 0, data non-NULL. */
+typedef struct kq_map {
+    const uint8_t *data;
+    size_t size;
+    char *path; /* owned */
+} kq_map;
+/* KQ_E_IO: missing, a folder, unreadable */
+kq_status kq_map_open(const char *path, kq_map *out, kq_error *err);
+/* These bytes of a map have been read and will not be soon: their pages no longer count as this
+ * process's memory. Reading them again is fine. */
 void kq_map_release(const void *data, size_t size);
-void kq_map_close(kq_map *map);                                      /* zeroed map is fine */
+void kq_map_close(kq_map *map); /* zeroed map is fine */
 
-/* A file being written: PATH.tmp until kq_out_commit flushes it to the disk (fsync), renames it to PATH and syncs the folder. */
+/* A file being written: PATH.tmp until kq_out_commit flushes it to the disk (fsync), renames it to PATH
+ * and syncs the folder. */
 typedef struct kq_out kq_out;
 kq_status kq_out_open(const char *path, kq_out **out, kq_error *err);
-kq_status kq_out_write(kq_out *out, const void *data, size_t size, kq_error *err); /* buffered; KQ_E_IO names the file and why (disk full) */
-kq_status kq_out_commit(kq_out *out, kq_error *err);                               /* frees out, whether it succeeds or not */
-void kq_out_abort(kq_out *out);                                                    /* removes PATH.tmp, frees; NULL is fine */
+/* buffered; KQ_E_IO names the file and why (disk full) */
+kq_status kq_out_write(kq_out *out, const void *data, size_t size, kq_error *err);
+/* frees out, whether it succeeds or not */
+kq_status kq_out_commit(kq_out *out, kq_error *err);
+/* removes PATH.tmp, frees; NULL is fine */
+void kq_out_abort(kq_out *out);
 
-/* Whole small files. kq_file_read adds a final NUL that *size does not count; the caller frees *out with kq_free. */
+/* Whole small files. kq_file_read adds a final NUL that *size does not count; the caller frees *out with
+ * kq_free. */
 kq_status kq_file_read(const char *path, size_t max_size, char **out, size_t *size, kq_error *err);
-kq_status kq_file_write(const char *path, const void *data, size_t size, kq_error *err); /* through kq_out */
+/* through kq_out */
+kq_status kq_file_write(const char *path, const void *data, size_t size, kq_error *err);
 /* Is this the text that Git LFS leaves in the place of a file that was not downloaded? */
 bool kq_is_lfs_pointer(const void *data, size_t size);
 bool kq_path_exists(const char *path);
 bool kq_path_is_dir(const char *path);
 kq_status kq_mkdirs(const char *path, kq_error *err);
-/* How many of the folders that path names are not there: the last one, the one before it, ...; and removing so many again, as far as they are empty. */
+/* How many of the folders that path names are not there: the last one, the one before it, ...; and
+ * removing so many again, as far as they are empty. */
 size_t kq_missing_folders(const char *path);
 void kq_remove_folders(const char *path, size_t n);
-/* Remove a file, or a folder with all that is in it; links are removed, not followed. Nothing there is fine. */
+/* Remove a file, or a folder with all that is in it; links are removed, not followed. Nothing there is
+ * fine. */
 kq_status kq_remove_tree(const char *path, kq_error *err);
 /* The last part of a path, without the folders before it ("b/" of "a/b/"). */
 const char *kq_path_name(const char *path);

@@ -2,7 +2,8 @@
 
 #include <pthread.h>
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken when an error is noted, which is rare */
+/* taken when an error is noted, which is rare */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 bool kq_first_error_skip(const kq_first_error *f, size_t index)
 {

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <xxhash.h>
 
-
 kq_hash *kq_hash_new(void)
 {
     XXH3_state_t *state = XXH3_createState();

@@ -23,18 +23,22 @@ kq_isa kq_isa_best(void)
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C))
         return KQ_ISA_REF;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
-        !__builtin_cpu_supports("avx512dq"))
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return KQ_ISA_AVX2;
-    bool amx = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 22)) && (d & (1u << 24)); /* AMX-BF16, AMX-TILE */
-    bool bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));                      /* AVX512_BF16 */
+    /* AMX-BF16, AMX-TILE */
+    bool amx = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 22)) && (d & (1u << 24));
+    /* AVX512_BF16 */
+    bool bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
     return amx && bf16 && amx_permitted() ? KQ_ISA_AMX : KQ_ISA_AVX512;
 }
 
 static bool processor_has(kq_cpu_feature feature)
 {
     __builtin_cpu_init();
-    return feature == KQ_CPU_VNNI ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+    return feature == KQ_CPU_VNNI
+               ? __builtin_cpu_supports("avx512vnni")
+               : __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
 }
 #else
 static bool processor_has(kq_cpu_feature feature)
@@ -51,7 +55,8 @@ kq_isa kq_isa_best(void)
 
 static const char *const features[KQ_N_CPU_FEATURE] = {"vnni", "vbmi"};
 
-/* The features that KRONQ_WITHOUT names, as bits. unknown: its first word that is none (length *n), else NULL. */
+/* The features that KRONQ_WITHOUT names, as bits. unknown: its first word that is none (length *n), else
+ * NULL. */
 static unsigned switched_off(const char **unknown, size_t *n)
 {
     const char *list = getenv("KRONQ_WITHOUT");
@@ -91,7 +96,9 @@ kq_status kq_isa_pick(const char *name, kq_isa *out, kq_error *err)
     size_t length = 0;
     switched_off(&unknown, &length);
     if (unknown)
-        return kq_fail(err, KQ_E_ARG, "KRONQ_WITHOUT=%.*s is unknown; use vnni or vbmi, or both with a comma between", (int)(length < 100 ? length : 100), unknown);
+        return kq_fail(err, KQ_E_ARG,
+                       "KRONQ_WITHOUT=%.*s is unknown; use vnni or vbmi, or both with a comma between",
+                       (int)(length < 100 ? length : 100), unknown);
     if (!name) {
         name = getenv("KRONQ_ISA");
         from = "KRONQ_ISA";
@@ -105,7 +112,8 @@ kq_status kq_isa_pick(const char *name, kq_isa *out, kq_error *err)
         if (strcmp(name, names[i]))
             continue;
         if (i > (int)best)
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s=%s: this processor can run %s at most", from, name, names[best]);
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s=%s: this processor can run %s at most", from, name,
+                           names[best]);
         *out = (kq_isa)i;
         return KQ_OK;
     }

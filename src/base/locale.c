@@ -4,7 +4,8 @@ static _Thread_local locale_t host; /* of the thread, while it has the C locale;
 
 locale_t kq_locale_c(void)
 {
-    const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* glibc's own object: nothing to free */
+    /* glibc's own object: nothing to free */
+    const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     const locale_t before = uselocale(c);
     if (!host)
         host = before;

@@ -43,7 +43,8 @@ kq_status kq_alloc_for(void **out, size_t count, size_t size, const char *what, 
     if (*out)
         return KQ_OK;
     char bytes[32];
-    return kq_fail(err, KQ_E_MEMORY, "out of memory: %s needs %s", what, kq_bytes_text((double)count * (double)size, bytes));
+    return kq_fail(err, KQ_E_MEMORY, "out of memory: %s needs %s", what,
+                   kq_bytes_text((double)count * (double)size, bytes));
 }
 
 size_t kq_peak_rss_bytes(void)

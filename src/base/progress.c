@@ -32,5 +32,7 @@ kq_common kq_progress_guard(const kq_common *common, kq_progress *p)
 
 kq_status kq_progress_note(const kq_common *common, const char *line, kq_error *err)
 {
-    return common->progress && common->progress(common->ctx, NULL, 0, line) ? kq_fail(err, KQ_E_INTERRUPTED, "stopped on request (%s)", line) : KQ_OK;
+    return common->progress && common->progress(common->ctx, NULL, 0, line)
+               ? kq_fail(err, KQ_E_INTERRUPTED, "stopped on request (%s)", line)
+               : KQ_OK;
 }

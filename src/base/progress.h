@@ -4,8 +4,9 @@
 
 #include "base/error.h"
 
-/* Stands before the caller's function. Work that only has a note, or only wants to know whether to go on, gives stage NULL: the caller's function then
- * hears the stage and the fraction of before. Once that function has asked to stop, every later call is answered so, without asking again. */
+/* Stands before the caller's function. Work that only has a note, or only wants to know whether to go
+ * on, gives stage NULL: the caller's function then hears the stage and the fraction of before. Once that
+ * function has asked to stop, every later call is answered so, without asking again. */
 typedef struct kq_progress {
     const kq_common *to; /* borrowed */
     char stage[64];
@@ -13,7 +14,8 @@ typedef struct kq_progress {
     bool stopped;
 } kq_progress;
 
-/* *common with the guard in its function's place; p must outlive it. Without a function nothing is changed. */
+/* *common with the guard in its function's place; p must outlive it. Without a function nothing is
+ * changed. */
 kq_common kq_progress_guard(const kq_common *common, kq_progress *p);
 
 /* Give a line to common->progress (which may be NULL). KQ_E_INTERRUPTED: it asks to stop. */

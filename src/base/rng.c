@@ -5,7 +5,8 @@
 
 #include "base/hash.h"
 
-/* SplitMix64's finaliser (Steele, Lea & Flood 2014) over key + counter * golden ratio: value i is a hash of (key, i). */
+/* SplitMix64's finaliser (Steele, Lea & Flood 2014) over key + counter * golden ratio: value i is a hash
+ * of (key, i). */
 static uint64_t mix(uint64_t z)
 {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;

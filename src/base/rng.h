@@ -1,5 +1,5 @@
-/* Random numbers that are the same on every machine and for every number of threads: a counter-based generator,
- * so that value i of a stream never depends on who drew value i-1. */
+/* Random numbers that are the same on every machine and for every number of threads: a counter-based
+ * generator, so that value i of a stream never depends on who drew value i-1. */
 #ifndef KQ_BASE_RNG_H
 #define KQ_BASE_RNG_H
 
@@ -7,7 +7,9 @@
 #include <stdint.h>
 
 /* A stream is named by a seed and a label (a layer's name, say). Not for cryptography. */
-typedef struct kq_rng { uint64_t key, counter; } kq_rng;
+typedef struct kq_rng {
+    uint64_t key, counter;
+} kq_rng;
 
 kq_rng kq_rng_stream(uint64_t seed, const char *label);
 uint64_t kq_rng_u64(kq_rng *rng);

@@ -28,13 +28,15 @@ static void take_share(const char *folder, double *least)
         *least = quota / period;
 }
 
-/* Processors' time that the control groups allow, as a number of processors; a large number: no limit. Version 2 has cpu.max in the process's group and
- * those above it; version 1, in a container, has two files in its root. */
+/* Processors' time that the control groups allow, as a number of processors; a large number: no limit.
+ * Version 2 has cpu.max in the process's group and those above it; version 1, in a container, has two
+ * files in its root. */
 static double group_share(void)
 {
     char line[4096], folder[4200];
     double least = 1e9, quota, period;
-    if (read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", 1, &quota, NULL) && read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_period_us", 1, &period, NULL))
+    if (read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", 1, &quota, NULL) &&
+        read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_period_us", 1, &period, NULL))
         least = quota / period;
     FILE *f = fopen("/proc/self/cgroup", "re");
     while (f && fgets(line, sizeof line, f)) {
@@ -65,10 +67,13 @@ int kq_processors(void)
 kq_status kq_threads_pick(int asked, int *threads, kq_error *err)
 {
     if (asked < 0 || asked > KQ_MOST_THREADS)
-        return kq_fail(err, KQ_E_ARG, "--threads %d: from 1 to %d, or 0 for all processors", asked, KQ_MOST_THREADS);
+        return kq_fail(err, KQ_E_ARG, "--threads %d: from 1 to %d, or 0 for all processors", asked,
+                       KQ_MOST_THREADS);
     const int n = kq_processors();
     if (asked > n)
-        kq_warn("--threads %d: this process may use %d processor%s; more threads than processors only take longer", asked, n, n == 1 ? "" : "s");
+        kq_warn("--threads %d: this process may use %d processor%s; more threads than processors only take "
+                "longer",
+                asked, n, n == 1 ? "" : "s");
     *threads = asked ? asked : n;
     return KQ_OK;
 }

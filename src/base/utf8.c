@@ -1,4 +1,5 @@
-/* UTF-8 as RFC 3629 defines it; ill-formed bytes are cut into the same parts as by the Unicode standard (section 3.9). */
+/* UTF-8 as RFC 3629 defines it; ill-formed bytes are cut into the same parts as by the Unicode standard
+ * (section 3.9). */
 #include "base/utf8.h"
 
 kq_utf8 kq_utf8_next(const char *s, size_t n)
@@ -75,7 +76,8 @@ uint32_t kq_utf8_get(const char *s)
         return (uint32_t)(u[0] & 0x1f) << 6 | (u[1] & 0x3f);
     if (u[0] < 0xf0)
         return (uint32_t)(u[0] & 0x0f) << 12 | (uint32_t)(u[1] & 0x3f) << 6 | (u[2] & 0x3f);
-    return (uint32_t)(u[0] & 0x07) << 18 | (uint32_t)(u[1] & 0x3f) << 12 | (uint32_t)(u[2] & 0x3f) << 6 | (u[3] & 0x3f);
+    return (uint32_t)(u[0] & 0x07) << 18 | (uint32_t)(u[1] & 0x3f) << 12 | (uint32_t)(u[2] & 0x3f) << 6 |
+           (u[3] & 0x3f);
 }
 
 size_t kq_utf8_put(uint32_t cp, char out[4])

@@ -1,5 +1,6 @@
-/* A conversation through the model's own template, as transformers' apply_chat_template does it (tokenization_utils_base.py and
- * utils/chat_template_utils.py of 5.23): which template, what it sees, and where a prefilled answer ends. */
+/* A conversation through the model's own template, as transformers' apply_chat_template does it
+ * (tokenization_utils_base.py and utils/chat_template_utils.py of 5.23): which template, what it sees,
+ * and where a prefilled answer ends. */
 #include "chat/chat.h"
 
 #include <ctype.h>
@@ -12,14 +13,20 @@
 #include "format/json.h"
 #include "jinja/jinja.h"
 
-static const char tag[] = "CONTINUE_FINAL_MESSAGE_TAG "; /* put behind a prefilled answer, and looked for in the rendered text */
-static const char *const reasoning[] = {"reasoning_content", "thinking", "reasoning"}; /* one value under several names */
+/* put behind a prefilled answer, and looked for in the rendered text */
+static const char tag[] = "CONTINUE_FINAL_MESSAGE_TAG ";
+/* one value under several names */
+static const char *const reasoning[] = {"reasoning_content", "thinking", "reasoning"};
 
-static kq_status no_memory(kq_error *err) { return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation"); }
+static kq_status no_memory(kq_error *err)
+{
+    return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
+}
 
 /* ---- which template ---- */
 
-static kq_status choose(const kq_tokenizer *tok, const kq_chat *chat, const char **name, const json_t **source, kq_error *err)
+static kq_status choose(const kq_tokenizer *tok, const kq_chat *chat, const char **name,
+                        const json_t **source, kq_error *err)
 {
     const json_t *all = kq_tokenizer_chat_templates(tok);
     if (!json_object_size(all))
@@ -29,8 +36,9 @@ static kq_status choose(const kq_tokenizer *tok, const kq_chat *chat, const char
         *source = json_object_get(all, *name = "default");
     if (*source)
         return KQ_OK;
-    return kq_fail(err, KQ_E_UNSUPPORTED, "the model has %zu chat templates, and none is named \"default\" (one is \"%.60s\")", json_object_size(all),
-                   json_object_iter_key(json_object_iter((json_t *)all)));
+    return kq_fail(err, KQ_E_UNSUPPORTED,
+                   "the model has %zu chat templates, and none is named \"default\" (one is \"%.60s\")",
+                   json_object_size(all), json_object_iter_key(json_object_iter((json_t *)all)));
 }
 
 /* ---- what it sees ---- */
@@ -48,9 +56,7 @@ static json_t *plain_message(const json_t *m)
     }
     if (thought)
         ok = ok && !json_object_set(out, "thinking", (json_t *)thought);
-    json_object_foreach((json_t *)m, key, v)
-        if (!json_is_null(v))
-            ok = ok && !json_object_set(out, key, v);
+    json_object_foreach((json_t *)m, key, v) if (!json_is_null(v)) ok = ok && !json_object_set(out, key, v);
     if (thought)
         ok = ok && !json_object_set(out, "reasoning_content", (json_t *)thought);
     if (ok)
@@ -67,7 +73,8 @@ static kq_status plain_messages(const json_t *messages, json_t **out, kq_error *
         return kq_fail(err, KQ_E_ARG, "a conversation without messages");
     if (!(*out = json_array()))
         return no_memory(err);
-    json_array_foreach((json_t *)messages, i, m) {
+    json_array_foreach((json_t *)messages, i, m)
+    {
         if (!json_is_object(m))
             return kq_fail(err, KQ_E_ARG, "message %zu is not an object with role and content", i);
         if (json_array_append_new(*out, plain_message(m)))
@@ -89,14 +96,17 @@ static json_t *tagged(const json_t *text)
     return out;
 }
 
-/* Put the tag behind the last message's text, or its last part that has a text. *text: that text before, borrowed from the caller's messages. */
+/* Put the tag behind the last message's text, or its last part that has a text. *text: that text before,
+ * borrowed from the caller's messages. */
 static kq_status mark_final(json_t *messages, const char *source, const json_t **text, kq_error *err)
 {
-    json_t *last = json_array_get(messages, json_array_size(messages) - 1), *content = json_object_get(last, "content");
+    json_t *last = json_array_get(messages, json_array_size(messages) - 1),
+           *content = json_object_get(last, "content");
     if (!content)
         return kq_fail(err, KQ_E_ARG, "the last message has no content that could be continued");
     if (!strstr(source, "content"))
-        return kq_fail(err, KQ_E_ARG, "the chat template does not read a message's content; it cannot be continued");
+        return kq_fail(err, KQ_E_ARG,
+                       "the chat template does not read a message's content; it cannot be continued");
     if (json_is_string(content)) {
         *text = content;
         return json_object_set_new(last, "content", tagged(content)) ? no_memory(err) : KQ_OK;
@@ -109,7 +119,8 @@ static kq_status mark_final(json_t *messages, const char *source, const json_t *
             return kq_fail(err, KQ_E_ARG, "the last message's text is not a string; it cannot be continued");
         json_t *parts = json_copy(content), *copy = json_copy((json_t *)part);
         *text = found;
-        if (!parts || !copy || json_object_set_new(copy, "text", tagged(found)) || json_array_set(parts, i, copy) || json_object_set(last, "content", parts)) {
+        if (!parts || !copy || json_object_set_new(copy, "text", tagged(found)) ||
+            json_array_set(parts, i, copy) || json_object_set(last, "content", parts)) {
             json_decref(parts);
             json_decref(copy);
             return no_memory(err);
@@ -132,9 +143,21 @@ static kq_status check_tools(const json_t *tools, kq_error *err)
 /* Names that apply_chat_template takes for itself. */
 static kq_status check_arguments(const json_t *arguments, kq_error *err)
 {
-    static const char *const taken[] = {"messages", "conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
-                                        "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-                                        "return_assistant_tokens_mask", "tokenizer_kwargs"};
+    static const char *const taken[] = {"messages",
+                                        "conversation",
+                                        "tools",
+                                        "chat_template",
+                                        "add_generation_prompt",
+                                        "continue_final_message",
+                                        "tokenize",
+                                        "sanitize_control_tokens",
+                                        "padding",
+                                        "truncation",
+                                        "max_length",
+                                        "return_tensors",
+                                        "return_dict",
+                                        "return_assistant_tokens_mask",
+                                        "tokenizer_kwargs"};
     for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
         if (json_object_get(arguments, taken[i]))
             return kq_fail(err, KQ_E_ARG, "template argument %s: this name is not free", taken[i]);
@@ -142,15 +165,20 @@ static kq_status check_arguments(const json_t *arguments, kq_error *err)
     for (size_t i = 0; i < json_array_size(documents); i++)
         if (!json_is_object(json_array_get(documents, i)))
             return kq_fail(err, KQ_E_ARG, "template argument documents: entry %zu is not an object", i);
-    return !documents || json_is_null(documents) || json_is_array(documents) ? KQ_OK : kq_fail(err, KQ_E_ARG, "template argument documents: not a list");
+    return !documents || json_is_null(documents) || json_is_array(documents)
+               ? KQ_OK
+               : kq_fail(err, KQ_E_ARG, "template argument documents: not a list");
 }
 
-static kq_status variables(const kq_tokenizer *tok, const kq_chat *chat, json_t *messages, json_t **out, kq_error *err)
+static kq_status variables(const kq_tokenizer *tok, const kq_chat *chat, json_t *messages, json_t **out,
+                           kq_error *err)
 {
     const json_t *special = kq_tokenizer_special_tokens(tok);
     json_t *v = *out = json_object();
-    if (!v || (special && json_object_update(v, (json_t *)special)) || json_object_set_new(v, "documents", json_null()) ||
-        (chat->arguments && json_object_update(v, (json_t *)chat->arguments)) || json_object_set(v, "messages", messages) ||
+    if (!v || (special && json_object_update(v, (json_t *)special)) ||
+        json_object_set_new(v, "documents", json_null()) ||
+        (chat->arguments && json_object_update(v, (json_t *)chat->arguments)) ||
+        json_object_set(v, "messages", messages) ||
         json_object_set(v, "tools", chat->tools ? (json_t *)chat->tools : json_null()) ||
         json_object_set_new(v, "add_generation_prompt", json_boolean(chat->add_generation_prompt)))
         return no_memory(err);
@@ -164,24 +192,28 @@ static void warn_unread(const kq_jinja *t, const char *name, const kq_chat *chat
     json_t *v;
     if (json_array_size(chat->tools) && !kq_jinja_names(t, "tools"))
         kq_warn("%s reads no tools: they are left out of the prompt", name);
-    json_object_foreach((json_t *)chat->arguments, key, v)
-        if (!kq_jinja_names(t, key))
-            kq_warn("%s reads no variable \"%.60s\": the argument changes nothing", name, key);
+    json_object_foreach((json_t *)chat->arguments, key, v) if (!kq_jinja_names(t, key))
+        kq_warn("%s reads no variable \"%.60s\": the argument changes nothing", name, key);
 }
 
 /* ---- where a prefilled answer ends ---- */
 
-typedef struct span { const char *p; size_t n; } span;
+typedef struct span {
+    const char *p;
+    size_t n;
+} span;
 
 /* Python's str.isspace, by UTF-8: bytes of the white space at s, 0: none. */
 static size_t space_at(const char *s, size_t n)
 {
-    static const char *const wide[] = {"\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
+    static const char *const wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\xa8",
+                                       "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
     if (!n)
         return 0;
     if ((*s >= 9 && *s <= 13) || (*s >= 0x1c && *s <= 0x20))
         return 1;
-    if (n >= 3 && !memcmp(s, "\xe2\x80", 2) && (unsigned char)s[2] >= 0x80 && (unsigned char)s[2] <= 0x8a) /* U+2000 to U+200A */
+    if (n >= 3 && !memcmp(s, "\xe2\x80", 2) && (unsigned char)s[2] >= 0x80 &&
+        (unsigned char)s[2] <= 0x8a) /* U+2000 to U+200A */
         return 3;
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
         if (n >= strlen(wide[i]) && !memcmp(s, wide[i], strlen(wide[i])))
@@ -215,7 +247,8 @@ static kq_status cut_at_tag(char *text, size_t *size, const json_t *final, kq_er
         if (!memcmp(text + at, tag, bare))
             break;
     if (at == SIZE_MAX || (wanted.n && !memmem(text, *size, wanted.p, wanted.n)))
-        return kq_fail(err, KQ_E_ARG, "the chat template leaves out or changes the last message; it cannot be continued");
+        return kq_fail(err, KQ_E_ARG,
+                       "the chat template leaves out or changes the last message; it cannot be continued");
     const bool spaced = at + bare < *size && text[at + bare] == ' ';
     *size = spaced ? at : strip((span){text, at}, false).n;
     text[*size] = 0;
@@ -240,7 +273,8 @@ static struct tm local_time(void)
     return tm;
 }
 
-static kq_status run(const kq_tokenizer *tok, const kq_chat *chat, const char *name, const json_t *source, char **text, size_t *size, kq_error *err)
+static kq_status run(const kq_tokenizer *tok, const kq_chat *chat, const char *name, const json_t *source,
+                     char **text, size_t *size, kq_error *err)
 {
     json_t *messages = NULL, *vars = NULL;
     const json_t *final = NULL;
@@ -252,11 +286,14 @@ static kq_status run(const kq_tokenizer *tok, const kq_chat *chat, const char *n
         (status = plain_messages(chat->messages, &messages, err)))
         goto out;
     if (chat->continue_final_message) {
-        kept = json_incref(json_object_get(json_array_get(messages, json_array_size(messages) - 1), "content")); /* final lies in it */
+        /* final lies in it */
+        kept =
+            json_incref(json_object_get(json_array_get(messages, json_array_size(messages) - 1), "content"));
         if ((status = mark_final(messages, json_string_value(source), &final, err)))
             goto out;
     }
-    if ((status = variables(tok, chat, messages, &vars, err)) || (status = kq_jinja_render(t, vars, &now, chat->stop, chat->stop_ctx, text, size, err)))
+    if ((status = variables(tok, chat, messages, &vars, err)) ||
+        (status = kq_jinja_render(t, vars, &now, chat->stop, chat->stop_ctx, text, size, err)))
         goto out;
     if (final)
         status = cut_at_tag(*text, size, final, err);
@@ -282,9 +319,11 @@ kq_status kq_chat_render(const kq_tokenizer *tok, const kq_chat *chat, char **te
     *text = NULL;
     if (chat->continue_final_message && chat->add_generation_prompt)
         return kq_fail(err, KQ_E_ARG, "an answer is either continued or begun, not both");
-    if ((status = choose(tok, chat, &which, &source, err)) || (status = check_tools(chat->tools, err)) || (status = check_arguments(chat->arguments, err)))
+    if ((status = choose(tok, chat, &which, &source, err)) || (status = check_tools(chat->tools, err)) ||
+        (status = check_arguments(chat->arguments, err)))
         return status;
-    snprintf(name, sizeof name, strcmp(which, "default") ? "the chat template \"%.60s\"" : "the chat template", which);
+    snprintf(name, sizeof name,
+             strcmp(which, "default") ? "the chat template \"%.60s\"" : "the chat template", which);
     if ((status = run(tok, chat, name, source, text, &size, err))) {
         kq_free(*text);
         *text = NULL;
@@ -300,7 +339,8 @@ kq_status kq_chat_check(const kq_tokenizer *tok, kq_error *err)
     kq_jinja *t = NULL;
     kq_status status = choose(tok, &plain, &which, &source, err);
     if (!status)
-        status = kq_jinja_parse(json_string_value(source), json_string_length(source), "the chat template", &t, err);
+        status = kq_jinja_parse(json_string_value(source), json_string_length(source), "the chat template",
+                                &t, err);
     kq_jinja_free(t);
     return status;
 }
@@ -312,7 +352,8 @@ bool kq_chat_takes_tools(const kq_tokenizer *tok)
     const char *which;
     kq_jinja *t = NULL;
     const bool takes = !choose(tok, &with_tools, &which, &source, NULL) &&
-                       !kq_jinja_parse(json_string_value(source), json_string_length(source), "", &t, NULL) && kq_jinja_names(t, "tools");
+                       !kq_jinja_parse(json_string_value(source), json_string_length(source), "", &t, NULL) &&
+                       kq_jinja_names(t, "tools");
     kq_jinja_free(t);
     json_decref((json_t *)none);
     return takes;
@@ -337,13 +378,17 @@ static size_t back_over_word(const char *s, size_t at, const char *word)
 static bool walked(const char *s, size_t at)
 {
     at = back_over(s, at, "_.'\"[]-");
-    if ((at = back_over_word(s, at, "in")) == SIZE_MAX || !at || !strchr(" \t\r\n", s[at - 1]) || back_over_word(s, at, "") == at)
+    if ((at = back_over_word(s, at, "in")) == SIZE_MAX || !at || !strchr(" \t\r\n", s[at - 1]) ||
+        back_over_word(s, at, "") == at)
         return false;
     at = back_over(s, back_over_word(s, at, ""), "_");
     return back_over_word(s, at, "for") != SIZE_MAX;
 }
 
-static bool starts(const char *s, const char *with) { return !strncmp(s, with, strlen(with)); }
+static bool starts(const char *s, const char *with)
+{
+    return !strncmp(s, with, strlen(with));
+}
 
 kq_chat_ways kq_chat_ways_of(const kq_tokenizer *tok, const json_t *tools)
 {
@@ -365,7 +410,8 @@ kq_chat_ways kq_chat_ways_of(const kq_tokenizer *tok, const json_t *tools)
         end += strspn(end, " ");
         if (n == 4 && starts(end, "==")) { /* part.type == 'text' */
             end += 2 + strspn(end + 2, " ");
-            ways.parts = ways.parts || ((*end == '\'' || *end == '"') && (starts(end + 1, "text") || starts(end + 1, "image")));
+            ways.parts = ways.parts || ((*end == '\'' || *end == '"') &&
+                                        (starts(end + 1, "text") || starts(end + 1, "image")));
         }
         if (n == 9 && starts(end, "is ")) {
             end += starts(end, "is not ") ? 7 : 3;
@@ -381,11 +427,16 @@ kq_status kq_chat_argument(json_t **arguments, const char *text, kq_error *err)
     json_t *v = NULL;
     char key[100];
     if (!eq || eq == text || (size_t)(eq - text) >= sizeof key)
-        return kq_fail(err, KQ_E_ARG, "template argument \"%.60s\": KEY=VALUE is wanted, for example enable_thinking=false", text);
+        return kq_fail(err, KQ_E_ARG,
+                       "template argument \"%.60s\": KEY=VALUE is wanted, for example enable_thinking=false",
+                       text);
     memcpy(key, text, (size_t)(eq - text));
     key[eq - text] = 0;
     if (!strcmp(eq + 1, "True") || !strcmp(eq + 1, "False") || !strcmp(eq + 1, "None"))
-        return kq_fail(err, KQ_E_ARG, "template argument %s: the value is JSON: true, false or null (\"\\\"%s\\\"\" for the text)", key, eq + 1);
+        return kq_fail(
+            err, KQ_E_ARG,
+            "template argument %s: the value is JSON: true, false or null (\"\\\"%s\\\"\" for the text)", key,
+            eq + 1);
     if (kq_json_parse(eq + 1, strlen(eq + 1), key, &v, NULL) && !(v = json_string(eq + 1)))
         return kq_fail(err, KQ_E_ARG, "template argument %s: the value is not UTF-8", key);
     if ((!*arguments && !(*arguments = json_object())) || json_object_set_new(*arguments, key, v))

@@ -16,7 +16,11 @@ static const char begin_mark[] = "<!-- kronq eval -->", end_mark[] = "<!-- kronq
 static const char table_head[] = "| Measured with `kronq eval` | |\n| --- | --- |\n";
 
 /* A growing text; failed: out of memory. */
-typedef struct text { char *data; size_t size; FILE *f; } text;
+typedef struct text {
+    char *data;
+    size_t size;
+    FILE *f;
+} text;
 
 static bool text_open(text *t)
 {
@@ -32,7 +36,8 @@ static kq_status text_write(text *t, const char *dir, kq_error *err)
     kq_status status = kq_path_join(path, sizeof path, dir, "README.md", err);
     const bool failed = ferror(t->f) | fclose(t->f);
     if (!status)
-        status = failed ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path) : kq_file_write(path, t->data, t->size, err);
+        status = failed ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path)
+                        : kq_file_write(path, t->data, t->size, err);
     free(t->data);
     return status;
 }
@@ -98,7 +103,8 @@ static void method_rows(FILE *f, const json_t *qc)
     fprintf(f, "| Curvature factors | `%s` |\n", string(qc, "method", "none"));
     if (!cal)
         return;
-    fprintf(f, "| Calibration | %.0f tokens in sequences of %.0f, ", real(cal, "tokens"), real(cal, "seq_len"));
+    fprintf(f, "| Calibration | %.0f tokens in sequences of %.0f, ", real(cal, "tokens"),
+            real(cal, "seq_len"));
     if (json_is_array(names)) {
         fputs("of ", f);
         json_array_foreach(names, i, name)
@@ -109,7 +115,8 @@ static void method_rows(FILE *f, const json_t *qc)
     fputs(" |\n", f);
 }
 
-kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_card_facts *facts, const char *dir, kq_error *err)
+kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_card_facts *facts,
+                            const char *dir, kq_error *err)
 {
     char bits[48];
     const size_t left = json_array_size(json_object_get(qc, "modules_to_not_convert"));
@@ -122,33 +129,48 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_car
     bits_words(qc, bits);
     front_matter(f, &about, about.repository, qc);
     fprintf(f, "# %s, %s bits a weight, by kronq\n\n", about.name, bits);
-    fprintf(f, "%s quantized to %s bits a weight with kronq %s: trellis-coded weights, rounded with the curvature of the loss on "
-            "both sides of every weight matrix.\n\n", about.name, bits, kq_version());
-    fprintf(f, "| | |\n| --- | --- |\n| Base model | %s |\n", *about.repository ? about.repository : about.name);
-    fprintf(f, "| Size | %.1f MB; %.3f bits a quantized weight, %.3f bits a parameter of the whole file |\n", (double)facts->file_bytes / 1e6,
-            real(qc, "bpw"), real(qc, "bpw_file"));
-    fprintf(f, "| Parameters | %.1f million; %zu linears quantized", (double)facts->n_parameters / 1e6, json_object_size(json_object_get(qc, "module_bits")));
+    fprintf(f,
+            "%s quantized to %s bits a weight with kronq %s: trellis-coded weights, rounded with the "
+            "curvature of the loss on "
+            "both sides of every weight matrix.\n\n",
+            about.name, bits, kq_version());
+    fprintf(f, "| | |\n| --- | --- |\n| Base model | %s |\n",
+            *about.repository ? about.repository : about.name);
+    fprintf(f, "| Size | %.1f MB; %.3f bits a quantized weight, %.3f bits a parameter of the whole file |\n",
+            (double)facts->file_bytes / 1e6, real(qc, "bpw"), real(qc, "bpw_file"));
+    fprintf(f, "| Parameters | %.1f million; %zu linears quantized", (double)facts->n_parameters / 1e6,
+            json_object_size(json_object_get(qc, "module_bits")));
     if (left > 1) /* lm_head is always in the list */
         fprintf(f, ", %zu kept in 16 bits", left - 1);
     fprintf(f, "; embedding in %.0f bits |\n", real(qc, "embed_bits"));
-    fprintf(f, "| Code | `%s`, trellis of %.0f state bits, tiles of 16x16 |\n", string(qc, "code", "?"), real(qc, "L"));
+    fprintf(f, "| Code | `%s`, trellis of %.0f state bits, tiles of 16x16 |\n", string(qc, "code", "?"),
+            real(qc, "L"));
     method_rows(f, qc);
     fprintf(f, "| Seed | %.0f |\n", real(qc, "seed"));
     fprintf(f, "| Relative error of the weights | %.4f |\n", facts->relative_mse);
     if (isfinite(facts->predicted_loss))
-        fprintf(f, "| Predicted rise of the loss | %.4f nats a token (second order) |\n", facts->predicted_loss);
+        fprintf(f, "| Predicted rise of the loss | %.4f nats a token (second order) |\n",
+                facts->predicted_loss);
     fprintf(f, "\nMade with\n\n    %s\n\n## Quality\n\n", facts->command);
-    fprintf(f, "%s\nNothing measured yet: `kronq eval THIS_FOLDER --ppl text.txt --card` writes its figures here.\n%s\n\n", begin_mark, end_mark);
-    fputs("## Use\n\nWith kronq:\n\n    kronq run THIS_FOLDER -p \"Why is the sky blue?\" --chat\n\n"
-          "With transformers, through kronq's plug-in (`pip install ./python` in kronq's source):\n\n"
-          "```python\nimport kronq  # makes transformers know the format\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-          "model = AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\", dtype=\"auto\", device_map=\"auto\")\n"
-          "tokenizer = AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n"
-          "inputs = tokenizer(\"The capital of France is\", return_tensors=\"pt\").to(model.device)\n"
-          "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0], skip_special_tokens=True))\n```\n\n"
-          "Anywhere else, as ordinary weights (the same quality, but 16 or 8 bits a weight in size):\n\n"
-          "    kronq export THIS_FOLDER --to bf16 -o FOLDER                 # any Hugging Face program, no kronq needed\n"
-          "    kronq export THIS_FOLDER --to gguf --type Q8_0 -o MODEL.gguf # llama.cpp, ollama, LM Studio\n", f);
+    fprintf(f,
+            "%s\nNothing measured yet: `kronq eval THIS_FOLDER --ppl text.txt --card` writes its figures "
+            "here.\n%s\n\n",
+            begin_mark, end_mark);
+    fputs(
+        "## Use\n\nWith kronq:\n\n    kronq run THIS_FOLDER -p \"Why is the sky blue?\" --chat\n\n"
+        "With transformers, through kronq's plug-in (`pip install ./python` in kronq's source):\n\n"
+        "```python\nimport kronq  # makes transformers know the format\nfrom transformers import "
+        "AutoModelForCausalLM, AutoTokenizer\n\n"
+        "model = AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\", dtype=\"auto\", device_map=\"auto\")\n"
+        "tokenizer = AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n"
+        "inputs = tokenizer(\"The capital of France is\", return_tensors=\"pt\").to(model.device)\n"
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0], "
+        "skip_special_tokens=True))\n```\n\n"
+        "Anywhere else, as ordinary weights (the same quality, but 16 or 8 bits a weight in size):\n\n"
+        "    kronq export THIS_FOLDER --to bf16 -o FOLDER                 # any Hugging Face program, no "
+        "kronq needed\n"
+        "    kronq export THIS_FOLDER --to gguf --type Q8_0 -o MODEL.gguf # llama.cpp, ollama, LM Studio\n",
+        f);
     return text_write(&t, dir, err);
 }
 
@@ -169,22 +191,32 @@ kq_status kq_card_exported(const kq_source *src, const char *dir, size_t file_by
     const char *base = qc ? about.base_model : about.repository;
     front_matter(f, &about, base, qc);
     if (qc)
-        fprintf(f, "# %s, quantized to %s bits a weight, stored in bf16\n\nThe weights of a kronq checkpoint of %s bits a weight, dequantized: "
-                "an ordinary model with the quality of the quantized one, for programs that do not know its format and for research (\"fake quantization\"). It is no "
-                "smaller than the original.\n\n", about.name, bits, bits);
+        fprintf(f,
+                "# %s, quantized to %s bits a weight, stored in bf16\n\nThe weights of a kronq checkpoint of "
+                "%s bits a weight, dequantized: "
+                "an ordinary model with the quality of the quantized one, for programs that do not know its "
+                "format and for research (\"fake quantization\"). It is no "
+                "smaller than the original.\n\n",
+                about.name, bits, bits);
     else
-        fprintf(f, "# %s in bf16\n\nWritten by kronq %s from a model that is not quantized by it.\n\n", about.name, kq_version());
-    fprintf(f, "| | |\n| --- | --- |\n| Base model | %s |\n| Size | %.1f MB |\n", *base ? base : about.name, (double)file_bytes / 1e6);
+        fprintf(f, "# %s in bf16\n\nWritten by kronq %s from a model that is not quantized by it.\n\n",
+                about.name, kq_version());
+    fprintf(f, "| | |\n| --- | --- |\n| Base model | %s |\n| Size | %.1f MB |\n", *base ? base : about.name,
+            (double)file_bytes / 1e6);
     if (qc) {
         fprintf(f, "| Quantized to | %s bits a weight, code `%s` |\n", bits, string(qc, "code", "?"));
         method_rows(f, qc);
         fprintf(f, "| Seed | %.0f |\n", real(qc, "seed"));
     }
-    fprintf(f, "\n## Quality\n\n%s\nNothing measured yet: `kronq eval THIS_FOLDER --ppl text.txt --card` writes its figures here.\n%s\n\n", begin_mark, end_mark);
+    fprintf(f,
+            "\n## Quality\n\n%s\nNothing measured yet: `kronq eval THIS_FOLDER --ppl text.txt --card` writes "
+            "its figures here.\n%s\n\n",
+            begin_mark, end_mark);
     fputs("## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
           "model = AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\", dtype=\"auto\")\n"
           "tokenizer = AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n```\n\n"
-          "or `kronq run THIS_FOLDER -p \"Why is the sky blue?\" --chat`.\n", f);
+          "or `kronq run THIS_FOLDER -p \"Why is the sky blue?\" --chat`.\n",
+          f);
     json_decref(config);
     return text_write(&t, dir, err);
 }
@@ -213,7 +245,8 @@ static void section(FILE *f, const char *old, const char *old_end, const char *w
     for (const char *line = old; line && line < old_end;) {
         const char *next = memchr(line, '\n', (size_t)(old_end - line));
         next = next ? next + 1 : old_end;
-        if (*line == '|' && n++ >= heads && ((size_t)(next - line) < row.size || strncmp(line, row.data, row.size)))
+        if (*line == '|' && n++ >= heads &&
+            ((size_t)(next - line) < row.size || strncmp(line, row.data, row.size)))
             fwrite(line, 1, (size_t)(next - line), f);
         line = next;
     }

@@ -1,7 +1,9 @@
-/* kronq checkpoints: what docs/format.md specifies, written so that a folder with a config.json is complete, and read back as weights.
+/* kronq checkpoints: what docs/format.md specifies, written so that a folder with a config.json is
+ * complete, and read back as weights.
  *
- * While quantizing, each finished block is one part file, PART_DIR/block-00012.safetensors. When all are there they are gathered, with the
- * tensors that stay as they are, into model.safetensors (or shards), the side files are written, and config.json last. */
+ * While quantizing, each finished block is one part file, PART_DIR/block-00012.safetensors. When all are
+ * there they are gathered, with the tensors that stay as they are, into model.safetensors (or shards),
+ * the side files are written, and config.json last. */
 #ifndef KQ_CHECKPOINT_CHECKPOINT_H
 #define KQ_CHECKPOINT_CHECKPOINT_H
 
@@ -13,7 +15,7 @@
 
 /* What is known of one quantized linear besides its bits; every number of it is reproducible. */
 typedef struct kq_module_report {
-    char name[128];         /* "model.layers.3.self_attn.q_proj" */
+    char name[128]; /* "model.layers.3.self_attn.q_proj" */
     size_t m, n;
     int bits;
     double relative_mse;    /* ||W' - What'||^2 / ||W'||^2 */
@@ -21,52 +23,63 @@ typedef struct kq_module_report {
     double factor_residual; /* fastkron; NaN otherwise */
     double sigma1, sigma2;  /* fastkron; NaN otherwise */
     int products, extra_in, extra_out;
-    char identity[32];      /* why its factors were the identity although the method has others ("no gradient"); else "" */
+    /* why its factors were the identity although the method has others ("no gradient"); else "" */
+    char identity[32];
 } kq_module_report;
 
-/* Write the quantized linears of one block as a part file. packed[id] and report[id], whose bits are packed[id]'s, are used where bit id of `ids` is set. */
+/* Write the quantized linears of one block as a part file. packed[id] and report[id], whose bits are
+ * packed[id]'s, are used where bit id of `ids` is set. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err);
-/* The report as JSON text, free() it (NULL: out of memory): what a part file's metadata holds under the module's name. */
+/* The report as JSON text, free() it (NULL: out of memory): what a part file's metadata holds under the
+ * module's name. */
 char *kq_module_report_json(const kq_module_report *r);
 struct json_t *kq_json_number(double x); /* a real; null for NaN and Inf */
-/* Read back the reports (indexed by kq_linear_id; name[0] == 0 where absent) of a part file, checking that it is whole. */
-kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR], kq_error *err);
+/* Read back the reports (indexed by kq_linear_id; name[0] == 0 where absent) of a part file, checking
+ * that it is whole. */
+kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR],
+                               kq_error *err);
 
 /* ---- gathering: save.c ---- */
 
 typedef struct kq_save_options {
     const kq_source *src;
-    const char *dir;            /* OUT */
-    const char *part_dir;       /* where the part files are */
+    const char *dir;      /* OUT */
+    const char *part_dir; /* where the part files are */
     kq_code code;
-    int embed_bits, head_bits;  /* 16, 8 or 4; head_bits is ignored when the head is tied */
-    size_t shard_size;          /* bytes; a bigger checkpoint is sharded */
-    const char *command;        /* for the model card: the line that makes the checkpoint again; NULL: no card is written */
-    double predicted_loss, relative_mse; /* for the model card: nats a token (NaN: unknown), and of the quantized weights */
-    const char *settings_json;  /* members of quantization_config that the caller adds: "method", "calibration", "seed", ... (a JSON object) */
+    int embed_bits, head_bits; /* 16, 8 or 4; head_bits is ignored when the head is tied */
+    size_t shard_size;         /* bytes; a bigger checkpoint is sharded */
+    /* for the model card: the line that makes the checkpoint again; NULL: no card is written */
+    const char *command;
+    /* for the model card: nats a token (NaN: unknown), and of the quantized weights */
+    double predicted_loss, relative_mse;
+    /* members of quantization_config that the caller adds: "method", "calibration", "seed", ... (a JSON
+     * object) */
+    const char *settings_json;
 } kq_save_options;
 
 typedef struct kq_save_report {
-    size_t file_bytes;          /* all safetensors files */
-    double bpw_linear;          /* bits per quantized weight, signs and scales counted */
-    double bpw_file;            /* bits of the safetensors files per parameter of the model */
-    double bits;                /* of the trellis, on average over the quantized weights */
+    size_t file_bytes; /* all safetensors files */
+    double bpw_linear; /* bits per quantized weight, signs and scales counted */
+    double bpw_file;   /* bits of the safetensors files per parameter of the model */
+    double bits;       /* of the trellis, on average over the quantized weights */
     size_t n_quantized, n_weights_quantized, n_parameters;
 } kq_save_report;
 
 kq_status kq_checkpoint_save(const kq_save_options *opt, kq_save_report *report, kq_error *err);
-/* The same figures, computed from shapes alone before any work: bits(ctx, layer, id) says how many a linear gets (an average where it is not known yet),
- * 0 for one that is not quantized. */
-void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
+/* The same figures, computed from shapes alone before any work: bits(ctx, layer, id) says how many a
+ * linear gets (an average where it is not known yet), 0 for one that is not quantized. */
+void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
+                        double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report);
 
 /* ---- embedding and head rows: rows.c ---- */
 
 /* Columns that share one scale: the largest of 64, 32, 16 that divides n, else the whole row. */
 size_t kq_rows_group(size_t n);
-/* Round one row of n f32 to `bits` (8 or 4) with one f16 scale a group, symmetric: value = q * scale, |q| <= 127 or 7.
- * q: n bytes (8 bits: int8), or (n + 1) / 2 bytes (4 bits: the even column in the low half, stored with 8 added). */
+/* Round one row of n f32 to `bits` (8 or 4) with one f16 scale a group, symmetric: value = q * scale,
+ * |q| <= 127 or 7. q: n bytes (8 bits: int8), or (n + 1) / 2 bytes (4 bits: the even column in the low
+ * half, stored with 8 added). */
 void kq_rows_encode(const float *row, size_t n, int bits, uint8_t *q, uint16_t *scales);
 void kq_rows_decode(const uint8_t *q, const uint16_t *scales, size_t n, int bits, float *row);
 
@@ -80,15 +93,17 @@ const kq_source *kq_model_file_source(const kq_model_file *f);
 const kq_weights *kq_model_file_weights(const kq_model_file *f);
 /* Bits of a linear as stored: k for a packed one, 0 when it is a plain tensor. */
 int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id);
-/* A packed linear as it lies in the file: *out's arrays are borrowed (out is not for kq_packed_free; trellis may stand at an odd address) and
- * checked, *trellis is its code. A plain one: *trellis NULL. */
-kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out, const kq_trellis **trellis, kq_error *err);
+/* A packed linear as it lies in the file: *out's arrays are borrowed (out is not for kq_packed_free;
+ * trellis may stand at an odd address) and checked, *trellis is its code. A plain one: *trellis NULL. */
+kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out,
+                               const kq_trellis **trellis, kq_error *err);
 
 /* Embedding or head rows in 8 or 4 bits as they lie in the file; everything is borrowed. */
 typedef struct kq_packed_rows {
-    int bits;                     /* 0: the tensor is plain */
+    int bits; /* 0: the tensor is plain */
     size_t rows, n, group, row_bytes;
-    const uint8_t *q, *scales;    /* [rows, row_bytes]; f16 [rows, n / group], perhaps at an odd address */
+    /* [rows, row_bytes]; f16 [rows, n / group], perhaps at an odd address */
+    const uint8_t *q, *scales;
     const kq_tensor *scales_tensor;
 } kq_packed_rows;
 /* By the plain tensor's name ("lm_head.weight"). */

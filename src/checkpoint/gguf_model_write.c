@@ -30,10 +30,12 @@ static kq_gguf_slot slot(const char *hf_name, uint32_t rank, size_t cols, size_t
 
 kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, kq_error *err)
 {
-    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"};
+    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
+                                        "self_attn.k_norm"};
     const size_t n_norm = cfg->arch == KQ_ARCH_QWEN3 ? 4 : 2;
     kq_gguf_slot *s;
-    kq_status status = kq_alloc_for((void **)&s, 4 + cfg->n_layer * (KQ_N_LINEAR + n_norm), sizeof *s, "the list of tensors", err);
+    kq_status status = kq_alloc_for((void **)&s, 4 + cfg->n_layer * (KQ_N_LINEAR + n_norm), sizeof *s,
+                                    "the list of tensors", err);
     *slots = NULL;
     if (status)
         return status;
@@ -44,7 +46,8 @@ kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, 
         s[i++] = slot("lm_head.weight", 2, cfg->d_model, cfg->vocab_size);
     s[i++] = slot("model.norm.weight", 1, cfg->d_model, 1);
     if (kq_rope_gguf_form(cfg) == KQ_ROPE_GGUF_FREQS) {
-        s[i] = (kq_gguf_slot){.name = "rope_freqs.weight", .rank = 1, .ne = {cfg->head_dim / 2, 1}, .linear = -1};
+        s[i] = (kq_gguf_slot){
+            .name = "rope_freqs.weight", .rank = 1, .ne = {cfg->head_dim / 2, 1}, .linear = -1};
         i++;
     }
     for (size_t layer = 0; layer < cfg->n_layer; layer++) {
@@ -71,14 +74,16 @@ kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, 
 
 /* ---- about the model ---- */
 
-/* The value of `key:` in the YAML front matter of a README.md, for plain one-line values; a list's first "- value" too. */
+/* The value of `key:` in the YAML front matter of a README.md, for plain one-line values; a list's first
+ * "- value" too. */
 static void front_matter(const char *text, const char *key, char *out, size_t cap)
 {
     const size_t len = strlen(key);
     *out = 0;
     if (strncmp(text, "---\n", 4) && strncmp(text, "---\r\n", 5))
         return;
-    for (const char *line = strchr(text, '\n'); line && strncmp(line + 1, "---", 3); line = strchr(line + 1, '\n')) {
+    for (const char *line = strchr(text, '\n'); line && strncmp(line + 1, "---", 3);
+         line = strchr(line + 1, '\n')) {
         if (strncmp(line + 1, key, len) || line[1 + len] != ':')
             continue;
         const char *v = line + 2 + len;
@@ -110,14 +115,16 @@ static void gguf_text(const kq_gguf *g, const char *key, char *out, size_t cap)
     size_t size;
     const kq_gguf_kv *kv = kq_gguf_find(g, key);
     *out = 0;
-    if (kv && !kv->is_array && kq_gguf_str(kv, 0, &text, &size) && size < cap && !memchr(text, 0, size) && kq_utf8_valid(text, size) == size)
+    if (kv && !kv->is_array && kq_gguf_str(kv, 0, &text, &size) && size < cap && !memchr(text, 0, size) &&
+        kq_utf8_valid(text, size) == size)
         snprintf(out, cap, "%.*s", (int)size, text);
 }
 
 bool kq_is_repository(const char *name)
 {
     const char *slash = strchr(name, '/');
-    return slash && slash != name && slash[1] && !strchr(slash + 1, '/') && !strpbrk(name, " :\\") && *name != '.' && *name != '~';
+    return slash && slash != name && slash[1] && !strchr(slash + 1, '/') && !strpbrk(name, " :\\") &&
+           *name != '.' && *name != '~';
 }
 
 void kq_source_about(const kq_source *src, kq_about *about)
@@ -138,8 +145,8 @@ void kq_source_about(const kq_source *src, kq_about *about)
     } else {
         char path[4096], *text = NULL;
         size_t size;
-        if (!kq_path_join(path, sizeof path, kq_source_path(src), "README.md", NULL) && kq_path_exists(path) &&
-            !kq_file_read(path, 1 << 20, &text, &size, NULL)) {
+        if (!kq_path_join(path, sizeof path, kq_source_path(src), "README.md", NULL) &&
+            kq_path_exists(path) && !kq_file_read(path, 1 << 20, &text, &size, NULL)) {
             front_matter(text, "model_name", about->name, sizeof about->name);
             front_matter(text, "license", about->license, sizeof about->license);
             front_matter(text, "base_model", about->base_model, sizeof about->base_model);
@@ -171,8 +178,8 @@ void kq_source_about(const kq_source *src, kq_about *about)
 /* These speak of the file that is left behind. */
 static bool is_of_the_old_file(const char *key)
 {
-    static const char *const prefixes[] = {"split.", "quantize.imatrix.", "general.file_type", "general.quantization_version",
-                                           "general.quantized_by"};
+    static const char *const prefixes[] = {"split.", "quantize.imatrix.", "general.file_type",
+                                           "general.quantization_version", "general.quantized_by"};
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (!strncmp(key, prefixes[i], strlen(prefixes[i])))
             return true;
@@ -201,7 +208,8 @@ static kq_status write_str(kq_gguf_writer *w, const char *key, const char *text,
 /* "135M", "8.0B": as gguf's size_label rounds it. */
 static void size_label(const kq_config *cfg, char out[32])
 {
-    double n = (double)cfg->vocab_size * (double)cfg->d_model * (cfg->tie_embeddings ? 1 : 2) + (double)cfg->d_model * (2.0 * (double)cfg->n_layer + 1);
+    double n = (double)cfg->vocab_size * (double)cfg->d_model * (cfg->tie_embeddings ? 1 : 2) +
+               (double)cfg->d_model * (2.0 * (double)cfg->n_layer + 1);
     for (kq_linear_id id = KQ_Q; id < KQ_N_LINEAR; id++) {
         size_t rows, cols;
         kq_linear_shape(cfg, id, &rows, &cols);
@@ -212,11 +220,13 @@ static void size_label(const kq_config *cfg, char out[32])
     snprintf(out, 32, "%.*f%s", x < 10 ? 1 : 0, x, unit);
 }
 
-/* What of rope_scaling is not in rope_freqs.weight. llama.cpp multiplies what attn_factor says with YaRN's own attention factor. */
+/* What of rope_scaling is not in rope_freqs.weight. llama.cpp multiplies what attn_factor says with
+ * YaRN's own attention factor. */
 static kq_status write_rope(kq_gguf_writer *w, const kq_config *cfg, const char *arch, kq_error *err)
 {
     const kq_rope_scaling *s = &cfg->rope_scaling;
-    const bool keys = kq_rope_gguf_form(cfg) == KQ_ROPE_GGUF_KEYS, yarn = keys && s->kind == KQ_ROPE_YARN, linear = keys && s->kind == KQ_ROPE_LINEAR;
+    const bool keys = kq_rope_gguf_form(cfg) == KQ_ROPE_GGUF_KEYS, yarn = keys && s->kind == KQ_ROPE_YARN,
+               linear = keys && s->kind == KQ_ROPE_LINEAR;
     const double attention = kq_rope_attention(cfg) / (yarn ? kq_rope_mscale(s->factor, 1) : 1);
     char type[64];
     kq_status status = kq_rope_check_gguf(cfg, err);
@@ -230,7 +240,8 @@ static kq_status write_rope(kq_gguf_writer *w, const kq_config *cfg, const char 
     return status;
 }
 
-/* With a rope_freqs.weight the rope keys of the old file may be in the table already: they are written anew. */
+/* With a rope_freqs.weight the rope keys of the old file may be in the table already: they are written
+ * anew. */
 static kq_status carry_over(kq_gguf_writer *w, const kq_source *src, kq_error *err)
 {
     const kq_gguf *g = kq_source_gguf(src);
@@ -239,7 +250,8 @@ static kq_status carry_over(kq_gguf_writer *w, const kq_source *src, kq_error *e
     kq_status status = KQ_OK;
     for (size_t i = 0; i < kq_gguf_n_kv(g) && !status; i++) {
         const kq_gguf_kv *kv = kq_gguf_kv_at(g, i);
-        if (!is_of_the_old_file(kv->key) && !(anew && strstr(kv->key, ".rope.scal")) && !kq_gguf_writer_has(w, kv->key))
+        if (!is_of_the_old_file(kv->key) && !(anew && strstr(kv->key, ".rope.scal")) &&
+            !kq_gguf_writer_has(w, kv->key))
             status = kq_gguf_writer_copy(w, kv, err);
     }
     return status || !anew ? status : write_rope(w, cfg, cfg->arch == KQ_ARCH_QWEN3 ? "qwen3" : "llama", err);
@@ -254,8 +266,10 @@ static kq_status from_folder(kq_gguf_writer *w, const kq_source *src, kq_error *
     kq_status status;
     kq_source_about(src, &about);
     size_label(cfg, label);
-    if ((status = write_str(w, "general.architecture", arch, err)) || (status = write_str(w, "general.type", "model", err)) ||
-        (status = write_str(w, "general.name", about.name, err)) || (status = write_str(w, "general.size_label", label, err)) ||
+    if ((status = write_str(w, "general.architecture", arch, err)) ||
+        (status = write_str(w, "general.type", "model", err)) ||
+        (status = write_str(w, "general.name", about.name, err)) ||
+        (status = write_str(w, "general.size_label", label, err)) ||
         (status = write_str(w, "general.license", about.license, err)))
         return status;
     if (*about.base_model && !kq_gguf_writer_has(w, "general.base_model.count")) {
@@ -264,11 +278,13 @@ static kq_status from_folder(kq_gguf_writer *w, const kq_source *src, kq_error *
         snprintf(text, sizeof text, "%s%s", repo ? "https://huggingface.co/" : "", about.base_model);
         const char *last = strrchr(about.base_model, '/');
         if ((status = write_u32(w, "general", "base_model.count", 1, err)) ||
-            (status = write_str(w, "general.base_model.0.name", last && last[1] ? last + 1 : about.base_model, err)) ||
+            (status = write_str(w, "general.base_model.0.name", last && last[1] ? last + 1 : about.base_model,
+                                err)) ||
             ((url || repo) && (status = write_str(w, "general.base_model.0.repo_url", text, err))))
             return status;
     }
-    if ((status = write_u32(w, arch, "block_count", cfg->n_layer, err)) || (status = write_u32(w, arch, "context_length", cfg->max_position, err)) ||
+    if ((status = write_u32(w, arch, "block_count", cfg->n_layer, err)) ||
+        (status = write_u32(w, arch, "context_length", cfg->max_position, err)) ||
         (status = write_u32(w, arch, "embedding_length", cfg->d_model, err)) ||
         (status = write_u32(w, arch, "feed_forward_length", cfg->d_ff, err)) ||
         (status = write_u32(w, arch, "attention.head_count", cfg->n_head, err)) ||
@@ -277,7 +293,8 @@ static kq_status from_folder(kq_gguf_writer *w, const kq_source *src, kq_error *
         (status = write_u32(w, arch, "attention.value_length", cfg->head_dim, err)) ||
         (status = write_f32(w, arch, "attention.layer_norm_rms_epsilon", (double)cfg->rms_eps, err)) ||
         (status = write_f32(w, arch, "rope.freq_base", cfg->rope_theta, err)) ||
-        (status = write_u32(w, arch, "rope.dimension_count", cfg->head_dim, err)) || (status = write_rope(w, cfg, arch, err)) ||
+        (status = write_u32(w, arch, "rope.dimension_count", cfg->head_dim, err)) ||
+        (status = write_rope(w, cfg, arch, err)) ||
         (status = write_u32(w, arch, "vocab_size", cfg->vocab_size, err)))
         return status;
     return kq_tokenizer_write_gguf(w, src, err);
@@ -287,11 +304,13 @@ kq_status kq_gguf_write_model(kq_gguf_writer *w, const kq_source *src, uint32_t 
 {
     char by[64];
     snprintf(by, sizeof by, "kronq %s", kq_version());
-    kq_status status = kq_source_kind_of(src) == KQ_SOURCE_GGUF ? carry_over(w, src, err) : from_folder(w, src, err);
+    kq_status status =
+        kq_source_kind_of(src) == KQ_SOURCE_GGUF ? carry_over(w, src, err) : from_folder(w, src, err);
     if (status)
         return status;
     /* 2 is ggml's version of its quantized blocks; it has been 2 since May 2023 */
-    (void)((status = write_str(w, "general.quantized_by", by, err)) || (status = write_u32(w, "general", "quantization_version", 2, err)) ||
+    (void)((status = write_str(w, "general.quantized_by", by, err)) ||
+           (status = write_u32(w, "general", "quantization_version", 2, err)) ||
            (status = write_u32(w, "general", "file_type", file_type, err)));
     return status;
 }

@@ -1,4 +1,5 @@
-/* A model as a GGUF file: everything but the weights themselves, in the names, keys and row order of llama.cpp's convert_hf_to_gguf.py. */
+/* A model as a GGUF file: everything but the weights themselves, in the names, keys and row order of
+ * llama.cpp's convert_hf_to_gguf.py. */
 #ifndef KQ_CHECKPOINT_GGUF_MODEL_WRITE_H
 #define KQ_CHECKPOINT_GGUF_MODEL_WRITE_H
 
@@ -7,25 +8,32 @@
 
 /* One tensor of the file: where it comes from and how it lies there. */
 typedef struct kq_gguf_slot {
-    char name[64];      /* "blk.3.attn_q.weight" */
-    char hf_name[160];  /* "model.layers.3.self_attn.q_proj.weight"; "" for rope_freqs.weight: kq_rope_divisors gives its values */
-    uint32_t rank;      /* 1: norms and rope_freqs, always F32; 2: matrices */
-    uint64_t ne[2];     /* fastest first: a row's length, then the rows; ne[1] is 1 for rank 1 */
-    size_t layer; int linear; /* kq_linear_id of a linear; -1 for the others */
-    size_t head_dim;    /* not 0: rows lie interleaved by heads of this size, row r is Hugging Face's row kq_gguf_hf_row(r, head_dim) */
+    char name[64]; /* "blk.3.attn_q.weight" */
+    /* "model.layers.3.self_attn.q_proj.weight"; "" for rope_freqs.weight: kq_rope_divisors gives its
+     * values */
+    char hf_name[160];
+    uint32_t rank;  /* 1: norms and rope_freqs, always F32; 2: matrices */
+    uint64_t ne[2]; /* fastest first: a row's length, then the rows; ne[1] is 1 for rank 1 */
+    size_t layer;
+    int linear; /* kq_linear_id of a linear; -1 for the others */
+    /* not 0: rows lie interleaved by heads of this size, row r is Hugging Face's row kq_gguf_hf_row(r,
+     * head_dim) */
+    size_t head_dim;
 } kq_gguf_slot;
 
-/* All tensors of a model of this architecture in the order of the file: embedding, output (untied), output_norm, rope_freqs (where
- * kq_rope_gguf_form says so), then
+/* All tensors of a model of this architecture in the order of the file: embedding, output (untied),
+ * output_norm, rope_freqs (where kq_rope_gguf_form says so), then
  * block by block. *slots is the caller's (kq_free). */
 kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, kq_error *err);
-/* llama.cpp's rotary embedding turns neighbours (2j, 2j + 1) of a head where Hugging Face's turns (j, j + d/2): which row of Hugging Face's order is
- * row r of the file's. */
+/* llama.cpp's rotary embedding turns neighbours (2j, 2j + 1) of a head where Hugging Face's turns (j, j
+ * + d/2): which row of Hugging Face's order is row r of the file's. */
 size_t kq_gguf_hf_row(size_t r, size_t head_dim);
-/* Every metadata pair of the model: architecture, tokenizer, general.*. From a GGUF source all pairs are carried over except those that speak of the
- * old file (file type, split, imatrix); from a folder they are made from config.json, tokenizer.json, tokenizer_config.json and README.md's front
- * matter. Keys that were written before this call are left alone, so the caller may say better. file_type is llama.cpp's number (1 F16, 7 Q8_0,
- * 32 BF16, ...). KQ_E_UNSUPPORTED: a tokenizer that GGUF has no name for. */
+/* Every metadata pair of the model: architecture, tokenizer, general.*. From a GGUF source all pairs are
+ * carried over except those that speak of the old file (file type, split, imatrix); from a folder they
+ * are made from config.json, tokenizer.json, tokenizer_config.json and README.md's front matter. Keys
+ * that were written before this call are left alone, so the caller may say better. file_type is
+ * llama.cpp's number (1 F16, 7 Q8_0, 32 BF16, ...). KQ_E_UNSUPPORTED: a tokenizer that GGUF has no name
+ * for. */
 kq_status kq_gguf_write_model(kq_gguf_writer *w, const kq_source *src, uint32_t file_type, kq_error *err);
 
 /* ---- what is known of a model besides its weights ---- */
@@ -33,9 +41,11 @@ typedef struct kq_about {
     char name[128];       /* "SmolLM2 135M Instruct"; never empty (the path's last part) */
     char license[64];     /* "apache-2.0"; "" unknown */
     char repository[256]; /* "owner/name" of this model on the hub; "" unknown */
-    char base_model[256]; /* a repository, an address or a name: what the model was made from; "" unknown */
+    /* a repository, an address or a name: what the model was made from; "" unknown */
+    char base_model[256];
 } kq_about;
-/* From a GGUF's general.*, or from config.json's _name_or_path and the front matter of README.md in a folder. */
+/* From a GGUF's general.*, or from config.json's _name_or_path and the front matter of README.md in a
+ * folder. */
 void kq_source_about(const kq_source *src, kq_about *about);
 /* Has the form of a repository on the hub, "owner/name"? */
 bool kq_is_repository(const char *name);

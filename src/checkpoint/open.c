@@ -9,7 +9,7 @@
 #include <string.h>
 
 struct kq_model_file {
-    kq_source *src;        /* owned */
+    kq_source *src; /* owned */
     kq_weights weights;
     kq_trellis *trellis[5]; /* owned; by bits a weight, NULL where no module has that many */
 };
@@ -35,8 +35,8 @@ void kq_model_file_close(kq_model_file *f)
 }
 
 /* The tensor `module`.`suffix`, with this type and shape, or an error that names what was found. */
-static kq_status need(const kq_source *src, const char *module, const char *suffix, kq_dtype dtype, size_t rank, const size_t *shape,
-                      const kq_tensor **out, kq_error *err)
+static kq_status need(const kq_source *src, const char *module, const char *suffix, kq_dtype dtype,
+                      size_t rank, const size_t *shape, const kq_tensor **out, kq_error *err)
 {
     char name[192];
     snprintf(name, sizeof name, "%s.%s", module, suffix);
@@ -47,10 +47,12 @@ static kq_status need(const kq_source *src, const char *module, const char *suff
     for (size_t i = 0; same && i < rank; i++)
         same = t->shape[i] == shape[i];
     if (!same)
-        return kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is %s [%zu, %zu, %zu] of rank %zu, expected %s [%zu, %zu, %zu] of rank %zu",
-                       t->file, name, kq_dtype_name(t->dtype), t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0,
-                       t->rank > 2 ? t->shape[2] : 0, t->rank, kq_dtype_name(dtype), rank > 0 ? shape[0] : 0, rank > 1 ? shape[1] : 0,
-                       rank > 2 ? shape[2] : 0, rank);
+        return kq_fail(
+            err, KQ_E_SHAPE,
+            "%s: tensor %s is %s [%zu, %zu, %zu] of rank %zu, expected %s [%zu, %zu, %zu] of rank %zu",
+            t->file, name, kq_dtype_name(t->dtype), t->rank > 0 ? t->shape[0] : 0,
+            t->rank > 1 ? t->shape[1] : 0, t->rank > 2 ? t->shape[2] : 0, t->rank, kq_dtype_name(dtype),
+            rank > 0 ? shape[0] : 0, rank > 1 ? shape[1] : 0, rank > 2 ? shape[2] : 0, rank);
     *out = t;
     return KQ_OK;
 }
@@ -70,7 +72,8 @@ int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id)
     return t && t->rank == 3 ? (int)(t->shape[2] / 16) : 0;
 }
 
-kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out, const kq_trellis **trellis, kq_error *err)
+kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out,
+                               const kq_trellis **trellis, kq_error *err)
 {
     *out = (kq_packed){0};
     *trellis = NULL;
@@ -84,19 +87,29 @@ kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_i
     const size_t m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
     const int k = kq_model_file_bits(f, layer, id);
     kq_status status;
-    if ((status = need(f->src, module, "trellis", KQ_T_I16, 3, (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
-        (status = need(f->src, module, "su", KQ_T_I8, 1, &n, &su, err)) || (status = need(f->src, module, "sv", KQ_T_I8, 1, &m, &sv, err)) ||
+    if ((status = need(f->src, module, "trellis", KQ_T_I16, 3,
+                       (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
+        (status = need(f->src, module, "su", KQ_T_I8, 1, &n, &su, err)) ||
+        (status = need(f->src, module, "sv", KQ_T_I8, 1, &m, &sv, err)) ||
         (status = need(f->src, module, "scale", KQ_T_F32, 0, NULL, &scale, err)))
         return status;
     for (size_t i = 0; i < n + m; i++) {
         int8_t s = (int8_t)(i < n ? su->data[i] : sv->data[i - n]);
         if (s != 1 && s != -1)
-            return kq_fail(err, KQ_E_FORMAT, "%s: %s[%zu] is %d, expected +1 or -1", t->file, i < n ? su->name : sv->name, i < n ? i : i - n, s);
+            return kq_fail(err, KQ_E_FORMAT, "%s: %s[%zu] is %d, expected +1 or -1", t->file,
+                           i < n ? su->name : sv->name, i < n ? i : i - n, s);
     }
-    kq_packed p = {.m = m, .n = n, .m_pad = m_pad, .n_pad = n_pad, .trellis = (uint16_t *)t->data, .su = (int8_t *)su->data, .sv = (int8_t *)sv->data};
+    kq_packed p = {.m = m,
+                   .n = n,
+                   .m_pad = m_pad,
+                   .n_pad = n_pad,
+                   .trellis = (uint16_t *)t->data,
+                   .su = (int8_t *)su->data,
+                   .sv = (int8_t *)sv->data};
     memcpy(&p.scale, scale->data, sizeof p.scale);
     if (!(p.scale >= 0) || p.scale > KQ_PACKED_SCALE_MAX)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected 0 to %g", t->file, scale->name, (double)p.scale, (double)KQ_PACKED_SCALE_MAX);
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected 0 to %g", t->file, scale->name,
+                       (double)p.scale, (double)KQ_PACKED_SCALE_MAX);
     *out = p;
     *trellis = f->trellis[k];
     return KQ_OK;
@@ -159,20 +172,30 @@ kq_status kq_model_file_rows(const kq_model_file *f, const char *name, kq_packed
     const int bits = q->dtype == KQ_T_I8 ? 8 : 4;
     const size_t row_bytes = bits == 8 ? n : (n + 1) / 2;
     kq_status status;
-    if ((status = need(f->src, module, "qweight", bits == 8 ? KQ_T_I8 : KQ_T_U8, 2, (size_t[]){V, row_bytes}, &q, err)) ||
+    if ((status = need(f->src, module, "qweight", bits == 8 ? KQ_T_I8 : KQ_T_U8, 2, (size_t[]){V, row_bytes},
+                       &q, err)) ||
         (status = need(f->src, module, "scales", KQ_T_F16, 2, (size_t[]){V, n_groups}, &s, err)))
         return status;
-    *out = (kq_packed_rows){.bits = bits, .rows = V, .n = n, .group = kq_rows_group(n), .row_bytes = row_bytes, .q = q->data, .scales = s->data, .scales_tensor = s};
+    *out = (kq_packed_rows){.bits = bits,
+                            .rows = V,
+                            .n = n,
+                            .group = kq_rows_group(n),
+                            .row_bytes = row_bytes,
+                            .q = q->data,
+                            .scales = s->data,
+                            .scales_tensor = s};
     return KQ_OK;
 }
 
 kq_status kq_packed_rows_scales(const kq_packed_rows *r, size_t row, uint16_t *scales, kq_error *err)
 {
     const size_t n_groups = r->n / r->group;
-    memcpy(scales, r->scales + row * n_groups * 2, n_groups * 2); /* the file may hold them at an odd address */
+    /* the file may hold them at an odd address */
+    memcpy(scales, r->scales + row * n_groups * 2, n_groups * 2);
     for (size_t g = 0; g < n_groups; g++)
         if ((scales[g] & 0x7c00) == 0x7c00)
-            return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is not finite", r->scales_tensor->file, r->scales_tensor->name, row, g);
+            return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is not finite", r->scales_tensor->file,
+                           r->scales_tensor->name, row, g);
     return KQ_OK;
 }
 
@@ -187,7 +210,8 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
     if (status)
         return status;
     if (row0 > r.rows || n_rows > r.rows - row0)
-        return kq_fail(err, KQ_E_ARG, "%s: rows %zu to %zu asked for, it has %zu", name, row0, row0 + n_rows, r.rows);
+        return kq_fail(err, KQ_E_ARG, "%s: rows %zu to %zu asked for, it has %zu", name, row0, row0 + n_rows,
+                       r.rows);
     uint16_t *scales;
     if ((status = kq_alloc_for((void **)&scales, r.n / r.group, sizeof *scales, name, err)))
         return status;
@@ -201,7 +225,8 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
     return status;
 }
 
-/* The code and its table, as config.json and the file have them; a trellis for every number of bits in use. */
+/* The code and its table, as config.json and the file have them; a trellis for every number of bits in
+ * use. */
 static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
 {
     const char *path = kq_source_path(f->src);
@@ -210,17 +235,20 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
     const char *code_name = json_string_value(json_object_get(qc, "code"));
     kq_code code = KQ_HYB;
     kq_status status = KQ_OK;
-    float (*table)[2] = NULL;
+    float(*table)[2] = NULL;
     const json_int_t version = json_integer_value(json_object_get(qc, "format_version"));
     if (version != 1)
-        status = kq_fail(err, KQ_E_UNSUPPORTED, "%s/config.json: quantization_config.format_version is %lld, this kronq reads 1", path, (long long)version);
+        status = kq_fail(err, KQ_E_UNSUPPORTED,
+                         "%s/config.json: quantization_config.format_version is %lld, this kronq reads 1",
+                         path, (long long)version);
     else if (!code_name)
         status = kq_fail(err, KQ_E_FORMAT, "%s/config.json: quantization_config.code is missing", path);
     else
         status = kq_code_parse(code_name, &code, err);
     if (!status && code == KQ_HYB) {
         const kq_tensor *t;
-        if (!(status = need(f->src, "kronq", "hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2}, &t, err)) &&
+        if (!(status =
+                  need(f->src, "kronq", "hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2}, &t, err)) &&
             !(status = kq_alloc_for((void **)&table, KQ_HYB_ENTRIES, sizeof *table, "the code's table", err)))
             status = kq_source_read_f32(f->src, t, 0, KQ_HYB_ENTRIES, &table[0][0], err);
     }
@@ -233,9 +261,10 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
                 continue;
             int k = t->rank == 3 && t->shape[2] % 16 == 0 && t->shape[2] <= 64 ? (int)(t->shape[2] / 16) : 0;
             if (k < 2)
-                status = kq_fail(err, KQ_E_SHAPE, "%s: %s must be [m/16, n/16, 32, 48 or 64]", t->file, t->name);
+                status =
+                    kq_fail(err, KQ_E_SHAPE, "%s: %s must be [m/16, n/16, 32, 48 or 64]", t->file, t->name);
             else if (!f->trellis[k])
-                status = kq_trellis_new(code, k, isa, (const float (*)[2])table, &f->trellis[k], err);
+                status = kq_trellis_new(code, k, isa, (const float(*)[2])table, &f->trellis[k], err);
         }
     }
     kq_free(table);

@@ -19,10 +19,13 @@ static double number_of(const json_t *o, const char *key)
 
 char *kq_module_report_json(const kq_module_report *r)
 {
-    json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i}", "name", r->name, "m", (json_int_t)r->m,
-                          "n", (json_int_t)r->n, "bits", r->bits, "relative_mse", kq_json_number(r->relative_mse), "predicted_loss",
-                          kq_json_number(r->predicted_loss), "factor_residual", kq_json_number(r->factor_residual), "sigma1", kq_json_number(r->sigma1),
-                          "sigma2", kq_json_number(r->sigma2), "products", r->products, "extra_in", r->extra_in, "extra_out", r->extra_out);
+    json_t *o =
+        json_pack("{s:s, s:I, s:I, s:i, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i}", "name", r->name, "m",
+                  (json_int_t)r->m, "n", (json_int_t)r->n, "bits", r->bits, "relative_mse",
+                  kq_json_number(r->relative_mse), "predicted_loss", kq_json_number(r->predicted_loss),
+                  "factor_residual", kq_json_number(r->factor_residual), "sigma1", kq_json_number(r->sigma1),
+                  "sigma2", kq_json_number(r->sigma2), "products", r->products, "extra_in", r->extra_in,
+                  "extra_out", r->extra_out);
     if (*r->identity)
         json_object_set_new(o, "identity", json_string(r->identity));
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
@@ -44,9 +47,14 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
         const kq_packed *p = &packed[id];
         kq_linear_name(module, sizeof module, layer, (kq_linear_id)id);
         char *text = kq_module_report_json(&report[id]);
-        status = text ? kq_st_writer_meta(w, module, text, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        status = text ? kq_st_writer_meta(w, module, text, err)
+                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
         free(text);
-        const struct { const char *suffix; kq_dtype dtype; size_t rank, shape[3]; } parts[] = {
+        const struct {
+            const char *suffix;
+            kq_dtype dtype;
+            size_t rank, shape[3];
+        } parts[] = {
             {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * report[id].bits)}},
             {"su", KQ_T_I8, 1, {p->n}},
             {"sv", KQ_T_I8, 1, {p->m}},
@@ -61,8 +69,10 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
         if (!(ids >> id & 1))
             continue;
         const kq_packed *p = &packed[id];
-        if ((status = kq_st_writer_data(w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * report[id].bits), err)) ||
-            (status = kq_st_writer_data(w, p->su, p->n, err)) || (status = kq_st_writer_data(w, p->sv, p->m, err)) ||
+        if ((status = kq_st_writer_data(
+                 w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * report[id].bits), err)) ||
+            (status = kq_st_writer_data(w, p->su, p->n, err)) ||
+            (status = kq_st_writer_data(w, p->sv, p->m, err)) ||
             (status = kq_st_writer_data(w, &p->scale, sizeof p->scale, err)))
             break;
     }
@@ -72,7 +82,8 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
     return status;
 }
 
-kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR], kq_error *err)
+kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR],
+                               kq_error *err)
 {
     kq_st_file *f = NULL;
     memset(report, 0, KQ_N_LINEAR * sizeof *report);

@@ -23,7 +23,8 @@ void kq_rows_encode(const float *row, size_t n, int bits, uint8_t *q, uint16_t *
         scales[g] = kq_f32_to_f16(top / (float)max);
         const float s = kq_f16_to_f32(scales[g]);
         for (size_t i = 0; i < group; i++) {
-            long v = s > 0 ? lrintf(x[i] / s) : 0; /* the stored scale, so that its own rounding is made good */
+            /* the stored scale, so that its own rounding is made good */
+            long v = s > 0 ? lrintf(x[i] / s) : 0;
             v = v > max ? max : v < -max ? -max : v;
             const size_t at = g * group + i;
             if (bits == 8)

@@ -50,8 +50,11 @@ static kq_status add(entries *list, entry e, kq_error *err)
 static size_t dtype_bytes(kq_dtype t)
 {
     switch (t) {
-    case KQ_T_F32: case KQ_T_I32: return 4;
-    case KQ_T_F16: case KQ_T_BF16: case KQ_T_I16: return 2;
+    case KQ_T_F32:
+    case KQ_T_I32: return 4;
+    case KQ_T_F16:
+    case KQ_T_BF16:
+    case KQ_T_I16: return 2;
     case KQ_T_I64: return 8;
     default: return 1;
     }
@@ -105,21 +108,23 @@ static kq_status add_rows(entries *list, const kq_tensor *t, int bits, kq_error 
 }
 
 /* Every plain tensor of the source that no part file replaces. */
-static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file *const *parts, size_t n_parts, kq_error *err)
+static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file *const *parts, size_t n_parts,
+                            kq_error *err)
 {
     for (size_t i = 0; i < kq_source_n_tensors(o->src); i++) {
         const kq_tensor *t = kq_source_tensor(o->src, i);
         size_t layer;
         char name[NAME];
         const size_t len = strlen(t->name);
-        if (len > 7 && len < NAME - 16 && !strcmp(t->name + len - 7, ".weight") && sscanf(t->name, "model.layers.%zu.", &layer) == 1 &&
-            layer < n_parts && parts[layer]) {
+        if (len > 7 && len < NAME - 16 && !strcmp(t->name + len - 7, ".weight") &&
+            sscanf(t->name, "model.layers.%zu.", &layer) == 1 && layer < n_parts && parts[layer]) {
             snprintf(name, sizeof name, "%.*s.trellis", (int)(len - 7), t->name);
             if (kq_st_find(parts[layer], name))
                 continue;
         }
         if (len >= NAME)
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor name of %zu bytes, at most %d are kept", t->file, len, NAME - 1);
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor name of %zu bytes, at most %d are kept",
+                           t->file, len, NAME - 1);
         if (is_head(t) && kq_source_config(o->src)->tie_embeddings)
             continue; /* a copy of the embedding that some exports carry */
         const int bits = is_head(t) ? o->head_bits : is_rows(t) ? o->embed_bits : 16;
@@ -170,7 +175,8 @@ static kq_status write_kept(kq_st_writer *w, const kq_source *src, const entry *
 
 static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *e, kq_error *err)
 {
-    const size_t V = e->t->shape[0], n = e->t->shape[1], groups = n / kq_rows_group(n), q_bytes = e->bits == 8 ? n : (n + 1) / 2;
+    const size_t V = e->t->shape[0], n = e->t->shape[1], groups = n / kq_rows_group(n),
+                 q_bytes = e->bits == 8 ? n : (n + 1) / 2;
     float *x = kq_alloc(n, sizeof *x);
     uint8_t *q = kq_calloc(q_bytes, 1);
     uint16_t *s = kq_alloc(groups, sizeof *s);
@@ -181,11 +187,14 @@ static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *
         kq_rows_encode(x, n, e->bits, q, s);
         for (size_t g = 0; g < groups && !status; g++)
             if ((s[g] & 0x7c00) == 0x7c00)
-                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s, row %zu: values too large for a scale in F16; --embed-bits 16 (or --head-bits 16) keeps them",
+                status = kq_fail(err, KQ_E_NUMERIC,
+                                 "%s: %s, row %zu: values too large for a scale in F16; --embed-bits 16 (or "
+                                 "--head-bits 16) keeps them",
                                  e->t->file, e->t->name, r);
         if (status)
             break;
-        status = e->from == ROWS_Q ? kq_st_writer_data(w, q, q_bytes, err) : kq_st_writer_data(w, s, 2 * groups, err);
+        status = e->from == ROWS_Q ? kq_st_writer_data(w, q, q_bytes, err)
+                                   : kq_st_writer_data(w, s, 2 * groups, err);
     }
     kq_free(x);
     kq_free(q);
@@ -193,7 +202,10 @@ static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *
     return status;
 }
 
-typedef struct gathering { const kq_source *src; const entries *list; } gathering;
+typedef struct gathering {
+    const kq_source *src;
+    const entries *list;
+} gathering;
 
 static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err)
 {
@@ -207,7 +219,8 @@ static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err
         return status;
     }
     case FROM_TABLE: return kq_st_writer_data(w, kq_hyb_table, sizeof kq_hyb_table, err);
-    case ROWS_Q: case ROWS_SCALES: break;
+    case ROWS_Q:
+    case ROWS_SCALES: break;
     }
     return write_rows(w, g->src, e, err);
 }
@@ -225,17 +238,23 @@ static kq_status write_json(const char *dir, const char *name, const json_t *val
     return status;
 }
 
-static kq_status write_tensors(const kq_save_options *o, const entries *list, kq_save_report *report, kq_error *err)
+static kq_status write_tensors(const kq_save_options *o, const entries *list, kq_save_report *report,
+                               kq_error *err)
 {
     kq_st_decl *decl;
-    kq_status status = kq_alloc_for((void **)&decl, list->n, sizeof *decl, "the list of the checkpoint's tensors", err);
+    kq_status status =
+        kq_alloc_for((void **)&decl, list->n, sizeof *decl, "the list of the checkpoint's tensors", err);
     for (size_t i = 0; i < list->n && !status; i++) {
         const entry *e = &list->e[i];
-        decl[i] = (kq_st_decl){.name = e->name, .dtype = e->dtype, .rank = e->rank, .shape = {e->shape[0], e->shape[1], e->shape[2], e->shape[3]}};
+        decl[i] = (kq_st_decl){.name = e->name,
+                               .dtype = e->dtype,
+                               .rank = e->rank,
+                               .shape = {e->shape[0], e->shape[1], e->shape[2], e->shape[3]}};
     }
     gathering g = {o->src, list};
     if (!status)
-        status = kq_st_write_shards(o->dir, o->shard_size, decl, list->n, write_entry, &g, &report->file_bytes, err);
+        status = kq_st_write_shards(o->dir, o->shard_size, decl, list->n, write_entry, &g,
+                                    &report->file_bytes, err);
     kq_free(decl);
     return status;
 }
@@ -244,7 +263,8 @@ static kq_status write_tensors(const kq_save_options *o, const entries *list, kq
 extern const unsigned char kq_modeling_py[];
 extern const size_t kq_modeling_py_size;
 
-/* What transformers runs to load the checkpoint with trust_remote_code=True; auto_map in config.json names a class of it. */
+/* What transformers runs to load the checkpoint with trust_remote_code=True; auto_map in config.json
+ * names a class of it. */
 static kq_status write_modeling(const char *dir, kq_error *err)
 {
     char path[PATH];
@@ -256,38 +276,44 @@ static bool same_bits(const json_t *bits_of)
 {
     const json_t *first = json_object_iter_value(json_object_iter((json_t *)bits_of)), *value;
     const char *name;
-    json_object_foreach ((json_t *)bits_of, name, value)
-        if (!json_equal(first, value))
-            return false;
+    json_object_foreach((json_t *)bits_of, name, value) if (!json_equal(first, value)) return false;
     return true;
 }
 
 /* The model card, and config.json with quantization_config and auto_map: the last file to appear. */
-static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of, json_t *skipped, kq_error *err)
+static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of,
+                              json_t *skipped, kq_error *err)
 {
     char *text = NULL;
     kq_status status = kq_config_json(o->src, &text, err);
     if (status)
         return status;
-    json_t *config = kq_json_again(text), *extra = o->settings_json ? json_loads(o->settings_json, 0, NULL) : NULL;
+    json_t *config = kq_json_again(text),
+           *extra = o->settings_json ? json_loads(o->settings_json, 0, NULL) : NULL;
     kq_free(text);
     const kq_code code = o->code;
-    json_t *qc = json_pack("{s:s, s:i, s:i, s:f, s:f, s:s, s:i, s:i, s:[i,i], s:i, s:O, s:O}", "quant_method", "kronq", "format_version", 1,
-                           "bits", (int)lround(report->bits), "bpw", report->bpw_linear, "bpw_file", report->bpw_file, "code", kq_code_name(code), "L",
-                           KQ_TRELLIS_L, "V", kq_code_V(code), "tile", KQ_TILE, KQ_TILE, "embed_bits", o->embed_bits, "module_bits", bits_of,
-                           "modules_to_not_convert", skipped);
+    json_t *qc = json_pack("{s:s, s:i, s:i, s:f, s:f, s:s, s:i, s:i, s:[i,i], s:i, s:O, s:O}", "quant_method",
+                           "kronq", "format_version", 1, "bits", (int)lround(report->bits), "bpw",
+                           report->bpw_linear, "bpw_file", report->bpw_file, "code", kq_code_name(code), "L",
+                           KQ_TRELLIS_L, "V", kq_code_V(code), "tile", KQ_TILE, KQ_TILE, "embed_bits",
+                           o->embed_bits, "module_bits", bits_of, "modules_to_not_convert", skipped);
     if (qc && !kq_source_config(o->src)->tie_embeddings)
         json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
     if (qc && !same_bits(bits_of))
         json_object_set_new(qc, "bits_average", json_real(report->bits));
-    json_t *auto_map = json_pack("{s:s}", "AutoModelForCausalLM", kq_source_config(o->src)->arch == KQ_ARCH_QWEN3 ?
-                                 "modeling_kronq.Qwen3ForCausalLM" : "modeling_kronq.LlamaForCausalLM");
-    if (!config || !qc || (extra && json_object_update(qc, extra)) || json_object_set(config, "quantization_config", qc) ||
-        json_object_set(config, "auto_map", auto_map))
+    json_t *auto_map =
+        json_pack("{s:s}", "AutoModelForCausalLM",
+                  kq_source_config(o->src)->arch == KQ_ARCH_QWEN3 ? "modeling_kronq.Qwen3ForCausalLM"
+                                                                  : "modeling_kronq.LlamaForCausalLM");
+    if (!config || !qc || (extra && json_object_update(qc, extra)) ||
+        json_object_set(config, "quantization_config", qc) || json_object_set(config, "auto_map", auto_map))
         status = kq_fail(err, KQ_E_MEMORY, "%s/config.json: out of memory", o->dir);
     else if (o->command) {
-        const kq_card_facts facts = {.command = o->command, .predicted_loss = o->predicted_loss, .relative_mse = o->relative_mse,
-                                     .file_bytes = report->file_bytes, .n_parameters = report->n_parameters};
+        const kq_card_facts facts = {.command = o->command,
+                                     .predicted_loss = o->predicted_loss,
+                                     .relative_mse = o->relative_mse,
+                                     .file_bytes = report->file_bytes,
+                                     .n_parameters = report->n_parameters};
         status = kq_card_quantized(o->src, qc, &facts, o->dir, err);
     }
     if (!status)
@@ -307,7 +333,8 @@ static double packed_bits(size_t m, size_t n, double k)
 
 static size_t count_parameters(const kq_config *cfg)
 {
-    size_t total = cfg->d_model * (2 * cfg->n_layer + 1) + cfg->vocab_size * cfg->d_model * (cfg->tie_embeddings ? 1 : 2);
+    size_t total = cfg->d_model * (2 * cfg->n_layer + 1) +
+                   cfg->vocab_size * cfg->d_model * (cfg->tie_embeddings ? 1 : 2);
     if (cfg->arch == KQ_ARCH_QWEN3)
         total += 2 * cfg->head_dim * cfg->n_layer;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -318,7 +345,8 @@ static size_t count_parameters(const kq_config *cfg)
     return total;
 }
 
-void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
+void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
+                        double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report)
 {
     const kq_config *cfg = kq_source_config(src);
@@ -370,7 +398,9 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
     char path[PATH], name[NAME];
     json_t *bits_of = json_object(), *skipped = json_array();
     kq_st_file **parts = kq_calloc(cfg->n_layer, sizeof *parts);
-    kq_status status = parts && bits_of && skipped ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the checkpoint's list");
+    kq_status status = parts && bits_of && skipped
+                           ? KQ_OK
+                           : kq_fail(err, KQ_E_MEMORY, "out of memory: the checkpoint's list");
 
     for (size_t l = 0; l < cfg->n_layer && !status; l++) {
         snprintf(name, sizeof name, "block-%05zu.safetensors", l);
@@ -384,7 +414,8 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
             snprintf(name, sizeof name, "%s.trellis", module);
             const kq_tensor *t = parts[l] ? kq_st_find(parts[l], name) : NULL;
             if (t) {
-                const size_t k = t->rank == 3 ? t->shape[2] / 16 : 0; /* docs/format.md: [m/16, n/16, 16 k] */
+                /* docs/format.md: [m/16, n/16, 16 k] */
+                const size_t k = t->rank == 3 ? t->shape[2] / 16 : 0;
                 json_object_set_new(bits_of, module, json_integer((json_int_t)k));
                 bits += packed_bits(m, n, (double)k);
                 trellis += (double)(m * n) * (double)k;
@@ -416,7 +447,8 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
         report->bits = report->n_weights_quantized ? trellis / (double)report->n_weights_quantized : 0;
         report->bpw_file = 8.0 * (double)report->file_bytes / (double)report->n_parameters;
         json_array_append_new(skipped, json_string("lm_head"));
-        if (!(status = kq_write_hf_side_files(o->src, o->dir, err)) && !(status = write_modeling(o->dir, err)))
+        if (!(status = kq_write_hf_side_files(o->src, o->dir, err)) &&
+            !(status = write_modeling(o->dir, err)))
             status = write_config(o, report, bits_of, skipped, err);
     }
     for (size_t l = 0; parts && l < cfg->n_layer; l++)

@@ -13,9 +13,16 @@
 #include "base/mem.h"
 
 /* Copied byte for byte from a folder, each if it is there. */
-static const char *const copied[] = { "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-                                      "chat_template.jinja", "chat_template.json", "merges.txt", "vocab.json", "tokenizer.model",
-                                      "added_tokens.json" };
+static const char *const copied[] = {"tokenizer.json",
+                                     "tokenizer_config.json",
+                                     "special_tokens_map.json",
+                                     "generation_config.json",
+                                     "chat_template.jinja",
+                                     "chat_template.json",
+                                     "merges.txt",
+                                     "vocab.json",
+                                     "tokenizer.model",
+                                     "added_tokens.json"};
 
 /* The files of additional_chat_templates. */
 static kq_status copy_templates(const char *from, const char *dir, kq_error *err)
@@ -24,7 +31,8 @@ static kq_status copy_templates(const char *from, const char *dir, kq_error *err
     char a[4096], b[4096], file[4096], **names;
     size_t n;
     kq_status status;
-    if ((status = kq_path_join(a, sizeof a, from, folder, err)) || (status = kq_path_join(b, sizeof b, dir, folder, err)) ||
+    if ((status = kq_path_join(a, sizeof a, from, folder, err)) ||
+        (status = kq_path_join(b, sizeof b, dir, folder, err)) ||
         (status = kq_chat_template_files(from, &names, &n, err)))
         return status;
     if (n)
@@ -32,7 +40,8 @@ static kq_status copy_templates(const char *from, const char *dir, kq_error *err
     for (size_t i = 0; i < n && !status; i++) {
         char *text = NULL;
         size_t size;
-        if ((status = kq_path_join(file, sizeof file, a, names[i], err)) || (status = kq_file_read(file, KQ_TOK_MAX_FILE, &text, &size, err)))
+        if ((status = kq_path_join(file, sizeof file, a, names[i], err)) ||
+            (status = kq_file_read(file, KQ_TOK_MAX_FILE, &text, &size, err)))
             break;
         if (!(status = kq_path_join(file, sizeof file, b, names[i], err)))
             status = kq_file_write(file, text, size, err);
@@ -48,7 +57,8 @@ static kq_status copy_all(const char *from, const char *dir, kq_error *err)
         char a[4096], b[4096], *text = NULL;
         size_t size;
         kq_status status;
-        if ((status = kq_path_join(a, sizeof a, from, copied[i], err)) || (status = kq_path_join(b, sizeof b, dir, copied[i], err)))
+        if ((status = kq_path_join(a, sizeof a, from, copied[i], err)) ||
+            (status = kq_path_join(b, sizeof b, dir, copied[i], err)))
             return status;
         if (!kq_path_exists(a))
             continue;
@@ -63,7 +73,7 @@ static kq_status copy_all(const char *from, const char *dir, kq_error *err)
 
 static kq_status dump(const json_t *v, const char *what, char **out, kq_error *err)
 {
-    kq_buffer copy = { 0 };
+    kq_buffer copy = {0};
     char *text = json_dumps(v, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     if (!text)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: writing %s", what);
@@ -108,7 +118,8 @@ kq_status kq_write_hf_side_files(const kq_source *src, const char *dir, kq_error
     if (kq_source_kind_of(src) == KQ_SOURCE_HF)
         return copy_all(kq_source_path(src), dir, err);
     if ((status = kq_tokenizer_gguf_json(kq_source_gguf(src), cfg->max_position, &tokenizer, &config, err)) ||
-        (status = kq_tokenizer_from_json(tokenizer, kq_source_path(src), &tok, err))) /* nothing is written that cannot be read */
+        (status = kq_tokenizer_from_json(tokenizer, kq_source_path(src), &tok,
+                                         err))) /* nothing is written that cannot be read */
         goto out;
     map = json_object();
     gen = json_pack("{s:b}", "_from_model_config", 1);
@@ -116,20 +127,22 @@ kq_status kq_write_hf_side_files(const kq_source *src, const char *dir, kq_error
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the side files");
         goto out;
     }
-    static const char *const roles[] = { "bos_token", "eos_token", "unk_token", "pad_token" };
+    static const char *const roles[] = {"bos_token", "eos_token", "unk_token", "pad_token"};
     for (size_t i = 0; i < 4; i++) {
         json_t *name = json_object_get(config, roles[i]);
         if (!name)
             continue;
         json_object_set(map, roles[i], name);
         if (!strcmp(roles[i], "pad_token"))
-            json_object_set_new(gen, "pad_token_id", json_integer(kq_tokenizer_id(tok, json_string_value(name))));
+            json_object_set_new(gen, "pad_token_id",
+                                json_integer(kq_tokenizer_id(tok, json_string_value(name))));
     }
     if (cfg->bos_id >= 0)
         json_object_set_new(gen, "bos_token_id", json_integer(cfg->bos_id));
     if (cfg->n_eos)
         json_object_set_new(gen, "eos_token_id", eos_json(cfg));
-    if ((status = write_json(dir, "tokenizer.json", tokenizer, err)) || (status = write_json(dir, "tokenizer_config.json", config, err)) ||
+    if ((status = write_json(dir, "tokenizer.json", tokenizer, err)) ||
+        (status = write_json(dir, "tokenizer_config.json", config, err)) ||
         (status = write_json(dir, "special_tokens_map.json", map, err)))
         goto out;
     status = write_json(dir, "generation_config.json", gen, err);
@@ -154,12 +167,15 @@ static double shortest(float x)
     return x;
 }
 
-static json_t *real_number(double x) { return json_real((double)(float)x == x ? shortest((float)x) : x); }
+static json_t *real_number(double x)
+{
+    return json_real((double)(float)x == x ? shortest((float)x) : x);
+}
 
 static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
 {
     const char *text = kq_source_config_json(src);
-    kq_buffer copy = { 0 };
+    kq_buffer copy = {0};
     if (!text)
         return kq_fail(err, KQ_E_FORMAT, "%s: no config.json", kq_source_path(src));
     json_t *root = kq_json_again(text);
@@ -168,11 +184,13 @@ static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
         return kq_fail(err, KQ_E_FORMAT, "%s/config.json is not a JSON object", kq_source_path(src));
     }
     kq_status status;
-    /* auto_map names files of code beside the source, and transformers_weights a file of weights, which are not copied. A head that is stored although the
-     * configuration ties it is not tied. */
-    static const char *const dropped[] = { "quantization_config", "auto_map", "transformers_weights" };
-    const bool tied = kq_source_config(src)->tie_embeddings, untied = !tied && json_is_true(json_object_get(root, "tie_word_embeddings"));
-    const bool bos_list = json_is_array(json_object_get(root, "bos_token_id")); /* newer versions of transformers refuse a list there */
+    /* auto_map names files of code beside the source, and transformers_weights a file of weights, which
+     * are not copied. A head that is stored although the configuration ties it is not tied. */
+    static const char *const dropped[] = {"quantization_config", "auto_map", "transformers_weights"};
+    const bool tied = kq_source_config(src)->tie_embeddings,
+               untied = !tied && json_is_true(json_object_get(root, "tie_word_embeddings"));
+    /* newer versions of transformers refuse a list there */
+    const bool bos_list = json_is_array(json_object_get(root, "bos_token_id"));
     bool changed = untied || bos_list;
     for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++)
         changed |= !json_object_del(root, dropped[i]);
@@ -180,7 +198,10 @@ static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
         if (untied)
             json_object_set_new(root, "tie_word_embeddings", json_false());
         if (bos_list)
-            json_object_set_new(root, "bos_token_id", kq_source_config(src)->bos_id >= 0 ? json_integer(kq_source_config(src)->bos_id) : json_null());
+            json_object_set_new(root, "bos_token_id",
+                                kq_source_config(src)->bos_id >= 0
+                                    ? json_integer(kq_source_config(src)->bos_id)
+                                    : json_null());
         status = dump(root, "config.json", json, err);
     } else if (!(status = kq_buffer_add(&copy, text, strlen(text) + 1, err))) {
         *json = copy.data;
@@ -196,23 +217,27 @@ kq_status kq_config_json(const kq_source *src, char **json, kq_error *err)
     if (kq_source_kind_of(src) == KQ_SOURCE_HF)
         return folder_config(src, json, err);
     const bool llama = cfg->arch == KQ_ARCH_LLAMA;
-    json_t *v = json_pack("{s:[s],s:s,s:b,s:s,s:I,s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:n,s:o,s:b,s:s,s:b,s:I}", "architectures",
-                          llama ? "LlamaForCausalLM" : "Qwen3ForCausalLM", "model_type", llama ? "llama" : "qwen3", "attention_bias", 0,
-                          "hidden_act", "silu", "hidden_size", (json_int_t)cfg->d_model, "initializer_range", 0.02, "intermediate_size",
-                          (json_int_t)cfg->d_ff, "max_position_embeddings", (json_int_t)cfg->max_position, "num_attention_heads",
-                          (json_int_t)cfg->n_head, "num_hidden_layers", (json_int_t)cfg->n_layer, "num_key_value_heads",
-                          (json_int_t)cfg->n_kv_head, "head_dim", (json_int_t)cfg->head_dim, "rms_norm_eps", real_number(cfg->rms_eps),
-                          "rope_scaling", "rope_theta", real_number(cfg->rope_theta), "tie_word_embeddings", cfg->tie_embeddings,
-                          "torch_dtype", "bfloat16", "use_cache", 1, "vocab_size", (json_int_t)cfg->vocab_size);
+    json_t *v = json_pack(
+        "{s:[s],s:s,s:b,s:s,s:I,s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:n,s:o,s:b,s:s,s:b,s:I}", "architectures",
+        llama ? "LlamaForCausalLM" : "Qwen3ForCausalLM", "model_type", llama ? "llama" : "qwen3",
+        "attention_bias", 0, "hidden_act", "silu", "hidden_size", (json_int_t)cfg->d_model,
+        "initializer_range", 0.02, "intermediate_size", (json_int_t)cfg->d_ff, "max_position_embeddings",
+        (json_int_t)cfg->max_position, "num_attention_heads", (json_int_t)cfg->n_head, "num_hidden_layers",
+        (json_int_t)cfg->n_layer, "num_key_value_heads", (json_int_t)cfg->n_kv_head, "head_dim",
+        (json_int_t)cfg->head_dim, "rms_norm_eps", real_number(cfg->rms_eps), "rope_scaling", "rope_theta",
+        real_number(cfg->rope_theta), "tie_word_embeddings", cfg->tie_embeddings, "torch_dtype", "bfloat16",
+        "use_cache", 1, "vocab_size", (json_int_t)cfg->vocab_size);
     bool ok = v != NULL;
     if (ok && llama)
         ok = !json_object_set_new(v, "mlp_bias", json_false());
     if (ok)
         ok = !json_object_set_new(v, "rope_scaling", kq_rope_to_json(cfg));
     if (ok)
-        ok = !json_object_set_new(v, "bos_token_id", cfg->bos_id >= 0 ? json_integer(cfg->bos_id) : json_null()) &&
+        ok = !json_object_set_new(v, "bos_token_id",
+                                  cfg->bos_id >= 0 ? json_integer(cfg->bos_id) : json_null()) &&
              !json_object_set_new(v, "eos_token_id", cfg->n_eos ? eos_json(cfg) : json_null());
-    kq_status status = ok ? dump(v, "config.json", json, err) : kq_fail(err, KQ_E_MEMORY, "out of memory: config.json");
+    kq_status status =
+        ok ? dump(v, "config.json", json, err) : kq_fail(err, KQ_E_MEMORY, "out of memory: config.json");
     json_decref(v);
     return status;
 }

@@ -4,12 +4,14 @@
 
 #include "source/source.h"
 
-/* Write the Hugging Face side files of a source into folder `dir` (which exists). From a folder they are copied byte for byte: tokenizer.json,
- * tokenizer_config.json, special_tokens_map.json, generation_config.json, chat_template.jinja, merges.txt, vocab.json, tokenizer.model,
- * added_tokens.json, each if it is there. From a GGUF the first four are made: the stock `tokenizers` and AutoTokenizer give the same ids from
- * them; the chat template is in tokenizer_config.json. */
+/* Write the Hugging Face side files of a source into folder `dir` (which exists). From a folder they are
+ * copied byte for byte: tokenizer.json, tokenizer_config.json, special_tokens_map.json,
+ * generation_config.json, chat_template.jinja, merges.txt, vocab.json, tokenizer.model,
+ * added_tokens.json, each if it is there. From a GGUF the first four are made: the stock `tokenizers`
+ * and AutoTokenizer give the same ids from them; the chat template is in tokenizer_config.json. */
 kq_status kq_write_hf_side_files(const kq_source *src, const char *dir, kq_error *err);
-/* The text of config.json for a source (a folder's own, or made from GGUF metadata). kq_free. Without quantization_config. */
+/* The text of config.json for a source (a folder's own, or made from GGUF metadata). kq_free. Without
+ * quantization_config. */
 kq_status kq_config_json(const kq_source *src, char **json, kq_error *err);
 
 #endif

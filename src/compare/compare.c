@@ -15,7 +15,8 @@
 #include "compare/compare.h"
 #include "quant/plan.h"
 
-/* What the library below reports, with the place in the comparison before it; its notes (one a module) are not passed on. */
+/* What the library below reports, with the place in the comparison before it; its notes (one a module)
+ * are not passed on. */
 typedef struct watcher {
     const kq_common *to;
     char where[64];
@@ -43,7 +44,8 @@ static kq_common watched(const kq_common *common, watcher *w)
 
 /* ---- passes ---- */
 
-static kq_status factor_path(const kq_cmp *c, const kq_cmp_factors *f, const char *suffix, char path[KQ_CMP_PATH], kq_error *err)
+static kq_status factor_path(const kq_cmp *c, const kq_cmp_factors *f, const char *suffix,
+                             char path[KQ_CMP_PATH], kq_error *err)
 {
     return kq_cmp_path(path, c->dir, "factors", f->name, suffix, err);
 }
@@ -53,27 +55,32 @@ static double sum_seconds(const json_t *modules)
     const char *key;
     json_t *m;
     double s = 0;
-    json_object_foreach ((json_t *)modules, key, m)
-        s += json_number_value(json_object_get(m, "seconds"));
+    json_object_foreach((json_t *)modules, key, m) s += json_number_value(json_object_get(m, "seconds"));
     return s;
 }
 
-/* factors/NAME.json out of the pass's report. whole: nothing of it was done by an earlier, interrupted run, so that its times are
- * known. */
-static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const json_t *report, const json_t *one, size_t shared, bool whole,
-                             bool peak, kq_error *err)
+/* factors/NAME.json out of the pass's report. whole: nothing of it was done by an earlier, interrupted
+ * run, so that its times are known. */
+static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const json_t *report,
+                             const json_t *one, size_t shared, bool whole, bool peak, kq_error *err)
 {
     char path[KQ_CMP_PATH];
     const json_t *s = json_object_get(report, "seconds"), *modules = json_object_get(one, "modules");
-    json_t *o = json_pack("{s:i, s:O, s:I, s:b, s:O?, s:O?}", "format", 1, "settings", f->settings, "shared_by", (json_int_t)shared,
-                          "kept", c->opt->keep_factors, "calibration_nll", json_object_get(report, "calibration_nll"), "modules", modules);
+    json_t *o = json_pack("{s:i, s:O, s:I, s:b, s:O?, s:O?}", "format", 1, "settings", f->settings,
+                          "shared_by", (json_int_t)shared, "kept", c->opt->keep_factors, "calibration_nll",
+                          json_object_get(report, "calibration_nll"), "modules", modules);
     if (!o)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->name);
-    const double pass = json_number_value(json_object_get(s, "forward")) + json_number_value(json_object_get(s, "backward"));
-    json_object_set_new(o, "seconds", json_pack("{s:o, s:o}", "calibration", whole ? json_real(pass) : json_null(), "factors",
-                                                whole && modules ? json_real(sum_seconds(modules)) : json_null()));
-    json_object_set(o, "peak_rss_bytes", peak && whole ? json_object_get(report, "peak_rss_bytes") : json_null());
-    json_object_set(o, "file_bytes", json_object_get(one, "file_bytes") ? json_object_get(one, "file_bytes") : json_null());
+    const double pass =
+        json_number_value(json_object_get(s, "forward")) + json_number_value(json_object_get(s, "backward"));
+    json_object_set_new(o, "seconds",
+                        json_pack("{s:o, s:o}", "calibration", whole ? json_real(pass) : json_null(),
+                                  "factors",
+                                  whole && modules ? json_real(sum_seconds(modules)) : json_null()));
+    json_object_set(o, "peak_rss_bytes",
+                    peak && whole ? json_object_get(report, "peak_rss_bytes") : json_null());
+    json_object_set(o, "file_bytes",
+                    json_object_get(one, "file_bytes") ? json_object_get(one, "file_bytes") : json_null());
     kq_status status = factor_path(c, f, ".json", path, err);
     if (!status)
         status = kq_cmp_store(path, o, err);
@@ -107,12 +114,13 @@ static bool begun(const kq_estimate *e, size_t n)
     return false;
 }
 
-/* The factors of pass p that rows wait for and that are not there yet; when there are any, line says so first. */
+/* The factors of pass p that rows wait for and that are not there yet; when there are any, line says so
+ * first. */
 static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_common *common, kq_error *err)
 {
     const kq_cmp_factors **f = NULL;
     kq_estimate *e = NULL;
-    char (*path)[KQ_CMP_PATH] = NULL, *text = NULL;
+    char(*path)[KQ_CMP_PATH] = NULL, *text = NULL;
     json_t *report = NULL;
     size_t n = 0, bytes = 0;
     kq_status status = kq_alloc_for((void **)&f, c->n_factors, sizeof *f, "factors", err);
@@ -125,7 +133,8 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
         if (one->pass != p || !one->waiting || (status = factor_path(c, one, ".json", path[n], err)))
             continue;
         const bool reported = kq_path_exists(path[n]);
-        if ((status = factor_path(c, one, ".safetensors", path[n], err)) || (reported && kq_path_exists(path[n])))
+        if ((status = factor_path(c, one, ".safetensors", path[n], err)) ||
+            (reported && kq_path_exists(path[n])))
             continue;
         f[n] = one;
         e[n] = (kq_estimate){.out_file = path[n], .calibration = one->calibration};
@@ -133,7 +142,8 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
         n++;
     }
     if (!status && n && !(status = kq_progress_note(&c->opt->common, line, err))) {
-        /* the settings of the first are those of all, as far as the pass is concerned; labels do not matter to methods over inputs */
+        /* the settings of the first are those of all, as far as the pass is concerned; labels do not
+         * matter to methods over inputs */
         const kq_cmp_row *r = c->row;
         while (r->factors < 0 || &c->factors[r->factors] != f[0])
             r++;
@@ -155,8 +165,9 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
         if (!status && !(report = json_loads(text, 0, NULL)))
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the calibration's report");
         for (size_t i = 0; i < n && !status; i++)
-            status = keep_report(c, f[i], report, n > 1 ? json_array_get(json_object_get(report, "estimates"), i) : report, n, whole,
-                                 peak, err);
+            status = keep_report(c, f[i], report,
+                                 n > 1 ? json_array_get(json_object_get(report, "estimates"), i) : report, n,
+                                 whole, peak, err);
     }
     json_decref(report);
     free(text);
@@ -166,7 +177,8 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
     return status;
 }
 
-/* The factor file, once no row waits for it any more; one that this run or the run that made it was told to keep stays. */
+/* The factor file, once no row waits for it any more; one that this run or the run that made it was told
+ * to keep stays. */
 static kq_status release(const kq_cmp *c, const kq_cmp_factors *f, kq_error *err)
 {
     char path[KQ_CMP_PATH];
@@ -176,7 +188,8 @@ static kq_status release(const kq_cmp *c, const kq_cmp_factors *f, kq_error *err
     kq_status status = factor_path(c, f, ".json", path, err);
     if (status || !kq_path_exists(path) || (status = kq_cmp_load(path, &report, err)))
         return status;
-    if (!json_is_true(json_object_get(report, "kept")) && !(status = factor_path(c, f, ".safetensors", path, err)))
+    if (!json_is_true(json_object_get(report, "kept")) &&
+        !(status = factor_path(c, f, ".safetensors", path, err)))
         status = kq_remove_tree(path, err);
     json_decref(report);
     return status;
@@ -197,8 +210,8 @@ static kq_status tidy(const kq_cmp *c, kq_error *err)
 /* ---- the whole ---- */
 
 typedef struct pace {
-    size_t done, left;    /* rows: of this run */
-    double rows_s;        /* their time */
+    size_t done, left; /* rows: of this run */
+    double rows_s;     /* their time */
     size_t passes_done, passes_left;
     double passes_s;
 } pace;
@@ -206,8 +219,8 @@ typedef struct pace {
 static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, const pace *p, kq_error *err)
 {
     char line[600], left[32];
-    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %g bits, seed %llu", c->n - p->left + 1, c->n, r->spec, r->opt.bits,
-                     (unsigned long long)r->opt.common.seed);
+    int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %g bits, seed %llu", c->n - p->left + 1,
+                     c->n, r->spec, r->opt.bits, (unsigned long long)r->opt.common.seed);
     if (p->done && (p->passes_done || !p->passes_left)) {
         double s = p->rows_s / (double)p->done * (double)p->left;
         if (p->passes_left)
@@ -267,7 +280,8 @@ static kq_status run_all(kq_cmp *c, char **text, kq_error *err)
     pace p = {0};
     if (c->n_same) {
         char note[600];
-        snprintf(note, sizeof note, "%zu rows are left out, being others again (%.200s is %.200s)", c->n_same, c->same[0], c->same[1]);
+        snprintf(note, sizeof note, "%zu rows are left out, being others again (%.200s is %.200s)", c->n_same,
+                 c->same[0], c->same[1]);
         kq_status status = kq_progress_note(&c->opt->common, note, err);
         if (status)
             return status;
@@ -324,7 +338,8 @@ static kq_status make_folders(const char *dir, kq_error *err)
     return status;
 }
 
-/* Nothing could be stored: what was made for it goes, the last n parts of dir's path too when they are empty. */
+/* Nothing could be stored: what was made for it goes, the last n parts of dir's path too when they are
+ * empty. */
 static void remove_folders(const char *dir, size_t n)
 {
     char path[KQ_CMP_PATH];
@@ -336,9 +351,8 @@ static void remove_folders(const char *dir, size_t n)
     kq_remove_folders(dir, n);
 }
 
-kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *options,
-                     char **result_json,
-                     kq_error *err)
+kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows,
+                     const kq_compare_options *options, char **result_json, kq_error *err)
 {
     KQ_C_LOCALE;
     kq_cmp c;
@@ -351,14 +365,16 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
     if (result_json)
         *result_json = NULL;
     if (!opt->n_text && !opt->n_tasks)
-        return kq_fail(err, KQ_E_ARG, "nothing to measure: a text (--ppl FILE) or a task (--task NAME=FILE) is needed");
+        return kq_fail(err, KQ_E_ARG,
+                       "nothing to measure: a text (--ppl FILE) or a task (--task NAME=FILE) is needed");
     kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
     if (status)
         return status;
     const size_t new_folders = kq_missing_folders(dir);
     if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)))
         goto out;
-    if ((status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) || (status = kq_cmp_store(path, c.about, err))) {
+    if ((status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) ||
+        (status = kq_cmp_store(path, c.about, err))) {
         remove_folders(dir, new_folders);
         goto out;
     }

@@ -18,9 +18,11 @@ kq_compare_options kq_compare_defaults(void)
     return (kq_compare_options){0};
 }
 
-kq_status kq_cmp_path(char buf[KQ_CMP_PATH], const char *dir, const char *folder, const char *name, const char *suffix, kq_error *err)
+kq_status kq_cmp_path(char buf[KQ_CMP_PATH], const char *dir, const char *folder, const char *name,
+                      const char *suffix, kq_error *err)
 {
-    const int len = snprintf(buf, KQ_CMP_PATH, "%s/%s%s%s%s", dir, folder ? folder : "", folder ? "/" : "", name, suffix);
+    const int len =
+        snprintf(buf, KQ_CMP_PATH, "%s/%s%s%s%s", dir, folder ? folder : "", folder ? "/" : "", name, suffix);
     return len < 0 || len >= KQ_CMP_PATH ? kq_fail(err, KQ_E_ARG, "%s: the path is too long", dir) : KQ_OK;
 }
 
@@ -37,7 +39,8 @@ kq_status kq_cmp_load(const char *path, json_t **out, kq_error *err)
     kq_free(text);
     if (json_is_object(*out))
         return KQ_OK;
-    status = kq_fail(err, KQ_E_FORMAT, "%s: %s (line %d)", path, *out ? "a JSON object is expected" : je.text, *out ? 1 : je.line);
+    status = kq_fail(err, KQ_E_FORMAT, "%s: %s (line %d)", path, *out ? "a JSON object is expected" : je.text,
+                     *out ? 1 : je.line);
     json_decref(*out);
     *out = NULL;
     return status;
@@ -60,7 +63,8 @@ kq_quantize_options kq_cmp_options(const kq_cmp *c, const kq_quantize_options *o
     o.common = c->opt->common;
     o.common.seed = seed;
     o.factors = NULL;
-    o.calibration.given = NULL; /* a factor file that we made is not to be checked against what the user typed */
+    /* a factor file that we made is not to be checked against what the user typed */
+    o.calibration.given = NULL;
     o.calibration.n_given = 0;
     o.resume = true; /* what is left over in DIR is ours */
     return o;
@@ -74,14 +78,16 @@ static void hash_text(const char *text, char *hex, size_t digits)
     hex[digits] = 0;
 }
 
-/* A file name that can be read: letters, digits and what is harmless; a hash where that is not the whole truth. */
+/* A file name that can be read: letters, digits and what is harmless; a hash where that is not the whole
+ * truth. */
 static void name_row(kq_cmp_row *r)
 {
     char hex[17];
     size_t n = 0;
     bool changed = false;
     for (const char *s = r->spec; *s; s++) {
-        const bool plain = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9') || strchr(".=-+", *s);
+        const bool plain = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9') ||
+                           strchr(".=-+", *s);
         if (n == 96) {
             changed = true;
             break;
@@ -95,15 +101,17 @@ static void name_row(kq_cmp_row *r)
         hash_text(r->spec, hex, 8);
         n += (size_t)snprintf(r->name + n, sizeof r->name - n, "_%s", hex);
     }
-    snprintf(r->name + n, sizeof r->name - n, "-%gbit-seed%llu", r->opt.bits, (unsigned long long)r->opt.common.seed);
+    snprintf(r->name + n, sizeof r->name - n, "-%gbit-seed%llu", r->opt.bits,
+             (unsigned long long)r->opt.common.seed);
 }
 
-/* Random are: text that the model writes, labels that are drawn, a random start. Other factors are the same for every seed. */
+/* Random are: text that the model writes, labels that are drawn, a random start. Other factors are the
+ * same for every seed. */
 static uint64_t factor_seed(const kq_prepared *p)
 {
     const kq_calibration *c = &p->opt->calibration;
-    const bool draws = c->sampled_labels && kq_method_needs_gradients(p->factor.method), starts = c->start_random &&
-        kq_method_iterates(p->factor.method);
+    const bool draws = c->sampled_labels && kq_method_needs_gradients(p->factor.method),
+               starts = c->start_random && kq_method_iterates(p->factor.method);
     return !c->n_text || draws || starts ? p->opt->common.seed : 0;
 }
 
@@ -115,7 +123,8 @@ static size_t factor_bytes(const kq_prepared *p, bool bf16)
             size_t m, n;
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
             if (p->wanted[l] >> id & 1)
-                bytes += (n * (n + 1) / 2 + (p->factor.method == KQ_INPUT_ONLY ? 0 : m * (m + 1) / 2)) * (bf16 ? 2 : 4);
+                bytes += (n * (n + 1) / 2 + (p->factor.method == KQ_INPUT_ONLY ? 0 : m * (m + 1) / 2)) *
+                         (bf16 ? 2 : 4);
         }
     return bytes;
 }
@@ -123,8 +132,10 @@ static size_t factor_bytes(const kq_prepared *p, bool bf16)
 /* The same pass over the text serves both: same text, sequences and labels, same seed. */
 static bool same_pass(const kq_cmp_factors *a, const kq_cmp_factors *b)
 {
-    static const char *const key[] = {"text", "text_hash", "seq_len", "labels", "draws", "parse_special", "text_format"};
-    const json_t *x = json_object_get(a->settings, "calibration"), *y = json_object_get(b->settings, "calibration");
+    static const char *const key[] = {"text",  "text_hash",     "seq_len",    "labels",
+                                      "draws", "parse_special", "text_format"};
+    const json_t *x = json_object_get(a->settings, "calibration"),
+                 *y = json_object_get(b->settings, "calibration");
     bool same = a->seed == b->seed;
     for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
         const json_t *u = json_object_get(x, key[i]), *v = json_object_get(y, key[i]);
@@ -171,27 +182,30 @@ static kq_status find_factors(kq_cmp *c, kq_prepared *p, int *which, kq_error *e
     return KQ_OK;
 }
 
-/* A row before it with the same calibration and seed, whose options were checked: the factors are the same, and need not be settled
- * again. */
+/* A row before it with the same calibration and seed, whose options were checked: the factors are the
+ * same, and need not be settled again. */
 static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
 {
     const kq_quantize_options *a = &r->opt;
     for (const kq_cmp_row *s = c->row; s < r; s++)
-        if (!memcmp(&a->calibration, &s->opt.calibration, sizeof a->calibration) && a->common.seed == s->opt.common.seed &&
-            a->only == s->opt.only &&
-            a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink && a->bits == floor(a->bits) && !a->n_module_bits)
+        if (!memcmp(&a->calibration, &s->opt.calibration, sizeof a->calibration) &&
+            a->common.seed == s->opt.common.seed && a->only == s->opt.only &&
+            a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink && a->bits == floor(a->bits) &&
+            !a->n_module_bits)
             return s;
     return NULL;
 }
 
-/* What memory is sure to be too little for is refused before any work: the factors of one row alone, and the evaluation. */
+/* What memory is sure to be too little for is refused before any work: the factors of one row alone, and
+ * the evaluation. */
 static kq_status check_memory(const kq_cmp *c, const kq_prepared *p, kq_error *err)
 {
     size_t memory, disk;
     kq_eval_options o;
     kq_sweep s = kq_prepare_sweep(p, NULL);
     kq_status status = p->opt->memory ? kq_plan_settle(p, &s, NULL, 0, &memory, &disk, err) : KQ_OK;
-    if (status || !c->opt->n_text || !c->opt->memory || (status = kq_eval_options_of(&c->opt->common, &o, err)))
+    if (status || !c->opt->n_text || !c->opt->memory ||
+        (status = kq_eval_options_of(&c->opt->common, &o, err)))
         return status;
     o.ctx = c->opt->ctx ? c->opt->ctx : o.ctx < p->cfg->max_position ? o.ctx : p->cfg->max_position;
     o.chunks = c->opt->chunks;
@@ -219,7 +233,8 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     name_row(r);
     for (const kq_cmp_row *s = c->row; s < r; s++)
         if (!strcmp(s->name, r->name))
-            return kq_fail(err, KQ_E_ARG, "it is asked for twice with %g bits and seed %llu", o->bits, (unsigned long long)o->common.seed);
+            return kq_fail(err, KQ_E_ARG, "it is asked for twice with %g bits and seed %llu", o->bits,
+                           (unsigned long long)o->common.seed);
     const kq_cmp_row *same = twin(c, r);
     if (same)
         r->factors = same->factors;
@@ -239,7 +254,9 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     if ((r->settings = kq_quantize_settings(o))) {
         if (o->shrink == 0) /* rows made before there was one go on being recognised */
             json_object_del(r->settings, "shrink");
-        json_object_set_new(r->settings, "factors", r->factors < 0 ? json_string("none") : json_incref(c->factors[r->factors].settings));
+        json_object_set_new(r->settings, "factors",
+                            r->factors < 0 ? json_string("none")
+                                           : json_incref(c->factors[r->factors].settings));
     }
     return r->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
 }
@@ -261,7 +278,8 @@ static kq_status hash_file(const char *path, const kq_text_how *how, char hex[33
     return status;
 }
 
-/* compare.json as this call has it. tok: writes the conversations of the texts, so that what the model's template refuses is known now. */
+/* compare.json as this call has it. tok: writes the conversations of the texts, so that what the model's
+ * template refuses is known now. */
 static kq_status describe(kq_cmp *c, const kq_tokenizer *tok, kq_error *err)
 {
     const kq_compare_options *o = c->opt;
@@ -269,7 +287,10 @@ static kq_status describe(kq_cmp *c, const kq_tokenizer *tok, kq_error *err)
     char hex[33];
     kq_isa isa;
     kq_compute compute;
-    const kq_text_how how = {.options = o->reading, .tok = tok, .reach = o->chunks ? kq_text_reach(o->chunks * (o->ctx ? o->ctx : 2048)) : SIZE_MAX,
+    const kq_text_how how = {.options = o->reading,
+                             .tok = tok,
+                             .reach =
+                                 o->chunks ? kq_text_reach(o->chunks * (o->ctx ? o->ctx : 2048)) : SIZE_MAX,
                              .common = &o->common};
     kq_status status = kq_isa_pick(o->common.isa, &isa, err);
     if (!status)
@@ -277,22 +298,25 @@ static kq_status describe(kq_cmp *c, const kq_tokenizer *tok, kq_error *err)
     for (size_t i = 0; i < o->n_text && !status; i++) {
         for (size_t j = 0; j < i && !status; j++)
             if (!strcmp(kq_text_name(o->text[i]), kq_text_name(o->text[j])))
-                status = kq_fail(err, KQ_E_ARG, "%s and %s: two texts of one name, by which the tables call them", o->text[j], o->text[i]);
+                status =
+                    kq_fail(err, KQ_E_ARG, "%s and %s: two texts of one name, by which the tables call them",
+                            o->text[j], o->text[i]);
         if (!status && !(status = hash_file(o->text[i], &how, hex, err)))
-            json_array_append_new(texts, json_pack("{s:s, s:s}", "name", kq_text_name(o->text[i]), "hash", hex));
+            json_array_append_new(texts,
+                                  json_pack("{s:s, s:s}", "name", kq_text_name(o->text[i]), "hash", hex));
     }
     for (size_t i = 0; i < o->n_tasks && !status; i++)
         if (!(status = hash_file(o->tasks[i].file, NULL, hex, err)))
-            json_array_append_new(tasks, json_pack("{s:s, s:s, s:s}", "name", o->tasks[i].name, "file", kq_path_name(o->tasks[i].file),
-                                                   "hash", hex));
+            json_array_append_new(tasks, json_pack("{s:s, s:s, s:s}", "name", o->tasks[i].name, "file",
+                                                   kq_path_name(o->tasks[i].file), "hash", hex));
     for (size_t i = 0; i < c->n; i++)
         json_array_append_new(rows, json_string(c->row[i].name));
     if (!status)
-        c->about = json_pack("{s:i, s:s, s:s, s:s, s:O, s:I, s:I, s:O, s:I, s:s, s:s, s:O}", "format", 1, "kronq", kq_version(), "model",
-                             kq_path_name(c->model),
-                             "fingerprint", c->fingerprint, "texts", texts, "ctx", (json_int_t)o->ctx, "chunks", (json_int_t)o->chunks,
-                                 "tasks", tasks, "limit",
-                             (json_int_t)o->limit, "isa", kq_isa_name(isa), "compute", compute == KQ_BF16 ? "bf16" : "f32", "rows", rows);
+        c->about = json_pack("{s:i, s:s, s:s, s:s, s:O, s:I, s:I, s:O, s:I, s:s, s:s, s:O}", "format", 1,
+                             "kronq", kq_version(), "model", kq_path_name(c->model), "fingerprint",
+                             c->fingerprint, "texts", texts, "ctx", (json_int_t)o->ctx, "chunks",
+                             (json_int_t)o->chunks, "tasks", tasks, "limit", (json_int_t)o->limit, "isa",
+                             kq_isa_name(isa), "compute", compute == KQ_BF16 ? "bf16" : "f32", "rows", rows);
     if (c->about && o->reading.spell_special)
         json_object_set_new(c->about, "parse_special", json_false());
     if (c->about && o->reading.format && strcmp(o->reading.format, "auto"))
@@ -308,7 +332,8 @@ static const char *differs(const json_t *then, const json_t *now, char text[500]
 {
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)now, key, value) {
+    json_object_foreach((json_t *)now, key, value)
+    {
         const json_t *old = json_object_get(then, key);
         if (json_equal(old, value))
             continue;
@@ -323,15 +348,16 @@ static const char *differs(const json_t *then, const json_t *now, char text[500]
         free(b);
         return key;
     }
-    json_object_foreach ((json_t *)then, key, value)
-        if (!json_object_get(now, key)) {
-            snprintf(text, 500, "then there, now absent");
-            return key;
-        }
+    json_object_foreach((json_t *)then, key, value) if (!json_object_get(now, key))
+    {
+        snprintf(text, 500, "then there, now absent");
+        return key;
+    }
     return NULL;
 }
 
-/* DIR's compare.json must be of the same model, texts and evaluation; its rows come first, ours that it does not have after them. */
+/* DIR's compare.json must be of the same model, texts and evaluation; its rows come first, ours that it
+ * does not have after them. */
 static kq_status meet_folder(kq_cmp *c, kq_error *err)
 {
     char path[KQ_CMP_PATH], text[500];
@@ -349,13 +375,15 @@ static kq_status meet_folder(kq_cmp *c, kq_error *err)
     }
     const char *key = differs(then, now, text);
     if (key)
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: is of another comparison (%s: %s); choose another folder", path, key, text);
+        status = kq_fail(err, KQ_E_MISMATCH, "%s: is of another comparison (%s: %s); choose another folder",
+                         path, key, text);
     else if (!json_is_array(rows))
         status = kq_fail(err, KQ_E_FORMAT, "%s: has no list of rows", path);
     if (!status) {
         json_t *all = json_deep_copy(rows);
         size_t i, j;
-        json_array_foreach (json_object_get(c->about, "rows"), i, value) {
+        json_array_foreach(json_object_get(c->about, "rows"), i, value)
+        {
             for (j = 0; j < json_array_size(rows) && !json_equal(json_array_get(rows, j), value);)
                 j++;
             if (j == json_array_size(rows))
@@ -382,9 +410,11 @@ static kq_status find_done(kq_cmp *c, kq_error *err)
             if (!json_is_object(json_object_get(there, "settings")))
                 status = kq_fail(err, KQ_E_FORMAT, "%s: has no settings", path);
             else if (key)
-                status = kq_fail(err, KQ_E_MISMATCH, "%s: was made with another %s (%s); give it in the spec (%s:%s=...), or choose "
-                                                     "another folder", path, key, text,
-                                 r->spec, key);
+                status =
+                    kq_fail(err, KQ_E_MISMATCH,
+                            "%s: was made with another %s (%s); give it in the spec (%s:%s=...), or choose "
+                            "another folder",
+                            path, key, text, r->spec, key);
             r->done = !status;
             json_decref(there);
         }
@@ -394,7 +424,8 @@ static kq_status find_done(kq_cmp *c, kq_error *err)
     return status;
 }
 
-/* What every row is measured by, before the first is made: the windows' length, and the tasks' names and documents. */
+/* What every row is measured by, before the first is made: the windows' length, and the tasks' names and
+ * documents. */
 static kq_status check_measures(const char *model, const kq_compare_options *opt, kq_error *err)
 {
     kq_model_file *f;
@@ -410,7 +441,8 @@ static kq_status check_measures(const char *model, const kq_compare_options *opt
         kq_document *docs = NULL;
         size_t n = 0, n_file;
         if (!task)
-            return kq_fail(err, KQ_E_ARG, "--task %s: unknown; there are %s", opt->tasks[i].name, kq_task_names());
+            return kq_fail(err, KQ_E_ARG, "--task %s: unknown; there are %s", opt->tasks[i].name,
+                           kq_task_names());
         for (size_t k = i + 1; k < opt->n_tasks; k++)
             if (!strcmp(opt->tasks[i].name, opt->tasks[k].name))
                 return kq_fail(err, KQ_E_ARG, "--task %s: given twice", opt->tasks[i].name);
@@ -420,8 +452,8 @@ static kq_status check_measures(const char *model, const kq_compare_options *opt
     return status;
 }
 
-kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n, const kq_compare_options *opt, kq_cmp *c,
-                      kq_error *err)
+kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n,
+                      const kq_compare_options *opt, kq_cmp *c, kq_error *err)
 {
     *c = (kq_cmp){.model = model, .dir = dir, .opt = opt};
     if (!n)
@@ -474,9 +506,8 @@ void kq_cmp_close(kq_cmp *c)
     *c = (kq_cmp){0};
 }
 
-kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows, const kq_compare_options *opt,
-                          char **plan_json,
-                          kq_error *err)
+kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows,
+                          const kq_compare_options *opt, char **plan_json, kq_error *err)
 {
     KQ_C_LOCALE;
     kq_cmp c;
@@ -488,10 +519,10 @@ kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_r
     size_t bytes = 0;
     for (size_t i = 0; i < c.n; i++) {
         const kq_cmp_row *r = &c.row[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I, s:b, s:s?}", "name", r->name, "spec", r->spec, "bits",
-                                              kq_bits_number(r->opt.bits), "seed",
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I, s:b, s:s?}", "name", r->name, "spec",
+                                              r->spec, "bits", kq_bits_number(r->opt.bits), "seed",
                                               (json_int_t)r->opt.common.seed, "done", r->done, "factors",
-                                                  r->factors < 0 ? NULL : c.factors[r->factors].name));
+                                              r->factors < 0 ? NULL : c.factors[r->factors].name));
     }
     for (size_t p = 0; p < c.n_passes; p++) {
         json_t *factors = json_array();
@@ -506,7 +537,8 @@ kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_r
             json_array_append(passes, factors);
         json_decref(factors);
     }
-    json_t *o = json_pack("{s:o, s:o, s:I}", "rows", list, "passes", passes, "factor_bytes", (json_int_t)bytes);
+    json_t *o =
+        json_pack("{s:o, s:o, s:I}", "rows", list, "passes", passes, "factor_bytes", (json_int_t)bytes);
     *plan_json = o ? json_dumps(o, JSON_INDENT(1)) : NULL;
     json_decref(o);
     kq_cmp_close(&c);

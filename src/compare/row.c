@@ -13,10 +13,10 @@
 typedef struct row {
     const kq_cmp *c;
     const kq_cmp_row *r;
-    kq_common common;                 /* with the row's seed */
+    kq_common common;                           /* with the row's seed */
     char model[KQ_CMP_PATH], made[KQ_CMP_PATH]; /* the checkpoint, the report of its making */
-    json_t *report, *o;               /* owned: that report; the row's own */
-    double evaluation_s, evaluation_peak; /* peak 0: unknown */
+    json_t *report, *o;                         /* owned: that report; the row's own */
+    double evaluation_s, evaluation_peak;       /* peak 0: unknown */
 } row;
 
 static json_t *or_null(json_t *v)
@@ -40,10 +40,12 @@ static kq_status make_model(row *w, kq_error *err)
     snprintf(config, sizeof config, "%s/config.json", w->model);
     if (kq_path_exists(config) && kq_path_exists(w->made))
         return kq_cmp_load(w->made, &w->report, err);
-    if (kq_path_exists(config) && (status = kq_remove_tree(w->model, err))) /* died before its report was written */
+    if (kq_path_exists(config) &&
+        (status = kq_remove_tree(w->model, err))) /* died before its report was written */
         return status;
     if (w->r->factors >= 0) {
-        if ((status = kq_cmp_path(factors, w->c->dir, "factors", w->c->factors[w->r->factors].name, ".safetensors", err)))
+        if ((status = kq_cmp_path(factors, w->c->dir, "factors", w->c->factors[w->r->factors].name,
+                                  ".safetensors", err)))
             return status;
         opt.factors = factors;
     }
@@ -83,20 +85,35 @@ static kq_status measure_text(row *w, const char *text_file, kq_error *err)
     status = kq_eval_text(w->model, w->c->model, text_file, &opt, &text, err);
     if (status || (status = parse(text, &r, err)))
         return status;
-    static const char *const key[] = {"ctx", "windows", "tokens", "nll", "nll_stderr", "nll_stderr_windows", "ppl", "ppl_stderr", "kld",
+    static const char *const key[] = {"ctx",
+                                      "windows",
+                                      "tokens",
+                                      "nll",
+                                      "nll_stderr",
+                                      "nll_stderr_windows",
+                                      "ppl",
+                                      "ppl_stderr",
+                                      "kld",
                                       "kld_stderr",
-                                      "kld_stderr_windows", "top1", "top1_stderr", "reference_nll", "reference_ppl"};
+                                      "kld_stderr_windows",
+                                      "top1",
+                                      "top1_stderr",
+                                      "reference_nll",
+                                      "reference_ppl"};
     json_t *o = json_pack("{s:s}", "text", kq_text_name(text_file));
     for (size_t i = 0; i < sizeof key / sizeof *key; i++)
         json_object_set_new(o, key[i], or_null(json_object_get(r, key[i])));
     json_object_set_new(o, "loss_rise", or_null(json_object_get(r, "ln_ppl_ratio")));
     json_object_set_new(o, "loss_rise_stderr", or_null(json_object_get(r, "ln_ppl_ratio_stderr")));
     json_decref(r);
-    return json_array_append_new(json_object_get(w->o, "texts"), o) ? kq_fail(err, KQ_E_MEMORY, "out of memory: the row") : KQ_OK;
+    return json_array_append_new(json_object_get(w->o, "texts"), o)
+               ? kq_fail(err, KQ_E_MEMORY, "out of memory: the row")
+               : KQ_OK;
 }
 
 /* Accuracies of a model on all tasks: {"arc_easy": {"acc", "acc_stderr", ...}}. */
-static kq_status measure_tasks(const kq_cmp *c, const char *model, const kq_common *common, json_t **out, kq_error *err)
+static kq_status measure_tasks(const kq_cmp *c, const char *model, const kq_common *common, json_t **out,
+                               kq_error *err)
 {
     static const char *const key[] = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr"};
     kq_eval_tasks_options opt = kq_eval_tasks_defaults();
@@ -111,7 +128,8 @@ static kq_status measure_tasks(const kq_cmp *c, const char *model, const kq_comm
     if (status || (status = parse(text, &r, err)))
         return status;
     *out = json_object();
-    json_object_foreach (json_object_get(r, "results"), name, one) {
+    json_object_foreach(json_object_get(r, "results"), name, one)
+    {
         json_t *o = json_object();
         for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
             char long_key[40];
@@ -131,7 +149,8 @@ static kq_status reference_tasks(const row *w, kq_error *err)
     char path[KQ_CMP_PATH];
     json_t *tasks;
     kq_status status = kq_cmp_path(path, w->c->dir, "reference", "tasks", ".json", err);
-    if (status || kq_path_exists(path) || (status = measure_tasks(w->c, w->c->model, &w->common, &tasks, err)))
+    if (status || kq_path_exists(path) ||
+        (status = measure_tasks(w->c, w->c->model, &w->common, &tasks, err)))
         return status;
     status = kq_cmp_store(path, tasks, err);
     json_decref(tasks);
@@ -184,8 +203,9 @@ static kq_status add_calibration(row *w, json_t *seconds, json_t *peak, kq_error
 
 static kq_status write_row(row *w, kq_error *err)
 {
-    static const char *const key[] = {"file_bytes", "bpw", "bpw_file", "quantized_modules", "quantized_weights", "relative_mse",
-                                      "predicted_loss", "modules"};
+    static const char *const key[] = {
+        "file_bytes",        "bpw",          "bpw_file",       "quantized_modules",
+        "quantized_weights", "relative_mse", "predicted_loss", "modules"};
     char path[KQ_CMP_PATH];
     json_t *seconds = json_object(), *peak = json_object();
     for (size_t i = 0; i < sizeof key / sizeof *key; i++)
@@ -193,10 +213,12 @@ static kq_status write_row(row *w, kq_error *err)
     json_object_set_new(w->o, "seconds", seconds);
     json_object_set_new(w->o, "peak_rss_bytes", peak);
     kq_status status = add_calibration(w, seconds, peak, err);
-    json_object_set_new(seconds, "rounding", or_null(json_object_get(json_object_get(w->report, "seconds"), "rounding")));
+    json_object_set_new(seconds, "rounding",
+                        or_null(json_object_get(json_object_get(w->report, "seconds"), "rounding")));
     json_object_set_new(seconds, "evaluation", json_real(w->evaluation_s));
     json_object_set_new(peak, "rounding", or_null(json_object_get(w->report, "peak_rss_bytes")));
-    json_object_set_new(peak, "evaluation", w->evaluation_peak > 0 ? json_real(w->evaluation_peak) : json_null());
+    json_object_set_new(peak, "evaluation",
+                        w->evaluation_peak > 0 ? json_real(w->evaluation_peak) : json_null());
     if (!status)
         status = kq_cmp_path(path, w->c->dir, "rows", w->r->name, ".json", err);
     return status ? status : kq_cmp_store(path, w->o, err);
@@ -210,15 +232,17 @@ kq_status kq_cmp_row_run(const kq_cmp *c, const kq_cmp_row *r, const kq_common *
     kq_status status = kq_cmp_path(w.model, c->dir, "models", r->name, "", err);
     if (!status)
         status = kq_cmp_path(w.made, c->dir, "models", r->name, ".json", err);
-    if (!status && !(w.o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:I, s:o, s:O, s:[]}", "format", 1, "kronq", kq_version(), "row",
-                                     r->name, "spec", r->spec,
-                                     "method", cal->method, "bits", kq_bits_number(r->opt.bits), "seed", (json_int_t)r->opt.common.seed,
-                                         "tokens",
-                                     r->factors < 0 ? json_null() : json_integer((json_int_t)(cal->tokens / cal->seq_len * cal->seq_len)),
-                                         "settings", r->settings,
-                                     "texts")))
+    if (!status &&
+        !(w.o = json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:I, s:o, s:O, s:[]}", "format", 1, "kronq",
+                          kq_version(), "row", r->name, "spec", r->spec, "method", cal->method, "bits",
+                          kq_bits_number(r->opt.bits), "seed", (json_int_t)r->opt.common.seed, "tokens",
+                          r->factors < 0
+                              ? json_null()
+                              : json_integer((json_int_t)(cal->tokens / cal->seq_len * cal->seq_len)),
+                          "settings", r->settings, "texts")))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the row");
-    if (!status && !(status = make_model(&w, err)) && !(status = measure(&w, err)) && !(status = write_row(&w, err)))
+    if (!status && !(status = make_model(&w, err)) && !(status = measure(&w, err)) &&
+        !(status = write_row(&w, err)))
         status = kq_cmp_row_tidy(c, r, err);
     json_decref(w.report);
     json_decref(w.o);
@@ -229,7 +253,8 @@ kq_status kq_cmp_row_tidy(const kq_cmp *c, const kq_cmp_row *r, kq_error *err)
 {
     char model[KQ_CMP_PATH], made[KQ_CMP_PATH];
     kq_status status = kq_cmp_path(model, c->dir, "models", r->name, "", err);
-    if (status || (status = kq_cmp_path(made, c->dir, "models", r->name, ".json", err)) || !kq_path_exists(made))
+    if (status || (status = kq_cmp_path(made, c->dir, "models", r->name, ".json", err)) ||
+        !kq_path_exists(made))
         return status;
     if (!c->opt->keep_models && (status = kq_remove_tree(model, err)))
         return status;

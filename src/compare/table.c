@@ -1,4 +1,5 @@
-/* The rows as tables: Markdown to read, CSV to compute with, JSON for both. All three are written from one matrix of cells. */
+/* The rows as tables: Markdown to read, CSV to compute with, JSON for both. All three are written from
+ * one matrix of cells. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,20 +11,23 @@
 
 /* One figure of every row. */
 typedef struct column {
-    char key[300];          /* in CSV and JSON: "kld:wiki.txt" */
-    const char *group, *name; /* where it stands in the row: group.name; group NULL: at the top. Borrowed */
-    int text;               /* >= 0: in texts[text] */
-    const char *task;       /* else not NULL: in tasks[task] */
-    bool quality;           /* seeds are averaged */
+    char key[300]; /* in CSV and JSON: "kld:wiki.txt" */
+    /* where it stands in the row: group.name; group NULL: at the top. Borrowed */
+    const char *group, *name;
+    int text;         /* >= 0: in texts[text] */
+    const char *task; /* else not NULL: in tasks[task] */
+    bool quality;     /* seeds are averaged */
 } column;
 
 typedef struct table {
-    json_t *about, *rows;   /* owned */
-    json_t *reference;      /* accuracies of MODEL, or NULL; owned */
-    column *col; size_t n_col; /* owned */
-    double *cell; size_t n_row; /* [n_row, n_col], NaN: n/a; owned */
+    json_t *about, *rows; /* owned */
+    json_t *reference;    /* accuracies of MODEL, or NULL; owned */
+    column *col;
+    size_t n_col; /* owned */
+    double *cell;
+    size_t n_row; /* [n_row, n_col], NaN: n/a; owned */
     /* rows that differ in the seed alone, with two or more of them */
-    size_t *group;          /* [n_row] the first row of its kind, owned */
+    size_t *group; /* [n_row] the first row of its kind, owned */
 } table;
 
 static const json_t *row_of(const table *t, size_t i)
@@ -37,8 +41,8 @@ static const char *string(const json_t *o, const char *key)
     return s ? s : "";
 }
 
-static void add(table *t, int text, const char *task, const char *suffix, const char *group, const char *name, const char *key,
-                bool quality)
+static void add(table *t, int text, const char *task, const char *suffix, const char *group, const char *name,
+                const char *key, bool quality)
 {
     column *c = &t->col[t->n_col++];
     *c = (column){.group = group, .name = name, .text = text, .task = task, .quality = quality};
@@ -47,7 +51,8 @@ static void add(table *t, int text, const char *task, const char *suffix, const 
 
 static void set_columns(table *t)
 {
-    static const char *const text_key[] = {"loss_rise", "loss_rise_stderr", "kld", "kld_stderr", "top1", "top1_stderr", "nll", "ppl",
+    static const char *const text_key[] = {"loss_rise", "loss_rise_stderr", "kld", "kld_stderr",
+                                           "top1",      "top1_stderr",      "nll", "ppl",
                                            "ppl_stderr"};
     static const char *const task_key[] = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr"};
     const json_t *v;
@@ -67,12 +72,14 @@ static void set_columns(table *t)
     add(t, -1, NULL, NULL, NULL, "bpw_file", "bpw_file", false);
     add(t, -1, NULL, NULL, NULL, "relative_mse", "relative_mse", true);
     add(t, -1, NULL, NULL, NULL, "predicted_loss", "predicted_loss", true);
-    json_array_foreach (json_object_get(t->about, "texts"), i, v)
-        for (size_t k = 0; k < sizeof text_key / sizeof *text_key; k++)
-            add(t, (int)i, NULL, string(v, "name"), NULL, text_key[k], text_key[k], !strstr(text_key[k], "stderr"));
-    json_array_foreach (json_object_get(t->about, "tasks"), i, v)
-        for (size_t k = 0; k < sizeof task_key / sizeof *task_key; k++)
-            add(t, -1, string(v, "name"), string(v, "name"), NULL, task_key[k], task_key[k], !strstr(task_key[k], "stderr"));
+    json_array_foreach(json_object_get(t->about, "texts"), i,
+                       v) for (size_t k = 0; k < sizeof text_key / sizeof *text_key; k++)
+        add(t, (int)i, NULL, string(v, "name"), NULL, text_key[k], text_key[k],
+            !strstr(text_key[k], "stderr"));
+    json_array_foreach(json_object_get(t->about, "tasks"), i,
+                       v) for (size_t k = 0; k < sizeof task_key / sizeof *task_key; k++)
+        add(t, -1, string(v, "name"), string(v, "name"), NULL, task_key[k], task_key[k],
+            !strstr(task_key[k], "stderr"));
 }
 
 static double value(const json_t *row, const column *c)
@@ -121,11 +128,12 @@ static kq_status open_table(const char *dir, table *t, kq_error *err)
     kq_status status = kq_cmp_read(dir, &t->about, &t->rows, err);
     if (status || (status = kq_cmp_path(path, dir, "reference", "tasks", ".json", err)))
         return status;
-    if (json_array_size(json_object_get(t->about, "tasks")) && kq_path_exists(path) && (status = kq_cmp_load(path, &t->reference, err)))
+    if (json_array_size(json_object_get(t->about, "tasks")) && kq_path_exists(path) &&
+        (status = kq_cmp_load(path, &t->reference, err)))
         return status;
     t->n_row = json_array_size(t->rows);
-    const size_t most = 16 + 9 * json_array_size(json_object_get(t->about, "texts")) + 4 * json_array_size(json_object_get(t->about,
-            "tasks"));
+    const size_t most = 16 + 9 * json_array_size(json_object_get(t->about, "texts")) +
+                        4 * json_array_size(json_object_get(t->about, "tasks"));
     if ((status = kq_alloc_for((void **)&t->col, most, sizeof *t->col, "the table", err)))
         return status;
     set_columns(t);
@@ -156,7 +164,8 @@ static void close_table(table *t)
     kq_free(t->group);
 }
 
-/* Mean and standard deviation (n - 1) of a column over the rows of a kind that have it; the number of them. */
+/* Mean and standard deviation (n - 1) of a column over the rows of a kind that have it; the number of
+ * them. */
 static size_t over_seeds(const table *t, size_t kind, const column *c, double *mean, double *sd)
 {
     size_t n = 0;
@@ -189,7 +198,8 @@ static json_t *number(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-/* A figure of MODEL itself: its perplexity stands in every row's comparison, its accuracies in a file of their own. */
+/* A figure of MODEL itself: its perplexity stands in every row's comparison, its accuracies in a file of
+ * their own. */
 static double reference_value(const table *t, const column *c)
 {
     if (c->task)
@@ -199,8 +209,9 @@ static double reference_value(const table *t, const column *c)
     if (c->text < 0 || !t->n_row)
         return (double)NAN;
     const json_t *o = json_array_get(json_object_get(row_of(t, 0), "texts"), (size_t)c->text);
-    return !strcmp(c->name, "ppl") ? json_number_value(json_object_get(o, "reference_ppl")) : !strcmp(c->name,
-            "nll") ? json_number_value(json_object_get(o, "reference_nll")) : (double)NAN;
+    return !strcmp(c->name, "ppl")   ? json_number_value(json_object_get(o, "reference_ppl"))
+           : !strcmp(c->name, "nll") ? json_number_value(json_object_get(o, "reference_nll"))
+                                     : (double)NAN;
 }
 
 static json_t *table_json(const table *t)
@@ -224,16 +235,17 @@ static json_t *table_json(const table *t)
         for (size_t c = 0; c < t->n_col; c++) {
             double mean, sd;
             if (t->col[c].quality && over_seeds(t, r, &t->col[c], &mean, &sd))
-                json_object_set_new(o, t->col[c].key, json_pack("{s:o, s:o}", "mean", number(mean), "sd", number(sd)));
+                json_object_set_new(o, t->col[c].key,
+                                    json_pack("{s:o, s:o}", "mean", number(mean), "sd", number(sd)));
         }
         json_array_append_new(kinds, o);
     }
-    return json_pack("{s:O, s:O, s:O, s:O, s:O, s:O, s:O, s:o, s:o, s:o}", "model", json_object_get(t->about, "model"), "texts",
-                     json_object_get(t->about, "texts"),
-                     "tasks", json_object_get(t->about, "tasks"), "ctx", json_object_get(t->about, "ctx"), "chunks",
-                         json_object_get(t->about, "chunks"), "isa",
-                     json_object_get(t->about, "isa"), "compute", json_object_get(t->about, "compute"), "reference", reference, "rows",
-                         rows, "seeds", kinds);
+    return json_pack("{s:O, s:O, s:O, s:O, s:O, s:O, s:O, s:o, s:o, s:o}", "model",
+                     json_object_get(t->about, "model"), "texts", json_object_get(t->about, "texts"), "tasks",
+                     json_object_get(t->about, "tasks"), "ctx", json_object_get(t->about, "ctx"), "chunks",
+                     json_object_get(t->about, "chunks"), "isa", json_object_get(t->about, "isa"), "compute",
+                     json_object_get(t->about, "compute"), "reference", reference, "rows", rows, "seeds",
+                     kinds);
 }
 
 /* ---- CSV ---- */
@@ -315,22 +327,29 @@ static double or_nan(const table *t, size_t r, const column *c)
 /* The figures of quality, of a row or (kind) as mean and deviation over seeds. */
 static void md_quality(const table *t, FILE *f, size_t r, bool kind)
 {
-    static const struct { const char *name, *error, *format; double scale; } text[] = {
-        {"loss_rise", "loss_rise_stderr", "%.4f", 1}, {"kld", "kld_stderr", "%.4f", 1}, {"top1", "top1_stderr", "%.2f", 100},
-            {"ppl", NULL, "%.3f", 1}};
+    static const struct {
+        const char *name, *error, *format;
+        double scale;
+    } text[] = {{"loss_rise", "loss_rise_stderr", "%.4f", 1},
+                {"kld", "kld_stderr", "%.4f", 1},
+                {"top1", "top1_stderr", "%.2f", 100},
+                {"ppl", NULL, "%.3f", 1}};
     const json_t *v;
     size_t i;
     double mean, sd;
-    json_array_foreach (json_object_get(t->about, "texts"), i, v)
-        for (size_t k = 0; k < sizeof text / sizeof *text; k++) {
-            const column *c = find(t, (int)i, NULL, text[k].name);
-            if (kind)
-                over_seeds(t, r, c, &mean, &sd);
-            else
-                mean = cell(t, r, c), sd = text[k].error ? cell(t, r, find(t, (int)i, NULL, text[k].error)) : (double)NAN;
-            md_measure(f, mean * text[k].scale, sd * text[k].scale, text[k].format);
-        }
-    json_array_foreach (json_object_get(t->about, "tasks"), i, v) {
+    json_array_foreach(json_object_get(t->about, "texts"), i, v) for (size_t k = 0;
+                                                                      k < sizeof text / sizeof *text; k++)
+    {
+        const column *c = find(t, (int)i, NULL, text[k].name);
+        if (kind)
+            over_seeds(t, r, c, &mean, &sd);
+        else
+            mean = cell(t, r, c),
+            sd = text[k].error ? cell(t, r, find(t, (int)i, NULL, text[k].error)) : (double)NAN;
+        md_measure(f, mean * text[k].scale, sd * text[k].scale, text[k].format);
+    }
+    json_array_foreach(json_object_get(t->about, "tasks"), i, v)
+    {
         const column *c = find(t, -1, string(v, "name"), "acc");
         if (kind)
             over_seeds(t, r, c, &mean, &sd);
@@ -344,15 +363,18 @@ static void md_quality_head(const table *t, FILE *f, size_t *n)
 {
     const json_t *v;
     size_t i;
-    json_array_foreach (json_object_get(t->about, "texts"), i, v) {
-        static const char *const name[] = {"loss rise (nats/token)", "KLD (nats)", "top-1 agreement (%)", "perplexity"};
+    json_array_foreach(json_object_get(t->about, "texts"), i, v)
+    {
+        static const char *const name[] = {"loss rise (nats/token)", "KLD (nats)", "top-1 agreement (%)",
+                                           "perplexity"};
         for (size_t k = 0; k < 4; k++) {
             fprintf(f, " | %s, ", name[k]);
             md_text(f, string(v, "name"));
             ++*n;
         }
     }
-    json_array_foreach (json_object_get(t->about, "tasks"), i, v) {
+    json_array_foreach(json_object_get(t->about, "tasks"), i, v)
+    {
         fputs(" | ", f);
         md_text(f, string(v, "name"));
         fputs(" accuracy (%)", f);
@@ -375,8 +397,10 @@ static void md_megabytes(FILE *f, double bytes)
 
 static void md_row(const table *t, FILE *f, size_t r)
 {
-    static const char *const plain[] = {"bits", "tokens", "seed"}, *const seconds[] = {"calibration_s", "factors_s", "rounding_s"},
-                      *const peak[] = {"calibration_peak_bytes", "rounding_peak_bytes", "evaluation_peak_bytes"};
+    static const char *const plain[] = {"bits", "tokens", "seed"},
+                             *const seconds[] = {"calibration_s", "factors_s", "rounding_s"},
+                             *const peak[] = {"calibration_peak_bytes", "rounding_peak_bytes",
+                                              "evaluation_peak_bytes"};
     fputs("| ", f);
     md_text(f, string(row_of(t, r), "spec"));
     for (int i = 0; i < 3; i++) {
@@ -404,11 +428,12 @@ static void md_reference(const table *t, FILE *f)
     const json_t *v;
     size_t i;
     fputs("| original | n/a | n/a | n/a | n/a | n/a | n/a | n/a | n/a | n/a", f);
-    json_array_foreach (json_object_get(t->about, "texts"), i, v) {
+    json_array_foreach(json_object_get(t->about, "texts"), i, v)
+    {
         fputs(" | 0 | 0 | 100 | ", f);
         md_number(f, reference_value(t, find(t, (int)i, NULL, "ppl")), "%.3f");
     }
-    json_array_foreach (json_object_get(t->about, "tasks"), i, v)
+    json_array_foreach(json_object_get(t->about, "tasks"), i, v)
         md_measure(f, 100 * reference_value(t, find(t, -1, string(v, "name"), "acc")),
                    100 * reference_value(t, find(t, -1, string(v, "name"), "acc_stderr")), "%.2f");
     fputs(" |\n", f);
@@ -419,9 +444,11 @@ static void markdown(const table *t, FILE *f)
     size_t n = 10;
     fputs("# Ways to quantize ", f);
     md_text(f, string(t->about, "model"));
-    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, shared pass) | factors (s) | rounding (s) | peak memory "
+    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, shared pass) | factors (s) | "
+          "rounding (s) | peak memory "
           "(MB): calibration / rounding / "
-          "evaluation | bits a weight of the file | loss rise by eq. 1 (nats/token)", f);
+          "evaluation | bits a weight of the file | loss rise by eq. 1 (nats/token)",
+          f);
     md_quality_head(t, f, &n);
     md_rule(f, n);
     md_reference(t, f);
@@ -432,8 +459,10 @@ static void markdown(const table *t, FILE *f)
         if (t->group[r] != r || kind_size(t, r) < 2)
             continue;
         if (!any) {
-            fputs("\nMean ± standard deviation over seeds:\n\n| method | bits | calibration tokens | seeds | loss rise by eq. 1 "
-                  "(nats/token)", f);
+            fputs("\nMean ± standard deviation over seeds:\n\n| method | bits | calibration tokens | seeds | "
+                  "loss rise by eq. 1 "
+                  "(nats/token)",
+                  f);
             n = 5;
             md_quality_head(t, f, &n);
             md_rule(f, n);
@@ -452,15 +481,21 @@ static void markdown(const table *t, FILE *f)
         md_quality(t, f, r, true);
         fputs(" |\n", f);
     }
-    fprintf(f, "\nLoss rise: mean negative log-likelihood minus the original's, with its paired standard error over tokens. KLD: mean "
-               "over all positions of KL(original || row). "
-               "Windows of %lld tokens (0: the default), at most %lld (0: all); %s products, instruction set %s. n/a: not measured, or "
-               "not predicted by the method; times of "
-               "work that was interrupted are not known.\n", (long long)json_integer_value(json_object_get(t->about, "ctx")),
-            (long long)json_integer_value(json_object_get(t->about, "chunks")), string(t->about, "compute"), string(t->about, "isa"));
+    fprintf(f,
+            "\nLoss rise: mean negative log-likelihood minus the original's, with its paired standard error "
+            "over tokens. KLD: mean "
+            "over all positions of KL(original || row). "
+            "Windows of %lld tokens (0: the default), at most %lld (0: all); %s products, instruction set "
+            "%s. n/a: not measured, or "
+            "not predicted by the method; times of "
+            "work that was interrupted are not known.\n",
+            (long long)json_integer_value(json_object_get(t->about, "ctx")),
+            (long long)json_integer_value(json_object_get(t->about, "chunks")), string(t->about, "compute"),
+            string(t->about, "isa"));
 }
 
-static kq_status write_text(const char *dir, const char *name, const table *t, void (*print)(const table *t, FILE *f), kq_error *err)
+static kq_status write_text(const char *dir, const char *name, const table *t,
+                            void (*print)(const table *t, FILE *f), kq_error *err)
 {
     char path[KQ_CMP_PATH], *text = NULL;
     size_t size;
@@ -485,7 +520,8 @@ kq_status kq_cmp_tables(const char *dir, char **text, kq_error *err)
     if (text)
         *text = NULL;
     kq_status status = open_table(dir, &t, err);
-    if (!status && !(status = write_text(dir, "table.md", &t, markdown, err)) && !(status = write_text(dir, "table.csv", &t, csv, err)) &&
+    if (!status && !(status = write_text(dir, "table.md", &t, markdown, err)) &&
+        !(status = write_text(dir, "table.csv", &t, csv, err)) &&
         !(status = kq_cmp_path(path, dir, NULL, "table.json", "", err))) {
         json_t *o = table_json(&t);
         status = kq_cmp_store(path, o, err);

@@ -33,36 +33,42 @@ struct kq_engine {
     layer *layers; /* owned, as is the rest */
     float *norm;
     kq_matrix head;
-    size_t *length;   /* [n_slots] */
-    uint8_t *K, *V;   /* [n_layer][n_slots][n_kv_head][max_T][head_dim] in the kv type */
-    size_t kv_width;  /* bytes an element */
+    size_t *length;  /* [n_slots] */
+    uint8_t *K, *V;  /* [n_layer][n_slots][n_kv_head][max_T][head_dim] in the kv type */
+    size_t kv_width; /* bytes an element */
     /* Scratch of ROWS_MAX rows. */
     float *x, *xn, *q, *k, *v, *o, *g, *u;
-    float *scores;    /* [threads][group][max_T] */
-    float *logits;    /* [threads][ROWS_MAX][BLOCK] */
-    /* Packed linears: rotations by order, integer codes by bits, and scratch of three matrices that share an input. */
+    float *scores; /* [threads][group][max_T] */
+    float *logits; /* [threads][ROWS_MAX][BLOCK] */
+    /* Packed linears: rotations by order, integer codes by bits, and scratch of three matrices that
+     * share an input. */
     kq_rotation *rotations[8];
     size_t n_rotations;
     kq_packed_code *codes[5];
     const kq_packed_kern *pk;
     size_t n_pad, m_pad, z_width; /* the largest orders; bytes an element of z */
-    uint8_t *z;       /* [3][ROWS_MAX][n_pad] rotated inputs, int16 or f32 */
-    float *w, *steps; /* [3][ROWS_MAX][m_pad] products, [3][ROWS_MAX] */
-    float *panel;     /* [threads][18 n_pad + m_pad]: 16 rows of weights, and two vectors being rotated */
+    uint8_t *z;                   /* [3][ROWS_MAX][n_pad] rotated inputs, int16 or f32 */
+    float *w, *steps;             /* [3][ROWS_MAX][m_pad] products, [3][ROWS_MAX] */
+    /* [threads][18 n_pad + m_pad]: 16 rows of weights, and two vectors being rotated */
+    float *panel;
     size_t scratch_bytes;
 };
 
 /* One row of a chunk: a token at a position of a slot, and where its logits go (NULL: nowhere). */
-typedef struct row { int32_t id; size_t slot, pos; float *logits; } row;
+typedef struct row {
+    int32_t id;
+    size_t slot, pos;
+    float *logits;
+} row;
 
 typedef struct pass {
     kq_engine *e;
     kq_team team;
-    size_t n;                /* rows */
+    size_t n; /* rows */
     const row *rows;
-    const size_t *wanted;    /* rows whose logits are wanted */
+    const size_t *wanted; /* rows whose logits are wanted */
     size_t n_wanted;
-    atomic_int bad_layer;    /* first layer with NaN or Inf, n_layer: none */
+    atomic_int bad_layer; /* first layer with NaN or Inf, n_layer: none */
     kq_first_error embedding;
 } pass;
 
@@ -99,10 +105,22 @@ kq_engine_options kq_engine_defaults(void)
     return (kq_engine_options){.isa = kq_isa_best(), .compute = KQ_BF16, .n_slots = 1, .max_T = 2048};
 }
 
-const kq_config *kq_engine_config(const kq_engine *e) { return e->cfg; }
-size_t kq_engine_n_slots(const kq_engine *e) { return e->opt.n_slots; }
-size_t kq_engine_max_T(const kq_engine *e) { return e->opt.max_T; }
-size_t kq_engine_length(const kq_engine *e, size_t slot) { return slot < e->opt.n_slots ? e->length[slot] : 0; }
+const kq_config *kq_engine_config(const kq_engine *e)
+{
+    return e->cfg;
+}
+size_t kq_engine_n_slots(const kq_engine *e)
+{
+    return e->opt.n_slots;
+}
+size_t kq_engine_max_T(const kq_engine *e)
+{
+    return e->opt.max_T;
+}
+size_t kq_engine_length(const kq_engine *e, size_t slot)
+{
+    return slot < e->opt.n_slots ? e->length[slot] : 0;
+}
 
 void kq_engine_truncate(kq_engine *e, size_t slot, size_t length)
 {
@@ -110,7 +128,7 @@ void kq_engine_truncate(kq_engine *e, size_t slot, size_t length)
         e->length[slot] = length;
 }
 
-/* ---- making it --------------------------------------------------------------------------------------------------------------- */
+/* ---- making it ----------------------------------------------------------------------------------------- */
 
 void kq_engine_free(kq_engine *e)
 {
@@ -123,8 +141,9 @@ void kq_engine_free(kq_engine *e)
         kq_free(b->attn_norm), kq_free(b->mlp_norm), kq_free(b->q_norm), kq_free(b->k_norm);
     }
     kq_matrix_free(&e->head);
-    void *const blocks[] = {e->layers, e->norm, e->length, e->K, e->V, e->x, e->xn, e->q, e->k, e->v, e->o, e->g, e->u, e->scores, e->logits,
-                            e->z, e->w, e->steps, e->panel};
+    void *const blocks[] = {e->layers, e->norm, e->length, e->K,     e->V,    e->x, e->xn,
+                            e->q,      e->k,    e->v,      e->o,     e->g,    e->u, e->scores,
+                            e->logits, e->z,    e->w,      e->steps, e->panel};
     for (size_t i = 0; i < e->n_rotations; i++)
         kq_rotation_free(e->rotations[i]);
     for (size_t k = 0; k < sizeof e->codes / sizeof *e->codes; k++)
@@ -172,7 +191,8 @@ static kq_status rotation_of(kq_engine *e, size_t n, const kq_rotation **out, kq
     return st;
 }
 
-static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis *t, kq_matrix *M, kq_error *err)
+static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis *t, kq_matrix *M,
+                             kq_error *err)
 {
     const int k = kq_trellis_k(t);
     kq_status st;
@@ -180,7 +200,8 @@ static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis 
     M->m_pad = p->m_pad, M->n_pad = p->n_pad;
     M->trellis = t;
     if ((st = rotation_of(e, p->m_pad, &M->u_m, err)) || (st = rotation_of(e, p->n_pad, &M->u_n, err)) ||
-        (st = kq_alloc_for((void **)&M->su, p->n, sizeof *M->su, "signs", err)) || (st = kq_alloc_for((void **)&M->sv, p->m, sizeof *M->sv, "signs", err)))
+        (st = kq_alloc_for((void **)&M->su, p->n, sizeof *M->su, "signs", err)) ||
+        (st = kq_alloc_for((void **)&M->sv, p->m, sizeof *M->sv, "signs", err)))
         return st;
     if (e->opt.compute == KQ_BF16) {
         if (!e->codes[k] && (st = kq_packed_code_new(t, &e->codes[k], err)))
@@ -214,7 +235,8 @@ static kq_status load_linear(kq_engine *e, size_t l, kq_linear_id id, kq_matrix 
     if (!kq_mul_size(M->m, M->n, &n))
         return kq_fail(err, KQ_E_MEMORY, "layer %zu: a linear of %zu x %zu is too large", l, M->m, M->n);
     kq_status st;
-    if (e->model && (e->opt.weights == KQ_WEIGHTS_PACKED || (e->opt.weights == KQ_WEIGHTS_AUTO && e->opt.compute == KQ_BF16))) {
+    if (e->model && (e->opt.weights == KQ_WEIGHTS_PACKED ||
+                     (e->opt.weights == KQ_WEIGHTS_AUTO && e->opt.compute == KQ_BF16))) {
         kq_packed p;
         const kq_trellis *t;
         if ((st = kq_model_file_packed(e->model, l, id, &p, &t, err)))
@@ -243,14 +265,16 @@ static kq_status load_head(kq_engine *e, kq_error *err)
         return kq_fail(err, KQ_E_MEMORY, "a head of %zu x %zu is too large", V, d);
     kq_status st;
     kq_packed_rows stored = {0};
-    if (e->model && e->opt.weights != KQ_WEIGHTS_DENSE && (st = kq_model_file_rows(e->model, head_name(e), &stored, err)))
+    if (e->model && e->opt.weights != KQ_WEIGHTS_DENSE &&
+        (st = kq_model_file_rows(e->model, head_name(e), &stored, err)))
         return st;
     if (stored.bits) {
         uint16_t *half = NULL;
         const size_t n_groups = stored.n / stored.group;
         M->kind = stored.bits == 8 ? KQ_MATRIX_Q8 : KQ_MATRIX_Q4;
         M->q = stored.q, M->group = stored.group;
-        if (!(st = kq_alloc_for((void **)&M->scales, V * n_groups, sizeof *M->scales, "the head's scales", err)))
+        if (!(st = kq_alloc_for((void **)&M->scales, V * n_groups, sizeof *M->scales, "the head's scales",
+                                err)))
             st = kq_alloc_for((void **)&half, n_groups, sizeof *half, "the head's scales", err);
         for (size_t i = 0; i < V && !st; i++)
             if (!(st = kq_packed_rows_scales(&stored, i, half, err)))
@@ -281,7 +305,12 @@ static kq_status load_head(kq_engine *e, kq_error *err)
 static kq_status load_layer(kq_engine *e, size_t l, layer *b, kq_error *err)
 {
     const kq_config *c = e->cfg;
-    const struct { const char *suffix; size_t n; float **dst; bool wanted; } vectors[] = {
+    const struct {
+        const char *suffix;
+        size_t n;
+        float **dst;
+        bool wanted;
+    } vectors[] = {
         {"input_layernorm", c->d_model, &b->attn_norm, true},
         {"post_attention_layernorm", c->d_model, &b->mlp_norm, true},
         {"self_attn.q_norm", c->head_dim, &b->q_norm, c->arch == KQ_ARCH_QWEN3},
@@ -308,19 +337,35 @@ static size_t panel_size(const kq_engine *e)
 static kq_status make_scratch(kq_engine *e, kq_error *err)
 {
     const kq_config *c = e->cfg;
-    const size_t R = ROWS_MAX, threads = (size_t)e->opt.threads, wide = c->d_model > e->dq ? c->d_model : e->dq;
+    const size_t R = ROWS_MAX, threads = (size_t)e->opt.threads,
+                 wide = c->d_model > e->dq ? c->d_model : e->dq;
     size_t kv, scores;
-    if (!kq_mul_size(e->dkv * e->kv_width, e->opt.max_T, &kv) || !kq_mul_size(kv, e->opt.n_slots, &kv) || !kq_mul_size(kv, c->n_layer, &kv) ||
-        !kq_mul_size(threads * e->group, e->opt.max_T, &scores))
-        return kq_fail(err, KQ_E_MEMORY, "a cache of %zu sequences of %zu tokens is too large", e->opt.n_slots, e->opt.max_T);
-    const struct { void **p; size_t n, size; const char *what; } arrays[] = {
-        {(void **)&e->length, e->opt.n_slots, sizeof *e->length, "slots"}, {(void **)&e->K, kv, 1, "the key/value cache"},
-        {(void **)&e->V, kv, 1, "the key/value cache"}, {(void **)&e->x, R * c->d_model, 4, "scratch"}, {(void **)&e->xn, R * wide, 4, "scratch"},
-        {(void **)&e->q, R * e->dq, 4, "scratch"}, {(void **)&e->k, R * e->dkv, 4, "scratch"}, {(void **)&e->v, R * e->dkv, 4, "scratch"},
-        {(void **)&e->o, R * e->dq, 4, "scratch"}, {(void **)&e->g, R * c->d_ff, 4, "scratch"}, {(void **)&e->u, R * c->d_ff, 4, "scratch"},
-        {(void **)&e->scores, scores, 4, "scratch"}, {(void **)&e->logits, threads * R * BLOCK, 4, "scratch"},
-        {(void **)&e->z, 3 * R * e->n_pad, e->z_width, "scratch"}, {(void **)&e->w, 3 * R * e->m_pad, 4, "scratch"},
-        {(void **)&e->steps, e->n_pad ? 3 * R : 0, 4, "scratch"}, {(void **)&e->panel, threads * panel_size(e), 4, "scratch"},
+    if (!kq_mul_size(e->dkv * e->kv_width, e->opt.max_T, &kv) || !kq_mul_size(kv, e->opt.n_slots, &kv) ||
+        !kq_mul_size(kv, c->n_layer, &kv) || !kq_mul_size(threads * e->group, e->opt.max_T, &scores))
+        return kq_fail(err, KQ_E_MEMORY, "a cache of %zu sequences of %zu tokens is too large",
+                       e->opt.n_slots, e->opt.max_T);
+    const struct {
+        void **p;
+        size_t n, size;
+        const char *what;
+    } arrays[] = {
+        {(void **)&e->length, e->opt.n_slots, sizeof *e->length, "slots"},
+        {(void **)&e->K, kv, 1, "the key/value cache"},
+        {(void **)&e->V, kv, 1, "the key/value cache"},
+        {(void **)&e->x, R * c->d_model, 4, "scratch"},
+        {(void **)&e->xn, R * wide, 4, "scratch"},
+        {(void **)&e->q, R * e->dq, 4, "scratch"},
+        {(void **)&e->k, R * e->dkv, 4, "scratch"},
+        {(void **)&e->v, R * e->dkv, 4, "scratch"},
+        {(void **)&e->o, R * e->dq, 4, "scratch"},
+        {(void **)&e->g, R * c->d_ff, 4, "scratch"},
+        {(void **)&e->u, R * c->d_ff, 4, "scratch"},
+        {(void **)&e->scores, scores, 4, "scratch"},
+        {(void **)&e->logits, threads * R * BLOCK, 4, "scratch"},
+        {(void **)&e->z, 3 * R * e->n_pad, e->z_width, "scratch"},
+        {(void **)&e->w, 3 * R * e->m_pad, 4, "scratch"},
+        {(void **)&e->steps, e->n_pad ? 3 * R : 0, 4, "scratch"},
+        {(void **)&e->panel, threads * panel_size(e), 4, "scratch"},
     };
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         if (!arrays[i].n)
@@ -336,7 +381,8 @@ static kq_status make_scratch(kq_engine *e, kq_error *err)
 
 int kq_engine_threads(const kq_config *c, int asked)
 {
-    enum { SHARE = 1 << 16 }; /* weights of a block a thread: some 20 us, against a few us of the eight barriers */
+    /* weights of a block a thread: some 20 us, against a few us of the eight barriers */
+    enum { SHARE = 1 << 16 };
     size_t weights = 0, m, n;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         kq_linear_shape(c, (kq_linear_id)id, &m, &n);
@@ -346,7 +392,8 @@ int kq_engine_threads(const kq_config *c, int asked)
     return weights / SHARE >= (size_t)most ? most : weights < 2 * SHARE ? 1 : (int)(weights / SHARE);
 }
 
-static kq_status engine_new(const kq_weights *w, const kq_model_file *model, const kq_engine_options *opt, kq_engine **out, kq_error *err)
+static kq_status engine_new(const kq_weights *w, const kq_model_file *model, const kq_engine_options *opt,
+                            kq_engine **out, kq_error *err)
 {
     *out = NULL;
     if (opt->n_slots < 1 || opt->n_slots > 65536)
@@ -386,12 +433,14 @@ static kq_status engine_new(const kq_weights *w, const kq_model_file *model, con
     return KQ_OK;
 }
 
-kq_status kq_engine_new(const kq_model_file *model, const kq_engine_options *opt, kq_engine **out, kq_error *err)
+kq_status kq_engine_new(const kq_model_file *model, const kq_engine_options *opt, kq_engine **out,
+                        kq_error *err)
 {
     return engine_new(kq_model_file_weights(model), model, opt, out, err);
 }
 
-kq_status kq_engine_new_dense(const kq_weights *w, const kq_engine_options *opt, kq_engine **out, kq_error *err)
+kq_status kq_engine_new_dense(const kq_weights *w, const kq_engine_options *opt, kq_engine **out,
+                              kq_error *err)
 {
     return engine_new(w, NULL, opt, out, err);
 }
@@ -410,12 +459,13 @@ size_t kq_engine_bytes(const kq_engine *e)
     return kq_engine_bytes_per_token(e) + e->scratch_bytes;
 }
 
-/* ---- the cache --------------------------------------------------------------------------------------------------------------- */
+/* ---- the cache ----------------------------------------------------------------------------------------- */
 
 /* Bytes before key head j of a slot in layer l. */
 static size_t cache_at(const kq_engine *e, size_t l, size_t slot, size_t j)
 {
-    return ((l * e->opt.n_slots + slot) * e->cfg->n_kv_head + j) * e->opt.max_T * e->cfg->head_dim * e->kv_width;
+    return ((l * e->opt.n_slots + slot) * e->cfg->n_kv_head + j) * e->opt.max_T * e->cfg->head_dim *
+           e->kv_width;
 }
 
 kq_status kq_engine_copy(kq_engine *e, size_t from, size_t to, size_t length, kq_error *err)
@@ -426,7 +476,8 @@ kq_status kq_engine_copy(kq_engine *e, size_t from, size_t to, size_t length, kq
         return kq_fail(err, KQ_E_ARG, "copy of %zu tokens of a slot that holds %zu", length, e->length[from]);
     for (size_t l = 0; l < e->cfg->n_layer; l++)
         for (size_t j = 0; j < e->cfg->n_kv_head; j++) {
-            const size_t a = cache_at(e, l, from, j), b = cache_at(e, l, to, j), n = length * e->cfg->head_dim * e->kv_width;
+            const size_t a = cache_at(e, l, from, j), b = cache_at(e, l, to, j),
+                         n = length * e->cfg->head_dim * e->kv_width;
             memcpy(e->K + b, e->K + a, n);
             memcpy(e->V + b, e->V + a, n);
         }
@@ -445,7 +496,7 @@ static void store(const kq_engine *e, const float *x, uint8_t *dst)
         e->dk->to_f16(x, (uint16_t *)(void *)dst, n);
 }
 
-/* ---- one pass: every thread runs through these ------------------------------------------------------------------------------- */
+/* ---- one pass: every thread runs through these --------------------------------------------------------- */
 
 /* for (size_t i; (i = kq_team_next(team)) < total;) and then the barrier. */
 #define EACH(i, total) for (size_t i; (i = kq_team_next(&p->team)) < (total);)
@@ -455,7 +506,8 @@ static size_t blocks_of(const kq_matrix *M)
     return (M->m + BLOCK - 1) / BLOCK;
 }
 
-/* y[j] = M[j] x for up to three matrices that share their input x [n, ldx]. A packed one goes through z and w. */
+/* y[j] = M[j] x for up to three matrices that share their input x [n, ldx]. A packed one goes through z
+ * and w. */
 static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, size_t ldx, float *const *y)
 {
     const kq_engine *e = p->e;
@@ -467,14 +519,17 @@ static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, s
         packed += M[j].kind == KQ_MATRIX_PACKED;
     }
     if (packed) {
-        EACH(i, count * n) {
+        EACH(i, count * n)
+        {
             const size_t j = i % count, t = i / count, at = j * ROWS_MAX + t;
             if (M[j].kind == KQ_MATRIX_PACKED)
-                kq_matrix_rotate_in(&M[j], e->dk, e->pk, x + t * ldx, e->z + at * e->n_pad * e->z_width, e->steps + at, rotating);
+                kq_matrix_rotate_in(&M[j], e->dk, e->pk, x + t * ldx, e->z + at * e->n_pad * e->z_width,
+                                    e->steps + at, rotating);
         }
         kq_team_barrier(&p->team);
     }
-    EACH(i, total) {
+    EACH(i, total)
+    {
         size_t j = 0;
         for (; i >= blocks_of(&M[j]); j++)
             i -= blocks_of(&M[j]);
@@ -484,23 +539,27 @@ static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, s
             kq_matrix_rows(A, e->dk, r0, r1, x, ldx, n, y[j] + r0, A->m);
         else
             for (size_t tile = r0 / 16; tile * 16 < r1; tile++)
-                kq_matrix_tile(A, e->dk, e->pk, tile, e->z + j * ROWS_MAX * e->n_pad * e->z_width, e->n_pad, n,
-                               e->w + j * ROWS_MAX * e->m_pad + tile * 16, e->m_pad, panel);
+                kq_matrix_tile(A, e->dk, e->pk, tile, e->z + j * ROWS_MAX * e->n_pad * e->z_width, e->n_pad,
+                               n, e->w + j * ROWS_MAX * e->m_pad + tile * 16, e->m_pad, panel);
     }
     kq_team_barrier(&p->team);
     if (packed) {
-        EACH(i, count * n) {
+        EACH(i, count * n)
+        {
             const size_t j = i % count, t = i / count, at = j * ROWS_MAX + t;
             if (M[j].kind == KQ_MATRIX_PACKED)
-                kq_matrix_rotate_out(&M[j], e->dk, e->w + at * e->m_pad, e->steps[at], y[j] + t * M[j].m, rotating);
+                kq_matrix_rotate_out(&M[j], e->dk, e->w + at * e->m_pad, e->steps[at], y[j] + t * M[j].m,
+                                     rotating);
         }
         kq_team_barrier(&p->team);
     }
 }
 
-static void attend(const kq_engine *e, size_t l, const row *r, const float *q, float *o, size_t j, float *scores)
+static void attend(const kq_engine *e, size_t l, const row *r, const float *q, float *o, size_t j,
+                   float *scores)
 {
-    const size_t hd = e->cfg->head_dim, at = cache_at(e, l, r->slot, j), keys = r->pos + 1, G = e->group, ld = e->opt.max_T;
+    const size_t hd = e->cfg->head_dim, at = cache_at(e, l, r->slot, j), keys = r->pos + 1, G = e->group,
+                 ld = e->opt.max_T;
     const void *K = e->K + at, *V = e->V + at;
     q += j * G * hd, o += j * G * hd;
     if (e->opt.kv == KQ_KV_F32)
@@ -544,16 +603,18 @@ static void run_layer(pass *p, size_t l)
 
     linears(p, &b->lin[KQ_Q], 3, e->xn, d, (float *const[]){e->q, e->k, e->v});
     EACH(i, n)
-        enter(e, l, &p->rows[i], e->q + i * e->dq, e->k + i * e->dkv, e->v + i * e->dkv);
+    enter(e, l, &p->rows[i], e->q + i * e->dq, e->k + i * e->dkv, e->v + i * e->dkv);
     kq_team_barrier(&p->team);
     float *scores = e->scores + (size_t)omp_get_thread_num() * e->group * e->opt.max_T;
-    EACH(i, n * c->n_kv_head) {
+    EACH(i, n * c->n_kv_head)
+    {
         const size_t r = i / c->n_kv_head;
         attend(e, l, &p->rows[r], e->q + r * e->dq, e->o + r * e->dq, i % c->n_kv_head, scores);
     }
     kq_team_barrier(&p->team);
     linears(p, &b->lin[KQ_O], 1, e->o, e->dq, (float *const[]){e->xn});
-    EACH(i, n) {
+    EACH(i, n)
+    {
         float *x = e->x + i * d;
         e->kern->add(x, e->xn + i * d, x, d);
         e->kern->rms_norm(x, b->mlp_norm, e->xn + i * d, d, c->rms_eps);
@@ -561,10 +622,11 @@ static void run_layer(pass *p, size_t l)
     kq_team_barrier(&p->team);
     linears(p, &b->lin[KQ_GATE], 2, e->xn, d, (float *const[]){e->g, e->u});
     EACH(i, n)
-        e->kern->swiglu(e->g + i * ff, e->u + i * ff, e->g + i * ff, ff);
+    e->kern->swiglu(e->g + i * ff, e->u + i * ff, e->g + i * ff, ff);
     kq_team_barrier(&p->team);
     linears(p, &b->lin[KQ_DOWN], 1, e->g, ff, (float *const[]){e->xn});
-    EACH(i, n) {
+    EACH(i, n)
+    {
         float *x = e->x + i * d;
         e->kern->add(x, e->xn + i * d, x, d);
         int none = (int)c->n_layer;
@@ -581,10 +643,11 @@ static void run_head(pass *p)
     const kq_engine *e = p->e;
     const size_t d = e->cfg->d_model, V = e->head.m, T = p->n_wanted;
     EACH(i, T)
-        memcpy(e->x + i * d, e->xn + p->wanted[i] * d, d * sizeof *e->x);
+    memcpy(e->x + i * d, e->xn + p->wanted[i] * d, d * sizeof *e->x);
     kq_team_barrier(&p->team);
     float *part = e->logits + (size_t)omp_get_thread_num() * ROWS_MAX * BLOCK;
-    EACH(i, (V + BLOCK - 1) / BLOCK) {
+    EACH(i, (V + BLOCK - 1) / BLOCK)
+    {
         const size_t r0 = i * BLOCK, r1 = V - r0 < BLOCK ? V : r0 + BLOCK;
         kq_matrix_rows(&e->head, e->dk, r0, r1, e->x, d, T, part, BLOCK);
         for (size_t t = 0; t < T; t++)
@@ -597,10 +660,12 @@ static void run_embedding(pass *p)
 {
     kq_engine *e = p->e;
     const size_t d = e->cfg->d_model;
-    EACH(i, p->n) {
+    EACH(i, p->n)
+    {
         kq_error err;
         float *x = e->x + i * d;
-        if (e->weights->rows(e->weights->ctx, "model.embed_tokens.weight", (size_t)p->rows[i].id, 1, x, &err)) {
+        if (e->weights->rows(e->weights->ctx, "model.embed_tokens.weight", (size_t)p->rows[i].id, 1, x,
+                             &err)) {
             memset(x, 0, d * sizeof *x);
             kq_first_error_note(&p->embedding, i, err.status, &err);
         }
@@ -615,7 +680,13 @@ static kq_status run_rows(kq_engine *e, const row *rows, size_t n, kq_error *err
     for (size_t i = 0; i < n; i++)
         if (rows[i].logits)
             wanted[n_wanted++] = i;
-    pass p = {.e = e, .n = n, .rows = rows, .wanted = wanted, .n_wanted = n_wanted, .bad_layer = (int)e->cfg->n_layer, .embedding = KQ_FIRST_ERROR};
+    pass p = {.e = e,
+              .n = n,
+              .rows = rows,
+              .wanted = wanted,
+              .n_wanted = n_wanted,
+              .bad_layer = (int)e->cfg->n_layer,
+              .embedding = KQ_FIRST_ERROR};
 #pragma omp parallel num_threads(e->opt.threads)
     {
 #pragma omp single
@@ -630,11 +701,13 @@ static kq_status run_rows(kq_engine *e, const row *rows, size_t n, kq_error *err
     if (st)
         return st;
     if (atomic_load(&p.bad_layer) < (int)e->cfg->n_layer)
-        return kq_fail(err, KQ_E_NUMERIC, "model.layers.%d: NaN or Inf in the block's output", atomic_load(&p.bad_layer));
+        return kq_fail(err, KQ_E_NUMERIC, "model.layers.%d: NaN or Inf in the block's output",
+                       atomic_load(&p.bad_layer));
     return KQ_OK;
 }
 
-static kq_status check_pieces(const kq_engine *e, const kq_engine_piece *pieces, size_t n_pieces, kq_error *err)
+static kq_status check_pieces(const kq_engine *e, const kq_engine_piece *pieces, size_t n_pieces,
+                              kq_error *err)
 {
     const size_t vocab = e->cfg->vocab_size;
     for (size_t i = 0; i < n_pieces; i++) {
@@ -645,13 +718,15 @@ static kq_status check_pieces(const kq_engine *e, const kq_engine_piece *pieces,
             if (pieces[j].slot == a->slot)
                 return kq_fail(err, KQ_E_ARG, "slot %zu has two pieces in one call", a->slot);
         if (a->n < 1 || a->n_logits > a->n || (a->n_logits && !a->logits))
-            return kq_fail(err, KQ_E_ARG, "slot %zu: logits of %zu of %zu tokens", a->slot, a->n_logits, a->n);
+            return kq_fail(err, KQ_E_ARG, "slot %zu: logits of %zu of %zu tokens", a->slot, a->n_logits,
+                           a->n);
         if (a->n > e->opt.max_T - e->length[a->slot])
-            return kq_fail(err, KQ_E_ARG, "slot %zu: %zu tokens and %zu more do not fit the cache of %zu", a->slot, e->length[a->slot], a->n,
-                           e->opt.max_T);
+            return kq_fail(err, KQ_E_ARG, "slot %zu: %zu tokens and %zu more do not fit the cache of %zu",
+                           a->slot, e->length[a->slot], a->n, e->opt.max_T);
         for (size_t t = 0; t < a->n; t++)
             if (a->ids[t] < 0 || (size_t)a->ids[t] >= vocab)
-                return kq_fail(err, KQ_E_ARG, "token %zu is %d, but the vocabulary has %zu", t, (int)a->ids[t], vocab);
+                return kq_fail(err, KQ_E_ARG, "token %zu is %d, but the vocabulary has %zu", t,
+                               (int)a->ids[t], vocab);
     }
     return KQ_OK;
 }
@@ -665,7 +740,8 @@ kq_status kq_engine_run(kq_engine *e, const kq_engine_piece *pieces, size_t n_pi
         const kq_engine_piece *a = &pieces[i];
         for (size_t t = 0; t < a->n && !st; t++) {
             const size_t after = a->n - t; /* tokens left, this one included */
-            float *logits = after <= a->n_logits ? a->logits + (a->n_logits - after) * e->cfg->vocab_size : NULL;
+            float *logits =
+                after <= a->n_logits ? a->logits + (a->n_logits - after) * e->cfg->vocab_size : NULL;
             rows[n++] = (row){a->ids[t], a->slot, e->length[a->slot] + t, logits};
             if (n == ROWS_MAX) {
                 st = run_rows(e, rows, n, err);

@@ -1,4 +1,5 @@
-/* The engine: a whole model in memory that continues many sequences at once, each in a slot with its own key/value cache.
+/* The engine: a whole model in memory that continues many sequences at once, each in a slot with its own
+ * key/value cache.
  *
  *     kq_engine_options opt = kq_engine_defaults();
  *     opt.max_T = 2048;
@@ -7,8 +8,10 @@
  *     kq_engine_run(engine, &p, 1, &err);         -> logits [vocab] after the last id
  *
  * What holds (tests/decode/test_engine.c):
- *   - The logits of a position are the same bits whatever else is in the call, however its sequence was cut into pieces, in which slot it is,
- *     and for every number of threads: each sum is taken in an order that depends on the model alone. For one instruction set, compute, kind
+ *   - The logits of a position are the same bits whatever else is in the call, however its sequence was
+ *     cut into pieces, in which slot it is,
+ *     and for every number of threads: each sum is taken in an order that depends on the model alone.
+ *       For one instruction set, compute, kind
  *     of weights and kv type.
  *   - With compute F32 and KV F32 the logits are kq_block_forward's to rounding. */
 #ifndef KQ_DECODE_ENGINE_H
@@ -21,32 +24,41 @@ typedef enum kq_kv_type { KQ_KV_BF16 = 0, KQ_KV_F16, KQ_KV_F32 } kq_kv_type;
 const char *kq_kv_name(kq_kv_type kv); /* "bf16", "f16", "f32" */
 kq_status kq_kv_parse(const char *name, kq_kv_type *out, kq_error *err);
 
-/* AUTO: packed linears stay packed with compute BF16 and become dense with compute F32 (4 bytes a weight, but exact and faster);
- * embedding and head stay as they are stored. PACKED, DENSE: one or the other. A model without packed linears is dense in any case. */
+/* AUTO: packed linears stay packed with compute BF16 and become dense with compute F32 (4 bytes a
+ * weight, but exact and faster); embedding and head stay as they are stored. PACKED, DENSE: one or the
+ * other. A model without packed linears is dense in any case. */
 typedef enum kq_engine_weights { KQ_WEIGHTS_AUTO = 0, KQ_WEIGHTS_PACKED, KQ_WEIGHTS_DENSE } kq_engine_weights;
-kq_status kq_engine_weights_parse(const char *name, kq_engine_weights *out, kq_error *err); /* "auto", "packed", "dense" */
+/* "auto", "packed", "dense" */
+kq_status kq_engine_weights_parse(const char *name, kq_engine_weights *out, kq_error *err);
 
 typedef struct kq_engine_options {
     kq_isa isa;
-    kq_compute compute; /* F32: weights and sums in f32. BF16: dense weights in bf16; packed linears in 13-bit integers (docs/math.md, "Decoding") */
-    int threads;        /* less than 1: as kq_engine_threads says */
-    size_t n_slots;     /* sequences: 1 to 65536 */
-    size_t max_T;       /* tokens a slot */
+    /* F32: weights and sums in f32. BF16: dense weights in bf16; packed linears in 13-bit integers
+     * (docs/math.md, "Decoding") */
+    kq_compute compute;
+    int threads;    /* less than 1: as kq_engine_threads says */
+    size_t n_slots; /* sequences: 1 to 65536 */
+    size_t max_T;   /* tokens a slot */
     kq_engine_weights weights;
     kq_kv_type kv;
 } kq_engine_options;
-kq_engine_options kq_engine_defaults(void); /* best isa, BF16, all threads, 1 slot of 2048 tokens, AUTO, BF16 */
+/* best isa, BF16, all threads, 1 slot of 2048 tokens, AUTO, BF16 */
+kq_engine_options kq_engine_defaults(void);
 
-/* How many threads to give an engine: `asked` (0: all) or fewer. Its threads wait for each other several times a block, so that more than there are
- * processors crawl (a model of 3 blocks x 64: 0.1 s with one thread, above 60 s with 16 on two processors), and a small model is faster with one. */
+/* How many threads to give an engine: `asked` (0: all) or fewer. Its threads wait for each other several
+ * times a block, so that more than there are processors crawl (a model of 3 blocks x 64: 0.1 s with one
+ * thread, above 60 s with 16 on two processors), and a small model is faster with one. */
 int kq_engine_threads(const kq_config *c, int asked);
 
-typedef struct kq_engine kq_engine; /* one call at a time; the caller's lock if several threads use it */
+/* one call at a time; the caller's lock if several threads use it */
+typedef struct kq_engine kq_engine;
 
 /* model is borrowed and must outlive the engine (packed weights are read where they are mapped). */
-kq_status kq_engine_new(const kq_model_file *model, const kq_engine_options *opt, kq_engine **out, kq_error *err);
+kq_status kq_engine_new(const kq_model_file *model, const kq_engine_options *opt, kq_engine **out,
+                        kq_error *err);
 /* The same from any weights, all dense; w is borrowed likewise. */
-kq_status kq_engine_new_dense(const kq_weights *w, const kq_engine_options *opt, kq_engine **out, kq_error *err);
+kq_status kq_engine_new_dense(const kq_weights *w, const kq_engine_options *opt, kq_engine **out,
+                              kq_error *err);
 void kq_engine_free(kq_engine *e); /* NULL is fine */
 
 const kq_config *kq_engine_config(const kq_engine *e);
@@ -54,16 +66,20 @@ size_t kq_engine_n_slots(const kq_engine *e);
 size_t kq_engine_max_T(const kq_engine *e);
 /* Bytes of memory: weights (mapped ones counted), caches and scratch. */
 size_t kq_engine_bytes(const kq_engine *e);
-/* Of these, what one step of a single sequence reads of the weights: the bound by memory is the machine's bytes a second over this. */
+/* Of these, what one step of a single sequence reads of the weights: the bound by memory is the
+ * machine's bytes a second over this. */
 size_t kq_engine_bytes_per_token(const kq_engine *e);
 
 size_t kq_engine_length(const kq_engine *e, size_t slot); /* tokens in the slot's cache */
-/* Forget all but the first `length` tokens (nothing happens when there are no more): a new sequence, a stopped answer, a shared prefix. */
+/* Forget all but the first `length` tokens (nothing happens when there are no more): a new sequence, a
+ * stopped answer, a shared prefix. */
 void kq_engine_truncate(kq_engine *e, size_t slot, size_t length);
-/* Make slot `to` hold the first `length` tokens of slot `from` (to != from). KQ_E_ARG: no such slot, or `from` holds fewer. */
+/* Make slot `to` hold the first `length` tokens of slot `from` (to != from). KQ_E_ARG: no such slot, or
+ * `from` holds fewer. */
 kq_status kq_engine_copy(kq_engine *e, size_t from, size_t to, size_t length, kq_error *err);
 
-/* Append n >= 1 ids to a slot; logits [n_logits, vocab], n_logits <= n: after each of the last n_logits of them (0: none wanted, NULL). */
+/* Append n >= 1 ids to a slot; logits [n_logits, vocab], n_logits <= n: after each of the last n_logits
+ * of them (0: none wanted, NULL). */
 typedef struct kq_engine_piece {
     size_t slot;
     const int32_t *ids;
@@ -71,9 +87,10 @@ typedef struct kq_engine_piece {
     size_t n_logits;
     float *logits;
 } kq_engine_piece;
-/* Run all pieces, at most one a slot, in one pass over the weights (or in several, when there are more than KQ_ENGINE_ROWS ids in all).
- * KQ_E_ARG: a slot twice or out of range, a slot too full, an id outside the vocabulary; KQ_E_NUMERIC: NaN or Inf in a block's output. On
- * failure all slots are as long as before. */
+/* Run all pieces, at most one a slot, in one pass over the weights (or in several, when there are more
+ * than KQ_ENGINE_ROWS ids in all). KQ_E_ARG: a slot twice or out of range, a slot too full, an id
+ * outside the vocabulary; KQ_E_NUMERIC: NaN or Inf in a block's output. On failure all slots are as long
+ * as before. */
 enum { KQ_ENGINE_ROWS = 256 };
 kq_status kq_engine_run(kq_engine *e, const kq_engine_piece *pieces, size_t n_pieces, kq_error *err);
 

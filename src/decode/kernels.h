@@ -1,5 +1,6 @@
-/* The kernels of decoding. Each value's sum is taken in an order that depends on the row's length alone, never on how many rows or vectors
- * share the call. They cannot fail, allocate nothing and run on the calling thread; pointers need no alignment. */
+/* The kernels of decoding. Each value's sum is taken in an order that depends on the row's length alone,
+ * never on how many rows or vectors share the call. They cannot fail, allocate nothing and run on the
+ * calling thread; pointers need no alignment. */
 #ifndef KQ_DECODE_KERNELS_H
 #define KQ_DECODE_KERNELS_H
 
@@ -8,20 +9,29 @@
 typedef struct kq_decode_kern {
     const char *name;
     /* y[t * ldy + r] = sum_i W[r * ldw + i] x[t * ldx + i] for r < rows, t < T. */
-    void (*dots_f32)(const float *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
-    void (*dots_bf16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
-    void (*dots_f16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
+    void (*dots_f32)(const float *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T,
+                     float *y, size_t ldy);
+    void (*dots_bf16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx,
+                      size_t T, float *y, size_t ldy);
+    void (*dots_f16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx,
+                     size_t T, float *y, size_t ldy);
     /* y[t * ldy + i] = sum_r x[t * ldx + r] W[r * ldw + i] for i < n, t < T. */
-    void (*mix_f32)(const float *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
-    void (*mix_bf16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
-    void (*mix_f16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
+    void (*mix_f32)(const float *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx, size_t T,
+                    float *y, size_t ldy);
+    void (*mix_bf16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx,
+                     size_t T, float *y, size_t ldy);
+    void (*mix_f16)(const uint16_t *W, size_t ldw, size_t rows, size_t n, const float *x, size_t ldx,
+                    size_t T, float *y, size_t ldy);
     void (*to_f16)(const float *x, uint16_t *y, size_t n); /* kq_f32_to_f16 of each */
-    /* Sylvester's transform across the n / step rows of x [n / step, step], n / step a power of two; not normalised. */
+    /* Sylvester's transform across the n / step rows of x [n / step, step], n / step a power of two; not
+     * normalised. */
     void (*sylvester)(float *x, size_t n, size_t step);
-    /* y[r] of one vector x against rows stored in 8 (int8) or 4 bits with a scale a group (checkpoint.h, kq_rows_encode): sums within a group
-     * first. T vectors likewise. scales: f32 [rows, n / group]. */
-    void (*dots_q8)(const int8_t *q, const float *scales, size_t rows, size_t n, size_t group, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
-    void (*dots_q4)(const uint8_t *q, const float *scales, size_t rows, size_t n, size_t group, const float *x, size_t ldx, size_t T, float *y, size_t ldy);
+    /* y[r] of one vector x against rows stored in 8 (int8) or 4 bits with a scale a group (checkpoint.h,
+     * kq_rows_encode): sums within a group first. T vectors likewise. scales: f32 [rows, n / group]. */
+    void (*dots_q8)(const int8_t *q, const float *scales, size_t rows, size_t n, size_t group, const float *x,
+                    size_t ldx, size_t T, float *y, size_t ldy);
+    void (*dots_q4)(const uint8_t *q, const float *scales, size_t rows, size_t n, size_t group,
+                    const float *x, size_t ldx, size_t T, float *y, size_t ldy);
 } kq_decode_kern;
 
 const kq_decode_kern *kq_decode_kern_pick(kq_isa isa);

@@ -23,28 +23,33 @@ size_t kq_matrix_bytes(const kq_matrix *M)
     case KQ_MATRIX_BF16: return 2 * mn;
     case KQ_MATRIX_Q8: return mn + 4 * (mn / M->group);
     case KQ_MATRIX_Q4: return M->m * ((M->n + 1) / 2) + 4 * (mn / M->group);
-    case KQ_MATRIX_PACKED: return M->m_pad / 16 * (M->n_pad / 16) * kq_trellis_words(M->trellis) * 2 + 4 * (M->m + M->n);
+    case KQ_MATRIX_PACKED:
+        return M->m_pad / 16 * (M->n_pad / 16) * kq_trellis_words(M->trellis) * 2 + 4 * (M->m + M->n);
     }
     return 0;
 }
 
-void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size_t r1, const float *x, size_t ldx, size_t T, float *y, size_t ldy)
+void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size_t r1, const float *x,
+                    size_t ldx, size_t T, float *y, size_t ldy)
 {
     const size_t n = M->n, rows = r1 - r0;
     switch (M->kind) {
     case KQ_MATRIX_F32: k->dots_f32(M->f32 + r0 * n, n, rows, n, x, ldx, T, y, ldy); break;
     case KQ_MATRIX_BF16: k->dots_bf16(M->bf16 + r0 * n, n, rows, n, x, ldx, T, y, ldy); break;
     case KQ_MATRIX_Q8:
-        k->dots_q8((const int8_t *)M->q + r0 * n, M->scales + r0 * (n / M->group), rows, n, M->group, x, ldx, T, y, ldy);
+        k->dots_q8((const int8_t *)M->q + r0 * n, M->scales + r0 * (n / M->group), rows, n, M->group, x, ldx,
+                   T, y, ldy);
         break;
     case KQ_MATRIX_Q4:
-        k->dots_q4(M->q + r0 * ((n + 1) / 2), M->scales + r0 * (n / M->group), rows, n, M->group, x, ldx, T, y, ldy);
+        k->dots_q4(M->q + r0 * ((n + 1) / 2), M->scales + r0 * (n / M->group), rows, n, M->group, x, ldx, T,
+                   y, ldy);
         break;
     case KQ_MATRIX_PACKED: break; /* below */
     }
 }
 
-void kq_matrix_rotate_in(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, const float *x, void *z, float *step, float *scratch)
+void kq_matrix_rotate_in(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, const float *x,
+                         void *z, float *step, float *scratch)
 {
     float *signed_x = scratch, *rotated = M->code ? scratch + M->n_pad : z;
     for (size_t i = 0; i < M->n; i++)
@@ -54,8 +59,8 @@ void kq_matrix_rotate_in(const kq_matrix *M, const kq_decode_kern *k, const kq_p
     *step = M->code ? p->quantize(rotated, M->n_pad, M->code->x_max, z) : 1;
 }
 
-void kq_matrix_tile(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, size_t tile, const void *z, size_t ldz, size_t T, float *y,
-                    size_t ldy, void *panel)
+void kq_matrix_tile(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, size_t tile,
+                    const void *z, size_t ldz, size_t T, float *y, size_t ldy, void *panel)
 {
     const size_t nt = M->n_pad / 16, words = kq_trellis_words(M->trellis);
     const uint16_t *w = M->words + tile * nt * words;
@@ -75,7 +80,8 @@ void kq_matrix_tile(const kq_matrix *M, const kq_decode_kern *k, const kq_packed
     }
 }
 
-void kq_matrix_rotate_out(const kq_matrix *M, const kq_decode_kern *k, float *w, float step, float *y, float *scratch)
+void kq_matrix_rotate_out(const kq_matrix *M, const kq_decode_kern *k, float *w, float step, float *y,
+                          float *scratch)
 {
     kq_rotate(M->u_m, k, true, w, scratch);
     for (size_t r = 0; r < M->m; r++)

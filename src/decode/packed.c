@@ -20,7 +20,8 @@ void kq_packed_code_free(kq_packed_code *c)
 /* Where the states of each vector's lanes stand in the tile's words. */
 static void fill_lanes(kq_packed_code *c, size_t V)
 {
-    const size_t n_vectors = 8 / V, R = V * (size_t)c->k; /* hyb: a vector of states serves two vectors of weights */
+    /* hyb: a vector of states serves two vectors of weights */
+    const size_t n_vectors = 8 / V, R = V * (size_t)c->k;
     for (size_t j = 0; j < n_vectors; j++)
         for (size_t i = 0; i < 32; i++) {
             const size_t step = i / 2 * (16 / V) + j + i % 2 * n_vectors, bit = step * R;
@@ -45,7 +46,8 @@ kq_status kq_packed_code_new(const kq_trellis *t, kq_packed_code **out, kq_error
     kq_status st;
     if ((st = kq_alloc_for((void **)&c->w, n, sizeof *c->w, "a code's integers", err)) ||
         (st = kq_alloc_for((void **)&c->plane, 4, KQ_HYB_ENTRIES, "a code's integers", err)) ||
-        (st = kq_alloc_for((void **)&c->pair, 2 * KQ_HYB_ENTRIES, sizeof *c->pair, "a code's integers", err)) ||
+        (st = kq_alloc_for((void **)&c->pair, 2 * KQ_HYB_ENTRIES, sizeof *c->pair, "a code's integers",
+                           err)) ||
         (st = kq_alloc_for((void **)&c->lane, 8 * 3 * 32, sizeof *c->lane, "a code's integers", err))) {
         kq_packed_code_free(c);
         return st;
@@ -82,7 +84,7 @@ kq_status kq_packed_code_new(const kq_trellis *t, kq_packed_code **out, kq_error
     return KQ_OK;
 }
 
-/* ---- in plain C -------------------------------------------------------------------------------------------------------------- */
+/* ---- in plain C ---------------------------------------------------------------------------------------- */
 
 static void decode_ref(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)
 {
@@ -90,7 +92,8 @@ static void decode_ref(const kq_packed_code *c, const uint16_t *words, size_t n_
     for (size_t tile = 0; tile < n_tiles; tile++, words += c->words, panel += KQ_PANEL_TILE)
         for (size_t step = 0; step < KQ_TILE_SIZE / V; step++) {
             const size_t bit = step * R, word = bit / 16;
-            const uint32_t two = (uint32_t)words[word] << 16 | words[(word + 1) % c->words], state = two >> (16 - bit % 16) & 0xffff;
+            const uint32_t two = (uint32_t)words[word] << 16 | words[(word + 1) % c->words],
+                           state = two >> (16 - bit % 16) & 0xffff;
             for (size_t v = 0; v < V; v++) {
                 const size_t at = step * V + v, r = at / 16, col = at % 16;
                 panel[col % 8 * 32 + r * 2 + col / 8] = c->w[state * V + v];
@@ -98,7 +101,8 @@ static void decode_ref(const kq_packed_code *c, const uint16_t *words, size_t n_
         }
 }
 
-static void dots_ref(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T, float *y, size_t ldy)
+static void dots_ref(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T, float *y,
+                     size_t ldy)
 {
     for (size_t t = 0; t < T; t++)
         for (size_t r = 0; r < 16; r++) {
@@ -113,7 +117,8 @@ static void dots_ref(const int16_t *panel, size_t n_tiles, const int16_t *x, siz
         }
 }
 
-static void dot_ref(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float y[16])
+static void dot_ref(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x,
+                    float y[16])
 {
     int16_t panel[KQ_PACKED_FLUSH * KQ_PANEL_TILE];
     memset(y, 0, 16 * sizeof *y);
@@ -140,7 +145,8 @@ static float quantize_ref(const float *x, size_t n, int x_max, int16_t *q)
     return step;
 }
 
-const kq_packed_kern kq_packed_kern_ref = {.name = "ref", .decode = decode_ref, .dot = dot_ref, .dots = dots_ref, .quantize = quantize_ref};
+const kq_packed_kern kq_packed_kern_ref = {
+    .name = "ref", .decode = decode_ref, .dot = dot_ref, .dots = dots_ref, .quantize = quantize_ref};
 
 const kq_packed_kern *kq_packed_kern_pick(kq_isa isa)
 {

@@ -1,11 +1,14 @@
-/* Products straight from the packed trellis, in integers, so that every order of summation and every instruction set gives the same bits.
+/* Products straight from the packed trellis, in integers, so that every order of summation and every
+ * instruction set gives the same bits.
  *
- * A code's values are rounded once to integers of 13 bits: value ~ w * unit, |w| <= 4095 (1mad's are integers by nature: exact), and a rotated
- * vector to |x| <= x_max. x_max is so small that 128 products cannot overflow 32 bits; every 128 columns the sum goes into a float.
- * The relative error of a product, about 4e-4 (hyb), is a quarter of what rounding weights and inputs to bf16 would make (bench_decode prints both).
+ * A code's values are rounded once to integers of 13 bits: value ~ w * unit, |w| <= 4095 (1mad's are
+ * integers by nature: exact), and a rotated vector to |x| <= x_max. x_max is so small that 128 products
+ * cannot overflow 32 bits; every 128 columns the sum goes into a float. The relative error of a product,
+ * about 4e-4 (hyb), is a quarter of what rounding weights and inputs to bf16 would make (bench_decode
+ * prints both).
  *
- * A panel is 16 rows of the matrix (one row of tiles) as the products want it: [n/16 tiles][8][16 rows][2], entry (c, j, r, h) = column
- * 16 c + j + 8 h of row r. A vector x likewise: [n/16][8][2]. */
+ * A panel is 16 rows of the matrix (one row of tiles) as the products want it: [n/16 tiles][8][16
+ * rows][2], entry (c, j, r, h) = column 16 c + j + 8 h of row r. A vector x likewise: [n/16][8][2]. */
 #ifndef KQ_DECODE_PACKED_H
 #define KQ_DECODE_PACKED_H
 
@@ -17,13 +20,17 @@ typedef struct kq_packed_code kq_packed_code;
 struct kq_packed_code {
     kq_code code;
     int k;
-    size_t words;   /* 16-bit words a tile */
+    size_t words;        /* 16-bit words a tile */
     float unit, inverse; /* value = w * unit; w = round(value * inverse) */
     int x_max;
-    int16_t *w;     /* owned [65536, V] */
-    uint8_t *plane; /* owned, hyb: [4][512]: low and high bytes of the table's first and second integers, 64-byte aligned */
-    uint32_t *pair; /* owned, hyb: [1024]: by bits 6..15 of h, both values, the first in the low half and with its sign */
-    uint16_t *lane; /* owned [8][3][32]: for vector j and lane i = 2 r + h: word of the state's first bit, the next word, its bit */
+    int16_t *w; /* owned [65536, V] */
+    /* owned, hyb: [4][512]: low and high bytes of the table's first and second integers, 64-byte aligned */
+    uint8_t *plane;
+    /* owned, hyb: [1024]: by bits 6..15 of h, both values, the first in the low half and with its sign */
+    uint32_t *pair;
+    /* owned [8][3][32]: for vector j and lane i = 2 r + h: word of the state's first bit, the next word,
+     * its bit */
+    uint16_t *lane;
 };
 /* t is only read here. KQ_E_ARG when the hyb table's states do not cover its entries (never). */
 kq_status kq_packed_code_new(const kq_trellis *t, kq_packed_code **out, kq_error *err);
@@ -34,9 +41,11 @@ typedef struct kq_packed_kern {
     /* A row of n_tiles tiles to a panel. */
     void (*decode)(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel);
     /* y[r] = sum over the columns of w x for the 16 rows of a row of tiles. */
-    void (*dot)(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float y[16]);
+    void (*dot)(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x,
+                float y[16]);
     /* The same from a panel, for T vectors ldx apart: y[t * ldy + r]. */
-    void (*dots)(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T, float *y, size_t ldy);
+    void (*dots)(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T, float *y,
+                 size_t ldy);
     /* x [n] (n a multiple of 16) to integers in a vector's order; returns the step: x ~ q * step. */
     float (*quantize)(const float *x, size_t n, int x_max, int16_t *q);
 } kq_packed_kern;

@@ -4,7 +4,8 @@
 
 #include "base/mem.h"
 
-/* x U = (x as rows of b) B, then Sylvester's butterflies over the rows; U's factors commute. A power of two takes b = 16: S_16 is its own base. */
+/* x U = (x as rows of b) B, then Sylvester's butterflies over the rows; U's factors commute. A power of
+ * two takes b = 16: S_16 is its own base. */
 struct kq_rotation {
     size_t n, b;
     float *B, *Bt; /* owned [b, b], times 1/sqrt(n); B's transpose */
@@ -19,7 +20,10 @@ void kq_rotation_free(kq_rotation *r)
     kq_free(r);
 }
 
-size_t kq_rotation_order(const kq_rotation *r) { return r->n; }
+size_t kq_rotation_order(const kq_rotation *r)
+{
+    return r->n;
+}
 
 kq_status kq_rotation_new(size_t n, kq_rotation **out, kq_error *err)
 {
@@ -41,7 +45,9 @@ kq_status kq_rotation_new(size_t n, kq_rotation **out, kq_error *err)
         !(st = kq_alloc_for((void **)&r->Bt, r->b * r->b, sizeof *r->Bt, "rotation", err)))
         for (size_t i = 0; i < r->b; i++)
             for (size_t j = 0; j < r->b; j++)
-                r->B[i * r->b + j] = r->Bt[j * r->b + i] = scale * (power ? (__builtin_parity((unsigned)(i & j)) ? -1.0f : 1.0f) : base[i * r->b + j]);
+                r->B[i * r->b + j] = r->Bt[j * r->b + i] =
+                    scale *
+                    (power ? (__builtin_parity((unsigned)(i & j)) ? -1.0f : 1.0f) : base[i * r->b + j]);
     kq_hadamard_free(h);
     if (st)
         kq_rotation_free(r);

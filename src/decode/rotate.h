@@ -1,4 +1,5 @@
-/* The orthogonal transforms of round/round.h for one vector at a time, without a library call: a pass over a small model makes hundreds. */
+/* The orthogonal transforms of round/round.h for one vector at a time, without a library call: a pass
+ * over a small model makes hundreds. */
 #ifndef KQ_DECODE_ROTATE_H
 #define KQ_DECODE_ROTATE_H
 

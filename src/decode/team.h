@@ -1,5 +1,6 @@
-/* Threads that go through the same program together: a barrier that waits spinning (a pass over a small model has hundreds of them, each a
- * few microseconds apart), and work handed out item by item between two barriers. Inside one OpenMP parallel region. */
+/* Threads that go through the same program together: a barrier that waits spinning (a pass over a small
+ * model has hundreds of them, each a few microseconds apart), and work handed out item by item between
+ * two barriers. Inside one OpenMP parallel region. */
 #ifndef KQ_DECODE_TEAM_H
 #define KQ_DECODE_TEAM_H
 
@@ -22,7 +23,8 @@ static inline size_t kq_team_next(kq_team *t)
 
 static inline void kq_team_barrier(kq_team *t)
 {
-    enum { SPIN = 10000 }; /* a few dozen microseconds, then let others run: the machine may be shared */
+    /* a few dozen microseconds, then let others run: the machine may be shared */
+    enum { SPIN = 10000 };
     unsigned round = atomic_load_explicit(&t->round, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);

@@ -42,9 +42,10 @@ kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_e
     return KQ_OK;
 }
 
-/* Ids of the text, as many as opt wants, and in *first the token that the tokenizer puts before every text (-1: none). */
-static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, const kq_eval_text_options *opt, kq_text_ids *out, int32_t *first,
-                          kq_error *err)
+/* Ids of the text, as many as opt wants, and in *first the token that the tokenizer puts before every
+ * text (-1: none). */
+static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, const kq_eval_text_options *opt,
+                          kq_text_ids *out, int32_t *first, kq_error *err)
 {
     kq_tokenizer *tok;
     int32_t *nothing = NULL;
@@ -58,7 +59,9 @@ static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, co
     size_t want = SIZE_MAX;
     if (opt->chunks)
         kq_mul_size(opt->chunks, ctx, &want);
-    const kq_text_how how = {.options = opt->reading, .tok = tok, .reach = want == SIZE_MAX ? SIZE_MAX : kq_text_reach(want),
+    const kq_text_how how = {.options = opt->reading,
+                             .tok = tok,
+                             .reach = want == SIZE_MAX ? SIZE_MAX : kq_text_reach(want),
                              .common = &opt->common};
     if (!status && path)
         status = kq_text_encode(&path, 1, &how, want, true, true, out, err);
@@ -67,7 +70,8 @@ static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, co
 }
 
 /* The first window's ids [ctx] and logits [ctx, vocab]. */
-static kq_status write_logits(const char *path, const int32_t *ids, const float *logits, size_t ctx, size_t vocab, kq_error *err)
+static kq_status write_logits(const char *path, const int32_t *ids, const float *logits, size_t ctx,
+                              size_t vocab, kq_error *err)
 {
     kq_st_writer *w;
     kq_status status = kq_st_writer_new(path, &w, err);
@@ -83,7 +87,8 @@ static kq_status write_logits(const char *path, const int32_t *ids, const float 
     return kq_st_writer_finish(w, err);
 }
 
-/* A value with its standard errors, tokens taken as independent ("..._stderr") and windows ("..._stderr_windows"; null with one window). */
+/* A value with its standard errors, tokens taken as independent ("..._stderr") and windows
+ * ("..._stderr_windows"; null with one window). */
 static void set_measure(json_t *o, const char *name, double value, double error, double error_windows)
 {
     char key[64];
@@ -96,11 +101,13 @@ static void set_measure(json_t *o, const char *name, double value, double error,
 
 /* Everything kq_eval_text opens. */
 typedef struct job {
-    kq_model_file *m, *r;  /* the model; a reference model, or NULL */
-    kq_kld_base base;      /* saved logits, or zero */
-    kq_text_ids read;      /* the text; its ids are `ids` where the saved logits bring none */
-    int32_t *ids;          /* as they are fed to the model */
-    int32_t *text;         /* as they are in the text: the same but for first tokens of windows that were replaced. NULL: the same */
+    kq_model_file *m, *r; /* the model; a reference model, or NULL */
+    kq_kld_base base;     /* saved logits, or zero */
+    kq_text_ids read;     /* the text; its ids are `ids` where the saved logits bring none */
+    int32_t *ids;         /* as they are fed to the model */
+    /* as they are in the text: the same but for first tokens of windows that were replaced. NULL: the
+     * same */
+    int32_t *text;
     size_t n_ids;
     kq_eval_options o;
 } job;
@@ -119,18 +126,25 @@ static void job_close(job *j)
     kq_model_file_close(j->r);
 }
 
-/* Tokens a window: what was asked for, the saved logits' own, or the default; no more than the models were made for. */
-static kq_status choose_ctx(job *j, const char *model, const char *reference, const kq_eval_text_options *opt, kq_error *err)
+/* Tokens a window: what was asked for, the saved logits' own, or the default; no more than the models
+ * were made for. */
+static kq_status choose_ctx(job *j, const char *model, const char *reference, const kq_eval_text_options *opt,
+                            kq_error *err)
 {
     const kq_model_file *file[] = {j->m, j->r};
     const char *const name[] = {model, reference};
     j->o.ctx = opt->ctx ? opt->ctx : j->base.ctx ? j->base.ctx : 2048;
     if (j->base.ctx && j->o.ctx != j->base.ctx)
-        return kq_fail(err, KQ_E_ARG, "--ctx %zu: %s holds windows of %zu tokens; leave --ctx out", opt->ctx, reference, j->base.ctx);
+        return kq_fail(err, KQ_E_ARG, "--ctx %zu: %s holds windows of %zu tokens; leave --ctx out", opt->ctx,
+                       reference, j->base.ctx);
     for (int i = 0; i < 2; i++) {
-        const size_t most = file[i] ? kq_source_config(kq_model_file_source(file[i]))->max_position : SIZE_MAX;
+        const size_t most =
+            file[i] ? kq_source_config(kq_model_file_source(file[i]))->max_position : SIZE_MAX;
         if (j->o.ctx > most && (opt->ctx || j->base.ctx))
-            return kq_fail(err, KQ_E_ARG, "--ctx %zu: %s was made for at most %zu tokens, beyond which its predictions mean nothing", j->o.ctx, name[i], most);
+            return kq_fail(
+                err, KQ_E_ARG,
+                "--ctx %zu: %s was made for at most %zu tokens, beyond which its predictions mean nothing",
+                j->o.ctx, name[i], most);
         if (j->o.ctx > most)
             j->o.ctx = most;
     }
@@ -146,10 +160,15 @@ static kq_status choose_ids(job *j, const char *text_file, const kq_eval_text_op
     j->n_ids = j->read.n;
     j->read.ids = NULL;
     const size_t n_base = j->base.ctx * j->base.windows;
-    if (!st && n_base && text_file && (j->n_ids < n_base || memcmp(j->ids, j->base.ids, n_base * sizeof *j->ids)))
-        st = kq_fail(err, KQ_E_MISMATCH, "%s: its tokens are not those that %s was made of (another text, tokenizer or special tokens); leave --ppl out to use "
-                                         "those of the file", text_file, j->base.map.path);
-    if (!st && n_base && !text_file && !(st = kq_alloc_for((void **)&j->ids, n_base, sizeof *j->ids, "token ids", err)))
+    if (!st && n_base && text_file &&
+        (j->n_ids < n_base || memcmp(j->ids, j->base.ids, n_base * sizeof *j->ids)))
+        st = kq_fail(err, KQ_E_MISMATCH,
+                     "%s: its tokens are not those that %s was made of (another text, tokenizer or special "
+                     "tokens); leave --ppl out to use "
+                     "those of the file",
+                     text_file, j->base.map.path);
+    if (!st && n_base && !text_file &&
+        !(st = kq_alloc_for((void **)&j->ids, n_base, sizeof *j->ids, "token ids", err)))
         memcpy(j->ids, j->base.ids, n_base * sizeof *j->ids);
     if (!st && n_base)
         j->n_ids = n_base;
@@ -172,18 +191,22 @@ static kq_status open_outputs(job *j, const kq_eval_text_options *opt, kq_error 
     kq_status st = KQ_OK;
     size_t n;
     if (opt->logits && j->o.half)
-        return kq_fail(err, KQ_E_ARG, "--logits wants whole windows, saved logits halves: run kronq eval twice");
+        return kq_fail(err, KQ_E_ARG,
+                       "--logits wants whole windows, saved logits halves: run kronq eval twice");
     if (opt->logits)
-        st = kq_mul_size(j->o.ctx, vocab, &n) ? kq_alloc_for((void **)&j->o.logits, n, sizeof *j->o.logits, "the first window's logits", err)
+        st = kq_mul_size(j->o.ctx, vocab, &n) ? kq_alloc_for((void **)&j->o.logits, n, sizeof *j->o.logits,
+                                                             "the first window's logits", err)
                                               : kq_fail(err, KQ_E_ARG, "--ctx %zu is too large", j->o.ctx);
     if (!st)
         st = kq_alloc_for((void **)&j->o.per_window, windows, sizeof *j->o.per_window, "windows", err);
     if (!st && opt->save_logits && windows)
-        st = kq_kld_writer_open(opt->save_logits, j->o.ctx, vocab, windows, j->text ? j->text : j->ids, &j->o.save, err);
+        st = kq_kld_writer_open(opt->save_logits, j->o.ctx, vocab, windows, j->text ? j->text : j->ids,
+                                &j->o.save, err);
     return st;
 }
 
-/* The reference's hidden states on these windows, in the folder `cache`: all that they depend on makes the file's name. */
+/* The reference's hidden states on these windows, in the folder `cache`: all that they depend on makes
+ * the file's name. */
 static kq_status open_cache(job *j, const char *cache, size_t chunks, kq_error *err)
 {
     const kq_source *src = kq_model_file_source(j->r);
@@ -197,8 +220,8 @@ static kq_status open_cache(job *j, const char *cache, size_t chunks, kq_error *
         return kq_fail(err, KQ_E_MEMORY, "out of memory: hidden states");
     kq_hash_add(h, j->ids, windows * j->o.ctx * sizeof *j->ids);
     kq_hash_finish(h, ids);
-    snprintf(key, sizeof key, "kronq %s, model %s, tokens %s, %zu windows of %zu, %s, %s", kq_version(), model, ids, windows, j->o.ctx, kq_isa_name(j->o.isa),
-             j->o.compute == KQ_BF16 ? "bf16" : "f32");
+    snprintf(key, sizeof key, "kronq %s, model %s, tokens %s, %zu windows of %zu, %s, %s", kq_version(),
+             model, ids, windows, j->o.ctx, kq_isa_name(j->o.isa), j->o.compute == KQ_BF16 ? "bf16" : "f32");
     return kq_hidden_open(cache, key, windows, j->o.ctx, kq_source_config(src)->d_model, &j->o.hidden, err);
 }
 
@@ -213,7 +236,8 @@ static kq_status write_windows(const char *path, const job *j, const kq_eval_res
     for (size_t w = 0; w < res->windows && !st; w++) {
         const kq_eval_window *p = &j->o.per_window[w];
         char line[256];
-        int n = snprintf(line, sizeof line, "%zu,%zu,%.9g,%.9g", w, res->tokens / res->windows, p->nll, exp(p->nll));
+        int n = snprintf(line, sizeof line, "%zu,%zu,%.9g,%.9g", w, res->tokens / res->windows, p->nll,
+                         exp(p->nll));
         if (res->has_kld)
             n += snprintf(line + n, sizeof line - (size_t)n, ",%.9g,%.9g", p->kld, p->top1);
         line[n++] = '\n';
@@ -226,7 +250,8 @@ static kq_status write_windows(const char *path, const job *j, const kq_eval_res
 
 static void set_comparison(json_t *o, const char *reference, const kq_eval_result *res)
 {
-    static const char *const name[KQ_N_QUANTILE] = {"min", "0.1", "1", "5", "10", "median", "90", "95", "99", "99.9", "max"};
+    static const char *const name[KQ_N_QUANTILE] = {"min", "0.1", "1",  "5",    "10", "median",
+                                                    "90",  "95",  "99", "99.9", "max"};
     json_t *q = json_object();
     json_object_set_new(o, "reference", json_string(reference));
     set_measure(o, "kld", res->kld, res->kld_stderr, res->kld_stderr_windows);
@@ -242,11 +267,13 @@ static void set_comparison(json_t *o, const char *reference, const kq_eval_resul
     json_object_set_new(o, "dp_rms", json_real(res->dp_rms));
 }
 
-static json_t *report(const job *j, const char *model, const char *reference, const char *text_file, bool spell_special, const kq_eval_result *res,
-                      double seconds)
+static json_t *report(const job *j, const char *model, const char *reference, const char *text_file,
+                      bool spell_special, const kq_eval_result *res, double seconds)
 {
-    json_t *o = json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I}", "model", model, "text", text_file ? kq_text_shown(text_file) : NULL, "convention", j->o.half ? "llama.cpp" : "kronq", "ctx",
-                          (json_int_t)j->o.ctx, "windows", (json_int_t)res->windows, "tokens", (json_int_t)res->tokens);
+    json_t *o = json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I}", "model", model, "text",
+                          text_file ? kq_text_shown(text_file) : NULL, "convention",
+                          j->o.half ? "llama.cpp" : "kronq", "ctx", (json_int_t)j->o.ctx, "windows",
+                          (json_int_t)res->windows, "tokens", (json_int_t)res->tokens);
     json_t *windows = json_array();
     if (j->read.report && !json_object_set(o, "texts", j->read.report))
         json_object_set_new(o, "parse_special", json_boolean(!spell_special));
@@ -271,7 +298,8 @@ static json_t *report(const job *j, const char *model, const char *reference, co
     return o;
 }
 
-kq_status kq_eval_text(const char *model, const char *reference, const char *text_file, const kq_eval_text_options *opt, char **result_json, kq_error *err)
+kq_status kq_eval_text(const char *model, const char *reference, const char *text_file,
+                       const kq_eval_text_options *opt, char **result_json, kq_error *err)
 {
     KQ_C_LOCALE;
     const double start = kq_now_s();
@@ -281,9 +309,11 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     if (result_json)
         *result_json = NULL;
     if (!text_file && !saved)
-        return kq_fail(err, KQ_E_ARG, "a text is missing (--ppl FILE): only a file of saved logits brings its own");
+        return kq_fail(err, KQ_E_ARG,
+                       "a text is missing (--ppl FILE): only a file of saved logits brings its own");
     if (opt->cache && (!reference || saved))
-        return kq_fail(err, KQ_E_ARG, "--cache keeps a reference model's hidden states: --kld MODEL is missing");
+        return kq_fail(err, KQ_E_ARG,
+                       "--cache keeps a reference model's hidden states: --kld MODEL is missing");
     kq_status st = kq_eval_options_of(&opt->common, &j.o, err);
     if (st)
         return st;
@@ -291,10 +321,14 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     j.o.memory = opt->memory;
     j.o.half = saved || opt->save_logits;
     j.o.base = saved ? &j.base : NULL;
-    if ((st = kq_model_file_open(model, j.o.isa, &j.m, err)) || (saved && (st = kq_kld_base_open(reference, &j.base, err))) ||
-        (reference && !saved && (st = kq_model_file_open(reference, j.o.isa, &j.r, err))) || (st = choose_ctx(&j, model, reference, opt, err)) ||
-        (st = choose_ids(&j, text_file, opt, err)) || (st = open_outputs(&j, opt, err)) || (opt->cache && (st = open_cache(&j, opt->cache, opt->chunks, err))) ||
-        (st = kq_evaluate(kq_model_file_weights(j.m), j.r ? kq_model_file_weights(j.r) : NULL, j.ids, j.n_ids, &j.o, &res, err)))
+    if ((st = kq_model_file_open(model, j.o.isa, &j.m, err)) ||
+        (saved && (st = kq_kld_base_open(reference, &j.base, err))) ||
+        (reference && !saved && (st = kq_model_file_open(reference, j.o.isa, &j.r, err))) ||
+        (st = choose_ctx(&j, model, reference, opt, err)) || (st = choose_ids(&j, text_file, opt, err)) ||
+        (st = open_outputs(&j, opt, err)) ||
+        (opt->cache && (st = open_cache(&j, opt->cache, opt->chunks, err))) ||
+        (st = kq_evaluate(kq_model_file_weights(j.m), j.r ? kq_model_file_weights(j.r) : NULL, j.ids, j.n_ids,
+                          &j.o, &res, err)))
         goto out;
     if (j.o.hidden && !kq_hidden_whole(j.o.hidden) && (st = kq_hidden_finish(j.o.hidden, err)))
         goto out;
@@ -303,7 +337,8 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
         j.o.save = NULL;
     }
     if (!st && opt->logits)
-        st = write_logits(opt->logits, j.ids, j.o.logits, j.o.ctx, kq_source_config(kq_model_file_source(j.m))->vocab_size, err);
+        st = write_logits(opt->logits, j.ids, j.o.logits, j.o.ctx,
+                          kq_source_config(kq_model_file_source(j.m))->vocab_size, err);
     if (!st && opt->per_window)
         st = write_windows(opt->per_window, &j, &res, err);
     if (st)

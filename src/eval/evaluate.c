@@ -18,8 +18,8 @@ typedef struct side {
     kq_model_ctx *mc;
     kq_head *head;
     size_t d;
-    float *h;             /* [group, ctx, d] hidden states */
-    kq_hidden *hidden;    /* its states on disk: read, or added to; NULL: neither */
+    float *h;          /* [group, ctx, d] hidden states */
+    kq_hidden *hidden; /* its states on disk: read, or added to; NULL: neither */
 } side;
 
 typedef struct run {
@@ -27,12 +27,14 @@ typedef struct run {
     const kq_kern *kern;
     int threads;
     size_t ctx, group, n_side; /* windows a group; 1 or 2 models */
-    size_t from, to, scored;   /* positions from .. to-1 of a window are looked at, the first `scored` of them predict a token of it */
-    bool compare;              /* with a reference model or saved logits */
-    side side[2];              /* model, reference */
-    double *nll, *ref, *dp;    /* [windows, scored]: nll, the reference's nll, difference of the probabilities */
-    double *kld, *same;        /* [windows, to - from] */
-    double done, work;         /* for progress: blocks and heads times windows */
+    /* positions from .. to-1 of a window are looked at, the first `scored` of them predict a token of it */
+    size_t from, to, scored;
+    bool compare; /* with a reference model or saved logits */
+    side side[2]; /* model, reference */
+    /* [windows, scored]: nll, the reference's nll, difference of the probabilities */
+    double *nll, *ref, *dp;
+    double *kld, *same; /* [windows, to - from] */
+    double done, work;  /* for progress: blocks and heads times windows */
 } run;
 
 kq_eval_options kq_eval_defaults(void)
@@ -63,9 +65,11 @@ static size_t tile_slice(size_t n_side, size_t vocab, size_t d_max)
     return (n_side * KQ_HEAD_TILE + 2) * vocab + KQ_HEAD_TILE * d_max;
 }
 
-/* At the peak, beside the hidden states of a group: the program, the heads, the scores of all windows, and either a block, the scratch of its
- * forward pass and a linear on its way into it, or tiles of logits. */
-static size_t fixed_bytes(const kq_model_ctx *const mc[2], size_t n_side, size_t ctx, size_t windows, int threads, const kq_eval_options *opt)
+/* At the peak, beside the hidden states of a group: the program, the heads, the scores of all windows,
+ * and either a block, the scratch of its forward pass and a linear on its way into it, or tiles of
+ * logits. */
+static size_t fixed_bytes(const kq_model_ctx *const mc[2], size_t n_side, size_t ctx, size_t windows,
+                          int threads, const kq_eval_options *opt)
 {
     const size_t vocab = kq_model_ctx_config(mc[0])->vocab_size, n = (size_t)threads;
     size_t heads = 0, block = 0, d_max = 0;
@@ -76,23 +80,28 @@ static size_t fixed_bytes(const kq_model_ctx *const mc[2], size_t n_side, size_t
         block = one > block ? one : block;
         d_max = cfg->d_model > d_max ? cfg->d_model : d_max;
     }
-    const size_t tiles = n * tile_slice(n_side, vocab, d_max) * sizeof(float) + (opt->save ? n * KQ_HEAD_TILE * kq_kld_row_bytes(vocab) : 0);
-    return KQ_PROGRAM_BYTES + heads + 5 * windows * ctx * sizeof(double) + (opt->logits ? ctx * vocab * sizeof(float) : 0) + (block > tiles ? block : tiles);
+    const size_t tiles = n * tile_slice(n_side, vocab, d_max) * sizeof(float) +
+                         (opt->save ? n * KQ_HEAD_TILE * kq_kld_row_bytes(vocab) : 0);
+    return KQ_PROGRAM_BYTES + heads + 5 * windows * ctx * sizeof(double) +
+           (opt->logits ? ctx * vocab * sizeof(float) : 0) + (block > tiles ? block : tiles);
 }
 
 static kq_status check_memory(size_t limit, size_t fixed, size_t window_bytes, kq_error *err)
 {
     return limit && (limit < fixed || limit - fixed < window_bytes)
-        ? kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: evaluation takes at least %zuM; a shorter --ctx or fewer --threads take less", limit >> 20,
-                  ((fixed + window_bytes) >> 20) + 1)
-        : KQ_OK;
+               ? kq_fail(err, KQ_E_MEMORY,
+                         "--memory %zuM is too little: evaluation takes at least %zuM; a shorter --ctx or "
+                         "fewer --threads take less",
+                         limit >> 20, ((fixed + window_bytes) >> 20) + 1)
+               : KQ_OK;
 }
 
 /* Windows at once: as many as GROUP_BYTES or the memory limit hold. */
 static kq_status choose_group(run *r, size_t windows, size_t window_bytes, kq_error *err)
 {
     const kq_model_ctx *mc[2] = {r->side[0].mc, r->side[1].mc};
-    const size_t limit = r->opt->memory, fixed = fixed_bytes(mc, r->n_side, r->ctx, windows, r->threads, r->opt);
+    const size_t limit = r->opt->memory,
+                 fixed = fixed_bytes(mc, r->n_side, r->ctx, windows, r->threads, r->opt);
     const size_t room = limit && limit - fixed < GROUP_BYTES ? limit - fixed : GROUP_BYTES;
     kq_status st = check_memory(limit, fixed, window_bytes, err);
     if (st)
@@ -105,7 +114,8 @@ static kq_status choose_group(run *r, size_t windows, size_t window_bytes, kq_er
     return KQ_OK;
 }
 
-kq_status kq_evaluate_fits(const kq_config *model, const kq_config *reference, const kq_eval_options *opt, kq_error *err)
+kq_status kq_evaluate_fits(const kq_config *model, const kq_config *reference, const kq_eval_options *opt,
+                           kq_error *err)
 {
     const kq_config *cfg[2] = {model, reference};
     const size_t n_side = reference ? 2 : 1;
@@ -117,8 +127,11 @@ kq_status kq_evaluate_fits(const kq_config *model, const kq_config *reference, c
         window += opt->ctx * cfg[k]->d_model * sizeof(float);
     }
     if (!st)
-        st = check_memory(opt->memory, fixed_bytes((const kq_model_ctx *const[2]){mc[0], mc[1]}, n_side, opt->ctx, opt->chunks ? opt->chunks : 1,
-                                                   opt->threads > 0 ? opt->threads : kq_processors(), opt), window, err);
+        st = check_memory(opt->memory,
+                          fixed_bytes((const kq_model_ctx *const[2]){mc[0], mc[1]}, n_side, opt->ctx,
+                                      opt->chunks ? opt->chunks : 1,
+                                      opt->threads > 0 ? opt->threads : kq_processors(), opt),
+                          window, err);
     kq_model_ctx_free(mc[0]);
     kq_model_ctx_free(mc[1]);
     return st;
@@ -126,7 +139,8 @@ kq_status kq_evaluate_fits(const kq_config *model, const kq_config *reference, c
 
 /* ---- one model ---- */
 
-static kq_status side_open(run *r, side *s, const char *name, const kq_weights *w, kq_hidden *hidden, kq_error *err)
+static kq_status side_open(run *r, side *s, const char *name, const kq_weights *w, kq_hidden *hidden,
+                           kq_error *err)
 {
     *s = (side){.name = name, .w = w, .d = w->cfg->d_model, .hidden = hidden};
     kq_status st = kq_model_ctx_new(w->cfg, r->opt->isa, r->opt->compute, r->ctx, &s->mc, err);
@@ -140,11 +154,12 @@ static void side_close(side *s)
     kq_model_ctx_free(s->mc);
 }
 
-static kq_status forward_window(const run *r, side *s, const kq_block *b, size_t window0, size_t g, char *scratch, int threads,
-                                kq_error *err)
+static kq_status forward_window(const run *r, side *s, const kq_block *b, size_t window0, size_t g,
+                                char *scratch, int threads, kq_error *err)
 {
     float *h = s->h + g * r->ctx * s->d;
-    kq_error e; /* the block names the layer where NaN or Inf appeared; here whose, and in which window */
+    /* the block names the layer where NaN or Inf appeared; here whose, and in which window */
+    kq_error e;
     kq_status st = kq_block_forward(s->mc, b, h, r->ctx, h, scratch, threads, &e);
     return st == KQ_OK ? st : kq_fail(err, st, "%s, window %zu: %s", s->name, window0 + g, e.message);
 }
@@ -175,7 +190,10 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
         for (size_t g = 0; g < whole; g++) {
             kq_error e = {0};
             if (!kq_first_error_skip(&f, g))
-                kq_first_error_note(&f, g, forward_window(r, s, &b, window0, g, scratch + (size_t)omp_get_thread_num() * slice, 1, &e), &e);
+                kq_first_error_note(&f, g,
+                                    forward_window(r, s, &b, window0, g,
+                                                   scratch + (size_t)omp_get_thread_num() * slice, 1, &e),
+                                    &e);
         }
         st = kq_first_error_get(&f, err);
         for (size_t g = whole; g < n && st == KQ_OK; g++)
@@ -191,9 +209,11 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
 }
 
 /* What one position gives. lp: the model's (and reference's) logits after it. */
-static kq_status score_position(run *r, const int32_t *ids, size_t window, size_t t, float *const lp[2], float *scratch, uint8_t *row, kq_error *err)
+static kq_status score_position(run *r, const int32_t *ids, size_t window, size_t t, float *const lp[2],
+                                float *scratch, uint8_t *row, kq_error *err)
 {
-    const size_t vocab = r->side[0].w->cfg->vocab_size, i = t - r->from, at = window * (r->to - r->from) + i, scored = window * r->scored + i;
+    const size_t vocab = r->side[0].w->cfg->vocab_size, i = t - r->from, at = window * (r->to - r->from) + i,
+                 scored = window * r->scored + i;
     const bool predicts = i < r->scored;
     const int32_t next = predicts ? ids[window * r->ctx + t + 1] : 0;
     kq_row_stats st[2];
@@ -201,7 +221,8 @@ static kq_status score_position(run *r, const int32_t *ids, size_t window, size_
     for (size_t k = 0; k < r->n_side; k++) {
         st[k] = kq_row_score(r->kern, lp[k], vocab);
         if (!isfinite(st[k].lse))
-            return kq_fail(err, KQ_E_NUMERIC, "the %s's logits hold NaN or Inf (window %zu, position %zu)", r->side[k].name, window, t);
+            return kq_fail(err, KQ_E_NUMERIC, "the %s's logits hold NaN or Inf (window %zu, position %zu)",
+                           r->side[k].name, window, t);
     }
     if (predicts)
         r->nll[scored] = nll = st[0].lse - (double)lp[0][next];
@@ -212,7 +233,8 @@ static kq_status score_position(run *r, const int32_t *ids, size_t window, size_
         const uint8_t *saved = r->opt->base->rows + (window * r->scored + i) * kq_kld_row_bytes(vocab);
         kq_error e;
         if (kq_kld_row_compare(r->kern, saved, lp[0], &st[0], vocab, next, scratch, &base, &e))
-            return kq_fail(err, e.status, "%s: window %zu, position %zu: %s", r->opt->base->map.path, window, t, e.message);
+            return kq_fail(err, e.status, "%s: window %zu, position %zu: %s", r->opt->base->map.path, window,
+                           t, e.message);
         r->kld[at] = base.kl;
         r->same[at] = st[0].top == base.top;
         ref = base.nll;
@@ -230,9 +252,10 @@ static kq_status score_position(run *r, const int32_t *ids, size_t window, size_
     return KQ_OK;
 }
 
-/* One tile of at most KQ_HEAD_TILE positions: both models' logits, then the scores of each position. rows: where the model's rows are to be
- * encoded, NULL: nowhere. */
-static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g, size_t t0, float *scratch, uint8_t *rows, kq_error *err)
+/* One tile of at most KQ_HEAD_TILE positions: both models' logits, then the scores of each position.
+ * rows: where the model's rows are to be encoded, NULL: nowhere. */
+static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g, size_t t0, float *scratch,
+                            uint8_t *rows, kq_error *err)
 {
     size_t vocab = r->side[0].w->cfg->vocab_size, window = window0 + g;
     size_t n = r->to - t0 < KQ_HEAD_TILE ? r->to - t0 : KQ_HEAD_TILE;
@@ -247,7 +270,8 @@ static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g
         memcpy(r->opt->logits + t0 * vocab, logits[0], n * vocab * sizeof *logits[0]);
     for (size_t i = 0; i < n && !st; i++) {
         float *const lp[2] = {logits[0] + i * vocab, logits[1] + i * vocab};
-        st = score_position(r, ids, window, t0 + i, lp, exps, rows ? rows + i * kq_kld_row_bytes(vocab) : NULL, err);
+        st = score_position(r, ids, window, t0 + i, lp, exps,
+                            rows ? rows + i * kq_kld_row_bytes(vocab) : NULL, err);
     }
     return st;
 }
@@ -264,7 +288,8 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
     size_t round = r->opt->save ? (size_t)threads : tiles;
     float *scratch;
     uint8_t *rows = NULL;
-    kq_status st = kq_alloc_for((void **)&scratch, (size_t)threads * slice, sizeof *scratch, "tiles of logits", err);
+    kq_status st =
+        kq_alloc_for((void **)&scratch, (size_t)threads * slice, sizeof *scratch, "tiles of logits", err);
     if (!st && r->opt->save)
         st = kq_alloc_for((void **)&rows, round * KQ_HEAD_TILE, row_bytes, "logits to save", err);
     kq_first_error f = KQ_FIRST_ERROR;
@@ -276,13 +301,14 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
             if (kq_first_error_skip(&f, i))
                 continue;
             float *mine = scratch + (size_t)omp_get_thread_num() * slice;
-            kq_status t = score_tile(r, ids, window0, i / per_window, r->from + i % per_window * KQ_HEAD_TILE, mine,
-                                     rows ? rows + (i - i0) * KQ_HEAD_TILE * row_bytes : NULL, &e);
+            kq_status t = score_tile(r, ids, window0, i / per_window, r->from + i % per_window * KQ_HEAD_TILE,
+                                     mine, rows ? rows + (i - i0) * KQ_HEAD_TILE * row_bytes : NULL, &e);
             kq_first_error_note(&f, i, t, &e);
         }
         st = kq_first_error_get(&f, err);
         for (size_t i = i0; i < end && rows && !st; i++) {
-            size_t left = r->to - r->from - i % per_window * KQ_HEAD_TILE, k = left < KQ_HEAD_TILE ? left : KQ_HEAD_TILE;
+            size_t left = r->to - r->from - i % per_window * KQ_HEAD_TILE,
+                   k = left < KQ_HEAD_TILE ? left : KQ_HEAD_TILE;
             st = kq_out_write(r->opt->save, rows + (i - i0) * KQ_HEAD_TILE * row_bytes, k * row_bytes, err);
         }
     }
@@ -333,17 +359,21 @@ static kq_status summarise(const run *r, size_t windows, kq_eval_result *out, kq
     return KQ_OK;
 }
 
-static kq_status check_options(const kq_weights *model, const kq_weights *reference, size_t windows, const kq_eval_options *opt, kq_error *err)
+static kq_status check_options(const kq_weights *model, const kq_weights *reference, size_t windows,
+                               const kq_eval_options *opt, kq_error *err)
 {
     const kq_kld_base *b = opt->base;
     if (opt->half && opt->ctx < 4)
-        return kq_fail(err, KQ_E_ARG, "a window whose second half is scored needs at least 4 tokens, not %zu", opt->ctx);
+        return kq_fail(err, KQ_E_ARG, "a window whose second half is scored needs at least 4 tokens, not %zu",
+                       opt->ctx);
     if ((b || opt->save) && !opt->half)
         return kq_fail(err, KQ_E_ARG, "saved logits are of the second halves of windows");
     if (b && (reference || b->ctx != opt->ctx || b->windows < windows))
-        return kq_fail(err, KQ_E_ARG, "%s holds %zu windows of %zu tokens, %zu of %zu are asked for", b->map.path, b->windows, b->ctx, windows, opt->ctx);
+        return kq_fail(err, KQ_E_ARG, "%s holds %zu windows of %zu tokens, %zu of %zu are asked for",
+                       b->map.path, b->windows, b->ctx, windows, opt->ctx);
     if (b && b->vocab != model->cfg->vocab_size)
-        return kq_fail(err, KQ_E_MISMATCH, "%s is of a model of %zu tokens, this one has %zu", b->map.path, b->vocab, model->cfg->vocab_size);
+        return kq_fail(err, KQ_E_MISMATCH, "%s is of a model of %zu tokens, this one has %zu", b->map.path,
+                       b->vocab, model->cfg->vocab_size);
     return KQ_OK;
 }
 
@@ -355,17 +385,24 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
         return kq_fail(err, KQ_E_ARG, "a window needs at least 2 tokens, not %zu", ctx);
     size_t windows = n_ids / ctx;
     if (windows == 0)
-        return kq_fail(err, KQ_E_ARG, "the text has %zu tokens, one window needs %zu (a longer text, or a smaller --ctx)", n_ids, ctx);
+        return kq_fail(err, KQ_E_ARG,
+                       "the text has %zu tokens, one window needs %zu (a longer text, or a smaller --ctx)",
+                       n_ids, ctx);
     if (opt->chunks && opt->chunks < windows)
         windows = opt->chunks;
     if (reference && reference->cfg->vocab_size != model->cfg->vocab_size)
-        return kq_fail(err, KQ_E_MISMATCH, "the model has %zu tokens, the reference %zu: their predictions cannot be compared",
+        return kq_fail(err, KQ_E_MISMATCH,
+                       "the model has %zu tokens, the reference %zu: their predictions cannot be compared",
                        model->cfg->vocab_size, reference->cfg->vocab_size);
 
     kq_status st = check_options(model, reference, windows, opt, err);
     if (st != KQ_OK)
         return st;
-    run r = {.opt = opt, .kern = kq_kern_pick(opt->isa), .ctx = ctx, .n_side = reference ? 2 : 1, .compare = reference || opt->base};
+    run r = {.opt = opt,
+             .kern = kq_kern_pick(opt->isa),
+             .ctx = ctx,
+             .n_side = reference ? 2 : 1,
+             .compare = reference || opt->base};
     r.from = opt->half ? ctx / 2 : 0;
     r.to = opt->half ? ctx - 1 : ctx;
     r.scored = ctx - 1 - r.from;
@@ -386,7 +423,8 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
         goto out;
     for (size_t k = 0; k < r.n_side; k++) {
         r.work += (double)windows * ((double)r.side[k].w->cfg->n_layer + 1);
-        st = kq_alloc_for((void **)&r.side[k].h, r.group * ctx, r.side[k].d * sizeof(float), "hidden states", err);
+        st = kq_alloc_for((void **)&r.side[k].h, r.group * ctx, r.side[k].d * sizeof(float), "hidden states",
+                          err);
         if (st != KQ_OK)
             goto out;
     }

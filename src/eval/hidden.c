@@ -10,12 +10,12 @@
 
 struct kq_hidden {
     char path[4400];
-    size_t windows, values;  /* values of a window: ctx * d */
-    kq_st_file *file;        /* when whole, owned */
+    size_t windows, values; /* values of a window: ctx * d */
+    kq_st_file *file;       /* when whole, owned */
     const kq_tensor *x, *check;
-    kq_st_writer *writer;    /* else, owned; NULL once finished */
-    uint64_t *sum;           /* [windows] checksums of what was added, owned */
-    size_t n;                /* windows added */
+    kq_st_writer *writer; /* else, owned; NULL once finished */
+    uint64_t *sum;        /* [windows] checksums of what was added, owned */
+    size_t n;             /* windows added */
 };
 
 static uint64_t checksum(const void *x, size_t values)
@@ -32,9 +32,10 @@ static kq_status open_file(kq_hidden *h, const char *key, const size_t shape[3],
     h->x = kq_st_find(h->file, "hidden");
     h->check = kq_st_find(h->file, "checksums");
     if (!there || strcmp(there, key) || !h->x || h->x->dtype != KQ_T_F32 || h->x->rank != 3 ||
-        memcmp(h->x->shape, shape, 3 * sizeof *shape) || !h->check ||
-        h->check->dtype != KQ_T_I64 || h->check->rank != 1 || h->check->shape[0] != shape[0])
-        return kq_fail(err, KQ_E_FORMAT, "%s: does not hold the hidden states that its name promises; remove it", h->path);
+        memcmp(h->x->shape, shape, 3 * sizeof *shape) || !h->check || h->check->dtype != KQ_T_I64 ||
+        h->check->rank != 1 || h->check->shape[0] != shape[0])
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: does not hold the hidden states that its name promises; remove it", h->path);
     return KQ_OK;
 }
 
@@ -49,7 +50,8 @@ static kq_status begin_file(kq_hidden *h, const char *key, const size_t shape[3]
     return kq_st_writer_declare(h->writer, "checksums", KQ_T_I64, 1, shape, err);
 }
 
-kq_status kq_hidden_open(const char *folder, const char *key, size_t windows, size_t ctx, size_t d, kq_hidden **out, kq_error *err)
+kq_status kq_hidden_open(const char *folder, const char *key, size_t windows, size_t ctx, size_t d,
+                         kq_hidden **out, kq_error *err)
 {
     char hex[33];
     const size_t shape[3] = {windows, ctx, d};
@@ -94,7 +96,8 @@ kq_status kq_hidden_read(const kq_hidden *h, size_t first, size_t n, float *x, k
         memcpy(to, h->x->data + (first + i) * h->values * sizeof *to, h->values * sizeof *to);
         memcpy(&expected, h->check->data + (first + i) * sizeof expected, sizeof expected);
         if (checksum(to, h->values) != expected)
-            return kq_fail(err, KQ_E_FORMAT, "%s: window %zu is damaged; remove the file", h->path, first + i);
+            return kq_fail(err, KQ_E_FORMAT, "%s: window %zu is damaged; remove the file", h->path,
+                           first + i);
     }
     return KQ_OK;
 }

@@ -25,7 +25,8 @@ kq_row_stats kq_row_score(const kq_kern *kern, const float *logits, size_t n)
     return st;
 }
 
-double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, const float *lq, const kq_row_stats *q, size_t n, float *exp)
+double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, const float *lq,
+                 const kq_row_stats *q, size_t n, float *exp)
 {
     memcpy(exp, lp, n * sizeof *exp);
     kern->exp_sum(exp, n, p->max);

@@ -5,7 +5,7 @@
 #include "kern/kern.h"
 
 typedef struct kq_row_stats {
-    double lse;  /* log sum_j exp(logit_j), nats; not finite when a logit is NaN or +Inf */
+    double lse; /* log sum_j exp(logit_j), nats; not finite when a logit is NaN or +Inf */
     float max;
     int32_t top; /* the most likely token, ties to the lowest id */
 } kq_row_stats;
@@ -14,17 +14,20 @@ typedef struct kq_row_stats {
 kq_row_stats kq_row_score(const kq_kern *kern, const float *logits, size_t n);
 
 /* KL(p || q) in nats of two rows of n logits with their stats; exp [n] is scratch.
- *     KL = sum_j p_j (lp_j - lq_j) - (lse_p - lse_q),   p_j = exp(lp_j) / sum_j exp(lp_j)           (docs/math.md, eq. 82)
- * The sums are in double over 16 fixed lanes. Equal rows give exactly 0; rounding alone can make it negative, by about 1e-7 times the
- * spread of lp - lq. */
-double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, const float *lq, const kq_row_stats *q, size_t n,
-                 float *exp);
+ *     KL = sum_j p_j (lp_j - lq_j) - (lse_p - lse_q),   p_j = exp(lp_j) / sum_j exp(lp_j)
+ *       (docs/math.md, eq. 82)
+ * The sums are in double over 16 fixed lanes. Equal rows give exactly 0; rounding alone can make it
+ * negative, by about 1e-7 times the spread of lp - lq. */
+double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, const float *lq,
+                 const kq_row_stats *q, size_t n, float *exp);
 
-/* Mean of x [n] and the two standard errors of docs/math.md, eq. 84 and 85: *se takes the n values as independent, *se_cluster takes the
- * means of consecutive clusters of `cluster` values as independent (NaN with fewer than two clusters; n is a multiple of cluster). */
+/* Mean of x [n] and the two standard errors of docs/math.md, eq. 84 and 85: *se takes the n values as
+ * independent, *se_cluster takes the means of consecutive clusters of `cluster` values as independent
+ * (NaN with fewer than two clusters; n is a multiple of cluster). */
 void kq_mean_stderr(const double *x, size_t n, size_t cluster, double *mean, double *se, double *se_cluster);
 
-/* Quantiles of x [n], n >= 1, which is sorted in place: linear between the two values around q (n - 1); q of kq_quantile (eval.h). */
+/* Quantiles of x [n], n >= 1, which is sorted in place: linear between the two values around q (n - 1);
+ * q of kq_quantile (eval.h). */
 void kq_quantiles(double *x, size_t n, double *out);
 
 #endif

@@ -17,7 +17,8 @@
 #include "checkpoint/gguf_model_write.h"
 
 enum { ROWS = 256, PATH = 4096 };
-static const char unfinished[] = ".kronq-export"; /* in a folder that is being written; goes when it is whole */
+/* in a folder that is being written; goes when it is whole */
+static const char unfinished[] = ".kronq-export";
 
 kq_export_options kq_export_defaults(void)
 {
@@ -27,11 +28,13 @@ kq_export_options kq_export_defaults(void)
 kq_status kq_export_progress(const kq_export_job *x, size_t i, size_t n, kq_error *err)
 {
     const kq_common *c = &x->opt->common;
-    return c->progress && c->progress(c->ctx, "exporting", (double)(i + 1) / (double)n, NULL) ? kq_fail(err, KQ_E_INTERRUPTED, "stopped while exporting") : KQ_OK;
+    return c->progress && c->progress(c->ctx, "exporting", (double)(i + 1) / (double)n, NULL)
+               ? kq_fail(err, KQ_E_INTERRUPTED, "stopped while exporting")
+               : KQ_OK;
 }
 
-kq_status kq_export_rows(const kq_export_job *x, const char *hf_name, size_t layer, int linear, size_t rows, size_t cols, size_t head_dim,
-                         kq_export_sink *sink, void *ctx, kq_error *err)
+kq_status kq_export_rows(const kq_export_job *x, const char *hf_name, size_t layer, int linear, size_t rows,
+                         size_t cols, size_t head_dim, kq_export_sink *sink, void *ctx, kq_error *err)
 {
     const kq_weights *weights = x->weights;
     const bool vector = rows == 1 && linear < 0; /* kq_weights counts a vector as rows of one */
@@ -44,7 +47,8 @@ kq_status kq_export_rows(const kq_export_job *x, const char *hf_name, size_t lay
         const size_t n = rows - r < step ? rows - r : step;
         const float *from = W ? W + r * cols : some;
         if (!W) {
-            status = vector ? weights->rows(weights->ctx, hf_name, 0, cols, some, err) : weights->rows(weights->ctx, hf_name, r, n, some, err);
+            status = vector ? weights->rows(weights->ctx, hf_name, 0, cols, some, err)
+                            : weights->rows(weights->ctx, hf_name, r, n, some, err);
         } else if (head_dim) {
             for (size_t i = 0; i < n; i++)
                 memcpy(some + i * cols, W + kq_gguf_hf_row(r + i, head_dim) * cols, cols * sizeof *some);
@@ -69,7 +73,8 @@ static void drop_leftovers(const char *dir)
         closedir(d);
 }
 
-/* A folder to write into: absent, empty, or left by an export that did not finish. *lock is held until it is closed. */
+/* A folder to write into: absent, empty, or left by an export that did not finish. *lock is held until
+ * it is closed. */
 static kq_status begin_folder(const char *out, bool *new_folder, int *lock, kq_error *err)
 {
     char path[PATH];
@@ -85,7 +90,9 @@ static kq_status begin_folder(const char *out, bool *new_folder, int *lock, kq_e
     if (d)
         closedir(d);
     if (others && !ours)
-        return kq_fail(err, KQ_E_ARG, "%s: is not empty and holds no unfinished export; choose another output or remove it", out);
+        return kq_fail(err, KQ_E_ARG,
+                       "%s: is not empty and holds no unfinished export; choose another output or remove it",
+                       out);
     kq_status status;
     if ((status = kq_mkdirs(out, err)) || (status = kq_path_join(path, sizeof path, out, unfinished, err)))
         return status;
@@ -104,8 +111,11 @@ static char *make_report(const kq_export_job *x, double seconds, kq_error *err)
 {
     const bool gguf = !strcmp(x->opt->to, "gguf");
     json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:I}", "out", x->out, "to", x->opt->to, "type",
-                          !gguf ? "BF16" : x->opt->type ? x->opt->type : "F16", "tensors", (json_int_t)x->n_tensors, "fallback_tensors",
-                          (json_int_t)x->n_fallback, "file_bytes", (json_int_t)x->file_bytes, "seconds", seconds, "peak_rss_bytes",
+                          !gguf          ? "BF16"
+                          : x->opt->type ? x->opt->type
+                                         : "F16",
+                          "tensors", (json_int_t)x->n_tensors, "fallback_tensors", (json_int_t)x->n_fallback,
+                          "file_bytes", (json_int_t)x->file_bytes, "seconds", seconds, "peak_rss_bytes",
                           (json_int_t)kq_peak_rss_bytes());
     char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(o);
@@ -114,7 +124,8 @@ static char *make_report(const kq_export_job *x, double seconds, kq_error *err)
     return text;
 }
 
-kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json, kq_error *err)
+kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json,
+                    kq_error *err)
 {
     KQ_C_LOCALE;
     kq_model_file *file = NULL;
@@ -128,15 +139,20 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     const char *to = opt->to ? opt->to : "";
     const bool gguf = !strcmp(to, "gguf");
     if (!gguf && strcmp(to, "bf16"))
-        return kq_fail(err, KQ_E_ARG, "--to %s is not known; bf16 (a Hugging Face folder) and gguf are", *to ? to : "''");
+        return kq_fail(err, KQ_E_ARG, "--to %s is not known; bf16 (a Hugging Face folder) and gguf are",
+                       *to ? to : "''");
     if (!gguf && (opt->type || opt->fallback))
         return kq_fail(err, KQ_E_ARG, "--%s goes with --to gguf", opt->type ? "type" : "fallback");
     kq_status status;
-    if ((status = kq_isa_pick(opt->common.isa, &isa, err)) || (status = kq_model_file_open(model, isa, &file, err)))
+    if ((status = kq_isa_pick(opt->common.isa, &isa, err)) ||
+        (status = kq_model_file_open(model, isa, &file, err)))
         return status;
-    kq_export_job x = {.opt = opt, .src = kq_model_file_source(file), .weights = kq_model_file_weights(file), .out = out};
+    kq_export_job x = {
+        .opt = opt, .src = kq_model_file_source(file), .weights = kq_model_file_weights(file), .out = out};
     if (gguf) {
-        status = kq_path_exists(out) ? kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", out) : kq_export_gguf(&x, err);
+        status = kq_path_exists(out)
+                     ? kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", out)
+                     : kq_export_gguf(&x, err);
     } else if (!(status = begin_folder(out, &new_folder, &lock, err)) && !(status = kq_export_hf(&x, err))) {
         char path[PATH];
         if (!kq_path_join(path, sizeof path, out, unfinished, err))

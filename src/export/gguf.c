@@ -18,8 +18,15 @@
 #include "source/rope.h"
 
 /* What a file may consist of: ggml's type and llama.cpp's name for such a file. */
-static const struct file_kind { const char *name; kq_dtype dtype; uint32_t ggml, file_type; } kinds[] = {
-    {"F32", KQ_T_F32, 0, 0}, {"F16", KQ_T_F16, 1, 1}, {"BF16", KQ_T_BF16, 30, 32}, {"Q8_0", KQ_T_Q8_0, 8, 7},
+static const struct file_kind {
+    const char *name;
+    kq_dtype dtype;
+    uint32_t ggml, file_type;
+} kinds[] = {
+    {"F32", KQ_T_F32, 0, 0},
+    {"F16", KQ_T_F16, 1, 1},
+    {"BF16", KQ_T_BF16, 30, 32},
+    {"Q8_0", KQ_T_Q8_0, 8, 7},
 };
 
 static const struct file_kind *find_kind(const char *name)
@@ -35,19 +42,23 @@ static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const c
 {
     if (!kq_source_is_kronq(x->src))
         return KQ_OK;
-    json_t *config = kq_json_again(kq_source_config_json(x->src)), *qc = json_object_get(config, "quantization_config");
-    const char *method = json_string_value(json_object_get(qc, "method")), *code = json_string_value(json_object_get(qc, "code"));
+    json_t *config = kq_json_again(kq_source_config_json(x->src)),
+           *qc = json_object_get(config, "quantization_config");
+    const char *method = json_string_value(json_object_get(qc, "method")),
+               *code = json_string_value(json_object_get(qc, "code"));
     const uint32_t bits = (uint32_t)json_integer_value(json_object_get(qc, "bits"));
     const json_t *average = json_object_get(qc, "bits_average"); /* where modules differ */
     json_object_del(qc, "module_bits"); /* long, and the weights here are dense again */
     json_object_del(qc, "modules_to_not_convert");
     char *text = qc ? json_dumps(qc, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL, about[256];
-    snprintf(about, sizeof about, "Quantized by kronq to %.*f bits a weight (method %s, code %s); stored here dequantized, as %s", average ? 2 : 0,
-             average ? json_number_value(average) : bits, method ? method : "?",
+    snprintf(about, sizeof about,
+             "Quantized by kronq to %.*f bits a weight (method %s, code %s); stored here dequantized, as %s",
+             average ? 2 : 0, average ? json_number_value(average) : bits, method ? method : "?",
              code ? code : "?", type);
     kq_status status = text ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", x->out);
     if (!status)
-        (void)((status = kq_gguf_writer_str(w, "general.description", about, err)) || (status = kq_gguf_writer_u32(w, "kronq.bits", bits, err)) ||
+        (void)((status = kq_gguf_writer_str(w, "general.description", about, err)) ||
+               (status = kq_gguf_writer_u32(w, "kronq.bits", bits, err)) ||
                (status = kq_gguf_writer_str(w, "kronq.quantization_config", text, err)));
     free(text);
     json_decref(config);
@@ -56,12 +67,12 @@ static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const c
 
 typedef struct encoder {
     kq_gguf_writer *w;
-    const char *name, *file;  /* file: for messages */
+    const char *name, *file; /* file: for messages */
     kq_dtype dtype;
     size_t cols, row_bytes;
-    size_t row, head_dim;     /* rows done; not 0: they come interleaved by heads */
-    float largest;            /* magnitude so far */
-    uint8_t *buf; /* owned */
+    size_t row, head_dim; /* rows done; not 0: they come interleaved by heads */
+    float largest;        /* magnitude so far */
+    uint8_t *buf;         /* owned */
     size_t cap;
 } encoder;
 
@@ -69,9 +80,13 @@ typedef struct encoder {
 static kq_status too_large(const encoder *e, const float *rows, size_t at, kq_error *err)
 {
     const size_t r = e->row + at / e->cols;
-    return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is %g, beyond what %s can hold (%s); choose another --type", e->file, e->name,
-                   e->head_dim ? kq_gguf_hf_row(r, e->head_dim) : r, at % e->cols, (double)rows[at], kq_dtype_name(e->dtype),
-                   e->dtype == KQ_T_BF16 ? "3.39e38 at most" : e->dtype == KQ_T_F16 ? "65504 at most" : "its scales are half floats, 65504 at most");
+    return kq_fail(err, KQ_E_NUMERIC,
+                   "%s: %s[%zu, %zu] is %g, beyond what %s can hold (%s); choose another --type", e->file,
+                   e->name, e->head_dim ? kq_gguf_hf_row(r, e->head_dim) : r, at % e->cols, (double)rows[at],
+                   kq_dtype_name(e->dtype),
+                   e->dtype == KQ_T_BF16  ? "3.39e38 at most"
+                   : e->dtype == KQ_T_F16 ? "65504 at most"
+                                          : "its scales are half floats, 65504 at most");
 }
 
 /* Before anything is written: can the type hold them? */
@@ -118,16 +133,18 @@ static void begin_slot(const kq_export_job *x, const kq_gguf_slot *s, encoder *e
     e->largest = 0;
 }
 
-/* Values that a type cannot hold are found before the file is begun; what a checkpoint of kronq's own holds packed was looked at when it was made. */
+/* Values that a type cannot hold are found before the file is begun; what a checkpoint of kronq's own
+ * holds packed was looked at when it was made. */
 static kq_status check_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e, kq_error *err)
 {
     begin_slot(x, s, e);
     if (!*s->hf_name || (kq_source_is_kronq(x->src) && s->linear >= 0))
         return KQ_OK;
-    kq_status status = kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim, check_rows, e, err);
+    kq_status status = kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim,
+                                      check_rows, e, err);
     if (!status && e->largest > 0 && e->largest < kq_type_floor(e->dtype))
-        kq_warn("%s: the largest weight of %s is %g, which %s hardly holds: F16 ends at multiples of 6e-8", e->file, e->name, (double)e->largest,
-                kq_dtype_name(e->dtype));
+        kq_warn("%s: the largest weight of %s is %g, which %s hardly holds: F16 ends at multiples of 6e-8",
+                e->file, e->name, (double)e->largest, kq_dtype_name(e->dtype));
     return status;
 }
 
@@ -135,7 +152,8 @@ static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e,
 {
     begin_slot(x, s, e);
     if (*s->hf_name)
-        return kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim, encode_rows, e, err);
+        return kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim,
+                              encode_rows, e, err);
     float *factors;
     kq_status status = kq_alloc_for((void **)&factors, s->ne[0], sizeof *factors, s->name, err);
     if (status)
@@ -147,8 +165,8 @@ static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e,
 }
 
 /* The type of each tensor: norms F32, what the type cannot hold in the fall-back, if there is one. */
-static kq_status choose(kq_export_job *x, const kq_gguf_slot *s, const struct file_kind *kind, const struct file_kind *fallback,
-                        const struct file_kind **out, kq_error *err)
+static kq_status choose(kq_export_job *x, const kq_gguf_slot *s, const struct file_kind *kind,
+                        const struct file_kind *fallback, const struct file_kind **out, kq_error *err)
 {
     size_t elems = 1, bytes;
     kq_dtype_block(kind->dtype, &elems, &bytes);
@@ -156,7 +174,9 @@ static kq_status choose(kq_export_job *x, const kq_gguf_slot *s, const struct fi
     if (s->rank == 1 || s->ne[0] % elems == 0)
         return KQ_OK;
     if (!fallback)
-        return kq_fail(err, KQ_E_SHAPE, "%s: %s (%s) has rows of %llu weights, no whole number of %s's blocks of %zu: --fallback F16 stores such tensors as F16",
+        return kq_fail(err, KQ_E_SHAPE,
+                       "%s: %s (%s) has rows of %llu weights, no whole number of %s's blocks of %zu: "
+                       "--fallback F16 stores such tensors as F16",
                        x->out, s->name, s->hf_name, (unsigned long long)s->ne[0], kind->name, elems);
     *out = fallback;
     x->n_fallback++;
@@ -165,7 +185,8 @@ static kq_status choose(kq_export_job *x, const kq_gguf_slot *s, const struct fi
 
 kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
 {
-    const struct file_kind *kind = find_kind(x->opt->type ? x->opt->type : "F16"), *fallback = x->opt->fallback ? find_kind(x->opt->fallback) : NULL;
+    const struct file_kind *kind = find_kind(x->opt->type ? x->opt->type : "F16"),
+                           *fallback = x->opt->fallback ? find_kind(x->opt->fallback) : NULL;
     const struct file_kind **chosen = NULL;
     kq_gguf_slot *slots = NULL;
     kq_gguf_writer *w = NULL;
@@ -173,10 +194,14 @@ kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
     size_t n = 0;
     kq_status status;
     if (!kind)
-        return kq_fail(err, KQ_E_ARG, "--type %s is not known; F16, BF16, Q8_0 and F32 are (quantize --to gguf rounds onto the smaller types)", x->opt->type);
+        return kq_fail(err, KQ_E_ARG,
+                       "--type %s is not known; F16, BF16, Q8_0 and F32 are (quantize --to gguf rounds onto "
+                       "the smaller types)",
+                       x->opt->type);
     if (x->opt->fallback && (!fallback || fallback->dtype == KQ_T_Q8_0))
         return kq_fail(err, KQ_E_ARG, "--fallback %s: expected F16, BF16 or F32", x->opt->fallback);
-    if ((status = kq_rope_check_gguf(kq_source_config(x->src), err)) || (status = kq_gguf_layout(kq_source_config(x->src), &slots, &n, err)) ||
+    if ((status = kq_rope_check_gguf(kq_source_config(x->src), err)) ||
+        (status = kq_gguf_layout(kq_source_config(x->src), &slots, &n, err)) ||
         (status = kq_alloc_for((void **)&chosen, n, sizeof *chosen, "the list of tensors", err)))
         goto out;
     for (size_t i = 0; i < n; i++)
@@ -191,7 +216,8 @@ kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
         (status = kq_gguf_write_model(w, x->src, kind->file_type, err)))
         goto out;
     for (size_t i = 0; i < n; i++)
-        if ((status = kq_gguf_writer_declare(w, slots[i].name, chosen[i]->ggml, slots[i].rank, slots[i].ne, err)))
+        if ((status =
+                 kq_gguf_writer_declare(w, slots[i].name, chosen[i]->ggml, slots[i].rank, slots[i].ne, err)))
             goto out;
     e.w = w;
     for (size_t i = 0; i < n; i++) {

@@ -1,4 +1,5 @@
-/* The dequantized weights as an ordinary Hugging Face folder in bf16: no trace of kronq is needed to load it. */
+/* The dequantized weights as an ordinary Hugging Face folder in bf16: no trace of kronq is needed to
+ * load it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,10 +20,11 @@ typedef struct hf_writer {
     kq_export_job *x;
     kq_gguf_slot *slots; /* owned; those of GGUF but rope_freqs, in Hugging Face's shapes */
     size_t n;
-    kq_st_writer *w;     /* of the shard at work; borrowed */
-    const char *name;    /* of the tensor at work */
+    kq_st_writer *w;  /* of the shard at work; borrowed */
+    const char *name; /* of the tensor at work */
     size_t cols;
-    uint8_t *buf; size_t cap; /* owned */
+    uint8_t *buf;
+    size_t cap; /* owned */
 } hf_writer;
 
 static kq_status put_rows(void *ctx, const float *rows, size_t n, kq_error *err)
@@ -38,9 +40,12 @@ static kq_status put_rows(void *ctx, const float *rows, size_t n, kq_error *err)
     }
     size_t at;
     if (!kq_type_holds(KQ_T_BF16, rows, n * h->cols, &at))
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s: a value of %g is beyond what BF16 can hold (3.39e38 at most)", kq_source_path(h->x->src), h->name, (double)rows[at]);
+        return kq_fail(err, KQ_E_NUMERIC,
+                       "%s: %s: a value of %g is beyond what BF16 can hold (3.39e38 at most)",
+                       kq_source_path(h->x->src), h->name, (double)rows[at]);
     status = kq_encode(KQ_T_BF16, rows, n * h->cols, h->buf, NULL, err);
-    return status ? kq_fail_within(err, status, h->name) : kq_st_writer_data(h->w, h->buf, 2 * n * h->cols, err);
+    return status ? kq_fail_within(err, status, h->name)
+                  : kq_st_writer_data(h->w, h->buf, 2 * n * h->cols, err);
 }
 
 static kq_status put_tensor(void *ctx, size_t i, kq_st_writer *w, kq_error *err)
@@ -50,7 +55,8 @@ static kq_status put_tensor(void *ctx, size_t i, kq_st_writer *w, kq_error *err)
     h->w = w;
     h->name = s->hf_name;
     h->cols = s->ne[0];
-    kq_status status = kq_export_rows(h->x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], 0, put_rows, h, err);
+    kq_status status =
+        kq_export_rows(h->x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], 0, put_rows, h, err);
     return status ? status : kq_export_progress(h->x, i, h->n, err);
 }
 
@@ -63,11 +69,13 @@ static kq_status write_config(const kq_export_job *x, kq_error *err)
     json_t *config = kq_json_again(text);
     kq_free(text);
     /* transformers 5 writes dtype, 4 wrote torch_dtype; each reads both */
-    if (!config || json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype", json_string("bfloat16")))
+    if (!config || json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype",
+                                       json_string("bfloat16")))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     char *out = status ? NULL : json_dumps(config, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     if (!status)
-        status = out ? kq_file_write(path, out, strlen(out), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        status = out ? kq_file_write(path, out, strlen(out), err)
+                     : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     free(out);
     json_decref(config);
     return status;
@@ -86,10 +94,15 @@ kq_status kq_export_hf(kq_export_job *x, kq_error *err)
             h.slots[h.n++] = h.slots[i];
     for (size_t i = 0; i < h.n; i++) {
         const kq_gguf_slot *s = &h.slots[i];
-        decl[i] = (kq_st_decl){.name = s->hf_name, .dtype = KQ_T_BF16, .rank = s->rank, .shape = {s->rank == 1 ? s->ne[0] : s->ne[1], s->ne[0]}};
+        decl[i] = (kq_st_decl){.name = s->hf_name,
+                               .dtype = KQ_T_BF16,
+                               .rank = s->rank,
+                               .shape = {s->rank == 1 ? s->ne[0] : s->ne[1], s->ne[0]}};
     }
-    if ((status = kq_st_write_shards(x->out, x->opt->shard_size, decl, h.n, put_tensor, &h, &x->file_bytes, err)) ||
-        (status = kq_write_hf_side_files(x->src, x->out, err)) || (status = kq_card_exported(x->src, x->out, x->file_bytes, err)))
+    if ((status = kq_st_write_shards(x->out, x->opt->shard_size, decl, h.n, put_tensor, &h, &x->file_bytes,
+                                     err)) ||
+        (status = kq_write_hf_side_files(x->src, x->out, err)) ||
+        (status = kq_card_exported(x->src, x->out, x->file_bytes, err)))
         goto out;
     x->n_tensors = h.n;
     status = write_config(x, err);

@@ -16,8 +16,8 @@ enum { MAX_ITEMS = 2 * KQ_N_LINEAR, NAME = 192 };
 
 typedef struct item {
     char name[NAME];
-    size_t n;      /* values: order (order + 1) / 2 */
-    void *data;    /* owned; f32 or bf16 */
+    size_t n;   /* values: order (order + 1) / 2 */
+    void *data; /* owned; f32 or bf16 */
 } item;
 
 struct kq_factor_part {
@@ -47,7 +47,8 @@ void kq_factor_part_free(kq_factor_part *p)
     kq_free(p);
 }
 
-static kq_status add_matrix(kq_factor_part *p, const char *module, const char *suffix, const float *H, size_t order, kq_error *err)
+static kq_status add_matrix(kq_factor_part *p, const char *module, const char *suffix, const float *H,
+                            size_t order, kq_error *err)
 {
     item *it = &p->items[p->n_items];
     snprintf(it->name, sizeof it->name, "%s.%s", module, suffix);
@@ -70,17 +71,18 @@ static kq_status add_matrix(kq_factor_part *p, const char *module, const char *s
     return KQ_OK;
 }
 
-kq_status kq_factor_part_add(kq_factor_part *p, const char *module, const float *H_in, size_t n, const float *H_out, size_t m,
-                             const kq_factor_report *r, kq_error *err)
+kq_status kq_factor_part_add(kq_factor_part *p, const char *module, const float *H_in, size_t n,
+                             const float *H_out, size_t m, const kq_factor_report *r, kq_error *err)
 {
     kq_status status = H_in ? add_matrix(p, module, "H_in", H_in, n, err) : KQ_OK;
     if (!status && H_out)
         status = add_matrix(p, module, "H_out", H_out, m, err);
     if (status)
         return status;
-    json_t *o = json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:i, s:f}", "products", r->products, "sigma1", r->sigma1, "sigma2", r->sigma2,
-                          "sigma2_residual", r->sigma2_residual, "residual", r->residual, "converged", r->converged, "regularised",
-                          r->regularised, "trace_product", r->trace_product);
+    json_t *o = json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:i, s:f}", "products", r->products, "sigma1",
+                          r->sigma1, "sigma2", r->sigma2, "sigma2_residual", r->sigma2_residual, "residual",
+                          r->residual, "converged", r->converged, "regularised", r->regularised,
+                          "trace_product", r->trace_product);
     if (r->lack)
         json_object_set_new(o, "identity", json_string(kq_lack_name(r->lack)));
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
@@ -102,7 +104,8 @@ kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_err
     for (size_t i = 0; i < p->n_reports && !status; i++)
         status = kq_st_writer_meta(w, p->module[i], p->report[i], err);
     for (size_t i = 0; i < p->n_items && !status; i++)
-        status = kq_st_writer_declare(w, p->items[i].name, p->bf16 ? KQ_T_BF16 : KQ_T_F32, 1, &p->items[i].n, err);
+        status =
+            kq_st_writer_declare(w, p->items[i].name, p->bf16 ? KQ_T_BF16 : KQ_T_F32, 1, &p->items[i].n, err);
     for (size_t i = 0; i < p->n_items && !status; i++)
         status = kq_st_writer_data(w, p->items[i].data, p->items[i].n * width, err);
     if (!status)
@@ -111,8 +114,10 @@ kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_err
     return status;
 }
 
-/* One safetensors file out of several; the reports of their metadata become one object. One part is mapped at a time. */
-static kq_status merge(const char *path, char *const *parts, size_t n_parts, const char *settings, kq_error *err)
+/* One safetensors file out of several; the reports of their metadata become one object. One part is
+ * mapped at a time. */
+static kq_status merge(const char *path, char *const *parts, size_t n_parts, const char *settings,
+                       kq_error *err)
 {
     kq_st_writer *w;
     kq_status status = kq_st_writer_new(path, &w, err);
@@ -125,11 +130,13 @@ static kq_status merge(const char *path, char *const *parts, size_t n_parts, con
             const char *module;
             if ((status = kq_st_open(parts[p], &part, err)))
                 break;
-            for (size_t i = 0; !data && (module = kq_st_meta_key(part, i)) && !status; i++) /* those without factors too */
+            for (size_t i = 0; !data && (module = kq_st_meta_key(part, i)) && !status;
+                 i++) /* those without factors too */
                 status = kq_st_writer_meta(w, module, kq_st_meta(part, module), err);
             for (size_t i = 0; i < kq_st_n_tensors(part) && !status; i++) {
                 const kq_tensor *t = kq_st_tensor(part, i);
-                status = data ? kq_st_writer_data(w, t->data, t->size_bytes, err) : kq_st_writer_declare(w, t->name, t->dtype, t->rank, t->shape, err);
+                status = data ? kq_st_writer_data(w, t->data, t->size_bytes, err)
+                              : kq_st_writer_declare(w, t->name, t->dtype, t->rank, t->shape, err);
             }
             kq_st_close(part);
         }
@@ -140,7 +147,8 @@ static kq_status merge(const char *path, char *const *parts, size_t n_parts, con
     return status;
 }
 
-kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts, const char *settings, size_t shard_size, size_t *file_bytes, kq_error *err)
+kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts, const char *settings,
+                            size_t shard_size, size_t *file_bytes, kq_error *err)
 {
     kq_status status = KQ_OK;
     *file_bytes = 0;
@@ -166,7 +174,8 @@ kq_status kq_factors_gather(const char *path, char *const *parts, size_t n_parts
     json_t *index = json_pack("{s:s, s:O}", "kronq.factors", settings, "files", list);
     char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
     if (!status)
-        status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        status = text ? kq_file_write(path, text, strlen(text), err)
+                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     free(text);
     json_decref(index);
     json_decref(list);
@@ -203,7 +212,8 @@ const char *kq_factor_file_settings(const kq_factor_file *f)
 static kq_status open_index(kq_factor_file *f, const json_t *index, kq_error *err)
 {
     const json_t *list = json_object_get(index, "files");
-    const char *settings = json_string_value(json_object_get(index, "kronq.factors")), *slash = strrchr(f->path, '/');
+    const char *settings = json_string_value(json_object_get(index, "kronq.factors")),
+               *slash = strrchr(f->path, '/');
     if (!settings || !json_is_array(list) || !json_array_size(list) || json_array_size(list) > 100000)
         return kq_fail(err, KQ_E_FORMAT, "%s: is not an index of factor files", f->path);
     if (!(f->files = kq_calloc(json_array_size(list), sizeof *f->files)) || !(f->settings = strdup(settings)))
@@ -213,13 +223,15 @@ static kq_status open_index(kq_factor_file *f, const json_t *index, kq_error *er
         const char *name = json_string_value(json_array_get(list, f->n_files));
         char path[4400];
         if (!name || strchr(name, '/'))
-            return kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of \"files\" is not the name of a file beside it", f->path, f->n_files);
+            return kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of \"files\" is not the name of a file beside it",
+                           f->path, f->n_files);
         snprintf(path, sizeof path, "%.*s%s", (int)(slash ? slash - f->path + 1 : 0), f->path, name);
         if ((status = kq_st_open(path, &f->files[f->n_files], err)))
             break;
         const char *own = kq_st_meta(f->files[f->n_files], "kronq.factors");
         if (!own || strcmp(own, settings))
-            status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of the calibration that %s lists; make both again", path, f->path);
+            status = kq_fail(err, KQ_E_MISMATCH,
+                             "%s: is not of the calibration that %s lists; make both again", path, f->path);
     }
     return status;
 }
@@ -231,7 +243,9 @@ kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *
     kq_status status = kq_map_open(path, &map, err);
     if (status)
         return status;
-    json_t *index = map.size && map.data[0] == '{' && map.size < 1 << 24 ? json_loadb((const char *)map.data, map.size, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    json_t *index = map.size && map.data[0] == '{' && map.size < 1 << 24
+                        ? json_loadb((const char *)map.data, map.size, JSON_REJECT_DUPLICATES, NULL)
+                        : NULL;
     const bool imatrix = !index && kq_imatrix_recognise(map.data, map.size);
     kq_map_close(&map);
     kq_factor_file *f = kq_calloc(1, sizeof *f);
@@ -240,7 +254,8 @@ kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *
     } else if (index) {
         status = open_index(f, index, err);
     } else if (imatrix) {
-        if (!(status = kq_imatrix_open(path, &f->imatrix, err)) && !(f->settings = strdup(kq_imatrix_settings(f->imatrix))))
+        if (!(status = kq_imatrix_open(path, &f->imatrix, err)) &&
+            !(f->settings = strdup(kq_imatrix_settings(f->imatrix))))
             status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     } else {
         f->files = kq_calloc(1, sizeof *f->files);
@@ -250,7 +265,10 @@ kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *
             f->n_files = 1;
             const char *settings = kq_st_meta(f->files[0], "kronq.factors");
             if (!settings)
-                status = kq_fail(err, KQ_E_FORMAT, "%s: is not a factor file (its metadata has no \"kronq.factors\"); make one with kronq calibrate", path);
+                status = kq_fail(err, KQ_E_FORMAT,
+                                 "%s: is not a factor file (its metadata has no \"kronq.factors\"); make one "
+                                 "with kronq calibrate",
+                                 path);
             else if (!(f->settings = strdup(settings)))
                 status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
         }
@@ -264,12 +282,14 @@ kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *
     return KQ_OK;
 }
 
-kq_status kq_factor_file_open_parts(char *const *parts, size_t n, const char *settings, kq_factor_file **out, kq_error *err)
+kq_status kq_factor_file_open_parts(char *const *parts, size_t n, const char *settings, kq_factor_file **out,
+                                    kq_error *err)
 {
     *out = NULL;
     kq_factor_file *f = kq_calloc(1, sizeof *f);
     kq_status status = KQ_OK;
-    if (!f || !(f->path = strdup(n ? parts[0] : "")) || !(f->settings = strdup(settings)) || !(f->files = kq_calloc(n, sizeof *f->files)))
+    if (!f || !(f->path = strdup(n ? parts[0] : "")) || !(f->settings = strdup(settings)) ||
+        !(f->files = kq_calloc(n, sizeof *f->files)))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: factor files");
     for (size_t i = 0; i < n && !status; i++, f->n_files++)
         status = kq_st_open(parts[i], &f->files[i], err);
@@ -325,8 +345,10 @@ static kq_status check_matrix(const kq_tensor *t, size_t order, kq_error *err)
 {
     const size_t count = order * (order + 1) / 2;
     if (t->rank != 1 || t->shape[0] != count || (t->dtype != KQ_T_F32 && t->dtype != KQ_T_BF16))
-        return kq_fail(err, KQ_E_SHAPE, "%s: %s is %s with %zu values, expected F32 or BF16 with %zu (a triangle of order %zu)", t->file, t->name,
-                       kq_dtype_name(t->dtype), t->n_elem, count, order);
+        return kq_fail(
+            err, KQ_E_SHAPE,
+            "%s: %s is %s with %zu values, expected F32 or BF16 with %zu (a triangle of order %zu)", t->file,
+            t->name, kq_dtype_name(t->dtype), t->n_elem, count, order);
     return KQ_OK;
 }
 
@@ -350,9 +372,12 @@ static kq_status check_values(const kq_tensor *t, size_t order, kq_error *err)
         for (size_t j = 0; j <= i && !status; j++, at++) {
             const float x = value_at(t, at);
             if (!isfinite(x))
-                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu] is %g, expected a finite number", t->file, t->name, at, (double)x);
+                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu] is %g, expected a finite number", t->file,
+                                 t->name, at, (double)x);
             else if (i == j && x < 0)
-                status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu] is %g, on the diagonal of a factor, expected 0 or more", t->file, t->name, at, (double)x);
+                status = kq_fail(err, KQ_E_NUMERIC,
+                                 "%s: %s[%zu] is %g, on the diagonal of a factor, expected 0 or more",
+                                 t->file, t->name, at, (double)x);
         }
     return status;
 }
@@ -375,7 +400,8 @@ static kq_status read_matrix(const kq_tensor *t, size_t order, float *H, kq_erro
 
 static kq_status missing(const kq_factor_file *f, const char *module, kq_error *err)
 {
-    return kq_fail(err, KQ_E_MISMATCH, "%s: holds no factors of %s; calibrate with an --only that includes it", f->path, module);
+    return kq_fail(err, KQ_E_MISMATCH,
+                   "%s: holds no factors of %s; calibrate with an --only that includes it", f->path, module);
 }
 
 bool kq_factor_file_is_imatrix(const kq_factor_file *f)
@@ -383,7 +409,8 @@ bool kq_factor_file_is_imatrix(const kq_factor_file *f)
     return f->imatrix != NULL;
 }
 
-kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t m, size_t n, bool both, kq_lack *lack, kq_error *err)
+kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size_t m, size_t n, bool both,
+                               kq_lack *lack, kq_error *err)
 {
     *lack = KQ_LACK_NOTHING;
     if (f->imatrix)
@@ -394,16 +421,20 @@ kq_status kq_factor_file_check(const kq_factor_file *f, const char *module, size
     if (!in)
         return missing(f, module, err);
     if (both && !out)
-        return kq_fail(err, KQ_E_MISMATCH, "%s: holds %s.H_in but no %s.H_out, which its method has; make it again with kronq calibrate", f->path,
-                       module, module);
+        return kq_fail(
+            err, KQ_E_MISMATCH,
+            "%s: holds %s.H_in but no %s.H_out, which its method has; make it again with kronq calibrate",
+            f->path, module, module);
     kq_status status = check_values(in, n, err);
     return status || !out ? status : check_values(out, m, err);
 }
 
-static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, size_t n, float *H_in, kq_lack *lack, kq_error *err)
+static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, size_t n, float *H_in,
+                               kq_lack *lack, kq_error *err)
 {
     memset(H_in, 0, n * n * sizeof *H_in);
-    kq_status status = kq_imatrix_read(f, module, n, H_in, lack, err); /* into the first row, then along the diagonal */
+    /* into the first row, then along the diagonal */
+    kq_status status = kq_imatrix_read(f, module, n, H_in, lack, err);
     for (size_t i = n; i-- > 1 && !status;) {
         H_in[i * n + i] = H_in[i];
         H_in[i] = 0;
@@ -411,8 +442,8 @@ static kq_status read_diagonal(const kq_imatrix_file *f, const char *module, siz
     return status;
 }
 
-kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in, float *H_out, bool *has_out, kq_lack *lack,
-                              kq_error *err)
+kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_t m, size_t n, float *H_in,
+                              float *H_out, bool *has_out, kq_lack *lack, kq_error *err)
 {
     *has_out = false;
     *lack = KQ_LACK_NOTHING;

@@ -16,10 +16,11 @@
 enum { NAME = 192, MAX_ENTRIES = 1 << 17 };
 
 typedef struct entry {
-    char *module;         /* owned; Hugging Face name of the linear, or the tensor's own name where it has none */
-    const uint8_t *sum;   /* borrowed from the map, unaligned: f32 [n] */
+    /* owned; Hugging Face name of the linear, or the tensor's own name where it has none */
+    char *module;
+    const uint8_t *sum; /* borrowed from the map, unaligned: f32 [n] */
     size_t n;
-    double count;         /* tokens (GGUF), calls (.dat): the divisor of sum; 0: never counted */
+    double count; /* tokens (GGUF), calls (.dat): the divisor of sum; 0: never counted */
 } entry;
 
 struct kq_imatrix_file {
@@ -52,8 +53,10 @@ bool kq_imatrix_recognise(const uint8_t *data, size_t size)
 {
     if (is_gguf(data, size))
         return true;
-    /* .dat: a number of entries, the length of the first name, the name. (safetensors: 8 bytes of header length, of which the last four are zero.) */
-    return size > 8 && load32(data) - 1 < MAX_ENTRIES && load32(data + 4) - 1 < NAME && (data[8] == 'b' || data[8] == 'o') && data[0] != '{';
+    /* .dat: a number of entries, the length of the first name, the name. (safetensors: 8 bytes of header
+     * length, of which the last four are zero.) */
+    return size > 8 && load32(data) - 1 < MAX_ENTRIES && load32(data + 4) - 1 < NAME &&
+           (data[8] == 'b' || data[8] == 'o') && data[0] != '{';
 }
 
 void kq_imatrix_close(kq_imatrix_file *f)
@@ -71,7 +74,8 @@ void kq_imatrix_close(kq_imatrix_file *f)
 }
 
 /* The next entry, named as in the file. */
-static kq_status add_entry(kq_imatrix_file *f, const char *name, const uint8_t *sum, size_t n, double count, kq_error *err)
+static kq_status add_entry(kq_imatrix_file *f, const char *name, const uint8_t *sum, size_t n, double count,
+                           kq_error *err)
 {
     char hf[2 * NAME];
     kq_gguf_hf_name(name, hf, sizeof hf);
@@ -81,7 +85,8 @@ static kq_status add_entry(kq_imatrix_file *f, const char *name, const uint8_t *
     if (!n)
         return kq_fail(err, KQ_E_FORMAT, "%s: %s: has no values", f->path, name);
     if (!isfinite(count))
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s: a count of %g, expected a number of tokens", f->path, name, count);
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s: a count of %g, expected a number of tokens", f->path, name,
+                       count);
     for (size_t i = 0; i < n; i++) {
         const double x = load_f32(sum + 4 * i);
         if (!isfinite(x) || x < 0)
@@ -119,10 +124,12 @@ static kq_status pair_up(kq_imatrix_file *f, const half *sum, const half *counts
     for (int i = 0; i < 2; i++) {
         const kq_gguf_tensor *t = i ? counts->t : sum->t;
         if (t->type != 0)
-            return kq_fail(err, KQ_E_FORMAT, "%s: %s is %s, expected F32", f->path, t->name, kq_ggml_type_name(t->type));
+            return kq_fail(err, KQ_E_FORMAT, "%s: %s is %s, expected F32", f->path, t->name,
+                           kq_ggml_type_name(t->type));
     }
     if (counts->t->n_elem != 1 || sum->t->ne[0] != sum->t->n_elem)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s holds %llu matrices of experts, expected one", f->path, name, (unsigned long long)counts->t->n_elem);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s holds %llu matrices of experts, expected one", f->path,
+                       name, (unsigned long long)counts->t->n_elem);
     return add_entry(f, name, sum->t->data, (size_t)sum->t->n_elem, load_f32(counts->t->data), err);
 }
 
@@ -148,7 +155,8 @@ static kq_status read_gguf_entries(kq_imatrix_file *f, kq_error *err)
     for (size_t i = 0; i < found && !status; i += 2) {
         const half *a = &halves[i], *b = i + 1 < found ? &halves[i + 1] : NULL;
         if (!b || a->counts || !b->counts || a->len != b->len || memcmp(a->t->name, b->t->name, a->len))
-            status = kq_fail(err, KQ_E_FORMAT, "%s: %s has no %s beside it", f->path, a->t->name, a->counts ? ".in_sum2" : ".counts");
+            status = kq_fail(err, KQ_E_FORMAT, "%s: %s has no %s beside it", f->path, a->t->name,
+                             a->counts ? ".in_sum2" : ".counts");
         else
             status = pair_up(f, a, b, err);
     }
@@ -168,14 +176,17 @@ static json_t *text_name(const char *text, size_t size)
     return s ? s : json_string("?"); /* no UTF-8 */
 }
 
-static kq_status read_gguf(kq_imatrix_file *f, json_t *texts, size_t *chunks, size_t *chunk_size, kq_error *err)
+static kq_status read_gguf(kq_imatrix_file *f, json_t *texts, size_t *chunks, size_t *chunk_size,
+                           kq_error *err)
 {
-    const kq_gguf_kv *type = kq_gguf_find(f->gguf, "general.type"), *sets = kq_gguf_find(f->gguf, "imatrix.datasets");
+    const kq_gguf_kv *type = kq_gguf_find(f->gguf, "general.type"),
+                     *sets = kq_gguf_find(f->gguf, "imatrix.datasets");
     if (!kq_gguf_str_is(type, 0, "imatrix")) {
         const char *text = "";
         size_t size = 0;
         kq_gguf_str(type, 0, &text, &size);
-        return kq_fail(err, KQ_E_FORMAT, "%s: is a GGUF file but no imatrix (general.type is \"%.*s\")", f->path, size > 40 ? 40 : (int)size, text);
+        return kq_fail(err, KQ_E_FORMAT, "%s: is a GGUF file but no imatrix (general.type is \"%.*s\")",
+                       f->path, size > 40 ? 40 : (int)size, text);
     }
     const char *const keys[2] = {"imatrix.chunk_count", "imatrix.chunk_size"};
     size_t *const values[2] = {chunks, chunk_size};
@@ -226,18 +237,22 @@ static kq_status read_dat(kq_imatrix_file *f, cursor c, json_t *texts, size_t *c
     int32_t n = 0, len, calls, values;
     const uint8_t *p, *sum;
     char name[NAME];
-    if (!take_i32(&c, &n) || n < 1 || n > MAX_ENTRIES || (size_t)n > c.left / 16) /* an entry: 4 + 1 + 4 + 4 + 4 bytes at least */
+    if (!take_i32(&c, &n) || n < 1 || n > MAX_ENTRIES ||
+        (size_t)n > c.left / 16) /* an entry: 4 + 1 + 4 + 4 + 4 bytes at least */
         return kq_fail(err, KQ_E_FORMAT, "%s: %d entries do not fit into %zu bytes", f->path, (int)n, c.left);
     if (!(f->entries = kq_calloc((size_t)n, sizeof *f->entries)))
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->path);
     for (int32_t i = 0; i < n; i++) {
         if (!take_i32(&c, &len) || len < 1 || len >= NAME || !take(&c, (size_t)len, &p))
-            return kq_fail(err, KQ_E_FORMAT, "%s: the name of entry %d is cut off, empty or too long", f->path, (int)i);
+            return kq_fail(err, KQ_E_FORMAT, "%s: the name of entry %d is cut off, empty or too long",
+                           f->path, (int)i);
         memcpy(name, p, (size_t)len);
         name[len] = '\0';
-        if (!take_i32(&c, &calls) || !take_i32(&c, &values) || values < 1 || (size_t)values > c.left / 4 || !take(&c, 4 * (size_t)values, &sum))
+        if (!take_i32(&c, &calls) || !take_i32(&c, &values) || values < 1 || (size_t)values > c.left / 4 ||
+            !take(&c, 4 * (size_t)values, &sum))
             return kq_fail(err, KQ_E_FORMAT, "%s: %s: its values are cut off", f->path, name);
-        kq_status status = add_entry(f, name, sum, (size_t)values, calls > 0 ? calls : 1, err); /* llama-quantize takes values without calls as they are */
+        /* llama-quantize takes values without calls as they are */
+        kq_status status = add_entry(f, name, sum, (size_t)values, calls > 0 ? calls : 1, err);
         if (status)
             return status;
     }
@@ -255,7 +270,8 @@ static int compare_entries(const void *a, const void *b)
     return strcmp(((const entry *)a)->module, ((const entry *)b)->module);
 }
 
-static kq_status describe(kq_imatrix_file *f, const uint8_t *data, size_t size, json_t *texts, size_t chunks, size_t chunk_size, kq_error *err)
+static kq_status describe(kq_imatrix_file *f, const uint8_t *data, size_t size, json_t *texts, size_t chunks,
+                          size_t chunk_size, kq_error *err)
 {
     char hex[33];
     kq_hash *h = kq_hash_new();
@@ -269,14 +285,15 @@ static kq_status describe(kq_imatrix_file *f, const uint8_t *data, size_t size, 
         json_object_set_new(calibration, "tokens", json_integer((json_int_t)tokens));
         json_object_set_new(calibration, "seq_len", json_integer((json_int_t)chunk_size));
     }
-    json_t *o = json_pack("{s:s, s:{s:o, s:s}, s:o}", "method", "imatrix", "imatrix", "file", text_name(f->path, strlen(f->path)), "hash", hex, "calibration",
-                          calibration);
+    json_t *o = json_pack("{s:s, s:{s:o, s:s}, s:o}", "method", "imatrix", "imatrix", "file",
+                          text_name(f->path, strlen(f->path)), "hash", hex, "calibration", calibration);
     f->settings = o ? json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(o);
     return f->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->path);
 }
 
-static kq_status open_bytes(kq_imatrix_file *f, const uint8_t *data, size_t size, const char *path, kq_error *err)
+static kq_status open_bytes(kq_imatrix_file *f, const uint8_t *data, size_t size, const char *path,
+                            kq_error *err)
 {
     size_t chunks = 0, chunk_size = 0;
     json_t *texts = json_array();
@@ -300,7 +317,8 @@ static kq_status open_bytes(kq_imatrix_file *f, const uint8_t *data, size_t size
     return status;
 }
 
-kq_status kq_imatrix_open_memory(const uint8_t *data, size_t size, const char *path, kq_imatrix_file **out, kq_error *err)
+kq_status kq_imatrix_open_memory(const uint8_t *data, size_t size, const char *path, kq_imatrix_file **out,
+                                 kq_error *err)
 {
     *out = NULL;
     kq_imatrix_file *f = kq_calloc(1, sizeof *f);
@@ -338,15 +356,20 @@ size_t kq_imatrix_n_entries(const kq_imatrix_file *f)
     return f->n;
 }
 
-kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n, float *mean, kq_lack *lack, kq_error *err)
+kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n, float *mean, kq_lack *lack,
+                          kq_error *err)
 {
-    const entry key = {.module = (char *)module}, *e = bsearch(&key, f->entries, f->n, sizeof key, compare_entries);
+    const entry key = {.module = (char *)module},
+                *e = bsearch(&key, f->entries, f->n, sizeof key, compare_entries);
     double total = 0;
     *lack = e ? KQ_LACK_NOTHING : KQ_LACK_ENTRY;
     if (!e)
         return KQ_OK;
     if (e->n != n)
-        return kq_fail(err, KQ_E_SHAPE, "%s: the imatrix has %zu inputs for %s, the model has %zu (an imatrix of another model?)", f->path, e->n, module, n);
+        return kq_fail(
+            err, KQ_E_SHAPE,
+            "%s: the imatrix has %zu inputs for %s, the model has %zu (an imatrix of another model?)",
+            f->path, e->n, module, n);
     for (size_t i = 0; i < n && e->count > 0; i++) {
         const double x = load_f32(e->sum + 4 * i) / e->count;
         total += x;
@@ -370,15 +393,18 @@ static int compare_outputs(const void *a, const void *b)
     return strcmp(((const output *)a)->tensor, ((const output *)b)->tensor);
 }
 
-kq_status kq_imatrix_write(const char *path, const kq_imatrix_entry *entries, size_t n, size_t n_chunks, size_t chunk_size, const char *const *texts,
-                           size_t n_texts, const char *settings, kq_error *err)
+kq_status kq_imatrix_write(const char *path, const kq_imatrix_entry *entries, size_t n, size_t n_chunks,
+                           size_t chunk_size, const char *const *texts, size_t n_texts, const char *settings,
+                           kq_error *err)
 {
     const float count = (float)((double)n_chunks * (double)chunk_size);
     kq_gguf_writer *w = NULL;
     output *list = kq_calloc(n, sizeof *list);
-    kq_status status = list ? kq_gguf_writer_new(path, &w, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    kq_status status =
+        list ? kq_gguf_writer_new(path, &w, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     if (n_chunks > INT32_MAX || chunk_size > INT32_MAX)
-        status = kq_fail(err, KQ_E_ARG, "%s: %zu chunks of %zu tokens are too many for the format", path, n_chunks, chunk_size);
+        status = kq_fail(err, KQ_E_ARG, "%s: %zu chunks of %zu tokens are too many for the format", path,
+                         n_chunks, chunk_size);
     for (size_t i = 0; i < n && !status; i++) {
         char name[NAME];
         if (snprintf(name, sizeof name, "%s.weight", entries[i].module) >= (int)sizeof name)
@@ -388,7 +414,8 @@ kq_status kq_imatrix_write(const char *path, const kq_imatrix_entry *entries, si
     }
     if (!status)
         qsort(list, n, sizeof *list, compare_outputs);
-    if (!status && !(status = kq_gguf_writer_str(w, "general.type", "imatrix", err)) && !(status = kq_gguf_writer_strings(w, "imatrix.datasets", texts, n_texts, err)) &&
+    if (!status && !(status = kq_gguf_writer_str(w, "general.type", "imatrix", err)) &&
+        !(status = kq_gguf_writer_strings(w, "imatrix.datasets", texts, n_texts, err)) &&
         !(status = kq_gguf_writer_u32(w, "imatrix.chunk_count", (uint32_t)n_chunks, err)) &&
         !(status = kq_gguf_writer_u32(w, "imatrix.chunk_size", (uint32_t)chunk_size, err)))
         status = kq_gguf_writer_str(w, "kronq.imatrix", settings, err);

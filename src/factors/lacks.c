@@ -36,6 +36,7 @@ void kq_lacks_warn(const kq_lacks *l)
         if (l->n[i] > NAMED)
             snprintf(more, sizeof more, " and %zu more", l->n[i] - NAMED);
         if (l->n[i])
-            kq_warn("%s %zu module%s (%s%s): rounded with identity factors", words((kq_lack)i), l->n[i], l->n[i] == 1 ? "" : "s", l->names[i], more);
+            kq_warn("%s %zu module%s (%s%s): rounded with identity factors", words((kq_lack)i), l->n[i],
+                    l->n[i] == 1 ? "" : "s", l->names[i], more);
     }
 }

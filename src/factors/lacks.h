@@ -1,4 +1,5 @@
-/* Modules that are rounded with identity factors for want of anything better: collected, then warned of together. */
+/* Modules that are rounded with identity factors for want of anything better: collected, then warned of
+ * together. */
 #ifndef KQ_FACTORS_LACKS_H
 #define KQ_FACTORS_LACKS_H
 

@@ -1,4 +1,5 @@
-/* The driver: estimates of one or several linears side by side, one product of each for every pass over the samples. */
+/* The driver: estimates of one or several linears side by side, one product of each for every pass over
+ * the samples. */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
@@ -14,9 +15,11 @@ static kq_status check(const kq_gradients *G, kq_error *err)
     size_t mn, tokens = 0, all;
     if (!D || !m || !n)
         return kq_fail(err, KQ_E_ARG, "gradients: %zu samples of [%zu, %zu]", D, m, n);
-    if (!kq_mul_size(m, n, &mn) || m > 1 << 20 || n > 1 << 20 || G->T > 1 << 20 || mn > 1u << 30 || (tokens = G->T * (m + n)) > 1u << 30 ||
-        !kq_mul_size(tokens > mn ? tokens : mn, D, &all) || all > SIZE_MAX / 16)
-        return kq_fail(err, KQ_E_ARG, "gradients of [%zu, %zu, %zu], %zu tokens, are too large", D, m, n, G->T);
+    if (!kq_mul_size(m, n, &mn) || m > 1 << 20 || n > 1 << 20 || G->T > 1 << 20 || mn > 1u << 30 ||
+        (tokens = G->T * (m + n)) > 1u << 30 || !kq_mul_size(tokens > mn ? tokens : mn, D, &all) ||
+        all > SIZE_MAX / 16)
+        return kq_fail(err, KQ_E_ARG, "gradients of [%zu, %zu, %zu], %zu tokens, are too large", D, m, n,
+                       G->T);
     return KQ_OK;
 }
 
@@ -25,7 +28,8 @@ bool kq_factored_pays(size_t m, size_t n, size_t T, const kq_factor_options *opt
     const double M = (double)m, N = (double)n, t = (double)T, c = opt->method == KQ_FLIPFLOP ? 0.5 : 1;
     kq_product_plan plan;
     const bool integers = kq_product_size(&plan, &(kq_gradients){.D = 1, .m = m, .n = n}, opt->compute,
-                                          opt->exact || kq_estimator_of(opt->method)->exact, 1, 0, false) && plan.panels;
+                                          opt->exact || kq_estimator_of(opt->method)->exact, 1, 0, false) &&
+                          plan.panels;
     const double whole = M * N * (M + N) * (c + 0.5) / 2 * (integers ? 0.5 : 1);
     const double factored = t * (M * M + N * N) * (c + 0.5) / 2 + t * t * (M + N) * 0.75;
     return T && t * (M + N) <= M * N && factored < whole;
@@ -46,12 +50,15 @@ static size_t square_floats(size_t m, size_t n)
     return (2 * TOKENS * (m + n + TOKENS) + 15) / 16 * 16;
 }
 
-/* ||g^T x||_F^2 = sum_{s,t} (g_s . g_t)(x_s . x_t), lower tiles; *terms: the sum of the terms' magnitudes. scratch: square_floats. */
-static double factored_square(const uint16_t *sample, size_t T, size_t m, size_t n, float *scratch, double *terms)
+/* ||g^T x||_F^2 = sum_{s,t} (g_s . g_t)(x_s . x_t), lower tiles; *terms: the sum of the terms'
+ * magnitudes. scratch: square_floats. */
+static double factored_square(const uint16_t *sample, size_t T, size_t m, size_t n, float *scratch,
+                              double *terms)
 {
     const size_t width[2] = {m, n};
     const uint16_t *from[2] = {sample, sample + T * m};
-    float *K[2] = {scratch, scratch + TOKENS * TOKENS}, *rows = K[1] + TOKENS * TOKENS, *columns = rows + TOKENS * (m > n ? m : n);
+    float *K[2] = {scratch, scratch + TOKENS * TOKENS}, *rows = K[1] + TOKENS * TOKENS,
+          *columns = rows + TOKENS * (m > n ? m : n);
     double sum = 0;
     *terms = 0;
     for (size_t r = 0; r < T; r += TOKENS)
@@ -82,11 +89,17 @@ static double whole_square(const uint16_t *g, size_t m, size_t n)
         size_t j = 0;
         for (; j + 32 <= n; j += 32)
             for (int l = 0; l < 32; l++) {
-                union { uint32_t u; float f; } x = {(uint32_t)row[j + (size_t)l] << 16};
+                union {
+                    uint32_t u;
+                    float f;
+                } x = {(uint32_t)row[j + (size_t)l] << 16};
                 lane[l] += x.f * x.f;
             }
         for (; j < n; j++) {
-            union { uint32_t u; float f; } x = {(uint32_t)row[j] << 16};
+            union {
+                uint32_t u;
+                float f;
+            } x = {(uint32_t)row[j] << 16};
             lane[j % 32] += x.f * x.f;
         }
         for (int l = 0; l < 32; l++)
@@ -99,9 +112,10 @@ typedef struct squares {
     double total, terms; /* sum ||G_i||_F^2, and of the magnitudes of what it was added up from */
 } squares;
 
-/* sum ||G_i||_F^2 of samples first.., added to *sum in order, looking at every value once. The first bad sample is named, whoever finds it.
- * scratch: square_floats for each thread, for factored samples. */
-static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, size_t first, size_t all, float *scratch, squares *sum, kq_error *err)
+/* sum ||G_i||_F^2 of samples first.., added to *sum in order, looking at every value once. The first bad
+ * sample is named, whoever finds it. scratch: square_floats for each thread, for factored samples. */
+static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, size_t first, size_t all,
+                             float *scratch, squares *sum, kq_error *err)
 {
     const size_t m = plan->m, n = plan->n;
     size_t bad = SIZE_MAX;
@@ -109,19 +123,25 @@ static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, siz
     for (size_t done = 0; done < all; done += GROUP) {
         double part[GROUP], terms[GROUP];
         size_t count = all - done < GROUP ? all - done : GROUP;
-        #pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1) reduction(min : bad)
+#pragma omp parallel for schedule(dynamic) num_threads(plan->threads) if (plan->threads > 1) \
+    reduction(min                                                                            \
+              : bad)
         for (size_t s = 0; s < count; s++) {
             const uint16_t *sample = g + (done + s) * plan->sample;
             part[s] = terms[s] = 0;
             if (broken_values(sample, plan->sample))
                 bad = first + done + s < bad ? first + done + s : bad;
             else if (plan->T)
-                part[s] = factored_square(sample, plan->T, m, n, scratch + (size_t)omp_get_thread_num() * square_floats(m, n), &terms[s]);
+                part[s] =
+                    factored_square(sample, plan->T, m, n,
+                                    scratch + (size_t)omp_get_thread_num() * square_floats(m, n), &terms[s]);
             else
                 part[s] = terms[s] = whole_square(sample, m, n);
         }
         if (bad != SIZE_MAX)
-            return kq_fail(err, KQ_E_NUMERIC, "gradient of sample %zu (of %zu, [%zu, %zu]) holds a NaN or an infinity", bad, plan->D, m, n);
+            return kq_fail(err, KQ_E_NUMERIC,
+                           "gradient of sample %zu (of %zu, [%zu, %zu]) holds a NaN or an infinity", bad,
+                           plan->D, m, n);
         for (size_t s = 0; s < count; s++) {
             sum->total += part[s];
             sum->terms += terms[s];
@@ -132,7 +152,9 @@ static kq_status add_squares(const kq_product_plan *plan, const uint16_t *g, siz
 
 static kq_status check_squares(double total, size_t D, size_t m, size_t n, kq_error *err)
 {
-    return isfinite(total) ? KQ_OK : kq_fail(err, KQ_E_NUMERIC, "the gradients [%zu, %zu, %zu] overflow f32 when squared", D, m, n);
+    return isfinite(total) ? KQ_OK
+                           : kq_fail(err, KQ_E_NUMERIC,
+                                     "the gradients [%zu, %zu, %zu] overflow f32 when squared", D, m, n);
 }
 
 kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double target, kq_error *err)
@@ -142,7 +164,8 @@ kq_status kq_factors_scale(float *H_in, size_t n, float *H_out, size_t m, double
         in += H_in[i * n + i];
     for (size_t i = 0; i < m; i++)
         out += H_out[i * m + i];
-    double mean = sqrt(target / ((double)m * (double)n)), a = mean * (double)n / in, b = mean * (double)m / out;
+    double mean = sqrt(target / ((double)m * (double)n)), a = mean * (double)n / in,
+           b = mean * (double)m / out;
     if (!(in > 0) || !(out > 0) || !isfinite(a) || !isfinite(b))
         return kq_fail(err, KQ_E_NUMERIC, "the factors' traces are %g and %g", in, out);
     for (size_t i = 0; i < n * n; i++)
@@ -177,18 +200,19 @@ void kq_search_trace(kq_search *s, double residual)
 /* ---- one estimate among those that advance together ---- */
 
 typedef struct estimate {
-    kq_stream_linear *what;       /* borrowed */
+    kq_stream_linear *what; /* borrowed */
     const kq_machine *machine;
     kq_product_plan plan;
     kq_product product;
     kq_search search;
     kq_step step;
     kq_factor_report report;
-    size_t seen;                  /* samples of this pass */
-    squares squares;              /* of the first `counted` samples: of those that were looked at so far */
+    size_t seen; /* samples of this pass */
+    /* of the first `counted` samples: of those that were looked at so far */
+    squares squares;
     size_t counted;
     bool finished;
-    void *block;                  /* owned: the products' scratch, then the machine's state */
+    void *block; /* owned: the products' scratch, then the machine's state */
 } estimate;
 
 static size_t round64(size_t bytes)
@@ -202,13 +226,16 @@ static size_t square_bytes(const kq_product_plan *plan)
 }
 
 /* Bytes of the scratch: the products', the squares' (factored samples), the machine's state; 0: too many. */
-static size_t scratch_bytes(kq_product_plan *plan, const kq_gradients *G, const kq_factor_options *opt, bool pieces)
+static size_t scratch_bytes(kq_product_plan *plan, const kq_gradients *G, const kq_factor_options *opt,
+                            bool pieces)
 {
     const kq_estimator *e = kq_estimator_of(opt->method);
     size_t bytes, state;
     if (!e->machine || !G->D || !G->m || !G->n ||
-        !kq_product_size(plan, G, opt->compute, opt->exact || e->exact, opt->threads, opt->chunk_bytes, pieces) ||
-        !(state = e->machine->bytes(G->m, G->n, opt)) || !kq_add_size(plan->bytes, square_bytes(plan), &bytes) || !kq_add_size(bytes, state, &bytes))
+        !kq_product_size(plan, G, opt->compute, opt->exact || e->exact, opt->threads, opt->chunk_bytes,
+                         pieces) ||
+        !(state = e->machine->bytes(G->m, G->n, opt)) ||
+        !kq_add_size(plan->bytes, square_bytes(plan), &bytes) || !kq_add_size(bytes, state, &bytes))
         return 0;
     return round64(bytes);
 }
@@ -229,17 +256,27 @@ static kq_status begin_estimate(estimate *e, bool pieces, kq_error *err)
     if (kq_method_needs(opt->method) != KQ_NEEDS_GRADIENTS)
         return kq_fail(err, KQ_E_ARG, "method %s takes no gradients", kq_method_name(opt->method));
     if (!(opt->rho >= 0) || !isfinite(opt->rho) || opt->rounds < 1 || !(opt->tol >= 0) || opt->max_iter < 1)
-        return kq_fail(err, KQ_E_ARG, "rho %g, rounds %d, tol %g, max-iter %d: need rho and tol >= 0, the others >= 1", opt->rho, opt->rounds,
-                       opt->tol, opt->max_iter);
+        return kq_fail(err, KQ_E_ARG,
+                       "rho %g, rounds %d, tol %g, max-iter %d: need rho and tol >= 0, the others >= 1",
+                       opt->rho, opt->rounds, opt->tol, opt->max_iter);
     size_t bytes = scratch_bytes(&e->plan, &sizes, opt, pieces);
     if (!bytes)
-        return kq_fail(err, KQ_E_MEMORY, "factors of a [%zu, %zu] layer: the scratch does not fit the address space", w->m, w->n);
+        return kq_fail(err, KQ_E_MEMORY,
+                       "factors of a [%zu, %zu] layer: the scratch does not fit the address space", w->m,
+                       w->n);
     if ((status = kq_alloc_for(&e->block, bytes, 1, "the factor step", err)))
         return status;
     e->machine = kq_estimator_of(opt->method)->machine;
     kq_product_init(&e->product, &e->plan, e->block);
-    e->search = (kq_search){.D = w->D, .m = w->m, .n = w->n, .opt = opt, .threads = e->plan.threads, .H_in = w->H_in, .H_out = w->H_out,
-                            .report = &e->report, .state = (char *)e->block + e->plan.bytes + square_bytes(&e->plan)};
+    e->search = (kq_search){.D = w->D,
+                            .m = w->m,
+                            .n = w->n,
+                            .opt = opt,
+                            .threads = e->plan.threads,
+                            .H_in = w->H_in,
+                            .H_out = w->H_out,
+                            .report = &e->report,
+                            .state = (char *)e->block + e->plan.bytes + square_bytes(&e->plan)};
     e->machine->start(&e->search);
     return KQ_OK;
 }
@@ -251,11 +288,13 @@ static void end_estimate(estimate *e)
     e->finished = true;
 }
 
-/* Every gradient is zero or absurdly small; or it is what rounding has left of terms that cancel (the queries' over a text of one token again and again), from
- * which no positive semidefinite factor comes: f32 knows each term to 1e-7. */
+/* Every gradient is zero or absurdly small; or it is what rounding has left of terms that cancel (the
+ * queries' over a text of one token again and again), from which no positive semidefinite factor comes:
+ * f32 knows each term to 1e-7. */
 static bool is_nothing(const estimate *e)
 {
-    return e->squares.total < KQ_TINY_SQUARE * (double)e->plan.D * (double)e->plan.m * (double)e->plan.n || e->squares.total < 1e-5 * e->squares.terms;
+    return e->squares.total < KQ_TINY_SQUARE * (double)e->plan.D * (double)e->plan.m * (double)e->plan.n ||
+           e->squares.total < 1e-5 * e->squares.terms;
 }
 
 /* The layer does not move the loss: there is nothing to estimate. */
@@ -264,7 +303,10 @@ static void finish_without(estimate *e, kq_lack why)
     const kq_stream_linear *w = e->what;
     memset(w->H_in, 0, w->n * w->n * sizeof(float));
     memset(w->H_out, 0, w->m * w->m * sizeof(float));
-    e->report = (kq_factor_report){.lack = why, .products = e->report.products, .converged = true, .seconds = e->report.seconds,
+    e->report = (kq_factor_report){.lack = why,
+                                   .products = e->report.products,
+                                   .converged = true,
+                                   .seconds = e->report.seconds,
                                    .flop = e->report.flop + e->product.flop};
     end_estimate(e);
 }
@@ -307,14 +349,16 @@ static kq_status add_samples(estimate *e, const uint16_t *g, size_t count, kq_er
 {
     kq_status status = KQ_OK;
     const size_t wanted = e->product.samples;
-    if (wanted < e->plan.D && count > wanted - e->seen) /* what is left over of a pass that others want more of */
+    if (wanted < e->plan.D &&
+        count > wanted - e->seen) /* what is left over of a pass that others want more of */
         count = wanted - e->seen;
     if (!count)
         return KQ_OK;
-    const size_t end = e->seen + count, from = e->counted > e->seen ? e->counted : e->seen; /* samples not looked at before */
+    /* samples not looked at before */
+    const size_t end = e->seen + count, from = e->counted > e->seen ? e->counted : e->seen;
     if (from < end && end <= e->plan.D) {
-        status = add_squares(&e->plan, g + (from - e->seen) * e->plan.sample, from, end - from, (float *)((char *)e->block + e->plan.bytes),
-                             &e->squares, err);
+        status = add_squares(&e->plan, g + (from - e->seen) * e->plan.sample, from, end - from,
+                             (float *)((char *)e->block + e->plan.bytes), &e->squares, err);
         e->counted = end;
     }
     e->seen = end;
@@ -343,8 +387,9 @@ typedef struct driver {
 } driver;
 
 /* A step of every estimate that is not finished. */
-static kq_status each(driver *d, size_t source, kq_status (*step)(estimate *, const uint16_t *, size_t, kq_error *), const uint16_t *g, size_t count,
-                      kq_error *err)
+static kq_status each(driver *d, size_t source,
+                      kq_status (*step)(estimate *, const uint16_t *, size_t, kq_error *), const uint16_t *g,
+                      size_t count, kq_error *err)
 {
     for (size_t i = 0; i < d->count; i++) {
         estimate *e = &d->e[i];
@@ -385,8 +430,8 @@ static kq_status sink_add(kq_gradient_sink *to, size_t source, const uint16_t *g
     return status;
 }
 
-static kq_status drive(driver *d, bool pieces, kq_gradient_pass *pass, void *pass_ctx, int (*progress)(void *ctx, double fraction),
-                       void *ctx, kq_error *err)
+static kq_status drive(driver *d, bool pieces, kq_gradient_pass *pass, void *pass_ctx,
+                       int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
 {
     kq_status status = KQ_OK;
     for (size_t i = 0; i < d->count && !status; i++) {
@@ -429,7 +474,8 @@ kq_status kq_factors_stream(kq_stream_linear *linears, size_t count, kq_gradient
     driver d = {.sink.add = sink_add, .count = count};
     for (size_t i = 0; i < count; i++)
         if (linears[i].source >= 64)
-            return kq_fail(err, KQ_E_ARG, "gradients of source %zu: from 0 to 63 are possible", linears[i].source);
+            return kq_fail(err, KQ_E_ARG, "gradients of source %zu: from 0 to 63 are possible",
+                           linears[i].source);
     if (!(d.e = kq_calloc(count, sizeof *d.e)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: %zu estimates", count);
     for (size_t i = 0; i < count; i++)
@@ -456,7 +502,11 @@ size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count)
 
 /* ---- one, over gradients that are at hand ---- */
 
-typedef struct at_hand { const kq_gradients *G; size_t chunk; uint16_t *buffer; } at_hand;
+typedef struct at_hand {
+    const kq_gradients *G;
+    size_t chunk;
+    uint16_t *buffer;
+} at_hand;
 
 /* Samples a chunk at a time: where they lie, or read into the buffer. */
 static kq_status over_gradients(void *ctx, kq_gradient_sink *to, kq_error *err)
@@ -492,10 +542,12 @@ size_t kq_factors_bytes(const kq_gradients *G, const kq_factor_options *opt)
     return bytes ? bytes + buffer_bytes(G, &plan) : 0;
 }
 
-kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out, kq_factor_report *report,
-                     int (*progress)(void *ctx, double fraction), void *ctx, kq_error *err)
+kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float *H_in, float *H_out,
+                     kq_factor_report *report, int (*progress)(void *ctx, double fraction), void *ctx,
+                     kq_error *err)
 {
-    kq_stream_linear what = {.D = G->D, .m = G->m, .n = G->n, .T = G->T, .opt = opt, .H_in = H_in, .H_out = H_out};
+    kq_stream_linear what = {
+        .D = G->D, .m = G->m, .n = G->n, .T = G->T, .opt = opt, .H_in = H_in, .H_out = H_out};
     estimate e = {.what = &what};
     driver d = {.sink.add = sink_add, .e = &e, .count = 1};
     at_hand source = {.G = G};
@@ -505,7 +557,8 @@ kq_status kq_factors(const kq_gradients *G, const kq_factor_options *opt, float 
     if (!status && !scratch_bytes(&plan, G, opt, false))
         plan.chunk = 1; /* drive refuses it, and says why */
     if (!status && !G->g)
-        status = kq_alloc_for((void **)&source.buffer, buffer_bytes(G, &plan), 1, "a chunk of gradients", err);
+        status =
+            kq_alloc_for((void **)&source.buffer, buffer_bytes(G, &plan), 1, "a chunk of gradients", err);
     source.chunk = plan.chunk;
     int before = kq_one_thread_begin();
     if (!status)
@@ -545,22 +598,31 @@ double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int 
         const bool identity = i == 0 && (flipflop || (opt->method != KQ_YAQA_B && !opt->start_random));
         const double d = (double)(adjoint ? G->m : G->n);
         const size_t samples = flipflop ? kq_flipflop_samples(opt, G->D, i) : G->D;
-        flop += kq_product_flop(&plan, adjoint, identity ? KQ_MID_IDENTITY : flipflop ? KQ_MID_TRIANGULAR : KQ_MID_SYMMETRIC, samples);
+        flop += kq_product_flop(&plan, adjoint,
+                                identity   ? KQ_MID_IDENTITY
+                                : flipflop ? KQ_MID_TRIANGULAR
+                                           : KQ_MID_SYMMETRIC,
+                                samples);
         if (flipflop && !identity)
             flop += 2.0 / 3.0 * d * d * d;
     }
     return flop;
 }
 
-typedef struct one_product { kq_gradient_sink sink; kq_product p; } one_product;
+typedef struct one_product {
+    kq_gradient_sink sink;
+    kq_product p;
+} one_product;
 
-static kq_status product_add(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count, kq_error *err)
+static kq_status product_add(kq_gradient_sink *to, size_t source, const uint16_t *g, size_t count,
+                             kq_error *err)
 {
     (void)source;
     return kq_product_add(&((one_product *)to)->p, g, count, err);
 }
 
-kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y, float *out, kq_compute compute, int threads, kq_error *err)
+kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y, float *out,
+                            kq_compute compute, int threads, kq_error *err)
 {
     kq_product_plan plan;
     one_product one = {.sink = {.add = product_add, .wanted = 1}};
@@ -570,10 +632,13 @@ kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y,
     if (status)
         return status;
     if (!kq_product_size(&plan, G, compute, true, threads, 0, false))
-        return kq_fail(err, KQ_E_MEMORY, "products of a [%zu, %zu] layer: the scratch does not fit the address space", G->m, G->n);
+        return kq_fail(err, KQ_E_MEMORY,
+                       "products of a [%zu, %zu] layer: the scratch does not fit the address space", G->m,
+                       G->n);
     status = kq_alloc_for(&block, plan.bytes, 1, "a product with the gradients", err);
     if (!status && !G->g)
-        status = kq_alloc_for((void **)&source.buffer, buffer_bytes(G, &plan), 1, "a chunk of gradients", err);
+        status =
+            kq_alloc_for((void **)&source.buffer, buffer_bytes(G, &plan), 1, "a chunk of gradients", err);
     source.chunk = plan.chunk;
     int before = kq_one_thread_begin();
     if (!status) {

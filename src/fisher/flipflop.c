@@ -1,12 +1,15 @@
-/* Matrix-normal maximum likelihood by alternation (Dutilleul 1999): docs/math.md eq. 3. What the rounds before the last find is only the
- * weighting of the last one's sums, for which few samples will do. */
+/* Matrix-normal maximum likelihood by alternation (Dutilleul 1999): docs/math.md eq. 3. What the rounds
+ * before the last find is only the weighting of the last one's sums, for which few samples will do. */
 #include <assert.h>
 #include <math.h>
 
 #include "fisher/method.h"
 
-/* State: which half round, the normalised factor, whose Cholesky factor replaces it, and that one's inverse. */
-typedef struct flipflop { int half; } flipflop;
+/* State: which half round, the normalised factor, whose Cholesky factor replaces it, and that one's
+ * inverse. */
+typedef struct flipflop {
+    int half;
+} flipflop;
 enum { HEAD = 64 };
 static_assert(sizeof(flipflop) <= HEAD, "the matrices behind it stay aligned");
 
@@ -28,13 +31,16 @@ static size_t flipflop_bytes(size_t m, size_t n, const kq_factor_options *opt)
     return HEAD + (two > psd ? two : psd) * sizeof(float);
 }
 
-kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads, int *regularised, kq_error *err)
+kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads,
+                                 int *regularised, kq_error *err)
 {
     double trace = 0;
     for (size_t i = 0; i < n; i++)
         trace += H[i * n + i];
     if (!isfinite(trace) || trace <= 0)
-        return kq_fail(err, KQ_E_NUMERIC, "flipflop: a factor's trace is %g: the gradients over- or underflow f32 when squared", trace);
+        return kq_fail(err, KQ_E_NUMERIC,
+                       "flipflop: a factor's trace is %g: the gradients over- or underflow f32 when squared",
+                       trace);
     double scale = (double)n / trace;
     for (int tries = 1; tries <= 64; tries++) {
         for (size_t i = 0; i < n; i++)
@@ -73,16 +79,20 @@ static kq_status flipflop_next(kq_search *s, kq_step *step, bool *more, kq_error
     const bool in = f->half % 2 == 0;
     if (!(*more = f->half < 2 * s->opt->rounds))
         return KQ_OK;
-    *step = (kq_step){.adjoint = in, .kind = KQ_MID_IDENTITY, .out = in ? s->H_in : s->H_out,
+    *step = (kq_step){.adjoint = in,
+                      .kind = KQ_MID_IDENTITY,
+                      .out = in ? s->H_in : s->H_out,
                       .samples = kq_flipflop_samples(s->opt, s->D, f->half)};
-    if (!f->half || kq_factor_is_tiny(in ? s->H_out : s->H_in, in ? s->m : s->n)) /* the early samples may have no gradient: they weight nothing */
+    if (!f->half ||
+        kq_factor_is_tiny(in ? s->H_out : s->H_in,
+                          in ? s->m : s->n)) /* the early samples may have no gradient: they weight nothing */
         return KQ_OK;
     step->kind = KQ_MID_TRIANGULAR;
     step->mid = inverse_of(s);
     const double d = (double)(in ? s->m : s->n);
     s->report->flop += 2.0 / 3.0 * d * d * d; /* Cholesky and inverse: n^3/3 multiply-adds each */
-    return kq_regularised_inverse(in ? s->H_out : s->H_in, in ? s->m : s->n, s->opt->rho, factor_of(s), inverse_of(s), s->threads,
-                                  &s->report->regularised, err);
+    return kq_regularised_inverse(in ? s->H_out : s->H_in, in ? s->m : s->n, s->opt->rho, factor_of(s),
+                                  inverse_of(s), s->threads, &s->report->regularised, err);
 }
 
 static kq_status flipflop_absorb(kq_search *s, kq_error *err)
@@ -111,12 +121,14 @@ static kq_status flipflop_finish(kq_search *s, kq_error *err)
     s->report->converged = true;
     kq_status status = kq_search_psd(s, 1e-3, factor_of(s), err);
     if (status == KQ_E_NUMERIC && all_finite(s->H_in, s->n) && all_finite(s->H_out, s->m)) {
-        /* Sums of squares in the metric of an inverse: that they come out below zero means that nothing is left of them but rounding errors (a text that
-         * repeats one token: the queries' gradients are what rounding makes of zero). */
+        /* Sums of squares in the metric of an inverse: that they come out below zero means that nothing
+         * is left of them but rounding errors (a text that repeats one token: the queries' gradients are
+         * what rounding makes of zero). */
         s->report->lack = KQ_LACK_ROUNDING;
         status = KQ_OK;
     }
     return status;
 }
 
-const kq_machine kq_flipflop = {flipflop_bytes, flipflop_start, flipflop_next, flipflop_absorb, flipflop_fraction, flipflop_finish};
+const kq_machine kq_flipflop = {flipflop_bytes,  flipflop_start,    flipflop_next,
+                                flipflop_absorb, flipflop_fraction, flipflop_finish};

@@ -1,9 +1,10 @@
 /* Golub-Kahan-Lanczos on the operator of eq. 2, with full reorthogonalisation.
  *
- * Vectors are symmetric matrices, kept as their packed lower triangle with the off-diagonal times sqrt 2: the dot product of two such
- * vectors is the Frobenius product of the matrices, at half the storage. After k steps A V = U B and A* U = V B^T + beta_k v_{k+1} e_k^T,
- * B upper bidiagonal (alpha on the diagonal, beta above it). With B = P S Q^T: u = U p_1, v = V q_1, ||A v - sigma u|| = 0 and
- * ||A* u - sigma v|| = beta_k |P_k1|. */
+ * Vectors are symmetric matrices, kept as their packed lower triangle with the off-diagonal times sqrt
+ * 2: the dot product of two such vectors is the Frobenius product of the matrices, at half the storage.
+ * After k steps A V = U B and A* U = V B^T + beta_k v_{k+1} e_k^T, B upper bidiagonal (alpha on the
+ * diagonal, beta above it). With B = P S Q^T: u = U p_1, v = V q_1, ||A v - sigma u|| = 0 and ||A* u -
+ * sigma v|| = beta_k |P_k1|. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -23,11 +24,12 @@ static size_t small_doubles(size_t k)
     return 3 * k * k + 4 * k + 2 + (8 * k + 64); /* B, P, Q; alpha, beta, c, s; work */
 }
 
-/* State. V: k + 1 vectors and the result; U: k and the result; one spare of the larger. The PSD check reuses them all. */
+/* State. V: k + 1 vectors and the result; U: k and the result; one spare of the larger. The PSD check
+ * reuses them all. */
 typedef struct lanczos {
     enum { FORWARD, BACK, CHECK_FORWARD, CHECK_BACK, END } stage;
-    size_t k;              /* finished steps */
-    double sigma, ru;      /* the largest singular value so far; ||A(v) - sigma u|| */
+    size_t k;         /* finished steps */
+    double sigma, ru; /* the largest singular value so far; ||A(v) - sigma u|| */
     double *alpha, *beta, *c, *B, *P, *Q, *s, *work;
     float *V, *U, *v, *u, *spare;
 } lanczos;
@@ -37,13 +39,15 @@ static_assert(sizeof(lanczos) <= HEAD && HEAD % 64 == 0, "what lies behind it st
 static size_t lanczos_bytes(size_t m, size_t n, const kq_factor_options *opt)
 {
     const int max_iter = opt->max_iter;
-    size_t k = (size_t)max_iter, tn = triangle(n), tm = triangle(m), big = m > n ? m : n, v, u, floats, psd = kq_psd_work(big), bytes;
-    if (max_iter > 4096 || !kq_mul_size(k + 2, tn, &v) || !kq_mul_size(k + 1, tm, &u) || !kq_add_size(v, u, &floats) ||
-        !kq_add_size(floats, triangle(big) + 32, &floats))
+    size_t k = (size_t)max_iter, tn = triangle(n), tm = triangle(m), big = m > n ? m : n, v, u, floats,
+           psd = kq_psd_work(big), bytes;
+    if (max_iter > 4096 || !kq_mul_size(k + 2, tn, &v) || !kq_mul_size(k + 1, tm, &u) ||
+        !kq_add_size(v, u, &floats) || !kq_add_size(floats, triangle(big) + 32, &floats))
         return 0;
     if (floats < psd)
         floats = psd;
-    if (!kq_mul_size(floats, sizeof(float), &bytes) || !kq_add_size(bytes, HEAD + small_doubles(k) * sizeof(double), &bytes))
+    if (!kq_mul_size(floats, sizeof(float), &bytes) ||
+        !kq_add_size(bytes, HEAD + small_doubles(k) * sizeof(double), &bytes))
         return 0;
     return bytes;
 }
@@ -52,7 +56,7 @@ enum { STRIP = 1 << 16 }; /* values a task: the sums are added strip by strip, i
 
 static void pack(const float *H, size_t n, float *v, int threads)
 {
-    #pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (threads > 1)
     for (size_t i = 0; i < n; i++) {
         float *row = v + triangle(i);
         for (size_t j = 0; j < i; j++)
@@ -64,7 +68,7 @@ static void pack(const float *H, size_t n, float *v, int threads)
 static void unpack(const float *v, size_t n, double scale, float *H, int threads)
 {
     float diagonal = (float)scale, other = (float)(scale * 0.70710678118654752);
-    #pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (threads > 1)
     for (size_t i = 0; i < n; i++) {
         const float *row = v + triangle(i);
         for (size_t j = 0; j < i; j++)
@@ -96,7 +100,7 @@ static double dot(const float *a, const float *b, size_t n, int threads)
     for (size_t first = 0; first < strips; first += GROUP) {
         double part[GROUP];
         size_t count = strips - first < GROUP ? strips - first : GROUP;
-        #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (size_t s = 0; s < count; s++) {
             size_t o = (first + s) * STRIP;
             part[s] = strip_dot(a + o, b + o, n - o < STRIP ? n - o : STRIP);
@@ -108,10 +112,11 @@ static double dot(const float *a, const float *b, size_t n, int threads)
 }
 
 /* y = x_scale * y + sum_k c[k] X[k], the vectors ld apart. */
-static void combine(float *y, double y_scale, const double *c, const float *X, size_t count, size_t n, int threads)
+static void combine(float *y, double y_scale, const double *c, const float *X, size_t count, size_t n,
+                    int threads)
 {
     size_t strips = (n + STRIP / 16 - 1) / (STRIP / 16);
-    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (size_t s = 0; s < strips; s++) {
         size_t o = s * (STRIP / 16), end = n - o < STRIP / 16 ? n : o + STRIP / 16;
         for (size_t i = o; i < end; i++)
@@ -242,7 +247,8 @@ static kq_status solve_small(kq_search *s, kq_error *err)
     int K = (int)k, lwork = (int)(8 * k + 64), info;
     dgesvd_("A", "A", &K, &K, l->B, &K, l->s, l->P, &K, l->Q, &K, l->work, &lwork, &info, 1, 1);
     if (info)
-        return kq_fail(err, KQ_E_NUMERIC, "fastkron: the small singular value decomposition failed (%d)", info);
+        return kq_fail(err, KQ_E_NUMERIC, "fastkron: the small singular value decomposition failed (%d)",
+                       info);
     l->sigma = report->sigma1 = l->s[0];
     const double last = l->beta[k - 1], gap = last * fabs(l->P[k - 1]);
     kq_search_trace(s, gap / l->sigma);
@@ -280,7 +286,9 @@ static kq_status lanczos_absorb(kq_search *s, kq_error *err)
         orthogonalise(Vn, l->V, k + 1, tn, l->c, threads);
         l->beta[k] = normalise(Vn, tn, 1e-6 * (l->sigma > l->alpha[k] ? l->sigma : l->alpha[k]), threads);
         if (!isfinite(l->alpha[k]) || !isfinite(l->beta[k]) || l->alpha[0] <= 0)
-            return kq_fail(err, KQ_E_NUMERIC, "fastkron: step %zu gave alpha %g, beta %g: the gradients over- or underflow f32 when squared",
+            return kq_fail(err, KQ_E_NUMERIC,
+                           "fastkron: step %zu gave alpha %g, beta %g: the gradients over- or underflow f32 "
+                           "when squared",
                            k + 1, l->alpha[k], l->beta[k]);
         return solve_small(s, err);
     case CHECK_FORWARD:
@@ -312,4 +320,5 @@ static kq_status lanczos_finish(kq_search *s, kq_error *err)
     return kq_search_psd(s, 1e-3 + 10 * s->report->residual, ((lanczos *)s->state)->V, err);
 }
 
-const kq_machine kq_lanczos = {lanczos_bytes, lanczos_start, lanczos_next, lanczos_absorb, lanczos_fraction, lanczos_finish};
+const kq_machine kq_lanczos = {lanczos_bytes,  lanczos_start,    lanczos_next,
+                               lanczos_absorb, lanczos_fraction, lanczos_finish};

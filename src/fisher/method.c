@@ -1,4 +1,5 @@
-/* The methods by name. A method over whole gradients is one row here and one file with its kq_machine; one over tokens is a list of passes. */
+/* The methods by name. A method over whole gradients is one row here and one file with its kq_machine;
+ * one over tokens is a list of passes. */
 #include "fisher/method.h"
 
 #include <stdio.h>
@@ -22,8 +23,13 @@ const kq_estimator *kq_estimator_of(kq_method method)
 }
 
 static const char *const lacks[KQ_N_LACK] = {
-    [KQ_LACK_NOTHING] = "", [KQ_LACK_GRADIENT] = "no gradient", [KQ_LACK_ROUNDING] = "lost in rounding", [KQ_LACK_INPUT] = "no input", [KQ_LACK_ENTRY] = "not in the imatrix",
-    [KQ_LACK_COUNT] = "not counted in the imatrix", [KQ_LACK_VALUES] = "zero in the imatrix",
+    [KQ_LACK_NOTHING] = "",
+    [KQ_LACK_GRADIENT] = "no gradient",
+    [KQ_LACK_ROUNDING] = "lost in rounding",
+    [KQ_LACK_INPUT] = "no input",
+    [KQ_LACK_ENTRY] = "not in the imatrix",
+    [KQ_LACK_COUNT] = "not counted in the imatrix",
+    [KQ_LACK_VALUES] = "zero in the imatrix",
 };
 
 const char *kq_lack_name(kq_lack lack)
@@ -53,7 +59,11 @@ kq_status kq_method_parse(const char *name, kq_method *out, kq_error *err)
             *out = (kq_method)i;
             return KQ_OK;
         }
-        len += (size_t)snprintf(all + len, sizeof all - len, "%s%s", !i ? "" : i + 1 < KQ_N_METHOD ? ", " : " or ", estimators[i].name);
+        len += (size_t)snprintf(all + len, sizeof all - len, "%s%s",
+                                !i                    ? ""
+                                : i + 1 < KQ_N_METHOD ? ", "
+                                                      : " or ",
+                                estimators[i].name);
     }
     return kq_fail(err, KQ_E_ARG, "unknown method \"%s\": use %s", name ? name : "", all);
 }
@@ -76,7 +86,8 @@ bool kq_method_iterates(kq_method method)
 size_t kq_method_passes(const kq_factor_options *opt)
 {
     switch (opt->method) {
-    case KQ_INPUT_ONLY: case KQ_KFAC: return 1;
+    case KQ_INPUT_ONLY:
+    case KQ_KFAC: return 1;
     case KQ_YAQA_A: return (size_t)opt->passes;
     case KQ_FLIPFLOP_TOKENS: return 2 * (size_t)opt->rounds;
     default: return 0;
@@ -89,13 +100,23 @@ kq_token_pass kq_method_pass(const kq_factor_options *opt, size_t i)
     switch (opt->method) {
     case KQ_INPUT_ONLY: return (kq_token_pass){.in = true};
     case KQ_KFAC: return (kq_token_pass){.in = true, .out = true};
-    case KQ_YAQA_A: return (kq_token_pass){.in = in, .out = !in, .weight = i ? KQ_WEIGHT_FACTOR : KQ_WEIGHT_ONE};
-    case KQ_FLIPFLOP_TOKENS: return (kq_token_pass){.in = in, .out = !in, .weight = i ? KQ_WEIGHT_INVERSE : KQ_WEIGHT_ONE};
+    case KQ_YAQA_A:
+        return (kq_token_pass){.in = in, .out = !in, .weight = i ? KQ_WEIGHT_FACTOR : KQ_WEIGHT_ONE};
+    case KQ_FLIPFLOP_TOKENS:
+        return (kq_token_pass){.in = in, .out = !in, .weight = i ? KQ_WEIGHT_INVERSE : KQ_WEIGHT_ONE};
     default: return (kq_token_pass){0};
     }
 }
 
 kq_factor_options kq_factor_defaults(void)
 {
-    return (kq_factor_options){.method = KQ_FLIPFLOP, .compute = KQ_F32, .threads = 1, .rho = 1e-2, .rounds = 3, .early = 16, .passes = 2, .tol = 1e-3, .max_iter = 32};
+    return (kq_factor_options){.method = KQ_FLIPFLOP,
+                               .compute = KQ_F32,
+                               .threads = 1,
+                               .rho = 1e-2,
+                               .rounds = 3,
+                               .early = 16,
+                               .passes = 2,
+                               .tol = 1e-3,
+                               .max_iter = 32};
 }

@@ -1,4 +1,5 @@
-/* Power iteration on the operator of eq. 2 (YAQA's method B; Tseng et al. 2025b), from the identity or a random positive semidefinite start. */
+/* Power iteration on the operator of eq. 2 (YAQA's method B; Tseng et al. 2025b), from the identity or a
+ * random positive semidefinite start. */
 #include <assert.h>
 #include <math.h>
 
@@ -7,8 +8,8 @@
 
 /* State: where it stands, and the next iterate; the PSD check reuses that. v is H_in, u is H_out. */
 typedef struct power {
-    int steps;     /* finished */
-    bool half;     /* u = A(v) / sigma is there, A*(u) is next */
+    int steps; /* finished */
+    bool half; /* u = A(v) / sigma is there, A*(u) is next */
     double sigma;
 } power;
 enum { HEAD = 64 };
@@ -64,8 +65,9 @@ static kq_status power_next(kq_search *s, kq_step *step, bool *more, kq_error *e
     (void)err;
     const power *p = s->state;
     *more = p->steps < s->opt->max_iter && !s->report->converged;
-    *step = p->half ? (kq_step){.adjoint = true, .kind = KQ_MID_SYMMETRIC, .mid = s->H_out, .out = iterate_of(s)}
-                    : (kq_step){.kind = KQ_MID_SYMMETRIC, .mid = s->H_in, .out = s->H_out};
+    *step = p->half
+                ? (kq_step){.adjoint = true, .kind = KQ_MID_SYMMETRIC, .mid = s->H_out, .out = iterate_of(s)}
+                : (kq_step){.kind = KQ_MID_SYMMETRIC, .mid = s->H_in, .out = s->H_out};
     return KQ_OK;
 }
 
@@ -119,4 +121,5 @@ static kq_status power_finish(kq_search *s, kq_error *err)
     return kq_search_psd(s, 1e-3, iterate_of(s), err);
 }
 
-const kq_machine kq_power = {power_bytes, power_start, power_next, power_absorb, power_fraction, power_finish};
+const kq_machine kq_power = {power_bytes,  power_start,    power_next,
+                             power_absorb, power_fraction, power_finish};

@@ -1,4 +1,5 @@
-/* Statistics over tokens: sums of weighted outer products, and the weights (docs/math.md, "Token-level estimators"). */
+/* Statistics over tokens: sums of weighted outer products, and the weights (docs/math.md, "Token-level
+ * estimators"). */
 #include <math.h>
 #include <string.h>
 
@@ -12,29 +13,32 @@ static size_t tile_end(size_t i, size_t n)
     return n - i < TILE ? n : i + TILE;
 }
 
-void kq_token_gram(const float *X, const float *w, size_t rows, size_t n, float *H, float *scaled, int threads)
+void kq_token_gram(const float *X, const float *w, size_t rows, size_t n, float *H, float *scaled,
+                   int threads)
 {
     const float *A = X;
     if (w) {
-        #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (size_t t = 0; t < rows; t++)
             for (size_t j = 0; j < n; j++)
                 scaled[t * n + j] = w[t] * X[t * n + j];
         A = scaled;
     }
     const size_t tiles = (n + TILE - 1) / TILE;
-    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (size_t k = 0; k < tiles * tiles; k++) {
         const size_t r = k / tiles * TILE, c = k % tiles * TILE;
         if (c <= r)
-            kq_gemm_f32(true, false, tile_end(r, n) - r, tile_end(c, n) - c, rows, 1, A + r, n, X + c, n, 1, H + r * n + c, n);
+            kq_gemm_f32(true, false, tile_end(r, n) - r, tile_end(c, n) - c, rows, 1, A + r, n, X + c, n, 1,
+                        H + r * n + c, n);
     }
 }
 
-void kq_token_quadratic(const float *X, size_t rows, size_t n, const float *H, float *q, float *scratch, int threads)
+void kq_token_quadratic(const float *X, size_t rows, size_t n, const float *H, float *q, float *scratch,
+                        int threads)
 {
     const size_t tiles = (rows + TILE - 1) / TILE;
-    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (size_t k = 0; k < tiles; k++) {
         const size_t t0 = k * TILE, t1 = tile_end(t0, rows);
         kq_gemm_f32(false, false, t1 - t0, n, n, 1, X + t0 * n, n, H, n, 0, scratch + t0 * n, n);
@@ -55,9 +59,11 @@ bool kq_factor_is_tiny(const float *H, size_t n)
     return trace / (double)n < 1e-35; /* f32 ends at 1e-38 */
 }
 
-kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, double rho, int threads, float *W, int *regularised, kq_error *err)
+kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, double rho, int threads,
+                          float *W, int *regularised, kq_error *err)
 {
-    if (kind == KQ_WEIGHT_FACTOR) { /* H / ||H||_F^2: only the shape matters, the scale is settled at the end */
+    if (kind ==
+        KQ_WEIGHT_FACTOR) { /* H / ||H||_F^2: only the shape matters, the scale is settled at the end */
         double sum = 0;
         for (size_t i = 0; i < n * n; i++)
             sum += (double)H[i] * H[i];
@@ -68,7 +74,8 @@ kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, dou
         return KQ_OK;
     }
     float *L = kq_alloc(n * n, sizeof *L), *C = kq_alloc(n * n, sizeof *C);
-    kq_status status = L && C ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: an inverse [%zu, %zu]", n, n);
+    kq_status status =
+        L && C ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: an inverse [%zu, %zu]", n, n);
     if (!status)
         status = kq_regularised_inverse(H, n, rho, L, C, threads, regularised, err);
     if (!status) { /* C is lower triangular: the inverse is C^T C */

@@ -28,25 +28,26 @@ static bool cholesky(const float *A, size_t n, float shift, float *L, int thread
         spotrf_("U", &kb, diagonal, &ld, &info, 1);
         if (info || !isfinite(diagonal[(size_t)(kb - 1) * n + (size_t)(kb - 1)]))
             return false;
-        #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
         for (size_t b = 0; b < blocks; b++) {
             const float one = 1;
             size_t i = k1 + b * BLOCK;
             int ib = (int)(block_end(i, n) - i);
             strsm_("L", "U", "T", "N", &kb, &ib, &one, diagonal, &ld, L + i * n + k, &ld, 1, 1, 1, 1);
         }
-        #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
         for (size_t task = 0; task < blocks * blocks; task++) {
             size_t i = k1 + task / blocks * BLOCK, j = k1 + task % blocks * BLOCK;
             if (j <= i)
-                kq_gemm_f32(false, true, block_end(i, n) - i, block_end(j, n) - j, (size_t)kb, -1, L + i * n + k, n, L + j * n + k, n, 1,
-                            L + i * n + j, n);
+                kq_gemm_f32(false, true, block_end(i, n) - i, block_end(j, n) - j, (size_t)kb, -1,
+                            L + i * n + k, n, L + j * n + k, n, 1, L + i * n + j, n);
         }
     }
     return true;
 }
 
-/* Outside a parallel region LAPACK would take threads of its own, and their number would change the last bits. */
+/* Outside a parallel region LAPACK would take threads of its own, and their number would change the last
+ * bits. */
 bool kq_cholesky(const float *A, size_t n, float shift, float *L, int threads)
 {
     const int before = kq_one_thread_begin();
@@ -61,7 +62,7 @@ void kq_triangle_inverse(const float *L, size_t n, float *C, int threads)
     size_t blocks = (n + BLOCK - 1) / BLOCK;
     int ld = (int)n;
     memset(C, 0, n * n * sizeof *C);
-    #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (size_t b = 0; b < blocks; b++) { /* one block column of the inverse, top to bottom */
         const float minus = -1;
         size_t j = b * BLOCK, jb = block_end(j, n) - j;
@@ -72,7 +73,8 @@ void kq_triangle_inverse(const float *L, size_t n, float *C, int threads)
         for (size_t i = j + jb; i < n; i += BLOCK) {
             size_t ib = block_end(i, n) - i;
             int I = (int)ib;
-            kq_gemm_f32(false, false, ib, jb, i - j, 1, L + i * n + j, n, C + j * n + j, n, 0, C + i * n + j, n);
+            kq_gemm_f32(false, false, ib, jb, i - j, 1, L + i * n + j, n, C + j * n + j, n, 0, C + i * n + j,
+                        n);
             strsm_("R", "U", "N", "N", &J, &I, &minus, L + i * n + i, &ld, C + i * n + j, &ld, 1, 1, 1, 1);
         }
     }
@@ -81,10 +83,12 @@ void kq_triangle_inverse(const float *L, size_t n, float *C, int threads)
 
 size_t kq_psd_work(size_t n)
 {
-    return 3 * n * n + 13 * n + 16; /* eigenvectors n^2, eigenvalues n, ssyevd's 2 n^2 + 6 n + 1 and its 5 n + 3 integers */
+    /* eigenvectors n^2, eigenvalues n, ssyevd's 2 n^2 + 6 n + 1 and its 5 n + 3 integers */
+    return 3 * n * n + 13 * n + 16;
 }
 
-kq_status kq_psd_check(float *H, size_t n, double tol, float *work, int threads, const char *what, kq_error *err)
+kq_status kq_psd_check(float *H, size_t n, double tol, float *work, int threads, const char *what,
+                       kq_error *err)
 {
     double sum = 0;
     for (size_t i = 0; i < n * n; i++)
@@ -102,8 +106,9 @@ kq_status kq_psd_check(float *H, size_t n, double tol, float *work, int threads,
     if (info)
         return kq_fail(err, KQ_E_NUMERIC, "%s: the eigenvalue solver failed (%d)", what, info);
     if (w[0] < -tol * w[n - 1])
-        return kq_fail(err, KQ_E_NUMERIC, "%s is not positive semidefinite: eigenvalues from %.3g to %.3g (more --max-iter?)", what,
-                       (double)w[0], (double)w[n - 1]);
+        return kq_fail(err, KQ_E_NUMERIC,
+                       "%s is not positive semidefinite: eigenvalues from %.3g to %.3g (more --max-iter?)",
+                       what, (double)w[0], (double)w[n - 1]);
     for (size_t k = 0; k < n; k++) { /* row k of Z is eigenvector k */
         float root = sqrtf(w[k] > 0 ? w[k] : 0);
         for (size_t i = 0; i < n; i++)

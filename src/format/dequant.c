@@ -6,28 +6,58 @@
 
 /* ggml's block layouts (ggml-common.h, MIT), restated as byte offsets. */
 enum {
-    QK = 32, QK_K = 256,
-    Q4_0_BYTES = 2 + 16, Q4_1_BYTES = 4 + 16, Q5_0_BYTES = 2 + 4 + 16, Q5_1_BYTES = 4 + 4 + 16, Q8_0_BYTES = 2 + 32,
-    Q4_K_BYTES = 4 + 12 + 128, Q5_K_BYTES = 4 + 12 + 32 + 128, Q6_K_BYTES = 128 + 64 + 16 + 2,
-    Q2_K_BYTES = 16 + 64 + 4, Q3_K_BYTES = 32 + 64 + 12 + 2, IQ4_NL_BYTES = 2 + 16
+    QK = 32,
+    QK_K = 256,
+    Q4_0_BYTES = 2 + 16,
+    Q4_1_BYTES = 4 + 16,
+    Q5_0_BYTES = 2 + 4 + 16,
+    Q5_1_BYTES = 4 + 4 + 16,
+    Q8_0_BYTES = 2 + 32,
+    Q4_K_BYTES = 4 + 12 + 128,
+    Q5_K_BYTES = 4 + 12 + 32 + 128,
+    Q6_K_BYTES = 128 + 64 + 16 + 2,
+    Q2_K_BYTES = 16 + 64 + 4,
+    Q3_K_BYTES = 32 + 64 + 12 + 2,
+    IQ4_NL_BYTES = 2 + 16
 };
 
 const char *kq_dtype_name(kq_dtype dtype)
 {
-    static const char *const names[] = {"F32", "F16", "BF16", "I8", "I16", "I32", "I64", "U8", "BOOL", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
-                                        "Q4_K", "Q5_K", "Q6_K", "Q2_K", "Q3_K", "IQ4_NL", "F64", "F8_E4M3", "F8_E5M2", "other"};
+    static const char *const names[] = {"F32",  "F16",    "BF16", "I8",      "I16",     "I32",
+                                        "I64",  "U8",     "BOOL", "Q8_0",    "Q4_0",    "Q4_1",
+                                        "Q5_0", "Q5_1",   "Q4_K", "Q5_K",    "Q6_K",    "Q2_K",
+                                        "Q3_K", "IQ4_NL", "F64",  "F8_E4M3", "F8_E5M2", "other"};
     return (size_t)dtype < sizeof names / sizeof *names ? names[dtype] : "?";
 }
 
 bool kq_dtype_block(kq_dtype dtype, size_t *block_elems, size_t *block_bytes)
 {
-    static const struct { uint16_t elems, bytes; } table[] = {
-        [KQ_T_F32] = {1, 4}, [KQ_T_F16] = {1, 2}, [KQ_T_BF16] = {1, 2}, [KQ_T_I8] = {1, 1}, [KQ_T_I16] = {1, 2}, [KQ_T_I32] = {1, 4},
-        [KQ_T_I64] = {1, 8}, [KQ_T_U8] = {1, 1}, [KQ_T_BOOL] = {1, 1}, [KQ_T_Q8_0] = {QK, Q8_0_BYTES}, [KQ_T_Q4_0] = {QK, Q4_0_BYTES},
-        [KQ_T_Q4_1] = {QK, Q4_1_BYTES}, [KQ_T_Q5_0] = {QK, Q5_0_BYTES}, [KQ_T_Q5_1] = {QK, Q5_1_BYTES},
-        [KQ_T_Q4_K] = {QK_K, Q4_K_BYTES}, [KQ_T_Q5_K] = {QK_K, Q5_K_BYTES}, [KQ_T_Q6_K] = {QK_K, Q6_K_BYTES},
-        [KQ_T_Q2_K] = {QK_K, Q2_K_BYTES}, [KQ_T_Q3_K] = {QK_K, Q3_K_BYTES}, [KQ_T_IQ4_NL] = {QK, IQ4_NL_BYTES},
-        [KQ_T_F64] = {1, 8}, [KQ_T_F8_E4M3] = {1, 1}, [KQ_T_F8_E5M2] = {1, 1},
+    static const struct {
+        uint16_t elems, bytes;
+    } table[] = {
+        [KQ_T_F32] = {1, 4},
+        [KQ_T_F16] = {1, 2},
+        [KQ_T_BF16] = {1, 2},
+        [KQ_T_I8] = {1, 1},
+        [KQ_T_I16] = {1, 2},
+        [KQ_T_I32] = {1, 4},
+        [KQ_T_I64] = {1, 8},
+        [KQ_T_U8] = {1, 1},
+        [KQ_T_BOOL] = {1, 1},
+        [KQ_T_Q8_0] = {QK, Q8_0_BYTES},
+        [KQ_T_Q4_0] = {QK, Q4_0_BYTES},
+        [KQ_T_Q4_1] = {QK, Q4_1_BYTES},
+        [KQ_T_Q5_0] = {QK, Q5_0_BYTES},
+        [KQ_T_Q5_1] = {QK, Q5_1_BYTES},
+        [KQ_T_Q4_K] = {QK_K, Q4_K_BYTES},
+        [KQ_T_Q5_K] = {QK_K, Q5_K_BYTES},
+        [KQ_T_Q6_K] = {QK_K, Q6_K_BYTES},
+        [KQ_T_Q2_K] = {QK_K, Q2_K_BYTES},
+        [KQ_T_Q3_K] = {QK_K, Q3_K_BYTES},
+        [KQ_T_IQ4_NL] = {QK, IQ4_NL_BYTES},
+        [KQ_T_F64] = {1, 8},
+        [KQ_T_F8_E4M3] = {1, 1},
+        [KQ_T_F8_E5M2] = {1, 1},
     };
     if ((size_t)dtype >= sizeof table / sizeof *table)
         return false;
@@ -99,8 +129,8 @@ static void q5_1(const uint8_t *b, float *y)
     }
 }
 
-/* Eight 6-bit scales and eight 6-bit minima in 12 bytes: the first four of each whole in bytes 0-3 and 4-7, whose top bits hold the
- * top bits of the last four; their low nibbles are in bytes 8-11. */
+/* Eight 6-bit scales and eight 6-bit minima in 12 bytes: the first four of each whole in bytes 0-3 and
+ * 4-7, whose top bits hold the top bits of the last four; their low nibbles are in bytes 8-11. */
 static void k_scale_min(const uint8_t *s, int j, float d, float dmin, float *scale, float *min)
 {
     int sc, m;
@@ -152,7 +182,8 @@ static void q6_k(const uint8_t *b, float *y)
     }
 }
 
-/* Sixteen groups of 16, each with a 4-bit scale and a 4-bit minimum. Group j is value pair (j % 8) / 2 of the bytes of half j / 8. */
+/* Sixteen groups of 16, each with a 4-bit scale and a 4-bit minimum. Group j is value pair (j % 8) / 2
+ * of the bytes of half j / 8. */
 static void q2_k(const uint8_t *b, float *y)
 {
     float d = half_at(b + 80), dmin = half_at(b + 82);
@@ -164,7 +195,8 @@ static void q2_k(const uint8_t *b, float *y)
     }
 }
 
-/* Sixteen groups of 16 with 6-bit signed scales; the third bit of a value, inverted, is in a mask of its own. */
+/* Sixteen groups of 16 with 6-bit signed scales; the third bit of a value, inverted, is in a mask of its
+ * own. */
 static void q3_k(const uint8_t *b, float *y)
 {
     const uint8_t *mask = b, *s = b + 96;
@@ -189,16 +221,16 @@ static void iq4_nl(const uint8_t *b, float *y)
     }
 }
 
-#define EACH_BLOCK(fn, bytes, elems)                    \
-    for (size_t i = 0; i < n_elem / (elems); i++)       \
-        fn(src + i * (bytes), dst + i * (elems));       \
+#define EACH_BLOCK(fn, bytes, elems)              \
+    for (size_t i = 0; i < n_elem / (elems); i++) \
+        fn(src + i * (bytes), dst + i * (elems)); \
     return true
 
-#define EACH(bytes, expression)                         \
-    for (size_t i = 0; i < n_elem; i++) {               \
-        const uint8_t *p = src + i * (bytes);           \
-        dst[i] = (expression);                          \
-    }                                                   \
+#define EACH(bytes, expression)               \
+    for (size_t i = 0; i < n_elem; i++) {     \
+        const uint8_t *p = src + i * (bytes); \
+        dst[i] = (expression);                \
+    }                                         \
     return true
 
 static int64_t load_i64(const uint8_t *p)
@@ -223,7 +255,8 @@ static double load_f64(const uint8_t *p)
 /* Sign, 4 bits of exponent (bias 7), 3 of fraction; no infinity, all ones are NaN (float8_e4m3fn). */
 static float e4m3(uint8_t b)
 {
-    uint32_t exponent = b >> 3 & 15, fraction = b & 7, u = (uint32_t)(b & 0x80) << 24 | (exponent + 120) << 23 | fraction << 20;
+    uint32_t exponent = b >> 3 & 15, fraction = b & 7,
+             u = (uint32_t)(b & 0x80) << 24 | (exponent + 120) << 23 | fraction << 20;
     float x;
     if (!exponent) { /* fraction 2^-9 */
         x = (float)fraction * 0.001953125f;

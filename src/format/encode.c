@@ -15,7 +15,8 @@ static kq_status too_large(kq_dtype dtype, float x, size_t i, size_t *at, kq_err
 {
     if (at)
         *at = i;
-    return kq_fail(err, KQ_E_NUMERIC, "value %g at index %zu is too large for %s", (double)x, i, kq_dtype_name(dtype));
+    return kq_fail(err, KQ_E_NUMERIC, "value %g at index %zu is too large for %s", (double)x, i,
+                   kq_dtype_name(dtype));
 }
 
 static kq_status encode_q8_0(const float *x, size_t n, uint8_t *dst, size_t *at, kq_error *err)
@@ -44,11 +45,10 @@ kq_status kq_encode(kq_dtype dtype, const float *x, size_t n, uint8_t *dst, size
 {
     size_t elems, bytes;
     if (!kq_dtype_block(dtype, &elems, &bytes) || n % elems)
-        return kq_fail(err, KQ_E_ARG, "%zu values are no whole number of %s's blocks", n, kq_dtype_name(dtype));
+        return kq_fail(err, KQ_E_ARG, "%zu values are no whole number of %s's blocks", n,
+                       kq_dtype_name(dtype));
     switch (dtype) {
-    case KQ_T_F32:
-        memcpy(dst, x, n * sizeof *x);
-        return KQ_OK;
+    case KQ_T_F32: memcpy(dst, x, n * sizeof *x); return KQ_OK;
     case KQ_T_BF16:
     case KQ_T_F16:
         for (size_t i = 0; i < n; i++) {
@@ -58,18 +58,22 @@ kq_status kq_encode(kq_dtype dtype, const float *x, size_t n, uint8_t *dst, size
             memcpy(dst + 2 * i, &h, 2);
         }
         return KQ_OK;
-    case KQ_T_Q8_0:
-        return encode_q8_0(x, n, dst, at, err);
-    default:
-        return kq_fail(err, KQ_E_ARG, "%s is not a type that is exported to", kq_dtype_name(dtype));
+    case KQ_T_Q8_0: return encode_q8_0(x, n, dst, at, err);
+    default: return kq_fail(err, KQ_E_ARG, "%s is not a type that is exported to", kq_dtype_name(dtype));
     }
 }
 
-/* How far a type's values reach: largest code times largest integer scale; below 0 apart where an offset is stored. Values of a group share both. */
-static const struct reach { kq_dtype type; int group; float above, below; } reaches[] = {
-    {KQ_T_F16, 1, 1, 0},       {KQ_T_Q8_0, 32, 127, 0},     {KQ_T_Q4_0, 32, 8, 0},       {KQ_T_Q5_0, 32, 16, 0},      {KQ_T_IQ4_NL, 32, 127, 0},
-    {KQ_T_Q4_1, 32, 15, 1},    {KQ_T_Q5_1, 32, 31, 1},      {KQ_T_Q2_K, 16, 3 * 15, 15}, {KQ_T_Q3_K, 16, 4 * 32, 0},  {KQ_T_Q4_K, 32, 15 * 63, 63},
-    {KQ_T_Q5_K, 32, 31 * 63, 63}, {KQ_T_Q6_K, 16, 32 * 128, 0},
+/* How far a type's values reach: largest code times largest integer scale; below 0 apart where an offset
+ * is stored. Values of a group share both. */
+static const struct reach {
+    kq_dtype type;
+    int group;
+    float above, below;
+} reaches[] = {
+    {KQ_T_F16, 1, 1, 0},          {KQ_T_Q8_0, 32, 127, 0},      {KQ_T_Q4_0, 32, 8, 0},
+    {KQ_T_Q5_0, 32, 16, 0},       {KQ_T_IQ4_NL, 32, 127, 0},    {KQ_T_Q4_1, 32, 15, 1},
+    {KQ_T_Q5_1, 32, 31, 1},       {KQ_T_Q2_K, 16, 3 * 15, 15},  {KQ_T_Q3_K, 16, 4 * 32, 0},
+    {KQ_T_Q4_K, 32, 15 * 63, 63}, {KQ_T_Q5_K, 32, 31 * 63, 63}, {KQ_T_Q6_K, 16, 32 * 128, 0},
 };
 #define F16_MAX 65504.0
 

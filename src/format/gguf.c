@@ -8,27 +8,34 @@
 #include "base/mem.h"
 
 struct kq_gguf {
-    kq_map map;              /* owned; zero when the bytes are borrowed */
+    kq_map map; /* owned; zero when the bytes are borrowed */
     const uint8_t *data;
     size_t size;
-    char *path;              /* owned */
-    kq_gguf_kv *kv;          /* owned [n_kv], keys and offsets owned */
+    char *path;     /* owned */
+    kq_gguf_kv *kv; /* owned [n_kv], keys and offsets owned */
     size_t n_kv;
     const kq_gguf_kv **sorted; /* owned [n_kv], by key */
-    kq_gguf_tensor *tensor;  /* owned [n_tensor], names owned */
+    kq_gguf_tensor *tensor;    /* owned [n_tensor], names owned */
     size_t n_tensor;
-    kq_gguf **part;          /* owned [n_part]; of a split file the parts after the first, whose tensors stand in `tensor` */
+    /* owned [n_part]; of a split file the parts after the first, whose tensors stand in `tensor` */
+    kq_gguf **part;
     size_t n_part;
 };
 
-static const struct ggml_type { uint8_t type; const char *name; uint16_t elems, bytes; } ggml_types[] = {
-    {0, "F32", 1, 4}, {1, "F16", 1, 2}, {2, "Q4_0", 32, 18}, {3, "Q4_1", 32, 20}, {6, "Q5_0", 32, 22}, {7, "Q5_1", 32, 24},
-    {8, "Q8_0", 32, 34}, {9, "Q8_1", 32, 40}, {10, "Q2_K", 256, 84}, {11, "Q3_K", 256, 110}, {12, "Q4_K", 256, 144},
-    {13, "Q5_K", 256, 176}, {14, "Q6_K", 256, 210}, {15, "Q8_K", 256, 292}, {16, "IQ2_XXS", 256, 66}, {17, "IQ2_XS", 256, 74},
-    {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50}, {20, "IQ4_NL", 32, 18}, {21, "IQ3_S", 256, 110}, {22, "IQ2_S", 256, 82},
-    {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1}, {25, "I16", 1, 2}, {26, "I32", 1, 4}, {27, "I64", 1, 8}, {28, "F64", 1, 8},
-    {29, "IQ1_M", 256, 56}, {30, "BF16", 1, 2}, {34, "TQ1_0", 256, 54}, {35, "TQ2_0", 256, 66}, {39, "MXFP4", 32, 17},
-    {40, "NVFP4", 64, 36}, {41, "Q1_0", 128, 18},
+static const struct ggml_type {
+    uint8_t type;
+    const char *name;
+    uint16_t elems, bytes;
+} ggml_types[] = {
+    {0, "F32", 1, 4},         {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},      {3, "Q4_1", 32, 20},
+    {6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},      {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 40},
+    {10, "Q2_K", 256, 84},    {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176},
+    {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66}, {17, "IQ2_XS", 256, 74},
+    {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},   {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},
+    {22, "IQ2_S", 256, 82},   {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
+    {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56},
+    {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},
+    {40, "NVFP4", 64, 36},    {41, "Q1_0", 128, 18},
 };
 
 static const struct ggml_type *find_type(uint32_t type)
@@ -73,7 +80,10 @@ static uint64_t load64(const uint8_t *p)
 }
 
 /* A cursor that never passes the end. */
-typedef struct reader { const uint8_t *data; size_t pos, size; } reader;
+typedef struct reader {
+    const uint8_t *data;
+    size_t pos, size;
+} reader;
 
 static bool get32(reader *r, uint32_t *out)
 {
@@ -106,15 +116,19 @@ static bool get_string(reader *r, const char **text, size_t *size)
 }
 
 /* A key or a tensor name as a C string (owned by the caller). */
-static kq_status get_name(kq_gguf *g, reader *r, const char *what, size_t index, size_t max, const char **out, kq_error *err)
+static kq_status get_name(kq_gguf *g, reader *r, const char *what, size_t index, size_t max, const char **out,
+                          kq_error *err)
 {
     const char *text;
     size_t size;
     if (!get_string(r, &text, &size))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s %zu: its name is longer than the file", g->path, what, index);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s %zu: its name is longer than the file", g->path, what,
+                       index);
     if (!size || size > max || memchr(text, 0, size))
         return kq_fail(err, KQ_E_FORMAT, "%s: %s %zu: its name is %s", g->path, what, index,
-                       !size ? "empty" : size > max ? "too long" : "broken (it holds a zero byte)");
+                       !size        ? "empty"
+                       : size > max ? "too long"
+                                    : "broken (it holds a zero byte)");
     char *name = kq_alloc(size + 1, 1);
     if (!name)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", g->path);
@@ -146,8 +160,8 @@ static kq_status parse_kv(kq_gguf *g, reader *r, size_t index, kq_error *err)
     kv->type = (kq_gguf_type)type;
     size_t left = r->size - r->pos, each = type == KQ_GGUF_STRING ? 8 : value_size(type);
     if (n > left / each)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: %llu values do not fit into the %zu bytes that remain", g->path, kv->key,
-                       (unsigned long long)n, left);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: %llu values do not fit into the %zu bytes that remain",
+                       g->path, kv->key, (unsigned long long)n, left);
     kv->n = (size_t)n;
     kv->data = r->data + r->pos;
     if (type != KQ_GGUF_STRING) {
@@ -164,7 +178,8 @@ static kq_status parse_kv(kq_gguf *g, reader *r, size_t index, kq_error *err)
         size_t size;
         offsets[i] = r->pos - start;
         if (!get_string(r, &text, &size))
-            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: string %zu is longer than the file", g->path, kv->key, i);
+            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: string %zu is longer than the file", g->path,
+                           kv->key, i);
     }
     return KQ_OK;
 cut:
@@ -178,7 +193,8 @@ static int compare_kv(const void *a, const void *b)
 
 static kq_status sort_kv(kq_gguf *g, kq_error *err)
 {
-    kq_status status = kq_alloc_for((void **)&g->sorted, g->n_kv, sizeof *g->sorted, "the GGUF metadata", err);
+    kq_status status =
+        kq_alloc_for((void **)&g->sorted, g->n_kv, sizeof *g->sorted, "the GGUF metadata", err);
     if (status)
         return status;
     for (size_t i = 0; i < g->n_kv; i++)
@@ -186,7 +202,8 @@ static kq_status sort_kv(kq_gguf *g, kq_error *err)
     qsort(g->sorted, g->n_kv, sizeof *g->sorted, compare_kv);
     for (size_t i = 1; i < g->n_kv; i++)
         if (!strcmp(g->sorted[i - 1]->key, g->sorted[i]->key))
-            return kq_fail(err, KQ_E_FORMAT, "%s: metadata key %.200s appears twice", g->path, g->sorted[i]->key);
+            return kq_fail(err, KQ_E_FORMAT, "%s: metadata key %.200s appears twice", g->path,
+                           g->sorted[i]->key);
     return KQ_OK;
 }
 
@@ -199,7 +216,8 @@ static int compare_name(const void *a, const void *b)
 static kq_status check_names(kq_gguf *g, kq_error *err)
 {
     const char **names;
-    kq_status status = kq_alloc_for((void **)&names, g->n_tensor, sizeof *names, "the GGUF tensor names", err);
+    kq_status status =
+        kq_alloc_for((void **)&names, g->n_tensor, sizeof *names, "the GGUF tensor names", err);
     if (status)
         return status;
     for (size_t i = 0; i < g->n_tensor; i++)
@@ -214,7 +232,8 @@ static kq_status check_names(kq_gguf *g, kq_error *err)
 }
 
 /* One entry of the tensor table. offset is where the previous tensor's padded bytes end; it moves on. */
-static kq_status parse_tensor(kq_gguf *g, reader *r, size_t index, size_t alignment, size_t *offset, size_t *stored_offset, kq_error *err)
+static kq_status parse_tensor(kq_gguf *g, reader *r, size_t index, size_t alignment, size_t *offset,
+                              size_t *stored_offset, kq_error *err)
 {
     kq_gguf_tensor *t = &g->tensor[index];
     kq_status status = get_name(g, r, "tensor", index, 63, &t->name, err);
@@ -241,15 +260,17 @@ static kq_status parse_tensor(kq_gguf *g, reader *r, size_t index, size_t alignm
         goto cut;
     const struct ggml_type *type = find_type(t->type);
     if (!type)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has tensor type %u, which kronq does not know", g->path, t->name, t->type);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has tensor type %u, which kronq does not know", g->path,
+                       t->name, t->type);
     if (t->ne[0] % type->elems)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s: rows of %llu elements are no multiple of %s's block of %u", g->path, t->name,
-                       (unsigned long long)t->ne[0], type->name, type->elems);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s: rows of %llu elements are no multiple of %s's block of %u",
+                       g->path, t->name, (unsigned long long)t->ne[0], type->name, type->elems);
     if (!kq_mul_size(n_elem / type->elems, type->bytes, &size) || !kq_add_size(size, alignment - 1, &padded))
         return kq_fail(err, KQ_E_FORMAT, "%s: %s: its size in bytes overflows", g->path, t->name);
     padded &= ~(alignment - 1);
     if (stored != *offset)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s: its data offset is %llu, expected %zu", g->path, t->name, (unsigned long long)stored, *offset);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s: its data offset is %llu, expected %zu", g->path, t->name,
+                       (unsigned long long)stored, *offset);
     *stored_offset = (size_t)stored;
     if (!kq_add_size(*offset, padded, offset))
         return kq_fail(err, KQ_E_FORMAT, "%s: %s: the sum of the tensor sizes overflows", g->path, t->name);
@@ -258,7 +279,8 @@ static kq_status parse_tensor(kq_gguf *g, reader *r, size_t index, size_t alignm
     t->file = g->path;
     return KQ_OK;
 cut:
-    return kq_fail(err, KQ_E_FORMAT, "%s: the file ends inside the table entry of tensor %s", g->path, t->name);
+    return kq_fail(err, KQ_E_FORMAT, "%s: the file ends inside the table entry of tensor %s", g->path,
+                   t->name);
 }
 
 static kq_status parse_alignment(const kq_gguf *g, size_t *alignment, kq_error *err)
@@ -271,7 +293,8 @@ static kq_status parse_alignment(const kq_gguf *g, size_t *alignment, kq_error *
     if (kv->is_array || kv->type != KQ_GGUF_U32 || !kq_gguf_int(kv, 0, &value))
         return kq_fail(err, KQ_E_FORMAT, "%s: general.alignment is not a 32-bit unsigned number", g->path);
     if (value < 1 || (value & (value - 1)))
-        return kq_fail(err, KQ_E_FORMAT, "%s: general.alignment is %lld, expected a power of two", g->path, (long long)value);
+        return kq_fail(err, KQ_E_FORMAT, "%s: general.alignment is %lld, expected a power of two", g->path,
+                       (long long)value);
     *alignment = (size_t)value;
     return KQ_OK;
 }
@@ -280,13 +303,16 @@ static kq_status parse_header(kq_gguf *g, reader *r, uint64_t *n_tensor, uint64_
 {
     uint32_t version;
     if (r->size < 4 || memcmp(r->data, "GGUF", 4))
-        return kq_fail(err, KQ_E_FORMAT, "%s: is no GGUF file (it %s)", g->path, kq_is_lfs_pointer(g->data, g->size) ?
-                       "is a Git LFS pointer, not the file itself; fetch it with git lfs pull" : "does not begin with \"GGUF\"");
+        return kq_fail(err, KQ_E_FORMAT, "%s: is no GGUF file (it %s)", g->path,
+                       kq_is_lfs_pointer(g->data, g->size)
+                           ? "is a Git LFS pointer, not the file itself; fetch it with git lfs pull"
+                           : "does not begin with \"GGUF\"");
     r->pos = 4;
     if (!get32(r, &version))
         return kq_fail(err, KQ_E_FORMAT, "%s: the file ends inside its header", g->path);
     if (version && !(version & 0xffff))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is a big-endian GGUF file, which kronq does not read", g->path);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is a big-endian GGUF file, which kronq does not read",
+                       g->path);
     if (version < 2 || version > 3)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: GGUF version %u, kronq reads 2 and 3", g->path, version);
     if (!get64(r, n_tensor) || !get64(r, n_kv))
@@ -294,8 +320,8 @@ static kq_status parse_header(kq_gguf *g, reader *r, uint64_t *n_tensor, uint64_
     /* The least one entry takes: a tensor 8 + 1 + 4 + 8 + 4 + 8 bytes, a pair 8 + 1 + 4 + 1. */
     size_t left = r->size - r->pos;
     if (*n_tensor > left / 33 || *n_kv > left / 14)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %llu tensors and %llu metadata keys do not fit into %zu bytes", g->path,
-                       (unsigned long long)*n_tensor, (unsigned long long)*n_kv, r->size);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %llu tensors and %llu metadata keys do not fit into %zu bytes",
+                       g->path, (unsigned long long)*n_tensor, (unsigned long long)*n_kv, r->size);
     return KQ_OK;
 }
 
@@ -307,7 +333,8 @@ static kq_status parse(kq_gguf *g, kq_error *err)
     kq_status status = parse_header(g, &r, &n_tensor, &n_kv, err);
     if (status)
         return status;
-    if (!(g->kv = kq_calloc((size_t)n_kv, sizeof *g->kv)) || !(g->tensor = kq_calloc((size_t)n_tensor, sizeof *g->tensor)))
+    if (!(g->kv = kq_calloc((size_t)n_kv, sizeof *g->kv)) ||
+        !(g->tensor = kq_calloc((size_t)n_tensor, sizeof *g->tensor)))
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory for %llu metadata keys and %llu tensors", g->path,
                        (unsigned long long)n_kv, (unsigned long long)n_tensor);
     g->n_kv = (size_t)n_kv;
@@ -317,7 +344,8 @@ static kq_status parse(kq_gguf *g, kq_error *err)
             return status;
     if ((status = sort_kv(g, err)) || (status = parse_alignment(g, &alignment, err)))
         return status;
-    if ((status = kq_alloc_for((void **)&offsets, g->n_tensor, sizeof *offsets, "the GGUF tensor table", err)))
+    if ((status =
+             kq_alloc_for((void **)&offsets, g->n_tensor, sizeof *offsets, "the GGUF tensor table", err)))
         return status;
     for (size_t i = 0; i < g->n_tensor; i++)
         if ((status = parse_tensor(g, &r, i, alignment, &offset, &offsets[i], err)))
@@ -333,9 +361,12 @@ static kq_status parse(kq_gguf *g, kq_error *err)
     for (size_t i = 0; i < g->n_tensor; i++) {
         kq_gguf_tensor *t = &g->tensor[i];
         size_t end;
-        if (!kq_add_size(offsets[i], start, &end) || !kq_add_size(end, t->size_bytes, &end) || end > g->size) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: the data of %s passes the end of the file (%zu bytes; is the download complete?)",
-                             g->path, t->name, g->size);
+        if (!kq_add_size(offsets[i], start, &end) || !kq_add_size(end, t->size_bytes, &end) ||
+            end > g->size) {
+            status = kq_fail(
+                err, KQ_E_FORMAT,
+                "%s: the data of %s passes the end of the file (%zu bytes; is the download complete?)",
+                g->path, t->name, g->size);
             goto out;
         }
         t->data = g->data + (end - t->size_bytes);
@@ -355,7 +386,8 @@ static kq_status open_bytes(kq_gguf *g, const char *path, kq_error *err)
     return status;
 }
 
-/* ---- split files (llama-gguf-split): NAME-00001-of-00003.gguf holds all metadata, every part some of the tensors ---- */
+/* ---- split files (llama-gguf-split): NAME-00001-of-00003.gguf holds all metadata, every part some of the
+ * tensors  */
 
 enum { MAX_PART = 65535 }; /* split.count is a U16 */
 
@@ -374,22 +406,28 @@ static kq_status split_keys(const kq_gguf *g, int64_t *no, int64_t *count, int64
     }
     const kq_gguf_kv *which = kq_gguf_find(g, "split.no"), *all = kq_gguf_find(g, "split.tensors.count");
     if (!which || which->is_array || !kq_gguf_int(which, 0, no) || *no < 0 || *no >= *count)
-        return kq_fail(err, KQ_E_FORMAT, "%s: split.no is not the number of one of its %lld parts, counted from 0", g->path, (long long)*count);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: split.no is not the number of one of its %lld parts, counted from 0", g->path,
+                       (long long)*count);
     if (!all || all->is_array || !kq_gguf_int(all, 0, n_tensor) || *n_tensor < 0)
         return kq_fail(err, KQ_E_FORMAT, "%s: split.tensors.count is not a number of tensors", g->path);
     return KQ_OK;
 }
 
-/* The path of part `no` (from 0) beside part `own`, of path `path`. KQ_E_FORMAT: its name does not end as the parts' names do. */
-static kq_status part_path(const char *path, int64_t own, int64_t no, int64_t count, char *out, size_t cap, kq_error *err)
+/* The path of part `no` (from 0) beside part `own`, of path `path`. KQ_E_FORMAT: its name does not end
+ * as the parts' names do. */
+static kq_status part_path(const char *path, int64_t own, int64_t no, int64_t count, char *out, size_t cap,
+                           kq_error *err)
 {
     char end[64];
     snprintf(end, sizeof end, "-%05d-of-%05d.gguf", (int)own + 1, (int)count);
     const size_t n = strlen(path), m = strlen(end);
     if (n <= m || strcmp(path + n - m, end))
         return kq_fail(err, KQ_E_FORMAT,
-                       "%s: is part %d of %d, whose names end in \"%s\"; without that name the other parts cannot be found (rename it back, "
-                       "or join the parts with llama-gguf-split --merge)", path, (int)own + 1, (int)count, end);
+                       "%s: is part %d of %d, whose names end in \"%s\"; without that name the other parts "
+                       "cannot be found (rename it back, "
+                       "or join the parts with llama-gguf-split --merge)",
+                       path, (int)own + 1, (int)count, end);
     if (snprintf(out, cap, "%.*s-%05d-of-%05d.gguf", (int)(n - m), path, (int)no + 1, (int)count) >= (int)cap)
         return kq_fail(err, KQ_E_ARG, "%s: the path is too long", path);
     return KQ_OK;
@@ -415,7 +453,8 @@ static kq_status open_one(const char *path, kq_gguf **out, kq_error *err)
 }
 
 /* Part `no` belongs to g? */
-static kq_status check_part(const kq_gguf *g, const kq_gguf *part, int64_t no, int64_t count, int64_t n_tensor, kq_error *err)
+static kq_status check_part(const kq_gguf *g, const kq_gguf *part, int64_t no, int64_t count,
+                            int64_t n_tensor, kq_error *err)
 {
     int64_t its_no, its_count, its_tensors;
     kq_status status = split_keys(part, &its_no, &its_count, &its_tensors, err);
@@ -423,15 +462,20 @@ static kq_status check_part(const kq_gguf *g, const kq_gguf *part, int64_t no, i
         return status;
     if (its_count != count || its_no != no || its_tensors != n_tensor)
         return kq_fail(err, KQ_E_FORMAT,
-                       "%s: is %s%lld of %lld (%lld tensors in all), expected part %lld of %lld (%lld tensors) as %s says: a part of another model?",
-                       part->path, its_count ? "part " : "no part: ", its_count ? (long long)its_no + 1 : 1, its_count ? (long long)its_count : 1,
-                       its_count ? (long long)its_tensors : (long long)part->n_tensor, (long long)no + 1, (long long)count, (long long)n_tensor,
-                           g->path);
+                       "%s: is %s%lld of %lld (%lld tensors in all), expected part %lld of %lld (%lld "
+                       "tensors) as %s says: a part of another model?",
+                       part->path, its_count ? "part " : "no part: ", its_count ? (long long)its_no + 1 : 1,
+                       its_count ? (long long)its_count : 1,
+                       its_count ? (long long)its_tensors : (long long)part->n_tensor, (long long)no + 1,
+                       (long long)count, (long long)n_tensor, g->path);
     const char *mine, *its;
     size_t n, its_n;
     if (kq_gguf_str(kq_gguf_find(part, "general.architecture"), 0, &its, &its_n) &&
-        (!kq_gguf_str(kq_gguf_find(g, "general.architecture"), 0, &mine, &n) || n != its_n || memcmp(mine, its, n)))
-        return kq_fail(err, KQ_E_FORMAT, "%s: its general.architecture is not that of %s: a part of another model?", part->path, g->path);
+        (!kq_gguf_str(kq_gguf_find(g, "general.architecture"), 0, &mine, &n) || n != its_n ||
+         memcmp(mine, its, n)))
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: its general.architecture is not that of %s: a part of another model?", part->path,
+                       g->path);
     return KQ_OK;
 }
 
@@ -439,7 +483,8 @@ static kq_status check_part(const kq_gguf *g, const kq_gguf *part, int64_t no, i
 static kq_status take_tensors(kq_gguf *g, kq_gguf *part, kq_error *err)
 {
     kq_gguf_tensor *all;
-    kq_status status = kq_alloc_for((void **)&all, g->n_tensor + part->n_tensor, sizeof *all, "the GGUF tensor table", err);
+    kq_status status =
+        kq_alloc_for((void **)&all, g->n_tensor + part->n_tensor, sizeof *all, "the GGUF tensor table", err);
     if (status)
         return status;
     memcpy(all, g->tensor, g->n_tensor * sizeof *all);
@@ -461,17 +506,19 @@ static kq_status join_parts(kq_gguf *g, kq_error *err)
     if (no) {
         if (part_path(g->path, no, 0, count, path, sizeof path, NULL))
             snprintf(path, sizeof path, "the one whose name ends in -00001-of-%05d.gguf", (int)count);
-        return kq_fail(err, KQ_E_ARG, "%s: is part %lld of %lld of a model: open the first part, %s", g->path, (long long)no + 1, (long long)count,
-                       path);
+        return kq_fail(err, KQ_E_ARG, "%s: is part %lld of %lld of a model: open the first part, %s", g->path,
+                       (long long)no + 1, (long long)count, path);
     }
     if ((status = part_path(g->path, 0, 0, count, path, sizeof path, err)) ||
-        (status = kq_alloc_for((void **)&g->part, (size_t)count - 1, sizeof *g->part, "the parts of a GGUF", err)))
+        (status =
+             kq_alloc_for((void **)&g->part, (size_t)count - 1, sizeof *g->part, "the parts of a GGUF", err)))
         return status;
     for (int64_t i = 1; i < count; i++) {
         if ((status = part_path(g->path, 0, i, count, path, sizeof path, err)))
             return status;
         if (!kq_path_exists(path))
-            return kq_fail(err, KQ_E_IO, "%s: part %lld of %lld is missing beside %s", path, (long long)i + 1, (long long)count, g->path);
+            return kq_fail(err, KQ_E_IO, "%s: part %lld of %lld is missing beside %s", path, (long long)i + 1,
+                           (long long)count, g->path);
         if ((status = open_one(path, &g->part[g->n_part], err)))
             return status;
         kq_gguf *part = g->part[g->n_part++];
@@ -479,8 +526,8 @@ static kq_status join_parts(kq_gguf *g, kq_error *err)
             return status;
     }
     if ((int64_t)g->n_tensor != n_tensor)
-        return kq_fail(err, KQ_E_FORMAT, "%s: its %lld parts hold %zu tensors, split.tensors.count says %lld", g->path, (long long)count, g->n_tensor,
-                       (long long)n_tensor);
+        return kq_fail(err, KQ_E_FORMAT, "%s: its %lld parts hold %zu tensors, split.tensors.count says %lld",
+                       g->path, (long long)count, g->n_tensor, (long long)n_tensor);
     return check_names(g, err);
 }
 
@@ -591,7 +638,11 @@ bool kq_gguf_int(const kq_gguf_kv *kv, size_t i, int64_t *out)
             return false;
         *out = (int64_t)load64(p + 8 * i);
         return true;
-    case KQ_GGUF_F32: case KQ_GGUF_F64: case KQ_GGUF_STRING: case KQ_GGUF_ARRAY: case KQ_GGUF_N_TYPE: break;
+    case KQ_GGUF_F32:
+    case KQ_GGUF_F64:
+    case KQ_GGUF_STRING:
+    case KQ_GGUF_ARRAY:
+    case KQ_GGUF_N_TYPE: break;
     }
     return false;
 }

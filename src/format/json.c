@@ -1,4 +1,5 @@
-/* One pass rewrites what jansson does not read the way Python does; then jansson parses. Most files need no rewriting and are parsed as they are. */
+/* One pass rewrites what jansson does not read the way Python does; then jansson parses. Most files need
+ * no rewriting and are parsed as they are. */
 #include "format/json.h"
 
 #include <stdio.h>
@@ -11,7 +12,12 @@
 enum { MAX_DIGITS = 4300 }; /* of an integer, as in Python (sys.int_info.default_max_str_digits) */
 
 /* The text that is read, and what comes out. out NULL: only count. */
-typedef struct pass { const char *at, *end; char *out; size_t n; bool changed; } pass;
+typedef struct pass {
+    const char *at, *end;
+    char *out;
+    size_t n;
+    bool changed;
+} pass;
 
 static void put(pass *p, const char *text, size_t n)
 {
@@ -36,7 +42,10 @@ static int unit_at(const char *s, const char *end)
     if (end - s < 6 || s[0] != '\\' || s[1] != 'u')
         return -1;
     for (int i = 2; i < 6; i++) {
-        int c = s[i], digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int c = s[i], digit = c >= '0' && c <= '9'   ? c - '0'
+                              : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                              : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                     : -1;
         if (digit < 0)
             return -1;
         unit = unit << 4 | digit;
@@ -44,8 +53,14 @@ static int unit_at(const char *s, const char *end)
     return unit;
 }
 
-static bool is_high(int unit) { return unit >= 0xd800 && unit < 0xdc00; }
-static bool is_low(int unit) { return unit >= 0xdc00 && unit < 0xe000; }
+static bool is_high(int unit)
+{
+    return unit >= 0xd800 && unit < 0xdc00;
+}
+static bool is_low(int unit)
+{
+    return unit >= 0xdc00 && unit < 0xe000;
+}
 
 /* An escape: both halves of a pair, a lone surrogate, or anything else (jansson says if it is wrong). */
 static void pass_escape(pass *p)
@@ -79,7 +94,13 @@ static void pass_string(pass *p)
 /* ---- numbers ---- */
 
 /* A number's parts: digits before and after the point, and the exponent as written. */
-typedef struct number { const char *whole, *fraction; size_t n_whole, n_fraction; long exponent; bool real; const char *end; } number;
+typedef struct number {
+    const char *whole, *fraction;
+    size_t n_whole, n_fraction;
+    long exponent;
+    bool real;
+    const char *end;
+} number;
 
 static const char *digits(const char *s, const char *end)
 {
@@ -117,7 +138,8 @@ static number split_number(const char *s, const char *end)
     return x;
 }
 
-/* Is it beyond a double's range? The digits go to strtod as a whole number with an exponent, without a point: a locale may want another one. */
+/* Is it beyond a double's range? The digits go to strtod as a whole number with an exponent, without a
+ * point: a locale may want another one. */
 static bool infinite(const number *x)
 {
     char text[480];
@@ -135,7 +157,10 @@ static bool infinite(const number *x)
             more |= c != '0';
     }
     if (more)
-        text[n - 1] = text[n - 1] == '9' ? '9' : (char)(text[n - 1] + 1); /* the 400th digit decides nothing but a tie at the 309th */
+        text[n - 1] =
+            text[n - 1] == '9'
+                ? '9'
+                : (char)(text[n - 1] + 1); /* the 400th digit decides nothing but a tie at the 309th */
     double scale = (double)x->n_whole - (double)from + (double)x->exponent - (double)n;
     if (scale > 400)
         return true;
@@ -187,7 +212,8 @@ static const char *pass_text(pass *p)
         char c = *p->at;
         if (c == '"') {
             pass_string(p);
-        } else if ((c == 'N' && pass_word(p, "NaN", "\"NaN\"")) || (c == 'I' && pass_word(p, "Infinity", "\"Infinity\"")) ||
+        } else if ((c == 'N' && pass_word(p, "NaN", "\"NaN\"")) ||
+                   (c == 'I' && pass_word(p, "Infinity", "\"Infinity\"")) ||
                    (c == '-' && pass_word(p, "-Infinity", "\"-Infinity\""))) {
             continue;
         } else if (c == '-' || (c >= '0' && c <= '9')) {
@@ -207,9 +233,15 @@ kq_status kq_json_parse(const char *text, size_t size, const char *path, json_t 
     char *copy = NULL;
     *root = NULL;
     if (kq_is_lfs_pointer(text, size))
-        return kq_fail(err, KQ_E_FORMAT, "%s: not valid JSON: it is a Git LFS pointer, not the file itself; fetch it (git lfs pull), or download the file again", path);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: not valid JSON: it is a Git LFS pointer, not the file itself; fetch it (git lfs "
+                       "pull), or download the file again",
+                       path);
     if (size >= 3 && !memcmp(text, "\xef\xbb\xbf", 3))
-        return kq_fail(err, KQ_E_FORMAT, "%s: not valid JSON: it begins with a byte order mark (save the file as UTF-8 without one)", path);
+        return kq_fail(
+            err, KQ_E_FORMAT,
+            "%s: not valid JSON: it begins with a byte order mark (save the file as UTF-8 without one)",
+            path);
     pass count = {.at = text, .end = text + size};
     const char *wrong = pass_text(&count);
     if (wrong)
@@ -225,8 +257,8 @@ kq_status kq_json_parse(const char *text, size_t size, const char *path, json_t 
     *root = json_loadb(copy ? copy : text, copy ? count.n : size, JSON_ALLOW_NUL | JSON_DECODE_ANY, &why);
     kq_free(copy);
     if (!*root)
-        return kq_fail(err, json_error_code(&why) == json_error_out_of_memory ? KQ_E_MEMORY : KQ_E_FORMAT, "%s: not valid JSON: %s (line %d)", path,
-                       why.text, why.line);
+        return kq_fail(err, json_error_code(&why) == json_error_out_of_memory ? KQ_E_MEMORY : KQ_E_FORMAT,
+                       "%s: not valid JSON: %s (line %d)", path, why.text, why.line);
     return KQ_OK;
 }
 

@@ -1,4 +1,5 @@
-/* Reading one safetensors file: 8 bytes of header length, a JSON header, the tensors' bytes without gaps to the end of the file. */
+/* Reading one safetensors file: 8 bytes of header length, a JSON header, the tensors' bytes without gaps
+ * to the end of the file. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,22 +12,32 @@
 enum { MAX_HEADER = 100000000 }; /* as the reference implementation */
 
 struct kq_st_file {
-    kq_map map;                /* owned; zero when the bytes are borrowed */
+    kq_map map; /* owned; zero when the bytes are borrowed */
     const uint8_t *data;
     size_t size;
-    char *path;                /* owned */
-    json_t *meta;              /* owned; NULL: no __metadata__ */
-    kq_tensor *tensor;         /* owned [n], names owned; in file order */
+    char *path;        /* owned */
+    json_t *meta;      /* owned; NULL: no __metadata__ */
+    kq_tensor *tensor; /* owned [n], names owned; in file order */
     size_t n;
-    const kq_tensor **sorted;  /* owned [n], by name */
+    const kq_tensor **sorted; /* owned [n], by name */
 };
 
-static const struct st_type { const char *name; kq_dtype dtype; unsigned bits; } st_types[] = {
-    {"F32", KQ_T_F32, 32}, {"F16", KQ_T_F16, 16}, {"BF16", KQ_T_BF16, 16}, {"I8", KQ_T_I8, 8}, {"I16", KQ_T_I16, 16}, {"I32", KQ_T_I32, 32},
-    {"I64", KQ_T_I64, 64}, {"U8", KQ_T_U8, 8}, {"BOOL", KQ_T_BOOL, 8}, {"F64", KQ_T_F64, 64}, {"U16", KQ_T_OTHER, 16},
-    {"U32", KQ_T_OTHER, 32}, {"U64", KQ_T_OTHER, 64}, {"C64", KQ_T_OTHER, 64}, {"F8_E4M3", KQ_T_F8_E4M3, 8}, {"F8_E5M2", KQ_T_F8_E5M2, 8},
-    {"F8_E8M0", KQ_T_OTHER, 8}, {"F8_E4M3FNUZ", KQ_T_OTHER, 8}, {"F8_E5M2FNUZ", KQ_T_OTHER, 8}, {"F6_E2M3", KQ_T_OTHER, 6},
-    {"F6_E3M2", KQ_T_OTHER, 6}, {"F4", KQ_T_OTHER, 4},
+static const struct st_type {
+    const char *name;
+    kq_dtype dtype;
+    unsigned bits;
+} st_types[] = {
+    {"F32", KQ_T_F32, 32},          {"F16", KQ_T_F16, 16},
+    {"BF16", KQ_T_BF16, 16},        {"I8", KQ_T_I8, 8},
+    {"I16", KQ_T_I16, 16},          {"I32", KQ_T_I32, 32},
+    {"I64", KQ_T_I64, 64},          {"U8", KQ_T_U8, 8},
+    {"BOOL", KQ_T_BOOL, 8},         {"F64", KQ_T_F64, 64},
+    {"U16", KQ_T_OTHER, 16},        {"U32", KQ_T_OTHER, 32},
+    {"U64", KQ_T_OTHER, 64},        {"C64", KQ_T_OTHER, 64},
+    {"F8_E4M3", KQ_T_F8_E4M3, 8},   {"F8_E5M2", KQ_T_F8_E5M2, 8},
+    {"F8_E8M0", KQ_T_OTHER, 8},     {"F8_E4M3FNUZ", KQ_T_OTHER, 8},
+    {"F8_E5M2FNUZ", KQ_T_OTHER, 8}, {"F6_E2M3", KQ_T_OTHER, 6},
+    {"F6_E3M2", KQ_T_OTHER, 6},     {"F4", KQ_T_OTHER, 4},
 };
 
 static const struct st_type *find_st_type(const char *name)
@@ -37,7 +48,8 @@ static const struct st_type *find_st_type(const char *name)
     return NULL;
 }
 
-/* A JSON number that is a whole number of at least 0 (no float, no exponent; jansson refuses what passes 2^63 - 1). */
+/* A JSON number that is a whole number of at least 0 (no float, no exponent; jansson refuses what passes
+ * 2^63 - 1). */
 static bool whole(const json_t *value, size_t *out)
 {
     if (!json_is_integer(value) || json_integer_value(value) < 0)
@@ -47,38 +59,49 @@ static bool whole(const json_t *value, size_t *out)
 }
 
 /* One header entry; its bytes are at base[begin, end), base_size long in all. */
-static kq_status parse_entry(const kq_st_file *f, const char *name, const json_t *info, const uint8_t *base, size_t base_size, kq_tensor *t,
-                             kq_error *err)
+static kq_status parse_entry(const kq_st_file *f, const char *name, const json_t *info, const uint8_t *base,
+                             size_t base_size, kq_tensor *t, kq_error *err)
 {
     const char *path = f->path;
     if (!json_is_object(info))
         return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its entry is not an object", path, name);
     const json_t *dtype = json_object_get(info, "dtype"), *shape = json_object_get(info, "shape");
     const json_t *offsets = json_object_get(info, "data_offsets");
-    if (!json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) || json_array_size(offsets) != 2)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: needs a dtype (string), a shape (list) and data_offsets (two numbers)", path, name);
+    if (!json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
+        json_array_size(offsets) != 2)
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: %.200s: needs a dtype (string), a shape (list) and data_offsets (two numbers)",
+                       path, name);
     const struct st_type *type = find_st_type(json_string_value(dtype));
     if (!type)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: dtype %.100s does not exist", path, name, json_string_value(dtype));
-    t->rank = json_array_size(shape) > 4 ? 4 : json_array_size(shape); /* no model has more: the dimensions from the fourth on become one */
+        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: dtype %.100s does not exist", path, name,
+                       json_string_value(dtype));
+    /* no model has more: the dimensions from the fourth on become one */
+    t->rank = json_array_size(shape) > 4 ? 4 : json_array_size(shape);
     t->n_elem = 1;
     for (size_t d = 0; d < json_array_size(shape); d++) {
         size_t dim, *at = &t->shape[d < 4 ? d : 3];
         if (!whole(json_array_get(shape, d), &dim))
-            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: shape[%zu] is not a whole number of at least 0", path, name, d);
+            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: shape[%zu] is not a whole number of at least 0",
+                           path, name, d);
         if (!kq_mul_size(t->n_elem, dim, &t->n_elem) || !kq_mul_size(d < 4 ? 1 : *at, dim, at))
             return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its number of elements overflows", path, name);
     }
     size_t begin, end, bits = 0;
     if (!whole(json_array_get(offsets, 0), &begin) || !whole(json_array_get(offsets, 1), &end))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: data_offsets are not whole numbers of at least 0", path, name);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: data_offsets are not whole numbers of at least 0", path,
+                       name);
     if (begin > end || end > base_size)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: data_offsets [%zu, %zu] do not lie in the %zu bytes of data (is the download complete?)",
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: %.200s: data_offsets [%zu, %zu] do not lie in the %zu bytes of data (is the "
+                       "download complete?)",
                        path, name, begin, end, base_size);
     if (!kq_mul_size(t->n_elem, type->bits, &bits) || bits % 8)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its size in bytes %s", path, name, bits % 8 ? "is not whole" : "overflows");
+        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its size in bytes %s", path, name,
+                       bits % 8 ? "is not whole" : "overflows");
     if (bits / 8 != end - begin)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: %zu bytes, its shape and %s need %zu", path, name, end - begin, type->name, bits / 8);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: %zu bytes, its shape and %s need %zu", path, name,
+                       end - begin, type->name, bits / 8);
     t->dtype = type->dtype;
     t->data = base + begin;
     t->size_bytes = end - begin;
@@ -113,14 +136,14 @@ static kq_status parse_metadata(kq_st_file *f, json_t *meta, kq_error *err)
     json_t *value;
     if (!json_is_object(meta))
         return kq_fail(err, KQ_E_FORMAT, "%s: __metadata__ is not an object", f->path);
-    json_object_foreach(meta, key, value)
-        if (!json_is_string(value))
-            return kq_fail(err, KQ_E_FORMAT, "%s: __metadata__.%.200s is not a string", f->path, key);
+    json_object_foreach(meta, key, value) if (!json_is_string(value)) return kq_fail(
+        err, KQ_E_FORMAT, "%s: __metadata__.%.200s is not a string", f->path, key);
     f->meta = json_incref(meta);
     return KQ_OK;
 }
 
-static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base, size_t base_size, kq_error *err)
+static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base, size_t base_size,
+                               kq_error *err)
 {
     const char *name;
     json_t *info;
@@ -129,7 +152,8 @@ static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base,
     if ((status = kq_alloc_for((void **)&f->tensor, n, sizeof *f->tensor, "the safetensors header", err)) ||
         (status = kq_alloc_for((void **)&f->sorted, n, sizeof *f->sorted, "the safetensors header", err)))
         return status;
-    json_object_foreach(root, name, info) {
+    json_object_foreach(root, name, info)
+    {
         if (!strcmp(name, "__metadata__")) {
             if ((status = parse_metadata(f, info, err)))
                 return status;
@@ -145,13 +169,17 @@ static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base,
     for (size_t i = 0; i < f->n; i++) {
         const kq_tensor *t = &f->tensor[i];
         if (t->data != at)
-            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: begins at byte %zu of the data, the tensor before it ends at %zu (%s)", f->path,
-                           t->name, (size_t)(t->data - base), (size_t)(at - base), t->data < at ? "they overlap" : "a hole");
+            return kq_fail(
+                err, KQ_E_FORMAT,
+                "%s: %.200s: begins at byte %zu of the data, the tensor before it ends at %zu (%s)", f->path,
+                t->name, (size_t)(t->data - base), (size_t)(at - base),
+                t->data < at ? "they overlap" : "a hole");
         at += t->size_bytes;
         f->sorted[i] = t;
     }
     if (at != base + base_size)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes after the last tensor belong to none", f->path, base_size - (size_t)(at - base));
+        return kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes after the last tensor belong to none", f->path,
+                       base_size - (size_t)(at - base));
     qsort(f->sorted, f->n, sizeof *f->sorted, compare_tensor_name);
     return KQ_OK;
 }
@@ -160,25 +188,34 @@ static kq_status parse_file(kq_st_file *f, kq_error *err)
 {
     uint64_t header = 0;
     if (kq_is_lfs_pointer(f->data, f->size))
-        return kq_fail(err, KQ_E_FORMAT, "%s: it is a Git LFS pointer, not the file itself; fetch it (git lfs pull), or download the file again", f->path);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: it is a Git LFS pointer, not the file itself; fetch it (git lfs pull), or "
+                       "download the file again",
+                       f->path);
     if (f->size < 8)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes are too few for a safetensors file", f->path, f->size);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %zu bytes are too few for a safetensors file", f->path,
+                       f->size);
     for (int i = 7; i >= 0; i--)
         header = header << 8 | f->data[i];
     if (header > MAX_HEADER)
-        return kq_fail(err, KQ_E_FORMAT, "%s: a header of %llu bytes, at most %d are allowed (is this a safetensors file?)", f->path,
-                       (unsigned long long)header, MAX_HEADER);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: a header of %llu bytes, at most %d are allowed (is this a safetensors file?)",
+                       f->path, (unsigned long long)header, MAX_HEADER);
     if (header > f->size - 8)
-        return kq_fail(err, KQ_E_FORMAT, "%s: a header of %llu bytes does not fit into a file of %zu (is the download complete?)", f->path,
-                       (unsigned long long)header, f->size);
+        return kq_fail(
+            err, KQ_E_FORMAT,
+            "%s: a header of %llu bytes does not fit into a file of %zu (is the download complete?)", f->path,
+            (unsigned long long)header, f->size);
     if (header < 2 || f->data[8] != '{')
         return kq_fail(err, KQ_E_FORMAT, "%s: the header does not begin with '{'", f->path);
     json_error_t json_error;
     json_t *root = json_loadb((const char *)f->data + 8, (size_t)header, JSON_REJECT_DUPLICATES, &json_error);
     if (!root)
-        return kq_fail(err, KQ_E_FORMAT, "%s: the header is broken at byte %d: %s", f->path, json_error.position, json_error.text);
-    kq_status status = json_is_object(root) ? parse_tensors(f, root, f->data + 8 + header, f->size - 8 - (size_t)header, err)
-                                            : kq_fail(err, KQ_E_FORMAT, "%s: the header is not an object", f->path);
+        return kq_fail(err, KQ_E_FORMAT, "%s: the header is broken at byte %d: %s", f->path,
+                       json_error.position, json_error.text);
+    kq_status status = json_is_object(root)
+                           ? parse_tensors(f, root, f->data + 8 + header, f->size - 8 - (size_t)header, err)
+                           : kq_fail(err, KQ_E_FORMAT, "%s: the header is not an object", f->path);
     json_decref(root);
     return status;
 }

@@ -32,7 +32,8 @@ static bool fits(size_t bytes, size_t more, size_t limit)
 
 typedef kq_status data_fn(void *ctx, size_t i, kq_st_writer *w, kq_error *err);
 
-static kq_status write_shard(const char *path, const kq_st_decl *d, size_t first, size_t last, data_fn *data, void *ctx, kq_error *err)
+static kq_status write_shard(const char *path, const kq_st_decl *d, size_t first, size_t last, data_fn *data,
+                             void *ctx, kq_error *err)
 {
     kq_st_writer *w;
     kq_status status = kq_st_writer_new(path, &w, err);
@@ -52,18 +53,20 @@ static kq_status write_shard(const char *path, const kq_st_decl *d, size_t first
 static kq_status write_index(const char *dir, size_t total, json_t *map, kq_error *err)
 {
     char path[MAX_PATH];
-    json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+    json_t *index =
+        json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
     char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
     kq_status status = kq_path_join(path, sizeof path, dir, "model.safetensors.index.json", err);
     if (!status)
-        status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        status = text ? kq_file_write(path, text, strlen(text), err)
+                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     free(text);
     json_decref(index);
     return status;
 }
 
-kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_decl *decl, size_t n, data_fn *data, void *ctx, size_t *file_bytes,
-                             kq_error *err)
+kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_decl *decl, size_t n,
+                             data_fn *data, void *ctx, size_t *file_bytes, kq_error *err)
 {
     const size_t limit = shard_size ? shard_size : SIZE_MAX;
     size_t n_shards = 1, bytes = 0, total = 0, first = 0, size = 0;

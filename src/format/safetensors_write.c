@@ -10,15 +10,15 @@
 #include "format/dequant.h"
 
 struct kq_st_writer {
-    kq_out *out;        /* owned */
-    char *path;         /* owned */
-    json_t *header;     /* owned; keeps the order of declaration */
-    json_t *meta;       /* owned */
-    size_t *size;       /* owned [n]: bytes of each declared tensor */
+    kq_out *out;    /* owned */
+    char *path;     /* owned */
+    json_t *header; /* owned; keeps the order of declaration */
+    json_t *meta;   /* owned */
+    size_t *size;   /* owned [n]: bytes of each declared tensor */
     size_t n, cap, total;
-    size_t at, done;    /* tensor being written, bytes of it that came */
+    size_t at, done; /* tensor being written, bytes of it that came */
     bool started;
-    kq_status failed;   /* the first failure; finish returns it */
+    kq_status failed; /* the first failure; finish returns it */
 };
 
 kq_status kq_st_writer_new(const char *path, kq_st_writer **out, kq_error *err)
@@ -68,18 +68,22 @@ static json_t *entry(kq_dtype dtype, size_t rank, const size_t *shape, size_t be
             json_decref(dims);
             return NULL;
         }
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", kq_dtype_name(dtype), "shape", dims, "data_offsets", (json_int_t)begin, (json_int_t)end);
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", kq_dtype_name(dtype), "shape", dims, "data_offsets",
+                     (json_int_t)begin, (json_int_t)end);
 }
 
-kq_status kq_st_writer_declare(kq_st_writer *w, const char *name, kq_dtype dtype, size_t rank, const size_t *shape, kq_error *err)
+kq_status kq_st_writer_declare(kq_st_writer *w, const char *name, kq_dtype dtype, size_t rank,
+                               const size_t *shape, kq_error *err)
 {
     size_t size, elems;
     if (w->started)
         return kq_fail(err, KQ_E_ARG, "%s: %s is declared after the first tensor's data", w->path, name);
     if (!strcmp(name, "__metadata__") || json_object_get(w->header, name))
-        return kq_fail(err, KQ_E_ARG, "%s: %s is %s", w->path, name, *name == '_' ? "a reserved name" : "declared twice");
+        return kq_fail(err, KQ_E_ARG, "%s: %s is %s", w->path, name,
+                       *name == '_' ? "a reserved name" : "declared twice");
     if (!kq_dtype_block(dtype, &elems, &size) || elems != 1 || rank > 4)
-        return kq_fail(err, KQ_E_ARG, "%s: %s: type %s and rank %zu cannot be written to safetensors", w->path, name, kq_dtype_name(dtype), rank);
+        return kq_fail(err, KQ_E_ARG, "%s: %s: type %s and rank %zu cannot be written to safetensors",
+                       w->path, name, kq_dtype_name(dtype), rank);
     for (size_t d = 0; d < rank; d++)
         if (!kq_mul_size(size, shape[d], &size) || shape[d] > INT64_MAX)
             return kq_fail(err, KQ_E_ARG, "%s: %s: its size overflows", w->path, name);
@@ -109,7 +113,8 @@ static kq_status write_header(kq_st_writer *w, kq_error *err)
 {
     json_t *root = json_object();
     char *text = NULL;
-    if (root && (!json_object_size(w->meta) || !json_object_set(root, "__metadata__", w->meta)) && !json_object_update(root, w->header))
+    if (root && (!json_object_size(w->meta) || !json_object_set(root, "__metadata__", w->meta)) &&
+        !json_object_update(root, w->header))
         text = json_dumps(root, JSON_COMPACT);
     json_decref(root);
     if (!text)
@@ -120,9 +125,12 @@ static kq_status write_header(kq_st_writer *w, kq_error *err)
         length[i] = (uint8_t)(padded >> (8 * i));
     kq_status status;
     if (padded > 100000000)
-        status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: a header of %zu bytes passes safetensors' limit of 100 MB (use shards)", w->path, padded);
+        status = kq_fail(err, KQ_E_UNSUPPORTED,
+                         "%s: a header of %zu bytes passes safetensors' limit of 100 MB (use shards)",
+                         w->path, padded);
     else
-        (void)((status = kq_out_write(w->out, length, 8, err)) || (status = kq_out_write(w->out, text, size, err)) ||
+        (void)((status = kq_out_write(w->out, length, 8, err)) ||
+               (status = kq_out_write(w->out, text, size, err)) ||
                (status = kq_out_write(w->out, "       ", padded - size, err)));
     free(text);
     w->started = true;
@@ -148,7 +156,8 @@ kq_status kq_st_writer_data(kq_st_writer *w, const void *data, size_t size, kq_e
         return KQ_OK;
     skip_complete(w);
     if (w->at == w->n || size > w->size[w->at] - w->done)
-        return w->failed = kq_fail(err, KQ_E_ARG, "%s: more data than tensor %zu of %zu declares", w->path, w->at, w->n);
+        return w->failed = kq_fail(err, KQ_E_ARG, "%s: more data than tensor %zu of %zu declares", w->path,
+                                   w->at, w->n);
     if ((status = kq_out_write(w->out, data, size, err)))
         return w->failed = status;
     w->done += size;
@@ -165,8 +174,8 @@ kq_status kq_st_writer_finish(kq_st_writer *w, kq_error *err)
     }
     skip_complete(w);
     if (!status && w->at != w->n)
-        status = kq_fail(err, KQ_E_ARG, "%s: less data than declared: tensor %zu of %zu has %zu bytes of %zu", w->path, w->at, w->n, w->done,
-                         w->size[w->at]);
+        status = kq_fail(err, KQ_E_ARG, "%s: less data than declared: tensor %zu of %zu has %zu bytes of %zu",
+                         w->path, w->at, w->n, w->done, w->size[w->at]);
     if (!status) {
         kq_out *out = w->out;
         w->out = NULL;

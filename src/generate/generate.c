@@ -8,7 +8,10 @@
 #include "base/utf8.h"
 
 /* Bytes that grow. */
-typedef struct bytes { char *p; size_t n, cap; } bytes; /* p owned */
+typedef struct bytes {
+    char *p;
+    size_t n, cap;
+} bytes; /* p owned */
 
 static kq_status append(bytes *b, const char *p, size_t size, kq_error *err)
 {
@@ -36,11 +39,12 @@ static void drop(bytes *b, size_t n)
         memmove(b->p, b->p + n, b->n);
 }
 
-/* Text on its way out: bytes of tokens go in, whole characters come out, but for those that may become a stop string. */
+/* Text on its way out: bytes of tokens go in, whole characters come out, but for those that may become a
+ * stop string. */
 typedef struct spout {
     const kq_generate_options *opt;
-    bytes pending; /* at most 3 bytes of an unfinished character between calls */
-    bytes held;    /* whole characters, with which a stop string may begin */
+    bytes pending;       /* at most 3 bytes of an unfinished character between calls */
+    bytes held;          /* whole characters, with which a stop string may begin */
     bool stopped, found; /* by emit; by a stop string */
 } spout;
 
@@ -117,8 +121,9 @@ static kq_status spout_add(spout *s, const char *p, size_t size, kq_error *err)
     return st == KQ_OK ? spout_flush(s, false, err) : st;
 }
 
-/* Bytes that `id` adds after token *before (-1: at the beginning). A tokenizer may treat the beginning of a text otherwise (LLaMA-2 drops a
- * space there), so the text of both is taken and the text of the first cut off. *before moves on when the token has a text. */
+/* Bytes that `id` adds after token *before (-1: at the beginning). A tokenizer may treat the beginning
+ * of a text otherwise (LLaMA-2 drops a space there), so the text of both is taken and the text of the
+ * first cut off. *before moves on when the token has a text. */
 static kq_status add_token(spout *s, const kq_tokenizer *tok, int32_t *before, int32_t id, kq_error *err)
 {
     int32_t pair[2] = {*before, id};
@@ -128,7 +133,8 @@ static kq_status add_token(spout *s, const kq_tokenizer *tok, int32_t *before, i
     if (*before >= 0)
         st = kq_tokenizer_decode(tok, pair, 1, true, &head, &n_head, err);
     if (st == KQ_OK)
-        st = kq_tokenizer_decode(tok, *before >= 0 ? pair : pair + 1, *before >= 0 ? 2 : 1, true, &both, &n_both, err);
+        st = kq_tokenizer_decode(tok, *before >= 0 ? pair : pair + 1, *before >= 0 ? 2 : 1, true, &both,
+                                 &n_both, err);
     if (st == KQ_OK && n_both > n_head) {
         *before = id;
         if (s)
@@ -147,8 +153,9 @@ bool kq_is_end(const kq_config *cfg, const kq_tokenizer *tok, int32_t id)
     return id == kq_tokenizer_eos(tok) || (!cfg->n_eos && id == kq_tokenizer_document_end(tok));
 }
 
-kq_status kq_generate(kq_engine *e, size_t slot, const kq_tokenizer *tok, const int32_t *prompt, size_t n_prompt, size_t n_cached,
-                      const kq_generate_options *opt, kq_generated *out, kq_error *err)
+kq_status kq_generate(kq_engine *e, size_t slot, const kq_tokenizer *tok, const int32_t *prompt,
+                      size_t n_prompt, size_t n_cached, const kq_generate_options *opt, kq_generated *out,
+                      kq_error *err)
 {
     const kq_config *cfg = kq_engine_config(e);
     const kq_sampling *s = &opt->sampling;
@@ -180,7 +187,11 @@ kq_status kq_generate(kq_engine *e, size_t slot, const kq_tokenizer *tok, const 
     kq_engine_truncate(e, slot, n_cached);
     made.n_prompt = n_prompt - kq_engine_length(e, slot);
     double start = kq_now_s();
-    const kq_engine_piece whole = {.slot = slot, .ids = prompt + n_prompt - made.n_prompt, .n = made.n_prompt, .n_logits = 1, .logits = logits};
+    const kq_engine_piece whole = {.slot = slot,
+                                   .ids = prompt + n_prompt - made.n_prompt,
+                                   .n = made.n_prompt,
+                                   .n_logits = 1,
+                                   .logits = logits};
     if (st == KQ_OK)
         st = kq_engine_run(e, &whole, 1, err);
     made.prompt_s = kq_now_s() - start;

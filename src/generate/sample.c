@@ -17,9 +17,10 @@ static uint32_t key_of(float p)
     return u;
 }
 
-/* Keep the fewest largest entries of p [n] (none negative) whose weights reach `need`, where an entry weighs 1 (count) or its value (mass); zero
- * the others. The threshold is found a byte at a time over the keys (four passes, nothing sorted or allocated); among equals at the
- * threshold the lowest ids stay. */
+/* Keep the fewest largest entries of p [n] (none negative) whose weights reach `need`, where an entry
+ * weighs 1 (count) or its value (mass); zero the others. The threshold is found a byte at a time over
+ * the keys (four passes, nothing sorted or allocated); among equals at the threshold the lowest ids
+ * stay. */
 static void keep_largest(float *p, size_t n, bool mass, double need)
 {
     uint32_t threshold = 0;
@@ -57,7 +58,8 @@ static double sum_of(const float *p, size_t n)
     return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
 }
 
-kq_status kq_sampling_recommended(const kq_source *src, const kq_sampling *otherwise, kq_sampling *out, kq_error *err)
+kq_status kq_sampling_recommended(const kq_source *src, const kq_sampling *otherwise, kq_sampling *out,
+                                  kq_error *err)
 {
     kq_generation_config g = {0};
     *out = *otherwise;
@@ -65,15 +67,21 @@ kq_status kq_sampling_recommended(const kq_source *src, const kq_sampling *other
         return KQ_OK;
     kq_status st = kq_generation_config_read(kq_source_path(src), kq_source_config(src)->vocab_size, &g, err);
     if (*g.unread)
-        kq_warn("%s/generation_config.json: these settings are not applied, as kronq has none like them: %s", kq_source_path(src), g.unread);
+        kq_warn("%s/generation_config.json: these settings are not applied, as kronq has none like them: %s",
+                kq_source_path(src), g.unread);
     if (st || !(g.has_temperature || g.has_top_p || g.has_top_k || g.has_min_p || g.has_repetition_penalty))
         return st;
-    *out = (kq_sampling){.temperature = g.has_temperature ? g.temperature : 1, .top_k = g.has_top_k ? g.top_k : 0, .top_p = g.has_top_p ? g.top_p : 1,
-                         .min_p = g.has_min_p ? g.min_p : 0, .repetition_penalty = g.has_repetition_penalty ? g.repetition_penalty : 0, .seed = otherwise->seed};
+    *out = (kq_sampling){.temperature = g.has_temperature ? g.temperature : 1,
+                         .top_k = g.has_top_k ? g.top_k : 0,
+                         .top_p = g.has_top_p ? g.top_p : 1,
+                         .min_p = g.has_min_p ? g.min_p : 0,
+                         .repetition_penalty = g.has_repetition_penalty ? g.repetition_penalty : 0,
+                         .seed = otherwise->seed};
     return KQ_OK;
 }
 
-kq_status kq_penalize(float *logits, size_t n, const int32_t *ids, size_t n_ids, double penalty, kq_error *err)
+kq_status kq_penalize(float *logits, size_t n, const int32_t *ids, size_t n_ids, double penalty,
+                      kq_error *err)
 {
     if (!(penalty > 0) || penalty == 1 || n_ids == 0)
         return KQ_OK;

@@ -15,7 +15,8 @@ static const double CACHE_BYTES_MAX = 4294967296.0;
 /* Sequences decoded together. */
 static size_t batch_size(const kq_config *cfg, size_t seq_len)
 {
-    double one = 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim * (double)seq_len * sizeof(uint16_t);
+    double one = 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim *
+                 (double)seq_len * sizeof(uint16_t);
     size_t batch = BATCH_MAX;
     while (batch > 1 && (double)batch * one > CACHE_BYTES_MAX)
         batch /= 2;
@@ -50,23 +51,32 @@ kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
     return KQ_OK;
 }
 
-typedef struct writer { const kq_config *cfg; const kq_tokenizer *tok; int32_t start; int threads; } writer;
+typedef struct writer {
+    const kq_config *cfg;
+    const kq_tokenizer *tok;
+    int32_t start;
+    int threads;
+} writer;
 
-/* The sequences that are within a text, to be run; of the others an end token came last, and the token that begins the next text is put behind it. */
-static size_t next_pieces(const writer *w, size_t n, float *logits, int32_t *next, bool *ended, kq_engine_piece *piece)
+/* The sequences that are within a text, to be run; of the others an end token came last, and the token
+ * that begins the next text is put behind it. */
+static size_t next_pieces(const writer *w, size_t n, float *logits, int32_t *next, bool *ended,
+                          kq_engine_piece *piece)
 {
     size_t n_piece = 0;
     for (size_t b = 0; b < n; b++)
         if (!ended[b])
-            piece[n_piece++] = (kq_engine_piece){.slot = b, .ids = &next[b], .n = 1, .n_logits = 1, .logits = logits + b * w->cfg->vocab_size};
+            piece[n_piece++] = (kq_engine_piece){
+                .slot = b, .ids = &next[b], .n = 1, .n_logits = 1, .logits = logits + b * w->cfg->vocab_size};
         else
             next[b] = w->start;
     return n_piece;
 }
 
 /* Sequences [first, first + batch) of which `n` are wanted; column 0 is filled already. */
-static kq_status write_batch(kq_engine *e, const writer *w, size_t first, size_t n, size_t n_seq, size_t seq_len, const kq_eval_options *opt, uint64_t seed,
-                             float *logits, int32_t *ids, kq_error *err)
+static kq_status write_batch(kq_engine *e, const writer *w, size_t first, size_t n, size_t n_seq,
+                             size_t seq_len, const kq_eval_options *opt, uint64_t seed, float *logits,
+                             int32_t *ids, kq_error *err)
 {
     const size_t vocab = w->cfg->vocab_size;
     kq_rng rng[BATCH_MAX];
@@ -97,24 +107,29 @@ static kq_status write_batch(kq_engine *e, const writer *w, size_t first, size_t
                 atomic_store(&bad, 1);
         }
         if (atomic_load(&bad))
-            st = kq_fail(err, KQ_E_NUMERIC, "the model's logits hold NaN or Inf while it writes text (token %zu of sequences %zu..%zu)",
-                         t, first, first + n - 1);
+            st = kq_fail(
+                err, KQ_E_NUMERIC,
+                "the model's logits hold NaN or Inf while it writes text (token %zu of sequences %zu..%zu)",
+                t, first, first + n - 1);
         for (size_t b = 0; b < n && st == KQ_OK; b++) {
             ids[(first + b) * seq_len + t] = next[b];
-            const bool end = !ended[b] && (kq_is_end(w->cfg, w->tok, next[b]) || next[b] == kq_tokenizer_document_end(w->tok));
+            const bool end = !ended[b] && (kq_is_end(w->cfg, w->tok, next[b]) ||
+                                           next[b] == kq_tokenizer_document_end(w->tok));
             if (end)
                 kq_engine_truncate(e, b, 0);
-            ended[b] = end && next[b] != w->start; /* a start token that is an end token as well does both */
+            /* a start token that is an end token as well does both */
+            ended[b] = end && next[b] != w->start;
         }
-        double done = ((double)first * (double)(seq_len - 1) + (double)n * (double)t) / ((double)n_seq * (double)(seq_len - 1));
+        double done = ((double)first * (double)(seq_len - 1) + (double)n * (double)t) /
+                      ((double)n_seq * (double)(seq_len - 1));
         if (st == KQ_OK && opt->progress && opt->progress(opt->progress_ctx, "self-text", done))
             st = kq_fail(err, KQ_E_INTERRUPTED, "writing calibration text stopped on request");
     }
     return st;
 }
 
-kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len, const kq_eval_options *opt,
-                       uint64_t seed, int32_t *ids, kq_error *err)
+kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_seq, size_t seq_len,
+                       const kq_eval_options *opt, uint64_t seed, int32_t *ids, kq_error *err)
 {
     kq_engine *e = NULL;
     float *logits = NULL;
@@ -127,19 +142,27 @@ kq_status kq_self_text(const kq_weights *w, const kq_tokenizer *tok, size_t n_se
     if (st != KQ_OK)
         return st;
     if (start < 0 || (size_t)start >= vocab)
-        return kq_fail(err, KQ_E_ARG, "the tokenizer names no beginning or end-of-text token to start a text from: give a --text file");
+        return kq_fail(
+            err, KQ_E_ARG,
+            "the tokenizer names no beginning or end-of-text token to start a text from: give a --text file");
     for (size_t i = 0; i < n_seq; i++)
         ids[i * seq_len] = start;
     if (seq_len == 1)
         return KQ_OK;
     if (batch > n_seq)
         batch = n_seq;
-    const kq_engine_options eo = {.isa = opt->isa, .compute = opt->compute, .threads = threads, .n_slots = batch, .max_T = seq_len, .kv = KQ_KV_BF16};
+    const kq_engine_options eo = {.isa = opt->isa,
+                                  .compute = opt->compute,
+                                  .threads = threads,
+                                  .n_slots = batch,
+                                  .max_T = seq_len,
+                                  .kv = KQ_KV_BF16};
     st = kq_engine_new_dense(w, &eo, &e, err);
     if (st == KQ_OK)
         st = kq_alloc_for((void **)&logits, batch * vocab, sizeof *logits, "logits", err);
     for (size_t first = 0; first < n_seq && st == KQ_OK; first += batch)
-        st = write_batch(e, &(writer){w->cfg, tok, start, threads}, first, n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, opt, seed, logits,
+        st = write_batch(e, &(writer){w->cfg, tok, start, threads}, first,
+                         n_seq - first < batch ? n_seq - first : batch, n_seq, seq_len, opt, seed, logits,
                          ids, err);
     kq_free(logits);
     kq_engine_free(e);

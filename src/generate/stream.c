@@ -25,7 +25,8 @@ static kq_status append(kq_text *t, const char *s, size_t n, kq_error *err)
     return KQ_OK;
 }
 
-/* Whole characters of the tail and s go to data, the unfinished rest to the tail; with `last` it becomes U+FFFD. */
+/* Whole characters of the tail and s go to data, the unfinished rest to the tail; with `last` it becomes
+ * U+FFFD. */
 static kq_status characters(kq_text *t, const char *s, size_t n, bool last, kq_error *err)
 {
     while (n || (last && t->n_tail)) {
@@ -40,7 +41,8 @@ static kq_status characters(kq_text *t, const char *s, size_t n, bool last, kq_e
             kq_utf8 c = kq_utf8_next(t->tail + at, have - at);
             if (c.kind == KQ_UTF8_INCOMPLETE && (n || !last))
                 break;
-            kq_status st = c.kind == KQ_UTF8_CHAR ? append(t, t->tail + at, c.size, err) : append(t, "\xEF\xBF\xBD", 3, err);
+            kq_status st = c.kind == KQ_UTF8_CHAR ? append(t, t->tail + at, c.size, err)
+                                                  : append(t, "\xEF\xBF\xBD", 3, err);
             if (st)
                 return st;
             at += c.size;
@@ -51,7 +53,8 @@ static kq_status characters(kq_text *t, const char *s, size_t n, bool last, kq_e
     return KQ_OK;
 }
 
-/* Look for stop strings in what came after `from`; the one that begins first ends the text. Without one, hold back what may become one. */
+/* Look for stop strings in what came after `from`; the one that begins first ends the text. Without one,
+ * hold back what may become one. */
 static void look_for_stop(kq_text *t, size_t from, char *const *stop, size_t n_stop)
 {
     size_t cut = SIZE_MAX, hold = 0;
@@ -72,8 +75,8 @@ static void look_for_stop(kq_text *t, size_t from, char *const *stop, size_t n_s
     t->safe = t->size - hold;
 }
 
-/* Bytes that id adds after t->before: the text of both without the text of the first, because a tokenizer may treat the beginning of a text
- * otherwise (LLaMA-2 drops a space there). */
+/* Bytes that id adds after t->before: the text of both without the text of the first, because a
+ * tokenizer may treat the beginning of a text otherwise (LLaMA-2 drops a space there). */
 static kq_status spell(kq_text *t, const kq_tokenizer *tok, int32_t id, bool keep, kq_error *err)
 {
     int32_t pair[2] = {t->before, id};
@@ -102,7 +105,8 @@ kq_status kq_text_begin(kq_text *t, const kq_tokenizer *tok, const int32_t *ids,
     return st;
 }
 
-kq_status kq_text_add(kq_text *t, const kq_tokenizer *tok, int32_t id, char *const *stop, size_t n_stop, kq_error *err)
+kq_status kq_text_add(kq_text *t, const kq_tokenizer *tok, int32_t id, char *const *stop, size_t n_stop,
+                      kq_error *err)
 {
     const size_t from = t->size;
     kq_status st = t->stopped ? KQ_OK : spell(t, tok, id, true, err);
@@ -111,7 +115,10 @@ kq_status kq_text_add(kq_text *t, const kq_tokenizer *tok, int32_t id, char *con
     return st;
 }
 
-kq_status kq_text_bytes(kq_text *t, const char *bytes, size_t n, kq_error *err) { return characters(t, bytes, n, false, err); }
+kq_status kq_text_bytes(kq_text *t, const char *bytes, size_t n, kq_error *err)
+{
+    return characters(t, bytes, n, false, err);
+}
 
 kq_status kq_text_end(kq_text *t, char *const *stop, size_t n_stop, kq_error *err)
 {

@@ -1,5 +1,6 @@
-/* Which block type each tensor gets: llama-quantize's file types and their mixtures (llama.cpp, src/llama-quant.cpp, MIT: the rules restated for
- * dense models of the llama and qwen3 architectures, as of its build with an importance matrix at hand). */
+/* Which block type each tensor gets: llama-quantize's file types and their mixtures (llama.cpp,
+ * src/llama-quant.cpp, MIT: the rules restated for dense models of the llama and qwen3 architectures, as
+ * of its build with an importance matrix at hand). */
 #ifndef KQ_GRID_MIX_H
 #define KQ_GRID_MIX_H
 
@@ -18,9 +19,11 @@ const char *kq_mix_names(void);
 
 /* The type of one linear; with pure, the base type. */
 kq_dtype kq_mix_linear(const kq_mix *mix, const kq_config *cfg, size_t layer, kq_linear_id id, bool pure);
-/* The type of the embedding (head false) or an untied head. A tied embedding is treated as a head, as llama-quantize does. */
+/* The type of the embedding (head false) or an untied head. A tied embedding is treated as a head, as
+ * llama-quantize does. */
 kq_dtype kq_mix_rows(const kq_mix *mix, const kq_config *cfg, bool head, bool pure);
-/* What llama-quantize takes where rows are no whole number of blocks; F16 where 32 does not divide them either. KQ_T_OTHER: it has nothing. */
+/* What llama-quantize takes where rows are no whole number of blocks; F16 where 32 does not divide them
+ * either. KQ_T_OTHER: it has nothing. */
 kq_dtype kq_mix_fallback(kq_dtype type, size_t columns);
 
 #endif

@@ -1,4 +1,5 @@
-/* A whole matrix: order of rounding, the first pass over tiles by anti-diagonals, then block descent. docs/math.md, "Grids". */
+/* A whole matrix: order of rounding, the first pass over tiles by anti-diagonals, then block descent.
+ * docs/math.md, "Grids". */
 #include "grid/internal.h"
 
 #include <math.h>
@@ -20,7 +21,7 @@ kq_grid_options kq_grid_defaults(void)
 
 /* One factor, put into the order of rounding and conditioned. */
 typedef struct side {
-    uint32_t *order; /* [n] owned: what stands at place i */
+    uint32_t *order;  /* [n] owned: what stands at place i */
     float *H, *L, *D; /* owned; NULL for the identity */
     size_t n;
 } side;
@@ -31,7 +32,8 @@ typedef struct work {
     size_t m, n, B, n_block, block_bytes;
     side in, out;
     uint16_t *place; /* [n]: where a weight lies in its block */
-    float *W, *E, *F; /* [m, n] in the order of rounding; F = (I + L_out)^T E, the same array as E without H_out */
+    /* [m, n] in the order of rounding; F = (I + L_out)^T E, the same array as E without H_out */
+    float *W, *E, *F;
     uint8_t *blocks;
     int threads;
 } work;
@@ -48,9 +50,13 @@ size_t kq_grid_bytes(size_t m, size_t n)
     return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
 }
 
-/* ---- order: what matters most is rounded first (last in the order), since its error can still be made up for by all the others ---- */
+/* ---- order: what matters most is rounded first (last in the order), since its error can still be made up
+ * for by all the others  */
 
-typedef struct ranked { float key; uint32_t index; } ranked;
+typedef struct ranked {
+    float key;
+    uint32_t index;
+} ranked;
 
 static int by_key(const void *a, const void *b)
 {
@@ -59,7 +65,8 @@ static int by_key(const void *a, const void *b)
 }
 
 /* Sort `count` units of `unit` consecutive entries of order by the sum of the diagonal over each. */
-static void sort_units(const float *diag, size_t stride, uint32_t *order, size_t count, size_t unit, ranked *scratch, uint32_t *copy)
+static void sort_units(const float *diag, size_t stride, uint32_t *order, size_t count, size_t unit,
+                       ranked *scratch, uint32_t *copy)
 {
     for (size_t u = 0; u < count; u++) {
         float sum = 0;
@@ -74,7 +81,8 @@ static void sort_units(const float *diag, size_t stride, uint32_t *order, size_t
 }
 
 /* Blocks by weight, groups within their block, single ones within their group. block 1: single ones. */
-static kq_status make_order(const float *H, size_t n, size_t block, size_t group, uint32_t **out, kq_error *err)
+static kq_status make_order(const float *H, size_t n, size_t block, size_t group, uint32_t **out,
+                            kq_error *err)
 {
     uint32_t *order, *copy = NULL;
     ranked *scratch = NULL;
@@ -101,8 +109,9 @@ static kq_status make_order(const float *H, size_t n, size_t block, size_t group
     return st;
 }
 
-static kq_status make_side(side *s, const float *H, size_t n, size_t block, size_t group, double sigma, double shrink, const char *name,
-                           const char *what, int threads, int *extra, kq_error *err)
+static kq_status make_side(side *s, const float *H, size_t n, size_t block, size_t group, double sigma,
+                           double shrink, const char *name, const char *what, int threads, int *extra,
+                           kq_error *err)
 {
     *extra = 0;
     s->n = n;
@@ -110,7 +119,8 @@ static kq_status make_side(side *s, const float *H, size_t n, size_t block, size
     if (H) {
         const size_t bad = kq_first_nonfinite(H, n * n);
         if (bad < n * n)
-            return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", name, what, bad / n, bad % n);
+            return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", name, what, bad / n,
+                           bad % n);
     }
     if ((st = make_order(H, n, block, group, &s->order, err)) || !H)
         return st;
@@ -147,7 +157,8 @@ static uint8_t *block_at(const work *z, size_t i, size_t b)
 /* Rows r0.. of block column b: everything below and to the right is done. X and S [ROWS, B] scratch. */
 static void round_tile(const work *z, size_t r0, size_t b, float *X, float *S)
 {
-    const size_t m = z->m, n = z->n, B = z->B, r1 = min_size(r0 + ROWS, m), c0 = b * B, c1 = c0 + B, rows = r1 - r0;
+    const size_t m = z->m, n = z->n, B = z->B, r1 = min_size(r0 + ROWS, m), c0 = b * B, c1 = c0 + B,
+                 rows = r1 - r0;
     const float *L_in = z->in.L, *L_out = z->out.L, *L = L_in ? L_in + c0 * n + c0 : NULL;
     if (L_in && c1 < n)
         kq_gemm_f32(false, false, rows, B, n - c1, 1, z->F + r0 * n + c1, n, L_in + c1 * n + c0, n, 0, X, B);
@@ -171,7 +182,8 @@ static void round_tile(const work *z, size_t r0, size_t b, float *X, float *S)
         for (size_t k = 1; k < B && L && L_out; k++)
             for (size_t j = 0; j < k; j++)
                 v[j] += s[k] * L[k * n + j];
-        const kq_grid_row row = {.w = w, .v = v, .L = L, .D = z->in.D ? z->in.D + c0 : NULL, .ld = n, .place = z->place + c0};
+        const kq_grid_row row = {
+            .w = w, .v = v, .L = L, .D = z->in.D ? z->in.D + c0 : NULL, .ld = n, .place = z->place + c0};
         kq_grid_code code;
         kq_grid_row_round(z->g, z->lanes, &row, &code, block_at(z, i, b), what);
         float *e = z->E + i * n + c0, *f = z->F + i * n + c0;
@@ -208,7 +220,8 @@ static kq_status first_pass(const work *z, kq_error *err)
     return st;
 }
 
-/* ---- block descent: each block rounded again towards the best it could be, given all the others as they now are ---- */
+/* ---- block descent: each block rounded again towards the best it could be, given all the others as they now
+ * are  */
 
 /* LDL of one diagonal block of H_in (conditioned, so positive definite). */
 static void small_ldl(const float *H, size_t ld, size_t B, double *A, float *L, float *D)
@@ -373,8 +386,9 @@ static kq_status objective(const work *z, double *out, kq_error *err)
     return st;
 }
 
-kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
-                        bool predicts, const kq_grid_options *opt, uint8_t *blocks, kq_grid_report *report, kq_error *err)
+kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t m, size_t n,
+                        const float *H_in, const float *H_out, bool predicts, const kq_grid_options *opt,
+                        uint8_t *blocks, kq_grid_report *report, kq_error *err)
 {
     const kq_grid *g = kq_grid_of(type);
     size_t elems, mn;
@@ -385,20 +399,26 @@ kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t 
     if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || !kq_mul_size(m, n, &mn))
         return kq_fail(err, KQ_E_ARG, "%s: a weight matrix of %zu x %zu", name, m, n);
     if (n % elems)
-        return kq_fail(err, KQ_E_SHAPE, "%s: rows of %zu weights are no whole number of %s blocks of %zu", name, n, kq_dtype_name(type), elems);
+        return kq_fail(err, KQ_E_SHAPE, "%s: rows of %zu weights are no whole number of %s blocks of %zu",
+                       name, n, kq_dtype_name(type), elems);
     const size_t bad = kq_first_nonfinite(W, mn);
     if (bad < mn)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n, bad % n);
+        return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n,
+                       bad % n);
     size_t at;
     if (!kq_type_holds(type, W, mn, &at))
-        return kq_fail(err, KQ_E_NUMERIC, "%s: [%zu, %zu] is %g, beyond what the scales of %s can hold (half floats, which end at 65504)", name, at / n, at % n,
-                       (double)W[at], kq_dtype_name(type));
+        return kq_fail(
+            err, KQ_E_NUMERIC,
+            "%s: [%zu, %zu] is %g, beyond what the scales of %s can hold (half floats, which end at 65504)",
+            name, at / n, at % n, (double)W[at], kq_dtype_name(type));
     z.lanes = kq_grid_lanes_for(kq_kern_isa());
     z.B = elems;
     z.n_block = n / elems;
     kq_status st;
-    if ((st = make_side(&z.in, H_in, n, elems, (size_t)g->group, opt->sigma_in, opt->shrink, name, "H_in", z.threads, &rep.extra_in, err)) ||
-        (st = make_side(&z.out, H_out, m, 1, 1, opt->sigma_out, opt->shrink, name, "H_out", z.threads, &rep.extra_out, err)) ||
+    if ((st = make_side(&z.in, H_in, n, elems, (size_t)g->group, opt->sigma_in, opt->shrink, name, "H_in",
+                        z.threads, &rep.extra_in, err)) ||
+        (st = make_side(&z.out, H_out, m, 1, 1, opt->sigma_out, opt->shrink, name, "H_out", z.threads,
+                        &rep.extra_out, err)) ||
         (st = kq_alloc_for((void **)&z.place, n, sizeof *z.place, "order of rounding", err)) ||
         (st = kq_alloc_for((void **)&z.W, mn, sizeof *z.W, "ordered weights", err)) ||
         (st = kq_alloc_for((void **)&z.E, mn, sizeof *z.E, "rounding error", err)) ||
@@ -426,7 +446,10 @@ kq_status kq_grid_round(kq_dtype type, const char *name, const float *W, size_t 
         }
     rep.relative_mse = energy > 0 ? error / energy : 0;
     if (!isfinite(error)) {
-        st = kq_fail(err, KQ_E_NUMERIC, "%s: rounding diverged (values beyond the type's F16 scales, or factors that feed errors back without bound)", name);
+        st = kq_fail(err, KQ_E_NUMERIC,
+                     "%s: rounding diverged (values beyond the type's F16 scales, or factors that feed "
+                     "errors back without bound)",
+                     name);
         goto out;
     }
     if (predicts) {
@@ -449,7 +472,8 @@ out:
     return st;
 }
 
-kq_status kq_grid_nearest(kq_dtype type, const char *name, const float *W, size_t m, size_t n, int threads, uint8_t *blocks, kq_error *err)
+kq_status kq_grid_nearest(kq_dtype type, const char *name, const float *W, size_t m, size_t n, int threads,
+                          uint8_t *blocks, kq_error *err)
 {
     const kq_grid_options opt = {.threads = threads};
     return kq_grid_round(type, name, W, m, n, NULL, NULL, false, &opt, blocks, NULL, err);

@@ -1,5 +1,6 @@
-/* One row's block: which scales, which codes. A group's search tries sixteen scales at a time, each with its own codes and the feedback between
- * them; around the best one it solves for the scale that suits those codes best (a weighted least squares, docs/math.md eq. 94) and tries again. */
+/* One row's block: which scales, which codes. A group's search tries sixteen scales at a time, each with
+ * its own codes and the feedback between them; around the best one it solves for the scale that suits
+ * those codes best (a weighted least squares, docs/math.md eq. 94) and tries again. */
 #include "grid/internal.h"
 
 #include <float.h>
@@ -10,7 +11,8 @@
 
 enum { K = KQ_GRID_LANES, G_MAX = 32 };
 
-/* A group's problem and the best answer so far. eta = y - scale r - offset z, with r = q (I + L) and z = 1 (I + L). */
+/* A group's problem and the best answer so far. eta = y - scale r - offset z, with r = q (I + L) and z =
+ * 1 (I + L). */
 typedef struct group {
     size_t n;
     const float *w, *v, *L, *D;
@@ -19,13 +21,15 @@ typedef struct group {
     float cost, scale, offset, q[G_MAX];
 } group;
 
-/* F16 where it ends: 65504 for all that is larger (what weights there are has been looked at before, kq_type_holds; targets may lie beyond). */
+/* F16 where it ends: 65504 for all that is larger (what weights there are has been looked at before,
+ * kq_type_holds; targets may lie beyond). */
 static uint16_t offset_f16(double x)
 {
     return kq_f32_to_f16((float)(x > 65504 ? 65504 : x < -65504 ? -65504 : x));
 }
 
-/* A scale: not zero unless it is, so that weights below F16's least number are rounded to multiples of that, and not all to zero. */
+/* A scale: not zero unless it is, so that weights below F16's least number are rounded to multiples of
+ * that, and not all to zero. */
 static uint16_t scale_f16(double x)
 {
     const uint16_t h = offset_f16(x);
@@ -93,7 +97,9 @@ static int group_try(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, kq_gri
 }
 
 /* Sums of the least squares for codes q: y against r and z, weighted with D. */
-typedef struct normal { double rr, rz, zz, ry, zy; } normal;
+typedef struct normal {
+    double rr, rz, zz, ry, zy;
+} normal;
 
 static normal group_normal(const group *p, const kq_grid *g)
 {
@@ -111,7 +117,8 @@ static normal group_normal(const group *p, const kq_grid *g)
     return s;
 }
 
-/* The best offset for a scale, and the best of both together; an offset above 0 where the type has none becomes 0. */
+/* The best offset for a scale, and the best of both together; an offset above 0 where the type has none
+ * becomes 0. */
 static double offset_for(const normal *s, const kq_grid *g, double scale)
 {
     if (!g->offset || !(s->zz > 0))
@@ -158,7 +165,8 @@ static void group_search(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, bo
         lo = fminf(lo, p->v[j]);
         hi = fmaxf(hi, p->v[j]);
     }
-    if (f16 && fmaxf(-lo, hi) < 0x1p-20f * (float)-g->q_min) { /* scales near F16's least number: none at all may be the best (IQ4_NL has no level 0) */
+    if (f16 && fmaxf(-lo, hi) < 0x1p-20f * (float)-g->q_min) { /* scales near F16's least number: none at all
+                                                                  may be the best (IQ4_NL has no level 0) */
         memset(&x, 0, sizeof x);
         group_try(p, g, lanes, &x);
     }
@@ -167,20 +175,26 @@ static void group_search(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, bo
         const float pull = levels <= 4 ? 0.10f : levels <= 16 ? 0.05f : 0.025f;
         lo = g->min_max && lo > 0 ? 0 : lo;
         for (int l = 0; l < K; l++) {
-            const float b = lo + (hi - lo) * pull * (float)(l / 4), a = (hi - b - (hi - lo) * pull * (float)(l % 4)) / (float)(levels - 1);
+            const float b = lo + (hi - lo) * pull * (float)(l / 4),
+                        a = (hi - b - (hi - lo) * pull * (float)(l % 4)) / (float)(levels - 1);
             x.offset[l] = offset_through(f16, b);
             x.scale[l] = scale_through(f16, a);
         }
         group_try(p, g, lanes, &x);
     } else {
-        /* Where the grid reaches further below 0 than above, both ways round; where it does not (Q8_0), finer steps instead: the error is rugged. */
-        const float most = -lo > hi ? lo : hi, from = levels <= 8 ? 0.5f : levels <= 16 ? 0.65f : levels <= 64 ? 0.8f : 0.97f;
+        /* Where the grid reaches further below 0 than above, both ways round; where it does not (Q8_0),
+         * finer steps instead: the error is rugged. */
+        const float most = -lo > hi ? lo : hi, from = levels <= 8    ? 0.5f
+                                                      : levels <= 16 ? 0.65f
+                                                      : levels <= 64 ? 0.8f
+                                                                     : 0.97f;
         const float to = levels > 64 ? 1.06f : 1.12f;
         const int tries = -g->q_min == g->q_max ? 6 : 2;
         for (int k = 0; k < tries; k++) {
             for (int l = 0; l < K; l++) {
                 const float at = tries > 2 ? (float)(k * K + l) / (float)(tries * K - 1) : (float)l / (K - 1);
-                const float a = (tries == 2 && k ? -1.0f : 1.0f) * most / (float)g->q_min * (from + (to - from) * at);
+                const float a =
+                    (tries == 2 && k ? -1.0f : 1.0f) * most / (float)g->q_min * (from + (to - from) * at);
                 x.scale[l] = scale_through(f16, a);
                 x.offset[l] = 0;
             }
@@ -202,7 +216,8 @@ typedef struct super {
     const kq_grid *g;
     kq_grid_lanes_fn *lanes;
     const kq_grid_row *row;
-    float ideal_scale[KQ_GRID_GROUPS], ideal_offset[KQ_GRID_GROUPS]; /* by order of rounding, before feedback from the block's other groups */
+    /* by order of rounding, before feedback from the block's other groups */
+    float ideal_scale[KQ_GRID_GROUPS], ideal_offset[KQ_GRID_GROUPS];
     double cost;
     kq_grid_code best;
 } super;
@@ -212,7 +227,8 @@ static void try_integers(group *p, const super *s, float d, float m, double scal
 {
     const kq_grid *g = s->g;
     kq_grid_lanes x;
-    const int a0 = d != 0 ? clamp(scale / d, g->scale_min, g->scale_max) : 0, b0 = g->offset && m > 0 ? clamp(-offset / m, 0, g->min_max) : 0;
+    const int a0 = d != 0 ? clamp(scale / d, g->scale_min, g->scale_max) : 0,
+              b0 = g->offset && m > 0 ? clamp(-offset / m, 0, g->min_max) : 0;
     for (int l = 0; l < K; l++) {
         const int a = g->offset ? a0 - 1 + l % 4 : a0 - 8 + l, b = g->offset ? b0 - 1 + l / 4 : 0;
         x.scale[l] = d * (float)clamp(a, g->scale_min, g->scale_max);
@@ -315,7 +331,8 @@ static double super_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gr
     times_unit_l(row->w, row->L, row->ld, N, y);
     for (size_t j = 0; j < N; j++)
         y[j] += row->v[j] - row->w[j];
-    /* The largest scale gets the largest integer, or nearly: finer steps for the others against less reach for this one. */
+    /* The largest scale gets the largest integer, or nearly: finer steps for the others against less
+     * reach for this one. */
     static const float reach[] = {1, 0.93f, 1.07f};
     const size_t tries = g->scale_max <= 31 ? 3 : 1;
     for (size_t i = 0; i < tries; i++)
@@ -332,7 +349,8 @@ static double super_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gr
     return s.cost;
 }
 
-double kq_grid_row_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_grid_row *row, kq_grid_code *c, uint8_t *bytes, float *what)
+double kq_grid_row_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_grid_row *row, kq_grid_code *c,
+                         uint8_t *bytes, float *what)
 {
     const size_t N = (size_t)g->elems;
     double cost;
@@ -353,6 +371,7 @@ double kq_grid_row_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gri
     kq_grid_pack(g, c, bytes);
     kq_dequantize(g->type, bytes, N, values); /* what was packed is what counts */
     for (size_t j = 0; j < N; j++)
-        what[j] = cost < FLT_MAX ? values[row->place[j]] : NAN; /* no scale that F16 can hold: the caller looks for NaN at the end */
+        what[j] = cost < FLT_MAX ? values[row->place[j]]
+                                 : NAN; /* no scale that F16 can hold: the caller looks for NaN at the end */
     return cost;
 }

@@ -1,4 +1,5 @@
-/* The block types that can be rounded onto, and how their blocks are packed (ggml-common.h, MIT, restated; the reverse is format/dequant.c). */
+/* The block types that can be rounded onto, and how their blocks are packed (ggml-common.h, MIT,
+ * restated; the reverse is format/dequant.c). */
 #include "grid/internal.h"
 
 #include <string.h>
@@ -8,7 +9,8 @@ static const kq_grid grids[] = {
     {KQ_T_Q4_1, 32, 32, 0, 15, true, false, 0, 0, 0},
     {KQ_T_Q5_0, 32, 32, -16, 15, false, false, 0, 0, 0},
     {KQ_T_Q5_1, 32, 32, 0, 31, true, false, 0, 0, 0},
-    {KQ_T_Q8_0, 32, 32, -127, 127, false, false, 0, 0, 0}, /* -128 is left out: other readers' products may not expect it */
+    {KQ_T_Q8_0, 32, 32, -127, 127, false, false, 0, 0,
+     0}, /* -128 is left out: other readers' products may not expect it */
     {KQ_T_IQ4_NL, 32, 32, -127, 113, false, true, 0, 0, 0},
     {KQ_T_Q2_K, 256, 16, 0, 3, true, false, 0, 15, 15},
     {KQ_T_Q3_K, 256, 16, -4, 3, false, false, -32, 31, 0},
@@ -81,7 +83,8 @@ void kq_grid_pack(const kq_grid *g, const kq_grid_code *c, uint8_t *b)
         put16(b, c->d);
         memcpy(b + 2, c->q, 32);
         return;
-    case KQ_T_Q4_0: case KQ_T_IQ4_NL:
+    case KQ_T_Q4_0:
+    case KQ_T_IQ4_NL:
         put16(b, c->d);
         nibbles(u, b + 2);
         return;
@@ -101,7 +104,8 @@ void kq_grid_pack(const kq_grid *g, const kq_grid_code *c, uint8_t *b)
         fifth_bits(u, b + 4);
         nibbles(u, b + 8);
         return;
-    case KQ_T_Q4_K: case KQ_T_Q5_K: {
+    case KQ_T_Q4_K:
+    case KQ_T_Q5_K: {
         uint8_t *low = b + (g->type == KQ_T_Q4_K ? 16 : 48);
         put16(b, c->d);
         put16(b + 2, c->m);
@@ -126,7 +130,8 @@ void kq_grid_pack(const kq_grid *g, const kq_grid_code *c, uint8_t *b)
             b[192 + j] = (uint8_t)(int8_t)c->scale[j];
         put16(b + 208, c->d);
         return;
-    case KQ_T_Q2_K: case KQ_T_Q3_K: {
+    case KQ_T_Q2_K:
+    case KQ_T_Q3_K: {
         uint8_t *low = b + (g->type == KQ_T_Q2_K ? 16 : 32);
         memset(low, 0, 64);
         for (int i = 0; i < 256; i++)

@@ -33,7 +33,9 @@ static j_val attribute(j_run *r, j_val v, const char *name)
     switch (kq_j_method_known(v, name)) {
     case J_ATTRIBUTE: return bound(r, v, name);
     case J_HIDDEN: return (j_val){.kind = J_UNDEFINED, .safe = true, .why = name};
-    case J_NOT_HERE: kq_j_fail(r, KQ_E_UNSUPPORTED, "'%.40s' of a value of type %s is not supported", name, kq_j_type_name(v));
+    case J_NOT_HERE:
+        kq_j_fail(r, KQ_E_UNSUPPORTED, "'%.40s' of a value of type %s is not supported", name,
+                  kq_j_type_name(v));
     default: return (j_val){.kind = J_MISSING};
     }
 }
@@ -116,14 +118,17 @@ j_val kq_j_slice(j_run *r, j_val v, j_val start, j_val stop, j_val step)
     if (v.kind != J_STR && !j_is_list(v)) {
         if (v.kind == J_RANGE)
             kq_j_fail(r, KQ_E_UNSUPPORTED, "a slice of a range is not supported");
-        kq_j_fail(r, KQ_E_UNSUPPORTED, "a value of type %s has no slices", kq_j_type_name(v)); /* jinja2 raises, but not for constants */
+        /* jinja2 raises, but not for constants */
+        kq_j_fail(r, KQ_E_UNSUPPORTED, "a value of type %s has no slices", kq_j_type_name(v));
     }
     kq_j_not_safe(r, v, "taken apart");
-    int64_t by = step.kind == J_MISSING || step.kind == J_NONE ? 1 : kq_j_want_int(r, step, "the step of a slice");
+    int64_t by =
+        step.kind == J_MISSING || step.kind == J_NONE ? 1 : kq_j_want_int(r, step, "the step of a slice");
     const int64_t n = v.kind == J_STR ? (int64_t)kq_j_chars(v.s) : (int64_t)v.l->n;
     if (!by)
         j_type_error(r, "the step of a slice is 0");
-    int64_t i = bound_of(r, start, n, by, by < 0 ? n - 1 : 0), end = bound_of(r, stop, n, by, by < 0 ? -1 : n);
+    int64_t i = bound_of(r, start, n, by, by < 0 ? n - 1 : 0),
+            end = bound_of(r, stop, n, by, by < 0 ? -1 : n);
     if (by > n + 1 || by < -n - 1)
         by = by > 0 ? n + 1 : -n - 1;
     if (v.kind == J_STR && by == 1) {

@@ -59,8 +59,11 @@ static void spread_dict(j_run *r, j_val dict, j_args *a)
 
 void kq_j_eval_args(j_run *r, const j_node *n, j_args *a)
 {
-    *a = (j_args){.v = n->list.n ? kq_j_alloc(r, n->list.n, sizeof *a->v) : NULL, .n = n->list.n, .key = n->key,
-                  .kv = n->other.n ? kq_j_alloc(r, n->other.n, sizeof *a->kv) : NULL, .n_kv = n->other.n};
+    *a = (j_args){.v = n->list.n ? kq_j_alloc(r, n->list.n, sizeof *a->v) : NULL,
+                  .n = n->list.n,
+                  .key = n->key,
+                  .kv = n->other.n ? kq_j_alloc(r, n->other.n, sizeof *a->kv) : NULL,
+                  .n_kv = n->other.n};
     for (size_t i = 0; i < n->list.n; i++)
         a->v[i] = kq_j_eval(r, n->list.v[i]);
     for (size_t i = 0; i < n->other.n; i++)
@@ -79,9 +82,7 @@ j_val kq_j_call(j_run *r, j_val callee, const j_args *a)
     case J_MACRO: return kq_j_call_macro(r, callee.macro, a, NULL);
     case J_METHOD: return kq_j_call_method(r, callee.method, a);
     case J_FUNCTION: return kq_j_call_function(r, callee.function, a);
-    case J_JOINER:
-        kq_j_take(r, "joiner", a, "", 0, v);
-        return kq_j_cycler_call(r, callee, NULL);
+    case J_JOINER: kq_j_take(r, "joiner", a, "", 0, v); return kq_j_cycler_call(r, callee, NULL);
     case J_LOOP: kq_j_fail(r, KQ_E_UNSUPPORTED, "recursive loops are not supported");
     case J_UNDEFINED:
         if (callee.safe)
@@ -139,7 +140,8 @@ static j_val concat(j_run *r, const j_node *n)
 static j_val slice(j_run *r, const j_node *n)
 {
     const j_val missing = {.kind = J_MISSING};
-    const j_val of = kq_j_eval(r, n->a), start = n->b ? kq_j_eval(r, n->b) : missing, stop = n->c ? kq_j_eval(r, n->c) : missing;
+    const j_val of = kq_j_eval(r, n->a), start = n->b ? kq_j_eval(r, n->b) : missing,
+                stop = n->c ? kq_j_eval(r, n->c) : missing;
     return kq_j_slice(r, of, start, stop, n->list.n ? kq_j_eval(r, n->list.v[0]) : missing);
 }
 
@@ -196,7 +198,8 @@ static j_val eval(j_run *r, const j_node *n)
 j_val kq_j_eval(j_run *r, const j_node *n)
 {
     if (++r->depth > KQ_JINJA_MAX_DEPTH)
-        kq_j_fail(r, KQ_E_ARG, "more than %d expressions, statements and macros within each other", KQ_JINJA_MAX_DEPTH);
+        kq_j_fail(r, KQ_E_ARG, "more than %d expressions, statements and macros within each other",
+                  KQ_JINJA_MAX_DEPTH);
     j_tick(r);
     r->line = n->line;
     const j_val v = eval(r, n);

@@ -87,7 +87,8 @@ j_val kq_j_call_macro(j_run *r, const j_macro *m, const j_args *a, const j_val *
     if (a->n > params->n)
         j_type_error(r, "%s takes %zu arguments, %zu are given", name, params->n, a->n);
     if (++r->depth > KQ_JINJA_MAX_DEPTH)
-        kq_j_fail(r, KQ_E_ARG, "more than %d expressions, statements and macros within each other", KQ_JINJA_MAX_DEPTH);
+        kq_j_fail(r, KQ_E_ARG, "more than %d expressions, statements and macros within each other",
+                  KQ_JINJA_MAX_DEPTH);
     j_env *scope = kq_j_push_env(r, m->closure), *env = r->env;
     for (size_t i = 0; i < params->n; i++) {
         const char *param = params->v[i]->name;
@@ -133,13 +134,15 @@ static j_val call_block(j_run *r, const j_node *n)
 
 /* ---- loops ---- */
 
-/* Whether the filter of a loop may give another answer after the body has run: it reads something that a body can change. */
+/* Whether the filter of a loop may give another answer after the body has run: it reads something that a
+ * body can change. */
 static bool changeable(j_run *r, const j_node *n)
 {
     for (size_t i = 0; n->key && n->key[i]; i++)
         for (const j_env *e = r->env; e; e = e->parent)
             for (size_t k = 0; k < e->n; k++)
-                if (e->v[k].name == n->key[i] && (e->v[k].v.kind == J_NAMESPACE || e->v[k].v.kind >= J_LOOP || e->v[k].v.kind == J_ITER))
+                if (e->v[k].name == n->key[i] &&
+                    (e->v[k].v.kind == J_NAMESPACE || e->v[k].v.kind >= J_LOOP || e->v[k].v.kind == J_ITER))
                     return true;
     return false;
 }
@@ -167,11 +170,13 @@ static const j_list *chosen(j_run *r, const j_node *n, const j_list *items)
 static j_flow for_loop(j_run *r, const j_node *n)
 {
     const j_list *items = kq_j_items(r, kq_j_eval(r, n->b));
-    const bool late = n->c && changeable(r, n); /* then Python's generator asks the filter between the bodies */
+    /* then Python's generator asks the filter between the bodies */
+    const bool late = n->c && changeable(r, n);
     bool any = false;
     j_env *outer = r->env;
     if (late && n->op)
-        kq_j_fail(r, KQ_E_UNSUPPORTED, "a loop that uses loop, and a filter whose values its body may change");
+        kq_j_fail(r, KQ_E_UNSUPPORTED,
+                  "a loop that uses loop, and a filter whose values its body may change");
     if (n->c && !late)
         items = chosen(r, n, items);
     j_loop *loop = kq_j_alloc(r, 1, sizeof *loop);
@@ -188,7 +193,8 @@ static j_flow for_loop(j_run *r, const j_node *n)
             kq_j_define(r, scope, n->name, (j_val){.kind = J_LOOP, .loop = loop});
         const j_flow flow = kq_j_exec(r, &n->list);
         r->env = outer;
-        any |= flow == FLOW_ON; /* jinja2 runs else too when every iteration ended by continue or break */
+        /* jinja2 runs else too when every iteration ended by continue or break */
+        any |= flow == FLOW_ON;
         if (flow == FLOW_BREAK)
             break;
     }
@@ -231,8 +237,12 @@ static j_flow statement(j_run *r, const j_node *n)
     case N_IF: return if_else(r, n);
     case N_FOR: return for_loop(r, n);
     case N_SET: assign(r, n->a, kq_j_eval(r, n->b)); break;
-    case N_SET_BLOCK: assign(r, n->a, filtered(r, n->b, captured(r, &n->list, kq_j_push_env(r, r->env)))); break;
-    case N_FILTER_BLOCK: kq_j_put_str(r, r->sink, filtered(r, n->b, captured(r, &n->list, kq_j_push_env(r, r->env)))); break;
+    case N_SET_BLOCK:
+        assign(r, n->a, filtered(r, n->b, captured(r, &n->list, kq_j_push_env(r, r->env))));
+        break;
+    case N_FILTER_BLOCK:
+        kq_j_put_str(r, r->sink, filtered(r, n->b, captured(r, &n->list, kq_j_push_env(r, r->env))));
+        break;
     case N_GENERATION: kq_j_put_str(r, r->sink, captured(r, &n->list, kq_j_push_env(r, r->env))); break;
     case N_MACRO: kq_j_define(r, r->env, n->name, macro(r, n)); break;
     case N_CALL_BLOCK: kq_j_put_str(r, r->sink, call_block(r, n)); break;
@@ -248,7 +258,8 @@ j_flow kq_j_exec(j_run *r, const j_body *body)
 {
     j_flow flow = FLOW_ON;
     if (++r->depth > KQ_JINJA_MAX_DEPTH)
-        kq_j_fail(r, KQ_E_ARG, "more than %d expressions, statements and macros within each other", KQ_JINJA_MAX_DEPTH);
+        kq_j_fail(r, KQ_E_ARG, "more than %d expressions, statements and macros within each other",
+                  KQ_JINJA_MAX_DEPTH);
     for (size_t i = 0; i < body->n && flow == FLOW_ON; i++) {
         j_tick(r);
         r->line = body->v[i]->line;
@@ -264,16 +275,16 @@ static void define_variables(j_run *r, const kq_jinja *t, const json_t *variable
 {
     const char *key;
     json_t *v;
-    json_object_foreach((json_t *)variables, key, v)
-        for (size_t i = 0; i < t->n_used; i++)
-            if (!strcmp(t->used[i], key)) { /* those that it names nowhere are left out */
-                kq_j_define(r, r->env, t->used[i], kq_j_from_json(r, v));
-                break;
-            }
+    json_object_foreach((json_t *)variables, key, v) for (size_t i = 0; i < t->n_used;
+                                                          i++) if (!strcmp(t->used[i], key))
+    { /* those that it names nowhere are left out */
+        kq_j_define(r, r->env, t->used[i], kq_j_from_json(r, v));
+        break;
+    }
 }
 
-kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const struct tm *now, bool (*stop)(void *ctx), void *ctx, char **text, size_t *size,
-                          kq_error *err)
+kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const struct tm *now,
+                          bool (*stop)(void *ctx), void *ctx, char **text, size_t *size, kq_error *err)
 {
     *text = NULL;
     *size = 0;
@@ -281,8 +292,14 @@ kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const stru
     if (!arena)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: %s", t->name);
     j_buf out = {0};
-    j_run r = {.err = err, .arena = arena, .name = t->name, .steps = KQ_JINJA_MAX_STEPS, .sink = &out, .now = now,
-               .stop = stop, .stop_ctx = ctx};
+    j_run r = {.err = err,
+               .arena = arena,
+               .name = t->name,
+               .steps = KQ_JINJA_MAX_STEPS,
+               .sink = &out,
+               .now = now,
+               .stop = stop,
+               .stop_ctx = ctx};
     if (!setjmp(r.out)) {
         r.env = kq_j_push_env(&r, NULL);
         define_variables(&r, t, variables);

@@ -1,4 +1,5 @@
-/* From tokens to the tree of an expression, with Jinja's precedence: jinja2/parser.py (3.1.6) is the referee. */
+/* From tokens to the tree of an expression, with Jinja's precedence: jinja2/parser.py (3.1.6) is the
+ * referee. */
 #include "jinja/internal.h"
 
 #define bad(p, ...) ((p)->r->line = (p)->tok.line, kq_j_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
@@ -20,7 +21,10 @@ const j_tok *kq_j_look(j_parser *p)
     return &p->next;
 }
 
-bool kq_j_at(const j_parser *p, j_tok_kind kind, const char *name) { return p->tok.kind == kind && (!name || !strcmp(p->tok.name, name)); }
+bool kq_j_at(const j_parser *p, j_tok_kind kind, const char *name)
+{
+    return p->tok.kind == kind && (!name || !strcmp(p->tok.name, name));
+}
 
 bool kq_j_skip(j_parser *p, j_tok_kind kind, const char *name)
 {
@@ -32,13 +36,24 @@ bool kq_j_skip(j_parser *p, j_tok_kind kind, const char *name)
 
 static const char *token_text(const j_tok *t)
 {
-    static const char *const kinds[] = {"the end of the template", "text", "'{{'", "'}}'", "'{%'", "'%}'", "a name", "a string", "a number", "a number", "a sign"};
+    static const char *const kinds[] = {"the end of the template",
+                                        "text",
+                                        "'{{'",
+                                        "'}}'",
+                                        "'{%'",
+                                        "'%}'",
+                                        "a name",
+                                        "a string",
+                                        "a number",
+                                        "a number",
+                                        "a sign"};
     return t->kind == T_NAME || t->kind == T_OP ? t->name : kinds[t->kind];
 }
 
 void kq_j_expect(j_parser *p, j_tok_kind kind, const char *name)
 {
-    static const char *const kinds[] = {"the end", "text", "{{", "}}", "{%", "%}", "a name", "a string", "a number", "a number", "a sign"};
+    static const char *const kinds[] = {"the end", "text",     "{{",       "}}",       "{%",    "%}",
+                                        "a name",  "a string", "a number", "a number", "a sign"};
     if (!kq_j_skip(p, kind, name))
         bad(p, "'%.40s' is wanted before %.40s", name ? name : kinds[kind], token_text(&p->tok));
 }
@@ -53,7 +68,8 @@ const char *kq_j_expect_name(j_parser *p)
 void kq_j_deeper(j_parser *p)
 {
     if (++p->nesting > KQ_JINJA_MAX_NESTING)
-        kq_j_fail(p->r, KQ_E_ARG, "more than %d expressions or statements within each other", KQ_JINJA_MAX_NESTING);
+        kq_j_fail(p->r, KQ_E_ARG, "more than %d expressions or statements within each other",
+                  KQ_JINJA_MAX_NESTING);
 }
 
 j_node *kq_j_node(j_parser *p, j_type type, int line)
@@ -197,7 +213,8 @@ static void arguments(j_parser *p, j_node *n)
             *(named ? &n->c : &n->b) = kq_j_expression(p, true);
             continue;
         }
-        if (n->c || (n->b && !(p->tok.kind == T_NAME && kq_j_look(p)->kind == T_OP && !strcmp(kq_j_look(p)->name, "="))))
+        if (n->c || (n->b && !(p->tok.kind == T_NAME && kq_j_look(p)->kind == T_OP &&
+                               !strcmp(kq_j_look(p)->name, "="))))
             bad(p, "the arguments after * and ** are the last ones");
         const j_tok *next = p->tok.kind == T_NAME ? kq_j_look(p) : NULL;
         if (next && next->kind == T_OP && !strcmp(next->name, "=")) {
@@ -220,7 +237,8 @@ static void arguments(j_parser *p, j_node *n)
 
 static j_node *slice_part(j_parser *p)
 {
-    return kq_j_at(p, T_OP, ":") || kq_j_at(p, T_OP, "]") || kq_j_at(p, T_OP, ",") ? NULL : kq_j_expression(p, true);
+    return kq_j_at(p, T_OP, ":") || kq_j_at(p, T_OP, "]") || kq_j_at(p, T_OP, ",") ? NULL
+                                                                                   : kq_j_expression(p, true);
 }
 
 /* [key], [start:stop:step] */
@@ -339,8 +357,10 @@ static j_node *test(j_parser *p, j_node *of)
     const j_tok *t = &p->tok;
     if (kq_j_at(p, T_OP, "(")) {
         arguments(p, n);
-    } else if ((t->kind == T_NAME && strcmp(t->name, "else") && strcmp(t->name, "or") && strcmp(t->name, "and")) || t->kind == T_STRING ||
-               t->kind == T_INT || t->kind == T_FLOAT || kq_j_at(p, T_OP, "[") || kq_j_at(p, T_OP, "{")) {
+    } else if ((t->kind == T_NAME && strcmp(t->name, "else") && strcmp(t->name, "or") &&
+                strcmp(t->name, "and")) ||
+               t->kind == T_STRING || t->kind == T_INT || t->kind == T_FLOAT || kq_j_at(p, T_OP, "[") ||
+               kq_j_at(p, T_OP, "{")) {
         if (kq_j_at(p, T_NAME, "is"))
             bad(p, "tests cannot be chained with is");
         kq_j_add(p, &n->list, postfix(p, kq_j_primary(p)));
@@ -392,7 +412,10 @@ static j_node *power(j_parser *p)
 
 static j_node *product(j_parser *p)
 {
-    static const struct { const char *name; j_op op; } ops[] = {{"*", OP_MUL}, {"/", OP_DIV}, {"//", OP_FLOORDIV}, {"%", OP_MOD}};
+    static const struct {
+        const char *name;
+        j_op op;
+    } ops[] = {{"*", OP_MUL}, {"/", OP_DIV}, {"//", OP_FLOORDIV}, {"%", OP_MOD}};
     j_node *n = power(p);
     for (;;) {
         size_t i = 0;
@@ -431,7 +454,10 @@ static j_node *sum(j_parser *p)
 /* a < b <= c: n->a, then n->list with an operand each, whose op says which comparison */
 static j_node *comparison(j_parser *p)
 {
-    static const struct { const char *name; j_op op; } ops[] = {{"==", OP_EQ}, {"!=", OP_NE}, {"<=", OP_LE}, {">=", OP_GE}, {"<", OP_LT}, {">", OP_GT}};
+    static const struct {
+        const char *name;
+        j_op op;
+    } ops[] = {{"==", OP_EQ}, {"!=", OP_NE}, {"<=", OP_LE}, {">=", OP_GE}, {"<", OP_LT}, {">", OP_GT}};
     j_node *first = sum(p), *n = NULL;
     for (;;) {
         size_t i = 0;
@@ -442,7 +468,8 @@ static j_node *comparison(j_parser *p)
             op = (int)ops[i].op;
         } else if (kq_j_skip(p, T_NAME, "in")) {
             op = OP_IN;
-        } else if (kq_j_at(p, T_NAME, "not") && kq_j_look(p)->kind == T_NAME && !strcmp(kq_j_look(p)->name, "in")) {
+        } else if (kq_j_at(p, T_NAME, "not") && kq_j_look(p)->kind == T_NAME &&
+                   !strcmp(kq_j_look(p)->name, "in")) {
             kq_j_advance(p);
             kq_j_advance(p);
             op = OP_NOT_IN;
@@ -510,7 +537,8 @@ j_node *kq_j_tuple(j_parser *p, bool with_cond, bool parentheses, const char *en
     for (bool first = true;; first = false) {
         if (!first)
             kq_j_expect(p, T_OP, ",");
-        if (p->tok.kind == T_VAR_END || p->tok.kind == T_BLOCK_END || kq_j_at(p, T_OP, ")") || (end_name && kq_j_at(p, T_NAME, end_name)))
+        if (p->tok.kind == T_VAR_END || p->tok.kind == T_BLOCK_END || kq_j_at(p, T_OP, ")") ||
+            (end_name && kq_j_at(p, T_NAME, end_name)))
             break;
         kq_j_add(p, &n->list, kq_j_expression(p, with_cond));
         if (!kq_j_at(p, T_OP, ","))

@@ -1,11 +1,15 @@
-/* Filters of one value: text, numbers, JSON. jinja2/filters.py (3.1.6) is the referee; tojson is transformers'. */
+/* Filters of one value: text, numbers, JSON. jinja2/filters.py (3.1.6) is the referee; tojson is
+ * transformers'. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "jinja/internal.h"
 
-static bool given(j_val v) { return v.kind != J_MISSING; }
+static bool given(j_val v)
+{
+    return v.kind != J_MISSING;
+}
 
 /* soft_str: what is no string becomes one. A string marked safe stays so. */
 static j_val soft(j_run *r, j_val v)
@@ -27,7 +31,9 @@ static j_val f_trim(j_run *r, j_val x, const j_args *a)
 {
     j_val v[1];
     kq_j_take(r, "trim", a, "chars", 0, v);
-    j_val out = kq_j_strip(r, kq_j_text(r, x), given(v[0]) && v[0].kind != J_NONE ? kq_j_want_str(r, v[0], "trim") : NULL, true, true);
+    j_val out =
+        kq_j_strip(r, kq_j_text(r, x),
+                   given(v[0]) && v[0].kind != J_NONE ? kq_j_want_str(r, v[0], "trim") : NULL, true, true);
     out.safe = x.kind == J_STR && x.safe;
     return out;
 }
@@ -40,9 +46,18 @@ static j_val cased(j_run *r, j_val x, const j_args *a, j_case how, const char *n
     out.safe = x.kind == J_STR && x.safe && how != J_FILTER_TITLE;
     return out;
 }
-static j_val f_upper(j_run *r, j_val x, const j_args *a) { return cased(r, x, a, J_UPPER, "upper"); }
-static j_val f_lower(j_run *r, j_val x, const j_args *a) { return cased(r, x, a, J_LOWER, "lower"); }
-static j_val f_capitalize(j_run *r, j_val x, const j_args *a) { return cased(r, x, a, J_CAPITALIZE, "capitalize"); }
+static j_val f_upper(j_run *r, j_val x, const j_args *a)
+{
+    return cased(r, x, a, J_UPPER, "upper");
+}
+static j_val f_lower(j_run *r, j_val x, const j_args *a)
+{
+    return cased(r, x, a, J_LOWER, "lower");
+}
+static j_val f_capitalize(j_run *r, j_val x, const j_args *a)
+{
+    return cased(r, x, a, J_CAPITALIZE, "capitalize");
+}
 static j_val f_title(j_run *r, j_val x, const j_args *a)
 {
     kq_j_not_safe(r, x, "given to title");
@@ -53,7 +68,8 @@ static j_val f_replace(j_run *r, j_val x, const j_args *a)
 {
     j_val v[3];
     kq_j_take(r, "replace", a, "old,new,count", 2, v);
-    return kq_j_replace(r, kq_j_text(r, x), plain(r, v[0], "given to replace"), plain(r, v[1], "given to replace"),
+    return kq_j_replace(r, kq_j_text(r, x), plain(r, v[0], "given to replace"),
+                        plain(r, v[1], "given to replace"),
                         given(v[2]) && v[2].kind != J_NONE ? kq_j_want_int(r, v[2], "replace") : -1);
 }
 
@@ -62,7 +78,8 @@ static j_val f_default(j_run *r, j_val x, const j_args *a)
     j_val v[2];
     kq_j_take(r, "default", a, "default_value,boolean", 0, v);
     const bool boolean = given(v[1]) && kq_j_truth(r, v[1]);
-    return x.kind == J_UNDEFINED || (boolean && !kq_j_truth(r, x)) ? (given(v[0]) ? v[0] : kq_j_cstr(r, "")) : x;
+    return x.kind == J_UNDEFINED || (boolean && !kq_j_truth(r, x)) ? (given(v[0]) ? v[0] : kq_j_cstr(r, ""))
+                                                                   : x;
 }
 
 static j_val f_string(j_run *r, j_val x, const j_args *a)
@@ -116,7 +133,8 @@ static bool whole_text(j_run *r, const j_str *s, int64_t *out)
         if (c < '0' || c > '9')
             return false;
         underscore = false;
-        if (__builtin_mul_overflow(v, 10, &v) || (minus ? __builtin_sub_overflow(v, c - '0', &v) : __builtin_add_overflow(v, c - '0', &v)))
+        if (__builtin_mul_overflow(v, 10, &v) ||
+            (minus ? __builtin_sub_overflow(v, c - '0', &v) : __builtin_add_overflow(v, c - '0', &v)))
             kq_j_fail(r, KQ_E_UNSUPPORTED, "an integer beyond 64 bits");
     }
     *out = v;
@@ -200,7 +218,11 @@ static j_val f_round(j_run *r, j_val x, const j_args *a)
     char text[400];
     kq_j_take(r, "round", a, "precision,method", 0, v);
     const int64_t precision = given(v[0]) ? kq_j_want_int(r, v[0], "round") : 0;
-    const char *method = given(v[1]) ? (kq_j_is(v[1], "common") ? "common" : kq_j_is(v[1], "ceil") ? "ceil" : kq_j_is(v[1], "floor") ? "floor" : NULL) : "common";
+    const char *method = given(v[1]) ? (kq_j_is(v[1], "common")  ? "common"
+                                        : kq_j_is(v[1], "ceil")  ? "ceil"
+                                        : kq_j_is(v[1], "floor") ? "floor"
+                                                                 : NULL)
+                                     : "common";
     if (!method)
         j_type_error(r, "round: the method is common, ceil or floor");
     if (!j_is_number(x))
@@ -212,7 +234,8 @@ static j_val f_round(j_run *r, j_val x, const j_args *a)
             return j_int(j_whole(x));
         if (!isfinite(x.d))
             kq_j_fail(r, KQ_E_UNSUPPORTED, "round of a number that is not finite");
-        snprintf(text, sizeof text, "%.*f", (int)precision, x.d); /* correctly rounded, as Python's; read back in the same locale */
+        /* correctly rounded, as Python's; read back in the same locale */
+        snprintf(text, sizeof text, "%.*f", (int)precision, x.d);
         return j_float(strtod(text, NULL));
     }
     const double scale = pow(10, (double)precision), y = j_real(x) * scale;
@@ -291,7 +314,8 @@ static j_val f_wordcount(j_run *r, j_val x, const j_args *a)
         const char c = s->p[i];
         if ((unsigned char)c >= 0x80)
             kq_j_fail(r, KQ_E_UNSUPPORTED, "wordcount of a text that is not ASCII");
-        const bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+        const bool word =
+            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
         n += word && !in;
         in = word;
     }
@@ -309,10 +333,17 @@ static j_val f_format(j_run *r, j_val x, const j_args *a)
 }
 
 static const j_filter_entry filters[] = {
-    {"abs", f_abs}, {"capitalize", f_capitalize}, {"count", f_length}, {"d", f_default}, {"default", f_default}, {"e", f_escape}, {"escape", f_escape},
-    {"float", f_float}, {"format", f_format}, {"indent", f_indent}, {"int", f_int}, {"length", f_length}, {"lower", f_lower}, {"replace", f_replace},
-    {"round", f_round}, {"safe", f_safe}, {"string", f_string}, {"title", f_title}, {"tojson", f_tojson}, {"trim", f_trim}, {"upper", f_upper},
-    {"wordcount", f_wordcount},
+    {"abs", f_abs},         {"capitalize", f_capitalize},
+    {"count", f_length},    {"d", f_default},
+    {"default", f_default}, {"e", f_escape},
+    {"escape", f_escape},   {"float", f_float},
+    {"format", f_format},   {"indent", f_indent},
+    {"int", f_int},         {"length", f_length},
+    {"lower", f_lower},     {"replace", f_replace},
+    {"round", f_round},     {"safe", f_safe},
+    {"string", f_string},   {"title", f_title},
+    {"tojson", f_tojson},   {"trim", f_trim},
+    {"upper", f_upper},     {"wordcount", f_wordcount},
 };
 enum { N_FILTERS = sizeof filters / sizeof *filters };
 
@@ -330,5 +361,6 @@ int kq_j_filter_find(const char *name)
 j_val kq_j_filter(j_run *r, int filter, j_val v, const j_args *a)
 {
     j_tick(r);
-    return filter < N_FILTERS ? filters[filter].run(r, v, a) : kq_j_list_filters[filter - N_FILTERS].run(r, v, a);
+    return filter < N_FILTERS ? filters[filter].run(r, v, a)
+                              : kq_j_list_filters[filter - N_FILTERS].run(r, v, a);
 }

@@ -1,8 +1,15 @@
-/* Filters of lists and objects. What is a generator in Python can be walked once and has no length here either. */
+/* Filters of lists and objects. What is a generator in Python can be walked once and has no length here
+ * either. */
 #include "jinja/internal.h"
 
-static bool given(j_val v) { return v.kind != J_MISSING; }
-static bool yes(j_run *r, j_val v) { return given(v) && kq_j_truth(r, v); }
+static bool given(j_val v)
+{
+    return v.kind != J_MISSING;
+}
+static bool yes(j_run *r, j_val v)
+{
+    return given(v) && kq_j_truth(r, v);
+}
 
 /* "a.b.0" of an item, as jinja2's make_attrgetter; attribute not given or None: the item itself. */
 static j_val attribute_of(j_run *r, j_val item, j_val attribute)
@@ -27,7 +34,10 @@ static j_val attribute_of(j_run *r, j_val item, j_val attribute)
     }
 }
 
-static j_val folded(j_run *r, j_val v, bool case_sensitive) { return v.kind == J_STR && !case_sensitive ? kq_j_case(r, v.s, J_LOWER) : v; }
+static j_val folded(j_run *r, j_val v, bool case_sensitive)
+{
+    return v.kind == J_STR && !case_sensitive ? kq_j_case(r, v.s, J_LOWER) : v;
+}
 
 /* ---- one out of many ---- */
 
@@ -69,8 +79,14 @@ static j_val extreme(j_run *r, j_val x, const j_args *a, bool most)
     }
     return best;
 }
-static j_val f_min(j_run *r, j_val x, const j_args *a) { return extreme(r, x, a, false); }
-static j_val f_max(j_run *r, j_val x, const j_args *a) { return extreme(r, x, a, true); }
+static j_val f_min(j_run *r, j_val x, const j_args *a)
+{
+    return extreme(r, x, a, false);
+}
+static j_val f_max(j_run *r, j_val x, const j_args *a)
+{
+    return extreme(r, x, a, true);
+}
 
 static j_val f_sum(j_run *r, j_val x, const j_args *a)
 {
@@ -138,7 +154,9 @@ static j_val f_reverse(j_run *r, j_val x, const j_args *a)
     return x.kind == J_ITER ? (j_val){.kind = J_LIST, .l = back} : kq_j_iter(r, back);
 }
 
-typedef struct keyed { j_val key, item; } keyed;
+typedef struct keyed {
+    j_val key, item;
+} keyed;
 
 /* Stable, so that equal keys stay in order. */
 static void merge_sort(j_run *r, keyed *v, keyed *spare, size_t n, bool reverse)
@@ -151,7 +169,8 @@ static void merge_sort(j_run *r, keyed *v, keyed *spare, size_t n, bool reverse)
     memcpy(spare, v, half * sizeof *v);
     for (size_t i = 0, j = half, k = 0; i < half; k++) {
         j_tick(r);
-        const bool second = j < n && (reverse ? kq_j_less(r, spare[i].key, v[j].key) : kq_j_less(r, v[j].key, spare[i].key));
+        const bool second =
+            j < n && (reverse ? kq_j_less(r, spare[i].key, v[j].key) : kq_j_less(r, v[j].key, spare[i].key));
         v[k] = second ? v[j++] : spare[i++];
     }
 }
@@ -180,7 +199,11 @@ static j_val f_sort(j_run *r, j_val x, const j_args *a)
             const char *s = v[2].s->p, *end = s + v[2].s->n;
             for (const char *comma; s <= end; s = comma ? comma + 1 : end + 1) {
                 comma = memchr(s, ',', (size_t)(end - s));
-                kq_j_push(r, key.l, folded(r, attribute_of(r, items->v[i], kq_j_copy(r, s, (size_t)((comma ? comma : end) - s))), yes(r, v[1])));
+                kq_j_push(
+                    r, key.l,
+                    folded(r,
+                           attribute_of(r, items->v[i], kq_j_copy(r, s, (size_t)((comma ? comma : end) - s))),
+                           yes(r, v[1])));
             }
         } else {
             kq_j_push(r, key.l, folded(r, attribute_of(r, items->v[i], v[2]), yes(r, v[1])));
@@ -250,7 +273,8 @@ static j_val f_map(j_run *r, j_val x, const j_args *a)
     const j_args rest = {.v = a->v + 1, .n = a->n - 1, .key = a->key, .kv = a->kv, .n_kv = a->n_kv};
     const j_list *items = kq_j_items(r, x);
     for (size_t i = 0; i < items->n; i++) {
-        j_val item = filter >= 0 ? kq_j_filter(r, filter, items->v[i], &rest) : attribute_of(r, items->v[i], v[0]);
+        j_val item =
+            filter >= 0 ? kq_j_filter(r, filter, items->v[i], &rest) : attribute_of(r, items->v[i], v[0]);
         if (filter < 0 && item.kind == J_UNDEFINED && given(v[1]) && v[1].kind != J_NONE)
             item = v[1];
         kq_j_push(r, &out, item);
@@ -272,7 +296,11 @@ static j_val choose(j_run *r, j_val x, const j_args *a, bool of_attribute, bool 
         if ((test = kq_j_test_find(name)) < 0)
             kq_j_fail(r, KQ_E_UNSUPPORTED, "the test '%.40s' is not supported", name);
     }
-    const j_args rest = {.v = a->v + off + 1, .n = test >= 0 ? a->n - off - 1 : 0, .key = a->key, .kv = a->kv, .n_kv = a->n_kv};
+    const j_args rest = {.v = a->v + off + 1,
+                         .n = test >= 0 ? a->n - off - 1 : 0,
+                         .key = a->key,
+                         .kv = a->kv,
+                         .n_kv = a->n_kv};
     const j_list *items = kq_j_items(r, x);
     for (size_t i = 0; i < items->n; i++) {
         const j_val v = of_attribute ? attribute_of(r, items->v[i], a->v[0]) : items->v[i];
@@ -281,13 +309,40 @@ static j_val choose(j_run *r, j_val x, const j_args *a, bool of_attribute, bool 
     }
     return kq_j_iter(r, &out);
 }
-static j_val f_select(j_run *r, j_val x, const j_args *a) { return choose(r, x, a, false, true); }
-static j_val f_reject(j_run *r, j_val x, const j_args *a) { return choose(r, x, a, false, false); }
-static j_val f_selectattr(j_run *r, j_val x, const j_args *a) { return choose(r, x, a, true, true); }
-static j_val f_rejectattr(j_run *r, j_val x, const j_args *a) { return choose(r, x, a, true, false); }
+static j_val f_select(j_run *r, j_val x, const j_args *a)
+{
+    return choose(r, x, a, false, true);
+}
+static j_val f_reject(j_run *r, j_val x, const j_args *a)
+{
+    return choose(r, x, a, false, false);
+}
+static j_val f_selectattr(j_run *r, j_val x, const j_args *a)
+{
+    return choose(r, x, a, true, true);
+}
+static j_val f_rejectattr(j_run *r, j_val x, const j_args *a)
+{
+    return choose(r, x, a, true, false);
+}
 
 const j_filter_entry kq_j_list_filters[] = {
-    {"dictsort", f_dictsort}, {"first", f_first}, {"items", f_items}, {"join", f_join}, {"last", f_last}, {"list", f_list}, {"map", f_map}, {"max", f_max},
-    {"min", f_min}, {"reject", f_reject}, {"rejectattr", f_rejectattr}, {"reverse", f_reverse}, {"select", f_select}, {"selectattr", f_selectattr},
-    {"sort", f_sort}, {"sum", f_sum}, {"unique", f_unique}, {NULL, NULL},
+    {"dictsort", f_dictsort},
+    {"first", f_first},
+    {"items", f_items},
+    {"join", f_join},
+    {"last", f_last},
+    {"list", f_list},
+    {"map", f_map},
+    {"max", f_max},
+    {"min", f_min},
+    {"reject", f_reject},
+    {"rejectattr", f_rejectattr},
+    {"reverse", f_reverse},
+    {"select", f_select},
+    {"selectattr", f_selectattr},
+    {"sort", f_sort},
+    {"sum", f_sum},
+    {"unique", f_unique},
+    {NULL, NULL},
 };

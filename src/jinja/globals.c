@@ -10,7 +10,8 @@ j_val kq_j_strftime(j_run *r, const j_str *format)
 {
     j_buf b = {0};
     char text[200], directive[8];
-    const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* Python's names of days and months are English unless a program asks for others */
+    /* Python's names of days and months are English unless a program asks for others */
+    const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     bool ok = c != (locale_t)0;
     for (size_t i = 0; ok && i < format->n; i++) {
         if (format->p[i] != '%') {
@@ -37,7 +38,8 @@ j_val kq_j_strftime(j_run *r, const j_str *format)
     if (c)
         freelocale(c);
     if (!ok)
-        kq_j_fail(r, KQ_E_UNSUPPORTED, "strftime_now: the format '%.*s' is not supported", format->n < 80 ? (int)format->n : 80, format->p);
+        kq_j_fail(r, KQ_E_UNSUPPORTED, "strftime_now: the format '%.*s' is not supported",
+                  format->n < 80 ? (int)format->n : 80, format->p);
     return kq_j_buf_str(r, &b);
 }
 
@@ -145,8 +147,12 @@ static j_val f_strftime(j_run *r, const j_args *a)
     return kq_j_strftime(r, kq_j_want_str(r, v[0], "strftime_now"));
 }
 
-static const struct { const char *name; j_val (*run)(j_run *r, const j_args *a); } functions[] = {
-    {"range", f_range}, {"dict", f_dict}, {"namespace", f_namespace}, {"cycler", f_cycler}, {"joiner", f_joiner}, {"raise_exception", f_raise},
+static const struct {
+    const char *name;
+    j_val (*run)(j_run *r, const j_args *a);
+} functions[] = {
+    {"range", f_range},           {"dict", f_dict},     {"namespace", f_namespace},
+    {"cycler", f_cycler},         {"joiner", f_joiner}, {"raise_exception", f_raise},
     {"strftime_now", f_strftime},
 };
 
@@ -158,7 +164,10 @@ int kq_j_function_find(const char *name)
     return -1;
 }
 
-j_val kq_j_call_function(j_run *r, int function, const j_args *a) { return functions[function].run(r, a); }
+j_val kq_j_call_function(j_run *r, int function, const j_args *a)
+{
+    return functions[function].run(r, a);
+}
 
 /* ---- cycler, joiner, loop ---- */
 
@@ -194,8 +203,11 @@ j_val kq_j_loop_attr(j_run *r, j_val loop, const char *name)
 {
     const j_loop *l = loop.loop;
     const int64_t i = (int64_t)l->i, n = (int64_t)l->items->n;
-    const struct { const char *name; int64_t v; } numbers[] = {{"index", i + 1}, {"index0", i}, {"revindex", n - i}, {"revindex0", n - i - 1}, {"length", n},
-                                                              {"depth", l->depth}, {"depth0", l->depth - 1}};
+    const struct {
+        const char *name;
+        int64_t v;
+    } numbers[] = {{"index", i + 1}, {"index0", i},       {"revindex", n - i},     {"revindex0", n - i - 1},
+                   {"length", n},    {"depth", l->depth}, {"depth0", l->depth - 1}};
     for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++)
         if (!strcmp(name, numbers[k].name))
             return j_int(numbers[k].v);

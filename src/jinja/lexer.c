@@ -1,9 +1,11 @@
-/* From the source to tokens, as jinja2's lexer does with trim_blocks and lstrip_blocks: jinja2/lexer.py (3.1.6) is the referee. */
+/* From the source to tokens, as jinja2's lexer does with trim_blocks and lstrip_blocks: jinja2/lexer.py
+ * (3.1.6) is the referee. */
 #include <stdlib.h>
 
 #include "jinja/internal.h"
 
-enum { ROOT, IN_BLOCK, IN_VAR, BEFORE_BLOCK, BEFORE_VAR }; /* BEFORE: data has been given, the begin comes next */
+/* BEFORE: data has been given, the begin comes next */
+enum { ROOT, IN_BLOCK, IN_VAR, BEFORE_BLOCK, BEFORE_VAR };
 
 #define bad(p, ...) ((p)->r->line = (p)->line, kq_j_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
 
@@ -80,7 +82,8 @@ static bool starts(const j_parser *p, const char *s, const char *with)
     return (size_t)(p->end - s) >= n && !memcmp(s, with, n);
 }
 
-/* The end of a tag ("%}", "}}" or "#}") at s, with its sign and the white space that goes with it; NULL: none here. */
+/* The end of a tag ("%}", "}}" or "#}") at s, with its sign and the white space that goes with it; NULL:
+ * none here. */
 static const char *tag_end(const j_parser *p, const char *s, const char *close, bool block)
 {
     const bool minus = s < p->end && *s == '-', plus = block && s < p->end && *s == '+';
@@ -167,7 +170,8 @@ static j_tok root_token(j_parser *p)
             return tok;
         }
         const char kind = s[1];
-        const bool raw = word_tag(p, s, "raw", &sign, &after) && (starts(p, after, "%}") || starts(p, after, "-%}"));
+        const bool raw =
+            word_tag(p, s, "raw", &sign, &after) && (starts(p, after, "%}") || starts(p, after, "-%}"));
         if (!raw) {
             after = s + 2;
             sign = after < p->end && (*after == '-' || *after == '+') ? *after++ : 0;
@@ -199,7 +203,13 @@ static j_tok root_token(j_parser *p)
 
 /* ---- inside tags ---- */
 
-static int hex(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
+static int hex(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
 
 static void put_cp(j_parser *p, j_buf *b, uint32_t cp)
 {
@@ -266,12 +276,16 @@ static j_tok string_token(j_parser *p)
     return (j_tok){.kind = T_STRING, .line = line, .value = kq_j_buf_str(p->r, &b)};
 }
 
-static bool digit(char c) { return c >= '0' && c <= '9'; }
+static bool digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
 
 /* digits with single underscores between them */
 static const char *digits(const j_parser *p, const char *s)
 {
-    while (s < p->end && (digit(*s) || (*s == '_' && s > p->s && digit(s[-1]) && s + 1 < p->end && digit(s[1]))))
+    while (s < p->end &&
+           (digit(*s) || (*s == '_' && s > p->s && digit(s[-1]) && s + 1 < p->end && digit(s[1]))))
         s++;
     return s;
 }
@@ -324,11 +338,15 @@ static j_tok number_token(j_parser *p)
     return tok;
 }
 
-static bool name_char(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || digit(c); }
+static bool name_char(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || digit(c);
+}
 
 static j_tok op_token(j_parser *p)
 {
-    static const char *const ops[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".", ":", "|", ",", ";"};
+    static const char *const ops[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+                                      "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
     const int line = p->line;
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         if (!starts(p, p->at, ops[i]))
@@ -362,7 +380,8 @@ j_tok kq_j_lex(j_parser *p)
     for (;;) {
         const int line = p->line;
         const char *end;
-        if (!p->n_closing && (end = tag_end(p, p->at, p->state == IN_BLOCK ? "%}" : "}}", p->state == IN_BLOCK))) {
+        if (!p->n_closing &&
+            (end = tag_end(p, p->at, p->state == IN_BLOCK ? "%}" : "}}", p->state == IN_BLOCK))) {
             j_tok tok = {.kind = p->state == IN_BLOCK ? T_BLOCK_END : T_VAR_END, .line = line};
             consume(p, end);
             p->state = ROOT;

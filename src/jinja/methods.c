@@ -56,16 +56,26 @@ static bool one_of(const char *name, const char *list)
 
 j_known kq_j_method_known(j_val v, const char *name)
 {
-    static const char str_here[] = " capitalize count endswith find format index isalnum isalpha isdigit islower isspace isupper join lower lstrip partition removeprefix"
-                                   " removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip title upper ";
-    static const char str_other[] = " casefold center encode expandtabs format_map isascii isdecimal isidentifier isnumeric isprintable istitle ljust maketrans rjust swapcase"
-                                    " translate zfill ";
+    static const char str_here[] = " capitalize count endswith find format index isalnum isalpha isdigit "
+                                   "islower isspace isupper join lower lstrip partition removeprefix"
+                                   " removesuffix replace rfind rindex rpartition rsplit rstrip split "
+                                   "splitlines startswith strip title upper ";
+    static const char str_other[] =
+        " casefold center encode expandtabs format_map isascii isdecimal isidentifier isnumeric isprintable "
+        "istitle ljust maketrans rjust swapcase"
+        " translate zfill ";
     static const char list_hidden[] = " append clear extend insert pop remove reverse sort ";
     static const char dict_hidden[] = " clear pop popitem setdefault update ";
-    static const char int_other[] = " as_integer_ratio bit_count bit_length conjugate denominator from_bytes imag is_integer numerator real to_bytes ";
+    static const char int_other[] = " as_integer_ratio bit_count bit_length conjugate denominator from_bytes "
+                                    "imag is_integer numerator real to_bytes ";
     static const char float_other[] = " as_integer_ratio conjugate fromhex hex imag is_integer real ";
-    static const char iter_other[] = " close send throw gi_code gi_frame gi_running gi_suspended gi_yieldfrom ";
-#define KNOWN(here, hidden, other) (one_of(name, here) ? J_ATTRIBUTE : one_of(name, hidden) ? J_HIDDEN : one_of(name, other) ? J_NOT_HERE : J_NO_ATTRIBUTE)
+    static const char iter_other[] =
+        " close send throw gi_code gi_frame gi_running gi_suspended gi_yieldfrom ";
+#define KNOWN(here, hidden, other)        \
+    (one_of(name, here)     ? J_ATTRIBUTE \
+     : one_of(name, hidden) ? J_HIDDEN    \
+     : one_of(name, other)  ? J_NOT_HERE  \
+                            : J_NO_ATTRIBUTE)
     switch (v.kind) {
     case J_STR: return v.safe ? J_NOT_HERE : KNOWN(str_here, " ", str_other);
     case J_LIST: return KNOWN(" count index copy ", list_hidden, " ");
@@ -84,7 +94,10 @@ j_known kq_j_method_known(j_val v, const char *name)
 
 /* ---- strings ---- */
 
-static const char *find(j_run *r, const j_str *s, size_t from, const j_str *what) { return kq_j_find(r, s->p + from, s->n - from, what); }
+static const char *find(j_run *r, const j_str *s, size_t from, const j_str *what)
+{
+    return kq_j_find(r, s->p + from, s->n - from, what);
+}
 
 static const char *find_last(j_run *r, const j_str *s, size_t to, const j_str *what)
 {
@@ -99,7 +112,10 @@ static const char *find_last(j_run *r, const j_str *s, size_t to, const j_str *w
     return NULL;
 }
 
-static j_val part(j_run *r, const char *from, const char *to) { return kq_j_str(r, from, (size_t)(to - from)); }
+static j_val part(j_run *r, const char *from, const char *to)
+{
+    return kq_j_str(r, from, (size_t)(to - from));
+}
 
 j_val kq_j_replace(j_run *r, const j_str *s, const j_str *old, const j_str *by, int64_t count)
 {
@@ -186,7 +202,10 @@ static j_val split(j_run *r, const j_str *s, const j_args *a, bool right)
     return out;
 }
 
-static bool line_end(uint32_t cp) { return (cp >= 10 && cp <= 13) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 || cp == 0x2029; }
+static bool line_end(uint32_t cp)
+{
+    return (cp >= 10 && cp <= 13) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 || cp == 0x2029;
+}
 
 j_val kq_j_splitlines(j_run *r, const j_str *s, bool keep)
 {
@@ -228,7 +247,8 @@ static bool has_affix(j_run *r, const j_str *s, j_val what, bool end)
 {
     if (what.kind == J_TUPLE) {
         for (size_t i = 0; i < what.l->n; i++)
-            if (what.l->v[i].kind == J_TUPLE ? (j_type_error(r, "startswith wants a tuple of strings"), false) : has_affix(r, s, what.l->v[i], end))
+            if (what.l->v[i].kind == J_TUPLE ? (j_type_error(r, "startswith wants a tuple of strings"), false)
+                                             : has_affix(r, s, what.l->v[i], end))
                 return true;
         return false;
     }
@@ -281,7 +301,10 @@ static bool all_of(j_run *r, const j_str *s, const char *name)
         const bool digit = cp >= '0' && cp <= '9', alpha = kq_j_alpha(cp);
         if (cp >= 0x80 && !alpha && strcmp(name, "isspace") && strcmp(name, "isalpha"))
             kq_j_fail(r, KQ_E_UNSUPPORTED, "%s of U+%04X is not supported", name, cp);
-        if (!(!strcmp(name, "isdigit") ? digit : !strcmp(name, "isalpha") ? alpha : !strcmp(name, "isspace") ? kq_j_space(cp) : alpha || digit))
+        if (!(!strcmp(name, "isdigit")   ? digit
+              : !strcmp(name, "isalpha") ? alpha
+              : !strcmp(name, "isspace") ? kq_j_space(cp)
+                                         : alpha || digit))
             return false;
     }
     return s->n > 0;
@@ -318,7 +341,8 @@ static j_val format(j_run *r, const j_str *s, const j_args *a)
             if (strlen(a->key[k]) == n && !memcmp(a->key[k], from, n))
                 v = &a->kv[k];
         if (!v)
-            kq_j_fail(r, KQ_E_UNSUPPORTED, "format: '{%.*s}' is not supported, or not given", n < 40 ? (int)n : 40, from);
+            kq_j_fail(r, KQ_E_UNSUPPORTED, "format: '{%.*s}' is not supported, or not given",
+                      n < 40 ? (int)n : 40, from);
         kq_j_not_safe(r, *v, "formatted");
         kq_j_put_str(r, &b, *v);
         i = (size_t)(to - s->p);
@@ -344,9 +368,13 @@ static j_val remove_affix(j_run *r, const j_str *s, j_val what, bool end)
 
 static j_val str_method(j_run *r, const j_str *s, const char *name, const j_args *a)
 {
-    static const struct { const char *name; j_case how; } cases[] = {{"lower", J_LOWER}, {"upper", J_UPPER}, {"title", J_TITLE}, {"capitalize", J_CAPITALIZE}};
+    static const struct {
+        const char *name;
+        j_case how;
+    } cases[] = {{"lower", J_LOWER}, {"upper", J_UPPER}, {"title", J_TITLE}, {"capitalize", J_CAPITALIZE}};
     j_val v[3];
-    if (a->n_kv && strcmp(name, "split") && strcmp(name, "rsplit") && strcmp(name, "splitlines") && strcmp(name, "format"))
+    if (a->n_kv && strcmp(name, "split") && strcmp(name, "rsplit") && strcmp(name, "splitlines") &&
+        strcmp(name, "format"))
         j_type_error(r, "%s takes no arguments by name", name); /* as in Python up to 3.12 */
     if (!strcmp(name, "strip") || !strcmp(name, "lstrip") || !strcmp(name, "rstrip"))
         return strip(r, s, a, name);
@@ -360,7 +388,8 @@ static j_val str_method(j_run *r, const j_str *s, const char *name, const j_args
     }
     if (!strcmp(name, "replace")) {
         kq_j_take(r, name, a, "old,new,count", 2, v);
-        return kq_j_replace(r, s, kq_j_want_str(r, v[0], name), kq_j_want_str(r, v[1], name), v[2].kind == J_MISSING ? -1 : kq_j_want_int(r, v[2], name));
+        return kq_j_replace(r, s, kq_j_want_str(r, v[0], name), kq_j_want_str(r, v[1], name),
+                            v[2].kind == J_MISSING ? -1 : kq_j_want_int(r, v[2], name));
     }
     for (size_t i = 0; i < 4; i++)
         if (!strcmp(name, cases[i].name)) {
@@ -369,7 +398,9 @@ static j_val str_method(j_run *r, const j_str *s, const char *name, const j_args
         }
     if (!strncmp(name, "is", 2)) {
         kq_j_take(r, name, a, "", 0, v);
-        return j_bool(!strcmp(name, "isupper") || !strcmp(name, "islower") ? kq_j_all_case(r, s, name[2] == 'u') : all_of(r, s, name));
+        return j_bool(!strcmp(name, "isupper") || !strcmp(name, "islower")
+                          ? kq_j_all_case(r, s, name[2] == 'u')
+                          : all_of(r, s, name));
     }
     if (a->n > 1)
         kq_j_fail(r, KQ_E_UNSUPPORTED, "%s with a start and an end is not supported", name);
@@ -432,7 +463,10 @@ static j_val dict_method(j_run *r, const j_dict *d, const char *name, const j_ar
     j_view *view = kq_j_alloc(r, 1, sizeof *view);
     view->name = *name == 'i' ? "dict_items" : *name == 'k' ? "dict_keys" : "dict_values";
     for (size_t i = 0; i < d->n; i++)
-        kq_j_push(r, &view->items, *name == 'i' ? kq_j_pair(r, d->key[i], d->value[i]) : *name == 'k' ? d->key[i] : d->value[i]);
+        kq_j_push(r, &view->items,
+                  *name == 'i'   ? kq_j_pair(r, d->key[i], d->value[i])
+                  : *name == 'k' ? d->key[i]
+                                 : d->value[i]);
     return (j_val){.kind = J_VIEW, .view = view};
 }
 
@@ -445,6 +479,8 @@ j_val kq_j_call_method(j_run *r, const j_method *m, const j_args *a)
     case J_DICT: return dict_method(r, m->self.m, m->name, a);
     case J_LOOP: return kq_j_loop_call(r, m->self.loop, m->name, a);
     case J_CYCLER: return kq_j_cycler_call(r, m->self, m->name);
-    default: kq_j_fail(r, KQ_E_UNSUPPORTED, "'%.40s' of a value of type %s is not supported", m->name, kq_j_type_name(m->self));
+    default:
+        kq_j_fail(r, KQ_E_UNSUPPORTED, "'%.40s' of a value of type %s is not supported", m->name,
+                  kq_j_type_name(m->self));
     }
 }

@@ -4,7 +4,8 @@
 
 #include "jinja/internal.h"
 
-static const char *const op_text[] = {"+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
+static const char *const op_text[] = {
+    "+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
 
 static _Noreturn void no_op(j_run *r, j_op op, j_val a, j_val b)
 {
@@ -14,9 +15,15 @@ static _Noreturn void no_op(j_run *r, j_op op, j_val a, j_val b)
     j_type_error(r, "'%s' does not go with %s and %s", op_text[op], kq_j_type_name(a), kq_j_type_name(b));
 }
 
-static _Noreturn void too_big(j_run *r) { kq_j_fail(r, KQ_E_UNSUPPORTED, "an integer beyond 64 bits"); }
+static _Noreturn void too_big(j_run *r)
+{
+    kq_j_fail(r, KQ_E_UNSUPPORTED, "an integer beyond 64 bits");
+}
 
-static _Noreturn void by_zero(j_run *r) { j_type_error(r, "division by zero"); }
+static _Noreturn void by_zero(j_run *r)
+{
+    j_type_error(r, "division by zero");
+}
 
 /* ---- numbers ---- */
 
@@ -37,9 +44,18 @@ static j_val int_op(j_run *r, j_op op, int64_t a, int64_t b)
 {
     int64_t v = 0;
     switch (op) {
-    case OP_ADD: if (__builtin_add_overflow(a, b, &v)) too_big(r); break;
-    case OP_SUB: if (__builtin_sub_overflow(a, b, &v)) too_big(r); break;
-    case OP_MUL: if (__builtin_mul_overflow(a, b, &v)) too_big(r); break;
+    case OP_ADD:
+        if (__builtin_add_overflow(a, b, &v))
+            too_big(r);
+        break;
+    case OP_SUB:
+        if (__builtin_sub_overflow(a, b, &v))
+            too_big(r);
+        break;
+    case OP_MUL:
+        if (__builtin_mul_overflow(a, b, &v))
+            too_big(r);
+        break;
     case OP_DIV:
         if (!b)
             by_zero(r);
@@ -154,7 +170,10 @@ static j_val repeat(j_run *r, j_val a, int64_t times)
     return v;
 }
 
-static bool whole(j_val v) { return v.kind == J_INT || v.kind == J_BOOL; }
+static bool whole(j_val v)
+{
+    return v.kind == J_INT || v.kind == J_BOOL;
+}
 
 j_val kq_j_binary(j_run *r, j_op op, j_val a, j_val b)
 {
@@ -302,7 +321,8 @@ j_val kq_j_percent(j_run *r, const j_str *format, j_val args)
         }
         j_tick(r);
     }
-    if (used < n && args.kind != J_DICT && !(args.kind != J_TUPLE && (j_is_list(args) || args.kind == J_RANGE || args.kind == J_UNDEFINED)))
+    if (used < n && args.kind != J_DICT &&
+        !(args.kind != J_TUPLE && (j_is_list(args) || args.kind == J_RANGE || args.kind == J_UNDEFINED)))
         j_type_error(r, "a format has fewer places than values");
     return kq_j_buf_str(r, &b);
 }

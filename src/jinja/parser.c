@@ -8,7 +8,8 @@
 
 static j_node *statement(j_parser *p);
 
-/* Everything up to a tag with one of the end names (NULL-terminated; NULL: to the end of the template). The tag's name is the current token then. */
+/* Everything up to a tag with one of the end names (NULL-terminated; NULL: to the end of the template).
+ * The tag's name is the current token then. */
 static void body(j_parser *p, j_body *out, const char *const *ends)
 {
     kq_j_deeper(p);
@@ -49,7 +50,8 @@ static void body(j_parser *p, j_body *out, const char *const *ends)
 }
 
 /* The body of a statement: behind its tag, up to the end tag, whose name it takes. soft: it is an if's. */
-static const char *inner(j_parser *p, j_body *out, bool soft, const char *end, const char *end2, const char *end3)
+static const char *inner(j_parser *p, j_body *out, bool soft, const char *end, const char *end2,
+                         const char *end3)
 {
     const char *const ends[] = {end, end2, end3, NULL};
     const bool outer = p->soft;

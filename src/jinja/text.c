@@ -23,9 +23,15 @@ void kq_j_put(j_run *r, j_buf *b, const char *p, size_t n)
     kq_j_spend(r, n / 64);
 }
 
-void kq_j_puts(j_run *r, j_buf *b, const char *s) { kq_j_put(r, b, s, strlen(s)); }
+void kq_j_puts(j_run *r, j_buf *b, const char *s)
+{
+    kq_j_put(r, b, s, strlen(s));
+}
 
-j_val kq_j_buf_str(j_run *r, const j_buf *b) { return kq_j_str(r, b->p ? b->p : "", b->n); }
+j_val kq_j_buf_str(j_run *r, const j_buf *b)
+{
+    return kq_j_str(r, b->p ? b->p : "", b->n);
+}
 
 /* ---- numbers ---- */
 
@@ -93,7 +99,8 @@ void kq_j_float_text(double d, char out[40])
 
 bool kq_j_parse_float(const char *p, size_t n, double *out)
 {
-    while (n > 1 && p[0] == '0' && p[1] >= '0' && p[1] <= '9') { /* jansson wants JSON's form, and knows the locale's decimal point */
+    while (n > 1 && p[0] == '0' && p[1] >= '0' &&
+           p[1] <= '9') { /* jansson wants JSON's form, and knows the locale's decimal point */
         p++;
         n--;
     }
@@ -195,7 +202,8 @@ void kq_j_put_repr(j_run *r, j_buf *b, j_val v)
         }
         kq_j_puts(r, b, "}");
         break;
-    default: kq_j_fail(r, KQ_E_UNSUPPORTED, "printing a value of type %s is not supported", kq_j_type_name(v));
+    default:
+        kq_j_fail(r, KQ_E_UNSUPPORTED, "printing a value of type %s is not supported", kq_j_type_name(v));
     }
     j_leave(r);
 }
@@ -236,7 +244,8 @@ static void dump_text(j_run *r, j_buf *b, const j_str *s, bool ascii)
         else if (cp < 0x10000)
             snprintf(text, sizeof text, "\\u%04x", cp);
         else
-            snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10), 0xdc00 + ((cp - 0x10000) & 0x3ff));
+            snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
+                     0xdc00 + ((cp - 0x10000) & 0x3ff));
         kq_j_puts(r, b, text);
         start = at + size;
     }

@@ -11,16 +11,21 @@ uint32_t kq_j_cp(const char *p, size_t *size)
     return *size == 1   ? s[0]
            : *size == 2 ? (uint32_t)(s[0] & 0x1f) << 6 | (s[1] & 0x3f)
            : *size == 3 ? (uint32_t)(s[0] & 0x0f) << 12 | (uint32_t)(s[1] & 0x3f) << 6 | (s[2] & 0x3f)
-                        : (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 | (uint32_t)(s[2] & 0x3f) << 6 | (s[3] & 0x3f);
+                        : (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3f) << 12 |
+                              (uint32_t)(s[2] & 0x3f) << 6 | (s[3] & 0x3f);
 }
 
-size_t kq_j_utf8(uint32_t cp, char out[4]) { return (size_t)utf8proc_encode_char((utf8proc_int32_t)cp, (utf8proc_uint8_t *)out); }
+size_t kq_j_utf8(uint32_t cp, char out[4])
+{
+    return (size_t)utf8proc_encode_char((utf8proc_int32_t)cp, (utf8proc_uint8_t *)out);
+}
 
 bool kq_j_valid_utf8(const char *p, size_t n)
 {
     for (size_t at = 0; at < n;) {
         utf8proc_int32_t cp;
-        const utf8proc_ssize_t size = utf8proc_iterate((const utf8proc_uint8_t *)p + at, (utf8proc_ssize_t)(n - at), &cp);
+        const utf8proc_ssize_t size =
+            utf8proc_iterate((const utf8proc_uint8_t *)p + at, (utf8proc_ssize_t)(n - at), &cp);
         if (size <= 0)
             return false;
         at += (size_t)size;
@@ -35,7 +40,8 @@ size_t kq_j_chars(const j_str *s)
         return s->chars;
     for (size_t i = 0; i < s->n; i++)
         n += ((unsigned char)s->p[i] & 0xc0) != 0x80;
-    ((j_str *)s)->chars = n; /* strings of a run belong to one thread; constants of a template are counted when they are made */
+    /* strings of a run belong to one thread; constants of a template are counted when they are made */
+    ((j_str *)s)->chars = n;
     return n;
 }
 
@@ -55,8 +61,9 @@ size_t kq_j_offset(const j_str *s, size_t chars)
 
 bool kq_j_space(uint32_t cp)
 {
-    return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x20) || cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) ||
-           cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
+    return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x20) || cp == 0x85 || cp == 0xa0 || cp == 0x1680 ||
+           (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f ||
+           cp == 0x3000;
 }
 
 bool kq_j_printable(uint32_t cp)
@@ -82,7 +89,8 @@ bool kq_j_alpha(uint32_t cp)
 
 typedef enum cased { UNCASED, LOWER, UPPER, TITLE } cased;
 
-/* Characters of other categories that Unicode calls cased too (circled letters, ordinals) are refused: the installed utf8proc does not list them. */
+/* Characters of other categories that Unicode calls cased too (circled letters, ordinals) are refused:
+ * the installed utf8proc does not list them. */
 static cased case_of(j_run *r, uint32_t cp)
 {
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
@@ -91,7 +99,7 @@ static cased case_of(j_run *r, uint32_t cp)
     case UTF8PROC_CATEGORY_LT: return TITLE;
     case UTF8PROC_CATEGORY_LM:
     case UTF8PROC_CATEGORY_NL: kq_j_fail(r, KQ_E_UNSUPPORTED, "the case of U+%04X is not known here", cp);
-    case UTF8PROC_CATEGORY_LO: 
+    case UTF8PROC_CATEGORY_LO:
         if (cp == 0xaa || cp == 0xba)
             kq_j_fail(r, KQ_E_UNSUPPORTED, "the case of U+%04X is not known here", cp);
         return UNCASED;
@@ -134,12 +142,16 @@ static void put_case(j_run *r, j_buf *b, uint32_t cp, j_case how)
             kq_j_puts(r, b, how == J_UPPER ? s->upper : s->title);
             return;
         }
-    const utf8proc_int32_t mapped = how == J_UPPER ? utf8proc_toupper((utf8proc_int32_t)cp) : utf8proc_totitle((utf8proc_int32_t)cp);
+    const utf8proc_int32_t mapped =
+        how == J_UPPER ? utf8proc_toupper((utf8proc_int32_t)cp) : utf8proc_totitle((utf8proc_int32_t)cp);
     kq_j_put(r, b, out, kq_j_utf8((uint32_t)mapped, out));
 }
 
 /* The words of jinja2's title filter begin after white space, '-' and opening brackets. */
-static bool word_break(uint32_t cp) { return kq_j_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<'; }
+static bool word_break(uint32_t cp)
+{
+    return kq_j_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<';
+}
 
 j_val kq_j_case(j_run *r, const j_str *s, j_case how)
 {

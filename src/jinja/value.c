@@ -6,7 +6,10 @@
 /* ---- the arena, and leaving a run ---- */
 
 enum { BLOCK = 64 << 10, POLL = 1 << 15 /* steps, about a thousandth of a second */ };
-typedef struct j_block { struct j_block *next; size_t size, used; } j_block;
+typedef struct j_block {
+    struct j_block *next;
+    size_t size, used;
+} j_block;
 
 void kq_j_fail(j_run *r, kq_status status, const char *format, ...)
 {
@@ -101,9 +104,15 @@ j_val kq_j_copy(j_run *r, const char *p, size_t n)
     return kq_j_str(r, copy, n);
 }
 
-j_val kq_j_cstr(j_run *r, const char *p) { return kq_j_str(r, p, strlen(p)); }
+j_val kq_j_cstr(j_run *r, const char *p)
+{
+    return kq_j_str(r, p, strlen(p));
+}
 
-bool kq_j_is(j_val v, const char *s) { return v.kind == J_STR && v.s->n == strlen(s) && !memcmp(v.s->p, s, v.s->n); }
+bool kq_j_is(j_val v, const char *s)
+{
+    return v.kind == J_STR && v.s->n == strlen(s) && !memcmp(v.s->p, s, v.s->n);
+}
 
 j_val kq_j_list(j_run *r, j_kind kind, size_t cap)
 {
@@ -172,7 +181,9 @@ const j_val *kq_j_dict_get(j_run *r, const j_dict *d, j_val key)
     kq_j_spend(r, 1 + d->n / 8);
     for (size_t i = 0; i < d->n; i++) {
         const j_val k = d->key[i];
-        if (k.kind == J_STR && key.kind == J_STR ? k.s->n == key.s->n && !memcmp(k.s->p, key.s->p, k.s->n) : k.kind == J_STR || key.kind == J_STR ? false : kq_j_equal(r, k, key))
+        if (k.kind == J_STR && key.kind == J_STR   ? k.s->n == key.s->n && !memcmp(k.s->p, key.s->p, k.s->n)
+            : k.kind == J_STR || key.kind == J_STR ? false
+                                                   : kq_j_equal(r, k, key))
             return &d->value[i];
     }
     return NULL;
@@ -219,12 +230,12 @@ j_val kq_j_from_json(j_run *r, const json_t *v)
         break;
     case JSON_ARRAY:
         out = kq_j_list(r, J_LIST, json_array_size(v));
-        json_array_foreach(v, i, item)
-            kq_j_push(r, out.l, kq_j_from_json(r, item));
+        json_array_foreach(v, i, item) kq_j_push(r, out.l, kq_j_from_json(r, item));
         break;
     case JSON_OBJECT:
         out = kq_j_dict(r, json_object_size(v));
-        json_object_foreach((json_t *)v, key, item) {
+        json_object_foreach((json_t *)v, key, item)
+        {
             const j_val k = kq_j_cstr(r, key);
             dict_append(r, out.m, k, kq_j_from_json(r, item)); /* a JSON object has no key twice */
         }
@@ -237,8 +248,10 @@ j_val kq_j_from_json(j_run *r, const json_t *v)
 
 const char *kq_j_type_name(j_val v)
 {
-    static const char *const names[] = {"nothing", "Undefined", "NoneType", "bool", "int", "float", "str", "list", "tuple", "dict", "range", "dict view", "generator",
-                                        "namespace", "loop", "macro", "method", "function", "cycler", "joiner"};
+    static const char *const names[] = {"nothing", "Undefined", "NoneType",  "bool",      "int",
+                                        "float",   "str",       "list",      "tuple",     "dict",
+                                        "range",   "dict view", "generator", "namespace", "loop",
+                                        "macro",   "method",    "function",  "cycler",    "joiner"};
     return names[v.kind];
 }
 
@@ -285,7 +298,8 @@ static int order_numbers(j_val a, j_val b)
 {
     if (a.kind != J_FLOAT && b.kind != J_FLOAT)
         return (j_whole(a) > j_whole(b)) - (j_whole(a) < j_whole(b));
-    const long double x = a.kind == J_FLOAT ? (long double)a.d : (long double)j_whole(a), y = b.kind == J_FLOAT ? (long double)b.d : (long double)j_whole(b);
+    const long double x = a.kind == J_FLOAT ? (long double)a.d : (long double)j_whole(a),
+                      y = b.kind == J_FLOAT ? (long double)b.d : (long double)j_whole(b);
     return x != x || y != y ? 2 : (x > y) - (x < y);
 }
 
@@ -309,7 +323,9 @@ bool kq_j_equal(j_run *r, j_val a, j_val b)
         case J_NONE:
         case J_UNDEFINED: same = true; break;
         case J_NAMESPACE: same = a.m == b.m; break;
-        default: kq_j_fail(r, KQ_E_UNSUPPORTED, "comparing two values of type %s is not supported", kq_j_type_name(a));
+        default:
+            kq_j_fail(r, KQ_E_UNSUPPORTED, "comparing two values of type %s is not supported",
+                      kq_j_type_name(a));
         }
     j_leave(r);
     return same;
@@ -317,7 +333,8 @@ bool kq_j_equal(j_run *r, j_val a, j_val b)
 
 static int order_text(const j_str *a, const j_str *b)
 {
-    const int c = memcmp(a->p, b->p, a->n < b->n ? a->n : b->n); /* of UTF-8, the order of code points */
+    /* of UTF-8, the order of code points */
+    const int c = memcmp(a->p, b->p, a->n < b->n ? a->n : b->n);
     return c ? c : (a->n > b->n) - (a->n < b->n);
 }
 
@@ -327,7 +344,8 @@ bool kq_j_less(j_run *r, j_val a, j_val b)
     if (j_is_number(a) && j_is_number(b))
         return order_numbers(a, b) == -1;
     if (a.kind != b.kind || (a.kind != J_STR && !j_is_list(a)))
-        j_type_error(r, "a value of type %s and one of type %s have no order", kq_j_type_name(a), kq_j_type_name(b));
+        j_type_error(r, "a value of type %s and one of type %s have no order", kq_j_type_name(a),
+                     kq_j_type_name(b));
     if (a.kind == J_STR) {
         kq_j_spend(r, a.s->n / 64 + 1);
         return order_text(a.s, b.s) < 0;

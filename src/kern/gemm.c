@@ -15,13 +15,14 @@
 #include "base/first_error.h"
 #include "base/mem.h"
 
-/* ---- run-once state ---------------------------------------------------------------------------------------------------------- */
+/* ---- run-once state ------------------------------------------------------------------------------------ */
 
 enum { INIT_NONE, INIT_RUNNING, INIT_DONE };
 static atomic_int init_state;
 /* Written once by the thread that wins init_state, read only after INIT_DONE was seen (acquire). */
 static kq_isa the_isa;
-static bool f32_through_dnnl; /* the caller wants less than the machine has: BLAS cannot be held back, oneDNN can */
+/* the caller wants less than the machine has: BLAS cannot be held back, oneDNN can */
+static bool f32_through_dnnl;
 static bool bf16_through_dnnl;
 static dnnl_engine_t engine;
 static pthread_key_t cache_key;
@@ -29,8 +30,9 @@ static bool have_key;
 
 static void cache_free(void *cache);
 
-/* An OpenBLAS built on OpenMP and oneDNN both take as many threads as omp_get_max_threads() says, whatever was set before, unless they are
- * called in a parallel region. The number belongs to the calling task alone, so this disturbs no other thread. */
+/* An OpenBLAS built on OpenMP and oneDNN both take as many threads as omp_get_max_threads() says,
+ * whatever was set before, unless they are called in a parallel region. The number belongs to the
+ * calling task alone, so this disturbs no other thread. */
 int kq_one_thread_begin(void)
 {
     int n = omp_get_max_threads();
@@ -66,7 +68,8 @@ void kq_kern_init(kq_isa isa)
     else if (isa == KQ_ISA_AVX2)
         dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
     else if (isa == KQ_ISA_AVX512)
-        dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16); /* AVX512_BF16 where the processor has it; no AMX */
+        dnnl_set_max_cpu_isa(
+            dnnl_cpu_isa_avx512_core_bf16); /* AVX512_BF16 where the processor has it; no AMX */
     have_key = pthread_key_create(&cache_key, cache_free) == 0;
     if (dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
         engine = NULL;
@@ -93,20 +96,25 @@ kq_status kq_compute_pick(const char *name, kq_isa isa, kq_compute *out, kq_erro
     return KQ_OK;
 }
 
-/* ---- f32 --------------------------------------------------------------------------------------------------------------------- */
+/* ---- f32 ----------------------------------------------------------------------------------------------- */
 
-/* The dnnl_sgemm of oneDNN versions before April 2026 points the stack pointer at its workspace on the heap while it multiplies (`mov rsp, [rsp+68h]` when k is above
- * 84 in 2.6.3's jit_avx512_common_gemm_f32, and in jit_avx_gemm_f32; https://github.com/uxlfoundation/oneDNN/issues/4845). A signal handler that
- * runs then writes its frame over whatever the heap holds before the workspace. So no handler may run: every signal waits until the product is
- * done, a few milliseconds at most. The system call is made directly because pthread_sigmask leaves out the two signals that glibc keeps to itself, and
- * setuid in another thread sends one of them. The signals that a fault raises are left alone: blocked, they would end the process unseen by a
- * debugger's or a crash reporter's handler, which runs on a stack of its own. Cost: 0.2 us a product, 0.1% to 2% of the large ones' 10 us to 6 ms;
- * that is less than OpenBLAS would cost (see gemm_f32). The other kernels of oneDNN that kronq uses keep to the stack (bf16: brgemm, AMX and
- * the copying gemm; read in their dumped code). */
+/* The dnnl_sgemm of oneDNN versions before April 2026 points the stack pointer at its workspace on the
+ * heap while it multiplies (`mov rsp, [rsp+68h]` when k is above 84 in 2.6.3's
+ * jit_avx512_common_gemm_f32, and in jit_avx_gemm_f32;
+ * https://github.com/uxlfoundation/oneDNN/issues/4845). A signal handler that runs then writes its frame
+ * over whatever the heap holds before the workspace. So no handler may run: every signal waits until the
+ * product is done, a few milliseconds at most. The system call is made directly because pthread_sigmask
+ * leaves out the two signals that glibc keeps to itself, and setuid in another thread sends one of them.
+ * The signals that a fault raises are left alone: blocked, they would end the process unseen by a
+ * debugger's or a crash reporter's handler, which runs on a stack of its own. Cost: 0.2 us a product,
+ * 0.1% to 2% of the large ones' 10 us to 6 ms; that is less than OpenBLAS would cost (see gemm_f32). The
+ * other kernels of oneDNN that kronq uses keep to the stack (bf16: brgemm, AMX and the copying gemm;
+ * read in their dumped code). */
 static uint64_t hold_signals(void)
 {
-#define BIT(number) (UINT64_C(1) << ((number) - 1))
-    const uint64_t all = ~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS));
+#define BIT(number) (UINT64_C(1) << ((number)-1))
+    const uint64_t all =
+        ~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS));
 #undef BIT
     uint64_t before = 0;
     syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, &before, sizeof all);
@@ -119,12 +127,13 @@ static void release_signals(uint64_t before)
 }
 
 /* true: done. */
-static bool sgemm_by_dnnl(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
-                          const float *B, size_t ldb, float beta, float *C, size_t ldc)
+static bool sgemm_by_dnnl(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A,
+                          size_t lda, const float *B, size_t ldb, float beta, float *C, size_t ldc)
 {
     const uint64_t signals = hold_signals();
-    const dnnl_status_t st = dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', (dnnl_dim_t)m, (dnnl_dim_t)n, (dnnl_dim_t)k, alpha, A, (dnnl_dim_t)lda,
-                                        B, (dnnl_dim_t)ldb, beta, C, (dnnl_dim_t)ldc);
+    const dnnl_status_t st =
+        dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', (dnnl_dim_t)m, (dnnl_dim_t)n, (dnnl_dim_t)k, alpha, A,
+                   (dnnl_dim_t)lda, B, (dnnl_dim_t)ldb, beta, C, (dnnl_dim_t)ldc);
     release_signals(signals);
     return st == dnnl_success;
 }
@@ -134,14 +143,15 @@ static void gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha
 {
     if (m == 0 || n == 0)
         return;
-    /* Measured on an Ice Lake core at the model's shapes, oneDNN against OpenBLAS 0.3.21, GFLOP/s: 1024 x 1536 x 576 160 : 131, 128 x 1024 x 64
-     * 115-135 : 75, 64 x 64 x 64 50-100 : 70-150, 24 x 1536 x 576 (B transposed) 34 : 76. On a Sapphire Rapids core, signals held : OpenBLAS:
-     * 256 x 512 x 576 198 : 170, 128 x 1024 x 64 198 : 140, 256 x 512 x 4096 175 : 160, 64 x 192 x 64 160-190 : 115-197. */
+    /* Measured on an Ice Lake core at the model's shapes, oneDNN against OpenBLAS 0.3.21, GFLOP/s: 1024
+     * x 1536 x 576 160 : 131, 128 x 1024 x 64 115-135 : 75, 64 x 64 x 64 50-100 : 70-150, 24 x 1536 x
+     * 576 (B transposed) 34 : 76. On a Sapphire Rapids core, signals held : OpenBLAS: 256 x 512 x 576
+     * 198 : 170, 128 x 1024 x 64 198 : 140, 256 x 512 x 4096 175 : 160, 64 x 192 x 64 160-190 : 115-197. */
     bool large = m >= 48 && m * n >= 96 * 96;
     if ((f32_through_dnnl || large) && sgemm_by_dnnl(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc))
         return;
-    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)k,
-                alpha, A, (blasint)lda, B, (blasint)ldb, beta, C, (blasint)ldc);
+    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)m,
+                (blasint)n, (blasint)k, alpha, A, (blasint)lda, B, (blasint)ldb, beta, C, (blasint)ldc);
 }
 
 void kq_gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
@@ -154,7 +164,9 @@ void kq_gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, co
 }
 
 /* The tiles depend on the shape alone; large enough that packing A and B anew for each costs little. */
-typedef struct tiling { size_t tm, tn, cols, n; } tiling;
+typedef struct tiling {
+    size_t tm, tn, cols, n;
+} tiling;
 static tiling tiling_of(size_t m, size_t n)
 {
     tiling g = {.tm = 256, .tn = m <= 64 ? 128 : 512};
@@ -163,8 +175,8 @@ static tiling tiling_of(size_t m, size_t n)
     return g;
 }
 
-void kq_gemm_f32_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
-                       const float *B, size_t ldb, float beta, float *C, size_t ldc, int threads)
+void kq_gemm_f32_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A,
+                       size_t lda, const float *B, size_t ldb, float beta, float *C, size_t ldc, int threads)
 {
     need_init();
     tiling g = tiling_of(m, n);
@@ -174,7 +186,8 @@ void kq_gemm_f32_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, float alp
     for (size_t i = 0; i < g.n; i++) {
         size_t r = i / g.cols * g.tm, c = i % g.cols * g.tn;
         size_t h = m - r < g.tm ? m - r : g.tm, w = n - c < g.tn ? n - c : g.tn;
-        kq_gemm_f32(ta, tb, h, w, k, alpha, ta ? A + r : A + r * lda, lda, tb ? B + c * ldb : B + c, ldb, beta, C + r * ldc + c, ldc);
+        kq_gemm_f32(ta, tb, h, w, k, alpha, ta ? A + r : A + r * lda, lda, tb ? B + c * ldb : B + c, ldb,
+                    beta, C + r * ldc + c, ldc);
     }
 }
 
@@ -184,7 +197,7 @@ kq_isa kq_kern_isa(void)
     return the_isa;
 }
 
-/* ---- bf16 -------------------------------------------------------------------------------------------------------------------- */
+/* ---- bf16 ---------------------------------------------------------------------------------------------- */
 
 typedef struct shape {
     size_t m, n, k, lda, ldb, ldc;
@@ -244,7 +257,8 @@ static cache *cache_get(void)
     cache *c = kq_calloc(1, sizeof *c);
     if (!c)
         return NULL;
-    if (dnnl_stream_create(&c->stream, engine, dnnl_stream_default_flags) != dnnl_success || pthread_setspecific(cache_key, c) != 0) {
+    if (dnnl_stream_create(&c->stream, engine, dnnl_stream_default_flags) != dnnl_success ||
+        pthread_setspecific(cache_key, c) != 0) {
         cache_free(c);
         return NULL;
     }
@@ -255,7 +269,8 @@ static cache *cache_get(void)
 typedef dnnl_memory_desc_t mem_desc;
 #define MD(x) (x)
 #define MD_NULL NULL
-static dnnl_status_t md_make(mem_desc *md, size_t rows, size_t cols, size_t s0, size_t s1, dnnl_data_type_t type)
+static dnnl_status_t md_make(mem_desc *md, size_t rows, size_t cols, size_t s0, size_t s1,
+                             dnnl_data_type_t type)
 {
     dnnl_dims_t dims = {(dnnl_dim_t)rows, (dnnl_dim_t)cols}, strides = {(dnnl_dim_t)s0, (dnnl_dim_t)s1};
     return dnnl_memory_desc_create_with_strides(md, 2, dims, type, strides);
@@ -272,8 +287,12 @@ static size_t md_size(const_dnnl_memory_desc_t md)
 #else
 typedef dnnl_memory_desc_t mem_desc;
 #define MD(x) (&(x))
-#define MD_NULL {0}
-static dnnl_status_t md_make(mem_desc *md, size_t rows, size_t cols, size_t s0, size_t s1, dnnl_data_type_t type)
+#define MD_NULL \
+    {           \
+        0       \
+    }
+static dnnl_status_t md_make(mem_desc *md, size_t rows, size_t cols, size_t s0, size_t s1,
+                             dnnl_data_type_t type)
 {
     dnnl_dims_t dims = {(dnnl_dim_t)rows, (dnnl_dim_t)cols}, strides = {(dnnl_dim_t)s0, (dnnl_dim_t)s1};
     return dnnl_memory_desc_init_by_strides(md, 2, dims, type, strides);
@@ -293,10 +312,12 @@ static dnnl_status_t entry_make(entry *e, const shape *s)
     dnnl_primitive_desc_t pd = NULL;
     dnnl_status_t st;
 
-    /* op(A) [m, k] with the strides it has as stored; a transposed operand is the same bytes with its strides exchanged. */
+    /* op(A) [m, k] with the strides it has as stored; a transposed operand is the same bytes with its
+     * strides exchanged. */
     if ((st = md_make(&a, s->m, s->k, s->ta ? 1 : s->lda, s->ta ? s->lda : 1, dnnl_bf16)) != dnnl_success ||
         (st = md_make(&b, s->k, s->n, s->tb ? 1 : s->ldb, s->tb ? s->ldb : 1, dnnl_bf16)) != dnnl_success ||
-        (st = md_make(&c, s->m, s->n, s->ldc, 1, dnnl_f32)) != dnnl_success || (st = dnnl_primitive_attr_create(&attr)) != dnnl_success ||
+        (st = md_make(&c, s->m, s->n, s->ldc, 1, dnnl_f32)) != dnnl_success ||
+        (st = dnnl_primitive_attr_create(&attr)) != dnnl_success ||
         (st = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user)) != dnnl_success)
         goto out;
     if (s->accumulate) {
@@ -326,7 +347,8 @@ static dnnl_status_t entry_make(entry *e, const shape *s)
         (st = dnnl_memory_create(&e->c, MD(c), engine, DNNL_MEMORY_NONE)) != dnnl_success)
         goto out;
     if (e->pad_bytes)
-        st = dnnl_memory_create(&e->pad, dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0), engine, DNNL_MEMORY_NONE);
+        st = dnnl_memory_create(&e->pad, dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0),
+                                engine, DNNL_MEMORY_NONE);
     e->key = *s;
 out:
     if (pd)
@@ -345,8 +367,8 @@ out:
 
 static bool shape_same(const shape *a, const shape *b)
 {
-    return a->m == b->m && a->n == b->n && a->k == b->k && a->lda == b->lda && a->ldb == b->ldb && a->ldc == b->ldc && a->ta == b->ta &&
-           a->tb == b->tb && a->accumulate == b->accumulate;
+    return a->m == b->m && a->n == b->n && a->k == b->k && a->lda == b->lda && a->ldb == b->ldb &&
+           a->ldc == b->ldc && a->ta == b->ta && a->tb == b->tb && a->accumulate == b->accumulate;
 }
 
 /* The primitive of this shape: found, or made in place of the one unused for longest. */
@@ -372,8 +394,10 @@ static dnnl_status_t cache_find(cache *c, const shape *s, entry **out)
     return dnnl_success;
 }
 
-/* Without bf16 in hardware or in oneDNN: widen both operands and multiply in f32, a panel of at most 256 columns of k at a time. */
-static kq_status gemm_bf16_by_f32(const shape *s, const uint16_t *A, const uint16_t *B, float *C, kq_error *err)
+/* Without bf16 in hardware or in oneDNN: widen both operands and multiply in f32, a panel of at most 256
+ * columns of k at a time. */
+static kq_status gemm_bf16_by_f32(const shape *s, const uint16_t *A, const uint16_t *B, float *C,
+                                  kq_error *err)
 {
     enum { PANEL = 256 };
     float *a = NULL, *b = NULL;
@@ -385,12 +409,14 @@ static kq_status gemm_bf16_by_f32(const shape *s, const uint16_t *A, const uint1
         goto out;
     for (size_t k0 = 0; k0 < s->k || k0 == 0; k0 += PANEL) {
         size_t kn = s->k - k0 < PANEL ? s->k - k0 : PANEL;
-        size_t a_rows = s->ta ? kn : s->m, a_cols = s->ta ? s->m : kn, b_rows = s->tb ? s->n : kn, b_cols = s->tb ? kn : s->n;
+        size_t a_rows = s->ta ? kn : s->m, a_cols = s->ta ? s->m : kn, b_rows = s->tb ? s->n : kn,
+               b_cols = s->tb ? kn : s->n;
         for (size_t i = 0; i < a_rows; i++)
             kq_bf16_to_f32_n(A + (s->ta ? (k0 + i) * s->lda : i * s->lda + k0), a + i * a_cols, a_cols);
         for (size_t i = 0; i < b_rows; i++)
             kq_bf16_to_f32_n(B + (s->tb ? i * s->ldb + k0 : (k0 + i) * s->ldb), b + i * b_cols, b_cols);
-        gemm_f32(s->ta, s->tb, s->m, s->n, kn, 1.0f, a, a_cols, b, b_cols, s->accumulate || k0 > 0 ? 1.0f : 0.0f, C, s->ldc);
+        gemm_f32(s->ta, s->tb, s->m, s->n, kn, 1.0f, a, a_cols, b, b_cols,
+                 s->accumulate || k0 > 0 ? 1.0f : 0.0f, C, s->ldc);
     }
 out:
     kq_free(a);
@@ -418,7 +444,10 @@ static kq_status gemm_bf16(const shape *s, const uint16_t *A, const uint16_t *B,
         c->pad_bytes = e->pad_bytes;
     }
     if (st == dnnl_success) {
-        dnnl_exec_arg_t args[4] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}, {DNNL_ARG_SCRATCHPAD, e->pad}};
+        dnnl_exec_arg_t args[4] = {{DNNL_ARG_SRC, e->a},
+                                   {DNNL_ARG_WEIGHTS, e->b},
+                                   {DNNL_ARG_DST, e->c},
+                                   {DNNL_ARG_SCRATCHPAD, e->pad}};
         if ((st = dnnl_memory_set_data_handle(e->a, (void *)(uintptr_t)A)) == dnnl_success &&
             (st = dnnl_memory_set_data_handle(e->b, (void *)(uintptr_t)B)) == dnnl_success &&
             (st = dnnl_memory_set_data_handle(e->c, C)) == dnnl_success &&
@@ -428,8 +457,8 @@ static kq_status gemm_bf16(const shape *s, const uint16_t *A, const uint16_t *B,
             st = dnnl_stream_wait(c->stream);
     }
     if (st != dnnl_success)
-        return kq_fail(err, st == dnnl_out_of_memory ? KQ_E_MEMORY : KQ_E_NUMERIC, "oneDNN: bf16 product %zu x %zu x %zu failed (status %d)",
-                       s->m, s->n, s->k, (int)st);
+        return kq_fail(err, st == dnnl_out_of_memory ? KQ_E_MEMORY : KQ_E_NUMERIC,
+                       "oneDNN: bf16 product %zu x %zu x %zu failed (status %d)", s->m, s->n, s->k, (int)st);
     return KQ_OK;
 }
 
@@ -439,7 +468,15 @@ kq_status kq_gemm_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const uin
     if (m == 0 || n == 0)
         return KQ_OK;
     need_init();
-    shape s = {.m = m, .n = n, .k = k, .lda = lda, .ldb = ldb, .ldc = ldc, .ta = ta, .tb = tb, .accumulate = accumulate};
+    shape s = {.m = m,
+               .n = n,
+               .k = k,
+               .lda = lda,
+               .ldb = ldb,
+               .ldc = ldc,
+               .ta = ta,
+               .tb = tb,
+               .accumulate = accumulate};
     int threads = kq_one_thread_begin();
     kq_status st = gemm_bf16(&s, A, B, C, err);
     kq_one_thread_end(threads);
@@ -447,7 +484,8 @@ kq_status kq_gemm_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const uin
 }
 
 kq_status kq_gemm_bf16_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, const uint16_t *A, size_t lda,
-                             const uint16_t *B, size_t ldb, bool accumulate, float *C, size_t ldc, int threads, kq_error *err)
+                             const uint16_t *B, size_t ldb, bool accumulate, float *C, size_t ldc,
+                             int threads, kq_error *err)
 {
     need_init();
     tiling g = tiling_of(m, n);
@@ -460,8 +498,11 @@ kq_status kq_gemm_bf16_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, con
         size_t h = m - r < g.tm ? m - r : g.tm, w = n - c < g.tn ? n - c : g.tn;
         kq_error e;
         if (!kq_first_error_skip(&first, i))
-            kq_first_error_note(&first, i, kq_gemm_bf16(ta, tb, h, w, k, ta ? A + r : A + r * lda, lda, tb ? B + c * ldb : B + c, ldb, accumulate,
-                                                        C + r * ldc + c, ldc, &e), &e);
+            kq_first_error_note(&first, i,
+                                kq_gemm_bf16(ta, tb, h, w, k, ta ? A + r : A + r * lda, lda,
+                                             tb ? B + c * ldb : B + c, ldb, accumulate, C + r * ldc + c, ldc,
+                                             &e),
+                                &e);
     }
     return kq_first_error_get(&first, err);
 }

@@ -1,7 +1,8 @@
 /* The small kernels between the matrix products: one table of functions an instruction set.
- * Kernels cannot fail, allocate nothing and run on the calling thread. Pointers need no alignment. Arrays overlap only where it says "in
- * place". NaN and Inf go through to the result. ref.c is the meaning of each; the others differ from it only by rounding: exp errs by less
- * than 2 ulp, results below about 2^-125 become 0. */
+ * Kernels cannot fail, allocate nothing and run on the calling thread. Pointers need no alignment.
+ * Arrays overlap only where it says "in place". NaN and Inf go through to the result. ref.c is the
+ * meaning of each; the others differ from it only by rounding: exp errs by less than 2 ulp, results
+ * below about 2^-125 become 0. */
 #ifndef KQ_KERN_KERN_H
 #define KQ_KERN_KERN_H
 
@@ -18,7 +19,8 @@ typedef struct kq_kern {
     float (*softmax)(float *x, size_t n, float scale);
     /* x[i] = exp(scale * x[i] - shift), in place: softmax's result again from its returned value. */
     void (*softmax_again)(float *x, size_t n, float scale, float shift);
-    /* Back through a softmax: ds[i] = p[i] * (ds[i] - delta) * scale, in place; ds comes in as dLoss/dp, delta = sum p dp. */
+    /* Back through a softmax: ds[i] = p[i] * (ds[i] - delta) * scale, in place; ds comes in as dLoss/dp,
+     * delta = sum p dp. */
     void (*softmax_back)(const float *p, float *ds, size_t n, float delta, float scale);
     /* h[i] = silu(g[i]) * u[i], silu(g) = g / (1 + exp(-g)); h may be g or u. */
     void (*swiglu)(const float *g, const float *u, float *h, size_t n);
@@ -26,10 +28,12 @@ typedef struct kq_kern {
     void (*swiglu_back)(float *g, float *u, const float *dh, size_t n);
     /* y = x * r * w, r = 1/sqrt(mean(x^2) + eps), which is returned. y may be x. */
     float (*rms_norm)(const float *x, const float *w, float *y, size_t n, float eps);
-    /* Back: dx = add + r * (w * dy - x * r^2 * mean(x w dy)); add may be NULL (0), and dx may be add or dy. */
-    void (*rms_norm_back)(const float *x, const float *w, const float *dy, float r, const float *add, float *dx, size_t n);
-    /* y[i] = x[i] cos[i] - x[i+half] sin[i], y[i+half] = x[i+half] cos[i] + x[i] sin[i] for i < half; y may be x.
-     * sign -1 rotates back: the transpose, and so the gradient. */
+    /* Back: dx = add + r * (w * dy - x * r^2 * mean(x w dy)); add may be NULL (0), and dx may be add or
+     * dy. */
+    void (*rms_norm_back)(const float *x, const float *w, const float *dy, float r, const float *add,
+                          float *dx, size_t n);
+    /* y[i] = x[i] cos[i] - x[i+half] sin[i], y[i+half] = x[i+half] cos[i] + x[i] sin[i] for i < half; y
+     * may be x. sign -1 rotates back: the transpose, and so the gradient. */
     void (*rope)(const float *x, const float *cos, const float *sin, float *y, size_t half, float sign);
     float (*dot)(const float *a, const float *b, size_t n);
     void (*add)(const float *a, const float *b, float *y, size_t n); /* y = a + b; y may be a or b */
@@ -44,7 +48,8 @@ typedef struct kq_kern {
     bool (*all_finite)(const float *x, size_t n);
 } kq_kern;
 
-/* The kernels of an instruction set (the best there are at or below it). The caller has made sure that the machine runs it (kq_isa_pick). */
+/* The kernels of an instruction set (the best there are at or below it). The caller has made sure that
+ * the machine runs it (kq_isa_pick). */
 const kq_kern *kq_kern_pick(kq_isa isa);
 
 extern const kq_kern kq_kern_ref;

@@ -86,7 +86,8 @@ static float rms_norm_ref(const float *x, const float *w, float *y, size_t n, fl
     return r;
 }
 
-static void rms_norm_back_ref(const float *x, const float *w, const float *dy, float r, const float *add, float *dx, size_t n)
+static void rms_norm_back_ref(const float *x, const float *w, const float *dy, float r, const float *add,
+                              float *dx, size_t n)
 {
     float s = 0;
     for (size_t i = 0; i < n; i++)
@@ -174,9 +175,25 @@ static bool all_finite_ref(const float *x, size_t n)
 }
 
 const kq_kern kq_kern_ref = {
-    .name = "ref", .exp_sum = exp_sum_ref, .sum_exp = sum_exp_ref, .max = max_ref, .softmax = softmax_ref,
-    .softmax_again = softmax_again_ref, .softmax_back = softmax_back_ref, .swiglu = swiglu_ref, .swiglu_back = swiglu_back_ref,
-    .rms_norm = rms_norm_ref, .rms_norm_back = rms_norm_back_ref, .rope = rope_ref, .dot = dot_ref, .add = add_ref, .scale = scale_ref,
-    .matvec = matvec_ref, .matvec_bf16 = matvec_bf16_ref, .matvec_t = matvec_t_ref, .matvec_t_bf16 = matvec_t_bf16_ref,
-    .to_bf16 = to_bf16_ref, .all_finite = all_finite_ref,
+    .name = "ref",
+    .exp_sum = exp_sum_ref,
+    .sum_exp = sum_exp_ref,
+    .max = max_ref,
+    .softmax = softmax_ref,
+    .softmax_again = softmax_again_ref,
+    .softmax_back = softmax_back_ref,
+    .swiglu = swiglu_ref,
+    .swiglu_back = swiglu_back_ref,
+    .rms_norm = rms_norm_ref,
+    .rms_norm_back = rms_norm_back_ref,
+    .rope = rope_ref,
+    .dot = dot_ref,
+    .add = add_ref,
+    .scale = scale_ref,
+    .matvec = matvec_ref,
+    .matvec_bf16 = matvec_bf16_ref,
+    .matvec_t = matvec_t_ref,
+    .matvec_t_bf16 = matvec_t_bf16_ref,
+    .to_bf16 = to_bf16_ref,
+    .all_finite = all_finite_ref,
 };

@@ -7,8 +7,8 @@ size_t kq_attn_tile(const kq_model_ctx *mc)
     return mc->group >= KQ_ATTN_ROWS ? 1 : KQ_ATTN_ROWS / mc->group;
 }
 
-void kq_attn_forward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, size_t pos0, size_t n, float *O, float *lse,
-                     float *S)
+void kq_attn_forward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, size_t pos0,
+                     size_t n, float *O, float *lse, float *S)
 {
     const size_t hd = mc->cfg.head_dim, rows = n * mc->group, keys = pos0 + n;
     kq_gemm_f32(false, true, rows, keys, hd, 1.0f, Q, hd, K, hd, 0.0f, S, keys);
@@ -22,8 +22,9 @@ void kq_attn_forward(const kq_model_ctx *mc, const float *Q, const float *K, con
     kq_gemm_f32(false, false, rows, hd, keys, 1.0f, S, keys, V, hd, 0.0f, O, hd);
 }
 
-void kq_attn_backward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, const float *O, const float *dO,
-                      const float *lse, size_t pos0, size_t n, float *dQ, float *dK, float *dV, float *S, float *D)
+void kq_attn_backward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, const float *O,
+                      const float *dO, const float *lse, size_t pos0, size_t n, float *dQ, float *dK,
+                      float *dV, float *S, float *D)
 {
     const size_t hd = mc->cfg.head_dim, rows = n * mc->group, keys = pos0 + n;
     kq_gemm_f32(false, true, rows, keys, hd, 1.0f, Q, hd, K, hd, 0.0f, S, keys);

@@ -5,15 +5,17 @@
 #include "base/mem.h"
 #include "model/internal.h"
 
-/* ---- weights ----------------------------------------------------------------------------------------------------------------- */
+/* ---- weights ------------------------------------------------------------------------------------------- */
 
-static kq_status load_linear(const kq_model_ctx *mc, const kq_weights *w, size_t layer, kq_linear_id id, kq_linear *out, kq_error *err)
+static kq_status load_linear(const kq_model_ctx *mc, const kq_weights *w, size_t layer, kq_linear_id id,
+                             kq_linear *out, kq_error *err)
 {
     float *f = NULL;
     size_t n;
     kq_linear_shape(&mc->cfg, id, &out->m, &out->n);
     if (!kq_mul_size(out->m, out->n, &n))
-        return kq_fail(err, KQ_E_MEMORY, "layer %zu: a linear of %zu x %zu is too large", layer, out->m, out->n);
+        return kq_fail(err, KQ_E_MEMORY, "layer %zu: a linear of %zu x %zu is too large", layer, out->m,
+                       out->n);
     kq_status st = kq_alloc_for((void **)&f, n, sizeof *f, "a linear's weights", err);
     if (st == KQ_OK)
         st = w->linear(w->ctx, layer, id, f, err);
@@ -29,7 +31,8 @@ static kq_status load_linear(const kq_model_ctx *mc, const kq_weights *w, size_t
     return st;
 }
 
-kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t layer, kq_block *out, kq_error *err)
+kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t layer, kq_block *out,
+                        kq_error *err)
 {
     const kq_config *c = &mc->cfg;
     kq_status st = KQ_OK;
@@ -37,7 +40,12 @@ kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t laye
     out->layer = layer;
     for (int id = 0; id < KQ_N_LINEAR && st == KQ_OK; id++)
         st = load_linear(mc, w, layer, (kq_linear_id)id, &out->lin[id], err);
-    const struct { const char *suffix; size_t n; float **dst; bool wanted; } vectors[] = {
+    const struct {
+        const char *suffix;
+        size_t n;
+        float **dst;
+        bool wanted;
+    } vectors[] = {
         {"input_layernorm", c->d_model, &out->attn_norm, true},
         {"post_attention_layernorm", c->d_model, &out->mlp_norm, true},
         {"self_attn.q_norm", c->head_dim, &out->q_norm, c->arch == KQ_ARCH_QWEN3},
@@ -87,22 +95,23 @@ size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute)
     return kq_block_bytes(cfg, compute) + largest * sizeof(float);
 }
 
-/* ---- scratch ----------------------------------------------------------------------------------------------------------------- */
+/* ---- scratch ------------------------------------------------------------------------------------------- */
 
-/* All arrays of one pass over T tokens. "heads": [n_kv_head][T * group][head_dim], the order in which attention wants them. */
+/* All arrays of one pass over T tokens. "heads": [n_kv_head][T * group][head_dim], the order in which
+ * attention wants them. */
 typedef struct work {
-    float *xn, *x2, *xn2;   /* [T, d]: normed input; after attention; that, normed */
-    float *q, *k, *v, *o;   /* [T, dq] or [T, dkv] */
+    float *xn, *x2, *xn2;     /* [T, d]: normed input; after attention; that, normed */
+    float *q, *k, *v, *o;     /* [T, dq] or [T, dkv] */
     float *qh, *kh, *vh, *oh; /* heads */
-    float *lse;             /* [n_kv_head][T * group] */
+    float *lse;               /* [n_kv_head][T * group] */
     float *r1, *r2, *rq, *rk; /* factors of the norms, one a row (rq, rk: one a head) */
-    float *g, *u, *h;       /* [T, d_ff] */
-    float *tile, *tile2;    /* scores of one tile of queries */
-    size_t more_tiles;      /* how many further tiles fit where g and u will be */
-    float *dxn, *dx2;       /* [T, d] */
-    float *dq, *dk, *dv;    /* [T, dq] or [T, dkv]; dq first holds dO */
+    float *g, *u, *h;         /* [T, d_ff] */
+    float *tile, *tile2;      /* scores of one tile of queries */
+    size_t more_tiles;        /* how many further tiles fit where g and u will be */
+    float *dxn, *dx2;         /* [T, d] */
+    float *dq, *dk, *dv;      /* [T, dq] or [T, dkv]; dq first holds dO */
     float *dqh, *dkh, *dvh, *doh;
-    uint16_t *xb;           /* [T, widest], only for bf16 products */
+    uint16_t *xb; /* [T, widest], only for bf16 products */
 } work;
 
 static float *take(char **base, size_t *used, size_t n)
@@ -115,7 +124,8 @@ static float *take(char **base, size_t *used, size_t n)
 static size_t lay_out(const kq_model_ctx *mc, size_t T, bool back, void *scratch, work *w)
 {
     const kq_config *c = &mc->cfg;
-    const size_t d = c->d_model, dq = mc->dq, dkv = mc->dkv, ff = c->d_ff, tile_q = kq_attn_tile(mc) < T ? kq_attn_tile(mc) : T;
+    const size_t d = c->d_model, dq = mc->dq, dkv = mc->dkv, ff = c->d_ff,
+                 tile_q = kq_attn_tile(mc) < T ? kq_attn_tile(mc) : T;
     const size_t tile = tile_q * mc->group * T;
     const bool normed = c->arch == KQ_ARCH_QWEN3;
     size_t used = 0;
@@ -127,7 +137,8 @@ static size_t lay_out(const kq_model_ctx *mc, size_t T, bool back, void *scratch
     w->q = take(&base, &used, T * dq);
     w->k = take(&base, &used, T * dkv);
     w->v = take(&base, &used, T * dkv);
-    w->o = back && normed ? take(&base, &used, T * dq) : w->q; /* the raw q is needed again only to go back through its norm */
+    /* the raw q is needed again only to go back through its norm */
+    w->o = back && normed ? take(&base, &used, T * dq) : w->q;
     w->qh = take(&base, &used, T * dq);
     w->kh = take(&base, &used, T * dkv);
     w->vh = take(&base, &used, T * dkv);
@@ -169,9 +180,10 @@ size_t kq_block_scratch_bytes(const kq_model_ctx *mc, size_t T, bool backward)
     return lay_out(mc, T, backward, NULL, &w);
 }
 
-/* ---- forward ----------------------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 
-static void norm_rows(const kq_model_ctx *mc, const float *x, const float *weight, size_t T, float *y, float *r, int threads)
+static void norm_rows(const kq_model_ctx *mc, const float *x, const float *weight, size_t T, float *y,
+                      float *r, int threads)
 {
     const size_t d = mc->cfg.d_model;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
@@ -195,9 +207,11 @@ static void split_heads(const kq_model_ctx *mc, const kq_block *b, size_t T, wor
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (size_t t = 0; t < T; t++) {
         for (size_t i = 0; i < nh; i++)
-            kq_head_rotate(mc, b->q_norm, w->q + t * mc->dq + i * hd, t, w->qh + head_at(mc, T, t, i), w->rq ? w->rq + t * nh + i : NULL);
+            kq_head_rotate(mc, b->q_norm, w->q + t * mc->dq + i * hd, t, w->qh + head_at(mc, T, t, i),
+                           w->rq ? w->rq + t * nh + i : NULL);
         for (size_t j = 0; j < nkv; j++) {
-            kq_head_rotate(mc, b->k_norm, w->k + t * mc->dkv + j * hd, t, w->kh + (j * T + t) * hd, w->rk ? w->rk + t * nkv + j : NULL);
+            kq_head_rotate(mc, b->k_norm, w->k + t * mc->dkv + j * hd, t, w->kh + (j * T + t) * hd,
+                           w->rk ? w->rk + t * nkv + j : NULL);
             memcpy(w->vh + (j * T + t) * hd, w->v + t * mc->dkv + j * hd, hd * sizeof(float));
         }
     }
@@ -230,9 +244,11 @@ static void attention(const kq_model_ctx *mc, size_t T, work *w, int threads)
     for (size_t i = 0; i < n_tiles; i++) {
         int me = omp_get_thread_num();
         float *S = threads > 1 && me > 0 ? w->g + (size_t)(me - 1) * tile : w->tile;
-        size_t j = i % mc->cfg.n_kv_head, t0 = (per_head - 1 - i / mc->cfg.n_kv_head) * tile_q; /* the longest first */
+        /* the longest first */
+        size_t j = i % mc->cfg.n_kv_head, t0 = (per_head - 1 - i / mc->cfg.n_kv_head) * tile_q;
         size_t row = (j * T + t0) * mc->group, n = T - t0 < tile_q ? T - t0 : tile_q;
-        kq_attn_forward(mc, w->qh + row * hd, w->kh + j * T * hd, w->vh + j * T * hd, t0, n, w->oh + row * hd, w->lse ? w->lse + row : NULL, S);
+        kq_attn_forward(mc, w->qh + row * hd, w->kh + j * T * hd, w->vh + j * T * hd, t0, n, w->oh + row * hd,
+                        w->lse ? w->lse + row : NULL, S);
     }
 }
 
@@ -244,14 +260,15 @@ static void swiglu_rows(const kq_model_ctx *mc, size_t T, work *w, int threads)
         mc->kern->swiglu(w->g + t * ff, w->u + t * ff, w->h + t * ff, ff);
 }
 
-static kq_status tell(kq_linear_sink *sink, void *ctx, kq_linear_id id, const float *X, size_t T, kq_error *err)
+static kq_status tell(kq_linear_sink *sink, void *ctx, kq_linear_id id, const float *X, size_t T,
+                      kq_error *err)
 {
     return sink ? sink(ctx, id, X, NULL, T, err) : KQ_OK;
 }
 
 /* The block up to down_proj's input h, and x2, to which down_proj's output is still to be added. */
-static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, work *w, kq_linear_sink *sink,
-                              void *ctx, int threads, kq_error *err)
+static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, work *w,
+                              kq_linear_sink *sink, void *ctx, int threads, kq_error *err)
 {
     const size_t d = mc->cfg.d_model;
     kq_status st;
@@ -277,10 +294,12 @@ static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const f
         return st;
 
     norm_rows(mc, w->x2, b->mlp_norm, T, w->xn2, w->r2, threads);
-    if ((st = tell(sink, ctx, KQ_GATE, w->xn2, T, err)) != KQ_OK || (st = tell(sink, ctx, KQ_UP, w->xn2, T, err)) != KQ_OK)
+    if ((st = tell(sink, ctx, KQ_GATE, w->xn2, T, err)) != KQ_OK ||
+        (st = tell(sink, ctx, KQ_UP, w->xn2, T, err)) != KQ_OK)
         return st;
     kq_to_compute(mc, w->xn2, T * d, w->xb, threads);
-    if ((st = kq_linear_forward(mc, &b->lin[KQ_GATE], w->xn2, w->xb, T, false, w->g, threads, err)) != KQ_OK ||
+    if ((st = kq_linear_forward(mc, &b->lin[KQ_GATE], w->xn2, w->xb, T, false, w->g, threads, err)) !=
+            KQ_OK ||
         (st = kq_linear_forward(mc, &b->lin[KQ_UP], w->xn2, w->xb, T, false, w->u, threads, err)) != KQ_OK)
         return st;
     swiglu_rows(mc, T, w, threads);
@@ -294,8 +313,8 @@ static kq_status check_call(const kq_model_ctx *mc, size_t T, kq_error *err)
     return KQ_OK;
 }
 
-static kq_status forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y, void *scratch, int threads,
-                         kq_linear_sink *sink, void *ctx, kq_error *err)
+static kq_status forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
+                         void *scratch, int threads, kq_linear_sink *sink, void *ctx, kq_error *err)
 {
     work w;
     kq_status st = check_call(mc, T, err);
@@ -304,7 +323,8 @@ static kq_status forward(const kq_model_ctx *mc, const kq_block *b, const float 
     if (threads < 1 || omp_in_parallel())
         threads = 1;
     lay_out(mc, T, false, scratch, &w);
-    if ((st = forward_to_h(mc, b, x, T, &w, sink, ctx, threads, err)) != KQ_OK || (st = tell(sink, ctx, KQ_DOWN, w.h, T, err)) != KQ_OK)
+    if ((st = forward_to_h(mc, b, x, T, &w, sink, ctx, threads, err)) != KQ_OK ||
+        (st = tell(sink, ctx, KQ_DOWN, w.h, T, err)) != KQ_OK)
         return st;
     memcpy(y, w.x2, T * mc->cfg.d_model * sizeof *y);
     kq_to_compute(mc, w.h, T * mc->cfg.d_ff, w.xb, threads);
@@ -327,18 +347,18 @@ kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const
     return forward(mc, b, x, T, y, scratch, 1, sink, ctx, err);
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 
 /* dX (+)= G W for one linear. */
-static kq_status back_linear(const kq_model_ctx *mc, const kq_block *b, kq_linear_id id, const float *G, size_t T, bool accumulate,
-                             float *dX, work *w, kq_error *err)
+static kq_status back_linear(const kq_model_ctx *mc, const kq_block *b, kq_linear_id id, const float *G,
+                             size_t T, bool accumulate, float *dX, work *w, kq_error *err)
 {
     kq_to_compute(mc, G, T * b->lin[id].m, w->xb, 1);
     return kq_linear_backward(mc, &b->lin[id], G, w->xb, T, accumulate, dX, err);
 }
 
-static void norm_rows_back(const kq_model_ctx *mc, const float *x, const float *weight, const float *dy, const float *r, const float *add,
-                           float *dx, size_t T)
+static void norm_rows_back(const kq_model_ctx *mc, const float *x, const float *weight, const float *dy,
+                           const float *r, const float *add, float *dx, size_t T)
 {
     const size_t d = mc->cfg.d_model;
     for (size_t t = 0; t < T; t++)
@@ -348,7 +368,8 @@ static void norm_rows_back(const kq_model_ctx *mc, const float *x, const float *
 /* dO in w->dq becomes dLoss/dq, dk, dv of the linears' outputs in w->dq, dk, dv. */
 static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, work *w)
 {
-    const size_t hd = mc->cfg.head_dim, half = hd / 2, nh = mc->cfg.n_head, nkv = mc->cfg.n_kv_head, tile_q = kq_attn_tile(mc);
+    const size_t hd = mc->cfg.head_dim, half = hd / 2, nh = mc->cfg.n_head, nkv = mc->cfg.n_kv_head,
+                 tile_q = kq_attn_tile(mc);
     const kq_kern *kern = mc->kern;
 
     rows_to_heads(mc, w->dq, T, w->doh);
@@ -357,8 +378,9 @@ static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, 
     for (size_t j = 0; j < nkv; j++)
         for (size_t t0 = 0; t0 < T; t0 += tile_q) {
             size_t at = (j * T + t0) * mc->group, n = T - t0 < tile_q ? T - t0 : tile_q, kv = j * T * hd;
-            kq_attn_backward(mc, w->qh + at * hd, w->kh + kv, w->vh + kv, w->oh + at * hd, w->doh + at * hd, w->lse + at, t0, n,
-                             w->dqh + at * hd, w->dkh + kv, w->dvh + kv, w->tile, w->tile2);
+            kq_attn_backward(mc, w->qh + at * hd, w->kh + kv, w->vh + kv, w->oh + at * hd, w->doh + at * hd,
+                             w->lse + at, t0, n, w->dqh + at * hd, w->dkh + kv, w->dvh + kv, w->tile,
+                             w->tile2);
         }
     for (size_t t = 0; t < T; t++) {
         const float *c = mc->cos + t * half, *s = mc->sin + t * half;
@@ -366,20 +388,23 @@ static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, 
             float *dq = w->dq + t * mc->dq + i * hd;
             kern->rope(w->dqh + head_at(mc, T, t, i), c, s, dq, half, -1.0f);
             if (b->q_norm)
-                kern->rms_norm_back(w->q + t * mc->dq + i * hd, b->q_norm, dq, w->rq[t * nh + i], NULL, dq, hd);
+                kern->rms_norm_back(w->q + t * mc->dq + i * hd, b->q_norm, dq, w->rq[t * nh + i], NULL, dq,
+                                    hd);
         }
         for (size_t j = 0; j < nkv; j++) {
             float *dk = w->dk + t * mc->dkv + j * hd;
             kern->rope(w->dkh + (j * T + t) * hd, c, s, dk, half, -1.0f);
             if (b->k_norm)
-                kern->rms_norm_back(w->k + t * mc->dkv + j * hd, b->k_norm, dk, w->rk[t * nkv + j], NULL, dk, hd);
+                kern->rms_norm_back(w->k + t * mc->dkv + j * hd, b->k_norm, dk, w->rk[t * nkv + j], NULL, dk,
+                                    hd);
             memcpy(w->dv + t * mc->dkv + j * hd, w->dvh + (j * T + t) * hd, hd * sizeof(float));
         }
     }
 }
 
-kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy, size_t T, float *dx,
-                            unsigned wanted, kq_linear_sink *sink, void *ctx, void *scratch, kq_error *err)
+kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy,
+                            size_t T, float *dx, unsigned wanted, kq_linear_sink *sink, void *ctx,
+                            void *scratch, kq_error *err)
 {
     const unsigned attn = 1u << KQ_Q | 1u << KQ_K | 1u << KQ_V;
     const size_t d = mc->cfg.d_model, ff = mc->cfg.d_ff;
@@ -393,13 +418,14 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
     if ((st = forward_to_h(mc, b, x, T, &w, NULL, NULL, 1, err)) != KQ_OK)
         return st;
 
-#define SINK(id, X, G) ((wanted >> (id) & 1) && (st = sink(ctx, id, X, G, T, err)) != KQ_OK)
+#define SINK(id, X, G) ((wanted >> (id)&1) && (st = sink(ctx, id, X, G, T, err)) != KQ_OK)
     /* y = x2 + W_down h */
     if (SINK(KQ_DOWN, w.h, dy))
         return st;
     if (!dx && !(wanted & ~(1u << KQ_DOWN)))
         return KQ_OK;
-    if ((st = back_linear(mc, b, KQ_DOWN, dy, T, false, w.h, &w, err)) != KQ_OK) /* h is done with: dh takes its place */
+    if ((st = back_linear(mc, b, KQ_DOWN, dy, T, false, w.h, &w, err)) !=
+        KQ_OK) /* h is done with: dh takes its place */
         return st;
     mc->kern->swiglu_back(w.g, w.u, w.h, T * ff);
     if (SINK(KQ_GATE, w.xn2, w.g) || SINK(KQ_UP, w.xn2, w.u))

@@ -5,13 +5,15 @@
 #include "source/rope.h"
 #include "model/internal.h"
 
-kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute, size_t max_T, kq_model_ctx **out, kq_error *err)
+kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute, size_t max_T,
+                           kq_model_ctx **out, kq_error *err)
 {
     *out = NULL;
     if (max_T < 1)
         return kq_fail(err, KQ_E_ARG, "a model context needs room for at least one token");
     if (cfg->head_dim % 2 != 0)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "head_dim %zu is odd: rotary embedding needs pairs", cfg->head_dim);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "head_dim %zu is odd: rotary embedding needs pairs",
+                       cfg->head_dim);
     kq_status st = kq_rope_check_length(cfg, max_T, err);
     if (st != KQ_OK)
         return st;
@@ -44,8 +46,9 @@ kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute,
         kq_model_ctx_free(mc);
         return st;
     }
-    /* The angle is rounded to f32, as in transformers; its cosine is not. The attention factor scales the whole rotation, so that the backward pass,
-     * which multiplies by the transpose, needs no word about it. */
+    /* The angle is rounded to f32, as in transformers; its cosine is not. The attention factor scales
+     * the whole rotation, so that the backward pass, which multiplies by the transpose, needs no word
+     * about it. */
     const double a = kq_rope_attention(cfg);
     kq_rope_frequencies(cfg, freq);
     for (size_t t = 0; t < max_T; t++)
@@ -81,8 +84,8 @@ kq_status kq_load_vector(const kq_weights *w, const char *name, size_t n, float 
     return st;
 }
 
-kq_status kq_load_rows(const kq_model_ctx *mc, const kq_weights *w, const char *name, size_t rows, size_t cols, float **f32,
-                       uint16_t **bf16, kq_error *err)
+kq_status kq_load_rows(const kq_model_ctx *mc, const kq_weights *w, const char *name, size_t rows,
+                       size_t cols, float **f32, uint16_t **bf16, kq_error *err)
 {
     size_t n;
     if (!kq_mul_size(rows, cols, &n))

@@ -62,7 +62,8 @@ kq_status kq_head_embed(const kq_head *h, const int32_t *ids, size_t T, float *x
     const size_t d = h->mc->cfg.d_model;
     for (size_t t = 0; t < T; t++) {
         if (ids[t] < 0 || (size_t)ids[t] >= h->mc->cfg.vocab_size)
-            return kq_fail(err, KQ_E_ARG, "token %zu is %d, but the vocabulary has %zu", t, (int)ids[t], h->mc->cfg.vocab_size);
+            return kq_fail(err, KQ_E_ARG, "token %zu is %d, but the vocabulary has %zu", t, (int)ids[t],
+                           h->mc->cfg.vocab_size);
         if (h->E)
             memcpy(x + t * d, h->E + (size_t)ids[t] * d, d * sizeof *x);
         else
@@ -71,7 +72,8 @@ kq_status kq_head_embed(const kq_head *h, const int32_t *ids, size_t T, float *x
     return KQ_OK;
 }
 
-kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logits, void *scratch, int threads, kq_error *err)
+kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logits, void *scratch,
+                         int threads, kq_error *err)
 {
     const kq_model_ctx *mc = h->mc;
     const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
@@ -99,7 +101,8 @@ kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logi
         kq_gemm_f32_tiled(false, true, T, vocab, d, 1.0f, xn, d, h->W, d, 0.0f, logits, vocab, threads);
         return KQ_OK;
     }
-    /* bf16 rows fill scratch from the front; each is normed at its end: T * 2 bytes never reach (T - 1) * 4 for T >= 2. */
+    /* bf16 rows fill scratch from the front; each is normed at its end: T * 2 bytes never reach (T - 1)
+     * * 4 for T >= 2. */
     uint16_t *xb = scratch;
     float *row = xn + (T - 1) * d;
     for (size_t t = 0; t < T; t++) {
@@ -150,8 +153,8 @@ static kq_status tile_logits(const kq_head *h, const float *x, size_t n, loss_wo
 }
 
 /* One tile of n tokens. */
-static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int32_t *target, float *nll, float *dx, loss_work *w,
-                           kq_error *err)
+static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int32_t *target, float *nll,
+                           float *dx, loss_work *w, kq_error *err)
 {
     const kq_model_ctx *mc = h->mc;
     const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
@@ -189,25 +192,28 @@ static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int
     return KQ_OK;
 }
 
-kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll, float *dx,
-                       void *scratch, kq_error *err)
+kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll,
+                       float *dx, void *scratch, kq_error *err)
 {
     const size_t d = h->mc->cfg.d_model;
     loss_work w;
     lay_out(h->mc, scratch, &w);
     for (size_t t = 0; t < T; t++)
         if (target[t] < -1 || (target[t] >= 0 && (size_t)target[t] >= h->mc->cfg.vocab_size))
-            return kq_fail(err, KQ_E_ARG, "target %zu is %d, but the vocabulary has %zu", t, (int)target[t], h->mc->cfg.vocab_size);
+            return kq_fail(err, KQ_E_ARG, "target %zu is %d, but the vocabulary has %zu", t, (int)target[t],
+                           h->mc->cfg.vocab_size);
     for (size_t t = 0; t < T; t += KQ_HEAD_TILE) {
         size_t n = T - t < KQ_HEAD_TILE ? T - t : KQ_HEAD_TILE;
-        kq_status st = loss_tile(h, x + t * d, n, target + t, nll ? nll + t : NULL, dx ? dx + t * d : NULL, &w, err);
+        kq_status st =
+            loss_tile(h, x + t * d, n, target + t, nll ? nll + t : NULL, dx ? dx + t * d : NULL, &w, err);
         if (st != KQ_OK)
             return st;
     }
     return KQ_OK;
 }
 
-kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids, void *scratch, kq_error *err)
+kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids,
+                         void *scratch, kq_error *err)
 {
     const kq_model_ctx *mc = h->mc;
     const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
@@ -226,7 +232,8 @@ kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float
                 return kq_fail(err, KQ_E_NUMERIC, "the head's output holds NaN or Inf");
             double left = u[t0 + t] * sum;
             size_t id = 0;
-            for (size_t last = 0; id < vocab; id++) { /* ids share [0, 1) in their order; rounding at its end goes to the last likely one */
+            for (size_t last = 0; id < vocab; id++) { /* ids share [0, 1) in their order; rounding at its end
+                                                         goes to the last likely one */
                 const double p = exp((double)row[id] - top);
                 last = p > 0 ? id : last;
                 if ((left -= p) < 0)

@@ -1,7 +1,8 @@
 /* Forward and backward of LLaMA-2/3 and Qwen3, one block and one sequence at a time.
  *
- * Every function here runs on the calling thread alone (threads work on different sequences), except where it takes `threads`.
- * Activations are f32 [T, width] row-major; compute says in what type the matrix products are done.
+ * Every function here runs on the calling thread alone (threads work on different sequences), except
+ * where it takes `threads`. Activations are f32 [T, width] row-major; compute says in what type the
+ * matrix products are done.
  * Notation and equations: docs/math.md, "The model". d = d_model, T = tokens of the sequence. */
 #ifndef KQ_MODEL_MODEL_H
 #define KQ_MODEL_MODEL_H
@@ -11,57 +12,76 @@
 
 /* What all blocks share: configuration, kernels, cos/sin of the rotary embedding for max_T positions. */
 typedef struct kq_model_ctx kq_model_ctx;
-kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute, size_t max_T, kq_model_ctx **out, kq_error *err);
+kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute, size_t max_T,
+                           kq_model_ctx **out, kq_error *err);
 void kq_model_ctx_free(kq_model_ctx *mc);
 const kq_config *kq_model_ctx_config(const kq_model_ctx *mc);
 
-/* One head of one token: y = rope(norm ? rms_norm(x, norm) : x, pos). *r (may be NULL) is the norm's factor. x and y may be one array. */
-void kq_head_rotate(const kq_model_ctx *mc, const float *norm, const float *x, size_t pos, float *y, float *r);
+/* One head of one token: y = rope(norm ? rms_norm(x, norm) : x, pos). *r (may be NULL) is the norm's
+ * factor. x and y may be one array. */
+void kq_head_rotate(const kq_model_ctx *mc, const float *norm, const float *x, size_t pos, float *y,
+                    float *r);
 
 /* One linear's weights in the compute type: exactly one pointer is set; owned by its block. */
-typedef struct kq_linear { size_t m, n; float *f32; uint16_t *bf16; } kq_linear;
+typedef struct kq_linear {
+    size_t m, n;
+    float *f32;
+    uint16_t *bf16;
+} kq_linear;
 
 typedef struct kq_block {
     size_t layer;
     kq_linear lin[KQ_N_LINEAR];
-    float *attn_norm, *mlp_norm;  /* [d] */
-    float *q_norm, *k_norm;       /* [head_dim], Qwen3 only, else NULL */
+    float *attn_norm, *mlp_norm; /* [d] */
+    float *q_norm, *k_norm;      /* [head_dim], Qwen3 only, else NULL */
 } kq_block;
-kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t layer, kq_block *out, kq_error *err);
+kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t layer, kq_block *out,
+                        kq_error *err);
 void kq_block_free(kq_block *b); /* a zeroed block is fine */
 size_t kq_block_bytes(const kq_config *cfg, kq_compute compute);
-size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute); /* with the largest linear in f32, on its way into the block */
+/* with the largest linear in f32, on its way into the block */
+size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute);
 
 /* Scratch for one thread: as large as forward or backward over T tokens needs. */
 size_t kq_block_scratch_bytes(const kq_model_ctx *mc, size_t T, bool backward);
 
-/* y = block(x), causal, positions 0..T-1. x, y [T, d]; they may be the same array. scratch: kq_block_scratch_bytes(mc, T, false).
- * threads > 1 spreads the work over fixed tiles (same bits for every number of threads); 1 inside a parallel region. */
+/* y = block(x), causal, positions 0..T-1. x, y [T, d]; they may be the same array. scratch:
+ * kq_block_scratch_bytes(mc, T, false). threads > 1 spreads the work over fixed tiles (same bits for
+ * every number of threads); 1 inside a parallel region. */
 kq_status kq_block_forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                            void *scratch, int threads, kq_error *err);
 
-/* One of many short sequences packed into one pass, or the piece of one: rows [row, row + n) of x. With prefix_n > 0 it continues the rows
- * [prefix_row, prefix_row + prefix_n), which are a whole segment without a prefix: several segments may continue the same one, whose rows are
- * then computed once. Row row + i stands at position prefix_n + i and sees the prefix and its own segment's rows up to itself. */
-typedef struct kq_segment { size_t row, n, prefix_row, prefix_n; } kq_segment;
+/* One of many short sequences packed into one pass, or the piece of one: rows [row, row + n) of x. With
+ * prefix_n > 0 it continues the rows [prefix_row, prefix_row + prefix_n), which are a whole segment
+ * without a prefix: several segments may continue the same one, whose rows are then computed once. Row
+ * row + i stands at position prefix_n + i and sees the prefix and its own segment's rows up to itself. */
+typedef struct kq_segment {
+    size_t row, n, prefix_row, prefix_n;
+} kq_segment;
 
-/* x = block(x) in place for all n_seg segments of x [T, d], which cover its rows without overlap; prefix_n + n <= the context's max_T.
- * scratch: kq_block_packed_scratch_bytes(mc, T, longest, threads), longest being the greatest prefix_n + n. threads spread the work over fixed
- * tiles: the same bits for every number of threads (but not for another packing: a product's last bits depend on its number of rows). */
+/* x = block(x) in place for all n_seg segments of x [T, d], which cover its rows without overlap;
+ * prefix_n + n <= the context's max_T. scratch: kq_block_packed_scratch_bytes(mc, T, longest, threads),
+ * longest being the greatest prefix_n + n. threads spread the work over fixed tiles: the same bits for
+ * every number of threads (but not for another packing: a product's last bits depend on its number of
+ * rows). */
 size_t kq_block_packed_scratch_bytes(const kq_model_ctx *mc, size_t T, size_t longest, int threads);
-kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, size_t T, const kq_segment *seg, size_t n_seg,
-                                  size_t longest, void *scratch, int threads, kq_error *err);
+kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, size_t T,
+                                  const kq_segment *seg, size_t n_seg, size_t longest, void *scratch,
+                                  int threads, kq_error *err);
 
-/* Forward that also hands out each linear's input: sink(ctx, id, X [T, n], NULL, T). For input-only statistics. sink may be NULL. */
-typedef kq_status kq_linear_sink(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err);
+/* Forward that also hands out each linear's input: sink(ctx, id, X [T, n], NULL, T). For input-only
+ * statistics. sink may be NULL. */
+typedef kq_status kq_linear_sink(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T,
+                                 kq_error *err);
 kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                                 void *scratch, kq_linear_sink *sink, void *ctx, kq_error *err);
 
-/* Recompute the block from x, back-propagate dy = dLoss/dy [T, d] to dx [T, d] (may be dy's array; NULL: not wanted), and for every
- * linear with bit id of `wanted` set call sink(ctx, id, X [T, n], G [T, m], T) where G = dLoss/d(output): its weight gradient is
- * G^T X. X and G are only valid during the call. */
-kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy, size_t T, float *dx,
-                            unsigned wanted, kq_linear_sink *sink, void *ctx, void *scratch, kq_error *err);
+/* Recompute the block from x, back-propagate dy = dLoss/dy [T, d] to dx [T, d] (may be dy's array; NULL:
+ * not wanted), and for every linear with bit id of `wanted` set call sink(ctx, id, X [T, n], G [T, m],
+ * T) where G = dLoss/d(output): its weight gradient is G^T X. X and G are only valid during the call. */
+kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy,
+                            size_t T, float *dx, unsigned wanted, kq_linear_sink *sink, void *ctx,
+                            void *scratch, kq_error *err);
 
 /* Embedding, final norm and head. E and (when untied) the head are held in the compute type. */
 typedef struct kq_head kq_head;
@@ -71,20 +91,23 @@ size_t kq_head_bytes(const kq_config *cfg, kq_compute compute);
 /* x[t] = E[ids[t]]; KQ_E_ARG when an id is outside the vocabulary. */
 kq_status kq_head_embed(const kq_head *h, const int32_t *ids, size_t T, float *x, kq_error *err);
 /* logits [T, vocab] of final hidden states x [T, d]. scratch: T * d floats. */
-kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logits, void *scratch, int threads, kq_error *err);
+kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logits, void *scratch,
+                         int threads, kq_error *err);
 
 /* Cross-entropy, worked through in tiles of KQ_HEAD_TILE tokens so that [T, vocab] never exists.
- *   x [T, d] final hidden states; target [T], -1 = not scored. nll [T] (may be NULL): nats, 0 where not scored.
+ *   x [T, d] final hidden states; target [T], -1 = not scored. nll [T] (may be NULL): nats, 0 where not
+ *     scored.
  *   dx [T, d] (may be NULL): d(sum of nll)/dx.
  * scratch: kq_head_scratch_bytes(). Single thread. */
 enum { KQ_HEAD_TILE = 64 };
 size_t kq_head_scratch_bytes(const kq_model_ctx *mc);
-kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll, float *dx,
-                       void *scratch, kq_error *err);
+kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll,
+                       float *dx, void *scratch, kq_error *err);
 
-/* A next token for every position of x [T, d], drawn from the model's own distribution: u [T] uniform in [0, 1), ids [T].
- * scratch: kq_head_scratch_bytes(). Single thread. KQ_E_NUMERIC: NaN or Inf. */
-kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids, void *scratch, kq_error *err);
+/* A next token for every position of x [T, d], drawn from the model's own distribution: u [T] uniform in
+ * [0, 1), ids [T]. scratch: kq_head_scratch_bytes(). Single thread. KQ_E_NUMERIC: NaN or Inf. */
+kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids,
+                         void *scratch, kq_error *err);
 
 /* log-softmax in place over one row of n logits (max subtracted, sum in double). */
 void kq_log_softmax(float *row, size_t n);

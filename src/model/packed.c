@@ -4,12 +4,14 @@
 #include "base/mem.h"
 #include "model/internal.h"
 
-/* Rows of all segments go through the linears together; only attention looks at segments, one (segment, key head) a task. */
+/* Rows of all segments go through the linears together; only attention looks at segments, one (segment,
+ * key head) a task. */
 typedef struct work {
     float *xn, *q, *k, *v, *g, *u; /* [T, d], [T, dq], [T, dkv] twice, [T, d_ff] twice */
     uint16_t *xb;                  /* [T, widest], only for bf16 products */
-    float *mine;                   /* a slice a thread: K, V [longest, head_dim]; Q, O [rows, head_dim]; S [rows, longest] */
-    size_t slice;                  /* floats */
+    /* a slice a thread: K, V [longest, head_dim]; Q, O [rows, head_dim]; S [rows, longest] */
+    float *mine;
+    size_t slice; /* floats */
 } work;
 
 static float *take(char *base, size_t *used, size_t n)
@@ -30,7 +32,8 @@ static size_t lay_out(const kq_model_ctx *mc, size_t T, size_t longest, int thre
     w->v = take(scratch, &used, T * mc->dkv);
     w->g = take(scratch, &used, T * c->d_ff);
     w->u = take(scratch, &used, T * c->d_ff);
-    w->xb = mc->compute == KQ_BF16 ? (uint16_t *)(void *)take(scratch, &used, (T * mc->widest + 1) / 2) : NULL;
+    w->xb =
+        mc->compute == KQ_BF16 ? (uint16_t *)(void *)take(scratch, &used, (T * mc->widest + 1) / 2) : NULL;
     w->slice = (2 * longest * c->head_dim + 2 * rows * c->head_dim + rows * longest + 15) / 16 * 16;
     w->mine = take(scratch, &used, w->slice * (size_t)(threads < 1 ? 1 : threads));
     return used;
@@ -42,7 +45,8 @@ size_t kq_block_packed_scratch_bytes(const kq_model_ctx *mc, size_t T, size_t lo
     return lay_out(mc, T, longest, threads, NULL, &w);
 }
 
-static void norm_rows(const kq_model_ctx *mc, const float *x, const float *weight, size_t T, float *y, int threads)
+static void norm_rows(const kq_model_ctx *mc, const float *x, const float *weight, size_t T, float *y,
+                      int threads)
 {
     const size_t d = mc->cfg.d_model;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
@@ -50,7 +54,8 @@ static void norm_rows(const kq_model_ctx *mc, const float *x, const float *weigh
         mc->kern->rms_norm(x + t * d, weight, y + t * d, d, mc->cfg.rms_eps);
 }
 
-static void rotate(const kq_model_ctx *mc, const kq_block *b, const kq_segment *seg, size_t n_seg, work *w, int threads)
+static void rotate(const kq_model_ctx *mc, const kq_block *b, const kq_segment *seg, size_t n_seg, work *w,
+                   int threads)
 {
     const size_t hd = mc->cfg.head_dim;
 #pragma omp parallel for schedule(dynamic, 8) num_threads(threads) if (threads > 1)
@@ -72,19 +77,24 @@ static void gather(const float *from, size_t stride, size_t n, size_t width, flo
 }
 
 /* One key head of one segment; the output takes the place of its queries. */
-static void attend(const kq_model_ctx *mc, const kq_segment *s, size_t j, size_t longest, work *w, float *mine)
+static void attend(const kq_model_ctx *mc, const kq_segment *s, size_t j, size_t longest, work *w,
+                   float *mine)
 {
-    const size_t hd = mc->cfg.head_dim, group = mc->group, wide = group * hd, total = s->prefix_n + s->n, tile_q = kq_attn_tile(mc);
+    const size_t hd = mc->cfg.head_dim, group = mc->group, wide = group * hd, total = s->prefix_n + s->n,
+                 tile_q = kq_attn_tile(mc);
     const size_t rows = (tile_q < longest ? tile_q : longest) * group;
     float *K = mine, *V = K + longest * hd, *Q = V + longest * hd, *O = Q + rows * hd, *S = O + rows * hd;
-    const struct { size_t row, n, at; } parts[] = {{s->prefix_row, s->prefix_n, 0}, {s->row, s->n, s->prefix_n}};
+    const struct {
+        size_t row, n, at;
+    } parts[] = {{s->prefix_row, s->prefix_n, 0}, {s->row, s->n, s->prefix_n}};
     for (int p = 0; p < 2; p++) {
         gather(w->k + parts[p].row * mc->dkv + j * hd, mc->dkv, parts[p].n, hd, K + parts[p].at * hd);
         gather(w->v + parts[p].row * mc->dkv + j * hd, mc->dkv, parts[p].n, hd, V + parts[p].at * hd);
     }
     for (size_t t = s->prefix_n; t < total; t += tile_q) {
         const size_t n = total - t < tile_q ? total - t : tile_q;
-        float *q = w->q + (s->row + t - s->prefix_n) * mc->dq + j * wide; /* the group's heads are neighbours: rows t * group + g */
+        /* the group's heads are neighbours: rows t * group + g */
+        float *q = w->q + (s->row + t - s->prefix_n) * mc->dq + j * wide;
         gather(q, mc->dq, n, wide, Q);
         kq_attn_forward(mc, Q, K, V, t, n, O, NULL, S);
         for (size_t i = 0; i < n; i++)
@@ -92,19 +102,22 @@ static void attend(const kq_model_ctx *mc, const kq_segment *s, size_t j, size_t
     }
 }
 
-static kq_status check(const kq_model_ctx *mc, size_t T, const kq_segment *seg, size_t n_seg, size_t longest, kq_error *err)
+static kq_status check(const kq_model_ctx *mc, size_t T, const kq_segment *seg, size_t n_seg, size_t longest,
+                       kq_error *err)
 {
     if (longest < 1 || longest > mc->max_T)
-        return kq_fail(err, KQ_E_ARG, "a sequence of %zu tokens, but the model context was made for 1..%zu", longest, mc->max_T);
+        return kq_fail(err, KQ_E_ARG, "a sequence of %zu tokens, but the model context was made for 1..%zu",
+                       longest, mc->max_T);
     for (size_t s = 0; s < n_seg; s++)
-        if (seg[s].n > T || seg[s].row > T - seg[s].n || seg[s].prefix_n > T || seg[s].prefix_row > T - seg[s].prefix_n ||
-            seg[s].prefix_n + seg[s].n > longest)
+        if (seg[s].n > T || seg[s].row > T - seg[s].n || seg[s].prefix_n > T ||
+            seg[s].prefix_row > T - seg[s].prefix_n || seg[s].prefix_n + seg[s].n > longest)
             return kq_fail(err, KQ_E_ARG, "segment %zu is outside the %zu packed rows", s, T);
     return KQ_OK;
 }
 
-kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, size_t T, const kq_segment *seg, size_t n_seg,
-                                  size_t longest, void *scratch, int threads, kq_error *err)
+kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, size_t T,
+                                  const kq_segment *seg, size_t n_seg, size_t longest, void *scratch,
+                                  int threads, kq_error *err)
 {
     const size_t d = mc->cfg.d_model, ff = mc->cfg.d_ff, nkv = mc->cfg.n_kv_head;
     work w;

@@ -1,4 +1,5 @@
-/* Where a model's weights come from, without saying how they are stored: a plain source, or a packed kronq checkpoint. */
+/* Where a model's weights come from, without saying how they are stored: a plain source, or a packed
+ * kronq checkpoint. */
 #ifndef KQ_MODEL_WEIGHTS_H
 #define KQ_MODEL_WEIGHTS_H
 
@@ -14,7 +15,8 @@ struct kq_weights {
     kq_status (*rows)(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err);
 };
 
-/* Weights straight from a source that is not a kronq checkpoint. src is borrowed and must outlive the result. */
+/* Weights straight from a source that is not a kronq checkpoint. src is borrowed and must outlive the
+ * result. */
 kq_weights kq_weights_from_source(const kq_source *src);
 
 #endif

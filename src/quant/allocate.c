@@ -52,7 +52,8 @@ kq_status kq_allocate_bits(kq_share *shares, size_t n, double average, kq_alloca
         kq_share *s = &shares[i];
         for (int b = 0; b < KQ_N_BITS; b++)
             if (!(s->loss[b] >= 0) || !isfinite(s->loss[b]))
-                return kq_fail(err, KQ_E_NUMERIC, "module %zu: the forecast of its loss at %d bits is %g", i, KQ_BITS_MIN + b, s->loss[b]);
+                return kq_fail(err, KQ_E_NUMERIC, "module %zu: the forecast of its loss at %d bits is %g", i,
+                               KQ_BITS_MIN + b, s->loss[b]);
         s->bits = s->fixed ? s->fixed : KQ_BITS_MIN;
         total += s->weights;
         spent += s->weights * s->bits;
@@ -60,8 +61,10 @@ kq_status kq_allocate_bits(kq_share *shares, size_t n, double average, kq_alloca
     }
     const double budget = average * total * (1 + 1e-12); /* 2.3 * 10 is less than 23 */
     if (spent > budget)
-        return kq_fail(err, KQ_E_ARG, "--bits %g: the modules that --module-bits settles need %.4g on average with 2 for all the others", average,
-                       spent / total);
+        return kq_fail(err, KQ_E_ARG,
+                       "--bits %g: the modules that --module-bits settles need %.4g on average with 2 for "
+                       "all the others",
+                       average, spent / total);
     kq_status status = kq_alloc_for((void **)&steps, 2 * n, sizeof *steps, "shares of the bits", err);
     if (status)
         return status;
@@ -79,11 +82,13 @@ kq_status kq_allocate_bits(kq_share *shares, size_t n, double average, kq_alloca
         if (s->bits != st.from)
             continue; /* the step before it did not fit */
         if (spent + s->weights * (st.to - st.from) > budget) {
-            if (!bounded) /* all steps so far were taken: a part of this one ends at the least that a mixture of assignments can reach */
+            if (!bounded) /* all steps so far were taken: a part of this one ends at the least that a mixture
+                             of assignments can reach */
                 bound = loss - st.gain * (budget - spent);
             bounded = true;
             st.to = st.from + 1;
-            if (st.to == steps[k].to || spent + s->weights > budget || loss_at(s, st.to) > loss_at(s, st.from))
+            if (st.to == steps[k].to || spent + s->weights > budget ||
+                loss_at(s, st.to) > loss_at(s, st.from))
                 continue;
         }
         loss -= loss_at(s, st.from) - loss_at(s, st.to);
@@ -94,6 +99,8 @@ kq_status kq_allocate_bits(kq_share *shares, size_t n, double average, kq_alloca
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += loss_at(&shares[i], shares[i].bits);
-    *out = (kq_allocation){.average = total > 0 ? spent / total : 0, .loss = sum, .bound = bounded ? fmax(0, fmin(bound, sum)) : sum};
+    *out = (kq_allocation){.average = total > 0 ? spent / total : 0,
+                           .loss = sum,
+                           .bound = bounded ? fmax(0, fmin(bound, sum)) : sum};
     return KQ_OK;
 }

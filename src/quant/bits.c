@@ -27,8 +27,12 @@ static size_t place(size_t layer, int id)
 kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err)
 {
     if (!(opt->bits >= KQ_BITS_MIN && opt->bits <= KQ_BITS_MAX))
-        return kq_fail(err, KQ_E_ARG, "--bits %g: 2, 3 or 4 are possible, or an average between them", opt->bits);
-    const struct { const char *name; int bits; } rows[] = {{"--embed-bits", opt->embed_bits}, {"--head-bits", opt->head_bits}};
+        return kq_fail(err, KQ_E_ARG, "--bits %g: 2, 3 or 4 are possible, or an average between them",
+                       opt->bits);
+    const struct {
+        const char *name;
+        int bits;
+    } rows[] = {{"--embed-bits", opt->embed_bits}, {"--head-bits", opt->head_bits}};
     for (int i = 0; i < 2; i++)
         if (rows[i].bits != 16 && rows[i].bits != 8 && rows[i].bits != 4)
             return kq_fail(err, KQ_E_ARG, "%s %d: 16, 8 or 4 are possible", rows[i].name, rows[i].bits);
@@ -40,7 +44,9 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
 {
     const char *equals = strrchr(text, '=');
     if (!equals || equals == text || !equals[1] || equals[2] || equals[1] < '2' || equals[1] > '4')
-        return kq_fail(err, KQ_E_ARG, "--module-bits %s: expected REGEX=BITS, e.g. 'down_proj=3'; 2, 3 or 4 are possible", text);
+        return kq_fail(err, KQ_E_ARG,
+                       "--module-bits %s: expected REGEX=BITS, e.g. 'down_proj=3'; 2, 3 or 4 are possible",
+                       text);
     kq_regex *pattern;
     kq_status status = kq_regex_new("--module-bits", text, (size_t)(equals - text), &pattern, err);
     if (status)
@@ -61,8 +67,10 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
     if (status)
         return status;
     if (!matched)
-        return kq_fail(err, KQ_E_ARG, "--module-bits %s: matches no module that is quantized; they are called like "
-                       "model.layers.0.self_attn.q_proj", text);
+        return kq_fail(err, KQ_E_ARG,
+                       "--module-bits %s: matches no module that is quantized; they are called like "
+                       "model.layers.0.self_attn.q_proj",
+                       text);
     return KQ_OK;
 }
 
@@ -92,7 +100,8 @@ kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
             least += (double)m * (double)n * (*k ? *k : KQ_BITS_MIN);
         }
     if (b->shared && least > p->opt->bits * total) /* before hours of work, not after */
-        return kq_fail(err, KQ_E_ARG, "--bits %g: with --module-bits the average is at least %.4g", p->opt->bits, least / total);
+        return kq_fail(err, KQ_E_ARG, "--bits %g: with --module-bits the average is at least %.4g",
+                       p->opt->bits, least / total);
     return KQ_OK;
 }
 
@@ -108,9 +117,11 @@ kq_status kq_bits_check_method(const kq_bits *b, kq_error *err)
     if (b->settled || kq_method_needs_gradients(b->p->factor.method))
         return KQ_OK;
     const char *file = b->p->opt->factors;
-    return kq_fail(err, KQ_E_ARG, "--bits %g: %s%sthe method %s predicts no loss by which bits could be shared out; take factors of flipflop or "
-                   "another method with gradients, or 2, 3 or 4 bits with --module-bits for the exceptions", b->p->opt->bits, file ? file : "",
-                   file ? ": " : "", kq_method_name(b->p->factor.method));
+    return kq_fail(err, KQ_E_ARG,
+                   "--bits %g: %s%sthe method %s predicts no loss by which bits could be shared out; take "
+                   "factors of flipflop or "
+                   "another method with gradients, or 2, 3 or 4 bits with --module-bits for the exceptions",
+                   b->p->opt->bits, file ? file : "", file ? ": " : "", kq_method_name(b->p->factor.method));
 }
 
 double kq_bits_of(void *ctx, size_t layer, kq_linear_id id)
@@ -125,7 +136,8 @@ double kq_bits_of(void *ctx, size_t layer, kq_linear_id id)
 double kq_bits_forecast(const kq_bits *b, size_t layer, kq_linear_id id)
 {
     const int k = b->k[place(layer, id)];
-    return b->forecast && k ? kq_forecast_loss(&b->forecast[place(layer, id)], b->error[k - KQ_BITS_MIN]) : NAN;
+    return b->forecast && k ? kq_forecast_loss(&b->forecast[place(layer, id)], b->error[k - KQ_BITS_MIN])
+                            : NAN;
 }
 
 bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings)
@@ -144,8 +156,10 @@ bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings)
 
 json_t *kq_quantize_settings(const kq_quantize_options *opt)
 {
-    json_t *o = json_pack("{s:o, s:s, s:f, s:f, s:s, s:i, s:i, s:I}", "bits", kq_bits_number(opt->bits), "code", opt->code, "sigma_reg", opt->sigma_reg, "shrink", opt->shrink,
-                          "only", opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits", opt->head_bits, "seed", (json_int_t)opt->common.seed);
+    json_t *o = json_pack("{s:o, s:s, s:f, s:f, s:s, s:i, s:i, s:I}", "bits", kq_bits_number(opt->bits),
+                          "code", opt->code, "sigma_reg", opt->sigma_reg, "shrink", opt->shrink, "only",
+                          opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits",
+                          opt->head_bits, "seed", (json_int_t)opt->common.seed);
     if (o && kq_bits_settings(opt, o))
         return o;
     json_decref(o);
@@ -159,7 +173,8 @@ json_t *kq_bits_number(double bits)
 
 const char *kq_bits_text(const kq_quantize_options *opt, char buf[64])
 {
-    snprintf(buf, 64, "%g bits%s%s", opt->bits, whole(opt->bits) ? "" : " on average", opt->n_module_bits ? ", some by --module-bits" : "");
+    snprintf(buf, 64, "%g bits%s%s", opt->bits, whole(opt->bits) ? "" : " on average",
+             opt->n_module_bits ? ", some by --module-bits" : "");
     return buf;
 }
 
@@ -176,13 +191,16 @@ static bool block_done(void *ctx, size_t layer)
     return ((sharer *)ctx)->have[layer];
 }
 
-static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor,
-                              kq_error *err)
+static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
+                              const kq_factor_report *factor, kq_error *err)
 {
     sharer *s = ctx;
     const kq_prepared *p = s->b->p;
     const kq_weights *weights = kq_model_file_weights(p->model);
-    const kq_round_options ro = {.sigma_reg = p->opt->sigma_reg, .seed = p->opt->common.seed, .threads = p->threads, .shrink = p->opt->shrink};
+    const kq_round_options ro = {.sigma_reg = p->opt->sigma_reg,
+                                 .seed = p->opt->common.seed,
+                                 .threads = p->threads,
+                                 .shrink = p->opt->shrink};
     char name[128];
     size_t m, n;
     float *W;
@@ -196,12 +214,14 @@ static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const fl
     if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
     if (!status)
-        status = kq_forecast_linear(name, W, m, n, H_in, H_out, &ro, &s->b->forecast[place(layer, (int)id)], err);
+        status =
+            kq_forecast_linear(name, W, m, n, H_in, H_out, &ro, &s->b->forecast[place(layer, (int)id)], err);
     kq_free(W);
     return status;
 }
 
-/* A block's forecasts as the job keeps them: an array with one entry for each linear, [loss, spread] or null. */
+/* A block's forecasts as the job keeps them: an array with one entry for each linear, [loss, spread] or
+ * null. */
 static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
 {
     sharer *s = ctx;
@@ -212,11 +232,13 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     json_t *list = json_array();
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         const kq_forecast *f = &s->b->forecast[place(layer, id)];
-        json_array_append_new(list, s->b->p->wanted[layer] >> id & 1 ? json_pack("[f, f]", f->loss, f->spread) : json_null());
+        json_array_append_new(list, s->b->p->wanted[layer] >> id & 1 ? json_pack("[f, f]", f->loss, f->spread)
+                                                                     : json_null());
     }
     kq_job_path(s->job, "forecast", layer, "json", path);
     char *text = list ? json_dumps(list, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
-    kq_status status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    kq_status status = text ? kq_file_write(path, text, strlen(text), err)
+                            : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     free(text);
     json_decref(list);
     return status ? status : kq_job_seal(path, err);
@@ -234,11 +256,15 @@ static kq_status read_block(sharer *s, size_t layer, kq_error *err)
         return status;
     json_t *list = json_loadb(text, size, 0, NULL);
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-        const json_t *pair = json_array_get(list, (size_t)id), *loss = json_array_get(pair, 0), *spread = json_array_get(pair, 1);
+        const json_t *pair = json_array_get(list, (size_t)id), *loss = json_array_get(pair, 0),
+                     *spread = json_array_get(pair, 1);
         if (!(s->b->p->wanted[layer] >> id & 1))
             continue;
         if (!json_is_number(loss) || !json_is_number(spread))
-            status = kq_fail(err, KQ_E_FORMAT, "%s: holds no forecast of linear %d; --fresh discards the unfinished work and starts anew", path, id);
+            status = kq_fail(
+                err, KQ_E_FORMAT,
+                "%s: holds no forecast of linear %d; --fresh discards the unfinished work and starts anew",
+                path, id);
         s->b->forecast[place(layer, id)] = (kq_forecast){json_number_value(loss), json_number_value(spread)};
     }
     s->have[layer] = !status;
@@ -265,7 +291,8 @@ static kq_status allocate(kq_bits *b, kq_error *err)
     const kq_config *cfg = b->p->cfg;
     kq_share *shares;
     size_t n = 0, count[KQ_N_BITS] = {0};
-    kq_status status = kq_alloc_for((void **)&shares, b->p->n_wanted, sizeof *shares, "shares of the bits", err);
+    kq_status status =
+        kq_alloc_for((void **)&shares, b->p->n_wanted, sizeof *shares, "shares of the bits", err);
     if (status)
         return status;
     for (size_t l = 0; l < cfg->n_layer; l++)
@@ -291,8 +318,9 @@ static kq_status allocate(kq_bits *b, kq_error *err)
     const kq_common *c = &b->p->opt->common;
     if (!status && c->progress) {
         char line[200];
-        snprintf(line, sizeof line, "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4", b->allocation.average,
-                 count[0], count[1], count[2]);
+        snprintf(line, sizeof line,
+                 "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4",
+                 b->allocation.average, count[0], count[1], count[2]);
         if (c->progress(c->ctx, NULL, 0, line))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after the bits were shared out");
     }
@@ -305,12 +333,17 @@ kq_status kq_bits_share(kq_bits *b, const kq_factor_file *file, const kq_job *jo
     sharer s = {.b = b, .job = job};
     const size_t n_layer = b->p->cfg->n_layer;
     kq_status status = KQ_OK;
-    if (!(b->forecast = kq_calloc(n_layer * KQ_N_LINEAR, sizeof *b->forecast)) || !(s.have = kq_calloc(n_layer, 1)))
+    if (!(b->forecast = kq_calloc(n_layer * KQ_N_LINEAR, sizeof *b->forecast)) ||
+        !(s.have = kq_calloc(n_layer, 1)))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: forecasts");
     for (size_t l = 0; l < n_layer && job && !status; l++)
         status = read_block(&s, l, err);
     if (!status) {
-        const kq_sweep sweep = {.ctx = &s, .done = block_done, .linear = forecast_one, .block = finish_block, .common = &b->p->opt->common};
+        const kq_sweep sweep = {.ctx = &s,
+                                .done = block_done,
+                                .linear = forecast_one,
+                                .block = finish_block,
+                                .common = &b->p->opt->common};
         status = kq_from_factors_run(b->p, file, &sweep, "forecasting", err);
     }
     if (!status && !(status = code_errors(b, err)))

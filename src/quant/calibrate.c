@@ -23,9 +23,9 @@ typedef struct calibrator {
     kq_factor_part *part; /* of the block at work, owned */
     bool bf16;
     json_t *settings, *modules; /* reports of this run; owned */
-    char *text;           /* the settings as text, owned */
-    char work[4300];      /* its work folder */
-    uint32_t *seq;        /* which of the pass's sequences it takes, owned */
+    char *text;                 /* the settings as text, owned */
+    char work[4300];            /* its work folder */
+    uint32_t *seq;              /* which of the pass's sequences it takes, owned */
     size_t bytes;
 } calibrator;
 
@@ -33,7 +33,7 @@ typedef struct calibrator {
 typedef struct calibration {
     calibrator *c; /* [n], owned */
     size_t n;
-    kq_job job;    /* of the pass, when it is not that of a single estimate */
+    kq_job job;          /* of the pass, when it is not that of a single estimate */
     size_t memory, disk; /* planned, as the way */
     kq_gradient_way way;
 } calibration;
@@ -52,7 +52,8 @@ static bool block_done(void *ctx, size_t layer)
     return true;
 }
 
-static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
+static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
+                      const kq_factor_report *r, kq_error *err)
 {
     calibrator *c = ctx;
     char name[128];
@@ -68,19 +69,26 @@ static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_i
     for (int i = 0; i < r->n_trace; i++)
         json_array_append_new(trace, json_pack("[i,f]", r->trace[i].products, r->trace[i].residual));
     json_object_set_new(c->modules, name,
-                        json_pack("{s:i, s:f, s:f, s:f, s:f, s:o, s:b, s:f, s:f, s:f}", "products", r->products, "sigma1", r->sigma1, "sigma2", r->sigma2, "sigma2_residual", r->sigma2_residual,
-                                  "residual", r->residual, "trace", trace, "converged", r->converged, "trace_product", r->trace_product, "seconds", r->seconds, "flop", r->flop));
+                        json_pack("{s:i, s:f, s:f, s:f, s:f, s:o, s:b, s:f, s:f, s:f}", "products",
+                                  r->products, "sigma1", r->sigma1, "sigma2", r->sigma2, "sigma2_residual",
+                                  r->sigma2_residual, "residual", r->residual, "trace", trace, "converged",
+                                  r->converged, "trace_product", r->trace_product, "seconds", r->seconds,
+                                  "flop", r->flop));
     if (r->lack)
-        json_object_set_new(json_object_get(c->modules, name), "identity", json_string(kq_lack_name(r->lack)));
+        json_object_set_new(json_object_get(c->modules, name), "identity",
+                            json_string(kq_lack_name(r->lack)));
     const kq_common *common = &c->p.opt->common;
     if (common->progress) {
         char line[256];
         int len = snprintf(line, sizeof line, "%s [%zu, %zu]", name, m, n);
         if (r->lack)
-            len += snprintf(line + len, sizeof line - (size_t)len, " %s: identity factors", kq_lack_name(r->lack));
+            len += snprintf(line + len, sizeof line - (size_t)len, " %s: identity factors",
+                            kq_lack_name(r->lack));
         else if (kq_method_iterates(c->p.factor.method))
-            len += snprintf(line + len, sizeof line - (size_t)len, " sigma %.4g, sigma2/sigma1 %.3f, residual %.1e%s, %d products", r->sigma1,
-                            r->sigma2 / r->sigma1, r->residual, r->converged ? "" : " (NOT converged)", r->products);
+            len += snprintf(line + len, sizeof line - (size_t)len,
+                            " sigma %.4g, sigma2/sigma1 %.3f, residual %.1e%s, %d products", r->sigma1,
+                            r->sigma2 / r->sigma1, r->residual, r->converged ? "" : " (NOT converged)",
+                            r->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", r->seconds);
         if (common->progress(common->ctx, NULL, 0, line))
             return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", name);
@@ -132,13 +140,16 @@ static kq_status check_complete(const char *path, const json_t *settings, kq_err
         return status;
     json_t *there = json_loads(kq_factor_file_settings(f), JSON_REJECT_DUPLICATES, NULL);
     if (!json_equal(there, settings))
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: the factors there were made with other settings; choose another output or remove it", path);
+        status = kq_fail(
+            err, KQ_E_MISMATCH,
+            "%s: the factors there were made with other settings; choose another output or remove it", path);
     json_decref(there);
     kq_factor_file_close(f);
     return status;
 }
 
-/* What the estimate needs, and its settings; changes nothing on disk. first: the estimate before it, whose fingerprint of the model serves again; or NULL. */
+/* What the estimate needs, and its settings; changes nothing on disk. first: the estimate before it,
+ * whose fingerprint of the model serves again; or NULL. */
 static kq_status prepare_estimate(calibrator *c, const char *model, const calibrator *first, kq_error *err)
 {
     kq_status status = KQ_OK;
@@ -146,7 +157,8 @@ static kq_status prepare_estimate(calibrator *c, const char *model, const calibr
         status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", c->out_file);
     else if (kq_path_is_dir(c->out_file))
         status = kq_fail(err, KQ_E_ARG, "%s: is a folder, expected the name of a file to write", c->out_file);
-    if (status || (status = kq_job_look(c->out_file, c->work, c->opt.resume, err)) || (status = kq_prepare(model, &c->opt, true, &c->p, err)))
+    if (status || (status = kq_job_look(c->out_file, c->work, c->opt.resume, err)) ||
+        (status = kq_prepare(model, &c->opt, true, &c->p, err)))
         return status;
     if (c->p.factor.method == KQ_NONE)
         return kq_fail(err, KQ_E_ARG, "--method none has no factors to calibrate; quantize with it directly");
@@ -170,14 +182,16 @@ static kq_status open_estimate(calibrator *c, kq_error *err)
         return status;
     if (!c->job.complete)
         return kq_job_check_parts(&c->job, "factors", c->p.cfg->n_layer, err);
-    if ((status = check_complete(c->out_file, c->settings, err)) || (status = kq_progress_note(&c->opt.common, "the factors are complete already", err)))
+    if ((status = check_complete(c->out_file, c->settings, err)) ||
+        (status = kq_progress_note(&c->opt.common, "the factors are complete already", err)))
         return status;
     kq_job_finish(&c->job);
     return KQ_OK;
 }
 
-/* The folder of a pass that serves several files; its settings are all of theirs. Nothing left: what a process that died between the
- * last file and the clean-up may have left behind is taken over, to be removed. */
+/* The folder of a pass that serves several files; its settings are all of theirs. Nothing left: what a
+ * process that died between the last file and the clean-up may have left behind is taken over, to be
+ * removed. */
 static kq_status open_pass(calibration *all, bool left, kq_error *err)
 {
     char work[4300], never[4400];
@@ -191,8 +205,10 @@ static kq_status open_pass(calibration *all, bool left, kq_error *err)
     else if (snprintf(work, sizeof work, "%s.pass", all->c->out_file) >= (int)sizeof work)
         status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", all->c->out_file);
     if (!status) {
-        snprintf(never, sizeof never, "%s/complete", work); /* nothing of that name is ever written: the files themselves say what is done */
-        status = kq_job_open(left ? never : all->c->out_file, work, text, all->c->opt.resume, all->c->opt.fresh, &all->job, err);
+        /* nothing of that name is ever written: the files themselves say what is done */
+        snprintf(never, sizeof never, "%s/complete", work);
+        status = kq_job_open(left ? never : all->c->out_file, work, text, all->c->opt.resume,
+                             all->c->opt.fresh, &all->job, err);
     }
     free(text);
     json_decref(settings);
@@ -200,7 +216,8 @@ static kq_status open_pass(calibration *all, bool left, kq_error *err)
 }
 
 /* What the pass yields for each file that is not there yet: [n] estimates, in *out. */
-static kq_status make_estimates(calibration *all, const kq_windows *windows, kq_sweep_estimate *out, size_t *n, kq_error *err)
+static kq_status make_estimates(calibration *all, const kq_windows *windows, kq_sweep_estimate *out,
+                                size_t *n, kq_error *err)
 {
     *n = 0;
     for (size_t i = 0; i < all->n; i++) {
@@ -210,7 +227,8 @@ static kq_status make_estimates(calibration *all, const kq_windows *windows, kq_
         out[*n] = c->p.estimate;
         out[*n].ctx = c;
         if (c->p.n_seq < windows->n) {
-            kq_status status = kq_alloc_for((void **)&c->seq, c->p.n_seq, sizeof *c->seq, "the sequences of an estimate", err);
+            kq_status status = kq_alloc_for((void **)&c->seq, c->p.n_seq, sizeof *c->seq,
+                                            "the sequences of an estimate", err);
             if (status)
                 return status;
             kq_windows_pick(windows, c->p.n_seq, c->seq);
@@ -225,19 +243,22 @@ static json_t *report_of(const calibrator *c)
 {
     if (c->job.complete)
         return json_pack("{s:s, s:b}", "file", c->out_file, "complete", true);
-    return json_pack("{s:s, s:I, s:O, s:O}", "file", c->out_file, "file_bytes", (json_int_t)c->bytes, "settings", c->settings, "modules", c->modules);
+    return json_pack("{s:s, s:I, s:O, s:O}", "file", c->out_file, "file_bytes", (json_int_t)c->bytes,
+                     "settings", c->settings, "modules", c->modules);
 }
 
-static kq_status write_report(const calibration *all, const kq_sweep_report *sr, double start, char **out, kq_error *err)
+static kq_status write_report(const calibration *all, const kq_sweep_report *sr, double start, char **out,
+                              kq_error *err)
 {
     json_t *report, *list = json_array();
     if (all->n == 1 && all->c->job.complete) {
         report = json_pack("{s:b}", "complete", true);
     } else {
-        report = json_pack("{s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:s}", "calibration_nll", isfinite(sr->nll) ? sr->nll : 0.0, "seconds", "forward", sr->forward_s,
-                           "backward", sr->backward_s, "factors", sr->factor_s, "total", kq_now_s() - start, "peak_rss_bytes",
-                           (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)all->memory, "gradients",
-                           kq_gradient_way_name(all->way));
+        report = json_pack("{s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:s}", "calibration_nll",
+                           isfinite(sr->nll) ? sr->nll : 0.0, "seconds", "forward", sr->forward_s, "backward",
+                           sr->backward_s, "factors", sr->factor_s, "total", kq_now_s() - start,
+                           "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",
+                           (json_int_t)all->memory, "gradients", kq_gradient_way_name(all->way));
         kq_prepare_report_texts(&all->c->p, report);
         if (all->n == 1) {
             json_t *one = report_of(all->c);
@@ -256,7 +277,8 @@ static kq_status write_report(const calibration *all, const kq_sweep_report *sr,
     return *out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
 }
 
-/* Where the gradients go. The factors of a block are kept, as they will be in the file, until it is complete. */
+/* Where the gradients go. The factors of a block are kept, as they will be in the file, until it is
+ * complete. */
 static kq_status plan_sweep(calibration *all, kq_sweep *s, const char *dir, kq_error *err)
 {
     const kq_prepared *p = &all->c->p;
@@ -264,7 +286,8 @@ static kq_status plan_sweep(calibration *all, kq_sweep *s, const char *dir, kq_e
     kq_plan_kept_factors(p, &block_bytes, &all_bytes);
     const size_t halves = all->c->bf16 ? 1 : 2;
     s->receiver_kept = s->n_estimates * (block_bytes / 2 * halves);
-    kq_status status = kq_plan_settle(p, s, dir, s->n_estimates * all_bytes * halves, &all->memory, &all->disk, err);
+    kq_status status =
+        kq_plan_settle(p, s, dir, s->n_estimates * all_bytes * halves, &all->memory, &all->disk, err);
     if (!status && !p->opt->resume)
         status = kq_check_disk(dir, all->disk, err);
     all->way = s->way;
@@ -279,8 +302,9 @@ static kq_status plan_pass(calibration *all, kq_sweep *s, const kq_job *job, kq_
     kq_status status = plan_sweep(all, s, job->work_dir, err);
     if (status)
         return status;
-    snprintf(line, sizeof line, "factors of %zu modules; about %s of memory and %s of disk while it runs%s", p->n_wanted,
-             kq_bytes_text((double)all->memory, memory), kq_bytes_text((double)all->disk, disk), kq_plan_words(p, s, words));
+    snprintf(line, sizeof line, "factors of %zu modules; about %s of memory and %s of disk while it runs%s",
+             p->n_wanted, kq_bytes_text((double)all->memory, memory), kq_bytes_text((double)all->disk, disk),
+             kq_plan_words(p, s, words));
     return kq_progress_note(&p->opt->common, line, err);
 }
 
@@ -350,7 +374,8 @@ static kq_status run_pass(calibration *all, kq_sweep_report *sr, kq_error *err)
     return status;
 }
 
-kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size_t n, const kq_quantize_options *opt, bool factor_bf16, char **report_json,
+kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size_t n,
+                           const kq_quantize_options *opt, bool factor_bf16, char **report_json,
                            kq_error *err)
 {
     KQ_C_LOCALE;
@@ -369,7 +394,8 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
     kq_status status = KQ_OK;
     for (size_t i = 0; i < n && !status; i++) {
         calibrator *c = &all.c[all.n++];
-        *c = (calibrator){.out_file = estimates[i].out_file, .opt = *opt, .bf16 = factor_bf16, .job.lock = -1};
+        *c =
+            (calibrator){.out_file = estimates[i].out_file, .opt = *opt, .bf16 = factor_bf16, .job.lock = -1};
         c->opt.common = common;
         c->opt.calibration = estimates[i].calibration;
         /* what one pass has in common */
@@ -377,7 +403,8 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
         c->opt.calibration.n_text = opt->calibration.n_text;
         c->opt.calibration.reading = opt->calibration.reading;
         c->opt.calibration.seq_len = opt->calibration.seq_len;
-        if (kq_method_parse(c->opt.calibration.method, &c->p.factor.method, NULL) == KQ_OK && !kq_method_needs_gradients(c->p.factor.method)) {
+        if (kq_method_parse(c->opt.calibration.method, &c->p.factor.method, NULL) == KQ_OK &&
+            !kq_method_needs_gradients(c->p.factor.method)) {
             c->opt.calibration.sampled_labels = false;
             c->opt.calibration.draws = 1;
         } else {
@@ -420,7 +447,8 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
     return status;
 }
 
-kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt, bool factor_bf16, char **report_json, kq_error *err)
+kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt,
+                       bool factor_bf16, char **report_json, kq_error *err)
 {
     const kq_estimate one = {.out_file = out_file, .calibration = opt->calibration};
     return kq_calibrate_all(model, &one, 1, opt, factor_bf16, report_json, err);

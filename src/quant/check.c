@@ -24,10 +24,14 @@ static bool is_head(const kq_tensor *t)
     return !strcmp(t->name, "lm_head.weight");
 }
 
-/* Embedding and head rows of a checkpoint of kronq's: scales in F16, codes to 127 or 7. 0: the tensor is not of these. */
+/* Embedding and head rows of a checkpoint of kronq's: scales in F16, codes to 127 or 7. 0: the tensor is
+ * not of these. */
 static float packed_reach(const kq_prepared *p, bool packed, const kq_tensor *t)
 {
-    const int bits = !packed ? 16 : is_embedding(t) ? p->opt->embed_bits : is_head(t) ? p->opt->head_bits : 16;
+    const int bits = !packed           ? 16
+                     : is_embedding(t) ? p->opt->embed_bits
+                     : is_head(t)      ? p->opt->head_bits
+                                       : 16;
     return bits == 8 ? 127 : bits == 4 ? 7 : 0;
 }
 
@@ -68,8 +72,8 @@ static bool is_packed_linear(const kq_prepared *p, bool packed, const kq_tensor 
 typedef struct piece {
     const kq_tensor *t;
     kq_dtype type;
-    float reach;       /* of scales that end at 65504, when not 0; else the type's counts */
-    float most;        /* no value may be larger */
+    float reach; /* of scales that end at 65504, when not 0; else the type's counts */
+    float most;  /* no value may be larger */
     size_t row0, rows, row;
 } piece;
 
@@ -86,22 +90,34 @@ static kq_status look(const kq_prepared *p, const piece *c, float *x, float *lar
         if (((c->reach > 0 && a > 65504 * c->reach) || a > c->most) && at == n)
             at = i;
     }
-    if (!status && at < n && *largest > c->most)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is %g, beyond what a checkpoint's scale may be (%g); --only can leave this module out", c->t->file,
-                       c->t->name, c->row0 + at / c->row, at % c->row, (double)x[at], (double)c->most);
+    if (!status && at<n && * largest> c->most)
+        return kq_fail(err, KQ_E_NUMERIC,
+                       "%s: %s[%zu, %zu] is %g, beyond what a checkpoint's scale may be (%g); --only can "
+                       "leave this module out",
+                       c->t->file, c->t->name, c->row0 + at / c->row, at % c->row, (double)x[at],
+                       (double)c->most);
     if (!status && c->reach > 0 && at < n)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is %g, beyond what scales in F16 (to 65504) can hold; %s 16 keeps it", c->t->file, c->t->name,
-                       c->row0 + at / c->row, at % c->row, (double)x[at], is_head(c->t) ? "--head-bits" : "--embed-bits");
+        return kq_fail(
+            err, KQ_E_NUMERIC,
+            "%s: %s[%zu, %zu] is %g, beyond what scales in F16 (to 65504) can hold; %s 16 keeps it",
+            c->t->file, c->t->name, c->row0 + at / c->row, at % c->row, (double)x[at],
+            is_head(c->t) ? "--head-bits" : "--embed-bits");
     if (!status && !(c->reach > 0) && c->row % elems == 0 && !kq_type_holds(c->type, x, n, &at))
-        status = kq_fail(err, KQ_E_NUMERIC, "%s: %s[%zu, %zu] is %g, beyond what the scales of %s can hold (half floats, which end at 65504); choose another "
-                         "type for it", c->t->file, c->t->name, c->row0 + at / c->row, at % c->row, (double)x[at], kq_dtype_name(c->type));
+        status = kq_fail(err, KQ_E_NUMERIC,
+                         "%s: %s[%zu, %zu] is %g, beyond what the scales of %s can hold (half floats, which "
+                         "end at 65504); choose another "
+                         "type for it",
+                         c->t->file, c->t->name, c->row0 + at / c->row, at % c->row, (double)x[at],
+                         kq_dtype_name(c->type));
     return status;
 }
 
 /* trellis: packed with one scale, which has to be a normal number of at most KQ_PACKED_SCALE_MAX. */
-static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dtype type, float reach, bool trellis, kq_error *err)
+static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dtype type, float reach,
+                                bool trellis, kq_error *err)
 {
-    const size_t rows = t->rank == 2 ? t->shape[0] : t->n_elem, row = t->rank == 2 ? t->shape[1] : 1, step = row < SLAB ? SLAB / row : 1;
+    const size_t rows = t->rank == 2 ? t->shape[0] : t->n_elem, row = t->rank == 2 ? t->shape[1] : 1,
+                 step = row < SLAB ? SLAB / row : 1;
     const size_t n = (rows + step - 1) / step;
     const int threads = n < (size_t)p->threads ? (int)n : p->threads;
     float *x, *most, largest = 0;
@@ -113,18 +129,25 @@ static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dty
     kq_first_error f = KQ_FIRST_ERROR;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (size_t i = 0; i < n; i++) {
-        const piece c = {t, type, reach, trellis ? KQ_PACKED_SCALE_MAX : INFINITY, i * step, rows - i * step < step ? rows - i * step : step, row};
+        const piece c = {t,        type,
+                         reach,    trellis ? KQ_PACKED_SCALE_MAX : INFINITY,
+                         i * step, rows - i * step < step ? rows - i * step : step,
+                         row};
         kq_error e;
         if (!kq_first_error_skip(&f, i))
-            kq_first_error_note(&f, i, look(p, &c, x + (size_t)omp_get_thread_num() * step * row, &most[i], &e), &e);
+            kq_first_error_note(&f, i,
+                                look(p, &c, x + (size_t)omp_get_thread_num() * step * row, &most[i], &e), &e);
     }
     status = kq_first_error_get(&f, err);
     for (size_t i = 0; i < n && !status; i++)
         largest = most[i] > largest ? most[i] : largest;
     if (!status && largest > 0 && largest < (reach > 0 ? 4 * 0x1p-24f * reach : kq_type_floor(type)))
-        kq_warn("%s: the largest weight of %s is %g, which scales in F16 hardly hold: they are multiples of 6e-8", t->file, t->name, (double)largest);
+        kq_warn(
+            "%s: the largest weight of %s is %g, which scales in F16 hardly hold: they are multiples of 6e-8",
+            t->file, t->name, (double)largest);
     else if (!status && trellis && largest > 0 && largest < FLT_MIN)
-        kq_warn("%s: the largest weight of %s is %g, less than a scale can be: all its weights become 0", t->file, t->name, (double)largest);
+        kq_warn("%s: the largest weight of %s is %g, less than a scale can be: all its weights become 0",
+                t->file, t->name, (double)largest);
     kq_free(x);
     kq_free(most);
     return status;
@@ -140,13 +163,16 @@ kq_status kq_check_weights(const kq_prepared *p, const kq_gguf_types *types, boo
     kq_status status = KQ_OK;
     for (size_t i = 0; i < kq_source_n_tensors(p->src) && !status; i++) {
         const kq_tensor *t = kq_source_tensor(p->src, i);
-        if ((t->rank == 1 || t->rank == 2) && t->n_elem && is_number(t->dtype) && !(p->cfg->tie_embeddings && !strcmp(t->name, "lm_head.weight")))
-            status = look_at_tensor(p, t, type_of(p, types, t), packed_reach(p, packed, t), is_packed_linear(p, packed, t), err);
+        if ((t->rank == 1 || t->rank == 2) && t->n_elem && is_number(t->dtype) &&
+            !(p->cfg->tie_embeddings && !strcmp(t->name, "lm_head.weight")))
+            status = look_at_tensor(p, t, type_of(p, types, t), packed_reach(p, packed, t),
+                                    is_packed_linear(p, packed, t), err);
     }
     return status;
 }
 
-kq_status kq_check_inputs(kq_prepared *p, const kq_gguf_types *types, bool packed, const size_t *counts, size_t n_counts, kq_error *err)
+kq_status kq_check_inputs(kq_prepared *p, const kq_gguf_types *types, bool packed, const size_t *counts,
+                          size_t n_counts, kq_error *err)
 {
     int32_t start;
     kq_status status = kq_check_weights(p, types, packed, err);
@@ -155,6 +181,8 @@ kq_status kq_check_inputs(kq_prepared *p, const kq_gguf_types *types, bool packe
     if (p->opt->calibration.n_text)
         return kq_prepare_windows(p, NULL, counts, n_counts, err);
     if (!(status = kq_text_start(p->tok, &start, err)) && (start < 0 || (size_t)start >= p->cfg->vocab_size))
-        status = kq_fail(err, KQ_E_ARG, "the tokenizer names no beginning or end-of-text token to start a text from: give a --text file");
+        status = kq_fail(
+            err, KQ_E_ARG,
+            "the tokenizer names no beginning or end-of-text token to start a text from: give a --text file");
     return status;
 }

@@ -18,7 +18,8 @@ typedef struct entry {
     kq_gguf_slot slot;
     const kq_tensor *t; /* of the source, borrowed; NULL for rope_freqs.weight */
     kq_dtype type;      /* in the file */
-    enum { PART, ROWS, PLAIN, STORED, ROPE } from; /* rounded already; rounded here; converted; the source's own bytes; computed */
+    /* rounded already; rounded here; converted; the source's own bytes; computed */
+    enum { PART, ROWS, PLAIN, STORED, ROPE } from;
 } entry;
 
 typedef struct saver {
@@ -28,7 +29,8 @@ typedef struct saver {
     size_t n;
 } saver;
 
-/* Where each tensor's bytes come from. A linear that was not wanted keeps its own bytes where the source is a GGUF, else its own plain type. */
+/* Where each tensor's bytes come from. A linear that was not wanted keeps its own bytes where the source
+ * is a GGUF, else its own plain type. */
 static kq_status list_tensors(saver *s, kq_error *err)
 {
     const kq_source *src = s->p->src;
@@ -44,7 +46,8 @@ static kq_status list_tensors(saver *s, kq_error *err)
             continue;
         }
         if (!(e->t = kq_source_find(src, e->slot.hf_name))) {
-            status = kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is missing", kq_source_path(src), e->slot.hf_name);
+            status =
+                kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is missing", kq_source_path(src), e->slot.hf_name);
             break;
         }
         if (e->slot.rank == 1)
@@ -52,7 +55,8 @@ static kq_status list_tensors(saver *s, kq_error *err)
         if (e->slot.linear < 0) {
             e->type = strcmp(e->slot.hf_name, "lm_head.weight") ? s->types->embed : s->types->head;
             e->from = kq_grid_known(e->type) ? ROWS : PLAIN;
-        } else if ((e->type = s->types->linear[e->slot.layer * KQ_N_LINEAR + (size_t)e->slot.linear]) != KQ_T_OTHER) {
+        } else if ((e->type = s->types->linear[e->slot.layer * KQ_N_LINEAR + (size_t)e->slot.linear]) !=
+                   KQ_T_OTHER) {
             e->from = PART;
         } else {
             e->type = kq_source_gguf(src) ? e->t->dtype : kq_dtype_plain(e->t->dtype);
@@ -74,7 +78,8 @@ static size_t rows_of(const kq_tensor *t)
 }
 
 /* Rows in Hugging Face's order to the writer, in the file's. */
-static kq_status write_rows(kq_gguf_writer *w, const entry *e, const uint8_t *data, size_t rows, size_t size, kq_error *err)
+static kq_status write_rows(kq_gguf_writer *w, const entry *e, const uint8_t *data, size_t rows, size_t size,
+                            kq_error *err)
 {
     if (!e->slot.head_dim)
         return kq_gguf_writer_data(w, data, rows * size, err);
@@ -91,18 +96,24 @@ static kq_status write_rows(kq_gguf_writer *w, const entry *e, const uint8_t *da
 static kq_status write_part(kq_gguf_writer *w, const entry *e, const kq_st_file *part, kq_error *err)
 {
     char name[NAME];
-    snprintf(name, sizeof name, "%.*s.blocks", (int)(strlen(e->slot.hf_name) - strlen(".weight")), e->slot.hf_name);
+    snprintf(name, sizeof name, "%.*s.blocks", (int)(strlen(e->slot.hf_name) - strlen(".weight")),
+             e->slot.hf_name);
     const kq_tensor *b = kq_st_find(part, name);
     const size_t row = kq_gguf_row_bytes(e->type, 1, cols_of(e->t));
     if (!b || b->dtype != KQ_T_U8 || b->rank != 2 || b->shape[0] != rows_of(e->t) || b->shape[1] != row)
-        return kq_fail(err, KQ_E_FORMAT, "%s of the unfinished work is missing or has another shape; --fresh discards the unfinished work and starts anew", name);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s of the unfinished work is missing or has another shape; --fresh discards the "
+                       "unfinished work and starts anew",
+                       name);
     return write_rows(w, e, b->data, b->shape[0], row, err);
 }
 
-/* Rows straight from the source, a slab at a time: converted, or rounded each for itself. A q or k goes whole, its rows change places. */
+/* Rows straight from the source, a slab at a time: converted, or rounded each for itself. A q or k goes
+ * whole, its rows change places. */
 static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entry *e, kq_error *err)
 {
-    const size_t rows = rows_of(e->t), n = cols_of(e->t), row = kq_gguf_row_bytes(e->type, 1, n), step = e->slot.head_dim || rows < SLAB ? rows : SLAB;
+    const size_t rows = rows_of(e->t), n = cols_of(e->t), row = kq_gguf_row_bytes(e->type, 1, n),
+                 step = e->slot.head_dim || rows < SLAB ? rows : SLAB;
     const kq_common *c = &s->p->opt->common;
     float *x = NULL;
     uint8_t *out = NULL;
@@ -111,7 +122,8 @@ static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entr
         status = kq_alloc_for((void **)&out, step, row, e->slot.name, err);
     for (size_t r = 0; r < rows && !status; r += step) {
         const size_t count = rows - r < step ? rows - r : step;
-        if ((status = kq_source_read_f32(s->p->src, e->t, e->t->rank == 2 ? r : 0, e->t->rank == 2 ? count : n, x, err)))
+        if ((status = kq_source_read_f32(s->p->src, e->t, e->t->rank == 2 ? r : 0,
+                                         e->t->rank == 2 ? count : n, x, err)))
             break;
         if (e->from == ROWS)
             status = kq_grid_nearest(e->type, e->slot.hf_name, x, count, n, s->p->threads, out, err);
@@ -119,7 +131,8 @@ static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entr
             status = kq_fail_within(err, kq_encode(e->type, x, count * n, out, NULL, err), e->slot.hf_name);
         if (!status)
             status = write_rows(w, e, out, count, row, err);
-        if (!status && e->from == ROWS && c->progress && c->progress(c->ctx, "embedding", (double)(r + count) / (double)rows, NULL))
+        if (!status && e->from == ROWS && c->progress &&
+            c->progress(c->ctx, "embedding", (double)(r + count) / (double)rows, NULL))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while writing %s", e->slot.name);
     }
     kq_free(x);
@@ -131,12 +144,14 @@ static kq_status write_metadata(const saver *s, kq_gguf_writer *w, const char *s
 {
     kq_status status;
     if ((status = kq_gguf_writer_u32(w, "general.quantization_version", 2, err)) ||
-        (status = kq_gguf_writer_str(w, "kronq.version", kq_version(), err)) || (status = kq_gguf_writer_str(w, "kronq.settings", settings, err)))
+        (status = kq_gguf_writer_str(w, "kronq.version", kq_version(), err)) ||
+        (status = kq_gguf_writer_str(w, "kronq.settings", settings, err)))
         return status;
     return kq_gguf_write_model(w, s->p->src, s->types->mix->file_type, err);
 }
 
-kq_status kq_gguf_try_metadata(const kq_prepared *p, const kq_gguf_types *types, const kq_job *job, const char *settings, kq_error *err)
+kq_status kq_gguf_try_metadata(const kq_prepared *p, const kq_gguf_types *types, const kq_job *job,
+                               const char *settings, kq_error *err)
 {
     const saver s = {.p = p, .types = types};
     char path[4400];
@@ -170,8 +185,8 @@ static uint32_t ggml_type(kq_dtype type)
     return UINT32_MAX;
 }
 
-kq_status kq_gguf_save(const kq_prepared *p, const kq_gguf_types *types, const kq_job *job, const char *path, const char *settings, kq_gguf_saved *saved,
-                       kq_error *err)
+kq_status kq_gguf_save(const kq_prepared *p, const kq_gguf_types *types, const kq_job *job, const char *path,
+                       const char *settings, kq_gguf_saved *saved, kq_error *err)
 {
     saver s = {.p = p, .types = types};
     kq_gguf_writer *w = NULL;
@@ -207,7 +222,8 @@ kq_status kq_gguf_save(const kq_prepared *p, const kq_gguf_types *types, const k
             kq_map_release(e->t->data, e->t->size_bytes);
             break;
         case ROPE: status = write_rope(&s, w, e, err); break;
-        case ROWS: case PLAIN: status = write_source_rows(&s, w, e, err); break;
+        case ROWS:
+        case PLAIN: status = write_source_rows(&s, w, e, err); break;
         }
     }
     kq_st_close(part);
@@ -231,7 +247,9 @@ kq_status kq_gguf_check_saved(const char *path, const char *settings, kq_error *
     if (status)
         return status;
     if (!kq_gguf_str_is(kq_gguf_find(g, "kronq.settings"), 0, settings))
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: the file there was not made with these settings; choose another output or remove it", path);
+        status = kq_fail(
+            err, KQ_E_MISMATCH,
+            "%s: the file there was not made with these settings; choose another output or remove it", path);
     kq_gguf_close(g);
     return status;
 }

@@ -1,4 +1,5 @@
-/* Which type each tensor of a GGUF to be written gets: the mixture's rules, the user's exceptions, and what to do where blocks do not fit. */
+/* Which type each tensor of a GGUF to be written gets: the mixture's rules, the user's exceptions, and
+ * what to do where blocks do not fit. */
 #ifndef KQ_QUANT_GGUF_TYPES_H
 #define KQ_QUANT_GGUF_TYPES_H
 
@@ -8,12 +9,12 @@
 
 typedef struct kq_gguf_types {
     const kq_mix *mix;
-    kq_dtype *linear;    /* [n_layer * KQ_N_LINEAR], owned; KQ_T_OTHER: kept as stored (not wanted) */
+    kq_dtype *linear;     /* [n_layer * KQ_N_LINEAR], owned; KQ_T_OTHER: kept as stored (not wanted) */
     kq_dtype embed, head; /* head: KQ_T_OTHER when tied */
 } kq_gguf_types;
 
-/* KQ_E_ARG: an unknown type, a bad --tensor-type; KQ_E_SHAPE: rows that are no whole number of blocks, named with what to ask for. A type of
- * --tensor-type may be F32, F16 or BF16 too. */
+/* KQ_E_ARG: an unknown type, a bad --tensor-type; KQ_E_SHAPE: rows that are no whole number of blocks,
+ * named with what to ask for. A type of --tensor-type may be F32, F16 or BF16 too. */
 kq_status kq_gguf_types_choose(const kq_prepared *p, kq_gguf_types *t, kq_error *err);
 void kq_gguf_types_free(kq_gguf_types *t);
 

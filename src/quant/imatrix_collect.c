@@ -49,7 +49,8 @@ static void drop_block(collector *c)
     }
 }
 
-static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *squares, const float *H_out, const kq_factor_report *r, kq_error *err)
+static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *squares, const float *H_out,
+                      const kq_factor_report *r, kq_error *err)
 {
     (void)H_out, (void)r;
     collector *c = ctx;
@@ -58,7 +59,8 @@ static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *squ
     kq_linear_name(name, sizeof name, layer, id);
     for (size_t i = 0; i < n; i++)
         if (!isfinite(squares[i]))
-            return kq_fail(err, KQ_E_NUMERIC, "%s: the sum of squares of input %zu is %g", name, i, (double)squares[i]);
+            return kq_fail(err, KQ_E_NUMERIC, "%s: the sum of squares of input %zu is %g", name, i,
+                           (double)squares[i]);
     kq_status status = kq_alloc_for((void **)&c->sum[id], n, sizeof(float), name, err);
     if (!status)
         memcpy(c->sum[id], squares, n * sizeof(float));
@@ -80,7 +82,8 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
             char name[NAME];
             kq_linear_name(name, sizeof name, layer, (kq_linear_id)id);
             if (c->sum[id])
-                status = data ? kq_st_writer_data(w, c->sum[id], n * sizeof(float), err) : kq_st_writer_declare(w, name, KQ_T_F32, 1, &n, err);
+                status = data ? kq_st_writer_data(w, c->sum[id], n * sizeof(float), err)
+                              : kq_st_writer_declare(w, name, KQ_T_F32, 1, &n, err);
         }
     drop_block(c);
     if (status) {
@@ -91,7 +94,8 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     return status ? status : kq_job_seal(path, err);
 }
 
-/* llama-imatrix puts the beginning token in place of each chunk's first, where the tokenizer adds one to a text. */
+/* llama-imatrix puts the beginning token in place of each chunk's first, where the tokenizer adds one to
+ * a text. */
 static kq_status put_beginning_tokens(collector *c, kq_error *err)
 {
     int32_t *ids;
@@ -114,7 +118,8 @@ static kq_status gather(collector *c, const char *out_file, const char *settings
     kq_imatrix_entry *entries = kq_calloc(c->p.n_wanted, sizeof *entries);
     const char **texts = kq_calloc(cal->n_text + 1, sizeof *texts);
     size_t n = 0;
-    kq_status status = parts && entries && texts ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", out_file);
+    kq_status status =
+        parts && entries && texts ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", out_file);
     for (size_t l = 0; l < L && !status; l++) {
         char path[4400];
         if (!c->p.wanted[l])
@@ -124,9 +129,13 @@ static kq_status gather(collector *c, const char *out_file, const char *settings
         for (size_t i = 0; !status && i < kq_st_n_tensors(parts[l]); i++) {
             const kq_tensor *t = kq_st_tensor(parts[l], i);
             if (n == c->p.n_wanted || (uintptr_t)t->data % _Alignof(float))
-                status = kq_fail(err, KQ_E_FORMAT, "%s: is not what this run wrote; --fresh discards the unfinished work and starts anew", path);
+                status = kq_fail(
+                    err, KQ_E_FORMAT,
+                    "%s: is not what this run wrote; --fresh discards the unfinished work and starts anew",
+                    path);
             else
-                entries[n++] = (kq_imatrix_entry){.module = t->name, .n = t->n_elem, .sum = (const float *)(const void *)t->data};
+                entries[n++] = (kq_imatrix_entry){
+                    .module = t->name, .n = t->n_elem, .sum = (const float *)(const void *)t->data};
         }
     }
     if (!status) {
@@ -134,7 +143,8 @@ static kq_status gather(collector *c, const char *out_file, const char *settings
             texts[i] = kq_text_name(cal->text[i]);
         if (!cal->n_text)
             texts[0] = "sampled from the model";
-        status = kq_imatrix_write(out_file, entries, n, c->p.n_seq, cal->seq_len, texts, cal->n_text ? cal->n_text : 1, settings, err);
+        status = kq_imatrix_write(out_file, entries, n, c->p.n_seq, cal->seq_len, texts,
+                                  cal->n_text ? cal->n_text : 1, settings, err);
     }
     for (size_t l = 0; parts && l < L; l++)
         kq_st_close(parts[l]);
@@ -152,12 +162,15 @@ static kq_status check_complete(const char *path, const char *settings, kq_error
     if (status)
         return status;
     if (!kq_gguf_str_is(kq_gguf_find(g, "kronq.imatrix"), 0, settings))
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: the imatrix there was made with other settings; choose another output or remove it", path);
+        status = kq_fail(
+            err, KQ_E_MISMATCH,
+            "%s: the imatrix there was made with other settings; choose another output or remove it", path);
     kq_gguf_close(g);
     return status;
 }
 
-kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_options *opt, char **report_json, kq_error *err)
+kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_options *opt,
+                     char **report_json, kq_error *err)
 {
     KQ_C_LOCALE;
     collector c = {.job.lock = -1};
@@ -208,8 +221,8 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
             status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
         goto out;
     }
-    if ((status = kq_job_check_parts(&c.job, "imatrix", c.p.cfg->n_layer, err)) || (status = kq_prepare_ids(&c.p, &c.job, err)) ||
-        (status = put_beginning_tokens(&c, err)))
+    if ((status = kq_job_check_parts(&c.job, "imatrix", c.p.cfg->n_layer, err)) ||
+        (status = kq_prepare_ids(&c.p, &c.job, err)) || (status = put_beginning_tokens(&c, err)))
         goto out;
     kq_sweep s = kq_prepare_sweep(&c.p, &c.job);
     s.diagonal = true;
@@ -221,11 +234,14 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
     if ((status = kq_sweep_run(&s, &sr, err)) || (status = gather(&c, out_file, text, err)))
         goto out;
     kq_job_finish(&c.job);
-    report = json_pack("{s:I, s:I, s:I, s:{s:f, s:f}, s:I, s:I, s:O}", "entries", (json_int_t)c.p.n_wanted, "chunks", (json_int_t)c.p.n_seq, "chunk_size",
-                       (json_int_t)o.calibration.seq_len, "seconds", "forward", sr.forward_s, "total", kq_now_s() - start, "peak_rss_bytes",
-                       (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)memory, "settings", settings);
+    report =
+        json_pack("{s:I, s:I, s:I, s:{s:f, s:f}, s:I, s:I, s:O}", "entries", (json_int_t)c.p.n_wanted,
+                  "chunks", (json_int_t)c.p.n_seq, "chunk_size", (json_int_t)o.calibration.seq_len, "seconds",
+                  "forward", sr.forward_s, "total", kq_now_s() - start, "peak_rss_bytes",
+                  (json_int_t)kq_peak_rss_bytes(), "planned_bytes", (json_int_t)memory, "settings", settings);
     kq_prepare_report_texts(&c.p, report);
-    if (report_json && (!report || !(*report_json = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(8)))))
+    if (report_json &&
+        (!report || !(*report_json = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(8)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
 out:
     drop_block(&c);

@@ -31,9 +31,11 @@ kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
 {
     struct statvfs v;
     char there[32], need[32];
-    if (disk_of(dir, &v) && v.f_blocks /* else it counts none */ && (double)v.f_bavail * (double)v.f_frsize < (double)needed)
+    if (disk_of(dir, &v) && v.f_blocks /* else it counts none */ &&
+        (double)v.f_bavail * (double)v.f_frsize < (double)needed)
         return kq_fail(err, KQ_E_IO, "%s: %s free, about %s needed for block inputs and the result", dir,
-                       kq_bytes_text((double)v.f_bavail * (double)v.f_frsize, there), kq_bytes_text((double)needed, need));
+                       kq_bytes_text((double)v.f_bavail * (double)v.f_frsize, there),
+                       kq_bytes_text((double)needed, need));
     return KQ_OK;
 }
 
@@ -42,7 +44,8 @@ static size_t largest_tensor(const kq_prepared *p)
 {
     size_t largest = p->src ? 0 : 2 * p->cfg->vocab_size * p->cfg->d_model;
     for (size_t i = 0; p->src && i < kq_source_n_tensors(p->src); i++)
-        largest = kq_source_tensor(p->src, i)->size_bytes > largest ? kq_source_tensor(p->src, i)->size_bytes : largest;
+        largest = kq_source_tensor(p->src, i)->size_bytes > largest ? kq_source_tensor(p->src, i)->size_bytes
+                                                                    : largest;
     return largest;
 }
 
@@ -50,7 +53,8 @@ void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes
 {
     size_t source = largest_tensor(p);
     kq_sweep_plan(p->cfg, s, memory_bytes, disk_bytes);
-    if (p->n_seq && !p->opt->calibration.n_text) { /* the model writes the text first, whole in memory; then that is freed */
+    if (p->n_seq && !p->opt->calibration
+                         .n_text) { /* the model writes the text first, whole in memory; then that is freed */
         const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
         *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
     }
@@ -62,19 +66,22 @@ void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes
 
 const char *kq_gradient_way_name(kq_gradient_way way)
 {
-    static const char *const names[] = {[KQ_WAY_MEMORY] = "memory", [KQ_WAY_DISK] = "disk", [KQ_WAY_STREAM] = "stream"};
+    static const char *const names[] = {
+        [KQ_WAY_MEMORY] = "memory", [KQ_WAY_DISK] = "disk", [KQ_WAY_STREAM] = "stream"};
     return names[way];
 }
 
 const char *kq_plan_words(const kq_prepared *p, const kq_sweep *s, char buf[160])
 {
-    static const char *const where[] = {"in memory", "on disk", "kept nowhere, made again for every product"}; /* by kq_gradient_way */
+    /* by kq_gradient_way */
+    static const char *const where[] = {"in memory", "on disk", "kept nowhere, made again for every product"};
     bool any = false;
     for (size_t i = 0; i < s->n_estimates; i++)
         any = any || kq_method_needs(s->estimates[i].factor->method) == KQ_NEEDS_GRADIENTS;
     buf[0] = 0;
     if (any && !p->opt->factors)
-        snprintf(buf, 160, "; a block's gradients %s, %d sequence%s at once", where[s->way], s->workers ? s->workers : s->threads,
+        snprintf(buf, 160, "; a block's gradients %s, %d sequence%s at once", where[s->way],
+                 s->workers ? s->workers : s->threads,
                  (s->workers ? s->workers : s->threads) == 1 ? "" : "s");
     return buf;
 }
@@ -89,7 +96,11 @@ static size_t free_disk(const char *dir)
 }
 
 /* One way of running the sweep. */
-typedef struct setup { kq_gradient_way way; int workers; size_t chunk_bytes, stream_bytes; } setup;
+typedef struct setup {
+    kq_gradient_way way;
+    int workers;
+    size_t chunk_bytes, stream_bytes;
+} setup;
 
 static size_t need(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *disk)
 {
@@ -102,8 +113,8 @@ static size_t need(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *di
     return memory;
 }
 
-/* What is tried, best first: memory, disk, disk with fewer sequences at once; then a stream, with all its estimates and full chunks before
- * fewer of either. */
+/* What is tried, best first: memory, disk, disk with fewer sequences at once; then a stream, with all
+ * its estimates and full chunks before fewer of either. */
 static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand, size_t limit, setup list[64])
 {
     size_t n = 0;
@@ -116,7 +127,8 @@ static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand,
         if (by_hand && hand == KQ_WAY_MEMORY && workers != all)
             list[n++] = (setup){KQ_WAY_MEMORY, workers, 0, 0};
     }
-    for (int workers = all; workers >= 1 && (!by_hand || hand == KQ_WAY_STREAM); workers = workers > 1 ? (workers + 1) / 2 : 0) {
+    for (int workers = all; workers >= 1 && (!by_hand || hand == KQ_WAY_STREAM);
+         workers = workers > 1 ? (workers + 1) / 2 : 0) {
         static const size_t chunks[] = {0, (size_t)24 << 20, (size_t)6 << 20};
         for (size_t c = 0; c < 3; c++)
             list[n++] = (setup){KQ_WAY_STREAM, workers, chunks[c], 0};
@@ -129,8 +141,8 @@ static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand,
     return n;
 }
 
-kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk, size_t *memory_bytes, size_t *disk_bytes,
-                         kq_error *err)
+kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk,
+                         size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
 {
     const char *name = p->opt->gradients;
     const size_t limit = p->opt->memory, room = free_disk(dir);
@@ -138,7 +150,8 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
     setup list[64], best = {0};
     kq_gradient_way hand = KQ_WAY_MEMORY;
     size_t least = SIZE_MAX, disk = 0;
-    for (hand = KQ_WAY_MEMORY; name && hand <= KQ_WAY_STREAM && strcmp(name, kq_gradient_way_name(hand)); hand++)
+    for (hand = KQ_WAY_MEMORY; name && hand <= KQ_WAY_STREAM && strcmp(name, kq_gradient_way_name(hand));
+         hand++)
         ;
     if (hand > KQ_WAY_STREAM)
         return kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", name);
@@ -151,7 +164,8 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
             least = memory;
             best = list[i];
         }
-        found = (!limit || memory <= limit) && (name || list[i].way != KQ_WAY_DISK || disk + more_disk <= room);
+        found =
+            (!limit || memory <= limit) && (name || list[i].way != KQ_WAY_DISK || disk + more_disk <= room);
         if (found)
             best = list[i];
         if (!seeks)
@@ -163,10 +177,12 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
         return KQ_OK;
     if (!limit || *memory_bytes <= limit)
         return KQ_OK; /* the disk is too small: kq_check_disk says so */
-    const bool writes = seeks && !p->opt->calibration.n_text, gradients = seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS;
+    const bool writes = seeks && !p->opt->calibration.n_text,
+               gradients = seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS;
     const size_t writing = writes ? kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute) : 0;
-    return kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: this takes at least %zuM%s%s%s", limit >> 20, (least >> 20) + 1,
-                   gradients ? " (--gradients " : "", gradients ? kq_gradient_way_name(best.way) : "",
+    return kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: this takes at least %zuM%s%s%s",
+                   limit >> 20, (least >> 20) + 1, gradients ? " (--gradients " : "",
+                   gradients ? kq_gradient_way_name(best.way) : "",
                    writing > limit ? "); give --text: the model that writes its own is whole in memory"
                    : gradients     ? "); a shorter --seq-len takes less"
                                    : "");
@@ -187,15 +203,15 @@ void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all
     }
 }
 
-kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir, size_t *memory_bytes,
-                            size_t *disk_bytes, kq_error *err)
+kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir,
+                            size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
 {
     size_t scratch = 0, more = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
         size_t bytes = kq_round_bytes(m, n) + 4 * m * n; /* and the weights as they come */
-        if (!bits->settled || bits->forecast) { /* factors come from files, twice */
+        if (!bits->settled || bits->forecast) {          /* factors come from files, twice */
             const size_t forecast = kq_forecast_bytes(m, n, p->threads);
             bytes = (forecast > bytes ? forecast : bytes) + 4 * (m * m + n * n);
         }
@@ -268,25 +284,32 @@ kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan
                 snprintf(weight, sizeof weight, "%s.weight", name);
                 const kq_tensor *t = kq_source_find(p.src, weight);
                 const bool wanted = kq_prepared_wants(&p, l, (kq_linear_id)id);
-                json_array_append_new(modules, json_pack("{s:s, s:[I,I], s:s, s:o, s:s}", "name", name, "shape", (json_int_t)m, (json_int_t)n, "source",
-                                                         t ? kq_dtype_name(t->dtype) : "?", "bits",
-                                                         kq_bits_number(wanted ? kq_bits_of(&bits, l, (kq_linear_id)id) : 16), "transform",
-                                                         !wanted                                                      ? "-"
-                                                         : kq_hadamard_is_fallback(u) || kq_hadamard_is_fallback(v) ? "fall-back"
-                                                         : m_pad != m || n_pad != n                                   ? "Hadamard, padded"
-                                                                                                                      : "Hadamard"));
+                json_array_append_new(
+                    modules,
+                    json_pack("{s:s, s:[I,I], s:s, s:o, s:s}", "name", name, "shape", (json_int_t)m,
+                              (json_int_t)n, "source", t ? kq_dtype_name(t->dtype) : "?", "bits",
+                              kq_bits_number(wanted ? kq_bits_of(&bits, l, (kq_linear_id)id) : 16),
+                              "transform",
+                              !wanted                                                    ? "-"
+                              : kq_hadamard_is_fallback(u) || kq_hadamard_is_fallback(v) ? "fall-back"
+                              : m_pad != m || n_pad != n                                 ? "Hadamard, padded"
+                                                                                         : "Hadamard"));
             }
             kq_hadamard_free(u);
             kq_hadamard_free(v);
         }
     }
-    json_t *o = json_pack("{s:s, s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:O}", "model", model, "bits",
-                          kq_bits_number(bits.settled ? save.bits : opt->bits), "bits_settled", bits.settled, "code", opt->code,
-                          "method", opt->factors ? opt->factors : kq_method_name(p.factor.method), "quantized_modules", (json_int_t)save.n_quantized, "quantized_weights",
-                          (json_int_t)save.n_weights_quantized, "bpw", save.bpw_linear, "bpw_file", save.bpw_file, "file_bytes",
-                          (json_int_t)save.file_bytes, "parameters", (json_int_t)save.n_parameters, "planned_memory_bytes", (json_int_t)memory, "planned_disk_bytes", (json_int_t)disk,
-                          "calibration_tokens", (json_int_t)(p.n_seq * opt->calibration.seq_len), "gradients", kq_gradient_way_name(s.way), "isa", kq_isa_name(p.isa), "compute",
-                          p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "modules", modules);
+    json_t *o = json_pack(
+        "{s:s, s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:O}",
+        "model", model, "bits", kq_bits_number(bits.settled ? save.bits : opt->bits), "bits_settled",
+        bits.settled, "code", opt->code, "method",
+        opt->factors ? opt->factors : kq_method_name(p.factor.method), "quantized_modules",
+        (json_int_t)save.n_quantized, "quantized_weights", (json_int_t)save.n_weights_quantized, "bpw",
+        save.bpw_linear, "bpw_file", save.bpw_file, "file_bytes", (json_int_t)save.file_bytes, "parameters",
+        (json_int_t)save.n_parameters, "planned_memory_bytes", (json_int_t)memory, "planned_disk_bytes",
+        (json_int_t)disk, "calibration_tokens", (json_int_t)(p.n_seq * opt->calibration.seq_len), "gradients",
+        kq_gradient_way_name(s.way), "isa", kq_isa_name(p.isa), "compute",
+        p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "modules", modules);
     if (!status && (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
     json_decref(o);

@@ -6,13 +6,14 @@
 
 /* Peak bytes of memory and of disk, of a sweep as it is set up (kq_sweep.way, workers, ...). */
 void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes);
-/* Set s up for the options' memory and gradients: where gradients are kept, how many sequences are worked on at once. Prefers memory, then
- * dir's disk (NULL: however full it is; more_disk comes on top), then no storage. KQ_E_MEMORY names the least that would do. */
-kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk, size_t *memory_bytes, size_t *disk_bytes,
-                         kq_error *err);
+/* Set s up for the options' memory and gradients: where gradients are kept, how many sequences are
+ * worked on at once. Prefers memory, then dir's disk (NULL: however full it is; more_disk comes on top),
+ * then no storage. KQ_E_MEMORY names the least that would do. */
+kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk,
+                         size_t *memory_bytes, size_t *disk_bytes, kq_error *err);
 /* The same for quantize as a whole, rounding and result included. */
-kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir, size_t *memory_bytes,
-                            size_t *disk_bytes, kq_error *err);
+kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir,
+                            size_t *memory_bytes, size_t *disk_bytes, kq_error *err);
 
 /* A block's factors as a part file has them in f32, and those of every wanted linear. */
 void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes);

@@ -39,7 +39,9 @@ static kq_status select_modules(kq_prepared *p, kq_error *err)
     }
     kq_regex_free(pattern);
     if (!status && !p->n_wanted)
-        status = kq_fail(err, KQ_E_ARG, "--only %s: matches no module; they are called like model.layers.0.self_attn.q_proj", only);
+        status = kq_fail(err, KQ_E_ARG,
+                         "--only %s: matches no module; they are called like model.layers.0.self_attn.q_proj",
+                         only);
     return status;
 }
 
@@ -49,18 +51,23 @@ static kq_status check_calibration(const kq_prepared *p, kq_error *err)
     if (c->seq_len < 2 || c->seq_len > 1 << 20)
         return kq_fail(err, KQ_E_ARG, "--seq-len %zu: from 2 to 1048576 make sense", c->seq_len);
     if (p->cfg->max_position && c->seq_len > p->cfg->max_position)
-        return kq_fail(err, KQ_E_ARG, "--seq-len %zu: the model's context is %zu", c->seq_len, p->cfg->max_position);
+        return kq_fail(err, KQ_E_ARG, "--seq-len %zu: the model's context is %zu", c->seq_len,
+                       p->cfg->max_position);
     if (c->tokens < c->seq_len)
-        return kq_fail(err, KQ_E_ARG, "--tokens %zu: less than one sequence of %zu (--seq-len)", c->tokens, c->seq_len);
+        return kq_fail(err, KQ_E_ARG, "--tokens %zu: less than one sequence of %zu (--seq-len)", c->tokens,
+                       c->seq_len);
     if (c->batch < 1 || p->n_seq % c->batch || p->n_seq < c->batch)
         return kq_fail(err, KQ_E_ARG, "--batch %zu: does not divide the %zu sequences", c->batch, p->n_seq);
     const kq_needs needs = kq_method_needs(p->factor.method);
     if (needs != KQ_NEEDS_GRADIENTS && c->batch != 1)
-        return kq_fail(err, KQ_E_ARG, "--batch %zu: method %s takes every token by itself", c->batch, kq_method_name(p->factor.method));
+        return kq_fail(err, KQ_E_ARG, "--batch %zu: method %s takes every token by itself", c->batch,
+                       kq_method_name(p->factor.method));
     if (needs == KQ_NEEDS_INPUTS && c->sampled_labels)
-        return kq_fail(err, KQ_E_ARG, "--labels sampled: method %s looks at inputs alone", kq_method_name(p->factor.method));
+        return kq_fail(err, KQ_E_ARG, "--labels sampled: method %s looks at inputs alone",
+                       kq_method_name(p->factor.method));
     if (c->draws < 1 || c->draws > 1024 || (c->draws > 1 && !c->sampled_labels))
-        return kq_fail(err, KQ_E_ARG, "--draws %zu: from 1 to 1024, and more than 1 only with --labels sampled", c->draws);
+        return kq_fail(err, KQ_E_ARG,
+                       "--draws %zu: from 1 to 1024, and more than 1 only with --labels sampled", c->draws);
     if (c->passes < 1 || c->passes > 100)
         return kq_fail(err, KQ_E_ARG, "--passes %d: from 1 to 100 make sense", c->passes);
     if (!(c->rho > 0) || c->rounds < 1 || !(c->tol > 0) || c->max_iter < 1)
@@ -73,7 +80,8 @@ static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p,
 {
     *p = (kq_prepared){.opt = opt};
     kq_status status;
-    if ((status = kq_isa_pick(opt->common.isa, &p->isa, err)) || (status = kq_method_parse(opt->calibration.method, &p->factor.method, err)))
+    if ((status = kq_isa_pick(opt->common.isa, &p->isa, err)) ||
+        (status = kq_method_parse(opt->calibration.method, &p->factor.method, err)))
         return status;
     if ((status = kq_compute_pick(opt->common.compute, p->isa, &p->compute, err)))
         return status;
@@ -118,7 +126,8 @@ static kq_status prepare_sequences(kq_prepared *p, kq_error *err)
     return check_calibration(p, err);
 }
 
-kq_status kq_prepare_config(const kq_config *cfg, const kq_quantize_options *opt, kq_prepared *p, kq_error *err)
+kq_status kq_prepare_config(const kq_config *cfg, const kq_quantize_options *opt, kq_prepared *p,
+                            kq_error *err)
 {
     kq_status status = prepare_options(opt, p, err);
     p->cfg = cfg;
@@ -127,7 +136,8 @@ kq_status kq_prepare_config(const kq_config *cfg, const kq_quantize_options *opt
     return status || p->factor.method == KQ_NONE ? status : prepare_sequences(p, err);
 }
 
-kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p, kq_error *err)
+kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p,
+                     kq_error *err)
 {
     const kq_calibration *c = &opt->calibration;
     kq_status status = prepare_options(opt, p, err);
@@ -147,7 +157,8 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     if (!status && needs_factors && method != KQ_NONE) {
         if (!(status = prepare_sequences(p, err)))
             status = kq_tokenizer_open(p->src, &p->tok, err);
-        if (!status) /* before any work: a mistyped name, a file that is no text, a conversation that the model has no template for */
+        if (!status) /* before any work: a mistyped name, a file that is no text, a conversation that the
+                        model has no template for */
             status = kq_prepare_text_hash(opt, p->tok, c->tokens, p->text_hash, err);
     }
     return status;
@@ -170,10 +181,12 @@ kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err)
     return p->fingerprint[0] ? KQ_OK : kq_source_fingerprint(p->src, p->fingerprint, err);
 }
 
-kq_status kq_prepare_text_hash(const kq_quantize_options *opt, const kq_tokenizer *tok, size_t tokens, char hex[33], kq_error *err)
+kq_status kq_prepare_text_hash(const kq_quantize_options *opt, const kq_tokenizer *tok, size_t tokens,
+                               char hex[33], kq_error *err)
 {
     const kq_calibration *c = &opt->calibration;
-    const kq_text_how how = {.options = c->reading, .tok = tok, .reach = kq_text_reach(tokens), .common = &opt->common};
+    const kq_text_how how = {
+        .options = c->reading, .tok = tok, .reach = kq_text_reach(tokens), .common = &opt->common};
     const char *rendered;
     hex[0] = 0;
     if (!c->n_text)
@@ -196,22 +209,27 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
     const kq_method method = p->factor.method;
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "kronq", kq_version(), "model", p->fingerprint, "method", kq_method_name(method), "isa",
-                          kq_isa_name(p->isa), "compute", p->compute == KQ_BF16 ? "bf16" : "f32", "seed", (json_int_t)p->opt->common.seed);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "kronq", kq_version(), "model", p->fingerprint,
+                          "method", kq_method_name(method), "isa", kq_isa_name(p->isa), "compute",
+                          p->compute == KQ_BF16 ? "bf16" : "f32", "seed", (json_int_t)p->opt->common.seed);
     if (o && method != KQ_NONE) {
         json_t *names = json_array();
         for (size_t i = 0; i < c->n_text; i++)
             json_array_append_new(names, json_string(kq_text_name(c->text[i])));
         json_object_set_new(o, "calibration",
-                            json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text", c->n_text ? names : json_string("sampled from the model"), "text_hash", p->text_hash,
-                                      "tokens", (json_int_t)(p->n_seq * c->seq_len), "seq_len", (json_int_t)c->seq_len, "batch",
-                                      (json_int_t)c->batch, "labels", c->sampled_labels ? "sampled" : "text"));
+                            json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text",
+                                      c->n_text ? names : json_string("sampled from the model"), "text_hash",
+                                      p->text_hash, "tokens", (json_int_t)(p->n_seq * c->seq_len), "seq_len",
+                                      (json_int_t)c->seq_len, "batch", (json_int_t)c->batch, "labels",
+                                      c->sampled_labels ? "sampled" : "text"));
         if (c->sampled_labels)
-            json_object_set_new(json_object_get(o, "calibration"), "draws", json_integer((json_int_t)c->draws));
+            json_object_set_new(json_object_get(o, "calibration"), "draws",
+                                json_integer((json_int_t)c->draws));
         if (c->n_text && c->reading.spell_special)
             json_object_set_new(json_object_get(o, "calibration"), "parse_special", json_false());
         if (c->n_text && c->reading.format && strcmp(c->reading.format, "auto"))
-            json_object_set_new(json_object_get(o, "calibration"), "text_format", json_string(c->reading.format));
+            json_object_set_new(json_object_get(o, "calibration"), "text_format",
+                                json_string(c->reading.format));
         if (!c->n_text)
             json_decref(names);
         if (method == KQ_FLIPFLOP || method == KQ_FLIPFLOP_TOKENS) {
@@ -261,7 +279,10 @@ static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_wi
         kq_spill_close(file);
         for (size_t i = 0; i < n * c->seq_len && !status; i++)
             if (out->ids[i] < 0 || (size_t)out->ids[i] >= p->cfg->vocab_size)
-                status = kq_fail(err, KQ_E_FORMAT, "%s: token %zu is %d, outside the vocabulary; --fresh discards the unfinished work and starts anew", path, i, (int)out->ids[i]);
+                status = kq_fail(err, KQ_E_FORMAT,
+                                 "%s: token %zu is %d, outside the vocabulary; --fresh discards the "
+                                 "unfinished work and starts anew",
+                                 path, i, (int)out->ids[i]);
         return status;
     }
     kq_eval_options o = kq_eval_defaults();
@@ -271,7 +292,8 @@ static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_wi
     o.progress = self_text_progress;
     o.progress_ctx = (void *)&p->opt->common;
     if (!status)
-        status = kq_self_text(kq_model_file_weights(p->model), p->tok, n, c->seq_len, &o, p->opt->common.seed, out->ids, err);
+        status = kq_self_text(kq_model_file_weights(p->model), p->tok, n, c->seq_len, &o, p->opt->common.seed,
+                              out->ids, err);
     if (!status && !(status = kq_spill_create(path, 1, bytes, &file, err))) {
         if ((status = kq_spill_write(file, 0, out->ids, err)))
             kq_spill_close(file);
@@ -281,15 +303,17 @@ static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_wi
     return status;
 }
 
-kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *counts, size_t n_counts, kq_error *err)
+kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *counts, size_t n_counts,
+                             kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
     size_t most = 0;
     if (p->windows.n) /* already there: kq_check_inputs */
         return KQ_OK;
     if (c->n_text)
-        return kq_text_windows(&(kq_text_how){.options = c->reading, .tok = p->tok, .common = &p->opt->common}, c->text, c->n_text, counts, n_counts,
-                               c->seq_len, &p->windows, err);
+        return kq_text_windows(
+            &(kq_text_how){.options = c->reading, .tok = p->tok, .common = &p->opt->common}, c->text,
+            c->n_text, counts, n_counts, c->seq_len, &p->windows, err);
     for (size_t i = 0; i < n_counts; i++)
         most = counts[i] > most ? counts[i] : most;
     return self_windows(p, job, most, &p->windows, err);
@@ -310,13 +334,26 @@ void kq_prepare_report_texts(const kq_prepared *p, json_t *report)
 
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
 {
-    return (kq_sweep){.weights = p->model ? kq_model_file_weights(p->model) : NULL, .ids = p->windows.ids, .window = p->windows.number, .n_seq = p->n_seq, .T = p->opt->calibration.seq_len,
-                      .estimates = &p->estimate, .n_estimates = 1, .sampled_labels = p->opt->calibration.sampled_labels,
-                      .draws = p->opt->calibration.draws, .isa = p->isa, .compute = p->compute, .threads = p->threads, .seed = p->opt->common.seed,
-                      .wanted = p->wanted, .job = job, .common = &p->opt->common};
+    return (kq_sweep){.weights = p->model ? kq_model_file_weights(p->model) : NULL,
+                      .ids = p->windows.ids,
+                      .window = p->windows.number,
+                      .n_seq = p->n_seq,
+                      .T = p->opt->calibration.seq_len,
+                      .estimates = &p->estimate,
+                      .n_estimates = 1,
+                      .sampled_labels = p->opt->calibration.sampled_labels,
+                      .draws = p->opt->calibration.draws,
+                      .isa = p->isa,
+                      .compute = p->compute,
+                      .threads = p->threads,
+                      .seed = p->opt->common.seed,
+                      .wanted = p->wanted,
+                      .job = job,
+                      .common = &p->opt->common};
 }
 
-kq_status kq_prepared_parts(const kq_prepared *p, const kq_job *job, const char *stem, char ***parts, size_t *n, kq_error *err)
+kq_status kq_prepared_parts(const kq_prepared *p, const kq_job *job, const char *stem, char ***parts,
+                            size_t *n, kq_error *err)
 {
     *n = 0;
     if (!(*parts = kq_calloc(p->cfg->n_layer, sizeof **parts)))

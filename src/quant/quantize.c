@@ -1,5 +1,5 @@
-/* kq_quantize: calibrate, factor, round block by block, write the checkpoint. Where bits are shared out, the factors of all blocks come first: from
- * the file, or kept in the work folder by the sweep. */
+/* kq_quantize: calibrate, factor, round block by block, write the checkpoint. Where bits are shared out,
+ * the factors of all blocks come first: from the file, or kept in the work folder by the sweep. */
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,8 +20,24 @@
 kq_quantize_options kq_quantize_defaults(void)
 {
     return (kq_quantize_options){
-        .calibration = {.tokens = 131072, .seq_len = 1024, .batch = 1, .draws = 1, .passes = 2, .method = "flipflop", .rho = 1e-2, .rounds = 3, .early = 16, .tol = 1e-3, .max_iter = 32},
-        .bits = 2, .code = "hyb", .sigma_reg = 0.1, .shrink = 0.5, .embed_bits = 8, .head_bits = 8, .shard_size = (size_t)8192 << 20,
+        .calibration = {.tokens = 131072,
+                        .seq_len = 1024,
+                        .batch = 1,
+                        .draws = 1,
+                        .passes = 2,
+                        .method = "flipflop",
+                        .rho = 1e-2,
+                        .rounds = 3,
+                        .early = 16,
+                        .tol = 1e-3,
+                        .max_iter = 32},
+        .bits = 2,
+        .code = "hyb",
+        .sigma_reg = 0.1,
+        .shrink = 0.5,
+        .embed_bits = 8,
+        .head_bits = 8,
+        .shard_size = (size_t)8192 << 20,
     };
 }
 
@@ -30,10 +46,10 @@ typedef struct quantizer {
     kq_bits bits;
     kq_code code;
     kq_trellis *trellis[KQ_BITS_MAX + 1]; /* owned; by bits, made when the first module needs it */
-    kq_factor_part *kept;            /* owned; factors of the block at work, while they are only kept */
-    kq_packed packed[KQ_N_LINEAR];   /* of the block at work */
+    kq_factor_part *kept;                 /* owned; factors of the block at work, while they are only kept */
+    kq_packed packed[KQ_N_LINEAR];        /* of the block at work */
     kq_module_report report[KQ_N_LINEAR];
-    unsigned ids;                    /* which of them are filled */
+    unsigned ids; /* which of them are filled */
     double share_s;
 } quantizer;
 
@@ -50,13 +66,18 @@ static kq_status trellis_for(quantizer *q, int bits, kq_error *err)
     return q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, q->r.p.isa, NULL, &q->trellis[bits], err);
 }
 
-static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
+static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
+                           const kq_factor_report *factor, kq_error *err)
 {
     quantizer *q = ctx;
     kq_module_report *r = &q->report[id];
     const kq_weights *weights = kq_model_file_weights(q->r.p.model);
     const double start = kq_now_s();
-    *r = (kq_module_report){.bits = (int)kq_bits_of(&q->bits, layer, id), .factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products};
+    *r = (kq_module_report){.bits = (int)kq_bits_of(&q->bits, layer, id),
+                            .factor_residual = NAN,
+                            .sigma1 = NAN,
+                            .sigma2 = NAN,
+                            .products = factor->products};
     kq_linear_name(r->name, sizeof r->name, layer, id);
     kq_linear_shape(q->r.p.cfg, id, &r->m, &r->n);
     snprintf(r->identity, sizeof r->identity, "%s", kq_lack_name(factor->lack));
@@ -67,7 +88,9 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     }
     float *W;
     kq_round_report round;
-    const kq_round_options ro = {.sigma_reg = q->r.p.opt->sigma_reg, .seed = q->r.p.opt->common.seed, .threads = q->r.p.threads,
+    const kq_round_options ro = {.sigma_reg = q->r.p.opt->sigma_reg,
+                                 .seed = q->r.p.opt->common.seed,
+                                 .threads = q->r.p.threads,
                                  .shrink = q->r.p.opt->shrink};
     kq_status status = kq_alloc_for((void **)&W, r->m * r->n, sizeof *W, r->name, err);
     if (!status)
@@ -75,7 +98,8 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
     if (!status)
-        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out, q->r.predicts && !factor->lack, &ro, &q->packed[id], &round, err);
+        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out,
+                                 q->r.predicts && !factor->lack, &ro, &q->packed[id], &round, err);
     kq_free(W);
     if (status)
         return status;
@@ -89,14 +113,17 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     const kq_common *c = &q->r.p.opt->common;
     if (c->progress) {
         char line[256];
-        int len = snprintf(line, sizeof line, "%s [%zu, %zu] %d bits, relative error %.4f", r->name, r->m, r->n, r->bits, r->relative_mse);
+        int len = snprintf(line, sizeof line, "%s [%zu, %zu] %d bits, relative error %.4f", r->name, r->m,
+                           r->n, r->bits, r->relative_mse);
         if (isfinite(r->predicted_loss))
             len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.5f nats/token",
                             r->predicted_loss / (double)q->r.seq_len);
         if (factor->lack)
-            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors", kq_lack_name(factor->lack));
+            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors",
+                            kq_lack_name(factor->lack));
         else if (kq_method_iterates(q->r.p.factor.method))
-            len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products", factor->residual, factor->products);
+            len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products",
+                            factor->residual, factor->products);
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
         if (c->progress(c->ctx, NULL, 0, line))
             return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", r->name);
@@ -121,7 +148,8 @@ static bool factors_done(void *ctx, size_t layer)
     return kq_job_part_done(&((quantizer *)ctx)->r.job, "factors", layer);
 }
 
-static kq_status keep_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
+static kq_status keep_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
+                          const kq_factor_report *factor, kq_error *err)
 {
     quantizer *q = ctx;
     char name[128];
@@ -163,7 +191,8 @@ static kq_status keep_factors(quantizer *q, kq_sweep s, const char *settings, kq
     return status;
 }
 
-/* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone. Changes nothing. */
+/* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone.
+ * Changes nothing. */
 static kq_status check_output(const char *out, const char *work_name, kq_error *err)
 {
     struct stat st;
@@ -178,14 +207,16 @@ static kq_status check_output(const char *out, const char *work_name, kq_error *
     if (d)
         closedir(d);
     if (others && !ours)
-        return kq_fail(err, KQ_E_ARG, "%s: is not empty and holds no work of kronq's; choose another output", out);
+        return kq_fail(err, KQ_E_ARG, "%s: is not empty and holds no work of kronq's; choose another output",
+                       out);
     return KQ_OK;
 }
 
 static bool same_number(const json_t *a, const json_t *b)
 {
     const double x = json_number_value(a), y = json_number_value(b);
-    return json_is_number(a) && json_is_number(b) && fabs(x - y) <= 1e-8 * fabs(y); /* config.json keeps nine digits */
+    /* config.json keeps nine digits */
+    return json_is_number(a) && json_is_number(b) && fabs(x - y) <= 1e-8 * fabs(y);
 }
 
 /* A config.json is there: it must be of a checkpoint that these settings would have made. */
@@ -197,11 +228,14 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
     kq_status status = kq_file_read(path, 1 << 26, &text, &size, err);
     if (status)
         return status;
-    json_t *config = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL), *qc = json_object_get(config, "quantization_config");
+    json_t *config = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL),
+           *qc = json_object_get(config, "quantization_config");
     const char *kind = json_string_value(json_object_get(qc, "quant_method")), *key;
     kq_free(text);
-    json_t *expected = json_pack("{s:s, s:i, s:f, s:f, s:I}", "code", o->code, "embed_bits", o->embed_bits, "sigma_reg", o->sigma_reg, "shrink",
-                                 o->shrink, "seed", (json_int_t)o->common.seed), *value;
+    json_t *expected =
+               json_pack("{s:s, s:i, s:f, s:f, s:I}", "code", o->code, "embed_bits", o->embed_bits,
+                         "sigma_reg", o->sigma_reg, "shrink", o->shrink, "seed", (json_int_t)o->common.seed),
+           *value;
     if (!kind || strcmp(kind, "kronq"))
         status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
     else if (!expected || json_object_update_missing(expected, settings))
@@ -212,17 +246,22 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     if (!status) { /* "bits" tells it where all modules have the same */
         json_object_del(expected, "bits_asked");
-        json_object_set_new(expected, json_object_get(qc, "bits_asked") ? "bits_asked" : "bits", kq_bits_number(o->bits));
+        json_object_set_new(expected, json_object_get(qc, "bits_asked") ? "bits_asked" : "bits",
+                            kq_bits_number(o->bits));
         if (json_object_get(qc, "module_bits_rules") && !json_object_get(expected, "module_bits_rules"))
             json_object_set_new(expected, "module_bits_rules", json_null());
     }
     if (!status) {
-        json_object_foreach (expected, key, value) {
+        json_object_foreach(expected, key, value)
+        {
             const json_t *there = json_object_get(qc, key);
-            if (json_equal(there, value) || same_number(there, value) || (!there && !strcmp(key, "shrink") && o->shrink == 0)) /* older ones do not tell */
+            if (json_equal(there, value) || same_number(there, value) ||
+                (!there && !strcmp(key, "shrink") && o->shrink == 0)) /* older ones do not tell */
                 continue;
             char *a = kq_job_shown(there), *b = kq_job_shown(value);
-            status = kq_fail(err, KQ_E_MISMATCH, "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose another output or remove it",
+            status = kq_fail(err, KQ_E_MISMATCH,
+                             "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose "
+                             "another output or remove it",
                              path, key, a ? a : "?", b ? b : "?");
             free(a);
             free(b);
@@ -230,7 +269,9 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
         }
     }
     if (!status && json_object_size(json_object_get(qc, "module_bits")) != q->r.p.n_wanted)
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose another output or remove it",
+        status = kq_fail(err, KQ_E_MISMATCH,
+                         "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose "
+                         "another output or remove it",
                          path, json_object_size(json_object_get(qc, "module_bits")), q->r.p.n_wanted);
     json_decref(config);
     json_decref(expected);
@@ -242,9 +283,10 @@ static double real_or_nan(double x, double scale)
     return isfinite(x) ? x * scale : NAN;
 }
 
-/* The whole model's predicted loss (nats a token; NaN where nothing is predicted) and error, out of the part files. modules: gets an entry for each;
- * may be NULL. */
-static kq_status sum_reports(const quantizer *q, json_t *modules, double *predicted_loss, double *relative_mse, kq_error *err)
+/* The whole model's predicted loss (nats a token; NaN where nothing is predicted) and error, out of the
+ * part files. modules: gets an entry for each; may be NULL. */
+static kq_status sum_reports(const quantizer *q, json_t *modules, double *predicted_loss,
+                             double *relative_mse, kq_error *err)
 {
     double predicted = 0, error = 0;
     size_t weights = 0;
@@ -268,9 +310,11 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
             weights += r[id].m * r[id].n;
             if (!modules)
                 continue;
-            json_t *o = json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "bits", r[id].bits, "bpw",
-                                  r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n), "relative_mse",
-                                  r[id].relative_mse, "predicted_loss", kq_json_number(loss));
+            json_t *o =
+                json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n,
+                          "bits", r[id].bits, "bpw",
+                          r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n),
+                          "relative_mse", r[id].relative_mse, "predicted_loss", kq_json_number(loss));
             if (kq_method_iterates(q->r.p.factor.method)) {
                 json_object_set_new(o, "residual", kq_json_number(r[id].factor_residual));
                 json_object_set_new(o, "sigma1", kq_json_number(r[id].sigma1));
@@ -278,7 +322,9 @@ static kq_status sum_reports(const quantizer *q, json_t *modules, double *predic
                 json_object_set_new(o, "products", json_integer(r[id].products));
             }
             if (q->bits.forecast)
-                json_object_set_new(o, "forecast_loss", kq_json_number(kq_bits_forecast(&q->bits, l, (kq_linear_id)id) / (double)q->r.seq_len));
+                json_object_set_new(
+                    o, "forecast_loss",
+                    kq_json_number(kq_bits_forecast(&q->bits, l, (kq_linear_id)id) / (double)q->r.seq_len));
             if (*r[id].identity)
                 json_object_set_new(o, "identity", json_string(r[id].identity));
             json_object_set_new(modules, r[id].name, o);
@@ -299,19 +345,24 @@ static char *make_report(const quantizer *q, const kq_save_report *save, double 
         json_decref(modules);
         return NULL;
     }
-    json_t *o = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f}", "bits", kq_bits_number(save->bits), "bpw", save->bpw_linear, "bpw_file", save->bpw_file,
-                          "file_bytes", (json_int_t)save->file_bytes, "quantized_modules", (json_int_t)save->n_quantized, "quantized_weights",
-                          (json_int_t)save->n_weights_quantized, "predicted_loss", kq_json_number(predicted), "relative_mse", error);
+    json_t *o = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f}", "bits", kq_bits_number(save->bits),
+                          "bpw", save->bpw_linear, "bpw_file", save->bpw_file, "file_bytes",
+                          (json_int_t)save->file_bytes, "quantized_modules", (json_int_t)save->n_quantized,
+                          "quantized_weights", (json_int_t)save->n_weights_quantized, "predicted_loss",
+                          kq_json_number(predicted), "relative_mse", error);
     if (q->bits.forecast) {
         const kq_allocation *a = &q->bits.allocation;
         const double T = (double)q->r.seq_len;
-        json_object_set_new(o, "allocation", json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", q->r.p.opt->bits, "average", a->average, "forecast_loss", a->loss / T,
-                                                       "least_possible", a->bound / T, "seconds", q->share_s));
+        json_object_set_new(o, "allocation",
+                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", q->r.p.opt->bits, "average",
+                                      a->average, "forecast_loss", a->loss / T, "least_possible",
+                                      a->bound / T, "seconds", q->share_s));
     }
     return kq_rounding_report(&q->r, o, modules, save_s, err);
 }
 
-/* The command line that makes this checkpoint again, file names without their folders: for the model card. free() it; NULL: out of memory. */
+/* The command line that makes this checkpoint again, file names without their folders: for the model
+ * card. free() it; NULL: out of memory. */
 static char *command_line(const char *model, const kq_quantize_options *o, const json_t *settings)
 {
     const kq_quantize_options d = kq_quantize_defaults();
@@ -335,7 +386,8 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
             fprintf(f, " --text-format %s", c->reading.format);
         const json_t *cal = json_object_get(settings, "calibration");
         if (cal)
-            fprintf(f, " --tokens %lld --seq-len %lld", json_integer_value(json_object_get(cal, "tokens")), json_integer_value(json_object_get(cal, "seq_len")));
+            fprintf(f, " --tokens %lld --seq-len %lld", json_integer_value(json_object_get(cal, "tokens")),
+                    json_integer_value(json_object_get(cal, "seq_len")));
         if (c->batch != d.calibration.batch)
             fprintf(f, " --batch %zu", c->batch);
         if (strcmp(c->method, d.calibration.method))
@@ -377,7 +429,8 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
     return fclose(f) ? (free(text), NULL) : text;
 }
 
-kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *options, char **report_json, kq_error *err)
+kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *options,
+                      char **report_json, kq_error *err)
 {
     KQ_C_LOCALE;
     quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
@@ -394,7 +447,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     kq_status status = kq_bits_check(opt, err);
     if (!status)
         status = kq_code_parse(opt->code, &q.code, err);
-    if (!status && !(status = kq_path_join(done, sizeof done, out, "config.json", err)) && !(status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) &&
+    if (!status && !(status = kq_path_join(done, sizeof done, out, "config.json", err)) &&
+        !(status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) &&
         !(status = check_output(out, ".kronq-work", err)))
         status = kq_job_look(done, work, opt->resume, err);
     if (!status)
@@ -411,16 +465,18 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         goto out;
     json_t *settings = q.r.settings;
     job_settings = kq_quantize_settings(opt);
-    if (job_settings && !json_object_set(job_settings, "settings", settings) && !json_object_set_new(job_settings, "isa", json_string(kq_isa_name(q.r.p.isa))))
+    if (job_settings && !json_object_set(job_settings, "settings", settings) &&
+        !json_object_set_new(job_settings, "isa", json_string(kq_isa_name(q.r.p.isa))))
         text = json_dumps(job_settings, JSON_COMPACT);
     if (!text) {
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
         goto out;
     }
     kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
-    if (!kq_path_exists(done) && ((status = kq_check_inputs(&q.r.p, NULL, true, &q.r.p.n_seq, 1, err)) ||
-                                  (status = kq_plan_resources(&q.r.p, &q.bits, &s, out, &q.r.memory, &q.r.disk, err)) ||
-                                  (!opt->resume && (status = kq_check_disk(out, q.r.disk, err)))))
+    if (!kq_path_exists(done) &&
+        ((status = kq_check_inputs(&q.r.p, NULL, true, &q.r.p.n_seq, 1, err)) ||
+         (status = kq_plan_resources(&q.r.p, &q.bits, &s, out, &q.r.memory, &q.r.disk, err)) ||
+         (!opt->resume && (status = kq_check_disk(out, q.r.disk, err)))))
         goto out;
     if ((status = kq_job_open(done, work, text, opt->resume, opt->fresh, &q.r.job, err)))
         goto out;
@@ -431,7 +487,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     }
     if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
-    if ((status = kq_rounding_announce(&q.r, &s, out, kq_bits_text(opt, what), err)) || (status = kq_rounding_ids(&q.r, &s, err)))
+    if ((status = kq_rounding_announce(&q.r, &s, out, kq_bits_text(opt, what), err)) ||
+        (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
     s.ctx = &q;
     s.done = kq_rounding_block_done;
@@ -460,8 +517,17 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the model card");
         goto out;
     }
-    const kq_save_options so = {.command = command, .predicted_loss = predicted, .relative_mse = error, .src = q.r.p.src, .dir = out, .part_dir = work, .code = q.code, .embed_bits = opt->embed_bits,
-                                .head_bits = opt->head_bits, .shard_size = opt->shard_size, .settings_json = text};
+    const kq_save_options so = {.command = command,
+                                .predicted_loss = predicted,
+                                .relative_mse = error,
+                                .src = q.r.p.src,
+                                .dir = out,
+                                .part_dir = work,
+                                .code = q.code,
+                                .embed_bits = opt->embed_bits,
+                                .head_bits = opt->head_bits,
+                                .shard_size = opt->shard_size,
+                                .settings_json = text};
     if ((status = kq_checkpoint_save(&so, &save, err)))
         goto out;
     char *report = make_report(&q, &save, kq_now_s() - save_start, err);

@@ -1,5 +1,5 @@
-/* kq_quantize_gguf: calibrate, factor, round block by block onto llama.cpp's block types, write one GGUF file. The same sweep, jobs and part
- * files as kq_quantize; only the rounding and the result differ. */
+/* kq_quantize_gguf: calibrate, factor, round block by block onto llama.cpp's block types, write one GGUF
+ * file. The same sweep, jobs and part files as kq_quantize; only the rounding and the result differ. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,9 +22,9 @@
 typedef struct quantizer {
     kq_rounding r; /* first: see there */
     kq_gguf_types types;
-    uint8_t *blocks[KQ_N_LINEAR];          /* of the model's block at work, owned */
+    uint8_t *blocks[KQ_N_LINEAR]; /* of the model's block at work, owned */
     kq_module_report report[KQ_N_LINEAR];
-    unsigned ids;                          /* which of them are filled */
+    unsigned ids; /* which of them are filled */
 } quantizer;
 
 static void drop_block(quantizer *q)
@@ -41,14 +41,19 @@ static kq_dtype type_of(const quantizer *q, size_t layer, int id)
     return q->types.linear[layer * KQ_N_LINEAR + (size_t)id];
 }
 
-static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *factor, kq_error *err)
+static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
+                           const kq_factor_report *factor, kq_error *err)
 {
     quantizer *q = ctx;
     kq_module_report *r = &q->report[id];
     const kq_weights *weights = kq_model_file_weights(q->r.p.model);
     const kq_dtype type = type_of(q, layer, id);
     const double start = kq_now_s();
-    *r = (kq_module_report){.factor_residual = NAN, .sigma1 = NAN, .sigma2 = NAN, .products = factor->products, .predicted_loss = NAN};
+    *r = (kq_module_report){.factor_residual = NAN,
+                            .sigma1 = NAN,
+                            .sigma2 = NAN,
+                            .products = factor->products,
+                            .predicted_loss = NAN};
     snprintf(r->identity, sizeof r->identity, "%s", kq_lack_name(factor->lack));
     kq_linear_name(r->name, sizeof r->name, layer, id);
     kq_linear_shape(q->r.p.cfg, id, &r->m, &r->n);
@@ -65,9 +70,11 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         o.shrink = q->r.p.opt->shrink;
         o.sweeps = q->r.p.opt->sweeps;
         o.threads = q->r.p.threads;
-        if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out, q->r.predicts && !factor->lack, &o, q->blocks[id], &round, err))) {
+        if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out,
+                                     q->r.predicts && !factor->lack, &o, q->blocks[id], &round, err))) {
             r->relative_mse = round.relative_mse;
-            r->predicted_loss = q->r.predicts && factor->lack ? 0 : round.predicted_loss; /* eq. 1 with F = 0 */
+            /* eq. 1 with F = 0 */
+            r->predicted_loss = q->r.predicts && factor->lack ? 0 : round.predicted_loss;
             r->extra_in = round.extra_in;
             r->extra_out = round.extra_out;
         }
@@ -84,11 +91,14 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     const kq_common *c = &q->r.p.opt->common;
     if (c->progress) {
         char line[256];
-        int len = snprintf(line, sizeof line, "%s [%zu, %zu] %s, relative error %.5f", r->name, r->m, r->n, kq_dtype_name(type), r->relative_mse);
+        int len = snprintf(line, sizeof line, "%s [%zu, %zu] %s, relative error %.5f", r->name, r->m, r->n,
+                           kq_dtype_name(type), r->relative_mse);
         if (isfinite(r->predicted_loss))
-            len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.6f nats/token", r->predicted_loss / (double)q->r.seq_len);
+            len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.6f nats/token",
+                            r->predicted_loss / (double)q->r.seq_len);
         if (factor->lack)
-            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors", kq_lack_name(factor->lack));
+            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors",
+                            kq_lack_name(factor->lack));
         snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
         if (c->progress(c->ctx, NULL, 0, line))
             return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", r->name);
@@ -110,15 +120,20 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
         if (!(q->ids >> id & 1))
             continue;
         char *text = kq_module_report_json(r);
-        status = text ? kq_st_writer_meta(w, r->name, text, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        status = text ? kq_st_writer_meta(w, r->name, text, err)
+                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
         free(text);
         snprintf(name, sizeof name, "%s.blocks", r->name);
         if (!status)
-            status = kq_st_writer_declare(w, name, KQ_T_U8, 2, (size_t[]){r->m, kq_gguf_row_bytes(type_of(q, layer, id), 1, r->n)}, err);
+            status = kq_st_writer_declare(w, name, KQ_T_U8, 2,
+                                          (size_t[]){r->m, kq_gguf_row_bytes(type_of(q, layer, id), 1, r->n)},
+                                          err);
     }
     for (int id = 0; id < KQ_N_LINEAR && !status; id++)
         if (q->ids >> id & 1)
-            status = kq_st_writer_data(w, q->blocks[id], kq_gguf_row_bytes(type_of(q, layer, id), q->report[id].m, q->report[id].n), err);
+            status = kq_st_writer_data(
+                w, q->blocks[id], kq_gguf_row_bytes(type_of(q, layer, id), q->report[id].m, q->report[id].n),
+                err);
     if (status)
         kq_st_writer_abort(w);
     else
@@ -134,8 +149,9 @@ static char *settings_text(const quantizer *q, json_t *factors, kq_error *err)
     json_t *rules = json_array();
     for (size_t i = 0; i < o->n_tensor_type; i++)
         json_array_append_new(rules, json_string(o->tensor_type[i]));
-    json_t *s = json_pack("{s:O, s:s, s:b, s:s, s:o, s:f, s:i, s:s, s:s}", "factors", factors, "type", q->types.mix->name, "pure", o->pure, "fallback",
-                          o->fallback ? o->fallback : "", "tensor_type", rules, "sigma_reg", o->sigma_reg, "sweeps", o->sweeps, "only",
+    json_t *s = json_pack("{s:O, s:s, s:b, s:s, s:o, s:f, s:i, s:s, s:s}", "factors", factors, "type",
+                          q->types.mix->name, "pure", o->pure, "fallback", o->fallback ? o->fallback : "",
+                          "tensor_type", rules, "sigma_reg", o->sigma_reg, "sweeps", o->sweeps, "only",
                           o->only ? o->only : "", "isa", kq_isa_name(q->r.p.isa));
     if (s && o->shrink != 0) /* files made before there was one go on being recognised */
         json_object_set_new(s, "shrink", json_real(o->shrink));
@@ -167,30 +183,38 @@ static char *make_report(const quantizer *q, const kq_gguf_saved *saved, double 
             if (!r[id].name[0])
                 continue;
             const kq_dtype type = type_of(q, l, id);
-            const double count = (double)r[id].m * (double)r[id].n, loss = r[id].predicted_loss / (double)q->r.seq_len;
+            const double count = (double)r[id].m * (double)r[id].n,
+                         loss = r[id].predicted_loss / (double)q->r.seq_len;
             const double these = 8.0 * (double)kq_gguf_row_bytes(type, r[id].m, r[id].n);
             predicted += loss;
             error += r[id].relative_mse * count;
             weights += count;
             bits += these;
             n_modules++;
-            json_object_set_new(modules, r[id].name, json_pack("{s:[I,I], s:s, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n, "type",
-                                kq_dtype_name(type), "bpw", these / count, "relative_mse", r[id].relative_mse, "predicted_loss", kq_json_number(loss)));
+            json_object_set_new(modules, r[id].name,
+                                json_pack("{s:[I,I], s:s, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m,
+                                          (json_int_t)r[id].n, "type", kq_dtype_name(type), "bpw",
+                                          these / count, "relative_mse", r[id].relative_mse, "predicted_loss",
+                                          kq_json_number(loss)));
             if (*r[id].identity)
-                json_object_set_new(json_object_get(modules, r[id].name), "identity", json_string(r[id].identity));
+                json_object_set_new(json_object_get(modules, r[id].name), "identity",
+                                    json_string(r[id].identity));
             kq_lacks_add(&lacks, kq_lack_of(r[id].identity), r[id].name);
         }
     }
     if (!q->r.p.opt->factors)
         kq_lacks_warn(&lacks);
-    json_t *o = json_pack("{s:s, s:f, s:f, s:I, s:I, s:f, s:o, s:f}", "type", q->types.mix->name, "bpw", bits / weights, "bpw_file",
-                          8.0 * (double)saved->file_bytes / (double)saved->n_parameters, "file_bytes", (json_int_t)saved->file_bytes, "quantized_modules",
-                          (json_int_t)n_modules, "quantized_weights", weights, "predicted_loss", kq_json_number(q->r.predicts ? predicted : NAN),
-                          "relative_mse", error / weights);
+    json_t *o =
+        json_pack("{s:s, s:f, s:f, s:I, s:I, s:f, s:o, s:f}", "type", q->types.mix->name, "bpw",
+                  bits / weights, "bpw_file", 8.0 * (double)saved->file_bytes / (double)saved->n_parameters,
+                  "file_bytes", (json_int_t)saved->file_bytes, "quantized_modules", (json_int_t)n_modules,
+                  "quantized_weights", weights, "predicted_loss",
+                  kq_json_number(q->r.predicts ? predicted : NAN), "relative_mse", error / weights);
     return kq_rounding_report(&q->r, o, modules, save_s, err);
 }
 
-/* Peak memory and disk: the sweep's, or the rounding of the largest linear with its two factors, whichever comes last on top. */
+/* Peak memory and disk: the sweep's, or the rounding of the largest linear with its two factors,
+ * whichever comes last on top. */
 static kq_status resources(quantizer *q, kq_sweep *s, const char *dir, kq_error *err)
 {
     size_t scratch = 0;
@@ -202,7 +226,8 @@ static kq_status resources(quantizer *q, kq_sweep *s, const char *dir, kq_error 
     }
     s->receiver_peak = scratch;
     s->receiver_kept = kq_gguf_linear_bytes(&q->types, q->r.p.cfg) / q->r.p.cfg->n_layer;
-    return kq_plan_settle(&q->r.p, s, dir, 2 * kq_gguf_planned_bytes(q->r.p.src, &q->types), &q->r.memory, &q->r.disk, err);
+    return kq_plan_settle(&q->r.p, s, dir, 2 * kq_gguf_planned_bytes(q->r.p.src, &q->types), &q->r.memory,
+                          &q->r.disk, err);
 }
 
 static kq_status prepare(quantizer *q, const char *model, const kq_quantize_options *opt, kq_error *err)
@@ -215,7 +240,8 @@ static kq_status prepare(quantizer *q, const char *model, const kq_quantize_opti
     return kq_gguf_types_choose(&q->r.p, &q->types, err);
 }
 
-kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *options, char **report_json, kq_error *err)
+kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *options,
+                           char **report_json, kq_error *err)
 {
     KQ_C_LOCALE;
     quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
@@ -229,7 +255,8 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
         *report_json = NULL;
     kq_status status = KQ_OK;
     if (kq_path_is_dir(out_file))
-        status = kq_fail(err, KQ_E_ARG, "%s: is a folder, expected the name of a GGUF file to write", out_file);
+        status =
+            kq_fail(err, KQ_E_ARG, "%s: is a folder, expected the name of a GGUF file to write", out_file);
     else if (snprintf(work, sizeof work, "%s.work", out_file) >= (int)sizeof work)
         status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", out_file);
     if (!status && !(status = kq_job_look(out_file, work, opt->resume, err)))
@@ -243,8 +270,10 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
         goto out;
     }
     kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
-    if (!kq_path_exists(out_file) && ((status = kq_check_inputs(&q.r.p, &q.types, false, &q.r.p.n_seq, 1, err)) ||
-                                      (status = resources(&q, &s, work, err)) || (!opt->resume && (status = kq_check_disk(work, q.r.disk, err)))))
+    if (!kq_path_exists(out_file) &&
+        ((status = kq_check_inputs(&q.r.p, &q.types, false, &q.r.p.n_seq, 1, err)) ||
+         (status = resources(&q, &s, work, err)) ||
+         (!opt->resume && (status = kq_check_disk(work, q.r.disk, err)))))
         goto out;
     if ((status = kq_job_open(out_file, work, text, opt->resume, opt->fresh, &q.r.job, err)) ||
         (!q.r.job.complete && (status = kq_gguf_try_metadata(&q.r.p, &q.types, &q.r.job, text, err))))
@@ -256,7 +285,8 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
     }
     if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
         goto out;
-    if ((status = kq_rounding_announce(&q.r, &s, work, q.types.mix->name, err)) || (status = kq_rounding_ids(&q.r, &s, err)))
+    if ((status = kq_rounding_announce(&q.r, &s, work, q.types.mix->name, err)) ||
+        (status = kq_rounding_ids(&q.r, &s, err)))
         goto out;
     s.ctx = &q;
     s.done = kq_rounding_block_done;
@@ -307,19 +337,24 @@ kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char *
             const kq_tensor *t = kq_source_find(q.r.p.src, weight);
             const char *source = t ? kq_dtype_name(t->dtype) : "?";
             weights += type == KQ_T_OTHER ? 0 : m * n;
-            json_array_append_new(modules, json_pack("{s:s, s:[I,I], s:s, s:s}", "name", name, "shape", (json_int_t)m, (json_int_t)n, "source", source, "type",
+            json_array_append_new(modules, json_pack("{s:s, s:[I,I], s:s, s:s}", "name", name, "shape",
+                                                     (json_int_t)m, (json_int_t)n, "source", source, "type",
                                                      type == KQ_T_OTHER ? "as stored" : kq_dtype_name(type)));
         }
     kq_sweep s = kq_prepare_sweep(&q.r.p, NULL);
     status = resources(&q, &s, NULL, err);
     const size_t file = kq_gguf_planned_bytes(q.r.p.src, &q.types);
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:O}", "model", model, "type", q.types.mix->name, "embedding",
-                          kq_dtype_name(q.types.embed), "head", q.types.head == KQ_T_OTHER ? "tied" : kq_dtype_name(q.types.head), "method",
-                          opt->factors ? opt->factors : kq_method_name(q.r.p.factor.method), "quantized_modules", (json_int_t)q.r.p.n_wanted,
-                          "quantized_weights", (json_int_t)weights, "bpw", weights ? 8.0 * (double)kq_gguf_linear_bytes(&q.types, cfg) / (double)weights : 0.0,
-                          "file_bytes", (json_int_t)file, "planned_memory_bytes", (json_int_t)q.r.memory, "planned_disk_bytes", (json_int_t)q.r.disk,
-                          "calibration_tokens", (json_int_t)(q.r.p.n_seq * opt->calibration.seq_len), "isa", kq_isa_name(q.r.p.isa), "compute",
-                          q.r.p.compute == KQ_BF16 ? "bf16" : "f32", "threads", q.r.p.threads, "modules", modules);
+    json_t *o = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:O}", "model", model,
+        "type", q.types.mix->name, "embedding", kq_dtype_name(q.types.embed), "head",
+        q.types.head == KQ_T_OTHER ? "tied" : kq_dtype_name(q.types.head), "method",
+        opt->factors ? opt->factors : kq_method_name(q.r.p.factor.method), "quantized_modules",
+        (json_int_t)q.r.p.n_wanted, "quantized_weights", (json_int_t)weights, "bpw",
+        weights ? 8.0 * (double)kq_gguf_linear_bytes(&q.types, cfg) / (double)weights : 0.0, "file_bytes",
+        (json_int_t)file, "planned_memory_bytes", (json_int_t)q.r.memory, "planned_disk_bytes",
+        (json_int_t)q.r.disk, "calibration_tokens", (json_int_t)(q.r.p.n_seq * opt->calibration.seq_len),
+        "isa", kq_isa_name(q.r.p.isa), "compute", q.r.p.compute == KQ_BF16 ? "bf16" : "f32", "threads",
+        q.r.p.threads, "modules", modules);
     if (!status && (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
     json_decref(o);

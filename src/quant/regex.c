@@ -7,10 +7,10 @@
 #include "base/mem.h"
 
 struct kq_regex {
-    pcre2_code *re;          /* owned */
-    pcre2_match_data *match; /* owned */
+    pcre2_code *re;              /* owned */
+    pcre2_match_data *match;     /* owned */
     pcre2_match_context *limits; /* owned */
-    const char *option;      /* borrowed */
+    const char *option;          /* borrowed */
 };
 
 kq_status kq_regex_new(const char *option, const char *text, size_t len, kq_regex **out, kq_error *err)
@@ -19,7 +19,8 @@ kq_status kq_regex_new(const char *option, const char *text, size_t len, kq_rege
     PCRE2_SIZE at;
     *out = NULL;
     if (len > KQ_REGEX_MAX)
-        return kq_fail(err, KQ_E_ARG, "%s: a regular expression of %zu bytes, expected %d at most", option, len, KQ_REGEX_MAX);
+        return kq_fail(err, KQ_E_ARG, "%s: a regular expression of %zu bytes, expected %d at most", option,
+                       len, KQ_REGEX_MAX);
     kq_regex *p = kq_calloc(1, sizeof *p);
     if (!p)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", option);
@@ -27,7 +28,8 @@ kq_status kq_regex_new(const char *option, const char *text, size_t len, kq_rege
         PCRE2_UCHAR why[200];
         pcre2_get_error_message(code, why, sizeof why);
         kq_regex_free(p);
-        return kq_fail(err, KQ_E_ARG, "%s %s: not a regular expression: %s at position %zu", option, text, (char *)why, (size_t)at);
+        return kq_fail(err, KQ_E_ARG, "%s %s: not a regular expression: %s at position %zu", option, text,
+                       (char *)why, (size_t)at);
     }
     p->match = pcre2_match_data_create_from_pattern(p->re, NULL);
     p->limits = pcre2_match_context_create(NULL);
@@ -60,5 +62,7 @@ kq_status kq_regex_matches(const kq_regex *p, const char *name, bool *yes, kq_er
         return KQ_OK;
     PCRE2_UCHAR why[200];
     pcre2_get_error_message(rc, why, sizeof why);
-    return kq_fail(err, KQ_E_ARG, "%s: the regular expression cannot be decided on the name %s: %s; make it simpler", p->option, name, (char *)why);
+    return kq_fail(err, KQ_E_ARG,
+                   "%s: the regular expression cannot be decided on the name %s: %s; make it simpler",
+                   p->option, name, (char *)why);
 }

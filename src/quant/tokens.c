@@ -23,7 +23,8 @@ void kq_windows_pick(const kq_windows *w, size_t count, uint32_t *seq)
 }
 
 /* The windows that some count takes, out of the text's ids. */
-static kq_status take_windows(const kq_text_ids *list, const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out, kq_error *err)
+static kq_status take_windows(const kq_text_ids *list, const size_t *counts, size_t n_counts, size_t seq_len,
+                              kq_windows *out, kq_error *err)
 {
     uint8_t *taken = kq_calloc(out->of, 1);
     if (!taken)
@@ -46,8 +47,9 @@ static kq_status take_windows(const kq_text_ids *list, const size_t *counts, siz
     return status;
 }
 
-kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size_t n_files, const size_t *counts, size_t n_counts, size_t seq_len,
-                          kq_windows *out, kq_error *err)
+kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size_t n_files,
+                          const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out,
+                          kq_error *err)
 {
     size_t most = 0, want;
     *out = (kq_windows){0};
@@ -63,8 +65,11 @@ kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size
         return status;
     out->of = list.n / seq_len;
     if (out->of < most || out->of > UINT32_MAX)
-        status = kq_fail(err, KQ_E_ARG, "%s%s: %zu tokens make %zu whole sequences of %zu, %zu are asked for; give more --text or fewer --tokens",
-                         kq_text_shown(files[0]), n_files > 1 ? " and the other texts" : "", list.n, out->of, seq_len, most);
+        status = kq_fail(err, KQ_E_ARG,
+                         "%s%s: %zu tokens make %zu whole sequences of %zu, %zu are asked for; give more "
+                         "--text or fewer --tokens",
+                         kq_text_shown(files[0]), n_files > 1 ? " and the other texts" : "", list.n, out->of,
+                         seq_len, most);
     if (!status)
         status = take_windows(&list, counts, n_counts, seq_len, out, err);
     if (status)

@@ -1,5 +1,6 @@
-/* kq_plan_ways: what calibrating and rounding a model would take, for each way of keeping gradients, from its configuration alone. Time is
- * counted arithmetic over rates that this machine shows in about a second, by processor time: as if nothing else ran on it. */
+/* kq_plan_ways: what calibrating and rounding a model would take, for each way of keeping gradients,
+ * from its configuration alone. Time is counted arithmetic over rates that this machine shows in about a
+ * second, by processor time: as if nothing else ran on it. */
 #include <jansson.h>
 #include <math.h>
 #include <omp.h>
@@ -15,13 +16,15 @@
 #include "quant/plan.h"
 #include "generate/self_text.h"
 
-/* Forward with the head and backward reach this share of the rate that gemm_rate measures: 0.85 and 1.0 on SmolLM2 with sequences of 1024
- * (SPEED.md); the model's larger products are faster than the 512^3 measured, what lies between them is slower. */
+/* Forward with the head and backward reach this share of the rate that gemm_rate measures: 0.85 and 1.0
+ * on SmolLM2 with sequences of 1024 (SPEED.md); the model's larger products are faster than the 512^3
+ * measured, what lies between them is slower. */
 static const double share_of_gemm = 0.85;
 
 typedef struct rates {
-    double gemm, factor, ldl; /* FLOP/s: products of all threads; the factor step, all threads; block LDL in f64, one thread */
-    double tile_s;            /* seconds a 16x16 tile, all threads at work */
+    /* FLOP/s: products of all threads; the factor step, all threads; block LDL in f64, one thread */
+    double gemm, factor, ldl;
+    double tile_s; /* seconds a 16x16 tile, all threads at work */
 } rates;
 
 /* ---- measuring ---- */
@@ -38,7 +41,8 @@ static kq_status gemm_rate(const kq_prepared *p, double *out, kq_error *err)
 {
     const size_t N = 512;
     float *M;
-    kq_status status = kq_alloc_for((void **)&M, (size_t)p->threads * 3 * N * N, sizeof *M, "a measurement", err);
+    kq_status status =
+        kq_alloc_for((void **)&M, (size_t)p->threads * 3 * N * N, sizeof *M, "a measurement", err);
     if (status)
         return status;
     memset(M, 0, (size_t)p->threads * 3 * N * N * sizeof *M);
@@ -51,7 +55,8 @@ static kq_status gemm_rate(const kq_prepared *p, double *out, kq_error *err)
             float *A = M + (size_t)t * 3 * N * N;
             for (int i = 0; i < 4; i++)
                 if (p->compute == KQ_BF16)
-                    kq_gemm_bf16(false, true, N, N, N, (uint16_t *)A, N, (uint16_t *)(A + N * N), N, false, A + 2 * N * N, N, NULL);
+                    kq_gemm_bf16(false, true, N, N, N, (uint16_t *)A, N, (uint16_t *)(A + N * N), N, false,
+                                 A + 2 * N * N, N, NULL);
                 else
                     kq_gemm_f32(false, true, N, N, N, 1, A, N, A + N * N, N, 0, A + 2 * N * N, N);
         }
@@ -69,7 +74,8 @@ static kq_status factor_rate(const kq_prepared *p, double *out, kq_error *err)
     enum { D = 24, N = 768, TOKENS = 256 };
     size_t m, n;
     kq_linear_shape(p->cfg, KQ_GATE, &m, &n);
-    const bool factored = kq_factored_pays(m, n, p->opt->calibration.batch * p->opt->calibration.seq_len, &p->factor);
+    const bool factored =
+        kq_factored_pays(m, n, p->opt->calibration.batch * p->opt->calibration.seq_len, &p->factor);
     kq_gradients G = {.D = D, .m = N, .n = N, .T = factored ? TOKENS : 0};
     kq_factor_options opt = p->factor;
     opt.max_iter = 2;
@@ -78,7 +84,8 @@ static kq_status factor_rate(const kq_prepared *p, double *out, kq_error *err)
     float *H = kq_alloc(2 * N * N, sizeof *H);
     kq_factor_report report;
     double start = 0;
-    kq_status status = kq_alloc_for((void **)&g, D * kq_sample_size(N, N, G.T), sizeof *g, "a measurement", err);
+    kq_status status =
+        kq_alloc_for((void **)&g, D * kq_sample_size(N, N, G.T), sizeof *g, "a measurement", err);
     if (!status && !H)
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: a measurement");
     if (!status) {
@@ -152,25 +159,30 @@ static kq_status tile_rate(const kq_prepared *p, double *out, kq_error *err)
 /* ---- counting ---- */
 
 /* Seconds of each stage. */
-typedef struct stages { double forward, backward, factors, rounding; } stages;
+typedef struct stages {
+    double forward, backward, factors, rounding;
+} stages;
 
 /* Over all samples; flipflop's early rounds are parts of a pass. */
 static double passes_of(const kq_prepared *p, const kq_sweep *s)
 {
     const kq_needs needs = kq_method_needs(p->factor.method);
-    return needs == KQ_NEEDS_TOKENS                               ? (double)kq_method_passes(&p->factor)
-           : needs == KQ_NEEDS_GRADIENTS && s->way == KQ_WAY_STREAM ? kq_factors_passes(&p->factor, s->n_seq * s->draws / p->estimate.batch)
-                                                                 : 1;
+    return needs == KQ_NEEDS_TOKENS ? (double)kq_method_passes(&p->factor)
+           : needs == KQ_NEEDS_GRADIENTS && s->way == KQ_WAY_STREAM
+               ? kq_factors_passes(&p->factor, s->n_seq * s->draws / p->estimate.batch)
+               : 1;
 }
 
-/* With T tokens a sequence, q the width of all heads: a block's products take 2 P operations a token, causal attention 2 T q forward and
- * 5 T q back; the head 2 V d forward, and as much back. */
+/* With T tokens a sequence, q the width of all heads: a block's products take 2 P operations a token,
+ * causal attention 2 T q forward and 5 T q back; the head 2 V d forward, and as much back. */
 static stages count_seconds(const kq_prepared *p, const kq_sweep *s, const rates *r)
 {
     const kq_config *cfg = p->cfg;
     const kq_needs needs = kq_method_needs(p->factor.method);
-    const double T = (double)s->T, tokens = T * (double)s->n_seq, draws = (double)s->draws, gemm = r->gemm * share_of_gemm;
-    const double attention = 2 * T * (double)(cfg->n_head * cfg->head_dim), head = 2 * (double)cfg->vocab_size * (double)cfg->d_model;
+    const double T = (double)s->T, tokens = T * (double)s->n_seq, draws = (double)s->draws,
+                 gemm = r->gemm * share_of_gemm;
+    const double attention = 2 * T * (double)(cfg->n_head * cfg->head_dim),
+                 head = 2 * (double)cfg->vocab_size * (double)cfg->d_model;
     double block = 0, gradients = 0, factors = 0, search = 0, feedback = 0, ldl = 0;
     size_t blocks = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -185,7 +197,8 @@ static stages count_seconds(const kq_prepared *p, const kq_sweep *s, const rates
         if (needs == KQ_NEEDS_GRADIENTS)
             factors += kq_factors_flop(&G, &p->factor, kq_factors_products(&p->factor)) / r->factor;
         else if (needs == KQ_NEEDS_TOKENS) /* half of a sum, and the weights' quadratic forms */
-            factors += tokens * draws * (double)kq_method_passes(&p->factor) * 1.5 * (M * M + N * N) / 2 / gemm;
+            factors +=
+                tokens * draws * (double)kq_method_passes(&p->factor) * 1.5 * (M * M + N * N) / 2 / gemm;
         else if (needs == KQ_NEEDS_INPUTS)
             factors += tokens * N * N / gemm;
         search += ceil(M / KQ_TILE) * ceil(N / KQ_TILE) * r->tile_s;
@@ -197,7 +210,8 @@ static stages count_seconds(const kq_prepared *p, const kq_sweep *s, const rates
     size_t lowest = cfg->n_layer;
     for (size_t l = cfg->n_layer; l-- > 0;)
         lowest = p->wanted[l] ? l : lowest;
-    const double L = (double)cfg->n_layer, wanted = (double)blocks, through = L - (double)lowest - wanted; /* blocks only passed through */
+    /* blocks only passed through */
+    const double L = (double)cfg->n_layer, wanted = (double)blocks, through = L - (double)lowest - wanted;
     stages t = {.factors = wanted * factors, .rounding = wanted * (search + feedback + ldl)};
     if (needs == KQ_NEEDS_NOTHING)
         return t;
@@ -212,12 +226,14 @@ static stages count_seconds(const kq_prepared *p, const kq_sweep *s, const rates
 
 static size_t result_bytes(const kq_prepared *p)
 {
-    double bits = (double)(p->cfg->vocab_size * p->cfg->d_model) * (p->opt->embed_bits + (p->cfg->tie_embeddings ? 0 : p->opt->head_bits));
+    double bits = (double)(p->cfg->vocab_size * p->cfg->d_model) *
+                  (p->opt->embed_bits + (p->cfg->tie_embeddings ? 0 : p->opt->head_bits));
     for (size_t l = 0; l < p->cfg->n_layer; l++)
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             size_t m, n;
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            bits += p->wanted[l] >> id & 1 ? p->opt->bits * (double)(m * n) + 8 * (double)(m + n) + 32 : 16 * (double)(m * n);
+            bits += p->wanted[l] >> id & 1 ? p->opt->bits * (double)(m * n) + 8 * (double)(m + n) + 32
+                                           : 16 * (double)(m * n);
         }
     return (size_t)(bits / 8);
 }
@@ -256,13 +272,16 @@ static kq_status read_config(const char *model, kq_config *cfg, kq_error *err)
     return status;
 }
 
-static json_t *describe(const kq_prepared *p, const kq_sweep *s, size_t memory, size_t disk, const char *refused, const stages *t)
+static json_t *describe(const kq_prepared *p, const kq_sweep *s, size_t memory, size_t disk,
+                        const char *refused, const stages *t)
 {
-    json_t *seconds = json_pack("{s:f, s:f, s:f, s:f, s:f}", "forward", t->forward, "backward", t->backward, "factors", t->factors,
-                                "rounding", t->rounding, "total", t->forward + t->backward + t->factors + t->rounding);
-    return json_pack("{s:s, s:s*, s:I, s:I, s:i, s:f, s:o}", "gradients", kq_gradient_way_name(s->way), "refused", refused,
-                     "memory_bytes", (json_int_t)memory, "disk_bytes", (json_int_t)disk, "sequences_at_once",
-                     s->workers ? s->workers : s->threads, "passes_a_block", passes_of(p, s), "seconds", seconds);
+    json_t *seconds = json_pack("{s:f, s:f, s:f, s:f, s:f}", "forward", t->forward, "backward", t->backward,
+                                "factors", t->factors, "rounding", t->rounding, "total",
+                                t->forward + t->backward + t->factors + t->rounding);
+    return json_pack("{s:s, s:s*, s:I, s:I, s:i, s:f, s:o}", "gradients", kq_gradient_way_name(s->way),
+                     "refused", refused, "memory_bytes", (json_int_t)memory, "disk_bytes", (json_int_t)disk,
+                     "sequences_at_once", s->workers ? s->workers : s->threads, "passes_a_block",
+                     passes_of(p, s), "seconds", seconds);
 }
 
 kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char **plan_json, kq_error *err)
@@ -314,16 +333,20 @@ kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char
             break; /* no gradients to keep */
     }
     if (!status && !json_array_size(ways))
-        status = kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", opt.gradients);
-    json_t *measured = json_pack("{s:f, s:f, s:f, s:f}", "gemm_gflops", 1e-9 * r.gemm, "factor_gflops", 1e-9 * r.factor, "ldl_gflops",
-                                 1e-9 * r.ldl, "tiles_per_second", r.tile_s > 0 ? 1 / r.tile_s : 0.0);
-    const size_t result = status ? 0 : result_bytes(&p), writing = status ? 0 : kq_self_text_bytes(&cfg, opt.calibration.seq_len, p.compute);
-    json_t *o = json_pack("{s:s, s:I, s:s, s:I, s:I, s:o, s:I, s:I, s:s, s:s, s:i, s:o, s:O}", "model", model, "parameters",
-                          (json_int_t)(status ? 0 : parameters(&cfg)), "method", kq_method_name(p.factor.method), "calibration_tokens",
-                          (json_int_t)(p.n_seq * opt.calibration.seq_len), "seq_len", (json_int_t)opt.calibration.seq_len, "bits",
-                          kq_bits_number(opt.bits), "result_bytes", (json_int_t)result, "self_text_bytes", (json_int_t)writing, "isa",
-                          kq_isa_name(p.isa), "compute", p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "measured", measured,
-                          "ways", ways);
+        status =
+            kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", opt.gradients);
+    json_t *measured =
+        json_pack("{s:f, s:f, s:f, s:f}", "gemm_gflops", 1e-9 * r.gemm, "factor_gflops", 1e-9 * r.factor,
+                  "ldl_gflops", 1e-9 * r.ldl, "tiles_per_second", r.tile_s > 0 ? 1 / r.tile_s : 0.0);
+    const size_t result = status ? 0 : result_bytes(&p),
+                 writing = status ? 0 : kq_self_text_bytes(&cfg, opt.calibration.seq_len, p.compute);
+    json_t *o = json_pack(
+        "{s:s, s:I, s:s, s:I, s:I, s:o, s:I, s:I, s:s, s:s, s:i, s:o, s:O}", "model", model, "parameters",
+        (json_int_t)(status ? 0 : parameters(&cfg)), "method", kq_method_name(p.factor.method),
+        "calibration_tokens", (json_int_t)(p.n_seq * opt.calibration.seq_len), "seq_len",
+        (json_int_t)opt.calibration.seq_len, "bits", kq_bits_number(opt.bits), "result_bytes",
+        (json_int_t)result, "self_text_bytes", (json_int_t)writing, "isa", kq_isa_name(p.isa), "compute",
+        p.compute == KQ_BF16 ? "bf16" : "f32", "threads", p.threads, "measured", measured, "ways", ways);
     if (!status && (!o || !(*plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)))))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
     json_decref(o);

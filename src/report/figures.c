@@ -69,7 +69,8 @@ static const kq_rp_row *best(const kq_rp *p, size_t text, const kq_rp_row *like)
     const kq_rp_row *b = NULL;
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
-        if (r->group == i && (!like || kq_rp_same_size(r, like)) && (!b || kq_rp_mean(p, r, text, "kld") < kq_rp_mean(p, b, text, "kld")))
+        if (r->group == i && (!like || kq_rp_same_size(r, like)) &&
+            (!b || kq_rp_mean(p, r, text, "kld") < kq_rp_mean(p, b, text, "kld")))
             b = r;
     }
     return b;
@@ -91,7 +92,7 @@ typedef struct token_panel {
     size_t text;
     double bits;
     kq_panel axes;
-    double none_at;  /* where rows without calibration stand, pixels; NaN: there are none */
+    double none_at; /* where rows without calibration stand, pixels; NaN: there are none */
 } token_panel;
 
 static bool in_panel(const token_panel *t, const kq_rp_row *r)
@@ -115,7 +116,8 @@ static void series_line(const token_panel *t, FILE *f, size_t series)
             continue;
         const double mean = clamped(&t->axes.y, kq_rp_mean(p, r, t->text, "kld"));
         if (!isfinite(r->tokens)) { /* what everything else is to be compared with */
-            fprintf(f, "<path class=\"line s%zu dot\" d=\"M%.1f %.1fH%.1f\"/>\n", series % KQ_COLOURS, t->none_at, mean, t->axes.x.at1);
+            fprintf(f, "<path class=\"line s%zu dot\" d=\"M%.1f %.1fH%.1f\"/>\n", series % KQ_COLOURS,
+                    t->none_at, mean, t->axes.x.at1);
             continue;
         }
         size_t k = n < 64 ? n++ : 63;
@@ -168,16 +170,22 @@ static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
             drawn += p->row[i].bits == bits[b];
     const double none_room = n_none ? 44 : 0;
     const size_t across = n_bits < ACROSS ? n_bits : ACROSS, down = (n_bits + across - 1) / across;
-    const double wide = (page_width + 20) / (double)across - 86, tall = across == 1 ? 300 : 230, step_x = wide + 86, step_y = tall + 88;
+    const double wide = (page_width + 20) / (double)across - 86, tall = across == 1 ? 300 : 230,
+                 step_x = wide + 86, step_y = tall + 88;
     const kq_rp_row *b = best(p, text, smallest(p));
     if (isfinite(b->tokens))
-        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, %s "
-                                      "nats", b->bits, p->series[b->series],
-                 kq_tokens_text(b->tokens, tokens_text), kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
+        snprintf(
+            title, sizeof title,
+            "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, %s "
+            "nats",
+            b->bits, p->series[b->series], kq_tokens_text(b->tokens, tokens_text),
+            kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
     else
-        snprintf(title, sizeof title, "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, without calibration, "
-                                      "%s nats", b->bits,
-                 p->series[b->series], kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
+        snprintf(title, sizeof title,
+                 "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, without "
+                 "calibration, "
+                 "%s nats",
+                 b->bits, p->series[b->series], kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
     snprintf(name, sizeof name, "tokens-%zu", text);
     kq_rp_open(p, f, name, title);
     kq_rp_legend(p, f);
@@ -192,21 +200,29 @@ static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
         for (size_t i = 0; i < p->n; i++)
             y[i] = p->row[i].bits == bits[k] ? kq_rp_measure(&p->row[i], text, "kld") : (double)NAN;
         token_panel t = {.p = p, .text = text, .bits = bits[k], .none_at = n_none ? left + 22 : (double)NAN};
-        t.axes = (kq_panel){.x = span, .y = kq_axis_around(y, p->n, true, top + tall, top), .x_name = "calibration tokens",
+        t.axes = (kq_panel){.x = span,
+                            .y = kq_axis_around(y, p->n, true, top + tall, top),
+                            .x_name = "calibration tokens",
                             .y_name = k % across ? NULL : y_name,
                             .title = panel_title};
         t.axes.x.at0 = left + none_room;
         t.axes.x.at1 = left + wide;
         draw_token_panel(&t, f, x, n);
         if (n_none)
-            fprintf(f, "<path class=\"frame\" d=\"M%.1f %.1fH%.1f\"/>\n", left, top + tall, left + none_room - 8);
+            fprintf(f, "<path class=\"frame\" d=\"M%.1f %.1fH%.1f\"/>\n", left, top + tall,
+                    left + none_room - 8);
     }
     kq_svg_end(f);
-    kq_rp_close(f, drawn == p->n ? "A mark is one seed, a line the mean over seeds; methods are set apart sideways. Both axes are "
-                                   "logarithmic, each panel with a range of its own. "
-                                   "Methods that need no calibration stand at the left, and the dotted line carries their mean across."
-                                 : "A mark is one seed, a line the mean over seeds. Both axes are logarithmic. Only the twelve lowest "
-                                   "numbers of bits are drawn.");
+    kq_rp_close(
+        f,
+        drawn == p->n
+            ? "A mark is one seed, a line the mean over seeds; methods are set apart sideways. Both axes are "
+              "logarithmic, each panel with a range of its own. "
+              "Methods that need no calibration stand at the left, and the dotted line carries their mean "
+              "across."
+            : "A mark is one seed, a line the mean over seeds. Both axes are logarithmic. Only the twelve "
+              "lowest "
+              "numbers of bits are drawn.");
 }
 
 /* ---- against size ---- */
@@ -217,14 +233,15 @@ static const kq_rp_row *anchor(const kq_rp *p, size_t series, double bits)
     const kq_rp_row *a = NULL;
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
-        if (r->group == i && r->series == series && r->bits == bits && !r->mixed && (!a || r->tokens > a->tokens))
+        if (r->group == i && r->series == series && r->bits == bits && !r->mixed &&
+            (!a || r->tokens > a->tokens))
             a = r;
     }
     return a;
 }
 
-/* KL divergence on the line between the two whole-bit results of r's series around it (straight in the logarithm); NaN when one is
- * missing. */
+/* KL divergence on the line between the two whole-bit results of r's series around it (straight in the
+ * logarithm); NaN when one is missing. */
 static double on_line(const kq_rp *p, const kq_rp_row *r, size_t text)
 {
     const kq_rp_row *lo = NULL, *hi = NULL;
@@ -256,21 +273,27 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     }
     const kq_rp_row *lo = best(p, text, NULL), *hi = best(p, text, smallest(p));
     kq_number_text(kq_rp_mean(p, hi, text, "kld"), number);
-    int len = kq_rp_same_size(lo, hi) ? snprintf(title, sizeof title, "KL divergence against size: %s nats at %.3f bits a weight with "
-                                                                      "the best method, %.150s", number, hi->bpw, hi->spec)
-                                      : snprintf(title, sizeof title, "KL divergence against size: from %s nats at %.3f bits a weight to "
-                                                                      "%s at %.3f with the best methods", number,
-                                                 hi->bpw, kq_number_text(kq_rp_mean(p, lo, text, "kld"), other), lo->bpw);
+    int len = kq_rp_same_size(lo, hi)
+                  ? snprintf(title, sizeof title,
+                             "KL divergence against size: %s nats at %.3f bits a weight with "
+                             "the best method, %.150s",
+                             number, hi->bpw, hi->spec)
+                  : snprintf(title, sizeof title,
+                             "KL divergence against size: from %s nats at %.3f bits a weight to "
+                             "%s at %.3f with the best methods",
+                             number, hi->bpw, kq_number_text(kq_rp_mean(p, lo, text, "kld"), other), lo->bpw);
     if (mixed)
-        snprintf(title + len, sizeof title - (size_t)len, "; %zu of %zu mixed results lie below the line between whole numbers of bits",
-                 below, mixed);
+        snprintf(title + len, sizeof title - (size_t)len,
+                 "; %zu of %zu mixed results lie below the line between whole numbers of bits", below, mixed);
     snprintf(name, sizeof name, "size-%zu", text);
     snprintf(y_name, sizeof y_name, "KL divergence (nats), %.200s", kq_rp_text_name(p, text));
     kq_rp_open(p, f, name, title);
     kq_rp_legend(p, f);
     kq_svg_begin(f, page_width, 440, title);
-    const kq_panel axes = {.x = kq_axis_around(x, p->n, false, 64, page_width - 8), .y = kq_axis_around(y, p->n, true, 385, 16),
-                           .x_name = "bits a quantized weight (codes, signs and scales)", .y_name = y_name};
+    const kq_panel axes = {.x = kq_axis_around(x, p->n, false, 64, page_width - 8),
+                           .y = kq_axis_around(y, p->n, true, 385, 16),
+                           .x_name = "bits a quantized weight (codes, signs and scales)",
+                           .y_name = y_name};
     kq_svg_panel(f, &axes);
     for (size_t s = 0; s < p->n_series; s++) {
         double lx[16], ly[16];
@@ -287,13 +310,18 @@ static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
         tip(buf, sizeof buf, r, "KLD", y[i]);
-        kq_svg_mark(f, kq_axis_at(&axes.x, r->bpw) + aside(p, r->series, 14), clamped(&axes.y, y[i]), r->series, r->mixed, "pt", buf);
+        kq_svg_mark(f, kq_axis_at(&axes.x, r->bpw) + aside(p, r->series, 14), clamped(&axes.y, y[i]),
+                    r->series, r->mixed, "pt", buf);
     }
     kq_svg_end(f);
-    kq_rp_close(f, mixed_any ? "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of "
-                               "bits, with the most calibration tokens, straight on this logarithmic axis. Where bits are shared out to the "
-                               "modules the mark is hollow: below its method's line that is better than giving every module the same."
-                             : "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole numbers of "
+    kq_rp_close(f, mixed_any ? "A mark is one row; methods are set apart sideways. Lines join the means over "
+                               "seeds at whole numbers of "
+                               "bits, with the most calibration tokens, straight on this logarithmic axis. "
+                               "Where bits are shared out to the "
+                               "modules the mark is hollow: below its method's line that is better than "
+                               "giving every module the same."
+                             : "A mark is one row; methods are set apart sideways. Lines join the means over "
+                               "seeds at whole numbers of "
                                "bits, with the most calibration tokens.");
 }
 
@@ -317,23 +345,29 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     }
     if (!n)
         return;
-    snprintf(title, sizeof title, "Rise of the loss, predicted and measured: eq. 1 predicts more than was measured in %zu of %zu rows",
-             over, n / 2);
+    snprintf(
+        title, sizeof title,
+        "Rise of the loss, predicted and measured: eq. 1 predicts more than was measured in %zu of %zu rows",
+        over, n / 2);
     snprintf(name, sizeof name, "predicted-%zu", text);
     kq_rp_open(p, f, name, title);
     kq_rp_legend(p, f);
     kq_svg_begin(f, page_width, 440, title);
     char y_name[300];
-    snprintf(y_name, sizeof y_name, "measured rise of the loss (nats a token), %.180s", kq_rp_text_name(p, text));
-    const kq_panel axes = {.x = kq_axis_around(x, p->n, log, 64, 700), .y = kq_axis_around(both, n, log, 385, 16),
-                           .x_name = "predicted rise of the loss by eq. 1 (nats a token)", .y_name = y_name};
+    snprintf(y_name, sizeof y_name, "measured rise of the loss (nats a token), %.180s",
+             kq_rp_text_name(p, text));
+    const kq_panel axes = {.x = kq_axis_around(x, p->n, log, 64, 700),
+                           .y = kq_axis_around(both, n, log, 385, 16),
+                           .x_name = "predicted rise of the loss by eq. 1 (nats a token)",
+                           .y_name = y_name};
     kq_svg_panel(f, &axes);
     const double a = fmax(axes.x.lo, axes.y.lo), b = fmin(axes.x.hi, axes.y.hi);
     if (a < b) {
-        fprintf(f, "<path class=\"rule\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", kq_axis_at(&axes.x, a), kq_axis_at(&axes.y, a),
-                kq_axis_at(&axes.x, b), kq_axis_at(&axes.y, b));
+        fprintf(f, "<path class=\"rule\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", kq_axis_at(&axes.x, a),
+                kq_axis_at(&axes.y, a), kq_axis_at(&axes.x, b), kq_axis_at(&axes.y, b));
         const double at = log ? sqrt(a * b) : (a + b) / 2;
-        kq_svg_label(f, kq_axis_at(&axes.x, at) + 10, kq_axis_at(&axes.y, at) + 14, "start", "note", "measured = predicted");
+        kq_svg_label(f, kq_axis_at(&axes.x, at) + 10, kq_axis_at(&axes.y, at) + 14, "start", "note",
+                     "measured = predicted");
     }
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
@@ -342,14 +376,15 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
             continue;
         if (isfinite(se)) {
             const double ex[2] = {kq_axis_at(&axes.x, x[i]), kq_axis_at(&axes.x, x[i])},
-                ey[2] = {clamped(&axes.y, y[i] - se), clamped(&axes.y, y[i] + se)};
+                         ey[2] = {clamped(&axes.y, y[i] - se), clamped(&axes.y, y[i] + se)};
             kq_svg_line(f, ex, ey, 2, r->series, "faint");
         }
         tip(buf, sizeof buf, r, "loss rise", y[i]);
         kq_svg_mark(f, kq_axis_at(&axes.x, x[i]), clamped(&axes.y, y[i]), r->series, r->mixed, "pp", buf);
     }
     kq_svg_end(f);
-    kq_rp_close(f, "A mark is one row of a method that predicts; bars are standard errors over tokens. Eq. 1 is the second-order term at "
+    kq_rp_close(f, "A mark is one row of a method that predicts; bars are standard errors over tokens. Eq. 1 "
+                   "is the second-order term at "
                    "the original weights, on the calibration text; "
                    "measured is on the text that the axis names.");
 }

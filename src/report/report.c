@@ -86,7 +86,8 @@ static void fill_row(kq_rp *p, size_t i)
     const char *module;
     json_t *m;
     double first = NAN;
-    json_object_foreach (json_object_get(r->o, "modules"), module, m) {
+    json_object_foreach(json_object_get(r->o, "modules"), module, m)
+    {
         first = isnan(first) ? number(m, "bits") : first;
         r->mixed = r->mixed || number(m, "bits") != first;
     }
@@ -97,7 +98,8 @@ static void fill_row(kq_rp *p, size_t i)
         memcpy(p->series[p->n_series++], name, sizeof name);
     for (r->group = 0; r->group < i; r->group++) {
         const kq_rp_row *s = &p->row[r->group];
-        if (!strcmp(s->spec, r->spec) && s->bits == r->bits && (s->tokens == r->tokens || (isnan(s->tokens) && isnan(r->tokens))))
+        if (!strcmp(s->spec, r->spec) && s->bits == r->bits &&
+            (s->tokens == r->tokens || (isnan(s->tokens) && isnan(r->tokens))))
             break;
     }
     if (r->group < i)
@@ -122,9 +124,12 @@ static kq_status check_factor_module(const char *path, const char *name, const j
     }
     if (trace && (!json_is_array(trace) || json_array_size(trace) > 10000))
         return kq_fail(err, KQ_E_FORMAT, "%s: %.128s.trace is not a list of at most 10000 steps", path, name);
-    json_array_foreach (trace, i, step)
-        if (json_array_size(step) != 2 || !is_number(json_array_get(step, 0)) || !is_number(json_array_get(step, 1)))
-            return kq_fail(err, KQ_E_FORMAT, "%s: %.128s.trace[%zu] is not [products, residual]", path, name, i);
+    json_array_foreach(
+        trace, i, step) if (json_array_size(step) != 2 || !is_number(json_array_get(step, 0)) ||
+                            !is_number(json_array_get(
+                                step, 1))) return kq_fail(err, KQ_E_FORMAT,
+                                                          "%s: %.128s.trace[%zu] is not [products, residual]",
+                                                          path, name, i);
     return KQ_OK;
 }
 
@@ -144,8 +149,8 @@ static kq_status read_factors(kq_rp *p, const kq_rp_row *r, kq_error *err)
     const json_t *modules = json_object_get(o, "modules");
     if (modules && !json_is_object(modules) && !json_is_null(modules))
         status = kq_fail(err, KQ_E_FORMAT, "%s: modules is not an object", path);
-    json_object_foreach ((json_t *)modules, module, m)
-        status = status ? status : check_factor_module(path, module, m, err);
+    json_object_foreach((json_t *)modules, module, m) status =
+        status ? status : check_factor_module(path, module, m, err);
     if (status) {
         json_decref(o);
         return status;
@@ -230,7 +235,8 @@ static void fact(FILE *f, const char *what, const char *text)
 static const json_t *first_calibration(const kq_rp *p)
 {
     for (size_t i = 0; i < p->n; i++) {
-        const json_t *c = json_object_get(json_object_get(json_object_get(p->row[i].o, "settings"), "factors"), "calibration");
+        const json_t *c = json_object_get(
+            json_object_get(json_object_get(p->row[i].o, "settings"), "factors"), "calibration");
         if (json_is_object(c))
             return c;
     }
@@ -240,28 +246,29 @@ static const json_t *first_calibration(const kq_rp *p)
 static void print_facts(const kq_rp *p, FILE *f)
 {
     char line[600];
-    const json_t *text = json_array_get(json_object_get(p->row[0].o, "texts"), 0), *cal = first_calibration(p), *name;
+    const json_t *text = json_array_get(json_object_get(p->row[0].o, "texts"), 0),
+                 *cal = first_calibration(p), *name;
     size_t i, kinds = 0;
     for (i = 0; i < p->n; i++)
         kinds += p->row[i].group == i;
     fputs("<dl>\n", f);
     fact(f, "Model", string(p->about, "model"));
-    snprintf(line, sizeof line, "%zu (%zu when seeds are taken together), of %zu methods", p->n, kinds, p->n_series);
+    snprintf(line, sizeof line, "%zu (%zu when seeds are taken together), of %zu methods", p->n, kinds,
+             p->n_series);
     fact(f, "Rows", line);
     for (i = 0; i < p->n_text; i++) {
         text = json_array_get(json_object_get(p->row[0].o, "texts"), i);
-        snprintf(line, sizeof line, "%.300s: %.0f windows of %.0f tokens, original's perplexity %.3f", kq_rp_text_name(p, i),
-                 number(text, "windows"),
-                 number(text, "ctx"), number(text, "reference_ppl"));
+        snprintf(line, sizeof line, "%.300s: %.0f windows of %.0f tokens, original's perplexity %.3f",
+                 kq_rp_text_name(p, i), number(text, "windows"), number(text, "ctx"),
+                 number(text, "reference_ppl"));
         fact(f, i ? "" : "Measured on", line);
     }
     if (cal) {
         size_t at = 0;
         const json_t *list = json_object_get(cal, "text");
         line[0] = 0;
-        json_array_foreach (list, i, name)
-            if (json_is_string(name) && at < 300)
-                at += (size_t)snprintf(line + at, sizeof line - at, "%s%.100s", i ? ", " : "", json_string_value(name));
+        json_array_foreach(list, i, name) if (json_is_string(name) && at < 300) at +=
+            (size_t)snprintf(line + at, sizeof line - at, "%s%.100s", i ? ", " : "", json_string_value(name));
         if (json_is_string(list))
             at += (size_t)snprintf(line, sizeof line, "%.100s", json_string_value(list));
         const double seq_len = number(cal, "seq_len");
@@ -274,8 +281,8 @@ static void print_facts(const kq_rp *p, FILE *f)
         snprintf(line, sizeof line, "modules that match %.200s; the others are not", only);
         fact(f, "Quantized", line);
     }
-    snprintf(line, sizeof line, "%.30s products, instruction set %.30s, kronq %.30s", string(p->about, "compute"),
-             string(p->about, "isa"), string(p->about, "kronq"));
+    snprintf(line, sizeof line, "%.30s products, instruction set %.30s, kronq %.30s",
+             string(p->about, "compute"), string(p->about, "isa"), string(p->about, "kronq"));
     fact(f, "Computed with", line);
     fputs("</dl>\n", f);
 }
@@ -293,7 +300,8 @@ static void cell_pm(FILE *f, double x, double error, int digits)
     if (!isfinite(x))
         fputs("<td>n/a</td>", f);
     else if (isfinite(error))
-        fprintf(f, "<td>%s%.*f<span class=\"pm\"> &#177; %.*f</span></td>", x < 0 ? KQ_MINUS : "", digits, fabs(x), digits, error);
+        fprintf(f, "<td>%s%.*f<span class=\"pm\"> &#177; %.*f</span></td>", x < 0 ? KQ_MINUS : "", digits,
+                fabs(x), digits, error);
     else
         cell(f, x, digits);
 }
@@ -318,11 +326,12 @@ static void tokens_cell(FILE *f, double tokens)
 static void text_heads(const kq_rp *p, FILE *f)
 {
     for (size_t t = 0; t < p->n_text; t++)
-        fputs("<th>loss rise<br/>(nats/token)</th><th>KLD<br/>(nats)</th><th>top-1<br/>(%)</th><th>perplexity</th>", f);
+        fputs("<th>loss "
+              "rise<br/>(nats/token)</th><th>KLD<br/>(nats)</th><th>top-1<br/>(%)</th><th>perplexity</th>",
+              f);
     const json_t *v;
     size_t i;
-    json_array_foreach (json_object_get(p->about, "tasks"), i, v)
-        fputs("<th>accuracy<br/>(%)</th>", f);
+    json_array_foreach(json_object_get(p->about, "tasks"), i, v) fputs("<th>accuracy<br/>(%)</th>", f);
 }
 
 static void group_heads(const kq_rp *p, FILE *f, int before, const char *rest)
@@ -335,7 +344,8 @@ static void group_heads(const kq_rp *p, FILE *f, int before, const char *rest)
         kq_html_text(f, kq_rp_text_name(p, t));
         fputs("</th>", f);
     }
-    json_array_foreach (json_object_get(p->about, "tasks"), i, v) {
+    json_array_foreach(json_object_get(p->about, "tasks"), i, v)
+    {
         fputs("<th class=\"group\">", f);
         kq_html_text(f, string(v, "name"));
         fputs("</th>", f);
@@ -344,8 +354,8 @@ static void group_heads(const kq_rp *p, FILE *f, int before, const char *rest)
 }
 
 /* Mean and deviation over the seeds of a group. */
-static void over_seeds(const kq_rp *p, size_t group, double (*of)(const kq_rp_row *r, const void *ctx), const void *ctx, double *mean,
-                       double *sd, size_t *n)
+static void over_seeds(const kq_rp *p, size_t group, double (*of)(const kq_rp_row *r, const void *ctx),
+                       const void *ctx, double *mean, double *sd, size_t *n)
 {
     double s = 0, ss = 0;
     *n = 0;
@@ -361,7 +371,10 @@ static void over_seeds(const kq_rp *p, size_t group, double (*of)(const kq_rp_ro
     *sd = *n > 1 ? sqrt(ss / (double)(*n - 1)) : (double)NAN;
 }
 
-typedef struct pick { size_t text; const char *key; } pick;
+typedef struct pick {
+    size_t text;
+    const char *key;
+} pick;
 
 static double of_text(const kq_rp_row *r, const void *ctx)
 {
@@ -382,8 +395,11 @@ static double of_predicted(const kq_rp_row *r, const void *ctx)
 
 static void quality_cells(const kq_rp *p, FILE *f, size_t group)
 {
-    static const struct { const char *key; double scale; int digits; } measure[] =
-        {{"loss_rise", 1, 4}, {"kld", 1, 4}, {"top1", 100, 2}, {"ppl", 1, 3}};
+    static const struct {
+        const char *key;
+        double scale;
+        int digits;
+    } measure[] = {{"loss_rise", 1, 4}, {"kld", 1, 4}, {"top1", 100, 2}, {"ppl", 1, 3}};
     double mean, sd;
     size_t n, i;
     const json_t *v;
@@ -391,9 +407,11 @@ static void quality_cells(const kq_rp *p, FILE *f, size_t group)
         for (size_t k = 0; k < 4; k++) {
             const pick which = {t, measure[k].key};
             over_seeds(p, group, of_text, &which, &mean, &sd, &n);
-            cell_pm(f, measure[k].scale * mean, measure[k].scale * sd, k == 3 ? ppl_digits(mean) : measure[k].digits);
+            cell_pm(f, measure[k].scale * mean, measure[k].scale * sd,
+                    k == 3 ? ppl_digits(mean) : measure[k].digits);
         }
-    json_array_foreach (json_object_get(p->about, "tasks"), i, v) {
+    json_array_foreach(json_object_get(p->about, "tasks"), i, v)
+    {
         over_seeds(p, group, of_task, string(v, "name"), &mean, &sd, &n);
         cell_pm(f, 100 * mean, 100 * sd, 2);
     }
@@ -418,12 +436,16 @@ static void print_summary(const kq_rp *p, FILE *f)
 {
     double mean, sd;
     size_t n;
-    fputs("<h2>Summary</h2>\n<p>Mean over seeds, with their standard deviation where there are several. Shaded: the lowest KL divergence "
+    fputs("<h2>Summary</h2>\n<p>Mean over seeds, with their standard deviation where there are several. "
+          "Shaded: the lowest KL divergence "
           "of its size.</p>\n"
-          "<div class=\"wide\"><table id=\"summary\">\n<thead>", f);
+          "<div class=\"wide\"><table id=\"summary\">\n<thead>",
+          f);
     group_heads(p, f, 6, "");
-    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th><th>bits a weight<br/>of the "
-          "file</th><th>predicted by<br/>eq. 1 (nats/token)</th>", f);
+    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th><th>bits a "
+          "weight<br/>of the "
+          "file</th><th>predicted by<br/>eq. 1 (nats/token)</th>",
+          f);
     text_heads(p, f);
     fputs("</tr></thead>\n<tbody>\n", f);
     for (size_t i = 0; i < p->n; i++) {
@@ -448,21 +470,29 @@ static void print_all(const kq_rp *p, FILE *f)
 {
     const json_t *v;
     size_t t, k;
-    fputs("<h2>Every row</h2>\n<p>&#177;: standard error over tokens (documents for accuracies), taken as independent. The calibration's "
+    fputs("<h2>Every row</h2>\n<p>&#177;: standard error over tokens (documents for accuracies), taken as "
+          "independent. The calibration's "
           "seconds are those of the pass over the text that "
-          "rows share; times and peaks of work that was interrupted are not known (n/a).</p>\n<div class=\"wide\"><table "
-          "id=\"rows\">\n<thead>", f);
-    group_heads(p, f, 4, "<th class=\"group\" colspan=\"4\">seconds</th><th class=\"group\" colspan=\"3\">peak memory (MB)</th><th "
-                         "colspan=\"4\"></th>");
-    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seed</th><th>calibration</th><th>factors</th><th>rounding</th>"
-          "<th>evaluation</th><th>calibration</th><th>rounding</th><th>evaluation</th><th>bits a quantized<br/>weight</th><th>bits a weight<br/>of the "
+          "rows share; times and peaks of work that was interrupted are not known (n/a).</p>\n<div "
+          "class=\"wide\"><table "
+          "id=\"rows\">\n<thead>",
+          f);
+    group_heads(p, f, 4,
+                "<th class=\"group\" colspan=\"4\">seconds</th><th class=\"group\" colspan=\"3\">peak memory "
+                "(MB)</th><th "
+                "colspan=\"4\"></th>");
+    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seed</th><th>calibration</"
+          "th><th>factors</th><th>rounding</th>"
+          "<th>evaluation</th><th>calibration</th><th>rounding</th><th>evaluation</th><th>bits a "
+          "quantized<br/>weight</th><th>bits a weight<br/>of the "
           "file</th><th>relative<br/>error</th>"
-          "<th>predicted by<br/>eq. 1 (nats/token)</th>", f);
+          "<th>predicted by<br/>eq. 1 (nats/token)</th>",
+          f);
     text_heads(p, f);
     fputs("</tr></thead>\n<tbody>\n", f);
     for (size_t i = 0; i < p->n; i++) {
         static const char *const stage[] = {"calibration", "factors", "rounding", "evaluation"},
-            *const peak[] = {"calibration", "rounding", "evaluation"};
+                                 *const peak[] = {"calibration", "rounding", "evaluation"};
         const kq_rp_row *r = &p->row[i];
         fputs("<tr><td><code>", f);
         kq_html_text(f, r->spec);
@@ -482,9 +512,11 @@ static void print_all(const kq_rp *p, FILE *f)
             cell_pm(f, kq_rp_measure(r, t, "loss_rise"), kq_rp_measure(r, t, "loss_rise_stderr"), 4);
             cell_pm(f, kq_rp_measure(r, t, "kld"), kq_rp_measure(r, t, "kld_stderr"), 4);
             cell_pm(f, 100 * kq_rp_measure(r, t, "top1"), 100 * kq_rp_measure(r, t, "top1_stderr"), 2);
-            cell_pm(f, kq_rp_measure(r, t, "ppl"), kq_rp_measure(r, t, "ppl_stderr"), ppl_digits(kq_rp_measure(r, t, "ppl")));
+            cell_pm(f, kq_rp_measure(r, t, "ppl"), kq_rp_measure(r, t, "ppl_stderr"),
+                    ppl_digits(kq_rp_measure(r, t, "ppl")));
         }
-        json_array_foreach (json_object_get(p->about, "tasks"), t, v) {
+        json_array_foreach(json_object_get(p->about, "tasks"), t, v)
+        {
             const json_t *task = json_object_get(json_object_get(r->o, "tasks"), string(v, "name"));
             cell_pm(f, 100 * number(task, "acc"), 100 * number(task, "acc_stderr"), 2);
         }
@@ -495,8 +527,10 @@ static void print_all(const kq_rp *p, FILE *f)
 
 static void print_page(kq_rp *p, FILE *f)
 {
-    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta name=\"viewport\" content=\"width=device-width, "
-          "initial-scale=1\"/>\n<title>", f);
+    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta name=\"viewport\" "
+          "content=\"width=device-width, "
+          "initial-scale=1\"/>\n<title>",
+          f);
     kq_html_text(f, string(p->about, "model"));
     fputs(": ways to quantize it</title>\n<style>\n", f);
     fwrite(kq_report_css, 1, kq_report_css_size, f);
@@ -525,7 +559,8 @@ kq_status kq_report(const char *dir, const char *out_file, kq_error *err)
         FILE *f = open_memstream(&text, &size);
         if (f)
             print_page(&p, f);
-        status = !f || fclose(f) ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", out_file) : kq_file_write(out_file, text, size, err);
+        status = !f || fclose(f) ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", out_file)
+                                 : kq_file_write(out_file, text, size, err);
     }
     free(text);
     close_report(&p);

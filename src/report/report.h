@@ -1,4 +1,5 @@
-/* The report of a comparison: what its folder holds (report.c), drawn (figures.c: rows; layers.c: modules of rows and factors). */
+/* The report of a comparison: what its folder holds (report.c), drawn (figures.c: rows; layers.c:
+ * modules of rows and factors). */
 #ifndef KQ_REPORT_REPORT_H
 #define KQ_REPORT_REPORT_H
 
@@ -6,46 +7,52 @@
 #include "report/svg.h"
 
 typedef struct kq_rp_row {
-    const json_t *o;            /* rows/ROW.json, checked; borrowed, as all strings */
+    const json_t *o; /* rows/ROW.json, checked; borrowed, as all strings */
     const char *spec;
-    size_t series, group;       /* of rows that differ in bits, tokens and seed alone; of rows that differ in the seed alone */
-    double bits, tokens, bpw;   /* tokens NaN: no calibration */
-    bool mixed;                 /* modules have different bits */
-    double predicted;           /* NaN: not predicted */
+    /* of rows that differ in bits, tokens and seed alone; of rows that differ in the seed alone */
+    size_t series, group;
+    double bits, tokens, bpw; /* tokens NaN: no calibration */
+    bool mixed;               /* modules have different bits */
+    double predicted;         /* NaN: not predicted */
 } kq_rp_row;
 
-typedef struct kq_rp_factors {  /* factors/NAME.json of a method that iterates */
+typedef struct kq_rp_factors { /* factors/NAME.json of a method that iterates */
     char name[KQ_CMP_NAME];
-    json_t *o;                  /* checked; owned */
-    const kq_rp_row *row;       /* the first that was rounded from them */
+    json_t *o;            /* checked; owned */
+    const kq_rp_row *row; /* the first that was rounded from them */
 } kq_rp_factors;
 
 typedef struct kq_rp {
-    const char *dir;            /* borrowed */
-    json_t *about, *rows;       /* owned */
-    kq_rp_row *row; size_t n;   /* owned */
-    char (*series)[256]; size_t n_series; /* their names: SPEC without tokens; owned */
-    kq_rp_factors *factors; size_t n_factors; /* owned */
+    const char *dir;      /* borrowed */
+    json_t *about, *rows; /* owned */
+    kq_rp_row *row;
+    size_t n; /* owned */
+    char (*series)[256];
+    size_t n_series; /* their names: SPEC without tokens; owned */
+    kq_rp_factors *factors;
+    size_t n_factors; /* owned */
     size_t n_text;
-    int figure;                 /* number of the last figure */
+    int figure; /* number of the last figure */
 } kq_rp;
 
-double kq_rp_measure(const kq_rp_row *r, size_t text, const char *key); /* "kld", "loss_rise", ... of a text */
+/* "kld", "loss_rise", ... of a text */
+double kq_rp_measure(const kq_rp_row *r, size_t text, const char *key);
 const char *kq_rp_text_name(const kq_rp *p, size_t text);
 /* Sizes that can be compared: within 0.05 bits a quantized weight. */
 bool kq_rp_same_size(const kq_rp_row *a, const kq_rp_row *b);
 /* Mean of a measure over the rows of r's group. */
 double kq_rp_mean(const kq_rp *p, const kq_rp_row *r, size_t text, const char *key);
 
-/* <figure id="NAME"> with its number and title; what follows is up to the caller, kq_rp_close takes the caption (HTML of ours, no text of
- * files). */
+/* <figure id="NAME"> with its number and title; what follows is up to the caller, kq_rp_close takes the
+ * caption (HTML of ours, no text of files). */
 void kq_rp_open(kq_rp *p, FILE *f, const char *name, const char *title);
 void kq_rp_close(FILE *f, const char *caption);
 /* The series that rows of this report have, with their marks. */
 void kq_rp_legend(const kq_rp *p, FILE *f);
 
-void kq_rp_quality(kq_rp *p, FILE *f);    /* figures of every text: against tokens, against size, predicted against measured */
-void kq_rp_spectra(kq_rp *p, FILE *f);    /* spectral gaps and convergence of the factors */
-void kq_rp_modules(kq_rp *p, FILE *f);    /* error and bits of every module; the hardest of them */
+/* figures of every text: against tokens, against size, predicted against measured */
+void kq_rp_quality(kq_rp *p, FILE *f);
+void kq_rp_spectra(kq_rp *p, FILE *f); /* spectral gaps and convergence of the factors */
+void kq_rp_modules(kq_rp *p, FILE *f); /* error and bits of every module; the hardest of them */
 
 #endif

@@ -8,7 +8,11 @@
 static size_t character(const char *s)
 {
     const unsigned char c = (unsigned char)*s;
-    const size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    const size_t n = c < 0x80                ? 1
+                     : c >= 0xc2 && c < 0xe0 ? 2
+                     : c >= 0xe0 && c < 0xf0 ? 3
+                     : c >= 0xf0 && c < 0xf5 ? 4
+                                             : 0;
     for (size_t i = 1; i < n; i++)
         if (((unsigned char)s[i] & 0xc0) != 0x80)
             return 0;
@@ -38,8 +42,9 @@ void kq_html_text(FILE *f, const char *s)
 /* m x 10^e, with the exponent set high */
 static void power_of_ten(double x, char *buf, size_t cap)
 {
-    static const char *const digit[] = {"\xe2\x81\xb0", "\xc2\xb9", "\xc2\xb2", "\xc2\xb3", "\xe2\x81\xb4", "\xe2\x81\xb5",
-                                        "\xe2\x81\xb6", "\xe2\x81\xb7", "\xe2\x81\xb8", "\xe2\x81\xb9"};
+    static const char *const digit[] = {"\xe2\x81\xb0", "\xc2\xb9",     "\xc2\xb2",     "\xc2\xb3",
+                                        "\xe2\x81\xb4", "\xe2\x81\xb5", "\xe2\x81\xb6", "\xe2\x81\xb7",
+                                        "\xe2\x81\xb8", "\xe2\x81\xb9"};
     int e = (int)floor(log10(x) + 1e-9);
     double m = x / pow(10, e);
     if (m >= 9.995) {
@@ -66,7 +71,14 @@ const char *kq_number_text(double x, char buf[32])
         power_of_ten(a, buf + sign, 32 - sign);
         return buf;
     }
-    snprintf(buf + sign, 32 - sign, "%.*f", a >= 1000 ? 0 : a >= 100 ? 1 : a >= 10 ? 2 : a >= 1 ? 3 : a >= 0.1 ? 4 : 5, a);
+    snprintf(buf + sign, 32 - sign, "%.*f",
+             a >= 1000  ? 0
+             : a >= 100 ? 1
+             : a >= 10  ? 2
+             : a >= 1   ? 3
+             : a >= 0.1 ? 4
+                        : 5,
+             a);
     if (strchr(buf, '.')) { /* trailing zeros say nothing on an axis */
         size_t n = strlen(buf);
         while (buf[n - 1] == '0')
@@ -116,7 +128,8 @@ kq_axis kq_axis_around(const double *x, size_t n, bool log, double at0, double a
 
 double kq_axis_at(const kq_axis *a, double x)
 {
-    const double t = a->log ? (log(fmax(x, 1e-300)) - log(a->lo)) / (log(a->hi) - log(a->lo)) : (x - a->lo) / (a->hi - a->lo);
+    const double t = a->log ? (log(fmax(x, 1e-300)) - log(a->lo)) / (log(a->hi) - log(a->lo))
+                            : (x - a->lo) / (a->hi - a->lo);
     return a->at0 + (a->at1 - a->at0) * t;
 }
 
@@ -152,7 +165,9 @@ size_t kq_axis_ticks(const kq_axis *a, double tick[KQ_TICKS])
 
 void kq_svg_begin(FILE *f, double width, double height, const char *what)
 {
-    fprintf(f, "<div class=\"wide\"><svg class=\"drawing\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"", width, height);
+    fprintf(f,
+            "<div class=\"wide\"><svg class=\"drawing\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"",
+            width, height);
     kq_html_text(f, what);
     fputs("\">\n", f);
 }
@@ -178,21 +193,24 @@ void kq_svg_panel(FILE *f, const kq_panel *p)
     for (size_t i = 0; i < n; i++) {
         const double at = kq_axis_at(y, tick[i]);
         fprintf(f, "<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/>\n", x->at0, at, x->at1);
-        kq_svg_label(f, x->at0 - 8, at + 4, "end", "tick", (p->y_label ? p->y_label : kq_number_text)(tick[i], buf));
+        kq_svg_label(f, x->at0 - 8, at + 4, "end", "tick",
+                     (p->y_label ? p->y_label : kq_number_text)(tick[i], buf));
     }
     const double *xt = p->x_tick ? p->x_tick : tick;
     n = p->x_tick ? p->n_x_tick : kq_axis_ticks(x, tick);
     for (size_t i = 0; i < n; i++) {
         const double at = kq_axis_at(x, xt[i]);
         fprintf(f, "<path class=\"tickmark\" d=\"M%.1f %.1fv5\"/>\n", at, y->at0);
-        kq_svg_label(f, at, y->at0 + 19, "middle", "tick", (p->x_label ? p->x_label : kq_number_text)(xt[i], buf));
+        kq_svg_label(f, at, y->at0 + 19, "middle", "tick",
+                     (p->x_label ? p->x_label : kq_number_text)(xt[i], buf));
     }
     fprintf(f, "<path class=\"frame\" d=\"M%.1f %.1fV%.1fH%.1f\"/>\n", x->at0, y->at1, y->at0, x->at1);
     if (p->x_name)
         kq_svg_label(f, (x->at0 + x->at1) / 2, y->at0 + 39, "middle", "axis", p->x_name);
     if (p->y_name) {
-        fprintf(f, "<text transform=\"translate(%.1f %.1f) rotate(-90)\" text-anchor=\"middle\" class=\"axis\">", x->at0 - 50,
-                (y->at0 + y->at1) / 2);
+        fprintf(f,
+                "<text transform=\"translate(%.1f %.1f) rotate(-90)\" text-anchor=\"middle\" class=\"axis\">",
+                x->at0 - 50, (y->at0 + y->at1) / 2);
         kq_html_text(f, p->y_name);
         fputs("</text>\n", f);
     }
@@ -203,11 +221,11 @@ void kq_svg_panel(FILE *f, const kq_panel *p)
 void kq_svg_mark(FILE *f, double x, double y, size_t s, bool hollow, const char *class, const char *tooltip)
 {
     /* half-width 4 and areas that look alike */
-    static const char *const shape[KQ_SHAPES] = {"m-3.8 0a3.8 3.8 0 1 0 7.6 0a3.8 3.8 0 1 0 -7.6 0z", "m-3.4 -3.4h6.8v6.8h-6.8z",
-                                                 "m0 -4.4l4.2 7.4h-8.4z",
-                                                 "m0 -4.8l4.8 4.8l-4.8 4.8l-4.8 -4.8z", "m0 4.4l4.2 -7.4h-8.4z"};
-    fprintf(f, "<path class=\"%s %s s%zu\" d=\"M%.1f %.1f%s\">", class, hollow ? "hollow" : "mark", s % KQ_COLOURS, x, y,
-            shape[s % KQ_SHAPES]);
+    static const char *const shape[KQ_SHAPES] = {
+        "m-3.8 0a3.8 3.8 0 1 0 7.6 0a3.8 3.8 0 1 0 -7.6 0z", "m-3.4 -3.4h6.8v6.8h-6.8z",
+        "m0 -4.4l4.2 7.4h-8.4z", "m0 -4.8l4.8 4.8l-4.8 4.8l-4.8 -4.8z", "m0 4.4l4.2 -7.4h-8.4z"};
+    fprintf(f, "<path class=\"%s %s s%zu\" d=\"M%.1f %.1f%s\">", class, hollow ? "hollow" : "mark",
+            s % KQ_COLOURS, x, y, shape[s % KQ_SHAPES]);
     if (tooltip) {
         fputs("<title>", f);
         kq_html_text(f, tooltip);

@@ -11,15 +11,22 @@ static bool is_token(const char *s, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)s[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c && strchr("!#$%&'*+-.^_`|~", c))))
+        if (!((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+              (c && strchr("!#$%&'*+-.^_`|~", c))))
             return false;
     }
     return n > 0;
 }
 
-static bool named(const char *s, size_t n, const char *name) { return n == strlen(name) && !strncasecmp(s, name, n); }
+static bool named(const char *s, size_t n, const char *name)
+{
+    return n == strlen(name) && !strncasecmp(s, name, n);
+}
 
-static bool is_number(const char *s, size_t n) { return n > 0 && n < 19 && strspn(s, "0123456789") >= n; }
+static bool is_number(const char *s, size_t n)
+{
+    return n > 0 && n < 19 && strspn(s, "0123456789") >= n;
+}
 
 /* reg-name, an IPv4 address or [IPv6], and a port perhaps. */
 static bool is_host(const char *s)
@@ -27,7 +34,9 @@ static bool is_host(const char *s)
     const size_t bracket = *s == '[' ? strspn(s + 1, "0123456789abcdefABCDEF:.%") + 1 : 0;
     if (bracket && s[bracket] != ']')
         return false;
-    const size_t n = bracket ? bracket + 1 : strspn(s, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~!$&'()*+,;=%");
+    const size_t n =
+        bracket ? bracket + 1
+                : strspn(s, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~!$&'()*+,;=%");
     if (!s[n])
         return true;
     return s[n] == ':' && strlen(s + n + 1) < 6 && strspn(s + n + 1, "0123456789") == strlen(s + n + 1);
@@ -59,19 +68,29 @@ void kq_head_field(kq_head *h, const char *name, size_t n_name, const char *valu
 bool kq_head_check(const kq_head *h, kq_api_error *e)
 {
     if (h->n_field > KQ_HEAD_FIELDS)
-        return kq_api_fail(e, 431, NULL, "headers_too_large", "The request has %zu header lines; at most %d are taken", h->n_field, KQ_HEAD_FIELDS);
+        return kq_api_fail(e, 431, NULL, "headers_too_large",
+                           "The request has %zu header lines; at most %d are taken", h->n_field,
+                           KQ_HEAD_FIELDS);
     if (h->minor > 0 && !h->n_host)
-        return kq_api_fail(e, 400, NULL, "bad_request", "The request has no Host header; HTTP/1.1 asks for one");
+        return kq_api_fail(e, 400, NULL, "bad_request",
+                           "The request has no Host header; HTTP/1.1 asks for one");
     if (h->n_host > 1 || h->bad_host)
-        return kq_api_fail(e, 400, NULL, "bad_request", h->n_host > 1 ? "The request has %zu Host headers; one is expected" : "The Host header is not a host name or address", h->n_host);
+        return kq_api_fail(e, 400, NULL, "bad_request",
+                           h->n_host > 1 ? "The request has %zu Host headers; one is expected"
+                                         : "The Host header is not a host name or address",
+                           h->n_host);
     if (h->bad_length || h->two_lengths)
-        return kq_api_fail(e, 400, NULL, "bad_request", h->bad_length ? "Content-Length is not a number of bytes" : "The request has different Content-Length headers");
+        return kq_api_fail(e, 400, NULL, "bad_request",
+                           h->bad_length ? "Content-Length is not a number of bytes"
+                                         : "The request has different Content-Length headers");
     if (h->n_coding && h->n_length)
-        return kq_api_fail(e, 400, NULL, "bad_request", "The request has both Content-Length and Transfer-Encoding");
+        return kq_api_fail(e, 400, NULL, "bad_request",
+                           "The request has both Content-Length and Transfer-Encoding");
     if (h->n_coding && h->minor == 0)
         return kq_api_fail(e, 400, NULL, "bad_request", "Transfer-Encoding does not exist in HTTP/1.0");
     if (h->bad_coding || h->n_coding > 1)
-        return kq_api_fail(e, 501, NULL, "unsupported_transfer_encoding", "Transfer-Encoding: only chunked is understood");
+        return kq_api_fail(e, 501, NULL, "unsupported_transfer_encoding",
+                           "Transfer-Encoding: only chunked is understood");
     if (h->bad_expect)
         return kq_api_fail(e, 417, NULL, "expectation_failed", "Expect: only 100-continue is understood");
     return true;
@@ -88,11 +107,13 @@ static kq_head_state request_line(const char *s, size_t n, kq_head *h, kq_api_er
 {
     const char *one = memchr(s, ' ', n), *two = one ? memchr(one + 1, ' ', n - (size_t)(one + 1 - s)) : NULL;
     if (!two || two == one + 1 || !is_token(s, (size_t)(one - s)))
-        return refuse(e, 400, "bad_request", "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
+        return refuse(e, 400, "bad_request",
+                      "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
     const char *version = two + 1;
     const size_t left = n - (size_t)(version - s);
     if (left != 8 || memcmp(version, "HTTP/", 5) || version[6] != '.')
-        return refuse(e, 400, "bad_request", "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
+        return refuse(e, 400, "bad_request",
+                      "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
     if (version[5] != '1' || (version[7] != '0' && version[7] != '1'))
         return refuse(e, 505, "http_version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are spoken here");
     if ((size_t)(two - one) > KQ_HEAD_TARGET_BYTES)
@@ -121,9 +142,14 @@ static kq_head_state field_line(const char *s, size_t n, kq_head *h, kq_api_erro
 static kq_head_state unfinished(const char *s, size_t n, bool first, kq_api_error *e)
 {
     if (n && first && !is_token(s, 1))
-        return (unsigned char)*s == 0x16 ? refuse(e, 400, "bad_request", "This server speaks HTTP, not HTTPS")
-                                         : refuse(e, 400, "bad_request", "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
-    return first && n > KQ_HEAD_TARGET_BYTES + 64 ? refuse(e, 414, "uri_too_long", "The request's target is longer than 8192 bytes") : KQ_HEAD_MORE;
+        return (unsigned char)*s == 0x16
+                   ? refuse(e, 400, "bad_request", "This server speaks HTTP, not HTTPS")
+                   : refuse(
+                         e, 400, "bad_request",
+                         "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
+    return first && n > KQ_HEAD_TARGET_BYTES + 64
+               ? refuse(e, 414, "uri_too_long", "The request's target is longer than 8192 bytes")
+               : KQ_HEAD_MORE;
 }
 
 kq_head_state kq_head_read(const char *bytes, size_t n, kq_api_error *e)
@@ -131,7 +157,8 @@ kq_head_state kq_head_read(const char *bytes, size_t n, kq_api_error *e)
     kq_head h = {0};
     bool first = true;
     size_t at = 0;
-    while (n - at >= 2 && bytes[at] == '\r' && bytes[at + 1] == '\n') /* empty lines before a request (RFC 9112, 2.2) */
+    while (n - at >= 2 && bytes[at] == '\r' &&
+           bytes[at + 1] == '\n') /* empty lines before a request (RFC 9112, 2.2) */
         at += 2;
     if (at + 1 == n && bytes[at] == '\r')
         return KQ_HEAD_MORE;
@@ -143,12 +170,16 @@ kq_head_state kq_head_read(const char *bytes, size_t n, kq_api_error *e)
             k++;
         if (left - k < 2 && (k == left || line[k] == '\r')) {
             const kq_head_state s = unfinished(line, left, first, e);
-            return s == KQ_HEAD_MORE && n >= KQ_HEAD_BYTES ? refuse(e, 431, "headers_too_large", "The request's headers are larger than 32 KiB") : s;
+            return s == KQ_HEAD_MORE && n >= KQ_HEAD_BYTES
+                       ? refuse(e, 431, "headers_too_large", "The request's headers are larger than 32 KiB")
+                       : s;
         }
         if (first && unfinished(line, k ? k : 1, true, e) == KQ_HEAD_BAD)
             return KQ_HEAD_BAD;
         if (line[k] != '\r' || line[k + 1] != '\n')
-            return refuse(e, 400, "bad_request", "The request's head holds a control character, or a line that does not end with CR LF");
+            return refuse(
+                e, 400, "bad_request",
+                "The request's head holds a control character, or a line that does not end with CR LF");
         at += k + 2;
         if (!k)
             break;
@@ -162,7 +193,8 @@ kq_head_state kq_head_read(const char *bytes, size_t n, kq_api_error *e)
     return kq_head_check(&h, e) ? KQ_HEAD_WHOLE : KQ_HEAD_BAD;
 }
 
-/* The name of "name", "name:80", "[::1]" or "[::1]:80", without brackets and a last dot. False: it does not fit. */
+/* The name of "name", "name:80", "[::1]" or "[::1]:80", without brackets and a last dot. False: it does
+ * not fit. */
 static bool host_name(const char *host, char *out, size_t cap)
 {
     const char *end = *host == '[' ? strchr(host, ']') : strrchr(host, ':');
@@ -186,7 +218,8 @@ bool kq_head_host_is(const char *host, const char *const *names, size_t n_names)
     struct in6_addr v6;
     if (!host_name(host, name, sizeof name))
         return false;
-    if (!strcasecmp(name, "localhost") || (inet_pton(AF_INET, name, &v4) == 1 && (ntohl(v4.s_addr) >> 24) == 127) ||
+    if (!strcasecmp(name, "localhost") ||
+        (inet_pton(AF_INET, name, &v4) == 1 && (ntohl(v4.s_addr) >> 24) == 127) ||
         (inet_pton(AF_INET6, name, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6)))
         return true;
     for (size_t i = 0; i < n_names; i++)
@@ -198,6 +231,8 @@ bool kq_head_host_is(const char *host, const char *const *names, size_t n_names)
 bool kq_head_origin_valid(const char *origin)
 {
     const char *colon = strstr(origin, "://");
-    return colon && colon > origin && strlen(origin) < 256 && strspn(origin, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.") == (size_t)(colon - origin) &&
+    return colon && colon > origin && strlen(origin) < 256 &&
+           strspn(origin, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.") ==
+               (size_t)(colon - origin) &&
            colon[3] && is_host(colon + 3);
 }

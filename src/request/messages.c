@@ -7,21 +7,30 @@
 
 enum { MAX_MESSAGES = 4096, MAX_TOOLS = 256 };
 
-static bool bad(kq_api_error *e, const char *code, const char *wanted) { return kq_api_fail(e, 400, "messages", code, "messages: %s", wanted); }
+static bool bad(kq_api_error *e, const char *code, const char *wanted)
+{
+    return kq_api_fail(e, 400, "messages", code, "messages: %s", wanted);
+}
 
-static bool no_memory(kq_api_error *e) { return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later"); }
+static bool no_memory(kq_api_error *e)
+{
+    return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later");
+}
 
 /* A list of text parts, each {"type": "text", "text"}. NULL with *e: something else is in it. */
 static json_t *text_parts(const json_t *parts, kq_api_error *e)
 {
     json_t *part, *out = json_array();
     size_t i;
-    json_array_foreach(parts, i, part) {
+    json_array_foreach(parts, i, part)
+    {
         const char *type = json_string_value(json_object_get(part, "type"));
         json_t *text = json_object_get(part, "text");
-        const bool known = type && (!strcmp(type, "text") || !strcmp(type, "input_text") || !strcmp(type, "output_text"));
+        const bool known =
+            type && (!strcmp(type, "text") || !strcmp(type, "input_text") || !strcmp(type, "output_text"));
         if (!known || !json_is_string(text)) {
-            bad(e, "unsupported_value", "a part of a content is not {\"type\": \"text\", \"text\": ...}; only text is supported");
+            bad(e, "unsupported_value",
+                "a part of a content is not {\"type\": \"text\", \"text\": ...}; only text is supported");
             json_decref(out);
             return NULL;
         }
@@ -35,17 +44,19 @@ static json_t *text_parts(const json_t *parts, kq_api_error *e)
     return NULL;
 }
 
-/* One text of all parts, a line for each, as vLLM and llama-server do it for templates that know no parts. NULL: out of memory. */
+/* One text of all parts, a line for each, as vLLM and llama-server do it for templates that know no
+ * parts. NULL: out of memory. */
 static json_t *joined(const json_t *parts)
 {
     json_t *part, *out;
     size_t i, size = 0, at = 0;
-    json_array_foreach((json_t *)parts, i, part)
-        size += json_string_length(json_object_get(part, "text")) + 1;
+    json_array_foreach((json_t *)parts, i, part) size +=
+        json_string_length(json_object_get(part, "text")) + 1;
     char *bytes = kq_alloc(size + 1, 1);
     if (!bytes)
         return NULL;
-    json_array_foreach((json_t *)parts, i, part) {
+    json_array_foreach((json_t *)parts, i, part)
+    {
         const json_t *text = json_object_get(part, "text");
         if (i)
             bytes[at++] = '\n';
@@ -60,28 +71,36 @@ static json_t *joined(const json_t *parts)
 /* The object that a call's arguments are, or that they are the text of; a new reference, NULL: neither. */
 static json_t *argument_object(const json_t *arguments)
 {
-    if (!arguments || json_is_null(arguments) || (json_is_string(arguments) && !json_string_length(arguments)))
+    if (!arguments || json_is_null(arguments) ||
+        (json_is_string(arguments) && !json_string_length(arguments)))
         return json_object();
     return json_is_object(arguments) ? json_incref((json_t *)arguments)
-           : json_is_string(arguments) ? json_loadb(json_string_value(arguments), json_string_length(arguments), 0, NULL) : NULL;
+           : json_is_string(arguments)
+               ? json_loadb(json_string_value(arguments), json_string_length(arguments), 0, NULL)
+               : NULL;
 }
 
 /* The API has a call's arguments as a string of JSON. */
 static bool add_call(json_t *out, const json_t *call, kq_api_error *e)
 {
-    const json_t *function = json_object_get(call, "function"), *name = json_object_get(function, "name"), *arguments = json_object_get(function, "arguments");
+    const json_t *function = json_object_get(call, "function"), *name = json_object_get(function, "name"),
+                 *arguments = json_object_get(function, "arguments");
     const char *type = json_string_value(json_object_get(call, "type"));
     if (!json_is_object(function) || !json_is_string(name) || (type && strcmp(type, "function")))
-        return bad(e, "invalid_value", "a tool call is not {\"id\", \"type\": \"function\", \"function\": {\"name\", \"arguments\"}}");
+        return bad(
+            e, "invalid_value",
+            "a tool call is not {\"id\", \"type\": \"function\", \"function\": {\"name\", \"arguments\"}}");
     json_t *object = argument_object(arguments);
-    const bool is_object = json_is_object(object), empty = !arguments || !json_is_string(arguments) || !json_string_length(arguments);
+    const bool is_object = json_is_object(object),
+               empty = !arguments || !json_is_string(arguments) || !json_string_length(arguments);
     if (!is_object) {
         json_decref(object);
         return bad(e, "invalid_value", "the arguments of a tool call are not a JSON object");
     }
     json_t *copy = json_copy((json_t *)call), *inner = json_copy((json_t *)function);
-    const bool ok = inner && copy && !json_object_set(inner, "arguments", empty ? object : (json_t *)arguments) && !json_object_set(copy, "function", inner) &&
-                    !json_array_append(out, copy);
+    const bool ok = inner && copy &&
+                    !json_object_set(inner, "arguments", empty ? object : (json_t *)arguments) &&
+                    !json_object_set(copy, "function", inner) && !json_array_append(out, copy);
     json_decref(object);
     json_decref(copy);
     json_decref(inner);
@@ -97,26 +116,30 @@ static bool get_field(const char *role, const char *key, json_t *v, json_t **out
     *out = NULL;
     if (json_is_null(v) || !strcmp(key, "role") || !strcmp(key, "content"))
         return true;
-    if (!strcmp(key, "name") || (!strcmp(key, "tool_call_id") && !strcmp(role, "tool")) || (assistant && !strcmp(key, "reasoning_content"))) {
+    if (!strcmp(key, "name") || (!strcmp(key, "tool_call_id") && !strcmp(role, "tool")) ||
+        (assistant && !strcmp(key, "reasoning_content"))) {
         *out = json_incref(v);
-        return json_is_string(v) || kq_api_fail(e, 400, "messages", "invalid_value", "messages: '%.50s': a string is expected", key);
+        return json_is_string(v) || kq_api_fail(e, 400, "messages", "invalid_value",
+                                                "messages: '%.50s': a string is expected", key);
     }
     if (assistant && !strcmp(key, "tool_calls") && json_is_array(v)) {
         if (!json_array_size(v))
             return true;
         if (!(*out = json_array()))
             return no_memory(e);
-        json_array_foreach(v, i, one)
-            if (!add_call(*out, one, e))
-                return false;
+        json_array_foreach(v, i, one) if (!add_call(*out, one, e)) return false;
         return true;
     }
     /* what the official client sends back of an answer, and says nothing to the model */
-    const bool empty = (json_is_array(v) && !json_array_size(v)) || (json_is_string(v) && !json_string_length(v));
-    if ((assistant && (!strcmp(key, "annotations") || ((!strcmp(key, "refusal") || !strcmp(key, "tool_calls")) && empty))) ||
-        (!strcmp(key, "type") && json_is_string(v) && (!strcmp(json_string_value(v), "text") || !strcmp(json_string_value(v), "message"))))
+    const bool empty =
+        (json_is_array(v) && !json_array_size(v)) || (json_is_string(v) && !json_string_length(v));
+    if ((assistant && (!strcmp(key, "annotations") ||
+                       ((!strcmp(key, "refusal") || !strcmp(key, "tool_calls")) && empty))) ||
+        (!strcmp(key, "type") && json_is_string(v) &&
+         (!strcmp(json_string_value(v), "text") || !strcmp(json_string_value(v), "message"))))
         return true;
-    return kq_api_fail(e, 400, "messages", "unsupported_value", "messages: the field '%.50s' is not supported in a message of role %.20s", key, role);
+    return kq_api_fail(e, 400, "messages", "unsupported_value",
+                       "messages: the field '%.50s' is not supported in a message of role %.20s", key, role);
 }
 
 static json_t *get_message(json_t *v, kq_api_error *e)
@@ -136,27 +159,34 @@ static json_t *get_message(json_t *v, kq_api_error *e)
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
         known = known || !strcmp(role, roles[i]);
     if (!known) {
-        kq_api_fail(e, 400, "messages", "unsupported_value", "messages: the role '%.50s' is not supported (system, developer, user, assistant and tool are)", role);
+        kq_api_fail(
+            e, 400, "messages", "unsupported_value",
+            "messages: the role '%.50s' is not supported (system, developer, user, assistant and tool are)",
+            role);
         goto fail;
     }
     if (json_is_string(content))
         text = json_incref(content);
     else if (json_is_array(content))
         text = text_parts(content, e);
-    else if (!strcmp(role, "assistant") && (!content || json_is_null(content))) /* an answer that only called tools, or was empty */
+    else if (!strcmp(role, "assistant") &&
+             (!content || json_is_null(content))) /* an answer that only called tools, or was empty */
         text = json_null();
     else
         bad(e, "invalid_value", "a string or a list of text parts is expected as content");
     if (!text)
         goto fail;
     const bool has_text = !json_is_null(text);
-    if (json_object_set_new(out, "role", json_string(role)) || (has_text && json_object_set_new(out, "content", text))) {
+    if (json_object_set_new(out, "role", json_string(role)) ||
+        (has_text && json_object_set_new(out, "content", text))) {
         no_memory(e);
         goto fail;
     }
-    json_object_foreach(v, key, value) {
+    json_object_foreach(v, key, value)
+    {
         json_t *field = NULL;
-        if (!get_field(role, key, value, &field, e) || (field && json_object_set(out, key, field) && !no_memory(e))) {
+        if (!get_field(role, key, value, &field, e) ||
+            (field && json_object_set(out, key, field) && !no_memory(e))) {
             json_decref(field);
             goto fail;
         }
@@ -176,7 +206,8 @@ bool kq_api_messages(const json_t *v, json_t **out, kq_api_error *e)
         return bad(e, "invalid_value", "a list of 1 to 4096 messages is expected");
     if (!(*out = json_array()))
         return no_memory(e);
-    json_array_foreach(v, i, one) {
+    json_array_foreach(v, i, one)
+    {
         json_t *message = get_message(one, e);
         if (!message)
             return false;
@@ -190,7 +221,9 @@ bool kq_api_messages(const json_t *v, json_t **out, kq_api_error *e)
 static json_t *object_call(const json_t *call)
 {
     json_t *copy = json_copy((json_t *)call), *inner = json_copy(json_object_get(call, "function"));
-    if (copy && inner && !json_object_set_new(inner, "arguments", argument_object(json_object_get(inner, "arguments"))) && !json_object_set(copy, "function", inner)) {
+    if (copy && inner &&
+        !json_object_set_new(inner, "arguments", argument_object(json_object_get(inner, "arguments"))) &&
+        !json_object_set(copy, "function", inner)) {
         json_decref(inner);
         return copy;
     }
@@ -235,11 +268,16 @@ bool kq_api_tools(json_t *v, json_t **out, kq_api_error *e)
     size_t i;
     json_t *one;
     if (!json_is_array(v) || json_array_size(v) > MAX_TOOLS)
-        return kq_api_fail(e, 400, "tools", "invalid_value", "'tools': a list of at most 256 tools is expected");
-    json_array_foreach(v, i, one) {
+        return kq_api_fail(e, 400, "tools", "invalid_value",
+                           "'tools': a list of at most 256 tools is expected");
+    json_array_foreach(v, i, one)
+    {
         const json_t *function = json_object_get(one, "function"), *type = json_object_get(one, "type");
-        if (!json_is_string(type) || strcmp(json_string_value(type), "function") || !json_is_object(function) || !json_is_string(json_object_get(function, "name")))
-            return kq_api_fail(e, 400, "tools", "unsupported_value", "'tools': {\"type\": \"function\", \"function\": {\"name\", ...}} is expected; other types of tools are not supported");
+        if (!json_is_string(type) || strcmp(json_string_value(type), "function") ||
+            !json_is_object(function) || !json_is_string(json_object_get(function, "name")))
+            return kq_api_fail(e, 400, "tools", "unsupported_value",
+                               "'tools': {\"type\": \"function\", \"function\": {\"name\", ...}} is "
+                               "expected; other types of tools are not supported");
     }
     *out = json_array_size(v) ? json_incref(v) : NULL;
     return true;

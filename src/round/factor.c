@@ -1,5 +1,6 @@
-/* Factors before rounding: rotation, conditioning, block LDL. The Cholesky factorisation is our own blocked one over BLAS's f64 kernels:
- * fixed tiles, so that the result does not depend on the number of threads. */
+/* Factors before rounding: rotation, conditioning, block LDL. The Cholesky factorisation is our own
+ * blocked one over BLAS's f64 kernels: fixed tiles, so that the result does not depend on the number of
+ * threads. */
 #include "round/round.h"
 
 #include <cblas.h>
@@ -14,10 +15,12 @@
 
 enum { PANEL = 128, MAX_EXTRA = 20 };
 
-kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size_t n, int threads, kq_error *err)
+kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size_t n, int threads,
+                           kq_error *err)
 {
     if (kq_hadamard_order(u) != n)
-        return kq_fail(err, KQ_E_ARG, "a factor of order %zu cannot be rotated by a transform of order %zu", n, kq_hadamard_order(u));
+        return kq_fail(err, KQ_E_ARG, "a factor of order %zu cannot be rotated by a transform of order %zu",
+                       n, kq_hadamard_order(u));
     if (threads < 1)
         threads = 1;
     if (s)
@@ -49,7 +52,8 @@ void kq_factor_shrink(float *H, size_t n, double shrink)
                 H[i * n + j] *= keep;
 }
 
-/* A = C C^T in place, row-major lower triangle of [n, n] (the upper one is scratch). False: not positive definite. */
+/* A = C C^T in place, row-major lower triangle of [n, n] (the upper one is scratch). False: not positive
+ * definite. */
 static bool cholesky(double *A, size_t n, int threads)
 {
     const int ld = (int)n;
@@ -71,8 +75,8 @@ static bool cholesky(double *A, size_t n, int threads)
 #pragma omp for schedule(dynamic, 1)
             for (size_t t = 0; t < tiles; t++) {
                 size_t i = rest + t * PANEL, in = n - i < PANEL ? n - i : PANEL;
-                cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (blasint)in, (blasint)kn, 1, D, ld,
-                            A + i * n + k, ld);
+                cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (blasint)in,
+                            (blasint)kn, 1, D, ld, A + i * n + k, ld);
             }
             /* Tile (ti, tj) of the lower triangle, the longest rows first. */
 #pragma omp for schedule(dynamic, 1)
@@ -80,9 +84,10 @@ static bool cholesky(double *A, size_t n, int threads)
                 size_t ti = tiles - 1 - t / tiles, tj = t % tiles;
                 if (tj > ti)
                     continue;
-                size_t i = rest + ti * PANEL, in = n - i < PANEL ? n - i : PANEL, j = rest + tj * PANEL, jn = n - j < PANEL ? n - j : PANEL;
-                cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)in, (blasint)jn, (blasint)kn, -1, A + i * n + k, ld,
-                            A + j * n + k, ld, 1, A + i * n + j, ld);
+                size_t i = rest + ti * PANEL, in = n - i < PANEL ? n - i : PANEL, j = rest + tj * PANEL,
+                       jn = n - j < PANEL ? n - j : PANEL;
+                cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)in, (blasint)jn, (blasint)kn,
+                            -1, A + i * n + k, ld, A + j * n + k, ld, 1, A + i * n + j, ld);
             }
             kq_one_thread_end(mine);
         }
@@ -105,7 +110,8 @@ static kq_status check_order(size_t n, kq_error *err)
 }
 
 /* Conditions H; on success A [n, n] holds its Cholesky factor. */
-static kq_status condition(float *H, size_t n, double sigma_reg, int *extra, double *A, int threads, kq_error *err)
+static kq_status condition(float *H, size_t n, double sigma_reg, int *extra, double *A, int threads,
+                           kq_error *err)
 {
     *extra = 0;
     if (!(sigma_reg >= 0) || !isfinite(sigma_reg))
@@ -117,7 +123,8 @@ static kq_status condition(float *H, size_t n, double sigma_reg, int *extra, dou
     for (size_t i = 0; i < n; i++)
         mean += H[i * n + i];
     mean /= (double)n;
-    if (mean == 0) { /* a layer that no gradient reached: all zero is the identity's scale times zero, anything else is indefinite */
+    if (mean == 0) { /* a layer that no gradient reached: all zero is the identity's scale times zero,
+                        anything else is indefinite */
         for (size_t i = 0; i < n * n; i++)
             if (H[i] != 0)
                 return kq_fail(err, KQ_E_NUMERIC, "the factor is indefinite: its trace is 0");
@@ -137,7 +144,8 @@ static kq_status condition(float *H, size_t n, double sigma_reg, int *extra, dou
             return KQ_OK;
         if (++*extra > MAX_EXTRA) {
             *extra = MAX_EXTRA;
-            return kq_fail(err, KQ_E_NUMERIC, "the factor is not positive definite even with %g on its diagonal (mean 1)",
+            return kq_fail(err, KQ_E_NUMERIC,
+                           "the factor is not positive definite even with %g on its diagonal (mean 1)",
                            sigma_reg * (MAX_EXTRA + 1));
         }
     }
@@ -154,8 +162,8 @@ static void ldl_of_cholesky(double *A, size_t n, float *L, int threads)
         for (size_t b = 0; b < n; b += KQ_TILE) {
             size_t below = n - b - KQ_TILE;
             if (below > 0)
-                cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, (blasint)below, KQ_TILE, 1,
-                            A + b * n + b, ld, A + (b + KQ_TILE) * n + b, ld);
+                cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, (blasint)below,
+                            KQ_TILE, 1, A + b * n + b, ld, A + (b + KQ_TILE) * n + b, ld);
         }
 #pragma omp for schedule(static)
         for (size_t i = 0; i < n; i++) {
@@ -192,12 +200,14 @@ kq_status kq_factor_block_ldl(const float *H, size_t n, float *L_minus_I, kq_err
     if (cholesky(A, n, 1))
         ldl_of_cholesky(A, n, L_minus_I, 1);
     else
-        st = kq_fail(err, KQ_E_NUMERIC, "block LDL: the factor is not positive definite (condition it first)");
+        st =
+            kq_fail(err, KQ_E_NUMERIC, "block LDL: the factor is not positive definite (condition it first)");
     kq_free(A);
     return st;
 }
 
-kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, int threads, kq_error *err)
+kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I,
+                                  int threads, kq_error *err)
 {
     double *A;
     kq_status st = check_order(n, err);
@@ -215,20 +225,23 @@ kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *ext
     return st;
 }
 
-/* Rows i0.. of L^-1 = blockdiag(C(b,b)) C^-1 from the Cholesky factor C in A: R [in, i1], i1 = i0 + in; they are zero beyond. */
+/* Rows i0.. of L^-1 = blockdiag(C(b,b)) C^-1 from the Cholesky factor C in A: R [in, i1], i1 = i0 + in;
+ * they are zero beyond. */
 static void rows_of_inverse(const double *A, size_t n, size_t i0, size_t in, double *R)
 {
     const size_t i1 = i0 + in;
     memset(R, 0, in * i1 * sizeof *R);
     for (size_t i = 0; i < in; i++)
         R[i * i1 + i0 + i] = 1;
-    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, (blasint)in, (blasint)i1, 1, A, (blasint)n, R, (blasint)i1);
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, (blasint)in, (blasint)i1,
+                1, A, (blasint)n, R, (blasint)i1);
     for (size_t b = 0; b < in; b += KQ_TILE)
-        cblas_dtrmm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, KQ_TILE, (blasint)i1, 1, A + (i0 + b) * (n + 1), (blasint)n,
-                    R + b * i1, (blasint)i1);
+        cblas_dtrmm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, KQ_TILE, (blasint)i1, 1,
+                    A + (i0 + b) * (n + 1), (blasint)n, R + b * i1, (blasint)i1);
 }
 
-kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg, double *measured, double *plain, int threads, kq_error *err)
+kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg, double *measured,
+                            double *plain, int threads, kq_error *err)
 {
     double *A = NULL, *R = NULL, *sums = NULL;
     float *half = NULL;
@@ -243,8 +256,10 @@ kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg
     const size_t panels = (n + PANEL - 1) / PANEL, each = PANEL * n;
     if ((st = kq_alloc_for((void **)&A, n * n, sizeof *A, "Cholesky factor", err)) != KQ_OK ||
         (st = condition(H, n, sigma_reg, &extra, A, threads, err)) != KQ_OK ||
-        (st = kq_alloc_for((void **)&R, (size_t)threads * each, sizeof *R, "rows of an inverse", err)) != KQ_OK ||
-        (st = kq_alloc_for((void **)&half, 2 * (size_t)threads * each, sizeof *half, "rows of an inverse", err)) != KQ_OK ||
+        (st = kq_alloc_for((void **)&R, (size_t)threads * each, sizeof *R, "rows of an inverse", err)) !=
+            KQ_OK ||
+        (st = kq_alloc_for((void **)&half, 2 * (size_t)threads * each, sizeof *half, "rows of an inverse",
+                           err)) != KQ_OK ||
         (st = kq_alloc_for((void **)&sums, 2 * panels, sizeof *sums, "sums", err)) != KQ_OK)
         goto out;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -254,7 +269,9 @@ kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg
         float *h = half + 2 * (size_t)omp_get_thread_num() * each, *hm = h + each;
 #pragma omp for schedule(dynamic, 1)
         for (size_t t = 0; t < panels; t++) {
-            const size_t p = panels - 1 - t, i0 = p * PANEL, in = n - i0 < PANEL ? n - i0 : PANEL, i1 = i0 + in; /* the longest first */
+            /* the longest first */
+            const size_t p = panels - 1 - t, i0 = p * PANEL, in = n - i0 < PANEL ? n - i0 : PANEL,
+                         i1 = i0 + in;
             double square = 0, through = 0;
             rows_of_inverse(A, n, i0, in, r);
             for (size_t i = 0; i < in * i1; i++) {
@@ -282,7 +299,8 @@ out:
     return st;
 }
 
-kq_status kq_factor_condition_ldl_scalar(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I, float *D, int threads, kq_error *err)
+kq_status kq_factor_condition_ldl_scalar(float *H, size_t n, double sigma_reg, int *extra, float *L_minus_I,
+                                         float *D, int threads, kq_error *err)
 {
     double *A;
     kq_status st = check_order(n, err);

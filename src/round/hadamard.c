@@ -1,15 +1,21 @@
-/* The orthogonal transforms. U_n = (S (x) B)/sqrt(n), S Sylvester of order 2^k, B the base of order b, n = 2^k b.
+/* The orthogonal transforms. U_n = (S (x) B)/sqrt(n), S Sylvester of order 2^k, B the base of order b, n
+ * = 2^k b.
  *
  * How b is chosen (checkpoints depend on it, docs/format.md repeats it). Write n = 2^e q, q odd.
  *   1. q = 1: b = 1.
- *   2. else b is the first of 4q, 8q, 16q, .. 2^e q that is at most 1024 and has a construction below, tried in this order:
+ *   2. else b is the first of 4q, 8q, 16q, .. 2^e q that is at most 1024 and has a construction below,
+ *     tried in this order:
  *      Paley I (b - 1 a prime, 3 mod 4), Paley II (b/2 - 1 a prime, 1 mod 4), Williamson (b = 172).
- *   3. else (the fall-back) b = q and B is the discrete Hartley matrix, B(i,j) = cos(t) + sin(t), t = 2 pi i j / q: B B^T = q I, entries
+ *   3. else (the fall-back) b = q and B is the discrete Hartley matrix, B(i,j) = cos(t) + sin(t), t = 2
+ *     pi i j / q: B B^T = q I, entries
  *      at most sqrt 2, so the result is as incoherent as a Hadamard matrix within that factor.
  * chi is the Legendre symbol mod the prime p, I the identity.
- *   Paley I, p = b - 1:       B(0,0) = 1, B(0,j) = 1, B(i,0) = -1, B(i,j) = chi(i - j) + I(i,j) for i, j >= 1.
- *   Paley II, p = b/2 - 1:    C(0,0) = 0, C(0,j) = C(i,0) = 1, C(i,j) = chi(i - j); B = C (x) [1 1; 1 -1] + I (x) [1 -1; -1 -1].
- *   Williamson, b = 172:      B = [A B C D; -B A -D C; -C D A -B; -D -C B A] of circulants X(i,j) = x((j - i) mod 43), the four
+ *   Paley I, p = b - 1:       B(0,0) = 1, B(0,j) = 1, B(i,0) = -1, B(i,j) = chi(i - j) + I(i,j) for i, j
+ *     >= 1.
+ *   Paley II, p = b/2 - 1:    C(0,0) = 0, C(0,j) = C(i,0) = 1, C(i,j) = chi(i - j); B = C (x) [1 1; 1
+ *     -1] + I (x) [1 -1; -1 -1].
+ *   Williamson, b = 172:      B = [A B C D; -B A -D C; -C D A -B; -D -C B A] of circulants X(i,j) = x((j
+ *     - i) mod 43), the four
  *                             symmetric sequences below (scripts/find_williamson_43.py).
  * Paley I is not symmetric: x U and x U^T differ. */
 #include "round/round.h"
@@ -26,14 +32,18 @@ enum { BASE_MAX = 1024, INNER_MIN = 16 };
 struct kq_hadamard {
     size_t n, b;
     bool fallback;
-    float *base;  /* owned: B [b, b] */
-    size_t inner; /* order of what is applied as a dense product: b, or min(n, 16) when b is 1 (S = S' (x) S_16) */
+    float *base; /* owned: B [b, b] */
+    /* order of what is applied as a dense product: b, or min(n, 16) when b is 1 (S = S' (x) S_16) */
+    size_t inner;
     float *dense; /* [inner, inner]; base itself unless b is 1 */
 };
 
 /* Entries 0 .. 21 of a, b, c, d; x(43 - i) = x(i). Printed by scripts/find_williamson_43.py. */
 static const char williamson_43[4][23] = {
-    "+--++----+-+---+--++++", "+--+++--+-+--+-+++++-+", "++-+--++-+++----+++-++", "+-+-+----++++-++++-++-",
+    "+--++----+-+---+--++++",
+    "+--+++--+-+--+-+++++-+",
+    "++-+--++-+++----+++-++",
+    "+-+-+----++++-++++-++-",
 };
 
 static bool is_prime(size_t p)
@@ -145,7 +155,8 @@ kq_status kq_hadamard_new(size_t n, kq_hadamard **out, kq_error *err)
     h->n = n;
     h->b = h->inner = b;
     h->fallback = q > 1 && how == NONE;
-    if ((st = kq_alloc_for((void **)&h->base, b * b, sizeof *h->base, "base of an orthogonal transform", err)) != KQ_OK)
+    if ((st = kq_alloc_for((void **)&h->base, b * b, sizeof *h->base, "base of an orthogonal transform",
+                           err)) != KQ_OK)
         goto out;
     if (how == PALEY_1)
         paley_1(b, h->base);
@@ -157,9 +168,11 @@ kq_status kq_hadamard_new(size_t n, kq_hadamard **out, kq_error *err)
         hartley(b, h->base); /* [1] for b = 1 */
     h->dense = h->base;
     if (b == 1 && n > 1) {
-        /* The innermost butterflies work within a vector register; a product with the dense S_16 is faster and the same matrix. */
+        /* The innermost butterflies work within a vector register; a product with the dense S_16 is
+         * faster and the same matrix. */
         size_t m = h->inner = n < INNER_MIN ? n : INNER_MIN;
-        if ((st = kq_alloc_for((void **)&h->dense, m * m, sizeof *h->dense, "base of an orthogonal transform", err)) != KQ_OK)
+        if ((st = kq_alloc_for((void **)&h->dense, m * m, sizeof *h->dense, "base of an orthogonal transform",
+                               err)) != KQ_OK)
             goto out;
         for (size_t i = 0; i < m; i++)
             for (size_t j = 0; j < m; j++)

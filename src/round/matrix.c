@@ -27,7 +27,8 @@ void kq_transpose_square(float *A, size_t n, int threads)
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (size_t bi = 0; bi < nb; bi++)
         for (size_t bj = 0; bj <= bi; bj++) {
-            size_t r1 = (bi + 1) * BLOCK < n ? (bi + 1) * BLOCK : n, c1 = (bj + 1) * BLOCK < n ? (bj + 1) * BLOCK : n;
+            size_t r1 = (bi + 1) * BLOCK < n ? (bi + 1) * BLOCK : n,
+                   c1 = (bj + 1) * BLOCK < n ? (bj + 1) * BLOCK : n;
             for (size_t r = bi * BLOCK; r < r1; r++)
                 for (size_t c = bj * BLOCK; c < (bi == bj ? r : c1); c++) {
                     float t = A[r * n + c];
@@ -37,19 +38,22 @@ void kq_transpose_square(float *A, size_t n, int threads)
         }
 }
 
-kq_status kq_hadamard_rows_mt(const kq_hadamard *h, bool transpose, float *x, size_t rows, size_t ld, int threads, kq_error *err)
+kq_status kq_hadamard_rows_mt(const kq_hadamard *h, bool transpose, float *x, size_t rows, size_t ld,
+                              int threads, kq_error *err)
 {
     size_t n = kq_hadamard_order(h), tiles = (rows + ROWS - 1) / ROWS;
     if (threads < 1)
         threads = 1;
     float *scratch;
-    kq_status st = kq_alloc_for((void **)&scratch, (size_t)threads * 2 * n, sizeof *scratch, "orthogonal transform", err);
+    kq_status st = kq_alloc_for((void **)&scratch, (size_t)threads * 2 * n, sizeof *scratch,
+                                "orthogonal transform", err);
     if (st != KQ_OK)
         return st;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (size_t t = 0; t < tiles; t++) {
         size_t r0 = t * ROWS, count = rows - r0 < ROWS ? rows - r0 : ROWS;
-        kq_hadamard_rows(h, transpose, x + r0 * ld, count, ld, scratch + (size_t)omp_get_thread_num() * 2 * n);
+        kq_hadamard_rows(h, transpose, x + r0 * ld, count, ld,
+                         scratch + (size_t)omp_get_thread_num() * 2 * n);
     }
     kq_free(scratch);
     return KQ_OK;

@@ -30,14 +30,16 @@ void kq_packed_free(kq_packed *p)
 size_t kq_round_bytes(size_t m, size_t n)
 {
     double mp = (double)pad(m), np = (double)pad(n), big = mp > np ? mp : np;
-    /* f32: both factors; W', What', E and S, and a transposed copy before those exist; f64: one Cholesky factor at a time. */
+    /* f32: both factors; W', What', E and S, and a transposed copy before those exist; f64: one Cholesky
+     * factor at a time. */
     double factors = 4 * (mp * mp + np * np) + 8 * big * big, ldlq = 4 * (mp * mp + np * np) + 12 * mp * np;
     double bytes = 4 * mp * np + (factors > ldlq ? factors : ldlq);
     return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
 }
 
 /* X <- U_rows^T X U_cols, or back: U_rows X U_cols^T. X [rows, cols], the orders of the two transforms. */
-static kq_status rotate_both(const kq_hadamard *u_rows, const kq_hadamard *u_cols, bool back, float *X, int threads, kq_error *err)
+static kq_status rotate_both(const kq_hadamard *u_rows, const kq_hadamard *u_cols, bool back, float *X,
+                             int threads, kq_error *err)
 {
     size_t m = kq_hadamard_order(u_rows), n = kq_hadamard_order(u_cols);
     float *Y;
@@ -53,7 +55,8 @@ static kq_status rotate_both(const kq_hadamard *u_rows, const kq_hadamard *u_col
     return st;
 }
 
-static kq_status signs(uint64_t seed, const char *name, const char *suffix, size_t n, int8_t **out, kq_error *err)
+static kq_status signs(uint64_t seed, const char *name, const char *suffix, size_t n, int8_t **out,
+                       kq_error *err)
 {
     char *label = NULL;
     size_t len = strlen(name) + strlen(suffix) + 1;
@@ -68,13 +71,14 @@ static kq_status signs(uint64_t seed, const char *name, const char *suffix, size
 }
 
 /* One factor, shrunk, padded and rotated: *out [np, np]. */
-static kq_status rotated(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name, const char *side, double shrink,
-                         int threads, float **out, kq_error *err)
+static kq_status rotated(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name,
+                         const char *side, double shrink, int threads, float **out, kq_error *err)
 {
     *out = NULL;
     size_t np = pad(n), bad = kq_first_nonfinite(H, n * n);
     if (bad < n * n)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", name, side, bad / n, bad % n);
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", name, side, bad / n,
+                       bad % n);
     float *A;
     kq_status st = kq_alloc_for((void **)&A, np * np, sizeof *A, "rotated factor", err);
     if (st != KQ_OK)
@@ -93,8 +97,9 @@ static kq_status rotated(const kq_hadamard *u, const int8_t *s, const float *H, 
 }
 
 /* L - I of one factor, rotated and conditioned: *out [np, np], NULL when H is. */
-static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name, const char *side,
-                         const kq_round_options *opt, int *extra, float **out, kq_error *err)
+static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name,
+                         const char *side, const kq_round_options *opt, int *extra, float **out,
+                         kq_error *err)
 {
     *out = NULL;
     *extra = 0;
@@ -103,7 +108,8 @@ static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, 
     const int threads = opt->threads < 1 ? 1 : opt->threads;
     kq_error why = {0};
     kq_status st = rotated(u, s, H, n, name, side, opt->shrink, threads, out, err);
-    if (st == KQ_OK && (st = kq_factor_condition_ldl(*out, pad(n), opt->sigma_reg, extra, *out, threads, &why)) != KQ_OK) {
+    if (st == KQ_OK &&
+        (st = kq_factor_condition_ldl(*out, pad(n), opt->sigma_reg, extra, *out, threads, &why)) != KQ_OK) {
         kq_free(*out);
         *out = NULL;
         kq_fail(err, st, "%s: %s: %s", name, side, why.message);
@@ -111,7 +117,8 @@ static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, 
     return st;
 }
 
-kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out, int threads, double *out, kq_error *err)
+kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out,
+                            int threads, double *out, kq_error *err)
 {
     float *P = NULL, *Q = NULL;
     kq_status st = KQ_OK;
@@ -149,16 +156,19 @@ static double sum_squares(const float *x, size_t n)
 static kq_status check_weight(const char *name, const float *W, size_t m, size_t n, kq_error *err)
 {
     size_t mn, bytes;
-    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || !kq_mul_size(pad(m), pad(n), &mn) || !kq_mul_size(mn, sizeof(float), &bytes))
+    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || !kq_mul_size(pad(m), pad(n), &mn) ||
+        !kq_mul_size(mn, sizeof(float), &bytes))
         return kq_fail(err, KQ_E_ARG, "%s: a weight matrix of %zu x %zu", name, m, n);
     const size_t bad = kq_first_nonfinite(W, m * n);
     if (bad < m * n)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n, bad % n);
+        return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n,
+                       bad % n);
     return KQ_OK;
 }
 
-kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out,
-                          bool predicts, const kq_round_options *opt, kq_packed *out, kq_round_report *report, kq_error *err)
+kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n,
+                          const float *H_in, const float *H_out, bool predicts, const kq_round_options *opt,
+                          kq_packed *out, kq_round_report *report, kq_error *err)
 {
     double start = kq_now_s();
     *out = (kq_packed){0};
@@ -173,7 +183,8 @@ kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W,
     float *Wp = NULL, *What = NULL, *L_in = NULL, *L_out = NULL;
     const size_t words = mn / KQ_TILE_SIZE * kq_trellis_words(t);
     if ((st = kq_hadamard_new(mp, &u_m, err)) != KQ_OK || (st = kq_hadamard_new(np, &u_n, err)) != KQ_OK ||
-        (st = signs(opt->seed, name, ".su", n, &p.su, err)) != KQ_OK || (st = signs(opt->seed, name, ".sv", m, &p.sv, err)) != KQ_OK ||
+        (st = signs(opt->seed, name, ".su", n, &p.su, err)) != KQ_OK ||
+        (st = signs(opt->seed, name, ".sv", m, &p.sv, err)) != KQ_OK ||
         (st = prepare(u_n, p.su, H_in, n, name, "H_in", opt, &rep.extra_in, &L_in, err)) != KQ_OK ||
         (st = prepare(u_m, p.sv, H_out, m, name, "H_out", opt, &rep.extra_out, &L_out, err)) != KQ_OK ||
         (st = kq_alloc_for((void **)&Wp, mn, sizeof *Wp, "rotated weights", err)) != KQ_OK)
@@ -186,7 +197,8 @@ kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W,
 
     double energy = sum_squares(Wp, mn), scale = sqrt(energy / (double)mn) / (kq_trellis_rms(t) * 0.9);
     if (!(scale <= KQ_PACKED_SCALE_MAX)) {
-        st = kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible", name, scale, (double)KQ_PACKED_SCALE_MAX);
+        st = kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible", name,
+                     scale, (double)KQ_PACKED_SCALE_MAX);
         goto out;
     }
     p.scale = scale < FLT_MIN ? 0 : (float)scale; /* 0: all the weights become 0 */
@@ -203,10 +215,13 @@ kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W,
     double error = sum_squares(Wp, mn);
     rep.relative_mse = energy > 0 ? error / energy : 0;
     if (!isfinite(error)) {
-        st = kq_fail(err, KQ_E_NUMERIC, "%s: rounding diverged (the factors feed errors back without bound; raise sigma_reg)", name);
+        st = kq_fail(err, KQ_E_NUMERIC,
+                     "%s: rounding diverged (the factors feed errors back without bound; raise sigma_reg)",
+                     name);
         goto out;
     }
-    if (predicts) { /* eq. 1 with the factors as given, the error rotated back to them and cropped to the logical shape */
+    if (predicts) { /* eq. 1 with the factors as given, the error rotated back to them and cropped to the
+                       logical shape */
         if ((st = rotate_both(u_m, u_n, true, Wp, threads, err)) != KQ_OK)
             goto out;
         for (size_t i = 0; i < m; i++)
@@ -232,8 +247,8 @@ out:
 }
 
 /* One side of eq. 64: what of an error in the targets reaches the loss, and the weights. */
-static kq_status through(const char *name, const char *side, const char *suffix, const float *H, size_t n, const kq_round_options *opt, double *measured,
-                         double *plain, kq_error *err)
+static kq_status through(const char *name, const char *side, const char *suffix, const float *H, size_t n,
+                         const kq_round_options *opt, double *measured, double *plain, kq_error *err)
 {
     const size_t np = pad(n);
     const int threads = opt->threads < 1 ? 1 : opt->threads;
@@ -246,7 +261,8 @@ static kq_status through(const char *name, const char *side, const char *suffix,
     *plain = (double)np;
     if (!H)
         return KQ_OK;
-    if ((st = kq_hadamard_new(np, &u, err)) != KQ_OK || (st = signs(opt->seed, name, suffix, n, &s, err)) != KQ_OK ||
+    if ((st = kq_hadamard_new(np, &u, err)) != KQ_OK ||
+        (st = signs(opt->seed, name, suffix, n, &s, err)) != KQ_OK ||
         (st = rotated(u, s, H, n, name, side, 0, threads, &M, err)) != KQ_OK ||
         (st = rotated(u, s, H, n, name, side, opt->shrink, threads, &A, err)) != KQ_OK)
         goto out;
@@ -260,8 +276,8 @@ out:
     return st;
 }
 
-kq_status kq_forecast_linear(const char *name, const float *W, size_t m, size_t n, const float *H_in, const float *H_out, const kq_round_options *opt,
-                             kq_forecast *out, kq_error *err)
+kq_status kq_forecast_linear(const char *name, const float *W, size_t m, size_t n, const float *H_in,
+                             const float *H_out, const kq_round_options *opt, kq_forecast *out, kq_error *err)
 {
     double in, out_side, plain_in, plain_out;
     *out = (kq_forecast){0};
@@ -269,7 +285,8 @@ kq_status kq_forecast_linear(const char *name, const float *W, size_t m, size_t 
     if (st != KQ_OK || (st = through(name, "H_in", ".su", H_in, n, opt, &in, &plain_in, err)) != KQ_OK ||
         (st = through(name, "H_out", ".sv", H_out, m, opt, &out_side, &plain_out, err)) != KQ_OK)
         return st;
-    const double count = (double)pad(m) * (double)pad(n), square = sum_squares(W, m * n) / count; /* of W': the rotation keeps the norm */
+    /* of W': the rotation keeps the norm */
+    const double count = (double)pad(m) * (double)pad(n), square = sum_squares(W, m * n) / count;
     *out = (kq_forecast){.loss = 0.5 * square * in * out_side, .spread = plain_in * plain_out / count};
     if (!isfinite(out->loss) || !isfinite(out->spread) || out->loss < 0)
         return kq_fail(err, KQ_E_NUMERIC, "%s: the forecast of its loss is %g", name, out->loss);
@@ -283,7 +300,8 @@ double kq_forecast_loss(const kq_forecast *f, double e)
 
 size_t kq_forecast_bytes(size_t m, size_t n, int threads)
 {
-    const double big = (double)pad(m > n ? m : n), bytes = 16 * big * big + 16.0 * 128 * big * (threads < 1 ? 1 : threads);
+    const double big = (double)pad(m > n ? m : n),
+                 bytes = 16 * big * big + 16.0 * 128 * big * (threads < 1 ? 1 : threads);
     return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
 }
 
@@ -291,7 +309,8 @@ kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What
 {
     const size_t m = p->m, n = p->n, mp = p->m_pad, np = p->n_pad;
     size_t mn;
-    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || mp != pad(m) || np != pad(n) || !kq_mul_size(mp, np, &mn))
+    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || mp != pad(m) || np != pad(n) ||
+        !kq_mul_size(mp, np, &mn))
         return kq_fail(err, KQ_E_SHAPE, "a packed linear of %zu x %zu, padded to %zu x %zu", m, n, mp, np);
     if (!isfinite(p->scale))
         return kq_fail(err, KQ_E_NUMERIC, "a packed linear with scale %g", (double)p->scale);

@@ -1,4 +1,5 @@
-/* The products of decoding: rows in f32, bf16, f16, 8 and 4 bits within rounding, packed trellis rows bit for bit. */
+/* The products of decoding: rows in f32, bf16, f16, 8 and 4 bits within rounding, packed trellis rows
+ * bit for bit. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,12 +41,30 @@ static void fill(inputs *in)
 /* One kernel on rows of n values: y [T * MAX]. Returns how many values of y count. */
 typedef size_t run_fn(const kq_decode_kern *k, const inputs *in, size_t n, float *y);
 
-static size_t run_dots_f32(const kq_decode_kern *k, const inputs *in, size_t n, float *y) { return k->dots_f32(in->W, n, ROWS, n, in->x, MAX, T, y, ROWS), T * ROWS; }
-static size_t run_dots_bf16(const kq_decode_kern *k, const inputs *in, size_t n, float *y) { return k->dots_bf16(in->b, n, ROWS, n, in->x, MAX, T, y, ROWS), T * ROWS; }
-static size_t run_dots_f16(const kq_decode_kern *k, const inputs *in, size_t n, float *y) { return k->dots_f16(in->h, n, ROWS, n, in->x, MAX, T, y, ROWS), T * ROWS; }
-static size_t run_mix_f32(const kq_decode_kern *k, const inputs *in, size_t n, float *y) { return k->mix_f32(in->W, n, ROWS, n, in->x, MAX, T, y, n), T * n; }
-static size_t run_mix_bf16(const kq_decode_kern *k, const inputs *in, size_t n, float *y) { return k->mix_bf16(in->b, n, ROWS, n, in->x, MAX, T, y, n), T * n; }
-static size_t run_mix_f16(const kq_decode_kern *k, const inputs *in, size_t n, float *y) { return k->mix_f16(in->h, n, ROWS, n, in->x, MAX, T, y, n), T * n; }
+static size_t run_dots_f32(const kq_decode_kern *k, const inputs *in, size_t n, float *y)
+{
+    return k->dots_f32(in->W, n, ROWS, n, in->x, MAX, T, y, ROWS), T * ROWS;
+}
+static size_t run_dots_bf16(const kq_decode_kern *k, const inputs *in, size_t n, float *y)
+{
+    return k->dots_bf16(in->b, n, ROWS, n, in->x, MAX, T, y, ROWS), T * ROWS;
+}
+static size_t run_dots_f16(const kq_decode_kern *k, const inputs *in, size_t n, float *y)
+{
+    return k->dots_f16(in->h, n, ROWS, n, in->x, MAX, T, y, ROWS), T * ROWS;
+}
+static size_t run_mix_f32(const kq_decode_kern *k, const inputs *in, size_t n, float *y)
+{
+    return k->mix_f32(in->W, n, ROWS, n, in->x, MAX, T, y, n), T * n;
+}
+static size_t run_mix_bf16(const kq_decode_kern *k, const inputs *in, size_t n, float *y)
+{
+    return k->mix_bf16(in->b, n, ROWS, n, in->x, MAX, T, y, n), T * n;
+}
+static size_t run_mix_f16(const kq_decode_kern *k, const inputs *in, size_t n, float *y)
+{
+    return k->mix_f16(in->h, n, ROWS, n, in->x, MAX, T, y, n), T * n;
+}
 static size_t run_to_f16(const kq_decode_kern *k, const inputs *in, size_t n, float *y)
 {
     uint16_t h[MAX];
@@ -69,33 +88,42 @@ static size_t run_dots_q4(const kq_decode_kern *k, const inputs *in, size_t n, f
     return k->dots_q4(in->q4, in->scales, ROWS, n, GROUP, in->x, MAX, T, y, ROWS), T * ROWS;
 }
 
-static const struct { const char *name; run_fn *run; bool exact, groups; } kernels[] = {
-    {"dots_f32", run_dots_f32, false, false}, {"dots_bf16", run_dots_bf16, false, false}, {"dots_f16", run_dots_f16, false, false},
-    {"mix_f32", run_mix_f32, false, false},   {"mix_bf16", run_mix_bf16, false, false},   {"mix_f16", run_mix_f16, false, false},
-    {"to_f16", run_to_f16, true, false},      {"sylvester", run_sylvester, false, true},  {"dots_q8", run_dots_q8, false, true},
-    {"dots_q4", run_dots_q4, false, true},
+static const struct {
+    const char *name;
+    run_fn *run;
+    bool exact, groups;
+} kernels[] = {
+    {"dots_f32", run_dots_f32, false, false}, {"dots_bf16", run_dots_bf16, false, false},
+    {"dots_f16", run_dots_f16, false, false}, {"mix_f32", run_mix_f32, false, false},
+    {"mix_bf16", run_mix_bf16, false, false}, {"mix_f16", run_mix_f16, false, false},
+    {"to_f16", run_to_f16, true, false},      {"sylvester", run_sylvester, false, true},
+    {"dots_q8", run_dots_q8, false, true},    {"dots_q4", run_dots_q4, false, true},
 };
 
 static kq_status check_rows(kq_checker *c, kq_isa isa, const inputs *in, kq_error *err)
 {
-    static const size_t any[] = {1, 8, 17, 64, MAX}, whole[] = {32, 64, 256}; /* whole groups, and 32 rows of sylvester's */
+    /* whole groups, and 32 rows of sylvester's */
+    static const size_t any[] = {1, 8, 17, 64, MAX}, whole[] = {32, 64, 256};
     const kq_decode_kern *k = kq_decode_kern_pick(isa);
     kq_status status = KQ_OK;
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels && !status; i++) {
         double error = 0;
         for (size_t s = 0; s < (kernels[i].groups ? 3 : 5); s++) {
             float got[T * MAX] = {0}, want[T * MAX] = {0};
-            const size_t n = kernels[i].groups ? whole[s] : any[s], count = kernels[i].run(&kq_decode_kern_ref, in, n, want);
+            const size_t n = kernels[i].groups ? whole[s] : any[s],
+                         count = kernels[i].run(&kq_decode_kern_ref, in, n, want);
             kernels[i].run(k, in, n, got);
             error = fmax(error, kq_check_distance(got, want, count));
         }
-        status = kq_checker_note(c, "decode", kernels[i].name, k->name, error, kernels[i].exact ? 0 : bound, err);
+        status =
+            kq_checker_note(c, "decode", kernels[i].name, k->name, error, kernels[i].exact ? 0 : bound, err);
     }
     return status;
 }
 
 /* One code: decode, quantize, dot and dots against plain C; how many values differ. */
-static kq_status differences(const kq_packed_kern *p, kq_code code, int k, const inputs *in, size_t *differ, kq_error *err)
+static kq_status differences(const kq_packed_kern *p, kq_code code, int k, const inputs *in, size_t *differ,
+                             kq_error *err)
 {
     kq_trellis *t;
     kq_packed_code *c = NULL;
@@ -119,7 +147,8 @@ static kq_status differences(const kq_packed_kern *p, kq_code code, int k, const
         *differ += memcmp(dots, y[way], sizeof dots) != 0;
     }
     if (!status)
-        *differ += (memcmp(panel[0], panel[1], sizeof panel[0]) != 0) + (memcmp(q[0], q[1], sizeof q[0]) != 0) + (memcmp(y[0], y[1], sizeof y[0]) != 0) +
+        *differ += (memcmp(panel[0], panel[1], sizeof panel[0]) != 0) +
+                   (memcmp(q[0], q[1], sizeof q[0]) != 0) + (memcmp(y[0], y[1], sizeof y[0]) != 0) +
                    (step[0] != step[1]);
     kq_packed_code_free(c);
     kq_trellis_free(t);

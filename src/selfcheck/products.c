@@ -1,4 +1,5 @@
-/* Matrix products: those of the libraries (kern/gemm.h) and flip-flop's block integers (fisher/product.h), against sums in double. */
+/* Matrix products: those of the libraries (kern/gemm.h) and flip-flop's block integers
+ * (fisher/product.h), against sums in double. */
 #include <math.h>
 #include <stdio.h>
 
@@ -11,7 +12,9 @@
 #include "kern/gemm.h"
 #include "selfcheck/selfcheck.h"
 
-typedef struct shape { size_t m, n, k; } shape;
+typedef struct shape {
+    size_t m, n, k;
+} shape;
 /* Small ones go to OpenBLAS, large ones to oneDNN (kern/gemm.c); odd sizes make edges. */
 static const shape shapes[] = {{1, 64, 64}, {31, 17, 129}, {64, 64, 64}, {160, 192, 96}, {97, 131, 257}};
 
@@ -27,13 +30,16 @@ static void product(bool ta, bool tb, shape s, const float *A, const float *B, f
         }
 }
 
-/* One shape, all four ways to store the operands: the largest errors in f32 and bf16. The bf16 operands are exact in f32, so both have one reference. */
+/* One shape, all four ways to store the operands: the largest errors in f32 and bf16. The bf16 operands
+ * are exact in f32, so both have one reference. */
 static kq_status check_shape(shape s, kq_rng *rng, double *f32, double *bf16, kq_error *err)
 {
     const size_t a = s.m * s.k, b = s.k * s.n, c = s.m * s.n;
     float *A = kq_alloc(a, 4), *B = kq_alloc(b, 4), *want = kq_alloc(c, 4), *got = kq_alloc(c, 4);
     uint16_t *A16 = kq_alloc(a, 2), *B16 = kq_alloc(b, 2);
-    kq_status status = A && B && want && got && A16 && B16 ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: a product of the self-check");
+    kq_status status = A && B && want && got && A16 && B16
+                           ? KQ_OK
+                           : kq_fail(err, KQ_E_MEMORY, "out of memory: a product of the self-check");
     for (size_t i = 0; !status && i < a; i++)
         A16[i] = kq_f32_to_bf16((float)kq_rng_normal(rng)), A[i] = kq_bf16_to_f32(A16[i]);
     for (size_t i = 0; !status && i < b; i++)
@@ -53,7 +59,8 @@ static kq_status check_shape(shape s, kq_rng *rng, double *f32, double *bf16, kq
 }
 
 /* The mean of G C^T C G^T over D samples, exact or as the machine likes it. */
-static kq_status middle_product(const kq_gradients *G, const uint16_t *g, const float *C, bool exact, float *out, kq_error *err)
+static kq_status middle_product(const kq_gradients *G, const uint16_t *g, const float *C, bool exact,
+                                float *out, kq_error *err)
 {
     kq_product_plan plan;
     kq_product p;
@@ -81,15 +88,19 @@ static kq_status check_panels(kq_checker *c, kq_error *err)
     kq_rng rng = kq_rng_stream(2, "selfcheck/panels");
     uint16_t *g = kq_alloc(D * M * N, 2);
     float *C = kq_calloc(N * N, 4), *want = kq_alloc(M * M, 4), *got = kq_alloc(M * M, 4);
-    kq_status status = g && C && want && got ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: a product of the self-check");
+    kq_status status = g && C && want && got
+                           ? KQ_OK
+                           : kq_fail(err, KQ_E_MEMORY, "out of memory: a product of the self-check");
     for (size_t i = 0; !status && i < D * M * N; i++)
         g[i] = kq_f32_to_bf16((float)kq_rng_normal(&rng));
     for (size_t i = 0; !status && i < N; i++)
         for (size_t j = 0; j <= i; j++)
             C[i * N + j] = (float)((i == j ? 3 : 0.3) * kq_rng_normal(&rng));
     const kq_gradients G = {.D = D, .m = M, .n = N};
-    if (!status && !(status = middle_product(&G, g, C, true, want, err)) && !(status = middle_product(&G, g, C, false, got, err)))
-        status = kq_checker_note(c, "fisher", "product_block_integers", "avx512", kq_check_distance(got, want, M * M), 2e-4, err);
+    if (!status && !(status = middle_product(&G, g, C, true, want, err)) &&
+        !(status = middle_product(&G, g, C, false, got, err)))
+        status = kq_checker_note(c, "fisher", "product_block_integers", "avx512",
+                                 kq_check_distance(got, want, M * M), 2e-4, err);
     kq_free(g), kq_free(C), kq_free(want), kq_free(got);
     return status;
 }

@@ -1,4 +1,5 @@
-/* The trellis search: its costs are integers, so every instruction set must find the very walk that plain C finds. */
+/* The trellis search: its costs are integers, so every instruction set must find the very walk that
+ * plain C finds. */
 #include <stdio.h>
 #include <string.h>
 
@@ -10,13 +11,14 @@
 
 enum { TILES = 4, WORDS = TILES * 16 * 4 };
 
-/* A Gaussian tile at the scale of the rounding, a few values far outside; four times, because the kernels search four tiles at once and plain C, which takes
- * 100 times as long, shall search only one. */
+/* A Gaussian tile at the scale of the rounding, a few values far outside; four times, because the
+ * kernels search four tiles at once and plain C, which takes 100 times as long, shall search only one. */
 static void fill(float *tiles, double rms)
 {
     kq_rng rng = kq_rng_stream(1, "selfcheck/trellis");
     for (size_t i = 0; i < TILES * KQ_TILE_SIZE; i++)
-        tiles[i] = i < KQ_TILE_SIZE ? (float)(kq_rng_normal(&rng) * rms * (i % 97 ? 0.9 : 9)) : tiles[i - KQ_TILE_SIZE];
+        tiles[i] = i < KQ_TILE_SIZE ? (float)(kq_rng_normal(&rng) * rms * (i % 97 ? 0.9 : 9))
+                                    : tiles[i - KQ_TILE_SIZE];
 }
 
 static kq_status encode(kq_code code, int k, kq_isa isa, uint16_t packed[WORDS], kq_error *err)
@@ -55,7 +57,8 @@ kq_status kq_check_trellis(kq_checker *c, kq_isa best, kq_error *err)
                 size_t differ = 0, words = (size_t)(16 * k); /* of a tile */
                 for (size_t i = 0; i < TILES * words; i++)
                     differ += got[i] != want[i % words];
-                status = kq_checker_note(c, "trellis", name, kq_isa_name((kq_isa)isa), (double)differ, 0, err);
+                status =
+                    kq_checker_note(c, "trellis", name, kq_isa_name((kq_isa)isa), (double)differ, 0, err);
             }
         }
     return status;

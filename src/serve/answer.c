@@ -58,26 +58,36 @@ static json_t *key_json(const kq_tokenizer *tok, int32_t id)
 }
 
 /* JSON has no infinity: a token that cannot be is given the least number. */
-static json_t *number(double x) { return json_real(isfinite(x) ? x : -9999.0); }
+static json_t *number(double x)
+{
+    return json_real(isfinite(x) ? x : -9999.0);
+}
 
 json_t *kq_answer_error(const kq_api_error *e)
 {
-    return json_pack("{s:{s:s, s:s, s:s?, s:s?}}", "error", "message", e->message, "type", e->type, "param", *e->param ? e->param : NULL, "code", e->code);
+    return json_pack("{s:{s:s, s:s, s:s?, s:s?}}", "error", "message", e->message, "type", e->type, "param",
+                     *e->param ? e->param : NULL, "code", e->code);
 }
 
 /* ---- log-probabilities of /v1/completions ---- */
 
-typedef struct lists { json_t *tokens, *logprobs, *top, *offsets; } lists;
+typedef struct lists {
+    json_t *tokens, *logprobs, *top, *offsets;
+} lists;
 
-/* Entry i of the sequence's scores. Both the token's own number and the same token's number among the most likely ones are the same double, so that readers may
- * compare them with ==. The token itself is always among them, as in OpenAI's answers. */
-static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *job, const kq_sequence *s, size_t i, size_t offset)
+/* Entry i of the sequence's scores. Both the token's own number and the same token's number among the
+ * most likely ones are the same double, so that readers may compare them with ==. The token itself is
+ * always among them, as in OpenAI's answers. */
+static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+                      size_t i, size_t offset)
 {
     const size_t k = (size_t)job->request.n_top;
     const kq_score *own = &s->score[i];
-    bool ok = !json_array_append_new(l->tokens, key_json(a->tok, own->id)) && !json_array_append_new(l->offsets, json_integer((json_int_t)offset));
+    bool ok = !json_array_append_new(l->tokens, key_json(a->tok, own->id)) &&
+              !json_array_append_new(l->offsets, json_integer((json_int_t)offset));
     if (isnan(own->logprob))
-        return ok && !json_array_append_new(l->logprobs, json_null()) && (!l->top || !json_array_append_new(l->top, json_null()));
+        return ok && !json_array_append_new(l->logprobs, json_null()) &&
+               (!l->top || !json_array_append_new(l->top, json_null()));
     ok = ok && !json_array_append_new(l->logprobs, number(own->logprob));
     if (!l->top)
         return ok;
@@ -87,24 +97,31 @@ static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *job,
         if (t->id < 0)
             continue;
         char *key = kq_token_key(a->tok, t->id);
-        ok = key && (json_object_get(top, key) || !json_object_set_new_nocheck(top, key, number(t->logprob))); /* two with one text: the likelier */
+        /* two with one text: the likelier */
+        ok = key && (json_object_get(top, key) || !json_object_set_new_nocheck(top, key, number(t->logprob)));
         kq_free(key);
     }
     return !json_array_append_new(l->top, top) && ok;
 }
 
 /* Tokens [from, to) of the answer, with the prompt's before them when asked. NULL: out of memory. */
-static json_t *legacy_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, bool prompt, size_t from, size_t to)
+static json_t *legacy_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+                               bool prompt, size_t from, size_t to)
 {
-    const size_t n_prompt = job->score_prompt ? s->n_prompt : 0, *place = job->prompt[s->index / job->request.n].offset;
+    const size_t n_prompt = job->score_prompt ? s->n_prompt : 0,
+                 *place = job->prompt[s->index / job->request.n].offset;
     lists l = {json_array(), json_array(), job->request.n_top ? json_array() : NULL, json_array()};
     const size_t offset = place ? place[n_prompt] : 0; /* where the answer begins */
     bool ok = true;
     for (size_t i = 0; prompt && i < n_prompt; i++)
         ok = ok && add_entry(&l, a, job, s, i, place ? place[i] : 0);
     for (size_t i = from; i < to; i++)
-        ok = ok && add_entry(&l, a, job, s, n_prompt + i, offset + characters(s->text.data, s->made_from[i] < s->text.size ? s->made_from[i] : s->text.size));
-    json_t *j = json_pack("{s:o, s:o, s:o, s:o}", "tokens", l.tokens, "token_logprobs", l.logprobs, "top_logprobs", l.top ? l.top : json_null(), "text_offset", l.offsets);
+        ok =
+            ok && add_entry(&l, a, job, s, n_prompt + i,
+                            offset + characters(s->text.data, s->made_from[i] < s->text.size ? s->made_from[i]
+                                                                                             : s->text.size));
+    json_t *j = json_pack("{s:o, s:o, s:o, s:o}", "tokens", l.tokens, "token_logprobs", l.logprobs,
+                          "top_logprobs", l.top ? l.top : json_null(), "text_offset", l.offsets);
     if (j && !ok) {
         json_decref(j);
         j = NULL;
@@ -123,10 +140,12 @@ static json_t *chat_token(const kq_answer_context *a, const kq_score *t)
         n = 0;
     for (size_t i = 0; i < n; i++)
         json_array_append_new(list, json_integer((unsigned char)bytes[i]));
-    return json_pack("{s:o, s:o, s:o}", "token", key_json(a->tok, t->id), "logprob", number(t->logprob), "bytes", list);
+    return json_pack("{s:o, s:o, s:o}", "token", key_json(a->tok, t->id), "logprob", number(t->logprob),
+                     "bytes", list);
 }
 
-static json_t *chat_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, size_t from, size_t to)
+static json_t *chat_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+                             size_t from, size_t to)
 {
     const size_t k = (size_t)job->request.n_top;
     json_t *content = json_array();
@@ -146,19 +165,23 @@ static json_t *chat_logprobs(const kq_answer_context *a, const kq_query *job, co
 
 /* ---- choices ---- */
 
-/* Tokens of the answer whose text begins before byte `end`; those without text count with what is before them. */
+/* Tokens of the answer whose text begins before byte `end`; those without text count with what is before
+ * them. */
 static size_t tokens_until(const kq_sequence *s, size_t end)
 {
     size_t n = s->n_made;
     while (n && s->made_from[n - 1] >= end && (s->finish == KQ_FINISH_NOT || s->text.stopped))
         n--;
-    /* An end token has no text, but its score belongs to the list: who asked for one token gets one entry (lm-evaluation-harness counts on it). */
+    /* An end token has no text, but its score belongs to the list: who asked for one token gets one
+     * entry (lm-evaluation-harness counts on it). */
     return n == s->n_made && s->end_scored ? n + 1 : n;
 }
 
 static json_t *finish_json(const kq_sequence *s)
 {
-    return s->finish == KQ_FINISH_STOP ? json_string("stop") : s->finish == KQ_FINISH_LENGTH ? json_string("length") : json_null();
+    return s->finish == KQ_FINISH_STOP     ? json_string("stop")
+           : s->finish == KQ_FINISH_LENGTH ? json_string("length")
+                                           : json_null();
 }
 
 static json_t *usage(const kq_query *job)
@@ -170,17 +193,22 @@ static json_t *usage(const kq_query *job)
         made += job->seq[i].n_made;
         reused += job->seq[i].n_reused;
     }
-    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)prompt, "completion_tokens", (json_int_t)made, "total_tokens", (json_int_t)(prompt + made),
-                     "prompt_tokens_details", "cached_tokens", (json_int_t)reused);
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)prompt, "completion_tokens",
+                     (json_int_t)made, "total_tokens", (json_int_t)(prompt + made), "prompt_tokens_details",
+                     "cached_tokens", (json_int_t)reused);
 }
 
 static json_t *frame(const kq_answer_context *a, const kq_query *job, json_t *choices, bool part)
 {
-    const char *object = job->request.api == KQ_API_COMPLETIONS ? "text_completion" : part ? "chat.completion.chunk" : "chat.completion";
-    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", a->id, "object", object, "created", (json_int_t)a->created, "model", a->model, "choices", choices);
+    const char *object = job->request.api == KQ_API_COMPLETIONS ? "text_completion"
+                         : part                                 ? "chat.completion.chunk"
+                                                                : "chat.completion";
+    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", a->id, "object", object, "created",
+                     (json_int_t)a->created, "model", a->model, "choices", choices);
 }
 
-/* The text of a prompt, to echo it: as it was given, or as its ids read (special tokens written out). NULL: out of memory. */
+/* The text of a prompt, to echo it: as it was given, or as its ids read (special tokens written out).
+ * NULL: out of memory. */
 static char *prompt_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, size_t *size)
 {
     const kq_prompt *given = &job->request.prompt[s->index / job->request.n];
@@ -194,7 +222,8 @@ static char *prompt_text(const kq_answer_context *a, const kq_query *job, const 
     return kq_prompt_text(a->tok, s->prompt, s->n_prompt, size);
 }
 
-static json_t *completion_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, bool prompt, size_t from, size_t to)
+static json_t *completion_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+                               bool prompt, size_t from, size_t to)
 {
     size_t n = 0;
     char *before = NULL, *all;
@@ -223,11 +252,16 @@ json_t *kq_answer_whole(const kq_answer_context *a, const kq_query *job)
         const size_t tokens = tokens_until(s, s->text.size);
         json_t *choice;
         if (r->api == KQ_API_CHAT)
-            choice = json_pack("{s:i, s:{s:s, s:o, s:n}, s:o, s:o}", "index", (int)s->index, "message", "role", "assistant", "content", completion_text(a, job, s, false, 0, s->text.size),
-                               "refusal", "logprobs", r->logprobs ? chat_logprobs(a, job, s, 0, tokens) : json_null(), "finish_reason", finish_json(s));
+            choice = json_pack("{s:i, s:{s:s, s:o, s:n}, s:o, s:o}", "index", (int)s->index, "message",
+                               "role", "assistant", "content",
+                               completion_text(a, job, s, false, 0, s->text.size), "refusal", "logprobs",
+                               r->logprobs ? chat_logprobs(a, job, s, 0, tokens) : json_null(),
+                               "finish_reason", finish_json(s));
         else
-            choice = json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "text", completion_text(a, job, s, r->echo, 0, s->text.size), "logprobs",
-                               r->logprobs ? legacy_logprobs(a, job, s, r->echo, 0, tokens) : json_null(), "finish_reason", finish_json(s));
+            choice = json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "text",
+                               completion_text(a, job, s, r->echo, 0, s->text.size), "logprobs",
+                               r->logprobs ? legacy_logprobs(a, job, s, r->echo, 0, tokens) : json_null(),
+                               "finish_reason", finish_json(s));
         if (json_array_append_new(choices, choice)) {
             json_decref(choices);
             return NULL;
@@ -253,7 +287,8 @@ json_t *kq_answer_part(const kq_answer_context *a, const kq_query *job, kq_seque
         *none = true;
         return NULL;
     }
-    if (start && r->echo && job->score_prompt && s->n_score < s->n_prompt) { /* the prompt goes out when it has its scores */
+    if (start && r->echo && job->score_prompt &&
+        s->n_score < s->n_prompt) { /* the prompt goes out when it has its scores */
         *none = true;
         return NULL;
     }
@@ -267,10 +302,16 @@ json_t *kq_answer_part(const kq_answer_context *a, const kq_query *job, kq_seque
         if (start || to > from)
             json_object_set_new(delta, "content", completion_text(a, job, s, false, from, to));
         choice = json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "delta", delta, "logprobs",
-                           r->logprobs && tokens > s->sent_tokens ? chat_logprobs(a, job, s, s->sent_tokens, tokens) : json_null(), "finish_reason", finish_json(s));
+                           r->logprobs && tokens > s->sent_tokens
+                               ? chat_logprobs(a, job, s, s->sent_tokens, tokens)
+                               : json_null(),
+                           "finish_reason", finish_json(s));
     } else {
-        choice = json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "text", completion_text(a, job, s, start, from, to), "logprobs",
-                           r->logprobs ? legacy_logprobs(a, job, s, start, s->sent_tokens, tokens) : json_null(), "finish_reason", finish_json(s));
+        choice =
+            json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "text",
+                      completion_text(a, job, s, start, from, to), "logprobs",
+                      r->logprobs ? legacy_logprobs(a, job, s, start, s->sent_tokens, tokens) : json_null(),
+                      "finish_reason", finish_json(s));
     }
     s->sent_text = to;
     s->sent_tokens = tokens;

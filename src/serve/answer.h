@@ -17,12 +17,14 @@ typedef struct kq_answer_context {
 json_t *kq_answer_error(const kq_api_error *e);
 /* The whole answer of a job that is done; NULL: out of memory. */
 json_t *kq_answer_whole(const kq_answer_context *a, const kq_query *job);
-/* What is new of one sequence since the last call, as an event's object; *none when there is nothing. NULL and !*none: out of memory. */
+/* What is new of one sequence since the last call, as an event's object; *none when there is nothing.
+ * NULL and !*none: out of memory. */
 json_t *kq_answer_part(const kq_answer_context *a, const kq_query *job, kq_sequence *s, bool *none);
 /* The last event, when the request asked for stream_options.include_usage. */
 json_t *kq_answer_usage_part(const kq_answer_context *a, const kq_query *job);
 
-/* The text of a token as the API's keys have it: its bytes when they are whole characters, else "bytes:\xe2\x80". kq_free. NULL: out of memory. */
+/* The text of a token as the API's keys have it: its bytes when they are whole characters, else
+ * "bytes:\xe2\x80". kq_free. NULL: out of memory. */
 char *kq_token_key(const kq_tokenizer *tok, int32_t id);
 
 #endif

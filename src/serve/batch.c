@@ -16,13 +16,20 @@ enum {
     WORTH_WAITING = 32 /* tokens of a common beginning */
 };
 
-/* What a slot holds, and the scores of its tokens where they are known (token i given those before, and the most likely one there). */
-typedef struct record { double logprob, top_logprob; int32_t top; } record;
+/* What a slot holds, and the scores of its tokens where they are known (token i given those before, and
+ * the most likely one there). */
+typedef struct record {
+    double logprob, top_logprob;
+    int32_t top;
+} record;
 typedef struct slot {
-    int32_t *ids; size_t n;          /* owned [max_T] */
-    record *rec; size_t n_rec;       /* owned [max_T]; entries 1 .. n_rec - 1 are good */
-    kq_sequence *seq; kq_query *job;   /* NULL: free */
-    uint64_t used;                   /* larger: later */
+    int32_t *ids;
+    size_t n; /* owned [max_T] */
+    record *rec;
+    size_t n_rec; /* owned [max_T]; entries 1 .. n_rec - 1 are good */
+    kq_sequence *seq;
+    kq_query *job; /* NULL: free */
+    uint64_t used; /* larger: later */
 } slot;
 
 struct kq_batch {
@@ -31,25 +38,46 @@ struct kq_batch {
     pthread_mutex_t lock;
     pthread_cond_t work;
     bool stop;
-    kq_query *first;                   /* jobs in order of arrival, finished ones taken out */
+    kq_query *first; /* jobs in order of arrival, finished ones taken out */
     size_t n_jobs;
-    slot *slots; uint64_t clock;
-    kq_sequence **active; kq_query **active_job; size_t n_active; /* in order of admission; entry i of both belong together */
-    float *logits, *raw;             /* [n_slots + SCORE_ROWS, vocab]; [vocab] */
+    slot *slots;
+    uint64_t clock;
+    /* in order of admission; entry i of both belong together */
+    kq_sequence **active;
+    kq_query **active_job;
+    size_t n_active;
+    float *logits, *raw; /* [n_slots + SCORE_ROWS, vocab]; [vocab] */
     size_t logit_rows;
-    kq_engine_piece *piece; size_t *piece_active; kq_status *piece_status; int32_t *piece_next; /* of the step at work */
+    /* of the step at work */
+    kq_engine_piece *piece;
+    size_t *piece_active;
+    kq_status *piece_status;
+    int32_t *piece_next;
     kq_batch_stats stats;
 };
 
-
-static void engine_truncate(void *ctx, size_t s, size_t length) { kq_engine_truncate(ctx, s, length); }
-static kq_status engine_copy(void *ctx, size_t from, size_t to, size_t length, kq_error *err) { return kq_engine_copy(ctx, from, to, length, err); }
-static kq_status engine_run(void *ctx, const kq_engine_piece *p, size_t n, kq_error *err) { return kq_engine_run(ctx, p, n, err); }
+static void engine_truncate(void *ctx, size_t s, size_t length)
+{
+    kq_engine_truncate(ctx, s, length);
+}
+static kq_status engine_copy(void *ctx, size_t from, size_t to, size_t length, kq_error *err)
+{
+    return kq_engine_copy(ctx, from, to, length, err);
+}
+static kq_status engine_run(void *ctx, const kq_engine_piece *p, size_t n, kq_error *err)
+{
+    return kq_engine_run(ctx, p, n, err);
+}
 
 kq_stepper kq_stepper_engine(kq_engine *e)
 {
-    return (kq_stepper){.ctx = e, .n_slots = kq_engine_n_slots(e), .max_T = kq_engine_max_T(e), .vocab_size = kq_engine_config(e)->vocab_size,
-                        .truncate = engine_truncate, .copy = engine_copy, .run = engine_run};
+    return (kq_stepper){.ctx = e,
+                        .n_slots = kq_engine_n_slots(e),
+                        .max_T = kq_engine_max_T(e),
+                        .vocab_size = kq_engine_config(e)->vocab_size,
+                        .truncate = engine_truncate,
+                        .copy = engine_copy,
+                        .run = engine_run};
 }
 
 /* ---- jobs ---- */
@@ -99,8 +127,14 @@ void kq_query_release(kq_batch *b, kq_query *j)
     pthread_mutex_unlock(&b->lock);
 }
 
-static bool penalizes(const kq_sampling *s) { return s->repetition_penalty > 0 && s->repetition_penalty != 1; }
-static bool counts(const kq_api_request *r) { return r->frequency_penalty != 0 || r->presence_penalty != 0; }
+static bool penalizes(const kq_sampling *s)
+{
+    return s->repetition_penalty > 0 && s->repetition_penalty != 1;
+}
+static bool counts(const kq_api_request *r)
+{
+    return r->frequency_penalty != 0 || r->presence_penalty != 0;
+}
 
 static int by_id(const void *a, const void *b)
 {
@@ -108,7 +142,8 @@ static int by_id(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* What the penalties of a sequence need, so that a token costs them no more than the different ones before it. */
+/* What the penalties of a sequence need, so that a token costs them no more than the different ones
+ * before it. */
 static bool make_penalties(const kq_api_request *r, const kq_prompt *p, kq_sequence *s)
 {
     if (counts(r) && !(s->count = kq_alloc(s->max_tokens, sizeof *s->count)))
@@ -151,17 +186,24 @@ static bool make_sequences(kq_batch *b, kq_query *j, kq_api_error *e)
         kq_sequence *s = &j->seq[j->n_seq];
         const kq_prompt *p = &j->prompt[j->n_seq / r->n];
         kq_error err;
-        *s = (kq_sequence){.index = j->n_seq, .prompt = p->ids, .n_prompt = p->n, .max_tokens = r->max_tokens, .sent_text = SIZE_MAX};
-        if (s->max_tokens > b->opt.stepper.max_T - p->n) /* callers have checked what was asked for; this is "as many as fit" */
+        *s = (kq_sequence){.index = j->n_seq,
+                           .prompt = p->ids,
+                           .n_prompt = p->n,
+                           .max_tokens = r->max_tokens,
+                           .sent_text = SIZE_MAX};
+        if (s->max_tokens > b->opt.stepper.max_T -
+                                p->n) /* callers have checked what was asked for; this is "as many as fit" */
             s->max_tokens = b->opt.stepper.max_T - p->n;
-        s->feed = s->max_tokens ? p->n : j->score_prompt ? p->n - 1 : 0; /* the last token's logits are only for what follows */
+        /* the last token's logits are only for what follows */
+        s->feed = s->max_tokens ? p->n : j->score_prompt ? p->n - 1 : 0;
         s->rng = kq_rng_stream(r->sampling.seed + j->n_seq, "serve");
         const size_t scores = (j->score_prompt ? p->n : 0) + (r->logprobs ? s->max_tokens : 0);
         s->score = kq_alloc(scores, sizeof *s->score);
         s->top = kq_alloc(scores * (size_t)r->n_top, sizeof *s->top);
         s->made = kq_alloc(s->max_tokens, sizeof *s->made);
         s->made_from = kq_alloc(s->max_tokens, sizeof *s->made_from);
-        if (!s->score || !s->top || !s->made || !s->made_from || !make_penalties(r, p, s) || kq_text_begin(&s->text, b->opt.tok, p->ids, p->n, &err)) {
+        if (!s->score || !s->top || !s->made || !s->made_from || !make_penalties(r, p, s) ||
+            kq_text_begin(&s->text, b->opt.tok, p->ids, p->n, &err)) {
             j->n_seq++;
             goto memory;
         }
@@ -191,17 +233,27 @@ bool kq_batch_submit(kq_batch *b, kq_query *j, kq_api_error *e)
     } else if (b->stop) {
         kq_api_fail(e, 503, NULL, "shutting_down", "the server is shutting down");
     } else {
-        kq_api_fail(e, 429, NULL, "queue_full", "%zu requests wait or run already; try again later", b->n_jobs);
+        kq_api_fail(e, 429, NULL, "queue_full", "%zu requests wait or run already; try again later",
+                    b->n_jobs);
     }
     pthread_mutex_unlock(&b->lock);
     return ok;
 }
 
 /* The model thread looks before every step, and it only sleeps when there is no job. */
-void kq_batch_cancel(kq_query *j) { atomic_store(&j->give_up, true); }
+void kq_batch_cancel(kq_query *j)
+{
+    atomic_store(&j->give_up, true);
+}
 
-void kq_batch_lock(kq_batch *b) { pthread_mutex_lock(&b->lock); }
-void kq_batch_unlock(kq_batch *b) { pthread_mutex_unlock(&b->lock); }
+void kq_batch_lock(kq_batch *b)
+{
+    pthread_mutex_lock(&b->lock);
+}
+void kq_batch_unlock(kq_batch *b)
+{
+    pthread_mutex_unlock(&b->lock);
+}
 
 kq_batch_stats kq_batch_statistics(kq_batch *b)
 {
@@ -313,8 +365,8 @@ static size_t common(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
     return i;
 }
 
-/* Tokens of s's prompt that need not be run when slot sl's are taken over. At least one token is run, for its logits; a prompt that is scored
- * needs the scores of what it skips, and of the first it runs. */
+/* Tokens of s's prompt that need not be run when slot sl's are taken over. At least one token is run,
+ * for its logits; a prompt that is scored needs the scores of what it skips, and of the first it runs. */
 static size_t usable(const slot *sl, const kq_query *j, const kq_sequence *s)
 {
     size_t n = common(sl->ids, sl->n, s->prompt, s->feed);
@@ -331,7 +383,8 @@ static size_t usable(const slot *sl, const kq_query *j, const kq_sequence *s)
     return n;
 }
 
-/* Take over the longest beginning there is. False: it pays to wait for another sequence that is just computing a longer one. */
+/* Take over the longest beginning there is. False: it pays to wait for another sequence that is just
+ * computing a longer one. */
 static bool begin(kq_batch *b, kq_query *j, kq_sequence *s)
 {
     size_t best = s->slot, n = usable(&b->slots[s->slot], j, s);
@@ -342,9 +395,11 @@ static bool begin(kq_batch *b, kq_query *j, kq_sequence *s)
             n = u;
         }
     }
-    for (size_t i = 0; i < b->n_active && b->active[i] != s; i++) { /* those admitted before: nobody waits in a circle */
+    for (size_t i = 0; i < b->n_active && b->active[i] != s;
+         i++) { /* those admitted before: nobody waits in a circle */
         const kq_sequence *o = b->active[i];
-        if ((o->state == KQ_SEQ_PROMPT || o->state == KQ_SEQ_FRESH) && (!j->score_prompt || (b->active_job[i]->score_prompt && j->request.n_top <= 1)) &&
+        if ((o->state == KQ_SEQ_PROMPT || o->state == KQ_SEQ_FRESH) &&
+            (!j->score_prompt || (b->active_job[i]->score_prompt && j->request.n_top <= 1)) &&
             common(o->prompt, o->feed, s->prompt, s->feed) >= n + WORTH_WAITING)
             return false;
     }
@@ -359,7 +414,8 @@ static bool begin(kq_batch *b, kq_query *j, kq_sequence *s)
     }
     b->opt.stepper.truncate(b->opt.stepper.ctx, s->slot, n);
     to->n = n;
-    const size_t known = j->score_prompt ? n + 1 : n; /* the score of the token at n holds if the token is the same there */
+    /* the score of the token at n holds if the token is the same there */
+    const size_t known = j->score_prompt ? n + 1 : n;
     to->n_rec = n == 0 ? 1 : to->n_rec < known ? to->n_rec : known;
     if (j->score_prompt)
         for (size_t i = 1; i <= n; i++) {
@@ -428,7 +484,11 @@ static size_t plan(kq_batch *b)
     for (size_t i = 0; i < b->n_active && rows; i++)
         if (b->active[i]->state == KQ_SEQ_ANSWERS) {
             b->piece_active[n] = i;
-            b->piece[n++] = (kq_engine_piece){.slot = b->active[i]->slot, .ids = &b->active[i]->next, .n = 1, .n_logits = 1, .logits = logits};
+            b->piece[n++] = (kq_engine_piece){.slot = b->active[i]->slot,
+                                              .ids = &b->active[i]->next,
+                                              .n = 1,
+                                              .n_logits = 1,
+                                              .logits = logits};
             logits += V;
             rows--;
             free_logits--;
@@ -453,7 +513,11 @@ static size_t plan(kq_batch *b)
         if (!take)
             continue;
         b->piece_active[n] = i;
-        b->piece[n++] = (kq_engine_piece){.slot = s->slot, .ids = s->prompt + s->at, .n = take, .n_logits = want, .logits = want ? logits : NULL};
+        b->piece[n++] = (kq_engine_piece){.slot = s->slot,
+                                          .ids = s->prompt + s->at,
+                                          .n = take,
+                                          .n_logits = want,
+                                          .logits = want ? logits : NULL};
         logits += want * V;
         free_logits -= want;
         rows -= take;
@@ -483,7 +547,8 @@ static void most_likely(const float *row, size_t n, double lse, int k, kq_score 
 }
 
 /* Write score entry `at` of s for token id from a row. */
-static void score(kq_batch *b, const kq_query *j, kq_sequence *s, size_t at, int32_t id, const float *row, record *rec)
+static void score(kq_batch *b, const kq_query *j, kq_sequence *s, size_t at, int32_t id, const float *row,
+                  record *rec)
 {
     const size_t V = b->opt.stepper.vocab_size;
     const kq_row_stats st = kq_row_score(b->opt.kern, row, V);
@@ -523,7 +588,8 @@ static void look(kq_batch *b, size_t p)
     b->piece_next[p] = -2; /* no token yet */
     for (size_t i = 0; i < piece->n_logits; i++) {
         float *row = piece->logits + i * V;
-        const size_t position = s->state == KQ_SEQ_PROMPT ? s->at + piece->n - piece->n_logits + i : s->n_prompt;
+        const size_t position =
+            s->state == KQ_SEQ_PROMPT ? s->at + piece->n - piece->n_logits + i : s->n_prompt;
         if (position + 1 < s->n_prompt) {
             slot *sl = &b->slots[s->slot];
             score(b, j, s, at++, s->prompt[position + 1], row, &sl->rec[position + 1]);
@@ -611,7 +677,9 @@ static void publish(kq_batch *b, size_t p)
         s->n_score += j->request.logprobs;
         b->stats.made_tokens++;
         st = kq_text_add(&s->text, b->opt.tok, id, stop, n_stop, &err);
-        how = s->text.stopped ? KQ_FINISH_STOP : s->n_made == s->max_tokens ? KQ_FINISH_LENGTH : KQ_FINISH_NOT;
+        how = s->text.stopped              ? KQ_FINISH_STOP
+              : s->n_made == s->max_tokens ? KQ_FINISH_LENGTH
+                                           : KQ_FINISH_NOT;
     }
     if (!st && how) {
         st = kq_text_end(&s->text, stop, n_stop, &err);
@@ -651,7 +719,9 @@ static void *model_thread(void *ctx)
         kq_error err;
         kq_status all = b->opt.stepper.run(b->opt.stepper.ctx, b->piece, n, &err);
         for (size_t p = 0; p < n; p++) { /* who spoils a step spoils it for himself only */
-            b->piece_status[p] = !all ? KQ_OK : n == 1 ? all : b->opt.stepper.run(b->opt.stepper.ctx, &b->piece[p], 1, &err);
+            b->piece_status[p] = !all     ? KQ_OK
+                                 : n == 1 ? all
+                                          : b->opt.stepper.run(b->opt.stepper.ctx, &b->piece[p], 1, &err);
             if (!b->piece_status[p])
                 look(b, p);
         }
@@ -708,7 +778,8 @@ kq_status kq_batch_new(const kq_batch_options *opt, kq_batch **out, kq_error *er
     b->piece_active = kq_alloc(S, sizeof *b->piece_active);
     b->piece_status = kq_alloc(S, sizeof *b->piece_status);
     b->piece_next = kq_alloc(S, sizeof *b->piece_next);
-    bool ok = b->slots && b->active && b->active_job && b->logits && b->raw && b->piece && b->piece_active && b->piece_status && b->piece_next;
+    bool ok = b->slots && b->active && b->active_job && b->logits && b->raw && b->piece && b->piece_active &&
+              b->piece_status && b->piece_next;
     for (size_t i = 0; ok && i < S; i++) {
         b->slots[i].ids = kq_alloc(T, sizeof *b->slots[i].ids);
         b->slots[i].rec = kq_alloc(T + 1, sizeof *b->slots[i].rec);

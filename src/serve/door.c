@@ -22,19 +22,22 @@ enum {
     EVENTS = 64,
     BACKLOG = 512
 };
-static const double LINGER_S = 1; /* a refused client's own bytes are read for so long: closing earlier could take the answer from it */
+/* a refused client's own bytes are read for so long: closing earlier could take the answer from it */
+static const double LINGER_S = 1;
 static const double HAND_OVER_S = 10;
 
-typedef enum place { AT_DOOR = 0, LINGERS, HANDED, TAKEN, GONE } place; /* GONE: closed, to be freed by the door's thread */
+/* GONE: closed, to be freed by the door's thread */
+typedef enum place { AT_DOOR = 0, LINGERS, HANDED, TAKEN, GONE } place;
 
 struct kq_guest {
     int fd;
     place place;
     unsigned char address[16];
-    struct sockaddr_storage from; socklen_t from_size;
-    double since;  /* of the request that is arriving; 0: none is */
-    double moved;  /* connected, handed over or answered last */
-    bool busy;     /* a request is arriving (its head is whole) or being answered */
+    struct sockaddr_storage from;
+    socklen_t from_size;
+    double since; /* of the request that is arriving; 0: none is */
+    double moved; /* connected, handed over or answered last */
+    bool busy;    /* a request is arriving (its head is whole) or being answered */
     bool sent_away;
     kq_query *job; /* borrowed; NULL: none at work */
     bool left;
@@ -43,14 +46,15 @@ struct kq_guest {
 
 struct kq_door {
     kq_door_options opt;
-    int listener[MAX_LISTENERS]; size_t n_listeners;
+    int listener[MAX_LISTENERS];
+    size_t n_listeners;
     int epoll;
     unsigned port;
     bool loopback, shut, stop, started;
     pthread_t thread;
     pthread_mutex_t lock; /* guests and the flags */
     kq_guest *guests;
-    char *head;           /* owned [KQ_HEAD_BYTES] */
+    char *head; /* owned [KQ_HEAD_BYTES] */
 };
 
 /* ---- listening ---- */
@@ -64,10 +68,12 @@ static bool is_loopback(const struct sockaddr *a)
 
 static void set_port(struct sockaddr *a, unsigned port)
 {
-    *(a->sa_family == AF_INET6 ? &((struct sockaddr_in6 *)a)->sin6_port : &((struct sockaddr_in *)a)->sin_port) = htons((uint16_t)port);
+    *(a->sa_family == AF_INET6 ? &((struct sockaddr_in6 *)a)->sin6_port
+                               : &((struct sockaddr_in *)a)->sin_port) = htons((uint16_t)port);
 }
 
-/* Bind and listen. SO_REUSEADDR without SO_REUSEPORT: a port in TIME_WAIT can be had, one that somebody listens on cannot. -1: see errno. */
+/* Bind and listen. SO_REUSEADDR without SO_REUSEPORT: a port in TIME_WAIT can be had, one that somebody
+ * listens on cannot. -1: see errno. */
 static int listen_on(const struct addrinfo *a, unsigned port)
 {
     const int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), yes = 1;
@@ -77,7 +83,8 @@ static int listen_on(const struct addrinfo *a, unsigned port)
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (a->ai_family == AF_INET6) { /* "::" is every address of the machine, IPv4's too; others are what they say */
+    if (a->ai_family ==
+        AF_INET6) { /* "::" is every address of the machine, IPv4's too; others are what they say */
         const int only = !IN6_IS_ADDR_UNSPECIFIED(&((struct sockaddr_in6 *)&where)->sin6_addr);
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
     }
@@ -95,7 +102,8 @@ static unsigned port_of(int fd)
     struct sockaddr_storage a = {0};
     socklen_t n = sizeof a;
     getsockname(fd, (struct sockaddr *)&a, &n);
-    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port : ((struct sockaddr_in *)&a)->sin_port);
+    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
+                                         : ((struct sockaddr_in *)&a)->sin_port);
 }
 
 static void close_listeners(kq_door *d)
@@ -105,7 +113,8 @@ static void close_listeners(kq_door *d)
     d->n_listeners = 0;
 }
 
-/* All addresses of the list at one port. An address that this machine lacks is passed over when another one can be had (localhost without IPv6). 0, else errno. */
+/* All addresses of the list at one port. An address that this machine lacks is passed over when another
+ * one can be had (localhost without IPv6). 0, else errno. */
 static int listen_all(kq_door *d, const struct addrinfo *list)
 {
     int why = EADDRNOTAVAIL;
@@ -136,25 +145,36 @@ static int listen_all(kq_door *d, const struct addrinfo *list)
 
 static kq_status open_listeners(kq_door *d, kq_error *err)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE},
+                    *list = NULL;
     char host[256];
     const size_t n = strlen(d->opt.host);
     const bool brackets = n > 2 && d->opt.host[0] == '[' && d->opt.host[n - 1] == ']';
-    snprintf(host, sizeof host, "%.*s", (int)(brackets ? n - 2 : n < sizeof host ? n : sizeof host), d->opt.host + brackets);
+    snprintf(host, sizeof host, "%.*s",
+             (int)(brackets          ? n - 2
+                   : n < sizeof host ? n
+                                     : sizeof host),
+             d->opt.host + brackets);
     const int rc = *host ? getaddrinfo(host, NULL, &hints, &list) : EAI_NONAME;
     if (rc)
-        return kq_fail(err, KQ_E_IO, "--host '%.200s': %s; an address or a name of this machine is expected", d->opt.host, gai_strerror(rc));
+        return kq_fail(err, KQ_E_IO, "--host '%.200s': %s; an address or a name of this machine is expected",
+                       d->opt.host, gai_strerror(rc));
     int why = EADDRINUSE;
-    for (int tries = 0; tries < 16 && why == EADDRINUSE; tries++) { /* a free port of one address may be taken on the next */
+    for (int tries = 0; tries < 16 && why == EADDRINUSE;
+         tries++) { /* a free port of one address may be taken on the next */
         why = listen_all(d, list);
         if (d->opt.port)
             break;
     }
     freeaddrinfo(list);
     if (why == EADDRINUSE)
-        return kq_fail(err, KQ_E_IO, "--port %u: another program listens on it (host %.200s); end that one, or give another port (0: any free one)", d->opt.port, d->opt.host);
+        return kq_fail(err, KQ_E_IO,
+                       "--port %u: another program listens on it (host %.200s); end that one, or give "
+                       "another port (0: any free one)",
+                       d->opt.port, d->opt.host);
     if (why)
-        return kq_fail(err, KQ_E_IO, "--host %.200s --port %u: cannot listen there: %s", d->opt.host, d->opt.port, strerror(why));
+        return kq_fail(err, KQ_E_IO, "--host %.200s --port %u: cannot listen there: %s", d->opt.host,
+                       d->opt.port, strerror(why));
     return KQ_OK;
 }
 
@@ -169,9 +189,11 @@ kq_status kq_door_open(const kq_door_options *opt, kq_door **out, kq_error *err)
     d->epoll = epoll_create1(EPOLL_CLOEXEC);
     d->head = kq_alloc(KQ_HEAD_BYTES, 1);
     pthread_mutex_init(&d->lock, NULL);
-    st = d->epoll < 0 || !d->head ? kq_fail(err, KQ_E_MEMORY, "out of memory: the server's door") : open_listeners(d, err);
+    st = d->epoll < 0 || !d->head ? kq_fail(err, KQ_E_MEMORY, "out of memory: the server's door")
+                                  : open_listeners(d, err);
     for (size_t i = 0; !st && i < d->n_listeners; i++)
-        if (epoll_ctl(d->epoll, EPOLL_CTL_ADD, d->listener[i], &(struct epoll_event){.events = EPOLLIN, .data.ptr = &d->listener[i]}))
+        if (epoll_ctl(d->epoll, EPOLL_CTL_ADD, d->listener[i],
+                      &(struct epoll_event){.events = EPOLLIN, .data.ptr = &d->listener[i]}))
             st = kq_fail(err, KQ_E_IO, "cannot watch the listening socket: %s", strerror(errno));
     if (st) {
         kq_door_free(d);
@@ -181,8 +203,14 @@ kq_status kq_door_open(const kq_door_options *opt, kq_door **out, kq_error *err)
     return KQ_OK;
 }
 
-unsigned kq_door_port(const kq_door *d) { return d->port; }
-bool kq_door_loopback(const kq_door *d) { return d->loopback; }
+unsigned kq_door_port(const kq_door *d)
+{
+    return d->port;
+}
+bool kq_door_loopback(const kq_door *d)
+{
+    return d->loopback;
+}
 
 /* ---- guests (all under the lock) ---- */
 
@@ -194,9 +222,13 @@ static void unlink_guest(kq_door *d, kq_guest *g)
     kq_free(g);
 }
 
-static bool at_door(const kq_guest *g) { return g->place == AT_DOOR || g->place == LINGERS; }
+static bool at_door(const kq_guest *g)
+{
+    return g->place == AT_DOOR || g->place == LINGERS;
+}
 
-/* A guest at the door goes: only the door's thread closes these, and it frees them when no event can name them any more. */
+/* A guest at the door goes: only the door's thread closes these, and it frees them when no event can
+ * name them any more. */
 static void close_guest(kq_guest *g)
 {
     close(g->fd);
@@ -208,16 +240,24 @@ static void close_guest(kq_guest *g)
 static void drain(kq_door *d, kq_guest *g)
 {
     ssize_t n;
-    for (int k = 0; (n = recv(g->fd, d->head, KQ_HEAD_BYTES, 0)) > 0 && k < 32; k++) {
-    }
+    for (int k = 0; (n = recv(g->fd, d->head, KQ_HEAD_BYTES, 0)) > 0 && k < 32; k++) {}
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
         close_guest(g);
 }
 
 static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
 {
-    static const struct { int status; const char *words; } reason[] = {{400, "Bad Request"}, {408, "Request Timeout"}, {414, "URI Too Long"}, {417, "Expectation Failed"},
-        {431, "Request Header Fields Too Large"}, {501, "Not Implemented"}, {503, "Service Unavailable"}, {505, "HTTP Version Not Supported"}};
+    static const struct {
+        int status;
+        const char *words;
+    } reason[] = {{400, "Bad Request"},
+                  {408, "Request Timeout"},
+                  {414, "URI Too Long"},
+                  {417, "Expectation Failed"},
+                  {431, "Request Header Fields Too Large"},
+                  {501, "Not Implemented"},
+                  {503, "Service Unavailable"},
+                  {505, "HTTP Version Not Supported"}};
     const char *words = "Bad Request";
     char out[2048];
     json_t *j = kq_answer_error(e);
@@ -225,8 +265,10 @@ static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
     json_decref(j);
     for (size_t i = 0; i < sizeof reason / sizeof *reason; i++)
         words = reason[i].status == e->http ? reason[i].words : words;
-    const int n = snprintf(out, sizeof out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s", e->http, words,
-                           text ? strlen(text) : 0, text ? text : "");
+    const int n = snprintf(out, sizeof out,
+                           "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: "
+                           "%zu\r\nConnection: close\r\n\r\n%s",
+                           e->http, words, text ? strlen(text) : 0, text ? text : "");
     free(text);
     if (n > 0 && send(g->fd, out, (size_t)n < sizeof out ? (size_t)n : sizeof out - 1, MSG_NOSIGNAL) < 0)
         shutdown(g->fd, SHUT_RDWR);
@@ -238,13 +280,15 @@ static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
     drain(d, g);
 }
 
-/* Close the connection that has been without a request for the longest, or, when there is none, the one whose request has been arriving for the longest.
- * address NULL: of any client. False: the requests of all are whole and at work. */
+/* Close the connection that has been without a request for the longest, or, when there is none, the one
+ * whose request has been arriving for the longest. address NULL: of any client. False: the requests of
+ * all are whole and at work. */
 static bool send_one_away(kq_door *d, const unsigned char *address)
 {
     kq_guest *idlest = NULL, *slowest = NULL;
     for (kq_guest *g = d->guests; g; g = g->next) {
-        const bool idle = g->place == AT_DOOR || g->place == LINGERS || (g->place == TAKEN && !g->busy), arriving = g->place == TAKEN && g->busy && g->since > 0;
+        const bool idle = g->place == AT_DOOR || g->place == LINGERS || (g->place == TAKEN && !g->busy),
+                   arriving = g->place == TAKEN && g->busy && g->since > 0;
         if (g->sent_away || (address && memcmp(g->address, address, sizeof g->address)))
             continue;
         if (idle && (!idlest || g->moved < idlest->moved))
@@ -289,7 +333,8 @@ static void address_bytes(const struct sockaddr_storage *a, unsigned char out[16
 
 static void welcome(kq_door *d, int fd, const struct sockaddr_storage *from, socklen_t size)
 {
-    for (kq_guest *g = d->guests, *next; g; g = next) { /* whoever had this number is gone, and said nothing */
+    for (kq_guest *g = d->guests, *next; g;
+         g = next) { /* whoever had this number is gone, and said nothing */
         next = g->next;
         if (g->fd == fd)
             unlink_guest(d, g);
@@ -309,11 +354,13 @@ static void welcome(kq_door *d, int fd, const struct sockaddr_storage *from, soc
     if (g->next)
         g->next->before = g;
     d->guests = g;
-    if (epoll_ctl(d->epoll, EPOLL_CTL_ADD, fd, &(struct epoll_event){.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = g})) {
+    if (epoll_ctl(d->epoll, EPOLL_CTL_ADD, fd,
+                  &(struct epoll_event){.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = g})) {
         close_guest(g);
     } else if (!room) {
         kq_api_error e;
-        kq_api_fail(&e, 503, NULL, "too_many_connections", "too many requests are at work on other connections; try again later");
+        kq_api_fail(&e, 503, NULL, "too_many_connections",
+                    "too many requests are at work on other connections; try again later");
         answer_at_door(d, g, &e);
     }
 }
@@ -326,7 +373,8 @@ static void accept_all(kq_door *d, int listener)
         const int fd = accept4(listener, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0)
             welcome(d, fd, &from, size);
-        else if ((errno == EMFILE || errno == ENFILE) && send_one_away(d, NULL)) /* no file descriptor is left: an idle client's will do */
+        else if ((errno == EMFILE || errno == ENFILE) &&
+                 send_one_away(d, NULL)) /* no file descriptor is left: an idle client's will do */
             return;
         else if (errno != EINTR && errno != ECONNABORTED)
             return;
@@ -343,7 +391,8 @@ static void hear(kq_door *d, kq_guest *g, unsigned events)
     }
     if (g->place != AT_DOOR)
         return;
-    const ssize_t n = recv(g->fd, d->head, KQ_HEAD_BYTES, MSG_PEEK); /* the bytes stay for whoever takes over */
+    /* the bytes stay for whoever takes over */
+    const ssize_t n = recv(g->fd, d->head, KQ_HEAD_BYTES, MSG_PEEK);
     if (n <= 0) {
         if (n == 0 || (errno != EAGAIN && errno != EINTR))
             close_guest(g);
@@ -376,23 +425,29 @@ static void hear(kq_door *d, kq_guest *g, unsigned events)
 
 /* ---- looking after them ---- */
 
-/* A client that has left is nobody to compute for; one that sends too slowly holds what others need. The HTTP library sees neither: it does not watch a
- * connection whose answer is being computed, and a byte a second is not idle. */
+/* A client that has left is nobody to compute for; one that sends too slowly holds what others need. The
+ * HTTP library sees neither: it does not watch a connection whose answer is being computed, and a byte a
+ * second is not idle. */
 static void look_after(kq_door *d, kq_guest *g, double now)
 {
     if (g->place == AT_DOOR && g->since > 0 && now - g->since > d->opt.receive_s) {
         kq_api_error e;
-        kq_api_fail(&e, 408, NULL, "request_timeout", "the request did not arrive within %g seconds", d->opt.receive_s);
+        kq_api_fail(&e, 408, NULL, "request_timeout", "the request did not arrive within %g seconds",
+                    d->opt.receive_s);
         answer_at_door(d, g, &e);
-    } else if ((g->place == AT_DOOR && !(g->since > 0) && now - g->moved > d->opt.idle_s) || (g->place == LINGERS && now - g->moved > LINGER_S)) {
+    } else if ((g->place == AT_DOOR && !(g->since > 0) && now - g->moved > d->opt.idle_s) ||
+               (g->place == LINGERS && now - g->moved > LINGER_S)) {
         close_guest(g);
-    } else if (g->place == HANDED && now - g->moved > HAND_OVER_S) { /* the library closed it, and said nothing */
+    } else if (g->place == HANDED &&
+               now - g->moved > HAND_OVER_S) { /* the library closed it, and said nothing */
         g->fd = -1;
         g->place = GONE;
     } else if (g->place == TAKEN) {
         struct pollfd p = {.fd = g->fd, .events = POLLRDHUP};
-        const bool left = poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR), idle = !g->busy && now - g->moved > LINGER_S;
-        if ((g->since > 0 && now - g->since > d->opt.receive_s) || (!g->busy && now - g->moved > d->opt.idle_s + d->opt.receive_s) || (left && idle))
+        const bool left = poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR),
+                   idle = !g->busy && now - g->moved > LINGER_S;
+        if ((g->since > 0 && now - g->since > d->opt.receive_s) ||
+            (!g->busy && now - g->moved > d->opt.idle_s + d->opt.receive_s) || (left && idle))
             shutdown(g->fd, SHUT_RDWR); /* the last: the library may miss that nothing more comes */
         if (g->job && !g->left && left) {
             g->left = true;

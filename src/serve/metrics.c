@@ -34,7 +34,8 @@ static void histogram(FILE *f, const char *name, const char *help, const kq_hist
     fprintf(f, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name);
     for (int i = 0; i < KQ_METRIC_BUCKETS; i++)
         fprintf(f, "%s_bucket{le=\"%g\"} %llu\n", name, bound[i], (unsigned long long)(sum += h->count[i]));
-    fprintf(f, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.6f\n%s_count %llu\n", name, (unsigned long long)h->n, name, h->sum, name, (unsigned long long)h->n);
+    fprintf(f, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.6f\n%s_count %llu\n", name, (unsigned long long)h->n,
+            name, h->sum, name, (unsigned long long)h->n);
 }
 
 char *kq_metrics_page(kq_metrics *m, const kq_batch_stats *s, const char *const *paths, size_t *size)
@@ -44,30 +45,41 @@ char *kq_metrics_page(kq_metrics *m, const kq_batch_stats *s, const char *const 
     FILE *f = open_memstream(&text, size);
     if (!f)
         return NULL;
-    const struct { const char *name, *type, *help; double value; } one[] = {
+    const struct {
+        const char *name, *type, *help;
+        double value;
+    } one[] = {
         {"kronq_requests_active", "gauge", "Requests that wait or run.", (double)s->jobs},
         {"kronq_sequences_active", "gauge", "Answers being computed.", (double)s->active},
         {"kronq_sequences_waiting", "gauge", "Answers waiting for a slot.", (double)s->waiting},
         {"kronq_prompt_tokens_total", "counter", "Prompt tokens computed.", (double)s->prompt_tokens},
-        {"kronq_prompt_tokens_reused_total", "counter", "Prompt tokens taken from an earlier request's cache.", (double)s->reused_tokens},
-        {"kronq_prompt_tokens_scored_total", "counter", "Prompt tokens whose log-probabilities were asked for and computed.", (double)s->scored_tokens},
+        {"kronq_prompt_tokens_reused_total", "counter",
+         "Prompt tokens taken from an earlier request's cache.", (double)s->reused_tokens},
+        {"kronq_prompt_tokens_scored_total", "counter",
+         "Prompt tokens whose log-probabilities were asked for and computed.", (double)s->scored_tokens},
         {"kronq_generated_tokens_total", "counter", "Tokens generated.", (double)s->made_tokens},
         {"kronq_engine_steps_total", "counter", "Steps of the model.", (double)s->steps},
         {"kronq_engine_busy_seconds_total", "counter", "Time the model worked.", s->busy_s},
         {"kronq_requests_done_total", "counter", "Requests answered by the model.", (double)s->jobs_done},
-        {"kronq_requests_cancelled_total", "counter", "Requests whose client left.", (double)s->jobs_cancelled},
-        {"kronq_requests_failed_total", "counter", "Requests that failed or ran out of time.", (double)s->jobs_failed},
+        {"kronq_requests_cancelled_total", "counter", "Requests whose client left.",
+         (double)s->jobs_cancelled},
+        {"kronq_requests_failed_total", "counter", "Requests that failed or ran out of time.",
+         (double)s->jobs_failed},
     };
     for (size_t i = 0; i < sizeof one / sizeof *one; i++)
-        fprintf(f, "# HELP %s %s\n# TYPE %s %s\n%s %.17g\n", one[i].name, one[i].help, one[i].name, one[i].type, one[i].name, one[i].value);
+        fprintf(f, "# HELP %s %s\n# TYPE %s %s\n%s %.17g\n", one[i].name, one[i].help, one[i].name,
+                one[i].type, one[i].name, one[i].value);
     pthread_mutex_lock(&m->lock);
     fputs("# HELP kronq_http_answers_total HTTP answers.\n# TYPE kronq_http_answers_total counter\n", f);
     for (int p = 0; p < KQ_METRIC_PATHS; p++)
         for (int k = 0; k < 6; k++)
             if (m->answers[p][k])
-                fprintf(f, "kronq_http_answers_total{path=\"%s\",status=\"%s\"} %llu\n", paths[p], status[k], (unsigned long long)m->answers[p][k]);
-    histogram(f, "kronq_request_seconds", "Time from a request's first byte to the end of its answer.", &m->seconds);
-    histogram(f, "kronq_first_token_seconds", "Time from a request's first byte to its first token.", &m->first_token);
+                fprintf(f, "kronq_http_answers_total{path=\"%s\",status=\"%s\"} %llu\n", paths[p], status[k],
+                        (unsigned long long)m->answers[p][k]);
+    histogram(f, "kronq_request_seconds", "Time from a request's first byte to the end of its answer.",
+              &m->seconds);
+    histogram(f, "kronq_first_token_seconds", "Time from a request's first byte to its first token.",
+              &m->first_token);
     pthread_mutex_unlock(&m->lock);
     if (fclose(f)) {
         free(text);

@@ -8,7 +8,11 @@
 
 enum { KQ_METRIC_PATHS = 10, KQ_METRIC_BUCKETS = 12 };
 
-typedef struct kq_histogram { uint64_t count[KQ_METRIC_BUCKETS + 1]; double sum; uint64_t n; } kq_histogram;
+typedef struct kq_histogram {
+    uint64_t count[KQ_METRIC_BUCKETS + 1];
+    double sum;
+    uint64_t n;
+} kq_histogram;
 
 typedef struct kq_metrics {
     pthread_mutex_t lock;
@@ -16,7 +20,8 @@ typedef struct kq_metrics {
     kq_histogram seconds, first_token;
 } kq_metrics;
 
-void kq_metrics_answer(kq_metrics *m, int path, int status, double seconds, double first_token); /* first_token < 0: there was none */
+/* first_token < 0: there was none */
+void kq_metrics_answer(kq_metrics *m, int path, int status, double seconds, double first_token);
 /* The page; paths [KQ_METRIC_PATHS] are label values. kq_free; NULL: out of memory. */
 char *kq_metrics_page(kq_metrics *m, const kq_batch_stats *s, const char *const *paths, size_t *size);
 

@@ -8,9 +8,13 @@
 #include "chat/chat.h"
 #include "base/utf8.h"
 
-enum { RESYNC = 24 }; /* characters that a normalizer may have written otherwise in a row, on both sides together */
+/* characters that a normalizer may have written otherwise in a row, on both sides together */
+enum { RESYNC = 24 };
 
-static bool no_memory(kq_api_error *e) { return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later"); }
+static bool no_memory(kq_api_error *e)
+{
+    return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later");
+}
 
 static bool ended(void *ctx)
 {
@@ -22,8 +26,9 @@ bool kq_query_in_time(kq_query *j, kq_api_error *e)
 {
     if (!ended(j))
         return true;
-    return atomic_load(&j->give_up) ? kq_api_fail(e, 503, NULL, "cancelled", "the request was cancelled")
-                                    : kq_api_fail(e, 503, NULL, "timeout", "the request took longer than the server's limit");
+    return atomic_load(&j->give_up)
+               ? kq_api_fail(e, 503, NULL, "cancelled", "the request was cancelled")
+               : kq_api_fail(e, 503, NULL, "timeout", "the request took longer than the server's limit");
 }
 
 static bool tell(const kq_error *err, kq_query *j, kq_api_error *e)
@@ -32,7 +37,9 @@ static bool tell(const kq_error *err, kq_query *j, kq_api_error *e)
     switch (err->status) {
     case KQ_E_INTERRUPTED: return kq_query_in_time(j, e); /* it is not */
     case KQ_E_MEMORY: return no_memory(e);
-    case KQ_E_ARG: case KQ_E_UNSUPPORTED: case KQ_E_FORMAT: return kq_api_fail(e, 400, param, "invalid_value", "%.480s", err->message);
+    case KQ_E_ARG:
+    case KQ_E_UNSUPPORTED:
+    case KQ_E_FORMAT: return kq_api_fail(e, 400, param, "invalid_value", "%.480s", err->message);
     default: return kq_api_fail(e, 500, NULL, "server_error", "%.480s", err->message);
     }
 }
@@ -45,19 +52,26 @@ static bool lacks_content(const json_t *messages)
     return false;
 }
 
-static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, const kq_encode_options *opt, kq_prompt *out, kq_error *err)
+static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, const kq_encode_options *opt,
+                          kq_prompt *out, kq_error *err)
 {
     const kq_chat_ways ways = kq_chat_ways_of(tok, r->tools);
-    kq_chat chat = {.tools = r->tools, .arguments = r->template_arguments, .add_generation_prompt = r->add_generation_prompt,
-                          .continue_final_message = r->continue_final_message, .stop = opt->stop, .stop_ctx = opt->ctx};
+    kq_chat chat = {.tools = r->tools,
+                    .arguments = r->template_arguments,
+                    .add_generation_prompt = r->add_generation_prompt,
+                    .continue_final_message = r->continue_final_message,
+                    .stop = opt->stop,
+                    .stop_ctx = opt->ctx};
     if (r->tools && kq_tokenizer_chat_template(tok) && !kq_chat_takes_tools(tok))
         return kq_fail(err, KQ_E_UNSUPPORTED, "'tools': the model's chat template has no place for tools");
     char *text = NULL;
     kq_status st = KQ_E_ARG;
-    for (int empty = 0; empty < 2 && st == KQ_E_ARG; empty++) { /* a template that fails over a content that is not there gets an empty one */
+    for (int empty = 0; empty < 2 && st == KQ_E_ARG;
+         empty++) { /* a template that fails over a content that is not there gets an empty one */
         json_t *messages = kq_api_written(r->messages, ways.parts, ways.strings, empty);
         chat.messages = messages;
-        st = messages ? kq_chat_render(tok, &chat, &text, err) : kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
+        st = messages ? kq_chat_render(tok, &chat, &text, err)
+                      : kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
         json_decref(messages);
         if (!lacks_content(r->messages))
             break;
@@ -68,9 +82,13 @@ static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, cons
     return st;
 }
 
-static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *given, size_t shown, kq_prompt *out, kq_api_error *e)
+static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *given, size_t shown,
+                       kq_prompt *out, kq_api_error *e)
 {
-    const kq_encode_options opt = {.add_special = given && j->request.add_special_tokens, .parse_special = true, .stop = ended, .ctx = j};
+    const kq_encode_options opt = {.add_special = given && j->request.add_special_tokens,
+                                   .parse_special = true,
+                                   .stop = ended,
+                                   .ctx = j};
     kq_error err;
     kq_status st = KQ_OK;
     if (!given)
@@ -86,7 +104,9 @@ static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *gi
     if (out->n > shown || !given)
         return true;
     if (given->text)
-        return (out->offset = kq_prompt_offsets(tok, given->text, given->size, opt.add_special, out->ids, out->n)) || no_memory(e);
+        return (out->offset =
+                    kq_prompt_offsets(tok, given->text, given->size, opt.add_special, out->ids, out->n)) ||
+               no_memory(e);
     size_t size = 0;
     char *text = kq_prompt_text(tok, out->ids, out->n, &size);
     out->offset = text ? kq_prompt_offsets(tok, text, size, false, out->ids, out->n) : NULL;
@@ -102,7 +122,8 @@ bool kq_query_prepare(const kq_tokenizer *tok, kq_query *j, size_t shown, kq_api
         return no_memory(e);
     j->n_prompt = n;
     for (size_t i = 0; i < n; i++)
-        if (!kq_query_in_time(j, e) || !one_prompt(tok, j, r->messages ? NULL : &r->prompt[i], shown, &j->prompt[i], e))
+        if (!kq_query_in_time(j, e) ||
+            !one_prompt(tok, j, r->messages ? NULL : &r->prompt[i], shown, &j->prompt[i], e))
             return false;
     return true;
 }
@@ -113,13 +134,17 @@ bool kq_query_fits(const kq_api_limits *limits, const kq_query *j, kq_api_error 
     for (size_t i = 0; i < j->n_prompt; i++) {
         const size_t n = j->prompt[i].n;
         if (!n)
-            return kq_api_fail(e, 400, param, "invalid_value", "'%s' has no tokens; at least one is needed", param);
+            return kq_api_fail(e, 400, param, "invalid_value", "'%s' has no tokens; at least one is needed",
+                               param);
         if (n > limits->context || (n == limits->context && j->request.max_tokens))
-            return kq_api_fail(e, 400, param, "context_length_exceeded", "This model's maximum context length is %zu tokens; '%s' has %zu, and one new token at least is asked for.",
+            return kq_api_fail(e, 400, param, "context_length_exceeded",
+                               "This model's maximum context length is %zu tokens; '%s' has %zu, and one new "
+                               "token at least is asked for.",
                                limits->context, param, n);
         for (size_t t = 0; t < n; t++)
             if (j->prompt[i].ids[t] < 0 || (size_t)j->prompt[i].ids[t] >= limits->vocab_size)
-                return kq_api_fail(e, 400, param, "invalid_value", "a token of '%s' is not in the model's vocabulary", param);
+                return kq_api_fail(e, 400, param, "invalid_value",
+                                   "a token of '%s' is not in the model's vocabulary", param);
     }
     return true;
 }
@@ -163,11 +188,13 @@ char *kq_prompt_text(const kq_tokenizer *tok, const int32_t *ids, size_t n_ids, 
 
 /* ---- the places of tokens ---- */
 
-/* A text, its characters taken apart (compatibility decomposition), so that it does not matter which normal form a tokenizer made of it. */
+/* A text, its characters taken apart (compatibility decomposition), so that it does not matter which
+ * normal form a tokenizer made of it. */
 typedef struct chars {
-    int32_t *code;       /* owned [n]; a byte that belongs to no character: -1 - the byte */
-    size_t *owner;       /* owned [n + 1]: number of the character that each came from, and of characters */
-    size_t *byte;        /* owned [n + 1]: where that character begins, and the bytes of the text */
+    int32_t *code; /* owned [n]; a byte that belongs to no character: -1 - the byte */
+    /* owned [n + 1]: number of the character that each came from, and of characters */
+    size_t *owner;
+    size_t *byte; /* owned [n + 1]: where that character begins, and the bytes of the text */
     size_t n;
 } chars;
 
@@ -184,7 +211,9 @@ static bool cut(const char *bytes, size_t size, chars *out)
 {
     const size_t most = size * MOST_PARTS + 1; /* pages that are not written take no memory */
     size_t number = 0;
-    *out = (chars){.code = kq_alloc(most, sizeof *out->code), .owner = kq_alloc(most, sizeof *out->owner), .byte = kq_alloc(most, sizeof *out->byte)};
+    *out = (chars){.code = kq_alloc(most, sizeof *out->code),
+                   .owner = kq_alloc(most, sizeof *out->owner),
+                   .byte = kq_alloc(most, sizeof *out->byte)};
     if (!out->code || !out->owner || !out->byte)
         return false;
     for (size_t at = 0; at < size; number++) {
@@ -192,8 +221,10 @@ static bool cut(const char *bytes, size_t size, chars *out)
         utf8proc_int32_t code, parts[MOST_PARTS];
         int bound = UTF8PROC_BOUNDCLASS_START;
         utf8proc_ssize_t n = 0;
-        if (c.kind == KQ_UTF8_CHAR && utf8proc_iterate((const utf8proc_uint8_t *)bytes + at, (utf8proc_ssize_t)c.size, &code) > 0)
-            n = utf8proc_decompose_char(code, parts, MOST_PARTS, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT, &bound);
+        if (c.kind == KQ_UTF8_CHAR &&
+            utf8proc_iterate((const utf8proc_uint8_t *)bytes + at, (utf8proc_ssize_t)c.size, &code) > 0)
+            n = utf8proc_decompose_char(code, parts, MOST_PARTS, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT,
+                                        &bound);
         if (n < 1 || n > MOST_PARTS) {
             parts[0] = -1 - (unsigned char)bytes[at];
             n = 1;
@@ -222,7 +253,8 @@ static void resync(const chars *a, size_t *i, const chars *b, size_t *j)
     for (size_t d = 1; d <= RESYNC; d++)
         for (size_t k = 0; k <= d; k++) {
             const size_t x = *i + d - k, y = *j + k;
-            if (x <= a->n && y <= b->n && same(a, x, b, y) && (x == a->n || same(a, x + 1, b, y + 1) || x + 1 == a->n || y + 1 == b->n)) {
+            if (x <= a->n && y <= b->n && same(a, x, b, y) &&
+                (x == a->n || same(a, x + 1, b, y + 1) || x + 1 == a->n || y + 1 == b->n)) {
                 *i = x;
                 *j = y;
                 return;
@@ -240,14 +272,17 @@ static size_t spaces(const chars *c, size_t at)
     return n;
 }
 
-/* place[j]: character of the text where part j of the tokens' bytes is, for each of them, and place[n] the text's end. */
+/* place[j]: character of the text where part j of the tokens' bytes is, for each of them, and place[n]
+ * the text's end. */
 static size_t *align(const chars *text, const chars *said)
 {
     size_t *place = kq_alloc(said->n + 1, sizeof *place), i = 0, j = 0;
     if (!place)
         return NULL;
     while (j < said->n) {
-        if (said->code[j] == ' ' && (!j || said->code[j - 1] != ' ')) { /* a space that was put before a word comes before the text's own */
+        if (said->code[j] == ' ' &&
+            (!j ||
+             said->code[j - 1] != ' ')) { /* a space that was put before a word comes before the text's own */
             const size_t put = spaces(said, j), given = spaces(text, i);
             for (size_t k = given; k < put; k++)
                 place[j++] = text->owner[i];
@@ -284,9 +319,11 @@ static void around(const kq_tokenizer *tok, const int32_t *ids, size_t n, size_t
     kq_free(empty);
 }
 
-size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size, bool added, const int32_t *ids, size_t n)
+size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size, bool added,
+                          const int32_t *ids, size_t n)
 {
-    size_t first = 0, last = 0, bytes = 0, *from = kq_alloc(n + 1, sizeof *from), *place = NULL, *offset = kq_alloc(n + 1, sizeof *offset);
+    size_t first = 0, last = 0, bytes = 0, *from = kq_alloc(n + 1, sizeof *from), *place = NULL,
+           *offset = kq_alloc(n + 1, sizeof *offset);
     chars a = {0}, b = {0};
     char *said = NULL;
     const char *one;
@@ -308,11 +345,14 @@ size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size
             break;
     }
     if (said && cut(text, size, &a) && cut(said, bytes, &b) && (place = align(&a, &b))) {
-        size_t c = 0, inside = 0; /* parts: at the token's beginning or behind; the first of the character before */
+        /* parts: at the token's beginning or behind; the first of the character before */
+        size_t c = 0, inside = 0;
         for (size_t i = 0; i < n; i++) {
             for (; c < b.n && b.byte[c] < from[i]; c++)
                 inside = c && b.byte[c] == b.byte[c - 1] ? inside : c;
-            offset[i] = from[i] == bytes ? a.owner[a.n] : c < b.n && b.byte[c] == from[i] ? place[c] : place[inside];
+            offset[i] = from[i] == bytes                  ? a.owner[a.n]
+                        : c < b.n && b.byte[c] == from[i] ? place[c]
+                                                          : place[inside];
         }
         offset[n] = a.owner[a.n];
     } else {

@@ -7,23 +7,27 @@
 /* False with *e, 503: job->give_up is set or job->deadline_s is over. */
 bool kq_query_in_time(kq_query *job, kq_api_error *e);
 
-/* Fill job->prompt from job->request: render messages, encode texts, copy ids; with the places (offset) of the
- * tokens of prompts of at most `shown` tokens. Ends early as
+/* Fill job->prompt from job->request: render messages, encode texts, copy ids; with the places (offset)
+ * of the tokens of prompts of at most `shown` tokens. Ends early as
  * kq_query_in_time says. False with *e; job->prompt is then for kq_query_release to free. */
 bool kq_query_prepare(const kq_tokenizer *tok, kq_query *job, size_t shown, kq_api_error *e);
 
-/* Is there room for what is asked, and is every id the model's? More new tokens than the context has room for is no error; no room for one is. */
+/* Is there room for what is asked, and is every id the model's? More new tokens than the context has
+ * room for is no error; no room for one is. */
 bool kq_query_fits(const kq_api_limits *limits, const kq_query *job, kq_api_error *e);
 
 /* Stop strings that are one special token have no text to be found in: they become stop tokens. */
 void kq_query_stops(const kq_tokenizer *tok, kq_api_request *r);
 
-/* The text of ids as it is echoed: special tokens written out, bytes that are no characters replaced by U+FFFD. kq_free. NULL: out of memory. */
+/* The text of ids as it is echoed: special tokens written out, bytes that are no characters replaced by
+ * U+FFFD. kq_free. NULL: out of memory. */
 char *kq_prompt_text(const kq_tokenizer *tok, const int32_t *ids, size_t n, size_t *size);
 
-/* Where each of ids [n] begins in the text [size] (UTF-8) they came from: offset [n + 1], in characters, the last one the whole text's length. What the
- * tokenizer put before or behind the text (`added`: whether it was asked to) takes no place; a space that it put before a word is passed over, and
- * so are characters that its normalizer wrote otherwise. Owned by the caller (kq_free); NULL: out of memory. */
-size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size, bool added, const int32_t *ids, size_t n);
+/* Where each of ids [n] begins in the text [size] (UTF-8) they came from: offset [n + 1], in characters,
+ * the last one the whole text's length. What the tokenizer put before or behind the text (`added`:
+ * whether it was asked to) takes no place; a space that it put before a word is passed over, and so are
+ * characters that its normalizer wrote otherwise. Owned by the caller (kq_free); NULL: out of memory. */
+size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size, bool added,
+                          const int32_t *ids, size_t n);
 
 #endif

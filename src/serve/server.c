@@ -1,6 +1,7 @@
-/* HTTP in front of the scheduler, on libmicrohttpd. Its threads never wait: a connection whose request is being prepared (work.h) or answered (batch.h) is
- * suspended, and whoever has something for it resumes it. Connections come from the door (door.h), which has seen that the head of their first request is whole
- * and in order, and which looks after clients that are slow, idle or gone. */
+/* HTTP in front of the scheduler, on libmicrohttpd. Its threads never wait: a connection whose request
+ * is being prepared (work.h) or answered (batch.h) is suspended, and whoever has something for it
+ * resumes it. Connections come from the door (door.h), which has seen that the head of their first
+ * request is whole and in order, and which looks after clients that are slow, idle or gone. */
 #include "serve/serve.h"
 
 #include <errno.h>
@@ -23,16 +24,31 @@
 #include "serve/work.h"
 
 enum {
-    DRAIN_BYTES = 1 << 26, /* of a body that is too large: read and thrown away, so that the client reads why */
+    /* of a body that is too large: read and thrown away, so that the client reads why */
+    DRAIN_BYTES = 1 << 26,
     HTTP_THREADS = 2,
-    SMALL_BODY = 64 << 10, /* bytes of a request that never waits for a larger one */
+    SMALL_BODY = 64 << 10,   /* bytes of a request that never waits for a larger one */
     SMALL_ANSWER = 64 << 10, /* numbers in it, likewise */
-    OWN_FILES = 64         /* file descriptors that are no connections */
+    OWN_FILES = 64           /* file descriptors that are no connections */
 };
 
-typedef enum path { P_COMPLETIONS = 0, P_CHAT, P_TOKENIZE, P_DETOKENIZE, P_MODELS, P_MODEL, P_HEALTH, P_METRICS, P_TOKENIZER_INFO, P_OTHER } path;
-static const char *const path_name[KQ_METRIC_PATHS] = {"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model}",
-                                                       "/health", "/metrics", "/tokenizer_info", "other"};
+typedef enum path {
+    P_COMPLETIONS = 0,
+    P_CHAT,
+    P_TOKENIZE,
+    P_DETOKENIZE,
+    P_MODELS,
+    P_MODEL,
+    P_HEALTH,
+    P_METRICS,
+    P_TOKENIZER_INFO,
+    P_OTHER
+} path;
+static const char *const path_name[KQ_METRIC_PATHS] = {"/v1/completions", "/v1/chat/completions",
+                                                       "/tokenize",       "/detokenize",
+                                                       "/v1/models",      "/v1/models/{model}",
+                                                       "/health",         "/metrics",
+                                                       "/tokenizer_info", "other"};
 
 struct kq_server {
     kq_serve_options opt;
@@ -42,10 +58,10 @@ struct kq_server {
     kq_work *work;
     kq_door *door;
     struct MHD_Daemon *daemon;
-    bool own_names_only;       /* requests must name this server in Host */
+    bool own_names_only; /* requests must name this server in Host */
     kq_metrics metrics;
-    pthread_mutex_t lock;      /* calls, draining, ids */
-    size_t calls;              /* requests that have begun and not been answered */
+    pthread_mutex_t lock; /* calls, draining, ids */
+    size_t calls;         /* requests that have begun and not been answered */
     bool draining;
     uint64_t id_key, n_ids;
 };
@@ -55,32 +71,46 @@ typedef enum stage { ARRIVES = 0, PREPARES, REFUSED, HAS_REPLY, STREAMS, ANSWERS
 
 /* One request, from its head to the last byte of its answer. */
 typedef struct call {
-    kq_work_item work;                 /* first: a piece of work is its call */
+    kq_work_item work; /* first: a piece of work is its call */
     kq_server *server;
     struct MHD_Connection *connection;
     path path;
     char method[8];
     double start_s;
-    char *body; size_t size, cap;      /* owned */
+    char *body;
+    size_t size, cap; /* owned */
     bool too_large, answered;
-    kq_api_error error; bool failed;   /* found in the head, and told after the body; or found while preparing */
-    stage stage;                       /* changed by whoever is to resume the connection, before it does */
-    kq_query *job;                     /* one reference */
-    char *reply;                       /* owned (malloc): the answer, JSON */
+    /* found in the head, and told after the body; or found while preparing */
+    kq_api_error error;
+    bool failed;
+    /* changed by whoever is to resume the connection, before it does */
+    stage stage;
+    kq_query *job; /* one reference */
+    char *reply;   /* owned (malloc): the answer, JSON */
     kq_answer_context answer;
-    kq_guest *guest;                   /* borrowed */
+    kq_guest *guest; /* borrowed */
     int status;
     /* stream */
-    char *out; size_t out_at, out_size; /* owned (malloc): events on their way */
+    char *out;
+    size_t out_at, out_size; /* owned (malloc): events on their way */
     bool closed;
     char model_asked[260], origin[260]; /* origin: the page that asks, when it may; "" */
 } call;
 
 kq_serve_options kq_serve_defaults(void)
 {
-    return (kq_serve_options){.host = "127.0.0.1", .port = 8080, .max_body = 4u << 20, .max_choices = 128, .max_jobs = 256, .max_connections = 1024,
-                              .max_per_address = 512, .sampling = {.temperature = 1, .top_p = 1},
-                              .receive_s = 30, .request_s = 600, .idle_s = 60, .drain_s = 30};
+    return (kq_serve_options){.host = "127.0.0.1",
+                              .port = 8080,
+                              .max_body = 4u << 20,
+                              .max_choices = 128,
+                              .max_jobs = 256,
+                              .max_connections = 1024,
+                              .max_per_address = 512,
+                              .sampling = {.temperature = 1, .top_p = 1},
+                              .receive_s = 30,
+                              .request_s = 600,
+                              .idle_s = 60,
+                              .drain_s = 30};
 }
 
 /* ---- answers ---- */
@@ -96,7 +126,8 @@ static void add_origin(const call *c, struct MHD_Response *r)
 
 static enum MHD_Result send_bytes(call *c, int status, char *bytes, size_t size, const char *type)
 {
-    struct MHD_Response *r = bytes ? MHD_create_response_from_buffer(size, bytes, MHD_RESPMEM_MUST_FREE) : NULL;
+    struct MHD_Response *r =
+        bytes ? MHD_create_response_from_buffer(size, bytes, MHD_RESPMEM_MUST_FREE) : NULL;
     if (!r) {
         free(bytes);
         return MHD_NO;
@@ -123,18 +154,24 @@ static enum MHD_Result send_json(call *c, int status, json_t *j)
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (!text) { /* out of memory: a fixed answer, else nothing but closing the connection */
-        text = strdup("{\"error\":{\"message\":\"out of memory; try again later\",\"type\":\"server_error\",\"param\":null,\"code\":\"out_of_memory\"}}");
+        text = strdup("{\"error\":{\"message\":\"out of memory; try again "
+                      "later\",\"type\":\"server_error\",\"param\":null,\"code\":\"out_of_memory\"}}");
         status = 503;
     }
     return send_bytes(c, status, text, text ? strlen(text) : 0, "application/json");
 }
 
-static enum MHD_Result send_error(call *c, const kq_api_error *e) { return send_json(c, e->http, kq_answer_error(e)); }
+static enum MHD_Result send_error(call *c, const kq_api_error *e)
+{
+    return send_json(c, e->http, kq_answer_error(e));
+}
 
-/* What a browser asks before it lets a page of another origin post, and what anybody asks who wants to know the methods. */
+/* What a browser asks before it lets a page of another origin post, and what anybody asks who wants to
+ * know the methods. */
 static enum MHD_Result send_options(call *c)
 {
-    const char *asked = MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Access-Control-Request-Headers");
+    const char *asked =
+        MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Access-Control-Request-Headers");
     const bool post = c->path <= P_DETOKENIZE;
     struct MHD_Response *r = MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
     if (!r)
@@ -143,9 +180,11 @@ static enum MHD_Result send_options(call *c)
     add_origin(c, r);
     if (*c->origin) {
         MHD_add_response_header(r, "Access-Control-Allow-Methods", post ? "POST" : "GET, HEAD");
-        MHD_add_response_header(r, "Access-Control-Allow-Headers", asked ? asked : "Authorization, Content-Type, X-Api-Key");
+        MHD_add_response_header(r, "Access-Control-Allow-Headers",
+                                asked ? asked : "Authorization, Content-Type, X-Api-Key");
         MHD_add_response_header(r, "Access-Control-Max-Age", "600");
-        if (MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Access-Control-Request-Private-Network"))
+        if (MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND,
+                                        "Access-Control-Request-Private-Network"))
             MHD_add_response_header(r, "Access-Control-Allow-Private-Network", "true");
     }
     c->status = 204;
@@ -159,7 +198,8 @@ static enum MHD_Result send_options(call *c)
 
 static json_t *model_json(const kq_server *s)
 {
-    return json_pack("{s:s, s:s, s:i, s:s, s:I}", "id", s->limits.model, "object", "model", "created", 0, "owned_by", "kronq", "max_model_len", (json_int_t)s->limits.context);
+    return json_pack("{s:s, s:s, s:i, s:s, s:I}", "id", s->limits.model, "object", "model", "created", 0,
+                     "owned_by", "kronq", "max_model_len", (json_int_t)s->limits.context);
 }
 
 static json_t *token_json(const kq_tokenizer *tok, int32_t id)
@@ -182,12 +222,16 @@ static enum MHD_Result get(call *c)
         pthread_mutex_lock(&s->lock);
         const bool draining = s->draining;
         pthread_mutex_unlock(&s->lock);
-        return send_json(c, draining ? 503 : 200, json_pack("{s:s}", "status", draining ? "shutting down" : "ok"));
+        return send_json(c, draining ? 503 : 200,
+                         json_pack("{s:s}", "status", draining ? "shutting down" : "ok"));
     }
-    case P_MODELS: return send_json(c, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", model_json(s)));
+    case P_MODELS:
+        return send_json(c, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", model_json(s)));
     case P_MODEL:
         if (!kq_api_model_known(&s->limits, c->model_asked)) {
-            kq_api_fail(&e, 404, "model", "model_not_found", "The model '%.100s' does not exist; this server has '%.100s'.", c->model_asked, s->limits.model);
+            kq_api_fail(&e, 404, "model", "model_not_found",
+                        "The model '%.100s' does not exist; this server has '%.100s'.", c->model_asked,
+                        s->limits.model);
             return send_error(c, &e);
         }
         return send_json(c, 200, model_json(s));
@@ -199,16 +243,23 @@ static enum MHD_Result get(call *c)
     }
     default: {
         const char *template = kq_tokenizer_chat_template(s->tok);
-        return send_json(c, 200, json_pack("{s:s, s:o, s:o, s:s?, s:I, s:I}", "tokenizer_class", "PreTrainedTokenizerFast", "bos_token", token_json(s->tok, kq_tokenizer_bos(s->tok)),
-                                           "eos_token", token_json(s->tok, kq_tokenizer_eos(s->tok)), "chat_template", template, "vocab_size",
-                                           (json_int_t)kq_tokenizer_vocab_size(s->tok), "model_max_length", (json_int_t)s->limits.context));
+        return send_json(c, 200,
+                         json_pack("{s:s, s:o, s:o, s:s?, s:I, s:I}", "tokenizer_class",
+                                   "PreTrainedTokenizerFast", "bos_token",
+                                   token_json(s->tok, kq_tokenizer_bos(s->tok)), "eos_token",
+                                   token_json(s->tok, kq_tokenizer_eos(s->tok)), "chat_template", template,
+                                   "vocab_size", (json_int_t)kq_tokenizer_vocab_size(s->tok),
+                                   "model_max_length", (json_int_t)s->limits.context));
     }
     }
 }
 
 /* ---- preparing, on a thread of its own ---- */
 
-static bool reply_no_memory(call *c) { return kq_api_fail(&c->error, 503, NULL, "out_of_memory", "out of memory; try again later"); }
+static bool reply_no_memory(call *c)
+{
+    return kq_api_fail(&c->error, 503, NULL, "out_of_memory", "out of memory; try again later");
+}
 
 /* Takes the reference of j. False with c->error. */
 static bool reply_json(call *c, json_t *j)
@@ -246,7 +297,8 @@ static bool reply_tokens(call *c, const kq_prompt *p)
     return (!fclose(f) && !failed) || reply_no_memory(c);
 }
 
-/* Submit the job, which is ready. False with c->error. *woken: the model resumes the connection, or has already; c may then be gone. */
+/* Submit the job, which is ready. False with c->error. *woken: the model resumes the connection, or has
+ * already; c may then be gone. */
 static bool submit(call *c, bool *woken)
 {
     kq_server *s = c->server;
@@ -258,7 +310,9 @@ static bool submit(call *c, bool *woken)
         r->sampling.seed = (uint64_t)(kq_now_s() * 1e9);
     pthread_mutex_lock(&s->lock);
     const bool draining = s->draining;
-    snprintf(c->answer.id, sizeof c->answer.id, "%s-%016llx%08llx", r->api == KQ_API_CHAT ? "chatcmpl" : "cmpl", (unsigned long long)s->id_key, (unsigned long long)++s->n_ids);
+    snprintf(c->answer.id, sizeof c->answer.id, "%s-%016llx%08llx",
+             r->api == KQ_API_CHAT ? "chatcmpl" : "cmpl", (unsigned long long)s->id_key,
+             (unsigned long long)++s->n_ids);
     pthread_mutex_unlock(&s->lock);
     c->answer.tok = s->tok;
     c->answer.model = s->limits.model;
@@ -277,7 +331,8 @@ static bool prepare(call *c, bool *woken)
     kq_query *j = c->job;
     kq_api_request *r = &j->request;
     const kq_api api = (kq_api)c->path; /* the first four are the four */
-    if (!kq_query_in_time(j, &c->error) || !kq_api_parse(api, c->body ? c->body : "", c->size, &s->limits, r, &c->error))
+    if (!kq_query_in_time(j, &c->error) ||
+        !kq_api_parse(api, c->body ? c->body : "", c->size, &s->limits, r, &c->error))
         return false;
     kq_free(c->body);
     c->body = NULL;
@@ -321,7 +376,6 @@ static void work_on(void *ctx, kq_work_item *item)
 }
 
 /* ---- completions ---- */
-
 
 /* How many tokens, and numbers beside them, the answer of a job that is done shows. */
 static size_t answer_numbers(const kq_query *j)
@@ -408,7 +462,8 @@ static ssize_t stream_bytes(void *ctx, uint64_t pos, char *buf, size_t max)
 
 static enum MHD_Result start_stream(call *c)
 {
-    struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1 << 14, stream_bytes, c, NULL);
+    struct MHD_Response *r =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1 << 14, stream_bytes, c, NULL);
     if (!r)
         return MHD_NO;
     MHD_add_response_header(r, "Content-Type", "text/event-stream; charset=utf-8");
@@ -464,7 +519,8 @@ static path find_path(const char *url, char *model, size_t cap)
 {
     if (!strncasecmp(url, "http://", 7)) /* absolute-form: the host was looked at */
         url = strchr(url + 7, '/') ? strchr(url + 7, '/') : "/";
-    const size_t n = strlen(url), n_path = n > 1 && url[n - 1] == '/' ? n - 1 : n; /* with or without a slash at its end */
+    /* with or without a slash at its end */
+    const size_t n = strlen(url), n_path = n > 1 && url[n - 1] == '/' ? n - 1 : n;
     for (int p = 0; p < P_OTHER; p++)
         if (p != P_MODEL && n_path == strlen(path_name[p]) && !strncmp(url, path_name[p], n_path))
             return (path)p;
@@ -484,19 +540,25 @@ static bool same_key(const char *a, const char *b)
     return !diff;
 }
 
-static enum MHD_Result note_field(void *ctx, enum MHD_ValueKind kind, const char *name, size_t n_name, const char *value, size_t n_value)
+static enum MHD_Result note_field(void *ctx, enum MHD_ValueKind kind, const char *name, size_t n_name,
+                                  const char *value, size_t n_value)
 {
     (void)kind;
     kq_head_field(ctx, name, n_name, value ? value : "", value ? n_value : 0);
     return MHD_YES;
 }
 
-static const char *header(const call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, name); }
+static const char *header(const call *c, const char *name)
+{
+    return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, name);
+}
 
 static bool key_is_right(const call *c)
 {
-    const char *key = c->server->opt.api_key, *bearer = header(c, "Authorization"), *plain = header(c, "X-Api-Key");
-    const bool first = bearer && !strncasecmp(bearer, "Bearer ", 7) && same_key(bearer + 7, key), second = plain && same_key(plain, key);
+    const char *key = c->server->opt.api_key, *bearer = header(c, "Authorization"),
+               *plain = header(c, "X-Api-Key");
+    const bool first = bearer && !strncasecmp(bearer, "Bearer ", 7) && same_key(bearer + 7, key),
+               second = plain && same_key(plain, key);
     return first || second;
 }
 
@@ -510,7 +572,8 @@ static void note_origin(call *c)
             snprintf(c->origin, sizeof c->origin, "%s", !strcmp(o->cors[i], "*") ? "*" : o->cors[i]);
 }
 
-/* A page of another site whose name was made to lead here (DNS rebinding) is of one origin with this server to the browser; only the Host header tells. */
+/* A page of another site whose name was made to lead here (DNS rebinding) is of one origin with this
+ * server to the browser; only the Host header tells. */
 static bool host_is_ours(const call *c, const char *url, const kq_head *h)
 {
     char host[sizeof h->host];
@@ -520,7 +583,10 @@ static bool host_is_ours(const call *c, const char *url, const kq_head *h)
     return !*host || kq_head_host_is(host, c->server->opt.allowed_host, c->server->opt.n_allowed_host);
 }
 
-static bool media_type_is_json(const char *type) { return type && !strncasecmp(type, "application/json", 16) && (!type[16] || strchr("; \t", type[16])); }
+static bool media_type_is_json(const char *type)
+{
+    return type && !strncasecmp(type, "application/json", 16) && (!type[16] || strchr("; \t", type[16]));
+}
 
 /* What can be said of a request by its head. False with *e. */
 static bool check_request(call *c, const char *url, const char *method, const kq_head *h, kq_api_error *e)
@@ -529,24 +595,33 @@ static bool check_request(call *c, const char *url, const char *method, const kq
     const char *coding = header(c, "Content-Encoding");
     const bool get_path = c->path > P_DETOKENIZE, options = !strcmp(method, "OPTIONS");
     if (s->own_names_only && !host_is_ours(c, url, h))
-        return kq_api_fail(e, 403, NULL, "host_not_allowed", "'%.100s' is not a name of this server (kronq serve --allow-host NAME adds one)", h->host);
+        return kq_api_fail(e, 403, NULL, "host_not_allowed",
+                           "'%.100s' is not a name of this server (kronq serve --allow-host NAME adds one)",
+                           h->host);
     if (s->opt.api_key && c->path != P_HEALTH && !options && !key_is_right(c))
-        return kq_api_fail(e, 401, NULL, "invalid_api_key", "%s", header(c, "Authorization") || header(c, "X-Api-Key") ? "Incorrect API key provided."
-                           : "You didn't provide an API key: Authorization: Bearer KEY");
+        return kq_api_fail(e, 401, NULL, "invalid_api_key", "%s",
+                           header(c, "Authorization") || header(c, "X-Api-Key")
+                               ? "Incorrect API key provided."
+                               : "You didn't provide an API key: Authorization: Bearer KEY");
     if (c->path == P_OTHER)
         return kq_api_fail(e, 404, NULL, "unknown_url", "Unknown request URL: %.10s %.200s", method, url);
     if (!options && (get_path ? strcmp(method, "GET") && strcmp(method, "HEAD") : strcmp(method, "POST")))
-        return kq_api_fail(e, 405, NULL, "method_not_supported", "%s answers %s only", path_name[c->path], get_path ? "GET" : "POST");
+        return kq_api_fail(e, 405, NULL, "method_not_supported", "%s answers %s only", path_name[c->path],
+                           get_path ? "GET" : "POST");
     if (get_path || options)
         return true;
     if (coding && strcasecmp(coding, "identity"))
-        return kq_api_fail(e, 415, NULL, "unsupported_media_type", "Content-Encoding '%.50s' is not read here; send the body as it is", coding);
-    /* Asking for JSON by name also keeps web pages of other origins from posting to a server on the same machine without the browser's asking first. */
-    return media_type_is_json(header(c, "Content-Type")) || kq_api_fail(e, 415, NULL, "unsupported_media_type", "Content-Type must be application/json");
+        return kq_api_fail(e, 415, NULL, "unsupported_media_type",
+                           "Content-Encoding '%.50s' is not read here; send the body as it is", coding);
+    /* Asking for JSON by name also keeps web pages of other origins from posting to a server on the same
+     * machine without the browser's asking first. */
+    return media_type_is_json(header(c, "Content-Type")) ||
+           kq_api_fail(e, 415, NULL, "unsupported_media_type", "Content-Type must be application/json");
 }
 
-/* False: the connection cannot go on after this request, because where it ends is in doubt, or because its body is not wanted and has not been sent yet
- * (Expect: 100-continue, as curl asks before a large one). */
+/* False: the connection cannot go on after this request, because where it ends is in doubt, or because
+ * its body is not wanted and has not been sent yet (Expect: 100-continue, as curl asks before a large
+ * one). */
 static bool check_header(call *c, const char *url, const char *method, const char *version)
 {
     kq_head h = {.minor = strcmp(version, "HTTP/1.0") != 0};
@@ -565,7 +640,8 @@ static bool check_header(call *c, const char *url, const char *method, const cha
 static enum MHD_Result too_large(call *c)
 {
     kq_api_error e;
-    kq_api_fail(&e, 413, NULL, "request_too_large", "The body has more than the %zu bytes that are taken.", c->server->opt.max_body);
+    kq_api_fail(&e, 413, NULL, "request_too_large", "The body has more than the %zu bytes that are taken.",
+                c->server->opt.max_body);
     return send_error(c, &e);
 }
 
@@ -603,7 +679,8 @@ static call *begin(kq_server *s, struct MHD_Connection *connection, const char *
     c->connection = connection;
     snprintf(c->method, sizeof c->method, "%.7s", method);
     c->path = find_path(url, c->model_asked, sizeof c->model_asked);
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     c->guest = info ? info->socket_context : NULL;
     c->start_s = kq_guest_begins(s->door, c->guest);
     pthread_mutex_lock(&s->lock);
@@ -612,7 +689,8 @@ static call *begin(kq_server *s, struct MHD_Connection *connection, const char *
     return c;
 }
 
-static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *data, size_t *size,
+static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data, size_t *size,
                                   void **state)
 {
     kq_server *s = ctx;
@@ -640,7 +718,8 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
     return !strcmp(c->method, "OPTIONS") ? send_options(c) : c->path <= P_DETOKENIZE ? post(c) : get(c);
 }
 
-static void on_completed(void *ctx, struct MHD_Connection *connection, void **state, enum MHD_RequestTerminationCode how)
+static void on_completed(void *ctx, struct MHD_Connection *connection, void **state,
+                         enum MHD_RequestTerminationCode how)
 {
     kq_server *s = ctx;
     call *c = *state;
@@ -664,7 +743,8 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
     kq_metrics_answer(&s->metrics, c->path, status, seconds, first);
     if (s->opt.log) {
         char line[256];
-        snprintf(line, sizeof line, "%s %s %d %.0f ms, %zu tokens%s", c->method, path_name[c->path], c->status, 1e3 * seconds, made, status ? "" : " (the client left)");
+        snprintf(line, sizeof line, "%s %s %d %.0f ms, %zu tokens%s", c->method, path_name[c->path],
+                 c->status, 1e3 * seconds, made, status ? "" : " (the client left)");
         s->opt.log(s->opt.log_ctx, line);
     }
     kq_query_release(s->batch, c->job);
@@ -680,11 +760,13 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
 
 /* ---- connections ---- */
 
-static void on_connection(void *ctx, struct MHD_Connection *connection, void **state, enum MHD_ConnectionNotificationCode what)
+static void on_connection(void *ctx, struct MHD_Connection *connection, void **state,
+                          enum MHD_ConnectionNotificationCode what)
 {
     kq_server *s = ctx;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
         *state = info ? kq_door_guest(s->door, info->connect_fd) : NULL;
     } else {
         kq_door_leaves(s->door, *state); /* a file descriptor is closed only after this */
@@ -715,7 +797,8 @@ static void quiet_log(void *ctx, const char *format, va_list args)
 {
     (void)ctx;
     (void)format;
-    (void)args; /* libmicrohttpd's remarks on clients that break off; what matters comes back as a result */
+    /* libmicrohttpd's remarks on clients that break off; what matters comes back as a result */
+    (void)args;
 }
 
 /* Connections that the process has file descriptors for. */
@@ -723,7 +806,8 @@ static size_t connections(const kq_serve_options *opt)
 {
     struct rlimit files;
     size_t n = opt->max_connections;
-    if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur != RLIM_INFINITY && files.rlim_cur < n + OWN_FILES)
+    if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur != RLIM_INFINITY &&
+        files.rlim_cur < n + OWN_FILES)
         n = files.rlim_cur > 2 * OWN_FILES ? (size_t)files.rlim_cur - OWN_FILES : OWN_FILES;
     return n;
 }
@@ -731,8 +815,15 @@ static size_t connections(const kq_serve_options *opt)
 static kq_status open_door(const kq_serve_options *opt, kq_server *s, kq_door **out, kq_error *err)
 {
     const size_t n = connections(opt);
-    const kq_door_options d = {.host = opt->host, .port = opt->port, .max_connections = n, .max_per_address = opt->max_per_address < n / 2 ? opt->max_per_address : n / 2,
-                               .receive_s = opt->receive_s, .idle_s = opt->idle_s, .take = on_take, .refused = on_refused, .ctx = s};
+    const kq_door_options d = {.host = opt->host,
+                               .port = opt->port,
+                               .max_connections = n,
+                               .max_per_address = opt->max_per_address < n / 2 ? opt->max_per_address : n / 2,
+                               .receive_s = opt->receive_s,
+                               .idle_s = opt->idle_s,
+                               .take = on_take,
+                               .refused = on_refused,
+                               .ctx = s};
     return kq_door_open(&d, out, err);
 }
 
@@ -745,7 +836,8 @@ kq_status kq_server_check(const kq_serve_options *opt, bool *loopback, kq_error 
     return st;
 }
 
-kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const kq_config *cfg, const kq_tokenizer *tok, const kq_kern *kern, kq_server **out, kq_error *err)
+kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const kq_config *cfg,
+                          const kq_tokenizer *tok, const kq_kern *kern, kq_server **out, kq_error *err)
 {
     kq_status st;
     *out = NULL;
@@ -754,23 +846,39 @@ kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the server");
     s->opt = *opt;
     s->tok = tok;
-    s->limits = (kq_api_limits){.model = opt->model_name, .other_name = {opt->other_name, opt->model_path}, .any_model = opt->any_model, .vocab_size = stepper.vocab_size,
-                                .context = stepper.max_T, .max_choices = opt->max_choices, .sampling = opt->sampling};
+    s->limits = (kq_api_limits){.model = opt->model_name,
+                                .other_name = {opt->other_name, opt->model_path},
+                                .any_model = opt->any_model,
+                                .vocab_size = stepper.vocab_size,
+                                .context = stepper.max_T,
+                                .max_choices = opt->max_choices,
+                                .sampling = opt->sampling};
     if (getrandom(&s->id_key, sizeof s->id_key, 0) < 0)
         s->id_key = (uint64_t)time(NULL);
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->metrics.lock, NULL);
-    const kq_batch_options bo = {.stepper = stepper, .tok = tok, .cfg = cfg, .kern = kern, .rows = KQ_ENGINE_ROWS, .max_jobs = opt->max_jobs};
-    if ((st = open_door(opt, s, &s->door, err)) || (st = kq_batch_new(&bo, &s->batch, err)) || (st = kq_work_new(work_on, s, &s->work, err)))
+    const kq_batch_options bo = {.stepper = stepper,
+                                 .tok = tok,
+                                 .cfg = cfg,
+                                 .kern = kern,
+                                 .rows = KQ_ENGINE_ROWS,
+                                 .max_jobs = opt->max_jobs};
+    if ((st = open_door(opt, s, &s->door, err)) || (st = kq_batch_new(&bo, &s->batch, err)) ||
+        (st = kq_work_new(work_on, s, &s->work, err)))
         goto fail;
     s->own_names_only = kq_door_loopback(s->door) && !opt->api_key;
-    const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG | MHD_USE_NO_LISTEN_SOCKET;
-    s->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, quiet_log, NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)HTTP_THREADS,
-                                 MHD_OPTION_CONNECTION_LIMIT, 2 * (unsigned)opt->max_connections + OWN_FILES, /* the door keeps the limit; this is never met */
-                                 MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(opt->idle_s + 0.5), MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(3 * KQ_HEAD_BYTES),
-                                 MHD_OPTION_STRICT_FOR_CLIENT, -1, /* head.h is stricter, and says what is wrong in JSON */
-                                 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+    const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
+                           MHD_USE_ERROR_LOG | MHD_USE_NO_LISTEN_SOCKET;
+    s->daemon = MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, quiet_log, NULL,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+        MHD_OPTION_THREAD_POOL_SIZE, (unsigned)HTTP_THREADS,
+        /* the door keeps the limit; this is never met */
+        MHD_OPTION_CONNECTION_LIMIT, 2 * (unsigned)opt->max_connections + OWN_FILES,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(opt->idle_s + 0.5), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)(3 * KQ_HEAD_BYTES),
+        /* head.h is stricter, and says what is wrong in JSON */
+        MHD_OPTION_STRICT_FOR_CLIENT, -1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!s->daemon) {
         st = kq_fail(err, KQ_E_IO, "cannot start the HTTP threads: %s", strerror(errno));
         goto fail;
@@ -791,7 +899,10 @@ fail:
     return st;
 }
 
-unsigned kq_server_port(const kq_server *s) { return kq_door_port(s->door); }
+unsigned kq_server_port(const kq_server *s)
+{
+    return kq_door_port(s->door);
+}
 
 static size_t calls_at_work(kq_server *s)
 {
@@ -814,8 +925,11 @@ bool kq_server_stop(kq_server *s, bool (*hurry)(void *ctx), void *ctx)
         usleep(20000);
     const bool all = calls_at_work(s) == 0;
     kq_door_cancel(s->door); /* those that are still at work learn that they are cancelled */
-    /* a step of the model, or of preparing a request, has to end first, however long it takes: a suspended connection cannot be closed */
-    for (double t = kq_now_s(); calls_at_work(s) && (kq_now_s() - t < 5 || kq_batch_statistics(s->batch).jobs || kq_work_busy(s->work));)
+    /* a step of the model, or of preparing a request, has to end first, however long it takes: a
+     * suspended connection cannot be closed */
+    for (double t = kq_now_s();
+         calls_at_work(s) &&
+         (kq_now_s() - t < 5 || kq_batch_statistics(s->batch).jobs || kq_work_busy(s->work));)
         usleep(20000);
     kq_work_free(s->work);
     MHD_stop_daemon(s->daemon);

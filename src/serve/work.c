@@ -4,7 +4,9 @@
 
 #include "base/mem.h"
 
-typedef struct lane { kq_work_item *first, **end; } lane;
+typedef struct lane {
+    kq_work_item *first, **end;
+} lane;
 
 struct kq_work {
     void (*run)(void *ctx, kq_work_item *item);

@@ -12,9 +12,14 @@
 
 kq_dtype kq_gguf_dtype(uint32_t type)
 {
-    static const struct { uint32_t type; kq_dtype dtype; } map[] = {
-        {0, KQ_T_F32}, {1, KQ_T_F16}, {30, KQ_T_BF16}, {2, KQ_T_Q4_0}, {3, KQ_T_Q4_1}, {6, KQ_T_Q5_0}, {7, KQ_T_Q5_1}, {8, KQ_T_Q8_0},
-        {10, KQ_T_Q2_K}, {11, KQ_T_Q3_K}, {12, KQ_T_Q4_K}, {13, KQ_T_Q5_K}, {14, KQ_T_Q6_K}, {20, KQ_T_IQ4_NL}, {24, KQ_T_I8}, {25, KQ_T_I16}, {26, KQ_T_I32}, {27, KQ_T_I64},
+    static const struct {
+        uint32_t type;
+        kq_dtype dtype;
+    } map[] = {
+        {0, KQ_T_F32},   {1, KQ_T_F16},   {30, KQ_T_BF16}, {2, KQ_T_Q4_0},    {3, KQ_T_Q4_1},
+        {6, KQ_T_Q5_0},  {7, KQ_T_Q5_1},  {8, KQ_T_Q8_0},  {10, KQ_T_Q2_K},   {11, KQ_T_Q3_K},
+        {12, KQ_T_Q4_K}, {13, KQ_T_Q5_K}, {14, KQ_T_Q6_K}, {20, KQ_T_IQ4_NL}, {24, KQ_T_I8},
+        {25, KQ_T_I16},  {26, KQ_T_I32},  {27, KQ_T_I64},
     };
     for (size_t i = 0; i < sizeof map / sizeof *map; i++)
         if (map[i].type == type)
@@ -22,15 +27,20 @@ kq_dtype kq_gguf_dtype(uint32_t type)
     return KQ_T_OTHER;
 }
 
-/* GGUF's names and Hugging Face's: of tensors outside the blocks, and of the parts of a block (both followed by .weight or .bias). */
+/* GGUF's names and Hugging Face's: of tensors outside the blocks, and of the parts of a block (both
+ * followed by .weight or .bias). */
 static const char *const top_names[][2] = {
-    {"token_embd.weight", "model.embed_tokens.weight"}, {"output_norm.weight", "model.norm.weight"}, {"output.weight", "lm_head.weight"},
+    {"token_embd.weight", "model.embed_tokens.weight"},
+    {"output_norm.weight", "model.norm.weight"},
+    {"output.weight", "lm_head.weight"},
 };
 static const char *const block_names[][2] = {
-    {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}, {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"}, {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"},
-    {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"}, {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"},
+    {"attn_norm", "input_layernorm"},    {"ffn_norm", "post_attention_layernorm"},
+    {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"},
+    {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
+    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
 };
 
 /* from 0: GGUF to Hugging Face; 1: the other way. */
@@ -48,8 +58,10 @@ static void translate(const char *name, int from, char *buf, size_t cap)
     if (digits && digits < 8 && name[skip + digits] == '.')
         for (size_t i = 0; i < sizeof block_names / sizeof *block_names; i++) {
             size_t len = strlen(block_names[i][from]);
-            if (!strncmp(part, block_names[i][from], len) && (!strcmp(part + len, ".weight") || !strcmp(part + len, ".bias"))) {
-                snprintf(buf, cap, "%s%.*s.%s%s", prefix[!from], (int)digits, name + skip, block_names[i][!from], part + len);
+            if (!strncmp(part, block_names[i][from], len) &&
+                (!strcmp(part + len, ".weight") || !strcmp(part + len, ".bias"))) {
+                snprintf(buf, cap, "%s%.*s.%s%s", prefix[!from], (int)digits, name + skip,
+                         block_names[i][!from], part + len);
                 return;
             }
         }
@@ -75,31 +87,39 @@ static const kq_gguf_kv *find_arch(const kq_gguf *g, const char *arch, const cha
 }
 
 /* A non-negative whole number; absent: the fallback, or KQ_E_FORMAT when that is SIZE_MAX. */
-static kq_status get_size(const kq_gguf *g, const char *arch, const char *key, size_t fallback, size_t *out, kq_error *err)
+static kq_status get_size(const kq_gguf *g, const char *arch, const char *key, size_t fallback, size_t *out,
+                          kq_error *err)
 {
     const kq_gguf_kv *kv = find_arch(g, arch, key);
     int64_t value;
     *out = fallback;
     if (!kv)
-        return fallback == SIZE_MAX ? kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is missing", kq_gguf_path(g), arch, key) : KQ_OK;
+        return fallback == SIZE_MAX
+                   ? kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is missing", kq_gguf_path(g), arch, key)
+                   : KQ_OK;
     if (!kq_gguf_int(kv, 0, &value) || value < 0)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is not a whole number of at least 0", kq_gguf_path(g), arch, key);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is not a whole number of at least 0", kq_gguf_path(g),
+                       arch, key);
     for (size_t i = 1; i < kv->n; i++) { /* one value a layer */
         int64_t other;
         if (!kq_gguf_int(kv, i, &other) || other != value)
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is a list of different values: layers of different sizes are not supported",
-                           kq_gguf_path(g), arch, key);
+            return kq_fail(
+                err, KQ_E_UNSUPPORTED,
+                "%s: %s.%s is a list of different values: layers of different sizes are not supported",
+                kq_gguf_path(g), arch, key);
     }
     *out = (size_t)value;
     return KQ_OK;
 }
 
-static kq_status get_number(const kq_gguf *g, const char *arch, const char *key, double fallback, double *out, kq_error *err)
+static kq_status get_number(const kq_gguf *g, const char *arch, const char *key, double fallback, double *out,
+                            kq_error *err)
 {
     const kq_gguf_kv *kv = find_arch(g, arch, key);
     *out = fallback;
     if (!kv)
-        return isnan(fallback) ? kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is missing", kq_gguf_path(g), arch, key) : KQ_OK;
+        return isnan(fallback) ? kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is missing", kq_gguf_path(g), arch, key)
+                               : KQ_OK;
     if (kv->is_array || !kq_gguf_f64(kv, 0, out))
         return kq_fail(err, KQ_E_FORMAT, "%s: %s.%s is not a number", kq_gguf_path(g), arch, key);
     return KQ_OK;
@@ -113,7 +133,8 @@ static const kq_gguf_tensor *find_tensor(const kq_gguf *g, const char *name)
     return NULL;
 }
 
-/* ---- the rotary embedding, as llama.cpp reads it for these architectures (llama_model_base::load_hparams, llama_context's constructor) ---- */
+/* ---- the rotary embedding, as llama.cpp reads it for these architectures (llama_model_base::load_hparams,
+ * llama_context's constructor)  */
 
 /* A setting of YaRN that other architectures read: what it would have to be to mean nothing. */
 static kq_status pass_over(const kq_gguf *g, const char *arch, const char *key, double nothing, kq_error *err)
@@ -121,17 +142,24 @@ static kq_status pass_over(const kq_gguf *g, const char *arch, const char *key, 
     double value;
     kq_status status = get_number(g, arch, key, nothing, &value, err);
     if (!status && value != nothing)
-        kq_warn("%s: %s.%s is %g; llama.cpp does not read it for this architecture, and it is passed over here too", kq_gguf_path(g), arch, key,
-                value);
+        kq_warn("%s: %s.%s is %g; llama.cpp does not read it for this architecture, and it is passed over "
+                "here too",
+                kq_gguf_path(g), arch, key, value);
     return status;
 }
 
-/* Without a type the scaling is linear. A factor of 0 counts as 1. YaRN's attention factor is 0.1 ln(factor) + 1, times rope.scaling.attn_factor. */
+/* Without a type the scaling is linear. A factor of 0 counts as 1. YaRN's attention factor is 0.1
+ * ln(factor) + 1, times rope.scaling.attn_factor. */
 static kq_status parse_rope(const kq_gguf *g, const char *arch, kq_config *cfg, kq_error *err)
 {
-    static const struct { const char *key; double nothing; } unread[] = {
-        {"rope.scaling.yarn_ext_factor", 1}, {"rope.scaling.yarn_attn_factor", 1}, {"rope.scaling.yarn_beta_fast", 32},
-        {"rope.scaling.yarn_beta_slow", 1}, {"rope.scaling.yarn_log_multiplier", 0}};
+    static const struct {
+        const char *key;
+        double nothing;
+    } unread[] = {{"rope.scaling.yarn_ext_factor", 1},
+                  {"rope.scaling.yarn_attn_factor", 1},
+                  {"rope.scaling.yarn_beta_fast", 32},
+                  {"rope.scaling.yarn_beta_slow", 1},
+                  {"rope.scaling.yarn_log_multiplier", 0}};
     const kq_gguf_kv *type = find_arch(g, arch, "rope.scaling.type");
     const bool yarn = kq_gguf_str_is(type, 0, "yarn"), none = kq_gguf_str_is(type, 0, "none");
     kq_rope_scaling *s = &cfg->rope_scaling;
@@ -140,17 +168,20 @@ static kq_status parse_rope(const kq_gguf *g, const char *arch, kq_config *cfg, 
         const char *text = "(no string)";
         size_t len = strlen(text);
         kq_gguf_str(type, 0, &text, &len);
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.rope.scaling.type is \"%.*s\", kronq supports none, linear and yarn", kq_gguf_path(g), arch,
-                       (int)(len < 60 ? len : 60), text);
+        return kq_fail(err, KQ_E_UNSUPPORTED,
+                       "%s: %s.rope.scaling.type is \"%.*s\", kronq supports none, linear and yarn",
+                       kq_gguf_path(g), arch, (int)(len < 60 ? len : 60), text);
     }
     if ((status = get_number(g, arch, "rope.scale_linear", 1, &s->factor, err)) || /* the older name */
         (status = get_number(g, arch, "rope.scaling.factor", s->factor, &s->factor, err)) ||
         (status = get_number(g, arch, "rope.scaling.attn_factor", 1, &s->attention_factor, err)) ||
-        (status = get_size(g, arch, "rope.scaling.original_context_length", cfg->max_position, &s->original_max_position, err)))
+        (status = get_size(g, arch, "rope.scaling.original_context_length", cfg->max_position,
+                           &s->original_max_position, err)))
         return status;
     if (!(s->attention_factor > 0) || !(s->factor >= 0))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s.rope.scaling.factor %g and attn_factor %g must be positive numbers", kq_gguf_path(g), arch,
-                       s->factor, s->attention_factor);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: %s.rope.scaling.factor %g and attn_factor %g must be positive numbers",
+                       kq_gguf_path(g), arch, s->factor, s->attention_factor);
     for (size_t i = 0; i < sizeof unread / sizeof *unread && yarn; i++)
         if ((status = pass_over(g, arch, unread[i].key, unread[i].nothing, err)))
             return status;
@@ -164,7 +195,8 @@ static kq_status parse_rope(const kq_gguf *g, const char *arch, kq_config *cfg, 
         s->attention_factor *= kq_rope_mscale(s->factor, 1);
         s->original_max_position = s->original_max_position ? s->original_max_position : cfg->max_position;
     } else {
-        *s = (kq_rope_scaling){.kind = KQ_ROPE_LINEAR, .factor = s->factor, .attention_factor = s->attention_factor};
+        *s = (kq_rope_scaling){
+            .kind = KQ_ROPE_LINEAR, .factor = s->factor, .attention_factor = s->attention_factor};
     }
     if (s->attention_factor == 1 && !yarn)
         s->attention_factor = 0; /* as a folder's configuration leaves it */
@@ -180,7 +212,9 @@ static kq_status parse_rope_freqs(const kq_gguf *g, kq_config *cfg, kq_error *er
     if (!t)
         return KQ_OK;
     if (t->type != 0 || t->rank != 1 || t->n_elem != half)
-        return kq_fail(err, KQ_E_SHAPE, "%s: rope_freqs.weight is not F32 of %zu elements, half of the head's size", kq_gguf_path(g), half);
+        return kq_fail(err, KQ_E_SHAPE,
+                       "%s: rope_freqs.weight is not F32 of %zu elements, half of the head's size",
+                       kq_gguf_path(g), half);
     kq_status status = kq_alloc_for((void **)&divisor, half, sizeof *divisor, "rope_freqs.weight", err);
     if (status)
         return status;
@@ -199,12 +233,14 @@ static kq_status refuse_features(const kq_gguf *g, const char *arch, kq_error *e
         if ((status = get_size(g, arch, zero[i], 0, &n, err)))
             return status;
         if (n)
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is %zu, which kronq does not support", kq_gguf_path(g), arch, zero[i], n);
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.%s is %zu, which kronq does not support",
+                           kq_gguf_path(g), arch, zero[i], n);
     }
     return KQ_OK;
 }
 
-/* llama.cpp counts the tokens and does not look at vocab_size; where the embedding has other rows, the key may explain them. */
+/* llama.cpp counts the tokens and does not look at vocab_size; where the embedding has other rows, the
+ * key may explain them. */
 static kq_status parse_vocab(const kq_gguf *g, const char *arch, kq_config *cfg, kq_error *err)
 {
     const kq_gguf_kv *tokens = kq_gguf_find(g, "tokenizer.ggml.tokens");
@@ -213,11 +249,12 @@ static kq_status parse_vocab(const kq_gguf *g, const char *arch, kq_config *cfg,
     kq_gguf_special special;
     kq_status status;
     cfg->vocab_size = n_token;
-    if ((!embed || embed->rank != 2 || embed->ne[1] != n_token) && (status = get_size(g, arch, "vocab_size", n_token, &cfg->vocab_size, err)))
+    if ((!embed || embed->rank != 2 || embed->ne[1] != n_token) &&
+        (status = get_size(g, arch, "vocab_size", n_token, &cfg->vocab_size, err)))
         return status;
     if (tokens && n_token > cfg->vocab_size)
-        return kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.ggml.tokens has %zu tokens, %s.vocab_size is %zu", kq_gguf_path(g), tokens->n, arch,
-                       cfg->vocab_size);
+        return kq_fail(err, KQ_E_FORMAT, "%s: tokenizer.ggml.tokens has %zu tokens, %s.vocab_size is %zu",
+                       kq_gguf_path(g), tokens->n, arch, cfg->vocab_size);
     if ((status = kq_gguf_special_read(g, &special, err)))
         return status;
     cfg->bos_id = special.bos;
@@ -226,7 +263,8 @@ static kq_status parse_vocab(const kq_gguf *g, const char *arch, kq_config *cfg,
     return KQ_OK;
 }
 
-/* llama.cpp opens no file that holds a tensor which the architecture has no place for: it would compute something else. */
+/* llama.cpp opens no file that holds a tensor which the architecture has no place for: it would compute
+ * something else. */
 static kq_status check_names(const kq_gguf *g, const kq_config *cfg, kq_error *err)
 {
     for (size_t i = 0; i < kq_gguf_n_tensors(g); i++) {
@@ -238,8 +276,10 @@ static kq_status check_names(const kq_gguf *g, const kq_config *cfg, kq_error *e
         if (!strcmp(name, "cls.output.weight") && cfg->arch == KQ_ARCH_QWEN3)
             kq_warn("%s: %s, which ranks texts, is passed over", kq_gguf_path(g), name);
         else if (!known || (head_norm && cfg->arch == KQ_ARCH_LLAMA))
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor %s has no place in the %s architecture, which kronq would compute without it",
-                           kq_gguf_path(g), name, cfg->arch == KQ_ARCH_LLAMA ? "llama" : "qwen3");
+            return kq_fail(
+                err, KQ_E_UNSUPPORTED,
+                "%s: tensor %s has no place in the %s architecture, which kronq would compute without it",
+                kq_gguf_path(g), name, cfg->arch == KQ_ARCH_LLAMA ? "llama" : "qwen3");
     }
     return KQ_OK;
 }
@@ -254,37 +294,45 @@ kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err)
     if (!name || name->is_array || !kq_gguf_str(name, 0, &text, &len))
         return kq_fail(err, KQ_E_FORMAT, "%s: general.architecture is missing", path);
     if (!kq_gguf_str_is(name, 0, "llama") && !kq_gguf_str_is(name, 0, "qwen3"))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: general.architecture is \"%.*s\", kronq supports \"llama\" and \"qwen3\"", path,
+        return kq_fail(err, KQ_E_UNSUPPORTED,
+                       "%s: general.architecture is \"%.*s\", kronq supports \"llama\" and \"qwen3\"", path,
                        (int)(len < 100 ? len : 100), text);
     cfg->arch = *text == 'l' ? KQ_ARCH_LLAMA : KQ_ARCH_QWEN3;
     const char *arch = *text == 'l' ? "llama" : "qwen3";
     kq_status status;
     double eps;
-    if ((status = refuse_features(g, arch, err)) || (status = get_size(g, arch, "block_count", SIZE_MAX, &cfg->n_layer, err)) ||
+    if ((status = refuse_features(g, arch, err)) ||
+        (status = get_size(g, arch, "block_count", SIZE_MAX, &cfg->n_layer, err)) ||
         (status = get_size(g, arch, "embedding_length", SIZE_MAX, &cfg->d_model, err)) ||
         (status = get_size(g, arch, "feed_forward_length", SIZE_MAX, &cfg->d_ff, err)) ||
         (status = get_size(g, arch, "attention.head_count", SIZE_MAX, &cfg->n_head, err)) ||
         (status = get_size(g, arch, "attention.head_count_kv", cfg->n_head, &cfg->n_kv_head, err)) ||
         (status = get_size(g, arch, "context_length", SIZE_MAX, &cfg->max_position, err)) ||
         (status = get_number(g, arch, "attention.layer_norm_rms_epsilon", NAN, &eps, err)) ||
-        (status = get_number(g, arch, "rope.freq_base", 10000, &cfg->rope_theta, err)) || (status = parse_vocab(g, arch, cfg, err)))
+        (status = get_number(g, arch, "rope.freq_base", 10000, &cfg->rope_theta, err)) ||
+        (status = parse_vocab(g, arch, cfg, err)))
         return status;
     cfg->rms_eps = (float)eps;
     if (!cfg->n_head)
         return kq_fail(err, KQ_E_FORMAT, "%s: %s.attention.head_count is 0", path, arch);
     size_t value_dim, rope_dim;
     if (!find_arch(g, arch, "attention.key_length") && cfg->d_model % cfg->n_head)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s.embedding_length %zu is no multiple of attention.head_count %zu", path, arch, cfg->d_model,
-                       cfg->n_head);
-    if ((status = get_size(g, arch, "attention.key_length", cfg->d_model / cfg->n_head, &cfg->head_dim, err)) ||
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: %s.embedding_length %zu is no multiple of attention.head_count %zu", path, arch,
+                       cfg->d_model, cfg->n_head);
+    if ((status =
+             get_size(g, arch, "attention.key_length", cfg->d_model / cfg->n_head, &cfg->head_dim, err)) ||
         (status = get_size(g, arch, "attention.value_length", cfg->head_dim, &value_dim, err)) ||
         (status = get_size(g, arch, "rope.dimension_count", cfg->head_dim, &rope_dim, err)))
         return status;
     if (value_dim != cfg->head_dim || rope_dim != cfg->head_dim)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s.attention.value_length %zu and rope.dimension_count %zu must both be the head's size %zu",
-                       path, arch, value_dim, rope_dim, cfg->head_dim);
+        return kq_fail(
+            err, KQ_E_UNSUPPORTED,
+            "%s: %s.attention.value_length %zu and rope.dimension_count %zu must both be the head's size %zu",
+            path, arch, value_dim, rope_dim, cfg->head_dim);
     cfg->tie_embeddings = !find_tensor(g, "output.weight");
-    if ((status = check_names(g, cfg, err)) || (status = parse_rope(g, arch, cfg, err)) || (status = kq_config_check(cfg, path, err)))
+    if ((status = check_names(g, cfg, err)) || (status = parse_rope(g, arch, cfg, err)) ||
+        (status = kq_config_check(cfg, path, err)))
         return status;
     return parse_rope_freqs(g, cfg, err);
 }

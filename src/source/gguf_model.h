@@ -6,13 +6,14 @@
 #include "format/gguf.h"
 #include "source/source.h"
 
-/* Architecture and sizes from the metadata (general.architecture llama or qwen3) and the tensor table (tied when there is no output.weight;
- * the rotary embedding's scaling from the keys and from rope_freqs.weight, as llama.cpp reads them). Checked with kq_config_check.
- * KQ_E_UNSUPPORTED names the key that asks for what kronq does not do. */
+/* Architecture and sizes from the metadata (general.architecture llama or qwen3) and the tensor table
+ * (tied when there is no output.weight; the rotary embedding's scaling from the keys and from
+ * rope_freqs.weight, as llama.cpp reads them). Checked with kq_config_check. KQ_E_UNSUPPORTED names the
+ * key that asks for what kronq does not do. */
 kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err);
 
-/* The Hugging Face name of a GGUF tensor into buf ("blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"); names that have no
- * counterpart are copied. */
+/* The Hugging Face name of a GGUF tensor into buf ("blk.3.attn_q.weight" ->
+ * "model.layers.3.self_attn.q_proj.weight"); names that have no counterpart are copied. */
 void kq_gguf_hf_name(const char *name, char *buf, size_t cap);
 /* And back: "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight". */
 void kq_gguf_name(const char *hf_name, char *buf, size_t cap);

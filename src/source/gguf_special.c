@@ -8,27 +8,102 @@
 #include "base/mem.h"
 
 /* What a name says. */
-enum { EOT = 1, EOM = 2, FIM_PRE = 4, FIM_SUF = 8, FIM_MID = 16, FIM_PAD = 32, FIM_REP = 64, FIM_SEP = 128, ENDS = 256, SHOWN = 512, N_ROLE = 8 };
+enum {
+    EOT = 1,
+    EOM = 2,
+    FIM_PRE = 4,
+    FIM_SUF = 8,
+    FIM_MID = 16,
+    FIM_PAD = 32,
+    FIM_REP = 64,
+    FIM_SEP = 128,
+    ENDS = 256,
+    SHOWN = 512,
+    N_ROLE = 8
+};
 
-static const struct named { const char *name; unsigned says; } names[] = {
-    {"<|eot_id|>", EOT | ENDS}, {"<|im_end|>", EOT | ENDS}, {"<|end|>", EOT | ENDS}, {"<end_of_turn>", EOT | ENDS}, {"<|endoftext|>", EOT | ENDS},
-    {"<|end_of_text|>", EOT | ENDS}, {"<EOT>", EOT | ENDS}, {"_<EOT>", EOT | ENDS}, {"[EOT]", EOT | ENDS}, {"<end_of_utterance>", EOT | ENDS},
-    {"<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", EOT | ENDS}, {"<|eom_id|>", EOM | ENDS}, {"<|return|>", ENDS},
-    {"<|call|>", ENDS}, {"<|flush|>", ENDS}, {"<|calls|>", ENDS}, {"</s>", ENDS}, {"[EOS]", ENDS}, {"<eos>", ENDS}, {"<turn|>", ENDS},
-    {"<|tool_response>", ENDS}, {"[e~[", ENDS}, {"<|fim_prefix|>", FIM_PRE}, {"<fim-prefix>", FIM_PRE}, {"<fim_prefix>", FIM_PRE},
-    {"<\xef\xbd\x9c" "fim\xe2\x96\x81" "begin\xef\xbd\x9c>", FIM_PRE}, {"<PRE>", FIM_PRE}, {"\xe2\x96\x81<PRE>", FIM_PRE},
-    {"<|code_prefix|>", FIM_PRE}, {"<|prefix|>", FIM_PRE}, {"<|fim_suffix|>", FIM_SUF}, {"<fim-suffix>", FIM_SUF}, {"<fim_suffix>", FIM_SUF},
-    {"<\xef\xbd\x9c" "fim\xe2\x96\x81hole\xef\xbd\x9c>", FIM_SUF}, {"<SUF>", FIM_SUF}, {"\xe2\x96\x81<SUF>", FIM_SUF}, {"<|code_suffix|>", FIM_SUF},
-    {"<|suffix|>", FIM_SUF}, {"<|fim_middle|>", FIM_MID}, {"<fim-middle>", FIM_MID}, {"<fim_middle>", FIM_MID},
-    {"<\xef\xbd\x9c" "fim\xe2\x96\x81" "end\xef\xbd\x9c>", FIM_MID}, {"<MID>", FIM_MID}, {"\xe2\x96\x81<MID>", FIM_MID}, {"<|code_middle|>", FIM_MID},
-    {"<|middle|>", FIM_MID}, {"<|fim_pad|>", FIM_PAD}, {"<fim-pad>", FIM_PAD}, {"<fim_pad>", FIM_PAD}, {"<PAD>", FIM_PAD}, {"[PAD]", FIM_PAD},
-    {"<|fim_repo|>", FIM_REP}, {"<|repo_name|>", FIM_REP}, {"<fim-repo>", FIM_REP}, {"<REPO>", FIM_REP}, {"<reponame>", FIM_REP},
-    {"<|file_sep|>", FIM_SEP}, {"<|channel|>", SHOWN}, {"<|message|>", SHOWN}, {"<|start|>", SHOWN}, {"<|constrain|>", SHOWN},
+static const struct named {
+    const char *name;
+    unsigned says;
+} names[] = {
+    {"<|eot_id|>", EOT | ENDS},
+    {"<|im_end|>", EOT | ENDS},
+    {"<|end|>", EOT | ENDS},
+    {"<end_of_turn>", EOT | ENDS},
+    {"<|endoftext|>", EOT | ENDS},
+    {"<|end_of_text|>", EOT | ENDS},
+    {"<EOT>", EOT | ENDS},
+    {"_<EOT>", EOT | ENDS},
+    {"[EOT]", EOT | ENDS},
+    {"<end_of_utterance>", EOT | ENDS},
+    {"<\xef\xbd\x9c"
+     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+     EOT | ENDS},
+    {"<|eom_id|>", EOM | ENDS},
+    {"<|return|>", ENDS},
+    {"<|call|>", ENDS},
+    {"<|flush|>", ENDS},
+    {"<|calls|>", ENDS},
+    {"</s>", ENDS},
+    {"[EOS]", ENDS},
+    {"<eos>", ENDS},
+    {"<turn|>", ENDS},
+    {"<|tool_response>", ENDS},
+    {"[e~[", ENDS},
+    {"<|fim_prefix|>", FIM_PRE},
+    {"<fim-prefix>", FIM_PRE},
+    {"<fim_prefix>", FIM_PRE},
+    {"<\xef\xbd\x9c"
+     "fim\xe2\x96\x81"
+     "begin\xef\xbd\x9c>",
+     FIM_PRE},
+    {"<PRE>", FIM_PRE},
+    {"\xe2\x96\x81<PRE>", FIM_PRE},
+    {"<|code_prefix|>", FIM_PRE},
+    {"<|prefix|>", FIM_PRE},
+    {"<|fim_suffix|>", FIM_SUF},
+    {"<fim-suffix>", FIM_SUF},
+    {"<fim_suffix>", FIM_SUF},
+    {"<\xef\xbd\x9c"
+     "fim\xe2\x96\x81hole\xef\xbd\x9c>",
+     FIM_SUF},
+    {"<SUF>", FIM_SUF},
+    {"\xe2\x96\x81<SUF>", FIM_SUF},
+    {"<|code_suffix|>", FIM_SUF},
+    {"<|suffix|>", FIM_SUF},
+    {"<|fim_middle|>", FIM_MID},
+    {"<fim-middle>", FIM_MID},
+    {"<fim_middle>", FIM_MID},
+    {"<\xef\xbd\x9c"
+     "fim\xe2\x96\x81"
+     "end\xef\xbd\x9c>",
+     FIM_MID},
+    {"<MID>", FIM_MID},
+    {"\xe2\x96\x81<MID>", FIM_MID},
+    {"<|code_middle|>", FIM_MID},
+    {"<|middle|>", FIM_MID},
+    {"<|fim_pad|>", FIM_PAD},
+    {"<fim-pad>", FIM_PAD},
+    {"<fim_pad>", FIM_PAD},
+    {"<PAD>", FIM_PAD},
+    {"[PAD]", FIM_PAD},
+    {"<|fim_repo|>", FIM_REP},
+    {"<|repo_name|>", FIM_REP},
+    {"<fim-repo>", FIM_REP},
+    {"<REPO>", FIM_REP},
+    {"<reponame>", FIM_REP},
+    {"<|file_sep|>", FIM_SEP},
+    {"<|channel|>", SHOWN},
+    {"<|message|>", SHOWN},
+    {"<|start|>", SHOWN},
+    {"<|constrain|>", SHOWN},
 };
 enum { N_NAME = sizeof names / sizeof *names };
 
-/* The roles that a key can give, in the order of their bits; of the first three prefix names an older key says the same. */
-static const char *const role_keys[N_ROLE] = {"eot", "eom", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"};
+/* The roles that a key can give, in the order of their bits; of the first three prefix names an older
+ * key says the same. */
+static const char *const role_keys[N_ROLE] = {"eot",     "eom",     "fim_pre", "fim_suf",
+                                              "fim_mid", "fim_pad", "fim_rep", "fim_sep"};
 static const char *const older_keys[N_ROLE] = {[2] = "prefix", [3] = "suffix", [4] = "middle"};
 
 bool kq_gguf_ends_by_name(const char *name)
@@ -42,9 +117,9 @@ bool kq_gguf_ends_by_name(const char *name)
 typedef struct reader {
     const kq_gguf *g;
     kq_gguf_special *out;
-    size_t n;                             /* tokens; 0: not known */
-    int32_t role[N_ROLE];                 /* -1: none */
-    int32_t has[N_NAME];                  /* the token of each name; -1: none */
+    size_t n;             /* tokens; 0: not known */
+    int32_t role[N_ROLE]; /* -1: none */
+    int32_t has[N_NAME];  /* the token of each name; -1: none */
     kq_error *err;
 } reader;
 
@@ -60,7 +135,8 @@ static kq_status read_key(const reader *r, const char *role, int32_t *id)
     if (kv->is_array || !kq_gguf_int(kv, 0, &value))
         return kq_fail(r->err, KQ_E_FORMAT, "%s: %s is not the id of a token", kq_gguf_path(r->g), key);
     if (value < 0 || value > INT32_MAX || (r->n && (uint64_t)value >= r->n))
-        kq_warn("%s: %s is %lld, not one of the %zu tokens; it is passed over", kq_gguf_path(r->g), key, (long long)value, r->n);
+        kq_warn("%s: %s is %lld, not one of the %zu tokens; it is passed over", kq_gguf_path(r->g), key,
+                (long long)value, r->n);
     else
         *id = (int32_t)value;
     return KQ_OK;
@@ -74,7 +150,8 @@ static void retype(reader *r, int32_t id, int32_t type)
             s->retyped[i].type = type;
             return;
         }
-    if (s->n_retyped < sizeof s->retyped / sizeof *s->retyped) { /* at most one entry a name, and there are fewer names */
+    if (s->n_retyped <
+        sizeof s->retyped / sizeof *s->retyped) { /* at most one entry a name, and there are fewer names */
         s->retyped[s->n_retyped].id = id;
         s->retyped[s->n_retyped++].type = type;
     }
@@ -126,7 +203,8 @@ static kq_status add_end(reader *r, int32_t id)
     if (id < 0 || ends(s, id))
         return KQ_OK;
     if (s->n_end == KQ_MAX_EOS)
-        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: more than %d tokens end an answer", kq_gguf_path(r->g), KQ_MAX_EOS);
+        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: more than %d tokens end an answer", kq_gguf_path(r->g),
+                       KQ_MAX_EOS);
     s->end[s->n_end++] = id;
     return KQ_OK;
 }
@@ -172,7 +250,8 @@ static kq_status find_ends(reader *r)
 {
     kq_gguf_special *s = r->out;
     kq_status status;
-    if ((status = add_end(r, s->eos)) || (status = add_end(r, r->role[0])) || (status = add_end(r, r->role[1])))
+    if ((status = add_end(r, s->eos)) || (status = add_end(r, r->role[0])) ||
+        (status = add_end(r, r->role[1])))
         return status;
     const size_t first = s->n_end;
     for (int role = 5; role < N_ROLE; role++)
@@ -196,7 +275,10 @@ static kq_status find_ends(reader *r)
 kq_status kq_gguf_special_read(const kq_gguf *g, kq_gguf_special *out, kq_error *err)
 {
     const kq_gguf_kv *tokens = kq_gguf_find(g, "tokenizer.ggml.tokens");
-    reader r = {.g = g, .out = out, .n = tokens && tokens->is_array && tokens->type == KQ_GGUF_STRING ? tokens->n : 0, .err = err};
+    reader r = {.g = g,
+                .out = out,
+                .n = tokens && tokens->is_array && tokens->type == KQ_GGUF_STRING ? tokens->n : 0,
+                .err = err};
     kq_status status;
     *out = (kq_gguf_special){.bos = -1, .eos = -1, .unknown = -1, .padding = -1};
     if (kq_gguf_str_is(kq_gguf_find(g, "tokenizer.ggml.model"), 0, "llama")) {
@@ -204,12 +286,14 @@ kq_status kq_gguf_special_read(const kq_gguf *g, kq_gguf_special *out, kq_error 
         out->eos = r.n > 2 ? 2 : -1;
         out->unknown = r.n > 0 ? 0 : -1;
     }
-    if ((status = read_key(&r, "bos", &out->bos)) || (status = read_key(&r, "eos", &out->eos)) || (status = read_key(&r, "unknown", &out->unknown)) ||
+    if ((status = read_key(&r, "bos", &out->bos)) || (status = read_key(&r, "eos", &out->eos)) ||
+        (status = read_key(&r, "unknown", &out->unknown)) ||
         (status = read_key(&r, "padding", &out->padding)))
         return status;
     for (int role = 0; role < N_ROLE; role++) {
         r.role[role] = -1;
-        if ((status = read_key(&r, role_keys[role], &r.role[role])) || (older_keys[role] && (status = read_key(&r, older_keys[role], &r.role[role]))))
+        if ((status = read_key(&r, role_keys[role], &r.role[role])) ||
+            (older_keys[role] && (status = read_key(&r, older_keys[role], &r.role[role]))))
             return status;
     }
     find_names(&r);

@@ -13,7 +13,13 @@
 #include "source/generation_config.h"
 #include "format/json.h"
 
-enum { MAX_PATH = 4096, MAX_CONFIG = 16 << 20, MAX_INDEX = 512 << 20, MAX_SHARD = 4096, NAME_CAP = sizeof *((kq_hf_folder *)0)->name };
+enum {
+    MAX_PATH = 4096,
+    MAX_CONFIG = 16 << 20,
+    MAX_INDEX = 512 << 20,
+    MAX_SHARD = 4096,
+    NAME_CAP = sizeof *((kq_hf_folder *)0)->name
+};
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -23,8 +29,9 @@ static bool ends_with(const char *text, const char *end)
 
 /* ---- the files ---- */
 
-/* Only a plain name may come from an index or config.json: no folder, no way up. (A symbolic link is fine: download caches are made of them, and what
- * it leads to must be a well-formed safetensors file like any other.) */
+/* Only a plain name may come from an index or config.json: no folder, no way up. (A symbolic link is
+ * fine: download caches are made of them, and what it leads to must be a well-formed safetensors file
+ * like any other.) */
 static bool plain_name(const char *name)
 {
     return *name && strlen(name) < 256 && !strpbrk(name, "/\\") && strcmp(name, ".") && strcmp(name, "..");
@@ -59,11 +66,13 @@ static kq_status open_shards(kq_hf_folder *f, const char *dir, json_t *map, cons
     kq_status status = kq_alloc_for((void **)&names, json_object_size(map), sizeof *names, "the index", err);
     if (status)
         return status;
-    json_object_foreach(map, tensor, value) {
+    json_object_foreach(map, tensor, value)
+    {
         const char *name = json_string_value(value);
         if (!name || !plain_name(name)) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: weight_map sends %.200s to \"%.200s\", expected a file of the same folder", path, tensor,
-                             name ? name : "(no string)");
+            status = kq_fail(err, KQ_E_FORMAT,
+                             "%s: weight_map sends %.200s to \"%.200s\", expected a file of the same folder",
+                             path, tensor, name ? name : "(no string)");
             goto out;
         }
         if (!n || strcmp(name, names[n - 1]))
@@ -76,7 +85,10 @@ static kq_status open_shards(kq_hf_folder *f, const char *dir, json_t *map, cons
         if (f->n_file == MAX_SHARD)
             status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: names more than %d files", path, MAX_SHARD);
         else if (!is_there(dir, names[i]))
-            status = kq_fail(err, KQ_E_IO, "%s: names %s, which is not there (is the download complete, is the index stale?)", path, names[i]);
+            status =
+                kq_fail(err, KQ_E_IO,
+                        "%s: names %s, which is not there (is the download complete, is the index stale?)",
+                        path, names[i]);
         else
             status = open_file(f, dir, names[i], err);
     }
@@ -86,7 +98,8 @@ out:
 }
 
 /* *map: the index's weight_map, for messages; the caller decrefs *root. */
-static kq_status open_index(kq_hf_folder *f, const char *dir, const char *name, json_t **root, json_t **map, kq_error *err)
+static kq_status open_index(kq_hf_folder *f, const char *dir, const char *name, json_t **root, json_t **map,
+                            kq_error *err)
 {
     char path[MAX_PATH];
     kq_status status = kq_path_join(path, sizeof path, dir, name, err);
@@ -112,20 +125,34 @@ static void first_ending(const char *dir, const char *end, char found[256])
 
 static kq_status no_weights(const char *dir, kq_error *err)
 {
-    static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors", "consolidated.00.pth", "tf_model.h5",
+    static const char *const others[] = {"pytorch_model.bin",
+                                         "pytorch_model.bin.index.json",
+                                         "consolidated.safetensors",
+                                         "consolidated.00.pth",
+                                         "tf_model.h5",
                                          "flax_model.msgpack"};
     char path[MAX_PATH], to[2], other[256];
     if (!kq_path_join(path, sizeof path, dir, "model.safetensors", NULL) && readlink(path, to, sizeof to) > 0)
-        return kq_fail(err, KQ_E_IO, "%s: is a link to a file that is not there (is the download complete?)", path);
+        return kq_fail(err, KQ_E_IO, "%s: is a link to a file that is not there (is the download complete?)",
+                       path);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (is_there(dir, others[i]))
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: holds %s, but no model.safetensors, which kronq reads; transformers writes one: "
-                           "AutoModelForCausalLM.from_pretrained(FOLDER, dtype=\"auto\").save_pretrained(NEW_FOLDER)", dir, others[i]);
+            return kq_fail(
+                err, KQ_E_UNSUPPORTED,
+                "%s: holds %s, but no model.safetensors, which kronq reads; transformers writes one: "
+                "AutoModelForCausalLM.from_pretrained(FOLDER, dtype=\"auto\").save_pretrained(NEW_FOLDER)",
+                dir, others[i]);
     first_ending(dir, ".safetensors", other);
     if (*other)
-        return kq_fail(err, KQ_E_IO, "%s: holds %s, but neither model.safetensors nor model.safetensors.index.json, which would name it "
-                       "(is the download complete?)", dir, other);
-    return kq_fail(err, KQ_E_IO, "%s: holds neither model.safetensors nor model.safetensors.index.json (kronq reads no other weight files)", dir);
+        return kq_fail(err, KQ_E_IO,
+                       "%s: holds %s, but neither model.safetensors nor model.safetensors.index.json, which "
+                       "would name it "
+                       "(is the download complete?)",
+                       dir, other);
+    return kq_fail(err, KQ_E_IO,
+                   "%s: holds neither model.safetensors nor model.safetensors.index.json (kronq reads no "
+                   "other weight files)",
+                   dir);
 }
 
 /* An index beside the single file is not used. Worth saying, unless it names that very file everywhere. */
@@ -134,9 +161,10 @@ static void warn_of_index(const char *dir, const char *index, const char *single
     char path[MAX_PATH];
     const char *tensor;
     json_t *root = NULL, *value;
-    bool names_single = is_there(dir, index) && !kq_path_join(path, sizeof path, dir, index, NULL) && !kq_json_read(path, MAX_INDEX, &root, NULL);
-    json_object_foreach(json_object_get(root, "weight_map"), tensor, value)
-        names_single = names_single && json_is_string(value) && !strcmp(json_string_value(value), single);
+    bool names_single = is_there(dir, index) && !kq_path_join(path, sizeof path, dir, index, NULL) &&
+                        !kq_json_read(path, MAX_INDEX, &root, NULL);
+    json_object_foreach(json_object_get(root, "weight_map"), tensor, value) names_single =
+        names_single && json_is_string(value) && !strcmp(json_string_value(value), single);
     if (is_there(dir, index) && !names_single)
         kq_warn("%s: %s is not used, because %s lies beside it", dir, index, single);
     json_decref(root);
@@ -149,11 +177,16 @@ static kq_status open_files(kq_hf_folder *f, const char *dir, json_t **root, jso
     kq_status status = kq_alloc_for((void **)&f->file, MAX_SHARD, sizeof *f->file, "the file table", err);
     if (status)
         return status;
-    if (*named && (!plain_name(named) || !(ends_with(named, ".safetensors") || ends_with(named, ".safetensors.index.json"))))
-        return kq_fail(err, KQ_E_FORMAT, "%s/config.json: transformers_weights is \"%s\", expected a file NAME.safetensors or NAME.safetensors.index.json "
-                       "of the same folder", dir, named);
+    if (*named && (!plain_name(named) ||
+                   !(ends_with(named, ".safetensors") || ends_with(named, ".safetensors.index.json"))))
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s/config.json: transformers_weights is \"%s\", expected a file NAME.safetensors or "
+                       "NAME.safetensors.index.json "
+                       "of the same folder",
+                       dir, named);
     if (*named)
-        return ends_with(named, ".json") ? open_index(f, dir, named, root, map, err) : open_file(f, dir, named, err);
+        return ends_with(named, ".json") ? open_index(f, dir, named, root, map, err)
+                                         : open_file(f, dir, named, err);
     if (is_there(dir, single)) {
         warn_of_index(dir, index, single);
         return open_file(f, dir, single, err);
@@ -163,7 +196,10 @@ static kq_status open_files(kq_hf_folder *f, const char *dir, json_t **root, jso
 
 /* ---- the tensors of all files ---- */
 
-typedef struct stored { const kq_tensor *t; size_t file; } stored;
+typedef struct stored {
+    const kq_tensor *t;
+    size_t file;
+} stored;
 
 static int compare_stored(const void *a, const void *b)
 {
@@ -191,13 +227,16 @@ static kq_status merge(const kq_hf_folder *f, const json_t *map, stored **all, s
         if (i + 1 < total && !strcmp(t->name, (*all)[i + 1].t->name))
             continue;
         const char *named = json_string_value(json_object_get(map, t->name));
-        if (i && !strcmp(t->name, (*all)[i - 1].t->name) && named && strcmp(named, kq_path_name(t->file)) && !n_other++)
+        if (i && !strcmp(t->name, (*all)[i - 1].t->name) && named && strcmp(named, kq_path_name(t->file)) &&
+            !n_other++)
             other = t;
         (*all)[kept++] = (*all)[i];
     }
     if (other)
-        kq_warn("%s: %.200s is taken from this file, the last in the order of names that holds it, as transformers does, although the index names %s "
-                "(the first of %zu such tensors)", other->file, other->name, json_string_value(json_object_get(map, other->name)), n_other);
+        kq_warn("%s: %.200s is taken from this file, the last in the order of names that holds it, as "
+                "transformers does, although the index names %s "
+                "(the first of %zu such tensors)",
+                other->file, other->name, json_string_value(json_object_get(map, other->name)), n_other);
     *n = kept;
     return KQ_OK;
 }
@@ -209,7 +248,8 @@ static const char *layer_rest(const char *name, size_t *layer)
 {
     static const char layers[] = "model.layers.";
     char *end;
-    if (strncmp(name, layers, sizeof layers - 1) || name[sizeof layers - 1] < '0' || name[sizeof layers - 1] > '9')
+    if (strncmp(name, layers, sizeof layers - 1) || name[sizeof layers - 1] < '0' ||
+        name[sizeof layers - 1] > '9')
         return NULL;
     *layer = (size_t)strtoull(name + sizeof layers - 1, &end, 10);
     return *end == '.' ? end + 1 : NULL;
@@ -231,10 +271,12 @@ static bool is_linear(const kq_config *cfg, const char *name)
 
 static bool has_place(const kq_config *cfg, const char *name)
 {
-    static const char *const norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight"};
+    static const char *const norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight",
+                                        "self_attn.q_norm.weight", "self_attn.k_norm.weight"};
     char exact[NAME_CAP];
     size_t layer;
-    if (!strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "model.norm.weight") || !strcmp(name, "lm_head.weight") || is_linear(cfg, name))
+    if (!strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "model.norm.weight") ||
+        !strcmp(name, "lm_head.weight") || is_linear(cfg, name))
         return true;
     if (!layer_rest(name, &layer) || layer >= cfg->n_layer)
         return false;
@@ -246,7 +288,8 @@ static bool has_place(const kq_config *cfg, const char *name)
     return false;
 }
 
-/* The name of its place: as it is, without a "model." too many, or with one that was missing (written to room). NULL: there is no place. */
+/* The name of its place: as it is, without a "model." too many, or with one that was missing (written to
+ * room). NULL: there is no place. */
 static const char *placed_name(const kq_config *cfg, const char *name, char room[NAME_CAP])
 {
     if (!strncmp(name, "model.", 6) && has_place(cfg, name + 6))
@@ -263,7 +306,10 @@ static const char *placed_name(const kq_config *cfg, const char *name, char room
 
 static const char scale_end[] = "_scale_inv";
 
-static bool is_fp8(kq_dtype t) { return t == KQ_T_F8_E4M3 || t == KQ_T_F8_E5M2; }
+static bool is_fp8(kq_dtype t)
+{
+    return t == KQ_T_F8_E4M3 || t == KQ_T_F8_E5M2;
+}
 
 /* "x.weight" of "x.weight_scale_inv", with the prefix in order, into matrix. False: another name. */
 static bool scaled_name(const kq_config *cfg, const char *name, char matrix[NAME_CAP])
@@ -295,24 +341,34 @@ static int compare_name(const void *a, const void *b)
 static kq_status attach_scale(const kq_storage *storage, kq_tensor *t, const kq_tensor *scale, kq_error *err)
 {
     if (!is_fp8(t->dtype))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has an FP8 scale, but its type is %s", t->file, t->name, kq_dtype_name(t->dtype));
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has an FP8 scale, but its type is %s", t->file, t->name,
+                       kq_dtype_name(t->dtype));
     if (scale->dtype != KQ_T_F32 && scale->dtype != KQ_T_BF16 && scale->dtype != KQ_T_F16)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: the FP8 scales %.200s have type %s, kronq reads F32, BF16 and F16", scale->file, scale->name,
-                       scale->dtype == KQ_T_OTHER ? "F8_E8M0 or another that is not known" : kq_dtype_name(scale->dtype));
+        return kq_fail(err, KQ_E_UNSUPPORTED,
+                       "%s: the FP8 scales %.200s have type %s, kronq reads F32, BF16 and F16", scale->file,
+                       scale->name,
+                       scale->dtype == KQ_T_OTHER ? "F8_E8M0 or another that is not known"
+                                                  : kq_dtype_name(scale->dtype));
     if (t->rank != 2)
         return KQ_OK; /* the caller refuses its shape */
-    const size_t rows = storage->block_rows ? storage->block_rows : t->shape[0], cols = storage->block_cols ? storage->block_cols : t->shape[1];
-    const size_t m = rows ? t->shape[0] / rows + (t->shape[0] % rows != 0) : 0, n = cols ? t->shape[1] / cols + (t->shape[1] % cols != 0) : 0;
+    const size_t rows = storage->block_rows ? storage->block_rows : t->shape[0],
+                 cols = storage->block_cols ? storage->block_cols : t->shape[1];
+    const size_t m = rows ? t->shape[0] / rows + (t->shape[0] % rows != 0) : 0,
+                 n = cols ? t->shape[1] / cols + (t->shape[1] % cols != 0) : 0;
     if (scale->n_elem != m * n || (scale->n_elem != 1 && (scale->rank != 2 || scale->shape[0] != m)))
-        return kq_fail(err, KQ_E_SHAPE, "%s: the FP8 scales %.200s are %zu numbers, blocks of [%zu, %zu] of a matrix [%zu, %zu] need [%zu, %zu] "
-                       "(wrong weight_block_size?)", scale->file, scale->name, scale->n_elem, rows, cols, t->shape[0], t->shape[1], m, n);
+        return kq_fail(err, KQ_E_SHAPE,
+                       "%s: the FP8 scales %.200s are %zu numbers, blocks of [%zu, %zu] of a matrix [%zu, "
+                       "%zu] need [%zu, %zu] "
+                       "(wrong weight_block_size?)",
+                       scale->file, scale->name, scale->n_elem, rows, cols, t->shape[0], t->shape[1], m, n);
     t->scale = scale;
     t->block_rows = rows;
     t->block_cols = cols;
     return KQ_OK;
 }
 
-/* Every FP8 matrix gets its scale; without a quantization_config FP8 numbers are plain numbers, as in transformers. */
+/* Every FP8 matrix gets its scale; without a quantization_config FP8 numbers are plain numbers, as in
+ * transformers. */
 static kq_status attach_scales(kq_hf_folder *f, kq_error *err)
 {
     kq_status status = KQ_OK;
@@ -323,22 +379,28 @@ static kq_status attach_scales(kq_hf_folder *f, kq_error *err)
         if (scaled_name(&f->cfg, f->scale[i].name, matrix))
             t = bsearch(&(kq_tensor){.name = matrix}, f->tensor, f->n, sizeof *f->tensor, compare_name);
         if (t && !f->storage.fp8)
-            status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has FP8 scales, but config.json has no quantization_config that says how they are meant", t->file,
-                             t->name);
+            status = kq_fail(err, KQ_E_UNSUPPORTED,
+                             "%s: %s has FP8 scales, but config.json has no quantization_config that says "
+                             "how they are meant",
+                             t->file, t->name);
         else if (t)
             status = attach_scale(&f->storage, t, &f->scale[i], err);
     }
     for (size_t i = 0; i < f->n && !status; i++)
         if (f->storage.fp8 && is_fp8(f->tensor[i].dtype) && !f->tensor[i].scale && f->tensor[i].rank == 2)
-            status = kq_fail(err, KQ_E_SHAPE, "%s: %s is FP8 (%s), but its scales %s%s are missing", f->tensor[i].file, f->tensor[i].name,
-                             kq_dtype_name(f->tensor[i].dtype), f->tensor[i].name, scale_end);
+            status = kq_fail(err, KQ_E_SHAPE, "%s: %s is FP8 (%s), but its scales %s%s are missing",
+                             f->tensor[i].file, f->tensor[i].name, kq_dtype_name(f->tensor[i].dtype),
+                             f->tensor[i].name, scale_end);
     return status;
 }
 
 /* ---- choosing ---- */
 
 /* What has no place: how many, and the first of them. */
-typedef struct unused { size_t n, n_bias; const kq_tensor *first, *first_bias, *scale; } unused;
+typedef struct unused {
+    size_t n, n_bias;
+    const kq_tensor *first, *first_bias, *scale;
+} unused;
 
 static void leave_out(const kq_hf_folder *f, const kq_tensor *t, unused *u)
 {
@@ -360,10 +422,12 @@ static void leave_out(const kq_hf_folder *f, const kq_tensor *t, unused *u)
 static void warn_unused(const unused *u)
 {
     if (u->n)
-        kq_warn("%s: %zu stored tensor%s not part of the architecture and not used, as in transformers: the first is %.200s", u->first->file, u->n,
-                u->n > 1 ? "s are" : " is", u->first->name);
+        kq_warn("%s: %zu stored tensor%s not part of the architecture and not used, as in transformers: the "
+                "first is %.200s",
+                u->first->file, u->n, u->n > 1 ? "s are" : " is", u->first->name);
     if (u->n_bias)
-        kq_warn("%s: %zu stored bias%s not used, as in transformers, because config.json sets no attention_bias or mlp_bias: the first is %.200s",
+        kq_warn("%s: %zu stored bias%s not used, as in transformers, because config.json sets no "
+                "attention_bias or mlp_bias: the first is %.200s",
                 u->first_bias->file, u->n_bias, u->n_bias > 1 ? "es are" : " is", u->first_bias->name);
 }
 
@@ -394,24 +458,31 @@ static kq_status choose(kq_hf_folder *f, const stored *all, size_t n, kq_error *
     }
     for (size_t i = 0; i < f->n && u.scale; i++)
         if (is_fp8(f->tensor[i].dtype))
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s is FP8 with scales of another form (%.200s); kronq reads weight_scale_inv", f->tensor[i].file,
-                           f->tensor[i].name, u.scale->name);
+            return kq_fail(err, KQ_E_UNSUPPORTED,
+                           "%s: %s is FP8 with scales of another form (%.200s); kronq reads weight_scale_inv",
+                           f->tensor[i].file, f->tensor[i].name, u.scale->name);
     warn_unused(&u);
     return attach_scales(f, err);
 }
 
-/* The index may name a tensor that is stored nowhere. Nobody misses it when the architecture has no place for it, or a head that is tied. */
+/* The index may name a tensor that is stored nowhere. Nobody misses it when the architecture has no
+ * place for it, or a head that is tied. */
 static kq_status check_index(const kq_hf_folder *f, const json_t *map, const char *dir, kq_error *err)
 {
     const char *name;
     json_t *value;
     char room[NAME_CAP];
-    json_object_foreach((json_t *)map, name, value) {
+    json_object_foreach((json_t *)map, name, value)
+    {
         const char *placed = placed_name(&f->cfg, name, room);
-        if (placed && !bsearch(&(kq_tensor){.name = placed}, f->tensor, f->n, sizeof *f->tensor, compare_name) &&
-            !(f->cfg.tie_embeddings && (!strcmp(placed, "lm_head.weight") || !strcmp(placed, "model.embed_tokens.weight"))))
-            return kq_fail(err, KQ_E_SHAPE, "%s: the index says that %.200s is in %s, but it is in none of the files (stale index?)", dir, name,
-                           json_string_value(value));
+        if (placed &&
+            !bsearch(&(kq_tensor){.name = placed}, f->tensor, f->n, sizeof *f->tensor, compare_name) &&
+            !(f->cfg.tie_embeddings &&
+              (!strcmp(placed, "lm_head.weight") || !strcmp(placed, "model.embed_tokens.weight"))))
+            return kq_fail(
+                err, KQ_E_SHAPE,
+                "%s: the index says that %.200s is in %s, but it is in none of the files (stale index?)", dir,
+                name, json_string_value(value));
     }
     return KQ_OK;
 }
@@ -426,11 +497,13 @@ static bool same_numbers(const kq_tensor *a, const kq_tensor *b)
     size_t elems_a, elems_b, bytes_a, bytes_b;
     if (a->dtype == b->dtype)
         return a->size_bytes == b->size_bytes && !memcmp(a->data, b->data, a->size_bytes);
-    if (!kq_dtype_block(a->dtype, &elems_a, &bytes_a) || !kq_dtype_block(b->dtype, &elems_b, &bytes_b) || elems_a != 1 || elems_b != 1)
+    if (!kq_dtype_block(a->dtype, &elems_a, &bytes_a) || !kq_dtype_block(b->dtype, &elems_b, &bytes_b) ||
+        elems_a != 1 || elems_b != 1)
         return false;
     for (size_t i = 0; i < a->n_elem; i += CHUNK) {
         size_t n = a->n_elem - i < CHUNK ? a->n_elem - i : CHUNK;
-        if (!kq_dequantize(a->dtype, a->data + i * bytes_a, n, x) || !kq_dequantize(b->dtype, b->data + i * bytes_b, n, y) || memcmp(x, y, n * sizeof *x))
+        if (!kq_dequantize(a->dtype, a->data + i * bytes_a, n, x) ||
+            !kq_dequantize(b->dtype, b->data + i * bytes_b, n, y) || memcmp(x, y, n * sizeof *x))
             return false;
     }
     return true;
@@ -453,7 +526,9 @@ static void settle_head(kq_hf_folder *f)
         *head = f->tensor[--f->n];
         return;
     }
-    kq_warn("%s: lm_head.weight differs from the embedding, although tie_word_embeddings is true: they are not tied, as in transformers", head->file);
+    kq_warn("%s: lm_head.weight differs from the embedding, although tie_word_embeddings is true: they are "
+            "not tied, as in transformers",
+            head->file);
     f->cfg.tie_embeddings = false;
 }
 
@@ -467,7 +542,8 @@ static int compare_place(const void *a, const void *b)
     return order ? order : s->data != t->data ? (s->data < t->data ? -1 : 1) : strcmp(s->name, t->name);
 }
 
-/* generation_config.json, where it is a JSON object, says what ends an answer; config.json does where there is no such file. */
+/* generation_config.json, where it is a JSON object, says what ends an answer; config.json does where
+ * there is no such file. */
 static kq_status read_generation_config(kq_hf_folder *f, const char *dir, kq_error *err)
 {
     kq_generation_config gen;
@@ -475,7 +551,9 @@ static kq_status read_generation_config(kq_hf_folder *f, const char *dir, kq_err
     if (status || !gen.exists)
         return status;
     if (!gen.n_eos && f->cfg.n_eos)
-        kq_warn("%s/generation_config.json names no eos_token_id: those of config.json do not end an answer, as in transformers (the tokenizer's own does)", dir);
+        kq_warn("%s/generation_config.json names no eos_token_id: those of config.json do not end an answer, "
+                "as in transformers (the tokenizer's own does)",
+                dir);
     memcpy(f->cfg.eos_id, gen.eos_id, sizeof gen.eos_id);
     f->cfg.n_eos = gen.n_eos;
     return KQ_OK;
@@ -486,9 +564,12 @@ static kq_status no_config(const char *dir, kq_error *err)
     char gguf[256];
     first_ending(dir, ".gguf", gguf);
     if (*gguf)
-        return kq_fail(err, KQ_E_IO, "%s: has no config.json, but holds %s: give the file itself, %s/%s", dir, gguf, dir, gguf);
-    return kq_fail(err, KQ_E_IO, "%s: has no config.json (a Hugging Face model folder, or a finished kronq checkpoint, has one)%s", dir,
-                   is_there(dir, "snapshots") ? "; in a download cache give the folder inside snapshots/" : "");
+        return kq_fail(err, KQ_E_IO, "%s: has no config.json, but holds %s: give the file itself, %s/%s", dir,
+                       gguf, dir, gguf);
+    return kq_fail(
+        err, KQ_E_IO,
+        "%s: has no config.json (a Hugging Face model folder, or a finished kronq checkpoint, has one)%s",
+        dir, is_there(dir, "snapshots") ? "; in a download cache give the folder inside snapshots/" : "");
 }
 
 static kq_status read_config(kq_hf_folder *f, const char *dir, kq_error *err)
@@ -499,8 +580,11 @@ static kq_status read_config(kq_hf_folder *f, const char *dir, kq_error *err)
     if (status)
         return status;
     if (is_there(dir, "adapter_config.json"))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: holds an adapter (adapter_config.json), which kronq does not apply; merge it into its model first "
-                       "(PEFT's merge_and_unload)", dir);
+        return kq_fail(err, KQ_E_UNSUPPORTED,
+                       "%s: holds an adapter (adapter_config.json), which kronq does not apply; merge it "
+                       "into its model first "
+                       "(PEFT's merge_and_unload)",
+                       dir);
     if (!kq_path_exists(path))
         return no_config(dir, err);
     if ((status = kq_file_read(path, MAX_CONFIG, &f->config_json, &size, err)) ||
@@ -516,7 +600,8 @@ kq_status kq_hf_folder_open(const char *dir, kq_hf_folder *f, kq_error *err)
     size_t n = 0;
     *f = (kq_hf_folder){0};
     kq_status status = read_config(f, dir, err);
-    if (!status && !(status = open_files(f, dir, &root, &map, err)) && !(status = merge(f, map, &all, &n, err)) && !(status = choose(f, all, n, err)) &&
+    if (!status && !(status = open_files(f, dir, &root, &map, err)) &&
+        !(status = merge(f, map, &all, &n, err)) && !(status = choose(f, all, n, err)) &&
         !(status = f->storage.kronq ? KQ_OK : check_index(f, map, dir, err)))
         settle_head(f);
     if (!status)

@@ -13,18 +13,19 @@
 #include "source/hf_folder.h"
 
 struct kq_source {
-    char *path;               /* owned */
+    char *path; /* owned */
     kq_source_kind kind;
     kq_config cfg;
-    kq_hf_folder folder;      /* owned; HF only */
-    kq_gguf *gguf;            /* owned */
-    char *names;              /* owned; the GGUF tensors' Hugging Face names, NAME_CAP each */
-    kq_tensor *tensor;        /* [n], the folder's, or owned (GGUF) */
+    kq_hf_folder folder; /* owned; HF only */
+    kq_gguf *gguf;       /* owned */
+    char *names;         /* owned; the GGUF tensors' Hugging Face names, NAME_CAP each */
+    kq_tensor *tensor;   /* [n], the folder's, or owned (GGUF) */
     size_t n;
     const kq_tensor **sorted; /* owned [n], by name */
 };
 
-enum { NAME_CAP = 128 }; /* GGUF names have at most 63 bytes; the longest replacement adds less than 40 */
+/* GGUF names have at most 63 bytes; the longest replacement adds less than 40 */
+enum { NAME_CAP = 128 };
 
 /* ---- the table of tensors ---- */
 
@@ -36,7 +37,8 @@ static int compare_name(const void *a, const void *b)
 /* Sort by name; KQ_E_FORMAT when a name appears twice. */
 static kq_status sort_tensors(kq_source *src, kq_error *err)
 {
-    kq_status status = kq_alloc_for((void **)&src->sorted, src->n, sizeof *src->sorted, "the tensor table", err);
+    kq_status status =
+        kq_alloc_for((void **)&src->sorted, src->n, sizeof *src->sorted, "the tensor table", err);
     if (status)
         return status;
     for (size_t i = 0; i < src->n; i++)
@@ -44,7 +46,9 @@ static kq_status sort_tensors(kq_source *src, kq_error *err)
     qsort(src->sorted, src->n, sizeof *src->sorted, compare_name);
     for (size_t i = 1; i < src->n; i++)
         if (!strcmp(src->sorted[i - 1]->name, src->sorted[i]->name))
-            return kq_fail(err, KQ_E_FORMAT, "%s: tensor %.200s appears twice (in %s and %s), if names with and without \"model.\" count as the same; keep one",
+            return kq_fail(err, KQ_E_FORMAT,
+                           "%s: tensor %.200s appears twice (in %s and %s), if names with and without "
+                           "\"model.\" count as the same; keep one",
                            src->path, src->sorted[i]->name, src->sorted[i - 1]->file, src->sorted[i]->file);
     return KQ_OK;
 }
@@ -74,10 +78,15 @@ static bool has_prefix(const kq_source *src, const char *prefix)
 /* ---- what the architecture needs ---- */
 
 /* What says the model's sizes. */
-static const char *settings(const kq_source *src) { return src->gguf ? "metadata" : "config.json"; }
+static const char *settings(const kq_source *src)
+{
+    return src->gguf ? "metadata" : "config.json";
+}
 
-/* `<module>.weight` with this shape (cols 0: rank 1). In a kronq checkpoint, packed says what may stand for it: another tensor of the module. */
-static kq_status need(const kq_source *src, const char *module, size_t rows, size_t cols, const char *packed, kq_error *err)
+/* `<module>.weight` with this shape (cols 0: rank 1). In a kronq checkpoint, packed says what may stand
+ * for it: another tensor of the module. */
+static kq_status need(const kq_source *src, const char *module, size_t rows, size_t cols, const char *packed,
+                      kq_error *err)
 {
     char name[160];
     snprintf(name, sizeof name, "%s.weight", module);
@@ -89,19 +98,24 @@ static kq_status need(const kq_source *src, const char *module, size_t rows, siz
             return KQ_OK;
     }
     if (!t)
-        return kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is missing", src->path, name); /* transformers would take random numbers */
-    bool integer = t->dtype == KQ_T_I8 || t->dtype == KQ_T_I16 || t->dtype == KQ_T_I32 || t->dtype == KQ_T_I64 || t->dtype == KQ_T_U8 ||
-                   t->dtype == KQ_T_BOOL;
+        return kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is missing", src->path,
+                       name); /* transformers would take random numbers */
+    bool integer = t->dtype == KQ_T_I8 || t->dtype == KQ_T_I16 || t->dtype == KQ_T_I32 ||
+                   t->dtype == KQ_T_I64 || t->dtype == KQ_T_U8 || t->dtype == KQ_T_BOOL;
     if (integer && src->folder.storage.kronq && packed)
         return KQ_OK; /* packed in its own way; the checkpoint room checks it */
     if (integer)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has type %s, expected floating point", t->file, name, kq_dtype_name(t->dtype));
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has type %s, expected floating point", t->file, name,
+                       kq_dtype_name(t->dtype));
     if (!cols && (t->rank != 1 || t->shape[0] != rows))
-        return kq_fail(err, KQ_E_SHAPE, "%s: %s has rank %zu and %zu elements, the model's sizes say [%zu] (wrong %s?)", t->file, name,
-                       t->rank, t->n_elem, rows, settings(src));
+        return kq_fail(err, KQ_E_SHAPE,
+                       "%s: %s has rank %zu and %zu elements, the model's sizes say [%zu] (wrong %s?)",
+                       t->file, name, t->rank, t->n_elem, rows, settings(src));
     if (cols && (t->rank != 2 || t->shape[0] != rows || t->shape[1] != cols))
-        return kq_fail(err, KQ_E_SHAPE, "%s: %s is [%zu, %zu] (rank %zu), the model's sizes say [%zu, %zu] (wrong %s?)", t->file, name,
-                       t->rank ? t->shape[0] : 1, t->rank > 1 ? t->shape[1] : 1, t->rank, rows, cols, settings(src));
+        return kq_fail(err, KQ_E_SHAPE,
+                       "%s: %s is [%zu, %zu] (rank %zu), the model's sizes say [%zu, %zu] (wrong %s?)",
+                       t->file, name, t->rank ? t->shape[0] : 1, t->rank > 1 ? t->shape[1] : 1, t->rank, rows,
+                       cols, settings(src));
     return KQ_OK;
 }
 
@@ -110,7 +124,8 @@ static kq_status need_layer(const kq_source *src, size_t layer, kq_error *err)
     const kq_config *cfg = &src->cfg;
     char module[128];
     kq_status status;
-    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"};
+    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
+                                        "self_attn.k_norm"};
     for (kq_linear_id id = KQ_Q; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(cfg, id, &m, &n);
@@ -139,9 +154,13 @@ static kq_status check_tensors(const kq_source *src, kq_error *err)
     kq_status status;
     for (size_t i = 0; i < src->n; i++) {
         const char *name = src->tensor[i].name;
-        if (ends_with(name, ".bias")) /* of a GGUF: of a folder's tensors only those that the architecture has are left */
-            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %.200s: layers with a bias are not supported", src->tensor[i].file, name);
-        if (!strncmp(name, layers, sizeof layers - 1) && strtoull(name + sizeof layers - 1, NULL, 10) >= cfg->n_layer)
+        if (ends_with(
+                name,
+                ".bias")) /* of a GGUF: of a folder's tensors only those that the architecture has are left */
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %.200s: layers with a bias are not supported",
+                           src->tensor[i].file, name);
+        if (!strncmp(name, layers, sizeof layers - 1) &&
+            strtoull(name + sizeof layers - 1, NULL, 10) >= cfg->n_layer)
             return kq_fail(err, KQ_E_SHAPE, "%s: %.200s is beyond the model's %zu layers (wrong %s?)",
                            src->tensor[i].file, name, cfg->n_layer, settings(src));
     }
@@ -163,8 +182,11 @@ static kq_status open_gguf(kq_source *src, kq_error *err)
     src->kind = KQ_SOURCE_GGUF;
     kq_status status;
     if (ends_with(src->path, ".safetensors") || ends_with(src->path, ".json") || ends_with(src->path, ".bin"))
-        return kq_fail(err, KQ_E_ARG, "%s: give the folder of the model (with its config.json) instead of this file", src->path);
-    if ((status = kq_gguf_open(src->path, &src->gguf, err)) || (status = kq_gguf_config(src->gguf, &src->cfg, err)))
+        return kq_fail(err, KQ_E_ARG,
+                       "%s: give the folder of the model (with its config.json) instead of this file",
+                       src->path);
+    if ((status = kq_gguf_open(src->path, &src->gguf, err)) ||
+        (status = kq_gguf_config(src->gguf, &src->cfg, err)))
         return status;
     size_t n = kq_gguf_n_tensors(src->gguf);
     if ((status = kq_alloc_for((void **)&src->tensor, n, sizeof *src->tensor, "the tensor table", err)) ||
@@ -175,13 +197,19 @@ static kq_status open_gguf(kq_source *src, kq_error *err)
         kq_tensor *t = &src->tensor[src->n++];
         char *name = src->names + i * NAME_CAP;
         kq_gguf_hf_name(g->name, name, NAME_CAP);
-        *t = (kq_tensor){.name = name, .file = g->file, .dtype = kq_gguf_dtype(g->type), .rank = g->rank, .n_elem = (size_t)g->n_elem,
-                         .data = g->data, .size_bytes = g->size_bytes};
+        *t = (kq_tensor){.name = name,
+                         .file = g->file,
+                         .dtype = kq_gguf_dtype(g->type),
+                         .rank = g->rank,
+                         .n_elem = (size_t)g->n_elem,
+                         .data = g->data,
+                         .size_bytes = g->size_bytes};
         for (size_t d = 0; d < t->rank; d++)
             t->shape[d] = (size_t)g->ne[t->rank - 1 - d];
         /* Whole heads only: the row order of a stray tensor with such a name must stay inside it. */
-        t->permuted_qk = src->cfg.arch == KQ_ARCH_LLAMA && t->rank == 2 && t->shape[0] % src->cfg.head_dim == 0 &&
-                         (ends_with(name, ".self_attn.q_proj.weight") || ends_with(name, ".self_attn.k_proj.weight"));
+        t->permuted_qk =
+            src->cfg.arch == KQ_ARCH_LLAMA && t->rank == 2 && t->shape[0] % src->cfg.head_dim == 0 &&
+            (ends_with(name, ".self_attn.q_proj.weight") || ends_with(name, ".self_attn.k_proj.weight"));
     }
     return KQ_OK;
 }
@@ -270,8 +298,8 @@ const struct kq_gguf *kq_source_gguf(const kq_source *src)
     return src->gguf;
 }
 
-/* Where row r of Hugging Face's order lies in a llama GGUF: llama.cpp's converter interleaves the two halves of each head,
- * row h*d + s*d/2 + j -> h*d + 2j + s for head size d, half s, j < d/2. */
+/* Where row r of Hugging Face's order lies in a llama GGUF: llama.cpp's converter interleaves the two
+ * halves of each head, row h*d + s*d/2 + j -> h*d + 2j + s for head size d, half s, j < d/2. */
 static size_t stored_row(size_t r, size_t head_dim)
 {
     size_t head = r / head_dim, within = r % head_dim, half = head_dim / 2;
@@ -322,7 +350,8 @@ static void read_range(const kq_tensor *t, size_t begin, size_t n, float *dst)
     }
 }
 
-/* Rows of an FP8 matrix times the scale of their blocks: y = w s, rounded once to f32 (both factors have few digits). */
+/* Rows of an FP8 matrix times the scale of their blocks: y = w s, rounded once to f32 (both factors have
+ * few digits). */
 static void apply_scale(const kq_tensor *t, size_t row0, size_t n_rows, float *dst)
 {
     const size_t cols = t->shape[1], per_row = cols / t->block_cols + (cols % t->block_cols != 0);
@@ -338,20 +367,26 @@ static void apply_scale(const kq_tensor *t, size_t row0, size_t n_rows, float *d
         }
 }
 
-kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t row0, size_t n_rows, float *dst, kq_error *err)
+kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t row0, size_t n_rows, float *dst,
+                             kq_error *err)
 {
     size_t rows = t->rank ? t->shape[0] : 1, cols = t->rank == 2 ? t->shape[1] : 1, elems, bytes;
     if (t->rank > 2)
-        return kq_fail(err, KQ_E_ARG, "%s: %.200s has %zu dimensions, expected a vector or a matrix", t->file, t->name, t->rank);
+        return kq_fail(err, KQ_E_ARG, "%s: %.200s has %zu dimensions, expected a vector or a matrix", t->file,
+                       t->name, t->rank);
     if (row0 > rows || n_rows > rows - row0)
-        return kq_fail(err, KQ_E_ARG, "%s: %.200s has %zu rows, rows %zu to %zu were asked for", t->file, t->name, rows, row0, row0 + n_rows);
+        return kq_fail(err, KQ_E_ARG, "%s: %.200s has %zu rows, rows %zu to %zu were asked for", t->file,
+                       t->name, rows, row0, row0 + n_rows);
     if (!kq_dtype_block(t->dtype, &elems, &bytes)) {
         const char *name = NULL;
         for (size_t i = 0; src->gguf && i < src->n && !name; i++)
             if (!strcmp(src->tensor[i].name, t->name))
                 name = kq_ggml_type_name(kq_gguf_tensor_at(src->gguf, i)->type);
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %.200s has type %s, which kronq does not read as numbers (F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
-                       "Q5_0, Q5_1, IQ4_NL and Q2_K to Q6_K are read)", t->file, t->name, name ? name : "other");
+        return kq_fail(
+            err, KQ_E_UNSUPPORTED,
+            "%s: %.200s has type %s, which kronq does not read as numbers (F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
+            "Q5_0, Q5_1, IQ4_NL and Q2_K to Q6_K are read)",
+            t->file, t->name, name ? name : "other");
     }
     if (!t->permuted_qk || t->rank != 2)
         read_range(t, row0 * cols, n_rows * cols, dst);
@@ -364,8 +399,9 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
         kq_map_release(t->data + row0 * cols / elems * bytes, n_rows * cols / elems * bytes);
     size_t bad = first_not_finite(dst, n_rows * cols);
     if (bad < n_rows * cols)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %.200s holds %s at index %zu (row %zu, column %zu)", t->file, t->name,
-                       dst[bad] != dst[bad] ? "NaN" : "Inf", row0 * cols + bad, row0 + bad / cols, bad % cols);
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %.200s holds %s at index %zu (row %zu, column %zu)", t->file,
+                       t->name, dst[bad] != dst[bad] ? "NaN" : "Inf", row0 * cols + bad, row0 + bad / cols,
+                       bad % cols);
     return KQ_OK;
 }
 
@@ -382,27 +418,33 @@ kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *er
     kq_hash *hash = kq_hash_new();
     if (!hash)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", src->path);
-    snprintf(line, sizeof line, "kronq source 2: arch %d, %zu layers, %zu, %zu/%zu heads of %zu, %zu, vocab %zu, max %zu, theta %.17g, "
-             "rope %d %.17g %.17g %.17g %zu, eps %.9g, tie %d", (int)cfg->arch, cfg->n_layer, cfg->d_model, cfg->n_head, cfg->n_kv_head,
-             cfg->head_dim, cfg->d_ff, cfg->vocab_size, cfg->max_position, cfg->rope_theta, rope->kind == KQ_ROPE_LLAMA3, rope->factor,
-             rope->low_freq_factor, rope->high_freq_factor, rope->original_max_position,
+    snprintf(line, sizeof line,
+             "kronq source 2: arch %d, %zu layers, %zu, %zu/%zu heads of %zu, %zu, vocab %zu, max %zu, theta "
+             "%.17g, "
+             "rope %d %.17g %.17g %.17g %zu, eps %.9g, tie %d",
+             (int)cfg->arch, cfg->n_layer, cfg->d_model, cfg->n_head, cfg->n_kv_head, cfg->head_dim,
+             cfg->d_ff, cfg->vocab_size, cfg->max_position, cfg->rope_theta, rope->kind == KQ_ROPE_LLAMA3,
+             rope->factor, rope->low_freq_factor, rope->high_freq_factor, rope->original_max_position,
              (double)cfg->rms_eps, cfg->tie_embeddings);
     hash_text(hash, line);
-    if (rope->kind != KQ_ROPE_PLAIN && rope->kind != KQ_ROPE_LLAMA3) { /* as bytes: the same in every locale */
-        const double numbers[] = {rope->kind, rope->beta_fast, rope->beta_slow, rope->truncate, rope->attention_factor};
+    if (rope->kind != KQ_ROPE_PLAIN &&
+        rope->kind != KQ_ROPE_LLAMA3) { /* as bytes: the same in every locale */
+        const double numbers[] = {rope->kind, rope->beta_fast, rope->beta_slow, rope->truncate,
+                                  rope->attention_factor};
         kq_hash_add(hash, numbers, sizeof numbers);
         kq_hash_add(hash, rope->divisor, sizeof rope->divisor);
     }
     for (size_t i = 0; i < src->n; i++) {
         const kq_tensor *t = src->sorted[i];
         hash_text(hash, t->name);
-        snprintf(line, sizeof line, "%s %d rank %zu: %zu %zu %zu %zu, %zu bytes", kq_dtype_name(t->dtype), t->permuted_qk, t->rank, t->shape[0],
-                 t->shape[1], t->shape[2], t->shape[3], t->size_bytes);
+        snprintf(line, sizeof line, "%s %d rank %zu: %zu %zu %zu %zu, %zu bytes", kq_dtype_name(t->dtype),
+                 t->permuted_qk, t->rank, t->shape[0], t->shape[1], t->shape[2], t->shape[3], t->size_bytes);
         hash_text(hash, line);
         kq_hash_add(hash, t->data, t->size_bytes);
         kq_map_release(t->data, t->size_bytes);
         if (t->scale) {
-            snprintf(line, sizeof line, "scales %s of [%zu, %zu]", kq_dtype_name(t->scale->dtype), t->block_rows, t->block_cols);
+            snprintf(line, sizeof line, "scales %s of [%zu, %zu]", kq_dtype_name(t->scale->dtype),
+                     t->block_rows, t->block_cols);
             hash_text(hash, line);
             kq_hash_add(hash, t->scale->data, t->scale->size_bytes);
         }

@@ -1,5 +1,6 @@
-/* A model on disk: a Hugging Face folder (safetensors) or a .gguf file, seen alike: Hugging Face tensor names, Hugging Face
- * row order of q and k, row-major shapes. Everything is mapped; a tensor is converted only when it is read, and its pages are let go then. */
+/* A model on disk: a Hugging Face folder (safetensors) or a .gguf file, seen alike: Hugging Face tensor
+ * names, Hugging Face row order of q and k, row-major shapes. Everything is mapped; a tensor is
+ * converted only when it is read, and its pages are let go then. */
 #ifndef KQ_SOURCE_SOURCE_H
 #define KQ_SOURCE_SOURCE_H
 
@@ -10,11 +11,14 @@ typedef struct kq_source kq_source;
 
 typedef enum kq_source_kind { KQ_SOURCE_HF, KQ_SOURCE_GGUF } kq_source_kind;
 
-/* Open PATH (a folder with config.json, or a .gguf file). Checks everything that can be checked without reading the weights: formats,
- * sizes, the architecture, and that every tensor the architecture needs is there with its shape. A folder may also be a kronq
- * checkpoint (config.json has quantization_config.quant_method "kronq"): then a linear may come as `<module>.trellis` and friends
- * instead of `<module>.weight`, and their shapes are checked by the checkpoint room. source/hf_folder.h says which of a folder's files and tensors count.
- * KQ_E_UNSUPPORTED names what is not supported (model_type, attention_bias, sliding_window in use, experts, rope type, ...). */
+/* Open PATH (a folder with config.json, or a .gguf file). Checks everything that can be checked without
+ * reading the weights: formats, sizes, the architecture, and that every tensor the architecture needs is
+ * there with its shape. A folder may also be a kronq
+ * checkpoint (config.json has quantization_config.quant_method "kronq"): then a linear may come as
+ * `<module>.trellis` and friends instead of `<module>.weight`, and their shapes are checked by the
+ * checkpoint room. source/hf_folder.h says which of a folder's files and tensors count. KQ_E_UNSUPPORTED
+ * names what is not supported (model_type, attention_bias, sliding_window in use, experts, rope type,
+ * ...). */
 kq_status kq_source_open(const char *path, kq_source **out, kq_error *err);
 void kq_source_close(kq_source *src);
 
@@ -24,18 +28,21 @@ const kq_config *kq_source_config(const kq_source *src);
 bool kq_source_is_kronq(const kq_source *src);
 
 size_t kq_source_n_tensors(const kq_source *src);
-const kq_tensor *kq_source_tensor(const kq_source *src, size_t i); /* in file order */
+const kq_tensor *kq_source_tensor(const kq_source *src, size_t i);       /* in file order */
 const kq_tensor *kq_source_find(const kq_source *src, const char *name); /* NULL: not there */
 
-/* Rows [row0, row0 + n_rows) of a rank-1 or rank-2 tensor as f32 (rank 1 counts as rows of one element), Hugging Face row order.
- * dst [n_rows, row length]. KQ_E_NUMERIC names tensor and index of the first NaN or Inf; KQ_E_UNSUPPORTED a type that is no number. */
-kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t row0, size_t n_rows, float *dst, kq_error *err);
+/* Rows [row0, row0 + n_rows) of a rank-1 or rank-2 tensor as f32 (rank 1 counts as rows of one element),
+ * Hugging Face row order. dst [n_rows, row length]. KQ_E_NUMERIC names tensor and index of the first NaN
+ * or Inf; KQ_E_UNSUPPORTED a type that is no number. */
+kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t row0, size_t n_rows, float *dst,
+                             kq_error *err);
 
 /* config.json of a folder as text (owned by src), NULL for GGUF. */
 const char *kq_source_config_json(const kq_source *src);
 
-/* 32 hex digits over every tensor's name, type, shape and bytes (in sorted order of names) and the configuration, without the tokens that begin a text or end
- * an answer: they change no weight's curvature. */
+/* 32 hex digits over every tensor's name, type, shape and bytes (in sorted order of names) and the
+ * configuration, without the tokens that begin a text or end an answer: they change no weight's
+ * curvature. */
 kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *err);
 
 /* The GGUF behind the source (metadata for the tokenizer: format/gguf.h), borrowed; NULL for a folder. */

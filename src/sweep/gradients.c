@@ -15,7 +15,7 @@ typedef struct pass {
     kq_sweeper *w;
     kq_block block;
     kq_spill *in, *dy, *out;
-    float *nll;                            /* [n_rec, T] */
+    float *nll; /* [n_rec, T] */
 } pass;
 
 /* ---- up: every block's input ---- */
@@ -39,7 +39,8 @@ kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err)
     if (!status)
         status = kq_block_load(w->mc, w->s->weights, layer, &p.block, err);
     if (!status)
-        status = kq_sweep_each(w, w->s->n_seq, forward_item, &p, "forward", (double)layer / L, (double)(layer + 1) / L, err);
+        status = kq_sweep_each(w, w->s->n_seq, forward_item, &p, "forward", (double)layer / L,
+                               (double)(layer + 1) / L, err);
     kq_block_free(&p.block);
     kq_spill_close(p.in);
     return kq_records_finish(p.out, status, err);
@@ -47,7 +48,8 @@ kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err)
 
 /* ---- the loss and its gradient at the last block's output ---- */
 
-/* The text's own next tokens (the empirical Fisher), or drawn from the model's distribution (the true one). The last position has none. */
+/* The text's own next tokens (the empirical Fisher), or drawn from the model's distribution (the true
+ * one). The last position has none. */
 static kq_status labels(const kq_sweeper *w, kq_sweep_worker *k, size_t r, int32_t *next, kq_error *err)
 {
     const kq_sweep *s = w->s;
@@ -112,8 +114,8 @@ static kq_status loss_gradients(kq_sweeper *w, kq_error *err)
 
 /* ---- down ---- */
 
-kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_id id, const float *X, const float *G, size_t T, bool accumulate,
-                                   kq_error *err)
+kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_id id, const float *X,
+                                   const float *G, size_t T, bool accumulate, kq_error *err)
 {
     size_t m, n;
     kq_linear_shape(w->cfg, id, &m, &n);
@@ -126,18 +128,21 @@ kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_
     return kq_gemm_bf16(true, false, m, n, T, k->half_g, m, k->half_x, n, accumulate, k->G[id], n, err);
 }
 
-kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block *block, size_t r, kq_spill *in, kq_spill *dy, kq_spill *dx,
-                                   unsigned wanted, kq_linear_sink *sink, void *ctx, kq_error *err)
+kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block *block, size_t r,
+                                   kq_spill *in, kq_spill *dy, kq_spill *dx, unsigned wanted,
+                                   kq_linear_sink *sink, void *ctx, kq_error *err)
 {
     kq_status status = kq_records_read_input(w, k, in, r % w->s->n_seq, err);
     if (!status)
         status = kq_spill_read(dy, r, k->dy, err);
     if (!status)
-        status = kq_block_backward(w->mc, block, k->x, k->dy, w->s->T, dx ? k->dy : NULL, wanted, sink, ctx, k->scratch, err);
+        status = kq_block_backward(w->mc, block, k->x, k->dy, w->s->T, dx ? k->dy : NULL, wanted, sink, ctx,
+                                   k->scratch, err);
     return status || !dx ? status : kq_spill_write(dx, r, k->dy, err);
 }
 
-/* A block of the way down, for all estimates. A single one over tokens passes the gradient on in its own first pass. */
+/* A block of the way down, for all estimates. A single one over tokens passes the gradient on in its own
+ * first pass. */
 static kq_status down_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
 {
     const kq_sweep *s = w->s;
@@ -161,7 +166,8 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
     kq_status status = KQ_OK;
     double start = kq_now_s();
 
-    /* Where an interrupted run stopped: the lowest gradient that was passed on, with every block above it done. Those above are gone by then. */
+    /* Where an interrupted run stopped: the lowest gradient that was passed on, with every block above
+     * it done. Those above are gone by then. */
     size_t from = L + 1;
     for (size_t l = L;; l--) {
         if (kq_records_there(w, KQ_REC_GRAD, l))

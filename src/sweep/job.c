@@ -22,15 +22,18 @@ void kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suff
 
 char *kq_job_shown(const json_t *value)
 {
-    return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : strdup("absent");
+    return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9))
+                 : strdup("absent");
 }
 
-/* The first setting that differs between what was asked then and now, in words ("bits 2, now it is 3"); settings may hold settings. False: none does. */
+/* The first setting that differs between what was asked then and now, in words ("bits 2, now it is 3");
+ * settings may hold settings. False: none does. */
 static bool difference(const char *within, const json_t *then, const json_t *now, char words[600])
 {
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)now, key, value) {
+    json_object_foreach((json_t *)now, key, value)
+    {
         json_t *old = json_object_get(then, key);
         if (json_equal(old, value))
             continue;
@@ -40,25 +43,28 @@ static bool difference(const char *within, const json_t *then, const json_t *now
             continue;
         }
         char *a = kq_job_shown(old), *b = kq_job_shown(value);
-        snprintf(words, 600, "%s%s%s %.200s, now it is %.200s", within, *within ? "." : "", key, a ? a : "?", b ? b : "?");
+        snprintf(words, 600, "%s%s%s %.200s, now it is %.200s", within, *within ? "." : "", key, a ? a : "?",
+                 b ? b : "?");
         free(a);
         free(b);
         return true;
     }
-    json_object_foreach ((json_t *)then, key, value)
-        if (!json_object_get(now, key)) {
-            char *a = kq_job_shown(value);
-            snprintf(words, 600, "%s%s%s %.200s, now without", within, *within ? "." : "", key, a ? a : "?");
-            free(a);
-            return true;
-        }
+    json_object_foreach((json_t *)then, key, value) if (!json_object_get(now, key))
+    {
+        char *a = kq_job_shown(value);
+        snprintf(words, 600, "%s%s%s %.200s, now without", within, *within ? "." : "", key, a ? a : "?");
+        free(a);
+        return true;
+    }
     return false;
 }
 
-/* The names that kronq gives files of a work folder; ".seal" and names of temporary files may follow. Nothing else is ever removed. */
+/* The names that kronq gives files of a work folder; ".seal" and names of temporary files may follow.
+ * Nothing else is ever removed. */
 static bool is_ours(const char *name)
 {
-    static const char *const stems[] = {"block-", "factors-", "forecast-", "imatrix-", "tokens-", "gradients-", "input-", "grad-"};
+    static const char *const stems[] = {"block-",  "factors-",   "forecast-", "imatrix-",
+                                        "tokens-", "gradients-", "input-",    "grad-"};
     if (!strncmp(name, "job.json", 8) || !strcmp(name, "lock"))
         return true;
     for (size_t i = 0; i < sizeof stems / sizeof *stems; i++) {
@@ -87,7 +93,8 @@ static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(con
     size_t n = 0;
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "lock") || !which(e->d_name))
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "lock") ||
+            !which(e->d_name))
             continue;
         n++;
         snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
@@ -111,15 +118,24 @@ kq_status kq_job_look(const char *done_path, const char *work_dir, bool resume, 
     char path[4400];
     snprintf(path, sizeof path, "%s/job.json", work_dir);
     if (kq_path_exists(done_path))
-        return resume ? KQ_OK : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", done_path);
+        return resume ? KQ_OK
+                      : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it",
+                                done_path);
     if (kq_path_exists(work_dir) && !kq_path_is_dir(work_dir))
-        return kq_fail(err, KQ_E_ARG, "%s: is in the way of the work folder and no folder; choose another output or remove it", work_dir);
+        return kq_fail(
+            err, KQ_E_ARG,
+            "%s: is in the way of the work folder and no folder; choose another output or remove it",
+            work_dir);
     if (kq_path_is_dir(work_dir) && !kq_path_exists(path) && clear_folder(work_dir, false, is_strange))
-        return kq_fail(err, KQ_E_ARG, "%s: would be the work folder, but holds files that are not kronq's; choose another output", work_dir);
+        return kq_fail(
+            err, KQ_E_ARG,
+            "%s: would be the work folder, but holds files that are not kronq's; choose another output",
+            work_dir);
     return KQ_OK;
 }
 
-/* Take the folder's lock, KQ_E_IO when another process has it. A lock file that was removed while we waited for it locks nothing: try again. */
+/* Take the folder's lock, KQ_E_IO when another process has it. A lock file that was removed while we
+ * waited for it locks nothing: try again. */
 static kq_status lock_folder(kq_job *job, kq_error *err)
 {
     char path[4400];
@@ -138,7 +154,8 @@ static kq_status lock_folder(kq_job *job, kq_error *err)
             close(fd);
             return kq_fail(err, KQ_E_IO, "%s: another kronq is at work there", job->work_dir);
         }
-        if (!fstat(fd, &ours) && !stat(path, &there) && ours.st_ino == there.st_ino && ours.st_dev == there.st_dev) {
+        if (!fstat(fd, &ours) && !stat(path, &there) && ours.st_ino == there.st_ino &&
+            ours.st_dev == there.st_dev) {
             job->lock = fd;
             return KQ_OK;
         }
@@ -148,7 +165,8 @@ static kq_status lock_folder(kq_job *job, kq_error *err)
 }
 
 /* What is there was asked for with the settings `then`. */
-static kq_status check_settings(const char *path, const char *work_dir, const json_t *now, bool resume, kq_error *err)
+static kq_status check_settings(const char *path, const char *work_dir, const json_t *now, bool resume,
+                                kq_error *err)
 {
     json_error_t json_err = {.text = "is no JSON object"};
     char *text, words[600];
@@ -159,21 +177,31 @@ static kq_status check_settings(const char *path, const char *work_dir, const js
     json_t *then = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
     const bool differs = json_is_object(then) && difference("", then, now, words);
     if (!json_is_object(then))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: %s; --fresh discards the unfinished work and starts anew", path, json_err.text);
+        status = kq_fail(err, KQ_E_FORMAT, "%s: %s; --fresh discards the unfinished work and starts anew",
+                         path, json_err.text);
     else if (differs && resume)
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: the unfinished work there was started with %s; give the same settings, or --fresh to discard it and start anew",
+        status = kq_fail(err, KQ_E_MISMATCH,
+                         "%s: the unfinished work there was started with %s; give the same settings, or "
+                         "--fresh to discard it and start anew",
                          path, words);
     else if (differs)
-        status = kq_fail(err, KQ_E_ARG, "%s: holds unfinished work, started with %s; --resume with the same settings continues it, --fresh discards it and "
-                         "starts anew", work_dir, words);
+        status = kq_fail(err, KQ_E_ARG,
+                         "%s: holds unfinished work, started with %s; --resume with the same settings "
+                         "continues it, --fresh discards it and "
+                         "starts anew",
+                         work_dir, words);
     else if (!resume)
-        status = kq_fail(err, KQ_E_ARG, "%s: holds unfinished work; --resume continues it, --fresh discards it and starts anew", work_dir);
+        status =
+            kq_fail(err, KQ_E_ARG,
+                    "%s: holds unfinished work; --resume continues it, --fresh discards it and starts anew",
+                    work_dir);
     kq_free(text);
     json_decref(then);
     return status;
 }
 
-kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume, bool fresh, kq_job *job, kq_error *err)
+kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume,
+                      bool fresh, kq_job *job, kq_error *err)
 {
     *job = (kq_job){.lock = -1};
     char path[4400];
@@ -185,7 +213,8 @@ kq_status kq_job_open(const char *done_path, const char *work_dir, const char *s
     if (kq_path_exists(done_path)) {
         job->complete = true;
         if (kq_path_is_dir(work_dir))
-            lock_folder(job, NULL); /* died between the last rename and the clean-up, unless it is still alive */
+            lock_folder(job,
+                        NULL); /* died between the last rename and the clean-up, unless it is still alive */
         return KQ_OK;
     }
     job->made = kq_missing_folders(work_dir);
@@ -198,11 +227,14 @@ kq_status kq_job_open(const char *done_path, const char *work_dir, const char *s
         job->complete = resume;
         if (!resume)
             kq_job_finish(job);
-        return resume ? KQ_OK : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", done_path);
+        return resume ? KQ_OK
+                      : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it",
+                                done_path);
     }
     snprintf(path, sizeof path, "%s/job.json", work_dir);
     const bool there = has_work(work_dir) && !fresh;
-    if (!there) /* not wanted, or died before anything was finished, or before its settings were written: not to be trusted */
+    if (!there) /* not wanted, or died before anything was finished, or before its settings were written: not
+                   to be trusted */
         clear_folder(work_dir, true, is_ours);
     json_error_t json_err;
     json_t *now = json_loads(settings, JSON_REJECT_DUPLICATES, &json_err);
@@ -213,7 +245,8 @@ kq_status kq_job_open(const char *done_path, const char *work_dir, const char *s
         status = check_settings(path, work_dir, now, resume, err);
     } else {
         text = json_dumps(now, JSON_INDENT(2));
-        status = text ? kq_file_write(path, text, strlen(text), err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        status = text ? kq_file_write(path, text, strlen(text), err)
+                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     }
     free(text);
     json_decref(now);
@@ -230,7 +263,8 @@ void kq_job_finish(kq_job *job)
     clear_folder(job->work_dir, true, is_ours);
     snprintf(path, sizeof path, "%s/lock", job->work_dir);
     unlink(path); /* last: until then nobody else can have the folder */
-    kq_remove_folders(job->work_dir, job->made > 1 ? job->made : 1); /* those above it only when nothing is in them */
+    /* those above it only when nothing is in them */
+    kq_remove_folders(job->work_dir, job->made > 1 ? job->made : 1);
     close(job->lock);
     job->lock = -1;
 }
@@ -281,8 +315,10 @@ kq_status kq_job_check_seal(const char *path, kq_error *err)
     size_t size;
     kq_status status = fingerprint(path, hex, err);
     seal_path(path, seal);
-    if (!status && !(status = kq_file_read(seal, 64, &text, &size, err)) && (size != 16 || memcmp(text, hex, 16)))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: is damaged; --fresh discards the unfinished work and starts anew", path);
+    if (!status && !(status = kq_file_read(seal, 64, &text, &size, err)) &&
+        (size != 16 || memcmp(text, hex, 16)))
+        status = kq_fail(err, KQ_E_FORMAT,
+                         "%s: is damaged; --fresh discards the unfinished work and starts anew", path);
     kq_free(text);
     return status;
 }

@@ -6,7 +6,10 @@
 #include "base/f16.h"
 #include "base/file.h"
 
-static const struct { const char *stem, *suffix; size_t width; } kinds[] = {[KQ_REC_INPUT] = {"input", "bf16", 2}, [KQ_REC_GRAD] = {"grad", "f32", 4}};
+static const struct {
+    const char *stem, *suffix;
+    size_t width;
+} kinds[] = {[KQ_REC_INPUT] = {"input", "bf16", 2}, [KQ_REC_GRAD] = {"grad", "f32", 4}};
 
 static void path_of(const kq_sweeper *w, kq_record_kind kind, size_t layer, char path[4400])
 {
@@ -32,14 +35,16 @@ void kq_records_drop(const kq_sweeper *w, kq_record_kind kind, size_t layer)
     unlink(path);
 }
 
-kq_status kq_records_open(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out, kq_error *err)
+kq_status kq_records_open(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out,
+                          kq_error *err)
 {
     char path[4400];
     path_of(w, kind, layer, path);
     return kq_spill_open(path, count_of(w, kind), kinds[kind].width * w->record, out, err);
 }
 
-kq_status kq_records_create(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out, kq_error *err)
+kq_status kq_records_create(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out,
+                            kq_error *err)
 {
     char path[4400];
     path_of(w, kind, layer, path);
@@ -54,7 +59,8 @@ kq_status kq_records_finish(kq_spill *f, kq_status status, kq_error *err)
     return status;
 }
 
-kq_status kq_records_read_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spill *in, size_t seq, kq_error *err)
+kq_status kq_records_read_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spill *in, size_t seq,
+                                kq_error *err)
 {
     kq_status status = kq_spill_read(in, seq, k->half, err);
     if (!status)
@@ -62,7 +68,8 @@ kq_status kq_records_read_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spil
     return status;
 }
 
-kq_status kq_records_write_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spill *out, size_t seq, kq_error *err)
+kq_status kq_records_write_input(const kq_sweeper *w, kq_sweep_worker *k, kq_spill *out, size_t seq,
+                                 kq_error *err)
 {
     kq_f32_to_bf16_n(k->x, k->half, w->record);
     return kq_spill_write(out, seq, k->half, err);

@@ -33,7 +33,8 @@ static kq_status start(const char *path, size_t n_records, size_t record_bytes, 
     return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
 }
 
-kq_status kq_spill_create(const char *path, size_t n_records, size_t record_bytes, kq_spill **out, kq_error *err)
+kq_status kq_spill_create(const char *path, size_t n_records, size_t record_bytes, kq_spill **out,
+                          kq_error *err)
 {
     *out = NULL;
     kq_spill *s = NULL;
@@ -55,7 +56,8 @@ kq_status kq_spill_create(const char *path, size_t n_records, size_t record_byte
     return KQ_OK;
 }
 
-kq_status kq_spill_open(const char *path, size_t n_records, size_t record_bytes, kq_spill **out, kq_error *err)
+kq_status kq_spill_open(const char *path, size_t n_records, size_t record_bytes, kq_spill **out,
+                        kq_error *err)
 {
     *out = NULL;
     kq_spill *s = NULL;
@@ -67,8 +69,9 @@ kq_status kq_spill_open(const char *path, size_t n_records, size_t record_bytes,
     if (s->fd < 0 || fstat(s->fd, &st))
         status = kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
     else if ((size_t)st.st_size != n_records * (record_bytes + 8))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: %lld bytes, expected %zu; --fresh discards the unfinished work and starts anew", path,
-                         (long long)st.st_size, n_records * (record_bytes + 8));
+        status = kq_fail(err, KQ_E_FORMAT,
+                         "%s: %lld bytes, expected %zu; --fresh discards the unfinished work and starts anew",
+                         path, (long long)st.st_size, n_records * (record_bytes + 8));
     if (status) {
         kq_spill_close(s);
         return status;
@@ -80,7 +83,10 @@ kq_status kq_spill_open(const char *path, size_t n_records, size_t record_bytes,
 kq_status kq_spill_write(kq_spill *s, size_t i, const void *data, kq_error *err)
 {
     const uint64_t sum = kq_hash64(data, s->record_bytes, i);
-    const struct { const void *p; size_t size; } parts[] = {{data, s->record_bytes}, {&sum, sizeof sum}};
+    const struct {
+        const void *p;
+        size_t size;
+    } parts[] = {{data, s->record_bytes}, {&sum, sizeof sum}};
     off_t at = (off_t)(i * (s->record_bytes + 8));
     for (int k = 0; k < 2; k++) {
         const uint8_t *p = parts[k].p;
@@ -89,7 +95,8 @@ kq_status kq_spill_write(kq_spill *s, size_t i, const void *data, kq_error *err)
             if (n < 0 && errno == EINTR)
                 continue;
             if (n <= 0)
-                return kq_fail(err, KQ_E_IO, "%s: cannot be written: %s", s->tmp, n < 0 ? strerror(errno) : "no progress");
+                return kq_fail(err, KQ_E_IO, "%s: cannot be written: %s", s->tmp,
+                               n < 0 ? strerror(errno) : "no progress");
             p += n;
             at += n;
             left -= (size_t)n;
@@ -105,7 +112,8 @@ static kq_status read_all(kq_spill *s, void *data, size_t size, off_t at, kq_err
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return kq_fail(err, KQ_E_IO, "%s: cannot be read: %s", s->path, n < 0 ? strerror(errno) : "it ends early");
+            return kq_fail(err, KQ_E_IO, "%s: cannot be read: %s", s->path,
+                           n < 0 ? strerror(errno) : "it ends early");
         p += n;
         at += n;
         size -= (size_t)n;
@@ -121,7 +129,9 @@ kq_status kq_spill_read(kq_spill *s, size_t i, void *data, kq_error *err)
     if (!status)
         status = read_all(s, &sum, sizeof sum, at + (off_t)s->record_bytes, err);
     if (!status && sum != kq_hash64(data, s->record_bytes, i))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: record %zu is damaged; --fresh discards the unfinished work and starts anew", s->path, i);
+        status = kq_fail(err, KQ_E_FORMAT,
+                         "%s: record %zu is damaged; --fresh discards the unfinished work and starts anew",
+                         s->path, i);
     return status;
 }
 

@@ -1,4 +1,5 @@
-/* One block's weight gradients, wherever they are kept (kq_gradient_way), and the factors of the estimates that take them. */
+/* One block's weight gradients, wherever they are kept (kq_gradient_way), and the factors of the
+ * estimates that take them. */
 #include "sweep/internal.h"
 
 #include <math.h>
@@ -10,7 +11,8 @@
 #include "base/mem.h"
 #include "base/time.h"
 
-/* How a unit's gradient is kept: multiplied out, [m, n]; or as g [uT, m] and x [uT, n], u sequences of T tokens (kq_gradients.T). */
+/* How a unit's gradient is kept: multiplied out, [m, n]; or as g [uT, m] and x [uT, n], u sequences of T
+ * tokens (kq_gradients.T). */
 enum { WHOLE, FACTORED };
 
 static size_t width_of(const kq_sweeper *w, int form, int id) /* values of a unit */
@@ -54,11 +56,13 @@ typedef struct block_gradients {
     kq_sweeper *w;
     size_t layer;
     kq_block block;
-    kq_spill *in, *dy, *out;                     /* out: the gradient at the block's input; NULL once it is written */
-    unsigned wanted;                             /* linears whose gradients this pass makes */
-    size_t first;                                /* the unit that memory begins with */
-    uint16_t *memory[KQ_N_FORMS][KQ_N_LINEAR];   /* [units, or slots of a stream; width]; owned */
-    kq_spill *disk[KQ_N_FORMS][KQ_N_LINEAR];     /* a record a unit; owned, never committed: it goes when it is closed */
+    /* out: the gradient at the block's input; NULL once it is written */
+    kq_spill *in, *dy, *out;
+    unsigned wanted;                           /* linears whose gradients this pass makes */
+    size_t first;                              /* the unit that memory begins with */
+    uint16_t *memory[KQ_N_FORMS][KQ_N_LINEAR]; /* [units, or slots of a stream; width]; owned */
+    /* a record a unit; owned, never committed: it goes when it is closed */
+    kq_spill *disk[KQ_N_FORMS][KQ_N_LINEAR];
 } block_gradients;
 
 static uint16_t *place(const block_gradients *b, const kq_sweep_worker *k, int form, int id, size_t unit)
@@ -74,7 +78,8 @@ typedef struct gradient_sink {
     size_t unit, nth; /* sequence of the unit */
 } gradient_sink;
 
-static kq_status put_gradient(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
+static kq_status put_gradient(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T,
+                              kq_error *err)
 {
     const gradient_sink *s = ctx;
     kq_sweeper *w = s->b->w;
@@ -96,7 +101,8 @@ static kq_status unit_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
     kq_status status = KQ_OK;
     for (size_t nth = 0; nth < B && !status; nth++) {
         gradient_sink sink = {b, k, unit, nth};
-        status = kq_sweep_backward_record(b->w, k, &b->block, unit * B + nth, b->in, b->dy, b->out, b->wanted, put_gradient, &sink, err);
+        status = kq_sweep_backward_record(b->w, k, &b->block, unit * B + nth, b->in, b->dy, b->out, b->wanted,
+                                          put_gradient, &sink, err);
     }
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
         if (!(b->wanted >> id & 1))
@@ -171,15 +177,18 @@ static kq_status make_room(block_gradients *b, size_t count, bool on_disk, kq_er
             snprintf(suffix, sizeof suffix, "%d-%d.bf16", id, form);
             kq_job_path(b->w->s->job, "gradients", b->layer, suffix, path);
             status = on_disk ? kq_spill_create(path, count, width * sizeof(uint16_t), &b->disk[form][id], err)
-                             : kq_alloc_for((void **)&b->memory[form][id], count * width, sizeof(uint16_t), "a block's gradients", err);
+                             : kq_alloc_for((void **)&b->memory[form][id], count * width, sizeof(uint16_t),
+                                            "a block's gradients", err);
         }
     return status;
 }
 
 /* ---- an estimate's samples out of units ---- */
 
-/* Unit k of the `per` that make a sample: its tokens beside the others', or its values added to theirs in f32. */
-static void join_unit(const kq_sweeper *w, int form, int id, size_t per, size_t k, const uint16_t *unit, float *sum, uint16_t *sample)
+/* Unit k of the `per` that make a sample: its tokens beside the others', or its values added to theirs
+ * in f32. */
+static void join_unit(const kq_sweeper *w, int form, int id, size_t per, size_t k, const uint16_t *unit,
+                      float *sum, uint16_t *sample)
 {
     const size_t width = width_of(w, form, id);
     if (per == 1) {
@@ -198,7 +207,11 @@ static void join_unit(const kq_sweeper *w, int form, int id, size_t per, size_t 
     }
 }
 
-typedef struct sample_reader { const block_gradients *b; const kq_sweep_estimate *e; int id, form; } sample_reader;
+typedef struct sample_reader {
+    const block_gradients *b;
+    const kq_sweep_estimate *e;
+    int id, form;
+} sample_reader;
 
 static kq_status read_sample(const sample_reader *r, size_t i, uint16_t *sample, kq_error *err)
 {
@@ -255,8 +268,8 @@ static void scale_by(float *H, size_t n, float by)
 }
 
 /* Factors as kq_factors leaves them go to the receiver. */
-static kq_status deliver(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, int id, float *H_in, float *H_out,
-                         kq_factor_report *report, kq_error *err)
+static kq_status deliver(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, int id, float *H_in,
+                         float *H_out, kq_factor_report *report, kq_error *err)
 {
     size_t m, n;
     kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
@@ -333,7 +346,8 @@ static kq_status stored_block(block_gradients *b, bool keep_dx, size_t n_estimat
     if (!status)
         status = open_block(b, keep_dx, err);
     if (!status)
-        status = kq_sweep_each(w, units_of(w), unit_item, b, "backward", down(w, b->layer, 0), down(w, b->layer, 0.5), err);
+        status = kq_sweep_each(w, units_of(w), unit_item, b, "backward", down(w, b->layer, 0),
+                               down(w, b->layer, 0.5), err);
     status = close_block(b, status, err);
     w->report->backward_s += kq_now_s() - start;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -374,8 +388,12 @@ static size_t list_items(const kq_sweeper *w, unsigned wanted, stream_item *item
         for (size_t i = 0; i < w->s->n_estimates; i++) {
             const kq_sweep_estimate *e = &w->s->estimates[i];
             if (wanted >> id & 1 && takes_gradients(e))
-                items[n++] = (stream_item){.e = e, .id = id, .form = form_of(w, e, id), .opt = options_of(w, e),
-                                           .sizes = samples_of(w, e, id), .per = e->batch / w->unit};
+                items[n++] = (stream_item){.e = e,
+                                           .id = id,
+                                           .form = form_of(w, e, id),
+                                           .opt = options_of(w, e),
+                                           .sizes = samples_of(w, e, id),
+                                           .per = e->batch / w->unit};
         }
     return n;
 }
@@ -385,7 +403,8 @@ static size_t item_bytes(const stream_item *t)
     const kq_gradients *G = &t->sizes;
     const kq_stream_linear one = {.D = G->D, .m = G->m, .n = G->n, .T = G->T, .opt = &t->opt};
     const size_t sample = kq_sample_size(G->m, G->n, G->T);
-    return kq_factors_stream_bytes(&one, 1) + 4 * (G->m * G->m + G->n * G->n) + (t->per > 1 ? (t->form == WHOLE ? 6 : 2) * sample : 0);
+    return kq_factors_stream_bytes(&one, 1) + 4 * (G->m * G->m + G->n * G->n) +
+           (t->per > 1 ? (t->form == WHOLE ? 6 : 2) * sample : 0);
 }
 
 /* How many of the n items advance together: as many as fit limit (0: any), at least one. */
@@ -409,7 +428,12 @@ static size_t slots_of(const kq_sweeper *w)
     return slots < units_of(w) ? slots : units_of(w);
 }
 
-typedef struct stream { block_gradients *b; stream_item *items; size_t count; double share; } stream;
+typedef struct stream {
+    block_gradients *b;
+    stream_item *items;
+    size_t count;
+    double share;
+} stream;
 
 static int stream_progress(void *ctx, double fraction)
 {
@@ -419,7 +443,8 @@ static int stream_progress(void *ctx, double fraction)
 }
 
 /* The slots' units, as far as they belong to the item's samples. */
-static kq_status feed(const block_gradients *b, stream_item *t, size_t source, size_t count, kq_gradient_sink *to, kq_error *err)
+static kq_status feed(const block_gradients *b, stream_item *t, size_t source, size_t count,
+                      kq_gradient_sink *to, kq_error *err)
 {
     const kq_sweeper *w = b->w;
     const uint16_t *slots = b->memory[t->form][t->id];
@@ -460,12 +485,14 @@ static kq_status stream_pass(void *ctx, kq_gradient_sink *to, kq_error *err)
             b->wanted |= to->wanted >> i & 1 ? 1u << st->items[i].id : 0;
         const size_t count = units - b->first < slots ? units - b->first : slots;
         double start = kq_now_s();
-        status = kq_sweep_each(w, count, unit_item, b, "backward", down(w, b->layer, st->share), down(w, b->layer, st->share), err);
+        status = kq_sweep_each(w, count, unit_item, b, "backward", down(w, b->layer, st->share),
+                               down(w, b->layer, st->share), err);
         w->report->backward_s += kq_now_s() - start;
         start = kq_now_s();
         for (size_t i = 0; i < st->count && !status; i++)
             if (to->wanted >> i & 1)
-                status = name_error(b->layer, st->items[i].id, feed(b, &st->items[i], i, count, to, err), err);
+                status =
+                    name_error(b->layer, st->items[i].id, feed(b, &st->items[i], i, count, to, err), err);
         w->report->factor_s += kq_now_s() - start;
     }
     return b->out ? finish_dx(b, status, err) : status;
@@ -481,7 +508,8 @@ static kq_status run_set(block_gradients *b, stream_item *items, size_t count, k
         stream_item *t = &items[i];
         kq_stream_linear *l = &linears[i];
         const size_t sample = kq_sample_size(t->sizes.m, t->sizes.n, t->sizes.T);
-        *l = (kq_stream_linear){.source = i, .D = t->sizes.D, .m = t->sizes.m, .n = t->sizes.n, .T = t->sizes.T, .opt = &t->opt};
+        *l = (kq_stream_linear){
+            .source = i, .D = t->sizes.D, .m = t->sizes.m, .n = t->sizes.n, .T = t->sizes.T, .opt = &t->opt};
         status = alloc_factors(&t->sizes, &l->H_in, &l->H_out, err);
         if (!status && t->per > 1 && t->form == WHOLE)
             status = kq_alloc_for((void **)&t->sum, sample, sizeof *t->sum, "sums of gradients", err);
@@ -494,7 +522,8 @@ static kq_status run_set(block_gradients *b, stream_item *items, size_t count, k
     w->report->factor_s += kq_now_s() - start - (w->report->backward_s + w->report->factor_s - before);
     for (size_t i = 0; i < count; i++) {
         if (!status)
-            status = deliver(w, items[i].e, b->layer, items[i].id, linears[i].H_in, linears[i].H_out, &linears[i].report, err);
+            status = deliver(w, items[i].e, b->layer, items[i].id, linears[i].H_in, linears[i].H_out,
+                             &linears[i].report, err);
         kq_free(linears[i].H_in);
         kq_free(linears[i].H_out);
         kq_free(items[i].sum);
@@ -510,7 +539,8 @@ static kq_status streamed_block(block_gradients *b, bool keep_dx, kq_error *err)
     size_t bytes, done = 0, n = 0;
     kq_status status = make_room(b, slots_of(w), false, err);
     if (!status)
-        status = kq_alloc_for((void **)&items, w->s->n_estimates * KQ_N_LINEAR, sizeof *items, "estimates", err);
+        status =
+            kq_alloc_for((void **)&items, w->s->n_estimates * KQ_N_LINEAR, sizeof *items, "estimates", err);
     if (!status) {
         n = list_items(w, b->wanted, items);
         status = open_block(b, keep_dx, err);
@@ -535,7 +565,8 @@ kq_status kq_sweep_gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, 
     block_gradients b = {.w = w, .layer = layer, .wanted = n_estimates ? wanted : 0};
     if (!b.wanted && !keep_dx)
         return KQ_OK;
-    return b.wanted && w->s->way == KQ_WAY_STREAM ? streamed_block(&b, keep_dx, err) : stored_block(&b, keep_dx, n_estimates, err);
+    return b.wanted && w->s->way == KQ_WAY_STREAM ? streamed_block(&b, keep_dx, err)
+                                                  : stored_block(&b, keep_dx, n_estimates, err);
 }
 
 /* ---- the plan ---- */
@@ -557,9 +588,12 @@ void kq_sweep_store_plan(const kq_sweeper *w, size_t *memory, size_t *disk)
         kq_gradients G = items[i].sizes;
         if (s->way == KQ_WAY_DISK || !kq_sweep_as_stored(w, items[i].e))
             G.read = read_samples;
-        const size_t H = 4 * (G.m * G.m + G.n * G.n), join = items[i].per > 1 ? (size_t)w->threads * 6 * kq_sample_size(G.m, G.n, 0) : 0;
+        const size_t H = 4 * (G.m * G.m + G.n * G.n),
+                     join = items[i].per > 1 ? (size_t)w->threads * 6 * kq_sample_size(G.m, G.n, 0) : 0;
         const size_t scratch = kq_factors_bytes(&G, &items[i].opt) + join;
-        factors = H + (scratch > receiver ? scratch : receiver) > factors ? H + (scratch > receiver ? scratch : receiver) : factors;
+        factors = H + (scratch > receiver ? scratch : receiver) > factors
+                      ? H + (scratch > receiver ? scratch : receiver)
+                      : factors;
     }
     for (size_t done = 0, count, bytes; done < n && s->way == KQ_WAY_STREAM; done += count) {
         count = take_set(items + done, n - done, s->stream_bytes, &bytes);

@@ -25,7 +25,8 @@ static void tick(const kq_sweep *s, kq_first_error *f, const char *stage, double
     }
 }
 
-kq_status kq_sweep_each(kq_sweeper *w, size_t n, kq_sweep_item *fn, void *pass, const char *stage, double from, double to, kq_error *err)
+kq_status kq_sweep_each(kq_sweeper *w, size_t n, kq_sweep_item *fn, void *pass, const char *stage,
+                        double from, double to, kq_error *err)
 {
     kq_first_error f = KQ_FIRST_ERROR;
     size_t finished = 0;
@@ -59,7 +60,8 @@ bool kq_sweep_as_stored(const kq_sweeper *w, const kq_sweep_estimate *e)
     return !e->seq && e->batch == w->unit;
 }
 
-kq_status kq_sweep_hand_out(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *report,
+kq_status kq_sweep_hand_out(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, kq_linear_id id,
+                            const float *H_in, const float *H_out, const kq_factor_report *report,
                             kq_error *err)
 {
     double start = kq_now_s();
@@ -110,7 +112,9 @@ static size_t unit_size(const kq_sweeper *w, int form, int id)
 {
     size_t m, n;
     kq_linear_shape(w->cfg, (kq_linear_id)id, &m, &n);
-    return w->s->way == KQ_WAY_DISK && w->forms[id] >> form & 1 ? kq_sample_size(m, n, form ? w->unit * w->s->T : 0) : 0;
+    return w->s->way == KQ_WAY_DISK && w->forms[id] >> form & 1
+               ? kq_sample_size(m, n, form ? w->unit * w->s->T : 0)
+               : 0;
 }
 
 static kq_status new_workers(kq_sweeper *w, bool backward, kq_error *err)
@@ -143,7 +147,8 @@ static kq_status new_workers(kq_sweeper *w, bool backward, kq_error *err)
             ok = ok && k->half_x && k->half_g;
         }
         if (!ok)
-            return kq_fail(err, KQ_E_MEMORY, "out of memory: calibration with %d sequences at once", w->workers);
+            return kq_fail(err, KQ_E_MEMORY, "out of memory: calibration with %d sequences at once",
+                           w->workers);
     }
     return KQ_OK;
 }
@@ -173,7 +178,11 @@ kq_status kq_sweep_need_head(kq_sweeper *w, kq_error *err)
 
 static kq_sweeper new_sweeper(const kq_sweep *s, const kq_config *cfg, kq_sweep_report *report)
 {
-    kq_sweeper w = {.s = s, .cfg = cfg, .threads = s->threads > 0 ? s->threads : 1, .record = s->T * cfg->d_model, .report = report};
+    kq_sweeper w = {.s = s,
+                    .cfg = cfg,
+                    .threads = s->threads > 0 ? s->threads : 1,
+                    .record = s->T * cfg->d_model,
+                    .report = report};
     w.workers = s->workers > 0 && s->workers < w.threads ? s->workers : w.threads;
     return w;
 }
@@ -243,7 +252,8 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
         if (kq_method_needs(e->factor->method) == KQ_NEEDS_GRADIENTS)
             continue;
         const bool down = kq_method_needs_gradients(e->factor->method);
-        const size_t bytes = s->receiver_peak + kq_sweep_token_bytes(cfg, s->T, kq_sweep_n_records(&w, e), down, s->diagonal);
+        const size_t bytes =
+            s->receiver_peak + kq_sweep_token_bytes(cfg, s->T, kq_sweep_n_records(&w, e), down, s->diagonal);
         statistics = bytes > statistics ? bytes : statistics;
     }
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -263,6 +273,8 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
     /* The head is there until the loss is known, a block's statistics come after it. */
     const size_t head = kq_head_bytes(cfg, s->compute), nll = w.backward ? 4 * n_rec * s->T : 0;
     const size_t block = workers * sums + statistics + s->receiver_kept;
-    *memory_bytes = kq_block_bytes(cfg, s->compute) + workers * worker + (head + nll > block ? head + nll : block);
-    *disk_bytes = disk + (w.backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * n_rec * record * 4 : 2 * s->n_seq * record * 2);
+    *memory_bytes =
+        kq_block_bytes(cfg, s->compute) + workers * worker + (head + nll > block ? head + nll : block);
+    *disk_bytes = disk + (w.backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * n_rec * record * 4
+                                     : 2 * s->n_seq * record * 2);
 }

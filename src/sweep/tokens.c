@@ -1,4 +1,5 @@
-/* Methods over tokens: the inputs x_t, and the gradients g_t at the outputs, of one block at a time, a group of sequences at a time. */
+/* Methods over tokens: the inputs x_t, and the gradients g_t at the outputs, of one block at a time, a
+ * group of sequences at a time. */
 #include "sweep/internal.h"
 
 #include <string.h>
@@ -10,7 +11,8 @@ enum { N_INPUTS = 4, GROUP = 8 /* sequences held at a time */ };
 
 /* Linears that share an input share its values: q k v | o | gate up | down. */
 static const kq_linear_id input_of[N_INPUTS] = {KQ_Q, KQ_O, KQ_GATE, KQ_DOWN};
-static const int input_index[KQ_N_LINEAR] = {[KQ_Q] = 0, [KQ_K] = 0, [KQ_V] = 0, [KQ_O] = 1, [KQ_GATE] = 2, [KQ_UP] = 2, [KQ_DOWN] = 3};
+static const int input_index[KQ_N_LINEAR] = {
+    [KQ_Q] = 0, [KQ_K] = 0, [KQ_V] = 0, [KQ_O] = 1, [KQ_GATE] = 2, [KQ_UP] = 2, [KQ_DOWN] = 3};
 
 static size_t group_of(size_t n_seq)
 {
@@ -21,25 +23,34 @@ static size_t group_of(size_t n_seq)
 typedef struct token_block {
     kq_sweeper *w;
     const kq_sweep_estimate *e;
-    size_t n_rec;            /* records it looks at */
+    size_t n_rec; /* records it looks at */
     kq_block block;
-    kq_spill *in, *dy, *out; /* out: the block's output on the way up, the gradient at its input on the way down */
+    /* out: the block's output on the way up, the gradient at its input on the way down */
+    kq_spill *in, *dy, *out;
     unsigned wanted;
-    size_t first, rows;      /* the group's first record, of the estimate's; tokens in it */
-    bool norms;              /* take ||G_i||_F^2 along */
+    size_t first, rows; /* the group's first record, of the estimate's; tokens in it */
+    bool norms;         /* take ||G_i||_F^2 along */
     size_t m[KQ_N_LINEAR], n[KQ_N_LINEAR];
-    float *X[N_INPUTS];      /* [GROUP * T, n] */
-    float *g[KQ_N_LINEAR];   /* [GROUP * T, m] */
+    float *X[N_INPUTS];    /* [GROUP * T, n] */
+    float *g[KQ_N_LINEAR]; /* [GROUP * T, m] */
     float *H_in[KQ_N_LINEAR], *H_out[KQ_N_LINEAR];
-    unsigned lacking;              /* bit id: it is wanted, but no token moves the loss through it */
-    double *square[KQ_N_LINEAR];   /* [n_rec] ||G_i||_F^2; when only the diagonal is wanted, [n] sum_t x_t^2 */
-    float *weight, *form, *scaled; /* [GROUP * T]; the quadratic form [widest, widest]; [GROUP * T, widest] */
+    unsigned lacking; /* bit id: it is wanted, but no token moves the loss through it */
+    /* [n_rec] ||G_i||_F^2; when only the diagonal is wanted, [n] sum_t x_t^2 */
+    double *square[KQ_N_LINEAR];
+    /* [GROUP * T]; the quadratic form [widest, widest]; [GROUP * T, widest] */
+    float *weight, *form, *scaled;
 } token_block;
 
 /* What a worker's sink needs: where its sequence's rows go. */
-typedef struct token_sink { token_block *b; kq_sweep_worker *k; size_t i; } token_sink; /* i: of the estimate's records */
+/* i: of the estimate's records */
+typedef struct token_sink {
+    token_block *b;
+    kq_sweep_worker *k;
+    size_t i;
+} token_sink;
 
-static kq_status keep_tokens(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
+static kq_status keep_tokens(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T,
+                             kq_error *err)
 {
     const token_sink *s = ctx;
     token_block *b = s->b;
@@ -71,7 +82,8 @@ static kq_status up_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
     const size_t seq = kq_sweep_record(b->w, b->e, sink.i) % b->w->s->n_seq;
     kq_status status = kq_records_read_input(b->w, k, b->in, seq, err);
     if (!status)
-        status = kq_block_forward_sink(b->w->mc, &b->block, k->x, b->w->s->T, k->x, k->scratch, keep_tokens, &sink, err);
+        status = kq_block_forward_sink(b->w->mc, &b->block, k->x, b->w->s->T, k->x, k->scratch, keep_tokens,
+                                       &sink, err);
     return status || !b->out ? status : kq_records_write_input(b->w, k, b->out, seq, err);
 }
 
@@ -83,7 +95,8 @@ static kq_status down_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
     for (int j = 0; j < N_INPUTS; j++)
         if (b->X[j])
             ids |= 1u << input_of[j]; /* so that the shared input is handed out */
-    return kq_sweep_backward_record(b->w, k, &b->block, kq_sweep_record(b->w, b->e, sink.i), b->in, b->dy, b->out, ids, keep_tokens, &sink, err);
+    return kq_sweep_backward_record(b->w, k, &b->block, kq_sweep_record(b->w, b->e, sink.i), b->in, b->dy,
+                                    b->out, ids, keep_tokens, &sink, err);
 }
 
 static void free_block(token_block *b)
@@ -146,14 +159,18 @@ size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool b
         kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
         widest = m > widest ? m : widest;
         widest = n > widest ? n : widest;
-        bytes += (diagonal ? 12 * n : 4 * n * n) + (input_of[input_index[id]] == (kq_linear_id)id ? 4 * rows * n : 0);
+        bytes += (diagonal ? 12 * n : 4 * n * n) +
+                 (input_of[input_index[id]] == (kq_linear_id)id ? 4 * rows * n : 0);
         bytes += backward ? 4 * (m * m + rows * m) : 0;
     }
-    return bytes + (backward ? 4 * (3 * widest * widest + rows * widest) : 0); /* forms: with the two of an inverse */
+    /* forms: with the two of an inverse */
+    return bytes + (backward ? 4 * (3 * widest * widest + rows * widest) : 0);
 }
 
-/* Add the group's tokens to one side of a linear's statistics. other: the matrix that weights them, NULL for ones. */
-static void add_group(token_block *b, const float *tokens, size_t width, const float *other_tokens, size_t other_width, const float *form, float *H)
+/* Add the group's tokens to one side of a linear's statistics. other: the matrix that weights them, NULL
+ * for ones. */
+static void add_group(token_block *b, const float *tokens, size_t width, const float *other_tokens,
+                      size_t other_width, const float *form, float *H)
 {
     const int threads = b->w->threads;
     if (form)
@@ -161,7 +178,8 @@ static void add_group(token_block *b, const float *tokens, size_t width, const f
     kq_token_gram(tokens, form ? b->weight : NULL, b->rows, width, H, b->scaled, threads);
 }
 
-/* Unweighted sums over an input that linears share are taken once, for the first of them that is wanted, and copied. -1: none to copy from. */
+/* Unweighted sums over an input that linears share are taken once, for the first of them that is wanted,
+ * and copied. -1: none to copy from. */
 static int same_sums(const token_block *b, const kq_token_pass *pass, int id)
 {
     if (pass->in && pass->weight == KQ_WEIGHT_ONE)
@@ -171,17 +189,19 @@ static int same_sums(const token_block *b, const kq_token_pass *pass, int id)
     return -1;
 }
 
-/* The weights of one linear's pass stay the same over all groups; each linear has its own, made when the group's turn comes: the forms of all
- * linears would not fit, the inverse is small beside the products over a group. */
-static kq_status add_linear(token_block *b, int id, const kq_token_pass *pass, const float *H_in, const float *H_out, kq_factor_report *report, kq_error *err)
+/* The weights of one linear's pass stay the same over all groups; each linear has its own, made when the
+ * group's turn comes: the forms of all linears would not fit, the inverse is small beside the products
+ * over a group. */
+static kq_status add_linear(token_block *b, int id, const kq_token_pass *pass, const float *H_in,
+                            const float *H_out, kq_factor_report *report, kq_error *err)
 {
     const kq_factor_options *f = b->e->factor;
     const float *X = b->X[input_index[id]], *form = NULL;
     kq_status status = KQ_OK;
     if (pass->weight != KQ_WEIGHT_ONE) {
         form = b->form;
-        status = kq_token_weight(pass->weight, pass->in ? H_out : H_in, pass->in ? b->m[id] : b->n[id], f->rho, b->w->threads, b->form,
-                                 &report->regularised, err);
+        status = kq_token_weight(pass->weight, pass->in ? H_out : H_in, pass->in ? b->m[id] : b->n[id],
+                                 f->rho, b->w->threads, b->form, &report->regularised, err);
     }
     if (!status && pass->in && same_sums(b, pass, id) < 0)
         add_group(b, X, b->n[id], b->g[id], b->m[id], form, b->H_in[id]);
@@ -202,15 +222,16 @@ static double mean_square(const token_block *b, int id)
 static void find_lacking(token_block *b, const kq_token_pass *pass)
 {
     for (int id = 0; id < KQ_N_LINEAR; id++)
-        if ((b->wanted >> id & 1) && (mean_square(b, id) < KQ_TINY_SQUARE || (pass->in && kq_factor_is_tiny(b->H_in[id], b->n[id])) ||
-                                      (pass->out && kq_factor_is_tiny(b->H_out[id], b->m[id]))))
+        if ((b->wanted >> id & 1) &&
+            (mean_square(b, id) < KQ_TINY_SQUARE || (pass->in && kq_factor_is_tiny(b->H_in[id], b->n[id])) ||
+             (pass->out && kq_factor_is_tiny(b->H_out[id], b->m[id]))))
             b->lacking |= 1u << id;
     b->wanted &= ~b->lacking;
 }
 
 /* One pass over all tokens of the block. */
-static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_item *item, const char *stage, double from, double to,
-                          kq_factor_report report[KQ_N_LINEAR], kq_error *err)
+static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_item *item, const char *stage,
+                          double from, double to, kq_factor_report report[KQ_N_LINEAR], kq_error *err)
 {
     kq_sweeper *w = b->w;
     const size_t n = b->n_rec, group = group_of(n);
@@ -223,7 +244,8 @@ static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_it
     }
     for (b->first = 0; b->first < n && !status; b->first += group) {
         const size_t count = n - b->first < group ? n - b->first : group;
-        const double at = from + (to - from) * (double)b->first / (double)n, end = from + (to - from) * (double)(b->first + count) / (double)n;
+        const double at = from + (to - from) * (double)b->first / (double)n,
+                     end = from + (to - from) * (double)(b->first + count) / (double)n;
         b->rows = count * w->s->T;
         double start = kq_now_s();
         status = kq_sweep_each(w, count, item, b, stage, at, end, err);
@@ -263,7 +285,8 @@ static double share_of(const token_block *b, int id)
     return (double)b->m[id] * (double)b->n[id] / all;
 }
 
-kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted, bool keep, kq_error *err)
+kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted,
+                               bool keep, kq_error *err)
 {
     const kq_factor_options *f = e->factor;
     const size_t passes = kq_method_passes(f), L = w->cfg->n_layer;
@@ -282,7 +305,8 @@ kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
         if (i == 0 && keep)
             status = kq_records_create(w, KQ_REC_GRAD, layer, &b.out, err);
         if (!status)
-            status = run_pass(&b, &pass, down_item, "backward", from, from + 1 / ((double)passes * (double)L), report, err);
+            status = run_pass(&b, &pass, down_item, "backward", from, from + 1 / ((double)passes * (double)L),
+                              report, err);
         if (!status)
             find_lacking(&b, &pass);
         if (i == 0) {
@@ -304,10 +328,13 @@ kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
         report[id].converged = true;
         report[id].products = (int)passes;
         if (b.lacking >> id & 1) {
-            report[id] = (kq_factor_report){.lack = KQ_LACK_GRADIENT, .products = 1, .converged = true, .seconds = report[id].seconds};
+            report[id] = (kq_factor_report){
+                .lack = KQ_LACK_GRADIENT, .products = 1, .converged = true, .seconds = report[id].seconds};
             status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, NULL, NULL, &report[id], err);
-        } else if (!(status = kq_factors_scale(b.H_in[id], b.n[id], b.H_out[id], b.m[id], report[id].trace_product, err)))
-            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, b.H_in[id], b.H_out[id], &report[id], err);
+        } else if (!(status = kq_factors_scale(b.H_in[id], b.n[id], b.H_out[id], b.m[id],
+                                               report[id].trace_product, err)))
+            status =
+                kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, b.H_in[id], b.H_out[id], &report[id], err);
     }
     free_block(&b);
     return status;
@@ -340,7 +367,8 @@ static kq_status run_diagonal(token_block *b, double from, double to, kq_error *
             first[input_index[id]] = id;
     for (b->first = 0; b->first < n && !status; b->first += group) {
         const size_t count = n - b->first < group ? n - b->first : group;
-        const double at = from + (to - from) * (double)b->first / (double)n, end = from + (to - from) * (double)(b->first + count) / (double)n;
+        const double at = from + (to - from) * (double)b->first / (double)n,
+                     end = from + (to - from) * (double)(b->first + count) / (double)n;
         status = kq_sweep_each(b->w, count, up_item, b, "forward", at, end, err);
         for (int i = 0; i < N_INPUTS && !status; i++)
             if (first[i] >= 0)
@@ -353,9 +381,12 @@ static kq_status run_diagonal(token_block *b, double from, double to, kq_error *
     return status;
 }
 
-kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted, bool keep, kq_error *err)
+kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted,
+                               bool keep, kq_error *err)
 {
-    const double L = (double)w->cfg->n_layer, from = w->backward ? (L - (double)layer) / L : (double)layer / L, to = w->backward ? from : from + 1 / L;
+    const double L = (double)w->cfg->n_layer,
+                 from = w->backward ? (L - (double)layer) / L : (double)layer / L,
+                 to = w->backward ? from : from + 1 / L;
     const char *stage = w->backward ? "backward" : "forward";
     const kq_token_pass pass = kq_method_pass(e->factor, 0);
     const double started = kq_now_s();
@@ -367,7 +398,8 @@ kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
     if (!status && keep)
         status = kq_records_create(w, KQ_REC_INPUT, layer + 1, &b.out, err);
     if (!status)
-        status = w->s->diagonal ? run_diagonal(&b, from, to, err) : run_pass(&b, &pass, up_item, stage, from, to, report, err);
+        status = w->s->diagonal ? run_diagonal(&b, from, to, err)
+                                : run_pass(&b, &pass, up_item, stage, from, to, report, err);
     kq_spill_close(b.in);
     status = kq_records_finish(b.out, status, err);
     const double elapsed = kq_now_s() - started;
@@ -376,7 +408,8 @@ kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
             report[id] = (kq_factor_report){.converged = true, .seconds = elapsed * share_of(&b, id)};
             if (!w->s->diagonal && kq_factor_is_tiny(b.H_in[id], b.n[id]))
                 report[id].lack = KQ_LACK_INPUT;
-            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, report[id].lack ? NULL : b.H_in[id], NULL, &report[id], err);
+            status = kq_sweep_hand_out(w, e, layer, (kq_linear_id)id, report[id].lack ? NULL : b.H_in[id],
+                                       NULL, &report[id], err);
         }
     free_block(&b);
     return status;
@@ -387,7 +420,8 @@ kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err)
     const kq_sweep *s = w->s;
     double start = kq_now_s();
     size_t from = 0;
-    while (from < highest && (s->done(s->ctx, from) || !s->wanted[from]) && kq_records_there(w, KQ_REC_INPUT, from + 1))
+    while (from < highest && (s->done(s->ctx, from) || !s->wanted[from]) &&
+           kq_records_there(w, KQ_REC_INPUT, from + 1))
         from++;
     kq_status status = KQ_OK;
     if (!from && !(status = kq_sweep_need_head(w, err))) {

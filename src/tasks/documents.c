@@ -47,14 +47,16 @@ static kq_status get_label(const reader *r, const char *field, size_t n, size_t 
         label = *json_string_value(v) - '0';
     if (label < 0 || (size_t)label >= n) {
         char what[96];
-        snprintf(what, sizeof what, "is not one of the labels 0..%zu (documents without an answer cannot be scored)", n - 1);
+        snprintf(what, sizeof what,
+                 "is not one of the labels 0..%zu (documents without an answer cannot be scored)", n - 1);
         return bad(r, field, what);
     }
     *out = (size_t)label;
     return KQ_OK;
 }
 
-static kq_status get_list(const reader *r, const json_t *in, const char *key, const char *field, const json_t **out)
+static kq_status get_list(const reader *r, const json_t *in, const char *key, const char *field,
+                          const json_t **out)
 {
     const json_t *v = json_object_get(in, key);
     *out = NULL;
@@ -88,7 +90,8 @@ static kq_status set_request(const reader *r, kq_request *req, const char *conte
     return KQ_OK;
 }
 
-static kq_status set_list(const reader *r, kq_document *doc, const char *context, const char *const *choice, size_t n)
+static kq_status set_list(const reader *r, kq_document *doc, const char *context, const char *const *choice,
+                          size_t n)
 {
     kq_status st = start_requests(r, doc, n);
     for (size_t i = 0; i < n && !st; i++)
@@ -101,7 +104,7 @@ static kq_status no_memory(const reader *r)
     return kq_fail(r->err, KQ_E_MEMORY, "%s: line %zu: out of memory", r->path, r->line);
 }
 
-/* ---- one function a family of tasks ------------------------------------------------------------------------------------------ */
+/* ---- one function a family of tasks -------------------------------------------------------------------- */
 
 /* question, choices {text, label}, answerKey */
 static kq_status read_arc(const reader *r, kq_document *doc)
@@ -114,12 +117,14 @@ static kq_status read_arc(const reader *r, kq_document *doc)
         return st;
     if (!json_is_object(choices))
         return bad(r, "choices", choices ? "is no object" : "is missing");
-    if ((st = get_list(r, choices, "text", "choices.text", &texts)) || (st = get_list(r, choices, "label", "choices.label", &labels)))
+    if ((st = get_list(r, choices, "text", "choices.text", &texts)) ||
+        (st = get_list(r, choices, "label", "choices.label", &labels)))
         return st;
     const size_t n = json_array_size(texts);
     if (json_array_size(labels) != n)
         return bad(r, "choices.label", "has not as many entries as choices.text");
-    for (doc->gold = 0; doc->gold < n && strcmp(key, json_string_value(json_array_get(labels, doc->gold))); doc->gold++)
+    for (doc->gold = 0; doc->gold < n && strcmp(key, json_string_value(json_array_get(labels, doc->gold)));
+         doc->gold++)
         ;
     if (doc->gold == n)
         return bad(r, "answerKey", "is none of choices.label");
@@ -138,8 +143,8 @@ static kq_status read_piqa(const reader *r, kq_document *doc)
     const char *goal, *sol[2];
     char *context = NULL;
     kq_status st;
-    if ((st = get_text(r, "goal", &goal)) || (st = get_text(r, "sol1", &sol[0])) || (st = get_text(r, "sol2", &sol[1])) ||
-        (st = get_label(r, "label", 2, &doc->gold)))
+    if ((st = get_text(r, "goal", &goal)) || (st = get_text(r, "sol1", &sol[0])) ||
+        (st = get_text(r, "sol2", &sol[1])) || (st = get_label(r, "label", 2, &doc->gold)))
         return st;
     if (asprintf(&context, "Question: %s\nAnswer:", goal) < 0)
         return no_memory(r);
@@ -155,7 +160,8 @@ static kq_status read_boolq(const reader *r, kq_document *doc)
     const char *passage, *question;
     char *context = NULL;
     kq_status st;
-    if ((st = get_text(r, "passage", &passage)) || (st = get_text(r, "question", &question)) || (st = get_label(r, "label", 2, &doc->gold)))
+    if ((st = get_text(r, "passage", &passage)) || (st = get_text(r, "question", &question)) ||
+        (st = get_label(r, "label", 2, &doc->gold)))
         return st;
     if (asprintf(&context, "%s\nQuestion: %s?\nAnswer:", passage, question) < 0)
         return no_memory(r);
@@ -171,8 +177,9 @@ static kq_status read_hellaswag(const reader *r, kq_document *doc)
     const json_t *endings;
     char *capital = NULL, *context = NULL;
     kq_status st;
-    if ((st = get_text(r, "activity_label", &activity)) || (st = get_text(r, "ctx_a", &ctx_a)) || (st = get_text(r, "ctx_b", &ctx_b)) ||
-        (st = get_list(r, r->doc, "endings", "endings", &endings)) || (st = get_label(r, "label", json_array_size(endings), &doc->gold)) ||
+    if ((st = get_text(r, "activity_label", &activity)) || (st = get_text(r, "ctx_a", &ctx_a)) ||
+        (st = get_text(r, "ctx_b", &ctx_b)) || (st = get_list(r, r->doc, "endings", "endings", &endings)) ||
+        (st = get_label(r, "label", json_array_size(endings), &doc->gold)) ||
         (st = kq_py_capitalize(ctx_b, &capital, r->err)))
         return st;
     const int made = asprintf(&context, "%s: %s %s", activity, ctx_a, capital);
@@ -195,13 +202,14 @@ static kq_status read_hellaswag(const reader *r, kq_document *doc)
     return st;
 }
 
-/* sentence with a "_", option1, option2, answer: each option takes the blank's place in the context, and what follows the blank is the continuation */
+/* sentence with a "_", option1, option2, answer: each option takes the blank's place in the context, and
+ * what follows the blank is the continuation */
 static kq_status read_winogrande(const reader *r, kq_document *doc)
 {
     const char *sentence, *option[2], *answer, *blank;
     kq_status st;
-    if ((st = get_text(r, "sentence", &sentence)) || (st = get_text(r, "option1", &option[0])) || (st = get_text(r, "option2", &option[1])) ||
-        (st = get_text(r, "answer", &answer)))
+    if ((st = get_text(r, "sentence", &sentence)) || (st = get_text(r, "option1", &option[0])) ||
+        (st = get_text(r, "option2", &option[1])) || (st = get_text(r, "answer", &answer)))
         return st;
     if (!(blank = strchr(sentence, '_')))
         return bad(r, "sentence", "has no blank \"_\"");
@@ -220,14 +228,15 @@ static kq_status read_winogrande(const reader *r, kq_document *doc)
             break;
         }
         st = set_request(r, &doc->req[i], context, rest);
-        doc->req[i].choice_chars = kq_py_len(context); /* the harness's choices are the contexts here; acc_norm is not reported */
+        /* the harness's choices are the contexts here; acc_norm is not reported */
+        doc->req[i].choice_chars = kq_py_len(context);
         free(context);
     }
     free(rest);
     return st;
 }
 
-/* ---- the table --------------------------------------------------------------------------------------------------------------- */
+/* ---- the table ----------------------------------------------------------------------------------------- */
 
 #define ARC "Question: {{question}}\nAnswer:", "{{choices.label.index(answerKey)}}", "{{choices.text}}"
 static const struct {
@@ -237,10 +246,12 @@ static const struct {
     {{"arc_easy", 1.0, true, ARC}, read_arc},
     {{"arc_challenge", 1.0, true, ARC}, read_arc},
     {{"piqa", 1.0, true, "Question: {{goal}}\nAnswer:", "label", "{{[sol1, sol2]}}"}, read_piqa},
-    {{"boolq", 2.0, false, "{{passage}}\nQuestion: {{question}}?\nAnswer:", "label", "[\"no\", \"yes\"]"}, read_boolq},
+    {{"boolq", 2.0, false, "{{passage}}\nQuestion: {{question}}?\nAnswer:", "label", "[\"no\", \"yes\"]"},
+     read_boolq},
     {{"hellaswag", 1.0, true, "{{query}}", "{{label}}", "choices"}, read_hellaswag},
     {{"winogrande", 1.0, false, "preprocess_winogrande.doc_to_text", "preprocess_winogrande.doc_to_target",
-      "preprocess_winogrande.doc_to_choice"}, read_winogrande},
+      "preprocess_winogrande.doc_to_choice"},
+     read_winogrande},
 };
 
 const kq_task *kq_task_find(const char *name)
@@ -256,7 +267,7 @@ const char *kq_task_names(void)
     return "arc_easy, arc_challenge, piqa, boolq, hellaswag, winogrande";
 }
 
-/* ---- files ------------------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 void kq_documents_free(kq_document *docs, size_t n)
 {
@@ -270,11 +281,13 @@ void kq_documents_free(kq_document *docs, size_t n)
     kq_free(docs);
 }
 
-static kq_status read_line(const kq_task *task, const char *path, const char *text, kq_document *doc, kq_error *err)
+static kq_status read_line(const kq_task *task, const char *path, const char *text, kq_document *doc,
+                           kq_error *err)
 {
     json_error_t je;
     if (doc->size > KQ_TASK_MAX_LINE)
-        return kq_fail(err, KQ_E_FORMAT, "%s: line %zu: %zu bytes, at most %d are sensible for a document", path, doc->line, doc->size, KQ_TASK_MAX_LINE);
+        return kq_fail(err, KQ_E_FORMAT, "%s: line %zu: %zu bytes, at most %d are sensible for a document",
+                       path, doc->line, doc->size, KQ_TASK_MAX_LINE);
     json_t *o = json_loadb(text, doc->size, JSON_REJECT_DUPLICATES, &je);
     if (!o)
         return kq_fail(err, KQ_E_FORMAT, "%s: line %zu: %s", path, doc->line, je.text);
@@ -289,7 +302,8 @@ static kq_status read_line(const kq_task *task, const char *path, const char *te
     return st;
 }
 
-kq_status kq_documents_read(const kq_task *task, const char *path, size_t limit, kq_document **docs, size_t *n, size_t *n_file, kq_error *err)
+kq_status kq_documents_read(const kq_task *task, const char *path, size_t limit, kq_document **docs,
+                            size_t *n, size_t *n_file, kq_error *err)
 {
     char *data;
     size_t size, cap = 0, line = 1;

@@ -18,8 +18,10 @@
 typedef struct task_run {
     const kq_task *task;
     const char *path;
-    kq_document *docs;    size_t n, n_file;
-    kq_encoded *req;      size_t n_req; /* all documents' requests, one after another */
+    kq_document *docs;
+    size_t n, n_file;
+    kq_encoded *req;
+    size_t n_req;         /* all documents' requests, one after another */
     size_t *first;        /* [n + 1] document i's requests are first[i] .. first[i + 1] - 1 */
     kq_loglikelihood *ll; /* [n_req] */
     bool *done;           /* [n] */
@@ -40,7 +42,7 @@ kq_eval_tasks_options kq_eval_tasks_defaults(void)
     return (kq_eval_tasks_options){0};
 }
 
-/* ---- documents and ids ------------------------------------------------------------------------------------------------------- */
+/* ---- documents and ids --------------------------------------------------------------------------------- */
 
 static void task_close(task_run *t)
 {
@@ -53,7 +55,8 @@ static void task_close(task_run *t)
     kq_documents_free(t->docs, t->n);
 }
 
-static kq_status task_open(task_run *t, const kq_task_file *file, size_t limit, const kq_tokenizer *tok, size_t max_length, kq_error *err)
+static kq_status task_open(task_run *t, const kq_task_file *file, size_t limit, const kq_tokenizer *tok,
+                           size_t max_length, kq_error *err)
 {
     *t = (task_run){.task = kq_task_find(file->name), .path = file->file};
     if (!t->task)
@@ -77,7 +80,9 @@ static kq_status task_open(task_run *t, const kq_task_file *file, size_t limit, 
             char where[64];
             st = kq_request_encode(tok, &t->docs[i].req[k], e, err);
             if (!st && e->n_cont > max_length)
-                st = kq_fail(err, KQ_E_FORMAT, "a choice has %zu tokens, more than the model's context of %zu", e->n_cont, max_length);
+                st =
+                    kq_fail(err, KQ_E_FORMAT, "a choice has %zu tokens, more than the model's context of %zu",
+                            e->n_cont, max_length);
             if (st) {
                 snprintf(where, sizeof where, "line %zu", t->docs[i].line);
                 kq_fail_within(err, st, where);
@@ -88,13 +93,15 @@ static kq_status task_open(task_run *t, const kq_task_file *file, size_t limit, 
     return KQ_OK;
 }
 
-/* ---- scoring ----------------------------------------------------------------------------------------------------------------- */
+/* ---- scoring ------------------------------------------------------------------------------------------- */
 
 static int step(void *ctx, double fraction)
 {
     const run *r = ctx;
     const kq_common *c = &r->opt->common;
-    return c->progress ? c->progress(c->ctx, r->stage, (r->rows_done + fraction * r->rows_now) / r->rows_all, NULL) : 0;
+    return c->progress
+               ? c->progress(c->ctx, r->stage, (r->rows_done + fraction * r->rows_now) / r->rows_all, NULL)
+               : 0;
 }
 
 static kq_status keep(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n, kq_error *err)
@@ -107,7 +114,8 @@ static kq_status keep(void *ctx, size_t task, size_t doc, const kq_loglikelihood
     return KQ_OK;
 }
 
-/* Documents from `from` on that are scored in one call. The cut depends on nothing else, so that a resumed run repeats the same products. */
+/* Documents from `from` on that are scored in one call. The cut depends on nothing else, so that a
+ * resumed run repeats the same products. */
 static size_t group_end(const task_run *t, size_t from, size_t max_length, size_t *rows)
 {
     size_t to = from;
@@ -139,7 +147,8 @@ static kq_status score_task(run *r, size_t index, kq_scorer *scorer, size_t max_
             done = done && t->done[i];
         r->rows_now = (double)rows;
         if (!done)
-            st = kq_scorer_run(scorer, t->req + t->first[from], n_req + from, to - from, max_length, t->ll + t->first[from], step, r, err);
+            st = kq_scorer_run(scorer, t->req + t->first[from], n_req + from, to - from, max_length,
+                               t->ll + t->first[from], step, r, err);
         r->rows_done += (double)rows;
         for (size_t i = from; i < to && !st && !done && r->journal; i++)
             st = kq_journal_add(r->journal, index, i, t->ll + t->first[i], t->docs[i].n, err);
@@ -150,9 +159,12 @@ static kq_status score_task(run *r, size_t index, kq_scorer *scorer, size_t max_
     return st;
 }
 
-/* ---- results ----------------------------------------------------------------------------------------------------------------- */
+/* ---- results ------------------------------------------------------------------------------------------- */
 
-typedef struct mean { double sum, sum2; size_t n; } mean; /* of zeros and ones: exact */
+typedef struct mean {
+    double sum, sum2;
+    size_t n;
+} mean; /* of zeros and ones: exact */
 
 static void mean_add(mean *m, bool hit)
 {
@@ -161,7 +173,8 @@ static void mean_add(mean *m, bool hit)
     m->n++;
 }
 
-/* "NAME,none" and "NAME_stderr,none": sample standard deviation / sqrt(n), as lm_eval.api.metrics.mean_stderr; "N/A" for one document. */
+/* "NAME,none" and "NAME_stderr,none": sample standard deviation / sqrt(n), as
+ * lm_eval.api.metrics.mean_stderr; "N/A" for one document. */
 static void set_metric(json_t *o, const char *name, const mean *m)
 {
     char key[64];
@@ -169,7 +182,8 @@ static void set_metric(json_t *o, const char *name, const mean *m)
     snprintf(key, sizeof key, "%s,none", name);
     json_object_set_new(o, key, json_real(p));
     snprintf(key, sizeof key, "%s_stderr,none", name);
-    json_object_set_new(o, key, m->n > 1 ? json_real(sqrt((m->sum2 - n * p * p) / (n - 1)) / sqrt(n)) : json_string("N/A"));
+    json_object_set_new(
+        o, key, m->n > 1 ? json_real(sqrt((m->sum2 - n * p * p) / (n - 1)) / sqrt(n)) : json_string("N/A"));
 }
 
 static json_t *task_result(const task_run *t)
@@ -180,37 +194,50 @@ static json_t *task_result(const task_run *t)
         mean_add(&acc, a.pick == t->docs[i].gold);
         mean_add(&acc_norm, a.pick_norm == t->docs[i].gold);
     }
-    json_t *o = json_pack("{s:s, s:s, s:I}", "name", t->task->name, "alias", t->task->name, "sample_len", (json_int_t)t->n);
+    json_t *o = json_pack("{s:s, s:s, s:I}", "name", t->task->name, "alias", t->task->name, "sample_len",
+                          (json_int_t)t->n);
     set_metric(o, "acc", &acc);
     if (t->task->acc_norm)
         set_metric(o, "acc_norm", &acc_norm);
     return o;
 }
 
-static json_t *results(const run *r, const char *model, const kq_eval_options *o, size_t max_length, double seconds)
+static json_t *results(const run *r, const char *model, const kq_eval_options *o, size_t max_length,
+                       double seconds)
 {
-    json_t *res = json_object(), *configs = json_object(), *versions = json_object(), *shots = json_object(), *higher = json_object(),
-           *samples = json_object();
+    json_t *res = json_object(), *configs = json_object(), *versions = json_object(), *shots = json_object(),
+           *higher = json_object(), *samples = json_object();
     for (size_t i = 0; i < r->n; i++) {
         const task_run *t = &r->t[i];
         const char *name = t->task->name;
         json_object_set_new(res, name, task_result(t));
-        json_object_set_new(configs, name, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "task", name, "data_file", t->path, "output_type",
-                                                     "multiple_choice", "doc_to_text", t->task->doc_to_text, "doc_to_target", t->task->doc_to_target,
-                                                     "doc_to_choice", t->task->doc_to_choice, "num_fewshot", 0, "target_delimiter", " "));
+        json_object_set_new(configs, name,
+                            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "task", name, "data_file",
+                                      t->path, "output_type", "multiple_choice", "doc_to_text",
+                                      t->task->doc_to_text, "doc_to_target", t->task->doc_to_target,
+                                      "doc_to_choice", t->task->doc_to_choice, "num_fewshot", 0,
+                                      "target_delimiter", " "));
         json_object_set_new(versions, name, json_real(t->task->version));
         json_object_set_new(shots, name, json_integer(0));
-        json_object_set_new(higher, name, t->task->acc_norm ? json_pack("{s:b, s:b}", "acc", 1, "acc_norm", 1) : json_pack("{s:b}", "acc", 1));
-        json_object_set_new(samples, name, json_pack("{s:I, s:I}", "original", (json_int_t)t->n_file, "effective", (json_int_t)t->n));
+        json_object_set_new(higher, name,
+                            t->task->acc_norm ? json_pack("{s:b, s:b}", "acc", 1, "acc_norm", 1)
+                                              : json_pack("{s:b}", "acc", 1));
+        json_object_set_new(
+            samples, name,
+            json_pack("{s:I, s:I}", "original", (json_int_t)t->n_file, "effective", (json_int_t)t->n));
     }
-    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i}", "model", "kronq", "model_args", model, "compute", o->compute == KQ_BF16 ? "bf16" : "f32",
-                               "isa", kq_isa_name(o->isa), "limit", r->opt->limit ? json_integer((json_int_t)r->opt->limit) : json_null(), "bootstrap_iters", 0);
+    json_t *config = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i}", "model", "kronq", "model_args", model,
+                               "compute", o->compute == KQ_BF16 ? "bf16" : "f32", "isa", kq_isa_name(o->isa),
+                               "limit", r->opt->limit ? json_integer((json_int_t)r->opt->limit) : json_null(),
+                               "bootstrap_iters", 0);
     char took[32];
     snprintf(took, sizeof took, "%.3f", seconds);
-    return json_pack("{s:o, s:{}, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:s, s:s, s:I, s:s, s:I}", "results", res, "group_subtasks", "configs", configs, "versions",
-                     versions, "n-shot", shots, "higher_is_better", higher, "n-samples", samples, "config", config, "date", (json_int_t)time(NULL),
-                     "model_name", model, "model_source", "kronq", "max_length", (json_int_t)max_length, "total_evaluation_time_seconds", took,
-                     "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes());
+    return json_pack("{s:o, s:{}, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:s, s:s, s:I, s:s, s:I}", "results",
+                     res, "group_subtasks", "configs", configs, "versions", versions, "n-shot", shots,
+                     "higher_is_better", higher, "n-samples", samples, "config", config, "date",
+                     (json_int_t)time(NULL), "model_name", model, "model_source", "kronq", "max_length",
+                     (json_int_t)max_length, "total_evaluation_time_seconds", took, "peak_rss_bytes",
+                     (json_int_t)kq_peak_rss_bytes());
 }
 
 /* One document as lm_eval's --log_samples writes it (without the hashes), and the name of its task. */
@@ -225,16 +252,19 @@ static json_t *sample(const task_run *t, size_t i, const char *file)
         char key[32], value[40];
         snprintf(key, sizeof key, "gen_args_%zu", k);
         snprintf(value, sizeof value, "%.17g", ll[k].value);
-        json_object_set_new(arguments, key, json_pack("{s:s, s:s}", "arg_0", doc->req[k].context, "arg_1", doc->req[k].continuation));
+        json_object_set_new(
+            arguments, key,
+            json_pack("{s:s, s:s}", "arg_0", doc->req[k].context, "arg_1", doc->req[k].continuation));
         json_t *pair = json_pack("[s, s]", value, ll[k].greedy ? "True" : "False");
         json_array_append_new(resps, json_pack("[O]", pair));
         json_array_append_new(filtered, pair);
     }
     char gold[32];
     snprintf(gold, sizeof gold, "%zu", doc->gold);
-    json_t *o = json_pack("{s:s, s:I, s:o, s:s, s:o, s:o, s:o, s:s}", "task", t->task->name, "doc_id", (json_int_t)i, "doc",
-                          json_loadb(file + doc->offset, doc->size, 0, NULL), "target", winogrande ? doc->req[0].continuation + 1 : gold, "arguments",
-                          arguments, "resps", resps, "filtered_resps", filtered, "filter", "none");
+    json_t *o = json_pack("{s:s, s:I, s:o, s:s, s:o, s:o, s:o, s:s}", "task", t->task->name, "doc_id",
+                          (json_int_t)i, "doc", json_loadb(file + doc->offset, doc->size, 0, NULL), "target",
+                          winogrande ? doc->req[0].continuation + 1 : gold, "arguments", arguments, "resps",
+                          resps, "filtered_resps", filtered, "filter", "none");
     json_t *metrics = json_pack("[s]", "acc");
     if (t->task->acc_norm)
         json_array_append_new(metrics, json_string("acc_norm"));
@@ -260,7 +290,9 @@ static kq_status write_samples(const run *r, const char *path, kq_error *err)
             const kq_document *doc = &r->t[i].docs[d];
             json_t *o = doc->offset + doc->size <= size ? sample(&r->t[i], d, data) : NULL;
             char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
-            st = !text ? kq_fail(err, KQ_E_IO, "%s: changed while it was read, or out of memory", r->t[i].path) : kq_out_write(out, text, strlen(text), err);
+            st = !text
+                     ? kq_fail(err, KQ_E_IO, "%s: changed while it was read, or out of memory", r->t[i].path)
+                     : kq_out_write(out, text, strlen(text), err);
             if (!st)
                 st = kq_out_write(out, "\n", 1, err);
             free(text);
@@ -273,17 +305,19 @@ static kq_status write_samples(const run *r, const char *path, kq_error *err)
     return st ? st : kq_out_commit(out, err);
 }
 
-/* ---- the job ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the job ------------------------------------------------------------------------------------------- */
 
 /* What must be the same for kept documents to count, as one line. *text: free(). */
-static kq_status settings_text(const run *r, const kq_source *src, const kq_eval_options *o, char **text, kq_error *err)
+static kq_status settings_text(const run *r, const kq_source *src, const kq_eval_options *o, char **text,
+                               kq_error *err)
 {
     char hex[33];
     kq_status st = kq_source_fingerprint(src, hex, err);
     if (st)
         return st;
-    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:o}", "kronq", kq_version(), "model", hex, "compute", o->compute == KQ_BF16 ? "bf16" : "f32", "isa",
-                          kq_isa_name(o->isa), "tasks", json_array());
+    json_t *j =
+        json_pack("{s:s, s:s, s:s, s:s, s:o}", "kronq", kq_version(), "model", hex, "compute",
+                  o->compute == KQ_BF16 ? "bf16" : "f32", "isa", kq_isa_name(o->isa), "tasks", json_array());
     for (size_t i = 0; i < r->n && !st; i++) {
         char *data;
         size_t size;
@@ -293,8 +327,9 @@ static kq_status settings_text(const run *r, const kq_source *src, const kq_eval
         if (hash) {
             kq_hash_add(hash, data, size);
             kq_hash_finish(hash, hex);
-            json_array_append_new(json_object_get(j, "tasks"), json_pack("{s:s, s:s, s:I}", "task", r->t[i].task->name, "file", hex, "documents",
-                                                                         (json_int_t)r->t[i].n));
+            json_array_append_new(json_object_get(j, "tasks"),
+                                  json_pack("{s:s, s:s, s:I}", "task", r->t[i].task->name, "file", hex,
+                                            "documents", (json_int_t)r->t[i].n));
         }
         kq_free(data);
     }
@@ -307,7 +342,10 @@ static kq_status open_journal(run *r, const kq_source *src, const kq_eval_option
 {
     char *path = NULL, *settings = NULL;
     if (!r->opt->samples_file)
-        return r->opt->resume ? kq_fail(err, KQ_E_ARG, "--resume needs the --log-samples FILE of the interrupted run: what it had scored is kept beside it") : KQ_OK;
+        return r->opt->resume ? kq_fail(err, KQ_E_ARG,
+                                        "--resume needs the --log-samples FILE of the interrupted run: what "
+                                        "it had scored is kept beside it")
+                              : KQ_OK;
     kq_status st = settings_text(r, src, o, &settings, err);
     if (!st && asprintf(&path, "%s.partial", r->opt->samples_file) < 0) {
         path = NULL;
@@ -320,7 +358,8 @@ static kq_status open_journal(run *r, const kq_source *src, const kq_eval_option
     return st;
 }
 
-kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks, const kq_eval_tasks_options *opt, char **result_json, kq_error *err)
+kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks,
+                        const kq_eval_tasks_options *opt, char **result_json, kq_error *err)
 {
     KQ_C_LOCALE;
     const double start = kq_now_s();
@@ -345,7 +384,8 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     if (!(r.t = kq_calloc(n_tasks, sizeof *r.t)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: tasks");
     kq_text_keep();
-    if ((st = kq_model_file_open(model, o.isa, &m, err)) || (st = kq_tokenizer_open(kq_model_file_source(m), &tok, err)))
+    if ((st = kq_model_file_open(model, o.isa, &m, err)) ||
+        (st = kq_tokenizer_open(kq_model_file_source(m), &tok, err)))
         goto out;
     max_length = kq_model_file_weights(m)->cfg->max_position;
     for (size_t i = 0; i < n_tasks && !st; i++)
@@ -364,7 +404,8 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
         for (size_t from = 0, rows; from < r.t[i].n; r.rows_all += (double)rows)
             from = group_end(&r.t[i], from, max_length, &rows);
     }
-    if ((st = kq_scorer_new(kq_model_file_weights(m), longest, largest, &o, &scorer, err)) || (st = open_journal(&r, kq_model_file_source(m), &o, err)))
+    if ((st = kq_scorer_new(kq_model_file_weights(m), longest, largest, &o, &scorer, err)) ||
+        (st = open_journal(&r, kq_model_file_source(m), &o, err)))
         goto out;
     for (size_t i = 0; i < n_tasks && !st; i++)
         st = score_task(&r, i, scorer, max_length, err);

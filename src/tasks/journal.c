@@ -36,18 +36,23 @@ static const char *check_line(const char *line, size_t n, size_t *n_text)
 }
 
 static kq_status replay(const char *path, const char *text, size_t n,
-                        kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n, kq_error *err), void *ctx, kq_error *err)
+                        kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll,
+                                          size_t n, kq_error *err),
+                        void *ctx, kq_error *err)
 {
     kq_loglikelihood ll[KQ_TASK_MAX_CHOICES];
     json_int_t task, doc;
     json_t *values, *greedy, *o = json_loadb(text, n, 0, NULL);
     kq_status st = KQ_OK;
-    if (json_unpack(o, "{s:I, s:I, s:o, s:o}", "task", &task, "doc", &doc, "ll", &values, "greedy", &greedy) || task < 0 || doc < 0 ||
-        json_array_size(values) > KQ_TASK_MAX_CHOICES || json_array_size(greedy) != json_array_size(values)) {
+    if (json_unpack(o, "{s:I, s:I, s:o, s:o}", "task", &task, "doc", &doc, "ll", &values, "greedy",
+                    &greedy) ||
+        task < 0 || doc < 0 || json_array_size(values) > KQ_TASK_MAX_CHOICES ||
+        json_array_size(greedy) != json_array_size(values)) {
         st = kq_fail(err, KQ_E_FORMAT, "%s: a line is no scored document", path);
     } else {
         for (size_t i = 0; i < json_array_size(values); i++)
-            ll[i] = (kq_loglikelihood){json_number_value(json_array_get(values, i)), json_is_true(json_array_get(greedy, i))};
+            ll[i] = (kq_loglikelihood){json_number_value(json_array_get(values, i)),
+                                       json_is_true(json_array_get(greedy, i))};
         st = keep(ctx, (size_t)task, (size_t)doc, ll, json_array_size(values), err);
     }
     json_decref(o);
@@ -56,8 +61,9 @@ static kq_status replay(const char *path, const char *text, size_t n,
 
 /* Everything that is whole; *end: bytes of it. */
 static kq_status read_back(const char *path, const char *settings,
-                           kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n, kq_error *err), void *ctx,
-                           size_t *end, kq_error *err)
+                           kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll,
+                                             size_t n, kq_error *err),
+                           void *ctx, size_t *end, kq_error *err)
 {
     kq_map map;
     kq_status st = kq_map_open(path, &map, err);
@@ -71,10 +77,12 @@ static kq_status read_back(const char *path, const char *settings,
         if (!nl) /* the interruption itself */
             break;
         if (!(text = check_line(data + *end, (size_t)(nl - data) - *end, &n)))
-            st = kq_fail(err, KQ_E_FORMAT, "%s: line %zu is damaged; remove the file and start again", path, line);
+            st = kq_fail(err, KQ_E_FORMAT, "%s: line %zu is damaged; remove the file and start again", path,
+                         line);
         else if (line == 1 && (n != strlen(settings) || memcmp(text, settings, n)))
-            st = kq_fail(err, KQ_E_MISMATCH, "%s: is of another run (%.*s, now %s); remove it or give the same settings", path, (int)(n < 400 ? n : 400), text,
-                         settings);
+            st = kq_fail(err, KQ_E_MISMATCH,
+                         "%s: is of another run (%.*s, now %s); remove it or give the same settings", path,
+                         (int)(n < 400 ? n : 400), text, settings);
         else if (line > 1)
             st = replay(path, text, n, keep, ctx, err);
         *end = (size_t)(nl - data) + 1;
@@ -84,8 +92,9 @@ static kq_status read_back(const char *path, const char *settings,
 }
 
 kq_status kq_journal_open(const char *path, const char *settings, bool resume,
-                          kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n, kq_error *err), void *ctx,
-                          kq_journal **out, kq_error *err)
+                          kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll,
+                                            size_t n, kq_error *err),
+                          void *ctx, kq_journal **out, kq_error *err)
 {
     size_t end = 0;
     kq_status st = KQ_OK;
@@ -94,11 +103,13 @@ kq_status kq_journal_open(const char *path, const char *settings, bool resume,
         if ((st = read_back(path, settings, keep, ctx, &end, err)))
             return st;
     } else if (!resume && kq_path_exists(path)) {
-        return kq_fail(err, KQ_E_ARG, "%s: an interrupted run left this; --resume continues it, or remove it", path);
+        return kq_fail(err, KQ_E_ARG, "%s: an interrupted run left this; --resume continues it, or remove it",
+                       path);
     }
     kq_journal *j = kq_calloc(1, sizeof *j);
     const int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (j && fd >= 0 && !ftruncate(fd, (off_t)end) && lseek(fd, 0, SEEK_END) >= 0 && (j->path = strdup(path)) && (j->file = fdopen(fd, "w"))) {
+    if (j && fd >= 0 && !ftruncate(fd, (off_t)end) && lseek(fd, 0, SEEK_END) >= 0 &&
+        (j->path = strdup(path)) && (j->file = fdopen(fd, "w"))) {
         if (!end && (st = add_line(j, settings, err)))
             kq_journal_close(j, true);
         else
@@ -114,15 +125,18 @@ kq_status kq_journal_open(const char *path, const char *settings, bool resume,
     return st;
 }
 
-kq_status kq_journal_add(kq_journal *j, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n, kq_error *err)
+kq_status kq_journal_add(kq_journal *j, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n,
+                         kq_error *err)
 {
     json_t *values = json_array(), *greedy = json_array();
     for (size_t i = 0; i < n; i++) {
         json_array_append_new(values, json_real(ll[i].value));
         json_array_append_new(greedy, json_boolean(ll[i].greedy));
     }
-    json_t *o = json_pack("{s:I, s:I, s:o, s:o}", "task", (json_int_t)task, "doc", (json_int_t)doc, "ll", values, "greedy", greedy);
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL; /* 17 digits: every double comes back as it was */
+    json_t *o = json_pack("{s:I, s:I, s:o, s:o}", "task", (json_int_t)task, "doc", (json_int_t)doc, "ll",
+                          values, "greedy", greedy);
+    /* 17 digits: every double comes back as it was */
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     kq_status st = text ? add_line(j, text, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", j->path);
     free(text);
     json_decref(o);

@@ -1,6 +1,7 @@
-/* Why block by block over packed documents, and not a decoder with a key/value cache: the products are then as large as the memory allows (what
- * makes f32 fast), a model that does not fit in memory is scored all the same, one block at a time, and a document's common beginning is
- * computed once without a cache to manage. */
+/* Why block by block over packed documents, and not a decoder with a key/value cache: the products are
+ * then as large as the memory allows (what makes f32 fast), a model that does not fit in memory is
+ * scored all the same, one block at a time, and a document's common beginning is computed once without a
+ * cache to manage. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -14,13 +15,15 @@
 #include "tasks/python_text.h"
 #include "tasks/tasks.h"
 
-enum { PACK_ROWS = 2048 };                 /* rows that go through a block together; a longer document goes alone */
-#define KEEP_BYTES ((size_t)2 << 30)       /* a model whose blocks fit in this stays in memory between calls */
+/* rows that go through a block together; a longer document goes alone */
+enum { PACK_ROWS = 2048 };
+#define KEEP_BYTES ((size_t)2 << 30) /* a model whose blocks fit in this stays in memory between calls */
 
-/* ---- text to ids ------------------------------------------------------------------------------------------------------------- */
+/* ---- text to ids --------------------------------------------------------------------------------------- */
 
 /* The tokenizer adds its special tokens, unless the text begins with the beginning token written out. */
-static kq_status encode(const kq_tokenizer *tok, const char *text, size_t size, int32_t **ids, size_t *n, kq_error *err)
+static kq_status encode(const kq_tokenizer *tok, const char *text, size_t size, int32_t **ids, size_t *n,
+                        kq_error *err)
 {
     const int32_t start = kq_tokenizer_bos(tok) >= 0 ? kq_tokenizer_bos(tok) : kq_tokenizer_eos(tok);
     bool special = true;
@@ -63,10 +66,13 @@ kq_status kq_request_encode(const kq_tokenizer *tok, const kq_request *req, kq_e
     return st;
 }
 
-/* ---- a document's requests as rows ------------------------------------------------------------------------------------------- */
+/* ---- a document's requests as rows --------------------------------------------------------------------- */
 
 /* What the model is fed: the last max_length + 1 ids, without the very last. */
-typedef struct input { const int32_t *ids; size_t n; } input;
+typedef struct input {
+    const int32_t *ids;
+    size_t n;
+} input;
 
 static input input_of(const kq_encoded *e, size_t max_length)
 {
@@ -98,7 +104,7 @@ size_t kq_document_rows(const kq_encoded *req, size_t n_req, size_t max_length)
     return rows;
 }
 
-/* ---- the scorer -------------------------------------------------------------------------------------------------------------- */
+/* ---- the scorer ---------------------------------------------------------------------------------------- */
 
 struct kq_scorer {
     const kq_weights *w;
@@ -111,16 +117,25 @@ struct kq_scorer {
 };
 
 /* One token to be predicted: by the hidden state of which row. */
-typedef struct target { size_t row, request; int32_t id; } target;
-/* Documents that go through a block together: segments of rows [row0, row0 + rows), their row numbers counted from row0. */
-typedef struct pack { size_t row0, rows, seg0, n_seg, longest; } pack;
+typedef struct target {
+    size_t row, request;
+    int32_t id;
+} target;
+/* Documents that go through a block together: segments of rows [row0, row0 + rows), their row numbers
+ * counted from row0. */
+typedef struct pack {
+    size_t row0, rows, seg0, n_seg, longest;
+} pack;
 
 typedef struct job {
-    float *x;         /* [rows, d] */
-    int32_t *ids;     /* [rows] */
-    kq_segment *seg;  size_t n_seg;
-    pack *packs;      size_t n_pack, most_rows, longest;
-    target *targets;  size_t n_target;
+    float *x;     /* [rows, d] */
+    int32_t *ids; /* [rows] */
+    kq_segment *seg;
+    size_t n_seg;
+    pack *packs;
+    size_t n_pack, most_rows, longest;
+    target *targets;
+    size_t n_target;
     size_t rows;
 } job;
 
@@ -142,34 +157,46 @@ static size_t tile_slice(const kq_scorer *s)
     return KQ_HEAD_TILE * (s->vocab + 2 * s->d);
 }
 
-/* Peak bytes, without blocks that stay: the program, the head, a call's hidden states, and a block at work or tiles of logits. */
+/* Peak bytes, without blocks that stay: the program, the head, a call's hidden states, and a block at
+ * work or tiles of logits. */
 static size_t scorer_bytes(const kq_scorer *s, size_t largest, kq_compute compute)
 {
     const kq_config *cfg = s->w->cfg;
-    const size_t rows = largest > KQ_SCORER_ROWS ? largest : KQ_SCORER_ROWS, packed = largest > PACK_ROWS ? largest : PACK_ROWS;
-    const size_t block = kq_block_load_bytes(cfg, compute) + kq_block_packed_scratch_bytes(s->mc, packed, s->longest, s->threads);
+    const size_t rows = largest > KQ_SCORER_ROWS ? largest : KQ_SCORER_ROWS,
+                 packed = largest > PACK_ROWS ? largest : PACK_ROWS;
+    const size_t block = kq_block_load_bytes(cfg, compute) +
+                         kq_block_packed_scratch_bytes(s->mc, packed, s->longest, s->threads);
     const size_t tiles = (size_t)s->threads * tile_slice(s) * sizeof(float);
-    return KQ_PROGRAM_BYTES + kq_head_bytes(cfg, compute) + rows * s->d * sizeof(float) + (block > tiles ? block : tiles);
+    return KQ_PROGRAM_BYTES + kq_head_bytes(cfg, compute) + rows * s->d * sizeof(float) +
+           (block > tiles ? block : tiles);
 }
 
-kq_status kq_scorer_new(const kq_weights *w, size_t longest, size_t largest, const kq_eval_options *opt, kq_scorer **out, kq_error *err)
+kq_status kq_scorer_new(const kq_weights *w, size_t longest, size_t largest, const kq_eval_options *opt,
+                        kq_scorer **out, kq_error *err)
 {
     *out = NULL;
     kq_scorer *s = kq_calloc(1, sizeof *s);
     if (!s)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the scorer");
-    *s = (kq_scorer){.w = w, .kern = kq_kern_pick(opt->isa), .longest = longest, .d = w->cfg->d_model, .vocab = w->cfg->vocab_size};
+    *s = (kq_scorer){.w = w,
+                     .kern = kq_kern_pick(opt->isa),
+                     .longest = longest,
+                     .d = w->cfg->d_model,
+                     .vocab = w->cfg->vocab_size};
     s->threads = opt->threads > 0 ? opt->threads : kq_processors();
     kq_status st = kq_model_ctx_new(w->cfg, opt->isa, opt->compute, longest, &s->mc, err);
     kq_mem_give_back();
     const size_t least = st ? 0 : scorer_bytes(s, largest, opt->compute);
     if (!st && opt->memory && opt->memory < least)
-        st = kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: scoring these documents takes at least %zuM; fewer --threads take less",
+        st = kq_fail(err, KQ_E_MEMORY,
+                     "--memory %zuM is too little: scoring these documents takes at least %zuM; fewer "
+                     "--threads take less",
                      opt->memory >> 20, (least >> 20) + 1);
     if (!st)
         st = kq_head_load(s->mc, w, &s->head, err);
     const size_t keep = opt->memory && opt->memory - least < KEEP_BYTES ? opt->memory - least : KEEP_BYTES;
-    if (!st && kq_block_bytes(w->cfg, opt->compute) <= keep / w->cfg->n_layer && !(s->blocks = kq_calloc(w->cfg->n_layer, sizeof *s->blocks)))
+    if (!st && kq_block_bytes(w->cfg, opt->compute) <= keep / w->cfg->n_layer &&
+        !(s->blocks = kq_calloc(w->cfg->n_layer, sizeof *s->blocks)))
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: the scorer");
     if (st) {
         kq_scorer_free(s);
@@ -188,8 +215,10 @@ static void job_free(job *j)
     kq_free(j->targets);
 }
 
-/* Lay n requests of one document into rows that begin at `row` (of which the pack begins at row0), sharing what they begin with alike. */
-static void add_document(job *j, const kq_encoded *req, size_t n, size_t request0, size_t max_length, const pack *p, size_t *row)
+/* Lay n requests of one document into rows that begin at `row` (of which the pack begins at row0),
+ * sharing what they begin with alike. */
+static void add_document(job *j, const kq_encoded *req, size_t n, size_t request0, size_t max_length,
+                         const pack *p, size_t *row)
 {
     const size_t shared = shared_prefix(req, n, max_length), prefix = *row;
     memcpy(j->ids + prefix, input_of(&req[0], max_length).ids, shared * sizeof *j->ids);
@@ -201,10 +230,12 @@ static void add_document(job *j, const kq_encoded *req, size_t n, size_t request
         const size_t own = in.n - shared;
         memcpy(j->ids + *row, in.ids + shared, own * sizeof *j->ids);
         if (own)
-            j->seg[j->n_seg++] = (kq_segment){.row = *row - p->row0, .n = own, .prefix_row = prefix - p->row0, .prefix_n = shared};
+            j->seg[j->n_seg++] = (kq_segment){
+                .row = *row - p->row0, .n = own, .prefix_row = prefix - p->row0, .prefix_n = shared};
         for (size_t t = 0; t < req[i].n_cont; t++) {
             const size_t at = in.n - req[i].n_cont + t;
-            j->targets[j->n_target++] = (target){.row = at < shared ? prefix + at : *row + at - shared, .request = request0 + i,
+            j->targets[j->n_target++] = (target){.row = at < shared ? prefix + at : *row + at - shared,
+                                                 .request = request0 + i,
                                                  .id = req[i].ids[req[i].n - req[i].n_cont + t]};
         }
         *row += own;
@@ -214,10 +245,13 @@ static void add_document(job *j, const kq_encoded *req, size_t n, size_t request
 static int by_row(const void *a, const void *b)
 {
     const target *x = a, *y = b;
-    return x->row != y->row ? (x->row < y->row ? -1 : 1) : x->request != y->request ? (x->request < y->request ? -1 : 1) : 0;
+    return x->row != y->row           ? (x->row < y->row ? -1 : 1)
+           : x->request != y->request ? (x->request < y->request ? -1 : 1)
+                                      : 0;
 }
 
-static kq_status job_new(const kq_scorer *s, const kq_encoded *req, const size_t *n_req, size_t n_docs, size_t max_length, job *j, kq_error *err)
+static kq_status job_new(const kq_scorer *s, const kq_encoded *req, const size_t *n_req, size_t n_docs,
+                         size_t max_length, job *j, kq_error *err)
 {
     size_t n_requests = 0, n_target = 0, row = 0;
     *j = (job){0};
@@ -227,7 +261,9 @@ static kq_status job_new(const kq_scorer *s, const kq_encoded *req, const size_t
         for (size_t k = 0; k < n_req[i]; k++) {
             n_target += req[r + k].n_cont;
             if (req[r + k].n_cont > max_length || input_of(&req[r + k], max_length).n > s->longest)
-                return kq_fail(err, KQ_E_ARG, "a choice of %zu tokens does not fit the model's context of %zu", req[r + k].n_cont, max_length);
+                return kq_fail(err, KQ_E_ARG,
+                               "a choice of %zu tokens does not fit the model's context of %zu",
+                               req[r + k].n_cont, max_length);
         }
     }
     kq_status st = kq_alloc_for((void **)&j->x, j->rows, s->d * sizeof *j->x, "hidden states", err);
@@ -265,9 +301,11 @@ static kq_status job_new(const kq_scorer *s, const kq_encoded *req, const size_t
     return KQ_OK;
 }
 
-static kq_status run_blocks(kq_scorer *s, job *j, int (*step)(void *ctx, double fraction), void *ctx, kq_error *err)
+static kq_status run_blocks(kq_scorer *s, job *j, int (*step)(void *ctx, double fraction), void *ctx,
+                            kq_error *err)
 {
-    const size_t n_layer = s->w->cfg->n_layer, bytes = kq_block_packed_scratch_bytes(s->mc, j->most_rows, j->longest, s->threads);
+    const size_t n_layer = s->w->cfg->n_layer,
+                 bytes = kq_block_packed_scratch_bytes(s->mc, j->most_rows, j->longest, s->threads);
     void *scratch;
     kq_status st = kq_alloc_for(&scratch, bytes, 1, "activations", err);
     if (!st)
@@ -280,7 +318,8 @@ static kq_status run_blocks(kq_scorer *s, job *j, int (*step)(void *ctx, double 
         }
         for (size_t i = 0; i < j->n_pack && !st; i++) {
             const pack *p = &j->packs[i];
-            st = kq_block_forward_packed(s->mc, b, j->x + p->row0 * s->d, p->rows, j->seg + p->seg0, p->n_seg, p->longest, scratch, s->threads, err);
+            st = kq_block_forward_packed(s->mc, b, j->x + p->row0 * s->d, p->rows, j->seg + p->seg0, p->n_seg,
+                                         p->longest, scratch, s->threads, err);
         }
         kq_block_free(&once);
         if (!st && step && step(ctx, (double)(layer + 1) / (double)(n_layer + 1)))
@@ -290,10 +329,12 @@ static kq_status run_blocks(kq_scorer *s, job *j, int (*step)(void *ctx, double 
     return st;
 }
 
-/* Logits of the rows that predict something, a tile of them at a time, and what becomes of each target: lp [n_target], hit [n_target]. */
+/* Logits of the rows that predict something, a tile of them at a time, and what becomes of each target:
+ * lp [n_target], hit [n_target]. */
 static kq_status run_head(const kq_scorer *s, const job *j, double *lp, bool *hit, kq_error *err)
 {
-    size_t *tile, n_tile = 0, rows = 0; /* tile t: targets tile[t] .. tile[t + 1] - 1, at most KQ_HEAD_TILE different rows */
+    /* tile t: targets tile[t] .. tile[t + 1] - 1, at most KQ_HEAD_TILE different rows */
+    size_t *tile, n_tile = 0, rows = 0;
     kq_status st = kq_alloc_for((void **)&tile, j->n_target + 1, sizeof *tile, "tiles", err);
     if (st)
         return st;
@@ -309,14 +350,16 @@ static kq_status run_head(const kq_scorer *s, const job *j, double *lp, bool *hi
     const size_t slice = tile_slice(s);
     const int threads = n_tile < (size_t)s->threads ? (int)n_tile : s->threads;
     float *scratch;
-    if ((st = kq_alloc_for((void **)&scratch, (size_t)threads, slice * sizeof *scratch, "tiles of logits", err))) {
+    if ((st = kq_alloc_for((void **)&scratch, (size_t)threads, slice * sizeof *scratch, "tiles of logits",
+                           err))) {
         kq_free(tile);
         return st;
     }
     kq_first_error f = KQ_FIRST_ERROR;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (size_t t = 0; t < n_tile; t++) {
-        float *x = scratch + (size_t)omp_get_thread_num() * slice, *norm = x + KQ_HEAD_TILE * s->d, *logits = norm + KQ_HEAD_TILE * s->d;
+        float *x = scratch + (size_t)omp_get_thread_num() * slice, *norm = x + KQ_HEAD_TILE * s->d,
+              *logits = norm + KQ_HEAD_TILE * s->d;
         kq_row_stats row = {0};
         kq_error e = {0};
         size_t n = 0, last = SIZE_MAX;
@@ -350,8 +393,9 @@ static kq_status run_head(const kq_scorer *s, const job *j, double *lp, bool *hi
     return st;
 }
 
-kq_status kq_scorer_run(kq_scorer *s, const kq_encoded *req, const size_t *n_req, size_t n_docs, size_t max_length, kq_loglikelihood *out,
-                        int (*step)(void *ctx, double fraction), void *ctx, kq_error *err)
+kq_status kq_scorer_run(kq_scorer *s, const kq_encoded *req, const size_t *n_req, size_t n_docs,
+                        size_t max_length, kq_loglikelihood *out, int (*step)(void *ctx, double fraction),
+                        void *ctx, kq_error *err)
 {
     job j;
     double *lp = NULL;
@@ -388,7 +432,8 @@ kq_answer kq_document_answer(const kq_document *doc, const kq_loglikelihood *ll)
     for (size_t i = 1; i < doc->n; i++) {
         if (ll[i].value > ll[a.pick].value)
             a.pick = i;
-        if (ll[i].value / (double)doc->req[i].choice_chars > ll[a.pick_norm].value / (double)doc->req[a.pick_norm].choice_chars)
+        if (ll[i].value / (double)doc->req[i].choice_chars >
+            ll[a.pick_norm].value / (double)doc->req[a.pick_norm].choice_chars)
             a.pick_norm = i;
     }
     return a;

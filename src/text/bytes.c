@@ -17,18 +17,19 @@
 /* What a pipe gave so far. */
 typedef struct kept {
     struct kept *next;
-    dev_t dev; ino_t ino;
-    int source, copy;     /* descriptors: the pipe, and the unlinked file; owned */
-    off_t size;           /* of copy */
+    dev_t dev;
+    ino_t ino;
+    int source, copy; /* descriptors: the pipe, and the unlinked file; owned */
+    off_t size;       /* of copy */
     bool ended;
     size_t users;
     pthread_mutex_t lock; /* of source, copy, size, ended */
 } kept;
 
 struct kq_bytes {
-    char *path;  /* owned */
-    int fd;      /* a regular file's, owned; -1: kept */
-    kept *kept;  /* one of its users */
+    char *path; /* owned */
+    int fd;     /* a regular file's, owned; -1: kept */
+    kept *kept; /* one of its users */
     off_t at;
     uint64_t size;
 };
@@ -111,7 +112,8 @@ static kept *add(int fd, const struct stat *st)
 
 static bool is_stdin(const char *path)
 {
-    return !strcmp(path, "-") || !strcmp(path, "/dev/stdin") || !strcmp(path, "/dev/fd/0") || !strcmp(path, "/proc/self/fd/0");
+    return !strcmp(path, "-") || !strcmp(path, "/dev/stdin") || !strcmp(path, "/dev/fd/0") ||
+           !strcmp(path, "/proc/self/fd/0");
 }
 
 const char *kq_text_shown(const char *path)
@@ -121,10 +123,13 @@ const char *kq_text_shown(const char *path)
 
 const char *kq_text_name(const char *path)
 {
-    return is_stdin(path) ? "standard input" : !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/self/fd/", 14) ? "pipe" : kq_path_name(path);
+    return is_stdin(path)                                                          ? "standard input"
+           : !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/self/fd/", 14) ? "pipe"
+                                                                                   : kq_path_name(path);
 }
 
-/* What is no regular file. A FIFO that the store has is not opened again: nobody may be writing to it any more. */
+/* What is no regular file. A FIFO that the store has is not opened again: nobody may be writing to it
+ * any more. */
 static kq_status open_pipe(const char *path, const struct stat *st, kq_bytes *b, kq_error *err)
 {
     kq_status status = KQ_OK;
@@ -144,7 +149,8 @@ static kq_status open_pipe(const char *path, const struct stat *st, kq_bytes *b,
         if ((k = find(&now)))
             close(fd);
         else if (!(k = add(fd, &now))) {
-            status = kq_fail(err, KQ_E_IO, "%s: a pipe is kept in a file in TMPDIR, which cannot be made: %s", path, strerror(errno));
+            status = kq_fail(err, KQ_E_IO, "%s: a pipe is kept in a file in TMPDIR, which cannot be made: %s",
+                             path, strerror(errno));
             close(fd);
         }
     }
@@ -236,14 +242,17 @@ static kq_status draw(kq_bytes *b, int (*stop)(void *ctx), void *ctx, kq_error *
     for (ssize_t done = 0; done < n;) {
         const ssize_t w = pwrite(k->copy, buf + done, (size_t)(n - done), k->size + done);
         if (w < 0 && errno != EINTR)
-            return kq_fail(err, KQ_E_IO, "%s: a pipe is kept in a file in TMPDIR, which cannot be written: %s", b->path, strerror(errno));
+            return kq_fail(err, KQ_E_IO,
+                           "%s: a pipe is kept in a file in TMPDIR, which cannot be written: %s", b->path,
+                           strerror(errno));
         done += w > 0 ? w : 0;
     }
     k->size += n;
     return KQ_OK;
 }
 
-kq_status kq_bytes_read(kq_bytes *b, void *buf, size_t cap, size_t *n, int (*stop)(void *ctx), void *ctx, kq_error *err)
+kq_status kq_bytes_read(kq_bytes *b, void *buf, size_t cap, size_t *n, int (*stop)(void *ctx), void *ctx,
+                        kq_error *err)
 {
     kq_status status = KQ_OK;
     ssize_t got;

@@ -8,21 +8,25 @@
 #include "text/conversation.h"
 #include "text/stream.h"
 
-enum { PIECE = 1 << 16, SHOWN = 60, MOST_BLANK = 1 << 20 /* before the first character that says what a text is */ };
+enum {
+    PIECE = 1 << 16,
+    SHOWN = 60,
+    MOST_BLANK = 1 << 20 /* before the first character that says what a text is */
+};
 
 /* The text that is at hand: bytes [at, n) of buf. */
 typedef struct reader {
     const char *path; /* as messages name it */
     const kq_text_how *how;
     kq_stream *s;
-    char *buf;        /* owned */
+    char *buf; /* owned */
     size_t at, n, cap;
-    size_t line;      /* of buf[at], from 1 */
-    size_t taken;     /* bytes before buf[at] */
-    size_t most;      /* bytes of one document */
-    bool end;         /* nothing comes after buf[n) */
+    size_t line;  /* of buf[at], from 1 */
+    size_t taken; /* bytes before buf[at] */
+    size_t most;  /* bytes of one document */
+    bool end;     /* nothing comes after buf[n) */
     bool enough;
-    kq_hash *hash;    /* NULL: none is wanted */
+    kq_hash *hash; /* NULL: none is wanted */
     kq_text_each *each;
     void *ctx;
     kq_text_info *info;
@@ -40,8 +44,10 @@ static kq_status more(reader *r, kq_error *err)
     if (r->end)
         return KQ_OK;
     if (r->n - r->at > r->most)
-        return kq_fail(err, KQ_E_ARG, "%s: line %zu begins a document of more than %zu MiB; cut it up, or ask for less of it (--chunks)", r->path,
-                       r->line, r->most >> 20);
+        return kq_fail(err, KQ_E_ARG,
+                       "%s: line %zu begins a document of more than %zu MiB; cut it up, or ask for less of "
+                       "it (--chunks)",
+                       r->path, r->line, r->most >> 20);
     if (r->at && r->n - r->at <= r->at) { /* each byte is moved once on average */
         memmove(r->buf, r->buf + r->at, r->n - r->at);
         r->n -= r->at;
@@ -86,12 +92,14 @@ static kq_status check_reach(reader *r, kq_error *err)
     if (r->how->reach != SIZE_MAX)
         r->enough = r->enough || r->taken >= r->how->reach;
     else if (r->taken > KQ_TEXT_MOST)
-        return kq_fail(err, KQ_E_ARG, "%s: more than %zu GiB of text (unpacked); give a part of it, or say how much is wanted (--chunks)", r->path,
-                       KQ_TEXT_MOST >> 30);
+        return kq_fail(err, KQ_E_ARG,
+                       "%s: more than %zu GiB of text (unpacked); give a part of it, or say how much is "
+                       "wanted (--chunks)",
+                       r->path, KQ_TEXT_MOST >> 30);
     return KQ_OK;
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ---------------------------------------------------------------------------------------------- */
 
 static bool is_space(char c)
 {
@@ -117,10 +125,12 @@ static kq_status skip_space(reader *r, char *c, kq_error *err)
     return status;
 }
 
-/* Size of the JSON value `from` bytes after r->at: up to where its brackets close, or, for a number or a word, to the next delimiter. Whether it
- * is JSON is for the parser to say, but a line end within a string ends it here, so that a broken line does not take the rest of the file with it.
- * first_line: every line end does. *closed: it has an end of its own. Nothing is taken. */
-static kq_status value_size(reader *r, size_t from, bool first_line, size_t *size, bool *closed, kq_error *err)
+/* Size of the JSON value `from` bytes after r->at: up to where its brackets close, or, for a number or a
+ * word, to the next delimiter. Whether it is JSON is for the parser to say, but a line end within a
+ * string ends it here, so that a broken line does not take the rest of the file with it. first_line:
+ * every line end does. *closed: it has an end of its own. Nothing is taken. */
+static kq_status value_size(reader *r, size_t from, bool first_line, size_t *size, bool *closed,
+                            kq_error *err)
 {
     size_t i = from, depth = 0;
     bool string = false, escaped = false;
@@ -160,7 +170,8 @@ static kq_status value_size(reader *r, size_t from, bool first_line, size_t *siz
     return KQ_OK;
 }
 
-/* Why size bytes at r->at are not JSON, with the line in the file: kq_json_parse counts from the value's first. */
+/* Why size bytes at r->at are not JSON, with the line in the file: kq_json_parse counts from the value's
+ * first. */
 static kq_status not_json(const reader *r, const kq_error *why, kq_error *err)
 {
     char text[sizeof why->message];
@@ -172,7 +183,8 @@ static kq_status not_json(const reader *r, const kq_error *why, kq_error *err)
         number = next;
     if (number && sscanf(number, " (line %zu)", &line) == 1)
         *number = 0;
-    return kq_fail(err, why->status, "%s: line %zu: %s (--text-format text reads the file as it is)", r->path, r->line + (line ? line - 1 : 0), text);
+    return kq_fail(err, why->status, "%s: line %zu: %s (--text-format text reads the file as it is)", r->path,
+                   r->line + (line ? line - 1 : 0), text);
 }
 
 static kq_status hand_out(reader *r, const char *text, size_t size, bool conversation, kq_error *err)
@@ -195,9 +207,13 @@ static kq_status add_value(reader *r, size_t size, kq_error *err)
     if (kq_json_parse(r->buf + r->at, size, "", &value, &why))
         return not_json(r, &why, err);
     snprintf(where, sizeof where, "%.1000s: line %zu", r->path, r->line);
-    kq_status status = kq_document_text(value, r->how->options.spell_special ? NULL : r->how->tok, where, &text, &n, &owned, &conversation, err);
+    kq_status status = kq_document_text(value, r->how->options.spell_special ? NULL : r->how->tok, where,
+                                        &text, &n, &owned, &conversation, err);
     if (!status && conversation && r->how->options.spell_special)
-        status = kq_fail(err, KQ_E_ARG, "%s: is a conversation, whose marks are special tokens: --no-parse-special does not go with it", where);
+        status = kq_fail(
+            err, KQ_E_ARG,
+            "%s: is a conversation, whose marks are special tokens: --no-parse-special does not go with it",
+            where);
     if (!status)
         status = hand_out(r, text, n, conversation, err);
     kq_free(owned);
@@ -240,8 +256,8 @@ static kq_status read_value(reader *r, kq_error *err)
     return status;
 }
 
-/* *c: the first character from *at (counted from r->at) on that is no white space, 0 at the end or far from here; *at is its place. Nothing is
- * taken. */
+/* *c: the first character from *at (counted from r->at) on that is no white space, 0 at the end or far
+ * from here; *at is its place. Nothing is taken. */
 static kq_status peek(reader *r, size_t *at, char *c, kq_error *err)
 {
     for (*c = 0;; ++*at) {
@@ -269,7 +285,8 @@ static kq_status list_is_conversation(reader *r, bool *is, kq_error *err)
     if (status || c != '{' || (status = value_size(r, at, false, &size, &closed, err)))
         return status;
     if (closed && !kq_json_parse(r->buf + r->at + at, size, "", &value, NULL))
-        *is = json_is_string(json_object_get(value, "role")) || json_is_string(json_object_get(value, "from"));
+        *is =
+            json_is_string(json_object_get(value, "role")) || json_is_string(json_object_get(value, "from"));
     json_decref(value);
     return KQ_OK;
 }
@@ -290,10 +307,13 @@ static kq_status read_list(reader *r, kq_error *err)
             take(r, 1);
             status = skip_space(r, &c, err);
         } else if (i && c) {
-            return kq_fail(err, KQ_E_FORMAT, "%s: line %zu: a comma or ] is expected after a list's entry", r->path, r->line);
+            return kq_fail(err, KQ_E_FORMAT, "%s: line %zu: a comma or ] is expected after a list's entry",
+                           r->path, r->line);
         }
         if (!status && !c && !r->enough)
-            return kq_fail(err, KQ_E_FORMAT, "%s: the list that begins in line %zu has no end: the file is cut short", r->path, begins);
+            return kq_fail(err, KQ_E_FORMAT,
+                           "%s: the list that begins in line %zu has no end: the file is cut short", r->path,
+                           begins);
         if (!status && !r->enough && !(status = read_value(r, err)))
             status = skip_space(r, &c, err);
     }
@@ -315,7 +335,7 @@ static kq_status read_values(reader *r, kq_error *err)
     return status;
 }
 
-/* ---- plain text -------------------------------------------------------------------------------------------------------------- */
+/* ---- plain text ---------------------------------------------------------------------------------------- */
 
 /* Where a text that goes on is cut: after the last line that fits, or between two characters. */
 static size_t cut_at(const char *text, size_t size)
@@ -344,7 +364,7 @@ static kq_status read_text(reader *r, kq_error *err)
     return status;
 }
 
-/* ---- which of them ----------------------------------------------------------------------------------------------------------- */
+/* ---- which of them ------------------------------------------------------------------------------------- */
 
 /* Does the name, but for the end that tells of packing, end in one of these? NULL ends them. */
 static bool named(const char *path, const char *const *ends)
@@ -352,7 +372,8 @@ static bool named(const char *path, const char *const *ends)
     static const char *const packed[] = {".gz", ".gzip", ".zst", ".zstd"};
     size_t n = strlen(path);
     for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
-        if (n > strlen(packed[i]) && !strncasecmp(path + n - strlen(packed[i]), packed[i], strlen(packed[i]))) {
+        if (n > strlen(packed[i]) &&
+            !strncasecmp(path + n - strlen(packed[i]), packed[i], strlen(packed[i]))) {
             n -= strlen(packed[i]);
             break;
         }
@@ -375,7 +396,8 @@ static void warn_of_markup(const reader *r, const char *path)
     if (n > 14 && (!strncasecmp(p, "<!doctype html", 14) || !strncasecmp(p, "<html", 5)))
         kq_warn("%s: is an HTML page: its markup is read as text", r->path);
     else if (named(path, (const char *const[]){".csv", ".tsv", NULL}))
-        kq_warn("%s: is named as a table: its commas and quotes are read as text; write the column that is meant as JSON lines ({\"text\": ...})",
+        kq_warn("%s: is named as a table: its commas and quotes are read as text; write the column that is "
+                "meant as JSON lines ({\"text\": ...})",
                 r->path);
 }
 
@@ -395,8 +417,9 @@ static kq_status is_string_line(reader *r, size_t at, bool *is, size_t *next, kq
     return KQ_OK;
 }
 
-/* JSON by its look? An object or a list begins as Python and jq write them: a brace and a key, a bracket and a brace or a string. "{ int", "[1]"
- * and "[Music]" are text. Two lines that are nothing but JSON strings are JSON lines, and one such line that is the whole file. */
+/* JSON by its look? An object or a list begins as Python and jq write them: a brace and a key, a bracket
+ * and a brace or a string. "{ int", "[1]" and "[Music]" are text. Two lines that are nothing but JSON
+ * strings are JSON lines, and one such line that is the whole file. */
 static kq_status looks_json(reader *r, bool *json, kq_error *err)
 {
     size_t at = 0, next;
@@ -406,7 +429,8 @@ static kq_status looks_json(reader *r, bool *json, kq_error *err)
     if (status || (c != '{' && c != '[' && c != '"'))
         return status;
     if (c == '"') {
-        if ((status = is_string_line(r, at, json, &next, err)) || !*json || (status = peek(r, &next, &c, err)))
+        if ((status = is_string_line(r, at, json, &next, err)) || !*json ||
+            (status = peek(r, &next, &c, err)))
             return status;
         *json = !c || c == '"';
         return *json && c ? is_string_line(r, next, json, &next, err) : KQ_OK;
@@ -439,7 +463,8 @@ static kq_status one_a_line(reader *r, bool *lines, kq_error *err)
         escaped = string && !escaped && *p == '\\';
         string = quote ? !string : string;
     }
-    *lines = closed || string; /* a string that the line's end cuts: a broken line, of which its error is to tell */
+    *lines = closed ||
+             string; /* a string that the line's end cuts: a broken line, of which its error is to tell */
     return KQ_OK;
 }
 
@@ -470,11 +495,15 @@ static kq_status read_as(reader *r, const char *path, kq_error *err)
             memcpy(shown, r->buf + r->at, n);
             shown[n] = 0;
             shown[strcspn(shown, "\r\n")] = 0;
-            return kq_fail(err, KQ_E_FORMAT, "%s: is named as JSON, but line 1 is \"%s\"; --text-format text reads it as running text", r->path,
-                           shown);
+            return kq_fail(
+                err, KQ_E_FORMAT,
+                "%s: is named as JSON, but line 1 is \"%s\"; --text-format text reads it as running text",
+                r->path, shown);
         }
         if (json && named(path, (const char *const[]){".txt", ".text", ".md", NULL}))
-            kq_warn("%s: holds JSON: its documents are read, not its letters (--text-format text reads it as it is)", r->path);
+            kq_warn("%s: holds JSON: its documents are read, not its letters (--text-format text reads it as "
+                    "it is)",
+                    r->path);
     }
     if (json)
         return read_json(r, err);
@@ -489,11 +518,17 @@ size_t kq_text_reach(size_t tokens)
     return tokens > least / 32 ? tokens > SIZE_MAX / 64 ? SIZE_MAX : 32 * tokens : least;
 }
 
-static kq_status read_file(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx, bool size_first, kq_hash *hash,
-                           kq_text_info *info, kq_error *err)
+static kq_status read_file(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx,
+                           bool size_first, kq_hash *hash, kq_text_info *info, kq_error *err)
 {
     kq_text_info nothing;
-    reader r = {.path = kq_text_shown(path), .how = how, .line = 1, .most = KQ_TEXT_MOST_DOCUMENT, .each = each, .ctx = ctx, .hash = hash,
+    reader r = {.path = kq_text_shown(path),
+                .how = how,
+                .line = 1,
+                .most = KQ_TEXT_MOST_DOCUMENT,
+                .each = each,
+                .ctx = ctx,
+                .hash = hash,
                 .info = info ? info : &nothing};
     *r.info = (kq_text_info){.format = "text"};
     kq_status status = kq_stream_open(path, &r.s, stop, (void *)how->common, err);
@@ -515,12 +550,14 @@ static kq_status read_file(const char *path, const kq_text_how *how, kq_text_eac
     return status;
 }
 
-kq_status kq_text_read(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx, kq_text_info *info, kq_error *err)
+kq_status kq_text_read(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx,
+                       kq_text_info *info, kq_error *err)
 {
     return read_file(path, how, each, ctx, false, NULL, info, err);
 }
 
-kq_status kq_text_hash(const char *path, const kq_text_how *how, bool size_first, kq_hash *hash, kq_text_info *info, kq_error *err)
+kq_status kq_text_hash(const char *path, const kq_text_how *how, bool size_first, kq_hash *hash,
+                       kq_text_info *info, kq_error *err)
 {
     return read_file(path, how, NULL, NULL, size_first, hash, info, err);
 }

@@ -10,9 +10,9 @@ typedef struct gathering {
     size_t cap;
     const kq_text_how *how;
     size_t want;
-    size_t special, bytes; /* of the file's documents: special tokens that they spell out; their text */
+    size_t special, bytes;    /* of the file's documents: special tokens that they spell out; their text */
     bool early, first, began; /* began: there was a document */
-    int32_t end;          /* joins documents, -1: none */
+    int32_t end;              /* joins documents, -1: none */
 } gathering;
 
 static bool stop(void *ctx)
@@ -46,8 +46,10 @@ static kq_status add_document(void *ctx, const kq_text_document *doc, bool *enou
 {
     gathering *g = ctx;
     const kq_tokenizer *tok = g->how->tok;
-    const bool specials = doc->conversation || !g->how->options.spell_special, first = g->first && !g->began && !doc->conversation;
-    const kq_encode_options o = {.add_special = first, .parse_special = specials, .stop = stop, .ctx = (void *)g->how->common};
+    const bool specials = doc->conversation || !g->how->options.spell_special,
+               first = g->first && !g->began && !doc->conversation;
+    const kq_encode_options o = {
+        .add_special = first, .parse_special = specials, .stop = stop, .ctx = (void *)g->how->common};
     int32_t *ids = NULL;
     size_t n;
     kq_status status = KQ_OK;
@@ -75,11 +77,14 @@ static kq_status add_file(gathering *g, const char *path, bool *whole, kq_error 
     if (status)
         return status;
     *whole = *whole && info.whole;
-    json_t *o = json_pack("{s:s, s:s, s:s*, s:s, s:I, s:I, s:I, s:b, s:I, s:I}", "file", kq_text_name(path), "format", info.format, "packing",
-                          info.packing, "encoding", info.encoding, "documents", (json_int_t)info.documents, "conversations",
-                          (json_int_t)info.conversations, "bytes", (json_int_t)info.bytes, "whole", info.whole, "tokens",
-                          (json_int_t)(g->out->n - before), "special_tokens", (json_int_t)g->special);
-    return json_array_append_new(g->out->report, o) ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path) : KQ_OK;
+    json_t *o =
+        json_pack("{s:s, s:s, s:s*, s:s, s:I, s:I, s:I, s:b, s:I, s:I}", "file", kq_text_name(path), "format",
+                  info.format, "packing", info.packing, "encoding", info.encoding, "documents",
+                  (json_int_t)info.documents, "conversations", (json_int_t)info.conversations, "bytes",
+                  (json_int_t)info.bytes, "whole", info.whole, "tokens", (json_int_t)(g->out->n - before),
+                  "special_tokens", (json_int_t)g->special);
+    return json_array_append_new(g->out->report, o) ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path)
+                                                    : KQ_OK;
 }
 
 /* What each file was taken for, as a line. */
@@ -88,17 +93,23 @@ static kq_status tell(const kq_common *c, const json_t *report, kq_error *err)
     const json_t *o;
     size_t i;
     kq_status status = KQ_OK;
-    json_array_foreach((json_t *)report, i, o) {
+    json_array_foreach((json_t *)report, i, o)
+    {
         char line[400], specials[60] = "";
-        const char *packing = json_string_value(json_object_get(o, "packing")), *encoding = json_string_value(json_object_get(o, "encoding"));
-        const json_int_t n = json_integer_value(json_object_get(o, "documents")), special = json_integer_value(json_object_get(o, "special_tokens"));
-        const bool talks = json_integer_value(json_object_get(o, "conversations")) > 0, whole = json_is_true(json_object_get(o, "whole"));
+        const char *packing = json_string_value(json_object_get(o, "packing")),
+                   *encoding = json_string_value(json_object_get(o, "encoding"));
+        const json_int_t n = json_integer_value(json_object_get(o, "documents")),
+                         special = json_integer_value(json_object_get(o, "special_tokens"));
+        const bool talks = json_integer_value(json_object_get(o, "conversations")) > 0,
+                   whole = json_is_true(json_object_get(o, "whole"));
         if (special)
             snprintf(specials, sizeof specials, ", %lld of them special", special);
         const bool utf8 = !strcmp(encoding, "UTF-8");
-        snprintf(line, sizeof line, "%.100s: %s%s%s%s%s, %s%lld %s%s, %lld tokens%s", json_string_value(json_object_get(o, "file")),
-                 json_string_value(json_object_get(o, "format")), packing ? " in " : "", packing ? packing : "", utf8 ? "" : ", ", utf8 ? "" : encoding,
-                 whole ? "" : "the first ", n, talks ? "conversation" : "document", n == 1 ? "" : "s",
+        snprintf(line, sizeof line, "%.100s: %s%s%s%s%s, %s%lld %s%s, %lld tokens%s",
+                 json_string_value(json_object_get(o, "file")),
+                 json_string_value(json_object_get(o, "format")), packing ? " in " : "",
+                 packing ? packing : "", utf8 ? "" : ", ", utf8 ? "" : encoding, whole ? "" : "the first ", n,
+                 talks ? "conversation" : "document", n == 1 ? "" : "s",
                  json_integer_value(json_object_get(o, "tokens")), specials);
         if (!status && c->progress(c->ctx, "reading text", 0, line))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after reading %s", line);
@@ -106,13 +117,18 @@ static kq_status tell(const kq_common *c, const json_t *report, kq_error *err)
     return status;
 }
 
-static kq_status encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out,
-                        kq_error *err)
+static kq_status encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want,
+                        bool early, bool first, kq_text_ids *out, kq_error *err)
 {
     kq_text_how h = *how;
     *out = (kq_text_ids){0};
     for (;;) {
-        gathering g = {.out = out, .how = &h, .want = want, .early = early, .first = first, .end = kq_tokenizer_document_end(how->tok)};
+        gathering g = {.out = out,
+                       .how = &h,
+                       .want = want,
+                       .early = early,
+                       .first = first,
+                       .end = kq_tokenizer_document_end(how->tok)};
         bool whole = true;
         if (!(out->report = json_array()))
             return kq_fail(err, KQ_E_MEMORY, "out of memory: texts");
@@ -131,8 +147,8 @@ static kq_status encode(const char *const *files, size_t n_files, const kq_text_
     }
 }
 
-kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want, bool early, bool first, kq_text_ids *out,
-                         kq_error *err)
+kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want,
+                         bool early, bool first, kq_text_ids *out, kq_error *err)
 {
     kq_text_keep(); /* a pipe may have to be read again, further */
     const kq_status status = encode(files, n_files, how, want, early, first, out, err);

@@ -8,14 +8,15 @@
 #define CONVERT "save its text as UTF-8 first"
 #define NO_TEXT "a text, JSON lines, or either in gzip or zstd is expected"
 
-/* Sources: each format's own specification; where it has none, file(1)'s magic. Up to four letters may also begin a text ("ORCs are ..."): see
- * is_binary. */
+/* Sources: each format's own specification; where it has none, file(1)'s magic. Up to four letters may
+ * also begin a text ("ORCs are ..."): see is_binary. */
 static const struct {
     size_t at, size;
     const char *magic, *what, *hint;
 } magics[] = {
     {0, 4, "PAR1", "a Parquet file",
-     "python -c 'import sys, pyarrow.parquet as p; p.read_table(sys.argv[1]).to_pandas().to_json(sys.argv[2], orient=\"records\", lines=True)' "
+     "python -c 'import sys, pyarrow.parquet as p; "
+     "p.read_table(sys.argv[1]).to_pandas().to_json(sys.argv[2], orient=\"records\", lines=True)' "
      "FILE out.jsonl"},
     {0, 4, "PARE", "an encrypted Parquet file", TABLE},
     {0, 6, "ARROW1", "an Arrow file", TABLE},
@@ -29,7 +30,10 @@ static const struct {
     {0, 4, "PK\x03\x04", "a zip archive (or a docx, xlsx, epub, npz or PyTorch file, which are zip archives)",
      "unpack it first (unzip -p FILE prints what is in it)"},
     {0, 4, "PK\x05\x06", "an empty zip archive", NO_TEXT},
-    {0, 6, "\xfd" "7zXZ\0", "an xz archive", "unpack it first (xz -d), or --text <(xz -dc FILE)"},
+    {0, 6,
+     "\xfd"
+     "7zXZ\0",
+     "an xz archive", "unpack it first (xz -d), or --text <(xz -dc FILE)"},
     {0, 3, "BZh", "a bzip2 archive", "unpack it first (bzip2 -d), or --text <(bzip2 -dc FILE)"},
     {0, 4, "\x04\x22\x4d\x18", "an lz4 archive", "unpack it first (lz4 -d), or --text <(lz4 -dc FILE)"},
     {0, 4, "LZIP", "an lzip archive", "unpack it first (lzip -d)"},
@@ -59,12 +63,16 @@ static const struct {
     {0, 4, "\x1a\x45\xdf\xa3", "a Matroska film", NO_TEXT},
     {0, 4, "OggS", "an Ogg file", NO_TEXT},
     {0, 4, "fLaC", "a FLAC file", NO_TEXT},
-    {0, 4, "\x7f" "ELF", "a program or library (ELF)", NO_TEXT},
+    {0, 4,
+     "\x7f"
+     "ELF",
+     "a program or library (ELF)", NO_TEXT},
     {0, 4, "\xcf\xfa\xed\xfe", "a program or library (Mach-O)", NO_TEXT},
     {0, 4, "\xca\xfe\xba\xbe", "a program or class file", NO_TEXT},
     {0, 4, "\0asm", "a WebAssembly module", NO_TEXT},
     {0, 4, "PACK", "a Git pack", NO_TEXT},
-    {0, 42, "version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS, not the file itself", "fetch the file with git lfs pull"},
+    {0, 42, "version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS, not the file itself",
+     "fetch the file with git lfs pull"},
 };
 
 /* No text begins like this: it has control characters, or bytes that are no UTF-8. */
@@ -111,7 +119,8 @@ kq_byte_kind kq_byte_kind_of(const uint8_t *h, size_t n, const char **what, cons
     if (n >= 2 && h[0] == 0x1f && h[1] == 0x8b)
         return KQ_BYTES_GZIP;
     /* a frame, or one to be skipped before it */
-    if (n >= 4 && (!memcmp(h, "\x28\xb5\x2f\xfd", 4) || ((h[0] & 0xf0) == 0x50 && !memcmp(h + 1, "\x2a\x4d\x18", 3))))
+    if (n >= 4 &&
+        (!memcmp(h, "\x28\xb5\x2f\xfd", 4) || ((h[0] & 0xf0) == 0x50 && !memcmp(h + 1, "\x2a\x4d\x18", 3))))
         return KQ_BYTES_ZSTD;
     *hint = NO_TEXT;
     if (is_dos_program(h, n))
@@ -121,7 +130,8 @@ kq_byte_kind kq_byte_kind_of(const uint8_t *h, size_t n, const char **what, cons
     if (is_pickle(h, n))
         return *what = "a Python pickle (a PyTorch checkpoint)", KQ_BYTES_OTHER;
     for (size_t i = 0; i < sizeof magics / sizeof *magics; i++)
-        if (n >= magics[i].at + magics[i].size && !memcmp(h + magics[i].at, magics[i].magic, magics[i].size) &&
+        if (n >= magics[i].at + magics[i].size &&
+            !memcmp(h + magics[i].at, magics[i].magic, magics[i].size) &&
             (!is_letters(magics[i].magic, magics[i].size) || is_binary(h, n))) {
             *what = magics[i].what;
             *hint = magics[i].hint;

@@ -17,25 +17,28 @@ enum { RAW = 1 << 17, UNPACKED = 1 << 17, HEAD = 512 };
 typedef enum encoding { UTF8, UTF16LE, UTF16BE, UTF32LE, UTF32BE } encoding;
 
 struct kq_stream {
-    char *path;           /* owned */
+    char *path; /* owned */
     kq_bytes *file;
     kq_byte_kind packing;
     encoding encoding;
     z_stream z;
     ZSTD_DCtx *zstd;
     bool z_open, in_frame, began; /* in_frame: a member or frame is open; began: one was seen */
-    bool padded;          /* gzip: nothing but NULs may follow */
-    bool raw_end, end;    /* of the file; of what is unpacked */
-    uint8_t *raw;         /* owned [RAW]: bytes [raw_at, raw_n) of the file are still to be unpacked */
+    bool padded;                  /* gzip: nothing but NULs may follow */
+    bool raw_end, end;            /* of the file; of what is unpacked */
+    uint8_t *raw; /* owned [RAW]: bytes [raw_at, raw_n) of the file are still to be unpacked */
     size_t raw_at, raw_n;
-    uint8_t *bytes;       /* owned [UNPACKED]: bytes [at, n) are still to be decoded */
+    uint8_t *bytes; /* owned [UNPACKED]: bytes [at, n) are still to be decoded */
     size_t at, n;
-    size_t line, place;   /* of bytes[at] in what is unpacked: line from 1, byte from 0 */
+    size_t line, place; /* of bytes[at] in what is unpacked: line from 1, byte from 0 */
 };
 
-typedef struct waiting { int (*stop)(void *ctx); void *ctx; } waiting;
+typedef struct waiting {
+    int (*stop)(void *ctx);
+    void *ctx;
+} waiting;
 
-/* ---- unpacking --------------------------------------------------------------------------------------------------------------- */
+/* ---- unpacking ----------------------------------------------------------------------------------------- */
 
 static kq_status fill_raw(kq_stream *s, const waiting *w, kq_error *err)
 {
@@ -51,7 +54,9 @@ static kq_status fill_raw(kq_stream *s, const waiting *w, kq_error *err)
 
 static kq_status cut(const kq_stream *s, const char *what, kq_error *err)
 {
-    return kq_fail(err, KQ_E_FORMAT, "%s: the %s archive is cut short: its end is missing (an unfinished download?)", s->path, what);
+    return kq_fail(err, KQ_E_FORMAT,
+                   "%s: the %s archive is cut short: its end is missing (an unfinished download?)", s->path,
+                   what);
 }
 
 /* Members one after another are one text, as gzip -d has it; NULs after the last are padding. */
@@ -64,7 +69,9 @@ static kq_status between_members(kq_stream *s, kq_error *err)
     if (s->raw_at == s->raw_n)
         return KQ_OK;
     if (s->padded || (s->began && s->raw[s->raw_at] != 0x1f))
-        return kq_fail(err, KQ_E_FORMAT, "%s: something that is not gzip follows the end of the gzip archive: it is damaged", s->path);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: something that is not gzip follows the end of the gzip archive: it is damaged",
+                       s->path);
     const int z = s->z_open ? inflateReset(&s->z) : inflateInit2(&s->z, 15 + 16);
     if (z != Z_OK)
         return kq_fail(err, KQ_E_MEMORY, "%s: zlib: out of memory", s->path);
@@ -72,7 +79,8 @@ static kq_status between_members(kq_stream *s, kq_error *err)
     return KQ_OK;
 }
 
-static kq_status unpack_gzip(kq_stream *s, uint8_t *out, size_t cap, size_t *n, const waiting *w, kq_error *err)
+static kq_status unpack_gzip(kq_stream *s, uint8_t *out, size_t cap, size_t *n, const waiting *w,
+                             kq_error *err)
 {
     kq_status status = KQ_OK;
     for (*n = 0; !*n && !(status = fill_raw(s, w, err));) {
@@ -92,13 +100,15 @@ static kq_status unpack_gzip(kq_stream *s, uint8_t *out, size_t cap, size_t *n, 
         if (z == Z_MEM_ERROR)
             return kq_fail(err, KQ_E_MEMORY, "%s: zlib: out of memory", s->path);
         if (z != Z_OK && z != Z_STREAM_END && z != Z_BUF_ERROR)
-            return kq_fail(err, KQ_E_FORMAT, "%s: the gzip archive is damaged: %s", s->path, s->z.msg ? s->z.msg : "it needs a dictionary");
+            return kq_fail(err, KQ_E_FORMAT, "%s: the gzip archive is damaged: %s", s->path,
+                           s->z.msg ? s->z.msg : "it needs a dictionary");
         s->in_frame = z != Z_STREAM_END;
     }
     return status;
 }
 
-static kq_status unpack_zstd(kq_stream *s, uint8_t *out, size_t cap, size_t *n, const waiting *w, kq_error *err)
+static kq_status unpack_zstd(kq_stream *s, uint8_t *out, size_t cap, size_t *n, const waiting *w,
+                             kq_error *err)
 {
     kq_status status = KQ_OK;
     if (!s->zstd && !(s->zstd = ZSTD_createDCtx()))
@@ -108,12 +118,15 @@ static kq_status unpack_zstd(kq_stream *s, uint8_t *out, size_t cap, size_t *n, 
         ZSTD_outBuffer o = {out, cap, 0};
         if (s->raw_end && !s->in_frame)
             return KQ_OK;
-        const size_t left = ZSTD_decompressStream(s->zstd, &o, &in); /* at the file's end: what it still holds back */
+        /* at the file's end: what it still holds back */
+        const size_t left = ZSTD_decompressStream(s->zstd, &o, &in);
         s->raw_at = in.pos;
         *n = o.pos;
         if (ZSTD_isError(left))
-            return kq_fail(err, KQ_E_FORMAT, "%s: the zstd archive is damaged, or needs a dictionary or a window above 128 MB: %s", s->path,
-                           ZSTD_getErrorName(left));
+            return kq_fail(
+                err, KQ_E_FORMAT,
+                "%s: the zstd archive is damaged, or needs a dictionary or a window above 128 MB: %s",
+                s->path, ZSTD_getErrorName(left));
         s->in_frame = left != 0;
         if (s->raw_end && !*n)
             return s->in_frame ? cut(s, "zstd", err) : KQ_OK;
@@ -154,7 +167,7 @@ static kq_status fill(kq_stream *s, size_t want, const waiting *w, kq_error *err
     return status;
 }
 
-/* ---- decoding ---------------------------------------------------------------------------------------------------------------- */
+/* ---- decoding ------------------------------------------------------------------------------------------ */
 
 static kq_status bad_byte(const kq_stream *s, kq_error *err)
 {
@@ -170,19 +183,23 @@ static kq_status bad_byte(const kq_stream *s, kq_error *err)
         }
         const bool wide = n > 8 && (even > 8 * odd + 2) && even * 8 > (n < HEAD ? n : HEAD);
         return wide ? kq_fail(err, KQ_E_UNSUPPORTED,
-                              "%s: %s: a NUL byte: UTF-16 without a byte order mark, by its look; convert it first (iconv -f UTF-16%s -t UTF-8)",
+                              "%s: %s: a NUL byte: UTF-16 without a byte order mark, by its look; convert it "
+                              "first (iconv -f UTF-16%s -t UTF-8)",
                               s->path, where, s->place % 2 ? "LE" : "BE")
                     : kq_fail(err, KQ_E_UNSUPPORTED,
-                              "%s: %s: a NUL byte: this is binary, no text; a text, JSON lines, or either in gzip or zstd is expected", s->path,
-                              where);
+                              "%s: %s: a NUL byte: this is binary, no text; a text, JSON lines, or either in "
+                              "gzip or zstd is expected",
+                              s->path, where);
     }
     if (s->end && kq_utf8_next((const char *)b, n).kind == KQ_UTF8_INCOMPLETE)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s: the file ends within a character: it is cut short", s->path, where);
+        return kq_fail(err, KQ_E_FORMAT, "%s: %s: the file ends within a character: it is cut short", s->path,
+                       where);
     const bool letter_before = s->at && s->bytes[s->at - 1] < 0x80, letter_after = n < 2 || b[1] < 0x80;
     const bool latin = *b >= 0x80 && letter_after && (letter_before || !s->at);
-    return kq_fail(err, KQ_E_FORMAT, "%s: %s: 0x%02X is no UTF-8%s", s->path, where, *b,
-                   latin ? ", by its look Latin-1 or Windows-1252; convert it first (iconv -f WINDOWS-1252 -t UTF-8)"
-                         : "; convert the text to UTF-8 first (iconv), or is this no text?");
+    return kq_fail(
+        err, KQ_E_FORMAT, "%s: %s: 0x%02X is no UTF-8%s", s->path, where, *b,
+        latin ? ", by its look Latin-1 or Windows-1252; convert it first (iconv -f WINDOWS-1252 -t UTF-8)"
+              : "; convert the text to UTF-8 first (iconv), or is this no text?");
 }
 
 /* Valid UTF-8 from s->bytes. */
@@ -236,9 +253,10 @@ static size_t put_utf8(char *out, uint32_t c)
     if (c < 0x800)
         return out[0] = (char)(0xC0 | c >> 6), out[1] = (char)(0x80 | (c & 63)), 2;
     if (c < 0x10000)
-        return out[0] = (char)(0xE0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 63)), out[2] = (char)(0x80 | (c & 63)), 3;
-    return out[0] = (char)(0xF0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 63)), out[2] = (char)(0x80 | (c >> 6 & 63)),
-        out[3] = (char)(0x80 | (c & 63)), 4;
+        return out[0] = (char)(0xE0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 63)),
+               out[2] = (char)(0x80 | (c & 63)), 3;
+    return out[0] = (char)(0xF0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 63)),
+           out[2] = (char)(0x80 | (c >> 6 & 63)), out[3] = (char)(0x80 | (c & 63)), 4;
 }
 
 static uint32_t unit(const kq_stream *s, size_t i)
@@ -286,10 +304,11 @@ static kq_status copy_wide(kq_stream *s, char *buf, size_t cap, size_t *n, kq_er
             if (*n)
                 break;
             if (s->end && s->n - s->at < (s->encoding == UTF16LE || s->encoding == UTF16BE ? 2 : 4))
-                return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: the file ends within a character: it is cut short", s->path, s->line,
-                               s->place);
-            return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: 0x%X is no character of %s", s->path, s->line, s->place, (unsigned)c,
-                           kq_stream_encoding(s));
+                return kq_fail(err, KQ_E_FORMAT,
+                               "%s: line %zu, byte %zu: the file ends within a character: it is cut short",
+                               s->path, s->line, s->place);
+            return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: 0x%X is no character of %s", s->path,
+                           s->line, s->place, (unsigned)c, kq_stream_encoding(s));
         }
         *n += put_utf8(buf + *n, c);
         s->line += c == '\n';
@@ -299,7 +318,8 @@ static kq_status copy_wide(kq_stream *s, char *buf, size_t cap, size_t *n, kq_er
     return KQ_OK;
 }
 
-kq_status kq_stream_read(kq_stream *s, char *buf, size_t cap, size_t *n, int (*stop)(void *ctx), void *ctx, kq_error *err)
+kq_status kq_stream_read(kq_stream *s, char *buf, size_t cap, size_t *n, int (*stop)(void *ctx), void *ctx,
+                         kq_error *err)
 {
     const waiting w = {stop, ctx};
     *n = 0;
@@ -311,8 +331,13 @@ kq_status kq_stream_read(kq_stream *s, char *buf, size_t cap, size_t *n, int (*s
 
 static void take_mark(kq_stream *s)
 {
-    static const struct { encoding e; size_t size; const char *mark; } marks[] = {
-        {UTF8, 3, "\xEF\xBB\xBF"}, {UTF32LE, 4, "\xFF\xFE\0\0"}, {UTF32BE, 4, "\0\0\xFE\xFF"}, {UTF16LE, 2, "\xFF\xFE"}, {UTF16BE, 2, "\xFE\xFF"},
+    static const struct {
+        encoding e;
+        size_t size;
+        const char *mark;
+    } marks[] = {
+        {UTF8, 3, "\xEF\xBB\xBF"}, {UTF32LE, 4, "\xFF\xFE\0\0"}, {UTF32BE, 4, "\0\0\xFE\xFF"},
+        {UTF16LE, 2, "\xFF\xFE"},  {UTF16BE, 2, "\xFE\xFF"},
     };
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
         if (s->n - s->at >= marks[i].size && !memcmp(s->bytes + s->at, marks[i].mark, marks[i].size)) {
@@ -326,12 +351,16 @@ static void take_mark(kq_stream *s)
 /* head [n]: as the file has it, or unpacked. */
 static kq_status refuse_other(const kq_stream *s, const uint8_t *head, size_t n, kq_error *err)
 {
-    const char *what, *hint, *within = s->packing == KQ_BYTES_GZIP ? " in a gzip archive" : s->packing == KQ_BYTES_ZSTD ? " in a zstd archive" : "";
+    const char *what, *hint,
+        *within = s->packing == KQ_BYTES_GZIP   ? " in a gzip archive"
+                  : s->packing == KQ_BYTES_ZSTD ? " in a zstd archive"
+                                                : "";
     const kq_byte_kind kind = kq_byte_kind_of(head, n, &what, &hint);
     if (kind == KQ_BYTES_OTHER)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is %s%s, no text: %s", s->path, what, within, hint);
     if (*within && kind != KQ_BYTES_PLAIN)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is packed twice (%s%s): unpack it once", s->path, kind == KQ_BYTES_GZIP ? "gzip" : "zstd", within);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: is packed twice (%s%s): unpack it once", s->path,
+                       kind == KQ_BYTES_GZIP ? "gzip" : "zstd", within);
     return KQ_OK;
 }
 
@@ -341,7 +370,8 @@ static kq_status look(kq_stream *s, const waiting *w, kq_error *err)
     const char *what, *hint;
     while (s->raw_n < HEAD && !s->raw_end) {
         size_t n;
-        kq_status status = kq_bytes_read(s->file, s->raw + s->raw_n, RAW - s->raw_n, &n, w->stop, w->ctx, err);
+        kq_status status =
+            kq_bytes_read(s->file, s->raw + s->raw_n, RAW - s->raw_n, &n, w->stop, w->ctx, err);
         if (status)
             return status;
         s->raw_n += n;
@@ -360,7 +390,8 @@ kq_status kq_stream_open(const char *path, kq_stream **out, int (*stop)(void *ct
     const waiting w = {stop, ctx};
     *out = NULL;
     kq_stream *s = calloc(1, sizeof *s);
-    if (!s || !(s->path = strdup(kq_text_shown(path))) || !(s->raw = malloc(RAW)) || !(s->bytes = malloc(UNPACKED))) {
+    if (!s || !(s->path = strdup(kq_text_shown(path))) || !(s->raw = malloc(RAW)) ||
+        !(s->bytes = malloc(UNPACKED))) {
         kq_stream_close(s);
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     }

@@ -1,21 +1,38 @@
-/* Byte pair encoding of one piece, with the results of Hugging Face's `tokenizers`: always the pair of lowest rank, leftmost first. */
+/* Byte pair encoding of one piece, with the results of Hugging Face's `tokenizers`: always the pair of
+ * lowest rank, leftmost first. */
 #include <string.h>
 
 #include "base/hash.h"
 #include "tokenizer/internal.h"
 
 enum {
-    SHORT_PIECE = 32,            /* symbols up to which a scan over all pairs beats the heap */
-    CACHE_SLOTS = 1 << 15, CACHE_MAX_PIECE = 48, CACHE_MAX_IDS = 8
+    SHORT_PIECE = 32, /* symbols up to which a scan over all pairs beats the heap */
+    CACHE_SLOTS = 1 << 15,
+    CACHE_MAX_PIECE = 48,
+    CACHE_MAX_IDS = 8
 };
 #define NO_RANK UINT32_MAX
 
-typedef struct cache_slot { uint64_t hash; uint32_t key_off; uint8_t key_size, n_id; int32_t id[CACHE_MAX_IDS]; } cache_slot;
-struct kq_bpe_cache { cache_slot *slot; kq_buffer key; };
+typedef struct cache_slot {
+    uint64_t hash;
+    uint32_t key_off;
+    uint8_t key_size, n_id;
+    int32_t id[CACHE_MAX_IDS];
+} cache_slot;
+struct kq_bpe_cache {
+    cache_slot *slot;
+    kq_buffer key;
+};
 
-/* One symbol of a long piece, in a list. prev and next are indices, -1 at the ends; id -1 marks a symbol merged into its left neighbour. */
-typedef struct symbol { int32_t id, prev, next; } symbol;
-typedef struct candidate { uint32_t rank, pos; int32_t id; } candidate;
+/* One symbol of a long piece, in a list. prev and next are indices, -1 at the ends; id -1 marks a symbol
+ * merged into its left neighbour. */
+typedef struct symbol {
+    int32_t id, prev, next;
+} symbol;
+typedef struct candidate {
+    uint32_t rank, pos;
+    int32_t id;
+} candidate;
 
 static const kq_merge *find_merge(const kq_tokenizer *tok, int32_t left, int32_t right)
 {
@@ -100,7 +117,10 @@ static size_t merge_short(const kq_tokenizer *tok, int32_t *id, size_t n)
     return n;
 }
 
-static bool before(const candidate *a, const candidate *b) { return a->rank < b->rank || (a->rank == b->rank && a->pos < b->pos); }
+static bool before(const candidate *a, const candidate *b)
+{
+    return a->rank < b->rank || (a->rank == b->rank && a->pos < b->pos);
+}
 
 static void sift_down(candidate *heap, size_t n, size_t i)
 {
@@ -123,12 +143,14 @@ static void sift_up(candidate *heap, size_t i)
     heap[i] = x;
 }
 
-/* Long pieces: a heap of candidate pairs, O(n log n). An entry whose pair has changed since it was pushed is skipped when it comes up
- * (the text from its position on has grown, so it cannot give the same token). At most 3n entries are ever pushed: n - 1 at first,
- * two a merge. */
-static kq_status merge_long(const kq_tokenizer *tok, symbol *sym, size_t n, kq_tok_scratch *scratch, kq_error *err)
+/* Long pieces: a heap of candidate pairs, O(n log n). An entry whose pair has changed since it was
+ * pushed is skipped when it comes up (the text from its position on has grown, so it cannot give the
+ * same token). At most 3n entries are ever pushed: n - 1 at first, two a merge. */
+static kq_status merge_long(const kq_tokenizer *tok, symbol *sym, size_t n, kq_tok_scratch *scratch,
+                            kq_error *err)
 {
-    kq_status status = kq_grow(&scratch->heap, &scratch->cap_heap, 0, 3 * n, sizeof(candidate), "the tokenizer", err);
+    kq_status status =
+        kq_grow(&scratch->heap, &scratch->cap_heap, 0, 3 * n, sizeof(candidate), "the tokenizer", err);
     if (status)
         return status;
     candidate *heap = scratch->heap;
@@ -136,7 +158,7 @@ static kq_status merge_long(const kq_tokenizer *tok, symbol *sym, size_t n, kq_t
     for (size_t i = 0; i + 1 < n; i++) {
         const kq_merge *m = find_merge(tok, sym[i].id, sym[i + 1].id);
         if (m)
-            heap[n_heap++] = (candidate){ m->rank, (uint32_t)i, m->id };
+            heap[n_heap++] = (candidate){m->rank, (uint32_t)i, m->id};
     }
     for (size_t i = n_heap / 2; i-- > 0;)
         sift_down(heap, n_heap, i);
@@ -160,18 +182,19 @@ static kq_status merge_long(const kq_tokenizer *tok, symbol *sym, size_t n, kq_t
         if (right->next >= 0)
             sym[right->next].prev = (int32_t)top.pos;
         if (left->prev >= 0 && (m = find_merge(tok, sym[left->prev].id, left->id))) {
-            heap[n_heap] = (candidate){ m->rank, (uint32_t)left->prev, m->id };
+            heap[n_heap] = (candidate){m->rank, (uint32_t)left->prev, m->id};
             sift_up(heap, n_heap++);
         }
         if (left->next >= 0 && (m = find_merge(tok, left->id, sym[left->next].id))) {
-            heap[n_heap] = (candidate){ m->rank, top.pos, m->id };
+            heap[n_heap] = (candidate){m->rank, top.pos, m->id};
             sift_up(heap, n_heap++);
         }
     }
     return KQ_OK;
 }
 
-kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_tok_scratch *scratch, kq_tok_ids *ids, kq_error *err)
+kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_tok_scratch *scratch,
+                       kq_tok_ids *ids, kq_error *err)
 {
     cache_slot *slot = NULL;
     uint64_t hash = 0;
@@ -188,7 +211,8 @@ kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_t
     if (scratch->cache && size <= CACHE_MAX_PIECE) {
         hash = kq_hash64(s, size, 0) | 1;
         slot = &scratch->cache->slot[hash >> 49 & (CACHE_SLOTS - 1)];
-        if (slot->hash == hash && slot->key_size == size && !memcmp(scratch->cache->key.data + slot->key_off, s, size)) {
+        if (slot->hash == hash && slot->key_size == size &&
+            !memcmp(scratch->cache->key.data + slot->key_off, s, size)) {
             for (size_t i = 0; i < slot->n_id; i++) {
                 if ((status = kq_tok_ids_add(ids, slot->id[i], err)))
                     return status;
@@ -198,7 +222,8 @@ kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_t
     }
     size_t bytes;
     if (size > INT32_MAX / 4 || !kq_mul_size(size, sizeof(int32_t) + sizeof(symbol), &bytes))
-        return kq_fail(err, KQ_E_ARG, "%s: a piece of %zu bytes is too long to tokenize in one go", tok->path, size);
+        return kq_fail(err, KQ_E_ARG, "%s: a piece of %zu bytes is too long to tokenize in one go", tok->path,
+                       size);
     if ((status = kq_grow(&scratch->bpe, &scratch->cap_bpe, 0, bytes, 1, "the tokenizer", err)))
         return status;
     int32_t *id = scratch->bpe;
@@ -211,7 +236,7 @@ kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_t
     } else {
         symbol *sym = (symbol *)(id + size);
         for (size_t i = 0; i < n; i++)
-            sym[i] = (symbol){ id[i], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1 };
+            sym[i] = (symbol){id[i], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1};
         if ((status = merge_long(tok, sym, n, scratch, err)))
             return status;
         for (int32_t i = 0; i >= 0; i = sym[i].next)
@@ -223,7 +248,8 @@ kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_t
         size_t off = scratch->cache->key.size;
         if ((status = kq_buffer_add(&scratch->cache->key, s, size, err)))
             return status;
-        *slot = (cache_slot){ .hash = hash, .key_off = (uint32_t)off, .key_size = (uint8_t)size, .n_id = (uint8_t)n };
+        *slot = (cache_slot){
+            .hash = hash, .key_off = (uint32_t)off, .key_size = (uint8_t)size, .n_id = (uint8_t)n};
         memcpy(slot->id, ids->data + start, n * sizeof *slot->id);
     }
     return KQ_OK;

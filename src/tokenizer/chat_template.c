@@ -1,4 +1,5 @@
-/* Which chat templates a model has, and the special tokens that they know by name, as transformers' tokenizers have them. */
+/* Which chat templates a model has, and the special tokens that they know by name, as transformers'
+ * tokenizers have them. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,10 @@
 
 enum { MAX_TEMPLATE = 1 << 24, MAX_TEMPLATES = 64 };
 
-static kq_status no_memory(const char *path, kq_error *err) { return kq_fail(err, KQ_E_MEMORY, "%s: out of memory: chat templates", path); }
+static kq_status no_memory(const char *path, kq_error *err)
+{
+    return kq_fail(err, KQ_E_MEMORY, "%s: out of memory: chat templates", path);
+}
 
 /* "chat_template": one text, or a list of {"name", "template"}. */
 static kq_status from_config(kq_tokenizer *tok, const json_t *t, const char *path, kq_error *err)
@@ -27,11 +31,14 @@ static kq_status from_config(kq_tokenizer *tok, const json_t *t, const char *pat
     if (json_is_string(t))
         return json_object_set(tok->chat_templates, "default", (json_t *)t) ? no_memory(path, err) : KQ_OK;
     if (!json_is_array(t) || json_array_size(t) > MAX_TEMPLATES)
-        return kq_fail(err, KQ_E_FORMAT, "%s: chat_template is neither a text nor a list of {\"name\", \"template\"}", path);
-    json_array_foreach((json_t *)t, i, item) {
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: chat_template is neither a text nor a list of {\"name\", \"template\"}", path);
+    json_array_foreach((json_t *)t, i, item)
+    {
         const json_t *name = json_object_get(item, "name"), *text = json_object_get(item, "template");
         if (!json_is_string(name) || !json_is_string(text))
-            return kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of chat_template has no \"name\" and \"template\"", path, i);
+            return kq_fail(err, KQ_E_FORMAT,
+                           "%s: entry %zu of chat_template has no \"name\" and \"template\"", path, i);
         if (json_object_set(tok->chat_templates, json_string_value(name), (json_t *)text))
             return no_memory(path, err);
     }
@@ -51,9 +58,11 @@ static bool role(const char *key)
     return n > 6 && !strcmp(key + n - 6, "_token");
 }
 
-kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err)
+kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path,
+                                        kq_error *err)
 {
-    const char *const named[] = {"model_specific_special_tokens", "extra_special_tokens"}; /* objects: the first as transformers 5 writes it */
+    /* objects: the first as transformers 5 writes it */
+    const char *const named[] = {"model_specific_special_tokens", "extra_special_tokens"};
     const char *key;
     json_t *v;
     kq_status status = from_config(tok, json_object_get(config, "chat_template"), path, err);
@@ -62,13 +71,15 @@ kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config,
     json_decref(tok->special_map);
     if (!(tok->special_map = json_object()))
         return no_memory(path, err);
-    json_object_foreach((json_t *)config, key, v)
-        if (role(key) && token_text(v) && json_object_set(tok->special_map, key, (json_t *)token_text(v)))
-            return no_memory(path, err);
+    json_object_foreach(
+        (json_t *)config, key,
+        v) if (role(key) && token_text(v) &&
+               json_object_set(tok->special_map, key, (json_t *)token_text(v))) return no_memory(path, err);
     for (size_t i = 0; i < 2; i++)
-        json_object_foreach(json_object_get(config, named[i]), key, v)
-            if (token_text(v) && json_object_set(tok->special_map, key, (json_t *)token_text(v)))
-                return no_memory(path, err);
+        json_object_foreach(json_object_get(config, named[i]), key,
+                            v) if (token_text(v) &&
+                                   json_object_set(tok->special_map, key,
+                                                   (json_t *)token_text(v))) return no_memory(path, err);
     return KQ_OK;
 }
 
@@ -91,7 +102,10 @@ static bool jinja_file(const char *name)
     return n > 6 && n < 200 && !strcmp(name + n - 6, ".jinja");
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 kq_status kq_chat_template_files(const char *dir, char ***names, size_t *n, kq_error *err)
 {
@@ -184,12 +198,14 @@ kq_status kq_chat_templates_of_gguf(const kq_gguf *g, const char *path, json_t *
     if (status || !kq_gguf_str(names, 0, &s, &size))
         return status;
     list = json_array();
-    if (!list || (*out && json_array_append_new(list, json_pack("{s:s,s:O}", "name", "default", "template", *out))))
+    if (!list ||
+        (*out && json_array_append_new(list, json_pack("{s:s,s:O}", "name", "default", "template", *out))))
         status = no_memory(path, err);
     for (size_t i = 0; !status && i < MAX_TEMPLATES && kq_gguf_str(names, i, &s, &size); i++) {
         char key[200];
         if (size > 100 || kq_utf8_valid(s, size) < size || memchr(s, 0, size))
-            status = kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of tokenizer.chat_templates is not a name", path, i);
+            status =
+                kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of tokenizer.chat_templates is not a name", path, i);
         snprintf(key, sizeof key, "tokenizer.chat_template.%.*s", size > 100 ? 100 : (int)size, s);
         if (status || (status = gguf_text(g, key, path, &one, err)) || !one)
             continue;
@@ -209,7 +225,8 @@ kq_status kq_chat_templates_to_gguf(struct kq_gguf_writer *w, const kq_tokenizer
     size_t n = 0;
     json_t *text;
     kq_status status = KQ_OK;
-    json_object_foreach(tok->chat_templates, key, text) {
+    json_object_foreach(tok->chat_templates, key, text)
+    {
         char full[200];
         if (!strcmp(key, "default")) {
             status = kq_gguf_writer_str(w, "tokenizer.chat_template", json_string_value(text), err);
@@ -229,8 +246,17 @@ kq_status kq_chat_templates_to_gguf(struct kq_gguf_writer *w, const kq_tokenizer
     return n ? kq_gguf_writer_strings(w, "tokenizer.chat_templates", list, n, err) : KQ_OK;
 }
 
-const char *kq_tokenizer_chat_template(const kq_tokenizer *tok) { return json_string_value(json_object_get(tok->chat_templates, "default")); }
+const char *kq_tokenizer_chat_template(const kq_tokenizer *tok)
+{
+    return json_string_value(json_object_get(tok->chat_templates, "default"));
+}
 
-const json_t *kq_tokenizer_chat_templates(const kq_tokenizer *tok) { return tok->chat_templates; }
+const json_t *kq_tokenizer_chat_templates(const kq_tokenizer *tok)
+{
+    return tok->chat_templates;
+}
 
-const json_t *kq_tokenizer_special_tokens(const kq_tokenizer *tok) { return tok->special_map; }
+const json_t *kq_tokenizer_special_tokens(const kq_tokenizer *tok)
+{
+    return tok->special_map;
+}

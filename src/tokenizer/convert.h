@@ -5,14 +5,16 @@
 #include "format/gguf_write.h"
 #include "tokenizer/tokenizer.h"
 
-enum { KQ_TOK_MAX_FILE = 1 << 28 }; /* bytes of a tokenizer.json, or of a file beside it, that are still read */
+/* bytes of a tokenizer.json, or of a file beside it, that are still read */
+enum { KQ_TOK_MAX_FILE = 1 << 28 };
 
 /* Build from parsed JSON; path names it in messages. */
 kq_status kq_tokenizer_from_json(const json_t *root, const char *path, kq_tokenizer **out, kq_error *err);
 
-/* The tokenizer of a GGUF as Hugging Face would write it: *tokenizer (tokenizer.json), *config (tokenizer_config.json, with max_position as
- * model_max_length). The caller decrefs both. */
-kq_status kq_tokenizer_gguf_json(const kq_gguf *g, size_t max_position, json_t **tokenizer, json_t **config, kq_error *err);
+/* The tokenizer of a GGUF as Hugging Face would write it: *tokenizer (tokenizer.json), *config
+ * (tokenizer_config.json, with max_position as model_max_length). The caller decrefs both. */
+kq_status kq_tokenizer_gguf_json(const kq_gguf *g, size_t max_position, json_t **tokenizer, json_t **config,
+                                 kq_error *err);
 
 /* All tokenizer.* pairs of the tokenizer in a folder. */
 kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_error *err);

@@ -1,6 +1,8 @@
-/* The tokenizer of a Hugging Face folder as AutoTokenizer of transformers 5 makes it, as one tokenizer.json: the steps that the class of
- * tokenizer_config.json has, and the added tokens of tokenizer.json, tokenizer_config.json, special_tokens_map.json and added_tokens.json with the ids
- * that they get. What runs and what is exported are then one thing. Checked by running AutoTokenizer: scripts/make_golden_tokenizer_folders.py. */
+/* The tokenizer of a Hugging Face folder as AutoTokenizer of transformers 5 makes it, as one
+ * tokenizer.json: the steps that the class of tokenizer_config.json has, and the added tokens of
+ * tokenizer.json, tokenizer_config.json, special_tokens_map.json and added_tokens.json with the ids that
+ * they get. What runs and what is exported are then one thing. Checked by running AutoTokenizer:
+ * scripts/make_golden_tokenizer_folders.py. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,21 +11,30 @@
 #include "base/warn.h"
 #include "tokenizer/internal.h"
 
-/* CLASS_FILE: TokenizersBackend (PreTrainedTokenizerFast), which runs tokenizer.json as it is. The others take from it only the vocabulary, the merges and
- * the post-processor, and bring their own normalizer, pre-tokenizer and decoder. */
+/* CLASS_FILE: TokenizersBackend (PreTrainedTokenizerFast), which runs tokenizer.json as it is. The
+ * others take from it only the vocabulary, the merges and the post-processor, and bring their own
+ * normalizer, pre-tokenizer and decoder. */
 typedef enum tokenizer_class { CLASS_FILE, CLASS_LLAMA, CLASS_CODE_LLAMA, CLASS_QWEN2 } tokenizer_class;
 
 typedef struct folder {
-    const char *path;            /* of tokenizer.json */
+    const char *path; /* of tokenizer.json */
     char dir[4096];
-    json_t *root, *config;       /* tokenizer.json, tokenizer_config.json (an empty object without the file); owned */
-    json_t *model, *map, *added; /* config.json, special_tokens_map.json, added_tokens.json; NULL: not there; owned */
+    /* tokenizer.json, tokenizer_config.json (an empty object without the file); owned */
+    json_t *root, *config;
+    /* config.json, special_tokens_map.json, added_tokens.json; NULL: not there; owned */
+    json_t *model, *map, *added;
     tokenizer_class class;
-    json_t *list;                /* the added tokens so far, in the order in which they came, with their ids; owned */
-    json_t *firm;                /* roles that only some models have, as strings in tokenizer_config.json: no other file changes them; owned */
-    json_t *by_content;          /* content -> its object in list */
-    json_int_t top;              /* the highest id in list, -1: none */
-    json_int_t moved_from, moved_to; json_t *moved; size_t n_moved; /* tokens that get another id than is written; the first one's text, owned */
+    /* the added tokens so far, in the order in which they came, with their ids; owned */
+    json_t *list;
+    /* roles that only some models have, as strings in tokenizer_config.json: no other file changes them;
+     * owned */
+    json_t *firm;
+    json_t *by_content; /* content -> its object in list */
+    json_int_t top;     /* the highest id in list, -1: none */
+    /* tokens that get another id than is written; the first one's text, owned */
+    json_int_t moved_from, moved_to;
+    json_t *moved;
+    size_t n_moved;
     kq_error *err;
 } folder;
 
@@ -32,7 +43,7 @@ static kq_status no_memory(folder *f)
     return kq_fail(f->err, KQ_E_MEMORY, "%s: out of memory", f->path);
 }
 
-/* ---- files ---------------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 static kq_status load_beside(folder *f, const char *name, json_t **out)
 {
@@ -47,32 +58,38 @@ static kq_status load_all(folder *f)
 {
     const char *slash = strrchr(f->path, '/');
     kq_status status;
-    if ((size_t)snprintf(f->dir, sizeof f->dir, "%.*s", slash ? (int)(slash - f->path) + (slash == f->path) : 1, slash ? f->path : ".") >= sizeof f->dir)
+    if ((size_t)snprintf(f->dir, sizeof f->dir, "%.*s",
+                         slash ? (int)(slash - f->path) + (slash == f->path) : 1,
+                         slash ? f->path : ".") >= sizeof f->dir)
         return kq_fail(f->err, KQ_E_ARG, "%s: the path is too long", f->path);
-    if ((status = kq_tok_json_load(f->path, &f->root, f->err)) || (status = load_beside(f, "tokenizer_config.json", &f->config)) ||
+    if ((status = kq_tok_json_load(f->path, &f->root, f->err)) ||
+        (status = load_beside(f, "tokenizer_config.json", &f->config)) ||
         (status = load_beside(f, "config.json", &f->model)))
         return status;
     if (!f->config && !(f->config = json_object()))
         return no_memory(f);
-    if (json_object_get(f->config, "added_tokens_decoder")) /* then transformers looks at neither of these two */
+    if (json_object_get(f->config,
+                        "added_tokens_decoder")) /* then transformers looks at neither of these two */
         return KQ_OK;
-    return (status = load_beside(f, "special_tokens_map.json", &f->map)) ? status : load_beside(f, "added_tokens.json", &f->added);
+    return (status = load_beside(f, "special_tokens_map.json", &f->map))
+               ? status
+               : load_beside(f, "added_tokens.json", &f->added);
 }
 
-/* ---- the class ------------------------------------------------------------------------------------------------------------ */
+/* ---- the class ----------------------------------------------------------------------------------------- */
 
 static bool names_type(const json_t *v, const char *type)
 {
     const char *key;
     const json_t *item;
     size_t i;
-    if (json_is_string(json_object_get(v, "type")) && !strcmp(json_string_value(json_object_get(v, "type")), type))
+    if (json_is_string(json_object_get(v, "type")) &&
+        !strcmp(json_string_value(json_object_get(v, "type")), type))
         return true;
-    json_object_foreach((json_t *)v, key, item)
-        if (json_is_array(item))
-            for (i = 0; i < json_array_size(item); i++)
-                if (names_type(json_array_get(item, i), type))
-                    return true;
+    json_object_foreach(
+        (json_t *)v, key,
+        item) if (json_is_array(item)) for (i = 0; i < json_array_size(item);
+                                            i++) if (names_type(json_array_get(item, i), type)) return true;
     return false;
 }
 
@@ -84,22 +101,28 @@ static bool is_class(const char *name, const char *class)
 
 static void find_class(folder *f)
 {
-    /* classes that have steps of their own too, which differ from those that the models were trained with (SmolLM2's digits): kronq goes by the file */
-    static const char *const others[] = { "GPT2Tokenizer", "GPTNeoXTokenizer", "GemmaTokenizer", "CohereTokenizer", "CodeGenTokenizer", "RobertaTokenizer",
-                                          "XLMRobertaTokenizer", "T5Tokenizer", "Qwen3_5Tokenizer" };
-    const char *name = json_string_value(json_object_get(f->config, "tokenizer_class")), *type = json_string_value(json_object_get(f->model, "model_type"));
+    /* classes that have steps of their own too, which differ from those that the models were trained
+     * with (SmolLM2's digits): kronq goes by the file */
+    static const char *const others[] = {"GPT2Tokenizer",       "GPTNeoXTokenizer", "GemmaTokenizer",
+                                         "CohereTokenizer",     "CodeGenTokenizer", "RobertaTokenizer",
+                                         "XLMRobertaTokenizer", "T5Tokenizer",      "Qwen3_5Tokenizer"};
+    const char *name = json_string_value(json_object_get(f->config, "tokenizer_class")),
+               *type = json_string_value(json_object_get(f->model, "model_type"));
     if (!name)
         name = json_string_value(json_object_get(f->model, "tokenizer_class"));
-    const bool bytes = names_type(json_object_get(f->root, "pre_tokenizer"), "ByteLevel") || names_type(json_object_get(f->root, "decoder"), "ByteLevel");
+    const bool bytes = names_type(json_object_get(f->root, "pre_tokenizer"), "ByteLevel") ||
+                       names_type(json_object_get(f->root, "decoder"), "ByteLevel");
     if (is_class(name, "Qwen2Tokenizer") || (!name && type && !strcmp(type, "qwen3")))
         f->class = CLASS_QWEN2;
-    else if (is_class(name, "LlamaTokenizer") && !bytes && !names_type(json_object_get(f->root, "post_processor"), "ByteLevel"))
+    else if (is_class(name, "LlamaTokenizer") && !bytes &&
+             !names_type(json_object_get(f->root, "post_processor"), "ByteLevel"))
         f->class = CLASS_LLAMA;
     else if (is_class(name, "CodeLlamaTokenizer"))
         f->class = CLASS_CODE_LLAMA;
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (is_class(name, others[i]))
-            kq_warn("%s/tokenizer_config.json: transformers 5 runs the steps of its own %s in the place of tokenizer.json's; kronq goes by tokenizer.json",
+            kq_warn("%s/tokenizer_config.json: transformers 5 runs the steps of its own %s in the place of "
+                    "tokenizer.json's; kronq goes by tokenizer.json",
                     f->dir, name);
 }
 
@@ -107,23 +130,32 @@ static void find_class(folder *f)
 static kq_status class_steps(folder *f)
 {
     json_t *model = json_object_get(f->root, "model"), *unk = NULL, *norm = NULL, *pre = NULL, *dec = NULL;
-    const json_t *space = json_object_get(f->config, "add_prefix_space"), *legacy = json_object_get(f->config, "legacy");
+    const json_t *space = json_object_get(f->config, "add_prefix_space"),
+                 *legacy = json_object_get(f->config, "legacy");
     const char *type = json_string_value(json_object_get(model, "type"));
     const bool llama = f->class != CLASS_QWEN2, prefix = json_is_boolean(space) ? json_is_true(space) : llama;
-    if (f->class == CLASS_FILE || !json_is_object(model) || (type && strcmp(type, "BPE") != 0)) /* another type: refused by its name later */
+    if (f->class == CLASS_FILE || !json_is_object(model) ||
+        (type && strcmp(type, "BPE") != 0)) /* another type: refused by its name later */
         return KQ_OK;
     if (llama) {
-        const char *scheme = !prefix ? "never" : f->class == CLASS_LLAMA && json_is_true(legacy) ? "always" : "first";
+        const char *scheme = !prefix                                           ? "never"
+                             : f->class == CLASS_LLAMA && json_is_true(legacy) ? "always"
+                                                                               : "first";
         const bool strip = prefix || f->class == CLASS_CODE_LLAMA;
         norm = json_null();
-        pre = json_pack("{s:s,s:s,s:s,s:b}", "type", "Metaspace", "replacement", "\xe2\x96\x81", "prepend_scheme", scheme, "split", 0);
-        dec = json_pack("{s:s,s:[{s:s,s:{s:s},s:s},{s:s},{s:s}]}", "type", "Sequence", "decoders", "type", "Replace", "pattern", "String", "\xe2\x96\x81",
-                        "content", " ", "type", "ByteFallback", "type", "Fuse");
+        pre = json_pack("{s:s,s:s,s:s,s:b}", "type", "Metaspace", "replacement", "\xe2\x96\x81",
+                        "prepend_scheme", scheme, "split", 0);
+        dec = json_pack("{s:s,s:[{s:s,s:{s:s},s:s},{s:s},{s:s}]}", "type", "Sequence", "decoders", "type",
+                        "Replace", "pattern", "String", "\xe2\x96\x81", "content", " ", "type",
+                        "ByteFallback", "type", "Fuse");
         if (strip && dec)
-            json_array_append_new(json_object_get(dec, "decoders"), json_pack("{s:s,s:s,s:i,s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+            json_array_append_new(
+                json_object_get(dec, "decoders"),
+                json_pack("{s:s,s:s,s:i,s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
         if (f->class == CLASS_CODE_LLAMA) {
             const json_t *named = json_object_get(f->config, "unk_token");
-            const char *text = json_string_value(json_is_object(named) ? json_object_get(named, "content") : named);
+            const char *text =
+                json_string_value(json_is_object(named) ? json_object_get(named, "content") : named);
             unk = json_string(text ? text : "<unk>");
         }
     } else {
@@ -131,16 +163,19 @@ static kq_status class_steps(folder *f)
         pre = kq_gguf_pre_json("qwen2", prefix);
         dec = json_pack("{s:s}", "type", "ByteLevel");
     }
-    json_t *fresh = json_pack("{s:s,s:o,s:b,s:b,s:O,s:O}", "type", "BPE", "unk_token", unk ? unk : json_null(), "fuse_unk", llama, "byte_fallback", llama,
-                              "vocab", json_object_get(model, "vocab") ? json_object_get(model, "vocab") : json_null(), "merges",
-                              json_object_get(model, "merges") ? json_object_get(model, "merges") : json_null());
-    if (!fresh || !pre || !dec || !norm || json_object_set_new(f->root, "model", fresh) || json_object_set_new(f->root, "normalizer", norm) ||
+    json_t *fresh =
+        json_pack("{s:s,s:o,s:b,s:b,s:O,s:O}", "type", "BPE", "unk_token", unk ? unk : json_null(),
+                  "fuse_unk", llama, "byte_fallback", llama, "vocab",
+                  json_object_get(model, "vocab") ? json_object_get(model, "vocab") : json_null(), "merges",
+                  json_object_get(model, "merges") ? json_object_get(model, "merges") : json_null());
+    if (!fresh || !pre || !dec || !norm || json_object_set_new(f->root, "model", fresh) ||
+        json_object_set_new(f->root, "normalizer", norm) ||
         json_object_set_new(f->root, "pre_tokenizer", pre) || json_object_set_new(f->root, "decoder", dec))
         return no_memory(f);
     return KQ_OK;
 }
 
-/* ---- added tokens --------------------------------------------------------------------------------------------------------- */
+/* ---- added tokens -------------------------------------------------------------------------------------- */
 
 static bool flag(const json_t *obj, const char *key, bool otherwise)
 {
@@ -152,8 +187,10 @@ static bool flag(const json_t *obj, const char *key, bool otherwise)
 static json_t *token(const json_t *content, const json_t *from, bool special)
 {
     special = flag(from, "special", special);
-    return json_pack("{s:O,s:b,s:b,s:b,s:b,s:b}", "content", content, "single_word", flag(from, "single_word", false), "lstrip", flag(from, "lstrip", false),
-                     "rstrip", flag(from, "rstrip", false), "normalized", flag(from, "normalized", !special), "special", special);
+    return json_pack("{s:O,s:b,s:b,s:b,s:b,s:b}", "content", content, "single_word",
+                     flag(from, "single_word", false), "lstrip", flag(from, "lstrip", false), "rstrip",
+                     flag(from, "rstrip", false), "normalized", flag(from, "normalized", !special), "special",
+                     special);
 }
 
 /* A string, or an object with content. */
@@ -165,7 +202,7 @@ static const json_t *content_of(const json_t *v)
 
 static bool same_flags(const json_t *a, const json_t *b)
 {
-    static const char *const flags[] = { "single_word", "lstrip", "rstrip", "normalized", "special" };
+    static const char *const flags[] = {"single_word", "lstrip", "rstrip", "normalized", "special"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (json_is_true(json_object_get(a, flags[i])) != json_is_true(json_object_get(b, flags[i])))
             return false;
@@ -177,11 +214,13 @@ static json_t *found(const folder *f, const json_t *content)
     return json_object_getn(f->by_content, json_string_value(content), json_string_length(content));
 }
 
-/* As tokenizers' add_tokens: the vocabulary's own id where the text is in it, else the next one, whatever the file says; a text that is there already keeps its
- * id and takes the new flags. Takes the reference of t. written: the id in the file, -1: none. */
+/* As tokenizers' add_tokens: the vocabulary's own id where the text is in it, else the next one,
+ * whatever the file says; a text that is there already keeps its id and takes the new flags. Takes the
+ * reference of t. written: the id in the file, -1: none. */
 static kq_status add(folder *f, json_t *t, json_int_t written, json_int_t *next)
 {
-    const json_t *content = json_object_get(t, "content"), *vocab = json_object_get(json_object_get(f->root, "model"), "vocab");
+    const json_t *content = json_object_get(t, "content"),
+                 *vocab = json_object_get(json_object_get(f->root, "model"), "vocab");
     if (!t)
         return no_memory(f);
     json_t *old = found(f, content);
@@ -190,7 +229,9 @@ static kq_status add(folder *f, json_t *t, json_int_t written, json_int_t *next)
         json_decref(t);
         return KQ_OK;
     }
-    const json_int_t given = json_is_integer(id) ? json_integer_value(id) : old ? json_integer_value(json_object_get(old, "id")) : (*next)++;
+    const json_int_t given = json_is_integer(id) ? json_integer_value(id)
+                             : old               ? json_integer_value(json_object_get(old, "id"))
+                                                 : (*next)++;
     if (written >= 0 && written != given && !f->n_moved++) {
         f->moved_from = written;
         f->moved_to = given;
@@ -199,14 +240,16 @@ static kq_status add(folder *f, json_t *t, json_int_t written, json_int_t *next)
     if (given > f->top)
         f->top = given;
     int bad = json_object_set_new(t, "id", json_integer(given));
-    if (json_is_true(json_object_get(t, "special"))) /* a text that was special once stays special for tokenizers, whatever its later flags say */
+    if (json_is_true(json_object_get(t, "special"))) /* a text that was special once stays special for
+                                                        tokenizers, whatever its later flags say */
         bad |= json_object_set_new(t, "once_special", json_true());
     if (old) {
         bad |= json_object_update_existing(old, t);
         json_decref(t);
     } else {
         bad |= json_object_set_new(t, "place", json_integer((json_int_t)json_array_size(f->list)));
-        bad |= json_object_setn(f->by_content, json_string_value(content), json_string_length(content), t) | json_array_append_new(f->list, t);
+        bad |= json_object_setn(f->by_content, json_string_value(content), json_string_length(content), t) |
+               json_array_append_new(f->list, t);
     }
     return bad ? no_memory(f) : KQ_OK;
 }
@@ -214,24 +257,33 @@ static kq_status add(folder *f, json_t *t, json_int_t written, json_int_t *next)
 /* The id that a batch of add_tokens begins with. */
 static json_int_t next_id(const folder *f)
 {
-    const json_int_t n = (json_int_t)json_object_size(json_object_get(json_object_get(f->root, "model"), "vocab"));
+    const json_int_t n =
+        (json_int_t)json_object_size(json_object_get(json_object_get(f->root, "model"), "vocab"));
     return f->top >= n ? f->top + 1 : n;
 }
 
-typedef struct listed { json_int_t id; json_t *token; size_t order; } listed; /* token owned */
-typedef struct listing { listed *item; size_t n, cap; } listing;
+typedef struct listed {
+    json_int_t id;
+    json_t *token;
+    size_t order;
+} listed; /* token owned */
+typedef struct listing {
+    listed *item;
+    size_t n, cap;
+} listing;
 
 /* Takes the reference of t. A later entry of the same id holds (the order of sorting keeps them apart). */
 static kq_status list_token(folder *f, listing *l, json_int_t id, json_t *t)
 {
     void *block = l->item;
-    kq_status status = t ? kq_grow(&block, &l->cap, l->n, l->n + 1, sizeof *l->item, "the tokenizer", f->err) : no_memory(f);
+    kq_status status =
+        t ? kq_grow(&block, &l->cap, l->n, l->n + 1, sizeof *l->item, "the tokenizer", f->err) : no_memory(f);
     if (status) {
         json_decref(t);
         return status;
     }
     l->item = block;
-    l->item[l->n] = (listed){ id, t, l->n };
+    l->item[l->n] = (listed){id, t, l->n};
     l->n++;
     return KQ_OK;
 }
@@ -244,7 +296,8 @@ static int by_id(const void *pa, const void *pb)
 
 static kq_status bad_token(folder *f, const char *file, const char *what, const char *key)
 {
-    return kq_fail(f->err, KQ_E_FORMAT, "%s/%s: %s \"%.60s\" is not a token with an id below %d", f->dir, file, what, key, KQ_TOK_MAX_ID);
+    return kq_fail(f->err, KQ_E_FORMAT, "%s/%s: %s \"%.60s\" is not a token with an id below %d", f->dir,
+                   file, what, key, KQ_TOK_MAX_ID);
 }
 
 static bool read_number(const char *s, json_int_t *id)
@@ -263,20 +316,25 @@ static kq_status file_tokens(folder *f, listing *l)
     kq_status status;
     if (added && !json_is_array(added) && !json_is_null(added))
         return kq_fail(f->err, KQ_E_FORMAT, "%s: added_tokens is not an array", f->path);
-    json_array_foreach(added, i, t) {
+    json_array_foreach(added, i, t)
+    {
         const json_t *content = json_object_get(t, "content"), *id = json_object_get(t, "id");
         char at[32];
         snprintf(at, sizeof at, "%zu", i);
-        if (!json_is_string(content) || !json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= KQ_TOK_MAX_ID)
-            return bad_token(f, strrchr(f->path, '/') ? strrchr(f->path, '/') + 1 : f->path, "added_tokens", at);
+        if (!json_is_string(content) || !json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) >= KQ_TOK_MAX_ID)
+            return bad_token(f, strrchr(f->path, '/') ? strrchr(f->path, '/') + 1 : f->path, "added_tokens",
+                             at);
         if ((status = list_token(f, l, json_integer_value(id), token(content, t, false))))
             return status;
     }
     return KQ_OK;
 }
 
-/* Roles whose token transformers looks up when it reads added_tokens.json: only strings count there, and what special_tokens_map.json says. */
-static const char *const roles[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token" };
+/* Roles whose token transformers looks up when it reads added_tokens.json: only strings count there, and
+ * what special_tokens_map.json says. */
+static const char *const roles[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                    "pad_token", "cls_token", "mask_token"};
 enum { N_ROLES = sizeof roles / sizeof *roles };
 
 /* The texts that make a token of added_tokens.json special. New reference; NULL: out of memory. */
@@ -286,13 +344,14 @@ static json_t *special_texts(const folder *f)
     size_t i;
     int bad = !texts;
     for (i = 0; i < N_ROLES && !bad; i++) {
-        const json_t *mapped = content_of(json_object_get(f->map, roles[i])), *v = mapped ? mapped : json_object_get(f->config, roles[i]);
+        const json_t *mapped = content_of(json_object_get(f->map, roles[i])),
+                     *v = mapped ? mapped : json_object_get(f->config, roles[i]);
         if (json_is_string(v))
             bad = json_object_setn_new(texts, json_string_value(v), json_string_length(v), json_true());
     }
-    json_array_foreach(json_object_get(f->config, "extra_special_tokens"), i, t)
-        if (content_of(t) && !bad)
-            bad = json_object_setn_new(texts, json_string_value(content_of(t)), json_string_length(content_of(t)), json_true());
+    json_array_foreach(json_object_get(f->config, "extra_special_tokens"), i, t) if (content_of(t) && !bad)
+        bad = json_object_setn_new(texts, json_string_value(content_of(t)), json_string_length(content_of(t)),
+                                   json_true());
     if (bad)
         json_decref(texts);
     return bad ? NULL : texts;
@@ -306,8 +365,10 @@ static kq_status side_tokens(folder *f, listing *l)
     json_t *t;
     kq_status status;
     if (decoder && !json_is_object(decoder))
-        return kq_fail(f->err, KQ_E_FORMAT, "%s/tokenizer_config.json: added_tokens_decoder is not an object", f->dir);
-    json_object_foreach((json_t *)decoder, key, t) {
+        return kq_fail(f->err, KQ_E_FORMAT, "%s/tokenizer_config.json: added_tokens_decoder is not an object",
+                       f->dir);
+    json_object_foreach((json_t *)decoder, key, t)
+    {
         json_int_t id;
         if (!read_number(key, &id) || !json_is_object(t) || !content_of(t))
             return bad_token(f, "tokenizer_config.json", "added_tokens_decoder", key);
@@ -318,14 +379,17 @@ static kq_status side_tokens(folder *f, listing *l)
         return KQ_OK;
     json_t *special = special_texts(f);
     status = special ? KQ_OK : no_memory(f);
-    json_object_foreach(f->added, key, t) {
+    json_object_foreach(f->added, key, t)
+    {
         if (status)
             break;
         json_t *content = json_string(key);
         if (!json_is_integer(t) || json_integer_value(t) < 0 || json_integer_value(t) >= KQ_TOK_MAX_ID)
             status = bad_token(f, "added_tokens.json", "token", key);
         else
-            status = content ? list_token(f, l, json_integer_value(t), token(content, NULL, json_object_get(special, key) != NULL)) : no_memory(f);
+            status = content ? list_token(f, l, json_integer_value(t),
+                                          token(content, NULL, json_object_get(special, key) != NULL))
+                             : no_memory(f);
         json_decref(content);
     }
     json_decref(special);
@@ -335,7 +399,10 @@ static kq_status side_tokens(folder *f, listing *l)
 }
 
 /* Tokens with a role, and further special ones, that no list names are added behind all others. */
-typedef struct named { json_t *list, *texts, *seen; } named; /* list: tokens in order; texts: content -> true, those with a role; seen: what is in list */
+/* list: tokens in order; texts: content -> true, those with a role; seen: what is in list */
+typedef struct named {
+    json_t *list, *texts, *seen;
+} named;
 
 static kq_status name_token(folder *f, named *n, const json_t *v, bool role)
 {
@@ -343,17 +410,20 @@ static kq_status name_token(folder *f, named *n, const json_t *v, bool role)
     if (!content)
         return KQ_OK;
     json_t *t = token(content, json_is_object(v) ? v : NULL, !json_is_object(v));
-    /* the same string, or the same text with the same flags, comes once; a string and an object are two, and the later one's flags hold */
+    /* the same string, or the same text with the same flags, comes once; a string and an object are two,
+     * and the later one's flags hold */
     char *kind = json_is_object(v) && t ? json_dumps(t, JSON_COMPACT) : NULL;
     json_t *key = kind ? json_string(kind) : json_sprintf("=%s", json_string_value(content));
     free(kind);
     kq_status status = KQ_OK;
     if (!t || !key)
         status = no_memory(f);
-    else if (role && json_object_setn_new(n->texts, json_string_value(content), json_string_length(content), json_true()))
+    else if (role && json_object_setn_new(n->texts, json_string_value(content), json_string_length(content),
+                                          json_true()))
         status = no_memory(f);
     else if (!json_object_getn(n->seen, json_string_value(key), json_string_length(key)) &&
-             (json_array_append(n->list, t) || json_object_setn_new(n->seen, json_string_value(key), json_string_length(key), json_true())))
+             (json_array_append(n->list, t) ||
+              json_object_setn_new(n->seen, json_string_value(key), json_string_length(key), json_true())))
         status = no_memory(f);
     json_decref(t);
     json_decref(key);
@@ -375,23 +445,36 @@ static bool other_role(const char *key)
     return ends_token(key);
 }
 
-/* The class's own defaults, then special_tokens_map.json, into config: what transformers knows by these names. */
+/* The class's own defaults, then special_tokens_map.json, into config: what transformers knows by these
+ * names. */
 static kq_status merge_config(folder *f)
 {
-    static const struct { tokenizer_class class; const char *key, *value; } defaults[] = {
-        { CLASS_LLAMA, "unk_token", "<unk>" }, { CLASS_LLAMA, "bos_token", "<s>" }, { CLASS_LLAMA, "eos_token", "</s>" },
-        { CLASS_CODE_LLAMA, "unk_token", "<unk>" }, { CLASS_CODE_LLAMA, "bos_token", "<s>" }, { CLASS_CODE_LLAMA, "eos_token", "</s>" },
-        { CLASS_CODE_LLAMA, "prefix_token", "\xe2\x96\x81<PRE>" }, { CLASS_CODE_LLAMA, "middle_token", "\xe2\x96\x81<MID>" },
-        { CLASS_CODE_LLAMA, "suffix_token", "\xe2\x96\x81<SUF>" }, { CLASS_CODE_LLAMA, "eot_token", "\xe2\x96\x81<EOT>" },
-        { CLASS_CODE_LLAMA, "fill_token", "<FILL_ME>" }, { CLASS_QWEN2, "unk_token", "<|endoftext|>" }, { CLASS_QWEN2, "eos_token", "<|endoftext|>" },
-        { CLASS_QWEN2, "pad_token", "<|endoftext|>" },
+    static const struct {
+        tokenizer_class class;
+        const char *key, *value;
+    } defaults[] = {
+        {CLASS_LLAMA, "unk_token", "<unk>"},
+        {CLASS_LLAMA, "bos_token", "<s>"},
+        {CLASS_LLAMA, "eos_token", "</s>"},
+        {CLASS_CODE_LLAMA, "unk_token", "<unk>"},
+        {CLASS_CODE_LLAMA, "bos_token", "<s>"},
+        {CLASS_CODE_LLAMA, "eos_token", "</s>"},
+        {CLASS_CODE_LLAMA, "prefix_token", "\xe2\x96\x81<PRE>"},
+        {CLASS_CODE_LLAMA, "middle_token", "\xe2\x96\x81<MID>"},
+        {CLASS_CODE_LLAMA, "suffix_token", "\xe2\x96\x81<SUF>"},
+        {CLASS_CODE_LLAMA, "eot_token", "\xe2\x96\x81<EOT>"},
+        {CLASS_CODE_LLAMA, "fill_token", "<FILL_ME>"},
+        {CLASS_QWEN2, "unk_token", "<|endoftext|>"},
+        {CLASS_QWEN2, "eos_token", "<|endoftext|>"},
+        {CLASS_QWEN2, "pad_token", "<|endoftext|>"},
     };
     const char *key;
     json_t *v;
-    json_object_foreach(f->config, key, v)
-        if (json_is_string(v) && other_role(key) && json_object_set_new(f->firm, key, json_true()))
-            return no_memory(f);
-    json_object_foreach(f->map, key, v) {
+    json_object_foreach(f->config, key,
+                        v) if (json_is_string(v) && other_role(key) &&
+                               json_object_set_new(f->firm, key, json_true())) return no_memory(f);
+    json_object_foreach(f->map, key, v)
+    {
         if (json_object_get(f->firm, key))
             continue;
         json_t *copy = json_deep_copy(v);
@@ -405,14 +488,16 @@ static kq_status merge_config(folder *f)
             json_object_set_new(f->config, defaults[i].key, json_string(defaults[i].value)))
             return no_memory(f);
     v = json_object_get(json_object_get(f->root, "padding"), "pad_token");
-    if (json_is_string(v) && !json_object_get(f->config, "pad_token") && json_object_set(f->config, "pad_token", v))
+    if (json_is_string(v) && !json_object_get(f->config, "pad_token") &&
+        json_object_set(f->config, "pad_token", v))
         return no_memory(f);
     return KQ_OK;
 }
 
 static kq_status named_tokens(folder *f, named *n)
 {
-    const json_t *extra = json_object_get(f->config, "extra_special_tokens"), *more = json_object_get(f->config, "additional_special_tokens");
+    const json_t *extra = json_object_get(f->config, "extra_special_tokens"),
+                 *more = json_object_get(f->config, "additional_special_tokens");
     const char *key;
     json_t *v;
     size_t i;
@@ -421,20 +506,15 @@ static kq_status named_tokens(folder *f, named *n)
         if ((status = name_token(f, n, json_object_get(f->config, roles[i]), true)))
             return status;
     for (int firm = 0; firm < 2; firm++)
-        json_object_foreach(f->config, key, v)
-            if (other_role(key) && (json_object_get(f->firm, key) != NULL) == firm && (status = name_token(f, n, v, true)))
-                return status;
-    json_object_foreach(json_object_get(f->config, "model_specific_special_tokens"), key, v)
-        if ((status = name_token(f, n, v, true)))
-            return status;
-    json_object_foreach((json_t *)extra, key, v)
-        if ((status = name_token(f, n, v, true)))
-            return status;
+        json_object_foreach(f->config, key, v) if (other_role(key) &&
+                                                   (json_object_get(f->firm, key) != NULL) == firm &&
+                                                   (status = name_token(f, n, v, true))) return status;
+    json_object_foreach(json_object_get(f->config, "model_specific_special_tokens"), key,
+                        v) if ((status = name_token(f, n, v, true))) return status;
+    json_object_foreach((json_t *)extra, key, v) if ((status = name_token(f, n, v, true))) return status;
     if (!json_is_array(extra) || !json_array_size(extra))
         extra = more;
-    json_array_foreach(extra, i, v)
-        if ((status = name_token(f, n, v, false)))
-            return status;
+    json_array_foreach(extra, i, v) if ((status = name_token(f, n, v, false))) return status;
     return KQ_OK;
 }
 
@@ -469,7 +549,8 @@ static kq_status add_all(folder *f, listing *file, listing *side, const named *n
         status = add(f, json_incref(x->token), x->id, &next);
     }
     const size_t n_listed = json_array_size(f->list);
-    json_array_foreach(n->list, i, t) {
+    json_array_foreach(n->list, i, t)
+    {
         const json_t *old = found(f, json_object_get(t, "content"));
         if (status || (old && json_integer_value(json_object_get(old, "place")) < (json_int_t)n_listed))
             continue;
@@ -478,17 +559,16 @@ static kq_status add_all(folder *f, listing *file, listing *side, const named *n
     }
     if (f->class == CLASS_QWEN2 && !status) { /* adds its special tokens once more, with the flags of such */
         next = next_id(f);
-        json_array_foreach(n->list, i, t)
-            if (!status)
-                status = add(f, token(json_object_get(t, "content"), NULL, true), -1, &next);
+        json_array_foreach(n->list, i, t) if (!status) status =
+            add(f, token(json_object_get(t, "content"), NULL, true), -1, &next);
     }
     return status;
 }
 
 static kq_status added_tokens(folder *f)
 {
-    listing file = { 0 }, side = { 0 };
-    named n = { json_array(), json_object(), json_object() };
+    listing file = {0}, side = {0};
+    named n = {json_array(), json_object(), json_object()};
     json_t *t;
     size_t i;
     kq_status status;
@@ -497,18 +577,23 @@ static kq_status added_tokens(folder *f)
     f->firm = json_object();
     if (!f->firm || !n.list || !n.texts || !n.seen || !f->list || !f->by_content)
         status = no_memory(f);
-    else if (!(status = merge_config(f)) && !(status = file_tokens(f, &file)) && !(status = side_tokens(f, &side)) && !(status = named_tokens(f, &n)) &&
+    else if (!(status = merge_config(f)) && !(status = file_tokens(f, &file)) &&
+             !(status = side_tokens(f, &side)) && !(status = named_tokens(f, &n)) &&
              !(status = add_all(f, &file, &side, &n)) && json_object_set(f->root, "added_tokens", f->list))
         status = no_memory(f);
-    json_array_foreach(f->list, i, t) {
+    json_array_foreach(f->list, i, t)
+    {
         if (json_is_true(json_object_get(t, "once_special")))
             json_object_set_new(t, "special", json_true());
         json_object_del(t, "once_special");
         json_object_del(t, "place");
     }
     if (!status && f->n_moved)
-        kq_warn("%s: added token \"%.60s\" is listed with id %lld and gets %lld, as in transformers, which numbers added tokens on from the vocabulary (%zu such "
-                "tokens)", f->path, json_string_value(f->moved), (long long)f->moved_from, (long long)f->moved_to, f->n_moved);
+        kq_warn("%s: added token \"%.60s\" is listed with id %lld and gets %lld, as in transformers, which "
+                "numbers added tokens on from the vocabulary (%zu such "
+                "tokens)",
+                f->path, json_string_value(f->moved), (long long)f->moved_from, (long long)f->moved_to,
+                f->n_moved);
     for (i = 0; i < file.n; i++)
         json_decref(file.item[i].token);
     for (i = 0; i < side.n; i++)
@@ -523,7 +608,7 @@ static kq_status added_tokens(folder *f)
 
 kq_status kq_tokenizer_folder_json(const char *path, json_t **tokenizer, json_t **config, kq_error *err)
 {
-    folder f = { .path = path, .top = -1, .err = err };
+    folder f = {.path = path, .top = -1, .err = err};
     kq_status status;
     *tokenizer = *config = NULL;
     if ((status = load_all(&f)))

@@ -1,6 +1,6 @@
-/* tokenizer.json and tokenizer_config.json as the tokenizer.ggml.* metadata of a GGUF: the other direction of tokenizer_gguf.c. What llama.cpp's
- * convert_hf_to_gguf.py writes for the same folder, but for LLaMA-2's scores: they are found again from the merges, so that tokenizer.model
- * is not needed. */
+/* tokenizer.json and tokenizer_config.json as the tokenizer.ggml.* metadata of a GGUF: the other
+ * direction of tokenizer_gguf.c. What llama.cpp's convert_hf_to_gguf.py writes for the same folder, but
+ * for LLaMA-2's scores: they are found again from the merges, so that tokenizer.model is not needed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -13,16 +13,17 @@
 
 typedef struct vocabulary {
     const char *path;
-    size_t n;             /* rows of the embedding; tokens beyond the tokenizer's are padding */
-    const char **text;    /* owned [n], the strings borrowed from the JSON or from pad */
-    int32_t *type;        /* owned [n] */
-    float *score;         /* owned [n]; LLaMA-2 only */
-    char (*pad)[32];      /* owned [n] */
+    size_t n;          /* rows of the embedding; tokens beyond the tokenizer's are padding */
+    const char **text; /* owned [n], the strings borrowed from the JSON or from pad */
+    int32_t *type;     /* owned [n] */
+    float *score;      /* owned [n]; LLaMA-2 only */
+    char (*pad)[32];   /* owned [n] */
 } vocabulary;
 
 static bool is_byte_token(const char *s)
 {
-    return !strncmp(s, "<0x", 3) && strlen(s) == 6 && s[5] == '>' && strspn(s + 3, "0123456789ABCDEFabcdef") == 2;
+    return !strncmp(s, "<0x", 3) && strlen(s) == 6 && s[5] == '>' &&
+           strspn(s + 3, "0123456789ABCDEFabcdef") == 2;
 }
 
 /* Some models do not mark tokens as special that every program treats as such. */
@@ -43,29 +44,36 @@ static kq_status fill_tokens(vocabulary *v, const json_t *root, bool spm, const 
         v->text[i] = v->pad[i];
         v->type[i] = KQ_TOKEN_UNUSED;
     }
-    json_object_foreach(json_object_get(model, "vocab"), text, value) {
+    json_object_foreach(json_object_get(model, "vocab"), text, value)
+    {
         const json_int_t id = json_integer_value(value);
         if (id < 0 || (size_t)id >= v->n)
-            return kq_fail(err, KQ_E_MISMATCH, "%s: token \"%.60s\" has id %lld, the embedding has %zu rows", v->path, text, (long long)id, v->n);
+            return kq_fail(err, KQ_E_MISMATCH, "%s: token \"%.60s\" has id %lld, the embedding has %zu rows",
+                           v->path, text, (long long)id, v->n);
         v->text[id] = text;
         v->type[id] = spm && is_byte_token(text) ? KQ_TOKEN_BYTE : KQ_TOKEN_NORMAL;
     }
-    json_array_foreach(json_object_get(root, "added_tokens"), i, value) {
+    json_array_foreach(json_object_get(root, "added_tokens"), i, value)
+    {
         const json_int_t id = json_integer_value(json_object_get(value, "id"));
         const char *content = json_string_value(json_object_get(value, "content"));
         if ((size_t)id >= v->n) /* no text can give it: kq_tokenizer_open has warned */
             continue;
         v->text[id] = content;
         v->type[id] = spm && unk && !strcmp(content, unk) ? KQ_TOKEN_UNKNOWN
-                      : json_is_true(json_object_get(value, "special")) || looks_special(content) ? KQ_TOKEN_CONTROL : KQ_TOKEN_USER;
+                      : json_is_true(json_object_get(value, "special")) || looks_special(content)
+                          ? KQ_TOKEN_CONTROL
+                          : KQ_TOKEN_USER;
     }
     return KQ_OK;
 }
 
 /* Both halves of a merge, [a, b] or "a b", joined by `between` into buf (cleared first). */
-static kq_status merge_text(const vocabulary *v, const json_t *merge, size_t index, const char *between, kq_buffer *buf, kq_error *err)
+static kq_status merge_text(const vocabulary *v, const json_t *merge, size_t index, const char *between,
+                            kq_buffer *buf, kq_error *err)
 {
-    const char *a = json_string_value(json_array_get(merge, 0)), *b = json_string_value(json_array_get(merge, 1)), *both = json_string_value(merge);
+    const char *a = json_string_value(json_array_get(merge, 0)),
+               *b = json_string_value(json_array_get(merge, 1)), *both = json_string_value(merge);
     size_t n = a ? strlen(a) : 0;
     if (both) {
         const char *space = *both ? strchr(both + 1, ' ') : NULL;
@@ -76,39 +84,49 @@ static kq_status merge_text(const vocabulary *v, const json_t *merge, size_t ind
         }
     }
     if (!a || !b || !n || !*b || memchr(a, ' ', n) || strchr(b, ' '))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: merge %zu is not two pieces without spaces, which is all that GGUF can hold", v->path, index);
+        return kq_fail(err, KQ_E_UNSUPPORTED,
+                       "%s: merge %zu is not two pieces without spaces, which is all that GGUF can hold",
+                       v->path, index);
     kq_status status;
     buf->size = 0;
-    (void)((status = kq_buffer_add(buf, a, n, err)) || (status = kq_buffer_add(buf, between, strlen(between), err)) ||
+    (void)((status = kq_buffer_add(buf, a, n, err)) ||
+           (status = kq_buffer_add(buf, between, strlen(between), err)) ||
            (status = kq_buffer_add(buf, b, strlen(b) + 1, err)));
     return status;
 }
 
-/* sentencepiece's scores: pieces are numbered down from 0 in the order in which merges make them. The merges of one piece stand together in every
- * vocabulary that has come from scores; in another, no scores could give the same order. */
+/* sentencepiece's scores: pieces are numbered down from 0 in the order in which merges make them. The
+ * merges of one piece stand together in every vocabulary that has come from scores; in another, no
+ * scores could give the same order. */
 static kq_status find_scores(vocabulary *v, const json_t *root, kq_error *err)
 {
-    const json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges"), *merge;
+    const json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab"),
+                 *merges = json_object_get(model, "merges"), *merge;
     size_t i, rank = 0, last = SIZE_MAX;
     kq_buffer buf = {0};
     kq_status status = KQ_OK;
     bool *made = kq_calloc(v->n, sizeof *made);
     if (!made)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", v->path);
-    json_array_foreach(merges, i, merge) {
+    json_array_foreach(merges, i, merge)
+    {
         if ((status = merge_text(v, merge, i, "", &buf, err)))
             break;
         const json_t *id = json_object_get(vocab, buf.data);
         const size_t token = (size_t)json_integer_value(id);
         if (!id || token >= v->n) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: merge %zu makes \"%.60s\", which is no token", v->path, i, buf.data);
+            status = kq_fail(err, KQ_E_FORMAT, "%s: merge %zu makes \"%.60s\", which is no token", v->path, i,
+                             buf.data);
             break;
         }
         if (token == last)
             continue;
         if (made[token]) {
-            status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: the merges that make \"%.60s\" do not stand together: no scores, which is what GGUF holds for this "
-                             "kind of tokenizer, give their order", v->path, buf.data);
+            status = kq_fail(err, KQ_E_UNSUPPORTED,
+                             "%s: the merges that make \"%.60s\" do not stand together: no scores, which is "
+                             "what GGUF holds for this "
+                             "kind of tokenizer, give their order",
+                             v->path, buf.data);
             break;
         }
         made[token] = true;
@@ -136,7 +154,8 @@ static kq_status write_merges(kq_gguf_writer *w, const vocabulary *v, const json
     size_t *at = kq_alloc(n, sizeof *at), i;
     const char **text = kq_alloc(n, sizeof *text);
     kq_status status = at && text ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", v->path);
-    json_array_foreach(merges, i, merge) {
+    json_array_foreach(merges, i, merge)
+    {
         if (status || (status = merge_text(v, merge, i, " ", &buf, err)))
             break;
         at[i] = all.size;
@@ -156,9 +175,12 @@ static kq_status write_merges(kq_gguf_writer *w, const vocabulary *v, const json
 /* What the post-processor adds must be what two flags can say. */
 static kq_status write_added(kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err)
 {
-    const bool bos = tok->n_prefix == 1 && tok->prefix[0] == tok->bos, eos = tok->n_suffix == 1 && tok->suffix[0] == tok->eos;
+    const bool bos = tok->n_prefix == 1 && tok->prefix[0] == tok->bos,
+               eos = tok->n_suffix == 1 && tok->suffix[0] == tok->eos;
     if ((tok->n_prefix && !bos) || (tok->n_suffix && !eos))
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: its post-processor adds other tokens than bos_token in front and eos_token behind: GGUF has no word for it",
+        return kq_fail(err, KQ_E_UNSUPPORTED,
+                       "%s: its post-processor adds other tokens than bos_token in front and eos_token "
+                       "behind: GGUF has no word for it",
                        tok->path);
     kq_status status = kq_gguf_writer_bool(w, "tokenizer.ggml.add_bos_token", bos, err);
     return status ? status : kq_gguf_writer_bool(w, "tokenizer.ggml.add_eos_token", eos, err);
@@ -180,29 +202,36 @@ static kq_status write_id(kq_gguf_writer *w, const char *role, int32_t id, kq_er
     return id < 0 || kq_gguf_writer_has(w, key) ? KQ_OK : kq_gguf_writer_u32(w, key, (uint32_t)id, err);
 }
 
-static kq_status write_ids(kq_gguf_writer *w, const kq_tokenizer *tok, const json_t *config, const kq_config *cfg, bool spm, kq_error *err)
+static kq_status write_ids(kq_gguf_writer *w, const kq_tokenizer *tok, const json_t *config,
+                           const kq_config *cfg, bool spm, kq_error *err)
 {
     static const char *const ends_turn[] = {"<|eot_id|>", "<|im_end|>"};
     kq_status status;
     int32_t unk = role_id(tok, config, "unk_token");
     if (spm && tok->unk_id >= 0)
         unk = tok->unk_id;
-    if ((status = write_id(w, "bos", tok->bos, err)) || (status = write_id(w, "eos", tok->eos, err)) || (status = write_id(w, "unknown", unk, err)) ||
+    if ((status = write_id(w, "bos", tok->bos, err)) || (status = write_id(w, "eos", tok->eos, err)) ||
+        (status = write_id(w, "unknown", unk, err)) ||
         (status = write_id(w, "padding", role_id(tok, config, "pad_token"), err)))
         return status;
     for (size_t i = 0; i < cfg->n_eos; i++) /* an end of the turn that is not the end of the text */
         for (size_t k = 0; k < 2; k++)
-            if (cfg->eos_id[i] != tok->eos && kq_tokenizer_id(tok, ends_turn[k]) == cfg->eos_id[i] && (status = write_id(w, "eot", cfg->eos_id[i], err)))
+            if (cfg->eos_id[i] != tok->eos && kq_tokenizer_id(tok, ends_turn[k]) == cfg->eos_id[i] &&
+                (status = write_id(w, "eot", cfg->eos_id[i], err)))
                 return status;
-    for (size_t i = 0; i < cfg->n_eos; i++) { /* other end tokens are known by their names, or take the two keys that are left */
+    for (size_t i = 0; i < cfg->n_eos;
+         i++) { /* other end tokens are known by their names, or take the two keys that are left */
         const kq_token *t = (size_t)cfg->eos_id[i] < tok->n_id ? &tok->token[cfg->eos_id[i]] : NULL;
         char name[64];
-        snprintf(name, sizeof name, "%.*s", t && t->off != UINT32_MAX && t->size < sizeof name ? (int)t->size : 0, t ? tok->text.data + t->off : "");
+        snprintf(name, sizeof name, "%.*s",
+                 t && t->off != UINT32_MAX && t->size < sizeof name ? (int)t->size : 0,
+                 t ? tok->text.data + t->off : "");
         if (cfg->eos_id[i] == tok->eos || kq_gguf_ends_by_name(name))
             continue;
         const bool eot = !kq_gguf_writer_has(w, "tokenizer.ggml.eot_token_id");
         if (!eot && kq_gguf_writer_has(w, "tokenizer.ggml.eom_token_id"))
-            kq_warn("%s: end token %d has no place in a GGUF: answers will not end there", tok->path, cfg->eos_id[i]);
+            kq_warn("%s: end token %d has no place in a GGUF: answers will not end there", tok->path,
+                    cfg->eos_id[i]);
         else if ((status = write_id(w, eot ? "eot" : "eom", cfg->eos_id[i], err)))
             return status;
     }
@@ -235,7 +264,10 @@ kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_er
     const bool spm = tok->byte_fallback;
     const char *pre = spm ? "default" : kq_gguf_pre_name(root);
     if (!pre) {
-        status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: its normalizer and pre_tokenizer are none of those that GGUF has a name for (tokenizer.ggml.pre)", file);
+        status = kq_fail(err, KQ_E_UNSUPPORTED,
+                         "%s: its normalizer and pre_tokenizer are none of those that GGUF has a name for "
+                         "(tokenizer.ggml.pre)",
+                         file);
         goto out;
     }
     v.text = kq_alloc(v.n, sizeof *v.text);
@@ -251,10 +283,12 @@ kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_er
         (status = kq_gguf_writer_str(w, "tokenizer.ggml.model", spm ? "llama" : "gpt2", err)) ||
         (status = kq_gguf_writer_str(w, "tokenizer.ggml.pre", pre, err)) ||
         (status = kq_gguf_writer_strings(w, "tokenizer.ggml.tokens", v.text, v.n, err)) ||
-        (spm && (status = kq_gguf_writer_array(w, "tokenizer.ggml.scores", KQ_GGUF_F32, v.score, v.n, err))) ||
+        (spm &&
+         (status = kq_gguf_writer_array(w, "tokenizer.ggml.scores", KQ_GGUF_F32, v.score, v.n, err))) ||
         (status = kq_gguf_writer_array(w, "tokenizer.ggml.token_type", KQ_GGUF_I32, v.type, v.n, err)) ||
-        (!spm && (status = write_merges(w, &v, root, err))) || (status = write_ids(w, tok, config, cfg, spm, err)) ||
-        (status = write_added(w, tok, err)) || (status = kq_gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", adds_space_prefix(tok), err)))
+        (!spm && (status = write_merges(w, &v, root, err))) ||
+        (status = write_ids(w, tok, config, cfg, spm, err)) || (status = write_added(w, tok, err)) ||
+        (status = kq_gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", adds_space_prefix(tok), err)))
         goto out;
     status = kq_chat_templates_to_gguf(w, tok, err);
 out:

@@ -1,4 +1,5 @@
-/* Inside the tokenizer: what its files share (loader, normaliser and pre-tokenizer, BPE). Not for other rooms. */
+/* Inside the tokenizer: what its files share (loader, normaliser and pre-tokenizer, BPE). Not for other
+ * rooms. */
 #ifndef KQ_TOKENIZER_INTERNAL_H
 #define KQ_TOKENIZER_INTERNAL_H
 
@@ -12,10 +13,14 @@
 #include "tokenizer/tokenizer.h"
 
 enum {
-    KQ_TOK_MAX_ID = 1 << 22       /* ids above this are refused: no real vocabulary comes near, and tables are sized by the highest id */
+    KQ_TOK_MAX_ID = 1 << 22 /* ids above this are refused: no real vocabulary comes near, and tables are sized
+                               by the highest id */
 };
 
-typedef struct kq_tok_ids { int32_t *data; size_t size, cap; } kq_tok_ids;
+typedef struct kq_tok_ids {
+    int32_t *data;
+    size_t size, cap;
+} kq_tok_ids;
 
 kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err);
 
@@ -23,45 +28,78 @@ kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err);
 uint32_t kq_byte_char(unsigned byte);
 int kq_char_byte(uint32_t cp);
 
-/* ---- patterns, normalisers, pre-tokenizers ------------------------------------------------------------------------------- */
+/* ---- patterns, normalisers, pre-tokenizers ------------------------------------------------------------- */
 
-typedef struct kq_pattern { pcre2_code *code; char *literal; size_t literal_size; } kq_pattern; /* one of the two; owned */
+/* one of the two; owned */
+typedef struct kq_pattern {
+    pcre2_code *code;
+    char *literal;
+    size_t literal_size;
+} kq_pattern;
 
 typedef enum kq_norm_kind { KQ_NORM_FORM, KQ_NORM_PREPEND, KQ_NORM_REPLACE } kq_norm_kind;
 typedef struct kq_norm {
     kq_norm_kind kind;
-    int form;                                  /* utf8proc options of NFC, NFD, NFKC, NFKD */
-    kq_pattern pattern;                        /* REPLACE */
-    char *content; size_t content_size;        /* PREPEND, REPLACE; owned */
+    int form;           /* utf8proc options of NFC, NFD, NFKC, NFKD */
+    kq_pattern pattern; /* REPLACE */
+    char *content;
+    size_t content_size; /* PREPEND, REPLACE; owned */
 } kq_norm;
 
 typedef enum kq_pre_kind { KQ_PRE_SPLIT, KQ_PRE_DIGITS, KQ_PRE_BYTE_LEVEL, KQ_PRE_METASPACE } kq_pre_kind;
-typedef enum kq_behavior { KQ_REMOVED, KQ_ISOLATED, KQ_MERGED_PREVIOUS, KQ_MERGED_NEXT, KQ_CONTIGUOUS } kq_behavior;
+typedef enum kq_behavior {
+    KQ_REMOVED,
+    KQ_ISOLATED,
+    KQ_MERGED_PREVIOUS,
+    KQ_MERGED_NEXT,
+    KQ_CONTIGUOUS
+} kq_behavior;
 typedef enum kq_prepend { KQ_PREPEND_NEVER, KQ_PREPEND_FIRST, KQ_PREPEND_ALWAYS } kq_prepend;
 typedef struct kq_pre {
     kq_pre_kind kind;
-    kq_pattern pattern; kq_behavior behavior; bool invert; /* SPLIT; BYTE_LEVEL with its regex */
-    bool use_regex, add_prefix_space;                      /* BYTE_LEVEL */
-    char *replacement; size_t replacement_size;            /* METASPACE; owned */
-    kq_prepend prepend; bool split;                        /* METASPACE */
+    kq_pattern pattern;
+    kq_behavior behavior;
+    bool invert;                      /* SPLIT; BYTE_LEVEL with its regex */
+    bool use_regex, add_prefix_space; /* BYTE_LEVEL */
+    char *replacement;
+    size_t replacement_size; /* METASPACE; owned */
+    kq_prepend prepend;
+    bool split; /* METASPACE */
 } kq_pre;
 
-typedef struct kq_piece { size_t off, size; bool at_start; } kq_piece; /* at_start: begins at byte 0 of the caller's text */
-typedef struct kq_span { size_t off, size; bool match; } kq_span;
+/* at_start: begins at byte 0 of the caller's text */
+typedef struct kq_piece {
+    size_t off, size;
+    bool at_start;
+} kq_piece;
+typedef struct kq_span {
+    size_t off, size;
+    bool match;
+} kq_span;
 
 /* Scratch of one encode call. */
 typedef struct kq_tok_scratch {
-    bool (*stop)(void *ctx); void *ctx; size_t steps; /* kq_encode_options; steps since it was last asked */
+    /* kq_encode_options; steps since it was last asked */
+    bool (*stop)(void *ctx);
+    void *ctx;
+    size_t steps;
     kq_buffer valid, norm[2], text[2], work;
-    kq_piece *piece[2]; size_t n_piece[2], cap_piece[2];
-    kq_span *span; size_t n_span, cap_span;
-    pcre2_match_data *match; pcre2_match_context *match_context; pcre2_jit_stack *jit_stack;
-    void *bpe; size_t cap_bpe;                 /* arena for the symbols of one piece */
-    void *heap; size_t cap_heap;
-    struct kq_bpe_cache *cache;                /* NULL for short texts */
+    kq_piece *piece[2];
+    size_t n_piece[2], cap_piece[2];
+    kq_span *span;
+    size_t n_span, cap_span;
+    pcre2_match_data *match;
+    pcre2_match_context *match_context;
+    pcre2_jit_stack *jit_stack;
+    void *bpe;
+    size_t cap_bpe; /* arena for the symbols of one piece */
+    void *heap;
+    size_t cap_heap;
+    struct kq_bpe_cache *cache; /* NULL for short texts */
 } kq_tok_scratch;
 void kq_tok_scratch_free(kq_tok_scratch *s);
-/* Every loop over a text counts its steps (bytes, matches, merges) here: KQ_E_INTERRUPTED when the caller asks to stop. */
+/* Every loop over a text counts its steps (bytes, matches, merges) here: KQ_E_INTERRUPTED when the
+ * caller asks to stop. */
 kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err);
 static inline kq_status kq_tok_steps(kq_tok_scratch *s, size_t n, kq_error *err)
 {
@@ -70,94 +108,142 @@ static inline kq_status kq_tok_steps(kq_tok_scratch *s, size_t n, kq_error *err)
     return s->steps < STEPS_A_QUESTION ? KQ_OK : kq_tok_ask(s, err);
 }
 
-/* The pattern of a tokenizer.json, if it is one of those that patterns.c has: KQ_E_UNSUPPORTED with its text if not. `where` names it in messages. */
+/* The pattern of a tokenizer.json, if it is one of those that patterns.c has: KQ_E_UNSUPPORTED with its
+ * text if not. `where` names it in messages. */
 kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq_pattern *out, kq_error *err);
 const char *kq_pattern_known(size_t i); /* their texts; NULL after the last */
 kq_status kq_pattern_literal(const char *s, size_t size, kq_pattern *out, kq_error *err);
 void kq_pattern_free(kq_pattern *p);
 
-/* Append text in a Unicode normal form (utf8proc's options of NFC, NFD, NFKC, NFKD), in time that grows with the size. */
-kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch *s, kq_buffer *out, kq_error *err);
+/* Append text in a Unicode normal form (utf8proc's options of NFC, NFD, NFKC, NFKD), in time that grows
+ * with the size. */
+kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch *s, kq_buffer *out,
+                         kq_error *err);
 /* Normalise text; *out points into the scratch or at text itself. */
 kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, size_t size, kq_tok_scratch *s,
                        const char **out, size_t *out_size, kq_error *err);
-/* Cut text into pieces: *pieces, offsets into *base; both live in the scratch (base may be text itself) until the next call. */
-kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size_t size, bool at_start, kq_tok_scratch *s,
-                         const char **base, const kq_piece **pieces, size_t *n_pieces, kq_error *err);
+/* Cut text into pieces: *pieces, offsets into *base; both live in the scratch (base may be text itself)
+ * until the next call. */
+kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size_t size, bool at_start,
+                         kq_tok_scratch *s, const char **base, const kq_piece **pieces, size_t *n_pieces,
+                         kq_error *err);
 
-/* ---- the tokenizer ------------------------------------------------------------------------------------------------------- */
+/* ---- the tokenizer ------------------------------------------------------------------------------------- */
 
-typedef struct kq_token { uint32_t off, size; uint32_t dec_off, dec_size; } kq_token; /* text and decoded bytes, in the arenas; off UINT32_MAX: no such id */
+/* text and decoded bytes, in the arenas; off UINT32_MAX: no such id */
+typedef struct kq_token {
+    uint32_t off, size;
+    uint32_t dec_off, dec_size;
+} kq_token;
 
 typedef struct kq_added {
     int32_t id;
-    char *match; size_t match_size;            /* what is looked for (normalised when `normalized`); owned */
+    /* what is looked for (normalised when `normalized`); owned */
+    char *match;
+    size_t match_size;
     bool special, lstrip, rstrip, single_word, normalized;
 } kq_added;
 
-/* Added tokens that are looked for in one pass, in the order of their bytes; first: where each first byte begins. */
-typedef struct kq_added_set { const kq_added **item; size_t n; uint32_t first[257]; } kq_added_set; /* item owned, entries borrowed */
+/* Added tokens that are looked for in one pass, in the order of their bytes; first: where each first
+ * byte begins. */
+/* item owned, entries borrowed */
+typedef struct kq_added_set {
+    const kq_added **item;
+    size_t n;
+    uint32_t first[257];
+} kq_added_set;
 
-typedef struct kq_merge { uint64_t key; uint32_t rank; int32_t id; } kq_merge; /* key (left << 32 | right) + 1; 0: empty */
+/* key (left << 32 | right) + 1; 0: empty */
+typedef struct kq_merge {
+    uint64_t key;
+    uint32_t rank;
+    int32_t id;
+} kq_merge;
 
 struct kq_tokenizer {
     char *path;
     /* vocabulary */
-    kq_token *token; size_t n_id;              /* by id */
-    kq_buffer text, decoded;                  /* arenas */
-    int32_t *map; size_t map_mask;             /* open addressing over ids, -1 empty; the model's vocabulary */
-    bool *in_model;                            /* by id */
-    int32_t char_id[0x400];                    /* id of a one-character token, -1 none */
-    int32_t byte_id[256];                      /* "<0x0A>", -1 none */
+    kq_token *token;
+    size_t n_id;             /* by id */
+    kq_buffer text, decoded; /* arenas */
+    /* open addressing over ids, -1 empty; the model's vocabulary */
+    int32_t *map;
+    size_t map_mask;
+    bool *in_model;         /* by id */
+    int32_t char_id[0x400]; /* id of a one-character token, -1 none */
+    int32_t byte_id[256];   /* "<0x0A>", -1 none */
     /* BPE */
-    kq_merge *merge; size_t merge_mask; int merge_shift;
+    kq_merge *merge;
+    size_t merge_mask;
+    int merge_shift;
     bool byte_fallback, fuse_unk, ignore_merges;
     int32_t unk_id;
     /* stages */
-    kq_norm *norm; size_t n_norm;
-    kq_pre *pre; size_t n_pre;
-    kq_added *added; size_t n_added;
+    kq_norm *norm;
+    size_t n_norm;
+    kq_pre *pre;
+    size_t n_pre;
+    kq_added *added;
+    size_t n_added;
     kq_added_set raw_set, norm_set;
-    bool *special;                             /* by id */
-    int32_t *prefix, *suffix; size_t n_prefix, n_suffix; /* the post-processor */
+    bool *special; /* by id */
+    int32_t *prefix, *suffix;
+    size_t n_prefix, n_suffix; /* the post-processor */
     /* decoder */
-    bool join_space;                           /* no decoder: tokens are joined with a space */
-    bool meta_decoder; char *meta; size_t meta_size; /* Metaspace: the first token loses every replacement character */
-    char strip_char[4]; size_t strip_size, strip_start, strip_stop; /* after Fuse */
+    bool join_space; /* no decoder: tokens are joined with a space */
+    /* Metaspace: the first token loses every replacement character */
+    bool meta_decoder;
+    char *meta;
+    size_t meta_size;
+    char strip_char[4];
+    size_t strip_size, strip_start, strip_stop; /* after Fuse */
     /* around it */
     int32_t bos, eos;
-    size_t n_rows;                             /* rows of the model's embedding, 0: not known. No text may give an id beyond them */
-    bool split_special;                        /* special tokens in a text are always spelled out */
-    json_t *chat_templates;                    /* name -> text; "default" is the usual one; NULL: none; owned */
-    json_t *special_map;                       /* "bos_token" -> text, ...; NULL: none; owned */
+    /* rows of the model's embedding, 0: not known. No text may give an id beyond them */
+    size_t n_rows;
+    bool split_special; /* special tokens in a text are always spelled out */
+    /* name -> text; "default" is the usual one; NULL: none; owned */
+    json_t *chat_templates;
+    json_t *special_map; /* "bos_token" -> text, ...; NULL: none; owned */
 };
 
-/* The tokenizer of a folder as AutoTokenizer makes it: *tokenizer is path (a tokenizer.json) with the steps that are run and with all added tokens, also
- * those that only files beside it name, under the ids that they get; *config is tokenizer_config.json with what special_tokens_map.json and the
- * tokenizer's class add. The caller decrefs both. Warns of added tokens whose id is another than the file's. */
+/* The tokenizer of a folder as AutoTokenizer makes it: *tokenizer is path (a tokenizer.json) with the
+ * steps that are run and with all added tokens, also those that only files beside it name, under the ids
+ * that they get; *config is tokenizer_config.json with what special_tokens_map.json and the tokenizer's
+ * class add. The caller decrefs both. Warns of added tokens whose id is another than the file's. */
 kq_status kq_tokenizer_folder_json(const char *path, json_t **tokenizer, json_t **config, kq_error *err);
 /* Read bos, eos, split_special_tokens and the chat template from a tokenizer_config.json. */
 kq_status kq_tokenizer_apply_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err);
 struct kq_gguf_writer;
-/* The same for chat templates and the names of special tokens; and templates in files of a folder, which win. */
-kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err);
+/* The same for chat templates and the names of special tokens; and templates in files of a folder, which
+ * win. */
+kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path,
+                                        kq_error *err);
 kq_status kq_chat_templates_from_folder(kq_tokenizer *tok, const char *dir, kq_error *err);
-/* tokenizer_config.json's "chat_template" out of a GGUF's tokenizer.chat_template (and .NAME); *out NULL: none. And the way back. */
+/* tokenizer_config.json's "chat_template" out of a GGUF's tokenizer.chat_template (and .NAME); *out
+ * NULL: none. And the way back. */
 kq_status kq_chat_templates_of_gguf(const struct kq_gguf *g, const char *path, json_t **out, kq_error *err);
 kq_status kq_chat_templates_to_gguf(struct kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err);
 kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err);
 /* id of a string in the model's vocabulary, -1: none. */
 int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size);
-kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, bool normalized, kq_error *err);
+kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, bool normalized,
+                           kq_error *err);
 
-/* The pre_tokenizer that a tokenizer.ggml.pre stands for, with ByteLevel's add_prefix_space. New reference; NULL: no such name, or out of memory. */
+/* The pre_tokenizer that a tokenizer.ggml.pre stands for, with ByteLevel's add_prefix_space. New
+ * reference; NULL: no such name, or out of memory. */
 json_t *kq_gguf_pre_json(const char *name, bool add_prefix_space);
-/* The tokenizer.ggml.pre that stands for a tokenizer.json's normalizer and pre_tokenizer (byte-level models); NULL: none does. */
+/* The tokenizer.ggml.pre that stands for a tokenizer.json's normalizer and pre_tokenizer (byte-level
+ * models); NULL: none does. */
 const char *kq_gguf_pre_name(const json_t *tokenizer);
 /* Append the ids of one piece. */
-kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_tok_scratch *scratch, kq_tok_ids *ids, kq_error *err);
+kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_tok_scratch *scratch,
+                       kq_tok_ids *ids, kq_error *err);
 kq_status kq_bpe_cache_new(kq_tok_scratch *scratch, kq_error *err);
 void kq_bpe_cache_free(struct kq_bpe_cache *cache);
-static inline size_t kq_merge_slot(const kq_tokenizer *tok, uint64_t key) { return (size_t)((key * 0x9E3779B97F4A7C15u) >> tok->merge_shift); }
+static inline size_t kq_merge_slot(const kq_tokenizer *tok, uint64_t key)
+{
+    return (size_t)((key * 0x9E3779B97F4A7C15u) >> tok->merge_shift);
+}
 
 #endif

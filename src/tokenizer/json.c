@@ -1,4 +1,5 @@
-/* tokenizer.json (Hugging Face `tokenizers`) -> kq_tokenizer. What is not understood is refused by name, never guessed. */
+/* tokenizer.json (Hugging Face `tokenizers`) -> kq_tokenizer. What is not understood is refused by name,
+ * never guessed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@
 
 enum { MAX_STAGES = 64 };
 
-/* ---- small readers -------------------------------------------------------------------------------------------------------- */
+/* ---- small readers ------------------------------------------------------------------------------------- */
 
 static const char *type_of(const json_t *obj)
 {
@@ -30,9 +31,10 @@ static kq_status refuse(const kq_tokenizer *tok, const char *part, const char *w
     return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s \"%.100s\" is not supported", tok->path, part, what);
 }
 
-static kq_status copy_string(const json_t *v, const kq_tokenizer *tok, const char *where, char **out, size_t *size, kq_error *err)
+static kq_status copy_string(const json_t *v, const kq_tokenizer *tok, const char *where, char **out,
+                             size_t *size, kq_error *err)
 {
-    kq_buffer buf = { 0 };
+    kq_buffer buf = {0};
     if (!json_is_string(v))
         return kq_fail(err, KQ_E_FORMAT, "%s: %s is not a string", tok->path, where);
     kq_status status = kq_buffer_add(&buf, json_string_value(v), json_string_length(v), err);
@@ -47,9 +49,11 @@ static kq_status copy_string(const json_t *v, const kq_tokenizer *tok, const cha
     return KQ_OK;
 }
 
-static kq_status read_pattern(const kq_tokenizer *tok, const json_t *obj, const char *where, kq_pattern *out, kq_error *err)
+static kq_status read_pattern(const kq_tokenizer *tok, const json_t *obj, const char *where, kq_pattern *out,
+                              kq_error *err)
 {
-    const json_t *p = json_object_get(obj, "pattern"), *re = json_object_get(p, "Regex"), *s = json_object_get(p, "String");
+    const json_t *p = json_object_get(obj, "pattern"), *re = json_object_get(p, "Regex"),
+                 *s = json_object_get(p, "String");
     char at[512];
     snprintf(at, sizeof at, "%.300s: %s", tok->path, where);
     if (json_is_string(re))
@@ -59,7 +63,7 @@ static kq_status read_pattern(const kq_tokenizer *tok, const json_t *obj, const 
     return kq_fail(err, KQ_E_FORMAT, "%s has no pattern {\"Regex\": ...} or {\"String\": ...}", at);
 }
 
-/* ---- vocabulary ----------------------------------------------------------------------------------------------------------- */
+/* ---- vocabulary ---------------------------------------------------------------------------------------- */
 
 static void map_insert(kq_tokenizer *tok, int32_t id)
 {
@@ -70,10 +74,12 @@ static void map_insert(kq_tokenizer *tok, int32_t id)
     tok->map[i] = id;
 }
 
-static kq_status read_id(const kq_tokenizer *tok, const json_t *v, const char *token, int32_t *id, kq_error *err)
+static kq_status read_id(const kq_tokenizer *tok, const json_t *v, const char *token, int32_t *id,
+                         kq_error *err)
 {
     if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= KQ_TOK_MAX_ID)
-        return kq_fail(err, KQ_E_FORMAT, "%s: the id of token \"%.60s\" is not a whole number below %d", tok->path, token, KQ_TOK_MAX_ID);
+        return kq_fail(err, KQ_E_FORMAT, "%s: the id of token \"%.60s\" is not a whole number below %d",
+                       tok->path, token, KQ_TOK_MAX_ID);
     *id = (int32_t)json_integer_value(v);
     return KQ_OK;
 }
@@ -82,8 +88,11 @@ static kq_status set_token(kq_tokenizer *tok, int32_t id, const char *s, size_t 
 {
     kq_token *t = &tok->token[id];
     if (t->off != UINT32_MAX)
-        return kq_fail(err, KQ_E_FORMAT, "%s: id %d belongs to two tokens, \"%.60s\" and \"%.60s\" (added tokens are numbered on from the size of model.vocab, as in "
-                       "transformers: an id is missing below it)", tok->path, id, tok->text.data + t->off, s);
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: id %d belongs to two tokens, \"%.60s\" and \"%.60s\" (added tokens are numbered "
+                       "on from the size of model.vocab, as in "
+                       "transformers: an id is missing below it)",
+                       tok->path, id, tok->text.data + t->off, s);
     size_t off = tok->text.size;
     kq_status status = kq_buffer_add(&tok->text, s, size, err);
     if (!status)
@@ -91,7 +100,7 @@ static kq_status set_token(kq_tokenizer *tok, int32_t id, const char *s, size_t 
     if (!status && tok->text.size >= UINT32_MAX)
         status = kq_fail(err, KQ_E_FORMAT, "%s: the vocabulary is larger than 4 GB", tok->path);
     if (!status)
-        *t = (kq_token){ (uint32_t)off, (uint32_t)size, 0, 0 };
+        *t = (kq_token){(uint32_t)off, (uint32_t)size, 0, 0};
     return status;
 }
 
@@ -106,12 +115,14 @@ static kq_status read_vocab(kq_tokenizer *tok, const json_t *vocab, const json_t
         return kq_fail(err, KQ_E_FORMAT, "%s: model.vocab is not an object with tokens", tok->path);
     if (added && !json_is_array(added) && !json_is_null(added))
         return kq_fail(err, KQ_E_FORMAT, "%s: added_tokens is not an array", tok->path);
-    json_object_foreach((json_t *)vocab, key, value) {
+    json_object_foreach((json_t *)vocab, key, value)
+    {
         if ((status = read_id(tok, value, key, &id, err)))
             return status;
         top = id > top ? id : top;
     }
-    json_array_foreach(added, i, value) {
+    json_array_foreach(added, i, value)
+    {
         const char *content = json_string_value(json_object_get(value, "content"));
         if (!content)
             return kq_fail(err, KQ_E_FORMAT, "%s: added_tokens[%zu] has no content", tok->path, i);
@@ -132,8 +143,9 @@ static kq_status read_vocab(kq_tokenizer *tok, const json_t *vocab, const json_t
         return kq_fail(err, KQ_E_MEMORY, "out of memory: a vocabulary of %zu tokens", tok->n_id);
     memset(tok->map, 0xff, slots * sizeof *tok->map);
     for (i = 0; i < tok->n_id; i++)
-        tok->token[i] = (kq_token){ UINT32_MAX, 0, 0, 0 };
-    json_object_foreach((json_t *)vocab, key, value) {
+        tok->token[i] = (kq_token){UINT32_MAX, 0, 0, 0};
+    json_object_foreach((json_t *)vocab, key, value)
+    {
         id = (int32_t)json_integer_value(value);
         if ((status = set_token(tok, id, key, strlen(key), err)))
             return status;
@@ -157,11 +169,12 @@ static kq_status read_added(kq_tokenizer *tok, const json_t *added, kq_error *er
     json_t *item;
     size_t i;
     kq_status status;
-    kq_tok_scratch scratch = { 0 };
+    kq_tok_scratch scratch = {0};
     tok->added = kq_calloc(json_array_size(added), sizeof *tok->added);
     if (!tok->added)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: added tokens");
-    json_array_foreach(added, i, item) {
+    json_array_foreach(added, i, item)
+    {
         const json_t *content = json_object_get(item, "content");
         const char *s = json_string_value(content);
         size_t size = json_string_length(content);
@@ -169,26 +182,34 @@ static kq_status read_added(kq_tokenizer *tok, const json_t *added, kq_error *er
         int32_t model_id = kq_tok_lookup(tok, s, size);
         bool again = false;
         if (model_id >= 0 && model_id != id) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: added token \"%.60s\" has id %d, but %d in model.vocab", tok->path, s, id, model_id);
+            status = kq_fail(err, KQ_E_FORMAT, "%s: added token \"%.60s\" has id %d, but %d in model.vocab",
+                             tok->path, s, id, model_id);
             goto out;
         }
         for (size_t j = 0; j < tok->n_added && tok->token[id].off != UINT32_MAX && model_id < 0; j++)
             again = again || tok->added[j].id == id;
-        if (model_id < 0 && again && (tok->token[id].size != size || memcmp(tok->text.data + tok->token[id].off, s, size))) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: id %d belongs to two added tokens, one of them \"%.60s\"", tok->path, id, s);
+        if (model_id < 0 && again &&
+            (tok->token[id].size != size || memcmp(tok->text.data + tok->token[id].off, s, size))) {
+            status = kq_fail(err, KQ_E_FORMAT, "%s: id %d belongs to two added tokens, one of them \"%.60s\"",
+                             tok->path, id, s);
             goto out;
         }
         if (model_id < 0 && !again && (status = set_token(tok, id, s, size, err)))
             goto out;
         kq_added *a = &tok->added[tok->n_added];
         bool special = flag(item, "special", false);
-        *a = (kq_added){ .id = id, .special = special, .lstrip = flag(item, "lstrip", false), .rstrip = flag(item, "rstrip", false),
-                         .single_word = flag(item, "single_word", false), .normalized = flag(item, "normalized", !special) };
+        *a = (kq_added){.id = id,
+                        .special = special,
+                        .lstrip = flag(item, "lstrip", false),
+                        .rstrip = flag(item, "rstrip", false),
+                        .single_word = flag(item, "single_word", false),
+                        .normalized = flag(item, "normalized", !special)};
         const char *match = s;
         size_t match_size = size;
-        if (a->normalized && (status = kq_normalize(tok->norm, tok->n_norm, s, size, &scratch, &match, &match_size, err)))
+        if (a->normalized &&
+            (status = kq_normalize(tok->norm, tok->n_norm, s, size, &scratch, &match, &match_size, err)))
             goto out;
-        kq_buffer copy = { 0 };
+        kq_buffer copy = {0};
         status = kq_buffer_add(&copy, match, match_size, err);
         a->match = copy.data;
         a->match_size = match_size;
@@ -204,27 +225,30 @@ out:
     return status;
 }
 
-/* ---- the model ------------------------------------------------------------------------------------------------------------ */
+/* ---- the model ----------------------------------------------------------------------------------------- */
 
-static kq_status add_merge(kq_tokenizer *tok, size_t rank, const char *l, size_t ln, const char *r, size_t rn, kq_buffer *both, kq_error *err)
+static kq_status add_merge(kq_tokenizer *tok, size_t rank, const char *l, size_t ln, const char *r, size_t rn,
+                           kq_buffer *both, kq_error *err)
 {
     int32_t left = kq_tok_lookup(tok, l, ln), right = kq_tok_lookup(tok, r, rn), id;
     kq_status status;
     if (left < 0 || right < 0)
-        return kq_fail(err, KQ_E_FORMAT, "%s: merge %zu (\"%.60s\", \"%.60s\") uses a token that is not in the vocabulary", tok->path, rank,
-                       left < 0 ? l : "...", right < 0 ? r : "...");
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s: merge %zu (\"%.60s\", \"%.60s\") uses a token that is not in the vocabulary",
+                       tok->path, rank, left < 0 ? l : "...", right < 0 ? r : "...");
     both->size = 0;
     if ((status = kq_buffer_add(both, l, ln, err)) || (status = kq_buffer_add(both, r, rn, err)))
         return status;
     id = kq_tok_lookup(tok, both->data, both->size);
     if (id < 0)
-        return kq_fail(err, KQ_E_FORMAT, "%s: merge %zu makes \"%.*s\", which is not in the vocabulary", tok->path, rank,
-                       both->size > 60 ? 60 : (int)both->size, both->data);
+        return kq_fail(err, KQ_E_FORMAT, "%s: merge %zu makes \"%.*s\", which is not in the vocabulary",
+                       tok->path, rank, both->size > 60 ? 60 : (int)both->size, both->data);
     uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) + 1;
     size_t i = kq_merge_slot(tok, key);
     while (tok->merge[i].key && tok->merge[i].key != key)
         i = (i + 1) & tok->merge_mask;
-    tok->merge[i] = (kq_merge){ key, (uint32_t)rank, id }; /* written twice: the later rank holds, as in `tokenizers` */
+    /* written twice: the later rank holds, as in `tokenizers` */
+    tok->merge[i] = (kq_merge){key, (uint32_t)rank, id};
     return KQ_OK;
 }
 
@@ -233,7 +257,7 @@ static kq_status read_merges(kq_tokenizer *tok, const json_t *merges, kq_error *
     size_t n = json_array_size(merges), slots = 16, i;
     int bits = 4;
     json_t *item;
-    kq_buffer both = { 0 };
+    kq_buffer both = {0};
     kq_status status = KQ_OK;
     if (!json_is_array(merges) || n >= UINT32_MAX / 4)
         return kq_fail(err, KQ_E_FORMAT, "%s: model.merges is not an array", tok->path);
@@ -246,7 +270,8 @@ static kq_status read_merges(kq_tokenizer *tok, const json_t *merges, kq_error *
     tok->merge = kq_calloc(slots, sizeof *tok->merge);
     if (!tok->merge)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: %zu merges", n);
-    json_array_foreach(merges, i, item) {
+    json_array_foreach(merges, i, item)
+    {
         const char *l = NULL, *r = NULL;
         size_t ln = 0, rn = 0;
         if (json_is_string(item)) {
@@ -259,14 +284,16 @@ static kq_status read_merges(kq_tokenizer *tok, const json_t *merges, kq_error *
                 if (memchr(r, ' ', rn))
                     l = NULL;
             }
-        } else if (json_array_size(item) == 2 && json_is_string(json_array_get(item, 0)) && json_is_string(json_array_get(item, 1))) {
+        } else if (json_array_size(item) == 2 && json_is_string(json_array_get(item, 0)) &&
+                   json_is_string(json_array_get(item, 1))) {
             l = json_string_value(json_array_get(item, 0));
             ln = json_string_length(json_array_get(item, 0));
             r = json_string_value(json_array_get(item, 1));
             rn = json_string_length(json_array_get(item, 1));
         }
         if (!l || !ln || !rn) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", tok->path, i);
+            status = kq_fail(err, KQ_E_FORMAT, "%s: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]",
+                             tok->path, i);
             break;
         }
         if ((status = add_merge(tok, i, l, ln, r, rn, &both, err)))
@@ -280,7 +307,7 @@ static kq_status read_model(kq_tokenizer *tok, const json_t *model, kq_error *er
 {
     const json_t *v;
     kq_status status;
-    static const char *const affixes[] = { "continuing_subword_prefix", "end_of_word_suffix" };
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < 2; i++) {
         v = json_object_get(model, affixes[i]);
         if (v && !json_is_null(v) && !(json_is_string(v) && !json_string_length(v)))
@@ -297,7 +324,8 @@ static kq_status read_model(kq_tokenizer *tok, const json_t *model, kq_error *er
     if (json_is_string(v)) {
         tok->unk_id = kq_tok_lookup(tok, json_string_value(v), json_string_length(v));
         if (tok->unk_id < 0)
-            return kq_fail(err, KQ_E_FORMAT, "%s: unk_token \"%.60s\" is not in the vocabulary", tok->path, json_string_value(v));
+            return kq_fail(err, KQ_E_FORMAT, "%s: unk_token \"%.60s\" is not in the vocabulary", tok->path,
+                           json_string_value(v));
     } else if (v && !json_is_null(v)) {
         return kq_fail(err, KQ_E_FORMAT, "%s: unk_token is not a string", tok->path);
     }
@@ -305,7 +333,7 @@ static kq_status read_model(kq_tokenizer *tok, const json_t *model, kq_error *er
     return status;
 }
 
-/* ---- normaliser ----------------------------------------------------------------------------------------------------------- */
+/* ---- normaliser ---------------------------------------------------------------------------------------- */
 
 static kq_status read_norm(kq_tokenizer *tok, const json_t *v, int depth, kq_error *err)
 {
@@ -317,8 +345,10 @@ static kq_status read_norm(kq_tokenizer *tok, const json_t *v, int depth, kq_err
         json_t *item;
         size_t i;
         if (!json_is_array(list) || depth > 8)
-            return kq_fail(err, KQ_E_FORMAT, "%s: a normalizer Sequence without its list, or nested too deeply", tok->path);
-        json_array_foreach(list, i, item) {
+            return kq_fail(err, KQ_E_FORMAT,
+                           "%s: a normalizer Sequence without its list, or nested too deeply", tok->path);
+        json_array_foreach(list, i, item)
+        {
             kq_status status = read_norm(tok, item, depth + 1, err);
             if (status)
                 return status;
@@ -328,9 +358,14 @@ static kq_status read_norm(kq_tokenizer *tok, const json_t *v, int depth, kq_err
     if (tok->n_norm >= MAX_STAGES)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: more than %d normalizers", tok->path, MAX_STAGES);
     kq_norm *n = &tok->norm[tok->n_norm];
-    static const struct { const char *name; int form; } forms[] = {
-        { "NFC", UTF8PROC_STABLE | UTF8PROC_COMPOSE }, { "NFD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE },
-        { "NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT }, { "NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT },
+    static const struct {
+        const char *name;
+        int form;
+    } forms[] = {
+        {"NFC", UTF8PROC_STABLE | UTF8PROC_COMPOSE},
+        {"NFD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE},
+        {"NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
+        {"NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT},
     };
     for (size_t i = 0; i < 4; i++)
         if (!strcmp(type, forms[i].name)) {
@@ -342,24 +377,29 @@ static kq_status read_norm(kq_tokenizer *tok, const json_t *v, int depth, kq_err
     if (!strcmp(type, "Prepend")) {
         n->kind = KQ_NORM_PREPEND;
         tok->n_norm++;
-        return copy_string(json_object_get(v, "prepend"), tok, "normalizer Prepend", &n->content, &n->content_size, err);
+        return copy_string(json_object_get(v, "prepend"), tok, "normalizer Prepend", &n->content,
+                           &n->content_size, err);
     }
     if (!strcmp(type, "Replace")) {
         n->kind = KQ_NORM_REPLACE;
         tok->n_norm++;
         kq_status status = read_pattern(tok, v, "normalizer Replace", &n->pattern, err);
-        return status ? status : copy_string(json_object_get(v, "content"), tok, "normalizer Replace", &n->content, &n->content_size, err);
+        return status ? status
+                      : copy_string(json_object_get(v, "content"), tok, "normalizer Replace", &n->content,
+                                    &n->content_size, err);
     }
     return refuse(tok, "normalizer", type, err);
 }
 
-/* ---- pre-tokenizer -------------------------------------------------------------------------------------------------------- */
+/* ---- pre-tokenizer ------------------------------------------------------------------------------------- */
 
-static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char gpt2_regex[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 static kq_status read_behavior(const kq_tokenizer *tok, const json_t *v, kq_behavior *out, kq_error *err)
 {
-    static const char *const names[] = { "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
+    static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
+                                        "Contiguous"};
     const char *s = json_string_value(v);
     for (int i = 0; s && i < 5; i++)
         if (!strcmp(s, names[i])) {
@@ -399,10 +439,9 @@ static kq_status read_pre(kq_tokenizer *tok, const json_t *v, int depth, kq_erro
         json_t *item;
         size_t i;
         if (!json_is_array(list) || depth > 8)
-            return kq_fail(err, KQ_E_FORMAT, "%s: a pre_tokenizer Sequence without its list, or nested too deeply", tok->path);
-        json_array_foreach(list, i, item)
-            if ((status = read_pre(tok, item, depth + 1, err)))
-                return status;
+            return kq_fail(err, KQ_E_FORMAT,
+                           "%s: a pre_tokenizer Sequence without its list, or nested too deeply", tok->path);
+        json_array_foreach(list, i, item) if ((status = read_pre(tok, item, depth + 1, err))) return status;
         return KQ_OK;
     }
     if (tok->n_pre >= MAX_STAGES)
@@ -413,7 +452,9 @@ static kq_status read_pre(kq_tokenizer *tok, const json_t *v, int depth, kq_erro
         p->add_prefix_space = flag(v, "add_prefix_space", true);
         p->use_regex = flag(v, "use_regex", true);
         tok->n_pre++;
-        return p->use_regex ? kq_pattern_regex(gpt2_regex, sizeof gpt2_regex - 1, "ByteLevel", &p->pattern, err) : KQ_OK;
+        return p->use_regex
+                   ? kq_pattern_regex(gpt2_regex, sizeof gpt2_regex - 1, "ByteLevel", &p->pattern, err)
+                   : KQ_OK;
     }
     if (!strcmp(type, "Split")) {
         p->kind = KQ_PRE_SPLIT;
@@ -434,14 +475,17 @@ static kq_status read_pre(kq_tokenizer *tok, const json_t *v, int depth, kq_erro
         tok->n_pre++;
         if ((status = read_scheme(tok, v, &p->prepend, err)))
             return status;
-        if ((status = copy_string(json_object_get(v, "replacement"), tok, "Metaspace replacement", &p->replacement, &p->replacement_size, err)))
+        if ((status = copy_string(json_object_get(v, "replacement"), tok, "Metaspace replacement",
+                                  &p->replacement, &p->replacement_size, err)))
             return status;
-        return p->replacement_size ? KQ_OK : kq_fail(err, KQ_E_FORMAT, "%s: Metaspace replacement is empty", tok->path);
+        return p->replacement_size
+                   ? KQ_OK
+                   : kq_fail(err, KQ_E_FORMAT, "%s: Metaspace replacement is empty", tok->path);
     }
     return refuse(tok, "pre_tokenizer", type, err);
 }
 
-/* ---- post-processor ------------------------------------------------------------------------------------------------------- */
+/* ---- post-processor ------------------------------------------------------------------------------------ */
 
 static kq_status read_template(kq_tokenizer *tok, const json_t *v, kq_error *err)
 {
@@ -449,11 +493,13 @@ static kq_status read_template(kq_tokenizer *tok, const json_t *v, kq_error *err
     json_t *item;
     size_t i, j, n_seq = 0;
     kq_status status = KQ_OK;
-    kq_tok_ids side[2] = { 0 };
+    kq_tok_ids side[2] = {0};
     if (tok->n_prefix || tok->n_suffix)
         return refuse(tok, "post_processor", "two TemplateProcessing", err);
-    json_array_foreach(single, i, item) {
-        const json_t *special = json_object_get(item, "SpecialToken"), *seq = json_object_get(item, "Sequence");
+    json_array_foreach(single, i, item)
+    {
+        const json_t *special = json_object_get(item, "SpecialToken"),
+                     *seq = json_object_get(item, "Sequence");
         if (seq) {
             n_seq++;
             continue;
@@ -461,17 +507,21 @@ static kq_status read_template(kq_tokenizer *tok, const json_t *v, kq_error *err
         const char *name = json_string_value(json_object_get(special, "id"));
         const json_t *ids = name ? json_object_get(json_object_get(known, name), "ids") : NULL;
         if (!json_is_array(ids)) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: TemplateProcessing uses \"%.60s\", which its special_tokens do not define", tok->path,
-                             name ? name : "(no id)");
+            status = kq_fail(err, KQ_E_FORMAT,
+                             "%s: TemplateProcessing uses \"%.60s\", which its special_tokens do not define",
+                             tok->path, name ? name : "(no id)");
             goto out;
         }
         json_t *id;
-        json_array_foreach(ids, j, id) {
+        json_array_foreach(ids, j, id)
+        {
             int32_t x = 0;
             if ((status = read_id(tok, id, name, &x, err)))
                 goto out;
             if ((size_t)x >= tok->n_id || tok->token[x].off == UINT32_MAX) {
-                status = kq_fail(err, KQ_E_FORMAT, "%s: TemplateProcessing: id %d of \"%.60s\" is not in the vocabulary", tok->path, x, name);
+                status = kq_fail(err, KQ_E_FORMAT,
+                                 "%s: TemplateProcessing: id %d of \"%.60s\" is not in the vocabulary",
+                                 tok->path, x, name);
                 goto out;
             }
             if ((status = kq_tok_ids_add(&side[n_seq > 0], x, err)))
@@ -479,7 +529,8 @@ static kq_status read_template(kq_tokenizer *tok, const json_t *v, kq_error *err
         }
     }
     if (n_seq != 1) {
-        status = kq_fail(err, KQ_E_FORMAT, "%s: TemplateProcessing.single holds the sequence %zu times", tok->path, n_seq);
+        status = kq_fail(err, KQ_E_FORMAT, "%s: TemplateProcessing.single holds the sequence %zu times",
+                         tok->path, n_seq);
         goto out;
     }
     tok->prefix = side[0].data;
@@ -507,8 +558,10 @@ static kq_status read_post(kq_tokenizer *tok, const json_t *v, int depth, kq_err
         json_t *item;
         size_t i;
         if (!json_is_array(list) || depth > 8)
-            return kq_fail(err, KQ_E_FORMAT, "%s: a post_processor Sequence without its list, or nested too deeply", tok->path);
-        json_array_foreach(list, i, item) {
+            return kq_fail(err, KQ_E_FORMAT,
+                           "%s: a post_processor Sequence without its list, or nested too deeply", tok->path);
+        json_array_foreach(list, i, item)
+        {
             kq_status status = read_post(tok, item, depth + 1, err);
             if (status)
                 return status;
@@ -518,23 +571,35 @@ static kq_status read_post(kq_tokenizer *tok, const json_t *v, int depth, kq_err
     return refuse(tok, "post_processor", type, err);
 }
 
-/* ---- decoder -------------------------------------------------------------------------------------------------------------- */
+/* ---- decoder ------------------------------------------------------------------------------------------- */
 
 typedef enum op_kind { OP_BYTE_LEVEL, OP_REPLACE, OP_BYTE_FALLBACK, OP_STRIP, OP_METASPACE } op_kind;
-typedef struct decode_op { op_kind kind; const char *from, *to; size_t from_size, to_size, start, stop; bool meta; } decode_op; /* borrowed */
-typedef struct decoder { decode_op op[MAX_STAGES]; size_t n; bool fused; } decoder;
+/* borrowed */
+typedef struct decode_op {
+    op_kind kind;
+    const char *from, *to;
+    size_t from_size, to_size, start, stop;
+    bool meta;
+} decode_op;
+typedef struct decoder {
+    decode_op op[MAX_STAGES];
+    size_t n;
+    bool fused;
+} decoder;
 
 static kq_status read_decoder(kq_tokenizer *tok, const json_t *v, decoder *d, int depth, kq_error *err)
 {
     const char *type = type_of(v);
-    decode_op op = { 0 };
+    decode_op op = {0};
     if (!strcmp(type, "Sequence")) {
         const json_t *list = json_object_get(v, "decoders");
         json_t *item;
         size_t i;
         if (!json_is_array(list) || depth > 8)
-            return kq_fail(err, KQ_E_FORMAT, "%s: a decoder Sequence without its list, or nested too deeply", tok->path);
-        json_array_foreach(list, i, item) {
+            return kq_fail(err, KQ_E_FORMAT, "%s: a decoder Sequence without its list, or nested too deeply",
+                           tok->path);
+        json_array_foreach(list, i, item)
+        {
             kq_status status = read_decoder(tok, item, d, depth + 1, err);
             if (status)
                 return status;
@@ -546,13 +611,19 @@ static kq_status read_decoder(kq_tokenizer *tok, const json_t *v, decoder *d, in
         return KQ_OK;
     }
     if (!strcmp(type, "Strip")) {
-        const json_t *c = json_object_get(v, "content"), *start = json_object_get(v, "start"), *stop = json_object_get(v, "stop");
+        const json_t *c = json_object_get(v, "content"), *start = json_object_get(v, "start"),
+                     *stop = json_object_get(v, "stop");
         size_t n = json_string_length(c);
-        if (!json_is_string(c) || !n || n > 4 || kq_utf8_size((unsigned char)json_string_value(c)[0]) != n || !json_is_integer(start) ||
-            !json_is_integer(stop) || json_integer_value(start) < 0 || json_integer_value(stop) < 0)
-            return kq_fail(err, KQ_E_FORMAT, "%s: decoder Strip wants one character, start and stop", tok->path);
-        op = (decode_op){ .kind = OP_STRIP, .from = json_string_value(c), .from_size = n, .start = (size_t)json_integer_value(start),
-                          .stop = (size_t)json_integer_value(stop) };
+        if (!json_is_string(c) || !n || n > 4 || kq_utf8_size((unsigned char)json_string_value(c)[0]) != n ||
+            !json_is_integer(start) || !json_is_integer(stop) || json_integer_value(start) < 0 ||
+            json_integer_value(stop) < 0)
+            return kq_fail(err, KQ_E_FORMAT, "%s: decoder Strip wants one character, start and stop",
+                           tok->path);
+        op = (decode_op){.kind = OP_STRIP,
+                         .from = json_string_value(c),
+                         .from_size = n,
+                         .start = (size_t)json_integer_value(start),
+                         .stop = (size_t)json_integer_value(stop)};
         if (d->fused) {
             if (tok->strip_size)
                 return refuse(tok, "decoder", "a second Strip after Fuse", err);
@@ -567,11 +638,15 @@ static kq_status read_decoder(kq_tokenizer *tok, const json_t *v, decoder *d, in
     } else if (!strcmp(type, "ByteFallback")) {
         op.kind = OP_BYTE_FALLBACK;
     } else if (!strcmp(type, "Replace")) {
-        const json_t *from = json_object_get(json_object_get(v, "pattern"), "String"), *to = json_object_get(v, "content");
+        const json_t *from = json_object_get(json_object_get(v, "pattern"), "String"),
+                     *to = json_object_get(v, "content");
         if (!json_is_string(from) || !json_string_length(from) || !json_is_string(to))
             return refuse(tok, "decoder", "Replace without a String pattern", err);
-        op = (decode_op){ .kind = OP_REPLACE, .from = json_string_value(from), .from_size = json_string_length(from),
-                          .to = json_string_value(to), .to_size = json_string_length(to) };
+        op = (decode_op){.kind = OP_REPLACE,
+                         .from = json_string_value(from),
+                         .from_size = json_string_length(from),
+                         .to = json_string_value(to),
+                         .to_size = json_string_length(to)};
     } else if (!strcmp(type, "Metaspace")) {
         const json_t *r = json_object_get(v, "replacement");
         kq_prepend scheme;
@@ -580,7 +655,11 @@ static kq_status read_decoder(kq_tokenizer *tok, const json_t *v, decoder *d, in
             return status;
         if (!json_is_string(r) || !json_string_length(r))
             return kq_fail(err, KQ_E_FORMAT, "%s: decoder Metaspace has no replacement", tok->path);
-        op = (decode_op){ .kind = OP_METASPACE, .from = json_string_value(r), .from_size = json_string_length(r), .to = " ", .to_size = 1 };
+        op = (decode_op){.kind = OP_METASPACE,
+                         .from = json_string_value(r),
+                         .from_size = json_string_length(r),
+                         .to = " ",
+                         .to_size = 1};
         if (scheme != KQ_PREPEND_NEVER) {
             if (d->n || depth)
                 return refuse(tok, "decoder", "Metaspace with a prefix inside a Sequence", err);
@@ -593,14 +672,20 @@ static kq_status read_decoder(kq_tokenizer *tok, const json_t *v, decoder *d, in
     }
     if (d->fused || d->n >= MAX_STAGES)
         return refuse(tok, "decoder after Fuse", type, err);
-    if (d->n && (op.kind == OP_BYTE_LEVEL || d->op[d->n - 1].kind == OP_BYTE_LEVEL || d->op[d->n - 1].kind == OP_BYTE_FALLBACK ||
-                 op.kind == OP_METASPACE))
+    if (d->n && (op.kind == OP_BYTE_LEVEL || d->op[d->n - 1].kind == OP_BYTE_LEVEL ||
+                 d->op[d->n - 1].kind == OP_BYTE_FALLBACK || op.kind == OP_METASPACE))
         return refuse(tok, "decoder sequence with", type, err);
     d->op[d->n++] = op;
     return KQ_OK;
 }
 
-static int hex(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
+static int hex(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
 
 /* Apply one operation to a token's text: in -> out (emptied first). */
 static kq_status run_op(const decode_op *op, const char *s, size_t size, kq_buffer *out, kq_error *err)
@@ -650,7 +735,7 @@ static kq_status make_decoded(kq_tokenizer *tok, const json_t *v, kq_error *err)
 {
     decoder *d = NULL;
     const kq_added **added = NULL;
-    kq_buffer buf[2] = { 0 };
+    kq_buffer buf[2] = {0};
     kq_status status = KQ_OK;
     if (!v || json_is_null(v))
         tok->join_space = true;
@@ -670,7 +755,8 @@ static kq_status make_decoded(kq_tokenizer *tok, const json_t *v, kq_error *err)
             continue;
         const char *s = tok->text.data + t->off;
         size_t size = t->size;
-        if (added[id] && added[id]->normalized) { /* `tokenizers` writes what it looked for: LLaMA-2's normalizer has put a space in front */
+        if (added[id] && added[id]->normalized) { /* `tokenizers` writes what it looked for: LLaMA-2's
+                                                     normalizer has put a space in front */
             s = added[id]->match;
             size = added[id]->match_size;
         }
@@ -694,12 +780,12 @@ out:
     return status;
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------------------------------ */
+/* ---- all of it ----------------------------------------------------------------------------------------- */
 
 kq_status kq_tokenizer_from_json(const json_t *root, const char *path, kq_tokenizer **out, kq_error *err)
 {
     const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-    kq_buffer copy = { 0 };
+    kq_buffer copy = {0};
     kq_tokenizer *tok = kq_calloc(1, sizeof *tok);
     *out = NULL;
     if (!tok)
@@ -714,7 +800,8 @@ kq_status kq_tokenizer_from_json(const json_t *root, const char *path, kq_tokeni
         goto out;
     }
     const char *type = type_of(model);
-    if (strcmp(type, "BPE") != 0 && !(json_object_get(model, "type") == NULL && json_object_get(model, "merges"))) {
+    if (strcmp(type, "BPE") != 0 &&
+        !(json_object_get(model, "type") == NULL && json_object_get(model, "merges"))) {
         status = refuse(tok, "model type", type, err);
         goto out;
     }
@@ -726,8 +813,9 @@ kq_status kq_tokenizer_from_json(const json_t *root, const char *path, kq_tokeni
     }
     if ((status = read_norm(tok, json_object_get(root, "normalizer"), 0, err)) ||
         (status = read_pre(tok, json_object_get(root, "pre_tokenizer"), 0, err)) ||
-        (status = read_vocab(tok, json_object_get(model, "vocab"), added, err)) || (status = read_model(tok, model, err)) ||
-        (status = read_added(tok, added, err)) || (status = read_post(tok, json_object_get(root, "post_processor"), 0, err)) ||
+        (status = read_vocab(tok, json_object_get(model, "vocab"), added, err)) ||
+        (status = read_model(tok, model, err)) || (status = read_added(tok, added, err)) ||
+        (status = read_post(tok, json_object_get(root, "post_processor"), 0, err)) ||
         (status = make_decoded(tok, json_object_get(root, "decoder"), err)))
         goto out;
     *out = tok;
@@ -738,10 +826,12 @@ out:
 }
 
 /* A token in tokenizer_config.json: a string, or {"content": ...}. */
-static kq_status config_token(const kq_tokenizer *tok, const json_t *config, const char *key, const char *path, int32_t *id, kq_error *err)
+static kq_status config_token(const kq_tokenizer *tok, const json_t *config, const char *key,
+                              const char *path, int32_t *id, kq_error *err)
 {
     const json_t *v = json_object_get(config, key);
-    const char *s = json_is_object(v) ? json_string_value(json_object_get(v, "content")) : json_string_value(v);
+    const char *s =
+        json_is_object(v) ? json_string_value(json_object_get(v, "content")) : json_string_value(v);
     if (!v || json_is_null(v))
         return KQ_OK;
     if (!s)

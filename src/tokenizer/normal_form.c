@@ -1,5 +1,6 @@
-/* Unicode normal forms in linear time: characters are decomposed and composed by utf8proc, whose own ordering of combining marks takes time with
- * the square of a run of marks (80,000 marks: 17 s), so that the ordering is done here. Only a run of marks is held at a time, not the text. */
+/* Unicode normal forms in linear time: characters are decomposed and composed by utf8proc, whose own
+ * ordering of combining marks takes time with the square of a run of marks (80,000 marks: 17 s), so that
+ * the ordering is done here. Only a run of marks is held at a time, not the text. */
 #include <string.h>
 
 #include <utf8proc.h>
@@ -7,13 +8,16 @@
 #include "tokenizer/internal.h"
 
 enum {
-    SHORT_RUN = 16,      /* marks up to which insertion beats counting */
-    MOST_CHARS = 32,     /* one character decomposes into 18 at most (U+FDFA in NFKC) */
-    FLUSH_FROM = 4096    /* characters held before those that are done are written */
+    SHORT_RUN = 16,   /* marks up to which insertion beats counting */
+    MOST_CHARS = 32,  /* one character decomposes into 18 at most (U+FDFA in NFKC) */
+    FLUSH_FROM = 4096 /* characters held before those that are done are written */
 };
 
 /* Decomposed characters that are not written yet: a starter and what follows it. */
-typedef struct held { utf8proc_int32_t *cp, *sorted; size_t n, cap, cap_sorted; } held;
+typedef struct held {
+    utf8proc_int32_t *cp, *sorted;
+    size_t n, cap, cap_sorted;
+} held;
 
 static unsigned combining_class(utf8proc_int32_t cp)
 {
@@ -35,7 +39,7 @@ static kq_status sort_run(held *h, utf8proc_int32_t *run, size_t n, kq_error *er
         }
         return KQ_OK;
     }
-    size_t at[257] = { 0 };
+    size_t at[257] = {0};
     void *block = h->sorted;
     kq_status status = kq_grow(&block, &h->cap_sorted, 0, n, sizeof *h->sorted, "the tokenizer", err);
     if (status)
@@ -65,14 +69,16 @@ static kq_status order_marks(held *h, kq_error *err)
     return status;
 }
 
-/* Order, compose, write. last: nothing comes after; else the last starter and its marks stay, since what comes next may compose with them. */
+/* Order, compose, write. last: nothing comes after; else the last starter and its marks stay, since what
+ * comes next may compose with them. */
 static kq_status flush(held *h, int form, bool last, kq_buffer *out, kq_error *err)
 {
     kq_status status = order_marks(h, err);
     if (status || !h->n)
         return status;
     if (form & UTF8PROC_COMPOSE) {
-        const utf8proc_ssize_t n = utf8proc_normalize_utf32(h->cp, (utf8proc_ssize_t)h->n, (utf8proc_option_t)form);
+        const utf8proc_ssize_t n =
+            utf8proc_normalize_utf32(h->cp, (utf8proc_ssize_t)h->n, (utf8proc_option_t)form);
         if (n < 0)
             return kq_fail(err, KQ_E_FORMAT, "Unicode normalisation: %s", utf8proc_errmsg(n));
         h->n = (size_t)n;
@@ -100,16 +106,19 @@ static kq_status decompose(held *h, uint32_t cp, int form, kq_error *err)
     if (status)
         return status;
     h->cp = block;
-    const utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)cp, h->cp + h->n, MOST_CHARS, (utf8proc_option_t)form, &bound);
+    const utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)cp, h->cp + h->n, MOST_CHARS,
+                                                       (utf8proc_option_t)form, &bound);
     if (n < 0 || n > MOST_CHARS)
-        return kq_fail(err, KQ_E_FORMAT, "Unicode normalisation of U+%04X: %s", cp, n < 0 ? utf8proc_errmsg(n) : "too long");
+        return kq_fail(err, KQ_E_FORMAT, "Unicode normalisation of U+%04X: %s", cp,
+                       n < 0 ? utf8proc_errmsg(n) : "too long");
     h->n += (size_t)n;
     return KQ_OK;
 }
 
-kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch *s, kq_buffer *out, kq_error *err)
+kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch *s, kq_buffer *out,
+                         kq_error *err)
 {
-    held h = { 0 };
+    held h = {0};
     kq_status status = KQ_OK;
     for (size_t i = 0; i < size && !status;) {
         size_t ascii = i;
@@ -126,7 +135,8 @@ kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch
         if (!(status = decompose(&h, kq_utf8_get(text + i), form, err)))
             status = kq_tok_steps(s, n, err);
         i += n;
-        if (!status && h.n >= FLUSH_FROM && h.n > held_before && !combining_class(h.cp[held_before])) /* else a run of marks would be sorted again and again */
+        if (!status && h.n >= FLUSH_FROM && h.n > held_before &&
+            !combining_class(h.cp[held_before])) /* else a run of marks would be sorted again and again */
             status = flush(&h, form, false, out, err);
     }
     if (!status)

@@ -1,5 +1,6 @@
-/* The splitting patterns that tokenizer.json files of the field have. A pattern that a file brings is looked up here and never run itself: what runs is our own
- * text of it, of which it is known that its time grows with the size of a text, whatever the text is. */
+/* The splitting patterns that tokenizer.json files of the field have. A pattern that a file brings is
+ * looked up here and never run itself: what runs is our own text of it, of which it is known that its
+ * time grows with the size of a text, whatever the text is. */
 #include <string.h>
 
 #include "tokenizer/internal.h"
@@ -7,43 +8,62 @@
 #define WORDS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define WORDS_SPELLED "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 #define SPACES "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define MODERN(words, digits) words "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" SPACES
-#define TIKTOKEN(digits) "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
+#define MODERN(words, digits) \
+    words "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" SPACES
+#define TIKTOKEN(digits)                                           \
+    "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|" digits \
+    "| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define CASED(words, digits) "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" words "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" words "|" digits \
-                             "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" SPACES
+#define CASED(words, digits)                                                                               \
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" words "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" words \
+    "|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" SPACES
 #define GPT2_HEAD "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
-#define SEED(ends) WORDS "|[^" ends "\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}" ends "]+|\\s*[" ends "]+|\\s+(?!\\S)|\\s+"
-#define DEEPSEEK3(ends) "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" ends "\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[" ends "]*|\\s*[" ends \
-                        "]+|\\s+(?!\\S)|\\s+"
+#define SEED(ends)                                                                              \
+    WORDS "|[^" ends "\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}" ends "]+|\\s*[" ends \
+          "]+|\\s+(?!\\S)|\\s+"
+#define DEEPSEEK3(ends)                                             \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" ends \
+    "\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[" ends "]*|\\s*[" ends "]+|\\s+(?!\\S)|\\s+"
 
 static const char *const known[] = {
-    GPT2_HEAD "|\\s+",                                                   /* GPT-2, SmolLM; ByteLevel's own */
-    GPT2_HEAD,                                                           /* Falcon */
-    "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", /* GPT-2 as tiktoken writes it */
-    MODERN(WORDS, "\\p{N}{1,3}"),                                        /* LLaMA-3, SmolLM3, DeepSeek-R1's LLaMA */
-    MODERN(WORDS, "\\p{N}"),                                             /* Qwen2, Qwen3, DeepSeek-R1's Qwen */
-    MODERN(WORDS, "\\p{N}+"),                                            /* MiniCPM */
-    MODERN(WORDS_SPELLED, "\\p{N}{1,3}"), MODERN(WORDS_SPELLED, "\\p{N}"), /* the same, as llama.cpp writes them */
-    WORDS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" SPACES, /* Qwen3.5 */
-    TIKTOKEN("\\p{N}{1,3}"), TIKTOKEN("\\p{N}"),                         /* cl100k as tiktoken writes it; Ling */
-    CASED(WORDS "?", "\\p{N}{1,3}"),                                     /* o200k: GPT-4o, LLaMA-4 */
-    CASED("", "\\p{N}"),                                                 /* Mistral's Tekken */
-    SEED("\\r\\n"), SEED("\r\n"),                                        /* Seed-Coder */
-    "[\\r\\n]", "[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "\\p{N}",        /* DeepSeek-Coder */
-    "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+",
-    "\\p{N}{1,3}", DEEPSEEK3("\\r\\n"), DEEPSEEK3("\r\n"),               /* DeepSeek-V3 */
+    /* GPT-2, SmolLM; ByteLevel's own */
+    GPT2_HEAD "|\\s+", GPT2_HEAD, /* Falcon */
+    /* GPT-2 as tiktoken writes it */
+    "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+    /* LLaMA-3, SmolLM3, DeepSeek-R1's LLaMA */
+    MODERN(WORDS, "\\p{N}{1,3}"),
+    /* Qwen2, Qwen3, DeepSeek-R1's Qwen */
+    MODERN(WORDS, "\\p{N}"), MODERN(WORDS, "\\p{N}+"), /* MiniCPM */
+    /* the same, as llama.cpp writes them */
+    MODERN(WORDS_SPELLED, "\\p{N}{1,3}"), MODERN(WORDS_SPELLED, "\\p{N}"),
+    /* Qwen3.5 */
+    WORDS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" SPACES,
+    /* cl100k as tiktoken writes it; Ling */
+    TIKTOKEN("\\p{N}{1,3}"), TIKTOKEN("\\p{N}"), CASED(WORDS "?", "\\p{N}{1,3}"), /* o200k: GPT-4o, LLaMA-4 */
+    CASED("", "\\p{N}"),                                                          /* Mistral's Tekken */
+    SEED("\\r\\n"), SEED("\r\n"),                                                 /* Seed-Coder */
+    "[\\r\\n]", "[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "\\p{N}",                 /* DeepSeek-Coder */
+    "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+", "\\p{N}{1,3}",
+    DEEPSEEK3("\\r\\n"), DEEPSEEK3("\r\n"), /* DeepSeek-V3 */
     "[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+",
-    " ?[^(\\s|.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c)]+", /* BLOOM, Poro, Viking */
-    "[\\p{P}\\$\\+<=>\\^~\\|]+", "[\\p{P}\\$\\+<=>\\^~\\|`]+", "\\p{N}+", "[0-9][0-9][0-9]", /* llama.cpp's default, Falcon */
-    "[^\\n]+|[\\n]+",                                                    /* lines: Gemma's kin */
+    " ?[^(\\s|.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c)]+", /* BLOOM,
+                                                                                                       Poro,
+                                                                                                       Viking
+                                                                                                     */
+    /* llama.cpp's default, Falcon */
+    "[\\p{P}\\$\\+<=>\\^~\\|]+", "[\\p{P}\\$\\+<=>\\^~\\|`]+", "\\p{N}+", "[0-9][0-9][0-9]",
+    "[^\\n]+|[\\n]+", /* lines: Gemma's kin */
 };
 
 /* Unicode White_Space: what \s means in Oniguruma, which `tokenizers` runs (PCRE2's \s also takes U+180E). */
-#define SPACE_SET "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACE_SET \
+    "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
-static kq_status put(kq_buffer *out, const char *s, kq_error *err) { return kq_buffer_add(out, s, strlen(s), err); }
+static kq_status put(kq_buffer *out, const char *s, kq_error *err)
+{
+    return kq_buffer_add(out, s, strlen(s), err);
+}
 
 /* One of known, for PCRE2: \s and \S are written out, all else means the same. */
 static kq_status for_pcre2(const char *re, kq_buffer *out, kq_error *err)
@@ -68,19 +88,25 @@ static kq_status for_pcre2(const char *re, kq_buffer *out, kq_error *err)
     return status;
 }
 
-const char *kq_pattern_known(size_t i) { return i < sizeof known / sizeof *known ? known[i] : NULL; }
+const char *kq_pattern_known(size_t i)
+{
+    return i < sizeof known / sizeof *known ? known[i] : NULL;
+}
 
 kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq_pattern *out, kq_error *err)
 {
     const char *found = NULL;
-    kq_buffer text = { 0 };
+    kq_buffer text = {0};
     memset(out, 0, sizeof *out);
     for (size_t i = 0; i < sizeof known / sizeof *known && !found; i++)
         if (strlen(known[i]) == size && !memcmp(known[i], regex, size))
             found = known[i];
     if (!found)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: the regex \"%.*s\" is none of those that kronq knows (GPT-2's, LLaMA-3's, Qwen's, DeepSeek's and others: "
-                       "src/tokenizer/patterns.c); a pattern that a file brings is never run", where, size > 120 ? 120 : (int)size, regex);
+        return kq_fail(err, KQ_E_UNSUPPORTED,
+                       "%s: the regex \"%.*s\" is none of those that kronq knows (GPT-2's, LLaMA-3's, "
+                       "Qwen's, DeepSeek's and others: "
+                       "src/tokenizer/patterns.c); a pattern that a file brings is never run",
+                       where, size > 120 ? 120 : (int)size, regex);
     kq_status status = for_pcre2(found, &text, err);
     pcre2_compile_context *context = status ? NULL : pcre2_compile_context_create(NULL);
     if (!status && !context)
@@ -89,11 +115,15 @@ kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq
         int code;
         PCRE2_SIZE at;
         pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-        out->code = pcre2_compile((PCRE2_SPTR)text.data, text.size, PCRE2_UTF | PCRE2_UCP, &code, &at, context);
+        out->code =
+            pcre2_compile((PCRE2_SPTR)text.data, text.size, PCRE2_UTF | PCRE2_UCP, &code, &at, context);
         if (!out->code)
-            status = kq_fail(err, KQ_E_MEMORY, "%s: a regex could not be compiled (PCRE2's error %d)", where, code);
+            status = kq_fail(err, KQ_E_MEMORY, "%s: a regex could not be compiled (PCRE2's error %d)", where,
+                             code);
         else
-            (void)pcre2_jit_compile(out->code, PCRE2_JIT_COMPLETE); /* where it is not to be had, the interpreter gives the same matches */
+            (void)pcre2_jit_compile(
+                out->code,
+                PCRE2_JIT_COMPLETE); /* where it is not to be had, the interpreter gives the same matches */
     }
     pcre2_compile_context_free(context);
     kq_free(text.data);
@@ -102,7 +132,7 @@ kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq
 
 kq_status kq_pattern_literal(const char *s, size_t size, kq_pattern *out, kq_error *err)
 {
-    kq_buffer copy = { 0 };
+    kq_buffer copy = {0};
     memset(out, 0, sizeof *out);
     if (!size)
         return kq_fail(err, KQ_E_FORMAT, "an empty pattern in tokenizer.json");

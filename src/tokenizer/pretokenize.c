@@ -10,7 +10,8 @@ kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err)
 {
     if (ids->size >= ids->cap || !ids->data) {
         void *block = ids->data;
-        kq_status status = kq_grow(&block, &ids->cap, ids->size, ids->size + 1, sizeof id, "the tokenizer", err);
+        kq_status status =
+            kq_grow(&block, &ids->cap, ids->size, ids->size + 1, sizeof id, "the tokenizer", err);
         if (status)
             return status;
         ids->data = block;
@@ -41,36 +42,41 @@ int kq_char_byte(uint32_t cp)
     return cp < 0x100 && kq_byte_char(cp) == cp ? (int)cp : -1;
 }
 
-/* ---- spans of a pattern ---------------------------------------------------------------------------------------------------- */
+/* ---- spans of a pattern -------------------------------------------------------------------------------- */
 
 kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err)
 {
     s->steps = 0;
-    return s->stop && s->stop(s->ctx) ? kq_fail(err, KQ_E_INTERRUPTED, "the text is not tokenized to its end: the caller asked to stop") : KQ_OK;
+    return s->stop && s->stop(s->ctx)
+               ? kq_fail(err, KQ_E_INTERRUPTED,
+                         "the text is not tokenized to its end: the caller asked to stop")
+               : KQ_OK;
 }
 
 static kq_status add_span(kq_tok_scratch *s, size_t off, size_t size, bool match, kq_error *err)
 {
     if (s->n_span >= s->cap_span) {
         void *block = s->span;
-        kq_status status = kq_grow(&block, &s->cap_span, s->n_span, s->n_span + 1, sizeof *s->span, "the tokenizer", err);
+        kq_status status =
+            kq_grow(&block, &s->cap_span, s->n_span, s->n_span + 1, sizeof *s->span, "the tokenizer", err);
         if (status)
             return status;
         s->span = block;
     }
-    s->span[s->n_span++] = (kq_span){ off, size, match };
+    s->span[s->n_span++] = (kq_span){off, size, match};
     return KQ_OK;
 }
 
-static kq_status run_regex(const pcre2_code *code, const char *text, size_t size, size_t from, kq_tok_scratch *s, size_t *start, size_t *end,
-                           bool *found, kq_error *err)
+static kq_status run_regex(const pcre2_code *code, const char *text, size_t size, size_t from,
+                           kq_tok_scratch *s, size_t *start, size_t *end, bool *found, kq_error *err)
 {
     if (!s->match) {
         s->match = pcre2_match_data_create(1, NULL);
         s->match_context = pcre2_match_context_create(NULL);
         if (!s->match || !s->match_context)
             return kq_fail(err, KQ_E_MEMORY, "out of memory: a regex match");
-        pcre2_set_match_limit(s->match_context, UINT32_MAX); /* the patterns are ours, and linear; the default ends a run of 10 million spaces */
+        /* the patterns are ours, and linear; the default ends a run of 10 million spaces */
+        pcre2_set_match_limit(s->match_context, UINT32_MAX);
     }
     int rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, s->match, s->match_context);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !s->jit_stack) {
@@ -97,7 +103,8 @@ static kq_status run_regex(const pcre2_code *code, const char *text, size_t size
 }
 
 /* Fill s->span: text cut into matches and what lies between them, in order, covering all of it. */
-static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, kq_tok_scratch *s, kq_error *err)
+static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, kq_tok_scratch *s,
+                            kq_error *err)
 {
     size_t done = 0, from = 0;
     kq_status status = KQ_OK;
@@ -109,7 +116,8 @@ static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, 
             if ((status = run_regex(p->code, text, size, from, s, &start, &end, &found, err)))
                 return status;
         } else {
-            const char *at = from < size ? memmem(text + from, size - from, p->literal, p->literal_size) : NULL;
+            const char *at =
+                from < size ? memmem(text + from, size - from, p->literal, p->literal_size) : NULL;
             if (at) {
                 found = true;
                 start = (size_t)(at - text);
@@ -174,9 +182,10 @@ static void apply_behavior(kq_tok_scratch *s, kq_behavior behavior)
     }
 }
 
-/* ---- normalisers ---------------------------------------------------------------------------------------------------------- */
+/* ---- normalisers --------------------------------------------------------------------------------------- */
 
-static kq_status replace_all(const kq_norm *norm, const char *text, size_t size, kq_tok_scratch *s, kq_buffer *out, kq_error *err)
+static kq_status replace_all(const kq_norm *norm, const char *text, size_t size, kq_tok_scratch *s,
+                             kq_buffer *out, kq_error *err)
 {
     kq_status status = find_spans(&norm->pattern, text, size, s, err);
     for (size_t i = 0; i < s->n_span && !status; i++)
@@ -217,7 +226,7 @@ kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, siz
     return status;
 }
 
-/* ---- pre-tokenizers ------------------------------------------------------------------------------------------------------- */
+/* ---- pre-tokenizers ------------------------------------------------------------------------------------ */
 
 static kq_status add_piece(kq_tok_scratch *s, int side, size_t off, size_t size, bool at_start, kq_error *err)
 {
@@ -225,12 +234,13 @@ static kq_status add_piece(kq_tok_scratch *s, int side, size_t off, size_t size,
         return KQ_OK;
     if (s->n_piece[side] >= s->cap_piece[side]) {
         void *block = s->piece[side];
-        kq_status status = kq_grow(&block, &s->cap_piece[side], s->n_piece[side], s->n_piece[side] + 1, sizeof **s->piece, "the tokenizer", err);
+        kq_status status = kq_grow(&block, &s->cap_piece[side], s->n_piece[side], s->n_piece[side] + 1,
+                                   sizeof **s->piece, "the tokenizer", err);
         if (status)
             return status;
         s->piece[side] = block;
     }
-    s->piece[side][s->n_piece[side]++] = (kq_piece){ off, size, at_start };
+    s->piece[side][s->n_piece[side]++] = (kq_piece){off, size, at_start};
     return KQ_OK;
 }
 
@@ -291,9 +301,10 @@ static kq_status map_bytes(const char *text, size_t size, kq_buffer *out, kq_err
     return KQ_OK;
 }
 
-/* One pre-tokenizer on one piece [base + in.off, in.size): pieces into side `to`; ByteLevel and Metaspace append new text to `fresh`. */
-static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int to, kq_buffer *fresh, kq_tok_scratch *s,
-                         kq_error *err)
+/* One pre-tokenizer on one piece [base + in.off, in.size): pieces into side `to`; ByteLevel and
+ * Metaspace append new text to `fresh`. */
+static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int to, kq_buffer *fresh,
+                         kq_tok_scratch *s, kq_error *err)
 {
     kq_buffer *work = &s->work;
     const char *text = base + in.off;
@@ -304,7 +315,8 @@ static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int t
         const char *r = pre->replacement;
         size_t rn = pre->replacement_size;
         bool has = size >= rn ? !memcmp(text, r, rn) : false;
-        if (!has && text[0] != ' ' && (pre->prepend == KQ_PREPEND_ALWAYS || (pre->prepend == KQ_PREPEND_FIRST && in.at_start)))
+        if (!has && text[0] != ' ' &&
+            (pre->prepend == KQ_PREPEND_ALWAYS || (pre->prepend == KQ_PREPEND_FIRST && in.at_start)))
             status = kq_buffer_add(work, r, rn, err);
         for (size_t i = 0; i < size && !status;) {
             const char *space = memchr(text + i, ' ', size - i);
@@ -317,7 +329,7 @@ static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int t
         text = work->data;
         size = work->size;
         if (!status && pre->split) {
-            kq_pattern p = { NULL, pre->replacement, rn };
+            kq_pattern p = {NULL, pre->replacement, rn};
             if (!(status = find_spans(&p, text, size, s, err)))
                 apply_behavior(s, KQ_MERGED_NEXT);
         } else if (!status) {
@@ -339,7 +351,8 @@ static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int t
             status = add_span(s, 0, size, false, err);
         }
     } else {
-        status = pre->kind == KQ_PRE_DIGITS ? digit_spans(text, size, s, err) : find_spans(&pre->pattern, text, size, s, err);
+        status = pre->kind == KQ_PRE_DIGITS ? digit_spans(text, size, s, err)
+                                            : find_spans(&pre->pattern, text, size, s, err);
         if (pre->invert)
             for (size_t i = 0; i < s->n_span; i++)
                 s->span[i].match = !s->span[i].match;
@@ -363,8 +376,9 @@ static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int t
     return status;
 }
 
-kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size_t size, bool at_start, kq_tok_scratch *s,
-                         const char **base, const kq_piece **pieces, size_t *n_pieces, kq_error *err)
+kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size_t size, bool at_start,
+                         kq_tok_scratch *s, const char **base, const kq_piece **pieces, size_t *n_pieces,
+                         kq_error *err)
 {
     int side = 0;
     s->n_piece[0] = 0;
@@ -373,7 +387,8 @@ kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size
         int to = 1 - side;
         s->n_piece[to] = 0;
         bool new_text = pre[k].kind == KQ_PRE_METASPACE || pre[k].kind == KQ_PRE_BYTE_LEVEL;
-        kq_buffer *fresh = &s->text[text == s->text[0].data]; /* the one that does not hold the text being read */
+        /* the one that does not hold the text being read */
+        kq_buffer *fresh = &s->text[text == s->text[0].data];
         if (new_text)
             fresh->size = 0;
         for (size_t i = 0; i < s->n_piece[side] && !status; i++)

@@ -13,7 +13,7 @@
 
 enum { CACHE_FROM = 4096 }; /* bytes of text from which a word cache pays */
 
-/* ---- opening -------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------- */
 
 kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err)
 {
@@ -44,7 +44,8 @@ kq_status kq_tokenizer_open_file(const char *path, kq_tokenizer **out, kq_error 
     json_decref(root);
     if (!status) {
         const char *slash = strrchr(path, '/');
-        if ((size_t)snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1, slash ? path : ".") >= sizeof dir)
+        if ((size_t)snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1,
+                             slash ? path : ".") >= sizeof dir)
             status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", path);
         else
             status = read_beside(tok, config, dir, err);
@@ -58,7 +59,8 @@ kq_status kq_tokenizer_open_file(const char *path, kq_tokenizer **out, kq_error 
     return KQ_OK;
 }
 
-/* A token beyond the model's rows has no embedding: no text may give it. What every text begins with must have one. */
+/* A token beyond the model's rows has no embedding: no text may give it. What every text begins with
+ * must have one. */
 static kq_status check_rows(kq_tokenizer *tok, size_t n_rows, kq_error *err)
 {
     size_t n = 0;
@@ -67,15 +69,19 @@ static kq_status check_rows(kq_tokenizer *tok, size_t n_rows, kq_error *err)
     for (size_t i = 0; i < tok->n_prefix + tok->n_suffix; i++) {
         const int32_t id = i < tok->n_prefix ? tok->prefix[i] : tok->suffix[i - tok->n_prefix];
         if ((size_t)id >= n_rows)
-            return kq_fail(err, KQ_E_MISMATCH, "%s: the post-processor adds token \"%.60s\" with id %d to every text, the model has %zu rows (another model's "
-                           "tokenizer?)", tok->path, tok->text.data + tok->token[id].off, id, n_rows);
+            return kq_fail(err, KQ_E_MISMATCH,
+                           "%s: the post-processor adds token \"%.60s\" with id %d to every text, the model "
+                           "has %zu rows (another model's "
+                           "tokenizer?)",
+                           tok->path, tok->text.data + tok->token[id].off, id, n_rows);
     }
     for (size_t id = n_rows; id < tok->n_id; id++)
         if (tok->token[id].off != UINT32_MAX && !n++)
             first = (int32_t)id;
     if (n)
-        kq_warn("%s: token \"%.60s\" has id %d, the model has %zu rows (%zu such tokens): a text with one of them is refused", tok->path,
-                tok->text.data + tok->token[first].off, first, n_rows, n);
+        kq_warn("%s: token \"%.60s\" has id %d, the model has %zu rows (%zu such tokens): a text with one of "
+                "them is refused",
+                tok->path, tok->text.data + tok->token[first].off, first, n_rows, n);
     return KQ_OK;
 }
 
@@ -86,7 +92,8 @@ kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *
     *out = NULL;
     if (kq_source_kind_of(src) == KQ_SOURCE_GGUF) {
         json_t *root = NULL, *config = NULL;
-        if (!(status = kq_tokenizer_gguf_json(kq_source_gguf(src), kq_source_config(src)->max_position, &root, &config, err)) &&
+        if (!(status = kq_tokenizer_gguf_json(kq_source_gguf(src), kq_source_config(src)->max_position, &root,
+                                              &config, err)) &&
             !(status = kq_tokenizer_from_json(root, kq_source_path(src), &tok, err)))
             status = kq_tokenizer_apply_config(tok, config, kq_source_path(src), err);
         json_decref(root);
@@ -95,7 +102,9 @@ kq_status kq_tokenizer_open(const kq_source *src, kq_tokenizer **out, kq_error *
         char path[4096];
         if (!(status = kq_path_join(path, sizeof path, kq_source_path(src), "tokenizer.json", err))) {
             if (!kq_path_exists(path))
-                status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: no tokenizer.json (older tokenizer files: load and save the folder once with transformers)",
+                status = kq_fail(err, KQ_E_UNSUPPORTED,
+                                 "%s: no tokenizer.json (older tokenizer files: load and save the folder "
+                                 "once with transformers)",
                                  kq_source_path(src));
             else
                 status = kq_tokenizer_open_file(path, &tok, err);
@@ -151,7 +160,7 @@ void kq_tokenizer_close(kq_tokenizer *tok)
     kq_free(tok);
 }
 
-/* ---- added tokens --------------------------------------------------------------------------------------------------------- */
+/* ---- added tokens -------------------------------------------------------------------------------------- */
 
 /* Whether text ends (before `at`) or goes on (at `at`) with a character of \w or \s. */
 static size_t char_before(const char *s, size_t at)
@@ -165,22 +174,30 @@ static size_t char_before(const char *s, size_t at)
 static bool is_word(uint32_t cp)
 {
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM: case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME: case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC:
-        return true;
-    default:
-        return cp == 0x200c || cp == 0x200d;
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
+    default: return cp == 0x200c || cp == 0x200d;
     }
 }
 
 static bool is_space(uint32_t cp)
 {
-    return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 ||
-           cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
+    return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xa0 || cp == 0x1680 ||
+           (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f ||
+           cp == 0x3000;
 }
 
-/* In [lo, hi), whose tokens are longer than depth and share what stands before it: the first whose byte there is b or more. */
+/* In [lo, hi), whose tokens are longer than depth and share what stands before it: the first whose byte
+ * there is b or more. */
 static size_t first_from(const kq_added_set *set, size_t lo, size_t hi, size_t depth, unsigned b)
 {
     while (lo < hi) {
@@ -193,8 +210,9 @@ static size_t first_from(const kq_added_set *set, size_t lo, size_t hi, size_t d
     return lo;
 }
 
-/* The longest token that s begins with: the range of those that share its first `depth` bytes is narrowed byte by byte, so that thousands of tokens
- * with one beginning ("<|reserved_special_token_...") cost a few comparisons, not one each. */
+/* The longest token that s begins with: the range of those that share its first `depth` bytes is
+ * narrowed byte by byte, so that thousands of tokens with one beginning ("<|reserved_special_token_...")
+ * cost a few comparisons, not one each. */
 static const kq_added *match_at(const kq_added_set *set, const char *s, size_t left)
 {
     size_t lo = set->first[(unsigned char)s[0]], hi = set->first[(unsigned char)s[0] + 1];
@@ -214,10 +232,11 @@ static const kq_added *match_at(const kq_added_set *set, const char *s, size_t l
     return best;
 }
 
-/* The next added token at or after *from: its extent with stripped white space in [*start, *end), *from behind the match itself.
- * done is where the last one ended. NULL: none left. */
-static const kq_added *next_added(const kq_tokenizer *tok, const kq_added_set *set, const char *s, size_t size, bool parse_special,
-                                  size_t done, size_t *from, size_t *start, size_t *end)
+/* The next added token at or after *from: its extent with stripped white space in [*start, *end), *from
+ * behind the match itself. done is where the last one ended. NULL: none left. */
+static const kq_added *next_added(const kq_tokenizer *tok, const kq_added_set *set, const char *s,
+                                  size_t size, bool parse_special, size_t done, size_t *from, size_t *start,
+                                  size_t *end)
 {
     if (!set->n)
         return NULL;
@@ -233,7 +252,8 @@ static const kq_added *next_added(const kq_tokenizer *tok, const kq_added_set *s
         i = hi - 1; /* matches do not overlap, even those turned down below */
         if (!parse_special && tok->special[a->id])
             continue;
-        if (a->single_word && ((lo && is_word(kq_utf8_get(s + lo - char_before(s, lo)))) || (hi < size && is_word(kq_utf8_get(s + hi)))))
+        if (a->single_word && ((lo && is_word(kq_utf8_get(s + lo - char_before(s, lo)))) ||
+                               (hi < size && is_word(kq_utf8_get(s + hi)))))
             continue;
         if (lo < done) /* swallowed by the white space of the token before */
             continue;
@@ -271,11 +291,14 @@ kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, b
     for (size_t i = 0; i < n; i++)
         if (added[i].normalized == normalized && added[i].match_size)
             set->item[set->n++] = &added[i];
-    for (size_t width = 1; width < set->n; width *= 2) { /* merge sort: stable, so that the first of two equal ones stays first */
+    for (size_t width = 1; width < set->n;
+         width *= 2) { /* merge sort: stable, so that the first of two equal ones stays first */
         for (size_t lo = 0; lo < set->n; lo += 2 * width) {
-            size_t mid = lo + width < set->n ? lo + width : set->n, hi = lo + 2 * width < set->n ? lo + 2 * width : set->n;
+            size_t mid = lo + width < set->n ? lo + width : set->n,
+                   hi = lo + 2 * width < set->n ? lo + 2 * width : set->n;
             for (size_t i = lo, j = mid, k = lo; k < hi; k++)
-                tmp[k] = j >= hi || (i < mid && !goes_first(set->item[j], set->item[i])) ? set->item[i++] : set->item[j++];
+                tmp[k] = j >= hi || (i < mid && !goes_first(set->item[j], set->item[i])) ? set->item[i++]
+                                                                                         : set->item[j++];
         }
         memcpy(set->item, tmp, set->n * sizeof *tmp);
     }
@@ -288,10 +311,10 @@ kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, b
     return KQ_OK;
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------------------- */
+/* ---- encoding ------------------------------------------------------------------------------------------ */
 
-static kq_status encode_words(const kq_tokenizer *tok, const char *text, size_t size, bool at_start, kq_tok_scratch *s, kq_tok_ids *ids,
-                              kq_error *err)
+static kq_status encode_words(const kq_tokenizer *tok, const char *text, size_t size, bool at_start,
+                              kq_tok_scratch *s, kq_tok_ids *ids, kq_error *err)
 {
     const char *base;
     const kq_piece *piece;
@@ -302,15 +325,17 @@ static kq_status encode_words(const kq_tokenizer *tok, const char *text, size_t 
     return status;
 }
 
-/* A stretch of raw text between the added tokens found in it: normalise, look for those that are matched in normalised text. */
-static kq_status encode_stretch(const kq_tokenizer *tok, const char *raw, size_t raw_size, bool at_start, bool parse_special,
-                                kq_tok_scratch *s, kq_tok_ids *ids, kq_error *err)
+/* A stretch of raw text between the added tokens found in it: normalise, look for those that are matched
+ * in normalised text. */
+static kq_status encode_stretch(const kq_tokenizer *tok, const char *raw, size_t raw_size, bool at_start,
+                                bool parse_special, kq_tok_scratch *s, kq_tok_ids *ids, kq_error *err)
 {
     const char *text;
     size_t size, done = 0, from = 0, start, end;
     const kq_added *a;
     kq_status status = kq_normalize(tok->norm, tok->n_norm, raw, raw_size, s, &text, &size, err);
-    while (!status && (a = next_added(tok, &tok->norm_set, text, size, parse_special, done, &from, &start, &end))) {
+    while (!status &&
+           (a = next_added(tok, &tok->norm_set, text, size, parse_special, done, &from, &start, &end))) {
         if ((status = kq_tok_steps(s, end - done, err)))
             break;
         if (start > done)
@@ -328,15 +353,18 @@ static kq_status check_ids(const kq_tokenizer *tok, const kq_tok_ids *ids, kq_er
 {
     for (size_t i = 0; tok->n_id > tok->n_rows && tok->n_rows && i < ids->size; i++)
         if ((size_t)ids->data[i] >= tok->n_rows)
-            return kq_fail(err, KQ_E_MISMATCH, "%s: the text has token \"%.60s\" with id %d, the model has %zu rows", tok->path,
+            return kq_fail(err, KQ_E_MISMATCH,
+                           "%s: the text has token \"%.60s\" with id %d, the model has %zu rows", tok->path,
                            tok->text.data + tok->token[ids->data[i]].off, ids->data[i], tok->n_rows);
     return KQ_OK;
 }
 
-kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t size, bool add_special, bool parse_special,
-                              int32_t **ids, size_t *n_ids, kq_error *err)
+kq_status kq_tokenizer_encode(const kq_tokenizer *tok, const char *text, size_t size, bool add_special,
+                              bool parse_special, int32_t **ids, size_t *n_ids, kq_error *err)
 {
-    return kq_tokenizer_encode_with(tok, text, size, &(kq_encode_options){ .add_special = add_special, .parse_special = parse_special }, ids, n_ids, err);
+    return kq_tokenizer_encode_with(
+        tok, text, size, &(kq_encode_options){.add_special = add_special, .parse_special = parse_special},
+        ids, n_ids, err);
 }
 
 bool kq_tokenizer_is_special(const kq_tokenizer *tok, int32_t id)
@@ -344,12 +372,12 @@ bool kq_tokenizer_is_special(const kq_tokenizer *tok, int32_t id)
     return id >= 0 && (size_t)id < tok->n_id && tok->special[id];
 }
 
-kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, size_t size, const kq_encode_options *opt, int32_t **out, size_t *n_out,
-                                   kq_error *err)
+kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, size_t size,
+                                   const kq_encode_options *opt, int32_t **out, size_t *n_out, kq_error *err)
 {
     const bool add_special = opt->add_special, parse_special = opt->parse_special && !tok->split_special;
-    kq_tok_scratch s = { .stop = opt->stop, .ctx = opt->ctx };
-    kq_tok_ids ids = { 0 };
+    kq_tok_scratch s = {.stop = opt->stop, .ctx = opt->ctx};
+    kq_tok_ids ids = {0};
     const kq_added *a;
     size_t done = 0, from = 0, start, end;
     *out = NULL;
@@ -368,7 +396,8 @@ kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, si
     if (add_special)
         for (size_t i = 0; i < tok->n_prefix && !status; i++)
             status = kq_tok_ids_add(&ids, tok->prefix[i], err);
-    while (!status && (a = next_added(tok, &tok->raw_set, text, size, parse_special, done, &from, &start, &end))) {
+    while (!status &&
+           (a = next_added(tok, &tok->raw_set, text, size, parse_special, done, &from, &start, &end))) {
         if ((status = kq_tok_steps(&s, end - done, err)))
             break;
         if (start > done)
@@ -400,9 +429,10 @@ out:
     return status;
 }
 
-/* ---- decoding ------------------------------------------------------------------------------------------------------------- */
+/* ---- decoding ------------------------------------------------------------------------------------------ */
 
-kq_status kq_tokenizer_token_bytes(const kq_tokenizer *tok, int32_t id, const char **bytes, size_t *size, kq_error *err)
+kq_status kq_tokenizer_token_bytes(const kq_tokenizer *tok, int32_t id, const char **bytes, size_t *size,
+                                   kq_error *err)
 {
     *bytes = "";
     *size = 0;
@@ -418,7 +448,7 @@ kq_status kq_tokenizer_token_bytes(const kq_tokenizer *tok, int32_t id, const ch
 kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_t n_ids, bool skip_special,
                               char **text, size_t *size, kq_error *err)
 {
-    kq_buffer buf = { 0 };
+    kq_buffer buf = {0};
     kq_status status = KQ_OK;
     size_t n = 0;
     *text = NULL;
@@ -428,7 +458,8 @@ kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_
             status = kq_fail(err, KQ_E_ARG, "token id %d (number %zu) is negative", ids[i], i);
             break;
         }
-        if ((size_t)ids[i] >= tok->n_id || tok->token[ids[i]].off == UINT32_MAX || (skip_special && tok->special[ids[i]]))
+        if ((size_t)ids[i] >= tok->n_id || tok->token[ids[i]].off == UINT32_MAX ||
+            (skip_special && tok->special[ids[i]]))
             continue;
         const kq_token *t = &tok->token[ids[i]];
         if (n++ && tok->join_space)
@@ -448,9 +479,13 @@ kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_
     }
     if (!status) { /* the Strip that follows Fuse */
         size_t lo = 0, k = tok->strip_size;
-        for (size_t i = 0; i < tok->strip_start && k && buf.size - lo >= k && !memcmp(buf.data + lo, tok->strip_char, k); i++)
+        for (size_t i = 0;
+             i < tok->strip_start && k && buf.size - lo >= k && !memcmp(buf.data + lo, tok->strip_char, k);
+             i++)
             lo += k;
-        for (size_t i = 0; i < tok->strip_stop && k && buf.size - lo >= k && !memcmp(buf.data + buf.size - k, tok->strip_char, k); i++)
+        for (size_t i = 0; i < tok->strip_stop && k && buf.size - lo >= k &&
+                           !memcmp(buf.data + buf.size - k, tok->strip_char, k);
+             i++)
             buf.size -= k;
         if (lo) {
             memmove(buf.data, buf.data + lo, buf.size - lo);
@@ -467,7 +502,7 @@ kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_
     return KQ_OK;
 }
 
-/* ---- questions ------------------------------------------------------------------------------------------------------------ */
+/* ---- questions ----------------------------------------------------------------------------------------- */
 
 int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size)
 {
@@ -481,9 +516,18 @@ int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size)
     }
 }
 
-size_t kq_tokenizer_vocab_size(const kq_tokenizer *tok) { return tok->n_id; }
-int32_t kq_tokenizer_bos(const kq_tokenizer *tok) { return tok->bos; }
-int32_t kq_tokenizer_eos(const kq_tokenizer *tok) { return tok->eos; }
+size_t kq_tokenizer_vocab_size(const kq_tokenizer *tok)
+{
+    return tok->n_id;
+}
+int32_t kq_tokenizer_bos(const kq_tokenizer *tok)
+{
+    return tok->bos;
+}
+int32_t kq_tokenizer_eos(const kq_tokenizer *tok)
+{
+    return tok->eos;
+}
 
 int32_t kq_tokenizer_id(const kq_tokenizer *tok, const char *token)
 {

@@ -3,7 +3,7 @@
 
 #include "base/f16.h"
 
-static const char *const names[KQ_N_CODE] = { "hyb", "1mad", "3inst" };
+static const char *const names[KQ_N_CODE] = {"hyb", "1mad", "3inst"};
 
 const char *kq_code_name(kq_code code)
 {

@@ -6,10 +6,13 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-/* Half the length of the first pass: 256 bits at most for hyb, half the sequence (QTIP's pass over the whole rotated sequence) for the others.
- * Squared error lost against the whole sequence, half of 96, 128, 160, 192, 224 bits, 600 (hyb) and 200 (1mad) Gaussian tiles:
- *     hyb 2 bits 0.62 0.39 0.22 0.10 0.04 %,  3 bits 0.62 0.39 0.25 0.16 0.13 %,  4 bits 0.35 0.28 0.17 0.11 0.07 %
- *     1mad 2 bits 1.03 0.61 0.31 0.32 0.07 %, 3 bits 1.32 0.96 0.72 0.58 0.43 %, at 4 bits 1.68 % for 96, 1.36 % for 128.
+/* Half the length of the first pass: 256 bits at most for hyb, half the sequence (QTIP's pass over the
+ * whole rotated sequence) for the others. Squared error lost against the whole sequence, half of 96,
+ * 128, 160, 192, 224 bits, 600 (hyb) and 200 (1mad) Gaussian tiles:
+ *     hyb 2 bits 0.62 0.39 0.22 0.10 0.04 %,  3 bits 0.62 0.39 0.25 0.16 0.13 %,  4 bits 0.35 0.28 0.17
+ *       0.11 0.07 %
+ *     1mad 2 bits 1.03 0.61 0.31 0.32 0.07 %, 3 bits 1.32 0.96 0.72 0.58 0.43 %, at 4 bits 1.68 % for
+ *       96, 1.36 % for 128.
  * At 2 bits 256 bits is half the sequence. */
 enum { HALF_WINDOW_BITS = 256 };
 
@@ -25,11 +28,13 @@ const kq_viterbi *kq_viterbi_for(kq_isa isa)
     return NULL;
 }
 
-/* U, S, W of internal.h. A cost is at most U (W + c_max)^2 + 32, which must leave room for KQ_VITERBI_CAP below 2^16; A must fit in 16 bits:
- * W U 65536 / S < 2^15. The more bits, the smaller the errors and the finer the unit must be, the earlier targets are cut off. */
+/* U, S, W of internal.h. A cost is at most U (W + c_max)^2 + 32, which must leave room for
+ * KQ_VITERBI_CAP below 2^16; A must fit in 16 bits: W U 65536 / S < 2^15. The more bits, the smaller the
+ * errors and the finer the unit must be, the earlier targets are cut off. */
 static kq_status choose_units(kq_trellis *t, kq_error *err)
 {
-    static const double reach[5] = { 0, 0, 9.0, 6.5, 4.8 }; /* W, in standard deviations of the targets */
+    /* W, in standard deviations of the targets */
+    static const double reach[5] = {0, 0, 9.0, 6.5, 4.8};
     double sum = 0, longest = 0, largest = 0;
     for (size_t s = 0; s < 65536; s++) {
         double len = 0;
@@ -45,7 +50,8 @@ static kq_status choose_units(kq_trellis *t, kq_error *err)
     }
     t->rms = sqrt(sum / (65536.0 * t->V));
     if (!(t->rms > 1e-3 && largest < 1e3))
-        return kq_fail(err, KQ_E_ARG, "the hyb table has rms %g and largest value %g, want about 1", t->rms, largest);
+        return kq_fail(err, KQ_E_ARG, "the hyb table has rms %g and largest value %g, want about 1", t->rms,
+                       largest);
     t->S = floor(32767 / largest);
     t->W = reach[t->k] * 0.9 * t->rms;
     t->U = (65535 - KQ_VITERBI_CAP - 32) / ((t->W + longest) * (t->W + longest));
@@ -63,7 +69,8 @@ static void set_entry(const kq_trellis *t, const float *v, int16_t *e)
     e[0] = (int16_t)(uint16_t)lrint(t->U * len);
 }
 
-kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2], kq_trellis **out, kq_error *err)
+kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2], kq_trellis **out,
+                         kq_error *err)
 {
     *out = NULL;
     if (code < 0 || code >= KQ_N_CODE)
@@ -142,18 +149,33 @@ void kq_trellis_free(kq_trellis *t)
     kq_free(t);
 }
 
-int kq_trellis_k(const kq_trellis *t) { return t->k; }
-kq_code kq_trellis_code(const kq_trellis *t) { return t->code; }
-size_t kq_trellis_words(const kq_trellis *t) { return 16 * (size_t)t->k; }
-const float *kq_trellis_values(const kq_trellis *t) { return t->value; }
-double kq_trellis_rms(const kq_trellis *t) { return t->rms; }
+int kq_trellis_k(const kq_trellis *t)
+{
+    return t->k;
+}
+kq_code kq_trellis_code(const kq_trellis *t)
+{
+    return t->code;
+}
+size_t kq_trellis_words(const kq_trellis *t)
+{
+    return 16 * (size_t)t->k;
+}
+const float *kq_trellis_values(const kq_trellis *t)
+{
+    return t->value;
+}
+double kq_trellis_rms(const kq_trellis *t)
+{
+    return t->rms;
+}
 
 /* Targets of one tile as the integers of a step. */
 static void quantize_steps(const kq_trellis *t, const float *w, kq_step *steps)
 {
     const double scale = t->U * 65536 / t->S;
     for (int i = 0; i < t->n_steps; i++) {
-        double x[2] = { 0, 0 }, len = 0;
+        double x[2] = {0, 0}, len = 0;
         for (int v = 0; v < t->V; v++) {
             double y = w[i * t->V + v];
             x[v] = y > 1e6 ? 1e6 : y > -1e6 ? y : y <= -1e6 ? -1e6 : 0; /* the last for NaN */
@@ -195,7 +217,8 @@ static uint32_t step_cost(const void *ctx, int step, uint32_t state)
     return kq_state_cost(*t, (const kq_step *)(const void *)(t + 1) + step, state);
 }
 
-enum { HEAD_BYTES = KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS * (sizeof(kq_step) + sizeof(uint16_t)) + 64 }; /* a multiple of 64 */
+/* a multiple of 64 */
+enum { HEAD_BYTES = KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS * (sizeof(kq_step) + sizeof(uint16_t)) + 64 };
 
 size_t kq_trellis_scratch_bytes(const kq_trellis *t)
 {
@@ -203,12 +226,14 @@ size_t kq_trellis_scratch_bytes(const kq_trellis *t)
     return HEAD_BYTES + 64 + (vit ? vit->scratch_bytes(t) : kq_viterbi_ref_scratch(16, t->R, t->n_steps));
 }
 
-void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed, float *decoded, void *scratch)
+void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed,
+                       float *decoded, void *scratch)
 {
     const kq_viterbi *vit = kq_viterbi_for(t->isa);
     const size_t n_words = kq_trellis_words(t), n_steps = (size_t)t->n_steps;
     char *aligned = (char *)scratch + (64 - (uintptr_t)scratch % 64) % 64;
-    const kq_trellis **ctx = (const kq_trellis **)(void *)aligned; /* the trellis, then the steps: what step_cost wants */
+    /* the trellis, then the steps: what step_cost wants */
+    const kq_trellis **ctx = (const kq_trellis **)(void *)aligned;
     kq_step *steps = (kq_step *)(void *)(ctx + 1);
     uint16_t *states = (uint16_t *)(steps + KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS);
     void *rest = aligned + HEAD_BYTES;
@@ -221,12 +246,14 @@ void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, 
         if (vit)
             vit->search(t, steps, (int)n, states, rest);
         else
-            kq_viterbi_ref(16, t->R, t->n_steps, t->half_window, KQ_VITERBI_CAP, step_cost, ctx, states, rest);
+            kq_viterbi_ref(16, t->R, t->n_steps, t->half_window, KQ_VITERBI_CAP, step_cost, ctx, states,
+                           rest);
         for (size_t b = 0; b < n; b++)
             pack(t, states + b * n_steps, packed + (i + b) * n_words);
         if (decoded)
             for (size_t b = 0; b < n * n_steps; b++)
-                memcpy(decoded + i * KQ_TILE_SIZE + b * (size_t)t->V, t->value + (size_t)t->V * states[b], (size_t)t->V * sizeof(float));
+                memcpy(decoded + i * KQ_TILE_SIZE + b * (size_t)t->V, t->value + (size_t)t->V * states[b],
+                       (size_t)t->V * sizeof(float));
     }
 }
 

@@ -7,12 +7,13 @@ size_t kq_viterbi_ref_scratch(int L, int R, int n)
     return 2 * G * sizeof(uint32_t) + G * (size_t)n;
 }
 
-void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam, uint32_t cap, kq_cost_fn cost, const void *ctx,
-                         uint16_t *states, void *scratch)
+void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam, uint32_t cap,
+                         kq_cost_fn cost, const void *ctx, uint16_t *states, void *scratch)
 {
     const uint32_t G = 1u << (L - R), never = UINT32_MAX;
-    uint32_t *best = scratch, *next = best + G; /* cheapest walk so far whose last state is g modulo G; then the next step's */
-    uint8_t *from = (uint8_t *)(next + G);      /* [n, G] top R bits of that last state */
+    /* cheapest walk so far whose last state is g modulo G; then the next step's */
+    uint32_t *best = scratch, *next = best + G;
+    uint8_t *from = (uint8_t *)(next + G); /* [n, G] top R bits of that last state */
 
     for (uint32_t g = 0; g < G; g++)
         best[g] = seam < 0 || (uint32_t)seam == g ? 0 : never;
@@ -59,9 +60,11 @@ void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam,
     }
 }
 
-void kq_viterbi_ref(int L, int R, int n_steps, int half_window, uint32_t cap, kq_cost_fn cost, const void *ctx, uint16_t *states, void *scratch)
+void kq_viterbi_ref(int L, int R, int n_steps, int half_window, uint32_t cap, kq_cost_fn cost,
+                    const void *ctx, uint16_t *states, void *scratch)
 {
-    kq_viterbi_ref_pass(L, R, 2 * half_window, n_steps, n_steps - half_window, -1, cap, cost, ctx, states, scratch);
+    kq_viterbi_ref_pass(L, R, 2 * half_window, n_steps, n_steps - half_window, -1, cap, cost, ctx, states,
+                        scratch);
     long seam = states[half_window] >> R;
     kq_viterbi_ref_pass(L, R, n_steps, n_steps, 0, seam, cap, cost, ctx, states, scratch);
 }

@@ -1,23 +1,30 @@
-/* The Viterbi search on vectors of 16-bit lanes, included once per instruction set. internal.h defines the costs, trellis.h the walk.
+/* The Viterbi search on vectors of 16-bit lanes, included once per instruction set. internal.h defines
+ * the costs, trellis.h the walk.
  *
- * Wants FN, TARGET, W (lanes), BATCH, vi, and v_load, v_store, v_set1, v_add, v_sub, v_min (unsigned), v_mulhrs, v_bc32 / 64 / 128 (repeat
- * 2, 4, 8 words), v_nat(x, NS) (lane order below -> natural), v_rev (reverse), v_duplo, v_duphi (each word of the lower, upper half twice), v_hmin.
+ * Wants FN, TARGET, W (lanes), BATCH, vi, and v_load, v_store, v_set1, v_add, v_sub, v_min (unsigned),
+ * v_mulhrs, v_bc32 / 64 / 128 (repeat 2, 4, 8 words), v_nat(x, NS) (lane order below -> natural), v_rev
+ * (reverse), v_duplo, v_duphi (each word of the lower, upper half twice), v_hmin.
  *
- * One step. With G = 2^(16-R), the states s = (j << (16-R)) | g, j < 2^R, are those that lead to the group g, and come from group s >> R:
+ * One step. With G = 2^(16-R), the states s = (j << (16-R)) | g, j < 2^R, are those that lead to the
+ * group g, and come from group s >> R:
  *     next[g] = min over j of  best[s >> R] + cost(s).
- * Only best[] is kept, G words a step; no argmin: the walk back recomputes the 2^R sums of the one state it stands at.
- * Vector T holds the targets g = T W .. T W + W - 1. They come from NS = max(1, W >> R) neighbouring groups, so lane l is target
- * T W + (l % NS) (W / NS) + l / NS: then best[] needs only a load that repeats NS words (free on the load port), and one permutation a
- * target vector restores the order. NS = 1: every word of best[] is stored twice, as broadcasting a 32-bit word costs no shuffle and a 16-bit one does.
- * hyb: n, q, r serve four states (internal.h): (j, T), (j + 2^(R-1), T) and their complements, whose targets are the complements of
- * T's lanes and whose predecessors are best[G-1-x] where (j, T) has best[x]. Keeping rev[x] = best[G-1-x] beside best makes both alike.
- * Sums are modulo 2^16: base and the normalisation are put into best[] once a step, so that a sum is the true path cost
+ * Only best[] is kept, G words a step; no argmin: the walk back recomputes the 2^R sums of the one state
+ * it stands at.
+ * Vector T holds the targets g = T W .. T W + W - 1. They come from NS = max(1, W >> R) neighbouring
+ * groups, so lane l is target T W + (l % NS) (W / NS) + l / NS: then best[] needs only a load that
+ * repeats NS words (free on the load port), and one permutation a target vector restores the order. NS =
+ * 1: every word of best[] is stored twice, as broadcasting a 32-bit word costs no shuffle and a 16-bit
+ * one does. hyb: n, q, r serve four states (internal.h): (j, T), (j + 2^(R-1), T) and their complements,
+ * whose targets are the complements of T's lanes and whose predecessors are best[G-1-x] where (j, T) has
+ * best[x]. Keeping rev[x] = best[G-1-x] beside best makes both alike. Sums are modulo 2^16: base and the
+ * normalisation are put into best[] once a step, so that a sum is the true path cost
  * above the lowest, at most CAP + cost. */
 #define AI static inline __attribute__((always_inline)) TARGET
 
 #define NS_OF(R) (W >> (R) > 1 ? W >> (R) : 1)
 
-/* Bytes of work arrays a tile: the history of n_steps + 1 rows of G words, then best (NS = 1: twice) and rev (hyb only). */
+/* Bytes of work arrays a tile: the history of n_steps + 1 rows of G words, then best (NS = 1: twice) and
+ * rev (hyb only). */
 static size_t FN(tile_bytes)(const kq_trellis *t)
 {
     const size_t G = (size_t)1 << (16 - t->R);
@@ -46,15 +53,16 @@ static void FN(lanes_fill)(const kq_trellis *t, int16_t *lanes)
                 int flip;
                 const int16_t *e = kq_state_entry(t, s, &flip, tmp);
                 for (int v = 0; v <= t->V; v++)
-                    lanes[((T << R >> half | j) * (uint32_t)(t->V + 1) + (uint32_t)v) * W + (uint32_t)l] = e[v];
+                    lanes[((T << R >> half | j) * (uint32_t)(t->V + 1) + (uint32_t)v) * W + (uint32_t)l] =
+                        e[v];
             }
 }
 
 typedef struct FN(tile) {
-    uint16_t *row;   /* natural best[], base of the coming step included: the history's latest row */
-    uint16_t *best;  /* as the step loads it: row itself, or every word twice */
-    uint16_t *rev;   /* the same reversed, hyb only */
-    uint16_t *work;  /* best (NS = 1) and rev live here */
+    uint16_t *row;  /* natural best[], base of the coming step included: the history's latest row */
+    uint16_t *best; /* as the step loads it: row itself, or every word twice */
+    uint16_t *rev;  /* the same reversed, hyb only */
+    uint16_t *work; /* best (NS = 1) and rev live here */
 } FN(tile);
 
 AI vi FN(source)(const uint16_t *p, size_t x, int NS)
@@ -63,7 +71,8 @@ AI vi FN(source)(const uint16_t *p, size_t x, int NS)
 }
 
 /* One step of V = 2: sums into out[b] (natural order), lowest[b]. */
-AI void FN(step2)(const kq_trellis *t, const FN(tile) *tile, const kq_step *const *step, uint16_t *const *out, uint16_t *lowest, int R, int B)
+AI void FN(step2)(const kq_trellis *t, const FN(tile) * tile, const kq_step *const *step,
+                  uint16_t *const *out, uint16_t *lowest, int R, int B)
 {
     const size_t G = (size_t)1 << (16 - R), J2 = (size_t)1 << (R - 1);
     const int NS = NS_OF(R);
@@ -103,7 +112,8 @@ AI void FN(step2)(const kq_trellis *t, const FN(tile) *tile, const kq_step *cons
 }
 
 /* One step of V = 1. */
-AI void FN(step1)(const kq_trellis *t, const FN(tile) *tile, const kq_step *const *step, uint16_t *const *out, uint16_t *lowest, int R, int B)
+AI void FN(step1)(const kq_trellis *t, const FN(tile) * tile, const kq_step *const *step,
+                  uint16_t *const *out, uint16_t *lowest, int R, int B)
 {
     const size_t G = (size_t)1 << (16 - R), J = (size_t)1 << R;
     const int NS = NS_OF(R);
@@ -133,12 +143,14 @@ AI void FN(step1)(const kq_trellis *t, const FN(tile) *tile, const kq_step *cons
         lowest[b] = v_hmin(low[b]);
 }
 
-/* Cut row off at lowest + CAP, put the coming base in place of lowest, and lay best and rev out as the step wants them. */
-AI void FN(finish)(FN(tile) *tile, uint16_t *row, uint16_t lowest, uint16_t base, int R, int sym)
+/* Cut row off at lowest + CAP, put the coming base in place of lowest, and lay best and rev out as the
+ * step wants them. */
+AI void FN(finish)(FN(tile) * tile, uint16_t *row, uint16_t lowest, uint16_t base, int R, int sym)
 {
     const size_t G = (size_t)1 << (16 - R);
     const int NS = NS_OF(R);
-    const vi top = v_set1((int16_t)(uint16_t)(lowest + KQ_VITERBI_CAP)), shift = v_set1((int16_t)(uint16_t)(base - lowest));
+    const vi top = v_set1((int16_t)(uint16_t)(lowest + KQ_VITERBI_CAP)),
+             shift = v_set1((int16_t)(uint16_t)(base - lowest));
     uint16_t *twice = tile->work, *rev = tile->work + (NS == 1 ? 2 * G : 0);
     for (size_t i = 0; i < G; i += W) {
         const vi x = v_add(v_min(v_load(row + i), top), shift);
@@ -161,7 +173,8 @@ AI void FN(finish)(FN(tile) *tile, uint16_t *row, uint16_t lowest, uint16_t base
     tile->rev = rev;
 }
 
-AI void FN(step)(const kq_trellis *t, FN(tile) *tile, const kq_step *const *step, const uint16_t *next_base, uint16_t *const *out, int R, int sym, int B)
+AI void FN(step)(const kq_trellis *t, FN(tile) * tile, const kq_step *const *step, const uint16_t *next_base,
+                 uint16_t *const *out, int R, int sym, int B)
 {
     uint16_t lowest[BATCH];
     if (sym)
@@ -172,11 +185,13 @@ AI void FN(step)(const kq_trellis *t, FN(tile) *tile, const kq_step *const *step
         FN(finish)(tile + b, out[b], lowest[b], next_base[b], R, sym);
 }
 
-/* A step near the start of the closed walk, i.e. (i + 1) R < 16: only the states whose high bits are the seam's can be met. */
-AI void FN(first_step)(const kq_trellis *t, FN(tile) *tile, int i, uint32_t seam, const kq_step *step, uint16_t next_base, uint16_t *out, int R, int sym)
+/* A step near the start of the closed walk, i.e. (i + 1) R < 16: only the states whose high bits are the
+ * seam's can be met. */
+AI void FN(first_step)(const kq_trellis *t, FN(tile) * tile, int i, uint32_t seam, const kq_step *step,
+                       uint16_t next_base, uint16_t *out, int R, int sym)
 {
     const uint32_t G = 1u << (16 - R), from = seam << (i + 1) * R & 0xFFFF, n = 1u << (i + 1) * R;
-    const kq_step plain = { { step->a[0], step->a[1] }, 0 }; /* row holds the base already */
+    const kq_step plain = {{step->a[0], step->a[1]}, 0}; /* row holds the base already */
     uint16_t lowest = 0xFFFF;
     memset(out, 0xFF, G * sizeof *out);
     for (uint32_t s = from; s < from + n; s++) {
@@ -190,25 +205,29 @@ AI void FN(first_step)(const kq_trellis *t, FN(tile) *tile, int i, uint32_t seam
     FN(finish)(tile, out, lowest, next_base, R, sym);
 }
 
-/* The state before group g: the lowest j among those of the least sum over row (the step before's best[]). free_bits < 16: only states
- * that agree with the seam above these bits. */
-AI uint32_t FN(back)(const kq_trellis *t, const uint16_t *row, const kq_step *step, uint32_t g, int free_bits, uint32_t from, int R, int sym)
+/* The state before group g: the lowest j among those of the least sum over row (the step before's
+ * best[]). free_bits < 16: only states that agree with the seam above these bits. */
+AI uint32_t FN(back)(const kq_trellis *t, const uint16_t *row, const kq_step *step, uint32_t g, int free_bits,
+                     uint32_t from, int R, int sym)
 {
     const uint32_t J = 1u << R, G = 1u << (16 - R);
     const int16_t *n = t->trace + (size_t)g * J * (sym ? 3 : 2), *c0 = n + J, *c1 = c0 + J;
     row += g >> R;
     uint16_t sum[256];
     if (sym) {
-        /* q is subtracted in the half where bit 15 of the standing state is clear: the lower for g in the lower half */
+        /* q is subtracted in the half where bit 15 of the standing state is clear: the lower for g in
+         * the lower half */
         const int minus_low = !(g >> (15 - R));
         for (uint32_t h = 0; h < 2; h++) {
             const int16_t a0 = step->a[0], a1 = step->a[1], sign = (h == 0) == minus_low ? -1 : 1;
             for (uint32_t j = h * (J / 2); j < (h + 1) * (J / 2); j++)
-                sum[j] = (uint16_t)(row[(size_t)j << (16 - 2 * R)] + n[j] - (int16_t)kq_mulhrs(c1[j], a1) + sign * (int16_t)kq_mulhrs(c0[j], a0));
+                sum[j] = (uint16_t)(row[(size_t)j << (16 - 2 * R)] + n[j] - (int16_t)kq_mulhrs(c1[j], a1) +
+                                    sign * (int16_t)kq_mulhrs(c0[j], a0));
         }
     } else
         for (uint32_t j = 0; j < J; j++)
-            sum[j] = (uint16_t)(row[(size_t)j << (16 - 2 * R)] + n[j] - (int16_t)kq_mulhrs(c0[j], step->a[0]));
+            sum[j] =
+                (uint16_t)(row[(size_t)j << (16 - 2 * R)] + n[j] - (int16_t)kq_mulhrs(c0[j], step->a[0]));
     uint32_t at = 0;
     if (free_bits < 16) {
         while (((at * G | g) ^ from) >> free_bits && at + 1 < J)
@@ -226,7 +245,8 @@ AI uint32_t FN(back)(const kq_trellis *t, const uint16_t *row, const kq_step *st
     return at * G + g;
 }
 
-AI void FN(run)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch, int R, int sym, int B)
+AI void FN(run)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch, int R, int sym,
+                int B)
 {
     const size_t G = (size_t)1 << (16 - R), bytes = FN(tile_bytes)(t);
     const int n = sym ? KQ_TILE_SIZE / 2 : KQ_TILE_SIZE, h = t->half_window;
@@ -255,11 +275,13 @@ AI void FN(run)(const kq_trellis *t, const kq_step *steps, uint16_t *states, cha
         while (tile[b].row[g])
             g++;
         for (int i = 2 * h; i-- > h;)
-            g = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + (n - h + i) % n, g, 16, 0, R, sym) >> R;
+            g = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + (n - h + i) % n, g, 16, 0, R, sym) >>
+                R;
         seam[b] = g;
     }
 
-    /* The closed pass: row i of the history is best[] before step i. The last step is left to the walk back. */
+    /* The closed pass: row i of the history is best[] before step i. The last step is left to the walk
+     * back. */
     for (int b = 0; b < B; b++) {
         tile[b].row = history[b];
         history[b][seam[b]] = steps[b * n].base;
@@ -280,21 +302,24 @@ AI void FN(run)(const kq_trellis *t, const kq_step *steps, uint16_t *states, cha
         uint32_t g = seam[b];
         for (int i = n; i-- > 0;) {
             const int free_bits = (i + 1) * R < 16 ? (i + 1) * R : 16;
-            const uint32_t s = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + i, g, free_bits, seam[b] << free_bits & 0xFFFF, R, sym);
+            const uint32_t s = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + i, g, free_bits,
+                                        seam[b] << free_bits & 0xFFFF, R, sym);
             states[b * n + i] = (uint16_t)s;
             g = s >> R;
         }
     }
 }
 
-#define KQ_RUN(name, R, sym)                                                                                             \
-    static TARGET void FN(name##_1)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch)          \
-    {                                                                                                                    \
-        FN(run)(t, steps, states, scratch, R, sym, 1);                                                                   \
-    }                                                                                                                    \
-    static TARGET void FN(name##_n)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch)          \
-    {                                                                                                                    \
-        FN(run)(t, steps, states, scratch, R, sym, BATCH);                                                               \
+#define KQ_RUN(name, R, sym)                                                                     \
+    static TARGET void FN(name##_1)(const kq_trellis *t, const kq_step *steps, uint16_t *states, \
+                                    char *scratch)                                               \
+    {                                                                                            \
+        FN(run)(t, steps, states, scratch, R, sym, 1);                                           \
+    }                                                                                            \
+    static TARGET void FN(name##_n)(const kq_trellis *t, const kq_step *steps, uint16_t *states, \
+                                    char *scratch)                                               \
+    {                                                                                            \
+        FN(run)(t, steps, states, scratch, R, sym, BATCH);                                       \
     }
 KQ_RUN(run12, 2, 0)
 KQ_RUN(run13, 3, 0)
@@ -304,11 +329,14 @@ KQ_RUN(run26, 6, 1)
 KQ_RUN(run28, 8, 1)
 #undef KQ_RUN
 
-static void FN(search)(const kq_trellis *t, const kq_step *steps, int n_tiles, uint16_t *states, void *scratch)
+static void FN(search)(const kq_trellis *t, const kq_step *steps, int n_tiles, uint16_t *states,
+                       void *scratch)
 {
     typedef void (*run_fn)(const kq_trellis *, const kq_step *, uint16_t *, char *);
-    static const run_fn one[2][3] = { { FN(run12_1), FN(run13_1), FN(run14_1) }, { FN(run24_1), FN(run26_1), FN(run28_1) } };
-    static const run_fn many[2][3] = { { FN(run12_n), FN(run13_n), FN(run14_n) }, { FN(run24_n), FN(run26_n), FN(run28_n) } };
+    static const run_fn one[2][3] = {{FN(run12_1), FN(run13_1), FN(run14_1)},
+                                     {FN(run24_1), FN(run26_1), FN(run28_1)}};
+    static const run_fn many[2][3] = {{FN(run12_n), FN(run13_n), FN(run14_n)},
+                                      {FN(run24_n), FN(run26_n), FN(run28_n)}};
     if (n_tiles == BATCH)
         many[t->V - 1][t->k - 2](t, steps, states, scratch);
     else
@@ -316,7 +344,7 @@ static void FN(search)(const kq_trellis *t, const kq_step *steps, int n_tiles, u
             one[t->V - 1][t->k - 2](t, steps + b * t->n_steps, states + b * t->n_steps, scratch);
 }
 
-const kq_viterbi FN(kq_viterbi) = { BATCH, FN(lanes_count), FN(lanes_fill), FN(scratch_bytes), FN(search) };
+const kq_viterbi FN(kq_viterbi) = {BATCH, FN(lanes_count), FN(lanes_fill), FN(scratch_bytes), FN(search)};
 
 #undef AI
 #undef NS_OF

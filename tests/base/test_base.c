@@ -1,5 +1,5 @@
-/* The base room against independent references: converters by arithmetic on the values they stand for, random numbers and hashes by
- * published vectors, files by what the system then shows. */
+/* The base room against independent references: converters by arithmetic on the values they stand for,
+ * random numbers and hashes by published vectors, files by what the system then shows. */
 #include "check.h"
 
 #include <errno.h>
@@ -50,12 +50,16 @@ static void test_fail(void **state)
     assert_string_equal(err.message, "a.bin: 7 rows");
     assert_int_equal(kq_fail(NULL, KQ_E_IO, "%s", "x"), KQ_E_IO);
 
-    /* what a file may have put into a name: line feeds, an escape sequence, delete; letters of other scripts stay */
+    /* what a file may have put into a name: line feeds, an escape sequence, delete; letters of other
+     * scripts stay */
     kq_fail(&err, KQ_E_FORMAT, "name \"%s\"", "a\nb\r\t\x1b[31mc\x7f\x01 \xc3\xa9");
     assert_string_equal(err.message, "name \"a?b???[31mc?? \xc3\xa9\"");
 
     /* longer than the message holds: cut, terminated, nothing written past it */
-    struct { kq_error err; char guard[16]; } room;
+    struct {
+        kq_error err;
+        char guard[16];
+    } room;
     memset(&room, 0x5a, sizeof room);
     char *text = malloc(5001);
     assert_non_null(text);
@@ -70,7 +74,10 @@ static void test_fail(void **state)
 
 /* ---- warnings ---- */
 
-static void keep_warning(void *ctx, const char *message) { snprintf(ctx, 1024, "%s", message); }
+static void keep_warning(void *ctx, const char *message)
+{
+    snprintf(ctx, 1024, "%s", message);
+}
 
 static void test_warn(void **state)
 {
@@ -160,10 +167,12 @@ static void test_peak(void **state)
     size_t during = kq_peak_rss_bytes();
     kq_free((void *)block);
     size_t after = kq_peak_rss_bytes();
-    if (during < before + size / 2 || after < before + size / 2) /* the system counts pages in batches: not exact to the byte */
+    if (during < before + size / 2 ||
+        after < before + size / 2) /* the system counts pages in batches: not exact to the byte */
         fail_msg("peak %zu, with 64 MB more %zu, freed %zu", before, during, after);
 
-    /* Started anew it forgets what was given back: to the system, since an allocator may keep it (ASan's does). */
+    /* Started anew it forgets what was given back: to the system, since an allocator may keep it (ASan's
+     * does). */
     volatile char *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(pages != MAP_FAILED);
     for (size_t i = 0; i < size; i += 4096)
@@ -199,13 +208,14 @@ static uint32_t bits_of(float f)
     return u;
 }
 
-/* The value a pattern stands for, from the definition: `e` exponent bits with bias 2^(e-1) - 1, `m` mantissa bits. */
+/* The value a pattern stands for, from the definition: `e` exponent bits with bias 2^(e-1) - 1, `m`
+ * mantissa bits. */
 static double value_of(uint16_t h, int e, int m)
 {
     int exponent = (h >> m) & ((1 << e) - 1), mantissa = h & ((1 << m) - 1), bias = (1 << (e - 1)) - 1;
-    double v = exponent == 0               ? ldexp(mantissa, 1 - bias - m)
+    double v = exponent == 0              ? ldexp(mantissa, 1 - bias - m)
                : exponent == (1 << e) - 1 ? (mantissa ? (double)NAN : (double)INFINITY)
-                                           : ldexp((1 << m) + mantissa, exponent - bias - m);
+                                          : ldexp((1 << m) + mantissa, exponent - bias - m);
     return h & 0x8000 ? -v : v;
 }
 
@@ -226,24 +236,28 @@ static void check_half(const char *name, int e, int m, float (*to_f32)(uint16_t)
             fail_msg("%s 0x%04x comes back as 0x%04x", name, h, from_f32(got));
         if ((h & 0x7fff) >= inf)
             continue;
-        /* Rounding between h and its neighbour away from zero: the middle goes to the even pattern, one float beside it to the nearer.
-         * Beyond the largest finite value the neighbour counts as the next power of two (IEEE 754, 4.3.1). */
-        double next = (h & 0x7fff) + 1 == inf ? (h & 0x8000 ? -1 : 1) * ldexp(1, 1 << (e - 1)) : value_of((uint16_t)(h + 1), e, m);
+        /* Rounding between h and its neighbour away from zero: the middle goes to the even pattern, one
+         * float beside it to the nearer. Beyond the largest finite value the neighbour counts as the
+         * next power of two (IEEE 754, 4.3.1). */
+        double next = (h & 0x7fff) + 1 == inf ? (h & 0x8000 ? -1 : 1) * ldexp(1, 1 << (e - 1))
+                                              : value_of((uint16_t)(h + 1), e, m);
         double middle = want + (next - want) / 2;
         float mid = (float)middle;
         assert_true((double)mid == middle); /* one mantissa bit more than h: exact in f32 */
         uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
         if (from_f32(mid) != even || from_f32(nextafterf(mid, (float)want)) != h ||
             from_f32(nextafterf(mid, (float)(2 * next))) != h + 1)
-            fail_msg("%s: rounding around %.9g gives 0x%04x 0x%04x 0x%04x, want 0x%04x 0x%04x 0x%04x", name, middle,
-                     from_f32(nextafterf(mid, (float)want)), from_f32(mid), from_f32(nextafterf(mid, (float)(2 * next))), h, even, h + 1);
+            fail_msg("%s: rounding around %.9g gives 0x%04x 0x%04x 0x%04x, want 0x%04x 0x%04x 0x%04x", name,
+                     middle, from_f32(nextafterf(mid, (float)want)), from_f32(mid),
+                     from_f32(nextafterf(mid, (float)(2 * next))), h, even, h + 1);
     }
     assert_int_equal(from_f32(INFINITY), inf);
     assert_int_equal(from_f32(-INFINITY), inf | 0x8000);
     assert_int_equal(from_f32(3.4028234664e38f), inf);
     assert_int_equal(from_f32(-0.0f), 0x8000);
     assert_int_equal(from_f32(1e-45f), 0); /* far below half the smallest */
-    for (uint32_t payload = 1; payload < 0x800000; payload = payload * 3 + 1) { /* every NaN stays one, also with low bits only */
+    for (uint32_t payload = 1; payload < 0x800000;
+         payload = payload * 3 + 1) { /* every NaN stays one, also with low bits only */
         uint32_t u = 0x7f800000u | payload;
         float f;
         memcpy(&f, &u, 4);
@@ -253,8 +267,14 @@ static void check_half(const char *name, int e, int m, float (*to_f32)(uint16_t)
 }
 
 /* inline and out-of-line converters alike */
-static float bf16_to(uint16_t h) { return kq_bf16_to_f32(h); }
-static uint16_t bf16_from(float f) { return kq_f32_to_bf16(f); }
+static float bf16_to(uint16_t h)
+{
+    return kq_bf16_to_f32(h);
+}
+static uint16_t bf16_from(float f)
+{
+    return kq_f32_to_bf16(f);
+}
 
 static void test_f16(void **state)
 {
@@ -307,7 +327,8 @@ static void test_rng_golden(void **state)
 
     /* streams: by seed and by label, both; the same again; copied, they go on alike (nothing is hidden) */
     kq_rng a = kq_rng_stream(1, "model.layers.0"), b = kq_rng_stream(1, "model.layers.0");
-    kq_rng c = kq_rng_stream(2, "model.layers.0"), d = kq_rng_stream(1, "model.layers.1"), e = kq_rng_stream(1, "");
+    kq_rng c = kq_rng_stream(2, "model.layers.0"), d = kq_rng_stream(1, "model.layers.1"),
+           e = kq_rng_stream(1, "");
     uint64_t x = kq_rng_u64(&a);
     assert_int_equal(x, kq_rng_u64(&b));
     assert_true(x != kq_rng_u64(&c) && x != kq_rng_u64(&d) && x != kq_rng_u64(&e));
@@ -326,7 +347,8 @@ static void test_rng_distribution(void **state)
 {
     (void)state;
     enum { N = 200000, BINS = 64 };
-    kq_rng rng = kq_rng_stream(5, "uniform"), other = kq_rng_stream(5, "other"), normal = kq_rng_stream(5, "normal");
+    kq_rng rng = kq_rng_stream(5, "uniform"), other = kq_rng_stream(5, "other"),
+           normal = kq_rng_stream(5, "normal");
     size_t bin[BINS] = {0};
     double cross = 0, lag = 0, before = 0, m1 = 0, m2 = 0, m4 = 0;
     for (int i = 0; i < N; i++) {
@@ -344,13 +366,16 @@ static void test_rng_distribution(void **state)
     double chi2 = 0, want = (double)N / BINS;
     for (int i = 0; i < BINS; i++)
         chi2 += ((double)bin[i] - want) * ((double)bin[i] - want) / want;
-    /* 63 degrees of freedom: above 118 with probability 3e-5. Correlations and moments: six standard deviations. Seeds are fixed. */
+    /* 63 degrees of freedom: above 118 with probability 3e-5. Correlations and moments: six standard
+     * deviations. Seeds are fixed. */
     if (chi2 > 118)
         fail_msg("uniform numbers: chi-square %g over 64 bins", chi2);
     double sd = sqrt(N) / 12;
     if (fabs(cross) > 6 * sd || fabs(lag) > 6 * sd)
-        fail_msg("streams correlate: %g between two, %g with the value before; one standard deviation is %g", cross, lag, sd);
-    if (fabs(m1 / N) > 6 / sqrt(N) || fabs(m2 / N - 1) > 6 * sqrt(2.0 / N) || fabs(m4 / N - 3) > 6 * sqrt(96.0 / N))
+        fail_msg("streams correlate: %g between two, %g with the value before; one standard deviation is %g",
+                 cross, lag, sd);
+    if (fabs(m1 / N) > 6 / sqrt(N) || fabs(m2 / N - 1) > 6 * sqrt(2.0 / N) ||
+        fabs(m4 / N - 3) > 6 * sqrt(96.0 / N))
         fail_msg("normal numbers: moments %g %g %g, want 0 1 3", m1 / N, m2 / N, m4 / N);
 }
 
@@ -512,7 +537,8 @@ static void test_disk_full(void **state)
 
     /* the temporary is in truth a device without room */
     if (access("/dev/full", W_OK) == 0) {
-        for (size_t n = 10; n <= size; n += size - 10) { /* found while buffering's last flush, and in the first large write */
+        for (size_t n = 10; n <= size;
+             n += size - 10) { /* found while buffering's last flush, and in the first large write */
             assert_int_equal(symlink("/dev/full", tmp), 0);
             check_fails(kq_file_write(path, data, n, &err), KQ_E_IO, "big");
             assert_non_null(strstr(err.message, strerror(ENOSPC)));
@@ -623,7 +649,7 @@ static void test_hash(void **state)
     kq_hash_finish(h, hex);
     h = kq_hash_new();
     assert_non_null(h);
-    for (size_t i = 0, n = 1; i < sizeof data; i += n, n = n * 2 > sizeof data - i ? sizeof data - i : n * 2)
+    for (size_t i = 0, n = 1; i<sizeof data; i += n, n = n * 2> sizeof data - i ? sizeof data - i : n * 2)
         kq_hash_add(h, data + i, n > sizeof data - i ? sizeof data - i : n);
     kq_hash_finish(h, other);
     assert_string_equal(hex, other);
@@ -654,7 +680,8 @@ static void test_first_error(void **state)
             for (size_t k = 0; k < 4; k++)
                 if (i == bad[k]) {
                     usleep((useconds_t)(5000 * k));
-                    kq_first_error_note(&f, i, kq_fail(&e, k % 2 ? KQ_E_IO : KQ_E_NUMERIC, "item %zu", i), &e);
+                    kq_first_error_note(&f, i, kq_fail(&e, k % 2 ? KQ_E_IO : KQ_E_NUMERIC, "item %zu", i),
+                                        &e);
                 }
             kq_first_error_note(&f, i, KQ_OK, NULL);
         }
@@ -673,13 +700,26 @@ static void test_first_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_warn),        cmocka_unit_test(test_first_error),
-        cmocka_unit_test(test_fail),        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_alloc),
-        cmocka_unit_test(test_peak),        cmocka_unit_test(test_time),        cmocka_unit_test(test_f16),
-        cmocka_unit_test(test_bf16),        cmocka_unit_test(test_half_arrays), cmocka_unit_test(test_rng_golden),
-        cmocka_unit_test(test_rng_distribution), cmocka_unit_test(test_rng_signs), cmocka_unit_test(test_isa),
-        cmocka_unit_test(test_file_round_trip), cmocka_unit_test(test_file_refused), cmocka_unit_test(test_disk_full),
-        cmocka_unit_test(test_paths),       cmocka_unit_test(test_hash),        cmocka_unit_test(test_remove_tree),
+        cmocka_unit_test(test_warn),
+        cmocka_unit_test(test_first_error),
+        cmocka_unit_test(test_fail),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_alloc),
+        cmocka_unit_test(test_peak),
+        cmocka_unit_test(test_time),
+        cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_half_arrays),
+        cmocka_unit_test(test_rng_golden),
+        cmocka_unit_test(test_rng_distribution),
+        cmocka_unit_test(test_rng_signs),
+        cmocka_unit_test(test_isa),
+        cmocka_unit_test(test_file_round_trip),
+        cmocka_unit_test(test_file_refused),
+        cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_remove_tree),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

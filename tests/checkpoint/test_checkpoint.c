@@ -1,5 +1,5 @@
-/* Checkpoints: the codec of embedding rows against its definition, part files, and a saved model read back, both against what was saved and
- * against a decoder written here from docs/format.md alone. */
+/* Checkpoints: the codec of embedding rows against its definition, part files, and a saved model read
+ * back, both against what was saved and against a decoder written here from docs/format.md alone. */
 #include <jansson.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -59,11 +59,13 @@ static void rows_are_within_half_a_step(void **state)
                 float top = 0;
                 for (size_t i = g * group; i < (g + 1) * group; i++)
                     top = fmaxf(top, fabsf(x[i]));
-                /* half a step, and the f16 rounding of the scale (2^-11 of it, but 2^-25 where f16 is subnormal) times the largest integer */
+                /* half a step, and the f16 rounding of the scale (2^-11 of it, but 2^-25 where f16 is
+                 * subnormal) times the largest integer */
                 const double step = top / max, bound = 0.5 * step + max * fmax(step / 2048, 3e-8) + 1e-9;
                 for (size_t i = g * group; i < (g + 1) * group; i++)
                     if (!(fabs((double)x[i] - y[i]) <= bound))
-                        fail_msg("n %zu, %d bits, column %zu: %g became %g, step %g", n, bits, i, (double)x[i], (double)y[i], step);
+                        fail_msg("n %zu, %d bits, column %zu: %g became %g, step %g", n, bits, i,
+                                 (double)x[i], (double)y[i], step);
             }
         }
     }
@@ -81,7 +83,8 @@ static void rows_of_zeros_and_exact_values(void **state)
         kq_rows_decode(q, scales, 64, bits, y);
         for (int i = 0; i < 64; i++)
             assert_true(y[i] == 0);
-        const int max = bits == 8 ? 127 : 7; /* integers times a power of two are kept exactly when the largest is there */
+        /* integers times a power of two are kept exactly when the largest is there */
+        const int max = bits == 8 ? 127 : 7;
         for (int i = 0; i < 64; i++)
             x[i] = 0.25f * (float)(i % (2 * max + 1) - max);
         x[63] = 0.25f * (float)max;
@@ -135,13 +138,22 @@ static void round_model(fixture *f, const char *model, kq_code code, int k)
             if (!(f->ids[l] >> id & 1))
                 continue;
             kq_module_report *r = &f->report[l][id];
-            *r = (kq_module_report){.bits = k, .relative_mse = 0.1 + id, .predicted_loss = NAN, .factor_residual = NAN, .sigma1 = 1.0 / 3, .sigma2 = NAN,
-                                    .products = 5, .extra_in = 1, .extra_out = 2};
+            *r = (kq_module_report){.bits = k,
+                                    .relative_mse = 0.1 + id,
+                                    .predicted_loss = NAN,
+                                    .factor_residual = NAN,
+                                    .sigma1 = 1.0 / 3,
+                                    .sigma2 = NAN,
+                                    .products = 5,
+                                    .extra_in = 1,
+                                    .extra_out = 2};
             kq_linear_name(r->name, sizeof r->name, l, (kq_linear_id)id);
             kq_linear_shape(cfg, (kq_linear_id)id, &r->m, &r->n);
             float *W = kq_alloc(r->m * r->n, sizeof *W);
             check_ok(f->plain.linear(f->plain.ctx, l, (kq_linear_id)id, W, &err));
-            check_ok(kq_round_linear(f->trellis, r->name, W, r->m, r->n, NULL, NULL, false, &(kq_round_options){.sigma_reg = 1e-2, .seed = 7, .threads = 1}, &f->packed[l][id], NULL, &err));
+            check_ok(kq_round_linear(f->trellis, r->name, W, r->m, r->n, NULL, NULL, false,
+                                     &(kq_round_options){.sigma_reg = 1e-2, .seed = 7, .threads = 1},
+                                     &f->packed[l][id], NULL, &err));
             kq_free(W);
         }
         snprintf(name, sizeof name, "block-%05zu.safetensors", l);
@@ -163,8 +175,14 @@ static void save(fixture *f, const char *out, int embed_bits, size_t shard_size,
 {
     kq_error err;
     check_ok(kq_mkdirs(out, &err));
-    const kq_save_options o = {.src = f->src, .dir = out, .part_dir = dir, .code = kq_trellis_code(f->trellis), .embed_bits = embed_bits, .head_bits = embed_bits,
-                               .shard_size = shard_size, .settings_json = "{\"method\": \"none\", \"seed\": 7}"};
+    const kq_save_options o = {.src = f->src,
+                               .dir = out,
+                               .part_dir = dir,
+                               .code = kq_trellis_code(f->trellis),
+                               .embed_bits = embed_bits,
+                               .head_bits = embed_bits,
+                               .shard_size = shard_size,
+                               .settings_json = "{\"method\": \"none\", \"seed\": 7}"};
     check_ok(kq_checkpoint_save(&o, report, &err));
 }
 
@@ -183,8 +201,10 @@ static void part_reports_come_back(void **state)
         assert_string_equal(a->name, b->name);
         if (!a->name[0])
             continue;
-        assert_true(a->m == b->m && a->n == b->n && a->bits == b->bits && a->products == b->products && a->extra_in == b->extra_in && a->extra_out == b->extra_out);
-        assert_true(a->relative_mse == b->relative_mse && a->sigma1 == b->sigma1); /* to the last bit: they are part of a resumed run's result */
+        assert_true(a->m == b->m && a->n == b->n && a->bits == b->bits && a->products == b->products &&
+                    a->extra_in == b->extra_in && a->extra_out == b->extra_out);
+        /* to the last bit: they are part of a resumed run's result */
+        assert_true(a->relative_mse == b->relative_mse && a->sigma1 == b->sigma1);
         assert_true(isnan(b->predicted_loss) && isnan(b->factor_residual) && isnan(b->sigma2));
     }
     check_fails(kq_part_read_reports("nowhere.safetensors", 0, r, &err), KQ_E_IO, "nowhere.safetensors");
@@ -202,7 +222,8 @@ static float code_value(kq_code code, uint32_t state, int j, const float (*table
     }
     if (code == KQ_1MAD) {
         const uint32_t x = state * 34038481u + 76625530u;
-        return (float)((int)(x & 255) + (int)(x >> 8 & 255) + (int)(x >> 16 & 255) + (int)(x >> 24) - 510) / 147.800537f;
+        return (float)((int)(x & 255) + (int)(x >> 8 & 255) + (int)(x >> 16 & 255) + (int)(x >> 24) - 510) /
+               147.800537f;
     }
     const uint32_t x = state * 89226354u + 64248484u, y = (x & 0x8fff8fffu) ^ 0x3b603b60u;
     return kq_f16_to_f32((uint16_t)y) + kq_f16_to_f32((uint16_t)(y >> 16));
@@ -215,7 +236,8 @@ static double sylvester(size_t i, size_t j, size_t n)
 }
 
 /* diag(sv) U_m What' U_n^T diag(su), What' from the words of the file; m and n powers of two. */
-static void decode_by_hand(const kq_st_file *file, const char *module, kq_code code, int k, size_t m, size_t n, float *W)
+static void decode_by_hand(const kq_st_file *file, const char *module, kq_code code, int k, size_t m,
+                           size_t n, float *W)
 {
     char name[160];
     const char *const suffix[] = {"trellis", "su", "sv", "scale"};
@@ -224,8 +246,10 @@ static void decode_by_hand(const kq_st_file *file, const char *module, kq_code c
         snprintf(name, sizeof name, "%s.%s", module, suffix[i]);
         assert_non_null(t[i] = kq_st_find(file, name));
     }
-    assert_true(t[0]->dtype == KQ_T_I16 && t[0]->rank == 3 && t[0]->shape[0] == m / 16 && t[0]->shape[1] == n / 16 && t[0]->shape[2] == (size_t)(16 * k));
-    assert_true(t[1]->dtype == KQ_T_I8 && t[1]->n_elem == n && t[2]->dtype == KQ_T_I8 && t[2]->n_elem == m && t[3]->dtype == KQ_T_F32 && t[3]->rank == 0);
+    assert_true(t[0]->dtype == KQ_T_I16 && t[0]->rank == 3 && t[0]->shape[0] == m / 16 &&
+                t[0]->shape[1] == n / 16 && t[0]->shape[2] == (size_t)(16 * k));
+    assert_true(t[1]->dtype == KQ_T_I8 && t[1]->n_elem == n && t[2]->dtype == KQ_T_I8 && t[2]->n_elem == m &&
+                t[3]->dtype == KQ_T_F32 && t[3]->rank == 0);
     float scale, table[KQ_HYB_ENTRIES][2];
     memcpy(&scale, t[3]->data, 4);
     const kq_tensor *tab = kq_st_find(file, "kronq.hyb_table");
@@ -244,8 +268,9 @@ static void decode_by_hand(const kq_st_file *file, const char *module, kq_code c
                 s = s << 1 | (value >> (15 - at % 16) & 1);
             }
             for (int j = 0; j < V; j++) {
-                const size_t w = (size_t)(step * V + j), r = tile / (n / 16) * 16 + w / 16, c = tile % (n / 16) * 16 + w % 16;
-                P[r * n + c] = (double)scale * code_value(code, s, j, (const float (*)[2])table);
+                const size_t w = (size_t)(step * V + j), r = tile / (n / 16) * 16 + w / 16,
+                             c = tile % (n / 16) * 16 + w % 16;
+                P[r * n + c] = (double)scale * code_value(code, s, j, (const float(*)[2])table);
             }
         }
     }
@@ -268,8 +293,15 @@ static void saved_is_what_was_rounded(void **state)
 {
     (void)state;
     kq_error err;
-    const struct { const char *model; kq_code code; int k, embed_bits; size_t shard_size; } cases[] = {
-        {"hf", KQ_HYB, 2, 8, 0}, {"hf", KQ_1MAD, 3, 16, 1 << 14}, {"model.gguf", KQ_3INST, 4, 4, (size_t)1 << 40}, {"hf", KQ_HYB, 4, 4, 1}};
+    const struct {
+        const char *model;
+        kq_code code;
+        int k, embed_bits;
+        size_t shard_size;
+    } cases[] = {{"hf", KQ_HYB, 2, 8, 0},
+                 {"hf", KQ_1MAD, 3, 16, 1 << 14},
+                 {"model.gguf", KQ_3INST, 4, 4, (size_t)1 << 40},
+                 {"hf", KQ_HYB, 4, 4, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fixture f;
         char out[256], path[300], name[32];
@@ -313,8 +345,10 @@ static void saved_is_what_was_rounded(void **state)
         check_ok(w->rows(w->ctx, "model.embed_tokens.weight", 383, 1, one, &err));
         assert_memory_equal(one, a + 383 * 64, sizeof one);
         if (cases[i].embed_bits < 16)
-            check_fails(w->rows(w->ctx, "model.embed_tokens.weight", 383, 2, a, &err), KQ_E_ARG, "rows 383 to 385");
-        check_fails(w->rows(w->ctx, "model.nothing.weight", 0, 1, one, &err), KQ_E_FORMAT, "model.nothing.weight is missing");
+            check_fails(w->rows(w->ctx, "model.embed_tokens.weight", 383, 2, a, &err), KQ_E_ARG,
+                        "rows 383 to 385");
+        check_fails(w->rows(w->ctx, "model.nothing.weight", 0, 1, one, &err), KQ_E_FORMAT,
+                    "model.nothing.weight is missing");
         kq_free(a);
         kq_free(b);
         kq_model_file_close(m);
@@ -330,7 +364,8 @@ static void saved_is_what_was_rounded(void **state)
             kq_st_close(file);
         }
         snprintf(path, sizeof path, "%s/config.json", out);
-        json_t *config = json_load_file(path, JSON_REJECT_DUPLICATES, NULL), *qc = json_object_get(config, "quantization_config");
+        json_t *config = json_load_file(path, JSON_REJECT_DUPLICATES, NULL),
+               *qc = json_object_get(config, "quantization_config");
         assert_string_equal(json_string_value(json_object_get(qc, "quant_method")), "kronq");
         assert_int_equal(json_integer_value(json_object_get(qc, "bits")), cases[i].k);
         assert_int_equal(json_object_size(json_object_get(qc, "module_bits")), 3);
@@ -359,7 +394,8 @@ static void plan_is_what_gets_written(void **state)
         kq_checkpoint_plan(f.src, embed_bits, embed_bits, bits_in_fixture, &f, &plan);
         save(&f, out, embed_bits, 0, &written);
         assert_int_equal(plan.n_quantized, written.n_quantized);
-        assert_true(plan.n_parameters == written.n_parameters && plan.n_parameters == 384 * 64 + 7 * 64 + 3 * 33792);
+        assert_true(plan.n_parameters == written.n_parameters &&
+                    plan.n_parameters == 384 * 64 + 7 * 64 + 3 * 33792);
         assert_true(plan.bpw_linear == written.bpw_linear && plan.bits == 3 && written.bits == 3);
         /* the file is the plan and a header of at most 200 bytes a tensor */
         assert_true(written.file_bytes >= plan.file_bytes && written.file_bytes < plan.file_bytes + 60 * 200);
@@ -423,7 +459,12 @@ static void opening_without_memory(void **state)
         char path[300], fresh[280];
         snprintf(fresh, sizeof fresh, "%s-%zu", out, n);
         check_ok(kq_mkdirs(fresh, &err));
-        const kq_save_options o = {.src = f.src, .dir = fresh, .part_dir = dir, .code = kq_trellis_code(f.trellis), .embed_bits = 8, .head_bits = 8};
+        const kq_save_options o = {.src = f.src,
+                                   .dir = fresh,
+                                   .part_dir = dir,
+                                   .code = kq_trellis_code(f.trellis),
+                                   .embed_bits = 8,
+                                   .head_bits = 8};
         kq_alloc_fail_after(n);
         kq_status status = kq_checkpoint_save(&o, &r, &err);
         kq_alloc_fail_after(0);
@@ -437,9 +478,14 @@ static void opening_without_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_are_within_half_a_step), cmocka_unit_test(rows_of_zeros_and_exact_values), cmocka_unit_test(rows_as_bytes),
-        cmocka_unit_test(part_reports_come_back), cmocka_unit_test(saved_is_what_was_rounded), cmocka_unit_test(plan_is_what_gets_written),
-        cmocka_unit_test(opening_without_memory), cmocka_unit_test(padded_sizes_come_back),
+        cmocka_unit_test(rows_are_within_half_a_step),
+        cmocka_unit_test(rows_of_zeros_and_exact_values),
+        cmocka_unit_test(rows_as_bytes),
+        cmocka_unit_test(part_reports_come_back),
+        cmocka_unit_test(saved_is_what_was_rounded),
+        cmocka_unit_test(plan_is_what_gets_written),
+        cmocka_unit_test(opening_without_memory),
+        cmocka_unit_test(padded_sizes_come_back),
     };
     kq_kern_init(KQ_ISA_REF);
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -1,5 +1,5 @@
-/* A tokenizer in GGUF metadata (byte-level, and sentencepiece scores against transformers' own conversion), hostile metadata, and the
- * files written beside a checkpoint. */
+/* A tokenizer in GGUF metadata (byte-level, and sentencepiece scores against transformers' own
+ * conversion), hostile metadata, and the files written beside a checkpoint. */
 #include <unistd.h>
 
 #include "format/gguf.h"
@@ -11,19 +11,65 @@
 
 /* ---- a GGUF in memory ---- */
 
-typedef struct gguf { kq_buffer kv, info, data; uint64_t n_kv, n_tensor; } gguf;
+typedef struct gguf {
+    kq_buffer kv, info, data;
+    uint64_t n_kv, n_tensor;
+} gguf;
 
-static void put(kq_buffer *b, const void *p, size_t n) { kq_error err; check_ok(kq_buffer_add(b, p, n, &err)); }
-static void put_u32(kq_buffer *b, uint32_t x) { put(b, &x, 4); }
-static void put_u64(kq_buffer *b, uint64_t x) { put(b, &x, 8); }
-static void put_strn(kq_buffer *b, const char *s, size_t n) { put_u64(b, n); put(b, s, n); }
-static void put_str(kq_buffer *b, const char *s) { put_strn(b, s, strlen(s)); }
-static void key(gguf *g, const char *k, uint32_t type) { g->n_kv++; put_str(&g->kv, k); put_u32(&g->kv, type); }
-static void kv_str(gguf *g, const char *k, const char *s) { key(g, k, KQ_GGUF_STRING); put_str(&g->kv, s); }
-static void kv_u32(gguf *g, const char *k, uint32_t x) { key(g, k, KQ_GGUF_U32); put_u32(&g->kv, x); }
-static void kv_f32(gguf *g, const char *k, float x) { key(g, k, KQ_GGUF_F32); put(&g->kv, &x, 4); }
-static void kv_bool(gguf *g, const char *k, bool x) { key(g, k, KQ_GGUF_BOOL); put(&g->kv, &x, 1); }
-static void kv_array(gguf *g, const char *k, uint32_t type, uint64_t n) { key(g, k, KQ_GGUF_ARRAY); put_u32(&g->kv, type); put_u64(&g->kv, n); }
+static void put(kq_buffer *b, const void *p, size_t n)
+{
+    kq_error err;
+    check_ok(kq_buffer_add(b, p, n, &err));
+}
+static void put_u32(kq_buffer *b, uint32_t x)
+{
+    put(b, &x, 4);
+}
+static void put_u64(kq_buffer *b, uint64_t x)
+{
+    put(b, &x, 8);
+}
+static void put_strn(kq_buffer *b, const char *s, size_t n)
+{
+    put_u64(b, n);
+    put(b, s, n);
+}
+static void put_str(kq_buffer *b, const char *s)
+{
+    put_strn(b, s, strlen(s));
+}
+static void key(gguf *g, const char *k, uint32_t type)
+{
+    g->n_kv++;
+    put_str(&g->kv, k);
+    put_u32(&g->kv, type);
+}
+static void kv_str(gguf *g, const char *k, const char *s)
+{
+    key(g, k, KQ_GGUF_STRING);
+    put_str(&g->kv, s);
+}
+static void kv_u32(gguf *g, const char *k, uint32_t x)
+{
+    key(g, k, KQ_GGUF_U32);
+    put_u32(&g->kv, x);
+}
+static void kv_f32(gguf *g, const char *k, float x)
+{
+    key(g, k, KQ_GGUF_F32);
+    put(&g->kv, &x, 4);
+}
+static void kv_bool(gguf *g, const char *k, bool x)
+{
+    key(g, k, KQ_GGUF_BOOL);
+    put(&g->kv, &x, 1);
+}
+static void kv_array(gguf *g, const char *k, uint32_t type, uint64_t n)
+{
+    key(g, k, KQ_GGUF_ARRAY);
+    put_u32(&g->kv, type);
+    put_u64(&g->kv, n);
+}
 
 static void tensor(gguf *g, const char *name, uint64_t rows, uint64_t cols) /* f32; rows 0: rank 1 */
 {
@@ -66,14 +112,14 @@ static void finish(gguf *g, kq_buffer *file)
 /* The tokenizer part of the metadata, out of a golden tokenizer.json. */
 static void put_tokenizer(gguf *g, const char *file, const char *model, const char *pre)
 {
-    json_t *root = golden_json(file), *m = json_object_get(root, "model"), *vocab = json_object_get(m, "vocab"), *v, *item;
+    json_t *root = golden_json(file), *m = json_object_get(root, "model"),
+           *vocab = json_object_get(m, "vocab"), *v, *item;
     json_t *merges = json_object_get(m, "merges"), *added = json_object_get(root, "added_tokens");
     size_t n = json_object_size(vocab), i;
     const char *name, **names = kq_calloc(n, sizeof *names);
     bool spm = !strcmp(model, "llama");
     assert_non_null(names);
-    json_object_foreach(vocab, name, v)
-        names[json_integer_value(v)] = name;
+    json_object_foreach(vocab, name, v) names[json_integer_value(v)] = name;
     kv_str(g, "tokenizer.ggml.model", model);
     if (pre)
         kv_str(g, "tokenizer.ggml.pre", pre);
@@ -84,9 +130,9 @@ static void put_tokenizer(gguf *g, const char *file, const char *model, const ch
     for (i = 0; i < n; i++) {
         uint32_t type = spm ? i == 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : 1 : 1;
         size_t j;
-        json_array_foreach(added, j, item)
-            if (!spm && (size_t)json_integer_value(json_object_get(item, "id")) == i)
-                type = 3;
+        json_array_foreach(added, j,
+                           item) if (!spm && (size_t)json_integer_value(json_object_get(item, "id")) == i)
+            type = 3;
         put_u32(&g->kv, type);
     }
     if (spm) {
@@ -100,9 +146,11 @@ static void put_tokenizer(gguf *g, const char *file, const char *model, const ch
         kv_u32(g, "tokenizer.ggml.eos_token_id", 2);
     } else {
         kv_array(g, "tokenizer.ggml.merges", KQ_GGUF_STRING, json_array_size(merges));
-        json_array_foreach(merges, i, item) {
+        json_array_foreach(merges, i, item)
+        {
             char pair[512];
-            int len = snprintf(pair, sizeof pair, "%s %s", json_string_value(json_array_get(item, 0)), json_string_value(json_array_get(item, 1)));
+            int len = snprintf(pair, sizeof pair, "%s %s", json_string_value(json_array_get(item, 0)),
+                               json_string_value(json_array_get(item, 1)));
             assert_true(len < (int)sizeof pair);
             put_str(&g->kv, pair);
         }
@@ -121,7 +169,8 @@ static kq_status from_memory(const kq_buffer *file, kq_tokenizer **tok, kq_error
     json_t *root = NULL, *config = NULL;
     *tok = NULL;
     kq_status status = kq_gguf_open_memory(file->data, file->size, "test.gguf", &g, err);
-    if (!status && !(status = kq_tokenizer_gguf_json(g, 2048, &root, &config, err)) && !(status = kq_tokenizer_from_json(root, "test.gguf", tok, err)))
+    if (!status && !(status = kq_tokenizer_gguf_json(g, 2048, &root, &config, err)) &&
+        !(status = kq_tokenizer_from_json(root, "test.gguf", tok, err)))
         status = kq_tokenizer_apply_config(*tok, config, "test.gguf", err);
     json_decref(root);
     json_decref(config);
@@ -136,12 +185,15 @@ static kq_status from_memory(const kq_buffer *file, kq_tokenizer **tok, kq_error
 static void gguf_families(void **state)
 {
     (void)state;
-    static const struct { const char *file, *model, *pre, *golden; } list[] = {
-        { "tokenizer_smollm.json", "gpt2", "smollm", "smollm" }, { "tokenizer_llama2.json", "llama", NULL, "spm" },
+    static const struct {
+        const char *file, *model, *pre, *golden;
+    } list[] = {
+        {"tokenizer_smollm.json", "gpt2", "smollm", "smollm"},
+        {"tokenizer_llama2.json", "llama", NULL, "spm"},
     };
     for (size_t i = 0; i < 2; i++) {
-        gguf g = { 0 };
-        kq_buffer file = { 0 };
+        gguf g = {0};
+        kq_buffer file = {0};
         kq_tokenizer *tok;
         kq_error err;
         put_tokenizer(&g, list[i].file, list[i].model, list[i].pre);
@@ -155,45 +207,77 @@ static void gguf_families(void **state)
 
 /* ---- hostile metadata ---- */
 
-typedef struct fault { const char *name; kq_status status; const char *words; } fault;
+typedef struct fault {
+    const char *name;
+    kq_status status;
+    const char *words;
+} fault;
 
 static void hostile(void **state)
 {
     (void)state;
     static const fault faults[] = {
-        { "none", KQ_OK, "" }, { "no model", KQ_E_FORMAT, "tokenizer.ggml.model" }, { "model int", KQ_E_FORMAT, "tokenizer.ggml.model" },
-        { "model bert", KQ_E_UNSUPPORTED, "bert" }, { "pre unknown", KQ_E_UNSUPPORTED, "llama-bpe" }, { "tokens int", KQ_E_FORMAT, "tokens" },
-        { "tokens empty", KQ_E_FORMAT, "tokens" }, { "types short", KQ_E_FORMAT, "token_type" }, { "types u8", KQ_OK, "" },
-        { "types string", KQ_E_FORMAT, "token_type" }, { "types 99", KQ_E_FORMAT, "token_type" }, { "token nul", KQ_E_FORMAT, "UTF-8" },
-        { "token bad", KQ_E_FORMAT, "UTF-8" }, { "token twice", KQ_E_FORMAT, "twice" }, { "merges int", KQ_E_FORMAT, "merges" },
-        { "merges missing", KQ_E_FORMAT, "merges" }, { "merge one", KQ_E_FORMAT, "merges[0]" }, { "merge unknown", KQ_E_FORMAT, "merge 0" },
-        { "bos far", KQ_OK, "" }, { "bos string", KQ_E_FORMAT, "bos_token_id" }, { "add_bos int", KQ_E_FORMAT, "add_bos_token" },
-        { "spm no scores", KQ_E_FORMAT, "scores" }, { "spm scores short", KQ_E_FORMAT, "scores" }, { "spm scores string", KQ_E_FORMAT, "scores" },
-        { "spm nan", KQ_E_FORMAT, "scores" }, { "spm no unk", KQ_OK, "" }, { "template bad", KQ_E_FORMAT, "chat_template" },
+        {"none", KQ_OK, ""},
+        {"no model", KQ_E_FORMAT, "tokenizer.ggml.model"},
+        {"model int", KQ_E_FORMAT, "tokenizer.ggml.model"},
+        {"model bert", KQ_E_UNSUPPORTED, "bert"},
+        {"pre unknown", KQ_E_UNSUPPORTED, "llama-bpe"},
+        {"tokens int", KQ_E_FORMAT, "tokens"},
+        {"tokens empty", KQ_E_FORMAT, "tokens"},
+        {"types short", KQ_E_FORMAT, "token_type"},
+        {"types u8", KQ_OK, ""},
+        {"types string", KQ_E_FORMAT, "token_type"},
+        {"types 99", KQ_E_FORMAT, "token_type"},
+        {"token nul", KQ_E_FORMAT, "UTF-8"},
+        {"token bad", KQ_E_FORMAT, "UTF-8"},
+        {"token twice", KQ_E_FORMAT, "twice"},
+        {"merges int", KQ_E_FORMAT, "merges"},
+        {"merges missing", KQ_E_FORMAT, "merges"},
+        {"merge one", KQ_E_FORMAT, "merges[0]"},
+        {"merge unknown", KQ_E_FORMAT, "merge 0"},
+        {"bos far", KQ_OK, ""},
+        {"bos string", KQ_E_FORMAT, "bos_token_id"},
+        {"add_bos int", KQ_E_FORMAT, "add_bos_token"},
+        {"spm no scores", KQ_E_FORMAT, "scores"},
+        {"spm scores short", KQ_E_FORMAT, "scores"},
+        {"spm scores string", KQ_E_FORMAT, "scores"},
+        {"spm nan", KQ_E_FORMAT, "scores"},
+        {"spm no unk", KQ_OK, ""},
+        {"template bad", KQ_E_FORMAT, "chat_template"},
     };
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         const char *f = faults[i].name;
 #define IS(x) (!strcmp(f, x))
-        gguf g = { 0 };
-        kq_buffer file = { 0 };
+        gguf g = {0};
+        kq_buffer file = {0};
         kq_tokenizer *tok;
-        kq_error err = { 0 };
+        kq_error err = {0};
         bool spm = !strncmp(f, "spm", 3);
         if (IS("model int"))
             kv_u32(&g, "tokenizer.ggml.model", 1);
         else if (!IS("no model"))
             kv_str(&g, "tokenizer.ggml.model", spm ? "llama" : IS("model bert") ? "bert" : "gpt2");
         kv_str(&g, "tokenizer.ggml.pre", IS("pre unknown") ? "martian" : "gpt-2");
-        kv_array(&g, "tokenizer.ggml.tokens", IS("tokens int") ? KQ_GGUF_U8 : KQ_GGUF_STRING, IS("tokens empty") ? 0 : 3);
+        kv_array(&g, "tokenizer.ggml.tokens", IS("tokens int") ? KQ_GGUF_U8 : KQ_GGUF_STRING,
+                 IS("tokens empty") ? 0 : 3);
         if (IS("tokens int")) {
             put(&g.kv, "abc", 3);
         } else if (!IS("tokens empty")) {
             put_str(&g.kv, "a");
-            put_strn(&g.kv, IS("token nul") ? "b\0c" : IS("token bad") ? "b\xff!" : "b", IS("token nul") || IS("token bad") ? 3 : 1);
+            put_strn(&g.kv,
+                     IS("token nul")   ? "b\0c"
+                     : IS("token bad") ? "b\xff!"
+                                       : "b",
+                     IS("token nul") || IS("token bad") ? 3 : 1);
             put_str(&g.kv, IS("token twice") ? "a" : "ab");
         }
-        kv_array(&g, "tokenizer.ggml.token_type", IS("types u8") ? KQ_GGUF_U8 : IS("types string") ? KQ_GGUF_STRING : KQ_GGUF_I32,
-                 IS("types short") ? 2 : IS("tokens empty") ? 0 : 3);
+        kv_array(&g, "tokenizer.ggml.token_type",
+                 IS("types u8")       ? KQ_GGUF_U8
+                 : IS("types string") ? KQ_GGUF_STRING
+                                      : KQ_GGUF_I32,
+                 IS("types short")    ? 2
+                 : IS("tokens empty") ? 0
+                                      : 3);
         for (int k = 0; k < (IS("types short") ? 2 : IS("tokens empty") ? 0 : 3); k++) {
             uint8_t one = 1;
             if (IS("types u8"))
@@ -233,7 +317,8 @@ static void hostile(void **state)
         finish(&g, &file);
         kq_status s = from_memory(&file, &tok, &err);
         if (s != faults[i].status || !strstr(err.message, faults[i].words))
-            fail_msg("%s: status %d (want %d), message \"%s\" (want \"%s\")", f, s, faults[i].status, err.message, faults[i].words);
+            fail_msg("%s: status %d (want %d), message \"%s\" (want \"%s\")", f, s, faults[i].status,
+                     err.message, faults[i].words);
         kq_tokenizer_close(tok);
         kq_free(file.data);
 #undef IS
@@ -256,11 +341,11 @@ static void warnings(void **state)
 {
     (void)state;
     for (int pre = 0; pre < 3; pre++) {
-        static const char *const pres[] = { NULL, "", "gpt-2" };
-        gguf g = { 0 };
-        kq_buffer file = { 0 };
+        static const char *const pres[] = {NULL, "", "gpt-2"};
+        gguf g = {0};
+        kq_buffer file = {0};
         kq_tokenizer *tok;
-        kq_error err = { 0 };
+        kq_error err = {0};
         int32_t *ids;
         size_t n;
         kv_str(&g, "tokenizer.ggml.model", "gpt2");
@@ -294,8 +379,8 @@ static void warnings(void **state)
 
 static void write_model(const char *path)
 {
-    gguf g = { 0 };
-    kq_buffer file = { 0 };
+    gguf g = {0};
+    kq_buffer file = {0};
     kq_error err;
     kv_str(&g, "general.architecture", "llama");
     kv_u32(&g, "llama.block_count", 1);
@@ -355,10 +440,21 @@ static void from_gguf(void **state)
 
     json_t *config = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
     assert_non_null(strstr(text, "\"rms_norm_eps\": 1e-5"));
-    assert_string_equal(json_string_value(json_array_get(json_object_get(config, "architectures"), 0)), "LlamaForCausalLM");
-    static const struct { const char *key; int value; } numbers[] = { { "hidden_size", 32 }, { "intermediate_size", 64 }, { "num_attention_heads", 4 },
-        { "num_key_value_heads", 2 }, { "head_dim", 8 }, { "num_hidden_layers", 1 }, { "vocab_size", 2000 }, { "max_position_embeddings", 512 },
-        { "rope_theta", 100000 }, { "bos_token_id", 1 } };
+    assert_string_equal(json_string_value(json_array_get(json_object_get(config, "architectures"), 0)),
+                        "LlamaForCausalLM");
+    static const struct {
+        const char *key;
+        int value;
+    } numbers[] = {{"hidden_size", 32},
+                   {"intermediate_size", 64},
+                   {"num_attention_heads", 4},
+                   {"num_key_value_heads", 2},
+                   {"head_dim", 8},
+                   {"num_hidden_layers", 1},
+                   {"vocab_size", 2000},
+                   {"max_position_embeddings", 512},
+                   {"rope_theta", 100000},
+                   {"bos_token_id", 1}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (json_number_value(json_object_get(config, numbers[i].key)) != numbers[i].value)
             fail_msg("config.json: %s is not %d", numbers[i].key, numbers[i].value);
@@ -371,7 +467,8 @@ static void from_gguf(void **state)
     assert_string_equal(json_string_value(json_object_get(v, "chat_template")), "{{ '<|im_start|>' }}");
     json_decref(v);
     v = load(dir, "generation_config.json");
-    json_t *ends = json_pack("[i,i]", 2, 0); /* eos, then what ends an answer by its name: "<|endoftext|>" */
+    /* eos, then what ends an answer by its name: "<|endoftext|>" */
+    json_t *ends = json_pack("[i,i]", 2, 0);
     assert_true(json_equal(json_object_get(v, "eos_token_id"), ends));
     json_decref(ends);
     json_decref(v);
@@ -383,7 +480,8 @@ static void from_gguf(void **state)
     assert_int_equal(kq_tokenizer_eos(tok), 2);
     check_family(tok, "smollm");
     kq_tokenizer_close(tok);
-    static const char *const files[] = { "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json" };
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                        "generation_config.json"};
     for (size_t i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, files[i]);
         assert_int_equal(unlink(path), 0);
@@ -399,7 +497,7 @@ static void from_folder(void **state)
     kq_tokenizer *tok;
     char dir[64], out[80], path[160], *text;
     size_t size, size2;
-    static const char *const names[] = { "config.json", "model.safetensors" };
+    static const char *const names[] = {"config.json", "model.safetensors"};
     snprintf(dir, sizeof dir, "folder_%d", (int)getpid());
     snprintf(out, sizeof out, "%s/out", dir);
     check_ok(kq_mkdirs(out, &err));
@@ -413,7 +511,8 @@ static void from_folder(void **state)
     }
     check_ok(kq_source_open(dir, &src, &err));
     check_fails(kq_tokenizer_open(src, &tok, &err), KQ_E_UNSUPPORTED, "tokenizer.json");
-    char *golden = golden_read("tokenizer_smollm.json", &size); /* LLaMA-3's begins texts with a token that this model has no row for */
+    /* LLaMA-3's begins texts with a token that this model has no row for */
+    char *golden = golden_read("tokenizer_smollm.json", &size);
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     check_ok(kq_file_write(path, golden, size, &err));
     snprintf(path, sizeof path, "%s/chat_template.jinja", dir);
@@ -432,8 +531,9 @@ static void from_folder(void **state)
     assert_string_equal(text, kq_source_config_json(src));
     kq_free(text);
     kq_source_close(src);
-    static const char *const made[] = { "out/tokenizer.json", "out/chat_template.jinja", "out", "tokenizer.json", "chat_template.jinja", "config.json",
-                                        "model.safetensors", "" };
+    static const char *const made[] = {
+        "out/tokenizer.json", "out/chat_template.jinja", "out", "tokenizer.json", "chat_template.jinja",
+        "config.json",        "model.safetensors",       ""};
     for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, made[i]);
         assert_int_equal(remove(path), 0); /* the folders must be empty by then */
@@ -442,7 +542,8 @@ static void from_folder(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(gguf_families), cmocka_unit_test(hostile), cmocka_unit_test(warnings), cmocka_unit_test(from_gguf),
-                                        cmocka_unit_test(from_folder) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gguf_families), cmocka_unit_test(hostile),
+                                       cmocka_unit_test(warnings), cmocka_unit_test(from_gguf),
+                                       cmocka_unit_test(from_folder)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

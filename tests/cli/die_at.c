@@ -1,5 +1,5 @@
-/* Loaded into the program before libc (LD_PRELOAD): the process is killed just before its DIE_AT-th call that changes a folder or makes a
- * file's bytes last. Counts from 1; without DIE_AT nothing happens. */
+/* Loaded into the program before libc (LD_PRELOAD): the process is killed just before its DIE_AT-th call
+ * that changes a folder or makes a file's bytes last. Counts from 1; without DIE_AT nothing happens. */
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -16,13 +16,13 @@ static void count(void)
         kill(getpid(), SIGKILL);
 }
 
-#define COUNTED(name, parameters, arguments) \
-    int name parameters \
-    { \
-        int(*real) parameters; \
+#define COUNTED(name, parameters, arguments)       \
+    int name parameters                            \
+    {                                              \
+        int(*real) parameters;                     \
         *(void **)&real = dlsym(RTLD_NEXT, #name); \
-        count(); \
-        return real arguments; \
+        count();                                   \
+        return real arguments;                     \
     }
 
 COUNTED(rename, (const char *from, const char *to), (from, to))

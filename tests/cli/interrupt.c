@@ -1,5 +1,7 @@
-/* interrupt SIGNAL DELAY_US HOW COMMAND...: start the command in a process group of its own, send it the signal after the delay, and exit with the status a shell
- * would give; 124: it had to be killed after 120 s. HOW: process, group, or the seed of a thread to send it to (tgkill). What the command prints goes where this program's output goes. */
+/* interrupt SIGNAL DELAY_US HOW COMMAND...: start the command in a process group of its own, send it the
+ * signal after the delay, and exit with the status a shell would give; 124: it had to be killed after
+ * 120 s. HOW: process, group, or the seed of a thread to send it to (tgkill). What the command prints
+ * goes where this program's output goes. */
 #include <dirent.h>
 #include <signal.h>
 #include <stdio.h>

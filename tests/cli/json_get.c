@@ -1,5 +1,5 @@
-/* json_get FILE PATH...: print the values at PATHs ("seconds/total"; "." is the whole) of a JSON file, one a line. Exit status 1 when the file is
- * not JSON, or a path is not there. "-" reads standard input. */
+/* json_get FILE PATH...: print the values at PATHs ("seconds/total"; "." is the whole) of a JSON file,
+ * one a line. Exit status 1 when the file is not JSON, or a path is not there. "-" reads standard input. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +10,9 @@ int main(int argc, char **argv)
     json_error_t err;
     if (argc < 2)
         return 2;
-    json_t *root = strcmp(argv[1], "-") ? json_load_file(argv[1], JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &err) : json_loadf(stdin, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &err);
+    json_t *root = strcmp(argv[1], "-")
+                       ? json_load_file(argv[1], JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &err)
+                       : json_loadf(stdin, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &err);
     if (!root) {
         fprintf(stderr, "%s:%d: %s\n", argv[1], err.line, err.text);
         return 1;

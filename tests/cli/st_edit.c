@@ -1,4 +1,5 @@
-/* st_edit OUT.safetensors OPERATION...: make a safetensors file out of others, for tests. Operations work on a list of tensors, in order; PATTERN as of a shell.
+/* st_edit OUT.safetensors OPERATION...: make a safetensors file out of others, for tests. Operations
+ * work on a list of tensors, in order; PATTERN as of a shell.
  *   +FILE                  all tensors of FILE; one of a name that is there takes its place
  *   keep PATTERN           only these; drop PATTERN: all but these
  *   prefix OLD NEW         in the beginning of names
@@ -7,7 +8,8 @@
  *   type TYPE PATTERN      F32, F16, BF16, F64, F8_E4M3, F8_E5M2
  *   times FACTOR PATTERN   multiply the numbers, in f32, and round to the type again
  *   set PLACE VALUE PATTERN  the numbers at all, row:I, col:J or at:I:J (nan and inf are values, too)
- *   fp8 MxN TYPE PATTERN   as FP8 with a scale of TYPE (NAME_scale_inv) for each block of M rows and N columns; 0x0: one scale, a scalar */
+ *   fp8 MxN TYPE PATTERN   as FP8 with a scale of TYPE (NAME_scale_inv) for each block of M rows and N
+ *     columns; 0x0: one scale, a scalar */
 #include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
@@ -19,7 +21,12 @@
 #include "format/safetensors_write.h"
 
 enum { MAX = 2048 };
-typedef struct tensor { char name[160]; kq_dtype type; size_t rank, shape[4], n; float *x; } tensor;
+typedef struct tensor {
+    char name[160];
+    kq_dtype type;
+    size_t rank, shape[4], n;
+    float *x;
+} tensor;
 static tensor list[MAX];
 static size_t n_list;
 
@@ -95,7 +102,8 @@ static size_t encode(kq_dtype type, float x, uint8_t out[8])
     switch (type) {
     case KQ_T_F32: memcpy(out, &x, 4); return 4;
     case KQ_T_F64: memcpy(out, &d, 8); return 8;
-    case KQ_T_F16: case KQ_T_BF16: memcpy(out, &h, 2); return 2;
+    case KQ_T_F16:
+    case KQ_T_BF16: memcpy(out, &h, 2); return 2;
     default: *out = nearest(type, x); return 1;
     }
 }
@@ -154,7 +162,10 @@ static void write_out(const char *path)
         stop(path, err.message);
 }
 
-static bool matches(const char *pattern, const tensor *t) { return !fnmatch(pattern, t->name, 0); }
+static bool matches(const char *pattern, const tensor *t)
+{
+    return !fnmatch(pattern, t->name, 0);
+}
 
 static void filter(const char *pattern, bool keep)
 {
@@ -185,7 +196,8 @@ static void set_numbers(tensor *t, const char *where, float value)
 {
     const size_t cols = t->rank == 2 ? t->shape[1] : t->n;
     size_t i = 0, j = 0;
-    const bool all = !strcmp(where, "all"), row = sscanf(where, "row:%zu", &i) == 1, col = sscanf(where, "col:%zu", &j) == 1;
+    const bool all = !strcmp(where, "all"), row = sscanf(where, "row:%zu", &i) == 1,
+               col = sscanf(where, "col:%zu", &j) == 1;
     if (!all && !row && !col && sscanf(where, "at:%zu:%zu", &i, &j) != 2)
         stop(where, "unknown place");
     for (size_t k = 0; k < t->n; k++)
@@ -197,7 +209,10 @@ static void set_numbers(tensor *t, const char *where, float value)
 static int operate(char **a, int left)
 {
     const char *op = a[0];
-    int takes = *op == '+' ? 1 : !strcmp(op, "keep") || !strcmp(op, "drop") ? 2 : !strcmp(op, "add") || !strcmp(op, "fp8") || !strcmp(op, "set") ? 4 : 3;
+    int takes = *op == '+'                                                       ? 1
+                : !strcmp(op, "keep") || !strcmp(op, "drop")                     ? 2
+                : !strcmp(op, "add") || !strcmp(op, "fp8") || !strcmp(op, "set") ? 4
+                                                                                 : 3;
     if (left < takes)
         stop(op, "arguments are missing");
     if (*op == '+')
@@ -232,7 +247,8 @@ static int operate(char **a, int left)
                 to_fp8(t, rows, strtoul(cols + 1, NULL, 10), type_of(a[2]));
             }
         }
-        if (strcmp(op, "prefix") && strcmp(op, "type") && strcmp(op, "times") && strcmp(op, "set") && strcmp(op, "fp8"))
+        if (strcmp(op, "prefix") && strcmp(op, "type") && strcmp(op, "times") && strcmp(op, "set") &&
+            strcmp(op, "fp8"))
             stop(op, "unknown operation");
     }
     return takes;

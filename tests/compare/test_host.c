@@ -1,5 +1,6 @@
-/* The library within a host program: with a locale whose decimal point is a comma it gives the bytes of the C locale, and what it promises of progress
- * holds in every function: a stage that is text, shares from 0 to 1, and the end of the work at the first answer that is not 0. */
+/* The library within a host program: with a locale whose decimal point is a comma it gives the bytes of
+ * the C locale, and what it promises of progress holds in every function: a stage that is text, shares
+ * from 0 to 1, and the end of the work at the first answer that is not 0. */
 #include <jansson.h>
 #include <locale.h>
 #include <unistd.h>
@@ -57,7 +58,8 @@ static kq_quantize_options options(void)
     return o;
 }
 
-typedef kq_status work(const char *folder, kq_common *common); /* common: threads and so on are the function's, progress the caller's */
+/* common: threads and so on are the function's, progress the caller's */
+typedef kq_status work(const char *folder, kq_common *common);
 
 static void take(kq_common *to, const kq_common *from)
 {
@@ -86,7 +88,8 @@ static kq_status do_calibrate(const char *folder, kq_common *common)
     char path[2][300];
     kq_quantize_options o = options();
     take(&o.common, common);
-    kq_estimate e[2] = {{at(path[0], folder, "f.safetensors"), o.calibration}, {at(path[1], folder, "g.safetensors"), o.calibration}};
+    kq_estimate e[2] = {{at(path[0], folder, "f.safetensors"), o.calibration},
+                        {at(path[1], folder, "g.safetensors"), o.calibration}};
     e[1].calibration.method = "fastkron";
     return kq_calibrate_all(MODEL, e, 2, &o, false, NULL, &err);
 }
@@ -137,7 +140,8 @@ static kq_status do_eval(const char *folder, kq_common *common)
     if (!status) /* the file alone is wanted */
         status = kq_eval_text(MODEL, NULL, TEXT, &o, NULL, &err);
     if (!status) /* its last two members are of the machine */
-        status = kq_file_write(at(path, folder, "eval.json"), json, (size_t)(strstr(json, "\"seconds\"") - json), &err);
+        status = kq_file_write(at(path, folder, "eval.json"), json,
+                               (size_t)(strstr(json, "\"seconds\"") - json), &err);
     free(json);
     return status;
 }
@@ -174,9 +178,13 @@ static kq_status do_compare(const char *folder, kq_common *common)
     return status ? status : kq_report(path, NULL, &err);
 }
 
-static const struct { const char *name; work *fn; } all[] = {
-    {"quantize", do_quantize}, {"gguf", do_gguf}, {"calibrate", do_calibrate}, {"imatrix", do_imatrix}, {"own text", do_own_text},
-    {"export", do_export}, {"eval", do_eval}, {"plan", do_plan}, {"compare", do_compare},
+static const struct {
+    const char *name;
+    work *fn;
+} all[] = {
+    {"quantize", do_quantize}, {"gguf", do_gguf},         {"calibrate", do_calibrate},
+    {"imatrix", do_imatrix},   {"own text", do_own_text}, {"export", do_export},
+    {"eval", do_eval},         {"plan", do_plan},         {"compare", do_compare},
 };
 enum { N_ALL = sizeof all / sizeof *all };
 
@@ -210,9 +218,12 @@ static void progress_is_text_and_obeyed(void **state)
             check_ok(kq_mkdirs(at(path, folder, ""), &err));
             const kq_status status = all[i].fn(folder, &common);
             if (l.bad || l.after)
-                fail_msg("%s, stopped at call %d: %d calls without a stage or a share, %d calls after the stop", all[i].name, n, l.bad, l.after);
+                fail_msg(
+                    "%s, stopped at call %d: %d calls without a stage or a share, %d calls after the stop",
+                    all[i].name, n, l.bad, l.after);
             if (status != (n && l.calls >= n ? KQ_E_INTERRUPTED : KQ_OK))
-                fail_msg("%s, stopped at call %d of %d: status %d, %s", all[i].name, n, l.calls, status, status ? err.message : "");
+                fail_msg("%s, stopped at call %d of %d: status %d, %s", all[i].name, n, l.calls, status,
+                         status ? err.message : "");
             check_ok(kq_remove_tree(at(path, folder, ""), &err));
             stops += status == KQ_E_INTERRUPTED;
             if (n && status == KQ_OK)
@@ -291,17 +302,23 @@ static void same_bytes_in_a_comma_locale(void **state)
     assert_string_equal(json, "{\"complete\": true}");
     free(json);
     /* a comparison tells times: as many commas and points all the same */
-    static const char *const tables[] = {"compare/table.csv", "compare/table.md", "compare/rows/none-2bit-seed0.json"};
+    static const char *const tables[] = {"compare/table.csv", "compare/table.md",
+                                         "compare/rows/none-2bit-seed0.json"};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        assert_int_equal(count(at(path[0], "point", tables[i]), ','), count(at(path[1], "comma", tables[i]), ','));
-    snprintf(cmd, sizeof cmd, "for d in point comma; do sed 's/[0-9.]*[0-9]/N/g' %s/$d/compare/report.html | grep -c 'N,N[^0-9]' ; done | uniq | wc -l | grep -qx 1", dir);
+        assert_int_equal(count(at(path[0], "point", tables[i]), ','),
+                         count(at(path[1], "comma", tables[i]), ','));
+    snprintf(cmd, sizeof cmd,
+             "for d in point comma; do sed 's/[0-9.]*[0-9]/N/g' %s/$d/compare/report.html | grep -c "
+             "'N,N[^0-9]' ; done | uniq | wc -l | grep -qx 1",
+             dir);
     assert_int_equal(system(cmd), 0);
     snprintf(cmd, sizeof cmd, "rm -rf %s/*/compare; diff -r %s/point %s/comma", dir, dir, dir);
     assert_int_equal(system(cmd), 0);
     setlocale(LC_ALL, "C");
 }
 
-/* A host that forgot kq_..._defaults() hears what is wrong; where 0 has a meaning, it works. Nothing is made, and an error that nobody wants is dropped. */
+/* A host that forgot kq_..._defaults() hears what is wrong; where 0 has a meaning, it works. Nothing is
+ * made, and an error that nobody wants is dropped. */
 static void structs_of_zeros(void **state)
 {
     (void)state;
@@ -331,6 +348,8 @@ static void structs_of_zeros(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(structs_of_zeros), cmocka_unit_test(progress_is_text_and_obeyed), cmocka_unit_test(same_bytes_in_a_comma_locale)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(structs_of_zeros),
+                                       cmocka_unit_test(progress_is_text_and_obeyed),
+                                       cmocka_unit_test(same_bytes_in_a_comma_locale)};
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

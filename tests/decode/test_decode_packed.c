@@ -1,5 +1,5 @@
-/* Packed products: every code, number of bits and instruction set against plain C bit for bit, against kq_trellis_decode's values, and against
- * a dense product. */
+/* Packed products: every code, number of bits and instruction set against plain C bit for bit, against
+ * kq_trellis_decode's values, and against a dense product. */
 #include "check.h"
 
 #include "base/mem.h"
@@ -22,9 +22,11 @@ static void each(kq_code code, int k)
     double worst = 0, near = 0;
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         const size_t nt = sizes[s], n = 16 * nt, n_words = nt * c->words;
-        /* exactly as large as they may be, at an odd 16-bit word, so that the sanitizer sees a load too far */
+        /* exactly as large as they may be, at an odd 16-bit word, so that the sanitizer sees a load too
+         * far */
         uint16_t *block = malloc((n_words + 1) * sizeof *block), *words = block + 1;
-        int16_t *panel = kq_alloc(nt * KQ_PANEL_TILE, 2), *panel2 = kq_alloc(nt * KQ_PANEL_TILE, 2), *q = kq_alloc(T * n, 2), *q2 = kq_alloc(T * n, 2);
+        int16_t *panel = kq_alloc(nt * KQ_PANEL_TILE, 2), *panel2 = kq_alloc(nt * KQ_PANEL_TILE, 2),
+                *q = kq_alloc(T * n, 2), *q2 = kq_alloc(T * n, 2);
         float *value = kq_alloc(nt * 256, 4), *x = kq_alloc(T * n, 4), y[T * 16], y2[T * 16], step[T];
         assert_non_null(block);
         for (size_t i = 0; i < n_words; i++)
@@ -51,8 +53,10 @@ static void each(kq_code code, int k)
             for (size_t r = 0; r < 16; r++) {
                 double sum = 0;
                 for (size_t i = 0; i < n; i++)
-                    sum += (double)value[i / 16 * 256 + r * 16 + i % 16] * (v == 4 ? (double)x[v * n + i] * 1e-30 : (double)x[v * n + i]);
-                double got = y[v * 16 + r] * (double)c->unit * (v == 4 ? (double)step[v] * 1e-30 : (double)step[v]);
+                    sum += (double)value[i / 16 * 256 + r * 16 + i % 16] *
+                           (v == 4 ? (double)x[v * n + i] * 1e-30 : (double)x[v * n + i]);
+                double got =
+                    y[v * 16 + r] * (double)c->unit * (v == 4 ? (double)step[v] * 1e-30 : (double)step[v]);
                 d += (got - sum) * (got - sum), all += sum * sum;
             }
         near = fmax(near, sqrt(d / all));
@@ -73,7 +77,8 @@ static void each(kq_code code, int k)
         free(block);
         kq_free(panel), kq_free(panel2), kq_free(q), kq_free(q2), kq_free(value), kq_free(x);
     }
-    printf("%s, %d bits: values within %.2g, products within %.2g of their norm\n", kq_code_name(code), k, worst, near);
+    printf("%s, %d bits: values within %.2g, products within %.2g of their norm\n", kq_code_name(code), k,
+           worst, near);
     assert_true(worst <= c->unit * 0.5001 && near < 6e-4);
     kq_packed_code_free(c);
     kq_trellis_free(t);

@@ -1,14 +1,21 @@
-/* The engine against the forward pass of the model room, and what it promises about batches, slots, cuts and threads. */
+/* The engine against the forward pass of the model room, and what it promises about batches, slots, cuts
+ * and threads. */
 #include "../model/golden.h"
 
 #include "decode/engine.h"
 #include "base/mem.h"
 
-static kq_engine *engine_of(const kq_weights *w, kq_compute compute, kq_kv_type kv, int threads, size_t n_slots, size_t max_T)
+static kq_engine *engine_of(const kq_weights *w, kq_compute compute, kq_kv_type kv, int threads,
+                            size_t n_slots, size_t max_T)
 {
     kq_error err;
     kq_engine *e;
-    const kq_engine_options opt = {.isa = test_isa(), .compute = compute, .kv = kv, .threads = threads, .n_slots = n_slots, .max_T = max_T};
+    const kq_engine_options opt = {.isa = test_isa(),
+                                   .compute = compute,
+                                   .kv = kv,
+                                   .threads = threads,
+                                   .n_slots = n_slots,
+                                   .max_T = max_T};
     check_ok(kq_engine_new_dense(w, &opt, &e, &err));
     return e;
 }
@@ -29,7 +36,8 @@ static float *by_forward(const golden *g)
     kq_head *head;
     check_ok(kq_model_ctx_new(c, test_isa(), KQ_F32, g->T, &mc, &err));
     check_ok(kq_head_load(mc, &g->w, &head, &err));
-    float *x = kq_alloc(g->T * c->d_model, 4), *all = kq_alloc(g->T * c->vocab_size, 4), *xn = kq_alloc(g->T * c->d_model, 4);
+    float *x = kq_alloc(g->T * c->d_model, 4), *all = kq_alloc(g->T * c->vocab_size, 4),
+          *xn = kq_alloc(g->T * c->d_model, 4);
     void *scratch = kq_alloc(kq_block_scratch_bytes(mc, g->T, false), 1);
     check_ok(kq_head_embed(head, g->ids, g->T, x, &err));
     for (size_t i = 0; i < c->n_layer; i++) {
@@ -51,15 +59,24 @@ static void family(const char *name)
     golden_open(&g, name);
     const size_t T = g.T, vocab = kq_source_config(g.src)->vocab_size;
     float *want = by_forward(&g), *all = kq_alloc(T * vocab, 4), *row = kq_alloc(T * vocab, 4);
-    /* relative error allowed against f32: rounding; then what the cache's and the weights' rounding to 8 or 11 bits makes of these small models */
-    const struct { kq_compute compute; kq_kv_type kv; double tol; } kinds[] = {
-        {KQ_F32, KQ_KV_F32, 2e-5}, {KQ_F32, KQ_KV_F16, 2e-3}, {KQ_F32, KQ_KV_BF16, 1.5e-2}, {KQ_BF16, KQ_KV_BF16, 2.5e-2},
+    /* relative error allowed against f32: rounding; then what the cache's and the weights' rounding to 8
+     * or 11 bits makes of these small models */
+    const struct {
+        kq_compute compute;
+        kq_kv_type kv;
+        double tol;
+    } kinds[] = {
+        {KQ_F32, KQ_KV_F32, 2e-5},
+        {KQ_F32, KQ_KV_F16, 2e-3},
+        {KQ_F32, KQ_KV_BF16, 1.5e-2},
+        {KQ_BF16, KQ_KV_BF16, 2.5e-2},
     };
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
         kq_engine *e = engine_of(&g.w, kinds[k].compute, kinds[k].kv, 1, 3, T);
         run_one(e, 0, g.ids, T, T, all);
         double rel = check_rel(all, want, T * vocab);
-        printf("%s, compute %s, cache %s: relative error %.2g\n", name, kinds[k].compute == KQ_F32 ? "f32" : "bf16", kq_kv_name(kinds[k].kv), rel);
+        printf("%s, compute %s, cache %s: relative error %.2g\n", name,
+               kinds[k].compute == KQ_F32 ? "f32" : "bf16", kq_kv_name(kinds[k].kv), rel);
         check_close(all, want, T * vocab, kinds[k].tol);
         assert_int_equal(kq_engine_length(e, 0), T);
         assert_int_equal(kq_engine_length(e, 1), 0);
@@ -73,8 +90,9 @@ static void family(const char *name)
                 kq_error err;
                 float other[8 * 512];
                 assert_true(vocab <= 512);
-                const kq_engine_piece p[2] = {{.slot = 1, .ids = g.ids + at + 1, .n = i + 1, .n_logits = 1, .logits = other},
-                                              {.slot = 2, .ids = g.ids + at, .n = cuts[i], .n_logits = cuts[i], .logits = row}};
+                const kq_engine_piece p[2] = {
+                    {.slot = 1, .ids = g.ids + at + 1, .n = i + 1, .n_logits = 1, .logits = other},
+                    {.slot = 2, .ids = g.ids + at, .n = cuts[i], .n_logits = cuts[i], .logits = row}};
                 check_ok(kq_engine_run(f, p, 2, &err));
                 assert_memory_equal(row, all + at * vocab, cuts[i] * vocab * 4);
                 at += cuts[i];
@@ -131,7 +149,8 @@ static void test_long(void **state)
     kq_engine_piece p[SLOTS];
     for (size_t s = 0; s < SLOTS; s++) {
         kq_engine_truncate(e, s, 0);
-        p[s] = (kq_engine_piece){.slot = s, .ids = ids, .n = s == 7 ? 30 : 1, .n_logits = 1, .logits = b + s * vocab};
+        p[s] = (kq_engine_piece){
+            .slot = s, .ids = ids, .n = s == 7 ? 30 : 1, .n_logits = 1, .logits = b + s * vocab};
     }
     check_ok(kq_engine_run(e, p, SLOTS, &err));
     for (size_t s = 0; s < SLOTS; s++)
@@ -151,16 +170,17 @@ static void test_refused(void **state)
     float *logits = kq_alloc(8 * vocab, 4);
     kq_engine *e = engine_of(&g.w, KQ_F32, KQ_KV_F32, 1, 2, 8), *none;
     const int32_t bad[] = {1, (int32_t)vocab, -1};
-    kq_engine_piece p[2] = {{.slot = 0, .ids = g.ids, .n = 5}, {.slot = 1, .ids = g.ids, .n = 3, .n_logits = 3, .logits = logits}};
+    kq_engine_piece p[2] = {{.slot = 0, .ids = g.ids, .n = 5},
+                            {.slot = 1, .ids = g.ids, .n = 3, .n_logits = 3, .logits = logits}};
     check_ok(kq_engine_run(e, p, 2, &err));
-#define REFUSED(change, words)                                        \
-    do {                                                              \
-        kq_engine_piece q_[2] = {p[0], p[1]}, *q = q_;                \
-        q[0].n = 1;                                                   \
-        change;                                                       \
-        check_fails(kq_engine_run(e, q, 2, &err), KQ_E_ARG, words);   \
-        assert_int_equal(kq_engine_length(e, 0), 5);                  \
-        assert_int_equal(kq_engine_length(e, 1), 3);                  \
+#define REFUSED(change, words)                                      \
+    do {                                                            \
+        kq_engine_piece q_[2] = {p[0], p[1]}, *q = q_;              \
+        q[0].n = 1;                                                 \
+        change;                                                     \
+        check_fails(kq_engine_run(e, q, 2, &err), KQ_E_ARG, words); \
+        assert_int_equal(kq_engine_length(e, 0), 5);                \
+        assert_int_equal(kq_engine_length(e, 1), 3);                \
     } while (0)
     REFUSED(q[1].slot = 0, "two pieces");
     REFUSED(q[1].slot = 2, "slot 2 of 2");
@@ -182,7 +202,8 @@ static void test_refused(void **state)
     /* out of memory anywhere: said, and nothing leaks */
     int failures = 0;
     for (size_t n = 1; n < 200; n++) {
-        opt = (kq_engine_options){.isa = test_isa(), .compute = n & 1 ? KQ_BF16 : KQ_F32, .n_slots = 2, .max_T = 8, .threads = 1};
+        opt = (kq_engine_options){
+            .isa = test_isa(), .compute = n & 1 ? KQ_BF16 : KQ_F32, .n_slots = 2, .max_T = 8, .threads = 1};
         kq_alloc_fail_after(n);
         kq_status st = kq_engine_new_dense(&g.w, &opt, &e, &err);
         kq_alloc_fail_after(0);
@@ -202,7 +223,8 @@ static void test_refused(void **state)
 static int run(void)
 {
     kq_kern_init(test_isa());
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_families), cmocka_unit_test(test_long), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_families), cmocka_unit_test(test_long),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 

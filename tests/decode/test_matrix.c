@@ -1,5 +1,5 @@
-/* A packed linear's product, in its three steps, against kq_unround_linear and a dense product in double: every code and number of bits, sizes that
- * need padding, and orders without a Hadamard matrix. */
+/* A packed linear's product, in its three steps, against kq_unround_linear and a dense product in
+ * double: every code and number of bits, sizes that need padding, and orders without a Hadamard matrix. */
 #include "check.h"
 
 #include "base/mem.h"
@@ -8,7 +8,8 @@
 
 enum { T = 5 };
 
-static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const kq_packed_code *code, const float *x, float *y)
+static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const kq_packed_code *code,
+                    const float *x, float *y)
 {
     kq_error err;
     kq_rotation *u_m, *u_n;
@@ -16,21 +17,36 @@ static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const k
     const kq_packed_kern *pk = kq_packed_kern_pick(isa);
     check_ok(kq_rotation_new(p->m_pad, &u_m, &err));
     check_ok(kq_rotation_new(p->n_pad, &u_n, &err));
-    kq_matrix M = {.kind = KQ_MATRIX_PACKED, .m = p->m, .n = p->n, .m_pad = p->m_pad, .n_pad = p->n_pad, .words = p->trellis, .trellis = t, .code = code,
-                   .u_m = u_m, .u_n = u_n, .su = kq_alloc(p->n, 4), .sv = kq_alloc(p->m, 4)};
+    kq_matrix M = {.kind = KQ_MATRIX_PACKED,
+                   .m = p->m,
+                   .n = p->n,
+                   .m_pad = p->m_pad,
+                   .n_pad = p->n_pad,
+                   .words = p->trellis,
+                   .trellis = t,
+                   .code = code,
+                   .u_m = u_m,
+                   .u_n = u_n,
+                   .su = kq_alloc(p->n, 4),
+                   .sv = kq_alloc(p->m, 4)};
     for (size_t i = 0; i < p->n; i++)
         M.su[i] = p->su[i];
     for (size_t i = 0; i < p->m; i++)
         M.sv[i] = (float)p->sv[i] * p->scale * (code ? code->unit : 1);
-    float *z = kq_alloc(T * p->n_pad, 4), *w = kq_alloc(T * p->m_pad, 4), *panel = kq_alloc(16 * p->n_pad, 4), *rotating = kq_alloc(2 * p->n_pad + p->m_pad, 4), step[T];
+    float *z = kq_alloc(T * p->n_pad, 4), *w = kq_alloc(T * p->m_pad, 4), *panel = kq_alloc(16 * p->n_pad, 4),
+          *rotating = kq_alloc(2 * p->n_pad + p->m_pad, 4), step[T];
     for (size_t i = 0; i < T; i++)
-        kq_matrix_rotate_in(&M, k, pk, x + i * p->n, code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad), &step[i], rotating);
+        kq_matrix_rotate_in(&M, k, pk, x + i * p->n,
+                            code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad),
+                            &step[i], rotating);
     for (size_t tile = 0; tile < p->m_pad / 16; tile++)
         kq_matrix_tile(&M, k, pk, tile, z, p->n_pad, T, w + tile * 16, p->m_pad, panel);
     for (size_t i = 0; i < T; i++) /* one vector alone: the same bits */
         for (size_t tile = 0; tile < p->m_pad / 16; tile++) {
             float one[16];
-            kq_matrix_tile(&M, k, pk, tile, code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad), p->n_pad, 1, one, 16, panel);
+            kq_matrix_tile(&M, k, pk, tile,
+                           code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad),
+                           p->n_pad, 1, one, 16, panel);
             assert_memory_equal(one, w + i * p->m_pad + tile * 16, sizeof one);
         }
     for (size_t i = 0; i < T; i++)
@@ -53,11 +69,19 @@ static void test_products(void **state)
             check_ok(kq_trellis_new((kq_code)code, bits, KQ_ISA_REF, NULL, &t, &err));
             check_ok(kq_packed_code_new(t, &c, &err));
             for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-                const size_t m = shapes[s][0], n = shapes[s][1], m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
+                const size_t m = shapes[s][0], n = shapes[s][1], m_pad = (m + 15) / 16 * 16,
+                             n_pad = (n + 15) / 16 * 16;
                 kq_rng rng = kq_rng_stream((uint64_t)(code * 8 + bits), "test");
-                kq_packed p = {.m = m, .n = n, .m_pad = m_pad, .n_pad = n_pad, .trellis = kq_alloc(m_pad / 16 * (n_pad / 16) * kq_trellis_words(t), 2),
-                               .su = kq_alloc(n, 1), .sv = kq_alloc(m, 1), .scale = 0.37f};
-                float *W = kq_alloc(m * n, 4), *x = kq_alloc(T * n, 4), *y = kq_alloc(T * m, 4), *want = kq_alloc(T * m, 4);
+                kq_packed p = {.m = m,
+                               .n = n,
+                               .m_pad = m_pad,
+                               .n_pad = n_pad,
+                               .trellis = kq_alloc(m_pad / 16 * (n_pad / 16) * kq_trellis_words(t), 2),
+                               .su = kq_alloc(n, 1),
+                               .sv = kq_alloc(m, 1),
+                               .scale = 0.37f};
+                float *W = kq_alloc(m * n, 4), *x = kq_alloc(T * n, 4), *y = kq_alloc(T * m, 4),
+                      *want = kq_alloc(T * m, 4);
                 for (size_t i = 0; i < m_pad / 16 * (n_pad / 16) * kq_trellis_words(t); i++)
                     p.trellis[i] = (uint16_t)kq_rng_u64(&rng);
                 kq_rng_signs(&rng, p.su, n);
@@ -84,7 +108,8 @@ static void test_products(void **state)
                 kq_packed_free(&p);
                 kq_free(W), kq_free(x), kq_free(y), kq_free(want);
             }
-            printf("%s %d bits: relative error %.1e in f32, %.1e in integers\n", kq_code_name((kq_code)code), bits, worst, worst_int);
+            printf("%s %d bits: relative error %.1e in f32, %.1e in integers\n", kq_code_name((kq_code)code),
+                   bits, worst, worst_int);
             kq_packed_code_free(c);
             kq_trellis_free(t);
         }

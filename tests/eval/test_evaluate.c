@@ -1,4 +1,5 @@
-/* kq_evaluate against PyTorch in double precision (tests/golden/eval.txt) on the tiny models, and against arithmetic on Markov chains. */
+/* kq_evaluate against PyTorch in double precision (tests/golden/eval.txt) on the tiny models, and
+ * against arithmetic on Markov chains. */
 #include <unistd.h>
 
 #include "generate/chain.h"
@@ -47,7 +48,8 @@ static kq_status rounded_linear(void *ctx, size_t layer, kq_linear_id id, float 
     return st;
 }
 
-static kq_status rounded_rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err)
+static kq_status rounded_rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst,
+                              kq_error *err)
 {
     const rounded *r = ctx;
     return r->inner.rows(r->inner.ctx, name, row0, n_rows, dst, err);
@@ -69,9 +71,9 @@ static kq_source *open_tiny(const char *family)
     return src;
 }
 
-#define check_number(got, want, tol)                                               \
-    do {                                                                           \
-        if (!(fabs((got) - (want)) <= (tol)))                                      \
+#define check_number(got, want, tol)                                                \
+    do {                                                                            \
+        if (!(fabs((got) - (want)) <= (tol)))                                       \
             fail_msg("%s is %.9g, want %.9g", #got, (double)(got), (double)(want)); \
     } while (0)
 
@@ -83,8 +85,8 @@ static void test_golden(void **state)
     char family[32];
     size_t ctx, windows, lines = 0;
     double nll, nll_se, nll_sw, kld, kld_se, kld_sw, top1;
-    while (fscanf(f, "%31s %zu %zu %lf %lf %lf %lf %lf %lf %lf", family, &ctx, &windows, &nll, &nll_se, &nll_sw, &kld, &kld_se, &kld_sw,
-                  &top1) == 10) {
+    while (fscanf(f, "%31s %zu %zu %lf %lf %lf %lf %lf %lf %lf", family, &ctx, &windows, &nll, &nll_se,
+                  &nll_sw, &kld, &kld_se, &kld_sw, &top1) == 10) {
         lines++;
         kq_error err;
         kq_source *src = open_tiny(family);
@@ -184,7 +186,8 @@ static void test_chain(void **state)
                 tp = *chain_logit(&p, j, i) > *chain_logit(&p, j, tp) ? i : tp;
             }
             for (size_t i = 0; i < VOCAB; i++) {
-                double lp = scale * (double)*chain_logit(&p, j, i) - log(zp), lq = scale * (double)*chain_logit(&q, j, i) - log(zq);
+                double lp = scale * (double)*chain_logit(&p, j, i) - log(zp),
+                       lq = scale * (double)*chain_logit(&q, j, i) - log(zq);
                 kl += exp(lp) * (lp - lq);
             }
             kld += kl;
@@ -206,7 +209,8 @@ static void test_chain(void **state)
     chain_free(&p);
 }
 
-/* The flat model knows nothing: perplexity is the size of the vocabulary. A model of another width may be the reference. */
+/* The flat model knows nothing: perplexity is the size of the vocabulary. A model of another width may
+ * be the reference. */
 static void test_flat_and_widths(void **state)
 {
     (void)state;
@@ -228,13 +232,17 @@ static void test_flat_and_widths(void **state)
     check_number(e.nll_stderr, 0.0, 1e-6);
     check_number(e.kld, 0.0, 1e-7);
     assert_true(e.top1 == 1);
-    check_ok(kq_evaluate(&a.w, &b.w, ids, 32, &opt, &e, &err)); /* one window says nothing about the scatter of windows */
+    /* one window says nothing about the scatter of windows */
+    check_ok(kq_evaluate(&a.w, &b.w, ids, 32, &opt, &e, &err));
     assert_true(isnan(e.nll_stderr_windows) && isfinite(e.nll_stderr));
     chain_free(&a);
     chain_free(&b);
 }
 
-typedef struct watch { double last; int calls, stop_at; } watch;
+typedef struct watch {
+    double last;
+    int calls, stop_at;
+} watch;
 
 static int watching(void *ctx, const char *stage, double fraction)
 {
@@ -299,7 +307,8 @@ static void test_refused(void **state)
     }
     opt.progress = NULL;
 
-    /* every allocation fails in turn: an error each time, nothing leaked (the sanitizer looks), nothing written */
+    /* every allocation fails in turn: an error each time, nothing leaked (the sanitizer looks), nothing
+     * written */
     opt.threads = 1;
     for (size_t n = 1;; n++) {
         kq_eval_result whole;
@@ -316,7 +325,8 @@ static void test_refused(void **state)
     kq_source_close(src);
 }
 
-/* Hidden states of the reference from a file: the same bits, and no block of the reference is computed (one holds a NaN then). */
+/* Hidden states of the reference from a file: the same bits, and no block of the reference is computed
+ * (one holds a NaN then). */
 static void test_hidden(void **state)
 {
     (void)state;
@@ -366,20 +376,24 @@ static void test_hidden(void **state)
     assert_int_equal(system(cmd), 0);
 
     /* other shapes, and damage */
-    check_fails(kq_hidden_open(dir, "the text", WINDOWS - 1, CTX, w.cfg->d_model, &opt.hidden, &err), KQ_E_FORMAT, "remove it");
+    check_fails(kq_hidden_open(dir, "the text", WINDOWS - 1, CTX, w.cfg->d_model, &opt.hidden, &err),
+                KQ_E_FORMAT, "remove it");
     snprintf(cmd, sizeof cmd, "ls -d %s/*.safetensors", dir);
     FILE *f = popen(cmd, "r");
     assert_int_equal(fscanf(f, "%255s", path), 1);
     pclose(f);
     assert_non_null(f = fopen(path, "r+b"));
-    fseek(f, -(long)(WINDOWS * 8 + CTX * w.cfg->d_model * 4 + 100), SEEK_END); /* in the last window but one */
+    /* in the last window but one */
+    fseek(f, -(long)(WINDOWS * 8 + CTX * w.cfg->d_model * 4 + 100), SEEK_END);
     fputc(7, f);
     fclose(f);
     check_ok(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
-    check_fails(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_FORMAT, "window 3 is damaged");
+    check_fails(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_FORMAT,
+                "window 3 is damaged");
     kq_hidden_close(opt.hidden);
     assert_int_equal(truncate(path, 1000), 0);
-    check_fails(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err), KQ_E_FORMAT, path);
+    check_fails(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err), KQ_E_FORMAT,
+                path);
     snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
     assert_int_equal(system(cmd), 0);
     kq_source_close(src);

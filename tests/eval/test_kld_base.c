@@ -1,4 +1,5 @@
-/* Files of saved logits (llama.cpp's format) against NumPy's reading of it (scripts/make_golden_kld.py), and damaged ones. */
+/* Files of saved logits (llama.cpp's format) against NumPy's reading of it (scripts/make_golden_kld.py),
+ * and damaged ones. */
 #include "check.h"
 
 #include "base/mem.h"
@@ -28,9 +29,9 @@ static kq_source *open_tiny(kq_weights *w)
     return src;
 }
 
-#define check_number(got, want, tol)                                               \
-    do {                                                                           \
-        if (!(fabs((got) - (want)) <= (tol)))                                      \
+#define check_number(got, want, tol)                                                \
+    do {                                                                            \
+        if (!(fabs((got) - (want)) <= (tol)))                                       \
             fail_msg("%s is %.9g, want %.9g", #got, (double)(got), (double)(want)); \
     } while (0)
 
@@ -49,7 +50,8 @@ static void test_read(void **state)
     fclose(f);
     kq_kld_base base;
     assert_true(kq_kld_base_is(BASE));
-    assert_false(kq_kld_base_is(KRONQ_GOLDEN_DIR "/eval.txt") || kq_kld_base_is(KRONQ_GOLDEN_DIR) || kq_kld_base_is("none"));
+    assert_false(kq_kld_base_is(KRONQ_GOLDEN_DIR "/eval.txt") || kq_kld_base_is(KRONQ_GOLDEN_DIR) ||
+                 kq_kld_base_is("none"));
     check_ok(kq_kld_base_open(BASE, &base, &err));
     assert_int_equal(base.ctx, CTX);
     assert_int_equal(base.windows, WINDOWS);
@@ -88,18 +90,21 @@ static void test_read(void **state)
     check_fails(kq_evaluate(&w, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_ARG, "second halves");
     opt.half = true;
     opt.ctx = 30;
-    check_fails(kq_evaluate(&w, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_ARG, "3 windows of 40 tokens, 4 of 30");
+    check_fails(kq_evaluate(&w, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_ARG,
+                "3 windows of 40 tokens, 4 of 30");
     kq_source *other;
     check_ok(kq_source_open(KRONQ_GOLDEN_DIR "/tiny_llama2", &other, &err));
     const kq_weights v = kq_weights_from_source(other);
     opt.ctx = CTX;
-    check_fails(kq_evaluate(&v, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_MISMATCH, "is of a model of 300 tokens, this one has 259");
+    check_fails(kq_evaluate(&v, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_MISMATCH,
+                "is of a model of 300 tokens, this one has 259");
     kq_source_close(other);
     kq_kld_base_close(&base);
     kq_source_close(src);
 }
 
-/* Written again by us: header and ids equal, rows equal to a step or two of 16 bits; read again: no divergence. */
+/* Written again by us: header and ids equal, rows equal to a step or two of 16 bits; read again: no
+ * divergence. */
 static void test_write(void **state)
 {
     (void)state;
@@ -129,14 +134,17 @@ static void test_write(void **state)
             memcpy(b, base.rows + r * row, 8);
             check_number(a[0], b[0], 1e-5 * b[0]);
             check_number(a[1], b[1], 1e-4);
-            const uint16_t *p = (const uint16_t *)(const void *)(ours.rows + r * row + 8), *q = (const uint16_t *)(const void *)(base.rows + r * row + 8);
+            const uint16_t *p = (const uint16_t *)(const void *)(ours.rows + r * row + 8),
+                           *q = (const uint16_t *)(const void *)(base.rows + r * row + 8);
             for (size_t i = 0; i < base.vocab; i++)
                 assert_true(abs(p[i] - q[i]) <= 3);
         }
         opt.base = &ours;
         check_ok(kq_evaluate(&inner, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err));
         check_number(e.kld, 0, 1e-4);
-        assert_true(e.ratio > -1e-4 && e.ratio < 1); /* the file keeps 16 nats below the most likely: what is rarer (much, in a random model) counts as that */
+        /* the file keeps 16 nats below the most likely: what is rarer (much, in a random model) counts
+         * as that */
+        assert_true(e.ratio > -1e-4 && e.ratio < 1);
         check_number(e.top1, 1, 0);
         kq_kld_base_close(&ours);
     }
@@ -166,10 +174,16 @@ static void test_damaged(void **state)
         write_file(data, cut, 0, NULL, 0);
         check_fails(kq_kld_base_open("bad.kld", &bad, &err), KQ_E_FORMAT, "bad.kld: ");
     }
-    static const struct { size_t at; int32_t value; const char *words; } numbers[] = {
-        {0, 0, "does not begin with"}, {8, 0, "cannot be"}, {8, -40, "cannot be"}, {8, 0x7fffffff, "cannot be"}, {8, 41, "an unfinished file"},
-        {12, -1, "cannot be"}, {12, 0, "cannot be"}, {12, 0x7fffffff, "cannot be"}, {12, 298, "an unfinished file"},
-        {16, 0, "cannot be"}, {16, 4, "an unfinished file"}, {16, 0x7fffffff, "cannot be"}, {20, -1, "token 0 is -1"}, {24, 300, "token 1 is 300"},
+    static const struct {
+        size_t at;
+        int32_t value;
+        const char *words;
+    } numbers[] = {
+        {0, 0, "does not begin with"}, {8, 0, "cannot be"},           {8, -40, "cannot be"},
+        {8, 0x7fffffff, "cannot be"},  {8, 41, "an unfinished file"}, {12, -1, "cannot be"},
+        {12, 0, "cannot be"},          {12, 0x7fffffff, "cannot be"}, {12, 298, "an unfinished file"},
+        {16, 0, "cannot be"},          {16, 4, "an unfinished file"}, {16, 0x7fffffff, "cannot be"},
+        {20, -1, "token 0 is -1"},     {24, 300, "token 1 is 300"},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         write_file(data, base.map.size, numbers[i].at, &numbers[i].value, 4);
@@ -190,7 +204,8 @@ static void test_damaged(void **state)
         if (i == 6) /* -1 is a possible minimum */
             check_ok(kq_evaluate(&inner, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err));
         else
-            check_fails(kq_evaluate(&inner, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_FORMAT, "bad.kld: window 1, position 22: scale");
+            check_fails(kq_evaluate(&inner, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_FORMAT,
+                        "bad.kld: window 1, position 22: scale");
         kq_kld_base_close(&bad);
     }
     kq_source_close(src);
@@ -199,6 +214,7 @@ static void test_damaged(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_read), cmocka_unit_test(test_write), cmocka_unit_test(test_damaged)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_read), cmocka_unit_test(test_write),
+                                       cmocka_unit_test(test_damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Importance matrices: what llama-imatrix wrote (tests/golden/imatrix.*) is read as it is meant, kronq's own is the same to llama.cpp's 8-bit activations,
- * and hostile files are errors. */
+/* Importance matrices: what llama-imatrix wrote (tests/golden/imatrix.*) is read as it is meant, kronq's
+ * own is the same to llama.cpp's 8-bit activations, and hostile files are errors. */
 #include <jansson.h>
 #include <unistd.h>
 
@@ -32,9 +32,13 @@ static int remove_dir(void **state)
     return system(cmd);
 }
 
-static const struct { const char *module; size_t n; } linears[] = { /* of tiny_cli */
+static const struct {
+    const char *module;
+    size_t n;
+} linears[] = {
+    /* of tiny_cli */
     {"self_attn.q_proj", 64}, {"self_attn.k_proj", 64}, {"self_attn.v_proj", 64}, {"self_attn.o_proj", 64},
-    {"mlp.gate_proj", 64}, {"mlp.up_proj", 64}, {"mlp.down_proj", 112},
+    {"mlp.gate_proj", 64},    {"mlp.up_proj", 64},      {"mlp.down_proj", 112},
 };
 
 static const char *module_of(size_t i, char buf[96])
@@ -69,7 +73,8 @@ static void both_forms_say_the_same(void **state)
     assert_non_null(strstr(kq_imatrix_settings(f[1]), "\"text\":[\"text.txt\"]"));
     check_ok(kq_imatrix_read(f[0], "model.layers.3.mlp.up_proj", 64, a, &lack, &err));
     assert_int_equal(lack, KQ_LACK_ENTRY);
-    check_fails(kq_imatrix_read(f[0], "model.layers.2.mlp.up_proj", 63, a, &lack, &err), KQ_E_SHAPE, "64 inputs for model.layers.2.mlp.up_proj, the model has 63");
+    check_fails(kq_imatrix_read(f[0], "model.layers.2.mlp.up_proj", 63, a, &lack, &err), KQ_E_SHAPE,
+                "64 inputs for model.layers.2.mlp.up_proj, the model has 63");
     kq_imatrix_close(f[0]);
     kq_imatrix_close(f[1]);
     /* as a factor file: the diagonal, and no H_out */
@@ -79,16 +84,19 @@ static void both_forms_say_the_same(void **state)
     check_ok(kq_factor_file_open(GOLDEN, &file, &err));
     assert_true(kq_factor_file_is_imatrix(file));
     check_ok(kq_factor_file_check(file, "model.layers.0.self_attn.q_proj", 64, 64, false, &lack, &err));
-    check_fails(kq_factor_file_check(file, "model.layers.0.self_attn.q_proj", 64, 65, false, &lack, &err), KQ_E_SHAPE, "the model has 65");
-    check_ok(kq_factor_file_read(file, "model.layers.0.self_attn.q_proj", 64, 64, H, NULL, &has_out, &lack, &err));
+    check_fails(kq_factor_file_check(file, "model.layers.0.self_attn.q_proj", 64, 65, false, &lack, &err),
+                KQ_E_SHAPE, "the model has 65");
+    check_ok(
+        kq_factor_file_read(file, "model.layers.0.self_attn.q_proj", 64, 64, H, NULL, &has_out, &lack, &err));
     assert_true(!has_out);
     for (size_t i = 0; i < 64 * 64; i++)
         assert_true(H[i] == (i / 64 == i % 64 ? a[i / 64] : 0));
     kq_factor_file_close(file);
 }
 
-/* The model is Q8_0: llama.cpp rounds activations to 8 bits before each product, a few parts in a thousand of each (2.95e-3 was the largest seen). A missing
- * square, a wrong chunk or another text is off by tens of per cent. */
+/* The model is Q8_0: llama.cpp rounds activations to 8 bits before each product, a few parts in a
+ * thousand of each (2.95e-3 was the largest seen). A missing square, a wrong chunk or another text is
+ * off by tens of per cent. */
 static void written_as_llama_does(void **state)
 {
     (void)state;
@@ -114,12 +122,14 @@ static void written_as_llama_does(void **state)
     assert_memory_equal(file[0], file[1], size[0]); /* whatever the number of threads */
     kq_free(file[0]);
     kq_free(file[1]);
-    check_fails(kq_imatrix(KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf", path, &o, NULL, &err), KQ_E_ARG, "ours1.gguf");
+    check_fails(kq_imatrix(KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf", path, &o, NULL, &err), KQ_E_ARG,
+                "ours1.gguf");
     o.resume = true;
     check_ok(kq_imatrix(KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf", path, &o, &again, &err));
     free(again);
     o.calibration.tokens = 1024;
-    check_fails(kq_imatrix(KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf", path, &o, NULL, &err), KQ_E_MISMATCH, "other settings");
+    check_fails(kq_imatrix(KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf", path, &o, NULL, &err), KQ_E_MISMATCH,
+                "other settings");
 
     kq_gguf *a, *b;
     check_ok(kq_gguf_open(path, &a, &err));
@@ -147,7 +157,8 @@ static void written_as_llama_does(void **state)
     kq_gguf_close(b);
 }
 
-/* Rounding from it: the report and the checkpoint say "imatrix"; one that does not fit is refused before any work. */
+/* Rounding from it: the report and the checkpoint say "imatrix"; one that does not fit is refused before
+ * any work. */
 static void quantizing_from_it(void **state)
 {
     (void)state;
@@ -159,10 +170,12 @@ static void quantizing_from_it(void **state)
     snprintf(config, sizeof config, "%s/config.json", out);
     o.factors = GOLDEN;
     o.common.threads = 2;
-    check_fails(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/odd", out, &o, NULL, &err), KQ_E_SHAPE, "the imatrix has 64 inputs for model.layers.0.self_attn.q_proj");
+    check_fails(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/odd", out, &o, NULL, &err), KQ_E_SHAPE,
+                "the imatrix has 64 inputs for model.layers.0.self_attn.q_proj");
     assert_true(!kq_path_exists(out));
     o.factors = KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf";
-    check_fails(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &o, NULL, &err), KQ_E_FORMAT, "is a GGUF file but no imatrix");
+    check_fails(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &o, NULL, &err), KQ_E_FORMAT,
+                "is a GGUF file but no imatrix");
     o.factors = GOLDEN;
     check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", out, &o, &report, &err));
     assert_non_null(strstr(report, "\"method\": \"imatrix\""));
@@ -175,7 +188,12 @@ static void quantizing_from_it(void **state)
 
 /* ---- hostile files ---- */
 
-typedef struct tensor { const char *name; uint64_t ne[2]; uint32_t type; float value; } tensor;
+typedef struct tensor {
+    const char *name;
+    uint64_t ne[2];
+    uint32_t type;
+    float value;
+} tensor;
 
 static void build(bytes *b, const char *type, const tensor *t, size_t n)
 {
@@ -197,8 +215,14 @@ static void build(bytes *b, const char *type, const tensor *t, size_t n)
     }
 }
 
-#define SUM(v) {"blk.0.attn_q.weight.in_sum2", {4, 1}, 0, v}
-#define COUNT(v) {"blk.0.attn_q.weight.counts", {1, 1}, 0, v}
+#define SUM(v)                                      \
+    {                                               \
+        "blk.0.attn_q.weight.in_sum2", {4, 1}, 0, v \
+    }
+#define COUNT(v)                                   \
+    {                                              \
+        "blk.0.attn_q.weight.counts", {1, 1}, 0, v \
+    }
 
 static void hostile_files(void **state)
 {
@@ -207,16 +231,34 @@ static void hostile_files(void **state)
     kq_imatrix_file *f;
     bytes b = {0};
     float mean[4];
-    const struct { const char *type; tensor t[3]; size_t n; kq_status status; const char *words; } bad[] = {
-        {"model", {SUM(1), COUNT(32)}, 2, KQ_E_FORMAT, "is a GGUF file but no imatrix (general.type is \"model\")"},
+    const struct {
+        const char *type;
+        tensor t[3];
+        size_t n;
+        kq_status status;
+        const char *words;
+    } bad[] = {
+        {"model",
+         {SUM(1), COUNT(32)},
+         2,
+         KQ_E_FORMAT,
+         "is a GGUF file but no imatrix (general.type is \"model\")"},
         {"imatrix", {{0}}, 0, KQ_E_FORMAT, "has no entries"},
         {"imatrix", {SUM(1)}, 1, KQ_E_FORMAT, "blk.0.attn_q.weight.in_sum2 has no .counts"},
         {"imatrix", {COUNT(1)}, 1, KQ_E_FORMAT, "blk.0.attn_q.weight.counts has no .in_sum2"},
         {"imatrix", {SUM(1), {"blk.0.attn_k.weight.counts", {1, 1}, 0, 32}}, 2, KQ_E_FORMAT, "has no"},
         {"imatrix", {SUM(1), COUNT(NAN)}, 2, KQ_E_NUMERIC, "a count of"},
         {"imatrix", {SUM(1), COUNT(INFINITY)}, 2, KQ_E_NUMERIC, "a count of inf"},
-        {"imatrix", {{"blk.0.attn_q.weight.in_sum2", {4, 2}, 0, 1}, {"blk.0.attn_q.weight.counts", {1, 2}, 0, 32}}, 2, KQ_E_UNSUPPORTED, "2 matrices of experts"},
-        {"imatrix", {{"blk.0.attn_q.weight.in_sum2", {4, 1}, 1, 1}, COUNT(32)}, 2, KQ_E_FORMAT, "in_sum2 is F16, expected F32"},
+        {"imatrix",
+         {{"blk.0.attn_q.weight.in_sum2", {4, 2}, 0, 1}, {"blk.0.attn_q.weight.counts", {1, 2}, 0, 32}},
+         2,
+         KQ_E_UNSUPPORTED,
+         "2 matrices of experts"},
+        {"imatrix",
+         {{"blk.0.attn_q.weight.in_sum2", {4, 1}, 1, 1}, COUNT(32)},
+         2,
+         KQ_E_FORMAT,
+         "in_sum2 is F16, expected F32"},
         {"imatrix", {SUM(NAN), COUNT(32)}, 2, KQ_E_NUMERIC, "blk.0.attn_q.weight: sum of squares 0 is"},
         {"imatrix", {SUM(INFINITY), COUNT(32)}, 2, KQ_E_NUMERIC, "sum of squares 0 is inf"},
         {"imatrix", {SUM(-1), COUNT(32)}, 2, KQ_E_NUMERIC, "sum of squares 0 is -1"},
@@ -227,9 +269,13 @@ static void hostile_files(void **state)
         check_fails(kq_imatrix_open_memory(b.p, b.n, "x", &f, &err), bad[i].status, bad[i].words);
     }
     /* what llama-quantize goes on without: never counted, or zero throughout */
-    const struct { tensor t[2]; kq_lack lack; } empty[] = {
-        {{SUM(1), COUNT(0)}, KQ_LACK_COUNT}, {{SUM(1), COUNT(-3)}, KQ_LACK_COUNT}, {{SUM(0), COUNT(0)}, KQ_LACK_COUNT},
-        {{SUM(0), COUNT(32)}, KQ_LACK_VALUES}, {{SUM(1e-38f), COUNT(32)}, KQ_LACK_VALUES}, {{SUM(1), COUNT(0.5f)}, KQ_LACK_NOTHING},
+    const struct {
+        tensor t[2];
+        kq_lack lack;
+    } empty[] = {
+        {{SUM(1), COUNT(0)}, KQ_LACK_COUNT},        {{SUM(1), COUNT(-3)}, KQ_LACK_COUNT},
+        {{SUM(0), COUNT(0)}, KQ_LACK_COUNT},        {{SUM(0), COUNT(32)}, KQ_LACK_VALUES},
+        {{SUM(1e-38f), COUNT(32)}, KQ_LACK_VALUES}, {{SUM(1), COUNT(0.5f)}, KQ_LACK_NOTHING},
     };
     for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
         build(&b, "imatrix", empty[i].t, 2);
@@ -255,7 +301,8 @@ static void hostile_files(void **state)
         put32(&b, 1);
         putf(&b, 1);
     }
-    check_fails(kq_imatrix_open_memory(b.p, b.n, "x", &f, &err), KQ_E_FORMAT, "model.layers.0.self_attn.q_proj appears twice");
+    check_fails(kq_imatrix_open_memory(b.p, b.n, "x", &f, &err), KQ_E_FORMAT,
+                "model.layers.0.self_attn.q_proj appears twice");
     const uint32_t lengths[] = {0, 0xffffffff, 0x80000000, 192, 1000};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         memcpy(b.p + 4, &lengths[i], 4);
@@ -264,7 +311,8 @@ static void hostile_files(void **state)
     free(b.p);
 }
 
-/* Golden files cut off everywhere, and with bytes changed: any answer, no memory error (buffers are exactly sized; run under ASan). */
+/* Golden files cut off everywhere, and with bytes changed: any answer, no memory error (buffers are
+ * exactly sized; run under ASan). */
 static void mangled_files(void **state)
 {
     (void)state;
@@ -283,7 +331,9 @@ static void mangled_files(void **state)
             kq_imatrix_file *f;
             memcpy(copy, whole, n);
             for (uint64_t k = kq_rng_u64(&rng) % 4; k && n; k--)
-                copy[kq_rng_u64(&rng) % (kq_rng_u64(&rng) % 2 ? n : n < 3000 ? n : 3000)] = (uint8_t)kq_rng_u64(&rng);
+                copy[kq_rng_u64(&rng) % (kq_rng_u64(&rng) % 2 ? n
+                                         : n < 3000           ? n
+                                                              : 3000)] = (uint8_t)kq_rng_u64(&rng);
             kq_imatrix_recognise(copy, n);
             if (!kq_imatrix_open_memory(copy, n, "mangled", &f, &err)) {
                 opened++;
@@ -302,7 +352,9 @@ static void mangled_files(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(both_forms_say_the_same), cmocka_unit_test(written_as_llama_does), cmocka_unit_test(quantizing_from_it),
-                                       cmocka_unit_test(hostile_files), cmocka_unit_test(mangled_files)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(both_forms_say_the_same),
+                                       cmocka_unit_test(written_as_llama_does),
+                                       cmocka_unit_test(quantizing_from_it), cmocka_unit_test(hostile_files),
+                                       cmocka_unit_test(mangled_files)};
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -10,7 +10,8 @@
 
 static kq_error err;
 
-/* Every allocation of the room goes through here (linked with --wrap): the sizes promised are compared with those asked for. */
+/* Every allocation of the room goes through here (linked with --wrap): the sizes promised are compared
+ * with those asked for. */
 static size_t allocated;
 kq_status __real_kq_alloc_for(void **out, size_t count, size_t size, const char *what, kq_error *e);
 kq_status __wrap_kq_alloc_for(void **out, size_t count, size_t size, const char *what, kq_error *e);
@@ -27,7 +28,11 @@ static void *get(size_t count, size_t size)
     return p;
 }
 
-typedef struct sample_set { kq_gradients G; uint16_t *bits; double *x; } sample_set;
+typedef struct sample_set {
+    kq_gradients G;
+    uint16_t *bits;
+    double *x;
+} sample_set;
 
 /* Heavy-ish tails and a common structure: rows and columns of unequal scale, samples too. */
 static sample_set samples(size_t D, size_t m, size_t n, uint64_t seed)
@@ -141,7 +146,8 @@ static double mean_square(const sample_set *s)
 }
 
 /* What kq_factors promises of every result. */
-static void check_factors(const sample_set *s, const float *H_in, const float *H_out, const kq_factor_report *report)
+static void check_factors(const sample_set *s, const float *H_in, const float *H_out,
+                          const kq_factor_report *report)
 {
     size_t m = s->G.m, n = s->G.n;
     double want = mean_square(s), a = trace_of(H_in, n), b = trace_of(H_out, m);
@@ -165,14 +171,19 @@ static void names(void **state)
         assert_int_equal(method, i);
     }
     assert_string_equal(kq_method_name(KQ_FASTKRON), "fastkron");
-    check_fails(kq_method_parse("Fastkron", &method, &err), KQ_E_ARG, "flipflop, fastkron, yaqa-a, yaqa-b, kfac, flipflop-tokens, input-only, diag or none");
+    check_fails(kq_method_parse("Fastkron", &method, &err), KQ_E_ARG,
+                "flipflop, fastkron, yaqa-a, yaqa-b, kfac, flipflop-tokens, input-only, diag or none");
     check_fails(kq_method_parse("", &method, &err), KQ_E_ARG, "unknown method");
-    assert_true(kq_method_needs_gradients(KQ_FLIPFLOP) && kq_method_needs_gradients(KQ_FASTKRON) && kq_method_needs_gradients(KQ_KFAC));
-    assert_true(kq_method_iterates(KQ_YAQA_B) && !kq_method_iterates(KQ_FLIPFLOP) && !kq_method_iterates(KQ_YAQA_A));
-    assert_true(!kq_method_needs_gradients(KQ_INPUT_ONLY) && kq_method_needs(KQ_INPUT_ONLY) == KQ_NEEDS_INPUTS && !kq_method_needs_gradients(KQ_NONE));
+    assert_true(kq_method_needs_gradients(KQ_FLIPFLOP) && kq_method_needs_gradients(KQ_FASTKRON) &&
+                kq_method_needs_gradients(KQ_KFAC));
+    assert_true(kq_method_iterates(KQ_YAQA_B) && !kq_method_iterates(KQ_FLIPFLOP) &&
+                !kq_method_iterates(KQ_YAQA_A));
+    assert_true(!kq_method_needs_gradients(KQ_INPUT_ONLY) &&
+                kq_method_needs(KQ_INPUT_ONLY) == KQ_NEEDS_INPUTS && !kq_method_needs_gradients(KQ_NONE));
 }
 
-static void apply(kq_product *p, const kq_gradients *G, bool adjoint, kq_middle kind, const float *mid, float *out)
+static void apply(kq_product *p, const kq_gradients *G, bool adjoint, kq_middle kind, const float *mid,
+                  float *out)
 {
     check_ok(kq_product_begin(p, adjoint, kind, mid, p->plan.D, &err));
     for (size_t first = 0; first < G->D; first += p->plan.chunk) {
@@ -182,18 +193,20 @@ static void apply(kq_product *p, const kq_gradients *G, bool adjoint, kq_middle 
     check_ok(kq_product_end(p, out, &err));
 }
 
-/* All three kinds of middle, both ways, in f32, bf16 and block integers; several sizes: one panel, odd tails, more than one tile (384),
- * more than one block of integers (192). */
+/* All three kinds of middle, both ways, in f32, bf16 and block integers; several sizes: one panel, odd
+ * tails, more than one tile (384), more than one block of integers (192). */
 static void products(void **state)
 {
     (void)state;
-    static const size_t sizes[][3] = {{9, 7, 5}, {1, 1, 1}, {3, 33, 70}, {2, 1, 40}, {2, 410, 24}, {2, 20, 395}, {4, 210, 17}};
+    static const size_t sizes[][3] = {{9, 7, 5},    {1, 1, 1},    {3, 33, 70}, {2, 1, 40},
+                                      {2, 410, 24}, {2, 20, 395}, {4, 210, 17}};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2];
         sample_set s = samples(D, m, n, 1 + k);
         for (int adjoint = 0; adjoint < 2; adjoint++) {
             size_t dim = adjoint ? n : m, other = adjoint ? m : n;
-            double *Y = get(other * other, sizeof *Y), *C = get(other * other, sizeof *C), *CC = get(other * other, sizeof *CC);
+            double *Y = get(other * other, sizeof *Y), *C = get(other * other, sizeof *C),
+                   *CC = get(other * other, sizeof *CC);
             kq_rng rng = kq_rng_stream(5, "middle");
             for (size_t i = 0; i < other; i++)
                 for (size_t j = 0; j <= i; j++) {
@@ -222,8 +235,8 @@ static void products(void **state)
                     float *got = get(dim * dim, sizeof *got);
                     kq_product_init(&p, &plan, block);
                     apply(&p, &s.G, adjoint, (kq_middle)kind, mid, got);
-                    /* bf16: the middle and T are rounded to 8 bits, 2^-9 each in the worst case, mostly averaged away. Integers: three
-                     * roundings of
+                    /* bf16: the middle and T are rounded to 8 bits, 2^-9 each in the worst case, mostly
+                     * averaged away. Integers: three roundings of
                      * 1e-4 of the root mean square, averaged likewise. */
                     check_close(got, want, dim * dim, way == 1 ? 6e-3 : way == 2 ? 2e-4 : 2e-6);
                     if (kind == KQ_MID_SYMMETRIC) {
@@ -255,7 +268,8 @@ static void many_chunks(void **state)
     size_t D = 71, m = 480, n = 512;
     uint16_t *bits = get(D * m * n, 2);
     kq_product_plan plan;
-    assert_true(kq_product_size(&plan, &(kq_gradients){.D = D, .m = m, .n = n}, KQ_F32, true, 1, 0, false) && plan.chunk < D && D % plan.chunk != 0);
+    assert_true(kq_product_size(&plan, &(kq_gradients){.D = D, .m = m, .n = n}, KQ_F32, true, 1, 0, false) &&
+                plan.chunk < D && D % plan.chunk != 0);
     /* G_i = a_i e_{i mod m} e_{i mod n}^T: A(I) is diagonal and known exactly. */
     float *Y = get(n * n, sizeof *Y), *out = get(n * n, sizeof *out), *want = get(n * n, sizeof *want);
     for (size_t i = 0; i < D; i++)
@@ -270,7 +284,8 @@ static void many_chunks(void **state)
             size_t a = way ? (5 * i) % n : (3 * i) % m, b = way ? (3 * i) % m : (5 * i) % n;
             want[a * dim + a] += (float)((1 + i % 7) * (1 + i % 7) * (b + 1)) / (float)D;
         }
-        check_ok(kq_fisher_product(&(kq_gradients){.D = D, .m = m, .n = n, .g = bits}, way, Y, out, KQ_F32, 2, &err));
+        check_ok(kq_fisher_product(&(kq_gradients){.D = D, .m = m, .n = n, .g = bits}, way, Y, out, KQ_F32, 2,
+                                   &err));
         check_close(out, want, dim * dim, 1e-6);
     }
     free(bits);
@@ -280,10 +295,12 @@ static void many_chunks(void **state)
 }
 
 /* Eq. 3 word for word, f64; the rounds before the last over the first `early` samples. */
-static void naive_flipflop(const sample_set *s, double rho, int rounds, size_t early, double **H_in, double **H_out)
+static void naive_flipflop(const sample_set *s, double rho, int rounds, size_t early, double **H_in,
+                           double **H_out)
 {
     size_t m = s->G.m, n = s->G.n;
-    double *inverse = get((m > n ? m * m : n * n), sizeof *inverse), *I = get(m * m, sizeof *I), *in = NULL, *out = NULL;
+    double *inverse = get((m > n ? m * m : n * n), sizeof *inverse), *I = get(m * m, sizeof *I), *in = NULL,
+           *out = NULL;
     for (size_t i = 0; i < m; i++)
         I[i * m + i] = 1;
     for (int half = 0; half < 2 * rounds; half++) {
@@ -324,10 +341,13 @@ static void naive_flipflop(const sample_set *s, double rho, int rounds, size_t e
 static void flipflop_is_eq_3(void **state)
 {
     (void)state;
-    static const size_t sizes[][4] = {{9, 7, 5, 9}, {4, 40, 210, 0}, {6, 140, 30, 100}, {1, 12, 12, 16}, {5, 1, 9, 5}, {5, 9, 1, 5}, {9, 7, 5, 4}, {6, 140, 30, 1}, {23, 40, 60, 11}};
+    static const size_t sizes[][4] = {{9, 7, 5, 9},    {4, 40, 210, 0}, {6, 140, 30, 100},
+                                      {1, 12, 12, 16}, {5, 1, 9, 5},    {5, 9, 1, 5},
+                                      {9, 7, 5, 4},    {6, 140, 30, 1}, {23, 40, 60, 11}};
     double flop[2] = {0};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-        const size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2], early = sizes[k][3] && sizes[k][3] < D ? sizes[k][3] : D;
+        const size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2],
+                     early = sizes[k][3] && sizes[k][3] < D ? sizes[k][3] : D;
         sample_set s = samples(D, m, n, 20 + k);
         double *in_d, *out_d;
         naive_flipflop(&s, 1e-2, 3, early, &in_d, &out_d);
@@ -339,7 +359,8 @@ static void flipflop_is_eq_3(void **state)
         opt.early = sizes[k][3];
         assert_true(fabs(kq_factors_passes(&opt, D) - (2 + 4.0 * (double)early / (double)D)) < 1e-12);
         for (int way = 0; way < 3; way++) {
-            double tol = way == 1 ? 2e-2 : way == 2 ? 1e-3 : 1e-4; /* the middle amplifies what the gradients' and its own rounding did */
+            /* the middle amplifies what the gradients' and its own rounding did */
+            double tol = way == 1 ? 2e-2 : way == 2 ? 1e-3 : 1e-4;
             opt.compute = way == 1 ? KQ_BF16 : KQ_F32;
             opt.exact = way == 0;
             check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
@@ -376,7 +397,8 @@ static double likelihood(const sample_set *s, const double *Ho, const double *Hi
     free(io);
     free(ii);
     double d = (double)D;
-    return -0.5 * d * (double)n * lo - 0.5 * d * (double)m * li - 0.5 * d * (double)(m * n) * log(q / (d * (double)(m * n)));
+    return -0.5 * d * (double)n * lo - 0.5 * d * (double)m * li -
+           0.5 * d * (double)(m * n) * log(q / (d * (double)(m * n)));
 }
 
 /* H (1 + eps S) made symmetric through the square: M H M^T with M = I + eps S. */
@@ -412,7 +434,8 @@ static void flipflop_is_maximum_likelihood(void **state)
         opt.rounds = run ? 60 : 1;
         check_ok(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err));
         kq_rng rng = kq_rng_stream(3, "perturb");
-        double *a = moved(H_out, m, 0, &rng), *b = moved(H_in, n, 0, &rng), here = likelihood(&s, a, b), highest = -1e300;
+        double *a = moved(H_out, m, 0, &rng), *b = moved(H_in, n, 0, &rng), here = likelihood(&s, a, b),
+               highest = -1e300;
         free(a);
         free(b);
         for (int k = 0; k < 400; k++) {
@@ -436,8 +459,12 @@ static void flipflop_is_maximum_likelihood(void **state)
     drop(s);
 }
 
-/* The operator of eq. 2 on an orthonormal basis of the symmetric matrices, dense (column-major), and its SVD. */
-typedef struct dense { double *R, *s, *u, *vt; size_t rows, cols; } dense;
+/* The operator of eq. 2 on an orthonormal basis of the symmetric matrices, dense (column-major), and its
+ * SVD. */
+typedef struct dense {
+    double *R, *s, *u, *vt;
+    size_t rows, cols;
+} dense;
 
 static void basis(size_t k, size_t n, double *E)
 {
@@ -452,8 +479,14 @@ static void basis(size_t k, size_t n, double *E)
 static dense dense_svd(const sample_set *s)
 {
     size_t m = s->G.m, n = s->G.n, rows = m * (m + 1) / 2, cols = n * (n + 1) / 2;
-    dense d = {get(rows * cols, sizeof(double)), get(rows, sizeof(double)), get(rows * rows, sizeof(double)), get(cols * cols, sizeof(double)), rows, cols};
-    double *R = get(rows * cols, sizeof *R), *E = get(n * n, sizeof *E), *work = get(20 * (rows + cols), sizeof *work);
+    dense d = {get(rows * cols, sizeof(double)),
+               get(rows, sizeof(double)),
+               get(rows * rows, sizeof(double)),
+               get(cols * cols, sizeof(double)),
+               rows,
+               cols};
+    double *R = get(rows * cols, sizeof *R), *E = get(n * n, sizeof *E),
+           *work = get(20 * (rows + cols), sizeof *work);
     for (size_t k = 0; k < cols; k++) {
         basis(k, n, E);
         double *A = naive(s, false, E, 1.0 / (double)s->G.D);
@@ -488,7 +521,8 @@ static float *unit_matrix(const double *v, size_t stride, size_t n)
         trace += v[(i * (i + 1) / 2 + i) * stride];
     for (size_t i = 0, k = 0; i < n; i++)
         for (size_t j = 0; j <= i; j++, k++)
-            H[i * n + j] = H[j * n + i] = (float)((trace < 0 ? -1 : 1) * v[k * stride] * (i == j ? 1 : sqrt(0.5)));
+            H[i * n + j] = H[j * n + i] =
+                (float)((trace < 0 ? -1 : 1) * v[k * stride] * (i == j ? 1 : sqrt(0.5)));
     return H;
 }
 
@@ -526,16 +560,19 @@ static void fastkron_is_the_leading_triplet(void **state)
             check_close(H_out, want_out, m * m, 2e-4);
             assert_true(report.converged && report.residual <= 1e-5);
             assert_true(fabs(report.sigma1 / d.s[0] - 1) < 1e-5);
-            opt.tol = 0; /* to the end of the Krylov space: sigma_2 is then exact, and its residual says so */
+            /* to the end of the Krylov space: sigma_2 is then exact, and its residual says so */
+            opt.tol = 0;
             check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
             if (D > 1 && m > 1) {
                 assert_true(fabs(report.sigma2 / d.s[1] - 1) < 1e-4);
                 assert_true(report.sigma2_residual < 1e-3);
             }
-            opt.max_iter = 3; /* too few: a lower bound, and the residual bounds its distance to some singular value */
+            /* too few: a lower bound, and the residual bounds its distance to some singular value */
+            opt.max_iter = 3;
             if (k == 0) {
                 check_ok(kq_factors(&s.G, &opt, H_in, H_out, &report, NULL, NULL, &err));
-                assert_true(report.sigma2 <= d.s[1] * (1 + 1e-5) && report.products == 8 && !report.converged);
+                assert_true(report.sigma2 <= d.s[1] * (1 + 1e-5) && report.products == 8 &&
+                            !report.converged);
                 double nearest = 1e300;
                 for (size_t i = 0; i < d.cols; i++)
                     nearest = fmin(nearest, fabs(d.s[i] - report.sigma2));
@@ -588,8 +625,9 @@ static double residual_of(const dense *d, const double *v)
     return r;
 }
 
-/* The traces against the definition, in f64 on the dense operator. Power iteration: v <- R^T R v. Lanczos: the best v of the Krylov space
- * span{v, R^T R v, ...}, found without a recursion, by Gram and Schmidt and the SVD of R on that space. */
+/* The traces against the definition, in f64 on the dense operator. Power iteration: v <- R^T R v.
+ * Lanczos: the best v of the Krylov space span{v, R^T R v, ...}, found without a recursion, by Gram and
+ * Schmidt and the SVD of R on that space. */
 static void traces(void **state)
 {
     (void)state;
@@ -645,7 +683,8 @@ static void traces(void **state)
         assert_int_equal(r.n_trace, STEPS);
         for (int k = 0; k < STEPS; k++) {
             assert_int_equal(r.trace[k].products, 2 * (k + 1));
-            assert_true(fabs(r.trace[k].residual - want[k]) <= 1e-3 * want[k] + 2e-6); /* f32: 2^-24 a product, a few of them */
+            /* f32: 2^-24 a product, a few of them */
+            assert_true(fabs(r.trace[k].residual - want[k]) <= 1e-3 * want[k] + 2e-6);
         }
     }
     assert_true(krylov[STEPS - 1] < 0.5 * power[STEPS - 1] && power[STEPS - 1] < 0.5 * power[0]);
@@ -659,7 +698,8 @@ static void traces(void **state)
     opt.tol = 0; /* more steps than the trace holds: the first ones are kept */
     opt.max_iter = KQ_TRACE + 5;
     check_ok(kq_factors(&s.G, &opt, H_in, H_out, &r, NULL, NULL, &err));
-    assert_true(r.n_trace == KQ_TRACE && r.trace[KQ_TRACE - 1].products == 2 * KQ_TRACE && r.products == 2 * (KQ_TRACE + 5));
+    assert_true(r.n_trace == KQ_TRACE && r.trace[KQ_TRACE - 1].products == 2 * KQ_TRACE &&
+                r.products == 2 * (KQ_TRACE + 5));
     assert_true(fabs(r.sigma2 / d.s[1] - 1) < 0.02);
     opt = kq_factor_defaults();
     check_ok(kq_factors(&s.G, &opt, H_in, H_out, &r, NULL, NULL, &err));
@@ -756,7 +796,8 @@ static void yaqa_b_is_fastkrons_fixed_point(void **state)
     check_ok(kq_factors(&s.G, &opt, H_in, H_out, &power, NULL, NULL, &err));
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
-            assert_true(i == j ? fabs(H_in[i * n + i] / want_in[i * n + i] - 1) < 1e-3 : H_in[i * n + j] == 0);
+            assert_true(i == j ? fabs(H_in[i * n + i] / want_in[i * n + i] - 1) < 1e-3
+                               : H_in[i * n + j] == 0);
     free(want_in);
     free(want_out);
     free(H_in);
@@ -802,23 +843,30 @@ static void threads_and_memory(void **state)
         }
     kq_factor_options opt = kq_factor_defaults();
     assert_true(kq_factors_bytes(&(kq_gradients){.D = 96, .m = 1536, .n = 576}, &opt) <= (size_t)300 << 20);
-    assert_true(kq_factors_bytes(&(kq_gradients){.D = 10000, .m = 576, .n = 1536}, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(&(kq_gradients){.D = 10000, .m = 576, .n = 1536}, &opt) <= (size_t)300
+                                                                                                << 20);
     opt.exact = true;
     assert_true(kq_factors_bytes(&(kq_gradients){.D = 96, .m = 1536, .n = 576}, &opt) <= (size_t)300 << 20);
-    assert_true(kq_factors_bytes(&(kq_gradients){.D = 10000, .m = 576, .n = 1536}, &opt) <= (size_t)300 << 20);
+    assert_true(kq_factors_bytes(&(kq_gradients){.D = 10000, .m = 576, .n = 1536}, &opt) <= (size_t)300
+                                                                                                << 20);
     opt.compute = KQ_BF16;
     assert_true(kq_factors_bytes(&(kq_gradients){.D = 96, .m = 1536, .n = 576}, &opt) <= (size_t)300 << 20);
     drop(s);
 }
 
 /* A source that keeps nothing in memory: a file, or samples made again from their number. */
-typedef struct other_source { const sample_set *s; FILE *file; size_t next, longest; } other_source;
+typedef struct other_source {
+    const sample_set *s;
+    FILE *file;
+    size_t next, longest;
+} other_source;
 
 static kq_status read_samples(void *ctx, size_t first, size_t count, uint16_t *g, kq_error *e)
 {
     other_source *o = ctx;
     const size_t mn = o->s->G.m * o->s->G.n;
-    assert_true((!first || first == o->next) && first + count <= o->s->G.D); /* in order, all of them or as many as are asked for */
+    /* in order, all of them or as many as are asked for */
+    assert_true((!first || first == o->next) && first + count <= o->s->G.D);
     o->next = (first + count) % o->s->G.D;
     o->longest = count > o->longest ? count : o->longest;
     if (!o->file) {
@@ -831,7 +879,10 @@ static kq_status read_samples(void *ctx, size_t first, size_t count, uint16_t *g
 }
 
 /* Samples of several sources in uneven groups, taken in turn. */
-typedef struct many_sources { const sample_set *s; size_t count, group[3], passes, given[3]; } many_sources;
+typedef struct many_sources {
+    const sample_set *s;
+    size_t count, group[3], passes, given[3];
+} many_sources;
 
 static kq_status pass_over(void *ctx, kq_gradient_sink *to, kq_error *e)
 {
@@ -856,7 +907,8 @@ static kq_status pass_over(void *ctx, kq_gradient_sink *to, kq_error *e)
     return KQ_OK;
 }
 
-/* In memory, from a file, made again, and side by side with other layers in groups of any size: the same bytes, at any number of threads. */
+/* In memory, from a file, made again, and side by side with other layers in groups of any size: the same
+ * bytes, at any number of threads. */
 static void sources_agree(void **state)
 {
     (void)state;
@@ -903,13 +955,24 @@ static void sources_agree(void **state)
                 assert_int_equal(allocated, kq_factors_bytes(&G, &opt[i]));
                 assert_memory_equal(got[i][0], want[i][0], n * n * sizeof(float));
                 assert_memory_equal(got[i][1], want[i][1], m * m * sizeof(float));
-                assert_true(r.products == report[i].products && r.residual == report[i].residual && r.flop == report[i].flop);
-                assert_int_equal(o.longest, kq_product_size(&plan, &mine->G, opt[i].compute, opt[i].exact || opt[i].method != KQ_FLIPFLOP, 1, opt[i].chunk_bytes, false) ? plan.chunk : 0);
+                assert_true(r.products == report[i].products && r.residual == report[i].residual &&
+                            r.flop == report[i].flop);
+                assert_int_equal(o.longest, kq_product_size(&plan, &mine->G, opt[i].compute,
+                                                            opt[i].exact || opt[i].method != KQ_FLIPFLOP, 1,
+                                                            opt[i].chunk_bytes, false)
+                                                ? plan.chunk
+                                                : 0);
                 if (o.file)
                     fclose(o.file);
                 memset(got[i][0], 0, n * n * sizeof(float));
             }
-            linears[i] = (kq_stream_linear){.source = i % 3, .D = D, .m = m, .n = n, .opt = &opt[i], .H_in = got[i][0], .H_out = got[i][1]};
+            linears[i] = (kq_stream_linear){.source = i % 3,
+                                            .D = D,
+                                            .m = m,
+                                            .n = n,
+                                            .opt = &opt[i],
+                                            .H_in = got[i][0],
+                                            .H_out = got[i][1]};
         }
         for (size_t g = 0; g < 3; g++) {
             many_sources o = {.s = s, .count = 3, .group = {1 + 3 * g, g == 1 ? D : 2, 5}};
@@ -922,10 +985,12 @@ static void sources_agree(void **state)
             check_ok(kq_factors_stream(linears, 4, pass_over, &o, NULL, NULL, &err));
             assert_int_equal(allocated, kq_factors_stream_bytes(linears, 4));
             assert_int_equal(o.passes, longest);
-            size_t first = (size_t)(report[0].products > report[3].products ? report[0].products : report[3].products);
+            size_t first =
+                (size_t)(report[0].products > report[3].products ? report[0].products : report[3].products);
             assert_int_equal(o.given[0], D * first); /* a finished layer is asked for no more */
             const size_t early = (EARLY + o.group[1] - 1) / o.group[1] * o.group[1];
-            assert_int_equal(o.given[1], opt[1].method == KQ_FLIPFLOP ? 2 * D + 2 * (early < D ? early : D) : D * (size_t)report[1].products);
+            assert_int_equal(o.given[1], opt[1].method == KQ_FLIPFLOP ? 2 * D + 2 * (early < D ? early : D)
+                                                                      : D * (size_t)report[1].products);
             for (size_t i = 0; i < 4; i++) {
                 const size_t m = linears[i].m, n = linears[i].n;
                 assert_memory_equal(got[i][0], want[i][0], n * n * sizeof(float));
@@ -944,7 +1009,8 @@ static void sources_agree(void **state)
         drop(s[i]);
 }
 
-/* Samples in both forms: g_i, x_i of T tokens in bf16; s.x their product exactly, s.bits that product rounded to bf16. */
+/* Samples in both forms: g_i, x_i of T tokens in bf16; s.x their product exactly, s.bits that product
+ * rounded to bf16. */
 static uint16_t *factored_samples(size_t D, size_t m, size_t n, size_t T, uint64_t seed, sample_set *s)
 {
     const size_t each = T * (m + n);
@@ -957,7 +1023,8 @@ static uint16_t *factored_samples(size_t D, size_t m, size_t n, size_t T, uint64
         for (size_t t = 0; t < T; t++) {
             const double token = exp(0.5 * kq_rng_normal(&rng));
             for (size_t a = 0; a < m; a++)
-                g[t * m + a] = kq_f32_to_bf16((float)(scale * token * kq_rng_normal(&rng) / (1 + 0.2 * (double)(a % 9))));
+                g[t * m + a] = kq_f32_to_bf16(
+                    (float)(scale * token * kq_rng_normal(&rng) / (1 + 0.2 * (double)(a % 9))));
             for (size_t b = 0; b < n; b++)
                 x[t * n + b] = kq_f32_to_bf16((float)(kq_rng_normal(&rng) + (b % 5 == 0 ? 1 : 0)));
         }
@@ -974,11 +1041,13 @@ static uint16_t *factored_samples(size_t D, size_t m, size_t n, size_t T, uint64
     return tokens;
 }
 
-/* Every product of factored samples, by the definition; one tile of tokens and more (192), one token, chunks of two. */
+/* Every product of factored samples, by the definition; one tile of tokens and more (192), one token,
+ * chunks of two. */
 static void factored_products(void **state)
 {
     (void)state;
-    static const size_t sizes[][4] = {{5, 7, 9, 3}, {3, 33, 70, 5}, {2, 40, 30, 200}, {3, 210, 17, 1}, {2, 20, 395, 8}, {1, 1, 1, 1}};
+    static const size_t sizes[][4] = {{5, 7, 9, 3},    {3, 33, 70, 5},  {2, 40, 30, 200},
+                                      {3, 210, 17, 1}, {2, 20, 395, 8}, {1, 1, 1, 1}};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         const size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2], T = sizes[k][3];
         sample_set s;
@@ -991,16 +1060,20 @@ static void factored_products(void **state)
                 kq_rng rng = kq_rng_stream(6, "middle");
                 for (size_t i = 0; i < other; i++)
                     for (size_t j = 0; j <= i; j++) {
-                        C[i * other + j] = (float)(kind == KQ_MID_IDENTITY ? i == j : kq_rng_normal(&rng) + (i == j ? 3 : 0));
+                        C[i * other + j] =
+                            (float)(kind == KQ_MID_IDENTITY ? i == j
+                                                            : kq_rng_normal(&rng) + (i == j ? 3 : 0));
                         if (kind == KQ_MID_SYMMETRIC)
-                            Y[i * other + j] = Y[j * other + i] = C[j * other + i] = C[i * other + j]; /* indefinite, given as it is */
+                            Y[i * other + j] = Y[j * other + i] = C[j * other + i] =
+                                C[i * other + j]; /* indefinite, given as it is */
                     }
                 for (size_t i = 0; i < other && kind != KQ_MID_SYMMETRIC; i++)
                     for (size_t j = 0; j < other; j++)
                         for (size_t l = i > j ? i : j; l < other; l++)
                             Y[i * other + j] += C[l * other + i] * C[l * other + j];
                 double *want_d = naive(&s, adjoint, Y, 1.0 / (double)D);
-                float *want = to_float(want_d, dim * dim), *mid = to_float(C, other * other), *got = get(dim * dim, sizeof *got);
+                float *want = to_float(want_d, dim * dim), *mid = to_float(C, other * other),
+                      *got = get(dim * dim, sizeof *got);
                 float *again = get(dim * dim, sizeof *again);
                 for (int way = 0; way < 2; way++) {
                     kq_product_plan plan;
@@ -1032,12 +1105,14 @@ static void factored_products(void **state)
     }
 }
 
-/* Both forms of the same samples: the same factors up to the rounding of G_i to bf16 (2^-9 a value at most, mostly averaged away: 1e-3 to
- * 4e-3 after flipflop's inverses), the same squares; the cost rule is what the reports count. */
+/* Both forms of the same samples: the same factors up to the rounding of G_i to bf16 (2^-9 a value at
+ * most, mostly averaged away: 1e-3 to 4e-3 after flipflop's inverses), the same squares; the cost rule
+ * is what the reports count. */
 static void factored_equals_whole(void **state)
 {
     (void)state;
-    static const size_t sizes[][4] = {{20, 40, 60, 8}, {20, 60, 40, 23}, {20, 60, 40, 24}, {4, 30, 30, 200}, {20, 200, 100, 60}, {20, 30, 90, 30}};
+    static const size_t sizes[][4] = {{20, 40, 60, 8},  {20, 60, 40, 23},   {20, 60, 40, 24},
+                                      {4, 30, 30, 200}, {20, 200, 100, 60}, {20, 30, 90, 30}};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         const size_t D = sizes[k][0], m = sizes[k][1], n = sizes[k][2], T = sizes[k][3];
         sample_set s;
@@ -1069,8 +1144,10 @@ static void factored_equals_whole(void **state)
             check_close(H[1][1], H[0][1], m * m, 8e-3);
             check_factors(&s, H[1][0], H[1][1], &r[1]); /* against the exact G_i */
             assert_true(fabs(r[1].trace_product / r[0].trace_product - 1) < 1e-3);
-            if (k != 2) /* within a tenth of the same cost the first product, with nothing in the middle, would decide */
-                assert_int_equal(kq_factored_pays(m, n, T, &opt), T * (m + n) <= m * n && r[1].flop < r[0].flop);
+            if (k != 2) /* within a tenth of the same cost the first product, with nothing in the middle,
+                           would decide */
+                assert_int_equal(kq_factored_pays(m, n, T, &opt),
+                                 T * (m + n) <= m * n && r[1].flop < r[0].flop);
             opt.threads = 3;
             opt.chunk_bytes = 1; /* a sample at a time: other sums, the same to rounding */
             allocated = 0;
@@ -1085,14 +1162,16 @@ static void factored_equals_whole(void **state)
         if (k == 0) { /* what is wrong in a factored sample is found, too */
             kq_factor_options opt = kq_factor_defaults();
             tokens[7 * T * (m + n) + T * m + 3] = 0x7f80;
-            check_fails(kq_factors(&F, &opt, H[0][0], H[0][1], NULL, NULL, NULL, &err), KQ_E_NUMERIC, "sample 7 ");
+            check_fails(kq_factors(&F, &opt, H[0][0], H[0][1], NULL, NULL, NULL, &err), KQ_E_NUMERIC,
+                        "sample 7 ");
             memset(tokens, 0, D * T * (m + n) * 2);
             kq_factor_report none;
             check_ok(kq_factors(&F, &opt, H[0][0], H[0][1], &none, NULL, NULL, &err));
             assert_int_equal(none.lack, KQ_LACK_GRADIENT);
             kq_gradients big = F;
             big.T = (size_t)1 << 40;
-            check_fails(kq_factors(&big, &opt, H[0][0], H[0][1], NULL, NULL, NULL, &err), KQ_E_ARG, "too large");
+            check_fails(kq_factors(&big, &opt, H[0][0], H[0][1], NULL, NULL, NULL, &err), KQ_E_ARG,
+                        "too large");
         }
         for (int f = 0; f < 2; f++) {
             free(H[f][0]);
@@ -1130,15 +1209,20 @@ static void sources_fail(void **state)
     float H_in[9], H_out[16];
     kq_factor_options opt = kq_factor_defaults();
     kq_stream_linear l = {.D = 5, .m = 4, .n = 3, .opt = &opt, .H_in = H_in, .H_out = H_out};
-    check_fails(kq_factors_stream(&l, 1, short_pass, &s, NULL, NULL, &err), KQ_E_ARG, "5 samples ends after 4");
+    check_fails(kq_factors_stream(&l, 1, short_pass, &s, NULL, NULL, &err), KQ_E_ARG,
+                "5 samples ends after 4");
     check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 1 after 5");
     l.D = 4;
     check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "is given 5");
     l.D = 5;
     l.source = 64;
     check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_ARG, "source 64");
-    check_fails(kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3, .read = no_samples}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_IO, "disk is gone");
-    check_fails(kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "neither");
+    check_fails(kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3, .read = no_samples}, &opt, H_in, H_out,
+                           NULL, NULL, NULL, &err),
+                KQ_E_IO, "disk is gone");
+    check_fails(
+        kq_factors(&(kq_gradients){.D = 5, .m = 4, .n = 3}, &opt, H_in, H_out, NULL, NULL, NULL, &err),
+        KQ_E_ARG, "neither");
     l.source = 0;
     s.bits[4 * 12 + 5] = 0x7fc0;
     check_fails(kq_factors_stream(&l, 1, long_pass, &s, NULL, NULL, &err), KQ_E_NUMERIC, "sample 4 ");
@@ -1192,14 +1276,16 @@ static void errors(void **state)
             uint16_t keep = s.bits[at];
             opt.method = (kq_method)method;
             s.bits[at] = bad[k];
-            check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_NUMERIC, "sample 71 ");
+            check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_NUMERIC,
+                        "sample 71 ");
             s.bits[at] = keep;
         }
     int calls = 0;
     for (int method = 0; method < 2; method++, calls = 0) {
         opt.method = (kq_method)method;
         opt.tol = 0;
-        check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, count_calls, &calls, &err), KQ_E_INTERRUPTED, "interrupted");
+        check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, count_calls, &calls, &err), KQ_E_INTERRUPTED,
+                    "interrupted");
         assert_int_equal(calls, 3);
         kq_alloc_fail_after(1);
         check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_MEMORY, "memory");
@@ -1216,9 +1302,14 @@ static void errors(void **state)
     opt.rounds = 0;
     check_fails(kq_factors(&s.G, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "rounds");
     opt = kq_factor_defaults();
-    check_fails(kq_factors(&(kq_gradients){.m = m, .n = n, .g = s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "samples");
-    check_fails(kq_factors(&(kq_gradients){.D = SIZE_MAX / 4, .m = m, .n = n, .g = s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err), KQ_E_ARG, "too large");
-    /* A gradient that is zero, among others, is fine; all of them are not. A row without any gradient is fine too. */
+    check_fails(
+        kq_factors(&(kq_gradients){.m = m, .n = n, .g = s.bits}, &opt, H_in, H_out, NULL, NULL, NULL, &err),
+        KQ_E_ARG, "samples");
+    check_fails(kq_factors(&(kq_gradients){.D = SIZE_MAX / 4, .m = m, .n = n, .g = s.bits}, &opt, H_in, H_out,
+                           NULL, NULL, NULL, &err),
+                KQ_E_ARG, "too large");
+    /* A gradient that is zero, among others, is fine; all of them are not. A row without any gradient is
+     * fine too. */
     memset(s.bits, 0, 3 * m * n * 2);
     for (size_t i = 0; i < D; i++)
         memset(s.bits + (i * m + 4) * n, 0, n * 2);
@@ -1229,7 +1320,8 @@ static void errors(void **state)
     for (size_t i = 0; i < D * m * n; i++)
         s.bits[i] = 0x0d00; /* 4e-31 */
     without_gradient(&s.G, H_in, H_out);
-    /* The first sixteen samples without gradient, the others with: flipflop's early rounds find nothing. Then rows and columns without any. */
+    /* The first sixteen samples without gradient, the others with: flipflop's early rounds find nothing.
+     * Then rows and columns without any. */
     for (size_t i = 0; i < D * m * n; i++)
         s.bits[i] = i / (m * n) < 16 ? 0 : (uint16_t)(0x3e00 + i * 37 % 512 + (i * 11 % 2 << 15));
     some_gradient(&s.G, H_in, H_out);
@@ -1244,9 +1336,10 @@ static void errors(void **state)
     drop(s);
 }
 
-/* Block integers where they are hardest: rows and columns whose sizes span nine decades, single values that dominate a block, zero
- * columns, and
- * gradients as small and as large as f32 can square. Every diagonal entry must be right by itself, not only in the norm. */
+/* Block integers where they are hardest: rows and columns whose sizes span nine decades, single values
+ * that dominate a block, zero columns, and
+ * gradients as small and as large as f32 can square. Every diagonal entry must be right by itself, not
+ * only in the norm. */
 static void integers_hold(void **state)
 {
     (void)state;
@@ -1261,7 +1354,8 @@ static void integers_hold(void **state)
         for (int i = 0; i < N; i++)
             column[i] = i % 50 == 7 ? 0 : exp(1.5 * kq_rng_normal(&rng));
         for (size_t i = 0; i < (size_t)D * M * N; i++) {
-            double x = kq_rng_normal(&rng) / (0.1 + fabs(kq_rng_normal(&rng))); /* Cauchy's tails, cut at 10 or so */
+            /* Cauchy's tails, cut at 10 or so */
+            double x = kq_rng_normal(&rng) / (0.1 + fabs(kq_rng_normal(&rng)));
             s.bits[i] = kq_f32_to_bf16((float)(x * row[i / N % M] * column[i % N]) * sizes[k]);
             s.x[i] = kq_bf16_to_f32(s.bits[i]);
         }
@@ -1290,8 +1384,8 @@ static void integers_hold(void **state)
     }
 }
 
-/* An instruction set below AVX-512 has no block integers: the same bits as exact ones. With it they differ, where the processor has VNNI.
- * */
+/* An instruction set below AVX-512 has no block integers: the same bits as exact ones. With it they
+ * differ, where the processor has VNNI. */
 static void integers_need_their_isa(void **state)
 {
     (void)state;
@@ -1313,7 +1407,8 @@ static void integers_need_their_isa(void **state)
     drop(s);
 }
 
-/* The largest integers there are, all of one sign: no sum may wrap. One column, and all values, equal: the exact answer is known. */
+/* The largest integers there are, all of one sign: no sum may wrap. One column, and all values, equal:
+ * the exact answer is known. */
 static void integers_do_not_overflow(void **state)
 {
     (void)state;
@@ -1325,19 +1420,22 @@ static void integers_do_not_overflow(void **state)
             bits[i] = one && i / W % 192 ? 0 : kq_f32_to_bf16(-1.5f);
         kq_product_plan plan;
         kq_product p;
-        assert_true(kq_product_size(&plan, &(kq_gradients){.D = 1, .m = K, .n = W}, KQ_F32, false, 1, 0, false));
+        assert_true(
+            kq_product_size(&plan, &(kq_gradients){.D = 1, .m = K, .n = W}, KQ_F32, false, 1, 0, false));
         void *block = kq_alloc(plan.bytes, 1);
         kq_product_init(&p, &plan, block);
         apply(&p, &(kq_gradients){.D = 1, .m = K, .n = W, .g = bits}, true, KQ_MID_IDENTITY, NULL, out);
         for (size_t i = 0; i < W * W; i++)
-            assert_true(fabsf(out[i] / (2.25f * (one ? 3 : K)) - 1) < 3.1e-4f); /* two roundings of half a step in 3341, all alike */
+            assert_true(fabsf(out[i] / (2.25f * (one ? 3 : K)) - 1) <
+                        3.1e-4f); /* two roundings of half a step in 3341, all alike */
         kq_free(block);
     }
     free(bits);
     free(out);
 }
 
-/* One sample of many outputs: H_in has rank 1 of 30, Cholesky with rho = 0 fails and says so; with rho it passes. */
+/* One sample of many outputs: H_in has rank 1 of 30, Cholesky with rho = 0 fails and says so; with rho
+ * it passes. */
 static void singular(void **state)
 {
     (void)state;
@@ -1361,7 +1459,8 @@ static void triangles(void **state)
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++)
                 A[i * n + j] = exp(-0.1 * fabs((double)i - (double)j)) + (i == j);
-        float *F = to_float(A, n * n), *L = get(n * n, sizeof *L), *C = get(n * n, sizeof *C), *CC = get(n * n, sizeof *CC);
+        float *F = to_float(A, n * n), *L = get(n * n, sizeof *L), *C = get(n * n, sizeof *C),
+              *CC = get(n * n, sizeof *CC);
         for (size_t i = 0; i < n; i++)
             A[i * n + i] += 0.25;
         invert(A, n, inverse);
@@ -1388,7 +1487,8 @@ static void psd(void **state)
 {
     (void)state;
     enum { N = 40 };
-    float *H = get(N * N, sizeof *H), *want = get(N * N, sizeof *want), *work = get(kq_psd_work(N), sizeof *work), v[N];
+    float *H = get(N * N, sizeof *H), *want = get(N * N, sizeof *want),
+          *work = get(kq_psd_work(N), sizeof *work), v[N];
     /* I + b v v^T, |v| = 1: eigenvalue 1 + b along v. */
     for (int i = 0; i < N; i++)
         v[i] = (float)((i % 2 ? -1 : 1) / sqrt((double)N));
@@ -1396,7 +1496,8 @@ static void psd(void **state)
         H[i] = (i % (N + 1) == 0) - 1.01f * v[i / N] * v[i % N];
         want[i] = (i % (N + 1) == 0) - v[i / N] * v[i % N];
     }
-    check_fails(kq_psd_check(H, N, 1e-3, work, 1, "H_in", &err), KQ_E_NUMERIC, "H_in is not positive semidefinite");
+    check_fails(kq_psd_check(H, N, 1e-3, work, 1, "H_in", &err), KQ_E_NUMERIC,
+                "H_in is not positive semidefinite");
     check_ok(kq_psd_check(H, N, 2e-2, work, 1, "H_in", &err));
     check_close(H, want, N * N, 1e-5);
     check_ok(kq_psd_check(H, N, 0, work, 1, "H_in", &err));
@@ -1454,8 +1555,10 @@ static void token_statistics(void **state)
     (void)state;
     const size_t T = 401, n = 211; /* more than one tile, odd tails */
     const double rho = 0.05;
-    float *X = get(T * n, sizeof *X), *w = get(T, sizeof *w), *H = get(n * n, sizeof *H), *again = get(n * n, sizeof *again), *W = get(n * n, sizeof *W);
-    float *want = get(n * n, sizeof *want), *scratch = get(T * n, sizeof *scratch), *q = get(T, sizeof *q), *want_q = get(T, sizeof *want_q);
+    float *X = get(T * n, sizeof *X), *w = get(T, sizeof *w), *H = get(n * n, sizeof *H),
+          *again = get(n * n, sizeof *again), *W = get(n * n, sizeof *W);
+    float *want = get(n * n, sizeof *want), *scratch = get(T * n, sizeof *scratch), *q = get(T, sizeof *q),
+          *want_q = get(T, sizeof *want_q);
     double *A = get(n * n, sizeof *A), *inverse = get(n * n, sizeof *inverse);
     kq_rng rng = kq_rng_stream(10, "tokens");
     for (size_t t = 0; t < T; t++) {

@@ -7,7 +7,10 @@
 
 #include "check.h"
 
-typedef struct bytes { uint8_t *p; size_t n, cap; } bytes;
+typedef struct bytes {
+    uint8_t *p;
+    size_t n, cap;
+} bytes;
 
 static inline void put(bytes *b, const void *data, size_t n)
 {
@@ -23,17 +26,51 @@ static inline void put(bytes *b, const void *data, size_t n)
     b->n += n;
 }
 
-static inline void put32(bytes *b, uint32_t v) { put(b, &v, 4); }
-static inline void put64(bytes *b, uint64_t v) { put(b, &v, 8); }
-static inline void putf(bytes *b, float v) { put(b, &v, 4); }
-static inline void put_text(bytes *b, const char *text) { put(b, text, strlen(text)); }
-static inline void put_string(bytes *b, const char *text) { put64(b, strlen(text)); put_text(b, text); }
-static inline void pad_to(bytes *b, size_t alignment) { put(b, NULL, (alignment - b->n % alignment) % alignment); }
+static inline void put32(bytes *b, uint32_t v)
+{
+    put(b, &v, 4);
+}
+static inline void put64(bytes *b, uint64_t v)
+{
+    put(b, &v, 8);
+}
+static inline void putf(bytes *b, float v)
+{
+    put(b, &v, 4);
+}
+static inline void put_text(bytes *b, const char *text)
+{
+    put(b, text, strlen(text));
+}
+static inline void put_string(bytes *b, const char *text)
+{
+    put64(b, strlen(text));
+    put_text(b, text);
+}
+static inline void pad_to(bytes *b, size_t alignment)
+{
+    put(b, NULL, (alignment - b->n % alignment) % alignment);
+}
 
 /* GGUF pairs. */
-static inline void kv_u32(bytes *b, const char *key, uint32_t v) { put_string(b, key); put32(b, 4); put32(b, v); }
-static inline void kv_f32(bytes *b, const char *key, float v) { put_string(b, key); put32(b, 6); putf(b, v); }
-static inline void kv_str(bytes *b, const char *key, const char *v) { put_string(b, key); put32(b, 8); put_string(b, v); }
+static inline void kv_u32(bytes *b, const char *key, uint32_t v)
+{
+    put_string(b, key);
+    put32(b, 4);
+    put32(b, v);
+}
+static inline void kv_f32(bytes *b, const char *key, float v)
+{
+    put_string(b, key);
+    put32(b, 6);
+    putf(b, v);
+}
+static inline void kv_str(bytes *b, const char *key, const char *v)
+{
+    put_string(b, key);
+    put32(b, 8);
+    put_string(b, v);
+}
 
 static inline void gguf_header(bytes *b, uint64_t n_tensor, uint64_t n_kv)
 {
@@ -44,7 +81,8 @@ static inline void gguf_header(bytes *b, uint64_t n_tensor, uint64_t n_kv)
 }
 
 /* A tensor table entry. */
-static inline void gguf_info(bytes *b, const char *name, uint32_t rank, const uint64_t *ne, uint32_t type, uint64_t offset)
+static inline void gguf_info(bytes *b, const char *name, uint32_t rank, const uint64_t *ne, uint32_t type,
+                             uint64_t offset)
 {
     put_string(b, name);
     put32(b, rank);
@@ -80,6 +118,9 @@ static inline void write_file(const char *path, const void *data, size_t n)
     assert_int_equal(fclose(f), 0);
 }
 
-static inline void write_text(const char *path, const char *text) { write_file(path, text, strlen(text)); }
+static inline void write_text(const char *path, const char *text)
+{
+    write_file(path, text, strlen(text));
+}
 
 #endif

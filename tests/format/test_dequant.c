@@ -25,7 +25,8 @@ static void golden_bits(void **state)
         assert_true(kq_dequantize(dtype, raw, n, got));
         for (size_t i = 0; i < n; i++)
             if (memcmp(&got[i], &want[i], 4))
-                fail_msg("%s: element %zu is %.9g, the reference says %.9g", kq_dtype_name(dtype), i, (double)got[i], (double)want[i]);
+                fail_msg("%s: element %zu is %.9g, the reference says %.9g", kq_dtype_name(dtype), i,
+                         (double)got[i], (double)want[i]);
         free(raw);
         free(want);
         free(got);
@@ -51,19 +52,24 @@ static void integers_and_refusals(void **state)
     assert_true(y == 7);
 }
 
-/* All bytes of the two FP8 types against their definitions, and sum(byte * value) against PyTorch 2.13's float8_e4m3fn and float8_e5m2 (NaN and Inf as 0). */
+/* All bytes of the two FP8 types against their definitions, and sum(byte * value) against PyTorch 2.13's
+ * float8_e4m3fn and float8_e5m2 (NaN and Inf as 0). */
 static void fp8(void **state)
 {
     (void)state;
-    static const struct { kq_dtype dtype; int fraction_bits, bias; double sum; } types[] = {{KQ_T_F8_E4M3, 3, 7, -692208.0},
-                                                                                           {KQ_T_F8_E5M2, 2, 15, -46137343.96875}};
+    static const struct {
+        kq_dtype dtype;
+        int fraction_bits, bias;
+        double sum;
+    } types[] = {{KQ_T_F8_E4M3, 3, 7, -692208.0}, {KQ_T_F8_E5M2, 2, 15, -46137343.96875}};
     for (size_t k = 0; k < 2; k++) {
         const int bits = types[k].fraction_bits, one = 1 << bits;
         double sum = 0;
         for (int b = 0; b < 256; b++) {
             const uint8_t byte = (uint8_t)b;
             const int exponent = (b & 0x7f) >> bits, fraction = b & (one - 1);
-            double want = exponent ? ldexp(one + fraction, exponent - types[k].bias - bits) : ldexp(fraction, 1 - types[k].bias - bits);
+            double want = exponent ? ldexp(one + fraction, exponent - types[k].bias - bits)
+                                   : ldexp(fraction, 1 - types[k].bias - bits);
             if (k ? exponent == 31 : (b & 0x7f) == 0x7f)
                 want = k && !fraction ? INFINITY : NAN;
             want = b & 0x80 ? -want : want;
@@ -81,6 +87,7 @@ static void fp8(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_bits), cmocka_unit_test(integers_and_refusals), cmocka_unit_test(fp8)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_bits), cmocka_unit_test(integers_and_refusals),
+                                       cmocka_unit_test(fp8)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

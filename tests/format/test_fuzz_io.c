@@ -1,5 +1,6 @@
-/* Both readers on tens of thousands of mutated files, always the same ones: any answer is right, but memory errors are not (run it under
- * the address sanitizer; buffers are exactly sized). What is accepted must be readable to its last byte. */
+/* Both readers on tens of thousands of mutated files, always the same ones: any answer is right, but
+ * memory errors are not (run it under the address sanitizer; buffers are exactly sized). What is
+ * accepted must be readable to its last byte. */
 #include "base/rng.h"
 #include "format/gguf.h"
 #include "format/safetensors_write.h"
@@ -8,8 +9,20 @@
 
 enum { ROUNDS = 20000 };
 
-static const uint64_t interesting[] = {0, 1, 8, 31, 32, 255, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff, 0x8000000000000000, UINT64_MAX,
-                                       0x3fffffffffffffff, 0x7fffffffffffffc0};
+static const uint64_t interesting[] = {0,
+                                       1,
+                                       8,
+                                       31,
+                                       32,
+                                       255,
+                                       0x7fffffff,
+                                       0x80000000,
+                                       0xffffffff,
+                                       0x7fffffffffffffff,
+                                       0x8000000000000000,
+                                       UINT64_MAX,
+                                       0x3fffffffffffffff,
+                                       0x7fffffffffffffc0};
 static volatile unsigned sink;
 
 static void touch(const uint8_t *data, size_t n)
@@ -27,7 +40,7 @@ static size_t mutate(kq_rng *rng, uint8_t *p, size_t n)
         case 0: p[at] ^= (uint8_t)(1u << kq_rng_u64(rng) % 8); break;
         case 1: p[at] = (uint8_t)kq_rng_u64(rng); break;
         case 2: memcpy(p + at, &v, at + width <= n ? width : n - at); break;
-        case 3: p[at] = (uint8_t)"0123456789,:[]{}\"\\-e. "[kq_rng_u64(rng) % 22]; break;
+        case 3: p[at] = (uint8_t) "0123456789,:[]{}\"\\-e. "[kq_rng_u64(rng) % 22]; break;
         default: { /* copy a piece elsewhere */
             size_t from = kq_rng_u64(rng) % n, len = kq_rng_u64(rng) % 24;
             len = len < n - at ? len : n - at;
@@ -94,8 +107,17 @@ static void gguf(void **s)
     gguf_header(&b, 2, 4);
     kv_str(&b, "general.architecture", "llama");
     kv_u32(&b, "general.alignment", 32);
-    put_string(&b, "list"); put32(&b, 9); put32(&b, 8); put64(&b, 2); put_string(&b, "ab"); put_string(&b, "");
-    put_string(&b, "ints"); put32(&b, 9); put32(&b, 5); put64(&b, 2); put64(&b, 7);
+    put_string(&b, "list");
+    put32(&b, 9);
+    put32(&b, 8);
+    put64(&b, 2);
+    put_string(&b, "ab");
+    put_string(&b, "");
+    put_string(&b, "ints");
+    put32(&b, 9);
+    put32(&b, 5);
+    put64(&b, 2);
+    put64(&b, 7);
     gguf_info(&b, "a", 2, (const uint64_t[]){32, 2}, 2, 0);
     gguf_info(&b, "b", 1, (const uint64_t[]){4}, 0, 64);
     pad_to(&b, 32);
@@ -108,8 +130,11 @@ static void safetensors(void **s)
 {
     (void)s;
     bytes b = {0};
-    st_file(&b, "{\"__metadata__\":{\"k\":\"v\"},\"a\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]},"
-                "\"b\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[8,14]}} ", NULL, 14);
+    st_file(
+        &b,
+        "{\"__metadata__\":{\"k\":\"v\"},\"a\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]},"
+        "\"b\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[8,14]}} ",
+        NULL, 14);
     run(&b, "safetensors", one_safetensors);
     free(b.p);
 }

@@ -1,5 +1,5 @@
-/* The GGUF reader on malformed files (one test a case, numbered as in the list of malformed inputs) and its typed access.
- * What is valid follows llama.cpp's gguf.cpp. */
+/* The GGUF reader on malformed files (one test a case, numbered as in the list of malformed inputs) and
+ * its typed access. What is valid follows llama.cpp's gguf.cpp. */
 #include "format/gguf.h"
 
 #include "format/bytes.h"
@@ -38,8 +38,19 @@ static void valid(bytes *b)
     gguf_header(b, 2, 4);
     kv_str(b, "general.architecture", "llama");
     kv_u32(b, "general.alignment", 16);
-    put_string(b, "list"); put32(b, 9); put32(b, 8); put64(b, 3); put_string(b, "a"); put_string(b, ""); put_string(b, "xyz");
-    put_string(b, "ints"); put32(b, 9); put32(b, 3); put64(b, 2); put(b, "\376\377\1\0", 4); /* i16: -2, 1 */
+    put_string(b, "list");
+    put32(b, 9);
+    put32(b, 8);
+    put64(b, 3);
+    put_string(b, "a");
+    put_string(b, "");
+    put_string(b, "xyz");
+    /* i16: -2, 1 */
+    put_string(b, "ints");
+    put32(b, 9);
+    put32(b, 3);
+    put64(b, 2);
+    put(b, "\376\377\1\0", 4);
     gguf_info(b, "a", 1, four, 0, 0);
     gguf_info(b, "b", 1, (const uint64_t[]){3}, 0, 16);
     pad_to(b, 16);
@@ -131,7 +142,10 @@ static void case_42_empty_key(void **s)
     kv_u32(&b, "", 1);
     expect(&b, KQ_E_FORMAT, "empty");
     gguf_header(&b, 0, 1);
-    put64(&b, 3); put(&b, "a\0b", 3); put32(&b, 4); put32(&b, 1);
+    put64(&b, 3);
+    put(&b, "a\0b", 3);
+    put32(&b, 4);
+    put32(&b, 1);
     expect(&b, KQ_E_FORMAT, "zero byte");
 }
 
@@ -140,7 +154,9 @@ static void case_43_duplicate_key(void **s)
     (void)s;
     bytes b = {0};
     gguf_header(&b, 0, 3);
-    kv_u32(&b, "k", 1); kv_u32(&b, "other", 1); kv_u32(&b, "k", 2);
+    kv_u32(&b, "k", 1);
+    kv_u32(&b, "other", 1);
+    kv_u32(&b, "k", 2);
     expect(&b, KQ_E_FORMAT, "k appears twice");
 }
 
@@ -163,10 +179,15 @@ static void case_45_value_types(void **s)
     bytes b = {0};
     for (size_t i = 0; i < 3; i++) {
         gguf_header(&b, 0, 1);
-        put_string(&b, "k"); put32(&b, types[i]); put64(&b, 0);
+        put_string(&b, "k");
+        put32(&b, types[i]);
+        put64(&b, 0);
         expect(&b, KQ_E_FORMAT, "value type");
         gguf_header(&b, 0, 1);
-        put_string(&b, "k"); put32(&b, 9); put32(&b, types[i]); put64(&b, 0);
+        put_string(&b, "k");
+        put32(&b, 9);
+        put32(&b, types[i]);
+        put64(&b, 0);
         expect(&b, KQ_E_FORMAT, "value type");
     }
 }
@@ -193,7 +214,10 @@ static void case_47_array_count(void **s)
         if (type == 9)
             continue;
         gguf_header(&b, 0, 1);
-        put_string(&b, "k"); put32(&b, 9); put32(&b, type); put64(&b, (uint64_t)1 << 63);
+        put_string(&b, "k");
+        put32(&b, 9);
+        put32(&b, type);
+        put64(&b, (uint64_t)1 << 63);
         expect(&b, KQ_E_FORMAT, "do not fit");
     }
 }
@@ -203,10 +227,18 @@ static void case_48_string_length(void **s)
     (void)s;
     bytes b = {0};
     gguf_header(&b, 0, 1);
-    put_string(&b, "k"); put32(&b, 8); put64(&b, 100); put_text(&b, "short");
+    put_string(&b, "k");
+    put32(&b, 8);
+    put64(&b, 100);
+    put_text(&b, "short");
     expect(&b, KQ_E_FORMAT, "longer than the file");
     gguf_header(&b, 0, 1);
-    put_string(&b, "k"); put32(&b, 9); put32(&b, 8); put64(&b, 2); put_string(&b, "a"); put64(&b, UINT64_MAX - 3);
+    put_string(&b, "k");
+    put32(&b, 9);
+    put32(&b, 8);
+    put64(&b, 2);
+    put_string(&b, "a");
+    put64(&b, UINT64_MAX - 3);
     expect(&b, KQ_E_FORMAT, "longer than the file");
 }
 
@@ -215,7 +247,10 @@ static void case_49_small_file_big_request(void **s)
     (void)s;
     bytes b = {0};
     gguf_header(&b, 0, 1);
-    put_string(&b, "k"); put32(&b, 9); put32(&b, 0); put64(&b, (uint64_t)1 << 30);
+    put_string(&b, "k");
+    put32(&b, 9);
+    put32(&b, 0);
+    put64(&b, (uint64_t)1 << 30);
     put(&b, NULL, 160 - b.n);
     expect(&b, KQ_E_FORMAT, "do not fit");
     gguf_header(&b, 1, 0);
@@ -235,7 +270,9 @@ static void case_50_alignment(void **s)
         expect(&b, KQ_E_FORMAT, "power of two");
     }
     gguf_header(&b, 0, 1);
-    put_string(&b, "general.alignment"); put32(&b, 5); put32(&b, 32);
+    put_string(&b, "general.alignment");
+    put32(&b, 5);
+    put32(&b, 32);
     expect(&b, KQ_E_FORMAT, "32-bit unsigned");
     for (uint32_t big = 30; big < 32; big++) {
         gguf_header(&b, 1, 1);
@@ -253,7 +290,8 @@ static void case_51_dimensions(void **s)
     bytes b = {0};
     for (size_t i = 0; i < 3; i++) {
         gguf_header(&b, 1, 0);
-        put_string(&b, "t"); put32(&b, ranks[i]);
+        put_string(&b, "t");
+        put32(&b, ranks[i]);
         put(&b, NULL, 100);
         expect(&b, KQ_E_FORMAT, "dimensions");
     }
@@ -353,7 +391,11 @@ static void case_59_narrow_elements(void **s)
     bytes b = {0};
     kq_gguf *g;
     gguf_header(&b, 0, 1);
-    put_string(&b, "tokenizer.ggml.token_type"); put32(&b, 9); put32(&b, 0); put64(&b, 3); put(&b, "\1\2\377", 3);
+    put_string(&b, "tokenizer.ggml.token_type");
+    put32(&b, 9);
+    put32(&b, 0);
+    put64(&b, 3);
+    put(&b, "\1\2\377", 3);
     uint8_t *copy = exact(&b, b.n);
     check_ok(kq_gguf_open_memory(copy, b.n, "x.gguf", &g, &err));
     int64_t v = 0;
@@ -403,12 +445,31 @@ static void many_keys_are_not_quadratic(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(typed_access), T(case_38_bad_magic), T(case_39_versions), T(case_40_counts), T(case_41_key_length), T(case_42_empty_key),
-        T(case_43_duplicate_key), T(case_44_duplicate_tensor), T(case_45_value_types), T(case_46_array_of_arrays), T(case_47_array_count),
-        T(case_48_string_length), T(case_49_small_file_big_request), T(case_50_alignment), T(case_51_dimensions),
-        T(case_52_negative_and_zero), T(case_53_product_overflow), T(case_54_bytes_overflow), T(case_55_sum_overflow),
-        T(case_56_row_not_whole_blocks), T(case_57_offsets), T(case_58_data_too_small), T(case_59_narrow_elements),
-        T(case_61_cut_and_changed_at_every_byte), T(many_keys_are_not_quadratic),
+        T(typed_access),
+        T(case_38_bad_magic),
+        T(case_39_versions),
+        T(case_40_counts),
+        T(case_41_key_length),
+        T(case_42_empty_key),
+        T(case_43_duplicate_key),
+        T(case_44_duplicate_tensor),
+        T(case_45_value_types),
+        T(case_46_array_of_arrays),
+        T(case_47_array_count),
+        T(case_48_string_length),
+        T(case_49_small_file_big_request),
+        T(case_50_alignment),
+        T(case_51_dimensions),
+        T(case_52_negative_and_zero),
+        T(case_53_product_overflow),
+        T(case_54_bytes_overflow),
+        T(case_55_sum_overflow),
+        T(case_56_row_not_whole_blocks),
+        T(case_57_offsets),
+        T(case_58_data_too_small),
+        T(case_59_narrow_elements),
+        T(case_61_cut_and_changed_at_every_byte),
+        T(many_keys_are_not_quadratic),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,7 +5,11 @@
 
 static kq_error err;
 
-typedef struct part { int no, count, total; const char *tensors, *arch; } part; /* tensors: one letter each; numbers below 0: the key is not there */
+/* tensors: one letter each; numbers below 0: the key is not there */
+typedef struct part {
+    int no, count, total;
+    const char *tensors, *arch;
+} part;
 
 static void kv_u16(bytes *b, const char *key, int v)
 {
@@ -40,7 +44,8 @@ static void write_part(const char *path, part p)
     free(b.p);
 }
 
-static const char *const names[] = {"s-00001-of-00003.gguf", "s-00002-of-00003.gguf", "s-00003-of-00003.gguf"};
+static const char *const names[] = {"s-00001-of-00003.gguf", "s-00002-of-00003.gguf",
+                                    "s-00003-of-00003.gguf"};
 
 /* Three good parts, of which one (none: -1) is another. */
 static void write_parts(int which, part other)
@@ -90,7 +95,8 @@ static void faults(void **s)
     (void)s;
     kq_gguf *g;
     write_parts(-1, (part){0});
-    check_fails(kq_gguf_open(names[1], &g, &err), KQ_E_ARG, "is part 2 of 3 of a model: open the first part, s-00001-of-00003.gguf");
+    check_fails(kq_gguf_open(names[1], &g, &err), KQ_E_ARG,
+                "is part 2 of 3 of a model: open the first part, s-00001-of-00003.gguf");
     check_fails(kq_gguf_open(names[2], &g, &err), KQ_E_ARG, "is part 3 of 3");
     remove(names[2]);
     check_fails(kq_gguf_open(names[0], &g, &err), KQ_E_IO, "s-00003-of-00003.gguf: part 3 of 3 is missing");

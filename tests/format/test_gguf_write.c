@@ -1,5 +1,6 @@
-/* The GGUF writer: what it writes, our own reader reads back; what cannot be a GGUF file is refused, and a file that failed never appears.
- * (scripts/check_exports.py reads the same kind of file with the gguf package.) */
+/* The GGUF writer: what it writes, our own reader reads back; what cannot be a GGUF file is refused, and
+ * a file that failed never appears. (scripts/check_exports.py reads the same kind of file with the gguf
+ * package.) */
 #include "base/file.h"
 #include "base/mem.h"
 #include "format/gguf_write.h"
@@ -75,9 +76,14 @@ static void round_trip(void **s)
     size_t n;
     assert_int_equal(kq_gguf_n_kv(g), 16);
     assert_true(kq_gguf_str_is(kq_gguf_find(g, "general.architecture"), 0, "llama"));
-    const struct { const char *key; size_t at; int64_t value; } wanted[] = {
-        {"u8", 0, 200}, {"i8", 0, -3}, {"u16", 0, 60000}, {"i16", 0, -30000}, {"u32", 0, 4000000000}, {"i64", 0, INT64_MIN}, {"u64", 0, INT64_MAX},
-        {"ints", 0, -1}, {"ints", 1, 2}, {"ints", 2, INT32_MIN},
+    const struct {
+        const char *key;
+        size_t at;
+        int64_t value;
+    } wanted[] = {
+        {"u8", 0, 200},         {"i8", 0, -3},          {"u16", 0, 60000},     {"i16", 0, -30000},
+        {"u32", 0, 4000000000}, {"i64", 0, INT64_MIN},  {"u64", 0, INT64_MAX}, {"ints", 0, -1},
+        {"ints", 1, 2},         {"ints", 2, INT32_MIN},
     };
     for (size_t k = 0; k < sizeof wanted / sizeof *wanted; k++)
         if (!kq_gguf_int(kq_gguf_find(g, wanted[k].key), wanted[k].at, &i) || i != wanted[k].value)
@@ -85,10 +91,12 @@ static void round_trip(void **s)
     assert_true(kq_gguf_f64(kq_gguf_find(g, "f64"), 0, &d) && d == 0.1);
     assert_true(kq_gguf_f64(kq_gguf_find(g, "f32"), 0, &d) && d == (double)0.1f);
     assert_true(kq_gguf_f64(kq_gguf_find(g, "reals"), 1, &d) && d == (double)-1e30f);
-    assert_true(kq_gguf_bool(kq_gguf_find(g, "flags"), 2, &flag) && flag && kq_gguf_bool(kq_gguf_find(g, "flags"), 1, &flag) && !flag);
+    assert_true(kq_gguf_bool(kq_gguf_find(g, "flags"), 2, &flag) && flag &&
+                kq_gguf_bool(kq_gguf_find(g, "flags"), 1, &flag) && !flag);
     assert_int_equal(kq_gguf_find(g, "nothing")->n, 0);
     for (size_t k = 0; k < 4; k++)
-        assert_true(kq_gguf_str(kq_gguf_find(g, "words"), k, &text, &n) && n == strlen(words[k]) && !memcmp(text, words[k], n));
+        assert_true(kq_gguf_str(kq_gguf_find(g, "words"), k, &text, &n) && n == strlen(words[k]) &&
+                    !memcmp(text, words[k], n));
     assert_int_equal(kq_gguf_n_tensors(g), 4);
     const kq_gguf_tensor *t = kq_gguf_tensor_at(g, 0);
     assert_string_equal(t->name, "a.weight");
@@ -113,7 +121,9 @@ static void round_trip(void **s)
         assert_string_equal(x->key, y->key);
         assert_true(x->type == y->type && x->is_array == y->is_array && x->n == y->n);
         /* up to where the next pair starts, the bytes are the same */
-        assert_memory_equal(x->data, y->data, (size_t)((const uint8_t *)kq_gguf_kv_at(g, k + 1)->data - (const uint8_t *)x->data));
+        assert_memory_equal(
+            x->data, y->data,
+            (size_t)((const uint8_t *)kq_gguf_kv_at(g, k + 1)->data - (const uint8_t *)x->data));
     }
     kq_gguf_close(g);
     kq_gguf_close(h);
@@ -128,7 +138,8 @@ static void refuses(void **s)
     char long_name[65] = {0}, *long_key = calloc(70000, 1);
     memset(long_name, 'n', 64);
     memset(long_key, 'k', 65536);
-    const uint64_t one[] = {1}, odd[] = {33}, huge[] = {1ull << 40, 1ull << 40}, negative[] = {1ull << 63}, large[] = {1ull << 62};
+    const uint64_t one[] = {1}, odd[] = {33}, huge[] = {1ull << 40, 1ull << 40}, negative[] = {1ull << 63},
+                   large[] = {1ull << 62};
     check_ok(kq_gguf_writer_u32(w, "key", 1, &err));
     check_fails(kq_gguf_writer_u32(w, "key", 1, &err), KQ_E_ARG, "key is written twice");
     check_fails(kq_gguf_writer_u32(w, "", 1, &err), KQ_E_ARG, "0 bytes");
@@ -136,13 +147,15 @@ static void refuses(void **s)
     check_fails(kq_gguf_writer_u32(w, "\xff", 1, &err), KQ_E_ARG, "UTF-8");
     check_fails(kq_gguf_writer_u32(w, "general.alignment", 64, &err), KQ_E_ARG, "alignment");
     check_fails(kq_gguf_writer_number(w, "array", KQ_GGUF_ARRAY, one, &err), KQ_E_ARG, "no numbers");
-    check_fails(kq_gguf_writer_array(w, "many", KQ_GGUF_U64, one, SIZE_MAX / 4, &err), KQ_E_ARG, "no numbers");
+    check_fails(kq_gguf_writer_array(w, "many", KQ_GGUF_U64, one, SIZE_MAX / 4, &err), KQ_E_ARG,
+                "no numbers");
     check_fails(kq_gguf_writer_declare(w, long_name, 0, 1, one, &err), KQ_E_ARG, "64 bytes");
     check_fails(kq_gguf_writer_declare(w, "", 0, 1, one, &err), KQ_E_ARG, "0 bytes");
     check_fails(kq_gguf_writer_declare(w, "x", 0, 0, one, &err), KQ_E_ARG, "dimensions");
     check_fails(kq_gguf_writer_declare(w, "x", 0, 5, one, &err), KQ_E_ARG, "dimensions");
     check_fails(kq_gguf_writer_declare(w, "x", 4, 1, one, &err), KQ_E_ARG, "type 4 is not known");
-    check_fails(kq_gguf_writer_declare(w, "x", 8, 1, odd, &err), KQ_E_ARG, "x: rows of 33 weights are no whole number of Q8_0's blocks of 32");
+    check_fails(kq_gguf_writer_declare(w, "x", 8, 1, odd, &err), KQ_E_ARG,
+                "x: rows of 33 weights are no whole number of Q8_0's blocks of 32");
     check_fails(kq_gguf_writer_declare(w, "x", 0, 2, huge, &err), KQ_E_ARG, "overflows");
     check_fails(kq_gguf_writer_declare(w, "x", 0, 1, negative, &err), KQ_E_ARG, "overflows");
     check_ok(kq_gguf_writer_declare(w, "large", 24, 1, large, &err));
@@ -162,7 +175,8 @@ static void keeps_to_what_was_declared(void **s)
     check_ok(kq_gguf_writer_declare(w, "y", 0, 1, (const uint64_t[]){2}, &err));
     check_ok(kq_gguf_writer_data(w, x, 4, &err));
     check_fails(kq_gguf_writer_u32(w, "late", 1, &err), KQ_E_ARG, "comes after");
-    check_fails(kq_gguf_writer_declare(w, "late", 0, 1, (const uint64_t[]){2}, &err), KQ_E_ARG, "comes after");
+    check_fails(kq_gguf_writer_declare(w, "late", 0, 1, (const uint64_t[]){2}, &err), KQ_E_ARG,
+                "comes after");
     check_fails(kq_gguf_writer_data(w, x, 12, &err), KQ_E_ARG, "more data than tensor 0 of 2");
     check_fails(kq_gguf_writer_data(w, x, 4, &err), KQ_E_ARG, "earlier write failed");
     check_fails(kq_gguf_writer_finish(w, &err), KQ_E_ARG, "not written");

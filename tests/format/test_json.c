@@ -1,4 +1,5 @@
-/* kq_json_parse against Python's json.loads (tests/golden/json_cases.txt), against mutated texts, and in linear time. */
+/* kq_json_parse against Python's json.loads (tests/golden/json_cases.txt), against mutated texts, and in
+ * linear time. */
 #include <time.h>
 
 #include "base/mem.h"
@@ -28,14 +29,14 @@ static void write_value(FILE *f, const json_t *v)
         return;
     case JSON_ARRAY:
         fputc('[', f);
-        json_array_foreach(v, i, item)
-            write_value(f, item);
+        json_array_foreach(v, i, item) write_value(f, item);
         fputc(']', f);
         return;
     case JSON_OBJECT: break;
     }
     fputc('{', f);
-    json_object_foreach((json_t *)v, key, item) {
+    json_object_foreach((json_t *)v, key, item)
+    {
         fputc('s', f);
         for (const char *c = key; *c; c++)
             fprintf(f, "%02x", (unsigned char)*c);
@@ -53,7 +54,8 @@ static char *read_text(const char *text, size_t size)
     char *out = NULL;
     size_t n = 0;
     FILE *f = open_memstream(&out, &n);
-    char *exact = malloc(size ? size : 1); /* no NUL behind it: the address sanitizer sees one byte too far */
+    /* no NUL behind it: the address sanitizer sees one byte too far */
+    char *exact = malloc(size ? size : 1);
     assert_true(f && exact);
     memcpy(exact, text, size);
     if (kq_json_parse(exact, size, "x.json", &root, &err)) {
@@ -68,7 +70,10 @@ static char *read_text(const char *text, size_t size)
     return out;
 }
 
-static int nibble(char c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
+static int nibble(char c)
+{
+    return c <= '9' ? c - '0' : c - 'a' + 10;
+}
 
 static void test_python(void **state)
 {
@@ -101,14 +106,17 @@ static void test_messages(void **state)
     (void)state;
     json_t *root;
     kq_error err;
-    check_fails(kq_json_parse("{\n\"a\": 'b'}", 11, "f.json", &root, &err), KQ_E_FORMAT, "f.json: not valid JSON: invalid token near ''' (line 2)");
+    check_fails(kq_json_parse("{\n\"a\": 'b'}", 11, "f.json", &root, &err), KQ_E_FORMAT,
+                "f.json: not valid JSON: invalid token near ''' (line 2)");
     check_fails(kq_json_parse("\xef\xbb\xbf{}", 5, "f.json", &root, &err), KQ_E_FORMAT, "byte order mark");
-    check_fails(kq_json_parse("{\"a\\u0000\": 1}", 14, "f.json", &root, &err), KQ_E_FORMAT, "NUL byte in object key");
+    check_fails(kq_json_parse("{\"a\\u0000\": 1}", 14, "f.json", &root, &err), KQ_E_FORMAT,
+                "NUL byte in object key");
     check_fails(kq_json_read("no-such-file.json", 100, &root, &err), KQ_E_IO, "no-such-file.json");
     assert_null(root);
     static char deep[10000]; /* nesting is bounded, whatever the size */
     memset(deep, '[', sizeof deep);
-    check_fails(kq_json_parse(deep, sizeof deep, "deep.json", &root, &err), KQ_E_FORMAT, "maximum parsing depth");
+    check_fails(kq_json_parse(deep, sizeof deep, "deep.json", &root, &err), KQ_E_FORMAT,
+                "maximum parsing depth");
     kq_alloc_fail_after(1);
     check_fails(kq_json_parse("[NaN]", 5, "f.json", &root, &err), KQ_E_MEMORY, "out of memory");
     kq_alloc_fail_after(0);
@@ -118,7 +126,8 @@ static void test_messages(void **state)
 static void test_mutated(void **state)
 {
     (void)state;
-    static const char seed[] = "{\"a\": [1, -2.5e3, NaN, -Infinity, 1e999, 123456789012345678901234567890], \"b\\ud83d\\ude00\\ud800\": {\"\\\\\": \"\\u0000\"}, \"a\": null}";
+    static const char seed[] = "{\"a\": [1, -2.5e3, NaN, -Infinity, 1e999, 123456789012345678901234567890], "
+                               "\"b\\ud83d\\ude00\\ud800\": {\"\\\\\": \"\\u0000\"}, \"a\": null}";
     static const char bytes[] = "{}[]\",:\\/ue0123456789dDcCaAfN.+-EIi ntl\n\xc3\xa9";
     kq_rng rng = kq_rng_stream(12, "json");
     for (int round = 0; round < 30000; round++) {
@@ -126,12 +135,14 @@ static void test_mutated(void **state)
         size_t n = sizeof seed - 1;
         memcpy(text, seed, sizeof seed);
         for (size_t k = kq_rng_u64(&rng) % 4 + 1; k; k--)
-            text[kq_rng_u64(&rng) % n] = kq_rng_u64(&rng) % 8 ? bytes[kq_rng_u64(&rng) % (sizeof bytes - 1)] : (char)kq_rng_u64(&rng);
+            text[kq_rng_u64(&rng) % n] =
+                kq_rng_u64(&rng) % 8 ? bytes[kq_rng_u64(&rng) % (sizeof bytes - 1)] : (char)kq_rng_u64(&rng);
         free(read_text(text, kq_rng_u64(&rng) % 4 ? n : kq_rng_u64(&rng) % n));
     }
 }
 
-/* Long runs of what is rewritten: 2 MB each must not take the square of their length (which would be hours). */
+/* Long runs of what is rewritten: 2 MB each must not take the square of their length (which would be
+ * hours). */
 static void test_linear(void **state)
 {
     (void)state;
@@ -171,7 +182,7 @@ static void test_linear(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_python), cmocka_unit_test(test_messages), cmocka_unit_test(test_mutated),
-                                       cmocka_unit_test(test_linear)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_python), cmocka_unit_test(test_messages),
+                                       cmocka_unit_test(test_mutated), cmocka_unit_test(test_linear)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* The safetensors reader on malformed files (one test a case, numbered as in the list of malformed inputs), and the writer.
- * What is valid and what is not follows the reference implementation's rules, not this reader. */
+/* The safetensors reader on malformed files (one test a case, numbered as in the list of malformed
+ * inputs), and the writer. What is valid and what is not follows the reference implementation's rules,
+ * not this reader. */
 #include <sys/resource.h>
 #include <signal.h>
 
@@ -32,7 +33,8 @@ static kq_status open_header(const char *header, size_t n_data)
     return status;
 }
 
-#define ENTRY(name, dtype, shape, begin, end) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]}"
+#define ENTRY(name, dtype, shape, begin, end) \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]}"
 #define bad(header, n, words) check_fails(open_header(header, n), KQ_E_FORMAT, words)
 
 static void raw(const void *data, size_t n, const char *words)
@@ -43,10 +45,26 @@ static void raw(const void *data, size_t n, const char *words)
     free(b.p);
 }
 
-static void case_01_empty(void **s) { (void)s; raw("", 0, "0 bytes"); }
-static void case_02_short(void **s) { (void)s; raw("\2\0\0\0\0\0\0", 7, "7 bytes"); }
-static void case_03_header_0(void **s) { (void)s; raw("\0\0\0\0\0\0\0\0{}", 10, "'{'"); }
-static void case_04_header_past_file(void **s) { (void)s; raw("\3\0\0\0\0\0\0\0{}", 10, "does not fit"); }
+static void case_01_empty(void **s)
+{
+    (void)s;
+    raw("", 0, "0 bytes");
+}
+static void case_02_short(void **s)
+{
+    (void)s;
+    raw("\2\0\0\0\0\0\0", 7, "7 bytes");
+}
+static void case_03_header_0(void **s)
+{
+    (void)s;
+    raw("\0\0\0\0\0\0\0\0{}", 10, "'{'");
+}
+static void case_04_header_past_file(void **s)
+{
+    (void)s;
+    raw("\3\0\0\0\0\0\0\0{}", 10, "does not fit");
+}
 
 static void case_05_header_huge(void **s)
 {
@@ -55,7 +73,11 @@ static void case_05_header_huge(void **s)
     raw("\1\341\365\5\0\0\0\0{}", 10, "at most"); /* 100,000,001 */
 }
 
-static void case_06_not_utf8(void **s) { (void)s; bad("{\"\xff\":1}", 0, "header is broken"); }
+static void case_06_not_utf8(void **s)
+{
+    (void)s;
+    bad("{\"\xff\":1}", 0, "header is broken");
+}
 
 static void case_07_truncated_json(void **s)
 {
@@ -65,7 +87,11 @@ static void case_07_truncated_json(void **s)
     bad("{\"a\":", 0, "broken");
 }
 
-static void case_08_leading_space(void **s) { (void)s; bad(" {}", 0, "'{'"); }
+static void case_08_leading_space(void **s)
+{
+    (void)s;
+    bad(" {}", 0, "'{'");
+}
 
 static void case_09_trailing_space_is_valid(void **s)
 {
@@ -95,7 +121,8 @@ static void case_11_duplicate(void **s)
 static void case_12_duplicate_escaped(void **s)
 {
     (void)s;
-    bad("{" ENTRY("a", "U8", "[1]", "0", "1") "," ENTRY("\\u0061", "U8", "[1]", "1", "2") "}", 2, "duplicate");
+    bad("{" ENTRY("a", "U8", "[1]", "0", "1") "," ENTRY("\\u0061", "U8", "[1]", "1", "2") "}", 2,
+        "duplicate");
 }
 
 static void case_13_metadata(void **s)
@@ -107,8 +134,16 @@ static void case_13_metadata(void **s)
     check_ok(open_header("{\"__metadata__\":{\"a\":\"b\"}}", 0));
 }
 
-static void case_14_begin_after_end(void **s) { (void)s; bad("{" ENTRY("a", "U8", "[1]", "1", "0") "}", 1, "data_offsets"); }
-static void case_15_end_past_file(void **s) { (void)s; bad("{" ENTRY("a", "U8", "[2]", "0", "2") "}", 1, "complete"); }
+static void case_14_begin_after_end(void **s)
+{
+    (void)s;
+    bad("{" ENTRY("a", "U8", "[1]", "1", "0") "}", 1, "data_offsets");
+}
+static void case_15_end_past_file(void **s)
+{
+    (void)s;
+    bad("{" ENTRY("a", "U8", "[2]", "0", "2") "}", 1, "complete");
+}
 
 static void case_16_overlap(void **s)
 {
@@ -117,7 +152,8 @@ static void case_16_overlap(void **s)
     put_text(&b, "{");
     for (int i = 0; i < 10; i++) {
         char text[128];
-        snprintf(text, sizeof text, "%s\"t%d\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}", i ? "," : "", i);
+        snprintf(text, sizeof text, "%s\"t%d\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}",
+                 i ? "," : "", i);
         put_text(&b, text);
     }
     put(&b, "}", 2);
@@ -133,9 +169,21 @@ static void case_17_hole(void **s)
     bad("{" ENTRY("a", "U8", "[1]", "1", "2") "}", 2, "hole");
 }
 
-static void case_18_trailing_bytes(void **s) { (void)s; bad("{" ENTRY("a", "U8", "[1]", "0", "1") "}", 2, "belong to none"); }
-static void case_19_two_bytes_missing(void **s) { (void)s; bad("{" ENTRY("a", "F32", "[2]", "0", "8") "}", 6, "data_offsets"); }
-static void case_20_size_mismatch(void **s) { (void)s; bad("{" ENTRY("a", "F32", "[2]", "0", "4") "}", 4, "need 8"); }
+static void case_18_trailing_bytes(void **s)
+{
+    (void)s;
+    bad("{" ENTRY("a", "U8", "[1]", "0", "1") "}", 2, "belong to none");
+}
+static void case_19_two_bytes_missing(void **s)
+{
+    (void)s;
+    bad("{" ENTRY("a", "F32", "[2]", "0", "8") "}", 6, "data_offsets");
+}
+static void case_20_size_mismatch(void **s)
+{
+    (void)s;
+    bad("{" ENTRY("a", "F32", "[2]", "0", "4") "}", 4, "need 8");
+}
 
 static void case_21_overflow(void **s)
 {
@@ -146,7 +194,11 @@ static void case_21_overflow(void **s)
     bad("{" ENTRY("a", "F32", "[4611686018427387904]", "0", "0") "}", 0, "overflow");
 }
 
-static void case_22_unknown_dtype(void **s) { (void)s; bad("{" ENTRY("a", "F33", "[1]", "0", "4") "}", 4, "F33"); }
+static void case_22_unknown_dtype(void **s)
+{
+    (void)s;
+    bad("{" ENTRY("a", "F33", "[1]", "0", "4") "}", 4, "F33");
+}
 
 static void case_23_odd_numbers(void **s)
 {
@@ -178,7 +230,9 @@ static void case_25_shape_not_a_list(void **s)
 static void case_26_scalar_and_empty_are_valid(void **s)
 {
     (void)s;
-    check_ok(open_header("{" ENTRY("e", "F32", "[0,5]", "4", "4") "," ENTRY("s", "F32", "[]", "0", "4") "," ENTRY("z", "U8", "[0]", "0", "0") "}", 4));
+    check_ok(open_header("{" ENTRY("e", "F32", "[0,5]", "4", "4") "," ENTRY(
+                             "s", "F32", "[]", "0", "4") "," ENTRY("z", "U8", "[0]", "0", "0") "}",
+                         4));
     check_ok(open_header("{}", 0));
 }
 
@@ -196,7 +250,8 @@ static void case_28_names(void **s)
 {
     (void)s;
     bad("{" ENTRY("a\\u0000b", "U8", "[1]", "0", "1") "}", 1, "broken");
-    check_ok(open_header("{" ENTRY("../../etc/passwd", "U8", "[1]", "0", "1") "}", 1)); /* a name is never a path */
+    /* a name is never a path */
+    check_ok(open_header("{" ENTRY("../../etc/passwd", "U8", "[1]", "0", "1") "}", 1));
     bytes b = {0};
     put_text(&b, "{\"");
     for (int i = 0; i < 65536; i++)
@@ -207,12 +262,16 @@ static void case_28_names(void **s)
     free(b.p);
 }
 
-/* Every prefix of a valid file, and every single byte changed, gives an answer; a prefix is never accepted. */
+/* Every prefix of a valid file, and every single byte changed, gives an answer; a prefix is never
+ * accepted. */
 static void cut_and_changed_at_every_byte(void **s)
 {
     (void)s;
     bytes b = {0};
-    st_file(&b, "{\"__metadata__\":{\"k\":\"v\"}," ENTRY("a", "F32", "[2,1]", "0", "8") "," ENTRY("b", "BF16", "[3]", "8", "14") "}", NULL, 14);
+    st_file(&b,
+            "{\"__metadata__\":{\"k\":\"v\"}," ENTRY("a", "F32", "[2,1]", "0",
+                                                     "8") "," ENTRY("b", "BF16", "[3]", "8", "14") "}",
+            NULL, 14);
     check_ok(open_bytes(&b));
     for (size_t n = 0; n < b.n; n++) {
         bytes cut = {.p = b.p, .n = n};
@@ -254,7 +313,8 @@ static void write_and_read(void **s)
     assert_int_equal(kq_st_n_tensors(f), 4);
     const kq_tensor *t = kq_st_find(f, "z \xc3\xa9");
     assert_non_null(t);
-    assert_true(t == kq_st_tensor(f, 0) && t->rank == 2 && t->shape[1] == 3 && t->dtype == KQ_T_F32 && (uintptr_t)t->data % 8 == 0);
+    assert_true(t == kq_st_tensor(f, 0) && t->rank == 2 && t->shape[1] == 3 && t->dtype == KQ_T_F32 &&
+                (uintptr_t)t->data % 8 == 0);
     assert_memory_equal(t->data, x, sizeof x);
     assert_memory_equal(kq_st_find(f, "b")->data, y, sizeof y);
     assert_int_equal(kq_st_find(f, "s")->rank, 0);
@@ -312,13 +372,38 @@ static void case_68_disk_full(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(case_01_empty), T(case_02_short), T(case_03_header_0), T(case_04_header_past_file), T(case_05_header_huge), T(case_06_not_utf8),
-        T(case_07_truncated_json), T(case_08_leading_space), T(case_09_trailing_space_is_valid), T(case_10_nesting), T(case_11_duplicate),
-        T(case_12_duplicate_escaped), T(case_13_metadata), T(case_14_begin_after_end), T(case_15_end_past_file), T(case_16_overlap),
-        T(case_17_hole), T(case_18_trailing_bytes), T(case_19_two_bytes_missing), T(case_20_size_mismatch), T(case_21_overflow),
-        T(case_22_unknown_dtype), T(case_23_odd_numbers), T(case_24_offsets_count), T(case_25_shape_not_a_list),
-        T(case_26_scalar_and_empty_are_valid), T(case_27_small_types), T(case_28_names), T(cut_and_changed_at_every_byte), T(write_and_read),
-        T(wrong_amount_leaves_no_file), T(case_68_disk_full),
+        T(case_01_empty),
+        T(case_02_short),
+        T(case_03_header_0),
+        T(case_04_header_past_file),
+        T(case_05_header_huge),
+        T(case_06_not_utf8),
+        T(case_07_truncated_json),
+        T(case_08_leading_space),
+        T(case_09_trailing_space_is_valid),
+        T(case_10_nesting),
+        T(case_11_duplicate),
+        T(case_12_duplicate_escaped),
+        T(case_13_metadata),
+        T(case_14_begin_after_end),
+        T(case_15_end_past_file),
+        T(case_16_overlap),
+        T(case_17_hole),
+        T(case_18_trailing_bytes),
+        T(case_19_two_bytes_missing),
+        T(case_20_size_mismatch),
+        T(case_21_overflow),
+        T(case_22_unknown_dtype),
+        T(case_23_odd_numbers),
+        T(case_24_offsets_count),
+        T(case_25_shape_not_a_list),
+        T(case_26_scalar_and_empty_are_valid),
+        T(case_27_small_types),
+        T(case_28_names),
+        T(cut_and_changed_at_every_byte),
+        T(write_and_read),
+        T(wrong_amount_leaves_no_file),
+        T(case_68_disk_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
-/* A model whose predictions can be written down: every linear is zero, so a block passes its input on unchanged, the embedding of token j
- * is the j-th unit vector, and the logits after token j are column j of the head times the final norm's factor. What follows depends on
- * the last token alone: a Markov chain. */
+/* A model whose predictions can be written down: every linear is zero, so a block passes its input on
+ * unchanged, the embedding of token j is the j-th unit vector, and the logits after token j are column j
+ * of the head times the final norm's factor. What follows depends on the last token alone: a Markov
+ * chain. */
 #ifndef KQ_TESTS_EVAL_CHAIN_H
 #define KQ_TESTS_EVAL_CHAIN_H
 
@@ -24,7 +25,8 @@ static kq_status chain_linear(void *ctx, size_t layer, kq_linear_id id, float *W
     return KQ_OK;
 }
 
-static kq_status chain_rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err)
+static kq_status chain_rows(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst,
+                            kq_error *err)
 {
     const chain *c = ctx;
     size_t d = c->cfg.d_model;
@@ -51,8 +53,18 @@ static inline float *chain_logit(chain *c, size_t after, size_t token)
 static inline void chain_init(chain *c, size_t vocab)
 {
     size_t n_head = (vocab + 15) / 16;
-    *c = (chain){.cfg = {.arch = KQ_ARCH_LLAMA, .n_layer = 2, .d_model = n_head * 16, .n_head = n_head, .n_kv_head = 1, .head_dim = 16,
-                         .d_ff = 32, .vocab_size = vocab, .max_position = 4096, .rope_theta = 10000, .rms_eps = 1e-12f, .bos_id = -1}};
+    *c = (chain){.cfg = {.arch = KQ_ARCH_LLAMA,
+                         .n_layer = 2,
+                         .d_model = n_head * 16,
+                         .n_head = n_head,
+                         .n_kv_head = 1,
+                         .head_dim = 16,
+                         .d_ff = 32,
+                         .vocab_size = vocab,
+                         .max_position = 4096,
+                         .rope_theta = 10000,
+                         .rms_eps = 1e-12f,
+                         .bos_id = -1}};
     c->head = calloc(vocab * c->cfg.d_model, sizeof *c->head);
     assert_non_null(c->head);
     c->w = (kq_weights){.cfg = &c->cfg, .ctx = c, .linear = chain_linear, .rows = chain_rows};

@@ -1,4 +1,5 @@
-/* Generation and self-written text on Markov chains, whose continuations are known without running a model. */
+/* Generation and self-written text on Markov chains, whose continuations are known without running a
+ * model. */
 #include "chain.h"
 
 #include <unistd.h>
@@ -15,8 +16,8 @@
 enum { VOCAB = 259, DOC_END = 256, TURN_END = 257, TURN_START = 258 };
 static kq_tokenizer *tok;
 
-/* A byte-level tokenizer.json without merges. Byte b is written as the character that GPT-2 gives it: printable ones stand for themselves,
- * the others follow from U+0100 on. */
+/* A byte-level tokenizer.json without merges. Byte b is written as the character that GPT-2 gives it:
+ * printable ones stand for themselves, the others follow from U+0100 on. */
 static int setup(void **state)
 {
     (void)state;
@@ -27,12 +28,19 @@ static int setup(void **state)
     fputs("{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[", f);
     static const char *const special[] = {"<|endoftext|>", "<|im_end|>", "<|im_start|>"};
     for (int i = 0; i < 3; i++)
-        fprintf(f, "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
-                "\"special\":true}", i ? "," : "", DOC_END + i, special[i]);
-    fputs("],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
-          "\"use_regex\":true},\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,"
-          "\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
-          "\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{", f);
+        fprintf(f,
+                "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+                "\"normalized\":false,"
+                "\"special\":true}",
+                i ? "," : "", DOC_END + i, special[i]);
+    fputs("],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_"
+          "offsets\":true,"
+          "\"use_regex\":true},\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_"
+          "space\":true,\"trim_offsets\":true,"
+          "\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_"
+          "subword_prefix\":null,\"end_of_word_suffix\":null,"
+          "\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{",
+          f);
     unsigned next = 0x100;
     for (unsigned b = 0; b < 256; b++) {
         bool itself = (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
@@ -93,12 +101,14 @@ static kq_engine *engine_of(const chain *c, size_t max_T)
 {
     kq_error err;
     kq_engine *e;
-    const kq_engine_options opt = {.isa = kq_isa_best(), .compute = KQ_F32, .threads = 1, .n_slots = 2, .max_T = max_T, .kv = KQ_KV_F32};
+    const kq_engine_options opt = {
+        .isa = kq_isa_best(), .compute = KQ_F32, .threads = 1, .n_slots = 2, .max_T = max_T, .kv = KQ_KV_F32};
     check_ok(kq_engine_new_dense(&c->w, &opt, &e, &err));
     return e;
 }
 
-static void speak_until(chain *c, int32_t first, size_t n_max, kq_sampling s, const char *const *stop, size_t n_stop, heard *h, size_t *made)
+static void speak_until(chain *c, int32_t first, size_t n_max, kq_sampling s, const char *const *stop,
+                        size_t n_stop, heard *h, size_t *made)
 {
     kq_error err;
     kq_generated out;
@@ -107,7 +117,13 @@ static void speak_until(chain *c, int32_t first, size_t n_max, kq_sampling s, co
     for (size_t again = 0; again < 2; again++) { /* a second time with the same engine: the same text */
         size_t stop_at = h->stop_at;
         *h = (heard){.stop_at = stop_at};
-        const kq_generate_options opt = {.n_max = n_max, .sampling = s, .stop = stop, .n_stop = n_stop, .emit = hear, .ctx = h, .ids = ids};
+        const kq_generate_options opt = {.n_max = n_max,
+                                         .sampling = s,
+                                         .stop = stop,
+                                         .n_stop = n_stop,
+                                         .emit = hear,
+                                         .ctx = h,
+                                         .ids = ids};
         assert_true(n_max <= 4096);
         check_ok(kq_generate(e, 1, tok, &first, 1, again, &opt, &out, &err));
         if (out.n)
@@ -123,7 +139,8 @@ static void speak(chain *c, int32_t first, size_t n_max, kq_sampling s, heard *h
     speak_until(c, first, n_max, s, NULL, 0, h, made);
 }
 
-static const kq_sampling greedy = {.temperature = 0, .top_p = 1}, plain = {.temperature = 1, .top_p = 1, .seed = 3};
+static const kq_sampling greedy = {.temperature = 0, .top_p = 1},
+                         plain = {.temperature = 1, .top_p = 1, .seed = 3};
 
 static void test_speaks(void **state)
 {
@@ -145,11 +162,13 @@ static void test_speaks(void **state)
         speak(&c, 'x', 100, greedy, &h, &made);
         assert_string_equal(h.text, text + 1);
         assert_int_equal(made, strlen(text) - 1);
-        assert_int_equal(h.calls, 7); /* a, e acute, space, euro, dash, face, exclamation mark: as each becomes complete */
+        /* a, e acute, space, euro, dash, face, exclamation mark: as each becomes complete */
+        assert_int_equal(h.calls, 7);
         speak(&c, 'x', 100, plain, &h, &made); /* logits of 160 leave nothing to chance */
         assert_string_equal(h.text, text + 1);
 
-        speak(&c, 'x', 5, greedy, &h, &made); /* n_max in the middle of the euro sign: one replacement for the rest */
+        /* n_max in the middle of the euro sign: one replacement for the rest */
+        speak(&c, 'x', 5, greedy, &h, &made);
         assert_string_equal(h.text, "a\xc3\xa9 \xef\xbf\xbd");
         assert_int_equal(made, 5);
         speak(&c, 'x', 0, greedy, &h, &made);
@@ -167,11 +186,18 @@ static void test_broken_text(void **state)
 {
     (void)state;
     chain c;
-    chain_says(&c, "x\xe2\x82" "b\x80\xff" "c\xf0\x9f", DOC_END); /* cut characters, stray bytes, a cut one before the end */
+    /* cut characters, stray bytes, a cut one before the end */
+    chain_says(&c,
+               "x\xe2\x82"
+               "b\x80\xff"
+               "c\xf0\x9f",
+               DOC_END);
     heard h = {0};
     size_t made;
     speak(&c, 'x', 100, greedy, &h, &made);
-    assert_string_equal(h.text, "\xef\xbf\xbd" "b\xef\xbf\xbd\xef\xbf\xbd" "c\xef\xbf\xbd");
+    assert_string_equal(h.text, "\xef\xbf\xbd"
+                                "b\xef\xbf\xbd\xef\xbf\xbd"
+                                "c\xef\xbf\xbd");
     chain_free(&c);
 
     /* a token without text in the middle: TURN_START is special, not an end */
@@ -198,7 +224,12 @@ static void test_broken_text(void **state)
 static void test_stop(void **state)
 {
     (void)state;
-    static const struct { const char *stop[3]; size_t n; const char *want; size_t made; } cases[] = {
+    static const struct {
+        const char *stop[3];
+        size_t n;
+        const char *want;
+        size_t made;
+    } cases[] = {
         {{"fg"}, 1, "bcde", 6},
         {{"zz", "d", "cde"}, 3, "bc", 3},   /* the first to be whole */
         {{"dex", "def"}, 2, "bc", 5},       /* held back, one of two comes */
@@ -259,7 +290,8 @@ static void test_generate_refused(void **state)
     check_ok(kq_generate(e, 0, tok, prompt, 2, 0, &opt, &out, &err)); /* 2 + 3 - 1 places: fits */
     assert_int_equal(out.n, 3);
     opt.n_max = 4;
-    check_fails(kq_generate(e, 0, tok, prompt, 2, 0, &opt, &out, &err), KQ_E_ARG, ""); /* one too many: said */
+    /* one too many: said */
+    check_fails(kq_generate(e, 0, tok, prompt, 2, 0, &opt, &out, &err), KQ_E_ARG, "");
     assert_int_equal(out.n, 3);
     kq_engine_free(e);
     *chain_logit(&c, 'y', 3) = NAN;
@@ -288,7 +320,8 @@ static void test_self_text(void **state)
     kq_error err;
     chain c;
     chain_init(&c, VOCAB);
-    /* after any token: only 'a'..'d' and the document's end, with odds e^0 : e^1 : e^1 : e^2 : e^1; after the end 'a' only */
+    /* after any token: only 'a'..'d' and the document's end, with odds e^0 : e^1 : e^1 : e^2 : e^1;
+     * after the end 'a' only */
     static const int32_t say[] = {'a', 'b', 'c', 'd', DOC_END};
     static const double odds[] = {0, 1, 1, 2, 1};
     double scale = sqrt((double)c.cfg.d_model), total = 0;
@@ -306,7 +339,8 @@ static void test_self_text(void **state)
     check_ok(kq_self_text(&c.w, tok, SEQ, LEN, &opt, 42, all, &err));
     double count[5] = {0}, n = 0;
     for (size_t s = 0; s < SEQ; s++) {
-        assert_int_equal(all[s * LEN], DOC_END); /* a text begins after the end of one; not with this tokenizer's turn */
+        /* a text begins after the end of one; not with this tokenizer's turn */
+        assert_int_equal(all[s * LEN], DOC_END);
         for (size_t t = 1; t < LEN; t++) {
             int32_t id = all[s * LEN + t], last = all[s * LEN + t - 1];
             if (last == DOC_END) {
@@ -327,10 +361,12 @@ static void test_self_text(void **state)
         chi2 += (count[i] - want) * (count[i] - want) / want;
     }
     if (chi2 > 20) /* 4 degrees of freedom: 5e-4; the seed is fixed */
-        fail_msg("the model's own text is not distributed like the model: chi-square %g (%g %g %g %g %g of %g)", chi2, count[0], count[1],
-                 count[2], count[3], count[4], n);
+        fail_msg(
+            "the model's own text is not distributed like the model: chi-square %g (%g %g %g %g %g of %g)",
+            chi2, count[0], count[1], count[2], count[3], count[4], n);
 
-    /* sequence i is the same whatever is asked for beside it, and for any number of threads; another seed gives another */
+    /* sequence i is the same whatever is asked for beside it, and for any number of threads; another
+     * seed gives another */
     opt.threads = 3;
     check_ok(kq_self_text(&c.w, tok, ODD, LEN, &opt, 42, few, &err));
     assert_memory_equal(few, all, ODD * LEN * sizeof *all);
@@ -344,7 +380,8 @@ static void test_self_text(void **state)
     for (size_t s = 1; s < SEQ; s++)
         assert_memory_not_equal(all, all + s * LEN, LEN * sizeof *all);
 
-    /* 'd' ends an answer now, as generation_config.json may say: the start token follows, and nothing else does */
+    /* 'd' ends an answer now, as generation_config.json may say: the start token follows, and nothing
+     * else does */
     c.cfg.eos_id[c.cfg.n_eos++] = 'd';
     check_ok(kq_self_text(&c.w, tok, SEQ, LEN, &opt, 42, few, &err));
     size_t ends = 0;
@@ -376,10 +413,8 @@ int main(void)
 {
     kq_kern_init(kq_isa_best());
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_speaks),
-        cmocka_unit_test(test_broken_text),
-        cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_generate_refused),
+        cmocka_unit_test(test_speaks),    cmocka_unit_test(test_broken_text),
+        cmocka_unit_test(test_stop),      cmocka_unit_test(test_generate_refused),
         cmocka_unit_test(test_self_text),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

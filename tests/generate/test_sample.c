@@ -1,5 +1,5 @@
-/* Sampling against frequencies and against a sorted reference; UTF-8 against the Unicode standard's table; scores of one row against plain
- * double arithmetic. */
+/* Sampling against frequencies and against a sorted reference; UTF-8 against the Unicode standard's
+ * table; scores of one row against plain double arithmetic. */
 #include "check.h"
 
 #include "base/rng.h"
@@ -21,7 +21,8 @@ static void test_most_likely(void **state)
     (void)state;
     const float a[] = {0.5f, 2, -1, 2, 1.999f};
     for (double u = 0; u < 1; u += 0.124) {
-        assert_int_equal(draw(a, 5, (kq_sampling){.temperature = 0, .top_p = 1}, u), 1); /* tie: lowest id */
+        /* tie: lowest id */
+        assert_int_equal(draw(a, 5, (kq_sampling){.temperature = 0, .top_p = 1}, u), 1);
         assert_int_equal(draw(a, 5, (kq_sampling){.temperature = 1, .top_k = 1, .top_p = 1}, u), 1);
         assert_int_equal(draw(a, 5, (kq_sampling){.temperature = 1, .top_p = 0}, u), 1);
         assert_int_equal(draw(a, 5, (kq_sampling){.temperature = 1, .top_p = 1e-9}, u), 1);
@@ -35,14 +36,16 @@ static void test_most_likely(void **state)
 static void test_no_distribution(void **state)
 {
     (void)state;
-    const float nan[] = {1, NAN, 2}, inf[] = {1, INFINITY, 2}, none[] = {-INFINITY, -INFINITY}, some[] = {-INFINITY, 3, -INFINITY};
+    const float nan[] = {1, NAN, 2}, inf[] = {1, INFINITY, 2}, none[] = {-INFINITY, -INFINITY},
+                some[] = {-INFINITY, 3, -INFINITY};
     for (int t = 0; t < 2; t++) {
         kq_sampling s = {.temperature = t, .top_p = 1};
         assert_int_equal(draw(nan, 3, s, 0.5), -1);
         assert_int_equal(draw(inf, 3, s, 0.5), -1);
         assert_int_equal(draw(none, 2, s, 0.5), -1);
         assert_int_equal(draw(none, 0, s, 0.5), -1);
-        assert_int_equal(draw(some, 3, s, 0.0), 1); /* never a token of probability 0, not even for u = 0 */
+        /* never a token of probability 0, not even for u = 0 */
+        assert_int_equal(draw(some, 3, s, 0.0), 1);
         assert_int_equal(draw(some, 3, s, 0.999999), 1);
     }
 }
@@ -70,8 +73,11 @@ static void test_top_k_top_p(void **state)
     s.top_k = -1; /* off, as 0 */
     assert_int_equal(possible(a, 4, s), 15);
     s.top_k = 0;
-    static const struct { double p; unsigned want; } cut[] = {
-        {0.0, 2}, {0.39, 2}, {0.41, 10}, {0.69, 10}, {0.71, 14}, {0.89, 14}, {0.91, 15}, {1.0, 15}, {2.0, 15}, {-1.0, 2}};
+    static const struct {
+        double p;
+        unsigned want;
+    } cut[] = {{0.0, 2},   {0.39, 2},  {0.41, 10}, {0.69, 10}, {0.71, 14},
+               {0.89, 14}, {0.91, 15}, {1.0, 15},  {2.0, 15},  {-1.0, 2}};
     for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) {
         s.top_p = cut[i].p;
         if (possible(a, 4, s) != cut[i].want)
@@ -90,7 +96,8 @@ static void test_top_k_top_p(void **state)
     assert_int_equal(possible(step, 5, (kq_sampling){.temperature = 1, .top_k = 3, .top_p = 1}), 11);
 }
 
-/* Chi-square of draws against the probabilities that a sort gives, written without kq_sample's threshold search. */
+/* Chi-square of draws against the probabilities that a sort gives, written without kq_sample's threshold
+ * search. */
 static void check_frequencies(const char *what, kq_sampling s)
 {
     enum { N = 300, DRAWS = 20000 };
@@ -170,7 +177,11 @@ static void test_min_p(void **state)
     (void)state;
     /* probabilities 0.1 0.4 0.2 0.3: shares of the largest 0.25 1 0.5 0.75 */
     const float a[] = {logf(0.1f), logf(0.4f), logf(0.2f), logf(0.3f)};
-    static const struct { double p; unsigned want; } cut[] = {{-1, 15}, {0, 15}, {0.24, 15}, {0.26, 14}, {0.49, 14}, {0.51, 10}, {0.74, 10}, {0.76, 2}, {1, 2}, {7, 2}};
+    static const struct {
+        double p;
+        unsigned want;
+    } cut[] = {{-1, 15},   {0, 15},    {0.24, 15}, {0.26, 14}, {0.49, 14},
+               {0.51, 10}, {0.74, 10}, {0.76, 2},  {1, 2},     {7, 2}};
     for (size_t i = 0; i < sizeof cut / sizeof *cut; i++)
         if (possible(a, 4, (kq_sampling){.temperature = 1, .top_p = 1, .min_p = cut[i].p}) != cut[i].want)
             fail_msg("min_p %g does not allow 0x%x", cut[i].p, cut[i].want);
@@ -218,7 +229,8 @@ static bool valid_by_value(const unsigned char *b, size_t n)
 static void test_utf8(void **state)
 {
     (void)state;
-    /* every pair of first bytes with a few continuations: the function must say CHAR exactly where a valid character begins */
+    /* every pair of first bytes with a few continuations: the function must say CHAR exactly where a
+     * valid character begins */
     static const unsigned char tail[] = {0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff};
     enum { TAILS = sizeof tail };
     for (unsigned a = 0; a < 256; a++)
@@ -231,14 +243,15 @@ static void test_utf8(void **state)
                         want = n;
                 kq_utf8 got = kq_utf8_next((const char *)s, 4);
                 if (want ? got.kind != KQ_UTF8_CHAR || got.size != want : got.kind == KQ_UTF8_CHAR)
-                    fail_msg("%02x %02x %02x %02x: kind %d, size %zu, want %zu", a, b, s[2], s[3], got.kind, got.size, want);
+                    fail_msg("%02x %02x %02x %02x: kind %d, size %zu, want %zu", a, b, s[2], s[3], got.kind,
+                             got.size, want);
                 if (!want && got.kind != KQ_UTF8_INVALID) /* four bytes always decide */
                     fail_msg("%02x %02x %02x %02x: undecided", a, b, s[2], s[3]);
                 for (size_t n = 1; n < want; n++) { /* its beginnings are incomplete, no more and no less */
                     kq_utf8 part = kq_utf8_next((const char *)s, n);
                     if (part.kind != KQ_UTF8_INCOMPLETE || part.size != n)
-                        fail_msg("%02x %02x %02x %02x: its first %zu bytes have kind %d, size %zu", a, b, s[2], s[3], n, part.kind,
-                                 part.size);
+                        fail_msg("%02x %02x %02x %02x: its first %zu bytes have kind %d, size %zu", a, b,
+                                 s[2], s[3], n, part.kind, part.size);
                 }
             }
     /* maximal subparts: the Unicode standard's example, table 3-8, in lengths of what becomes one U+FFFD */
@@ -272,8 +285,10 @@ static void test_row(void **state)
                 for (size_t i = 0; i < n; i++) {
                     p[i] = (float)(5 * kq_rng_normal(&rng));
                     /* near; the same; shifted by a constant; unrelated and far down */
-                    q[i] = kind == 0 ? p[i] + (float)(0.01 * kq_rng_normal(&rng)) : kind == 1 ? p[i] : kind == 2 ? p[i] + 50
-                           : (float)(20 * kq_rng_normal(&rng) - 200);
+                    q[i] = kind == 0   ? p[i] + (float)(0.01 * kq_rng_normal(&rng))
+                           : kind == 1 ? p[i]
+                           : kind == 2 ? p[i] + 50
+                                       : (float)(20 * kq_rng_normal(&rng) - 200);
                     zp += exp((double)p[i]);
                     zq += exp((double)q[i]);
                     if (p[i] > p[top])
@@ -284,10 +299,12 @@ static void test_row(void **state)
                 kq_row_stats sp = kq_row_score(kern, p, n), sq = kq_row_score(kern, q, n);
                 double got = kq_row_kl(kern, p, &sp, q, &sq, n, scratch);
                 assert_int_equal(sp.top, top);
-                /* f32 exponentials: 2e-7 relative, times the spread of lp - lq (up to 100 in the last kind) */
-                if (fabs(sp.lse - log(zp)) > 1e-6 || fabs(sq.lse - log(zq)) > 1e-6 || fabs(got - kl) > (kind == 3 ? 3e-5 : 1e-6))
-                    fail_msg("%s, %zu logits, kind %d: lse %g and %g, kl %g against %g", kern->name, n, kind, sp.lse - log(zp),
-                             sq.lse - log(zq), got, kl);
+                /* f32 exponentials: 2e-7 relative, times the spread of lp - lq (up to 100 in the last
+                 * kind) */
+                if (fabs(sp.lse - log(zp)) > 1e-6 || fabs(sq.lse - log(zq)) > 1e-6 ||
+                    fabs(got - kl) > (kind == 3 ? 3e-5 : 1e-6))
+                    fail_msg("%s, %zu logits, kind %d: lse %g and %g, kl %g against %g", kern->name, n, kind,
+                             sp.lse - log(zp), sq.lse - log(zq), got, kl);
                 if (kind == 1 && got != 0)
                     fail_msg("a row against itself: %g", got);
                 if (got < -1e-6)
@@ -306,11 +323,13 @@ static void test_row(void **state)
 static void test_mean_stderr(void **state)
 {
     (void)state;
-    /* clusters (1 2) (3 6) (5 7): mean 4, squares 9+4+1+4+1+9 = 28 over 5*6; means 1.5 4.5 6: (6.25+.25+4)/(2*3) */
+    /* clusters (1 2) (3 6) (5 7): mean 4, squares 9+4+1+4+1+9 = 28 over 5*6; means 1.5 4.5 6:
+     * (6.25+.25+4)/(2*3) */
     const double x[] = {1, 2, 3, 6, 5, 7};
     double mean, se, sc;
     kq_mean_stderr(x, 6, 2, &mean, &se, &sc);
-    assert_true(fabs(mean - 4) < 1e-15 && fabs(se - sqrt(28.0 / 30)) < 1e-15 && fabs(sc - sqrt(10.5 / 6)) < 1e-15);
+    assert_true(fabs(mean - 4) < 1e-15 && fabs(se - sqrt(28.0 / 30)) < 1e-15 &&
+                fabs(sc - sqrt(10.5 / 6)) < 1e-15);
     kq_mean_stderr(x, 6, 6, &mean, &se, &sc);
     assert_true(isnan(sc) && fabs(se - sqrt(28.0 / 30)) < 1e-15);
 }
@@ -318,10 +337,10 @@ static void test_mean_stderr(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_most_likely), cmocka_unit_test(test_no_distribution), cmocka_unit_test(test_top_k_top_p),
-        cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_min_p),
-        cmocka_unit_test(test_penalty), cmocka_unit_test(test_utf8),            cmocka_unit_test(test_row),
+        cmocka_unit_test(test_most_likely), cmocka_unit_test(test_no_distribution),
+        cmocka_unit_test(test_top_k_top_p), cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_min_p),       cmocka_unit_test(test_penalty),
+        cmocka_unit_test(test_utf8),        cmocka_unit_test(test_row),
         cmocka_unit_test(test_mean_stderr),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

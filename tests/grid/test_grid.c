@@ -1,5 +1,6 @@
-/* Rounding onto GGUF's block types: packing against the decoder (itself held to the gguf package, tests/format/test_dequant.c), scales against brute
- * force, feedback against eq. 56 written out, and what must never happen. */
+/* Rounding onto GGUF's block types: packing against the decoder (itself held to the gguf package,
+ * tests/format/test_dequant.c), scales against brute force, feedback against eq. 56 written out, and
+ * what must never happen. */
 #include "grid/internal.h"
 
 #include "base/f16.h"
@@ -9,7 +10,8 @@
 #include "kern/gemm.h"
 #include "round/matrix.h"
 
-static const kq_dtype types[] = {KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL, KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};
+static const kq_dtype types[] = {KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL,
+                                 KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};
 enum { N_TYPES = sizeof types / sizeof *types };
 
 static float *normal(size_t count, const char *label)
@@ -22,7 +24,8 @@ static float *normal(size_t count, const char *label)
     return x;
 }
 
-/* Positive definite [n, n], correlated, with a diagonal that grows: the order of rounding is then that of the columns. */
+/* Positive definite [n, n], correlated, with a diagonal that grows: the order of rounding is then that
+ * of the columns. */
 static float *spd(size_t n, const char *label)
 {
     float *G = normal((n + 8) * n, label), *H = kq_calloc(n * n, sizeof *H);
@@ -46,7 +49,8 @@ static float *spd(size_t n, const char *label)
 }
 
 /* 1/2 tr(E H_in E^T H_out) of what the bytes decode to. */
-static double loss_of(kq_dtype type, const uint8_t *blocks, const float *W, size_t m, size_t n, const float *H_in, const float *H_out)
+static double loss_of(kq_dtype type, const uint8_t *blocks, const float *W, size_t m, size_t n,
+                      const float *H_in, const float *H_out)
 {
     kq_error err;
     double x;
@@ -74,11 +78,16 @@ static void packing(void **state)
     for (size_t t = 0; t < N_TYPES; t++) {
         const kq_grid *g = kq_grid_of(types[t]);
         for (int trial = 0; trial < 50; trial++) {
-            kq_grid_code c = {.d = kq_f32_to_f16((float)kq_rng_normal(&rng)), .m = kq_f32_to_f16((float)kq_rng_normal(&rng))};
+            kq_grid_code c = {.d = kq_f32_to_f16((float)kq_rng_normal(&rng)),
+                              .m = kq_f32_to_f16((float)kq_rng_normal(&rng))};
             for (int i = 0; i < g->elems; i++)
-                c.q[i] = g->nonlinear ? kq_iq4nl_values[kq_rng_u64(&rng) % 16] : (int8_t)(g->q_min + (int)(kq_rng_u64(&rng) % (uint64_t)(g->q_max - g->q_min + 1)));
+                c.q[i] =
+                    g->nonlinear
+                        ? kq_iq4nl_values[kq_rng_u64(&rng) % 16]
+                        : (int8_t)(g->q_min + (int)(kq_rng_u64(&rng) % (uint64_t)(g->q_max - g->q_min + 1)));
             for (int i = 0; i < KQ_GRID_GROUPS; i++) {
-                c.scale[i] = (int16_t)(g->scale_min + (int)(kq_rng_u64(&rng) % (uint64_t)(g->scale_max - g->scale_min + 1)));
+                c.scale[i] = (int16_t)(g->scale_min +
+                                       (int)(kq_rng_u64(&rng) % (uint64_t)(g->scale_max - g->scale_min + 1)));
                 c.min[i] = (int16_t)(kq_rng_u64(&rng) % (uint64_t)(g->min_max + 1));
             }
             uint8_t bytes[512];
@@ -92,7 +101,8 @@ static void packing(void **state)
                 const float scale = grouped ? d * (float)c.scale[i / g->group] : d;
                 const float offset = !g->offset ? 0 : grouped ? -(m * (float)c.min[i / g->group]) : m;
                 if (got[i] != scale * (float)c.q[i] + offset)
-                    fail_msg("%s: weight %d packed as %.9g, read as %.9g", kq_dtype_name(types[t]), i, (double)(scale * (float)c.q[i] + offset), (double)got[i]);
+                    fail_msg("%s: weight %d packed as %.9g, read as %.9g", kq_dtype_name(types[t]), i,
+                             (double)(scale * (float)c.q[i] + offset), (double)got[i]);
             }
         }
     }
@@ -137,7 +147,8 @@ static void lanes(void **state)
                 cost += D[j] * (target - what) * (target - what);
                 if (!g->nonlinear && want.q[j][l] > g->q_min && want.q[j][l] < g->q_max)
                     if (!(fabs(target - what) <= fabs(want.scale[l]) * 0.5 + 1e-4))
-                        fail_msg("%s: lane %d, weight %zu: target %g, level %g, scale %g", kq_dtype_name(types[t]), l, j, target, what, (double)want.scale[l]);
+                        fail_msg("%s: lane %d, weight %zu: target %g, level %g, scale %g",
+                                 kq_dtype_name(types[t]), l, j, target, what, (double)want.scale[l]);
             }
             assert_true(fabs(cost - want.cost[l]) <= 1e-3 * cost);
         }
@@ -145,7 +156,8 @@ static void lanes(void **state)
     kq_free(x);
 }
 
-/* Without factors: the nearest level of the scale that was chosen, and a scale as good as the best of a fine search. */
+/* Without factors: the nearest level of the scale that was chosen, and a scale as good as the best of a
+ * fine search. */
 static void nearest(void **state)
 {
     (void)state;
@@ -163,9 +175,11 @@ static void nearest(void **state)
             energy += W[i] * W[i];
         }
         /* unit Gaussian data: squared errors a little above those of an optimal scale for each block */
-        static const double bound[] = {0.0068, 0.0063, 0.0017, 0.0016, 4e-5, 0.0060, 0.10, 0.028, 0.0066, 0.0017, 3.5e-4};
+        static const double bound[] = {0.0068, 0.0063, 0.0017, 0.0016, 4e-5,  0.0060,
+                                       0.10,   0.028,  0.0066, 0.0017, 3.5e-4};
         if (error > bound[t] * energy)
-            fail_msg("%s: relative squared error %.5f, at most %.5f expected", kq_dtype_name(types[t]), error / energy, bound[t]);
+            fail_msg("%s: relative squared error %.5f, at most %.5f expected", kq_dtype_name(types[t]),
+                     error / energy, bound[t]);
         kq_free(b);
         if (g->group < g->elems || g->offset)
             continue;
@@ -200,7 +214,8 @@ static void nearest(void **state)
         for (size_t i = 0; i < 32 * 42; i++)
             error += i < 32 * 41 ? (W[i] - what[i]) * (W[i] - what[i]) : 0;
         if (error > 1.02 * brute)
-            fail_msg("%s: squared error %.6g, a search over 1200 scales finds %.6g", kq_dtype_name(types[t]), error, brute);
+            fail_msg("%s: squared error %.6g, a search over 1200 scales finds %.6g", kq_dtype_name(types[t]),
+                     error, brute);
     }
     kq_free(W);
     kq_free(what);
@@ -231,13 +246,16 @@ static void feedback(void **state)
     (void)state;
     kq_error err;
     const size_t m = 21, n = 96;
-    float *W = normal(m * n, "weights"), *H_in = spd(n, "in"), *H_out = spd(m, "out"), *what = kq_alloc(m * n, sizeof *what);
-    double *L_in = kq_alloc(n * n, 8), *L_out = kq_alloc(m * m, 8), *E = kq_alloc(m * n, 8), *S = kq_alloc(m * n, 8);
+    float *W = normal(m * n, "weights"), *H_in = spd(n, "in"), *H_out = spd(m, "out"),
+          *what = kq_alloc(m * n, sizeof *what);
+    double *L_in = kq_alloc(n * n, 8), *L_out = kq_alloc(m * m, 8), *E = kq_alloc(m * n, 8),
+           *S = kq_alloc(m * n, 8);
     const kq_grid_options opt = {.sigma_in = 1e-2, .sigma_out = 2e-2, .threads = 2};
     for (int sides = 0; sides < 4; sides++) {
         uint8_t b[21 * 3 * 22];
         kq_grid_report rep;
-        check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, sides & 1 ? H_in : NULL, sides & 2 ? H_out : NULL, true, &opt, b, &rep, &err));
+        check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, sides & 1 ? H_in : NULL, sides & 2 ? H_out : NULL,
+                               true, &opt, b, &rep, &err));
         assert_true(kq_dequantize(KQ_T_Q5_0, b, m * n, what));
         memset(L_in, 0, n * n * 8);
         memset(L_out, 0, m * m * 8);
@@ -260,24 +278,30 @@ static void feedback(void **state)
                 for (size_t k = j + 1; k < n; k++)
                     target += (S[i * n + k] + E[i * n + k]) * L_in[k * n + j];
                 const uint8_t *block = b + (i * 3 + j / 32) * 22;
-                const double d = fabs(kq_f16_to_f32((uint16_t)(block[0] | block[1] << 8))), off = fabs(target - what[i * n + j]);
+                const double d = fabs(kq_f16_to_f32((uint16_t)(block[0] | block[1] << 8))),
+                             off = fabs(target - what[i * n + j]);
                 clipped += off > d * (0.5 + 1e-3);
                 assert_true(off <= 6 * d);
             }
         assert_true(clipped < m * n / 20); /* only at the ends of the range */
         if (sides)
-            assert_true(fabs(rep.predicted_loss - loss_of(KQ_T_Q5_0, b, W, m, n, sides & 1 ? H_in : NULL, sides & 2 ? H_out : NULL)) <= 1e-4 * rep.predicted_loss);
+            assert_true(fabs(rep.predicted_loss - loss_of(KQ_T_Q5_0, b, W, m, n, sides & 1 ? H_in : NULL,
+                                                          sides & 2 ? H_out : NULL)) <=
+                        1e-4 * rep.predicted_loss);
     }
-    kq_free(W), kq_free(H_in), kq_free(H_out), kq_free(what), kq_free(L_in), kq_free(L_out), kq_free(E), kq_free(S);
+    kq_free(W), kq_free(H_in), kq_free(H_out), kq_free(what), kq_free(L_in), kq_free(L_out), kq_free(E),
+        kq_free(S);
 }
 
-/* Rounding with shrink is rounding from factors that were shrunk beforehand (3/4 is exact in f32), except for what it predicts. */
+/* Rounding with shrink is rounding from factors that were shrunk beforehand (3/4 is exact in f32),
+ * except for what it predicts. */
 static void shrunk(void **state)
 {
     (void)state;
     kq_error err;
     const size_t m = 21, n = 96;
-    float *W = normal(m * n, "weights"), *H_in = spd(n, "in"), *H_out = spd(m, "out"), *S_in = spd(n, "in"), *S_out = spd(m, "out");
+    float *W = normal(m * n, "weights"), *H_in = spd(n, "in"), *H_out = spd(m, "out"), *S_in = spd(n, "in"),
+          *S_out = spd(m, "out");
     for (size_t i = 0; i < n * n; i++)
         S_in[i] *= i % (n + 1) ? 0.75f : 1;
     for (size_t i = 0; i < m * m; i++)
@@ -317,8 +341,9 @@ static void gains(void **state)
         check_ok(kq_grid_round(types[t], "W", W, m, n, H_in, H_out, false, &opt, b, &rep, &err));
         const double descended = loss_of(types[t], b, W, m, n, H_in, H_out);
         if (!(one < 0.8 * none && two < 0.95 * one && descended < two && rep.objective <= rep.first))
-            fail_msg("%s: loss %.4g nearest, %.4g one-sided, %.4g two-sided, %.4g after descent (%.6g from %.6g)", kq_dtype_name(types[t]), none, one, two,
-                     descended, rep.objective, rep.first);
+            fail_msg(
+                "%s: loss %.4g nearest, %.4g one-sided, %.4g two-sided, %.4g after descent (%.6g from %.6g)",
+                kq_dtype_name(types[t]), none, one, two, descended, rep.objective, rep.first);
         opt.threads = 3;
         check_ok(kq_grid_round(types[t], "W", W, m, n, H_in, H_out, false, &opt, again, NULL, &err));
         assert_memory_equal(b, again, size);
@@ -335,14 +360,19 @@ static void odd_input(void **state)
     float *W = normal(8 * 256, "odd"), H[4] = {1, 0, 0, 1};
     uint8_t b[8 * 512];
     const kq_grid_options opt = {.threads = 1};
-    check_fails(kq_grid_round(KQ_T_Q4_K, "model.x", W, 8, 192, NULL, NULL, false, &opt, b, NULL, &err), KQ_E_SHAPE, "model.x: rows of 192");
-    check_fails(kq_grid_round(KQ_T_F16, "x", W, 8, 256, NULL, NULL, false, &opt, b, NULL, &err), KQ_E_ARG, "F16");
+    check_fails(kq_grid_round(KQ_T_Q4_K, "model.x", W, 8, 192, NULL, NULL, false, &opt, b, NULL, &err),
+                KQ_E_SHAPE, "model.x: rows of 192");
+    check_fails(kq_grid_round(KQ_T_F16, "x", W, 8, 256, NULL, NULL, false, &opt, b, NULL, &err), KQ_E_ARG,
+                "F16");
     W[300] = NAN;
-    check_fails(kq_grid_round(KQ_T_Q4_0, "x", W, 8, 256, NULL, NULL, false, &opt, b, NULL, &err), KQ_E_NUMERIC, "[1, 44]");
+    check_fails(kq_grid_round(KQ_T_Q4_0, "x", W, 8, 256, NULL, NULL, false, &opt, b, NULL, &err),
+                KQ_E_NUMERIC, "[1, 44]");
     W[300] = 0;
     H[3] = INFINITY;
-    check_fails(kq_grid_round(KQ_T_Q4_0, "x", W, 2, 32, NULL, H, false, &opt, b, NULL, &err), KQ_E_NUMERIC, "H_out");
-    for (size_t t = 0; t < N_TYPES; t++) { /* zeros stay zeros; a single large value and tiny ones stay finite */
+    check_fails(kq_grid_round(KQ_T_Q4_0, "x", W, 2, 32, NULL, H, false, &opt, b, NULL, &err), KQ_E_NUMERIC,
+                "H_out");
+    for (size_t t = 0; t < N_TYPES;
+         t++) { /* zeros stay zeros; a single large value and tiny ones stay finite */
         float what[256];
         memset(W, 0, 256 * sizeof *W);
         check_ok(kq_grid_nearest(types[t], "zero", W, 1, 256, 1, b, &err));
@@ -353,7 +383,8 @@ static void odd_input(void **state)
         W[7] = -1e-9f;
         check_ok(kq_grid_nearest(types[t], "spike", W, 1, 256, 1, b, &err));
         assert_true(kq_dequantize(types[t], b, 256, what));
-        if (!(fabsf(what[100] - 1000) < (types[t] == KQ_T_IQ4_NL ? 3 : 1))) /* IQ4_NL has no level 0: its scale is a trade */
+        if (!(fabsf(what[100] - 1000) <
+              (types[t] == KQ_T_IQ4_NL ? 3 : 1))) /* IQ4_NL has no level 0: its scale is a trade */
             fail_msg("%s: 1000 became %g", kq_dtype_name(types[t]), (double)what[100]);
     }
     for (size_t i = 0; i < 256; i++)
@@ -362,13 +393,19 @@ static void odd_input(void **state)
     kq_free(W);
 }
 
-/* How far each type reaches above and below 0, with scales that end at 65504: from the block formats, by hand. */
-static const struct { kq_dtype type; double above, below; } reach[N_TYPES] = {
-    {KQ_T_Q4_0, 8, 8}, {KQ_T_Q4_1, 15, 1}, {KQ_T_Q5_0, 16, 16}, {KQ_T_Q5_1, 31, 1}, {KQ_T_Q8_0, 127, 127}, {KQ_T_IQ4_NL, 127, 127}, {KQ_T_Q2_K, 45, 15},
-    {KQ_T_Q3_K, 128, 128}, {KQ_T_Q4_K, 945, 63}, {KQ_T_Q5_K, 1953, 63}, {KQ_T_Q6_K, 4096, 4096},
+/* How far each type reaches above and below 0, with scales that end at 65504: from the block formats, by
+ * hand. */
+static const struct {
+    kq_dtype type;
+    double above, below;
+} reach[N_TYPES] = {
+    {KQ_T_Q4_0, 8, 8},     {KQ_T_Q4_1, 15, 1},      {KQ_T_Q5_0, 16, 16},     {KQ_T_Q5_1, 31, 1},
+    {KQ_T_Q8_0, 127, 127}, {KQ_T_IQ4_NL, 127, 127}, {KQ_T_Q2_K, 45, 15},     {KQ_T_Q3_K, 128, 128},
+    {KQ_T_Q4_K, 945, 63},  {KQ_T_Q5_K, 1953, 63},   {KQ_T_Q6_K, 4096, 4096},
 };
 
-/* A weight just within the reach is held to within a step, and one just beyond it is refused with its place. */
+/* A weight just within the reach is held to within a step, and one just beyond it is refused with its
+ * place. */
 static void edges(void **state)
 {
     (void)state;
@@ -382,12 +419,15 @@ static void edges(void **state)
             check_ok(kq_grid_nearest(reach[t].type, "edge", W, 2, 256, 1, b, &err));
             assert_true(kq_dequantize(reach[t].type, b, 512, what));
             if (!(fabs(what[256 + 37] / (limit * 0.999) - 1) < 0.01))
-                fail_msg("%s: %g became %g", kq_dtype_name(reach[t].type), limit * 0.999, (double)what[256 + 37]);
+                fail_msg("%s: %g became %g", kq_dtype_name(reach[t].type), limit * 0.999,
+                         (double)what[256 + 37]);
             W[256 + 37] = (float)(limit * 1.001);
-            check_fails(kq_grid_nearest(reach[t].type, "edge", W, 2, 256, 1, b, &err), KQ_E_NUMERIC, "edge: [1, 37] is ");
+            check_fails(kq_grid_nearest(reach[t].type, "edge", W, 2, 256, 1, b, &err), KQ_E_NUMERIC,
+                        "edge: [1, 37] is ");
             W[256 + 37] = 0;
         }
-    /* as two-sided rounding: feedback takes targets beyond the reach, and nothing but finite values comes out */
+    /* as two-sided rounding: feedback takes targets beyond the reach, and nothing but finite values
+     * comes out */
     float *H_in = spd(256, "edges in"), *H_out = spd(2, "edges out");
     for (int t = 0; t < N_TYPES; t++) {
         for (size_t i = 0; i < 512; i++)
@@ -409,7 +449,8 @@ static void edges(void **state)
             error += ((double)W[i] - what[i]) * ((double)W[i] - what[i]);
             energy += (double)W[i] * W[i];
         }
-        if (!(error <= (reach[t].type == KQ_T_IQ4_NL ? 1.0 : 0.6) * energy)) /* IQ4_NL has no level 0: zeros are its best */
+        if (!(error <= (reach[t].type == KQ_T_IQ4_NL ? 1.0 : 0.6) *
+                           energy)) /* IQ4_NL has no level 0: zeros are its best */
             fail_msg("%s: relative error %g", kq_dtype_name(reach[t].type), error / energy);
     }
     kq_free(W);
@@ -420,8 +461,9 @@ static void edges(void **state)
 int main(void)
 {
     kq_kern_init(kq_isa_best());
-    const struct CMUnitTest tests[] = {cmocka_unit_test(packing), cmocka_unit_test(lanes), cmocka_unit_test(nearest),
-                                       cmocka_unit_test(feedback), cmocka_unit_test(shrunk), cmocka_unit_test(gains), cmocka_unit_test(odd_input),
-                                       cmocka_unit_test(edges)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(packing),   cmocka_unit_test(lanes),
+                                       cmocka_unit_test(nearest),   cmocka_unit_test(feedback),
+                                       cmocka_unit_test(shrunk),    cmocka_unit_test(gains),
+                                       cmocka_unit_test(odd_input), cmocka_unit_test(edges)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

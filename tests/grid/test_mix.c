@@ -1,9 +1,16 @@
-/* Which tensor gets which type: llama-quantize's rules counted by hand for the shapes of LLaMA-3-8B (32 layers, 8 of 32 heads). */
+/* Which tensor gets which type: llama-quantize's rules counted by hand for the shapes of LLaMA-3-8B (32
+ * layers, 8 of 32 heads). */
 #include "grid/mix.h"
 
 #include "check.h"
 
-static const kq_config llama = {.arch = KQ_ARCH_LLAMA, .n_layer = 32, .d_model = 4096, .n_head = 32, .n_kv_head = 8, .head_dim = 128, .d_ff = 14336,
+static const kq_config llama = {.arch = KQ_ARCH_LLAMA,
+                                .n_layer = 32,
+                                .d_model = 4096,
+                                .n_head = 32,
+                                .n_kv_head = 8,
+                                .head_dim = 128,
+                                .d_ff = 14336,
                                 .vocab_size = 128256};
 
 static void count(const char *name, kq_linear_id id, kq_dtype type, size_t want)

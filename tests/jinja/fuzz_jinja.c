@@ -1,4 +1,5 @@
-/* libFuzzer's entry: the bytes are a template, run over a fixed conversation. Any answer is right; memory errors, and texts that are not UTF-8, are not. */
+/* libFuzzer's entry: the bytes are a template, run over a fixed conversation. Any answer is right;
+ * memory errors, and texts that are not UTF-8, are not. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,10 +11,14 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char variables[] =
-    "{\"messages\": [{\"role\": \"system\", \"content\": \" s\\u00e4y \"}, {\"role\": \"user\", \"content\": \"Hi <b>\"}, {\"role\": \"assistant\", \"content\": null,"
-    "\"tool_calls\": [{\"id\": \"x\", \"function\": {\"name\": \"f\", \"arguments\": {\"a\": [1, 2.5, true, null, \"q\"]}}}]}, {\"role\": \"tool\", \"content\": \"\\ud83d\\ude00\"}],"
-    "\"tools\": [{\"function\": {\"name\": \"f\", \"parameters\": {\"properties\": {\"a\": {\"type\": \"string\"}}}}}], \"add_generation_prompt\": true, \"bos_token\": \"<s>\","
-    "\"eos_token\": \"</s>\", \"i\": 7, \"f\": 2.5, \"s\": \"Hello\", \"l\": [3, 1, 2], \"ls\": [\"b\", \"A\"], \"m\": {\"a\": 1, \"b\": {\"c\": [1]}}, \"n\": null}";
+    "{\"messages\": [{\"role\": \"system\", \"content\": \" s\\u00e4y \"}, {\"role\": \"user\", \"content\": "
+    "\"Hi <b>\"}, {\"role\": \"assistant\", \"content\": null,"
+    "\"tool_calls\": [{\"id\": \"x\", \"function\": {\"name\": \"f\", \"arguments\": {\"a\": [1, 2.5, true, "
+    "null, \"q\"]}}}]}, {\"role\": \"tool\", \"content\": \"\\ud83d\\ude00\"}],"
+    "\"tools\": [{\"function\": {\"name\": \"f\", \"parameters\": {\"properties\": {\"a\": {\"type\": "
+    "\"string\"}}}}}], \"add_generation_prompt\": true, \"bos_token\": \"<s>\","
+    "\"eos_token\": \"</s>\", \"i\": 7, \"f\": 2.5, \"s\": \"Hello\", \"l\": [3, 1, 2], \"ls\": [\"b\", "
+    "\"A\"], \"m\": {\"a\": 1, \"b\": {\"c\": [1]}}, \"n\": null}";
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -33,7 +38,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     for (size_t at = 0; !status && at < n;) {
         utf8proc_int32_t cp;
-        const utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(n - at), &cp);
+        const utf8proc_ssize_t k =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(n - at), &cp);
         if (k <= 0)
             abort();
         at += (size_t)k;

@@ -1,4 +1,5 @@
-/* The fuzzer's function over the templates and expressions of the golden files and tens of thousands of mutations of them, always the same ones. */
+/* The fuzzer's function over the templates and expressions of the golden files and tens of thousands of
+ * mutations of them, always the same ones. */
 #include "check.h"
 
 #include <dirent.h>
@@ -54,10 +55,65 @@ static void load_seeds(void)
 static void mutations(void **state)
 {
     (void)state;
-    static const char *const word[] = {"{{", "}}", "{%", "%}", "{#", "#}", "-%}", "{%-", "{% endfor %}", "{% else %}", "{% raw %}", "{% endraw %}", "**", "*", "~", "|", "(", ")", "[", "]", "[::-1]",
-                                       "[1:]", " is ", " not ", " in ", " if ", " else ", "loop", "messages", "tools", "namespace()", "range(99999)", "99999999999", "'", "\"", "\\", "\\u12", "\\x",
-                                       "|tojson(indent=3)", "|join", "|map('upper')", "|sort", "|list", ".items()", ".split('')", ".replace('', 'ab')", "* 100000", "\xc3\xa4", "\xf0\x9f\x98\x80",
-                                       "{% set x %}", "{% endset %}", "{% macro f() %}", "{{ f() }}", "{% endmacro %}", "caller()", ".__class__", "0x10", "1e999", "{% for x in messages %}"};
+    static const char *const word[] = {"{{",
+                                       "}}",
+                                       "{%",
+                                       "%}",
+                                       "{#",
+                                       "#}",
+                                       "-%}",
+                                       "{%-",
+                                       "{% endfor %}",
+                                       "{% else %}",
+                                       "{% raw %}",
+                                       "{% endraw %}",
+                                       "**",
+                                       "*",
+                                       "~",
+                                       "|",
+                                       "(",
+                                       ")",
+                                       "[",
+                                       "]",
+                                       "[::-1]",
+                                       "[1:]",
+                                       " is ",
+                                       " not ",
+                                       " in ",
+                                       " if ",
+                                       " else ",
+                                       "loop",
+                                       "messages",
+                                       "tools",
+                                       "namespace()",
+                                       "range(99999)",
+                                       "99999999999",
+                                       "'",
+                                       "\"",
+                                       "\\",
+                                       "\\u12",
+                                       "\\x",
+                                       "|tojson(indent=3)",
+                                       "|join",
+                                       "|map('upper')",
+                                       "|sort",
+                                       "|list",
+                                       ".items()",
+                                       ".split('')",
+                                       ".replace('', 'ab')",
+                                       "* 100000",
+                                       "\xc3\xa4",
+                                       "\xf0\x9f\x98\x80",
+                                       "{% set x %}",
+                                       "{% endset %}",
+                                       "{% macro f() %}",
+                                       "{{ f() }}",
+                                       "{% endmacro %}",
+                                       "caller()",
+                                       ".__class__",
+                                       "0x10",
+                                       "1e999",
+                                       "{% for x in messages %}"};
     static uint8_t buf[2 * CAP];
     kq_rng rng = kq_rng_stream(1, "templates");
     for (int i = 0; i < ROUNDS; i++) {
@@ -68,7 +124,7 @@ static void mutations(void **state)
             size_t at = kq_rng_u64(&rng) % n, len = kq_rng_u64(&rng) % 24 + 1, from = kq_rng_u64(&rng) % n;
             switch (kq_rng_u64(&rng) % 5) {
             case 0: buf[at] ^= (uint8_t)(1u << kq_rng_u64(&rng) % 8); break;
-            case 1: buf[at] = (uint8_t)"0123456789,:[]{}\"\\-e. %|~+*/()'"[kq_rng_u64(&rng) % 31]; break;
+            case 1: buf[at] = (uint8_t) "0123456789,:[]{}\"\\-e. %|~+*/()'"[kq_rng_u64(&rng) % 31]; break;
             case 2: { /* put a word in */
                 const char *w = word[kq_rng_u64(&rng) % (sizeof word / sizeof *word)];
                 const size_t m = strlen(w);

@@ -5,7 +5,14 @@
 #include "base/time.h"
 #include "jinja/jinja.h"
 
-static const struct tm now = {.tm_sec = 0, .tm_min = 20, .tm_hour = 3, .tm_mday = 26, .tm_mon = 6, .tm_year = 125, .tm_wday = 6, .tm_yday = 206};
+static const struct tm now = {.tm_sec = 0,
+                              .tm_min = 20,
+                              .tm_hour = 3,
+                              .tm_mday = 26,
+                              .tm_mon = 6,
+                              .tm_year = 125,
+                              .tm_wday = 6,
+                              .tm_yday = 206};
 
 /* Render; NULL with *err filled otherwise. */
 static char *run(const char *source, size_t size, const json_t *vars, size_t *n, kq_error *err)
@@ -27,12 +34,15 @@ static void against_jinja2(void **state)
     json_t *all = json_load_file(KRONQ_GOLDEN_DIR "/chat/expressions.json", 0, NULL), *c;
     size_t i, equal = 0, both = 0, refused = 0, wrong = 0;
     assert_true(json_array_size(json_object_get(all, "cases")) >= 3000);
-    json_array_foreach(json_object_get(all, "cases"), i, c) {
+    json_array_foreach(json_object_get(all, "cases"), i, c)
+    {
         const json_t *source = json_array_get(c, 0), *want = json_array_get(c, 1);
         kq_error err;
         size_t n;
-        char *text = run(json_string_value(source), json_string_length(source), json_object_get(all, "variables"), &n, &err);
-        if (text && json_is_string(want) && n == json_string_length(want) && !memcmp(text, json_string_value(want), n))
+        char *text = run(json_string_value(source), json_string_length(source),
+                         json_object_get(all, "variables"), &n, &err);
+        if (text && json_is_string(want) && n == json_string_length(want) &&
+            !memcmp(text, json_string_value(want), n))
             equal++;
         else if (!text && json_is_null(want))
             both++;
@@ -41,7 +51,9 @@ static void against_jinja2(void **state)
             print_message("refused: %s\n  %s\n", json_string_value(source), err.message);
         } else {
             wrong++;
-            print_message("%s\n  gives %s\n  want  %s\n", json_string_value(source), text ? text : err.message, want && json_is_string(want) ? json_string_value(want) : "an error");
+            print_message("%s\n  gives %s\n  want  %s\n", json_string_value(source),
+                          text ? text : err.message,
+                          want && json_is_string(want) ? json_string_value(want) : "an error");
         }
         kq_free(text);
     }
@@ -54,18 +66,25 @@ static void against_jinja2(void **state)
 static void refusals(void **state)
 {
     (void)state;
-    static const struct { const char *source; kq_status status; const char *words; } cases[] = {
-        {"a\n{{ x | groupby('a') }}", KQ_E_UNSUPPORTED, "test, line 2: the filter 'groupby' is not supported"},
+    static const struct {
+        const char *source;
+        kq_status status;
+        const char *words;
+    } cases[] = {
+        {"a\n{{ x | groupby('a') }}", KQ_E_UNSUPPORTED,
+         "test, line 2: the filter 'groupby' is not supported"},
         {"{{ x | nosuch }}", KQ_E_UNSUPPORTED, "'nosuch'"},
         {"{{ x is nosuch }}", KQ_E_UNSUPPORTED, "the test 'nosuch'"},
-        {"{% if false %}\n{% for x in [1] %}{{ x | nosuch }}{% endfor %}{% endif %}", KQ_E_UNSUPPORTED, "line 2: the filter 'nosuch'"},
+        {"{% if false %}\n{% for x in [1] %}{{ x | nosuch }}{% endfor %}{% endif %}", KQ_E_UNSUPPORTED,
+         "line 2: the filter 'nosuch'"},
         {"{% if false %}{% elif 1 is nosuch %}{% endif %}", KQ_E_UNSUPPORTED, "the test 'nosuch'"},
         {"{% for x in [1] if x is nosuch %}{% endfor %}", KQ_E_UNSUPPORTED, "the test 'nosuch'"},
         {"{% if 0 %}{% set a | nosuch %}{% endset %}{% endif %}", KQ_E_UNSUPPORTED, "'nosuch'"},
         {"{% if 0 %}{% macro f(a=1 | nosuch) %}{% endmacro %}{% endif %}", KQ_E_UNSUPPORTED, "'nosuch'"},
         {"{% if 0 %}{% endif %}{{ 1 | nosuch }}", KQ_E_UNSUPPORTED, "'nosuch'"},
         {"{{ (1 if 1 else 2) | nosuch }}", KQ_E_UNSUPPORTED, "'nosuch'"},
-        {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(*[1, 2]) }}", KQ_E_ARG, "f takes 1 arguments, 2 are given"},
+        {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(*[1, 2]) }}", KQ_E_ARG,
+         "f takes 1 arguments, 2 are given"},
         {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(**{'a': 1, 'b': 2}) }}", KQ_E_ARG, "no parameter"},
         {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(a=1, **{'a': 1}) }}", KQ_E_ARG, "'a' is given twice"},
         {"{{ dict(**nothing) }}", KQ_E_ARG, "an object is wanted after **"},
@@ -97,21 +116,31 @@ static void refusals(void **state)
         size_t n;
         char *text = run(cases[i].source, strlen(cases[i].source), NULL, &n, &err);
         if (text || err.status != cases[i].status || !strstr(err.message, cases[i].words))
-            fail_msg("%s: %s (status %d), want status %d, \"%s\"", cases[i].source, text ? text : err.message, err.status, cases[i].status, cases[i].words);
+            fail_msg("%s: %s (status %d), want status %d, \"%s\"", cases[i].source, text ? text : err.message,
+                     err.status, cases[i].status, cases[i].words);
     }
 }
 
-/* Values from transformers 5.23 with jinja2 3.1.6: arguments after * and **; filters and tests that are not known, within an if that is not taken. */
+/* Values from transformers 5.23 with jinja2 3.1.6: arguments after * and **; filters and tests that are
+ * not known, within an if that is not taken. */
 static void calls_and_ifs(void **state)
 {
     (void)state;
-    static const struct { const char *source, *want; } cases[] = {
-        {"{% macro f(a, b='B', c='C') %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(*['x', 'y']) }} {{ f('x', *['y'], **{'c': 'z'}) }} {{ f(*nothing, a=1) }} "
-         "{{ f(c=3, *('p', 'q')) }} {{ [f][0](*[1, 2, 3]) }}", "xyC xyz 1BC pq3 123"},
-        {"{{ range(*[1, 4]) | list }}{{ 'a,b,c'.split(*[',', 1]) }}{{ 'x' | replace(*['x', 'y']) }}{{ dict(a=1, **{'b': 2}) }}", "[1, 2, 3]['a', 'b,c']y{'a': 1, 'b': 2}"},
+    static const struct {
+        const char *source, *want;
+    } cases[] = {
+        {"{% macro f(a, b='B', c='C') %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(*['x', 'y']) }} {{ f('x', "
+         "*['y'], **{'c': 'z'}) }} {{ f(*nothing, a=1) }} "
+         "{{ f(c=3, *('p', 'q')) }} {{ [f][0](*[1, 2, 3]) }}",
+         "xyC xyz 1BC pq3 123"},
+        {"{{ range(*[1, 4]) | list }}{{ 'a,b,c'.split(*[',', 1]) }}{{ 'x' | replace(*['x', 'y']) }}{{ "
+         "dict(a=1, **{'b': 2}) }}",
+         "[1, 2, 3]['a', 'b,c']y{'a': 1, 'b': 2}"},
         {"{{ dict(*nothing) }}", "{}"},
-        {"{% if false %}{{ 1 | nosuch }}{{ 1 is nosuch }}{% else %}ok{% endif %}{{ 2 | nosuch if 0 else 'b' }}{{ 'c' if 1 else 1 | nosuch }}"
-         "{{ ('d' if 1 else 2) if 1 or 2 is nosuch }}", "okbcd"},
+        {"{% if false %}{{ 1 | nosuch }}{{ 1 is nosuch }}{% else %}ok{% endif %}{{ 2 | nosuch if 0 else 'b' "
+         "}}{{ 'c' if 1 else 1 | nosuch }}"
+         "{{ ('d' if 1 else 2) if 1 or 2 is nosuch }}",
+         "okbcd"},
         {"{% if false %}{% for x in [1] | nosuch %}{% endfor %}{% endif %}k", "k"},
         {"{% if 0 %}{% with a = 1 | nosuch %}{% endwith %}{% set b = 1 | nosuch %}{% endif %}k", "k"},
         {"{% if 0 %}{% if 1 %}{{ 1 | nosuch }}{% endif %}{% endif %}k", "k"},
@@ -128,14 +157,19 @@ static void calls_and_ifs(void **state)
     }
 }
 
-static bool soon(void *ctx) { return --*(int *)ctx < 0; }
+static bool soon(void *ctx)
+{
+    return --*(int *)ctx < 0;
+}
 
 /* A run ends when its caller says so, however much it has left to do. */
 static void stopped(void **state)
 {
     (void)state;
-    static const char *const sources[] = {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-                                          "{% set x = ('a' * 1000000) + 'b' %}{% for i in range(99999) %}{{ x.rfind('aaab' ~ i) }}{% endfor %}"};
+    static const char *const sources[] = {
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set x = ('a' * 1000000) + 'b' %}{% for i in range(99999) %}{{ x.rfind('aaab' ~ i) }}{% endfor "
+        "%}"};
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
         kq_error err;
         kq_jinja *t = NULL;
@@ -143,7 +177,8 @@ static void stopped(void **state)
         size_t n;
         int left = 3;
         check_ok(kq_jinja_parse(sources[i], strlen(sources[i]), "test", &t, &err));
-        check_fails(kq_jinja_render(t, NULL, &now, soon, &left, &text, &n, &err), KQ_E_INTERRUPTED, "stopped");
+        check_fails(kq_jinja_render(t, NULL, &now, soon, &left, &text, &n, &err), KQ_E_INTERRUPTED,
+                    "stopped");
         assert_int_equal(left, -1);
         kq_jinja_free(t);
     }
@@ -155,17 +190,30 @@ static void bounds(void **state)
     static const char *const sources[] = {
         "{{ range(1000000000) | list }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% set ns = namespace(s='ab') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s='ab') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ "
+        "ns.s }}",
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-        "{{ 9 ** 9 ** 9 ** 9 }}", "{{ 2 ** 999999999999 }}", "{{ 'a' * 1000000000 }}", "{{ [0] * 1000000000 }}", "{{ 'ab' * 10000000 * 10000000 }}",
-        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
-        "{% set ns = namespace(l=[0]) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l == ns.l }}{{ ns.l | tojson }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
+        "{{ 2 ** 999999999999 }}",
+        "{{ 'a' * 1000000000 }}",
+        "{{ [0] * 1000000000 }}",
+        "{{ 'ab' * 10000000 * 10000000 }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l "
+        "}}",
+        "{% set ns = namespace(l=[0]) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ "
+        "ns.l == ns.l }}{{ ns.l | tojson }}",
         "{% set ns = namespace(l=[0]) %}{% for i in range(40) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
-        "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{{ x.replace('a', 'bb') | length }}{% endfor %}",
+        "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{{ x.replace('a', 'bb') | length }}{% endfor "
+        "%}",
         "{% set x = ('a' * 1000000) + 'b' %}{% for i in range(99999) %}{{ x.rfind('aaab' ~ i) }}{% endfor %}",
-        "{{ 'a'.replace('', 'b' * 30000000) | upper | title }}", "{{ 'x' | indent(1000000000) }}", "{{ ('a\\n' * 1000000) | indent(100000) }}", "{{ '%s' * 1000000 % (1, 2) }}",
-        "{% for i in range(99999) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' * 10 }}{% endfor %}",
+        "{{ 'a'.replace('', 'b' * 30000000) | upper | title }}",
+        "{{ 'x' | indent(1000000000) }}",
+        "{{ ('a\\n' * 1000000) | indent(100000) }}",
+        "{{ '%s' * 1000000 % (1, 2) }}",
+        "{% for i in range(99999) %}{{ "
+        "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+        "aaaaaaaaaaaaaaaaaaaaaaa' * 10 }}{% endfor %}",
     };
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
         kq_error err;
@@ -185,7 +233,9 @@ static void bounds(void **state)
 static void deep_sources(void **state)
 {
     (void)state;
-    static const char *const unit[] = {"(", "[", "{1:", "-", "not ", "1 if 1 else ", "{% if 1 %}", "{% for a in b %}", "a.b(", "1 + ", "a|upper|", "{#", "'\\", "1 ~ ", "x["};
+    static const char *const unit[] = {
+        "(",    "[",    "{1:",      "-",  "not ", "1 if 1 else ", "{% if 1 %}", "{% for a in b %}",
+        "a.b(", "1 + ", "a|upper|", "{#", "'\\",  "1 ~ ",         "x["};
     enum { SIZE = 600000 };
     char *s = malloc(SIZE + 3);
     for (size_t i = 0; i < sizeof unit / sizeof *unit; i++)
@@ -212,7 +262,8 @@ static void variables_and_time(void **state)
     kq_error err;
     size_t n;
     json_t *vars = json_pack("{s:f, s:s%, s:[i,f]}", "big", 1e30, "nul", "a\0b", (size_t)3, "l", 3, 3.0);
-    static const char source[] = "{{ l }} {{ nul | length }} {{ strftime_now('%d %b %Y %-d %H:%M %A %j%%') }}";
+    static const char source[] =
+        "{{ l }} {{ nul | length }} {{ strftime_now('%d %b %Y %-d %H:%M %A %j%%') }}";
     char *text = run(source, sizeof source - 1, vars, &n, &err);
     assert_non_null(text);
     assert_string_equal(text, "[3, 3.0] 3 26 Jul 2025 26 03:20 Saturday 207%");
@@ -249,7 +300,13 @@ static void out_of_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(against_jinja2), cmocka_unit_test(refusals), cmocka_unit_test(calls_and_ifs), cmocka_unit_test(stopped), cmocka_unit_test(bounds), cmocka_unit_test(deep_sources),
-                                       cmocka_unit_test(variables_and_time), cmocka_unit_test(out_of_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(against_jinja2),
+                                       cmocka_unit_test(refusals),
+                                       cmocka_unit_test(calls_and_ifs),
+                                       cmocka_unit_test(stopped),
+                                       cmocka_unit_test(bounds),
+                                       cmocka_unit_test(deep_sources),
+                                       cmocka_unit_test(variables_and_time),
+                                       cmocka_unit_test(out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

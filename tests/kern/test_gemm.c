@@ -1,5 +1,6 @@
-/* Matrix products against a triple loop in double precision. Bound: an f32 sum of k products errs by at most about
- * k * 2^-24 * sum |a b|; bf16 operands are exact in f32, so the same bound holds for the bf16 product of the rounded values. */
+/* Matrix products against a triple loop in double precision. Bound: an f32 sum of k products errs by at
+ * most about k * 2^-24 * sum |a b|; bf16 operands are exact in f32, so the same bound holds for the bf16
+ * product of the rounded values. */
 #include "check.h"
 
 #include <omp.h>
@@ -22,7 +23,8 @@ static void fill(float *x, size_t n, kq_rng *rng)
         x[i] = (float)kq_rng_normal(rng);
 }
 
-static void problem_make(problem *p, bool ta, bool tb, size_t m, size_t n, size_t k, size_t extra, kq_rng *rng)
+static void problem_make(problem *p, bool ta, bool tb, size_t m, size_t n, size_t k, size_t extra,
+                         kq_rng *rng)
 {
     *p = (problem){.ta = ta, .tb = tb, .m = m, .n = n, .k = k};
     p->lda = (ta ? m : k) + extra;
@@ -56,20 +58,23 @@ static void problem_check(const problem *p, float alpha, float beta, bool bf16)
             }
             double s = 0, mag = 0;
             for (size_t l = 0; l < p->k; l++) {
-                size_t ia = p->ta ? l * p->lda + i : i * p->lda + l, ib = p->tb ? j * p->ldb + l : l * p->ldb + j;
-                double a = bf16 ? kq_bf16_to_f32(p->Ah[ia]) : p->A[ia], b = bf16 ? kq_bf16_to_f32(p->Bh[ib]) : p->B[ib];
+                size_t ia = p->ta ? l * p->lda + i : i * p->lda + l,
+                       ib = p->tb ? j * p->ldb + l : l * p->ldb + j;
+                double a = bf16 ? kq_bf16_to_f32(p->Ah[ia]) : p->A[ia],
+                       b = bf16 ? kq_bf16_to_f32(p->Bh[ib]) : p->B[ib];
                 s += a * b;
                 mag += fabs(a * b);
             }
             double c0 = p->C0[i * p->ldc + j], want = alpha * s + (beta != 0 ? beta * c0 : 0);
             double bound = (double)(p->k + 8) * 0x1p-24 * (fabs(alpha) * mag + fabs(beta * c0)) + 1e-30;
             if (!(fabs(got - want) <= bound))
-                fail_msg("ta %d tb %d m %zu n %zu k %zu: C[%zu,%zu] = %.9g, want %.9g, bound %.3g", p->ta, p->tb, p->m, p->n, p->k, i,
-                         j, (double)got, want, bound);
+                fail_msg("ta %d tb %d m %zu n %zu k %zu: C[%zu,%zu] = %.9g, want %.9g, bound %.3g", p->ta,
+                         p->tb, p->m, p->n, p->k, i, j, (double)got, want, bound);
         }
 }
 
-static const size_t shapes[][3] = {{1, 1, 1}, {1, 300, 64}, {7, 5, 3}, {33, 17, 65}, {64, 96, 112}, {100, 257, 31}, {129, 65, 300}};
+static const size_t shapes[][3] = {{1, 1, 1},     {1, 300, 64},   {7, 5, 3},     {33, 17, 65},
+                                   {64, 96, 112}, {100, 257, 31}, {129, 65, 300}};
 
 static void test_f32(void **state)
 {
@@ -96,7 +101,8 @@ static void test_bf16(void **state)
             for (int t = 0; t < 8; t++) {
                 problem p;
                 problem_make(&p, t & 1, t & 2, shapes[s][0], shapes[s][1], shapes[s][2], (size_t)round, &rng);
-                check_ok(kq_gemm_bf16(p.ta, p.tb, p.m, p.n, p.k, p.Ah, p.lda, p.Bh, p.ldb, t & 4, p.C, p.ldc, &err));
+                check_ok(kq_gemm_bf16(p.ta, p.tb, p.m, p.n, p.k, p.Ah, p.lda, p.Bh, p.ldb, t & 4, p.C, p.ldc,
+                                      &err));
                 problem_check(&p, 1.0f, t & 4 ? 1.0f : 0.0f, true);
                 problem_free(&p);
             }
@@ -114,7 +120,8 @@ static void test_tiled(void **state)
         float *D = kq_alloc(p.m * p.ldc, 4);
         for (int threads = 2; threads <= 5; threads++) {
             memcpy(D, p.C0, p.m * p.ldc * 4);
-            kq_gemm_f32_tiled(p.ta, p.tb, p.m, p.n, p.k, 2.0f, p.A, p.lda, p.B, p.ldb, 1.0f, D, p.ldc, threads);
+            kq_gemm_f32_tiled(p.ta, p.tb, p.m, p.n, p.k, 2.0f, p.A, p.lda, p.B, p.ldb, 1.0f, D, p.ldc,
+                              threads);
             assert_memory_equal(D, p.C, p.m * p.ldc * 4);
         }
         kq_free(D);
@@ -122,7 +129,8 @@ static void test_tiled(void **state)
     }
 }
 
-/* The products hold themselves to one thread, yet leave the caller's number of threads as it was; and may be called from all. */
+/* The products hold themselves to one thread, yet leave the caller's number of threads as it was; and
+ * may be called from all. */
 static void test_threads(void **state)
 {
     (void)state;
@@ -135,20 +143,25 @@ static void test_threads(void **state)
     int bad = 0;
 #pragma omp parallel for num_threads(3) reduction(+ : bad)
     for (int i = 0; i < 6; i++) {
-        kq_gemm_f32(false, true, p[i].m, p[i].n, p[i].k, 1.0f, p[i].A, p[i].lda, p[i].B, p[i].ldb, 0.0f, p[i].C, p[i].ldc);
-        bad += kq_gemm_bf16(false, true, p[i].m, p[i].n, p[i].k, p[i].Ah, p[i].lda, p[i].Bh, p[i].ldb, false, p[i].C, p[i].ldc, NULL) != KQ_OK;
+        kq_gemm_f32(false, true, p[i].m, p[i].n, p[i].k, 1.0f, p[i].A, p[i].lda, p[i].B, p[i].ldb, 0.0f,
+                    p[i].C, p[i].ldc);
+        bad += kq_gemm_bf16(false, true, p[i].m, p[i].n, p[i].k, p[i].Ah, p[i].lda, p[i].Bh, p[i].ldb, false,
+                            p[i].C, p[i].ldc, NULL) != KQ_OK;
     }
     assert_int_equal(bad, 0);
     for (int i = 0; i < 6; i++)
         problem_check(&p[i], 1.0f, 0.0f, true);
-    kq_gemm_f32(false, true, p[0].m, p[0].n, p[0].k, 1.0f, p[0].A, p[0].lda, p[0].B, p[0].ldb, 0.0f, p[0].C, p[0].ldc);
-    check_ok(kq_gemm_bf16(false, true, p[0].m, p[0].n, p[0].k, p[0].Ah, p[0].lda, p[0].Bh, p[0].ldb, false, p[0].C, p[0].ldc, &err));
+    kq_gemm_f32(false, true, p[0].m, p[0].n, p[0].k, 1.0f, p[0].A, p[0].lda, p[0].B, p[0].ldb, 0.0f, p[0].C,
+                p[0].ldc);
+    check_ok(kq_gemm_bf16(false, true, p[0].m, p[0].n, p[0].k, p[0].Ah, p[0].lda, p[0].Bh, p[0].ldb, false,
+                          p[0].C, p[0].ldc, &err));
     assert_int_equal(omp_get_max_threads(), 3);
     for (int i = 0; i < 6; i++)
         problem_free(&p[i]);
 }
 
-/* Which instruction set is fixed once in a process, so KRONQ_ISA says which one this run tests (ctest runs all of them). */
+/* Which instruction set is fixed once in a process, so KRONQ_ISA says which one this run tests (ctest
+ * runs all of them). */
 int main(void)
 {
     kq_isa isa;
@@ -159,7 +172,7 @@ int main(void)
     }
     kq_kern_init(isa);
     printf("isa %s\n", kq_isa_name(isa));
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16), cmocka_unit_test(test_tiled),
-                                       cmocka_unit_test(test_threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16),
+                                       cmocka_unit_test(test_tiled), cmocka_unit_test(test_threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Every instruction set's kernels against plain C (kern/ref.c), which itself is checked against libm in double: odd sizes, unaligned starts,
- * and a guard value behind every output. */
+/* Every instruction set's kernels against plain C (kern/ref.c), which itself is checked against libm in
+ * double: odd sizes, unaligned starts, and a guard value behind every output. */
 #include "check.h"
 
 #include "base/f16.h"
@@ -12,7 +12,8 @@ enum { MAX = 1300, GUARD = 0x7ac0ffee };
 static const kq_kern *const kernels[] = {
     &kq_kern_ref,
 #if defined(__x86_64__)
-    &kq_kern_avx2, &kq_kern_avx512,
+    &kq_kern_avx2,
+    &kq_kern_avx512,
 #endif
 };
 
@@ -42,14 +43,16 @@ static void guard(const float *x, size_t n)
 }
 
 /* Relative to the largest magnitude of the row: 64 roundings are generous for sums of a thousand. */
-static void near(const kq_kern *k, const char *what, const float *got, const float *want, size_t n, double tol)
+static void near(const kq_kern *k, const char *what, const float *got, const float *want, size_t n,
+                 double tol)
 {
     double top = 1e-30;
     for (size_t i = 0; i < n; i++)
         top = fmax(top, fabs((double)want[i]));
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)got[i] - want[i]) <= tol * top))
-            fail_msg("%s, %s, n = %zu: [%zu] = %.9g, want %.9g (largest %.3g)", k->name, what, n, i, (double)got[i], (double)want[i], top);
+            fail_msg("%s, %s, n = %zu: [%zu] = %.9g, want %.9g (largest %.3g)", k->name, what, n, i,
+                     (double)got[i], (double)want[i], top);
 }
 
 static const double tol = 64 * 0x1p-24;
@@ -105,7 +108,8 @@ static void test_against_ref(void **state)
         for (size_t si = 0; si < sizeof sizes / sizeof *sizes; si++)
             for (size_t off = 0; off < 3; off++) {
                 size_t n = sizes[si];
-                float *x = slot(0, off), *w = slot(1, off + 1), *u = slot(2, off), *dy = slot(3, off + 2), *y = slot(4, off + 1), *z = slot(5, off);
+                float *x = slot(0, off), *w = slot(1, off + 1), *u = slot(2, off), *dy = slot(3, off + 2),
+                      *y = slot(4, off + 1), *z = slot(5, off);
                 float *p = slot(6, off), *q = slot(7, off + 3), r, s;
 #define AGAIN(dst, src) memcpy(dst, src, n * sizeof(float)), fill((dst) + n, 0, 1, &rng)
                 fill(x, n, 3, &rng), fill(w, n, 1, &rng), fill(u, n, 1, &rng), fill(dy, n, 1, &rng);
@@ -134,7 +138,8 @@ static void test_against_ref(void **state)
                 near(k, "swiglu", y, z, n, tol), guard(y, n);
                 AGAIN(y, x), AGAIN(z, x), AGAIN(p, u), AGAIN(q, u);
                 k->swiglu_back(y, p, dy, n), ref->swiglu_back(z, q, dy, n);
-                near(k, "swiglu back g", y, z, n, tol), near(k, "swiglu back u", p, q, n, tol), guard(y, n), guard(p, n);
+                near(k, "swiglu back g", y, z, n, tol), near(k, "swiglu back u", p, q, n, tol), guard(y, n),
+                    guard(p, n);
 
                 r = k->rms_norm(x, w, y, n, 1e-5f), s = ref->rms_norm(x, w, z, n, 1e-5f);
                 near(k, "rms_norm", y, z, n, tol), near(k, "its factor", &r, &s, 1, tol), guard(y, n);
@@ -192,7 +197,8 @@ static void test_matvec(void **state)
         for (size_t si = 0; si < sizeof shapes / sizeof *shapes; si++) {
             size_t rows = shapes[si][0], n = shapes[si][1], ld = n + si % 3;
             /* exactly as large as needed, so that a sanitizer sees a read beyond the end */
-            float *W = kq_alloc((rows - 1) * ld + n + 1, 4), *x = kq_alloc(n + 1, 4), *xr = kq_alloc(rows + 1, 4), *y = kq_alloc(n + rows + 1, 4);
+            float *W = kq_alloc((rows - 1) * ld + n + 1, 4), *x = kq_alloc(n + 1, 4),
+                  *xr = kq_alloc(rows + 1, 4), *y = kq_alloc(n + rows + 1, 4);
             uint16_t *Wb = kq_alloc((rows - 1) * ld + n, 2);
             fill(W, (rows - 1) * ld + n, 1, &rng), fill(x, n, 1, &rng), fill(xr, rows, 1, &rng);
             kq_f32_to_bf16_n(W, Wb, (rows - 1) * ld + n);
@@ -234,6 +240,7 @@ static void test_matvec(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_exp), cmocka_unit_test(test_against_ref), cmocka_unit_test(test_matvec)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_exp), cmocka_unit_test(test_against_ref),
+                                       cmocka_unit_test(test_matvec)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

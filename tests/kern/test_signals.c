@@ -1,5 +1,6 @@
-/* A signal handler of the host program runs on the stack of its thread, at whatever moment of a product the signal comes. (With the signals let through
- * 60% of the handlers of the f32 products run on the heap.) */
+/* A signal handler of the host program runs on the stack of its thread, at whatever moment of a product
+ * the signal comes. (With the signals let through 60% of the handlers of the f32 products run on the
+ * heap.) */
 #include "check.h"
 
 #include <errno.h>
@@ -29,7 +30,8 @@ static void on_signal(int number)
     const int before = errno;
     const char *frame = __builtin_frame_address(0);
     atomic_fetch_add(&handled, 1);
-    if (frame < stack_low || frame >= stack_high) { /* the heap is damaged: nothing after this would be sure to end */
+    if (frame < stack_low ||
+        frame >= stack_high) { /* the heap is damaged: nothing after this would be sure to end */
         static const char what[] = "FAILED: a signal handler ran on another stack than its thread's\n";
         _exit(write(STDERR_FILENO, what, sizeof what - 1) ? 1 : 2);
     }
@@ -64,7 +66,8 @@ static void *send(void *unused)
     return NULL;
 }
 
-/* Rounds of products until so many signals were handled (at least one round, at most a minute: the machine may be busy). */
+/* Rounds of products until so many signals were handled (at least one round, at most a minute: the
+ * machine may be busy). */
 static void products(bool bf16, size_t signals)
 {
     kq_error err;
@@ -80,9 +83,11 @@ static void products(bool bf16, size_t signals)
             const bool ta = t & 1, tb = t & 2;
             const size_t k = t == 3 ? 64 : 3 * SIDE;
             if (bf16)
-                check_ok(kq_gemm_bf16_tiled(ta, tb, SIDE, SIDE, k, a, ta ? SIDE : k, a, tb ? k : SIDE, false, C, SIDE, THREADS, &err));
+                check_ok(kq_gemm_bf16_tiled(ta, tb, SIDE, SIDE, k, a, ta ? SIDE : k, a, tb ? k : SIDE, false,
+                                            C, SIDE, THREADS, &err));
             else
-                kq_gemm_f32_tiled(ta, tb, SIDE, SIDE, k, 1, A, ta ? SIDE : k, B, tb ? k : SIDE, 0, C, SIDE, THREADS);
+                kq_gemm_f32_tiled(ta, tb, SIDE, SIDE, k, 1, A, ta ? SIDE : k, B, tb ? k : SIDE, 0, C, SIDE,
+                                  THREADS);
         }
     } while (atomic_load(&handled) < signals && kq_now_s() < end);
     kq_free(A), kq_free(B), kq_free(C), kq_free(a);
@@ -140,7 +145,8 @@ int main(void)
         return 77;
     }
 #ifdef __SANITIZE_ADDRESS__
-    /* Beside other work about one run in forty said "another stack" or did not end. The cause is not found; without the sanitizer it was not seen. */
+    /* Beside other work about one run in forty said "another stack" or did not end. The cause is not
+     * found; without the sanitizer it was not seen. */
     print_message("SKIP: not under AddressSanitizer\n");
     return 77;
 #endif
@@ -150,6 +156,7 @@ int main(void)
     sigaction(SIGALRM, &action, NULL);
 #pragma omp parallel num_threads(THREADS)
     register_thread();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16), cmocka_unit_test(test_mask)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16),
+                                       cmocka_unit_test(test_mask)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

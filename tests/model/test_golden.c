@@ -1,4 +1,5 @@
-/* Forward, loss and gradients of every linear against PyTorch (transformers, eager attention, f32) on three tiny models. */
+/* Forward, loss and gradients of every linear against PyTorch (transformers, eager attention, f32) on
+ * three tiny models. */
 #include "golden.h"
 #include "base/mem.h"
 
@@ -22,8 +23,8 @@ static kq_status add_grad(void *ctx, kq_linear_id id, const float *X, const floa
     return KQ_OK;
 }
 
-/* Relative error 1e-4 in f32: PyTorch's own sums go in another order, 150 tokens through two layers. In bf16 products each operand is off by up to
- * 2^-9: only the direction can be compared, cosine 0.999. */
+/* Relative error 1e-4 in f32: PyTorch's own sums go in another order, 150 tokens through two layers. In
+ * bf16 products each operand is off by up to 2^-9: only the direction can be compared, cosine 0.999. */
 static void compare(const char *what, const float *got, const float *want, size_t n, kq_compute compute)
 {
     double rel = check_rel(got, want, n), cos = cosine(got, want, n);
@@ -43,8 +44,10 @@ static void run_family(const char *family, kq_compute compute)
     kq_head *head;
     check_ok(kq_head_load(mc, &g.w, &head, &err));
     kq_block b[MAX_LAYERS];
-    float *x[MAX_LAYERS + 1], *dx = kq_alloc(T * d, 4), *nll = kq_alloc(T, 4), *logits = kq_alloc(T * c->vocab_size, 4), *xn = kq_alloc(T * d, 4);
-    void *fwd = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1), *bwd = kq_alloc(kq_block_scratch_bytes(mc, T, true), 1);
+    float *x[MAX_LAYERS + 1], *dx = kq_alloc(T * d, 4), *nll = kq_alloc(T, 4),
+                              *logits = kq_alloc(T * c->vocab_size, 4), *xn = kq_alloc(T * d, 4);
+    void *fwd = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1),
+         *bwd = kq_alloc(kq_block_scratch_bytes(mc, T, true), 1);
     void *hs = kq_alloc(kq_head_scratch_bytes(mc), 1);
     for (size_t i = 0; i <= c->n_layer; i++)
         x[i] = kq_alloc(T * d, 4);
@@ -61,7 +64,8 @@ static void run_family(const char *family, kq_compute compute)
     const int32_t *rows = (const int32_t *)(const void *)golden_tensor(&g, "logit_rows")->data;
     const float *want = golden_f32(&g, "logits");
     for (size_t i = 0; i < golden_tensor(&g, "logit_rows")->n_elem; i++)
-        compare("logits", logits + (size_t)rows[i] * c->vocab_size, want + i * c->vocab_size, c->vocab_size, compute);
+        compare("logits", logits + (size_t)rows[i] * c->vocab_size, want + i * c->vocab_size, c->vocab_size,
+                compute);
 
     int32_t *target = kq_alloc(T, sizeof *target);
     memcpy(target, g.ids + 1, (T - 1) * sizeof *target);
@@ -78,7 +82,8 @@ static void run_family(const char *family, kq_compute compute)
         grads gr = {.cfg = c};
         for (int id = 0; id < KQ_N_LINEAR; id++)
             gr.dW[id] = kq_calloc(b[i].lin[id].m * b[i].lin[id].n, 4);
-        check_ok(kq_block_backward(mc, &b[i], x[i], dx, T, dx, (1u << KQ_N_LINEAR) - 1, add_grad, &gr, bwd, &err));
+        check_ok(
+            kq_block_backward(mc, &b[i], x[i], dx, T, dx, (1u << KQ_N_LINEAR) - 1, add_grad, &gr, bwd, &err));
         assert_int_equal(gr.n, KQ_N_LINEAR);
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             char name[160];
@@ -94,7 +99,8 @@ static void run_family(const char *family, kq_compute compute)
         kq_block_free(&b[i]);
     for (size_t i = 0; i <= c->n_layer; i++)
         kq_free(x[i]);
-    kq_free(dx), kq_free(nll), kq_free(logits), kq_free(xn), kq_free(fwd), kq_free(bwd), kq_free(hs), kq_free(target);
+    kq_free(dx), kq_free(nll), kq_free(logits), kq_free(xn), kq_free(fwd), kq_free(bwd), kq_free(hs),
+        kq_free(target);
     kq_head_free(head);
     kq_model_ctx_free(mc);
     golden_close(&g);

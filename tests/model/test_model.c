@@ -37,8 +37,9 @@ static void random_rows(float *x, size_t n, const char *label)
         x[i] = (float)kq_rng_normal(&rng);
 }
 
-/* d/de of <v, block(x + e u)> at e = 0 must be <dx, u> with dx = backward(v). Central differences with step e err by about e^2 and by
- * rounding / e: at e = 1e-2 a few 1e-4 of the norms; the directional derivative is compared with that. */
+/* d/de of <v, block(x + e u)> at e = 0 must be <dx, u> with dx = backward(v). Central differences with
+ * step e err by about e^2 and by rounding / e: at e = 1e-2 a few 1e-4 of the norms; the directional
+ * derivative is compared with that. */
 static void test_finite_difference(void **state)
 {
     (void)state;
@@ -48,7 +49,8 @@ static void test_finite_difference(void **state)
         const size_t T = 70;
         setup_make(&s, families[f], KQ_F32, T);
         const size_t n = T * s.c->d_model;
-        float *x = kq_alloc(n, 4), *u = kq_alloc(n, 4), *v = kq_alloc(n, 4), *dx = kq_alloc(n, 4), *y0 = kq_alloc(n, 4), *y1 = kq_alloc(n, 4);
+        float *x = kq_alloc(n, 4), *u = kq_alloc(n, 4), *v = kq_alloc(n, 4), *dx = kq_alloc(n, 4),
+              *y0 = kq_alloc(n, 4), *y1 = kq_alloc(n, 4);
         random_rows(x, n, "x"), random_rows(v, n, "v");
         check_ok(kq_block_backward(s.mc, &s.b, x, v, T, dx, 0, NULL, NULL, s.scratch, &err));
         for (int trial = 0; trial < 4; trial++) {
@@ -70,7 +72,8 @@ static void test_finite_difference(void **state)
             }
             /* <dx, u> is about |dx| for a random u of unit variance */
             if (!(fabs(got - want) < 0.02 * sqrt(dd)))
-                fail_msg("%s: directional derivative %.6g, by differences %.6g (|dx| %.3g)", families[f], got, want, sqrt(dd));
+                fail_msg("%s: directional derivative %.6g, by differences %.6g (|dx| %.3g)", families[f], got,
+                         want, sqrt(dd));
         }
         kq_free(x), kq_free(u), kq_free(v), kq_free(dx), kq_free(y0), kq_free(y1);
         setup_free(&s);
@@ -118,7 +121,12 @@ static void test_causal(void **state)
     setup_free(&s);
 }
 
-typedef struct seen { kq_linear_id order[16]; size_t n; kq_linear_id stop_at; bool grads; } seen;
+typedef struct seen {
+    kq_linear_id order[16];
+    size_t n;
+    kq_linear_id stop_at;
+    bool grads;
+} seen;
 
 static kq_status see(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
 {
@@ -145,21 +153,25 @@ static void test_sinks(void **state)
     assert_memory_equal(y, z, T * d * 4);
     assert_int_equal(f.n, 7);
     f = (seen){.stop_at = KQ_GATE};
-    check_fails(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch, see, &f, &err), KQ_E_INTERRUPTED, "stop");
+    check_fails(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch, see, &f, &err), KQ_E_INTERRUPTED,
+                "stop");
 
     seen b = {.stop_at = KQ_N_LINEAR, .grads = true}; /* only what was asked for, also without dx */
-    check_ok(kq_block_backward(s.mc, &s.b, x, dy, T, NULL, 1u << KQ_GATE | 1u << KQ_V, see, &b, s.scratch, &err));
+    check_ok(
+        kq_block_backward(s.mc, &s.b, x, dy, T, NULL, 1u << KQ_GATE | 1u << KQ_V, see, &b, s.scratch, &err));
     assert_int_equal(b.n, 2);
     assert_int_equal(b.order[0], KQ_GATE);
     assert_int_equal(b.order[1], KQ_V);
     b = (seen){.stop_at = KQ_O, .grads = true};
-    check_fails(kq_block_backward(s.mc, &s.b, x, dy, T, y, 127, see, &b, s.scratch, &err), KQ_E_INTERRUPTED, "stop");
+    check_fails(kq_block_backward(s.mc, &s.b, x, dy, T, y, 127, see, &b, s.scratch, &err), KQ_E_INTERRUPTED,
+                "stop");
     assert_int_equal(b.order[b.n - 1], KQ_O);
     kq_free(x), kq_free(dy), kq_free(y), kq_free(z);
     setup_free(&s);
 }
 
-/* No array of all heads' T x T scores: at 4096 tokens those alone would be 4 * 4096^2 * 4 bytes = 268 MB here. */
+/* No array of all heads' T x T scores: at 4096 tokens those alone would be 4 * 4096^2 * 4 bytes = 268 MB
+ * here. */
 static void test_long(void **state)
 {
     (void)state;
@@ -221,7 +233,8 @@ static void test_out_of_memory(void **state)
         kq_head *head = NULL;
         kq_block b = {0};
         kq_alloc_fail_after(n);
-        kq_status st = kq_model_ctx_new(kq_source_config(g.src), test_isa(), n & 1 ? KQ_BF16 : KQ_F32, 16, &mc, &err);
+        kq_status st =
+            kq_model_ctx_new(kq_source_config(g.src), test_isa(), n & 1 ? KQ_BF16 : KQ_F32, 16, &mc, &err);
         if (st == KQ_OK && (st = kq_block_load(mc, &g.w, 0, &b, &err)) == KQ_OK)
             st = kq_head_load(mc, &g.w, &head, &err);
         kq_alloc_fail_after(0);
@@ -240,8 +253,12 @@ static void test_out_of_memory(void **state)
 static int run(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_finite_difference), cmocka_unit_test(test_threads_same_bits), cmocka_unit_test(test_causal),
-        cmocka_unit_test(test_sinks), cmocka_unit_test(test_long),  cmocka_unit_test(test_head_refusals),
+        cmocka_unit_test(test_finite_difference),
+        cmocka_unit_test(test_threads_same_bits),
+        cmocka_unit_test(test_causal),
+        cmocka_unit_test(test_sinks),
+        cmocka_unit_test(test_long),
+        cmocka_unit_test(test_head_refusals),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

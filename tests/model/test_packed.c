@@ -1,4 +1,5 @@
-/* kq_block_forward_packed: sequences of one pass, with and without a shared beginning, against kq_block_forward on each of them alone. */
+/* kq_block_forward_packed: sequences of one pass, with and without a shared beginning, against
+ * kq_block_forward on each of them alone. */
 #include "golden.h"
 
 #include "base/rng.h"
@@ -6,9 +7,14 @@
 
 enum { LONGEST = 150, N_SEQ = 6 };
 
-typedef struct sequence { size_t n, prefix; int of; } sequence; /* own rows, rows of the prefix, and whose: an index before its own; -1 none */
+/* own rows, rows of the prefix, and whose: an index before its own; -1 none */
+typedef struct sequence {
+    size_t n, prefix;
+    int of;
+} sequence;
 /* two alone (one longer than a tile of attention), a prefix with three continuations, one of a single row */
-static const sequence seqs[N_SEQ] = {{150, 0, -1}, {7, 0, -1}, {90, 0, -1}, {1, 90, 2}, {60, 90, 2}, {13, 90, 2}};
+static const sequence seqs[N_SEQ] = {{150, 0, -1}, {7, 0, -1},  {90, 0, -1},
+                                     {1, 90, 2},   {60, 90, 2}, {13, 90, 2}};
 
 static void run(const char *family, kq_compute compute, double tol)
 {
@@ -24,11 +30,16 @@ static void run(const char *family, kq_compute compute, double tol)
     kq_segment seg[N_SEQ];
     size_t T = 0;
     for (int i = 0; i < N_SEQ; i++) {
-        seg[i] = (kq_segment){.row = T, .n = seqs[i].n, .prefix_n = seqs[i].prefix, .prefix_row = seqs[i].of < 0 ? 0 : seg[seqs[i].of].row};
+        seg[i] = (kq_segment){.row = T,
+                              .n = seqs[i].n,
+                              .prefix_n = seqs[i].prefix,
+                              .prefix_row = seqs[i].of < 0 ? 0 : seg[seqs[i].of].row};
         T += seqs[i].n;
     }
-    float *x = kq_alloc(T * d, sizeof *x), *y = kq_alloc(T * d, sizeof *x), *z = kq_alloc(T * d, sizeof *x), *one = kq_alloc(LONGEST * d, sizeof *x);
-    void *scratch = kq_alloc(kq_block_packed_scratch_bytes(mc, T, LONGEST, 3), 1), *alone = kq_alloc(kq_block_scratch_bytes(mc, LONGEST, false), 1);
+    float *x = kq_alloc(T * d, sizeof *x), *y = kq_alloc(T * d, sizeof *x), *z = kq_alloc(T * d, sizeof *x),
+          *one = kq_alloc(LONGEST * d, sizeof *x);
+    void *scratch = kq_alloc(kq_block_packed_scratch_bytes(mc, T, LONGEST, 3), 1),
+         *alone = kq_alloc(kq_block_scratch_bytes(mc, LONGEST, false), 1);
     kq_rng rng = kq_rng_stream(3, family);
     for (size_t i = 0; i < T * d; i++)
         x[i] = (float)kq_rng_normal(&rng);
@@ -45,10 +56,14 @@ static void run(const char *family, kq_compute compute, double tol)
         check_ok(kq_block_forward(mc, &b, one, seg[i].prefix_n + seg[i].n, one, alone, 1, &err));
         check_close(y + seg[i].row * d, one + seg[i].prefix_n * d, seg[i].n * d, tol);
     }
-    const kq_segment outside = {.row = T - 3, .n = 4}, late = {.row = 0, .n = 10, .prefix_row = 20, .prefix_n = LONGEST - 9};
-    check_fails(kq_block_forward_packed(mc, &b, z, T, &outside, 1, LONGEST, scratch, 1, &err), KQ_E_ARG, "segment 0");
-    check_fails(kq_block_forward_packed(mc, &b, z, T, &late, 1, LONGEST, scratch, 1, &err), KQ_E_ARG, "segment 0");
-    check_fails(kq_block_forward_packed(mc, &b, z, T, seg, N_SEQ, LONGEST + 1, scratch, 1, &err), KQ_E_ARG, "a sequence of 151 tokens");
+    const kq_segment outside = {.row = T - 3, .n = 4},
+                     late = {.row = 0, .n = 10, .prefix_row = 20, .prefix_n = LONGEST - 9};
+    check_fails(kq_block_forward_packed(mc, &b, z, T, &outside, 1, LONGEST, scratch, 1, &err), KQ_E_ARG,
+                "segment 0");
+    check_fails(kq_block_forward_packed(mc, &b, z, T, &late, 1, LONGEST, scratch, 1, &err), KQ_E_ARG,
+                "segment 0");
+    check_fails(kq_block_forward_packed(mc, &b, z, T, seg, N_SEQ, LONGEST + 1, scratch, 1, &err), KQ_E_ARG,
+                "a sequence of 151 tokens");
     kq_free(x);
     kq_free(y);
     kq_free(z);
@@ -60,7 +75,8 @@ static void run(const char *family, kq_compute compute, double tol)
     golden_close(&g);
 }
 
-/* f32: other tiles, so another order of the sums; a bf16 product rounds its inputs (2^-9), which then differ in a last bit here and there */
+/* f32: other tiles, so another order of the sums; a bf16 product rounds its inputs (2^-9), which then
+ * differ in a last bit here and there */
 static void test_packed(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* The real model: NLL of 512 tokens of SmolLM2-135M-Instruct (Q4_1 GGUF, path in KRONQ_TEST_MODEL) against transformers on the
- * dequantized weights (scripts/make_golden_smollm2.py). */
+/* The real model: NLL of 512 tokens of SmolLM2-135M-Instruct (Q4_1 GGUF, path in KRONQ_TEST_MODEL)
+ * against transformers on the dequantized weights (scripts/make_golden_smollm2.py). */
 #include "golden.h"
 #include "base/mem.h"
 
@@ -25,7 +25,8 @@ static void test_nll(void **state)
     check_ok(kq_model_ctx_new(c, test_isa(), KQ_F32, T, &mc, &err));
     check_ok(kq_head_load(mc, &w, &head, &err));
     float *x = kq_alloc(T * d, 4), *nll = kq_alloc(T, 4);
-    void *scratch = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1), *hs = kq_alloc(kq_head_scratch_bytes(mc), 1);
+    void *scratch = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1),
+         *hs = kq_alloc(kq_head_scratch_bytes(mc), 1);
     check_ok(kq_head_embed(head, ids, T, x, &err));
     for (size_t i = 0; i < c->n_layer; i++) {
         kq_block b;
@@ -42,7 +43,8 @@ static void test_nll(void **state)
         worst = fmax(worst, fabs((double)nll[t] - want[t]));
         mean += want[t] / (double)(T - 1);
     }
-    printf("mean nll %.6f, largest difference of a token %.3g nats, relative %.3g\n", mean, worst, check_rel(nll, want, T - 1));
+    printf("mean nll %.6f, largest difference of a token %.3g nats, relative %.3g\n", mean, worst,
+           check_rel(nll, want, T - 1));
     assert_true(worst < 5e-3); /* f32 through 30 layers in another order of summation */
     check_close(nll, want, T - 1, 1e-4);
 

@@ -31,7 +31,8 @@ static void draw(kq_share *s, kq_rng *rng, bool equal, bool convex)
 {
     for (int i = 0; i < N; i++) {
         s[i] = (kq_share){.weights = equal ? 7 : 1 + floor(20 * kq_rng_uniform(rng))};
-        const double size = s[i].weights * exp(3 * kq_rng_normal(rng)), a = kq_rng_uniform(rng), b = kq_rng_uniform(rng);
+        const double size = s[i].weights * exp(3 * kq_rng_normal(rng)), a = kq_rng_uniform(rng),
+                     b = kq_rng_uniform(rng);
         s[i].loss[0] = size;
         s[i].loss[1] = size * (convex ? 0.1 + 0.4 * a : 0.2 + 0.7 * a);
         s[i].loss[2] = s[i].loss[1] * (convex ? 0.1 + 0.4 * b : b);
@@ -39,8 +40,9 @@ static void draw(kq_share *s, kq_rng *rng, bool equal, bool convex)
     }
 }
 
-/* Wherever the allocation says that it is best (loss equals its bound), and at every average on the hull, brute force finds nothing better; elsewhere
- * its loss lies between brute force's and its own bound's distance; and the average is kept and used up. */
+/* Wherever the allocation says that it is best (loss equals its bound), and at every average on the
+ * hull, brute force finds nothing better; elsewhere its loss lies between brute force's and its own
+ * bound's distance; and the average is kept and used up. */
 static void against_all_assignments(void **state)
 {
     (void)state;
@@ -72,17 +74,21 @@ static void against_all_assignments(void **state)
                     smallest = fmin(smallest, s[i].weights);
             }
             assert_true(fabs(loss - a.loss) <= 1e-12 * loss && fabs(bits / total - a.average) < 1e-12);
-            if (!(bits <= average * total * (1 + 1e-12)) || (convex && isfinite(smallest) && !(average * total - bits < smallest)))
-                fail_msg("draw %d, average %g: %g of %g bits used, smallest module %g", draws, average, bits, average * total, smallest);
+            if (!(bits <= average * total * (1 + 1e-12)) ||
+                (convex && isfinite(smallest) && !(average * total - bits < smallest)))
+                fail_msg("draw %d, average %g: %g of %g bits used, smallest module %g", draws, average, bits,
+                         average * total, smallest);
             const double best = brute(s, average);
             if (!(best <= loss * (1 + 1e-12)) || !(a.bound <= best * (1 + 1e-12)))
-                fail_msg("draw %d, average %g: loss %g, bound %g, best of all %g", draws, average, loss, a.bound, best);
+                fail_msg("draw %d, average %g: loss %g, bound %g, best of all %g", draws, average, loss,
+                         a.bound, best);
             const bool hull = loss <= a.bound * (1 + 1e-12);
             if (hull && !(loss <= best * (1 + 1e-12)))
                 fail_msg("draw %d, average %g: loss %g is not the best, %g", draws, average, loss, best);
             exact += hull;
             inexact += loss > best * (1 + 1e-12);
-            /* asked for exactly what this one uses, convex and of equal sizes it is on the hull: the best there is */
+            /* asked for exactly what this one uses, convex and of equal sizes it is on the hull: the
+             * best there is */
             if (convex && equal)
                 assert_true(loss <= brute(s, a.average) * (1 + 1e-12));
         }
@@ -120,7 +126,8 @@ static void hull_points(void **state)
             check_ok(kq_allocate_bits(s, N, spent / total, &a, &err));
             const double best = brute(s, spent / total);
             if (!(fabs(a.average - spent / total) < 1e-9) || !(a.loss <= best * (1 + 1e-9)))
-                fail_msg("draw %d, %g bits: average %g, loss %g, the best is %g", draws, spent / total, a.average, a.loss, best);
+                fail_msg("draw %d, %g bits: average %g, loss %g, the best is %g", draws, spent / total,
+                         a.average, a.loss, best);
         }
     }
 }
@@ -134,14 +141,17 @@ static void refused(void **state)
     check_ok(kq_allocate_bits(s, 2, 3.0, &a, &err));
     assert_true(s[0].bits == 4 && s[1].bits == 2 && a.loss == 4);
     s[0].loss[1] = NAN;
-    check_fails(kq_allocate_bits(s, 2, 3.0, &a, &err), KQ_E_NUMERIC, "module 0: the forecast of its loss at 3 bits");
-    kq_share dead[2] = {{.weights = 10}, {.weights = 10, .loss = {3, 2, 1}}}; /* nothing to save in the first: its bits stay unspent */
+    check_fails(kq_allocate_bits(s, 2, 3.0, &a, &err), KQ_E_NUMERIC,
+                "module 0: the forecast of its loss at 3 bits");
+    /* nothing to save in the first: its bits stay unspent */
+    kq_share dead[2] = {{.weights = 10}, {.weights = 10, .loss = {3, 2, 1}}};
     check_ok(kq_allocate_bits(dead, 2, 4, &a, &err));
     assert_true(dead[0].bits == 2 && dead[1].bits == 4 && a.loss == 1 && a.bound == 1);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(against_all_assignments), cmocka_unit_test(hull_points), cmocka_unit_test(refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(against_all_assignments),
+                                       cmocka_unit_test(hull_points), cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

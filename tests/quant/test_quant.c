@@ -1,5 +1,6 @@
-/* The parts that a resumable run stands on (spill files, jobs, seals), calibration windows, factor files, the sweep's gradients against PyTorch's,
- * and the whole of kq_quantize: a packed model predicts what its dequantized weights predict. */
+/* The parts that a resumable run stands on (spill files, jobs, seals), calibration windows, factor
+ * files, the sweep's gradients against PyTorch's, and the whole of kq_quantize: a packed model predicts
+ * what its dequantized weights predict. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -132,7 +133,8 @@ static void job_life(void **state)
 
     check_ok(kq_job_open(done, work, settings, false, false, &a, &err));
     assert_true(!a.complete && kq_path_is_dir(work));
-    check_fails(kq_job_open(done, work, settings, true, false, &b, &err), KQ_E_IO, "another kronq is at work");
+    check_fails(kq_job_open(done, work, settings, true, false, &b, &err), KQ_E_IO,
+                "another kronq is at work");
     kq_job_close(&a);
     assert_true(!kq_path_exists(work)); /* nothing in it was worth keeping */
 
@@ -144,14 +146,26 @@ static void job_life(void **state)
     kq_job_close(&a); /* twice is fine */
     assert_true(kq_path_exists(path));
     check_fails(kq_job_open(done, work, settings, false, false, &b, &err), KQ_E_ARG, "--resume continues it");
-    check_fails(kq_job_open(done, work, "{\"bits\": 3, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, false, &b, &err), KQ_E_MISMATCH, "started with bits 2, now it is 3");
-    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.2, \"name\": \"x\"}}", true, false, &b, &err), KQ_E_MISMATCH, "started with deep.tol 0.1");
-    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.1}}", true, false, &b, &err), KQ_E_MISMATCH, "started with deep.name \"x\", now without");
-    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"more\": 1, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true, false, &b, &err), KQ_E_MISMATCH, "more absent");
+    check_fails(kq_job_open(done, work, "{\"bits\": 3, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true,
+                            false, &b, &err),
+                KQ_E_MISMATCH, "started with bits 2, now it is 3");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.2, \"name\": \"x\"}}", true,
+                            false, &b, &err),
+                KQ_E_MISMATCH, "started with deep.tol 0.1");
+    check_fails(kq_job_open(done, work, "{\"bits\": 2, \"deep\": {\"tol\": 0.1}}", true, false, &b, &err),
+                KQ_E_MISMATCH, "started with deep.name \"x\", now without");
+    check_fails(kq_job_open(done, work,
+                            "{\"bits\": 2, \"more\": 1, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", true,
+                            false, &b, &err),
+                KQ_E_MISMATCH, "more absent");
     assert_true(kq_path_exists(path));
-    /* without --resume the message tells what differs; --fresh discards the work, and nothing that is not kronq's */
-    check_fails(kq_job_open(done, work, "{\"bits\": 4, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", false, false, &b, &err), KQ_E_ARG,
-                "started with bits 2, now it is 4; --resume with the same settings continues it, --fresh discards it");
+    /* without --resume the message tells what differs; --fresh discards the work, and nothing that is
+     * not kronq's */
+    check_fails(kq_job_open(done, work, "{\"bits\": 4, \"deep\": {\"tol\": 0.1, \"name\": \"x\"}}", false,
+                            false, &b, &err),
+                KQ_E_ARG,
+                "started with bits 2, now it is 4; --resume with the same settings continues it, --fresh "
+                "discards it");
     char foreign[400];
     snprintf(foreign, sizeof foreign, "%s/notes.txt", work);
     write_text(foreign, "mine");
@@ -173,7 +187,8 @@ static void job_life(void **state)
     check_ok(kq_job_open(done, work, settings, true, false, &b, &err));
     assert_true(b.complete && b.lock < 0 && !kq_path_exists(work));
     kq_job_close(&b);
-    check_fails(kq_job_open(done, work, settings, false, true, &b, &err), KQ_E_ARG, "exists already"); /* --fresh does not touch results */
+    /* --fresh does not touch results */
+    check_fails(kq_job_open(done, work, settings, false, true, &b, &err), KQ_E_ARG, "exists already");
     unlink(done);
 
     /* folders that were made go when nothing stays in them; a folder that is the user's is none to work in */
@@ -186,7 +201,8 @@ static void job_life(void **state)
     check_ok(kq_mkdirs(deep, &err));
     snprintf(foreign, sizeof foreign, "%s/notes.txt", deep);
     write_text(foreign, "mine");
-    check_fails(kq_job_open(done, deep, settings, false, true, &a, &err), KQ_E_ARG, "files that are not kronq's");
+    check_fails(kq_job_open(done, deep, settings, false, true, &a, &err), KQ_E_ARG,
+                "files that are not kronq's");
     assert_true(kq_path_exists(foreign));
 
     /* what died before its settings were written cannot be trusted */
@@ -237,8 +253,11 @@ static void windows_of_texts(void **state)
     in_dir(a, "a.txt");
     in_dir(b, "b.jsonl");
     write_text(a, "the water of the people and the long day, one by one");
-    write_text(b, "{\"text\": \"many words for her\"}\n\r\n{\"id\": 3, \"text\": \"what \\u00e9 would he\"}\n");
-    const char *const files[] = {a, b}, *const documents[] = {"the water of the people and the long day, one by one", "many words for her", "what \u00e9 would he"};
+    write_text(b,
+               "{\"text\": \"many words for her\"}\n\r\n{\"id\": 3, \"text\": \"what \\u00e9 would he\"}\n");
+    const char *const files[] = {a, b}, *const documents[] = {
+                                            "the water of the people and the long day, one by one",
+                                            "many words for her", "what \u00e9 would he"};
     int32_t all[400], *ids;
     kq_windows w;
     uint32_t picked[100];
@@ -256,28 +275,34 @@ static void windows_of_texts(void **state)
     for (size_t n_seq = 1; n_seq <= windows; n_seq++) {
         for (size_t other = 1; other <= windows; other++) { /* alone, and beside another count */
             const size_t counts[] = {n_seq, other};
-            check_ok(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, counts, other == n_seq ? 1 : 2, T, &w, &err));
+            check_ok(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, counts, other == n_seq ? 1 : 2, T,
+                                     &w, &err));
             assert_int_equal(w.of, windows);
             assert_true(w.n >= n_seq && w.n >= other && w.n <= n_seq + other);
             for (int c = 0; c < 2; c++) {
                 kq_windows_pick(&w, counts[c], picked);
                 for (size_t i = 0; i < counts[c]; i++) {
                     assert_int_equal(w.number[picked[i]], i * (windows / counts[c]));
-                    assert_memory_equal(w.ids + picked[i] * T, all + i * (windows / counts[c]) * T, T * sizeof *ids);
+                    assert_memory_equal(w.ids + picked[i] * T, all + i * (windows / counts[c]) * T,
+                                        T * sizeof *ids);
                 }
             }
             kq_windows_free(&w);
         }
     }
     const size_t one = 1, many = windows + 1;
-    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &many, 1, T, &w, &err), KQ_E_ARG, "are asked for");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &many, 1, T, &w, &err), KQ_E_ARG,
+                "are asked for");
     assert_null(w.ids);
     write_text(b, "");
-    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_ARG, "b.jsonl: holds no text");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_ARG,
+                "b.jsonl: holds no text");
     write_text(b, "{\"text\": \"x\"}\n{\"txt\": \"y\"}\n");
-    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 2 has no \"text\" string");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT,
+                "line 2 has no \"text\" string");
     write_text(b, "{\"text\": \"x\"}\n\n[1,\n");
-    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT, "line 3");
+    check_fails(kq_text_windows(&(kq_text_how){.tok = tok}, files, 2, &one, 1, T, &w, &err), KQ_E_FORMAT,
+                "line 3");
     kq_tokenizer_close(tok);
 }
 
@@ -308,7 +333,8 @@ static void factors_come_back(void **state)
         for (int p = 0; p < 2; p++) {
             kq_factor_part *part = kq_factor_part_new(bf16);
             in_dir(paths[p], p ? "part1" : "part0");
-            check_ok(kq_factor_part_add(part, p ? "layers.1.b" : "layers.0.a", H_in[p], N, p ? NULL : H_out, M, &r, &err));
+            check_ok(kq_factor_part_add(part, p ? "layers.1.b" : "layers.0.a", H_in[p], N, p ? NULL : H_out,
+                                        M, &r, &err));
             check_ok(kq_factor_part_write(part, paths[p], &err));
             kq_factor_part_free(part);
         }
@@ -317,12 +343,14 @@ static void factors_come_back(void **state)
             kq_factor_file *f;
             bool has_out;
             in_dir(file, sharded ? "f-sharded" : "f-whole");
-            check_ok(kq_factors_gather(file, parts, 2, "{\"model\": \"m\"}", sharded ? 1 : 1 << 20, &bytes, &err));
+            check_ok(
+                kq_factors_gather(file, parts, 2, "{\"model\": \"m\"}", sharded ? 1 : 1 << 20, &bytes, &err));
             assert_int_equal(bytes, (2 * N * (N + 1) / 2 + M * (M + 1) / 2) * (bf16 ? 2 : 4));
             check_ok(kq_factor_file_open(file, &f, &err));
             assert_string_equal(kq_factor_file_settings(f), "{\"model\": \"m\"}");
             for (int p = 0; p < 2; p++) {
-                check_ok(kq_factor_file_read(f, p ? "layers.1.b" : "layers.0.a", M, N, in, out, &has_out, &lack, &err));
+                check_ok(kq_factor_file_read(f, p ? "layers.1.b" : "layers.0.a", M, N, in, out, &has_out,
+                                             &lack, &err));
                 assert_true(has_out == !p);
                 check_close(in, H_in[p], N * N, bf16 ? 0.004 : 0); /* bf16 keeps 8 bits */
                 if (has_out)
@@ -330,12 +358,18 @@ static void factors_come_back(void **state)
             }
             check_ok(kq_factor_file_check(f, "layers.0.a", M, N, true, &lack, &err));
             check_ok(kq_factor_file_check(f, "layers.1.b", M, N, false, &lack, &err));
-            check_fails(kq_factor_file_check(f, "layers.1.b", M, N, true, &lack, &err), KQ_E_MISMATCH, "no layers.1.b.H_out");
-            check_fails(kq_factor_file_check(f, "layers.2.c", M, N, false, &lack, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
-            check_fails(kq_factor_file_check(f, "layers.0.a", M + 1, N, true, &lack, &err), KQ_E_SHAPE, "a triangle of order 6");
-            check_fails(kq_factor_file_check(f, "layers.0.a", M, N - 1, true, &lack, &err), KQ_E_SHAPE, "a triangle of order 8");
-            check_fails(kq_factor_file_read(f, "layers.2.c", M, N, in, out, &has_out, &lack, &err), KQ_E_MISMATCH, "holds no factors of layers.2.c");
-            check_fails(kq_factor_file_read(f, "layers.0.a", M, N - 1, in, out, &has_out, &lack, &err), KQ_E_SHAPE, "a triangle of order 8");
+            check_fails(kq_factor_file_check(f, "layers.1.b", M, N, true, &lack, &err), KQ_E_MISMATCH,
+                        "no layers.1.b.H_out");
+            check_fails(kq_factor_file_check(f, "layers.2.c", M, N, false, &lack, &err), KQ_E_MISMATCH,
+                        "holds no factors of layers.2.c");
+            check_fails(kq_factor_file_check(f, "layers.0.a", M + 1, N, true, &lack, &err), KQ_E_SHAPE,
+                        "a triangle of order 6");
+            check_fails(kq_factor_file_check(f, "layers.0.a", M, N - 1, true, &lack, &err), KQ_E_SHAPE,
+                        "a triangle of order 8");
+            check_fails(kq_factor_file_read(f, "layers.2.c", M, N, in, out, &has_out, &lack, &err),
+                        KQ_E_MISMATCH, "holds no factors of layers.2.c");
+            check_fails(kq_factor_file_read(f, "layers.0.a", M, N - 1, in, out, &has_out, &lack, &err),
+                        KQ_E_SHAPE, "a triangle of order 8");
             kq_factor_file_close(f);
             snprintf(shard, sizeof shard, "%s-00002-of-00002.safetensors", file);
             assert_true(kq_path_exists(shard) == (sharded == 1));
@@ -355,10 +389,13 @@ static void factors_come_back(void **state)
     kq_factor_part_free(part);
     check_ok(kq_factors_gather(file, parts, 1, "{}", 1 << 20, &bytes, &err));
     check_ok(kq_factor_file_open(file, &f, &err));
-    check_fails(kq_factor_file_read(f, "layers.0.a", M, N, in, out, &has_out, &lack, &err), KQ_E_NUMERIC, "layers.0.a.H_in[6]");
+    check_fails(kq_factor_file_read(f, "layers.0.a", M, N, in, out, &has_out, &lack, &err), KQ_E_NUMERIC,
+                "layers.0.a.H_in[6]");
     kq_factor_file_close(f);
-    const char *const bad[] = {"{\"kronq.factors\": \"{}\", \"files\": [\"../x\"]}", "{\"kronq.factors\": \"{}\", \"files\": []}", "{\"files\": [\"x\"]}",
-                               "{\"kronq.factors\": \"{}\", \"files\": [7]}", "{\"kronq.factors\": 1, \"files\": [\"x\"]}"};
+    const char *const bad[] = {"{\"kronq.factors\": \"{}\", \"files\": [\"../x\"]}",
+                               "{\"kronq.factors\": \"{}\", \"files\": []}", "{\"files\": [\"x\"]}",
+                               "{\"kronq.factors\": \"{}\", \"files\": [7]}",
+                               "{\"kronq.factors\": 1, \"files\": [\"x\"]}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         write_text(file, bad[i]);
         check_fails(kq_factor_file_open(file, &f, &err), KQ_E_FORMAT, file);
@@ -382,9 +419,11 @@ static bool never_done(void *ctx, size_t layer)
     return false;
 }
 
-/* With one sequence there is one gradient G: tr(H_in) tr(H_out) is its squared norm. With flipflop and G of full rank each factor also has a shape
- * to check: for one sample H_out after a whole round is proportional to G Hi^-1 G^T. The norm is what is checked here. */
-static kq_status compare_norm(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
+/* With one sequence there is one gradient G: tr(H_in) tr(H_out) is its squared norm. With flipflop and G
+ * of full rank each factor also has a shape to check: for one sample H_out after a whole round is
+ * proportional to G Hi^-1 G^T. The norm is what is checked here. */
+static kq_status compare_norm(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
+                              const kq_factor_report *r, kq_error *err)
 {
     norms *c = ctx;
     char name[128], tensor[160];
@@ -446,13 +485,28 @@ static void sweep_gradients_are_pytorchs(void **state)
         factor.threads = 2;
         factor.method = methods[i];
         const kq_sweep_estimate estimate = {.factor = &factor, .batch = 1, .n_seq = 1};
-        kq_sweep s = {.weights = &w, .ids = copy, .n_seq = 1, .T = ids->n_elem, .estimates = &estimate, .n_estimates = 1, .draws = 1, .isa = kq_isa_best(), .compute = KQ_F32, .threads = 2,
-                      .wanted = wanted, .job = &job, .ctx = &c, .done = never_done, .linear = compare_norm, .block = count_block};
+        kq_sweep s = {.weights = &w,
+                      .ids = copy,
+                      .n_seq = 1,
+                      .T = ids->n_elem,
+                      .estimates = &estimate,
+                      .n_estimates = 1,
+                      .draws = 1,
+                      .isa = kq_isa_best(),
+                      .compute = KQ_F32,
+                      .threads = 2,
+                      .wanted = wanted,
+                      .job = &job,
+                      .ctx = &c,
+                      .done = never_done,
+                      .linear = compare_norm,
+                      .block = count_block};
         kq_sweep_report report;
         check_ok(kq_sweep_run(&s, &report, &err));
         assert_int_equal(c.seen, 14);
         assert_int_equal(c.layers, 2);
-        if (!(c.worst < 0.01)) /* block inputs and gradients are kept in bf16 on the way: 2^-9 each, squared, over two blocks */
+        if (!(c.worst < 0.01)) /* block inputs and gradients are kept in bf16 on the way: 2^-9 each, squared,
+                                  over two blocks */
             fail_msg("%s: squared gradient norms are off by up to %.3g", models[i], c.worst);
         const kq_tensor *nll = kq_st_find(c.golden, "nll");
         double mean = 0;
@@ -473,9 +527,13 @@ static void sweep_gradients_are_pytorchs(void **state)
 /* ---- methods over tokens ---- */
 
 /* H_in and H_out of every linear, kept as the sweep hands them out. */
-typedef struct kept { float *in[3][KQ_N_LINEAR], *out[3][KQ_N_LINEAR]; kq_config cfg; } kept;
+typedef struct kept {
+    float *in[3][KQ_N_LINEAR], *out[3][KQ_N_LINEAR];
+    kq_config cfg;
+} kept;
 
-static kq_status keep_factors(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out, const kq_factor_report *r, kq_error *err)
+static kq_status keep_factors(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
+                              const kq_factor_report *r, kq_error *err)
 {
     kept *k = ctx;
     size_t m, n;
@@ -511,7 +569,8 @@ static double apart(const float *a, const float *b, size_t n)
     return worst / most;
 }
 
-static void token_sweep(const char *name, kq_method method, int passes, size_t draws, const uint8_t *wanted, int threads, kept *k)
+static void token_sweep(const char *name, kq_method method, int passes, size_t draws, const uint8_t *wanted,
+                        int threads, kept *k)
 {
     kq_error err;
     kq_source *src;
@@ -533,9 +592,23 @@ static void token_sweep(const char *name, kq_method method, int passes, size_t d
     factor.passes = passes;
     factor.threads = threads;
     const kq_sweep_estimate estimate = {.factor = &factor, .batch = 1, .n_seq = SEQ};
-    kq_sweep s = {.weights = &w, .ids = ids, .n_seq = SEQ, .T = T, .estimates = &estimate, .n_estimates = 1, .draws = draws, .sampled_labels = draws > 1, .isa = kq_isa_best(),
-                  .compute = KQ_F32, .threads = threads, .wanted = wanted, .job = &job, .ctx = k, .done = never_done,
-                  .linear = keep_factors, .block = block_kept};
+    kq_sweep s = {.weights = &w,
+                  .ids = ids,
+                  .n_seq = SEQ,
+                  .T = T,
+                  .estimates = &estimate,
+                  .n_estimates = 1,
+                  .draws = draws,
+                  .sampled_labels = draws > 1,
+                  .isa = kq_isa_best(),
+                  .compute = KQ_F32,
+                  .threads = threads,
+                  .wanted = wanted,
+                  .job = &job,
+                  .ctx = k,
+                  .done = never_done,
+                  .linear = keep_factors,
+                  .block = block_kept};
     kq_sweep_report report;
     check_ok(kq_sweep_run(&s, &report, &err));
     kq_job_finish(&job);
@@ -557,7 +630,8 @@ static void free_kept(kept *k)
 enum { WAYS_SEQ = 12 };
 
 /* Three blocks of the tiny model; two estimates where case_ says so. */
-static void way_sweep(const char *name, int case_, kq_gradient_way way, int threads, int workers, size_t chunk_bytes, size_t stream_bytes, kept k[2])
+static void way_sweep(const char *name, int case_, kq_gradient_way way, int threads, int workers,
+                      size_t chunk_bytes, size_t stream_bytes, kept k[2])
 {
     kq_error err;
     kq_source *src;
@@ -581,14 +655,31 @@ static void way_sweep(const char *name, int case_, kq_gradient_way way, int thre
     f[0].max_iter = f[1].max_iter = 3;
     f[0].early = 5; /* of 12 */
     f[0].threads = f[1].threads = threads;
-    const kq_sweep_estimate e[2] = {{.factor = &f[0], .batch = case_ == 3 ? 3 : 1, .n_seq = WAYS_SEQ, .ctx = &k[0]},
-                                    {.factor = &f[1], .batch = 2, .n_seq = 6, .seq = some, .ctx = &k[1]}};
+    const kq_sweep_estimate e[2] = {
+        {.factor = &f[0], .batch = case_ == 3 ? 3 : 1, .n_seq = WAYS_SEQ, .ctx = &k[0]},
+        {.factor = &f[1], .batch = 2, .n_seq = 6, .seq = some, .ctx = &k[1]}};
     const uint8_t wanted[3] = {127, 0, 1 << KQ_UP | 1 << KQ_DOWN | 1 << KQ_V};
     const bool sampled = case_ == 2;
-    kq_sweep s = {.weights = &w, .ids = ids, .n_seq = WAYS_SEQ, .T = T, .draws = sampled ? 2 : 1, .sampled_labels = sampled, .isa = kq_isa_best(),
-                  .compute = KQ_F32, .threads = threads, .workers = workers, .way = way, .chunk_bytes = chunk_bytes, .stream_bytes = stream_bytes,
-                  .estimates = e, .n_estimates = case_ == 0 || case_ == 3 ? 1 : 2, .wanted = wanted, .job = &job, .done = never_done,
-                  .linear = keep_factors, .block = block_kept};
+    kq_sweep s = {.weights = &w,
+                  .ids = ids,
+                  .n_seq = WAYS_SEQ,
+                  .T = T,
+                  .draws = sampled ? 2 : 1,
+                  .sampled_labels = sampled,
+                  .isa = kq_isa_best(),
+                  .compute = KQ_F32,
+                  .threads = threads,
+                  .workers = workers,
+                  .way = way,
+                  .chunk_bytes = chunk_bytes,
+                  .stream_bytes = stream_bytes,
+                  .estimates = e,
+                  .n_estimates = case_ == 0 || case_ == 3 ? 1 : 2,
+                  .wanted = wanted,
+                  .job = &job,
+                  .done = never_done,
+                  .linear = keep_factors,
+                  .block = block_kept};
     size_t memory, disk, other_memory, other_disk;
     kq_sweep_plan(&k->cfg, &s, &memory, &disk);
     s.way = KQ_WAY_MEMORY;
@@ -624,9 +715,10 @@ static void same_factors(const kept *a, const kept *b, double tolerance)
         }
 }
 
-/* One estimate over whole gradients; a flipflop of all sequences beside a fastkron of pairs of some of them; the same with two draws of the
- * labels; batches of three. On disk and made again, all estimates together or one by one, at any number of threads: the bytes of memory. With
- * fewer samples at a time: the same to 1e-3. */
+/* One estimate over whole gradients; a flipflop of all sequences beside a fastkron of pairs of some of
+ * them; the same with two draws of the labels; batches of three. On disk and made again, all estimates
+ * together or one by one, at any number of threads: the bytes of memory. With fewer samples at a time:
+ * the same to 1e-3. */
 static void gradient_ways_agree(void **state)
 {
     (void)state;
@@ -636,9 +728,17 @@ static void gradient_ways_agree(void **state)
         memset(got, 0, sizeof got);
         way_sweep("way-memory", c, KQ_WAY_MEMORY, 2, 0, 0, 0, want);
         for (int k = 0; k < 5; k++) {
-            static const struct { kq_gradient_way way; int threads, workers; size_t chunk, stream; } ways[] = {
-                {KQ_WAY_MEMORY, 3, 1, 0, 0}, {KQ_WAY_DISK, 2, 1, 0, 0}, {KQ_WAY_DISK, 1, 0, 0, 0}, {KQ_WAY_STREAM, 2, 0, 0, 0}, {KQ_WAY_STREAM, 3, 2, 0, 1}};
-            way_sweep("way-other", c, ways[k].way, ways[k].threads, ways[k].workers, ways[k].chunk, ways[k].stream, got);
+            static const struct {
+                kq_gradient_way way;
+                int threads, workers;
+                size_t chunk, stream;
+            } ways[] = {{KQ_WAY_MEMORY, 3, 1, 0, 0},
+                        {KQ_WAY_DISK, 2, 1, 0, 0},
+                        {KQ_WAY_DISK, 1, 0, 0, 0},
+                        {KQ_WAY_STREAM, 2, 0, 0, 0},
+                        {KQ_WAY_STREAM, 3, 2, 0, 1}};
+            way_sweep("way-other", c, ways[k].way, ways[k].threads, ways[k].workers, ways[k].chunk,
+                      ways[k].stream, got);
             for (int e = 0; e < 2; e++) {
                 same_factors(&want[e], &got[e], 0);
                 free_kept(&got[e]);
@@ -653,8 +753,8 @@ static void gradient_ways_agree(void **state)
     }
 }
 
-/* kfac's and yaqa-a's first H_in are input-only's, found going down instead of up; yaqa-a's second pass weights kfac's H_out; and no method's
- * result depends on the threads. */
+/* kfac's and yaqa-a's first H_in are input-only's, found going down instead of up; yaqa-a's second pass
+ * weights kfac's H_out; and no method's result depends on the threads. */
 static void token_methods_agree(void **state)
 {
     (void)state;
@@ -678,10 +778,12 @@ static void token_methods_agree(void **state)
                 assert_true(one.out[l][id][i * m + i] >= 0 && isfinite(one.out[l][id][i * m + i]));
         }
     free_kept(&kfac);
-    const uint8_t some[3] = {0, 1 << KQ_K | 1 << KQ_UP, 0}; /* not the first of those that share an input */
+    /* not the first of those that share an input */
+    const uint8_t some[3] = {0, 1 << KQ_K | 1 << KQ_UP, 0};
     token_sweep("tok-some", KQ_KFAC, 2, 1, some, 2, &kfac);
     assert_null(kfac.in[1][KQ_Q]);
-    assert_true(apart(kfac.in[1][KQ_K], input.in[1][KQ_K], 64) < 1e-5 && apart(kfac.in[1][KQ_UP], input.in[1][KQ_UP], 64) < 1e-5);
+    assert_true(apart(kfac.in[1][KQ_K], input.in[1][KQ_K], 64) < 1e-5 &&
+                apart(kfac.in[1][KQ_UP], input.in[1][KQ_UP], 64) < 1e-5);
     free_kept(&input);
     free_kept(&kfac);
     free_kept(&one);
@@ -714,7 +816,10 @@ static void packed_predicts_as_dequantized(void **state)
     (void)state;
     kq_error err;
     const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
-    const struct { int bits, embed_bits; const char *code; } cases[] = {{2, 8, "hyb"}, {4, 4, "1mad"}, {3, 16, "3inst"}};
+    const struct {
+        int bits, embed_bits;
+        const char *code;
+    } cases[] = {{2, 8, "hyb"}, {4, 4, "1mad"}, {3, 16, "3inst"}};
     for (int i = 0; i < 3; i++) {
         char out[256], dense[256], path[300], cmd[1200], name[32];
         kq_model_file *m;
@@ -728,7 +833,9 @@ static void packed_predicts_as_dequantized(void **state)
         /* the same model with every weight in f32, as a plain folder */
         snprintf(name, sizeof name, "dense%d", i);
         in_dir(dense, name);
-        snprintf(cmd, sizeof cmd, "cp -r '%s/tiny_cli/hf' '%s' && chmod -R u+w '%s' && rm '%s/model.safetensors'", KRONQ_GOLDEN_DIR, dense, dense, dense);
+        snprintf(cmd, sizeof cmd,
+                 "cp -r '%s/tiny_cli/hf' '%s' && chmod -R u+w '%s' && rm '%s/model.safetensors'",
+                 KRONQ_GOLDEN_DIR, dense, dense, dense);
         assert_int_equal(system(cmd), 0);
         check_ok(kq_model_file_open(out, KQ_ISA_REF, &m, &err));
         const kq_weights *p = kq_model_file_weights(m);
@@ -737,15 +844,21 @@ static void packed_predicts_as_dequantized(void **state)
         for (int pass = 0; pass < 2; pass++) {
             float *x = kq_alloc(384 * 64, sizeof *x);
             char tensor[160];
-            const char *const rows[] = {"model.embed_tokens.weight", "model.norm.weight", "model.layers.%d.input_layernorm.weight", "model.layers.%d.post_attention_layernorm.weight"};
+            const char *const rows[] = {"model.embed_tokens.weight", "model.norm.weight",
+                                        "model.layers.%d.input_layernorm.weight",
+                                        "model.layers.%d.post_attention_layernorm.weight"};
             for (int r = 0; r < 4; r++) {
                 for (int l = 0; l < (r < 2 ? 1 : 3); l++) {
                     snprintf(tensor, sizeof tensor, "%s", rows[r]);
                     if (r >= 2)
-                        snprintf(tensor, sizeof tensor, r == 2 ? "model.layers.%d.input_layernorm.weight" : "model.layers.%d.post_attention_layernorm.weight", l);
+                        snprintf(tensor, sizeof tensor,
+                                 r == 2 ? "model.layers.%d.input_layernorm.weight"
+                                        : "model.layers.%d.post_attention_layernorm.weight",
+                                 l);
                     const size_t n = r ? 64 : 384, cols = r ? 1 : 64;
                     if (pass == 0) {
-                        check_ok(kq_st_writer_declare(w, tensor, KQ_T_F32, r ? 1 : 2, (size_t[]){n, cols}, &err));
+                        check_ok(
+                            kq_st_writer_declare(w, tensor, KQ_T_F32, r ? 1 : 2, (size_t[]){n, cols}, &err));
                     } else {
                         check_ok(p->rows(p->ctx, tensor, 0, n, x, &err));
                         check_ok(kq_st_writer_data(w, x, n * cols * sizeof *x, &err));
@@ -782,9 +895,12 @@ static void packed_predicts_as_dequantized(void **state)
         check_ok(kq_eval_text(dense, NULL, text[0], &e, &json, &err));
         json_t *b = json_loads(json, 0, NULL);
         free(json);
-        const double ppl_a = json_number_value(json_object_get(a, "ppl")), ppl_b = json_number_value(json_object_get(b, "ppl"));
-        if (!(fabs(ppl_a / ppl_b - 1) < 0.005) || !(fabs(json_number_value(json_object_get(a, "kld"))) < 1e-4))
-            fail_msg("%g bits: perplexity %.4f packed, %.4f dequantized, KL divergence %.3g", o.bits, ppl_a, ppl_b, json_number_value(json_object_get(a, "kld")));
+        const double ppl_a = json_number_value(json_object_get(a, "ppl")),
+                     ppl_b = json_number_value(json_object_get(b, "ppl"));
+        if (!(fabs(ppl_a / ppl_b - 1) < 0.005) ||
+            !(fabs(json_number_value(json_object_get(a, "kld"))) < 1e-4))
+            fail_msg("%g bits: perplexity %.4f packed, %.4f dequantized, KL divergence %.3g", o.bits, ppl_a,
+                     ppl_b, json_number_value(json_object_get(a, "kld")));
         json_decref(a);
         json_decref(b);
     }
@@ -802,17 +918,22 @@ static void same_files(const char *a, const char *b)
     kq_map_close(&y);
 }
 
-/* Factors of several methods, numbers of tokens and settings out of one pass are the bytes of as many calibrations; also after interruptions, and when
- * some of the files are there already. */
+/* Factors of several methods, numbers of tokens and settings out of one pass are the bytes of as many
+ * calibrations; also after interruptions, and when some of the files are there already. */
 static void several_from_one_pass(void **state)
 {
     (void)state;
     kq_error err;
     const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
     enum { N = 7 };
-    static const struct { const char *method; size_t tokens; double rho; bool input; } rows[N] = {
-        {"flipflop", 256, 1e-2, 0}, {"flipflop", 96, 1e-2, 0}, {"flipflop", 256, 1e-1, 0}, {"fastkron", 160, 1e-2, 0},
-        {"kfac", 96, 1e-2, 0},      {"yaqa-a", 256, 1e-2, 0},  {"input-only", 160, 1e-2, 1}};
+    static const struct {
+        const char *method;
+        size_t tokens;
+        double rho;
+        bool input;
+    } rows[N] = {{"flipflop", 256, 1e-2, 0},  {"flipflop", 96, 1e-2, 0}, {"flipflop", 256, 1e-1, 0},
+                 {"fastkron", 160, 1e-2, 0},  {"kfac", 96, 1e-2, 0},     {"yaqa-a", 256, 1e-2, 0},
+                 {"input-only", 160, 1e-2, 1}};
     for (int kind = 0; kind < 3; kind++) { /* text; labels drawn from the model; text the model writes */
         kq_estimate all[N];
         char files[N][256], alone[256], name[48];
@@ -835,7 +956,8 @@ static void several_from_one_pass(void **state)
         p.common.ctx = &left;
         kq_status status;
         char *report = NULL;
-        while ((status = kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, &report, &err)) == KQ_E_INTERRUPTED) {
+        while ((status = kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, &report,
+                                          &err)) == KQ_E_INTERRUPTED) {
             assert_null(report);
             p.resume = true;
             left = 25 + 20 * ++stops;
@@ -851,12 +973,14 @@ static void several_from_one_pass(void **state)
                 q.calibration.draws = 1;
             }
             snprintf(name, sizeof name, "alone%d-%d.safetensors", kind, i);
-            check_ok(kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(alone, name), &q, false, NULL, &err));
+            check_ok(
+                kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(alone, name), &q, false, NULL, &err));
             same_files(files[i], alone);
         }
         if (kind)
             continue;
-        in_dir(alone, "alone0-2.safetensors"); /* one is gone: it is made again, the others are recognised */
+        /* one is gone: it is made again, the others are recognised */
+        in_dir(alone, "alone0-2.safetensors");
         unlink(files[2]);
         left = 1 << 30;
         check_ok(kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, NULL, &err));
@@ -865,15 +989,21 @@ static void several_from_one_pass(void **state)
         snprintf(pass, sizeof pass, "%s.pass", files[0]);
         assert_true(!kq_path_exists(pass) && !mkdir(pass, 0777));
         check_ok(kq_file_write((snprintf(part, sizeof part, "%s/job.json", pass), part), "{}", 2, &err));
-        check_ok(kq_file_write((snprintf(part, sizeof part, "%s/input-00000.bf16", pass), part), "x", 1, &err));
+        check_ok(
+            kq_file_write((snprintf(part, sizeof part, "%s/input-00000.bf16", pass), part), "x", 1, &err));
         check_ok(kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, NULL, &err));
         assert_false(kq_path_exists(pass));
         all[3].calibration.tokens = 192;
-        check_fails(kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, NULL, &err), KQ_E_MISMATCH, "with other settings");
+        check_fails(kq_calibrate_all(KRONQ_GOLDEN_DIR "/tiny_cli/hf", all, N, &p, false, NULL, &err),
+                    KQ_E_MISMATCH, "with other settings");
     }
 }
 
-typedef struct stages { const char *stop; double at; bool forward, loss, stopped; } stages;
+typedef struct stages {
+    const char *stop;
+    double at;
+    bool forward, loss, stopped;
+} stages;
 
 static int watch_stages(void *ctx, const char *stage, double fraction, const char *note)
 {
@@ -887,13 +1017,14 @@ static int watch_stages(void *ctx, const char *stage, double fraction, const cha
     return s->stopped;
 }
 
-/* A run that was stopped on the way down goes on from there: neither the forward pass nor the loss is done again, also where the blocks that were
- * left behind are not wanted. */
+/* A run that was stopped on the way down goes on from there: neither the forward pass nor the loss is
+ * done again, also where the blocks that were left behind are not wanted. */
 static void resumes_on_the_way_down(void **state)
 {
     (void)state;
     kq_error err;
-    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"}, *const only[] = {NULL, "layers\\.0\\."};
+    const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"}, *const only[] = {NULL,
+                                                                                         "layers\\.0\\."};
     for (int i = 0; i < 2; i++)
         for (int third = 1; third < 3; third++) {
             char out[256], name[32];
@@ -903,7 +1034,9 @@ static void resumes_on_the_way_down(void **state)
             o.common.progress = watch_stages;
             o.common.ctx = &s;
             snprintf(name, sizeof name, "down-%d-%d.f", i, third);
-            check_fails(kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(out, name), &o, false, NULL, &err), KQ_E_INTERRUPTED, "stopped");
+            check_fails(
+                kq_calibrate(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(out, name), &o, false, NULL, &err),
+                KQ_E_INTERRUPTED, "stopped");
             assert_true(s.forward && s.loss);
             s = (stages){0};
             o.resume = true;
@@ -912,7 +1045,8 @@ static void resumes_on_the_way_down(void **state)
         }
 }
 
-/* Sums over batches: from stored sums when all estimates share the batch, else from each sequence's gradient, which was rounded to bf16 once. */
+/* Sums over batches: from stored sums when all estimates share the batch, else from each sequence's
+ * gradient, which was rounded to bf16 once. */
 static void batches_beside_each_other(void **state)
 {
     (void)state;
@@ -941,9 +1075,12 @@ static void batches_beside_each_other(void **state)
         check_ok(kq_factor_file_open(alone, &b, &err));
         enum { IN = 112, OUT = 64 };
         static float H[4][IN * IN];
-        check_ok(kq_factor_file_read(a, "model.layers.1.mlp.down_proj", OUT, IN, H[0], H[1], &has_out, &lack, &err));
-        check_ok(kq_factor_file_read(b, "model.layers.1.mlp.down_proj", OUT, IN, H[2], H[3], &has_out, &lack, &err));
-        assert_true(apart(H[0], H[2], IN) < (i ? 3e-3 : 1e-12) && apart(H[1], H[3], OUT) < (i ? 3e-3 : 1e-12));
+        check_ok(kq_factor_file_read(a, "model.layers.1.mlp.down_proj", OUT, IN, H[0], H[1], &has_out, &lack,
+                                     &err));
+        check_ok(kq_factor_file_read(b, "model.layers.1.mlp.down_proj", OUT, IN, H[2], H[3], &has_out, &lack,
+                                     &err));
+        assert_true(apart(H[0], H[2], IN) < (i ? 3e-3 : 1e-12) &&
+                    apart(H[1], H[3], OUT) < (i ? 3e-3 : 1e-12));
         kq_factor_file_close(a);
         kq_factor_file_close(b);
     }
@@ -990,8 +1127,9 @@ static void quantizing_without_memory(void **state)
     }
 }
 
-/* Stopped at every call of progress in turn: KQ_E_INTERRUPTED, and a resumed run gives the bytes of an uninterrupted one. Also where bits are shared
- * out, which has more stages: factors of all blocks, forecasts, rounding. */
+/* Stopped at every call of progress in turn: KQ_E_INTERRUPTED, and a resumed run gives the bytes of an
+ * uninterrupted one. Also where bits are shared out, which has more stages: factors of all blocks,
+ * forecasts, rounding. */
 static void interrupted_anywhere(void **state)
 {
     (void)state;
@@ -1002,7 +1140,8 @@ static void interrupted_anywhere(void **state)
         o.only = "layers\\.(0|2)\\.self_attn\\.[ko]_proj";
         o.bits = kind ? 2.7 : 2;
         char whole[256], out[256], cmd[1200], name[32];
-        check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(whole, kind ? "whole-shared" : "whole"), &o, NULL, &err));
+        check_ok(kq_quantize(KRONQ_GOLDEN_DIR "/tiny_cli/hf", in_dir(whole, kind ? "whole-shared" : "whole"),
+                             &o, NULL, &err));
         int stops = 0;
         for (int n = 1;; n += 5) {
             int left = n;
@@ -1029,12 +1168,20 @@ static void interrupted_anywhere(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(spill_round_trip_and_damage), cmocka_unit_test(job_life), cmocka_unit_test(seals), cmocka_unit_test(windows_of_texts),
-        cmocka_unit_test(factors_come_back), cmocka_unit_test(sweep_gradients_are_pytorchs),
+        cmocka_unit_test(spill_round_trip_and_damage),
+        cmocka_unit_test(job_life),
+        cmocka_unit_test(seals),
+        cmocka_unit_test(windows_of_texts),
+        cmocka_unit_test(factors_come_back),
+        cmocka_unit_test(sweep_gradients_are_pytorchs),
         cmocka_unit_test(gradient_ways_agree),
-        cmocka_unit_test(token_methods_agree), cmocka_unit_test(several_from_one_pass), cmocka_unit_test(batches_beside_each_other), cmocka_unit_test(resumes_on_the_way_down),
+        cmocka_unit_test(token_methods_agree),
+        cmocka_unit_test(several_from_one_pass),
+        cmocka_unit_test(batches_beside_each_other),
+        cmocka_unit_test(resumes_on_the_way_down),
         cmocka_unit_test(packed_predicts_as_dequantized),
-        cmocka_unit_test(quantizing_without_memory), cmocka_unit_test(interrupted_anywhere),
+        cmocka_unit_test(quantizing_without_memory),
+        cmocka_unit_test(interrupted_anywhere),
     };
     kq_kern_init(kq_isa_best());
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -1,5 +1,6 @@
-/* The page of a comparison: well-formed (checked by a small parser here), every row a mark in every figure, nothing fetched or run, and
- * nothing of a file's text as markup. The rows are made by kq_compare; further ones are written into the folder, as no run would make them. */
+/* The page of a comparison: well-formed (checked by a small parser here), every row a mark in every
+ * figure, nothing fetched or run, and nothing of a file's text as markup. The rows are made by
+ * kq_compare; further ones are written into the folder, as no run would make them. */
 #include <ctype.h>
 #include <jansson.h>
 #include <unistd.h>
@@ -35,12 +36,15 @@ static int make_comparison(void **state)
     snprintf(dir, sizeof dir, "report.XXXXXX");
     if (!mkdtemp(dir))
         return 1;
-    const kq_compare_row rows[ROWS] = {
-        row("flipflop:tokens=256", "flipflop", 256, 2, 0), row("flipflop:tokens=256", "flipflop", 256, 2, 1),
-            row("flipflop:tokens=512", "flipflop", 512, 2, 0),
-        row("flipflop:tokens=512", "flipflop", 512, 3, 0), row("fastkron:tokens=256", "fastkron", 256, 2, 0),
-            row("yaqa-b:tokens=256", "yaqa-b", 256, 3, 0),
-        row("input-only:tokens=256", "input-only", 256, 2, 0), row("none", "none", 256, 2, 0), row("none", "none", 256, 4, 0)};
+    const kq_compare_row rows[ROWS] = {row("flipflop:tokens=256", "flipflop", 256, 2, 0),
+                                       row("flipflop:tokens=256", "flipflop", 256, 2, 1),
+                                       row("flipflop:tokens=512", "flipflop", 512, 2, 0),
+                                       row("flipflop:tokens=512", "flipflop", 512, 3, 0),
+                                       row("fastkron:tokens=256", "fastkron", 256, 2, 0),
+                                       row("yaqa-b:tokens=256", "yaqa-b", 256, 3, 0),
+                                       row("input-only:tokens=256", "input-only", 256, 2, 0),
+                                       row("none", "none", 256, 2, 0),
+                                       row("none", "none", 256, 4, 0)};
     kq_compare_options o = kq_compare_defaults();
     o.text = text;
     o.n_text = 1;
@@ -115,8 +119,8 @@ static void well_formed(const char *page)
         if (*p == '&') {
             const char *end = strchr(p, ';');
             const size_t n = end ? (size_t)(end - p) : 99;
-            if (n > 8 || !(p[1] == '#' || !strncmp(p, "&lt;", 4) || !strncmp(p, "&gt;", 4) || !strncmp(p, "&amp;", 5) ||
-                           !strncmp(p, "&quot;", 6)))
+            if (n > 8 || !(p[1] == '#' || !strncmp(p, "&lt;", 4) || !strncmp(p, "&gt;", 4) ||
+                           !strncmp(p, "&amp;", 5) || !strncmp(p, "&quot;", 6)))
                 fail_msg("not a reference: %.40s", p);
         }
         if (*p == '>')
@@ -171,8 +175,8 @@ static void well_formed(const char *page)
 
 static void stands_alone(const char *page)
 {
-    static const char *const never[] = {"http:", "https:", "//", "<script", " src=", "href=", "url(", "@import", "javascript", "onload",
-                                        "nan", "inf "};
+    static const char *const never[] = {"http:", "https:",  "//",         "<script", " src=", "href=",
+                                        "url(",  "@import", "javascript", "onload",  "nan",   "inf "};
     for (size_t i = 0; i < sizeof never / sizeof *never; i++)
         if (strstr(page, never[i]))
             fail_msg("the page holds %s: %.60s", never[i], strstr(page, never[i]));
@@ -181,7 +185,8 @@ static void stands_alone(const char *page)
 static double kld_of(const char *name)
 {
     json_t *o = load("rows", name);
-    const double kld = json_number_value(json_object_get(json_array_get(json_object_get(o, "texts"), 0), "kld"));
+    const double kld =
+        json_number_value(json_object_get(json_array_get(json_object_get(o, "texts"), 0), "kld"));
     json_decref(o);
     return kld;
 }
@@ -198,7 +203,8 @@ static void test_page(void **state)
     assert_int_equal(count(page, "<path class=\"pp "), PREDICTED);
     assert_int_equal(count(strstr(page, "<table id=\"rows\""), "<tr>"), ROWS + 2);
     assert_int_equal(count(page, "figcaption>"), 2 * count(page, "<figure"));
-    /* 3 blocks of 7 linears: a line of the convergence of fastkron and yaqa-b each, and every layer in a histogram */
+    /* 3 blocks of 7 linears: a line of the convergence of fastkron and yaqa-b each, and every layer in a
+     * histogram */
     assert_int_equal(count(page, "<path class=\"line s0 thin\""), 2 * 21 + 1); /* one is the legend's */
     size_t layers = 0, bars = 0;
     for (const char *p = page; (p = strstr(p, "<rect class=\"bar\"")); p++, bars++) {
@@ -208,15 +214,18 @@ static void test_page(void **state)
     assert_true(bars > 1);
     assert_int_equal(layers, 2 * 21);
     assert_non_null(strstr(page, "wrong way round"));
-    /* a map of errors for each number of bits, and one of predicted rises where the best method there predicts */
-    static const char *const at2[] = {"flipflop_tokens=256-2bit-seed0", "flipflop_tokens=256-2bit-seed1",
-                                      "flipflop_tokens=512-2bit-seed0", "fastkron_tokens=256-2bit-seed0",
+    /* a map of errors for each number of bits, and one of predicted rises where the best method there
+     * predicts */
+    static const char *const at2[] = {"flipflop_tokens=256-2bit-seed0",   "flipflop_tokens=256-2bit-seed1",
+                                      "flipflop_tokens=512-2bit-seed0",   "fastkron_tokens=256-2bit-seed0",
                                       "input-only_tokens=256-2bit-seed0", "none-2bit-seed0"},
-                      *const at3[] = {"flipflop_tokens=512-3bit-seed0", "yaqa-b_tokens=256-3bit-seed0"};
+                             *const at3[] = {"flipflop_tokens=512-3bit-seed0",
+                                             "yaqa-b_tokens=256-3bit-seed0"};
     double kld[6];
     for (int i = 0; i < 6; i++)
         kld[i] = kld_of(at2[i]);
-    const double flipflop = fmin((kld[0] + kld[1]) / 2, kld[2]), gradients = fmin(flipflop, kld[3]), others = fmin(kld[4], kld[5]);
+    const double flipflop = fmin((kld[0] + kld[1]) / 2, kld[2]), gradients = fmin(flipflop, kld[3]),
+                 others = fmin(kld[4], kld[5]);
     assert_true(kld_of(at3[0]) > 0 && kld_of(at3[1]) > 0);
     assert_int_equal(count(page, "<rect class=\"cell "), 21 * ((gradients < others ? 2 : 1) + 2 + 1));
     assert_non_null(strstr(page, "prefers-color-scheme: dark"));
@@ -224,24 +233,28 @@ static void test_page(void **state)
     kq_free(page);
 }
 
-/* A row with mixed bits, worth less than the line between its neighbours, and with a name that wants to be markup. */
+/* A row with mixed bits, worth less than the line between its neighbours, and with a name that wants to
+ * be markup. */
 static void test_foreign_rows(void **state)
 {
     (void)state;
     static const char evil[] = "flipflop:tokens=512:</code><script>alert('x')</script>&amp;\"\x07\xc3\xa9";
-    json_t *about = load(NULL, "compare"), *mixed = load("rows", "flipflop_tokens=512-2bit-seed0"), *odd = json_deep_copy(mixed), *m;
+    json_t *about = load(NULL, "compare"), *mixed = load("rows", "flipflop_tokens=512-2bit-seed0"),
+           *odd = json_deep_copy(mixed), *m;
     const char *name;
     size_t i = 0;
-    const double kld = json_number_value(json_object_get(json_array_get(json_object_get(mixed, "texts"), 0), "kld"));
+    const double kld =
+        json_number_value(json_object_get(json_array_get(json_object_get(mixed, "texts"), 0), "kld"));
     json_object_set_new(mixed, "bits", json_real(2.5));
     json_object_set_new(mixed, "bpw", json_real(json_number_value(json_object_get(mixed, "bpw")) + 0.5));
     json_object_set_new(json_array_get(json_object_get(mixed, "texts"), 0), "kld", json_real(0.1 * kld));
-    json_object_foreach (json_object_get(mixed, "modules"), name, m)
+    json_object_foreach(json_object_get(mixed, "modules"), name, m)
         json_object_set_new(m, "bits", json_integer(2 + (json_int_t)(i++ % 2)));
     json_object_set_new(odd, "spec", json_string(evil));
     json_object_set_new(odd, "tokens", json_real(98304));
-    json_object_set_new(json_object_get(odd, "modules"), "model.layers.99999999999.mlp.<b>up_proj",
-                        json_deep_copy(json_object_get(json_object_get(odd, "modules"), "model.layers.0.mlp.up_proj")));
+    json_object_set_new(
+        json_object_get(odd, "modules"), "model.layers.99999999999.mlp.<b>up_proj",
+        json_deep_copy(json_object_get(json_object_get(odd, "modules"), "model.layers.0.mlp.up_proj")));
     json_t *t = json_array_get(json_object_get(odd, "texts"), 0);
     json_object_set_new(t, "kld", json_real(-1e-9)); /* rounding can do that */
     json_object_set_new(t, "loss_rise", json_real(-0.1));
@@ -255,11 +268,13 @@ static void test_foreign_rows(void **state)
     well_formed(page);
     stands_alone(page);
     assert_int_equal(count(page, "<path class=\"pt "), 2 * (ROWS + 2));
-    assert_int_equal(count(page, "<path class=\"pt hollow"), 1); /* against size; against tokens it has a panel of its own */
+    assert_int_equal(count(page, "<path class=\"pt hollow"),
+                     1); /* against size; against tokens it has a panel of its own */
     assert_int_equal(count(page, "<path class=\"pp "), PREDICTED + 2);
     assert_non_null(strstr(page, "1 of 1 mixed results lie below the line"));
     assert_non_null(strstr(page, "Numbers in the cells are its bits"));
-    assert_non_null(strstr(page, "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;amp;&quot;\xef\xbf\xbd\xc3\xa9"));
+    assert_non_null(
+        strstr(page, "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;amp;&quot;\xef\xbf\xbd\xc3\xa9"));
     assert_non_null(strstr(page, "96k"));
     kq_free(page);
     json_array_remove(json_object_get(saved, "rows"), ROWS + 1);
@@ -276,7 +291,9 @@ static void test_hostile(void **state)
     char factors[KQ_CMP_NAME];
     snprintf(factors, sizeof factors, "%s", json_string_value(json_object_get(fast, "factors")));
     json_decref(fast);
-    static const struct { const char *key, *value, *words; } bad[] = {
+    static const struct {
+        const char *key, *value, *words;
+    } bad[] = {
         {"sigma1", "\"<b>\"", "sigma1 is not a number"},
         {"sigma2", "1e40", "sigma2 is not a number"},
         {"residual", "[]", "residual is not a number"},
@@ -289,8 +306,8 @@ static void test_hostile(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         o = load("factors", factors);
         json_t *whole = json_deep_copy(o);
-        json_object_set_new(json_object_get(json_object_get(o, "modules"), "model.layers.0.mlp.up_proj"), bad[i].key,
-                            json_loads(bad[i].value, JSON_DECODE_ANY, NULL));
+        json_object_set_new(json_object_get(json_object_get(o, "modules"), "model.layers.0.mlp.up_proj"),
+                            bad[i].key, json_loads(bad[i].value, JSON_DECODE_ANY, NULL));
         store("factors", factors, o);
         check_fails(kq_report(dir, path, &err), KQ_E_FORMAT, bad[i].words);
         assert_false(kq_path_exists(path));
@@ -316,6 +333,7 @@ static void test_hostile(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_page), cmocka_unit_test(test_foreign_rows), cmocka_unit_test(test_hostile)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_page), cmocka_unit_test(test_foreign_rows),
+                                       cmocka_unit_test(test_hostile)};
     return cmocka_run_group_tests(tests, make_comparison, remove_comparison);
 }

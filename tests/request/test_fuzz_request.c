@@ -10,7 +10,9 @@ enum { ROUNDS = 60000, CAP = 1024 };
 static void mutations(void **state)
 {
     (void)state;
-    static const char *const word[] = {"null", "true", "-1", "1e999", "9223372036854775808", "\"", "[", "{", "}", "]", "\\u0000", "\\ud800", "\xff", "0.0", "[[", "\"prompt\":", "NaN", "-0", ",,"};
+    static const char *const word[] = {
+        "null",    "true", "-1",  "1e999", "9223372036854775808", "\"",  "[",  "{", "}", "]", "\\u0000",
+        "\\ud800", "\xff", "0.0", "[[",    "\"prompt\":",         "NaN", "-0", ",,"};
     kq_rng rng = kq_rng_stream(1, "requests");
     for (int i = 0; i < ROUNDS; i++) {
         uint8_t buf[2 * CAP];
@@ -21,7 +23,7 @@ static void mutations(void **state)
             size_t at = kq_rng_u64(&rng) % n, len = kq_rng_u64(&rng) % 16 + 1, from = kq_rng_u64(&rng) % n;
             switch (kq_rng_u64(&rng) % 5) {
             case 0: buf[at] ^= (uint8_t)(1u << kq_rng_u64(&rng) % 8); break;
-            case 1: buf[at] = (uint8_t)"0123456789,:[]{}\"\\-e. \xe2"[kq_rng_u64(&rng) % 23]; break;
+            case 1: buf[at] = (uint8_t) "0123456789,:[]{}\"\\-e. \xe2"[kq_rng_u64(&rng) % 23]; break;
             case 2: { /* put a word in */
                 const char *w = word[kq_rng_u64(&rng) % (sizeof word / sizeof *word)];
                 size_t m = strlen(w);
@@ -53,9 +55,12 @@ static void mutations(void **state)
 static void heads(void **state)
 {
     (void)state;
-    static const char *const seed[] = {"HGET /v1/models?a=b HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\n",
-                                       "HPOST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\n{}",
-                                       "H\r\nPOST http://x/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"};
+    static const char *const seed[] = {
+        "HGET /v1/models?a=b HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\n",
+        "HPOST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 12\r\nExpect: "
+        "100-continue\r\n\r\n{}",
+        "H\r\nPOST http://x/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\nContent-Length: "
+        "2\r\n\r\n"};
     kq_rng rng = kq_rng_stream(2, "heads");
     for (int i = 0; i < ROUNDS; i++) {
         uint8_t buf[CAP];
@@ -65,7 +70,7 @@ static void heads(void **state)
         for (size_t k = kq_rng_u64(&rng) % 3 + 1; k; k--) {
             const size_t at = kq_rng_u64(&rng) % (n - 1) + 1;
             if (kq_rng_u64(&rng) % 2)
-                buf[at] = (uint8_t)"\r\n :\t/[]0\0\x7f\xff"[kq_rng_u64(&rng) % 12];
+                buf[at] = (uint8_t) "\r\n :\t/[]0\0\x7f\xff"[kq_rng_u64(&rng) % 12];
             else
                 memmove(buf + at, buf + at + 1, --n - at);
         }
@@ -84,6 +89,7 @@ static void deep(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(mutations), cmocka_unit_test(heads), cmocka_unit_test(deep)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(mutations), cmocka_unit_test(heads),
+                                       cmocka_unit_test(deep)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,8 +18,9 @@ static inline float *normal(size_t count, const char *label)
     return x;
 }
 
-/* Symmetric positive definite [n, n] with a decaying spectrum like a Fisher factor's: sum over n + 8 samples of x x^T / n, x noise of
- * uneven variances plus twelve directions of decaying strength. n >= 12. */
+/* Symmetric positive definite [n, n] with a decaying spectrum like a Fisher factor's: sum over n + 8
+ * samples of x x^T / n, x noise of uneven variances plus twelve directions of decaying strength. n >=
+ * 12. */
 static inline float *spd(size_t n, const char *label)
 {
     float *G = normal((n + 8) * n, label), *H = kq_calloc(n * n, sizeof *H);
@@ -50,7 +51,8 @@ static inline double *dense_u(const kq_hadamard *h)
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
             size_t bits = (i / b) & (j / b);
-            U[i * n + j] = (__builtin_popcountll(bits) & 1 ? -1.0 : 1.0) * B[i % b * b + j % b] / sqrt((double)n);
+            U[i * n + j] =
+                (__builtin_popcountll(bits) & 1 ? -1.0 : 1.0) * B[i % b * b + j % b] / sqrt((double)n);
         }
     return U;
 }

@@ -1,4 +1,5 @@
-/* Rotation against the dense product, conditioning on indefinite matrices, and block LDL by multiplying it out. */
+/* Rotation against the dense product, conditioning on indefinite matrices, and block LDL by multiplying
+ * it out. */
 #include "common.h"
 #include "base/mem.h"
 
@@ -82,9 +83,11 @@ static void test_condition(void **state)
     check_ok(kq_factor_condition(A, N, 1e-2, &extra, &err));
     assert_int_equal(extra, 0);
     for (size_t i = 0; i < N * N; i++)
-        assert_true(fabs(A[i] - (H[i] / mean + (i % (N + 1) == 0 ? 1e-2 : 0))) < 1e-5 * (1 + fabs(H[i] / mean)));
+        assert_true(fabs(A[i] - (H[i] / mean + (i % (N + 1) == 0 ? 1e-2 : 0))) <
+                    1e-5 * (1 + fabs(H[i] / mean)));
 
-    /* Diagonal 1 except one entry -0.055 (its mean diagonal is then near 1): -0.056 + 1e-2 (1 + extra) > 0 from extra = 5 on. */
+    /* Diagonal 1 except one entry -0.055 (its mean diagonal is then near 1): -0.056 + 1e-2 (1 + extra) >
+     * 0 from extra = 5 on. */
     memset(A, 0, N * N * sizeof *A);
     for (size_t i = 0; i < N; i++)
         A[i * N + i] = i == 20 ? -0.055f : 1;
@@ -110,19 +113,23 @@ static void test_condition(void **state)
     kq_free(A), kq_free(H);
 }
 
-/* L^-1 H L^-T must be block-diagonal with positive definite blocks: by forward substitution in f64, nothing shared with the code. */
+/* L^-1 H L^-T must be block-diagonal with positive definite blocks: by forward substitution in f64,
+ * nothing shared with the code. */
 static void test_ldl(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {16, 48, 272}; /* 272: three panels of the Cholesky factorisation, the last one partial */
+    /* 272: three panels of the Cholesky factorisation, the last one partial */
+    static const size_t sizes[] = {16, 48, 272};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         size_t n = sizes[k];
         int extra;
-        float *H = spd(n, "ldl"), *L = kq_alloc(n * n, sizeof *L), *L2 = kq_alloc(n * n, sizeof *L2), *D = kq_alloc(n * n, sizeof *D);
+        float *H = spd(n, "ldl"), *L = kq_alloc(n * n, sizeof *L), *L2 = kq_alloc(n * n, sizeof *L2),
+              *D = kq_alloc(n * n, sizeof *D);
         memcpy(L2, H, n * n * sizeof *H);
         check_ok(kq_factor_condition(H, n, 1e-2, &extra, &err));
         check_ok(kq_factor_block_ldl(H, n, L, &err));
-        for (int threads = 1; threads <= 3; threads++) { /* conditioning and LDL in one, in place, on several threads: the same bits */
+        for (int threads = 1; threads <= 3;
+             threads++) { /* conditioning and LDL in one, in place, on several threads: the same bits */
             memcpy(D, L2, n * n * sizeof *H);
             check_ok(kq_factor_condition_ldl(D, n, 1e-2, &extra, D, threads, &err));
             assert_memory_equal(D, L, n * n * sizeof *L);
@@ -165,6 +172,7 @@ static void test_ldl(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rotate), cmocka_unit_test(test_shrink), cmocka_unit_test(test_condition), cmocka_unit_test(test_ldl)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rotate), cmocka_unit_test(test_shrink),
+                                       cmocka_unit_test(test_condition), cmocka_unit_test(test_ldl)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

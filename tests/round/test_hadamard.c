@@ -1,4 +1,5 @@
-/* Transforms against their dense definition, and the definition against orthogonality in exact integer arithmetic. */
+/* Transforms against their dense definition, and the definition against orthogonality in exact integer
+ * arithmetic. */
 #include "common.h"
 #include "base/mem.h"
 
@@ -12,13 +13,15 @@ static kq_hadamard *make(size_t n)
     return h;
 }
 
-/* Every order of the supported models, its base as docs/format.md has it, and what a longer list of widths gives. */
+/* Every order of the supported models, its base as docs/format.md has it, and what a longer list of
+ * widths gives. */
 static const struct listed {
     size_t n, b;
-} listed[] = {
-    {192, 12}, {576, 36}, {1536, 12}, {1024, 1}, {2048, 1}, {2560, 20}, {3072, 12}, {4096, 1}, {6144, 12}, {9728, 76}, {12288, 12},
-    {11008, 172}, {14336, 28}, {16, 1}, {48, 12}, {4864, 76}, {5120, 20}, {13824, 108}, {960, 60}, {1088, 68}, {8960, 140}, {18944, 148},
-    {704, 44}, {1664, 104}, {172, 172}, {1232, 308}, {1, 1}, {2, 1}, {8, 1}};
+} listed[] = {{192, 12},   {576, 36},   {1536, 12},  {1024, 1},    {2048, 1},   {2560, 20},
+              {3072, 12},  {4096, 1},   {6144, 12},  {9728, 76},   {12288, 12}, {11008, 172},
+              {14336, 28}, {16, 1},     {48, 12},    {4864, 76},   {5120, 20},  {13824, 108},
+              {960, 60},   {1088, 68},  {8960, 140}, {18944, 148}, {704, 44},   {1664, 104},
+              {172, 172},  {1232, 308}, {1, 1},      {2, 1},       {8, 1}};
 
 /* B B^T = b I with entries +-1, in integers: then U U^T = I by the mixed-product rule. */
 static void test_bases(void **state)
@@ -48,13 +51,15 @@ static void test_bases(void **state)
 static void test_pinned(void **state)
 {
     (void)state;
-    /* Paley I of 11: residues 1 3 4 5 9. Row 1: -1, 1, chi(-1) = -1, chi(-2) = chi(9) = 1, chi(8) = -1, chi(7), .. */
+    /* Paley I of 11: residues 1 3 4 5 9. Row 1: -1, 1, chi(-1) = -1, chi(-2) = chi(9) = 1, chi(8) = -1,
+     * chi(7), .. */
     static const int row1[12] = {-1, 1, -1, 1, -1, -1, -1, 1, 1, 1, -1, 1};
     kq_hadamard *h = make(12);
     for (size_t j = 0; j < 12; j++)
         assert_int_equal((int)kq_hadamard_base_matrix(h)[12 + j], row1[j]);
     kq_hadamard_free(h);
-    /* Paley II of 13, order 28: the corner blocks and the block (1, 2): chi(1 - 2) = chi(12) = 1, so [1 1; 1 -1]; (1, 3): chi(11) = -1. */
+    /* Paley II of 13, order 28: the corner blocks and the block (1, 2): chi(1 - 2) = chi(12) = 1, so [1
+     * 1; 1 -1]; (1, 3): chi(11) = -1. */
     h = make(28);
     const float *B = kq_hadamard_base_matrix(h);
     assert_true(B[0] == 1 && B[1] == -1 && B[28] == -1 && B[29] == -1);
@@ -114,17 +119,20 @@ static void test_fallback(void **state)
     assert_null(h);
 }
 
-/* The fast application against the dense matrix, both directions, with a row stride; then forward and back at the large orders. */
+/* The fast application against the dense matrix, both directions, with a row stride; then forward and
+ * back at the large orders. */
 static void test_apply(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {1, 2, 8, 16, 32, 64, 128, 12, 48, 192, 56, 152, 172, 344, 576, 112, 6, 354};
+    static const size_t sizes[] = {1,   2,  8,   16,  32,  64,  128, 12, 48,
+                                   192, 56, 152, 172, 344, 576, 112, 6,  354};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         size_t n = sizes[k], ld = n + 5;
         enum { ROWS = 3 };
         kq_hadamard *h = make(n);
         double *U = dense_u(h);
-        float *x = normal(ROWS * ld, "apply"), *y = kq_alloc(ROWS * ld, sizeof *y), *scratch = kq_alloc(2 * n, sizeof *scratch);
+        float *x = normal(ROWS * ld, "apply"), *y = kq_alloc(ROWS * ld, sizeof *y),
+              *scratch = kq_alloc(2 * n, sizeof *scratch);
         float *want = kq_alloc(n, sizeof *want);
         for (int transpose = 0; transpose < 2; transpose++) {
             memcpy(y, x, ROWS * ld * sizeof *x);
@@ -137,7 +145,8 @@ static void test_apply(void **state)
                     want[j] = (float)s;
                 }
                 check_close(y + r * ld, want, n, 1e-6);
-                assert_memory_equal(y + r * ld + n, x + r * ld + n, 5 * sizeof *x); /* nothing beyond the row */
+                /* nothing beyond the row */
+                assert_memory_equal(y + r * ld + n, x + r * ld + n, 5 * sizeof *x);
             }
         }
         kq_free(want), kq_free(scratch), kq_free(y), kq_free(x), kq_free(U);
@@ -147,7 +156,8 @@ static void test_apply(void **state)
     for (size_t k = 0; k < sizeof large / sizeof *large; k++) {
         size_t n = large[k];
         kq_hadamard *h = make(n);
-        float *x = normal(n, "large"), *y = kq_alloc(n, sizeof *y), *scratch = kq_alloc(2 * n, sizeof *scratch);
+        float *x = normal(n, "large"), *y = kq_alloc(n, sizeof *y),
+              *scratch = kq_alloc(2 * n, sizeof *scratch);
         memcpy(y, x, n * sizeof *x);
         kq_hadamard_rows(h, false, y, 1, n, scratch);
         double norm = 0, norm_x = 0, differ = check_rel(y, x, n);
@@ -175,7 +185,8 @@ static void test_apply(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bases), cmocka_unit_test(test_pinned), cmocka_unit_test(test_williamson),
-                                       cmocka_unit_test(test_fallback), cmocka_unit_test(test_apply)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bases), cmocka_unit_test(test_pinned),
+                                       cmocka_unit_test(test_williamson), cmocka_unit_test(test_fallback),
+                                       cmocka_unit_test(test_apply)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

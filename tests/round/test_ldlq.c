@@ -1,11 +1,13 @@
-/* The lazy two-sided LDLQ against eq. 12 evaluated naively: all products anew for every tile, in f64, over the tiles already rounded. */
+/* The lazy two-sided LDLQ against eq. 12 evaluated naively: all products anew for every tile, in f64,
+ * over the tiles already rounded. */
 #include "common.h"
 #include "kern/gemm.h"
 #include "base/mem.h"
 
 static kq_error err;
 
-/* A rounder that is a smooth function of the target, so that float noise stays noise, and that writes down its targets. */
+/* A rounder that is a smooth function of the target, so that float noise stays noise, and that writes
+ * down its targets. */
 typedef struct recorder {
     float *target; /* [tiles, 256] */
     int *calls;    /* [tiles] */
@@ -17,8 +19,8 @@ static double coarse(double x)
     return x - 0.4 * sin(3 * x) - 0.05;
 }
 
-static void round_smooth(const void *ctx, const float *tiles, const size_t *index, size_t count, uint16_t *packed, float *decoded,
-                         void *scratch)
+static void round_smooth(const void *ctx, const float *tiles, const size_t *index, size_t count,
+                         uint16_t *packed, float *decoded, void *scratch)
 {
     const recorder *rec = ctx;
     assert_true(count >= 1 && count <= 5);
@@ -42,9 +44,11 @@ static float *lower(size_t n, const char *label)
     return L;
 }
 
-static void naive(size_t m, size_t n, const float *Wp, const float *L_in, const float *L_out, double scale, float *targets, float *What)
+static void naive(size_t m, size_t n, const float *Wp, const float *L_in, const float *L_out, double scale,
+                  float *targets, float *What)
 {
-    double *E = kq_calloc(m * n, sizeof *E), *Li = kq_calloc(n * n, sizeof *Li), *Lo = kq_calloc(m * m, sizeof *Lo);
+    double *E = kq_calloc(m * n, sizeof *E), *Li = kq_calloc(n * n, sizeof *Li),
+           *Lo = kq_calloc(m * m, sizeof *Lo);
     double *P = kq_alloc(m * n, sizeof *P), *Q = kq_alloc(m * n, sizeof *Q), *R = kq_alloc(m * n, sizeof *R);
     for (size_t i = 0; L_in && i < n * n; i++)
         Li[i] = L_in[i];
@@ -67,13 +71,14 @@ static void naive(size_t m, size_t n, const float *Wp, const float *L_in, const 
     kq_free(R), kq_free(Q), kq_free(P), kq_free(Lo), kq_free(Li), kq_free(E);
 }
 
-static void run(size_t m, size_t n, const float *Wp, const float *L_in, const float *L_out, float scale, int threads, size_t batch,
-                float *targets, float *What)
+static void run(size_t m, size_t n, const float *Wp, const float *L_in, const float *L_out, float scale,
+                int threads, size_t batch, float *targets, float *What)
 {
     size_t tiles = m * n / 256;
     recorder rec = {.target = targets, .calls = kq_calloc(tiles, sizeof(int))};
     uint16_t *packed = kq_alloc(tiles * 3, 2);
-    kq_tile_rounder q = {.round = round_smooth, .ctx = &rec, .words = 3, .scratch_bytes = 100, .batch = batch};
+    kq_tile_rounder q = {
+        .round = round_smooth, .ctx = &rec, .words = 3, .scratch_bytes = 100, .batch = batch};
     check_ok(kq_ldlq_with(&q, Wp, m, n, L_in, L_out, scale, packed, What, threads, &err));
     for (size_t t = 0; t < tiles; t++)
         assert_int_equal(rec.calls[t], 1);
@@ -90,7 +95,8 @@ static void test_naive(void **state)
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
         for (int sides = 0; sides < 4; sides++) {
             size_t m = sizes[k][0], n = sizes[k][1];
-            float *Wp = normal(m * n, "W"), *Li = lower(n, "L_in"), *Lo = lower(m, "L_out"), *want = kq_alloc(m * n, sizeof *want);
+            float *Wp = normal(m * n, "W"), *Li = lower(n, "L_in"), *Lo = lower(m, "L_out"),
+                  *want = kq_alloc(m * n, sizeof *want);
             float *What = kq_alloc(m * n, sizeof *What), *targets = kq_alloc(m * n, sizeof *targets);
             float *first = kq_alloc(m * n, sizeof *first);
             const float *L_in = sides & 1 ? Li : NULL, *L_out = sides & 2 ? Lo : NULL, scale = 0.8f;
@@ -109,17 +115,21 @@ static void test_naive(void **state)
                 run(m, n, Wp, NULL, NULL, scale, 1, 1, targets, What);
                 assert_true(m * n == 256 || check_rel(targets, first, m * n) > 0.05);
             }
-            kq_free(W2), kq_free(first), kq_free(targets), kq_free(What), kq_free(want), kq_free(Lo), kq_free(Li), kq_free(Wp);
+            kq_free(W2), kq_free(first), kq_free(targets), kq_free(What), kq_free(want), kq_free(Lo),
+                kq_free(Li), kq_free(Wp);
         }
 }
 
-/* Large matrices take larger supertiles. Once all is rounded, eq. 12 with the final E must give every target again (L strictly lower). */
+/* Large matrices take larger supertiles. Once all is rounded, eq. 12 with the final E must give every
+ * target again (L strictly lower). */
 static void test_large(void **state)
 {
     (void)state;
     size_t m = 2048, n = 2096;
-    float *Wp = normal(m * n, "W"), *Li = lower(n, "L_in"), *Lo = lower(m, "L_out"), *What = kq_alloc(m * n, sizeof *What);
-    float *targets = kq_alloc(m * n, sizeof *targets), *S = kq_alloc(m * n, sizeof *S), *E = kq_alloc(m * n, sizeof *E);
+    float *Wp = normal(m * n, "W"), *Li = lower(n, "L_in"), *Lo = lower(m, "L_out"),
+          *What = kq_alloc(m * n, sizeof *What);
+    float *targets = kq_alloc(m * n, sizeof *targets), *S = kq_alloc(m * n, sizeof *S),
+          *E = kq_alloc(m * n, sizeof *E);
     run(m, n, Wp, Li, Lo, 1, 2, 4, targets, What);
     for (size_t i = 0; i < m * n; i++)
         S[i] = E[i] = Wp[i] - What[i];
@@ -134,7 +144,8 @@ static void test_large(void **state)
     kq_free(E), kq_free(S), kq_free(targets), kq_free(What), kq_free(Lo), kq_free(Li), kq_free(Wp);
 }
 
-/* With the trellis code: the same words for 1, 2 and 3 threads, What their decoded values, and a scale of 0. */
+/* With the trellis code: the same words for 1, 2 and 3 threads, What their decoded values, and a scale
+ * of 0. */
 static void test_trellis(void **state)
 {
     (void)state;
@@ -142,7 +153,8 @@ static void test_trellis(void **state)
     kq_trellis *t = NULL;
     check_ok(kq_trellis_new(KQ_HYB, 2, kq_isa_best(), NULL, &t, &err));
     size_t words = kq_trellis_words(t);
-    float *Wp = normal(m * n, "W"), *Li = lower(n, "L_in"), *Lo = lower(m, "L_out"), *What = kq_alloc(m * n, sizeof *What);
+    float *Wp = normal(m * n, "W"), *Li = lower(n, "L_in"), *Lo = lower(m, "L_out"),
+          *What = kq_alloc(m * n, sizeof *What);
     float *again = kq_alloc(m * n, sizeof *again), v[256];
     uint16_t *packed = kq_alloc(tiles * words, 2), *packed2 = kq_alloc(tiles * words, 2);
     float scale = (float)(1 / (0.9 * kq_trellis_rms(t)));
@@ -168,6 +180,7 @@ static void test_trellis(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_naive), cmocka_unit_test(test_large), cmocka_unit_test(test_trellis)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_naive), cmocka_unit_test(test_large),
+                                       cmocka_unit_test(test_trellis)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Whole linears: what rounding gains on synthetic factors, the way back against dense matrices, padding, inputs to refuse. */
+/* Whole linears: what rounding gains on synthetic factors, the way back against dense matrices, padding,
+ * inputs to refuse. */
 #include "common.h"
 #include "base/mem.h"
 
@@ -39,8 +40,9 @@ static double loss_of(const kq_packed *p, const float *W, const float *H_in, con
     return loss;
 }
 
-/* Two-sided rounding against one side and none, judged by the curvature of both sides. The reported loss is the true one.
- * Sizes: Hadamard on both sides; padded on both (50 x 70); the Hartley fall-back is too large to be here (test_hadamard). */
+/* Two-sided rounding against one side and none, judged by the curvature of both sides. The reported loss
+ * is the true one. Sizes: Hadamard on both sides; padded on both (50 x 70); the Hartley fall-back is too
+ * large to be here (test_hadamard). */
 static const double MARGIN = 0.85;
 static void test_gain(void **state)
 {
@@ -51,7 +53,8 @@ static void test_gain(void **state)
         float *W = normal(m * n, "gain"), *H_in = spd(n, "gain in"), *H_out = spd(m, "gain out");
         double loss[4] = {0}, mse = 0, mse_none = 0;
         for (int sides = 0; sides < 4; sides++)
-            for (uint64_t seed = 0; seed < 3; seed++) { /* three draws of the signs: a few directions carry most of the loss */
+            for (uint64_t seed = 0; seed < 3;
+                 seed++) { /* three draws of the signs: a few directions carry most of the loss */
                 kq_packed p;
                 kq_round_report rep;
                 kq_round_options opt = options;
@@ -62,14 +65,17 @@ static void test_gain(void **state)
                 mse_none += sides == 0 ? mse / 3 : 0;
                 double own = loss_of(&p, W, in, out, NULL);
                 if (!(fabs(rep.predicted_loss / own - 1) < 1e-4))
-                    fail_msg("%zu x %zu, sides %d: predicted %g, true %g", m, n, sides, rep.predicted_loss, own);
-                if (m % 16 == 0 && n % 16 == 0) /* with padding the error has rows and columns that are cropped */
+                    fail_msg("%zu x %zu, sides %d: predicted %g, true %g", m, n, sides, rep.predicted_loss,
+                             own);
+                if (m % 16 == 0 &&
+                    n % 16 == 0) /* with padding the error has rows and columns that are cropped */
                     assert_true(fabs(rep.relative_mse / mse - 1) < 1e-4);
                 assert_int_equal(rep.extra_in + rep.extra_out, 0);
                 kq_packed_free(&p);
             }
-        print_message("%zu x %zu: loss by none %.4g, input %.4g, output %.4g, both %.4g; relative mse by none %.4f\n", m, n, loss[0],
-                      loss[1], loss[2], loss[3], mse_none);
+        print_message(
+            "%zu x %zu: loss by none %.4g, input %.4g, output %.4g, both %.4g; relative mse by none %.4f\n",
+            m, n, loss[0], loss[1], loss[2], loss[3], mse_none);
         /* 2 bits without factors: 0.071 on Gaussian data (docs/math.md, "The trellis code") */
         assert_true(mse_none < 0.08);
         assert_true(loss[1] < MARGIN * loss[0] && loss[2] < MARGIN * loss[0]);
@@ -78,9 +84,10 @@ static void test_gain(void **state)
     }
 }
 
-/* tr(L^-1 M L^-T) and ||L^-1||_F^2 of a factor, all dense in f64 from the definitions: M = U^T diag(s) P(H) diag(s) U, its shrunk and conditioned version
- * H = L D L^T by block elimination. */
-static void naive_through(const float *H, size_t n, uint64_t seed, const char *stream, double sigma, double shrink, double *measured, double *plain)
+/* tr(L^-1 M L^-T) and ||L^-1||_F^2 of a factor, all dense in f64 from the definitions: M = U^T diag(s)
+ * P(H) diag(s) U, its shrunk and conditioned version H = L D L^T by block elimination. */
+static void naive_through(const float *H, size_t n, uint64_t seed, const char *stream, double sigma,
+                          double shrink, double *measured, double *plain)
 {
     const size_t np = (n + 15) / 16 * 16;
     int8_t s[200];
@@ -88,7 +95,8 @@ static void naive_through(const float *H, size_t n, uint64_t seed, const char *s
     kq_rng_signs(&rng, s, n);
     kq_hadamard *u;
     check_ok(kq_hadamard_new(np, &u, &err));
-    double *U = dense_u(u), *M[2], *P = kq_alloc(np * np, sizeof *P), *R = kq_calloc(np * np, sizeof *R), mean = 0;
+    double *U = dense_u(u), *M[2], *P = kq_alloc(np * np, sizeof *P), *R = kq_calloc(np * np, sizeof *R),
+           mean = 0;
     kq_hadamard_free(u);
     for (int k = 0; k < 2; k++) { /* as measured, and shrunk */
         M[k] = kq_calloc(np * np, sizeof *M[k]);
@@ -102,7 +110,8 @@ static void naive_through(const float *H, size_t n, uint64_t seed, const char *s
         mean += M[1][i * np + i] / (double)np;
     for (size_t i = 0; i < np * np; i++)
         M[1][i] = M[1][i] / mean + (i % (np + 1) ? 0 : sigma);
-    /* R = L^-1: eliminate below each block of 16 with the inverse of its diagonal block (Gauss-Jordan), the same row operations on the identity */
+    /* R = L^-1: eliminate below each block of 16 with the inverse of its diagonal block (Gauss-Jordan),
+     * the same row operations on the identity */
     for (size_t i = 0; i < np; i++)
         R[i * np + i] = 1;
     for (size_t b = 0; b < np; b += 16) {
@@ -137,8 +146,9 @@ static void naive_through(const float *H, size_t n, uint64_t seed, const char *s
     kq_free(R), kq_free(P), kq_free(M[0]), kq_free(M[1]), kq_free(U);
 }
 
-/* The forecast: its two numbers against dense f64; what it says of the loss against rounding, at 2, 3 and 4 bits, for factors with half their mean diagonal
- * added (every second case), as benign as a real model's; without that the targets of some tiles are several times as large as the weights, which the
+/* The forecast: its two numbers against dense f64; what it says of the loss against rounding, at 2, 3
+ * and 4 bits, for factors with half their mean diagonal added (every second case), as benign as a real
+ * model's; without that the targets of some tiles are several times as large as the weights, which the
  * forecast does not know. */
 static void test_forecast(void **state)
 {
@@ -172,7 +182,8 @@ static void test_forecast(void **state)
             check_ok(kq_forecast_linear("x", W, m, n, H_in, H_out, &opt, &f, &err));
             naive_through(H_in, n, seed, "x.su", opt.sigma_reg, opt.shrink, &in, &plain_in);
             naive_through(H_out, m, seed, "x.sv", opt.sigma_reg, opt.shrink, &out, &plain_out);
-            const double loss = 0.5 * square / (double)padded * in * out, spread = plain_in * plain_out / (double)padded;
+            const double loss = 0.5 * square / (double)padded * in * out,
+                         spread = plain_in * plain_out / (double)padded;
             if (!(fabs(f.loss / loss - 1) < 1e-5) || !(fabs(f.spread / spread - 1) < 1e-5))
                 fail_msg("%zu x %zu: forecast %g, %g; dense %g, %g", m, n, f.loss, f.spread, loss, spread);
             opt.threads = 1;
@@ -187,7 +198,8 @@ static void test_forecast(void **state)
                 kq_packed_free(&p);
             }
         }
-        print_message("%zu x %zu: rounded / forecast %.3f, %.3f, %.3f at 2, 3, 4 bits\n", m, n, is[2] / said[2], is[3] / said[3], is[4] / said[4]);
+        print_message("%zu x %zu: rounded / forecast %.3f, %.3f, %.3f at 2, 3, 4 bits\n", m, n,
+                      is[2] / said[2], is[3] / said[3], is[4] / said[4]);
         for (int k = 2; k <= 4 && i % 2 == 0; k++)
             assert_true(is[k] / said[k] > 0.85 && is[k] / said[k] < 1.2);
         kq_free(H_out), kq_free(H_in), kq_free(W);
@@ -201,20 +213,24 @@ static void test_forecast(void **state)
     check_ok(kq_forecast_linear("x", W, 96, 144, NULL, NULL, &options, &f, &err));
     assert_true(fabs(f.loss / (0.5 * square) - 1) < 1e-12 && f.spread == 1);
     W[7] = NAN;
-    check_fails(kq_forecast_linear("layers.3.q", W, 96, 144, NULL, NULL, &options, &f, &err), KQ_E_NUMERIC, "layers.3.q: the weight");
+    check_fails(kq_forecast_linear("layers.3.q", W, 96, 144, NULL, NULL, &options, &f, &err), KQ_E_NUMERIC,
+                "layers.3.q: the weight");
     kq_free(W);
     for (int k = 2; k <= 4; k++)
         kq_trellis_free(t[k]);
 }
 
-/* Rounding with shrink is rounding from factors that were shrunk beforehand; what it predicts is by the factors as given. 3/4 is exact in f32. */
+/* Rounding with shrink is rounding from factors that were shrunk beforehand; what it predicts is by the
+ * factors as given. 3/4 is exact in f32. */
 static void test_shrunk(void **state)
 {
     (void)state;
     static const size_t sizes[][2] = {{96, 144}, {50, 70}};
     for (size_t k = 0; k < 2; k++) {
-        size_t m = sizes[k][0], n = sizes[k][1], words = (m + 15) / 16 * ((n + 15) / 16) * kq_trellis_words(hyb);
-        float *W = normal(m * n, "shrunk"), *H[2] = {spd(n, "shrunk in"), spd(m, "shrunk out")}, *S[2] = {spd(n, "shrunk in"), spd(m, "shrunk out")};
+        size_t m = sizes[k][0], n = sizes[k][1],
+               words = (m + 15) / 16 * ((n + 15) / 16) * kq_trellis_words(hyb);
+        float *W = normal(m * n, "shrunk"), *H[2] = {spd(n, "shrunk in"), spd(m, "shrunk out")},
+              *S[2] = {spd(n, "shrunk in"), spd(m, "shrunk out")};
         for (int side = 0; side < 2; side++)
             for (size_t i = 0; i < (side ? m : n); i++)
                 for (size_t j = 0; j < (side ? m : n); j++)
@@ -242,8 +258,10 @@ static void test_unround(void **state)
     (void)state;
     static const size_t sizes[][2] = {{32, 48}, {50, 70}, {1, 48}, {20, 1}, {1, 1}, {56, 176}};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-        size_t m = sizes[k][0], n = sizes[k][1], mp = (m + 15) / 16 * 16, np = (n + 15) / 16 * 16, words = kq_trellis_words(hyb);
-        float *W = normal(m * n, "unround"), *got = kq_alloc(m * n, sizeof *got), *want = kq_alloc(m * n, sizeof *want), v[256];
+        size_t m = sizes[k][0], n = sizes[k][1], mp = (m + 15) / 16 * 16, np = (n + 15) / 16 * 16,
+               words = kq_trellis_words(hyb);
+        float *W = normal(m * n, "unround"), *got = kq_alloc(m * n, sizeof *got),
+              *want = kq_alloc(m * n, sizeof *want), v[256];
         kq_packed p;
         check_ok(kq_round_linear(hyb, "unround", W, m, n, NULL, NULL, false, &options, &p, NULL, &err));
         assert_true(p.m == m && p.n == n && p.m_pad == mp && p.n_pad == np && p.scale > 0);
@@ -251,7 +269,8 @@ static void test_unround(void **state)
         kq_hadamard *um, *un;
         check_ok(kq_hadamard_new(mp, &um, &err));
         check_ok(kq_hadamard_new(np, &un, &err));
-        double *Um = dense_u(um), *Un = dense_u(un), *X = kq_alloc(mp * np, sizeof *X), *P = kq_alloc(mp * np, sizeof *P);
+        double *Um = dense_u(um), *Un = dense_u(un), *X = kq_alloc(mp * np, sizeof *X),
+               *P = kq_alloc(mp * np, sizeof *P);
         for (size_t t = 0; t < mp * np / 256; t++) {
             kq_trellis_decode(hyb, p.trellis + t * words, 1, v);
             for (size_t i = 0; i < 256; i++)
@@ -286,7 +305,8 @@ static void test_repeatable(void **state)
     for (int i = 0; i < 4; i++) {
         kq_round_options opt = options;
         opt.threads = i < 3 ? i + 1 : 2;
-        check_ok(kq_round_linear(hyb, i < 3 ? "model.a" : "model.b", W, m, n, H_in, H_out, true, &opt, &p[i], &rep[i], &err));
+        check_ok(kq_round_linear(hyb, i < 3 ? "model.a" : "model.b", W, m, n, H_in, H_out, true, &opt, &p[i],
+                                 &rep[i], &err));
     }
     for (int i = 1; i < 3; i++) {
         assert_memory_equal(p[i].trellis, p[0].trellis, words * 2);
@@ -319,22 +339,25 @@ static void test_refused(void **state)
     kq_round_report rep;
     float keep = W[5 * N + 6];
     W[5 * N + 6] = NAN;
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err), KQ_E_NUMERIC,
-                "layers.3.q: the weight");
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err),
+                KQ_E_NUMERIC, "layers.3.q: the weight");
     assert_null(p.trellis);
     W[5 * N + 6] = keep;
     keep = H_in[3];
     H_in[3] = INFINITY;
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err), KQ_E_NUMERIC,
-                "layers.3.q: H_in");
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err),
+                KQ_E_NUMERIC, "layers.3.q: H_in");
     H_in[3] = keep;
     float *neg = kq_alloc(M * M, sizeof *neg);
     for (size_t i = 0; i < M * M; i++)
         neg[i] = -H_out[i];
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, neg, true, &options, &p, &rep, &err), KQ_E_NUMERIC, "layers.3.q: H_out");
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, 0, N, H_in, neg, true, &options, &p, &rep, &err), KQ_E_ARG, "layers.3.q");
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, neg, true, &options, &p, &rep, &err),
+                KQ_E_NUMERIC, "layers.3.q: H_out");
+    check_fails(kq_round_linear(hyb, "layers.3.q", W, 0, N, H_in, neg, true, &options, &p, &rep, &err),
+                KQ_E_ARG, "layers.3.q");
 
-    /* A slightly indefinite factor is repaired and counted: one eigenvalue -0.015 of a mean diagonal near 1 takes one repeat. */
+    /* A slightly indefinite factor is repaired and counted: one eigenvalue -0.015 of a mean diagonal
+     * near 1 takes one repeat. */
     memset(neg, 0, M * M * sizeof *neg);
     for (size_t i = 0; i < M; i++)
         neg[i * M + i] = i == 3 ? -0.015f : 1;
@@ -360,7 +383,8 @@ static void test_refused(void **state)
     assert_true(rep.relative_mse < 0.5 && isfinite(rep.predicted_loss));
     kq_packed_free(&p);
 
-    /* Out of memory at every allocation in turn: an error, nothing leaked (LeakSanitizer), nothing half made. */
+    /* Out of memory at every allocation in turn: an error, nothing leaked (LeakSanitizer), nothing half
+     * made. */
     kq_round_options one = options;
     one.threads = 1;
     int failures = 0;
@@ -382,7 +406,8 @@ static void test_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gain), cmocka_unit_test(test_shrunk), cmocka_unit_test(test_forecast), cmocka_unit_test(test_unround), cmocka_unit_test(test_repeatable),
-                                       cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gain),       cmocka_unit_test(test_shrunk),
+                                       cmocka_unit_test(test_forecast),   cmocka_unit_test(test_unround),
+                                       cmocka_unit_test(test_repeatable), cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

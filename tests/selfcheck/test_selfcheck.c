@@ -1,4 +1,5 @@
-/* The self-check passes on this machine, for every instruction set and with features switched off; and a kernel that errs is told by name. */
+/* The self-check passes on this machine, for every instruction set and with features switched off; and a
+ * kernel that errs is told by name. */
 #include "check.h"
 
 #include <jansson.h>
@@ -26,8 +27,8 @@ static size_t count(const json_t *report, const char *isa)
 {
     size_t i, n = 0;
     json_t *entry;
-    json_array_foreach (json_object_get(report, "checks"), i, entry)
-        n += !strcmp(json_string_value(json_object_get(entry, "isa")), isa);
+    json_array_foreach(json_object_get(report, "checks"), i, entry) n +=
+        !strcmp(json_string_value(json_object_get(entry, "isa")), isa);
     return n;
 }
 
@@ -38,8 +39,10 @@ static void test_passes(void **state)
     (void)state;
     json_t *all = run(NULL, NULL), *ref = run("ref", NULL);
     const size_t isas = (size_t)kq_isa_best();
-    printf("%zu checks here, %zu with plain C only\n", json_array_size(json_object_get(all, "checks")), json_array_size(json_object_get(ref, "checks")));
-    /* with plain C only, the two matrix products of the libraries are left (block integers follow KRONQ_ISA, not --isa) */
+    printf("%zu checks here, %zu with plain C only\n", json_array_size(json_object_get(all, "checks")),
+           json_array_size(json_object_get(ref, "checks")));
+    /* with plain C only, the two matrix products of the libraries are left (block integers follow
+     * KRONQ_ISA, not --isa) */
     assert_in_range(json_array_size(json_object_get(ref, "checks")), 2, 3);
     if (isas >= KQ_ISA_AVX2)
         assert_true(count(all, "avx2") >= 20 + 10 + 9 + 9);
@@ -99,12 +102,14 @@ static void test_stops(void **state)
     (void)state;
     kq_error err;
     int calls = 0;
-    assert_int_equal(kq_selfcheck(&(kq_common){.progress = stop, .ctx = &calls}, NULL, &err), KQ_E_INTERRUPTED);
+    assert_int_equal(kq_selfcheck(&(kq_common){.progress = stop, .ctx = &calls}, NULL, &err),
+                     KQ_E_INTERRUPTED);
     assert_int_equal(calls, 1);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_passes), cmocka_unit_test(test_features), cmocka_unit_test(test_failure), cmocka_unit_test(test_stops)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_passes), cmocka_unit_test(test_features),
+                                       cmocka_unit_test(test_failure), cmocka_unit_test(test_stops)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* The scheduler over a model that can be written down: its logits are a function of everything a slot holds, so an answer that came from a
- * mixed-up slot, a wrong prefix or a lost token is a different answer. Expected values are computed here, one sequence at a time. */
+/* The scheduler over a model that can be written down: its logits are a function of everything a slot
+ * holds, so an answer that came from a mixed-up slot, a wrong prefix or a lost token is a different
+ * answer. Expected values are computed here, one sequence at a time. */
 #include "check.h"
 
 #include <unistd.h>
@@ -55,7 +56,8 @@ static kq_status toy_run(void *ctx, const kq_engine_piece *p, size_t n, kq_error
     toy *t = ctx;
     size_t rows = 0;
     for (size_t i = 0; i < n; i++) {
-        assert_true(p[i].slot < SLOTS && p[i].n >= 1 && p[i].n_logits <= p[i].n && t->n[p[i].slot] + p[i].n <= T);
+        assert_true(p[i].slot < SLOTS && p[i].n >= 1 && p[i].n_logits <= p[i].n &&
+                    t->n[p[i].slot] + p[i].n <= T);
         for (size_t k = 0; k < i; k++)
             assert_true(p[k].slot != p[i].slot);
         for (size_t k = 0; k < p[i].n; k++)
@@ -77,7 +79,12 @@ static kq_status toy_run(void *ctx, const kq_engine_piece *p, size_t n, kq_error
     return KQ_OK;
 }
 
-typedef struct fixture { toy t; kq_tokenizer *tok; kq_config cfg; kq_batch *b; } fixture;
+typedef struct fixture {
+    toy t;
+    kq_tokenizer *tok;
+    kq_config cfg;
+    kq_batch *b;
+} fixture;
 
 static void start(fixture *f, size_t rows, size_t max_jobs)
 {
@@ -85,8 +92,18 @@ static void start(fixture *f, size_t rows, size_t max_jobs)
     f->t = (toy){.poison = -1};
     f->cfg = (kq_config){.vocab_size = V, .eos_id = {END}, .n_eos = 1};
     check_ok(kq_tokenizer_open_file(KRONQ_GOLDEN_DIR "/tiny_cli/hf/tokenizer.json", &f->tok, &err));
-    const kq_batch_options opt = {.stepper = {.ctx = &f->t, .n_slots = SLOTS, .max_T = T, .vocab_size = V, .truncate = toy_truncate, .copy = toy_copy, .run = toy_run},
-                                  .tok = f->tok, .cfg = &f->cfg, .kern = kq_kern_pick(KQ_ISA_REF), .rows = rows, .max_jobs = max_jobs};
+    const kq_batch_options opt = {.stepper = {.ctx = &f->t,
+                                              .n_slots = SLOTS,
+                                              .max_T = T,
+                                              .vocab_size = V,
+                                              .truncate = toy_truncate,
+                                              .copy = toy_copy,
+                                              .run = toy_run},
+                                  .tok = f->tok,
+                                  .cfg = &f->cfg,
+                                  .kern = kq_kern_pick(KQ_ISA_REF),
+                                  .rows = rows,
+                                  .max_jobs = max_jobs};
     check_ok(kq_batch_new(&opt, &f->b, &err));
 }
 
@@ -109,7 +126,8 @@ static kq_query *job_of(const int32_t *ids, const size_t *n, size_t n_prompt, si
         memcpy(j->prompt[i].ids, ids, n[i] * sizeof *ids);
         ids += n[i];
     }
-    j->request = (kq_api_request){.n = 1, .max_tokens = max_tokens, .sampling = {.temperature = 0, .top_p = 1}};
+    j->request =
+        (kq_api_request){.n = 1, .max_tokens = max_tokens, .sampling = {.temperature = 0, .top_p = 1}};
     return j;
 }
 
@@ -141,7 +159,8 @@ static void check_job(const kq_query *j)
                 assert_int_equal(s->score[at].id, ids[at]);
                 assert_true(s->score[at].logprob == (double)row[ids[at]] - st.lse);
                 if (k)
-                    assert_true(s->top[at * k].id == st.top && s->top[at * k].logprob == (double)st.max - st.lse);
+                    assert_true(s->top[at * k].id == st.top &&
+                                s->top[at * k].logprob == (double)st.max - st.lse);
                 for (size_t t = 1; t < k; t++)
                     assert_true(s->top[at * k + t].logprob <= s->top[at * k + t - 1].logprob);
             }
@@ -154,13 +173,15 @@ static void check_job(const kq_query *j)
             if (st.top == END) {
                 how = KQ_FINISH_STOP;
                 if (j->request.logprobs) /* the end token has its entry too */
-                    assert_true(s->end_scored && s->n_score == at + made + 1 && s->score[at + made].id == END);
+                    assert_true(s->end_scored && s->n_score == at + made + 1 &&
+                                s->score[at + made].id == END);
                 break;
             }
             assert_true(made < s->n_made);
             assert_int_equal(s->made[made], st.top);
             if (j->request.logprobs)
-                assert_true(s->score[at + made].id == st.top && s->score[at + made].logprob == (double)st.max - st.lse);
+                assert_true(s->score[at + made].id == st.top &&
+                            s->score[at + made].logprob == (double)st.max - st.lse);
             ids[n++] = st.top;
             made++;
         }
@@ -169,7 +190,8 @@ static void check_job(const kq_query *j)
     }
 }
 
-/* Forty jobs of up to six prompts with common beginnings, scored or not, at once on three slots, for several sizes of a step. */
+/* Forty jobs of up to six prompts with common beginnings, scored or not, at once on three slots, for
+ * several sizes of a step. */
 static void everything_at_once(void **state)
 {
     (void)state;
@@ -185,7 +207,8 @@ static void everything_at_once(void **state)
                 const size_t same = kq_rng_u64(&rng) % 60;
                 n[p] = same + kq_rng_u64(&rng) % 20 + 1;
                 for (size_t k = 0; k < n[p]; k++)
-                    ids[at++] = k < same ? (int32_t)(k * 7 % 300 + 10 + kq_rng_u64(&rng) % 64 / 63) : (int32_t)(kq_rng_u64(&rng) % (V - 3) + 3);
+                    ids[at++] = k < same ? (int32_t)(k * 7 % 300 + 10 + kq_rng_u64(&rng) % 64 / 63)
+                                         : (int32_t)(kq_rng_u64(&rng) % (V - 3) + 3);
             }
             job[i] = job_of(ids, n, n_prompt, kq_rng_u64(&rng) % 12);
             job[i]->score_prompt = kq_rng_u64(&rng) % 2;
@@ -202,7 +225,8 @@ static void everything_at_once(void **state)
                 reused += job[i]->seq[k].n_reused;
             kq_query_release(f.b, job[i]);
         }
-        printf("rows %zu: %zu steps of at most %zu rows, %zu prompt tokens reused\n", rows, f.t.steps, f.t.rows_max, reused);
+        printf("rows %zu: %zu steps of at most %zu rows, %zu prompt tokens reused\n", rows, f.t.steps,
+               f.t.rows_max, reused);
         assert_true(f.t.rows_max <= (rows < SLOTS + 1 ? SLOTS + 1 : rows));
         assert_true(reused > 0);
         stop(&f);
@@ -234,7 +258,8 @@ static void several_answers(void **state)
                 assert_memory_equal(first[i], j->seq[i].made, sizeof first[i]);
             memcpy(first[i], j->seq[i].made, sizeof first[i]);
         }
-        assert_true(memcmp(first[0], first[1], sizeof first[0]) && memcmp(first[1], first[2], sizeof first[0]));
+        assert_true(memcmp(first[0], first[1], sizeof first[0]) &&
+                    memcmp(first[1], first[2], sizeof first[0]));
         if (!round)
             assert_true(j->seq[0].n_reused + j->seq[1].n_reused + j->seq[2].n_reused >= 2 * (79 - 32));
         kq_query_release(f.b, j);
@@ -308,7 +333,8 @@ static void limits(void **state)
     check_job(q);
     kq_batch_stats s = kq_batch_statistics(f.b);
     assert_true(s.jobs == 0 && s.active == 0 && s.waiting == 0 && s.jobs_failed == 2 && s.jobs_done == 2);
-    kq_query_release(f.b, a), kq_query_release(f.b, b), kq_query_release(f.b, c), kq_query_release(f.b, p), kq_query_release(f.b, q);
+    kq_query_release(f.b, a), kq_query_release(f.b, b), kq_query_release(f.b, c), kq_query_release(f.b, p),
+        kq_query_release(f.b, q);
     /* ending with a job at work cancels it */
     f.t.delay_us = 2000;
     kq_query *last = job_of(ids, &n, 1, 90);
@@ -321,13 +347,15 @@ static void limits(void **state)
     assert_true(last->done && last->cancelled);
     kq_api_request_clear(&last->request);
     kq_text_clear(&last->seq->text);
-    kq_free(last->seq->score), kq_free(last->seq->top), kq_free(last->seq->made), kq_free(last->seq->made_from), kq_free(last->seq);
+    kq_free(last->seq->score), kq_free(last->seq->top), kq_free(last->seq->made),
+        kq_free(last->seq->made_from), kq_free(last->seq);
     kq_free(last->prompt->ids), kq_free(last->prompt), kq_free(last);
 }
 
 /* ---- text and stop strings ---- */
 
-static void text_is(kq_tokenizer *tok, const char *input, const char *const *stops, size_t n_stop, const char *want, bool stopped)
+static void text_is(kq_tokenizer *tok, const char *input, const char *const *stops, size_t n_stop,
+                    const char *want, bool stopped)
 {
     kq_error err;
     int32_t *ids;
@@ -346,7 +374,8 @@ static void text_is(kq_tokenizer *tok, const char *input, const char *const *sto
         safe = t.safe;
     }
     check_ok(kq_text_end(&t, stop, n_stop, &err));
-    if (t.size != strlen(want) || memcmp(t.data ? t.data : "", want, t.size) || t.stopped != stopped || t.safe != t.size)
+    if (t.size != strlen(want) || memcmp(t.data ? t.data : "", want, t.size) || t.stopped != stopped ||
+        t.safe != t.size)
         fail_msg("\"%s\": \"%.*s\", expected \"%s\"", input, (int)t.size, t.data ? t.data : "", want);
     kq_text_clear(&t);
     kq_free(ids);
@@ -364,24 +393,34 @@ static void texts(void **state)
     text_is(tok, "ababac", (const char *const[]){"abac"}, 1, "ab", true);
     text_is(tok, "ababab", (const char *const[]){"abac"}, 1, "ababab", false);
     text_is(tok, "x\n\ny", (const char *const[]){"\n\n"}, 1, "x", true);
-    text_is(tok, "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80!", NULL, 0, "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80!", false);
-    text_is(tok, "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80!", (const char *const[]){"\xf0\x9f\x98\x80"}, 1, "caf\xc3\xa9 \xe2\x82\xac ", true);
+    text_is(tok, "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80!", NULL, 0,
+            "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80!", false);
+    text_is(tok, "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80!", (const char *const[]){"\xf0\x9f\x98\x80"}, 1,
+            "caf\xc3\xa9 \xe2\x82\xac ", true);
     text_is(tok, "stop", (const char *const[]){"stop"}, 1, "", true);
     text_is(tok, "a", (const char *const[]){"ab"}, 1, "a", false);
     /* broken characters become U+FFFD, also at the end */
     kq_text t;
     check_ok(kq_text_begin(&t, tok, NULL, 0, &err));
-    check_ok(kq_text_bytes(&t, "a\xff" "b\xe2\x82", 5, &err));
+    check_ok(kq_text_bytes(&t,
+                           "a\xff"
+                           "b\xe2\x82",
+                           5, &err));
     assert_int_equal(t.size, 5);
     check_ok(kq_text_end(&t, NULL, 0, &err));
     assert_int_equal(t.size, 8);
-    assert_memory_equal(t.data, "a\xEF\xBF\xBD" "b\xEF\xBF\xBD", 8);
+    assert_memory_equal(t.data,
+                        "a\xEF\xBF\xBD"
+                        "b\xEF\xBF\xBD",
+                        8);
     kq_text_clear(&t);
     kq_tokenizer_close(tok);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(texts), cmocka_unit_test(everything_at_once), cmocka_unit_test(several_answers), cmocka_unit_test(fairness), cmocka_unit_test(limits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(texts), cmocka_unit_test(everything_at_once),
+                                       cmocka_unit_test(several_answers), cmocka_unit_test(fairness),
+                                       cmocka_unit_test(limits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Where tokens are in the text they came from, against Hugging Face's tokenizers (scripts/make_serve_golden.py). */
+/* Where tokens are in the text they came from, against Hugging Face's tokenizers
+ * (scripts/make_serve_golden.py). */
 #include "check.h"
 
 #include <jansson.h>
@@ -13,8 +14,10 @@ static void offsets(void **state)
     json_t *cases = json_load_file(KRONQ_GOLDEN_DIR "/serve_offsets.json", 0, NULL), *one;
     size_t c, n_wrong = 0;
     assert_true(json_array_size(cases) > 50);
-    json_array_foreach(cases, c, one) {
-        const char *text = json_string_value(json_object_get(one, "text")), *name = json_string_value(json_object_get(one, "tokenizer"));
+    json_array_foreach(cases, c, one)
+    {
+        const char *text = json_string_value(json_object_get(one, "text")),
+                   *name = json_string_value(json_object_get(one, "tokenizer"));
         const json_t *want = json_object_get(one, "offsets"), *ids_want = json_object_get(one, "ids");
         const bool special = json_is_true(json_object_get(one, "add_special"));
         char path[512];
@@ -30,7 +33,8 @@ static void offsets(void **state)
         for (size_t i = 0; i < n; i++) {
             assert_int_equal(ids[i], json_integer_value(json_array_get(ids_want, i)));
             if ((json_int_t)offset[i] != json_integer_value(json_array_get(want, i))) {
-                printf("%s: \"%s\": token %zu of %zu (%d) is at %zu, expected %lld\n", name, text, i, n, ids[i], offset[i], (long long)json_integer_value(json_array_get(want, i)));
+                printf("%s: \"%s\": token %zu of %zu (%d) is at %zu, expected %lld\n", name, text, i, n,
+                       ids[i], offset[i], (long long)json_integer_value(json_array_get(want, i)));
                 n_wrong++;
             }
         }
@@ -51,7 +55,8 @@ static void strange(void **state)
     (void)state;
     kq_error err;
     kq_tokenizer *tok;
-    static const char *const texts[] = {"", "x", "the quick brown fox jumps over the lazy dog", "\xef\xbf\xbd\xef\xbf\xbd", "    "};
+    static const char *const texts[] = {"", "x", "the quick brown fox jumps over the lazy dog",
+                                        "\xef\xbf\xbd\xef\xbf\xbd", "    "};
     check_ok(kq_tokenizer_open_file(KRONQ_GOLDEN_DIR "/tokenizer_llama2.json", &tok, &err));
     kq_rng rng = kq_rng_stream(3, "offsets");
     for (int i = 0; i < 2000; i++) {

@@ -1,5 +1,5 @@
-/* A GGUF's rotary embedding against llama.cpp's own arithmetic, written out here from ggml's ops.cpp (rope_yarn, ggml_rope_cache_init) and
- * llama_context's constructor. */
+/* A GGUF's rotary embedding against llama.cpp's own arithmetic, written out here from ggml's ops.cpp
+ * (rope_yarn, ggml_rope_cache_init) and llama_context's constructor. */
 #include <math.h>
 
 #include "base/mem.h"
@@ -34,13 +34,17 @@ static void kv_size(bytes *b, const char *arch, const char *key, uint32_t x)
 
 static kq_status configure(setting s, kq_config *cfg)
 {
-    static const struct { const char *key; uint32_t value; } sizes[] = {{"block_count", 1}, {"embedding_length", 256}, {"feed_forward_length", 64},
-        {"attention.head_count", 4}, {"vocab_size", 10}, {"rope.dimension_count", HD}};
+    static const struct {
+        const char *key;
+        uint32_t value;
+    } sizes[] = {{"block_count", 1},          {"embedding_length", 256}, {"feed_forward_length", 64},
+                 {"attention.head_count", 4}, {"vocab_size", 10},        {"rope.dimension_count", HD}};
     bytes b = {0};
     kq_gguf *g;
     char name[96];
     gguf_header(&b, s.divisor != NULL,
-                9 + (s.type != NULL) + (s.factor != 0) + (s.scale_linear != 0) + (s.attn != 0) + (s.original != 0) + (s.other != NULL));
+                9 + (s.type != NULL) + (s.factor != 0) + (s.scale_linear != 0) + (s.attn != 0) +
+                    (s.original != 0) + (s.other != NULL));
     kv_str(&b, "general.architecture", s.arch);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         kv_size(&b, s.arch, sizes[i].key, sizes[i].value);
@@ -69,7 +73,8 @@ static kq_status configure(setting s, kq_config *cfg)
         pad_to(&b, 32);
         put(&b, s.divisor, HALF * 4);
     }
-    b.p[16] = (uint8_t)(9 + (s.type != NULL) + (s.factor != 0) + (s.scale_linear != 0) + (s.attn != 0) + (s.original != 0) + (s.other != NULL) + 1);
+    b.p[16] = (uint8_t)(9 + (s.type != NULL) + (s.factor != 0) + (s.scale_linear != 0) + (s.attn != 0) +
+                        (s.original != 0) + (s.other != NULL) + 1);
     check_ok(kq_gguf_open_memory(b.p, b.n, "x.gguf", &g, &err));
     err.message[0] = 0;
     kq_status status = kq_gguf_config(g, cfg, &err);
@@ -86,7 +91,8 @@ static float corr_dim(int n_ctx_orig, float n_rot, float base)
 /* cos and sin of pair i at position t, as llama.cpp has them. */
 static void llama_rope(setting s, int t, double c[HALF], double sn[HALF])
 {
-    const float base = s.base != 0 ? s.base : 10000.0f, factor_key = s.factor != 0 ? s.factor : s.scale_linear;
+    const float base = s.base != 0 ? s.base : 10000.0f,
+                factor_key = s.factor != 0 ? s.factor : s.scale_linear;
     const bool yarn = s.type && !strcmp(s.type, "yarn"), none = s.type && !strcmp(s.type, "none");
     const float freq_scale = none || factor_key == 0 ? 1.0f : 1.0f / factor_key, ext = yarn ? 1.0f : 0.0f;
     float attn = 1.0f;
@@ -97,12 +103,15 @@ static void llama_rope(setting s, int t, double c[HALF], double sn[HALF])
     }
     attn *= s.attn != 0 ? s.attn : 1.0f;
     const int orig = s.original ? (int)s.original : (int)s.context;
-    const float start = fmaxf(0, floorf(corr_dim(orig, 32, base))), end = fminf(HD - 1, ceilf(corr_dim(orig, 1, base)));
+    const float start = fmaxf(0, floorf(corr_dim(orig, 32, base))),
+                end = fminf(HD - 1, ceilf(corr_dim(orig, 1, base)));
     for (int i = 0; i < HALF; i++) {
-        const double extrap = (double)t * pow((double)base, -2.0 * i / HD) / (s.divisor ? (double)s.divisor[i] : 1.0);
+        const double extrap =
+            (double)t * pow((double)base, -2.0 * i / HD) / (s.divisor ? (double)s.divisor[i] : 1.0);
         double theta = (double)freq_scale * extrap, m = (double)attn;
         if (ext != 0) {
-            const double y = (i - (double)start) / fmax(0.001, (double)(end - start)), mix = 1 - fmin(1, fmax(0, y));
+            const double y = (i - (double)start) / fmax(0.001, (double)(end - start)),
+                         mix = 1 - fmin(1, fmax(0, y));
             theta = theta * (1 - mix) + extrap * mix;
             m *= 1.0 + 0.1 * log(1.0 / (double)freq_scale);
         }
@@ -121,21 +130,24 @@ static void as_llama(setting s)
     for (int t = 0; t < 500; t += 37) {
         llama_rope(s, t, c, sn);
         for (int i = 0; i < HALF; i++) {
-            const double a = kq_rope_attention(&cfg), x = a * cos(t * (double)f[i]), y = a * sin(t * (double)f[i]);
+            const double a = kq_rope_attention(&cfg), x = a * cos(t * (double)f[i]),
+                         y = a * sin(t * (double)f[i]);
             if (!(fabs(x - c[i]) < 1e-4 * a) || !(fabs(y - sn[i]) < 1e-4 * a)) /* f32 angles up to 500 rad */
-                fail_msg("%s, type %s, factor %g, pair %d at %d: %g %g, llama.cpp has %g %g", s.arch, s.type ? s.type : "-", (double)s.factor, i, t,
-                         x, y, c[i], sn[i]);
+                fail_msg("%s, type %s, factor %g, pair %d at %d: %g %g, llama.cpp has %g %g", s.arch,
+                         s.type ? s.type : "-", (double)s.factor, i, t, x, y, c[i], sn[i]);
         }
     }
     /* what a config.json says of it gives the same frequencies */
-    json_t *root = json_pack("{s:f,s:o}", "rope_theta", cfg.rope_theta, "rope_scaling", kq_rope_to_json(&cfg));
+    json_t *root =
+        json_pack("{s:f,s:o}", "rope_theta", cfg.rope_theta, "rope_scaling", kq_rope_to_json(&cfg));
     kq_config again = cfg;
     float g[HALF];
     assert_non_null(root);
     check_ok(kq_rope_from_json(root, "config.json", &again, &err));
     json_decref(root);
     kq_rope_frequencies(&again, g);
-    assert_true(fabs(kq_rope_attention(&again) - kq_rope_attention(&cfg)) < 1e-6 && again.max_position == cfg.max_position);
+    assert_true(fabs(kq_rope_attention(&again) - kq_rope_attention(&cfg)) < 1e-6 &&
+                again.max_position == cfg.max_position);
     for (int i = 0; i < HALF; i++)
         assert_true(fabs((double)(g[i] - f[i])) <= 2e-7 * (double)f[i]);
 }
@@ -162,35 +174,52 @@ static void keys(void **state)
         as_llama((setting){.arch = a, .type = "linear", .factor = 4, .context = 4096, .base = 1e6f});
         as_llama((setting){.arch = a, .factor = 2.5f, .context = 4096}); /* no type: linear */
         as_llama((setting){.arch = a, .scale_linear = 8, .context = 4096});
-        as_llama((setting){.arch = a, .factor = 2, .scale_linear = 8, .context = 4096}); /* the newer key counts */
-        as_llama((setting){.arch = a, .type = "yarn", .factor = 4, .context = 131072, .original = 32768, .base = 1e6f});
-        as_llama((setting){.arch = a, .type = "yarn", .factor = 4, .context = 512}); /* the original context: the context */
+        /* the newer key counts */
+        as_llama((setting){.arch = a, .factor = 2, .scale_linear = 8, .context = 4096});
+        as_llama((setting){
+            .arch = a, .type = "yarn", .factor = 4, .context = 131072, .original = 32768, .base = 1e6f});
+        /* the original context: the context */
+        as_llama((setting){.arch = a, .type = "yarn", .factor = 4, .context = 512});
         as_llama((setting){.arch = a, .type = "yarn", .factor = 0.5f, .context = 512, .original = 256});
-        as_llama((setting){.arch = a, .type = "yarn", .context = 512, .original = 256}); /* no factor: 1 */
-        as_llama((setting){.arch = a, .type = "yarn", .factor = 4, .attn = 1.25f, .context = 512, .original = 128});
+        /* no factor: 1 */
+        as_llama((setting){.arch = a, .type = "yarn", .context = 512, .original = 256});
+        as_llama((setting){
+            .arch = a, .type = "yarn", .factor = 4, .attn = 1.25f, .context = 512, .original = 128});
         as_llama((setting){.arch = a, .type = "linear", .factor = 2, .attn = 0.75f, .context = 512});
         as_llama((setting){.arch = a, .attn = 1.5f, .context = 512});
-        as_llama((setting){.arch = a, .type = "yarn", .factor = 4, .context = 512, .original = 128, .other = "rope.scaling.yarn_beta_fast"}); /* not read */
+        /* not read */
+        as_llama((setting){.arch = a,
+                           .type = "yarn",
+                           .factor = 4,
+                           .context = 512,
+                           .original = 128,
+                           .other = "rope.scaling.yarn_beta_fast"});
     }
 }
 
 static void tables(void **state)
 {
     (void)state;
-    static const struct { float base; double factor, low, high, original; bool told; } cases[] = {
-        {5e5f, 8, 1, 4, 8192, true}, {5e5f, 32, 1, 4, 8192, true}, {5e5f, 8, 1, 4, 4096, true}, {1e4f, 16, 1, 4, 333, true},
-        {5e5f, 2.5, 1, 4, 131072, true},
-        {5e5f, 8, 2, 8, 8192, false}, {5e5f, 8, 1, 1.001, 8192, true}, {1e4f, 8, 1, 4, 1 << 20, false}};
+    static const struct {
+        float base;
+        double factor, low, high, original;
+        bool told;
+    } cases[] = {{5e5f, 8, 1, 4, 8192, true},     {5e5f, 32, 1, 4, 8192, true},
+                 {5e5f, 8, 1, 4, 4096, true},     {1e4f, 16, 1, 4, 333, true},
+                 {5e5f, 2.5, 1, 4, 131072, true}, {5e5f, 8, 2, 8, 8192, false},
+                 {5e5f, 8, 1, 1.001, 8192, true}, {1e4f, 8, 1, 4, 1 << 20, false}};
     kq_config cfg;
     float d[HALF];
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         for (int i = 0; i < HALF; i++)
-            d[i] = llama3_divisor(i, cases[k].base, cases[k].factor, cases[k].low, cases[k].high, cases[k].original);
+            d[i] = llama3_divisor(i, cases[k].base, cases[k].factor, cases[k].low, cases[k].high,
+                                  cases[k].original);
         const setting s = {.arch = "llama", .base = cases[k].base, .context = 512, .divisor = d};
         as_llama(s);
         check_ok(configure(s, &cfg));
         if (cases[k].told && cases[k].high == 4)
-            assert_true(cfg.rope_scaling.kind == KQ_ROPE_LLAMA3 && cfg.rope_scaling.factor == cases[k].factor &&
+            assert_true(cfg.rope_scaling.kind == KQ_ROPE_LLAMA3 &&
+                        cfg.rope_scaling.factor == cases[k].factor &&
                         (double)cfg.rope_scaling.original_max_position == cases[k].original);
     }
     for (int i = 0; i < HALF; i++)
@@ -198,7 +227,8 @@ static void tables(void **state)
     as_llama((setting){.arch = "llama", .context = 512, .divisor = d});
     as_llama((setting){.arch = "llama", .context = 512, .divisor = d, .attn = 1.5f});
     as_llama((setting){.arch = "llama", .context = 512, .divisor = d, .type = "linear", .factor = 4});
-    as_llama((setting){.arch = "llama", .context = 512, .divisor = d, .type = "yarn", .factor = 4, .original = 128});
+    as_llama((setting){
+        .arch = "llama", .context = 512, .divisor = d, .type = "yarn", .factor = 4, .original = 128});
     check_ok(configure((setting){.arch = "llama", .context = 512, .divisor = d}, &cfg));
     assert_int_equal(cfg.rope_scaling.kind, KQ_ROPE_TABLE);
 }
@@ -207,13 +237,20 @@ static void refusals(void **state)
 {
     (void)state;
     kq_config cfg;
-    check_fails(configure((setting){.arch = "llama", .type = "longrope", .context = 512}, &cfg), KQ_E_UNSUPPORTED, "\"longrope\"");
-    check_fails(configure((setting){.arch = "llama", .type = "Linear", .context = 512}, &cfg), KQ_E_UNSUPPORTED, "\"Linear\"");
-    check_fails(configure((setting){.arch = "llama", .factor = -2, .context = 512}, &cfg), KQ_E_FORMAT, "factor");
-    check_fails(configure((setting){.arch = "llama", .factor = NAN, .context = 512}, &cfg), KQ_E_FORMAT, "factor");
-    check_fails(configure((setting){.arch = "llama", .factor = INFINITY, .context = 512}, &cfg), KQ_E_FORMAT, "factor");
+    check_fails(configure((setting){.arch = "llama", .type = "longrope", .context = 512}, &cfg),
+                KQ_E_UNSUPPORTED, "\"longrope\"");
+    check_fails(configure((setting){.arch = "llama", .type = "Linear", .context = 512}, &cfg),
+                KQ_E_UNSUPPORTED, "\"Linear\"");
+    check_fails(configure((setting){.arch = "llama", .factor = -2, .context = 512}, &cfg), KQ_E_FORMAT,
+                "factor");
+    check_fails(configure((setting){.arch = "llama", .factor = NAN, .context = 512}, &cfg), KQ_E_FORMAT,
+                "factor");
+    check_fails(configure((setting){.arch = "llama", .factor = INFINITY, .context = 512}, &cfg), KQ_E_FORMAT,
+                "factor");
     check_fails(configure((setting){.arch = "llama", .attn = -1, .context = 512}, &cfg), KQ_E_FORMAT, "attn");
-    check_fails(configure((setting){.arch = "llama", .type = "yarn", .factor = 4, .base = 1, .context = 512}, &cfg), KQ_E_FORMAT, "yarn");
+    check_fails(
+        configure((setting){.arch = "llama", .type = "yarn", .factor = 4, .base = 1, .context = 512}, &cfg),
+        KQ_E_FORMAT, "yarn");
 }
 
 static size_t draw(size_t n)
@@ -227,27 +264,64 @@ static size_t draw(size_t n)
 static void strange_values(void **state)
 {
     (void)state;
-    static const char *const keys[] = {"rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
-                                       "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor", "short_factor",
-                                       "long_factor", "rope_theta", "partial_rotary_factor"};
-    static const char *const values[] = {"0", "1", "-1", "2", "4.0", "0.5", "1e300", "1e-300", "-1e300", "5e-324", "9223372036854775807", "-0.0",
-                                         "null", "true", "false", "\"\"", "\"4\"", "\"yarn\"", "[]", "{}", "[1,2,3,4]", "[1,0,1,1]",
-                                         "[1,-1,1,1]", "[1,\"x\",1,1]", "128", "8192", "32", "1.5"};
+    static const char *const keys[] = {
+        "rope_type",        "type",        "factor",          "original_max_position_embeddings",
+        "attention_factor", "beta_fast",   "beta_slow",       "mscale",
+        "mscale_all_dim",   "truncate",    "low_freq_factor", "high_freq_factor",
+        "short_factor",     "long_factor", "rope_theta",      "partial_rotary_factor"};
+    static const char *const values[] = {"0",
+                                         "1",
+                                         "-1",
+                                         "2",
+                                         "4.0",
+                                         "0.5",
+                                         "1e300",
+                                         "1e-300",
+                                         "-1e300",
+                                         "5e-324",
+                                         "9223372036854775807",
+                                         "-0.0",
+                                         "null",
+                                         "true",
+                                         "false",
+                                         "\"\"",
+                                         "\"4\"",
+                                         "\"yarn\"",
+                                         "[]",
+                                         "{}",
+                                         "[1,2,3,4]",
+                                         "[1,0,1,1]",
+                                         "[1,-1,1,1]",
+                                         "[1,\"x\",1,1]",
+                                         "128",
+                                         "8192",
+                                         "32",
+                                         "1.5"};
     static const char *const types[] = {"default", "llama3", "linear", "dynamic", "yarn", "longrope", "su"};
     size_t n_ok = 0;
     for (int round = 0; round < 20000; round++) {
         json_t *rope = json_object(), *root = json_object();
         json_object_set_new(rope, "rope_type", json_string(types[draw(7)]));
         for (size_t k = draw(9) + 2; k-- > 0;)
-            json_object_set_new(rope, keys[draw(14) + 2], json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
+            json_object_set_new(rope, keys[draw(14) + 2],
+                                json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
         if (!draw(8))
             json_object_set_new(rope, keys[draw(2)], json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
         json_object_set_new(root, draw(2) ? "rope_scaling" : "rope_parameters", rope);
         if (!draw(4))
-            json_object_set_new(root, draw(2) ? "rope_theta" : keys[3], json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
-        kq_config cfg = {.n_layer = 1, .d_model = 32, .n_head = 4, .n_kv_head = 4, .head_dim = 8, .d_ff = 8, .vocab_size = 9, .max_position = 512,
+            json_object_set_new(root, draw(2) ? "rope_theta" : keys[3],
+                                json_loads(values[draw(28)], JSON_DECODE_ANY, NULL));
+        kq_config cfg = {.n_layer = 1,
+                         .d_model = 32,
+                         .n_head = 4,
+                         .n_kv_head = 4,
+                         .head_dim = 8,
+                         .d_ff = 8,
+                         .vocab_size = 9,
+                         .max_position = 512,
                          .bos_id = -1};
-        if (!kq_rope_from_json(root, "config.json", &cfg, &err) && !kq_config_check(&cfg, "config.json", &err)) {
+        if (!kq_rope_from_json(root, "config.json", &cfg, &err) &&
+            !kq_config_check(&cfg, "config.json", &err)) {
             float f[4];
             kq_rope_frequencies(&cfg, f);
             assert_true(kq_rope_attention(&cfg) > 0 && isfinite(kq_rope_attention(&cfg)));
@@ -268,7 +342,7 @@ static void strange_values(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(keys), cmocka_unit_test(tables), cmocka_unit_test(refusals),
-                                       cmocka_unit_test(strange_values)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(keys), cmocka_unit_test(tables),
+                                       cmocka_unit_test(refusals), cmocka_unit_test(strange_values)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

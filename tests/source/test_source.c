@@ -1,5 +1,6 @@
-/* One model written three ways (one file, shards, GGUF) must read the same; and every folder or file that does not fit is refused by name.
- * The GGUF order of q and k is made here by the converter's own definition: reshape(n_head, 2, d/2, n).swapaxes(1, 2). */
+/* One model written three ways (one file, shards, GGUF) must read the same; and every folder or file
+ * that does not fit is refused by name. The GGUF order of q and k is made here by the converter's own
+ * definition: reshape(n_head, 2, d/2, n).swapaxes(1, 2). */
 #include "base/file.h"
 #include "base/rng.h"
 #include "format/safetensors_write.h"
@@ -9,7 +10,11 @@
 
 enum { D = 32, HEADS = 4, KV = 2, HD = 8, FF = 64, VOCAB = 40, LAYERS = 2, MAX_T = 64 };
 
-typedef struct entry { char hf[80], gguf[40]; size_t rows, cols, heads; } entry; /* cols 0: rank 1; heads: permuted in a llama GGUF */
+/* cols 0: rank 1; heads: permuted in a llama GGUF */
+typedef struct entry {
+    char hf[80], gguf[40];
+    size_t rows, cols, heads;
+} entry;
 
 static kq_error err;
 static entry list[MAX_T];
@@ -27,12 +32,21 @@ static void add(const char *hf, const char *gguf, size_t rows, size_t cols, size
 
 static void make_list(bool qwen3, bool tied)
 {
-    static const struct { const char *hf, *gguf; int rows, cols, heads; } layer[] = {
-        {"input_layernorm", "attn_norm", D, 0, 0}, {"post_attention_layernorm", "ffn_norm", D, 0, 0},
-        {"self_attn.q_proj", "attn_q", HEADS * HD, D, HEADS}, {"self_attn.k_proj", "attn_k", KV * HD, D, KV},
-        {"self_attn.v_proj", "attn_v", KV * HD, D, 0}, {"self_attn.o_proj", "attn_output", D, HEADS * HD, 0},
-        {"mlp.gate_proj", "ffn_gate", FF, D, 0}, {"mlp.up_proj", "ffn_up", FF, D, 0}, {"mlp.down_proj", "ffn_down", D, FF, 0},
-        {"self_attn.q_norm", "attn_q_norm", HD, 0, 0}, {"self_attn.k_norm", "attn_k_norm", HD, 0, 0},
+    static const struct {
+        const char *hf, *gguf;
+        int rows, cols, heads;
+    } layer[] = {
+        {"input_layernorm", "attn_norm", D, 0, 0},
+        {"post_attention_layernorm", "ffn_norm", D, 0, 0},
+        {"self_attn.q_proj", "attn_q", HEADS * HD, D, HEADS},
+        {"self_attn.k_proj", "attn_k", KV * HD, D, KV},
+        {"self_attn.v_proj", "attn_v", KV * HD, D, 0},
+        {"self_attn.o_proj", "attn_output", D, HEADS * HD, 0},
+        {"mlp.gate_proj", "ffn_gate", FF, D, 0},
+        {"mlp.up_proj", "ffn_up", FF, D, 0},
+        {"mlp.down_proj", "ffn_down", D, FF, 0},
+        {"self_attn.q_norm", "attn_q_norm", HD, 0, 0},
+        {"self_attn.k_norm", "attn_k_norm", HD, 0, 0},
     };
     n_list = 0;
     add("model.embed_tokens", "token_embd", VOCAB, D, 0);
@@ -48,15 +62,24 @@ static void make_list(bool qwen3, bool tied)
         }
 }
 
-static size_t count(const entry *e) { return e->rows * (e->cols ? e->cols : 1); }
-static float value(size_t tensor, size_t i) { return (float)((tensor * 7919 + i * 104729) % 2003) / 1024 - 1; }
+static size_t count(const entry *e)
+{
+    return e->rows * (e->cols ? e->cols : 1);
+}
+static float value(size_t tensor, size_t i)
+{
+    return (float)((tensor * 7919 + i * 104729) % 2003) / 1024 - 1;
+}
 
 static void config(char *buf, size_t cap, bool qwen3, bool tied, const char *more)
 {
-    snprintf(buf, cap, "{\"model_type\": \"%s\", \"hidden_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d, "
-             "\"num_key_value_heads\": %d, \"head_dim\": %d, \"intermediate_size\": %d, \"vocab_size\": %d, \"tie_word_embeddings\": %s, "
-             "\"max_position_embeddings\": 64, \"rope_theta\": 10000.0, \"rms_norm_eps\": 1e-05%s}", qwen3 ? "qwen3" : "llama", D, LAYERS, HEADS, KV, HD, FF,
-             VOCAB, tied ? "true" : "false", more);
+    snprintf(buf, cap,
+             "{\"model_type\": \"%s\", \"hidden_size\": %d, \"num_hidden_layers\": %d, "
+             "\"num_attention_heads\": %d, "
+             "\"num_key_value_heads\": %d, \"head_dim\": %d, \"intermediate_size\": %d, \"vocab_size\": %d, "
+             "\"tie_word_embeddings\": %s, "
+             "\"max_position_embeddings\": 64, \"rope_theta\": 10000.0, \"rms_norm_eps\": 1e-05%s}",
+             qwen3 ? "qwen3" : "llama", D, LAYERS, HEADS, KV, HD, FF, VOCAB, tied ? "true" : "false", more);
 }
 
 /* Tensors [from, to) of the list into one file; poison: one element of tensor 0 that is not a number. */
@@ -78,8 +101,8 @@ static void write_part(const char *path, size_t from, size_t to, const float *po
 
 static void clean(void)
 {
-    static const char *const files[] = {"config.json", "model.safetensors", "model.safetensors.index.json", "a.safetensors", "b.safetensors",
-                                        "b2.safetensors"};
+    static const char *const files[] = {"config.json",   "model.safetensors", "model.safetensors.index.json",
+                                        "a.safetensors", "b.safetensors",     "b2.safetensors"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[64];
         snprintf(path, sizeof path, "src_model/%s", files[i]);
@@ -104,7 +127,8 @@ static void write_index(size_t split, const char *second, size_t from, size_t to
     put_text(&b, "{\"metadata\": {\"total_size\": 1}, \"weight_map\": {");
     for (size_t i = from; i < to; i++) {
         char line[256];
-        snprintf(line, sizeof line, "%s\"%.79s\": \"%.100s\"", i > from ? ", " : "", list[i].hf, i < split ? "a.safetensors" : second);
+        snprintf(line, sizeof line, "%s\"%.79s\": \"%.100s\"", i > from ? ", " : "", list[i].hf,
+                 i < split ? "a.safetensors" : second);
         put_text(&b, line);
     }
     put_text(&b, "}}");
@@ -112,7 +136,8 @@ static void write_index(size_t split, const char *second, size_t from, size_t to
     free(b.p);
 }
 
-static uint32_t embed_type; /* ggml type of the embedding in write_gguf: 0 (F32) or 39 (MXFP4, 17 bytes for 32 elements, zeros) */
+/* ggml type of the embedding in write_gguf: 0 (F32) or 39 (MXFP4, 17 bytes for 32 elements, zeros) */
+static uint32_t embed_type;
 
 /* rope: factors of rope_freqs.weight, HD / 2 of them, or NULL. */
 static void write_gguf(const char *path, bool qwen3, const float *rope, uint32_t layers)
@@ -227,7 +252,8 @@ static void configs_agree(void **s)
     check_ok(kq_source_open("src_model", &a, &err));
     check_ok(kq_source_open("src_model.gguf", &b, &err));
     assert_memory_equal(kq_source_config(a), kq_source_config(b), sizeof(kq_config));
-    assert_true(kq_source_config_json(a) && !kq_source_config_json(b) && !kq_source_gguf(a) && kq_source_gguf(b));
+    assert_true(kq_source_config_json(a) && !kq_source_config_json(b) && !kq_source_gguf(a) &&
+                kq_source_gguf(b));
     kq_source_close(a);
     kq_source_close(b);
 }
@@ -235,8 +261,10 @@ static void configs_agree(void **s)
 static void llama3_factors_are_recognised(void **s)
 {
     (void)s;
-    /* HD 8, theta 10000: wavelengths 6.28, 62.8, 628, 6283; low 8192, high 2048: the last one lies between.
-     * smooth = (8192/6283.185 - 1) / 3 = 0.1012657; factor 8: 1/((1-s)/8 + s) = 4.683077; factor 32: 1/((1-s)/32 + s) = 7.734142 */
+    /* HD 8, theta 10000: wavelengths 6.28, 62.8, 628, 6283; low 8192, high 2048: the last one lies
+     * between.
+     * smooth = (8192/6283.185 - 1) / 3 = 0.1012657; factor 8: 1/((1-s)/8 + s) = 4.683077; factor 32:
+     * 1/((1-s)/32 + s) = 7.734142 */
     const double smooth = (8192 / 6283.185307179586 - 1) / 3;
     const double factors[2] = {8, 32};
     kq_source *src;
@@ -246,7 +274,8 @@ static void llama3_factors_are_recognised(void **s)
         write_gguf("src_model.gguf", false, rope, LAYERS);
         check_ok(kq_source_open("src_model.gguf", &src, &err));
         const kq_rope_scaling *r = &kq_source_config(src)->rope_scaling;
-        assert_true(r->kind == KQ_ROPE_LLAMA3 && r->factor == factors[i] && r->low_freq_factor == 1 && r->high_freq_factor == 4);
+        assert_true(r->kind == KQ_ROPE_LLAMA3 && r->factor == factors[i] && r->low_freq_factor == 1 &&
+                    r->high_freq_factor == 4);
         assert_int_equal(r->original_max_position, 8192);
         kq_source_close(src);
     }
@@ -292,13 +321,15 @@ static void shards(void)
 static void case_30_file_names(void **s)
 {
     (void)s;
-    static const char *const names[] = {"../src_model/b.safetensors", "/etc/passwd", "..", "", "x/b.safetensors"};
+    static const char *const names[] = {"../src_model/b.safetensors", "/etc/passwd", "..", "",
+                                        "x/b.safetensors"};
     shards();
     for (size_t i = 0; i < 5; i++) {
         write_index(7, names[i], 0, n_list);
         refused("src_model", KQ_E_FORMAT, "same folder");
     }
-    unlink("src_model/b2.safetensors"); /* a symbolic link is how download caches store files: read, and checked like any other */
+    /* a symbolic link is how download caches store files: read, and checked like any other */
+    unlink("src_model/b2.safetensors");
     assert_int_equal(symlink("b.safetensors", "src_model/b2.safetensors"), 0);
     write_index(7, "b2.safetensors", 0, n_list);
     check_values("src_model");
@@ -316,9 +347,11 @@ static void case_32_index_and_shard_disagree(void **s)
 {
     (void)s;
     shards();
-    write_index(8, "b.safetensors", 0, n_list); /* it sends tensor 7 to the wrong file: the right one is opened too */
+    /* it sends tensor 7 to the wrong file: the right one is opened too */
+    write_index(8, "b.safetensors", 0, n_list);
     check_values("src_model");
-    write_index(7, "b.safetensors", 0, n_list - 1); /* a tensor that it does not list is in a file that it names */
+    /* a tensor that it does not list is in a file that it names */
+    write_index(7, "b.safetensors", 0, n_list - 1);
     check_values("src_model");
     write_index(7, "b.safetensors", 0, 7); /* it names one file only: what is in the other is missing */
     refused("src_model", KQ_E_SHAPE, "is missing");
@@ -332,7 +365,8 @@ static void case_33_tensor_in_two_shards(void **s)
     (void)s;
     shards();
     const float other = 0.125f;
-    write_part("src_model/b2.safetensors", 0, 1, &other); /* as transformers, the last file by name counts, whatever the index says */
+    /* as transformers, the last file by name counts, whatever the index says */
+    write_part("src_model/b2.safetensors", 0, 1, &other);
     write_index(7, "b.safetensors", 0, n_list - 1);
     check_values("src_model");
     write_part("src_model/b2.safetensors", 0, n_list, &other);
@@ -350,7 +384,8 @@ static void case_34_stale_index(void **s)
     (void)s;
     shards();
     write_index(7, "b.safetensors", 0, n_list);
-    write_part("src_model/model.safetensors", 0, n_list, NULL); /* the single file goes first: the index and what it names are not looked at */
+    /* the single file goes first: the index and what it names are not looked at */
+    write_part("src_model/model.safetensors", 0, n_list, NULL);
     unlink("src_model/a.safetensors");
     check_values("src_model");
 }
@@ -361,10 +396,14 @@ static void case_35_config_and_tensors_disagree(void **s)
     char text[2048], *p;
     folder(false, false, "");
     write_part("src_model/model.safetensors", 0, n_list, NULL);
-    static const struct { const char *from, *to, *words; } edits[] = {
-        {"\"vocab_size\": 40", "\"vocab_size\": 41", "model.embed_tokens.weight is [40, 32]"}, {"\"intermediate_size\": 64", "\"intermediate_size\": 65", "mlp"},
-        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "model.layers.2"}, 
-        {"\"head_dim\": 8", "\"head_dim\": 4", "q_proj"}, {"\"model_type\": \"llama\"", "\"model_type\": \"qwen3\"", "q_norm"},
+    static const struct {
+        const char *from, *to, *words;
+    } edits[] = {
+        {"\"vocab_size\": 40", "\"vocab_size\": 41", "model.embed_tokens.weight is [40, 32]"},
+        {"\"intermediate_size\": 64", "\"intermediate_size\": 65", "mlp"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "model.layers.2"},
+        {"\"head_dim\": 8", "\"head_dim\": 4", "q_proj"},
+        {"\"model_type\": \"llama\"", "\"model_type\": \"qwen3\"", "q_norm"},
     };
     for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
         config(text, sizeof text, false, false, "");
@@ -385,7 +424,8 @@ static void case_35_config_and_tensors_disagree(void **s)
     refused("src_model", KQ_E_SHAPE, "lm_head.weight");
 }
 
-/* Any answer is right, but memory errors are not: an index that names shards which overlap, mutated a little. */
+/* Any answer is right, but memory errors are not: an index that names shards which overlap, mutated a
+ * little. */
 static void mutated_index(void **s)
 {
     (void)s;
@@ -417,7 +457,9 @@ static void mutated_index(void **s)
 static void gguf_tensors_without_a_place(void **s)
 {
     (void)s;
-    static const char *const names[] = {"blk.0.attn_sinks", "blk.0.attn_q.scale", "rope_factors_long", "x", "cls.output"}; /* and .weight */
+    /* and .weight */
+    static const char *const names[] = {"blk.0.attn_sinks", "blk.0.attn_q.scale", "rope_factors_long", "x",
+                                        "cls.output"};
     kq_source *src;
     for (int qwen3 = 0; qwen3 < 2; qwen3++)
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -446,8 +488,13 @@ static void extra_tensors(void **s)
     n_list--;
     check_values("src_model");
     n_list++;
-    static const char *const names[] = {"model.layers.0.self_attn.q_proj.bias", "model.layers.7.mlp.up_proj.weight", "model.layers.00.mlp.up_proj.weight",
-                                        "model.layers.1.mlp.up_proj.weight_scale", "score.weight", "x", "model.model.y"};
+    static const char *const names[] = {"model.layers.0.self_attn.q_proj.bias",
+                                        "model.layers.7.mlp.up_proj.weight",
+                                        "model.layers.00.mlp.up_proj.weight",
+                                        "model.layers.1.mlp.up_proj.weight_scale",
+                                        "score.weight",
+                                        "x",
+                                        "model.model.y"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) { /* transformers leaves them out */
         strcpy(list[n_list - 1].hf, names[i]);
         write_part("src_model/model.safetensors", 0, n_list, NULL);
@@ -490,7 +537,8 @@ static void case_60_block_count(void **s)
     refused("src_model.gguf", KQ_E_SHAPE, "model.layers.2");
 }
 
-/* A block type that is not read is no obstacle until its numbers are asked for; then the message names tensor and type. */
+/* A block type that is not read is no obstacle until its numbers are asked for; then the message names
+ * tensor and type. */
 static void unreadable_type_is_refused_when_read(void **s)
 {
     (void)s;
@@ -503,7 +551,8 @@ static void unreadable_type_is_refused_when_read(void **s)
     check_ok(kq_source_open("src_model.gguf", &src, &err));
     const kq_tensor *t = kq_source_find(src, "model.embed_tokens.weight");
     assert_int_equal(t->dtype, KQ_T_OTHER);
-    check_fails(kq_source_read_f32(src, t, 0, 1, got, &err), KQ_E_UNSUPPORTED, "model.embed_tokens.weight has type MXFP4");
+    check_fails(kq_source_read_f32(src, t, 0, 1, got, &err), KQ_E_UNSUPPORTED,
+                "model.embed_tokens.weight has type MXFP4");
     check_ok(kq_source_read_f32(src, kq_source_find(src, "model.norm.weight"), 0, D, got, &err));
     kq_source_close(src);
 }
@@ -532,7 +581,8 @@ static void fingerprints(void **s)
     check_ok(kq_source_fingerprint(src, c, &err));
     kq_source_close(src);
     assert_string_not_equal(a, c);
-    write_text("src_model/generation_config.json", "{\"eos_token_id\": [0, 1]}"); /* what ends an answer changes no factor */
+    /* what ends an answer changes no factor */
+    write_text("src_model/generation_config.json", "{\"eos_token_id\": [0, 1]}");
     check_ok(kq_source_open("src_model", &src, &err));
     assert_int_equal(kq_source_config(src)->n_eos, 2);
     check_ok(kq_source_fingerprint(src, b, &err));
@@ -547,11 +597,23 @@ static void fingerprints(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(same_values_three_ways), T(configs_agree), T(llama3_factors_are_recognised), T(case_29_nan_weights), T(case_30_file_names),
-        T(case_31_missing_shard), T(case_32_index_and_shard_disagree), T(case_33_tensor_in_two_shards), T(case_34_stale_index),
-        T(case_35_config_and_tensors_disagree), T(extra_tensors), T(mutated_index), T(gguf_tensors_without_a_place),
-        T(kronq_checkpoint_may_hold_trellis), T(case_60_block_count),
-        T(unreadable_type_is_refused_when_read), T(fingerprints),
+        T(same_values_three_ways),
+        T(configs_agree),
+        T(llama3_factors_are_recognised),
+        T(case_29_nan_weights),
+        T(case_30_file_names),
+        T(case_31_missing_shard),
+        T(case_32_index_and_shard_disagree),
+        T(case_33_tensor_in_two_shards),
+        T(case_34_stale_index),
+        T(case_35_config_and_tensors_disagree),
+        T(extra_tensors),
+        T(mutated_index),
+        T(gguf_tensors_without_a_place),
+        T(kronq_checkpoint_may_hold_trellis),
+        T(case_60_block_count),
+        T(unreadable_type_is_refused_when_read),
+        T(fingerprints),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     clean();

@@ -1,4 +1,5 @@
-/* Tasks against lm-evaluation-harness (tests/golden/tasks, made by scripts/check_tasks.py), hostile documents, interrupted runs. */
+/* Tasks against lm-evaluation-harness (tests/golden/tasks, made by scripts/check_tasks.py), hostile
+ * documents, interrupted runs. */
 #include <jansson.h>
 #include <unistd.h>
 
@@ -36,7 +37,7 @@ static void all_tasks(kq_task_file file[N_TASK])
         file[i] = (kq_task_file){names[i], golden_file(names[i])};
 }
 
-/* ---- against the harness ----------------------------------------------------------------------------------------------------- */
+/* ---- against the harness ------------------------------------------------------------------------------- */
 
 static void test_golden(void **state)
 {
@@ -51,7 +52,8 @@ static void test_golden(void **state)
     all_tasks(file);
     check_ok(kq_eval_tasks(MODEL, file, N_TASK, &opt, &text, &err));
     check_ok(kq_file_read("golden.jsonl", 1 << 24, &samples, &size, &err));
-    json_t *got = json_loads(text, 0, NULL), *want = json_load_file(KRONQ_GOLDEN_DIR "/tasks/expected.json", 0, NULL);
+    json_t *got = json_loads(text, 0, NULL),
+           *want = json_load_file(KRONQ_GOLDEN_DIR "/tasks/expected.json", 0, NULL);
     assert_non_null(got);
     assert_non_null(want);
     size_t choices = 0;
@@ -59,11 +61,15 @@ static void test_golden(void **state)
         const json_t *w = json_object_get(want, names[t]), *metrics = json_object_get(w, "metrics"), *value;
         const json_t *g = json_object_get(json_object_get(got, "results"), names[t]);
         const char *key;
-        json_object_foreach((json_t *)metrics, key, value)
-            if (!(fabs(json_number_value(json_object_get(g, key)) - json_number_value(value)) < 1e-12))
-                fail_msg("%s %s: %.17g, lm_eval has %.17g", names[t], key, json_number_value(json_object_get(g, key)), json_number_value(value));
-        assert_int_equal(json_object_size(g), json_object_size(metrics) + 3); /* name, alias, sample_len */
-        assert_true(json_number_value(json_object_get(json_object_get(got, "versions"), names[t])) == json_number_value(json_object_get(w, "version")));
+        json_object_foreach(
+            (json_t *)metrics, key,
+            value) if (!(fabs(json_number_value(json_object_get(g, key)) - json_number_value(value)) < 1e-12))
+            fail_msg("%s %s: %.17g, lm_eval has %.17g", names[t], key,
+                     json_number_value(json_object_get(g, key)), json_number_value(value));
+        /* name, alias, sample_len */
+        assert_int_equal(json_object_size(g), json_object_size(metrics) + 3);
+        assert_true(json_number_value(json_object_get(json_object_get(got, "versions"), names[t])) ==
+                    json_number_value(json_object_get(w, "version")));
         const json_t *docs = json_object_get(w, "ll");
         for (size_t d = 0; d < json_array_size(docs); d++) {
             char *end = strchr(samples + line_at, '\n');
@@ -75,11 +81,15 @@ static void test_golden(void **state)
             const json_t *resps = json_object_get(s, "filtered_resps"), *ll = json_array_get(docs, d);
             assert_int_equal(json_array_size(resps), json_array_size(ll));
             for (size_t k = 0; k < json_array_size(ll); k++, choices++) {
-                const double a = atof(json_string_value(json_array_get(json_array_get(resps, k), 0))), b = json_number_value(json_array_get(ll, k));
-                if (!(fabs(a - b) < 2e-4)) /* f32 there: the sums of a dozen log-probabilities of some -6 each agree to 4e-5 here */
+                const double a = atof(json_string_value(json_array_get(json_array_get(resps, k), 0))),
+                             b = json_number_value(json_array_get(ll, k));
+                if (!(fabs(a - b) < 2e-4)) /* f32 there: the sums of a dozen log-probabilities of some -6 each
+                                              agree to 4e-5 here */
                     fail_msg("%s document %zu choice %zu: %.7f, lm_eval has %.7f", names[t], d, k, a, b);
-                const bool greedy = json_is_true(json_array_get(json_array_get(json_object_get(w, "greedy"), d), k));
-                assert_string_equal(json_string_value(json_array_get(json_array_get(resps, k), 1)), greedy ? "True" : "False");
+                const bool greedy =
+                    json_is_true(json_array_get(json_array_get(json_object_get(w, "greedy"), d), k));
+                assert_string_equal(json_string_value(json_array_get(json_array_get(resps, k), 1)),
+                                    greedy ? "True" : "False");
             }
             json_decref(s);
         }
@@ -144,10 +154,12 @@ static void test_resume(void **state)
             fputs("0123456789abcdef {\"task\":1,", f);
             fclose(f);
             opt.resume = false;
-            check_fails(kq_eval_tasks(MODEL, file, N_TASK, &opt, &text, &err), KQ_E_ARG, "--resume continues it");
+            check_fails(kq_eval_tasks(MODEL, file, N_TASK, &opt, &text, &err), KQ_E_ARG,
+                        "--resume continues it");
             opt.resume = true;
             opt.limit = 3;
-            check_fails(kq_eval_tasks(MODEL, file, N_TASK, &opt, &text, &err), KQ_E_MISMATCH, "is of another run");
+            check_fails(kq_eval_tasks(MODEL, file, N_TASK, &opt, &text, &err), KQ_E_MISMATCH,
+                        "is of another run");
             opt.limit = 0;
         }
         if (k == 2)
@@ -176,12 +188,14 @@ static void test_resume(void **state)
     unlink("cut.jsonl.partial");
 }
 
-/* ---- documents --------------------------------------------------------------------------------------------------------------- */
+/* ---- documents ----------------------------------------------------------------------------------------- */
 
 static void test_bad_documents(void **state)
 {
     (void)state;
-    static const struct { const char *task, *text, *words; } cases[] = {
+    static const struct {
+        const char *task, *text, *words;
+    } cases[] = {
         {"piqa", "", "holds no document"},
         {"piqa", "\n \n\r\n", "holds no document"},
         {"piqa", "\n\n{\"goal\":\"a\"", "line 3: "},
@@ -198,15 +212,33 @@ static void test_bad_documents(void **state)
         {"piqa", "{\"goal\":\"a\",\"sol1\":\"b\",\"sol2\":\"c\",\"label\":0.5}", "labels 0..1"},
         {"piqa", "{\"goal\":\"a\",\"sol1\":\"b\",\"sol2\":\"c\",\"label\":99999999999999999999}", "line 1: "},
         {"arc_easy", "{\"question\":\"q\",\"answerKey\":\"A\"}", "field \"choices\" is missing"},
-        {"arc_easy", "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":[]}", "field \"choices\" is no object"},
-        {"arc_easy", "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":{\"text\":[\"a\"],\"label\":[\"A\"]}}", "\"choices.text\" holds fewer than 2"},
-        {"arc_easy", "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":{\"text\":[\"a\",1],\"label\":[\"A\",\"B\"]}}", "no string"},
-        {"arc_easy", "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":{\"text\":[\"a\",\"b\",\"c\"],\"label\":[\"A\",\"B\"]}}", "not as many entries"},
-        {"arc_challenge", "{\"question\":\"q\",\"answerKey\":\"E\",\"choices\":{\"text\":[\"a\",\"b\"],\"label\":[\"A\",\"B\"]}}", "\"answerKey\" is none of"},
-        {"hellaswag", "{\"activity_label\":\"a\",\"ctx_a\":\"b\",\"ctx_b\":\"c\",\"endings\":[\"x\",\"y\"],\"label\":\"\"}", "labels 0..1"},
-        {"hellaswag", "{\"activity_label\":\"a\",\"ctx_a\":\"b\",\"ctx_b\":\"c\",\"endings\":\"x\",\"label\":\"0\"}", "\"endings\" is no list"},
-        {"winogrande", "{\"sentence\":\"no blank\",\"option1\":\"a\",\"option2\":\"b\",\"answer\":\"1\"}", "has no blank"},
-        {"winogrande", "{\"sentence\":\"a _ b\",\"option1\":\"a\",\"option2\":\"b\",\"answer\":\"\"}", "neither \"1\" nor \"2\""},
+        {"arc_easy", "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":[]}",
+         "field \"choices\" is no object"},
+        {"arc_easy",
+         "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":{\"text\":[\"a\"],\"label\":[\"A\"]}}",
+         "\"choices.text\" holds fewer than 2"},
+        {"arc_easy",
+         "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":{\"text\":[\"a\",1],\"label\":[\"A\",\"B\"]}}",
+         "no string"},
+        {"arc_easy",
+         "{\"question\":\"q\",\"answerKey\":\"A\",\"choices\":{\"text\":[\"a\",\"b\",\"c\"],\"label\":[\"A\","
+         "\"B\"]}}",
+         "not as many entries"},
+        {"arc_challenge",
+         "{\"question\":\"q\",\"answerKey\":\"E\",\"choices\":{\"text\":[\"a\",\"b\"],\"label\":[\"A\",\"B\"]"
+         "}}",
+         "\"answerKey\" is none of"},
+        {"hellaswag",
+         "{\"activity_label\":\"a\",\"ctx_a\":\"b\",\"ctx_b\":\"c\",\"endings\":[\"x\",\"y\"],\"label\":"
+         "\"\"}",
+         "labels 0..1"},
+        {"hellaswag",
+         "{\"activity_label\":\"a\",\"ctx_a\":\"b\",\"ctx_b\":\"c\",\"endings\":\"x\",\"label\":\"0\"}",
+         "\"endings\" is no list"},
+        {"winogrande", "{\"sentence\":\"no blank\",\"option1\":\"a\",\"option2\":\"b\",\"answer\":\"1\"}",
+         "has no blank"},
+        {"winogrande", "{\"sentence\":\"a _ b\",\"option1\":\"a\",\"option2\":\"b\",\"answer\":\"\"}",
+         "neither \"1\" nor \"2\""},
         {"boolq", "{\"passage\":\"a\",\"question\":\"b\",\"label\":null}", "labels 0..1"},
     };
     kq_error err;
@@ -214,27 +246,33 @@ static void test_bad_documents(void **state)
         kq_document *docs;
         size_t n, n_file;
         check_ok(kq_file_write("bad.jsonl", cases[i].text, strlen(cases[i].text), &err));
-        check_fails(kq_documents_read(kq_task_find(cases[i].task), "bad.jsonl", 0, &docs, &n, &n_file, &err), KQ_E_FORMAT, cases[i].words);
+        check_fails(kq_documents_read(kq_task_find(cases[i].task), "bad.jsonl", 0, &docs, &n, &n_file, &err),
+                    KQ_E_FORMAT, cases[i].words);
         assert_non_null(strstr(err.message, "bad.jsonl: "));
         assert_null(docs);
     }
     /* every cut of a good line */
-    static const char good[] = "{\"question\":\"q\",\"answerKey\":\"B\",\"choices\":{\"text\":[\"a\",\"b\"],\"label\":[\"A\",\"B\"]}}";
+    static const char good[] = "{\"question\":\"q\",\"answerKey\":\"B\",\"choices\":{\"text\":[\"a\",\"b\"],"
+                               "\"label\":[\"A\",\"B\"]}}";
     for (size_t i = 1; i < sizeof good - 1; i++) {
         kq_document *docs;
         size_t n, n_file;
         check_ok(kq_file_write("bad.jsonl", good, i, &err));
-        check_fails(kq_documents_read(kq_task_find("arc_easy"), "bad.jsonl", 0, &docs, &n, &n_file, &err), KQ_E_FORMAT, "line 1");
+        check_fails(kq_documents_read(kq_task_find("arc_easy"), "bad.jsonl", 0, &docs, &n, &n_file, &err),
+                    KQ_E_FORMAT, "line 1");
     }
     /* a context of white space alone has no token */
-    static const char blank[] = "{\"sentence\":\"_ b\",\"option1\":\" \",\"option2\":\"b\",\"answer\":\"1\"}\n";
+    static const char blank[] =
+        "{\"sentence\":\"_ b\",\"option1\":\" \",\"option2\":\"b\",\"answer\":\"1\"}\n";
     const kq_task_file file = {"winogrande", "bad.jsonl"};
     kq_eval_tasks_options opt = options(1);
     char *text;
     check_ok(kq_file_write("bad.jsonl", blank, sizeof blank - 1, &err));
-    check_fails(kq_eval_tasks(MODEL, &file, 1, &opt, &text, &err), KQ_E_FORMAT, "bad.jsonl: line 1: the context of a choice is empty");
+    check_fails(kq_eval_tasks(MODEL, &file, 1, &opt, &text, &err), KQ_E_FORMAT,
+                "bad.jsonl: line 1: the context of a choice is empty");
     const kq_task_file unknown = {"mmlu", "bad.jsonl"};
-    check_fails(kq_eval_tasks(MODEL, &unknown, 1, &opt, &text, &err), KQ_E_ARG, "--task mmlu: unknown; there are arc_easy");
+    check_fails(kq_eval_tasks(MODEL, &unknown, 1, &opt, &text, &err), KQ_E_ARG,
+                "--task mmlu: unknown; there are arc_easy");
     opt.resume = true;
     const kq_task_file piqa = {"piqa", golden_file("piqa")};
     check_fails(kq_eval_tasks(MODEL, &piqa, 1, &opt, &text, &err), KQ_E_ARG, "--log-samples");
@@ -253,8 +291,10 @@ static void test_limit(void **state)
     json_int_t original, effective;
     const char *error;
     double acc;
-    assert_int_equal(json_unpack(r, "{s:{s:{s:I, s:I}}, s:{s:{s:F, s:s}}}", "n-samples", "piqa", "original", &original, "effective", &effective, "results",
-                                 "piqa", "acc,none", &acc, "acc_stderr,none", &error), 0);
+    assert_int_equal(json_unpack(r, "{s:{s:{s:I, s:I}}, s:{s:{s:F, s:s}}}", "n-samples", "piqa", "original",
+                                 &original, "effective", &effective, "results", "piqa", "acc,none", &acc,
+                                 "acc_stderr,none", &error),
+                     0);
     assert_int_equal(original, 14);
     assert_int_equal(effective, 1);
     assert_string_equal(error, "N/A");
@@ -262,16 +302,27 @@ static void test_limit(void **state)
     free(text);
 }
 
-/* ---- Python's str ------------------------------------------------------------------------------------------------------------ */
+/* ---- Python's str -------------------------------------------------------------------------------------- */
 
 static void test_python_text(void **state)
 {
     (void)state;
     kq_error err;
     /* values of Python 3.11's str.capitalize */
-    static const struct { const char *in, *out; } capital[] = {
-        {"", ""}, {"hello World", "Hello world"}, {"\xc3\x9fTRASSE", "Sstrasse"}, {"\xef\xac\x81N", "Fin"}, {"\xce\x9f\xce\x94\xce\x9f\xce\xa3", "\xce\x9f\xce\xb4\xce\xbf\xcf\x82"},
-        {"a\xce\xa3z", "A\xcf\x83z"}, {"\xc7\x86x", "\xc7\x85x"}, {"a\xc4\xb0", "Ai\xcc\x87"}, {"1A", "1a"}, {"\xce\x90", "\xce\x99\xcc\x88\xcc\x81"}, {" A", " a"},
+    static const struct {
+        const char *in, *out;
+    } capital[] = {
+        {"", ""},
+        {"hello World", "Hello world"},
+        {"\xc3\x9fTRASSE", "Sstrasse"},
+        {"\xef\xac\x81N", "Fin"},
+        {"\xce\x9f\xce\x94\xce\x9f\xce\xa3", "\xce\x9f\xce\xb4\xce\xbf\xcf\x82"},
+        {"a\xce\xa3z", "A\xcf\x83z"},
+        {"\xc7\x86x", "\xc7\x85x"},
+        {"a\xc4\xb0", "Ai\xcc\x87"},
+        {"1A", "1a"},
+        {"\xce\x90", "\xce\x99\xcc\x88\xcc\x81"},
+        {" A", " a"},
     };
     for (size_t i = 0; i < sizeof capital / sizeof *capital; i++) {
         char *out;
@@ -279,8 +330,11 @@ static void test_python_text(void **state)
         assert_string_equal(out, capital[i].out);
         kq_free(out);
     }
-    static const struct { const char *in, *out; } clean[] = {
-        {"  a \n", "a"}, {"x [title] y", "x. y"}, {"a[b]c[d", "ac[d"}, {"[a\nb] [c]", "[a\nb] "}, {"a    b", "a  b"}, {"\xc2\xa0z\xe3\x80\x80", "z"}, {"[a[b]]", "]"},
+    static const struct {
+        const char *in, *out;
+    } clean[] = {
+        {"  a \n", "a"},    {"x [title] y", "x. y"},        {"a[b]c[d", "ac[d"}, {"[a\nb] [c]", "[a\nb] "},
+        {"a    b", "a  b"}, {"\xc2\xa0z\xe3\x80\x80", "z"}, {"[a[b]]", "]"},
     };
     for (size_t i = 0; i < sizeof clean / sizeof *clean; i++) {
         char buf[64];
@@ -296,8 +350,9 @@ static void test_python_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_python_text), cmocka_unit_test(test_bad_documents), cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_resume), cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_python_text), cmocka_unit_test(test_bad_documents),
+        cmocka_unit_test(test_golden),      cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* libFuzzer's entry: a file of any bytes. Any answer is right; memory errors, documents that are no UTF-8, and two readings that differ are not. */
+/* libFuzzer's entry: a file of any bytes. Any answer is right; memory errors, documents that are no
+ * UTF-8, and two readings that differ are not. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-typedef struct seen { size_t documents, bytes; } seen;
+typedef struct seen {
+    size_t documents, bytes;
+} seen;
 
 static kq_status look(void *ctx, const kq_text_document *doc, bool *enough, kq_error *err)
 {
@@ -36,14 +39,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (fd < 0 || (size && write(fd, data, size) != (ssize_t)size))
         abort();
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    const kq_text_how whole = {.reach = SIZE_MAX}, part = {.reach = 100}, text = {.reach = SIZE_MAX, .options.format = "text"};
+    const kq_text_how whole = {.reach = SIZE_MAX}, part = {.reach = 100},
+                      text = {.reach = SIZE_MAX, .options.format = "text"};
     seen a = {0}, b = {0};
     const kq_status status = kq_text_read(path, &whole, look, &a, &info, &err);
     if (!status && (a.documents != info.documents || !info.whole))
         abort();
     if (status && (!*err.message || strchr(err.message, '\n')))
         abort();
-    if (kq_text_read(path, &whole, NULL, NULL, NULL, &again) != status || (status && strcmp(err.message, again.message)))
+    if (kq_text_read(path, &whole, NULL, NULL, NULL, &again) != status ||
+        (status && strcmp(err.message, again.message)))
         abort();
     if (!kq_text_read(path, &part, look, &b, &info, NULL) && !status && b.documents > a.documents)
         abort();

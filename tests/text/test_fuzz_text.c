@@ -12,13 +12,17 @@
 enum { ROUNDS = 700, CAP = 4096 };
 
 static const char *const seeds[] = {
-    "{\"text\": \"one\"}\n{\"text\": \"tw\\u00f6\", \"n\": 1e3}\r\n\n{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"tools\": \"[]\"}\n",
-    "[{\"text\": \"one\"}, \"two\",\n [{\"from\": \"human\", \"value\": \"x\"}], {\"prompt\": \"a\", \"completion\": \"b\"}]",
-    "{\n \"conversations\": [\n  {\"from\": \"gpt\", \"value\": \"x\\\"{[\"}\n ], \"system\": \"s\"\n}\n{\"text\": \"\"}",
+    "{\"text\": \"one\"}\n{\"text\": \"tw\\u00f6\", \"n\": 1e3}\r\n\n{\"messages\": [{\"role\": \"user\", "
+    "\"content\": \"x\"}], \"tools\": \"[]\"}\n",
+    "[{\"text\": \"one\"}, \"two\",\n [{\"from\": \"human\", \"value\": \"x\"}], {\"prompt\": \"a\", "
+    "\"completion\": \"b\"}]",
+    "{\n \"conversations\": [\n  {\"from\": \"gpt\", \"value\": \"x\\\"{[\"}\n ], \"system\": "
+    "\"s\"\n}\n{\"text\": \"\"}",
     "\"one\"\n\"two \\ud83d\\udca9\"\n",
     "Running text, h\xc3\xa9h\xc3\xa9 \xf0\x9d\x84\x9e\nin two lines.\n",
     "\xef\xbb\xbf{\"text\": \"marked\"}\n",
-    "[ [ {\"role\": \"user\", \"content\": \"x\"} ], [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"x\"}]}] ]\n[]",
+    "[ [ {\"role\": \"user\", \"content\": \"x\"} ], [{\"role\": \"user\", \"content\": [{\"type\": "
+    "\"text\", \"text\": \"x\"}]}] ]\n[]",
 };
 
 static size_t mutate(kq_rng *rng, uint8_t *p, size_t n)
@@ -28,8 +32,8 @@ static size_t mutate(kq_rng *rng, uint8_t *p, size_t n)
         switch (kq_rng_u64(rng) % 5) {
         case 0: p[at] ^= (uint8_t)(1u << kq_rng_u64(rng) % 8); break;
         case 1: p[at] = (uint8_t)kq_rng_u64(rng); break;
-        case 2: p[at] = (uint8_t)"0,:[]{}\"\\\n \r\0u"[kq_rng_u64(rng) % 15]; break;
-        case 3: p[at] = (uint8_t)"\xff\xfe\xef\xc3\xe0\xf0\x80\x9f\x1f\x8b"[kq_rng_u64(rng) % 10]; break;
+        case 2: p[at] = (uint8_t) "0,:[]{}\"\\\n \r\0u"[kq_rng_u64(rng) % 15]; break;
+        case 3: p[at] = (uint8_t) "\xff\xfe\xef\xc3\xe0\xf0\x80\x9f\x1f\x8b"[kq_rng_u64(rng) % 10]; break;
         default: { /* copy a piece elsewhere */
             const size_t from = kq_rng_u64(rng) % n;
             size_t len = kq_rng_u64(rng) % 24;

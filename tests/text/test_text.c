@@ -1,4 +1,5 @@
-/* What files are taken for, and the documents in them. The right documents are what Python's json and codecs make of the same bytes. */
+/* What files are taken for, and the documents in them. The right documents are what Python's json and
+ * codecs make of the same bytes. */
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -18,7 +19,11 @@ static void write_file(const char *name, const void *data, size_t size)
 }
 
 /* Documents, each followed by '|'. */
-typedef struct gathered { char text[4096]; size_t n; size_t stop_at; } gathered;
+typedef struct gathered {
+    char text[4096];
+    size_t n;
+    size_t stop_at;
+} gathered;
 
 static kq_status gather(void *ctx, const kq_text_document *doc, bool *enough, kq_error *err)
 {
@@ -35,7 +40,8 @@ static kq_status gather(void *ctx, const kq_text_document *doc, bool *enough, kq
 
 static const kq_text_how whole = {.reach = SIZE_MAX};
 
-static kq_status read_bytes(const char *name, const void *data, size_t size, const kq_text_how *how, gathered *g, kq_text_info *info, kq_error *err)
+static kq_status read_bytes(const char *name, const void *data, size_t size, const kq_text_how *how,
+                            gathered *g, kq_text_info *info, kq_error *err)
 {
     write_file(name, data, size);
     *g = (gathered){.stop_at = g->stop_at};
@@ -45,10 +51,15 @@ static kq_status read_bytes(const char *name, const void *data, size_t size, con
 static void documents(void **state)
 {
     (void)state;
-    static const struct { const char *name, *data; size_t size; const char *format, *encoding, *documents; } cases[] = {
+    static const struct {
+        const char *name, *data;
+        size_t size;
+        const char *format, *encoding, *documents;
+    } cases[] = {
         {"a.txt", N("Go her.\nSo two.\r\n"), "text", "UTF-8", "Go her.\nSo two.\r\n|"},
         {"a.txt", N("\xef\xbb\xbfGo"), "text", "UTF-8", "Go|"},
-        {"a.txt", N("\xff\xfeG\0o\0\n\0\xe9\0\x34\xd8\x1e\xdd"), "text", "UTF-16LE", "Go\n\xc3\xa9\xf0\x9d\x84\x9e|"},
+        {"a.txt", N("\xff\xfeG\0o\0\n\0\xe9\0\x34\xd8\x1e\xdd"), "text", "UTF-16LE",
+         "Go\n\xc3\xa9\xf0\x9d\x84\x9e|"},
         {"a.txt", N("\xfe\xff\0G\0o\xd8\x34\xdd\x1e"), "text", "UTF-16BE", "Go\xf0\x9d\x84\x9e|"},
         {"a.txt", N("\xff\xfe\0\0G\0\0\0\x1e\xd1\x01\0"), "text", "UTF-32LE", "G\xf0\x9d\x84\x9e|"},
         {"a.txt", N("\0\0\xfe\xff\0\0\0G\0\x01\xd1\x1e"), "text", "UTF-32BE", "G\xf0\x9d\x84\x9e|"},
@@ -66,10 +77,14 @@ static void documents(void **state)
         {"a.txt", N("MZ"), "text", "UTF-8", "MZ|"},
         {"a.txt", N(" \n"), "text", "UTF-8", " \n|"},
         /* JSON lines */
-        {"a.jsonl", N("{\"text\": \"a\"}\r\n\r\n  {\"id\": 3, \"text\": \"b\\u00e9\"}\n\n"), "JSON lines", "UTF-8", "a|b\xc3\xa9|"},
+        {"a.jsonl", N("{\"text\": \"a\"}\r\n\r\n  {\"id\": 3, \"text\": \"b\\u00e9\"}\n\n"), "JSON lines",
+         "UTF-8", "a|b\xc3\xa9|"},
         {"a.json", N("{\"text\": \"a\"}\n{\"text\": \"\"}"), "JSON lines", "UTF-8", "a||"},
-        {"a.jsonl", N("{\"text\": \"a\", \"text\": \"b\", \"n\": NaN, \"m\": 123456789012345678901234567890}\n"), "JSON lines", "UTF-8", "b|"},
-        {"a.jsonl", N("{\"text\": \"\\ud83d\\udca9 \\ud83d.\"}\n"), "JSON lines", "UTF-8", "\xf0\x9f\x92\xa9 \xef\xbf\xbd.|"},
+        {"a.jsonl",
+         N("{\"text\": \"a\", \"text\": \"b\", \"n\": NaN, \"m\": 123456789012345678901234567890}\n"),
+         "JSON lines", "UTF-8", "b|"},
+        {"a.jsonl", N("{\"text\": \"\\ud83d\\udca9 \\ud83d.\"}\n"), "JSON lines", "UTF-8",
+         "\xf0\x9f\x92\xa9 \xef\xbf\xbd.|"},
         {"a.jsonl", N("\"a\"\n\"b{\"\n"), "JSON lines", "UTF-8", "a|b{|"},
         {"a.jsonl", N("\xef\xbb\xbf\n{\"text\": \"a\"}\n"), "JSON lines", "UTF-8", "a|"},
         {"a.jsonl", N("{\"text\":\"}]\\\"{[\"}\n"), "JSON lines", "UTF-8", "}]\"{[|"},
@@ -80,10 +95,20 @@ static void documents(void **state)
         {"a.json", N("{\n \"text\": \"a\\n}\"\n}\n{\"text\":\n\"b\"}"), "JSON", "UTF-8", "a\n}|b|"},
         {"a.json", N("[\"a\"]\n[\"b\"]\n"), "JSON", "UTF-8", "a|b|"},
         /* conversations: without a tokenizer their text is empty */
-        {"a.json", N("[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]"), "JSON", "UTF-8", "|"},
-        {"a.json", N("[[{\"role\": \"user\", \"content\": \"a\"}], [{\"from\": \"human\", \"value\": \"a\"}]]"), "JSON", "UTF-8", "||"},
-        {"a.jsonl", N("{\"messages\": [{\"role\": \"user\", \"content\": null}], \"tools\": null}\n{\"conversations\": [{\"from\": \"gpt\", \"value\": \"x\"}]}\n"), "JSON lines", "UTF-8", "||"},
-        {"a.jsonl", N("{\"text\": null, \"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"tools\": \"[{}]\"}\n"), "JSON lines", "UTF-8", "|"},
+        {"a.json",
+         N("[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]"),
+         "JSON", "UTF-8", "|"},
+        {"a.json",
+         N("[[{\"role\": \"user\", \"content\": \"a\"}], [{\"from\": \"human\", \"value\": \"a\"}]]"), "JSON",
+         "UTF-8", "||"},
+        {"a.jsonl",
+         N("{\"messages\": [{\"role\": \"user\", \"content\": null}], \"tools\": null}\n{\"conversations\": "
+           "[{\"from\": \"gpt\", \"value\": \"x\"}]}\n"),
+         "JSON lines", "UTF-8", "||"},
+        {"a.jsonl",
+         N("{\"text\": null, \"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"tools\": "
+           "\"[{}]\"}\n"),
+         "JSON lines", "UTF-8", "|"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kq_error err;
@@ -91,9 +116,12 @@ static void documents(void **state)
         gathered g = {0};
         if (read_bytes(cases[i].name, cases[i].data, cases[i].size, &whole, &g, &info, &err))
             fail_msg("case %zu: %s", i, err.message);
-        if (g.n != strlen(cases[i].documents) || memcmp(g.text, cases[i].documents, g.n) || strcmp(info.encoding, cases[i].encoding) || !info.whole)
+        if (g.n != strlen(cases[i].documents) || memcmp(g.text, cases[i].documents, g.n) ||
+            strcmp(info.encoding, cases[i].encoding) || !info.whole)
             fail_msg("case %zu: \"%.*s\" (%s)", i, (int)g.n, g.text, info.encoding);
-        if (strcmp(info.format, cases[i].format) && !(info.documents == 1 && strncmp(info.format, "JSON", 4) == 0 && strncmp(cases[i].format, "JSON", 4) == 0))
+        if (strcmp(info.format, cases[i].format) &&
+            !(info.documents == 1 && strncmp(info.format, "JSON", 4) == 0 &&
+              strncmp(cases[i].format, "JSON", 4) == 0))
             fail_msg("case %zu: taken for %s", i, info.format);
     }
 }
@@ -101,12 +129,18 @@ static void documents(void **state)
 static void refusals(void **state)
 {
     (void)state;
-    static const struct { const char *name, *data; size_t size; kq_status status; const char *words; } cases[] = {
+    static const struct {
+        const char *name, *data;
+        size_t size;
+        kq_status status;
+        const char *words;
+    } cases[] = {
         {"a.txt", N(""), KQ_E_ARG, "a.txt: holds no text"},
         {"a.jsonl", N("\n \n"), KQ_E_FORMAT, "a.jsonl: is named as JSON"},
         {"a.json", N("[]"), KQ_E_ARG, "holds no text"},
         {"a.txt", N("ab\ncd\0"), KQ_E_UNSUPPORTED, "line 2, byte 5: a NUL byte"},
-        {"a.txt", N("G\0o\0 \0h\0e\0r\0 \0s\0o\0 \0t\0w\0o\0"), KQ_E_UNSUPPORTED, "UTF-16 without a byte order mark, by its look; convert it first (iconv -f UTF-16LE"},
+        {"a.txt", N("G\0o\0 \0h\0e\0r\0 \0s\0o\0 \0t\0w\0o\0"), KQ_E_UNSUPPORTED,
+         "UTF-16 without a byte order mark, by its look; convert it first (iconv -f UTF-16LE"},
         {"a.txt", N("caf\xe9 noir"), KQ_E_FORMAT, "line 1, byte 3: 0xE9 is no UTF-8, by its look Latin-1"},
         {"a.txt", N("\x82\xb1\x82\xf1"), KQ_E_FORMAT, "byte 0: 0x82 is no UTF-8; convert"},
         {"a.txt", N("ab\xe2\x82"), KQ_E_FORMAT, "line 1, byte 2: the file ends within a character"},
@@ -116,30 +150,43 @@ static void refusals(void **state)
         {"a.txt", N("\xff\xfe\0\0G\0\0\0\0\0\x11\0"), KQ_E_FORMAT, "0x110000 is no character of UTF-32LE"},
         {"a.jsonl", N("hello\n"), KQ_E_FORMAT, "line 1 is \"hello\""},
         {"a.jsonl.gz", N("hello\n"), KQ_E_FORMAT, "is named as JSON"},
-        {"a.jsonl", N("{\"text\": \"a\"}\n{\"text\": \"b\n{\"text\": \"c\"}\n"), KQ_E_FORMAT, "a.jsonl: line 2: not valid JSON"},
+        {"a.jsonl", N("{\"text\": \"a\"}\n{\"text\": \"b\n{\"text\": \"c\"}\n"), KQ_E_FORMAT,
+         "a.jsonl: line 2: not valid JSON"},
         {"a.jsonl", N("{\"text\": \"b\n{\"text\": \"c\"}\n"), KQ_E_FORMAT, "line 1: not valid JSON"},
         {"a.jsonl", N("{\"text\": \"a\"}\n\n{\"text\": \"b\"} x\n"), KQ_E_FORMAT, "line 3: not valid JSON"},
         {"a.jsonl", N("{\"text\": \"a\"}\n{'text': 'b'}\n"), KQ_E_FORMAT, "line 2: not valid JSON"},
-        {"a.jsonl", N("{\"text\": \"a\"}\n3\n"), KQ_E_FORMAT, "line 2: a number where a document is expected"},
-        {"a.jsonl", N("{\"text\": \"a\"}\n[\"b\"]\n"), KQ_E_UNSUPPORTED, "line 2: a list where a document is expected"},
-        {"a.jsonl", N("{\"id\": 1, \"body\": \"b\"}\n"), KQ_E_FORMAT, "line 1 has no \"text\" string, \"messages\" or \"conversations\"; it has id, body;"},
-        {"a.jsonl", N("{\"text\": [\"b\"]}\n"), KQ_E_FORMAT, "line 1: \"text\" is a list, a string is expected"},
+        {"a.jsonl", N("{\"text\": \"a\"}\n3\n"), KQ_E_FORMAT,
+         "line 2: a number where a document is expected"},
+        {"a.jsonl", N("{\"text\": \"a\"}\n[\"b\"]\n"), KQ_E_UNSUPPORTED,
+         "line 2: a list where a document is expected"},
+        {"a.jsonl", N("{\"id\": 1, \"body\": \"b\"}\n"), KQ_E_FORMAT,
+         "line 1 has no \"text\" string, \"messages\" or \"conversations\"; it has id, body;"},
+        {"a.jsonl", N("{\"text\": [\"b\"]}\n"), KQ_E_FORMAT,
+         "line 1: \"text\" is a list, a string is expected"},
         {"a.jsonl", N("{\"text\": null}\n"), KQ_E_FORMAT, "line 1: \"text\" is null, a string is expected"},
         {"a.jsonl", N("{}\n"), KQ_E_FORMAT, "line 1 has no"},
-        {"a.json", N("[{\"text\": \"a\"},\n {\"text\": \"b\"}\n"), KQ_E_FORMAT, "the list that begins in line 1 has no end"},
-        {"a.json", N("[{\"text\": \"a\"}\n {\"text\": \"b\"}]\n"), KQ_E_FORMAT, "line 2: a comma or ] is expected"},
+        {"a.json", N("[{\"text\": \"a\"},\n {\"text\": \"b\"}\n"), KQ_E_FORMAT,
+         "the list that begins in line 1 has no end"},
+        {"a.json", N("[{\"text\": \"a\"}\n {\"text\": \"b\"}]\n"), KQ_E_FORMAT,
+         "line 2: a comma or ] is expected"},
         {"a.json", N("[{\"text\": \"a\"},\n]\n"), KQ_E_FORMAT, "line 2: not valid JSON"},
         {"a.json", N("{\n\"text\": \"a\",\n\"b\": x}\n"), KQ_E_FORMAT, "a.json: line 3: not valid JSON"},
         {"a.jsonl", N("{\"messages\": []}\n"), KQ_E_FORMAT, "line 1: \"messages\" is an empty list"},
         {"a.jsonl", N("{\"messages\": [{\"role\": \"user\"}, 3]}\n"), KQ_E_FORMAT, "entry 1 of \"messages\""},
-        {"a.jsonl", N("{\"conversations\": [{\"from\": \"alien\", \"value\": \"x\"}]}\n"), KQ_E_UNSUPPORTED, "is from \"alien\""},
-        {"a.jsonl", N("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"tools\": {}}\n"), KQ_E_FORMAT, "\"tools\" is an object"},
-        {"a.jsonl", N("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"tools\": \"[\"}\n"), KQ_E_FORMAT, "line 1"},
+        {"a.jsonl", N("{\"conversations\": [{\"from\": \"alien\", \"value\": \"x\"}]}\n"), KQ_E_UNSUPPORTED,
+         "is from \"alien\""},
+        {"a.jsonl", N("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"tools\": {}}\n"),
+         KQ_E_FORMAT, "\"tools\" is an object"},
+        {"a.jsonl", N("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"tools\": \"[\"}\n"),
+         KQ_E_FORMAT, "line 1"},
         {"a", N("PAR1\x15\x04\x15\x10"), KQ_E_UNSUPPORTED, "a: is a Parquet file, no text"},
         {"a", N("ARROW1\0\0"), KQ_E_UNSUPPORTED, "is an Arrow file"},
         {"a", N("\xff\xff\xff\xff\x10\0\0\0"), KQ_E_UNSUPPORTED, "is an Arrow stream"},
         {"a.txt", N("PK\x03\x04\x14\0"), KQ_E_UNSUPPORTED, "is a zip archive"},
-        {"a", N("\xfd" "7zXZ\0\0\x04"), KQ_E_UNSUPPORTED, "is an xz archive"},
+        {"a",
+         N("\xfd"
+           "7zXZ\0\0\x04"),
+         KQ_E_UNSUPPORTED, "is an xz archive"},
         {"a", N("BZh91AY&SY\x01\x02"), KQ_E_UNSUPPORTED, "is a bzip2 archive"},
         {"a", N("%PDF-1.7\n"), KQ_E_UNSUPPORTED, "is a PDF document"},
         {"a", N("{\\rtf1 x}"), KQ_E_UNSUPPORTED, "is an RTF document"},
@@ -147,33 +194,45 @@ static void refusals(void **state)
         {"a", N("\x18\0\0\0\0\0\0\0{\"a\":"), KQ_E_UNSUPPORTED, "is a safetensors file"},
         {"a", N("\x80\x04\x95\x10"), KQ_E_UNSUPPORTED, "is a Python pickle"},
         {"a", N("\x89PNG\r\n\x1a\n"), KQ_E_UNSUPPORTED, "is a PNG picture"},
-        {"a", N("\x7f" "ELF\x02"), KQ_E_UNSUPPORTED, "is a program or library"},
-        {"a.jsonl", N("version https://git-lfs.github.com/spec/v1\n"), KQ_E_UNSUPPORTED, "is a pointer of Git LFS"},
+        {"a",
+         N("\x7f"
+           "ELF\x02"),
+         KQ_E_UNSUPPORTED, "is a program or library"},
+        {"a.jsonl", N("version https://git-lfs.github.com/spec/v1\n"), KQ_E_UNSUPPORTED,
+         "is a pointer of Git LFS"},
         {"a.gz", N("\x1f\x8b\x08"), KQ_E_FORMAT, "the gzip archive is cut short"},
         {"a.gz", N("\x1f\x8b\x07\0\0\0\0\0\0\0\0\0"), KQ_E_FORMAT, "the gzip archive is damaged"},
         {"a.zst", N("\x28\xb5\x2f\xfd"), KQ_E_FORMAT, "the zstd archive is cut short"},
-        {"a.zst", N("\x28\xb5\x2f\xfd\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), KQ_E_FORMAT, "the zstd archive is damaged"},
+        {"a.zst", N("\x28\xb5\x2f\xfd\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), KQ_E_FORMAT,
+         "the zstd archive is damaged"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kq_error err;
         kq_text_info info;
         gathered g = {0};
-        const kq_status status = read_bytes(cases[i].name, cases[i].data, cases[i].size, &whole, &g, &info, &err);
+        const kq_status status =
+            read_bytes(cases[i].name, cases[i].data, cases[i].size, &whole, &g, &info, &err);
         if (status != cases[i].status || !strstr(err.message, cases[i].words))
-            fail_msg("case %zu: status %d (want %d), \"%s\" (want \"%s\")", i, status, cases[i].status, status ? err.message : g.text, cases[i].words);
+            fail_msg("case %zu: status %d (want %d), \"%s\" (want \"%s\")", i, status, cases[i].status,
+                     status ? err.message : g.text, cases[i].words);
     }
     kq_error err;
     check_fails(kq_text_read(".", &whole, NULL, NULL, NULL, &err), KQ_E_IO, ".: is a folder");
     check_fails(kq_text_read("nothing", &whole, NULL, NULL, NULL, &err), KQ_E_IO, "nothing: No such file");
-    const kq_text_how xml = {.reach = SIZE_MAX, .options.format = "xml"}, json = {.reach = SIZE_MAX, .options.format = "json"}, text = {.reach = SIZE_MAX, .options.format = "text"};
+    const kq_text_how xml = {.reach = SIZE_MAX, .options.format = "xml"},
+                      json = {.reach = SIZE_MAX, .options.format = "json"},
+                      text = {.reach = SIZE_MAX, .options.format = "text"};
     gathered g = {0};
     kq_text_info info;
     check_fails(read_bytes("a", N("x"), &xml, &g, &info, &err), KQ_E_ARG, "--text-format xml");
-    check_fails(read_bytes("a", N("{ int x; }"), &json, &g, &info, &err), KQ_E_FORMAT, "line 1: not valid JSON");
+    check_fails(read_bytes("a", N("{ int x; }"), &json, &g, &info, &err), KQ_E_FORMAT,
+                "line 1: not valid JSON");
     check_ok(read_bytes("a.jsonl", N("{\"text\": \"a"), &text, &g, &info, &err));
     assert_string_equal(g.text, "{\"text\": \"a|");
     const kq_text_how spelled = {.reach = SIZE_MAX, .options.spell_special = true};
-    check_fails(read_bytes("a.json", N("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}"), &spelled, &g, &info, &err), KQ_E_ARG, "line 1: is a conversation");
+    check_fails(read_bytes("a.json", N("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}"),
+                           &spelled, &g, &info, &err),
+                KQ_E_ARG, "line 1: is a conversation");
 }
 
 static size_t gzipped(const char *in, size_t n, uint8_t *out, size_t cap)
@@ -189,7 +248,8 @@ static size_t gzipped(const char *in, size_t n, uint8_t *out, size_t cap)
     return z.total_out;
 }
 
-/* Members and frames one after another, padding, skippable frames, a cut at every byte, an archive in an archive. */
+/* Members and frames one after another, padding, skippable frames, a cut at every byte, an archive in an
+ * archive. */
 static void archives(void **state)
 {
     (void)state;
@@ -200,7 +260,8 @@ static void archives(void **state)
     gathered g = {0};
     const size_t n = sizeof text - 1;
     for (int zstd = 0; zstd < 2; zstd++) {
-        const size_t m = zstd ? ZSTD_compress(one, sizeof one, text, n, 3) : gzipped(text, n, one, sizeof one);
+        const size_t m =
+            zstd ? ZSTD_compress(one, sizeof one, text, n, 3) : gzipped(text, n, one, sizeof one);
         check_ok(read_bytes("a.bin", one, m, &whole, &g, &info, &err));
         assert_string_equal(info.packing, zstd ? "zstd" : "gzip");
         assert_int_equal(info.documents, 1);
@@ -211,11 +272,13 @@ static void archives(void **state)
         memcpy(two + m, one, m);
         check_ok(read_bytes("a.bin", two, 2 * m, &whole, &g, &info, &err));
         assert_int_equal(info.documents, 2);
-        check_fails(read_bytes("a.bin", two, 2 * m - 3, &whole, &g, &info, &err), KQ_E_FORMAT, "is cut short");
+        check_fails(read_bytes("a.bin", two, 2 * m - 3, &whole, &g, &info, &err), KQ_E_FORMAT,
+                    "is cut short");
         memcpy(two + m, "junk", 4);
         check_fails(read_bytes("a.bin", two, m + 4, &whole, &g, &info, &err), KQ_E_FORMAT, "damaged");
         const size_t k = gzipped((const char *)one, m, two, sizeof two);
-        check_fails(read_bytes("a.bin", two, k, &whole, &g, &info, &err), KQ_E_UNSUPPORTED, "is packed twice");
+        check_fails(read_bytes("a.bin", two, k, &whole, &g, &info, &err), KQ_E_UNSUPPORTED,
+                    "is packed twice");
     }
     size_t m = gzipped(text, n, two, 400);
     memset(two + m, 0, 600);
@@ -224,8 +287,9 @@ static void archives(void **state)
     m = ZSTD_compress(two + 11, 400, text, n, 3);
     check_ok(read_bytes("a.zst", two, 11 + m, &whole, &g, &info, &err));
     assert_int_equal(info.documents, 1);
-    m = gzipped(N("%PDF-1.7\n") , two, 400);
-    check_fails(read_bytes("a.gz", two, m, &whole, &g, &info, &err), KQ_E_UNSUPPORTED, "is a PDF document in a gzip archive");
+    m = gzipped(N("%PDF-1.7\n"), two, 400);
+    check_fails(read_bytes("a.gz", two, m, &whole, &g, &info, &err), KQ_E_UNSUPPORTED,
+                "is a PDF document in a gzip archive");
     m = gzipped(N(""), two, 400);
     check_fails(read_bytes("a.gz", two, m, &whole, &g, &info, &err), KQ_E_ARG, "holds no text");
 }
@@ -321,7 +385,10 @@ static void pipes(void **state)
     for (int i = 1; i < 4; i++) {
         kq_hash *h = kq_hash_new();
         write_file("c.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n", 28);
-        check_ok(kq_text_hash(i == 1 ? "a.jsonl" : i == 2 ? "b.jsonl.gz" : "c.jsonl", &whole, false, h, &info, &err));
+        check_ok(kq_text_hash(i == 1   ? "a.jsonl"
+                              : i == 2 ? "b.jsonl.gz"
+                                       : "c.jsonl",
+                              &whole, false, h, &info, &err));
         kq_hash_finish(h, hex[i]);
     }
     assert_string_equal(hex[1], hex[2]);
@@ -359,8 +426,10 @@ static void stops(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(documents), cmocka_unit_test(refusals), cmocka_unit_test(archives), cmocka_unit_test(bombs),
-                                       cmocka_unit_test(reaches), cmocka_unit_test(pipes), cmocka_unit_test(stops)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(documents), cmocka_unit_test(refusals),
+                                       cmocka_unit_test(archives),  cmocka_unit_test(bombs),
+                                       cmocka_unit_test(reaches),   cmocka_unit_test(pipes),
+                                       cmocka_unit_test(stops)};
     char dir[] = "text.XXXXXX";
     if (!mkdtemp(dir) || chdir(dir))
         return 1;

@@ -1,4 +1,5 @@
-/* Every splitting pattern that kronq knows cuts texts where `tokenizers` does (scripts/make_golden_patterns.py). */
+/* Every splitting pattern that kronq knows cuts texts where `tokenizers` does
+ * (scripts/make_golden_patterns.py). */
 #include "tokenizer/tokenizer_check.h"
 #include "base/buffer.h"
 #include "base/mem.h"
@@ -6,11 +7,11 @@
 static void check_text(const kq_pre *pre, const json_t *text, const char *want, size_t index)
 {
     kq_error err;
-    kq_tok_scratch s = { 0 };
+    kq_tok_scratch s = {0};
     const char *base, *t = json_string_value(text);
     const kq_piece *piece;
     size_t n;
-    kq_buffer sizes = { 0 };
+    kq_buffer sizes = {0};
     char hash[20];
     check_ok(kq_pretokenize(pre, 1, t, json_string_length(text), true, &s, &base, &piece, &n, &err));
     for (size_t i = 0; i < n; i++) {
@@ -20,7 +21,8 @@ static void check_text(const kq_pre *pre, const json_t *text, const char *want, 
     }
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)fnv1a(sizes.data, sizes.size));
     if (strcmp(hash, want) != 0)
-        fail_msg("pattern \"%.80s\", text %zu \"%s\": pieces of %.*s", kq_pattern_known(index), index, t, (int)sizes.size, sizes.data ? sizes.data : "");
+        fail_msg("pattern \"%.80s\", text %zu \"%s\": pieces of %.*s", kq_pattern_known(index), index, t,
+                 (int)sizes.size, sizes.data ? sizes.data : "");
     kq_free(sizes.data);
     kq_tok_scratch_free(&s);
 }
@@ -31,11 +33,13 @@ static void as_tokenizers_cuts(void **state)
     kq_error err;
     json_t *all = golden_json("cases/patterns/patterns.json"), *p, *t;
     size_t i, j;
-    json_array_foreach(json_object_get(all, "patterns"), i, p) {
+    json_array_foreach(json_object_get(all, "patterns"), i, p)
+    {
         const json_t *text = json_object_get(p, "pattern");
-        kq_pre pre = { .kind = KQ_PRE_SPLIT, .behavior = KQ_ISOLATED };
+        kq_pre pre = {.kind = KQ_PRE_SPLIT, .behavior = KQ_ISOLATED};
         assert_string_equal(kq_pattern_known(i), json_string_value(text));
-        check_ok(kq_pattern_regex(json_string_value(text), json_string_length(text), "test", &pre.pattern, &err));
+        check_ok(
+            kq_pattern_regex(json_string_value(text), json_string_length(text), "test", &pre.pattern, &err));
         json_array_foreach(json_object_get(all, "texts"), j, t)
             check_text(&pre, t, json_string_value(json_array_get(json_object_get(p, "pieces"), j)), i);
         kq_pattern_free(&pre.pattern);
@@ -50,17 +54,20 @@ static void linear_in_runs(void **state)
     (void)state;
     enum { SIZE = 1 << 21 };
     kq_error err;
-    static const char *const unit[] = { " ", "\n", "a", "A", "1", "'", "-", "\xcc\x81", " \t", "a ", "\xe4\xb8\xad", "\xca\xb0" };
+    static const char *const unit[] = {" ",  "\n",           "a",       "A", "1", "'", "-", "\xcc\x81", " \t",
+                                       "a ", "\xe4\xb8\xad", "\xca\xb0"};
     char *text = malloc(SIZE + 1);
     assert_non_null(text);
     for (size_t i = 0; kq_pattern_known(i); i++) {
-        kq_pre pre = { .kind = KQ_PRE_SPLIT, .behavior = KQ_ISOLATED };
-        check_ok(kq_pattern_regex(kq_pattern_known(i), strlen(kq_pattern_known(i)), "test", &pre.pattern, &err));
+        kq_pre pre = {.kind = KQ_PRE_SPLIT, .behavior = KQ_ISOLATED};
+        check_ok(
+            kq_pattern_regex(kq_pattern_known(i), strlen(kq_pattern_known(i)), "test", &pre.pattern, &err));
         for (size_t u = 0; u < sizeof unit / sizeof *unit; u++) {
-            kq_tok_scratch s = { 0 };
+            kq_tok_scratch s = {0};
             const char *base;
             const kq_piece *piece;
-            const size_t k = strlen(unit[u]), size = SIZE / (u ? 16 : 1) / k * k; /* spaces are what patterns go back over */
+            /* spaces are what patterns go back over */
+            const size_t k = strlen(unit[u]), size = SIZE / (u ? 16 : 1) / k * k;
             size_t n;
             for (size_t j = 0; j < size; j++)
                 text[j] = unit[u][j % k];
@@ -75,6 +82,7 @@ static void linear_in_runs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(as_tokenizers_cuts), cmocka_unit_test(linear_in_runs) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(as_tokenizers_cuts),
+                                       cmocka_unit_test(linear_in_runs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* The tokenizer against the `tokenizers` package (golden files: scripts/make_golden_tokenizers.py), and hostile files. */
+/* The tokenizer against the `tokenizers` package (golden files: scripts/make_golden_tokenizers.py), and
+ * hostile files. */
 #include <unistd.h>
 
 #include "base/rng.h"
@@ -24,23 +25,44 @@ static void family(const char *name)
     kq_tokenizer_close(tok);
 }
 
-static void smollm(void **state) { (void)state; family("smollm"); }
-static void llama3(void **state) { (void)state; family("llama3"); }
-static void qwen(void **state) { (void)state; family("qwen"); }
-static void llama2(void **state) { (void)state; family("llama2"); }
-static void llama2_metaspace(void **state) { (void)state; family("llama2_metaspace"); }
+static void smollm(void **state)
+{
+    (void)state;
+    family("smollm");
+}
+static void llama3(void **state)
+{
+    (void)state;
+    family("llama3");
+}
+static void qwen(void **state)
+{
+    (void)state;
+    family("qwen");
+}
+static void llama2(void **state)
+{
+    (void)state;
+    family("llama2");
+}
+static void llama2_metaspace(void **state)
+{
+    (void)state;
+    family("llama2_metaspace");
+}
 
-/* Valid text comes back byte for byte, also token by token; the long-piece path agrees with itself on a text without a single space. */
+/* Valid text comes back byte for byte, also token by token; the long-piece path agrees with itself on a
+ * text without a single space. */
 static void round_trip(void **state)
 {
     (void)state;
     kq_error err;
     size_t size, n, back;
     char *raw = golden_read("tokenizer_text.bin", &size), *text;
-    kq_buffer valid = { 0 }, joined = { 0 };
+    kq_buffer valid = {0}, joined = {0};
     int32_t *ids;
     check_ok(kq_utf8_lossy(raw, size, &valid, &err));
-    static const char *const names[] = { "smollm", "llama3", "llama2" };
+    static const char *const names[] = {"smollm", "llama3", "llama2"};
     for (int f = 0; f < 3; f++) {
         kq_tokenizer *tok = open_family(names[f]);
         check_ok(kq_tokenizer_encode(tok, valid.data, valid.size, false, false, &ids, &n, &err));
@@ -84,7 +106,7 @@ static void short_and_long_pieces(void **state)
         check_ok(kq_tokenizer_encode(tok, s, len, false, false, &ids, &n, &err));
         want[m++] = kq_tokenizer_id(tok, "\xe2\x96\x81");
         for (size_t i = 0; i < len; i++) {
-            char one[4] = { s[i] }, byte[8];
+            char one[4] = {s[i]}, byte[8];
             snprintf(byte, sizeof byte, "<0x%02X>", s[i]);
             int32_t id = kq_tokenizer_id(tok, s[i] == ' ' ? "\xe2\x96\x81" : one);
             want[m++] = id >= 0 ? id : kq_tokenizer_id(tok, byte);
@@ -129,7 +151,7 @@ static void questions(void **state)
     assert_int_equal(kq_tokenizer_bos(tok), -1);
     char *text;
     size_t size;
-    int32_t far[] = { 5000000, end }, bad = -1;
+    int32_t far[] = {5000000, end}, bad = -1;
     check_ok(kq_tokenizer_decode(tok, far, 2, false, &text, &size, &err));
     assert_string_equal(text, "<|endoftext|>");
     kq_free(text);
@@ -203,55 +225,84 @@ static void refused(void **state)
 {
     (void)state;
     kq_error err;
-    static const struct { const char *text; kq_status status; const char *words; } cases[] = {
-        { "{" MODEL "}", KQ_OK, "" },
-        { "", KQ_E_FORMAT, "JSON" },
-        { "[]", KQ_E_FORMAT, "model" },
-        { "{}", KQ_E_FORMAT, "model" },
-        { "{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", KQ_E_UNSUPPORTED, "Unigram" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", KQ_E_FORMAT, "vocab" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", KQ_E_FORMAT, "id" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2147483647},\"merges\":[]}}", KQ_E_FORMAT, "id" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1e3},\"merges\":[]}}", KQ_E_FORMAT, "id" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999999999999999},\"merges\":[]}}", KQ_E_FORMAT, "whole number" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", KQ_E_FORMAT, "two tokens" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", KQ_OK, "" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"\\u0061\":1},\"merges\":[]}}", KQ_OK, "" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"a c\"]}}", KQ_E_FORMAT, "merge 0" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"b a\"]}}", KQ_E_FORMAT, "merge 0" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"ab\"]}}", KQ_E_FORMAT, "merges[0]" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[[\"a\"]]}}", KQ_E_FORMAT, "merges[0]" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":7}}", KQ_E_FORMAT, "merges" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"unk_token\":\"?\"}}", KQ_E_FORMAT, "unk_token" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"dropout\":0.1}}", KQ_E_UNSUPPORTED, "dropout" },
-        { "{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}", KQ_E_UNSUPPORTED, "end_of_word_suffix" },
-        { "{" MODEL ",\"normalizer\":{\"type\":\"Lowercase\"}}", KQ_E_UNSUPPORTED, "Lowercase" },
-        { "{" MODEL ",\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}}", KQ_E_UNSUPPORTED, "BertPreTokenizer" },
-        { "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":3}}", KQ_E_FORMAT, "Sequence" },
-        { "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":\"Isolated\"}}", KQ_E_UNSUPPORTED, "none of those" },
-        { "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}+\"},\"behavior\":\"Isolated\"}}", KQ_E_UNSUPPORTED, "none of those" },
-        { "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\h\"},\"behavior\":\"Isolated\"}}", KQ_E_UNSUPPORTED, "none of those" },
-        { "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?{x})\"},\"behavior\":\"Isolated\"}}", KQ_E_UNSUPPORTED, "none of those" },
-        { "{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Sideways\"}}", KQ_E_UNSUPPORTED, "Sideways" },
-        { "{" MODEL ",\"decoder\":{\"type\":\"WordPiece\"}}", KQ_E_UNSUPPORTED, "WordPiece" },
-        { "{" MODEL ",\"post_processor\":{\"type\":\"BertProcessing\"}}", KQ_E_UNSUPPORTED, "BertProcessing" },
-        { "{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}],"
-          "\"special_tokens\":{\"x\":{\"ids\":[7]}}}}", KQ_E_FORMAT, "not in the vocabulary" },
-        { "{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[],\"special_tokens\":{}}}", KQ_E_FORMAT, "0 times" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"a\",\"special\":true}]}", KQ_OK, "" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"zz\",\"special\":true}]}", KQ_OK, "" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":4,\"content\":\"y\"},{\"id\":4,\"content\":\"z\"}]}", KQ_OK, "" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":2},\"merges\":[]},\"added_tokens\":[{\"id\":0,\"content\":\"y\"}]}", KQ_E_FORMAT, "two tokens" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":4194304,\"content\":\"y\"}]}", KQ_E_FORMAT, "id" },
-        { "{" MODEL ",\"added_tokens\":[{\"content\":\"y\"}]}", KQ_E_FORMAT, "id" },
-        { "{" MODEL ",\"added_tokens\":[5]}", KQ_E_FORMAT, "added_tokens" },
-        { "{" MODEL ",\"added_tokens\":{}}", KQ_E_FORMAT, "added_tokens" },
-        { "{" MODEL ",\"added_tokens\":[{\"id\":3,\"content\":\"\",\"special\":true}]}", KQ_OK, "" },
+    static const struct {
+        const char *text;
+        kq_status status;
+        const char *words;
+    } cases[] = {
+        {"{" MODEL "}", KQ_OK, ""},
+        {"", KQ_E_FORMAT, "JSON"},
+        {"[]", KQ_E_FORMAT, "model"},
+        {"{}", KQ_E_FORMAT, "model"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", KQ_E_UNSUPPORTED, "Unigram"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", KQ_E_FORMAT, "vocab"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", KQ_E_FORMAT, "id"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2147483647},\"merges\":[]}}", KQ_E_FORMAT, "id"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1e3},\"merges\":[]}}", KQ_E_FORMAT, "id"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999999999999999},\"merges\":[]}}", KQ_E_FORMAT,
+         "whole number"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", KQ_E_FORMAT,
+         "two tokens"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", KQ_OK, ""},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"\\u0061\":1},\"merges\":[]}}", KQ_OK, ""},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"a c\"]}}", KQ_E_FORMAT, "merge 0"},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"b a\"]}}", KQ_E_FORMAT, "merge 0"},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"ab\"]}}", KQ_E_FORMAT, "merges[0]"},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[[\"a\"]]}}", KQ_E_FORMAT, "merges[0]"},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":7}}", KQ_E_FORMAT, "merges"},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"unk_token\":\"?\"}}", KQ_E_FORMAT,
+         "unk_token"},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"dropout\":0.1}}", KQ_E_UNSUPPORTED,
+         "dropout"},
+        {"{\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}",
+         KQ_E_UNSUPPORTED, "end_of_word_suffix"},
+        {"{" MODEL ",\"normalizer\":{\"type\":\"Lowercase\"}}", KQ_E_UNSUPPORTED, "Lowercase"},
+        {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}}", KQ_E_UNSUPPORTED,
+         "BertPreTokenizer"},
+        {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":3}}", KQ_E_FORMAT,
+         "Sequence"},
+        {"{" MODEL
+         ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":\"Isolated\"}}",
+         KQ_E_UNSUPPORTED, "none of those"},
+        {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}+\"},"
+                   "\"behavior\":\"Isolated\"}}",
+         KQ_E_UNSUPPORTED, "none of those"},
+        {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\h\"},\"behavior\":"
+                   "\"Isolated\"}}",
+         KQ_E_UNSUPPORTED, "none of those"},
+        {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?{x})\"},\"behavior\":"
+                   "\"Isolated\"}}",
+         KQ_E_UNSUPPORTED, "none of those"},
+        {"{" MODEL
+         ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Sideways\"}}",
+         KQ_E_UNSUPPORTED, "Sideways"},
+        {"{" MODEL ",\"decoder\":{\"type\":\"WordPiece\"}}", KQ_E_UNSUPPORTED, "WordPiece"},
+        {"{" MODEL ",\"post_processor\":{\"type\":\"BertProcessing\"}}", KQ_E_UNSUPPORTED, "BertProcessing"},
+        {"{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+                   "\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}],"
+         "\"special_tokens\":{\"x\":{\"ids\":[7]}}}}",
+         KQ_E_FORMAT, "not in the vocabulary"},
+        {"{" MODEL
+         ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[],\"special_tokens\":{}}}",
+         KQ_E_FORMAT, "0 times"},
+        {"{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"a\",\"special\":true}]}", KQ_OK, ""},
+        {"{" MODEL ",\"added_tokens\":[{\"id\":2,\"content\":\"zz\",\"special\":true}]}", KQ_OK, ""},
+        {"{" MODEL ",\"added_tokens\":[{\"id\":4,\"content\":\"y\"},{\"id\":4,\"content\":\"z\"}]}", KQ_OK,
+         ""},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":2},\"merges\":[]},\"added_tokens\":[{\"id\":"
+         "0,\"content\":\"y\"}]}",
+         KQ_E_FORMAT, "two tokens"},
+        {"{" MODEL ",\"added_tokens\":[{\"id\":4194304,\"content\":\"y\"}]}", KQ_E_FORMAT, "id"},
+        {"{" MODEL ",\"added_tokens\":[{\"content\":\"y\"}]}", KQ_E_FORMAT, "id"},
+        {"{" MODEL ",\"added_tokens\":[5]}", KQ_E_FORMAT, "added_tokens"},
+        {"{" MODEL ",\"added_tokens\":{}}", KQ_E_FORMAT, "added_tokens"},
+        {"{" MODEL ",\"added_tokens\":[{\"id\":3,\"content\":\"\",\"special\":true}]}", KQ_OK, ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kq_status s = try_text(cases[i].text, strlen(cases[i].text), &err);
         if (s != cases[i].status || !strstr(err.message, cases[i].words))
-            fail_msg("%s: status %d (want %d), message \"%s\" (want \"%s\")", cases[i].text, s, cases[i].status, err.message, cases[i].words);
+            fail_msg("%s: status %d (want %d), message \"%s\" (want \"%s\")", cases[i].text, s,
+                     cases[i].status, err.message, cases[i].words);
     }
     const size_t depth = 100000;
     char *deep = kq_alloc(2 * depth, 1);
@@ -268,10 +319,17 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(smollm),     cmocka_unit_test(llama3),  cmocka_unit_test(qwen),
-        cmocka_unit_test(llama2),     cmocka_unit_test(llama2_metaspace), cmocka_unit_test(round_trip),
-        cmocka_unit_test(short_and_long_pieces), cmocka_unit_test(questions), cmocka_unit_test(truncated),
-        cmocka_unit_test(flipped),    cmocka_unit_test(refused),
+        cmocka_unit_test(smollm),
+        cmocka_unit_test(llama3),
+        cmocka_unit_test(qwen),
+        cmocka_unit_test(llama2),
+        cmocka_unit_test(llama2_metaspace),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(short_and_long_pieces),
+        cmocka_unit_test(questions),
+        cmocka_unit_test(truncated),
+        cmocka_unit_test(flipped),
+        cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

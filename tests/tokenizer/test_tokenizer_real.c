@@ -1,4 +1,5 @@
-/* SmolLM2's own tokenizer, from the GGUF named by KRONQ_TEST_MODEL, against the `tokenizers` package; and its side files. */
+/* SmolLM2's own tokenizer, from the GGUF named by KRONQ_TEST_MODEL, against the `tokenizers` package;
+ * and its side files. */
 #include <unistd.h>
 
 #include "base/time.h"
@@ -43,7 +44,8 @@ static void written_and_read(void **state)
     assert_int_equal(kq_tokenizer_bos(tok), 1);
     check_family(tok, "real");
     kq_tokenizer_close(tok);
-    static const char *const files[] = { "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json" };
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                        "generation_config.json"};
     for (size_t i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, files[i]);
         assert_int_equal(unlink(path), 0);
@@ -58,6 +60,6 @@ int main(void)
         printf("SKIP: set KRONQ_TEST_MODEL to SmolLM2-135M-Instruct's .gguf to test its tokenizer\n");
         return 77;
     }
-    const struct CMUnitTest tests[] = { cmocka_unit_test(real_ids), cmocka_unit_test(written_and_read) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(real_ids), cmocka_unit_test(written_and_read)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,7 +37,8 @@ static inline uint64_t fnv1a(const char *s, size_t n)
 }
 
 /* The decoded text as `tokenizers` shows it: ill-formed parts replaced. */
-static inline void decoded_like_rust(const kq_tokenizer *tok, const int32_t *ids, size_t n, bool skip, kq_buffer *out)
+static inline void decoded_like_rust(const kq_tokenizer *tok, const int32_t *ids, size_t n, bool skip,
+                                     kq_buffer *out)
 {
     kq_error err;
     char *text;
@@ -54,8 +55,8 @@ static inline void same_ids(const char *what, const int32_t *ids, size_t n, cons
     while (i < n && i < m && ids[i] == json_integer_value(json_array_get(want, i)))
         i++;
     if (i < n || i < m)
-        fail_msg("%s: %zu ids, want %zu; first difference at %zu (%d, want %d)", what, n, m, i, i < n ? ids[i] : -1,
-                 i < m ? (int)json_integer_value(json_array_get(want, i)) : -1);
+        fail_msg("%s: %zu ids, want %zu; first difference at %zu (%d, want %d)", what, n, m, i,
+                 i < n ? ids[i] : -1, i < m ? (int)json_integer_value(json_array_get(want, i)) : -1);
 }
 
 /* The whole mixed text and every short case of one family against what the `tokenizers` package gave. */
@@ -65,8 +66,9 @@ static inline void check_family(const kq_tokenizer *tok, const char *family)
     size_t size, n_want, n;
     int32_t *ids;
     char name[128], *text = golden_read("tokenizer_text.bin", &size), what[200];
-    json_t *all = golden_json("tokenizer_cases.json"), *expect = json_object_get(all, family), *cases = json_object_get(expect, "cases"), *c;
-    kq_buffer buf = { 0 };
+    json_t *all = golden_json("tokenizer_cases.json"), *expect = json_object_get(all, family),
+           *cases = json_object_get(expect, "cases"), *c;
+    kq_buffer buf = {0};
     assert_true(size > 100000);
     assert_true(json_array_size(cases) > 50);
     snprintf(name, sizeof name, "tokenizer_%s.ids", family);
@@ -82,14 +84,16 @@ static inline void check_family(const kq_tokenizer *tok, const char *family)
     for (int skip = 0; skip < 2; skip++) {
         decoded_like_rust(tok, ids, n, skip, &buf);
         snprintf(what, sizeof what, "%016llx", (unsigned long long)fnv1a(buf.data, buf.size));
-        assert_string_equal(what, json_string_value(json_object_get(expect, skip ? "decoded_skip" : "decoded")));
+        assert_string_equal(what,
+                            json_string_value(json_object_get(expect, skip ? "decoded_skip" : "decoded")));
     }
     kq_free(ids);
     kq_free(want);
     kq_free(text);
 
     size_t i;
-    json_array_foreach(cases, i, c) {
+    json_array_foreach(cases, i, c)
+    {
         const char *hex = json_string_value(json_object_get(c, "hex"));
         char raw[1024];
         size_t len = strlen(hex) / 2;
@@ -99,7 +103,7 @@ static inline void check_family(const kq_tokenizer *tok, const char *family)
             sscanf(hex + 2 * j, "%2x", &b);
             raw[j] = (char)b;
         }
-        static const char *const kind[] = { "ids", "bare", "plain" };
+        static const char *const kind[] = {"ids", "bare", "plain"};
         for (int k = 2; k >= 0; k--) {
             snprintf(what, sizeof what, "%s case %zu (%.80s) %s", family, i, hex, kind[k]);
             check_ok(kq_tokenizer_encode(tok, raw, len, k == 0, k != 2, &ids, &n, &err));
@@ -110,8 +114,10 @@ static inline void check_family(const kq_tokenizer *tok, const char *family)
         for (int skip = 0; skip < 2; skip++) {
             const json_t *d = json_object_get(c, skip ? "decoded_skip" : "decoded");
             decoded_like_rust(tok, ids, n, skip, &buf);
-            if (buf.size != json_string_length(d) || (buf.size && memcmp(buf.data, json_string_value(d), buf.size)))
-                fail_msg("%s case %zu (%.80s): decoded \"%.*s\", want \"%s\"", family, i, hex, (int)buf.size, buf.data, json_string_value(d));
+            if (buf.size != json_string_length(d) ||
+                (buf.size && memcmp(buf.data, json_string_value(d), buf.size)))
+                fail_msg("%s case %zu (%.80s): decoded \"%.*s\", want \"%s\"", family, i, hex, (int)buf.size,
+                         buf.data, json_string_value(d));
         }
         kq_free(ids);
     }

@@ -1,11 +1,12 @@
-/* Codes, packing and the search: against numbers computed in Python, a bit-by-bit reader, the plain C search and known squared errors. */
+/* Codes, packing and the search: against numbers computed in Python, a bit-by-bit reader, the plain C
+ * search and known squared errors. */
 #include "check.h"
 
 #include "base/mem.h"
 #include "base/rng.h"
 #include "trellis/internal.h"
 
-static const kq_isa isas[] = { KQ_ISA_REF, KQ_ISA_AVX2, KQ_ISA_AVX512 };
+static const kq_isa isas[] = {KQ_ISA_REF, KQ_ISA_AVX2, KQ_ISA_AVX512};
 
 /* States of a packed tile, one bit at a time. */
 static void read_states(const uint16_t *words, int k, int V, uint16_t *states)
@@ -21,7 +22,8 @@ static void read_states(const uint16_t *words, int k, int V, uint16_t *states)
     }
 }
 
-static void encode(kq_code code, int k, kq_isa isa, const float *w, size_t n, uint16_t *packed, float *decoded)
+static void encode(kq_code code, int k, kq_isa isa, const float *w, size_t n, uint16_t *packed,
+                   float *decoded)
 {
     kq_error err;
     kq_trellis *t;
@@ -50,9 +52,10 @@ static void test_arguments(void **state)
     check_fails(kq_trellis_new(KQ_HYB, 1, KQ_ISA_REF, NULL, &t, &err), KQ_E_ARG, "1 bits");
     check_fails(kq_trellis_new((kq_code)3, 2, KQ_ISA_REF, NULL, &t, &err), KQ_E_ARG, "code");
     static float table[512][2];
-    check_fails(kq_trellis_new(KQ_HYB, 2, KQ_ISA_REF, (const float (*)[2])table, &t, &err), KQ_E_ARG, "rms");
+    check_fails(kq_trellis_new(KQ_HYB, 2, KQ_ISA_REF, (const float(*)[2])table, &t, &err), KQ_E_ARG, "rms");
     table[7][1] = NAN;
-    check_fails(kq_trellis_new(KQ_HYB, 2, KQ_ISA_REF, (const float (*)[2])table, &t, &err), KQ_E_ARG, "finite");
+    check_fails(kq_trellis_new(KQ_HYB, 2, KQ_ISA_REF, (const float(*)[2])table, &t, &err), KQ_E_ARG,
+                "finite");
     for (size_t i = 1; i < 6; i++) {
         kq_alloc_fail_after(i);
         kq_status st = kq_trellis_new(KQ_HYB, 2, kq_isa_best(), NULL, &t, &err);
@@ -101,12 +104,14 @@ static void test_golden(void **state)
 static void test_rms(void **state)
 {
     (void)state;
-    static const double want[KQ_N_CODE] = { 0.968246, 1.000088, 1.243709 }; /* numpy over all 65536 states */
+    /* numpy over all 65536 states */
+    static const double want[KQ_N_CODE] = {0.968246, 1.000088, 1.243709};
     for (int code = 0; code < KQ_N_CODE; code++) {
         kq_error err;
         kq_trellis *t;
         check_ok(kq_trellis_new((kq_code)code, 2, KQ_ISA_REF, NULL, &t, &err));
-        assert_true(fabs(kq_trellis_rms(t) - want[code]) < 2e-5); /* hyb: not every table entry is met equally often */
+        /* hyb: not every table entry is met equally often */
+        assert_true(fabs(kq_trellis_rms(t) - want[code]) < 2e-5);
         kq_trellis_free(t);
     }
 }
@@ -134,16 +139,20 @@ static void test_costs(void **state)
             kq_trellis *t;
             check_ok(kq_trellis_new((kq_code)code, k, KQ_ISA_REF, NULL, &t, &err));
             for (int angle = 0; angle < 16; angle++) {
-                double w[2] = { t->W * cos(angle * M_PI / 8), t->V == 2 ? t->W * sin(angle * M_PI / 8) : 0 }, len = w[0] * w[0] + w[1] * w[1];
-                kq_step step = { { (int16_t)lrint(w[0] * t->U * 65536 / t->S), (int16_t)lrint(w[1] * t->U * 65536 / t->S) },
-                                 (uint16_t)(lrint(t->U * len) + 8) };
+                double w[2] = {t->W * cos(angle * M_PI / 8), t->V == 2 ? t->W * sin(angle * M_PI / 8) : 0},
+                       len = w[0] * w[0] + w[1] * w[1];
+                kq_step step = {
+                    {(int16_t)lrint(w[0] * t->U * 65536 / t->S), (int16_t)lrint(w[1] * t->U * 65536 / t->S)},
+                    (uint16_t)(lrint(t->U * len) + 8)};
                 for (uint32_t s = 0; s < 65536; s++) {
                     double d = 0;
                     for (int v = 0; v < t->V; v++)
-                        d += (w[v] - t->value[s * (uint32_t)t->V + (uint32_t)v]) * (w[v] - t->value[s * (uint32_t)t->V + (uint32_t)v]);
+                        d += (w[v] - t->value[s * (uint32_t)t->V + (uint32_t)v]) *
+                             (w[v] - t->value[s * (uint32_t)t->V + (uint32_t)v]);
                     uint32_t c = kq_state_cost(t, &step, s);
                     assert_true(c <= 65535 - KQ_VITERBI_CAP);
-                    assert_true(fabs((double)c - 8 - t->U * d) <= 4.5); /* n, base, and per value product, A (a half each) and C (0.4) */
+                    /* n, base, and per value product, A (a half each) and C (0.4) */
+                    assert_true(fabs((double)c - 8 - t->U * d) <= 4.5);
                 }
             }
             kq_trellis_free(t);
@@ -157,14 +166,23 @@ static void make_tile(int kind, kq_rng *rng, float *w)
         double g = kq_rng_normal(rng);
         switch (kind) {
         case 0: w[i] = (float)(0.9 * g); break;
-        case 1: w[i] = i < 128 ? 0.7f : 0.0f; break;                                                                     /* constant; zero */
-        case 2: w[i] = i % 5 == 0 ? (float)(g * 1e30) : i % 7 == 0 ? INFINITY : i % 11 == 0 ? NAN : (float)(g * 8); break; /* huge */
-        default: w[i] = i < 100 ? (float)(g * 1e-30) : (float)(g * 0.01); break;                                         /* tiny */
+        /* constant; zero */
+        case 1: w[i] = i < 128 ? 0.7f : 0.0f; break;
+        /* huge */
+        case 2:
+            w[i] = i % 5 == 0    ? (float)(g * 1e30)
+                   : i % 7 == 0  ? INFINITY
+                   : i % 11 == 0 ? NAN
+                                 : (float)(g * 8);
+            break;
+        /* tiny */
+        default: w[i] = i < 100 ? (float)(g * 1e-30) : (float)(g * 0.01); break;
         }
     }
 }
 
-/* Every instruction set gives ref's bits; what is packed is what was decoded, read back by an independent reader. */
+/* Every instruction set gives ref's bits; what is packed is what was decoded, read back by an
+ * independent reader. */
 static void test_isas_agree(void **state)
 {
     (void)state;
@@ -202,15 +220,18 @@ static void test_isas_agree(void **state)
         }
 }
 
-/* Squared error on unit Gaussian tiles at the 0.9 scale, within 3% of the figures in docs/math.md, "The trellis code" (two standard errors of
- * 300 tiles are 1%); without a vector unit just a few tiles and 15%. */
+/* Squared error on unit Gaussian tiles at the 0.9 scale, within 3% of the figures in docs/math.md, "The
+ * trellis code" (two standard errors of 300 tiles are 1%); without a vector unit just a few tiles and
+ * 15%. */
 static void test_squared_error(void **state)
 {
     (void)state;
-    static const double want[KQ_N_CODE][3] = { { 0.071, 0.0188, 0.0054 }, { 0.0695, 0.0177, 0.0046 }, { 0.0700, 0.0179, 0.0047 } };
+    static const double want[KQ_N_CODE][3] = {
+        {0.071, 0.0188, 0.0054}, {0.0695, 0.0177, 0.0046}, {0.0700, 0.0179, 0.0047}};
     const bool fast = kq_isa_best() >= KQ_ISA_AVX2;
     const size_t n = fast ? 300 : 6;
-    float *w = kq_alloc(n * 256, 4), *x = kq_alloc(n * 256, 4), *d = kq_alloc(n * 256, 4), *d2 = kq_alloc(n * 256, 4);
+    float *w = kq_alloc(n * 256, 4), *x = kq_alloc(n * 256, 4), *d = kq_alloc(n * 256, 4),
+          *d2 = kq_alloc(n * 256, 4);
     uint16_t *packed = kq_alloc(n * 64, 2);
     assert_true(w && x && d && d2 && packed);
     kq_rng rng = kq_rng_stream(31, "gauss");
@@ -235,7 +256,8 @@ static void test_squared_error(void **state)
             for (size_t i = 0; i < n * 256; i++)
                 e += ((double)d[i] - x[i]) * ((double)d[i] - x[i]);
             e *= s * s / (double)(n * 256) / ms;
-            print_message("%s, %d bits: squared error %.5f (want %.5f)\n", kq_code_name((kq_code)code), k, e, want[code][k - 2]);
+            print_message("%s, %d bits: squared error %.5f (want %.5f)\n", kq_code_name((kq_code)code), k, e,
+                          want[code][k - 2]);
             assert_true(fabs(e / want[code][k - 2] - 1) < (fast ? 0.03 : 0.15));
             double own; /* on weights of its own: 128 tiles are 1.5% */
             if (fast) {
@@ -255,8 +277,10 @@ static void test_squared_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arguments), cmocka_unit_test(test_golden),    cmocka_unit_test(test_rms),           cmocka_unit_test(test_symmetry),
-        cmocka_unit_test(test_costs),     cmocka_unit_test(test_isas_agree), cmocka_unit_test(test_squared_error),
+        cmocka_unit_test(test_arguments),     cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_rms),           cmocka_unit_test(test_symmetry),
+        cmocka_unit_test(test_costs),         cmocka_unit_test(test_isas_agree),
+        cmocka_unit_test(test_squared_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,10 @@
 
 enum { MAX_STEPS = 12 };
 
-typedef struct small { int L, R, n; uint32_t cost[MAX_STEPS][64]; } small;
+typedef struct small {
+    int L, R, n;
+    uint32_t cost[MAX_STEPS][64];
+} small;
 
 static uint32_t small_cost(const void *ctx, int step, uint32_t state)
 {
@@ -40,13 +43,14 @@ static void check_walk(const small *p, const uint16_t *states, bool closed)
     }
 }
 
-/* Cheapest closed walk with s_0 >> R == seam (seam < 0: any), by trying every circle of n R bits; lowest in bit order among equals. */
+/* Cheapest closed walk with s_0 >> R == seam (seam < 0: any), by trying every circle of n R bits; lowest
+ * in bit order among equals. */
 static uint32_t exhaust_closed(const small *p, long seam)
 {
     const int n_bits = p->n * p->R;
     uint32_t least = UINT32_MAX;
     for (uint64_t bits = 0; bits < (uint64_t)1 << n_bits; bits++) {
-        uint16_t states[2 * MAX_STEPS] = { 0 };
+        uint16_t states[2 * MAX_STEPS] = {0};
         for (int i = 0; i < p->n; i++) {
             uint32_t s = 0;
             for (int b = 0; b < p->L; b++)
@@ -77,12 +81,13 @@ static uint32_t exhaust_free(const small *p)
 static void test_exhaustive(void **state)
 {
     (void)state;
-    static const int shapes[][3] = { { 4, 1, 10 }, { 4, 2, 6 }, { 5, 2, 6 }, { 6, 2, 5 }, { 6, 3, 4 }, { 4, 3, 4 }, { 6, 4, 3 } };
+    static const int shapes[][3] = {{4, 1, 10}, {4, 2, 6}, {5, 2, 6}, {6, 2, 5},
+                                    {6, 3, 4},  {4, 3, 4}, {6, 4, 3}};
     kq_rng rng = kq_rng_stream(11, "small");
     char scratch[4096];
     for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++)
         for (int rep = 0; rep < 6; rep++) {
-            small p = { .L = shapes[shape][0], .R = shapes[shape][1], .n = shapes[shape][2] };
+            small p = {.L = shapes[shape][0], .R = shapes[shape][1], .n = shapes[shape][2]};
             uint16_t states[2 * MAX_STEPS];
             assert_true(kq_viterbi_ref_scratch(p.L, p.R, p.n) <= sizeof scratch);
             fill(&p, &rng, rep % 2 ? 4 : 100000);
@@ -111,9 +116,9 @@ static void test_exhaustive(void **state)
 static void test_ties(void **state)
 {
     (void)state;
-    small p = { .L = 6, .R = 2, .n = 6 };
+    small p = {.L = 6, .R = 2, .n = 6};
     char scratch[4096];
-    uint16_t states[2 * MAX_STEPS] = { 0 };
+    uint16_t states[2 * MAX_STEPS] = {0};
     kq_viterbi_ref(p.L, p.R, p.n, 3, UINT32_MAX, small_cost, &p, states, scratch);
     for (int i = 0; i < p.n; i++)
         assert_int_equal(states[i], 0);
@@ -121,6 +126,6 @@ static void test_ties(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_exhaustive), cmocka_unit_test(test_ties) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_exhaustive), cmocka_unit_test(test_ties)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

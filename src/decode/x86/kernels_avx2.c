@@ -47,8 +47,11 @@ static inline TARGET __m128i part_u16(const uint16_t *p, size_t k)
 #define vf_part_bf16(p, k) BF16(part_u16(p, k))
 #define vf_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
 #define vf_part_f16(p, k) _mm256_cvtph_ps(part_u16(p, k))
-#define vf_store_f16(p, v) _mm_storeu_si128((__m128i *)(void *)(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
-#define vf_load_i8(p) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
+#define vf_store_f16(p, v)                   \
+    _mm_storeu_si128((__m128i *)(void *)(p), \
+                     _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define vf_load_i8(p) \
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
 
 /* 4 bytes to 8 values: byte i / 2 in lane i, shifted by 4 in the odd lanes. */
 static inline TARGET vf vf_load_u4(const uint8_t *p)
@@ -58,7 +61,8 @@ static inline TARGET vf vf_load_u4(const uint8_t *p)
     __m128i b = _mm_cvtsi32_si128(four);
     __m256i v = _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(b, b));
     v = _mm256_srlv_epi32(v, _mm256_set1_epi64x((int64_t)4 << 32));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(v, _mm256_set1_epi32(15)), _mm256_set1_epi32(8)));
+    return _mm256_cvtepi32_ps(
+        _mm256_sub_epi32(_mm256_and_si256(v, _mm256_set1_epi32(15)), _mm256_set1_epi32(8)));
 }
 
 #include "decode/kernels_template.h"

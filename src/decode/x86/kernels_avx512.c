@@ -29,8 +29,11 @@ typedef __m512 vf;
 #define vf_part_bf16(p, k) BF16(_mm256_maskz_loadu_epi16(MASK(k), p))
 #define vf_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
 #define vf_part_f16(p, k) _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(MASK(k), p))
-#define vf_store_f16(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
-#define vf_load_i8(p) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))))
+#define vf_store_f16(p, v)                      \
+    _mm256_storeu_si256((__m256i *)(void *)(p), \
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define vf_load_i8(p) \
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))))
 
 /* 8 bytes to 16 values: byte i / 2 in lane i, shifted by 4 in the odd lanes. */
 static inline TARGET vf vf_load_u4(const uint8_t *p)
@@ -38,7 +41,8 @@ static inline TARGET vf vf_load_u4(const uint8_t *p)
     __m128i b = _mm_loadl_epi64((const __m128i *)(const void *)p);
     __m512i v = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(b, b));
     v = _mm512_srlv_epi32(v, _mm512_set1_epi64((int64_t)4 << 32));
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(v, _mm512_set1_epi32(15)), _mm512_set1_epi32(8)));
+    return _mm512_cvtepi32_ps(
+        _mm512_sub_epi32(_mm512_and_si512(v, _mm512_set1_epi32(15)), _mm512_set1_epi32(8)));
 }
 
 #include "decode/kernels_template.h"

@@ -1,4 +1,5 @@
-/* Packed products for AVX2: eight rows at a time, the words of a state gathered once for the steps that begin in them. */
+/* Packed products for AVX2: eight rows at a time, the words of a state gathered once for the steps that
+ * begin in them. */
 #include "decode/packed.h"
 
 #if defined(__x86_64__)
@@ -12,20 +13,25 @@
 INLINE __m256i states(const uint16_t *words, int k, size_t row, size_t bit)
 {
     const __m256i rows = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(k));
-    __m256i v = _mm256_i32gather_epi32((const int *)(const void *)(words + row * (size_t)k + bit / 16), rows, 2);
-    v = _mm256_or_si256(_mm256_slli_epi32(v, 16), _mm256_srli_epi32(v, 16)); /* the earlier word on top */
-    return _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128((int)(16 - bit % 16))), _mm256_set1_epi32(0xffff));
+    __m256i v =
+        _mm256_i32gather_epi32((const int *)(const void *)(words + row * (size_t)k + bit / 16), rows, 2);
+    /* the earlier word on top */
+    v = _mm256_or_si256(_mm256_slli_epi32(v, 16), _mm256_srli_epi32(v, 16));
+    return _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128((int)(16 - bit % 16))),
+                            _mm256_set1_epi32(0xffff));
 }
 
 INLINE __m256i hyb(const uint32_t *pair, __m256i s)
 {
     __m256i h = _mm256_mullo_epi32(s, _mm256_add_epi32(s, _mm256_set1_epi32(1)));
-    return _mm256_i32gather_epi32((const int *)(const void *)pair, _mm256_and_si256(_mm256_srli_epi32(h, 6), _mm256_set1_epi32(1023)), 4);
+    return _mm256_i32gather_epi32((const int *)(const void *)pair,
+                                  _mm256_and_si256(_mm256_srli_epi32(h, 6), _mm256_set1_epi32(1023)), 4);
 }
 
 INLINE __m256i mad1(__m256i s)
 {
-    __m256i x = _mm256_add_epi32(_mm256_mullo_epi32(s, _mm256_set1_epi32(34038481)), _mm256_set1_epi32(76625530));
+    __m256i x =
+        _mm256_add_epi32(_mm256_mullo_epi32(s, _mm256_set1_epi32(34038481)), _mm256_set1_epi32(76625530));
     x = _mm256_madd_epi16(_mm256_maddubs_epi16(x, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
     return _mm256_sub_epi32(x, _mm256_set1_epi32(510));
 }
@@ -38,9 +44,12 @@ INLINE __m256 halves(__m256i v) /* the low 16 bits of each lane as f16 */
 
 INLINE __m256i inst3(__m256i s, float inverse)
 {
-    __m256i x = _mm256_add_epi32(_mm256_mullo_epi32(s, _mm256_set1_epi32(89226354)), _mm256_set1_epi32(64248484));
-    x = _mm256_xor_si256(_mm256_and_si256(x, _mm256_set1_epi32((int)0x8FFF8FFF)), _mm256_set1_epi32(0x3B603B60));
-    __m256 v = _mm256_add_ps(halves(_mm256_and_si256(x, _mm256_set1_epi32(0xffff))), halves(_mm256_srli_epi32(x, 16)));
+    __m256i x =
+        _mm256_add_epi32(_mm256_mullo_epi32(s, _mm256_set1_epi32(89226354)), _mm256_set1_epi32(64248484));
+    x = _mm256_xor_si256(_mm256_and_si256(x, _mm256_set1_epi32((int)0x8FFF8FFF)),
+                         _mm256_set1_epi32(0x3B603B60));
+    __m256 v = _mm256_add_ps(halves(_mm256_and_si256(x, _mm256_set1_epi32(0xffff))),
+                             halves(_mm256_srli_epi32(x, 16)));
     return _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(inverse)));
 }
 
@@ -56,9 +65,13 @@ static TARGET void decode(const kq_packed_code *c, const uint16_t *words, size_t
             int16_t *out = panel + 2 * r;
             if (c->code == KQ_HYB) {
                 for (size_t a = 0; a < 4; a++) {
-                    __m256i p = hyb(c->pair, states(w, c->k, r, a * 2 * k)), q = hyb(c->pair, states(w, c->k, r, (a + 4) * 2 * k));
-                    _mm256_storeu_si256((void *)(out + 64 * a), _mm256_or_si256(_mm256_and_si256(p, low), _mm256_slli_epi32(q, 16)));
-                    _mm256_storeu_si256((void *)(out + 64 * a + 32), _mm256_or_si256(_mm256_srli_epi32(p, 16), _mm256_andnot_si256(low, q)));
+                    __m256i p = hyb(c->pair, states(w, c->k, r, a * 2 * k)),
+                            q = hyb(c->pair, states(w, c->k, r, (a + 4) * 2 * k));
+                    _mm256_storeu_si256((void *)(out + 64 * a),
+                                        _mm256_or_si256(_mm256_and_si256(p, low), _mm256_slli_epi32(q, 16)));
+                    _mm256_storeu_si256(
+                        (void *)(out + 64 * a + 32),
+                        _mm256_or_si256(_mm256_srli_epi32(p, 16), _mm256_andnot_si256(low, q)));
                 }
                 continue;
             }
@@ -66,7 +79,8 @@ static TARGET void decode(const kq_packed_code *c, const uint16_t *words, size_t
                 __m256i p = states(w, c->k, r, j * k), q = states(w, c->k, r, (j + 8) * k);
                 p = c->code == KQ_1MAD ? mad1(p) : inst3(p, c->inverse);
                 q = c->code == KQ_1MAD ? mad1(q) : inst3(q, c->inverse);
-                _mm256_storeu_si256((void *)(out + 32 * j), _mm256_or_si256(_mm256_and_si256(p, low), _mm256_slli_epi32(q, 16)));
+                _mm256_storeu_si256((void *)(out + 32 * j),
+                                    _mm256_or_si256(_mm256_and_si256(p, low), _mm256_slli_epi32(q, 16)));
             }
         }
     }
@@ -80,7 +94,8 @@ INLINE __m256i pair_of(const int16_t *x)
 }
 
 /* Two vectors of rows, V vectors x. */
-INLINE void dots_block(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, float *y, size_t ldy, const int V)
+INLINE void dots_block(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, float *y,
+                       size_t ldy, const int V)
 {
     __m256 sum[2][4];
     for (int t = 0; t < V; t++)
@@ -91,8 +106,10 @@ INLINE void dots_block(const int16_t *panel, size_t n_tiles, const int16_t *x, s
         for (int t = 0; t < V; t++)
             a[0][t] = a[1][t] = _mm256_setzero_si256();
         for (size_t at = i * 8; at < end; at++) {
-            const __m256i w0 = _mm256_loadu_si256((const void *)(panel + 32 * at)), w1 = _mm256_loadu_si256((const void *)(panel + 32 * at + 16));
-            _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) {
+            const __m256i w0 = _mm256_loadu_si256((const void *)(panel + 32 * at)),
+                          w1 = _mm256_loadu_si256((const void *)(panel + 32 * at + 16));
+            _Pragma("GCC unroll 4") for (int t = 0; t < V; t++)
+            {
                 const __m256i v = pair_of(x + (size_t)t * ldx + 2 * at);
                 a[0][t] = _mm256_add_epi32(a[0][t], _mm256_madd_epi16(w0, v));
                 a[1][t] = _mm256_add_epi32(a[1][t], _mm256_madd_epi16(w1, v));
@@ -109,7 +126,8 @@ INLINE void dots_block(const int16_t *panel, size_t n_tiles, const int16_t *x, s
     }
 }
 
-static TARGET void dots(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T, float *y, size_t ldy)
+static TARGET void dots(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T,
+                        float *y, size_t ldy)
 {
     size_t t = 0;
     for (; T - t >= 4; t += 4)
@@ -118,7 +136,8 @@ static TARGET void dots(const int16_t *panel, size_t n_tiles, const int16_t *x, 
         dots_block(panel, n_tiles, x + t * ldx, ldx, y + t * ldy, ldy, 1);
 }
 
-static TARGET void dot(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float y[16])
+static TARGET void dot(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x,
+                       float y[16])
 {
     int16_t panel[KQ_PACKED_FLUSH * KQ_PANEL_TILE];
     memset(y, 0, 16 * sizeof *y);
@@ -137,7 +156,8 @@ static float quantize(const float *x, size_t n, int x_max, int16_t *q)
     return kq_packed_kern_ref.quantize(x, n, x_max, q);
 }
 
-const kq_packed_kern kq_packed_kern_avx2 = {.name = "avx2", .decode = decode, .dot = dot, .dots = dots, .quantize = quantize};
+const kq_packed_kern kq_packed_kern_avx2 = {
+    .name = "avx2", .decode = decode, .dot = dot, .dots = dots, .quantize = quantize};
 #else
 typedef int kq_no_packed_avx2;
 #endif

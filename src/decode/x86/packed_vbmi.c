@@ -1,20 +1,26 @@
-/* Packed products for AVX-512 with VBMI, VBMI2 and VNNI (Ice Lake and Zen 4 on). The states of a tile are cut out of its words 32 at a time by
- * funnel shifts; hyb's table of 512 pairs is four planes of 512 bytes, looked up 64 at a time by vpermi2b; 1mad and 3inst are computed. The
- * lanes are rows, so that sums need no reduction and an input is one broadcast of two columns. */
+/* Packed products for AVX-512 with VBMI, VBMI2 and VNNI (Ice Lake and Zen 4 on). The states of a tile
+ * are cut out of its words 32 at a time by funnel shifts; hyb's table of 512 pairs is four planes of 512
+ * bytes, looked up 64 at a time by vpermi2b; 1mad and 3inst are computed. The lanes are rows, so that
+ * sums need no reduction and an input is one broadcast of two columns. */
 #include "decode/packed.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,avx2,fma,f16c")))
+#define TARGET      \
+    __attribute__(( \
+        target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 #define LOAD(p) _mm512_loadu_si512((const void *)(p))
 #define SELECT(mask, a, b) _mm512_ternarylogic_epi32(mask, a, b, 0xCA) /* mask ? a : b, bit by bit */
 
 /* The 32 states of vector j: lane i = 2 r + h is row r, at step j (h = 0) or j + 8 / V. */
-typedef struct tile { __m512i a, b; } tile; /* 2 bits: the words, and those one further on; else words 0..31 and 32.. */
+/* 2 bits: the words, and those one further on; else words 0..31 and 32.. */
+typedef struct tile {
+    __m512i a, b;
+} tile;
 
 INLINE tile load_tile(const kq_packed_code *c, const uint16_t *words, const int k)
 {
@@ -23,7 +29,8 @@ INLINE tile load_tile(const kq_packed_code *c, const uint16_t *words, const int 
     if (k == 2)
         t.b = _mm512_permutexvar_epi16(LOAD(c->lane + 32), t.a); /* vector 0: word i, then word i + 1 */
     else
-        t.b = k == 3 ? _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(words + 32))) : LOAD(words + 32);
+        t.b = k == 3 ? _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(words + 32)))
+                     : LOAD(words + 32);
     return t;
 }
 
@@ -47,26 +54,33 @@ INLINE __m512i states(const kq_packed_code *c, tile t, const int k, const int V,
     if (k == 2)
         return funnel(t.a, t.b, 2 * V * j);
     const uint16_t *lane = c->lane + j * 3 * 32;
-    return _mm512_shldv_epi16(_mm512_permutex2var_epi16(t.a, LOAD(lane), t.b), _mm512_permutex2var_epi16(t.a, LOAD(lane + 32), t.b), LOAD(lane + 64));
+    return _mm512_shldv_epi16(_mm512_permutex2var_epi16(t.a, LOAD(lane), t.b),
+                              _mm512_permutex2var_epi16(t.a, LOAD(lane + 32), t.b), LOAD(lane + 64));
 }
 
 INLINE __m512i look_up(const uint8_t *plane, __m512i low, __mmask64 k7, __mmask64 k8)
 {
-    __m512i t0 = _mm512_permutex2var_epi8(LOAD(plane), low, LOAD(plane + 64)), t1 = _mm512_permutex2var_epi8(LOAD(plane + 128), low, LOAD(plane + 192));
-    __m512i t2 = _mm512_permutex2var_epi8(LOAD(plane + 256), low, LOAD(plane + 320)), t3 = _mm512_permutex2var_epi8(LOAD(plane + 384), low, LOAD(plane + 448));
+    __m512i t0 = _mm512_permutex2var_epi8(LOAD(plane), low, LOAD(plane + 64)),
+            t1 = _mm512_permutex2var_epi8(LOAD(plane + 128), low, LOAD(plane + 192));
+    __m512i t2 = _mm512_permutex2var_epi8(LOAD(plane + 256), low, LOAD(plane + 320)),
+            t3 = _mm512_permutex2var_epi8(LOAD(plane + 384), low, LOAD(plane + 448));
     return _mm512_mask_blend_epi8(k8, _mm512_mask_blend_epi8(k7, t0, t1), _mm512_mask_blend_epi8(k7, t2, t3));
 }
 
-/* Weights of the two vectors of states A (even bytes) and B (odd bytes): w[0], w[1] of A's steps, w[2], w[3] of B's. */
+/* Weights of the two vectors of states A (even bytes) and B (odd bytes): w[0], w[1] of A's steps, w[2],
+ * w[3] of B's. */
 INLINE void hyb_pair(const kq_packed_code *c, __m512i A, __m512i B, __m512i w[4])
 {
     const __m512i even = _mm512_set1_epi16(0x00ff), one = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
-    A = _mm512_mullo_epi16(A, _mm512_add_epi16(A, one)); /* h mod 2^16: bits 6..14 the entry, bit 15 the sign */
+    /* h mod 2^16: bits 6..14 the entry, bit 15 the sign */
+    A = _mm512_mullo_epi16(A, _mm512_add_epi16(A, one));
     B = _mm512_mullo_epi16(B, _mm512_add_epi16(B, one));
-    __m512i low = SELECT(even, _mm512_srli_epi16(A, 6), _mm512_slli_epi16(B, 2)), high = SELECT(even, _mm512_srli_epi16(A, 8), B);
+    __m512i low = SELECT(even, _mm512_srli_epi16(A, 6), _mm512_slli_epi16(B, 2)),
+            high = SELECT(even, _mm512_srli_epi16(A, 8), B);
     __mmask64 k7 = _mm512_movepi8_mask(low), k8 = _mm512_test_epi8_mask(high, _mm512_set1_epi8(0x40));
     for (int v = 0; v < 2; v++) {
-        __m512i l = look_up(c->plane + 1024 * v, low, k7, k8), h = look_up(c->plane + 1024 * v + 512, low, k7, k8);
+        __m512i l = look_up(c->plane + 1024 * v, low, k7, k8),
+                h = look_up(c->plane + 1024 * v + 512, low, k7, k8);
         w[v] = SELECT(even, l, _mm512_slli_epi16(h, 8));
         w[2 + v] = SELECT(even, _mm512_srli_epi16(l, 8), h);
     }
@@ -76,20 +90,25 @@ INLINE void hyb_pair(const kq_packed_code *c, __m512i A, __m512i B, __m512i w[4]
 
 INLINE __m512i mad1(__m512i s)
 {
-    __m512i x = _mm512_add_epi32(_mm512_mullo_epi32(s, _mm512_set1_epi32(34038481)), _mm512_set1_epi32(76625530));
+    __m512i x =
+        _mm512_add_epi32(_mm512_mullo_epi32(s, _mm512_set1_epi32(34038481)), _mm512_set1_epi32(76625530));
     return _mm512_dpbusd_epi32(_mm512_set1_epi32(-510), x, _mm512_set1_epi8(1));
 }
 
 INLINE __m512i inst3(__m512i s, __m512 inverse)
 {
-    __m512i x = _mm512_add_epi32(_mm512_mullo_epi32(s, _mm512_set1_epi32(89226354)), _mm512_set1_epi32(64248484));
-    x = _mm512_xor_si512(_mm512_and_si512(x, _mm512_set1_epi32((int)0x8FFF8FFF)), _mm512_set1_epi32(0x3B603B60));
-    __m512 v = _mm512_add_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16))));
+    __m512i x =
+        _mm512_add_epi32(_mm512_mullo_epi32(s, _mm512_set1_epi32(89226354)), _mm512_set1_epi32(64248484));
+    x = _mm512_xor_si512(_mm512_and_si512(x, _mm512_set1_epi32((int)0x8FFF8FFF)),
+                         _mm512_set1_epi32(0x3B603B60));
+    __m512 v = _mm512_add_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)),
+                             _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16))));
     return _mm512_cvtps_epi32(_mm512_mul_ps(v, inverse));
 }
 
 /* The eight vectors of a tile's weights. */
-INLINE void decode_tile(const kq_packed_code *c, const uint16_t *words, const kq_code code, const int k, __m512i w[8])
+INLINE void decode_tile(const kq_packed_code *c, const uint16_t *words, const kq_code code, const int k,
+                        __m512i w[8])
 {
     tile t = load_tile(c, words, k);
     if (code == KQ_HYB) {
@@ -99,7 +118,8 @@ INLINE void decode_tile(const kq_packed_code *c, const uint16_t *words, const kq
     }
     const __m512i even = _mm512_set1_epi32(0xffff);
     const __m512 inverse = _mm512_set1_ps(c->inverse);
-    _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++) {
+    _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++)
+    {
         __m512i s = states(c, t, k, 1, j), a = _mm512_and_si512(s, even), b = _mm512_srli_epi32(s, 16);
         a = code == KQ_1MAD ? mad1(a) : inst3(a, inverse);
         b = code == KQ_1MAD ? mad1(b) : inst3(b, inverse);
@@ -107,17 +127,18 @@ INLINE void decode_tile(const kq_packed_code *c, const uint16_t *words, const kq
     }
 }
 
-INLINE void decode_all(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel, const kq_code code, const int k)
+INLINE void decode_all(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel,
+                       const kq_code code, const int k)
 {
     for (size_t i = 0; i < n_tiles; i++, words += 16 * k, panel += KQ_PANEL_TILE) {
         __m512i w[8];
         decode_tile(c, words, code, k, w);
-        _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++)
-            _mm512_storeu_si512(panel + 32 * j, w[j]);
+        _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++) _mm512_storeu_si512(panel + 32 * j, w[j]);
     }
 }
 
-INLINE void dot_all(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float *y, const kq_code code, const int k)
+INLINE void dot_all(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x,
+                    float *y, const kq_code code, const int k)
 {
     __m512 sum = _mm512_setzero_ps();
     for (size_t i = 0; i < n_tiles; i += KQ_PACKED_FLUSH) {
@@ -128,7 +149,8 @@ INLINE void dot_all(const kq_packed_code *c, const uint16_t *words, size_t n_til
             int32_t pair[8];
             __builtin_memcpy(pair, x, sizeof pair);
             decode_tile(c, words, code, k, w);
-            _Pragma("GCC unroll 4") for (int j = 0; j < 8; j += 2) {
+            _Pragma("GCC unroll 4") for (int j = 0; j < 8; j += 2)
+            {
                 a = _mm512_dpwssd_epi32(a, w[j], _mm512_set1_epi32(pair[j]));
                 b = _mm512_dpwssd_epi32(b, w[j + 1], _mm512_set1_epi32(pair[j + 1]));
             }
@@ -138,59 +160,64 @@ INLINE void dot_all(const kq_packed_code *c, const uint16_t *words, size_t n_til
     _mm512_storeu_ps(y, sum);
 }
 
-#define ONE(name, code, k)                                                                                                            \
-    static TARGET void decode_##name(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)                 \
-    {                                                                                                                                 \
-        decode_all(c, words, n_tiles, panel, code, k);                                                                                \
-    }                                                                                                                                 \
-    static TARGET void dot_##name(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float *y)         \
-    {                                                                                                                                 \
-        dot_all(c, words, n_tiles, x, y, code, k);                                                                                    \
+#define ONE(name, code, k)                                                                           \
+    static TARGET void decode_##name(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, \
+                                     int16_t *panel)                                                 \
+    {                                                                                                \
+        decode_all(c, words, n_tiles, panel, code, k);                                               \
+    }                                                                                                \
+    static TARGET void dot_##name(const kq_packed_code *c, const uint16_t *words, size_t n_tiles,    \
+                                  const int16_t *x, float *y)                                        \
+    {                                                                                                \
+        dot_all(c, words, n_tiles, x, y, code, k);                                                   \
     }
-ONE(hyb2, KQ_HYB, 2) ONE(hyb3, KQ_HYB, 3) ONE(hyb4, KQ_HYB, 4)
-ONE(mad2, KQ_1MAD, 2) ONE(mad3, KQ_1MAD, 3) ONE(mad4, KQ_1MAD, 4)
-ONE(inst2, KQ_3INST, 2) ONE(inst3_, KQ_3INST, 3) ONE(inst4, KQ_3INST, 4)
+ONE(hyb2, KQ_HYB, 2)
+ONE(hyb3, KQ_HYB, 3) ONE(hyb4, KQ_HYB, 4) ONE(mad2, KQ_1MAD, 2) ONE(mad3, KQ_1MAD, 3) ONE(mad4, KQ_1MAD, 4)
+    ONE(inst2, KQ_3INST, 2) ONE(inst3_, KQ_3INST, 3) ONE(inst4, KQ_3INST, 4)
 
-static void decode(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)
+        static void decode(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)
 {
-    static void (*const all[KQ_N_CODE][3])(const kq_packed_code *, const uint16_t *, size_t, int16_t *) = {
-        {decode_hyb2, decode_hyb3, decode_hyb4}, {decode_mad2, decode_mad3, decode_mad4}, {decode_inst2, decode_inst3_, decode_inst4}};
+    static void (*const all[KQ_N_CODE][3])(const kq_packed_code *, const uint16_t *, size_t,
+                                           int16_t *) = {{decode_hyb2, decode_hyb3, decode_hyb4},
+                                                         {decode_mad2, decode_mad3, decode_mad4},
+                                                         {decode_inst2, decode_inst3_, decode_inst4}};
     all[c->code][c->k - 2](c, words, n_tiles, panel);
 }
 
 static void dot(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float y[16])
 {
-    static void (*const all[KQ_N_CODE][3])(const kq_packed_code *, const uint16_t *, size_t, const int16_t *, float *) = {
+    static void (*const all[KQ_N_CODE][3])(const kq_packed_code *, const uint16_t *, size_t, const int16_t *,
+                                           float *) = {
         {dot_hyb2, dot_hyb3, dot_hyb4}, {dot_mad2, dot_mad3, dot_mad4}, {dot_inst2, dot_inst3_, dot_inst4}};
     all[c->code][c->k - 2](c, words, n_tiles, x, y);
 }
 
-INLINE void dots_block(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, float *y, size_t ldy, const int T)
+INLINE void dots_block(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, float *y,
+                       size_t ldy, const int T)
 {
     __m512 sum[8];
-    _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
-        sum[t] = _mm512_setzero_ps();
+    _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) sum[t] = _mm512_setzero_ps();
     for (size_t i = 0; i < n_tiles; i += KQ_PACKED_FLUSH) {
         const size_t end = (n_tiles - i < KQ_PACKED_FLUSH ? n_tiles : i + KQ_PACKED_FLUSH) * 8;
         __m512i a[8];
-        _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
-            a[t] = _mm512_setzero_si512();
+        _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) a[t] = _mm512_setzero_si512();
         for (size_t at = i * 8; at < end; at++) {
             const __m512i w = LOAD(panel + 32 * at);
-            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) {
+            _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
+            {
                 int32_t pair;
                 __builtin_memcpy(&pair, x + (size_t)t * ldx + 2 * at, sizeof pair);
                 a[t] = _mm512_dpwssd_epi32(a[t], w, _mm512_set1_epi32(pair));
             }
         }
-        _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
-            sum[t] = _mm512_add_ps(sum[t], _mm512_cvtepi32_ps(a[t]));
+        _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) sum[t] =
+            _mm512_add_ps(sum[t], _mm512_cvtepi32_ps(a[t]));
     }
-    _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
-        _mm512_storeu_ps(y + (size_t)t * ldy, sum[t]);
+    _Pragma("GCC unroll 8") for (int t = 0; t < T; t++) _mm512_storeu_ps(y + (size_t)t * ldy, sum[t]);
 }
 
-static TARGET void dots(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T, float *y, size_t ldy)
+static TARGET void dots(const int16_t *panel, size_t n_tiles, const int16_t *x, size_t ldx, size_t T,
+                        float *y, size_t ldy)
 {
     size_t t = 0;
     for (; T - t >= 8; t += 8)
@@ -206,7 +233,8 @@ static TARGET float quantize(const float *x, size_t n, int x_max, int16_t *q)
     __m512 m = _mm512_setzero_ps();
     for (size_t i = 0; i < n; i += 16)
         m = _mm512_max_ps(m, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-    const float top = _mm512_reduce_max_ps(m), step = top / (float)x_max, inverse = top > 0 ? (float)x_max / top : 0;
+    const float top = _mm512_reduce_max_ps(m), step = top / (float)x_max,
+                inverse = top > 0 ? (float)x_max / top : 0;
     const __m512 f = _mm512_set1_ps(inverse);
     const __m512i low = _mm512_set1_epi32(-x_max), high = _mm512_set1_epi32(x_max);
     for (size_t i = 0; i < n; i += 16) {
@@ -219,7 +247,8 @@ static TARGET float quantize(const float *x, size_t n, int x_max, int16_t *q)
     return step;
 }
 
-const kq_packed_kern kq_packed_kern_vbmi = {.name = "avx512-vbmi", .decode = decode, .dot = dot, .dots = dots, .quantize = quantize};
+const kq_packed_kern kq_packed_kern_vbmi = {
+    .name = "avx512-vbmi", .decode = decode, .dot = dot, .dots = dots, .quantize = quantize};
 #else
 typedef int kq_no_packed_vbmi;
 #endif

@@ -7,8 +7,8 @@
 enum { PAIRS = KQ_PANEL_BLOCK / 2 };
 #define NORM 46300.0f
 #define LARGEST 32766.0f
-/* Below SMALL the square of a column's norm may have lost its bits: 16 times the largest value bounds the norm then. Columns of nothing but
- * values below NOTHING, whose squares f32 cannot hold, are zero. */
+/* Below SMALL the square of a column's norm may have lost its bits: 16 times the largest value bounds
+ * the norm then. Columns of nothing but values below NOTHING, whose squares f32 cannot hold, are zero. */
 #define SMALL 1e-28f
 #define NOTHING 1e-30f
 
@@ -18,7 +18,8 @@ enum { PAIRS = KQ_PANEL_BLOCK / 2 };
 bool kq_panel_available(void)
 {
     kq_isa isa;
-    return kq_isa_pick(NULL, &isa, NULL) == KQ_OK && isa >= KQ_ISA_AVX512 && kq_kern_isa() >= KQ_ISA_AVX512 && kq_cpu_has(KQ_CPU_VNNI);
+    return kq_isa_pick(NULL, &isa, NULL) == KQ_OK && isa >= KQ_ISA_AVX512 && kq_kern_isa() >= KQ_ISA_AVX512 &&
+           kq_cpu_has(KQ_CPU_VNNI);
 }
 #else
 bool kq_panel_available(void)
@@ -67,43 +68,46 @@ void kq_panel_pack(const float *C, size_t K, size_t r0, const float *e, int32_t 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 #define INLINE inline __attribute__((always_inline))
 
-/* C [8, 16 nv] (+)= rows[i] columns[j] sum_k A[k][i] B[k][j] over pairs k: up to 24 sums in registers, 8 broadcasts and 3 loads for 24
- * times
- * 32 multiply-adds. Assembler, because GCC 12 copies and spills the sums of the intrinsic (a third of the speed). */
-static TARGET INLINE void micro(int nv, size_t pairs, const int32_t *A, size_t lda, const float *rows, const int32_t *B,
-                                const float *columns,
-                                float *C, size_t ldc, bool add)
+/* C [8, 16 nv] (+)= rows[i] columns[j] sum_k A[k][i] B[k][j] over pairs k: up to 24 sums in registers, 8
+ * broadcasts and 3 loads for 24 times
+ * 32 multiply-adds. Assembler, because GCC 12 copies and spills the sums of the intrinsic (a third of
+ * the speed). */
+static TARGET INLINE void micro(int nv, size_t pairs, const int32_t *A, size_t lda, const float *rows,
+                                const int32_t *B, const float *columns, float *C, size_t ldc, bool add)
 {
     __m512i s[8][3];
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
-        #pragma GCC unroll 3
+#pragma GCC unroll 3
         for (int j = 0; j < 3; j++)
             s[i][j] = _mm512_setzero_si512();
     }
     for (size_t k = 0; k < pairs; k++, A += lda, B += KQ_PANEL) {
         __m512i b[3];
-        _mm_prefetch((const char *)(A + 8 * lda), _MM_HINT_T0); /* a line in three of A: the hardware does not guess it; a tenth */
-        #pragma GCC unroll 3
+        /* a line in three of A: the hardware does not guess it; a tenth */
+        _mm_prefetch((const char *)(A + 8 * lda), _MM_HINT_T0);
+#pragma GCC unroll 3
         for (int j = 0; j < 3; j++)
             b[j] = _mm512_load_si512(B + (j < nv ? 16 * j : 0));
-        #pragma GCC unroll 8
+#pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
             __m512i a = _mm512_set1_epi32(A[i]);
-            #pragma GCC unroll 3
+#pragma GCC unroll 3
             for (int j = 0; j < 3; j++)
                 if (j < nv)
                     __asm__("vpdpwssd %2, %1, %0" : "+v"(s[i][j]) : "v"(a), "v"(b[j]));
         }
     }
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
-        #pragma GCC unroll 3
+#pragma GCC unroll 3
         for (int j = 0; j < 3; j++)
             if (j < nv) {
                 float *c = C + (size_t)i * ldc + 16 * j;
-                __m512 scale = _mm512_mul_ps(_mm512_set1_ps(rows[i]), _mm512_load_ps(columns + 16 * j)), x = _mm512_cvtepi32_ps(s[i][j]);
-                _mm512_store_ps(c, add ? _mm512_fmadd_ps(x, scale, _mm512_load_ps(c)) : _mm512_mul_ps(x, scale));
+                __m512 scale = _mm512_mul_ps(_mm512_set1_ps(rows[i]), _mm512_load_ps(columns + 16 * j)),
+                       x = _mm512_cvtepi32_ps(s[i][j]);
+                _mm512_store_ps(c,
+                                add ? _mm512_fmadd_ps(x, scale, _mm512_load_ps(c)) : _mm512_mul_ps(x, scale));
             }
     }
 }
@@ -112,31 +116,35 @@ static TARGET INLINE void micro(int nv, size_t pairs, const int32_t *A, size_t l
 static TARGET void quantize(const float *x, size_t rows, int32_t *X, float *scales)
 {
     __m512 sum[3], most[3], steps[3];
-    #pragma GCC unroll 3
+#pragma GCC unroll 3
     for (int j = 0; j < 3; j++)
         sum[j] = most[j] = _mm512_setzero_ps();
     for (size_t k = 0; k < rows; k++) {
-        #pragma GCC unroll 3
+#pragma GCC unroll 3
         for (int j = 0; j < 3; j++) {
             __m512 v = _mm512_load_ps(x + k * KQ_PANEL + 16 * j);
             sum[j] = _mm512_fmadd_ps(v, v, sum[j]);
             most[j] = _mm512_max_ps(most[j], _mm512_abs_ps(v));
         }
     }
-    #pragma GCC unroll 3
+#pragma GCC unroll 3
     for (int j = 0; j < 3; j++) {
         __mmask16 small = _mm512_cmp_ps_mask(sum[j], _mm512_set1_ps(SMALL), _CMP_LT_OQ);
         __mmask16 some = _mm512_cmp_ps_mask(most[j], _mm512_set1_ps(NOTHING), _CMP_NLT_UQ);
         __m512 norm = _mm512_mask_mul_ps(_mm512_sqrt_ps(sum[j]), small, most[j], _mm512_set1_ps(16));
-        steps[j] = _mm512_maskz_min_ps(some, _mm512_div_ps(_mm512_set1_ps(LARGEST), most[j]), _mm512_div_ps(_mm512_set1_ps(NORM), norm));
-        _mm512_store_ps(scales + 16 * j, _mm512_maskz_div_ps(some, _mm512_set1_ps(1), steps[j])); /* an infinity or NaN stays one */
+        steps[j] = _mm512_maskz_min_ps(some, _mm512_div_ps(_mm512_set1_ps(LARGEST), most[j]),
+                                       _mm512_div_ps(_mm512_set1_ps(NORM), norm));
+        /* an infinity or NaN stays one */
+        _mm512_store_ps(scales + 16 * j, _mm512_maskz_div_ps(some, _mm512_set1_ps(1), steps[j]));
     }
     for (size_t k = 0; k < rows; k += 2, x += 2 * KQ_PANEL, X += KQ_PANEL) {
-        #pragma GCC unroll 3
+#pragma GCC unroll 3
         for (int j = 0; j < 3; j++) {
-            __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(x + 16 * j), steps[j])), high = _mm512_setzero_si512();
+            __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(x + 16 * j), steps[j])),
+                    high = _mm512_setzero_si512();
             if (k + 1 < rows)
-                high = _mm512_slli_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(x + KQ_PANEL + 16 * j), steps[j])), 16);
+                high = _mm512_slli_epi32(
+                    _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(x + KQ_PANEL + 16 * j), steps[j])), 16);
             _mm512_store_si512(X + 16 * j, _mm512_mask_mov_epi16(high, 0x55555555, low));
         }
     }
@@ -144,7 +152,8 @@ static TARGET void quantize(const float *x, size_t rows, int32_t *X, float *scal
 
 static TARGET INLINE __m512 widen(const uint16_t *g, __mmask16 mask)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, g)), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, g)), 16));
 }
 
 static __mmask16 first_of(size_t from, size_t end)
@@ -162,12 +171,17 @@ static TARGET void transpose16(__m512 *r)
     for (int i = 0; i < 16; i += 4) {
         r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
         r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
-        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
-        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+        r[i + 2] =
+            _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+        r[i + 3] =
+            _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
     }
-    for (int i = 0; i < 4; i++) { /* then the quarters: column 4 q + i is quarter q of rows i, i+4, i+8, i+12 */
-        __m512 a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
-        __m512 c = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd), d = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    for (int i = 0; i < 4;
+         i++) { /* then the quarters: column 4 q + i is quarter q of rows i, i+4, i+8, i+12 */
+        __m512 a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88),
+               b = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        __m512 c = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd),
+               d = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
         t[i] = _mm512_shuffle_f32x4(a, b, 0x88);
         t[i + 8] = _mm512_shuffle_f32x4(a, b, 0xdd);
         t[i + 4] = _mm512_shuffle_f32x4(c, d, 0x88);
@@ -178,18 +192,21 @@ static TARGET void transpose16(__m512 *r)
 }
 
 /* Rows k0 .. k0+rows-1 of the panel at column c, as f32. */
-static TARGET void rows_of(const uint16_t *g, size_t n, size_t k0, size_t rows, size_t c, const float *e, float *out)
+static TARGET void rows_of(const uint16_t *g, size_t n, size_t k0, size_t rows, size_t c, const float *e,
+                           float *out)
 {
     __mmask16 mask[3] = {first_of(c, n), first_of(c + 16, n), first_of(c + 32, n)};
     for (size_t k = 0; k < rows; k++) {
         __m512 factor = _mm512_set1_ps(e ? e[k0 + k] : 1);
         for (size_t j = 0; j < 3; j++)
-            _mm512_store_ps(out + k * KQ_PANEL + 16 * j, mask[j] ? _mm512_mul_ps(factor, widen(g + (k0 + k) * n + c + 16 * j,
-                mask[j])) : _mm512_setzero_ps());
+            _mm512_store_ps(out + k * KQ_PANEL + 16 * j,
+                            mask[j] ? _mm512_mul_ps(factor, widen(g + (k0 + k) * n + c + 16 * j, mask[j]))
+                                    : _mm512_setzero_ps());
     }
 }
 
-static TARGET void rows_of_transposed(const uint16_t *g, size_t m, size_t n, size_t k0, size_t rows, size_t c, const float *e, float *out)
+static TARGET void rows_of_transposed(const uint16_t *g, size_t m, size_t n, size_t k0, size_t rows, size_t c,
+                                      const float *e, float *out)
 {
     for (size_t k = 0; k < rows; k += 16) {
         __mmask16 mask = first_of(k0 + k, n);
@@ -197,7 +214,8 @@ static TARGET void rows_of_transposed(const uint16_t *g, size_t m, size_t n, siz
         for (size_t j = 0; j < KQ_PANEL; j += 16) {
             __m512 r[16];
             for (size_t i = 0; i < 16; i++)
-                r[i] = c + j + i < m ? _mm512_mul_ps(factor, widen(g + (c + j + i) * n + k0 + k, mask)) : _mm512_setzero_ps();
+                r[i] = c + j + i < m ? _mm512_mul_ps(factor, widen(g + (c + j + i) * n + k0 + k, mask))
+                                     : _mm512_setzero_ps();
             transpose16(r);
             for (size_t i = 0; i < 16; i++) /* rows past the edge lie inside the scratch, a multiple of 16 */
                 _mm512_store_ps(out + (k + i) * KQ_PANEL + j, r[i]);
@@ -205,8 +223,8 @@ static TARGET void rows_of_transposed(const uint16_t *g, size_t m, size_t n, siz
     }
 }
 
-TARGET void kq_panel_load_vnni(const uint16_t *g, size_t m, size_t n, bool transposed, size_t p, const float *e, int32_t *X,
-                               float *scales, float *out)
+TARGET void kq_panel_load_vnni(const uint16_t *g, size_t m, size_t n, bool transposed, size_t p,
+                               const float *e, int32_t *X, float *scales, float *out)
 {
     size_t K = transposed ? n : m;
     for (size_t k0 = 0; k0 < K; k0 += KQ_PANEL_BLOCK, X += PAIRS * KQ_PANEL, scales += KQ_PANEL) {
@@ -219,23 +237,26 @@ TARGET void kq_panel_load_vnni(const uint16_t *g, size_t m, size_t n, bool trans
     }
 }
 
-TARGET void kq_panel_middle_vnni(const int32_t *packed, const float *row_scales, size_t K, int32_t *X, float *scales, float *out)
+TARGET void kq_panel_middle_vnni(const int32_t *packed, const float *row_scales, size_t K, int32_t *X,
+                                 float *scales, float *out)
 {
     size_t blocks = kq_panel_blocks(K), pairs = (K + 1) / 2;
-    for (size_t R = blocks; R-- > 0;) { /* from the last up: a block of rows needs the ones above it as they were */
+    for (size_t R = blocks;
+         R-- > 0;) { /* from the last up: a block of rows needs the ones above it as they were */
         size_t r0 = R * KQ_PANEL_BLOCK, r1 = K - r0 < KQ_PANEL_BLOCK ? K : r0 + KQ_PANEL_BLOCK;
         for (size_t b = 0; b <= R; b++)
             for (size_t r = r0; r < r1; r += 8) {
                 size_t stop = b < R ? KQ_PANEL_BLOCK : (r + 8 < K ? r + 8 : K) - r0;
-                micro(3, (stop + 1) / 2, packed + (r / 8 * pairs + b * PAIRS) * 8, 8, row_scales + (r / 8 * blocks + b) * 8,
-                      X + b * PAIRS * KQ_PANEL, scales + b * KQ_PANEL, out + (r - r0) * KQ_PANEL, KQ_PANEL, b > 0);
+                micro(3, (stop + 1) / 2, packed + (r / 8 * pairs + b * PAIRS) * 8, 8,
+                      row_scales + (r / 8 * blocks + b) * 8, X + b * PAIRS * KQ_PANEL, scales + b * KQ_PANEL,
+                      out + (r - r0) * KQ_PANEL, KQ_PANEL, b > 0);
             }
         quantize(out, r1 - r0, X + R * PAIRS * KQ_PANEL, scales + R * KQ_PANEL);
     }
 }
 
-TARGET void kq_panel_gather_vnni(const int32_t *X, const float *scales, size_t K, size_t r0, size_t r1, size_t c0, size_t c1, float *acc,
-                                 size_t ld)
+TARGET void kq_panel_gather_vnni(const int32_t *X, const float *scales, size_t K, size_t r0, size_t r1,
+                                 size_t c0, size_t c1, float *acc, size_t ld)
 {
     size_t blocks = kq_panel_blocks(K), pairs = (K + 1) / 2;
     for (size_t b = 0; b < blocks; b++) {
@@ -243,8 +264,10 @@ TARGET void kq_panel_gather_vnni(const int32_t *X, const float *scales, size_t K
         for (size_t c = c0; c < c1; c++)
             for (size_t r = r0 > c ? r0 : c; r < r1; r++)
                 for (size_t i = 0; i < KQ_PANEL; i += 8) {
-                    const int32_t *A = X + (r * pairs + b * PAIRS) * KQ_PANEL + i, *B = X + (c * pairs + b * PAIRS) * KQ_PANEL;
-                    const float *rows = scales + (r * blocks + b) * KQ_PANEL + i, *columns = scales + (c * blocks + b) * KQ_PANEL;
+                    const int32_t *A = X + (r * pairs + b * PAIRS) * KQ_PANEL + i,
+                                  *B = X + (c * pairs + b * PAIRS) * KQ_PANEL;
+                    const float *rows = scales + (r * blocks + b) * KQ_PANEL + i,
+                                *columns = scales + (c * blocks + b) * KQ_PANEL;
                     float *C = acc + (r * KQ_PANEL + i) * ld + c * KQ_PANEL;
                     if (r > c || i >= 32)
                         micro(3, count, A, KQ_PANEL, rows, B, columns, C, ld, true);
@@ -256,19 +279,20 @@ TARGET void kq_panel_gather_vnni(const int32_t *X, const float *scales, size_t K
     }
 }
 #else
-void kq_panel_load_vnni(const uint16_t *g, size_t m, size_t n, bool transposed, size_t p, const float *e, int32_t *X, float *scales,
-                        float *out)
+void kq_panel_load_vnni(const uint16_t *g, size_t m, size_t n, bool transposed, size_t p, const float *e,
+                        int32_t *X, float *scales, float *out)
 {
     (void)g, (void)m, (void)n, (void)transposed, (void)p, (void)e, (void)X, (void)scales, (void)out;
 }
 
-void kq_panel_middle_vnni(const int32_t *packed, const float *row_scales, size_t K, int32_t *X, float *scales, float *out)
+void kq_panel_middle_vnni(const int32_t *packed, const float *row_scales, size_t K, int32_t *X, float *scales,
+                          float *out)
 {
     (void)packed, (void)row_scales, (void)K, (void)X, (void)scales, (void)out;
 }
 
-void kq_panel_gather_vnni(const int32_t *X, const float *scales, size_t K, size_t r0, size_t r1, size_t c0, size_t c1, float *acc,
-                          size_t ld)
+void kq_panel_gather_vnni(const int32_t *X, const float *scales, size_t K, size_t r0, size_t r1, size_t c0,
+                          size_t c1, float *acc, size_t ld)
 {
     (void)X, (void)scales, (void)K, (void)r0, (void)r1, (void)c0, (void)c1, (void)acc, (void)ld;
 }

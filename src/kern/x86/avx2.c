@@ -61,8 +61,9 @@ static inline TARGET float vf_hmax(vf v)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* v 2^n, v in [0.7, 1.5), n in [-182, 128]; 0 where the result could fall below the normal numbers (n < -125). Adding n to the exponent field is exact;
- * a NaN keeps an exponent of ones because n is NaN too and converts to 0x80000000, whose shift is 0. */
+/* v 2^n, v in [0.7, 1.5), n in [-182, 128]; 0 where the result could fall below the normal numbers (n <
+ * -125). Adding n to the exponent field is exact; a NaN keeps an exponent of ones because n is NaN too
+ * and converts to 0x80000000, whose shift is 0. */
 static inline TARGET vf vf_pow2(vf v, vf n)
 {
     __m256i e = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
@@ -72,7 +73,8 @@ static inline TARGET vf vf_pow2(vf v, vf n)
 
 static inline TARGET vf vf_load_bf16(const uint16_t *p)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
 }
 
 static inline TARGET vf vf_part_bf16(const uint16_t *p, size_t k)
@@ -85,7 +87,8 @@ static inline TARGET vf vf_part_bf16(const uint16_t *p, size_t k)
 
 static inline TARGET void vf_store_bf16(uint16_t *p, vf v)
 {
-    __m256i u = _mm256_castps_si256(v), hi = _mm256_srli_epi32(u, 16), lsb = _mm256_and_si256(hi, _mm256_set1_epi32(1));
+    __m256i u = _mm256_castps_si256(v), hi = _mm256_srli_epi32(u, 16),
+            lsb = _mm256_and_si256(hi, _mm256_set1_epi32(1));
     __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), lsb), 16);
     __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     r = _mm256_blendv_epi8(r, _mm256_or_si256(hi, _mm256_set1_epi32(0x40)), nan);
