@@ -16,6 +16,7 @@
 #include "base/hash.h"
 #include "base/isa.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "base/rng.h"
 #include "base/time.h"
 #include "base/warn.h"
@@ -697,9 +698,27 @@ static void test_first_error(void **state)
     assert_int_equal(kq_first_error_get(&none, NULL), KQ_OK);
 }
 
+static void test_format(void **state)
+{
+    (void)state;
+    kq_error err;
+    char *text, *twice;
+    assert_int_equal(kq_format(&text, &err, "%s/%s-%05d", "dir", "block", 12), KQ_OK);
+    assert_string_equal(text, "dir/block-00012");
+    assert_int_equal(kq_format(&twice, &err, "%s%5000s", text, "x"), KQ_OK);
+    assert_int_equal(strlen(twice), 5015);
+    kq_free(text);
+    kq_free(twice);
+    kq_alloc_fail_after(1);
+    assert_int_equal(kq_format(&text, &err, "%d", 1), KQ_E_MEMORY);
+    assert_null(text);
+    kq_alloc_fail_after(0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_format),
         cmocka_unit_test(test_warn),
         cmocka_unit_test(test_first_error),
         cmocka_unit_test(test_fail),
