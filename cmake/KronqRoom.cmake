@@ -1,5 +1,5 @@
 # kronq_room(NAME [DEPS room...] [LIBS target...]): src/NAME/*.c and src/NAME/x86/*.c become the static library kq_NAME.
-# kronq_room_tests(NAME [DEPS room...]): each tests/NAME/test_*.c becomes one cmocka program, run by ctest.
+# kronq_room_tests(NAME [DEPS room...]): each tests/NAME/test_WHAT.c becomes one cmocka program (target NAME_test_WHAT), run by ctest.
 set(KRONQ_ROOMS "" CACHE INTERNAL "")
 
 add_library(kronq_flags INTERFACE)
@@ -37,14 +37,16 @@ function(kronq_room_tests name)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/test_*.c)
   foreach(source ${sources})
     get_filename_component(test ${source} NAME_WE)
-    add_executable(${test} ${source})
-    target_include_directories(${test} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
-    target_compile_definitions(${test} PRIVATE KRONQ_GOLDEN_DIR="${CMAKE_SOURCE_DIR}/tests/golden")
-    target_link_libraries(${test} PRIVATE kq_${name} PkgConfig::CMOCKA)
+    set(target ${name}_${test}) # two rooms may have tests of one name
+    add_executable(${target} ${source})
+    set_target_properties(${target} PROPERTIES OUTPUT_NAME ${test})
+    target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+    target_compile_definitions(${target} PRIVATE KRONQ_GOLDEN_DIR="${CMAKE_SOURCE_DIR}/tests/golden")
+    target_link_libraries(${target} PRIVATE kq_${name} PkgConfig::CMOCKA)
     foreach(dep ${R_DEPS})
-      target_link_libraries(${test} PRIVATE kq_${dep})
+      target_link_libraries(${target} PRIVATE kq_${dep})
     endforeach()
-    add_test(NAME ${name}/${test} COMMAND ${test} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+    add_test(NAME ${name}/${test} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
     set_tests_properties(${name}/${test} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900)
   endforeach()
 endfunction()
