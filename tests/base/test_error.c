@@ -1,21 +1,6 @@
 /* Errors and warnings: one line each, whatever the file put into it; the error of a parallel loop. */
 #include "check.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include "base/f16.h"
-#include "base/file.h"
 #include "base/first_error.h"
-#include "base/hash.h"
-#include "base/isa.h"
-#include "base/mem.h"
-#include "base/text.h"
-#include "base/rng.h"
-#include "base/time.h"
 #include "base/warn.h"
 #include "temp_folder.h"
 

@@ -1,22 +1,6 @@
 /* Random streams: golden values, and their distribution. */
 #include "check.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include "base/f16.h"
-#include "base/file.h"
-#include "base/first_error.h"
-#include "base/hash.h"
-#include "base/isa.h"
-#include "base/mem.h"
-#include "base/text.h"
 #include "base/rng.h"
-#include "base/time.h"
-#include "base/warn.h"
 #include "temp_folder.h"
 
 static void test_rng_golden(void **state)
