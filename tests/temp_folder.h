@@ -1,5 +1,5 @@
-/* A folder for the files of one test program: empty when its tests begin, gone when they are over. It lies in the
- * working folder, so that two programs never meet.
+/* A folder for the files of one test program: empty when its tests begin, gone when they are over. It lies in
+ * the working folder, so that two programs never meet.
  *
  *     return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove); */
 #ifndef KQ_TESTS_TEMP_FOLDER_H

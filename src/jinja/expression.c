@@ -252,6 +252,8 @@ static j_node *subscript(j_parser *p, j_node *of)
         bad(p, "a subscript is empty");
     j_node *first = slice_part(p);
     if (kq_j_at(p, T_OP, ",")) {
+        if (!first)
+            bad(p, "a subscript begins with a comma");
         n->b = kq_j_node(p, N_TUPLE, line);
         kq_j_add(p, &n->b->list, first);
         while (kq_j_skip(p, T_OP, ","))

@@ -12,27 +12,11 @@
 #include "checkpoint/checkpoint.h"
 #include "kern/gemm.h"
 #include "kern/kern.h"
-
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "checkpoint.XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char cmd[128];
-    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
-    return system(cmd);
-}
+#include "temp_folder.h"
 
 static void path_of(char path[256], const char *name)
 {
-    snprintf(path, 256, "%s/%s", dir, name);
+    snprintf(path, 256, "%s/%s", temp_folder, name);
 }
 
 /* ---- rows ---- */
@@ -177,7 +161,7 @@ static void save(fixture *f, const char *out, int embed_bits, size_t shard_size,
     check_ok(kq_mkdirs(out, &err));
     const kq_save_options o = {.src = f->src,
                                .dir = out,
-                               .part_dir = dir,
+                               .part_dir = temp_folder,
                                .code = kq_trellis_code(f->trellis),
                                .embed_bits = embed_bits,
                                .head_bits = embed_bits,
@@ -461,7 +445,7 @@ static void opening_without_memory(void **state)
         check_ok(kq_mkdirs(fresh, &err));
         const kq_save_options o = {.src = f.src,
                                    .dir = fresh,
-                                   .part_dir = dir,
+                                   .part_dir = temp_folder,
                                    .code = kq_trellis_code(f.trellis),
                                    .embed_bits = 8,
                                    .head_bits = 8};
@@ -488,5 +472,5 @@ int main(void)
         cmocka_unit_test(padded_sizes_come_back),
     };
     kq_kern_init(KQ_ISA_REF);
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
 }

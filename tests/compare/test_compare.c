@@ -6,23 +6,10 @@
 #include "base/file.h"
 #include "check.h"
 #include "compare/compare.h"
+#include "temp_folder.h"
 
 #define MODEL KRONQ_GOLDEN_DIR "/tiny_cli/hf"
 static const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "compare.XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    return kq_remove_tree(dir, NULL) ? 1 : 0;
-}
 
 static kq_compare_row row(const char *spec, const char *method)
 {
@@ -91,7 +78,7 @@ static void test_sharing(void **state)
     const kq_compare_options o = options();
     kq_error err;
     kq_cmp c;
-    check_ok(kq_cmp_open(MODEL, dir, r, N, &o, &c, &err));
+    check_ok(kq_cmp_open(MODEL, temp_folder, r, N, &o, &c, &err));
     assert_int_equal(c.n, N);
     for (int i = 0; i < N; i++) {
         if (c.row[i].factors != want[i].factors ||
@@ -129,7 +116,7 @@ static void test_names(void **state)
     const kq_compare_options o = options();
     kq_error err;
     kq_cmp c;
-    check_ok(kq_cmp_open(MODEL, dir, r, N + 1, &o, &c, &err));
+    check_ok(kq_cmp_open(MODEL, temp_folder, r, N + 1, &o, &c, &err));
     assert_int_equal(c.n, N);
     assert_int_equal(c.n_same, 1);
     assert_string_equal(c.row[0].name, "flipflop_rho=1e-1-2bit-seed0");
@@ -148,7 +135,7 @@ static void put(const char *name, const char *content)
 {
     char path[KQ_CMP_PATH];
     kq_error err;
-    check_ok(kq_cmp_path(path, dir, NULL, name, "", &err));
+    check_ok(kq_cmp_path(path, temp_folder, NULL, name, "", &err));
     check_ok(kq_file_write(path, content, strlen(content), &err));
 }
 
@@ -165,7 +152,7 @@ static void put(const char *name, const char *content)
     "\"predicted_loss\": null, \"modules\": " modules                                                        \
     ", \"texts\": [{\"text\": \"t\", \"ctx\": 64, \"windows\": 2, \"tokens\": 126, \"nll\": 2, \"ppl\": 7, " \
     "\"kld\": " kld ", \"kld_stderr\": 0.1, \"top1\": 0.5, \"top1_stderr\": 0.1, \"loss_rise\": 0.1, "       \
-                    "\"loss_rise_stderr\": 0.01, \"ppl_stderr\": 1, "                                        \
+    "\"loss_rise_stderr\": 0.01, \"ppl_stderr\": 1, "                                                        \
     "\"reference_nll\": 1.9, \"reference_ppl\": 6.7}]}"
 
 static void test_hostile(void **state)
@@ -199,14 +186,14 @@ static void test_hostile(void **state)
     char path[KQ_CMP_PATH];
     kq_error err;
     json_t *about, *rows;
-    check_ok(kq_cmp_path(path, dir, NULL, "rows", "", &err));
+    check_ok(kq_cmp_path(path, temp_folder, NULL, "rows", "", &err));
     check_ok(kq_mkdirs(path, &err));
-    check_fails(kq_cmp_read(dir, &about, &rows, &err), KQ_E_IO, "no folder of `kronq compare`");
+    check_fails(kq_cmp_read(temp_folder, &about, &rows, &err), KQ_E_IO, "no folder of `kronq compare`");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         put("compare.json", bad[i].about);
         if (bad[i].row)
             put("rows/a.json", bad[i].row);
-        check_fails(kq_cmp_read(dir, &about, &rows, &err), KQ_E_FORMAT, bad[i].words);
+        check_fails(kq_cmp_read(temp_folder, &about, &rows, &err), KQ_E_FORMAT, bad[i].words);
         assert_null(about);
         assert_null(rows);
     }
@@ -215,16 +202,16 @@ static void test_hostile(void **state)
         ROW("2", "1",
             "{\"m\": {\"bits\": 2, \"relative_mse\": 0.1, \"predicted_loss\": null, \"shape\": [2, 2]}}",
             "\"f\""));
-    check_ok(kq_cmp_read(dir, &about, &rows, &err));
+    check_ok(kq_cmp_read(temp_folder, &about, &rows, &err));
     assert_int_equal(json_array_size(rows), 1);
     json_decref(about);
     json_decref(rows);
-    check_ok(kq_cmp_tables(dir, NULL, &err));
+    check_ok(kq_cmp_tables(temp_folder, NULL, &err));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sharing), cmocka_unit_test(test_names),
                                        cmocka_unit_test(test_hostile)};
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
 }

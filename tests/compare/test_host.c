@@ -8,29 +8,16 @@
 #include "base/file.h"
 #include "check.h"
 #include "kronq.h"
+#include "temp_folder.h"
 
 #define MODEL KRONQ_GOLDEN_DIR "/tiny_cli/hf"
 #define TEXT KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"
 static const char *const text[] = {TEXT};
-static char dir[128];
 static kq_error err;
-
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "host.XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    return kq_remove_tree(dir, NULL) ? 1 : 0;
-}
 
 static const char *at(char path[300], const char *folder, const char *name)
 {
-    snprintf(path, 300, "%s/%s/%s", dir, folder, name);
+    snprintf(path, 300, "%s/%s/%s", temp_folder, folder, name);
     return path;
 }
 
@@ -251,7 +238,7 @@ static size_t count(const char *path, char what)
 static bool comma_locale(void)
 {
     char cmd[600], full[400];
-    if (!realpath(dir, full))
+    if (!realpath(temp_folder, full))
         return false;
     snprintf(cmd, sizeof cmd, "localedef -i de_DE -f UTF-8 '%s/de_DE.UTF-8' >/dev/null 2>&1", full);
     if (system(cmd) == -1)
@@ -310,9 +297,10 @@ static void same_bytes_in_a_comma_locale(void **state)
     snprintf(cmd, sizeof cmd,
              "for d in point comma; do sed 's/[0-9.]*[0-9]/N/g' %s/$d/compare/report.html | grep -c "
              "'N,N[^0-9]' ; done | uniq | wc -l | grep -qx 1",
-             dir);
+             temp_folder);
     assert_int_equal(system(cmd), 0);
-    snprintf(cmd, sizeof cmd, "rm -rf %s/*/compare; diff -r %s/point %s/comma", dir, dir, dir);
+    snprintf(cmd, sizeof cmd, "rm -rf %s/*/compare; diff -r %s/point %s/comma", temp_folder, temp_folder,
+             temp_folder);
     assert_int_equal(system(cmd), 0);
     setlocale(LC_ALL, "C");
 }
@@ -351,5 +339,5 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(structs_of_zeros),
                                        cmocka_unit_test(progress_is_text_and_obeyed),
                                        cmocka_unit_test(same_bytes_in_a_comma_locale)};
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
 }

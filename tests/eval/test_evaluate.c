@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "eval/eval.h"
 #include "source/source.h"
+#include "temp_folder.h"
 
 static kq_eval_options options(size_t ctx, int threads)
 {
@@ -331,8 +332,7 @@ static void test_hidden(void **state)
 {
     (void)state;
     kq_error err;
-    char dir[] = "hidden.XXXXXX", cmd[300], path[256];
-    assert_non_null(mkdtemp(dir));
+    char path[256], cmd[300];
     kq_source *src = open_tiny("llama3");
     kq_weights w = kq_weights_from_source(src);
     rounded q, broken;
@@ -352,14 +352,15 @@ static void test_hidden(void **state)
         opt.half = half;
         opt.hidden = NULL;
         check_ok(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &plain, &err));
-        check_ok(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+        check_ok(kq_hidden_open(temp_folder, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
         assert_int_equal(kq_hidden_whole(opt.hidden), half);
         if (!half) {
             check_ok(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &e, &err));
             check_ok(kq_hidden_finish(opt.hidden, &err));
             assert_memory_equal(&e, &plain, sizeof e);
             kq_hidden_close(opt.hidden);
-            check_ok(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+            check_ok(
+                kq_hidden_open(temp_folder, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
         }
         assert_true(kq_hidden_whole(opt.hidden));
         opt.threads = 1 + half;
@@ -369,16 +370,16 @@ static void test_hidden(void **state)
     }
 
     /* another key is another file; unfinished, it leaves nothing */
-    check_ok(kq_hidden_open(dir, "another text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+    check_ok(kq_hidden_open(temp_folder, "another text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
     assert_false(kq_hidden_whole(opt.hidden));
     kq_hidden_close(opt.hidden);
-    snprintf(cmd, sizeof cmd, "test $(ls %s | wc -l) = 1", dir);
+    snprintf(cmd, sizeof cmd, "test $(ls %s | wc -l) = 1", temp_folder);
     assert_int_equal(system(cmd), 0);
 
     /* other shapes, and damage */
-    check_fails(kq_hidden_open(dir, "the text", WINDOWS - 1, CTX, w.cfg->d_model, &opt.hidden, &err),
+    check_fails(kq_hidden_open(temp_folder, "the text", WINDOWS - 1, CTX, w.cfg->d_model, &opt.hidden, &err),
                 KQ_E_FORMAT, "remove it");
-    snprintf(cmd, sizeof cmd, "ls -d %s/*.safetensors", dir);
+    snprintf(cmd, sizeof cmd, "ls -d %s/*.safetensors", temp_folder);
     FILE *f = popen(cmd, "r");
     assert_int_equal(fscanf(f, "%255s", path), 1);
     pclose(f);
@@ -387,15 +388,13 @@ static void test_hidden(void **state)
     fseek(f, -(long)(WINDOWS * 8 + CTX * w.cfg->d_model * 4 + 100), SEEK_END);
     fputc(7, f);
     fclose(f);
-    check_ok(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
+    check_ok(kq_hidden_open(temp_folder, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err));
     check_fails(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_FORMAT,
                 "window 3 is damaged");
     kq_hidden_close(opt.hidden);
     assert_int_equal(truncate(path, 1000), 0);
-    check_fails(kq_hidden_open(dir, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err), KQ_E_FORMAT,
-                path);
-    snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
-    assert_int_equal(system(cmd), 0);
+    check_fails(kq_hidden_open(temp_folder, "the text", WINDOWS, CTX, w.cfg->d_model, &opt.hidden, &err),
+                KQ_E_FORMAT, path);
     kq_source_close(src);
 }
 
@@ -406,5 +405,5 @@ int main(void)
         cmocka_unit_test(test_golden),          cmocka_unit_test(test_threads), cmocka_unit_test(test_chain),
         cmocka_unit_test(test_flat_and_widths), cmocka_unit_test(test_refused), cmocka_unit_test(test_hidden),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
 }

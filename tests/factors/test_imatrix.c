@@ -11,26 +11,11 @@
 #include "kronq.h"
 #include "factors/file.h"
 #include "factors/imatrix.h"
+#include "temp_folder.h"
 
 #define GOLDEN KRONQ_GOLDEN_DIR "/imatrix.gguf"
 static const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
-static char dir[64];
 static kq_lack lack;
-
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "imatrix.XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char cmd[128];
-    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
-    return system(cmd);
-}
 
 static const struct {
     const char *module;
@@ -111,7 +96,7 @@ static void written_as_llama_does(void **state)
     size_t size[2];
     char *file[2];
     for (int run = 0; run < 2; run++) {
-        snprintf(path, sizeof path, "%s/ours%d.gguf", dir, run);
+        snprintf(path, sizeof path, "%s/ours%d.gguf", temp_folder, run);
         o.common.threads = run ? 1 : 3;
         check_ok(kq_imatrix(KRONQ_GOLDEN_DIR "/tiny_cli/model.gguf", path, &o, &report, &err));
         assert_non_null(strstr(report, "\"entries\": 21"));
@@ -166,7 +151,7 @@ static void quantizing_from_it(void **state)
     kq_quantize_options o = kq_quantize_defaults();
     char out[256], config[300], *report, *json;
     size_t size;
-    snprintf(out, sizeof out, "%s/out", dir);
+    snprintf(out, sizeof out, "%s/out", temp_folder);
     snprintf(config, sizeof config, "%s/config.json", out);
     o.factors = GOLDEN;
     o.common.threads = 2;
@@ -356,5 +341,5 @@ int main(void)
                                        cmocka_unit_test(written_as_llama_does),
                                        cmocka_unit_test(quantizing_from_it), cmocka_unit_test(hostile_files),
                                        cmocka_unit_test(mangled_files)};
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
 }

@@ -1,28 +1,14 @@
 /* Both readers on tens of thousands of mutated files, always the same ones: any answer is right, but
  * memory errors are not (run it under the address sanitizer; buffers are exactly sized). What is
  * accepted must be readable to its last byte. */
-#include "base/rng.h"
 #include "format/gguf.h"
 #include "format/safetensors_write.h"
 
 #include "format/bytes.h"
+#include "mutate.h"
 
 enum { ROUNDS = 20000 };
 
-static const uint64_t interesting[] = {0,
-                                       1,
-                                       8,
-                                       31,
-                                       32,
-                                       255,
-                                       0x7fffffff,
-                                       0x80000000,
-                                       0xffffffff,
-                                       0x7fffffffffffffff,
-                                       0x8000000000000000,
-                                       UINT64_MAX,
-                                       0x3fffffffffffffff,
-                                       0x7fffffffffffffc0};
 static volatile unsigned sink;
 
 static void touch(const uint8_t *data, size_t n)
@@ -31,26 +17,7 @@ static void touch(const uint8_t *data, size_t n)
         sink += data[i];
 }
 
-static size_t mutate(kq_rng *rng, uint8_t *p, size_t n)
-{
-    for (size_t k = kq_rng_u64(rng) % 4 + 1; k; k--) {
-        size_t at = kq_rng_u64(rng) % n, width = (size_t)1 << kq_rng_u64(rng) % 4;
-        uint64_t v = interesting[kq_rng_u64(rng) % (sizeof interesting / sizeof *interesting)];
-        switch (kq_rng_u64(rng) % 5) {
-        case 0: p[at] ^= (uint8_t)(1u << kq_rng_u64(rng) % 8); break;
-        case 1: p[at] = (uint8_t)kq_rng_u64(rng); break;
-        case 2: memcpy(p + at, &v, at + width <= n ? width : n - at); break;
-        case 3: p[at] = (uint8_t) "0123456789,:[]{}\"\\-e. "[kq_rng_u64(rng) % 22]; break;
-        default: { /* copy a piece elsewhere */
-            size_t from = kq_rng_u64(rng) % n, len = kq_rng_u64(rng) % 24;
-            len = len < n - at ? len : n - at;
-            len = len < n - from ? len : n - from;
-            memmove(p + at, p + from, len);
-        }
-        }
-    }
-    return kq_rng_u64(rng) % 8 ? n : kq_rng_u64(rng) % n + 1;
-}
+static const mutations how = {.letters = "0123456789,:[]{}\"\\-e. ", .numbers = true, .least = 1};
 
 static void one_gguf(const uint8_t *data, size_t n)
 {
@@ -92,7 +59,7 @@ static void run(const bytes *seed, const char *label, void (*one)(const uint8_t 
     kq_rng rng = kq_rng_stream(1, label);
     for (int i = 0; i < ROUNDS; i++) {
         uint8_t *work = exact(seed, seed->n);
-        bytes changed = {.p = work, .n = mutate(&rng, work, seed->n)};
+        bytes changed = {.p = work, .n = mutate(&rng, work, seed->n, seed->n, &how)};
         uint8_t *copy = exact(&changed, changed.n);
         one(copy, changed.n);
         free(copy);

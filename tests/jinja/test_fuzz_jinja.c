@@ -5,9 +5,9 @@
 #include <dirent.h>
 
 #include "base/file.h"
-#include "base/rng.h"
-#include "fuzz_jinja.c"
 #include "base/mem.h"
+#include "fuzz_jinja.c"
+#include "mutate.h"
 
 enum { ROUNDS = 20000, CAP = 16384, SEEDS = 4000 };
 
@@ -52,108 +52,38 @@ static void load_seeds(void)
     assert_true(n_seeds > 3000);
 }
 
-static void mutations(void **state)
+/* clang-format off */
+static const char *const word[] = {
+    "{{", "}}", "{%", "%}", "{#", "#}", "-%}", "{%-", "{% endfor %}", "{% else %}", "{% raw %}",
+    "{% endraw %}", "**", "*", "~", "|", "(", ")", "[", "]", "[::-1]", "[1:]", " is ", " not ", " in ",
+    " if ", " else ", "loop", "messages", "tools", "namespace()", "range(99999)", "99999999999", "'",
+    "\"", "\\", "\\u12", "\\x", "|tojson(indent=3)", "|join", "|map('upper')", "|sort", "|list",
+    ".items()", ".split('')", ".replace('', 'ab')", "* 100000", "\xc3\xa4", "\xf0\x9f\x98\x80",
+    "{% set x %}", "{% endset %}", "{% macro f() %}", "{{ f() }}", "{% endmacro %}", "caller()",
+    ".__class__", "0x10", "1e999", "{% for x in messages %}",
+};
+/* clang-format on */
+
+static void mutated(void **state)
 {
     (void)state;
-    static const char *const word[] = {"{{",
-                                       "}}",
-                                       "{%",
-                                       "%}",
-                                       "{#",
-                                       "#}",
-                                       "-%}",
-                                       "{%-",
-                                       "{% endfor %}",
-                                       "{% else %}",
-                                       "{% raw %}",
-                                       "{% endraw %}",
-                                       "**",
-                                       "*",
-                                       "~",
-                                       "|",
-                                       "(",
-                                       ")",
-                                       "[",
-                                       "]",
-                                       "[::-1]",
-                                       "[1:]",
-                                       " is ",
-                                       " not ",
-                                       " in ",
-                                       " if ",
-                                       " else ",
-                                       "loop",
-                                       "messages",
-                                       "tools",
-                                       "namespace()",
-                                       "range(99999)",
-                                       "99999999999",
-                                       "'",
-                                       "\"",
-                                       "\\",
-                                       "\\u12",
-                                       "\\x",
-                                       "|tojson(indent=3)",
-                                       "|join",
-                                       "|map('upper')",
-                                       "|sort",
-                                       "|list",
-                                       ".items()",
-                                       ".split('')",
-                                       ".replace('', 'ab')",
-                                       "* 100000",
-                                       "\xc3\xa4",
-                                       "\xf0\x9f\x98\x80",
-                                       "{% set x %}",
-                                       "{% endset %}",
-                                       "{% macro f() %}",
-                                       "{{ f() }}",
-                                       "{% endmacro %}",
-                                       "caller()",
-                                       ".__class__",
-                                       "0x10",
-                                       "1e999",
-                                       "{% for x in messages %}"};
-    static uint8_t buf[2 * CAP];
+    static const mutations how = {.letters = "0123456789,:[]{}\"\\-e. %|~+*/()'",
+                                  .word = word,
+                                  .n_word = sizeof word / sizeof *word,
+                                  .least = 1};
+    static uint8_t buf[CAP];
     kq_rng rng = kq_rng_stream(1, "templates");
     for (int i = 0; i < ROUNDS; i++) {
         const size_t which = kq_rng_u64(&rng) % n_seeds;
-        size_t n = seed_size[which];
-        memcpy(buf, seed[which], n);
-        for (size_t k = kq_rng_u64(&rng) % 4 + 1; k && n; k--) {
-            size_t at = kq_rng_u64(&rng) % n, len = kq_rng_u64(&rng) % 24 + 1, from = kq_rng_u64(&rng) % n;
-            switch (kq_rng_u64(&rng) % 5) {
-            case 0: buf[at] ^= (uint8_t)(1u << kq_rng_u64(&rng) % 8); break;
-            case 1: buf[at] = (uint8_t) "0123456789,:[]{}\"\\-e. %|~+*/()'"[kq_rng_u64(&rng) % 31]; break;
-            case 2: { /* put a word in */
-                const char *w = word[kq_rng_u64(&rng) % (sizeof word / sizeof *word)];
-                const size_t m = strlen(w);
-                if (n + m < CAP) {
-                    memmove(buf + at + m, buf + at, n - at);
-                    memcpy(buf + at, w, m);
-                    n += m;
-                }
-                break;
-            }
-            case 3: /* take a piece out */
-                len = len < n - at ? len : n - at;
-                memmove(buf + at, buf + at + len, n - at - len);
-                n -= len;
-                break;
-            default: /* copy a piece elsewhere */
-                len = len < n - at ? len : n - at;
-                len = len < n - from ? len : n - from;
-                memmove(buf + at, buf + from, len);
-            }
-        }
-        LLVMFuzzerTestOneInput(buf, kq_rng_u64(&rng) % 8 || !n ? n : kq_rng_u64(&rng) % n + 1);
+        memcpy(buf, seed[which], seed_size[which]);
+        LLVMFuzzerTestOneInput(buf, seed_size[which] ? mutate(&rng, buf, seed_size[which], CAP, &how) : 0);
     }
 }
 
 int main(void)
 {
     load_seeds();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(mutations)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(mutated)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     for (size_t i = 0; i < n_seeds; i++)
         free(seed[i]);

@@ -89,6 +89,7 @@ static void refusals(void **state)
         {"{% macro f(a) %}{{ a }}{% endmacro %}{{ f(a=1, **{'a': 1}) }}", KQ_E_ARG, "'a' is given twice"},
         {"{{ dict(**nothing) }}", KQ_E_ARG, "an object is wanted after **"},
         {"{{ range(*5) }}", KQ_E_ARG, "int"},
+        {"{{ m[, 1] }}", KQ_E_FORMAT, "begins with a comma"},
         {"{{ range(*[1], 2) }}", KQ_E_FORMAT, "the last ones"},
         {"{{ dict(**{}, a=1) }}", KQ_E_FORMAT, "the last ones"},
         {"{{ namespace(nothing) }}", KQ_E_ARG, "nothing is undefined"},

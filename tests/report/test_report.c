@@ -9,10 +9,10 @@
 #include "base/mem.h"
 #include "check.h"
 #include "compare/compare.h"
+#include "temp_folder.h"
 
 #define MODEL KRONQ_GOLDEN_DIR "/tiny_cli/hf"
 static const char *const text[] = {KRONQ_GOLDEN_DIR "/tiny_cli/text.txt"};
-static char dir[64];
 enum { ROWS = 9, PREDICTED = 6 };
 
 static kq_compare_row row(const char *spec, const char *method, size_t tokens, int bits, uint64_t seed)
@@ -31,10 +31,8 @@ static kq_compare_row row(const char *spec, const char *method, size_t tokens, i
 
 static int make_comparison(void **state)
 {
-    (void)state;
     kq_error err;
-    snprintf(dir, sizeof dir, "report.XXXXXX");
-    if (!mkdtemp(dir))
+    if (temp_folder_make(state))
         return 1;
     const kq_compare_row rows[ROWS] = {row("flipflop:tokens=256", "flipflop", 256, 2, 0),
                                        row("flipflop:tokens=256", "flipflop", 256, 2, 1),
@@ -50,23 +48,17 @@ static int make_comparison(void **state)
     o.n_text = 1;
     o.ctx = 64;
     o.chunks = 2;
-    if (kq_compare(MODEL, dir, rows, ROWS, &o, NULL, &err)) {
+    if (kq_compare(MODEL, temp_folder, rows, ROWS, &o, NULL, &err)) {
         print_error("%s\n", err.message);
         return 1;
     }
     return 0;
 }
 
-static int remove_comparison(void **state)
-{
-    (void)state;
-    return kq_remove_tree(dir, NULL) ? 1 : 0;
-}
-
 static void in_dir(char path[KQ_CMP_PATH], const char *folder, const char *name, const char *suffix)
 {
     kq_error err;
-    check_ok(kq_cmp_path(path, dir, folder, name, suffix, &err));
+    check_ok(kq_cmp_path(path, temp_folder, folder, name, suffix, &err));
 }
 
 static json_t *load(const char *folder, const char *name)
@@ -94,7 +86,7 @@ static char *report(void)
     size_t size;
     kq_error err;
     in_dir(path, NULL, "report", ".html");
-    check_ok(kq_report(dir, NULL, &err));
+    check_ok(kq_report(temp_folder, NULL, &err));
     check_ok(kq_file_read(path, 1 << 26, &page, &size, &err));
     assert_int_equal(strlen(page), size);
     return page;
@@ -309,7 +301,7 @@ static void test_hostile(void **state)
         json_object_set_new(json_object_get(json_object_get(o, "modules"), "model.layers.0.mlp.up_proj"),
                             bad[i].key, json_loads(bad[i].value, JSON_DECODE_ANY, NULL));
         store("factors", factors, o);
-        check_fails(kq_report(dir, path, &err), KQ_E_FORMAT, bad[i].words);
+        check_fails(kq_report(temp_folder, path, &err), KQ_E_FORMAT, bad[i].words);
         assert_false(kq_path_exists(path));
         store("factors", factors, whole);
     }
@@ -317,17 +309,17 @@ static void test_hostile(void **state)
     json_t *whole = json_deep_copy(o);
     json_object_set_new(o, "modules", json_array());
     store("factors", factors, o);
-    check_fails(kq_report(dir, path, &err), KQ_E_FORMAT, "modules is not an object");
+    check_fails(kq_report(temp_folder, path, &err), KQ_E_FORMAT, "modules is not an object");
     store("factors", factors, whole);
 
     o = load(NULL, "compare");
     whole = json_deep_copy(o);
     json_object_set_new(o, "rows", json_array());
     store(NULL, "compare", o);
-    check_fails(kq_report(dir, path, &err), KQ_E_ARG, "no row is finished yet");
+    check_fails(kq_report(temp_folder, path, &err), KQ_E_ARG, "no row is finished yet");
     store(NULL, "compare", whole);
     check_fails(kq_report("no/such/folder", path, &err), KQ_E_IO, "no folder of `kronq compare`");
-    check_ok(kq_report(dir, path, &err));
+    check_ok(kq_report(temp_folder, path, &err));
     assert_true(kq_path_exists(path));
 }
 
@@ -335,5 +327,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_page), cmocka_unit_test(test_foreign_rows),
                                        cmocka_unit_test(test_hostile)};
-    return cmocka_run_group_tests(tests, make_comparison, remove_comparison);
+    return cmocka_run_group_tests(tests, make_comparison, temp_folder_remove);
 }

@@ -1,53 +1,29 @@
 /* The fuzzer's function over the corpus and tens of thousands of mutations of it, always the same ones. */
 #include "check.h"
 
-#include "base/rng.h"
 #include "fuzz_request.c"
+#include "mutate.h"
 #include "requests.h"
 
 enum { ROUNDS = 60000, CAP = 1024 };
 
-static void mutations(void **state)
+static void mutated(void **state)
 {
     (void)state;
     static const char *const word[] = {
         "null",    "true", "-1",  "1e999", "9223372036854775808", "\"",  "[",  "{", "}", "]", "\\u0000",
         "\\ud800", "\xff", "0.0", "[[",    "\"prompt\":",         "NaN", "-0", ",,"};
+    static const mutations how = {.letters = "0123456789,:[]{}\"\\-e. \xe2",
+                                  .word = word,
+                                  .n_word = sizeof word / sizeof *word,
+                                  .least = 1};
     kq_rng rng = kq_rng_stream(1, "requests");
     for (int i = 0; i < ROUNDS; i++) {
-        uint8_t buf[2 * CAP];
+        uint8_t buf[CAP];
         const char *seed = good_requests[kq_rng_u64(&rng) % (sizeof good_requests / sizeof *good_requests)];
-        size_t n = strlen(seed);
+        const size_t n = strlen(seed);
         memcpy(buf, seed, n);
-        for (size_t k = kq_rng_u64(&rng) % 4 + 1; k; k--) {
-            size_t at = kq_rng_u64(&rng) % n, len = kq_rng_u64(&rng) % 16 + 1, from = kq_rng_u64(&rng) % n;
-            switch (kq_rng_u64(&rng) % 5) {
-            case 0: buf[at] ^= (uint8_t)(1u << kq_rng_u64(&rng) % 8); break;
-            case 1: buf[at] = (uint8_t) "0123456789,:[]{}\"\\-e. \xe2"[kq_rng_u64(&rng) % 23]; break;
-            case 2: { /* put a word in */
-                const char *w = word[kq_rng_u64(&rng) % (sizeof word / sizeof *word)];
-                size_t m = strlen(w);
-                if (n + m < CAP) {
-                    memmove(buf + at + m, buf + at, n - at);
-                    memcpy(buf + at, w, m);
-                    n += m;
-                }
-                break;
-            }
-            case 3: /* take a piece out */
-                len = len < n - at ? len : n - at;
-                if (len < n) {
-                    memmove(buf + at, buf + at + len, n - at - len);
-                    n -= len;
-                }
-                break;
-            default: /* copy a piece elsewhere */
-                len = len < n - at ? len : n - at;
-                len = len < n - from ? len : n - from;
-                memmove(buf + at, buf + from, len);
-            }
-        }
-        LLVMFuzzerTestOneInput(buf, kq_rng_u64(&rng) % 8 ? n : kq_rng_u64(&rng) % n + 1);
+        LLVMFuzzerTestOneInput(buf, mutate(&rng, buf, n, CAP, &how));
     }
 }
 
@@ -89,7 +65,7 @@ static void deep(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(mutations), cmocka_unit_test(heads),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(mutated), cmocka_unit_test(heads),
                                        cmocka_unit_test(deep)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,11 +3,10 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "base/rng.h"
-
 #include "fuzz_text.c"
 
 #include "check.h"
+#include "mutate.h"
 
 enum { ROUNDS = 700, CAP = 4096 };
 
@@ -25,26 +24,8 @@ static const char *const seeds[] = {
     "\"text\", \"text\": \"x\"}]}] ]\n[]",
 };
 
-static size_t mutate(kq_rng *rng, uint8_t *p, size_t n)
-{
-    for (size_t k = kq_rng_u64(rng) % 4; k; k--) {
-        const size_t at = kq_rng_u64(rng) % n;
-        switch (kq_rng_u64(rng) % 5) {
-        case 0: p[at] ^= (uint8_t)(1u << kq_rng_u64(rng) % 8); break;
-        case 1: p[at] = (uint8_t)kq_rng_u64(rng); break;
-        case 2: p[at] = (uint8_t) "0,:[]{}\"\\\n \r\0u"[kq_rng_u64(rng) % 15]; break;
-        case 3: p[at] = (uint8_t) "\xff\xfe\xef\xc3\xe0\xf0\x80\x9f\x1f\x8b"[kq_rng_u64(rng) % 10]; break;
-        default: { /* copy a piece elsewhere */
-            const size_t from = kq_rng_u64(rng) % n;
-            size_t len = kq_rng_u64(rng) % 24;
-            len = len < n - at ? len : n - at;
-            len = len < n - from ? len : n - from;
-            memmove(p + at, p + from, len);
-        }
-        }
-    }
-    return kq_rng_u64(rng) % 8 ? n : kq_rng_u64(rng) % n + 1;
-}
+static const mutations how = {.letters = "0,:[]{}\"\\\n \r\0u\xff\xfe\xef\xc3\xe0\xf0\x80\x9f\x1f\x8b",
+                              .n_letters = 24};
 
 static size_t wide(const uint8_t *in, size_t n, uint8_t *out, bool big)
 {
@@ -83,7 +64,7 @@ static void mutated(void **state)
                 size_t n = strlen(seeds[s]), m;
                 memcpy(in, seeds[s], n);
                 if (i % 3)
-                    n = mutate(&rng, in, n);
+                    n = mutate(&rng, in, n, CAP, &how);
                 switch (form) {
                 case 1: m = wide(in, n, out, false); break;
                 case 2: m = wide(in, n, out, true); break;
@@ -92,7 +73,7 @@ static void mutated(void **state)
                 default: memcpy(out, in, m = n);
                 }
                 if (i % 3 != 1)
-                    m = mutate(&rng, out, m);
+                    m = mutate(&rng, out, m, CAP, &how);
                 LLVMFuzzerTestOneInput(out, m);
             }
 }

@@ -9,6 +9,7 @@
 #include "text/text.h"
 
 #include "check.h"
+#include "temp_folder.h"
 
 #define N(s) (s), sizeof(s) - 1
 
@@ -430,11 +431,5 @@ int main(void)
                                        cmocka_unit_test(archives),  cmocka_unit_test(bombs),
                                        cmocka_unit_test(reaches),   cmocka_unit_test(pipes),
                                        cmocka_unit_test(stops)};
-    char dir[] = "text.XXXXXX";
-    if (!mkdtemp(dir) || chdir(dir))
-        return 1;
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (chdir("..") || kq_remove_tree(dir, NULL))
-        return 1;
-    return failed;
+    return cmocka_run_group_tests(tests, temp_folder_enter, temp_folder_leave);
 }
