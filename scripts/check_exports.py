@@ -13,7 +13,7 @@ OUT is a kronq checkpoint (or any MODEL). It is exported as a bf16 folder and as
   - transformers' own GGUF loader gives the same weights, and stock tokenizers the same ids;
   - --original: the tokenizer's metadata equal those of the GGUF that OUT was made from;
   - --llama: llama-tokenize gives the same ids, llama-perplexity the same perplexity (of the second halves of the windows, which is what it measures).
-Ends with status 1 when something differs. The last lines are a table for docs/evidence.md.
+Ends with status 1 when something differs. The last lines are a table for docs/evidence/exports.md.
 """
 import argparse
 import json

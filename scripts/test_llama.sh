@@ -2,7 +2,7 @@
 # kronq beside stock llama.cpp (make test-llama; never part of make test: hours on two cores). What is done is kept in build/test-llama and not done again.
 #     CALIB=c4.txt HELD_OUT=wiki.txt scripts/test_llama.sh [imatrix] [formats] [seeds] [tiny] [exports]      (all, in this order)
 # CALIB: at least 3 x 98304 tokens of text; HELD_OUT: 5 windows of 2048 tokens and more. CHECKPOINT: of `kronq quantize MODEL`, for exports (made when absent).
-# PYTHON needs gguf, numpy; for exports tokenizers and transformers; for tiny torch. Figures: docs/evidence.md, "llama.cpp's own formats".
+# PYTHON needs gguf, numpy; for exports tokenizers and transformers; for tiny torch. Figures: docs/evidence/gguf-quality.md and gguf-agreement.md.
 set -eu
 kronq=${KRONQ:-build/release/kronq}
 model=${MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}
