@@ -36,3 +36,10 @@ kq_status kq_progress_note(const kq_common *common, const char *line, kq_error *
                ? kq_fail(err, KQ_E_INTERRUPTED, "stopped on request (%s)", line)
                : KQ_OK;
 }
+
+kq_status kq_progress_ask(const kq_common *common, const char *what, kq_error *err)
+{
+    if (common->progress && common->progress(common->ctx, NULL, 0, NULL))
+        return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", what);
+    return KQ_OK;
+}

@@ -21,4 +21,8 @@ kq_common kq_progress_guard(const kq_common *common, kq_progress *p);
 /* Give a line to common->progress (which may be NULL). KQ_E_INTERRUPTED: it asks to stop. */
 kq_status kq_progress_note(const kq_common *common, const char *line, kq_error *err);
 
+/* Only ask common->progress (which may be NULL) whether to go on. KQ_E_INTERRUPTED, "stopped after WHAT": no.
+ */
+kq_status kq_progress_ask(const kq_common *common, const char *what, kq_error *err);
+
 #endif

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/time.h"
+#include "quant/block_note.h"
 #include "quant/check.h"
 #include "factors/file.h"
 #include "factors/lacks.h"
@@ -21,6 +22,7 @@ typedef struct calibrator {
     kq_prepared p;
     kq_job job;
     kq_factor_part *part; /* of the block at work, owned */
+    kq_block_note note;   /* of the same */
     bool bf16;
     json_t *settings, *modules; /* reports of this run; owned */
     char *text;                 /* the settings as text, owned */
@@ -77,23 +79,9 @@ static kq_status keep(void *ctx, size_t layer, kq_linear_id id, const float *H_i
     if (r->lack)
         json_object_set_new(json_object_get(c->modules, name), "identity",
                             json_string(kq_lack_name(r->lack)));
-    const kq_common *common = &c->p.opt->common;
-    if (common->progress) {
-        char line[256];
-        int len = snprintf(line, sizeof line, "%s [%zu, %zu]", name, m, n);
-        if (r->lack)
-            len += snprintf(line + len, sizeof line - (size_t)len, " %s: identity factors",
-                            kq_lack_name(r->lack));
-        else if (kq_method_iterates(c->p.factor.method))
-            len += snprintf(line + len, sizeof line - (size_t)len,
-                            " sigma %.4g, sigma2/sigma1 %.3f, residual %.1e%s, %d products", r->sigma1,
-                            r->sigma2 / r->sigma1, r->residual, r->converged ? "" : " (NOT converged)",
-                            r->products);
-        snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", r->seconds);
-        if (common->progress(common->ctx, NULL, 0, line))
-            return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", name);
-    }
-    return KQ_OK;
+    kq_block_note_factors(&c->note, r, kq_method_iterates(c->p.factor.method));
+    c->note.seconds += r->seconds;
+    return kq_progress_ask(&c->p.opt->common, name, err);
 }
 
 static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
@@ -111,6 +99,8 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
         c->part = NULL;
         if (!status)
             status = kq_job_seal(path, err);
+        if (!status)
+            status = kq_block_note_give(&c->note, layer, &c->p.opt->common, err);
     }
     return status;
 }

@@ -108,27 +108,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     r->predicted_loss = q->r.predicts && factor->lack ? 0 : round.predicted_loss; /* eq. 1 with F = 0 */
     r->extra_in = round.extra_in;
     r->extra_out = round.extra_out;
-    const double seconds = kq_now_s() - start;
-    q->r.round_s += seconds;
-    const kq_common *c = &q->r.p.opt->common;
-    if (c->progress) {
-        char line[256];
-        int len = snprintf(line, sizeof line, "%s [%zu, %zu] %d bits, relative error %.4f", r->name, r->m,
-                           r->n, r->bits, r->relative_mse);
-        if (isfinite(r->predicted_loss))
-            len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.5f nats/token",
-                            r->predicted_loss / (double)q->r.seq_len);
-        if (factor->lack)
-            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors",
-                            kq_lack_name(factor->lack));
-        else if (kq_method_iterates(q->r.p.factor.method))
-            len += snprintf(line + len, sizeof line - (size_t)len, ", residual %.1e after %d products",
-                            factor->residual, factor->products);
-        snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
-        if (c->progress(c->ctx, NULL, 0, line))
-            return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", r->name);
-    }
-    return KQ_OK;
+    return kq_rounding_count(&q->r, r, factor, kq_now_s() - start, err);
 }
 
 static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
@@ -138,7 +118,9 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     kq_rounding_part(&q->r, layer, path);
     kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, err);
     drop_block(q);
-    return status ? status : kq_job_seal(path, err);
+    if (!status)
+        status = kq_job_seal(path, err);
+    return status ? status : kq_block_note_give(&q->r.note, layer, &q->r.p.opt->common, err);
 }
 
 /* ---- keeping the factors of all blocks, where bits are shared out by them ---- */

@@ -86,24 +86,7 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
     if (status)
         return status;
     q->ids |= 1u << id;
-    const double seconds = kq_now_s() - start;
-    q->r.round_s += seconds;
-    const kq_common *c = &q->r.p.opt->common;
-    if (c->progress) {
-        char line[256];
-        int len = snprintf(line, sizeof line, "%s [%zu, %zu] %s, relative error %.5f", r->name, r->m, r->n,
-                           kq_dtype_name(type), r->relative_mse);
-        if (isfinite(r->predicted_loss))
-            len += snprintf(line + len, sizeof line - (size_t)len, ", predicted loss %.6f nats/token",
-                            r->predicted_loss / (double)q->r.seq_len);
-        if (factor->lack)
-            len += snprintf(line + len, sizeof line - (size_t)len, ", %s: identity factors",
-                            kq_lack_name(factor->lack));
-        snprintf(line + len, sizeof line - (size_t)len, " [%.2f s]", seconds);
-        if (c->progress(c->ctx, NULL, 0, line))
-            return kq_fail(err, KQ_E_INTERRUPTED, "stopped after %s", r->name);
-    }
-    return KQ_OK;
+    return kq_rounding_count(&q->r, r, factor, kq_now_s() - start, err);
 }
 
 static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
@@ -139,7 +122,9 @@ static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
     else
         status = kq_st_writer_finish(w, err);
     drop_block(q);
-    return status ? status : kq_job_seal(path, err);
+    if (!status)
+        status = kq_job_seal(path, err);
+    return status ? status : kq_block_note_give(&q->r.note, layer, &q->r.p.opt->common, err);
 }
 
 /* What the result depends on, as the job keeps it and the file states it (key kronq.settings). */

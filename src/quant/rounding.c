@@ -39,6 +39,17 @@ void kq_rounding_part(const kq_rounding *r, size_t layer, char path[4400])
     kq_job_path(&r->job, "block", layer, "safetensors", path);
 }
 
+kq_status kq_rounding_count(kq_rounding *r, const kq_module_report *module, const kq_factor_report *factor,
+                            double seconds, kq_error *err)
+{
+    r->round_s += seconds;
+    r->note.seconds += seconds;
+    kq_block_note_factors(&r->note, factor, kq_method_iterates(r->p.factor.method));
+    kq_block_note_rounded(&r->note, module->m, module->n, module->relative_mse,
+                          module->predicted_loss / (double)r->seq_len);
+    return kq_progress_ask(&r->p.opt->common, module->name, err);
+}
+
 bool kq_rounding_block_done(void *ctx, size_t layer)
 {
     return kq_job_part_done(&((kq_rounding *)ctx)->job, "block", layer);

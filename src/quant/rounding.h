@@ -3,6 +3,7 @@
 #ifndef KQ_QUANT_ROUNDING_H
 #define KQ_QUANT_ROUNDING_H
 
+#include "quant/block_note.h"
 #include "quant/from_factors.h"
 
 /* The first member of what a sweep over it gets as its ctx. */
@@ -17,6 +18,7 @@ typedef struct kq_rounding {
     size_t memory, disk;   /* planned */
     kq_gradient_way way;   /* likewise */
     double start, round_s; /* kq_now_s at the beginning; seconds spent on rounding so far */
+    kq_block_note note;    /* of the block at work */
     kq_sweep_report sweep;
 } kq_rounding;
 
@@ -40,6 +42,10 @@ kq_status kq_rounding_announce(kq_rounding *r, const kq_sweep *s, const char *di
 kq_status kq_rounding_ids(kq_rounding *r, kq_sweep *s, kq_error *err);
 /* Hand out the factors, from the file or by the sweep (kq_rounding_ids first). */
 kq_status kq_rounding_run(kq_rounding *r, const kq_sweep *s, kq_error *err);
+/* A linear is rounded: its seconds and figures are counted. relative_mse and predicted_loss (nats a sample,
+ * NaN for nothing) as reports have them. KQ_E_INTERRUPTED: the progress function asks to stop. */
+kq_status kq_rounding_count(kq_rounding *r, const kq_module_report *module, const kq_factor_report *factor,
+                            double seconds, kq_error *err);
 /* Complete the report *o (stolen) with what all have, modules (stolen) last, as text; free() it. NULL:
  * out of memory. */
 char *kq_rounding_report(const kq_rounding *r, json_t *o, json_t *modules, double save_s, kq_error *err);

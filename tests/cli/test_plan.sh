@@ -144,4 +144,10 @@ refuse 1 "is a file" "$KRONQ" quantize "$HF" -o mine/thesis.txt --method none --
 cp -r "$HF" copy
 refuse 1 "not of a kronq checkpoint" "$KRONQ" quantize "$HF" -o copy --method none --resume --quiet
 same copy "$HF"
+say "progress: one line a block, none a module"
+must "$KRONQ" quantize "$HF" -o lines $CAL
+[ "$(grep -c '^block [012]: 7 linears, relative error .*, predicted loss .* s\]$' must.err)" -eq 3 ] || { cat must.err; fail "not a line for each block"; }
+grep -q 'model\.layers' must.err && fail "$(grep -m1 'model\.layers' must.err)"
+must "$KRONQ" calibrate "$HF" -o lines.safetensors $CAL
+[ "$(grep -c '^block [012]: 7 linears \[.* s\]$' must.err)" -eq 3 ] || { cat must.err; fail "not a line for each block of calibrate"; }
 echo ok
