@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "source/gguf_model.h"
+#include "source/tensors.h"
 #include "format/json.h"
 #include "source/rope.h"
 #include "base/utf8.h"
@@ -20,55 +20,37 @@ size_t kq_gguf_hf_row(size_t r, size_t head_dim)
     return head * head_dim + within % 2 * (head_dim / 2) + within / 2;
 }
 
-static kq_gguf_slot slot(const char *hf_name, uint32_t rank, size_t cols, size_t rows)
+static kq_gguf_slot slot(const kq_config *cfg, const kq_model_tensor *t)
 {
-    kq_gguf_slot s = {.rank = rank, .ne = {cols, rows}, .linear = -1};
-    snprintf(s.hf_name, sizeof s.hf_name, "%s", hf_name);
-    kq_gguf_name(hf_name, s.name, sizeof s.name);
+    kq_gguf_slot s = {.rank = (uint32_t)t->rank,
+                      .ne = {t->rank == 1 ? t->rows : t->cols, t->rank == 1 ? 1 : t->rows},
+                      .layer = t->layer,
+                      .linear = t->role == KQ_ROLE_LINEAR ? (int)t->linear : -1};
+    const bool turned = cfg->arch == KQ_ARCH_LLAMA && (t->linear == KQ_Q || t->linear == KQ_K);
+    s.head_dim = turned ? cfg->head_dim : 0;
+    snprintf(s.hf_name, sizeof s.hf_name, "%s", t->name);
+    kq_gguf_name(t->name, s.name, sizeof s.name);
     return s;
 }
 
 kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, kq_error *err)
 {
-    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
-                                        "self_attn.k_norm"};
-    const size_t n_norm = cfg->arch == KQ_ARCH_QWEN3 ? 4 : 2;
+    const size_t n_tensor = kq_model_n_tensors(cfg);
     kq_gguf_slot *s;
-    kq_status status = kq_alloc_for((void **)&s, 4 + cfg->n_layer * (KQ_N_LINEAR + n_norm), sizeof *s,
-                                    "the list of tensors", err);
+    kq_status status = kq_alloc_for((void **)&s, n_tensor + 1, sizeof *s, "the list of tensors", err);
     *slots = NULL;
     if (status)
         return status;
-    size_t i = 0;
-    char name[160];
-    s[i++] = slot("model.embed_tokens.weight", 2, cfg->d_model, cfg->vocab_size);
-    if (!cfg->tie_embeddings)
-        s[i++] = slot("lm_head.weight", 2, cfg->d_model, cfg->vocab_size);
-    s[i++] = slot("model.norm.weight", 1, cfg->d_model, 1);
-    if (kq_rope_gguf_form(cfg) == KQ_ROPE_GGUF_FREQS) {
-        s[i] = (kq_gguf_slot){
-            .name = "rope_freqs.weight", .rank = 1, .ne = {cfg->head_dim / 2, 1}, .linear = -1};
-        i++;
-    }
-    for (size_t layer = 0; layer < cfg->n_layer; layer++) {
-        for (size_t k = 0; k < n_norm; k++) {
-            snprintf(name, sizeof name, "model.layers.%zu.%s.weight", layer, norms[k]);
-            s[i++] = slot(name, 1, k < 2 ? cfg->d_model : cfg->head_dim, 1);
-        }
-        for (kq_linear_id id = KQ_Q; id < KQ_N_LINEAR; id++) {
-            size_t rows, cols;
-            kq_linear_shape(cfg, id, &rows, &cols);
-            kq_linear_name(name, sizeof name - 8, layer, id);
-            strcat(name, ".weight");
-            s[i] = slot(name, 2, cols, rows);
-            s[i].layer = layer;
-            s[i].linear = id;
-            s[i].head_dim = cfg->arch == KQ_ARCH_LLAMA && (id == KQ_Q || id == KQ_K) ? cfg->head_dim : 0;
-            i++;
-        }
+    size_t filled = 0;
+    for (size_t i = 0; i < n_tensor; i++) {
+        const kq_model_tensor t = kq_model_tensor_at(cfg, i);
+        s[filled++] = slot(cfg, &t);
+        if (t.role == KQ_ROLE_FINAL_NORM && kq_rope_gguf_form(cfg) == KQ_ROPE_GGUF_FREQS)
+            s[filled++] = (kq_gguf_slot){
+                .name = "rope_freqs.weight", .rank = 1, .ne = {cfg->head_dim / 2, 1}, .linear = -1};
     }
     *slots = s;
-    *n = i;
+    *n = filled;
     return KQ_OK;
 }
 

@@ -305,23 +305,11 @@ static kq_status load_head(kq_engine *e, kq_error *err)
 static kq_status load_layer(kq_engine *e, size_t l, layer *b, kq_error *err)
 {
     const kq_config *c = e->cfg;
-    const struct {
-        const char *suffix;
-        size_t n;
-        float **dst;
-        bool wanted;
-    } vectors[] = {
-        {"input_layernorm", c->d_model, &b->attn_norm, true},
-        {"post_attention_layernorm", c->d_model, &b->mlp_norm, true},
-        {"self_attn.q_norm", c->head_dim, &b->q_norm, c->arch == KQ_ARCH_QWEN3},
-        {"self_attn.k_norm", c->head_dim, &b->k_norm, c->arch == KQ_ARCH_QWEN3},
-    };
+    float **const norms[KQ_N_NORM] = {&b->attn_norm, &b->mlp_norm, &b->q_norm, &b->k_norm};
     kq_status st = KQ_OK;
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors && !st; i++) {
-        char name[96];
-        snprintf(name, sizeof name, "model.layers.%zu.%s.weight", l, vectors[i].suffix);
-        if (vectors[i].wanted)
-            st = load_vector(e, name, vectors[i].n, vectors[i].dst, err);
+    for (kq_norm_id id = KQ_NORM_ATTN; id < kq_model_n_norms(c) && !st; id++) {
+        const kq_model_tensor t = kq_model_norm(c, l, id);
+        st = load_vector(e, t.name, t.rows, norms[id], err);
     }
     for (int id = 0; id < KQ_N_LINEAR && !st; id++)
         st = load_linear(e, l, (kq_linear_id)id, &b->lin[id], err);

@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "factors/imatrix.h"
-#include "source/config.h"
+#include "source/tensors.h"
 
 enum { MAX_ITEMS = 2 * KQ_N_LINEAR, NAME = 192 };
 

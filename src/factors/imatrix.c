@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "source/gguf_model.h"
+#include "source/tensors.h"
 #include "format/gguf_write.h"
 
 enum { NAME = 192, MAX_ENTRIES = 1 << 17 };

@@ -5,7 +5,7 @@
 #define KQ_GRID_MIX_H
 
 #include "format/dequant.h"
-#include "source/config.h"
+#include "source/tensors.h"
 
 typedef struct kq_mix {
     const char *name;

@@ -40,22 +40,10 @@ kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t laye
     out->layer = layer;
     for (int id = 0; id < KQ_N_LINEAR && st == KQ_OK; id++)
         st = load_linear(mc, w, layer, (kq_linear_id)id, &out->lin[id], err);
-    const struct {
-        const char *suffix;
-        size_t n;
-        float **dst;
-        bool wanted;
-    } vectors[] = {
-        {"input_layernorm", c->d_model, &out->attn_norm, true},
-        {"post_attention_layernorm", c->d_model, &out->mlp_norm, true},
-        {"self_attn.q_norm", c->head_dim, &out->q_norm, c->arch == KQ_ARCH_QWEN3},
-        {"self_attn.k_norm", c->head_dim, &out->k_norm, c->arch == KQ_ARCH_QWEN3},
-    };
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors && st == KQ_OK; i++) {
-        char name[128];
-        snprintf(name, sizeof name, "model.layers.%zu.%s.weight", layer, vectors[i].suffix);
-        if (vectors[i].wanted)
-            st = kq_load_vector(w, name, vectors[i].n, vectors[i].dst, err);
+    float **const norms[KQ_N_NORM] = {&out->attn_norm, &out->mlp_norm, &out->q_norm, &out->k_norm};
+    for (kq_norm_id id = KQ_NORM_ATTN; id < kq_model_n_norms(c) && st == KQ_OK; id++) {
+        const kq_model_tensor t = kq_model_norm(c, layer, id);
+        st = kq_load_vector(w, t.name, t.rows, norms[id], err);
     }
     if (st != KQ_OK)
         kq_block_free(out);

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "source/gguf_model.h"
+#include "source/tensors.h"
 #include "quant/regex.h"
 
 typedef struct rule {

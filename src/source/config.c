@@ -1,49 +1,10 @@
+/* Checks of a model's sizes, wherever they were read. They come from a file that may be hostile: everything
+ * that is computed from them later, without further checks, is safe because of the limits here. */
 #include "source/config.h"
 
 #include <math.h>
-#include <stdio.h>
 
-#include "base/mem.h"
 #include "source/rope.h"
-
-void kq_linear_shape(const kq_config *cfg, kq_linear_id id, size_t *m, size_t *n)
-{
-    size_t q = cfg->n_head * cfg->head_dim, kv = cfg->n_kv_head * cfg->head_dim;
-    switch (id) {
-    case KQ_Q:
-        *m = q;
-        *n = cfg->d_model;
-        return;
-    case KQ_K:
-    case KQ_V:
-        *m = kv;
-        *n = cfg->d_model;
-        return;
-    case KQ_O:
-        *m = cfg->d_model;
-        *n = q;
-        return;
-    case KQ_GATE:
-    case KQ_UP:
-        *m = cfg->d_ff;
-        *n = cfg->d_model;
-        return;
-    case KQ_DOWN:
-        *m = cfg->d_model;
-        *n = cfg->d_ff;
-        return;
-    case KQ_N_LINEAR: break;
-    }
-    *m = *n = 0;
-}
-
-void kq_linear_name(char *buf, size_t cap, size_t layer, kq_linear_id id)
-{
-    static const char *const names[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                                        "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
-                                        "mlp.down_proj"};
-    snprintf(buf, cap, "model.layers.%zu.%s", layer, id >= 0 && id < KQ_N_LINEAR ? names[id] : "?");
-}
 
 /* Far above any model of the two families, and small enough that no product of two of them overflows. */
 enum { MAX_LAYER = 512, MAX_SIZE = 1 << 22, MAX_HEAD = 1 << 14, MAX_HEAD_DIM = 1 << 13, MAX_VOCAB = 1 << 24 };

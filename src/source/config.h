@@ -1,4 +1,5 @@
-/* The architecture of a model, as config.json or GGUF metadata describe it. */
+/* The architecture of a model and its sizes, as config.json or GGUF metadata describe them. The tensors that
+ * follow from them are in source/tensors.h. */
 #ifndef KQ_SOURCE_CONFIG_H
 #define KQ_SOURCE_CONFIG_H
 
@@ -44,15 +45,6 @@ typedef struct kq_config {
     int32_t eos_id[KQ_MAX_EOS];
     size_t n_eos;
 } kq_config;
-
-/* The seven linears of a block, in the order of the forward pass. All are W [m outputs, n inputs],
- * row-major. */
-typedef enum kq_linear_id { KQ_Q = 0, KQ_K, KQ_V, KQ_O, KQ_GATE, KQ_UP, KQ_DOWN, KQ_N_LINEAR } kq_linear_id;
-
-/* Outputs m and inputs n of a linear. */
-void kq_linear_shape(const kq_config *cfg, kq_linear_id id, size_t *m, size_t *n);
-/* Its Hugging Face module name, "model.layers.3.self_attn.q_proj", into buf. */
-void kq_linear_name(char *buf, size_t cap, size_t layer, kq_linear_id id);
 
 /* Check the numbers against each other and against sane limits (layers <= 512, every size >= 1, n_head %
  * n_kv_head == 0, ...). */

@@ -27,57 +27,6 @@ kq_dtype kq_gguf_dtype(uint32_t type)
     return KQ_T_OTHER;
 }
 
-/* GGUF's names and Hugging Face's: of tensors outside the blocks, and of the parts of a block (both
- * followed by .weight or .bias). */
-static const char *const top_names[][2] = {
-    {"token_embd.weight", "model.embed_tokens.weight"},
-    {"output_norm.weight", "model.norm.weight"},
-    {"output.weight", "lm_head.weight"},
-};
-static const char *const block_names[][2] = {
-    {"attn_norm", "input_layernorm"},    {"ffn_norm", "post_attention_layernorm"},
-    {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"},
-    {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
-    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-};
-
-/* from 0: GGUF to Hugging Face; 1: the other way. */
-static void translate(const char *name, int from, char *buf, size_t cap)
-{
-    static const char *const prefix[2] = {"blk.", "model.layers."};
-    const size_t skip = strlen(prefix[from]);
-    for (size_t i = 0; i < sizeof top_names / sizeof *top_names; i++)
-        if (!strcmp(name, top_names[i][from])) {
-            snprintf(buf, cap, "%s", top_names[i][!from]);
-            return;
-        }
-    size_t digits = !strncmp(name, prefix[from], skip) ? strspn(name + skip, "0123456789") : 0;
-    const char *part = name + skip + digits + 1;
-    if (digits && digits < 8 && name[skip + digits] == '.')
-        for (size_t i = 0; i < sizeof block_names / sizeof *block_names; i++) {
-            size_t len = strlen(block_names[i][from]);
-            if (!strncmp(part, block_names[i][from], len) &&
-                (!strcmp(part + len, ".weight") || !strcmp(part + len, ".bias"))) {
-                snprintf(buf, cap, "%s%.*s.%s%s", prefix[!from], (int)digits, name + skip,
-                         block_names[i][!from], part + len);
-                return;
-            }
-        }
-    snprintf(buf, cap, "%s", name);
-}
-
-void kq_gguf_hf_name(const char *name, char *buf, size_t cap)
-{
-    translate(name, 0, buf, cap);
-}
-
-void kq_gguf_name(const char *hf_name, char *buf, size_t cap)
-{
-    translate(hf_name, 1, buf, cap);
-}
-
 /* "<arch>.<key>" of the metadata, or NULL. */
 static const kq_gguf_kv *find_arch(const kq_gguf *g, const char *arch, const char *key)
 {

@@ -1,4 +1,4 @@
-/* What a GGUF file says about its model, in Hugging Face's words. Internal to src/io. */
+/* What a GGUF file says about its model, in Hugging Face's words. */
 #ifndef KQ_SOURCE_GGUF_MODEL_H
 #define KQ_SOURCE_GGUF_MODEL_H
 
@@ -11,12 +11,6 @@
  * rope_freqs.weight, as llama.cpp reads them). Checked with kq_config_check. KQ_E_UNSUPPORTED names the
  * key that asks for what kronq does not do. */
 kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err);
-
-/* The Hugging Face name of a GGUF tensor into buf ("blk.3.attn_q.weight" ->
- * "model.layers.3.self_attn.q_proj.weight"); names that have no counterpart are copied. */
-void kq_gguf_hf_name(const char *name, char *buf, size_t cap);
-/* And back: "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight". */
-void kq_gguf_name(const char *hf_name, char *buf, size_t cap);
 
 /* ggml type number -> kq_dtype (KQ_T_OTHER for those not read here). */
 kq_dtype kq_gguf_dtype(uint32_t type);

@@ -12,6 +12,7 @@
 #include "format/dequant.h"
 #include "source/generation_config.h"
 #include "format/json.h"
+#include "source/tensors.h"
 
 enum {
     MAX_PATH = 4096,
@@ -243,63 +244,24 @@ static kq_status merge(const kq_hf_folder *f, const json_t *map, stored **all, s
 
 /* ---- what the architecture has a place for ---- */
 
-/* The layer of "model.layers.7.x", and the rest "x"; NULL: another name. */
-static const char *layer_rest(const char *name, size_t *layer)
+/* Does the architecture have a tensor of this name? The head may be stored although it is tied. */
+static bool is_known(const kq_config *cfg, const char *name)
 {
-    static const char layers[] = "model.layers.";
-    char *end;
-    if (strncmp(name, layers, sizeof layers - 1) || name[sizeof layers - 1] < '0' ||
-        name[sizeof layers - 1] > '9')
-        return NULL;
-    *layer = (size_t)strtoull(name + sizeof layers - 1, &end, 10);
-    return *end == '.' ? end + 1 : NULL;
-}
-
-static bool is_linear(const kq_config *cfg, const char *name)
-{
-    size_t layer, n = strlen(name);
-    char module[NAME_CAP];
-    if (!layer_rest(name, &layer) || layer >= cfg->n_layer || !ends_with(name, ".weight"))
-        return false;
-    for (kq_linear_id id = KQ_Q; id < KQ_N_LINEAR; id++) {
-        kq_linear_name(module, sizeof module, layer, id);
-        if (strlen(module) == n - strlen(".weight") && !strncmp(name, module, strlen(module)))
-            return true;
-    }
-    return false;
-}
-
-static bool has_place(const kq_config *cfg, const char *name)
-{
-    static const char *const norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight",
-                                        "self_attn.q_norm.weight", "self_attn.k_norm.weight"};
-    char exact[NAME_CAP];
-    size_t layer;
-    if (!strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "model.norm.weight") ||
-        !strcmp(name, "lm_head.weight") || is_linear(cfg, name))
-        return true;
-    if (!layer_rest(name, &layer) || layer >= cfg->n_layer)
-        return false;
-    for (size_t i = 0; i < (cfg->arch == KQ_ARCH_QWEN3 ? 4 : 2); i++) {
-        snprintf(exact, sizeof exact, "model.layers.%zu.%s", layer, norms[i]);
-        if (!strcmp(name, exact))
-            return true;
-    }
-    return false;
+    return kq_model_tensor_find(cfg, name, NULL) || !strcmp(name, "lm_head.weight");
 }
 
 /* The name of its place: as it is, without a "model." too many, or with one that was missing (written to
  * room). NULL: there is no place. */
 static const char *placed_name(const kq_config *cfg, const char *name, char room[NAME_CAP])
 {
-    if (!strncmp(name, "model.", 6) && has_place(cfg, name + 6))
+    if (!strncmp(name, "model.", 6) && is_known(cfg, name + 6))
         return name + 6;
-    if (has_place(cfg, name))
+    if (is_known(cfg, name))
         return name;
     if (strlen(name) + 7 > NAME_CAP)
         return NULL;
     snprintf(room, NAME_CAP, "model.%s", name);
-    return has_place(cfg, room) ? room : NULL;
+    return is_known(cfg, room) ? room : NULL;
 }
 
 /* ---- FP8 ---- */

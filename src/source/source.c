@@ -83,61 +83,55 @@ static const char *settings(const kq_source *src)
     return src->gguf ? "metadata" : "config.json";
 }
 
-/* `<module>.weight` with this shape (cols 0: rank 1). In a kronq checkpoint, packed says what may stand
- * for it: another tensor of the module. */
-static kq_status need(const kq_source *src, const char *module, size_t rows, size_t cols, const char *packed,
-                      kq_error *err)
+/* In a kronq checkpoint, a quantized module holds other tensors than its weight: what their names begin with
+ * behind the module's, NULL where no such form exists. */
+static const char *packed_form(const kq_model_tensor *t)
 {
-    char name[160];
-    snprintf(name, sizeof name, "%s.weight", module);
-    const kq_tensor *t = kq_source_find(src, name);
-    if (!t && src->folder.storage.kronq && packed) {
-        char other[160];
-        snprintf(other, sizeof other, "%s.%s", module, packed);
+    switch (t->role) {
+    case KQ_ROLE_LINEAR: return "trellis";
+    case KQ_ROLE_EMBED:
+    case KQ_ROLE_HEAD: return "";
+    case KQ_ROLE_FINAL_NORM:
+    case KQ_ROLE_NORM: break;
+    }
+    return NULL;
+}
+
+static bool is_integer(kq_dtype type)
+{
+    return type == KQ_T_I8 || type == KQ_T_I16 || type == KQ_T_I32 || type == KQ_T_I64 || type == KQ_T_U8 ||
+           type == KQ_T_BOOL;
+}
+
+/* Is this tensor of the model there, with its shape and a type of floating point? */
+static kq_status check_tensor(const kq_source *src, const kq_model_tensor *expected, kq_error *err)
+{
+    const kq_tensor *t = kq_source_find(src, expected->name);
+    const char *packed = src->folder.storage.kronq ? packed_form(expected) : NULL;
+    if (!t && packed) {
+        char other[KQ_TENSOR_NAME + 16];
+        snprintf(other, sizeof other, "%s.%s", expected->module, packed);
         if (has_prefix(src, other))
             return KQ_OK;
     }
     if (!t)
         return kq_fail(err, KQ_E_SHAPE, "%s: tensor %s is missing", src->path,
-                       name); /* transformers would take random numbers */
-    bool integer = t->dtype == KQ_T_I8 || t->dtype == KQ_T_I16 || t->dtype == KQ_T_I32 ||
-                   t->dtype == KQ_T_I64 || t->dtype == KQ_T_U8 || t->dtype == KQ_T_BOOL;
-    if (integer && src->folder.storage.kronq && packed)
+                       expected->name); /* transformers would take random numbers */
+    if (is_integer(t->dtype) && packed)
         return KQ_OK; /* packed in its own way; the checkpoint room checks it */
-    if (integer)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has type %s, expected floating point", t->file, name,
-                       kq_dtype_name(t->dtype));
-    if (!cols && (t->rank != 1 || t->shape[0] != rows))
+    if (is_integer(t->dtype))
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s has type %s, expected floating point", t->file,
+                       expected->name, kq_dtype_name(t->dtype));
+    if (expected->rank == 1 && (t->rank != 1 || t->shape[0] != expected->rows))
         return kq_fail(err, KQ_E_SHAPE,
                        "%s: %s has rank %zu and %zu elements, the model's sizes say [%zu] (wrong %s?)",
-                       t->file, name, t->rank, t->n_elem, rows, settings(src));
-    if (cols && (t->rank != 2 || t->shape[0] != rows || t->shape[1] != cols))
+                       t->file, expected->name, t->rank, t->n_elem, expected->rows, settings(src));
+    if (expected->rank == 2 &&
+        (t->rank != 2 || t->shape[0] != expected->rows || t->shape[1] != expected->cols))
         return kq_fail(err, KQ_E_SHAPE,
                        "%s: %s is [%zu, %zu] (rank %zu), the model's sizes say [%zu, %zu] (wrong %s?)",
-                       t->file, name, t->rank ? t->shape[0] : 1, t->rank > 1 ? t->shape[1] : 1, t->rank, rows,
-                       cols, settings(src));
-    return KQ_OK;
-}
-
-static kq_status need_layer(const kq_source *src, size_t layer, kq_error *err)
-{
-    const kq_config *cfg = &src->cfg;
-    char module[128];
-    kq_status status;
-    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
-                                        "self_attn.k_norm"};
-    for (kq_linear_id id = KQ_Q; id < KQ_N_LINEAR; id++) {
-        size_t m, n;
-        kq_linear_shape(cfg, id, &m, &n);
-        kq_linear_name(module, sizeof module, layer, id);
-        if ((status = need(src, module, m, n, "trellis", err)))
-            return status;
-    }
-    for (size_t i = 0; i < (cfg->arch == KQ_ARCH_QWEN3 ? 4 : 2); i++) {
-        snprintf(module, sizeof module, "model.layers.%zu.%s", layer, norms[i]);
-        if ((status = need(src, module, i < 2 ? cfg->d_model : cfg->head_dim, 0, NULL, err)))
-            return status;
-    }
+                       t->file, expected->name, t->rank ? t->shape[0] : 1, t->rank > 1 ? t->shape[1] : 1,
+                       t->rank, expected->rows, expected->cols, settings(src));
     return KQ_OK;
 }
 
@@ -164,14 +158,11 @@ static kq_status check_tensors(const kq_source *src, kq_error *err)
             return kq_fail(err, KQ_E_SHAPE, "%s: %.200s is beyond the model's %zu layers (wrong %s?)",
                            src->tensor[i].file, name, cfg->n_layer, settings(src));
     }
-    if ((status = need(src, "model.embed_tokens", cfg->vocab_size, cfg->d_model, "", err)) ||
-        (status = need(src, "model.norm", cfg->d_model, 0, NULL, err)))
-        return status;
-    if (!cfg->tie_embeddings && (status = need(src, "lm_head", cfg->vocab_size, cfg->d_model, "", err)))
-        return status;
-    for (size_t layer = 0; layer < cfg->n_layer; layer++)
-        if ((status = need_layer(src, layer, err)))
+    for (size_t i = 0; i < kq_model_n_tensors(cfg); i++) {
+        const kq_model_tensor expected = kq_model_tensor_at(cfg, i);
+        if ((status = check_tensor(src, &expected, err)))
             return status;
+    }
     return KQ_OK;
 }
 

@@ -5,7 +5,7 @@
 #define KQ_SOURCE_SOURCE_H
 
 #include "format/tensor.h"
-#include "source/config.h"
+#include "source/tensors.h"
 
 typedef struct kq_source kq_source;
 

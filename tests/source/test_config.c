@@ -263,35 +263,12 @@ static void mutated(void **state)
     assert_true(accepted > 100);
 }
 
-static void linear_shapes_and_names(void **state)
-{
-    (void)state;
-    kq_config c = {.d_model = 10, .n_head = 4, .n_kv_head = 2, .head_dim = 3, .d_ff = 20};
-    static const size_t want[KQ_N_LINEAR][2] = {{12, 10}, {6, 10},  {6, 10}, {10, 12},
-                                                {20, 10}, {20, 10}, {10, 20}};
-    for (kq_linear_id id = KQ_Q; id < KQ_N_LINEAR; id++) {
-        size_t m, n;
-        kq_linear_shape(&c, id, &m, &n);
-        assert_int_equal(m, want[id][0]);
-        assert_int_equal(n, want[id][1]);
-    }
-    char name[64];
-    kq_linear_name(name, sizeof name, 3, KQ_Q);
-    assert_string_equal(name, "model.layers.3.self_attn.q_proj");
-    kq_linear_name(name, sizeof name, 11, KQ_DOWN);
-    assert_string_equal(name, "model.layers.11.mlp.down_proj");
-}
-
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(defaults),
-                                       cmocka_unit_test(rope_forms),
-                                       cmocka_unit_test(refusals),
-                                       cmocka_unit_test(case_35_broken_sizes),
-                                       cmocka_unit_test(odd_tokens),
-                                       cmocka_unit_test(ignored_keys),
-                                       cmocka_unit_test(storage_forms),
-                                       cmocka_unit_test(mutated),
-                                       cmocka_unit_test(linear_shapes_and_names)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults),      cmocka_unit_test(rope_forms),
+        cmocka_unit_test(refusals),      cmocka_unit_test(case_35_broken_sizes),
+        cmocka_unit_test(odd_tokens),    cmocka_unit_test(ignored_keys),
+        cmocka_unit_test(storage_forms), cmocka_unit_test(mutated)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
