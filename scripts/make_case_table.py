@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""src/jinja/case_table.c: characters whose upper or title case is several characters, as this Python has them. Usage: make_case_table.py OUT"""
+"""src/pyvalue/case_table.c: characters whose upper or title case is several characters, as this Python has them. Usage: make_case_table.py OUT"""
 def lit(s): return '"' + ''.join('\\x%02x' % b for b in s.encode()) + '"'
 rows=[]
 for c in range(0x110000):
@@ -10,9 +10,9 @@ for c in range(0x110000):
 out='''/* Characters whose upper or title case is more than one character (Unicode's SpecialCasing.txt). Made by scripts/make_case_table.py. */
 #include <stddef.h>
 
-#include "jinja/case_table.h"
+#include "pyvalue/case_table.h"
 
-const kq_j_special_case kq_j_special_cases[] = {
+const kq_py_special_case kq_py_special_cases[] = {
 '''
 line="   "
 for r in rows:

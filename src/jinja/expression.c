@@ -2,8 +2,8 @@
  * referee. */
 #include "jinja/internal.h"
 
-#define bad(p, ...) ((p)->r->line = (p)->tok.line, kq_j_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
-#define not_here(p, ...) ((p)->r->line = (p)->tok.line, kq_j_fail((p)->r, KQ_E_UNSUPPORTED, __VA_ARGS__))
+#define bad(p, ...) ((p)->r->line = (p)->tok.line, kq_py_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
+#define not_here(p, ...) ((p)->r->line = (p)->tok.line, kq_py_fail((p)->r, KQ_E_UNSUPPORTED, __VA_ARGS__))
 
 /* ---- the stream of tokens ---- */
 
@@ -68,14 +68,14 @@ const char *kq_j_expect_name(j_parser *p)
 void kq_j_deeper(j_parser *p)
 {
     if (++p->nesting > KQ_JINJA_MAX_NESTING)
-        kq_j_fail(p->r, KQ_E_ARG, "more than %d expressions or statements within each other",
-                  KQ_JINJA_MAX_NESTING);
+        kq_py_fail(p->r, KQ_E_ARG, "more than %d expressions or statements within each other",
+                   KQ_JINJA_MAX_NESTING);
 }
 
 j_node *kq_j_node(j_parser *p, j_type type, int line)
 {
-    j_node *n = kq_j_alloc(p->r, 1, sizeof *n);
-    j_tick(p->r);
+    j_node *n = kq_py_alloc(p->r, 1, sizeof *n);
+    py_tick(p->r);
     n->type = type;
     n->line = line;
     return n;
@@ -83,7 +83,7 @@ j_node *kq_j_node(j_parser *p, j_type type, int line)
 
 void kq_j_add(j_parser *p, j_body *body, j_node *n)
 {
-    kq_j_grow(p->r, &body->v, &body->cap, body->n, sizeof *body->v);
+    kq_py_grow(p->r, &body->v, &body->cap, body->n, sizeof *body->v);
     body->v[body->n++] = n;
 }
 
@@ -98,12 +98,12 @@ static j_node *binary(j_parser *p, j_type type, int op, j_node *a, j_node *b)
 
 /* ---- primaries ---- */
 
-static j_node *constant(j_parser *p, j_val v)
+static j_node *constant(j_parser *p, py_val v)
 {
     j_node *n = kq_j_node(p, N_CONST, p->tok.line);
     n->value = v;
-    if (v.kind == J_STR)
-        kq_j_chars(v.s); /* counted now: a template is shared by threads */
+    if (v.kind == PY_STR)
+        kq_py_chars(v.s); /* counted now: a template is shared by threads */
     return n;
 }
 
@@ -112,15 +112,15 @@ static j_node *name(j_parser *p)
     const char *s = p->tok.name;
     const bool yes = !strcmp(s, "true") || !strcmp(s, "True");
     if (yes || !strcmp(s, "false") || !strcmp(s, "False"))
-        return constant(p, j_bool(yes));
+        return constant(p, py_bool(yes));
     if (!strcmp(s, "none") || !strcmp(s, "None"))
-        return constant(p, j_none());
+        return constant(p, py_none());
     if (!strcmp(s, "varargs") || !strcmp(s, "kwargs") || !strcmp(s, "self"))
         not_here(p, "the name '%s' is not supported", s);
     p->names_caller |= !strcmp(s, "caller");
     j_node *n = kq_j_node(p, N_NAME, p->tok.line);
     n->name = s;
-    kq_j_grow(p->r, &p->t->used, &p->t->cap_used, p->t->n_used, sizeof *p->t->used);
+    kq_py_grow(p->r, &p->t->used, &p->t->cap_used, p->t->n_used, sizeof *p->t->used);
     p->t->used[p->t->n_used++] = s;
     return n;
 }
@@ -170,16 +170,16 @@ j_node *kq_j_primary(j_parser *p)
         return n;
     }
     if (p->tok.kind == T_STRING) { /* strings side by side are one */
-        j_buf b = {0};
+        py_buf b = {0};
         n = constant(p, p->tok.value);
         kq_j_advance(p);
         if (p->tok.kind != T_STRING)
             return n;
-        kq_j_put_str(p->r, &b, n->value);
+        kq_py_put_str(p->r, &b, n->value);
         for (; p->tok.kind == T_STRING; kq_j_advance(p))
-            kq_j_put_str(p->r, &b, p->tok.value);
-        n->value = kq_j_buf_str(p->r, &b);
-        kq_j_chars(n->value.s);
+            kq_py_put_str(p->r, &b, p->tok.value);
+        n->value = kq_py_buf_str(p->r, &b);
+        kq_py_chars(n->value.s);
         return n;
     }
     if (p->tok.kind == T_NAME)
@@ -218,7 +218,7 @@ static void arguments(j_parser *p, j_node *n)
             bad(p, "the arguments after * and ** are the last ones");
         const j_tok *next = p->tok.kind == T_NAME ? kq_j_look(p) : NULL;
         if (next && next->kind == T_OP && !strcmp(next->name, "=")) {
-            kq_j_grow(p->r, &n->key, &cap, n->other.n, sizeof *n->key);
+            kq_py_grow(p->r, &n->key, &cap, n->other.n, sizeof *n->key);
             n->key[n->other.n] = p->tok.name;
             for (size_t i = 0; i < n->other.n; i++)
                 if (n->key[i] == p->tok.name)
@@ -408,7 +408,7 @@ static j_node *power(j_parser *p)
 {
     j_node *n = unary(p, true);
     while (kq_j_skip(p, T_OP, "**"))
-        n = binary(p, N_BINARY, OP_POW, n, unary(p, true));
+        n = binary(p, N_BINARY, PY_POW, n, unary(p, true));
     return n;
 }
 
@@ -416,8 +416,8 @@ static j_node *product(j_parser *p)
 {
     static const struct {
         const char *name;
-        j_op op;
-    } ops[] = {{"*", OP_MUL}, {"/", OP_DIV}, {"//", OP_FLOORDIV}, {"%", OP_MOD}};
+        py_op op;
+    } ops[] = {{"*", PY_MUL}, {"/", PY_DIV}, {"//", PY_FLOORDIV}, {"%", PY_MOD}};
     j_node *n = power(p);
     for (;;) {
         size_t i = 0;
@@ -449,7 +449,7 @@ static j_node *sum(j_parser *p)
         if (!plus && !kq_j_at(p, T_OP, "-"))
             return n;
         kq_j_advance(p);
-        n = binary(p, N_BINARY, plus ? OP_ADD : OP_SUB, n, concat(p));
+        n = binary(p, N_BINARY, plus ? PY_ADD : PY_SUB, n, concat(p));
     }
 }
 
@@ -458,8 +458,8 @@ static j_node *comparison(j_parser *p)
 {
     static const struct {
         const char *name;
-        j_op op;
-    } ops[] = {{"==", OP_EQ}, {"!=", OP_NE}, {"<=", OP_LE}, {">=", OP_GE}, {"<", OP_LT}, {">", OP_GT}};
+        py_op op;
+    } ops[] = {{"==", PY_EQ}, {"!=", PY_NE}, {"<=", PY_LE}, {">=", PY_GE}, {"<", PY_LT}, {">", PY_GT}};
     j_node *first = sum(p), *n = NULL;
     for (;;) {
         size_t i = 0;
@@ -469,12 +469,12 @@ static j_node *comparison(j_parser *p)
         if (i < 6) {
             op = (int)ops[i].op;
         } else if (kq_j_skip(p, T_NAME, "in")) {
-            op = OP_IN;
+            op = PY_IN;
         } else if (kq_j_at(p, T_NAME, "not") && kq_j_look(p)->kind == T_NAME &&
                    !strcmp(kq_j_look(p)->name, "in")) {
             kq_j_advance(p);
             kq_j_advance(p);
-            op = OP_NOT_IN;
+            op = PY_NOT_IN;
         } else {
             return n ? n : first;
         }
@@ -552,4 +552,11 @@ j_node *kq_j_tuple(j_parser *p, bool with_cond, bool parentheses, const char *en
     if (!several && !parentheses)
         bad(p, "an expression is wanted before %.40s", token_text(&p->tok));
     return n;
+}
+
+void kq_j_known(py_run *r, const j_node *n, const char *what)
+{
+    r->line = n->line;
+    if (n->op < 0)
+        kq_py_fail(r, KQ_E_UNSUPPORTED, "the %s '%.40s' is not supported", what, n->name);
 }

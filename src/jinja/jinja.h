@@ -11,17 +11,10 @@
 
 #include "base/error.h"
 
-enum {                                /* bounds: a hit is an error */
+enum {                                /* bounds: a hit is an error. Those of values are in pyvalue/run.h */
        KQ_JINJA_MAX_SOURCE = 1 << 20, /* bytes of a template */
-       /* nodes run, values made, and 64 bytes copied or searched count one each: one to three seconds */
-       KQ_JINJA_MAX_STEPS = 50000000,
-       KQ_JINJA_MAX_MEMORY = 256 << 20, /* bytes of all values of one render */
-       KQ_JINJA_MAX_OUTPUT = 32 << 20,  /* bytes of the text, or of any one string */
-       /* brackets or statements within each other, in the source */
-       KQ_JINJA_MAX_NESTING = 100,
-       /* nodes within each other, while running (macros that call themselves too) */
-       KQ_JINJA_MAX_DEPTH = 600,
-       KQ_JINJA_MAX_VALUE_DEPTH = 200 /* lists and objects within each other */
+       KQ_JINJA_MAX_NESTING = 100,    /* brackets or statements within each other, in the source */
+       KQ_JINJA_MAX_DEPTH = 600 /* nodes within each other while running; macros that call themselves too */
 };
 
 /* a parsed template; immutable, so any number of threads may render it */

@@ -7,7 +7,7 @@
 /* BEFORE: data has been given, the begin comes next */
 enum { ROOT, IN_BLOCK, IN_VAR, BEFORE_BLOCK, BEFORE_VAR };
 
-#define bad(p, ...) ((p)->r->line = (p)->line, kq_j_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
+#define bad(p, ...) ((p)->r->line = (p)->line, kq_py_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
 
 const char *kq_j_intern(j_parser *p, const char *s, size_t n)
 {
@@ -18,17 +18,17 @@ const char *kq_j_intern(j_parser *p, const char *s, size_t n)
     for (size_t i = 0; i < p->names[h].n; i++)
         if (strlen(p->names[h].v[i]) == n && !memcmp(p->names[h].v[i], s, n))
             return p->names[h].v[i];
-    j_tick(p->r);
-    char *copy = kq_j_alloc(p->r, n + 1, 1);
+    py_tick(p->r);
+    char *copy = kq_py_alloc(p->r, n + 1, 1);
     memcpy(copy, s, n);
-    kq_j_grow(p->r, &p->names[h].v, &p->names[h].cap, p->names[h].n, sizeof *p->names[h].v);
+    kq_py_grow(p->r, &p->names[h].v, &p->names[h].cap, p->names[h].n, sizeof *p->names[h].v);
     return p->names[h].v[p->names[h].n++] = copy;
 }
 
 /* Line ends become "\n"; one at the very end is dropped (keep_trailing_newline is false). */
 void kq_j_lex_start(j_parser *p, const char *source, size_t size)
 {
-    char *copy = kq_j_alloc(p->r, size + 1, 1);
+    char *copy = kq_py_alloc(p->r, size + 1, 1);
     size_t n = 0;
     for (size_t i = 0; i < size; i++) {
         const bool cr = source[i] == '\r';
@@ -47,7 +47,7 @@ void kq_j_lex_start(j_parser *p, const char *source, size_t size)
 static const char *skip_space(const j_parser *p, const char *s)
 {
     size_t size;
-    while (s < p->end && kq_j_space(kq_j_cp(s, &size)))
+    while (s < p->end && kq_py_is_space(kq_py_code_point(s, &size)))
         s += size;
     return s;
 }
@@ -60,7 +60,7 @@ static const char *strip_end(const char *s, const char *end)
         size_t size;
         while (at > s && ((unsigned char)*at & 0xc0) == 0x80)
             at--;
-        if (!kq_j_space(kq_j_cp(at, &size)))
+        if (!kq_py_is_space(kq_py_code_point(at, &size)))
             break;
         end = at;
     }
@@ -126,7 +126,7 @@ static const char *stripped(const j_parser *p, const char *text, const char *end
 
 static j_tok data_token(j_parser *p, const char *s, const char *end, int line)
 {
-    return (j_tok){.kind = T_DATA, .line = line, .value = kq_j_str(p->r, s, (size_t)(end - s))};
+    return (j_tok){.kind = T_DATA, .line = line, .value = kq_py_str(p->r, s, (size_t)(end - s))};
 }
 
 static void skip_comment(j_parser *p)
@@ -163,7 +163,7 @@ static j_tok root_token(j_parser *p)
         char sign = 0;
         while (s < p->end && !(*s == '{' && s + 1 < p->end && (s[1] == '%' || s[1] == '{' || s[1] == '#')))
             s++;
-        j_tick(p->r);
+        py_tick(p->r);
         if (s == p->end) {
             j_tok tok = data_token(p, p->at, s, line);
             consume(p, s);
@@ -183,10 +183,10 @@ static j_tok root_token(j_parser *p)
         consume(p, after);
         if (raw) {
             j_tok text = raw_text(p);
-            j_buf both = {0};
-            kq_j_put(p->r, &both, tok.value.s->p, tok.value.s->n);
-            kq_j_put(p->r, &both, text.value.s->p, text.value.s->n);
-            tok.value = kq_j_buf_str(p->r, &both);
+            py_buf both = {0};
+            kq_py_put(p->r, &both, tok.value.s->p, tok.value.s->n);
+            kq_py_put(p->r, &both, text.value.s->p, text.value.s->n);
+            tok.value = kq_py_buf_str(p->r, &both);
         } else if (kind == '#') {
             skip_comment(p);
         } else {
@@ -211,25 +211,25 @@ static int hex(char c)
                                   : -1;
 }
 
-static void put_cp(j_parser *p, j_buf *b, uint32_t cp)
+static void put_cp(j_parser *p, py_buf *b, uint32_t cp)
 {
     char out[4];
     if (cp > 0x10ffff)
         bad(p, "a string has an escape beyond U+10FFFF");
     if (cp >= 0xd800 && cp < 0xe000)
-        kq_j_fail(p->r, KQ_E_UNSUPPORTED, "a string has the escape of a surrogate");
-    kq_j_put(p->r, b, out, kq_j_utf8(cp, out));
+        kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a string has the escape of a surrogate");
+    kq_py_put(p->r, b, out, kq_utf8_put(cp, out));
 }
 
 /* One escape as Python's unicode-escape reads it; s is behind the backslash. */
-static const char *escape(j_parser *p, j_buf *b, const char *s, const char *end)
+static const char *escape(j_parser *p, py_buf *b, const char *s, const char *end)
 {
     static const char from[] = "\\'\"abfnrtv", to[] = "\\'\"\a\b\f\n\r\t\v";
     const char *simple = memchr(from, *s, sizeof from - 1);
     if (*s == '\n')
         return s + 1;
     if (simple) {
-        kq_j_put(p->r, b, &to[simple - from], 1);
+        kq_py_put(p->r, b, &to[simple - from], 1);
         return s + 1;
     }
     if (*s >= '0' && *s <= '7') {
@@ -252,9 +252,9 @@ static const char *escape(j_parser *p, j_buf *b, const char *s, const char *end)
         return s;
     }
     if (*s == 'N' || (unsigned char)*s >= 0x80)
-        kq_j_fail(p->r, KQ_E_UNSUPPORTED, "a string has an escape that kronq does not read");
-    kq_j_put(p->r, b, "\\", 1); /* unknown ones stay */
-    kq_j_put(p->r, b, s, 1);
+        kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a string has an escape that kronq does not read");
+    kq_py_put(p->r, b, "\\", 1); /* unknown ones stay */
+    kq_py_put(p->r, b, s, 1);
     return s + 1;
 }
 
@@ -262,18 +262,18 @@ static j_tok string_token(j_parser *p)
 {
     const char quote = *p->at, *s = p->at + 1;
     const int line = p->line;
-    j_buf b = {0};
+    py_buf b = {0};
     while (s < p->end && *s != quote)
         s += *s == '\\' && s + 1 < p->end ? 2 : 1;
     if (s >= p->end)
         bad(p, "a string has no end");
     for (const char *t = p->at + 1; t < s;) {
         const char *stop = memchr(t, '\\', (size_t)(s - t));
-        kq_j_put(p->r, &b, t, (size_t)((stop ? stop : s) - t));
+        kq_py_put(p->r, &b, t, (size_t)((stop ? stop : s) - t));
         t = stop ? escape(p, &b, stop + 1, s) : s;
     }
     consume(p, s + 1);
-    return (j_tok){.kind = T_STRING, .line = line, .value = kq_j_buf_str(p->r, &b)};
+    return (j_tok){.kind = T_STRING, .line = line, .value = kq_py_buf_str(p->r, &b)};
 }
 
 static bool digit(char c)
@@ -298,7 +298,7 @@ static j_tok number_token(j_parser *p)
     const int line = p->line;
     bool real = false;
     if (*start == '0' && start + 1 < p->end && strchr("xXoObB", start[1]))
-        kq_j_fail(p->r, KQ_E_UNSUPPORTED, "a number that is not decimal");
+        kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a number that is not decimal");
     if (!(start > p->s && start[-1] == '.')) { /* x.1.2 */
         const char *fraction = end;
         if (end + 1 < p->end && *end == '.' && digit(end[1]))
@@ -318,23 +318,23 @@ static j_tok number_token(j_parser *p)
         if (*s != '_' && n < sizeof text)
             text[n++] = *s;
     if (n == sizeof text)
-        kq_j_fail(p->r, KQ_E_UNSUPPORTED, "a number of more than %zu digits", sizeof text);
+        kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a number of more than %zu digits", sizeof text);
     consume(p, end);
     j_tok tok = {.kind = real ? T_FLOAT : T_INT, .line = line};
     double d;
     if (real) {
-        if (!kq_j_parse_float(text, n, &d))
-            kq_j_fail(p->r, KQ_E_UNSUPPORTED, "a number beyond a double's range");
-        tok.value = j_float(d);
+        if (!kq_py_parse_float(text, n, &d))
+            kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a number beyond a double's range");
+        tok.value = py_float(d);
         return tok;
     }
     int64_t v = 0;
     for (size_t i = 0; i < n; i++)
         if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, text[i] - '0', &v))
-            kq_j_fail(p->r, KQ_E_UNSUPPORTED, "an integer beyond 64 bits");
+            kq_py_fail(p->r, KQ_E_UNSUPPORTED, "an integer beyond 64 bits");
     if (n > 1 && text[0] == '0' && v)
         bad(p, "an integer begins with 0");
-    tok.value = j_int(v);
+    tok.value = py_int(v);
     return tok;
 }
 
@@ -354,7 +354,7 @@ static j_tok op_token(j_parser *p)
         const char c = *ops[i];
         if (c == '(' || c == '[' || c == '{') {
             if (p->n_closing == KQ_JINJA_MAX_NESTING)
-                kq_j_fail(p->r, KQ_E_ARG, "more than %d brackets within each other", KQ_JINJA_MAX_NESTING);
+                kq_py_fail(p->r, KQ_E_ARG, "more than %d brackets within each other", KQ_JINJA_MAX_NESTING);
             p->closing[p->n_closing++] = c == '(' ? ')' : c == '[' ? ']' : '}';
         } else if ((c == ')' || c == ']' || c == '}') && (!p->n_closing || p->closing[--p->n_closing] != c)) {
             bad(p, "unexpected '%c'", c);
@@ -363,14 +363,14 @@ static j_tok op_token(j_parser *p)
         return (j_tok){.kind = T_OP, .line = line, .name = ops[i]};
     }
     if ((unsigned char)*p->at >= 0x80)
-        kq_j_fail(p->r, KQ_E_UNSUPPORTED, "a name that is not ASCII");
+        kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a name that is not ASCII");
     bad(p, "unexpected character '%c'", *p->at);
 }
 
 j_tok kq_j_lex(j_parser *p)
 {
     p->r->line = p->line;
-    j_tick(p->r);
+    py_tick(p->r);
     if (p->state == BEFORE_BLOCK || p->state == BEFORE_VAR) {
         p->state = p->state == BEFORE_BLOCK ? IN_BLOCK : IN_VAR;
         return (j_tok){.kind = p->state == IN_BLOCK ? T_BLOCK_BEGIN : T_VAR_BEGIN, .line = p->line};

@@ -3,8 +3,8 @@
 
 #include "jinja/internal.h"
 
-#define bad(p, ...) ((p)->r->line = (p)->tok.line, kq_j_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
-#define not_here(p, ...) ((p)->r->line = (p)->tok.line, kq_j_fail((p)->r, KQ_E_UNSUPPORTED, __VA_ARGS__))
+#define bad(p, ...) ((p)->r->line = (p)->tok.line, kq_py_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
+#define not_here(p, ...) ((p)->r->line = (p)->tok.line, kq_py_fail((p)->r, KQ_E_UNSUPPORTED, __VA_ARGS__))
 
 static j_node *statement(j_parser *p);
 
@@ -157,7 +157,7 @@ static j_node *for_loop(j_parser *p, int line)
     if (kq_j_at(p, T_NAME, "recursive"))
         not_here(p, "recursive loops are not supported");
     const size_t first = p->t->n_used;
-    n->key = kq_j_alloc(p->r, first - test + 1, sizeof *n->key);
+    n->key = kq_py_alloc(p->r, first - test + 1, sizeof *n->key);
     if (first > test)
         memcpy(n->key, p->t->used + test, (first - test) * sizeof *n->key);
     n->name = kq_j_intern(p, "loop", 4);
@@ -220,7 +220,7 @@ static void function_body(j_parser *p, j_node *n, const char *end)
     closed_inner(p, &n->list, end);
     n->op = p->names_caller;
     if (n->op) {
-        n->key = kq_j_alloc(p->r, 1, sizeof *n->key);
+        n->key = kq_py_alloc(p->r, 1, sizeof *n->key);
         n->key[0] = kq_j_intern(p, "caller", 6);
     }
     p->names_caller |= outer;
@@ -309,20 +309,20 @@ static j_node *statement(j_parser *p)
 kq_status kq_jinja_parse(const char *source, size_t size, const char *name, kq_jinja **out, kq_error *err)
 {
     *out = NULL;
-    j_arena *arena = kq_calloc(1, sizeof *arena);
+    py_arena *arena = kq_calloc(1, sizeof *arena);
     if (!arena)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: %s", name);
-    j_run r = {.err = err, .arena = arena, .name = name, .steps = KQ_JINJA_MAX_STEPS};
+    py_run r = {.err = err, .arena = arena, .name = name, .steps = KQ_PY_MAX_STEPS};
     if (setjmp(r.out)) {
-        kq_j_arena_free(arena);
+        kq_py_arena_free(arena);
         return r.status;
     }
     if (size > KQ_JINJA_MAX_SOURCE)
-        kq_j_fail(&r, KQ_E_ARG, "the template has %zu bytes, more than %d", size, KQ_JINJA_MAX_SOURCE);
-    if (!kq_j_valid_utf8(source, size))
-        kq_j_fail(&r, KQ_E_FORMAT, "the template is not UTF-8");
-    j_parser *p = kq_j_alloc(&r, 1, sizeof *p);
-    kq_jinja *t = kq_j_alloc(&r, 1, sizeof *t);
+        kq_py_fail(&r, KQ_E_ARG, "the template has %zu bytes, more than %d", size, KQ_JINJA_MAX_SOURCE);
+    if (kq_utf8_valid(source, size) != size)
+        kq_py_fail(&r, KQ_E_FORMAT, "the template is not UTF-8");
+    j_parser *p = kq_py_alloc(&r, 1, sizeof *p);
+    kq_jinja *t = kq_py_alloc(&r, 1, sizeof *t);
     p->r = &r;
     p->t = t;
     kq_j_lex_start(p, source, size);
@@ -338,7 +338,7 @@ kq_status kq_jinja_parse(const char *source, size_t size, const char *name, kq_j
 void kq_jinja_free(kq_jinja *t)
 {
     if (t)
-        kq_j_arena_free(t->arena);
+        kq_py_arena_free(t->arena);
 }
 
 bool kq_jinja_names(const kq_jinja *t, const char *name)

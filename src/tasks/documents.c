@@ -81,7 +81,7 @@ static kq_status start_requests(const reader *r, kq_document *doc, size_t n)
 /* strdup and asprintf come from malloc as kq_alloc does: kq_free frees both. */
 static kq_status set_request(const reader *r, kq_request *req, const char *context, const char *choice)
 {
-    req->choice_chars = kq_py_len(choice);
+    req->choice_chars = kq_str_len(choice);
     req->context = strdup(context);
     if (!req->context || asprintf(&req->continuation, " %s", choice) < 0) {
         req->continuation = NULL;
@@ -180,13 +180,13 @@ static kq_status read_hellaswag(const reader *r, kq_document *doc)
     if ((st = get_text(r, "activity_label", &activity)) || (st = get_text(r, "ctx_a", &ctx_a)) ||
         (st = get_text(r, "ctx_b", &ctx_b)) || (st = get_list(r, r->doc, "endings", "endings", &endings)) ||
         (st = get_label(r, "label", json_array_size(endings), &doc->gold)) ||
-        (st = kq_py_capitalize(ctx_b, &capital, r->err)))
+        (st = kq_str_capitalize(ctx_b, &capital, r->err)))
         return st;
     const int made = asprintf(&context, "%s: %s %s", activity, ctx_a, capital);
     kq_free(capital);
     if (made < 0)
         return no_memory(r);
-    kq_py_hellaswag(context);
+    kq_hellaswag_clean(context);
     st = start_requests(r, doc, json_array_size(endings));
     for (size_t i = 0; i < doc->n && !st; i++) {
         char *ending = strdup(json_string_value(json_array_get(endings, i)));
@@ -194,7 +194,7 @@ static kq_status read_hellaswag(const reader *r, kq_document *doc)
             st = no_memory(r);
             break;
         }
-        kq_py_hellaswag(ending);
+        kq_hellaswag_clean(ending);
         st = set_request(r, &doc->req[i], context, ending);
         free(ending);
     }
@@ -219,7 +219,7 @@ static kq_status read_winogrande(const reader *r, kq_document *doc)
     char *rest = strdup(blank + 1);
     if (!rest)
         return no_memory(r);
-    kq_py_strip(rest);
+    kq_str_strip(rest);
     st = start_requests(r, doc, 2);
     for (size_t i = 0; i < 2 && !st; i++) {
         char *context = NULL;
@@ -229,7 +229,7 @@ static kq_status read_winogrande(const reader *r, kq_document *doc)
         }
         st = set_request(r, &doc->req[i], context, rest);
         /* the harness's choices are the contexts here; acc_norm is not reported */
-        doc->req[i].choice_chars = kq_py_len(context);
+        doc->req[i].choice_chars = kq_str_len(context);
         free(context);
     }
     free(rest);

@@ -47,7 +47,7 @@ kq_status kq_request_encode(const kq_tokenizer *tok, const kq_request *req, kq_e
     *out = (kq_encoded){0};
     if (asprintf(&text, "%s%s", req->context, req->continuation) < 0)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: a request");
-    kq_status st = encode(tok, text, kq_py_rstrip(req->context), &context, &n_context, err);
+    kq_status st = encode(tok, text, kq_str_rstrip(req->context), &context, &n_context, err);
     if (!st)
         st = encode(tok, text, strlen(text), &whole, &n_whole, err);
     if (!st && n_context == 0)

@@ -326,7 +326,7 @@ static void test_python_text(void **state)
     };
     for (size_t i = 0; i < sizeof capital / sizeof *capital; i++) {
         char *out;
-        check_ok(kq_py_capitalize(capital[i].in, &out, &err));
+        check_ok(kq_str_capitalize(capital[i].in, &out, &err));
         assert_string_equal(out, capital[i].out);
         kq_free(out);
     }
@@ -339,12 +339,12 @@ static void test_python_text(void **state)
     for (size_t i = 0; i < sizeof clean / sizeof *clean; i++) {
         char buf[64];
         strcpy(buf, clean[i].in);
-        kq_py_hellaswag(buf);
+        kq_hellaswag_clean(buf);
         assert_string_equal(buf, clean[i].out);
     }
-    assert_int_equal(kq_py_len("a\xc3\xa9\xf0\x9f\x98\x80"), 3);
-    assert_int_equal(kq_py_rstrip("ab \x1f\xe2\x80\x89"), 2);
-    assert_int_equal(kq_py_rstrip(" \t"), 0);
+    assert_int_equal(kq_str_len("a\xc3\xa9\xf0\x9f\x98\x80"), 3);
+    assert_int_equal(kq_str_rstrip("ab \x1f\xe2\x80\x89"), 2);
+    assert_int_equal(kq_str_rstrip(" \t"), 0);
 }
 
 int main(void)

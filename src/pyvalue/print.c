@@ -1,17 +1,20 @@
 /* Values as text: Python's str and repr, and JSON as Python's json.dumps writes it. */
+#include "pyvalue/print.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "jinja/internal.h"
+#include "pyvalue/unicode.h"
 
-void kq_j_put(j_run *r, j_buf *b, const char *p, size_t n)
+void kq_py_put(py_run *r, py_buf *b, const char *p, size_t n)
 {
-    if (n > KQ_JINJA_MAX_OUTPUT - b->n)
-        kq_j_fail(r, KQ_E_ARG, "a text grows beyond %d MB", KQ_JINJA_MAX_OUTPUT >> 20);
+    if (n > KQ_PY_MAX_OUTPUT - b->n)
+        kq_py_fail(r, KQ_E_ARG, "a text grows beyond %d MB", KQ_PY_MAX_OUTPUT >> 20);
     if (b->cap - b->n < n) {
         const size_t cap = 2 * (b->n + n) + 32;
-        char *p2 = kq_j_alloc(r, cap, 1);
+        char *p2 = kq_py_alloc(r, cap, 1);
         if (b->n)
             memcpy(p2, b->p, b->n);
         b->p = p2;
@@ -20,17 +23,17 @@ void kq_j_put(j_run *r, j_buf *b, const char *p, size_t n)
     if (n)
         memcpy(b->p + b->n, p, n);
     b->n += n;
-    kq_j_spend(r, n / 64);
+    kq_py_spend(r, n / 64);
 }
 
-void kq_j_puts(j_run *r, j_buf *b, const char *s)
+void kq_py_puts(py_run *r, py_buf *b, const char *s)
 {
-    kq_j_put(r, b, s, strlen(s));
+    kq_py_put(r, b, s, strlen(s));
 }
 
-j_val kq_j_buf_str(j_run *r, const j_buf *b)
+py_val kq_py_buf_str(py_run *r, const py_buf *b)
 {
-    return kq_j_str(r, b->p ? b->p : "", b->n);
+    return kq_py_str(r, b->p ? b->p : "", b->n);
 }
 
 /* ---- numbers ---- */
@@ -54,7 +57,7 @@ static int shortest(double d, char digits[20], int *point)
     return n;
 }
 
-void kq_j_float_text(double d, char out[40])
+void kq_py_float_text(double d, char out[40])
 {
     char digits[20], *s = out;
     int point;
@@ -97,7 +100,7 @@ void kq_j_float_text(double d, char out[40])
     *s = 0;
 }
 
-bool kq_j_parse_float(const char *p, size_t n, double *out)
+bool kq_py_parse_float(const char *p, size_t n, double *out)
 {
     while (n > 1 && p[0] == '0' && p[1] >= '0' &&
            p[1] <= '9') { /* jansson wants JSON's form, and knows the locale's decimal point */
@@ -113,132 +116,132 @@ bool kq_j_parse_float(const char *p, size_t n, double *out)
 
 /* ---- str and repr ---- */
 
-static void put_float(j_run *r, j_buf *b, double d)
+static void put_float(py_run *r, py_buf *b, double d)
 {
     char text[40];
-    kq_j_float_text(d, text);
-    kq_j_puts(r, b, text);
+    kq_py_float_text(d, text);
+    kq_py_puts(r, b, text);
 }
 
-static void put_int(j_run *r, j_buf *b, int64_t i)
+static void put_int(py_run *r, py_buf *b, int64_t i)
 {
     char text[24];
     snprintf(text, sizeof text, "%lld", (long long)i);
-    kq_j_puts(r, b, text);
+    kq_py_puts(r, b, text);
 }
 
-static void repr_text(j_run *r, j_buf *b, const j_str *s)
+static void repr_text(py_run *r, py_buf *b, const py_str *s)
 {
     const char quote = s->n && memchr(s->p, '\'', s->n) && !memchr(s->p, '"', s->n) ? '"' : '\'';
     size_t size;
-    kq_j_put(r, b, &quote, 1);
+    kq_py_put(r, b, &quote, 1);
     for (size_t at = 0; at < s->n; at += size) {
-        const uint32_t cp = kq_j_cp(s->p + at, &size);
+        const uint32_t cp = kq_py_code_point(s->p + at, &size);
         char text[12];
         if (cp == (unsigned char)quote || cp == '\\')
             snprintf(text, sizeof text, "\\%c", (char)cp);
         else if (cp == '\n' || cp == '\t' || cp == '\r')
             strcpy(text, cp == '\n' ? "\\n" : cp == '\t' ? "\\t" : "\\r");
-        else if (!kq_j_printable(cp))
+        else if (!kq_py_is_printable(cp))
             snprintf(text, sizeof text, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
         else {
-            kq_j_put(r, b, s->p + at, size);
+            kq_py_put(r, b, s->p + at, size);
             continue;
         }
-        kq_j_puts(r, b, text);
+        kq_py_puts(r, b, text);
     }
-    kq_j_put(r, b, &quote, 1);
-    kq_j_spend(r, s->n / 8);
+    kq_py_put(r, b, &quote, 1);
+    kq_py_spend(r, s->n / 8);
 }
 
-static void repr_items(j_run *r, j_buf *b, const j_list *l, const char *open, const char *close)
+static void repr_items(py_run *r, py_buf *b, const py_list *l, const char *open, const char *close)
 {
-    kq_j_puts(r, b, open);
+    kq_py_puts(r, b, open);
     for (size_t i = 0; i < l->n; i++) {
         if (i)
-            kq_j_puts(r, b, ", ");
-        kq_j_put_repr(r, b, l->v[i]);
+            kq_py_puts(r, b, ", ");
+        kq_py_put_repr(r, b, l->v[i]);
     }
-    kq_j_puts(r, b, close);
+    kq_py_puts(r, b, close);
 }
 
-void kq_j_put_repr(j_run *r, j_buf *b, j_val v)
+void kq_py_put_repr(py_run *r, py_buf *b, py_val v)
 {
-    kq_j_enter(r);
+    kq_py_enter(r);
     switch (v.kind) {
-    case J_NONE: kq_j_puts(r, b, "None"); break;
-    case J_BOOL: kq_j_puts(r, b, v.b ? "True" : "False"); break;
-    case J_INT: put_int(r, b, v.i); break;
-    case J_FLOAT: put_float(r, b, v.d); break;
-    case J_UNDEFINED: kq_j_puts(r, b, "Undefined"); break;
-    case J_STR:
-        kq_j_not_safe(r, v, "printed within a list or object");
+    case PY_NONE: kq_py_puts(r, b, "None"); break;
+    case PY_BOOL: kq_py_puts(r, b, v.b ? "True" : "False"); break;
+    case PY_INT: put_int(r, b, v.i); break;
+    case PY_FLOAT: put_float(r, b, v.d); break;
+    case PY_UNDEFINED: kq_py_puts(r, b, "Undefined"); break;
+    case PY_STR:
+        kq_py_not_safe(r, v, "printed within a list or object");
         repr_text(r, b, v.s);
         break;
-    case J_LIST: repr_items(r, b, v.l, "[", "]"); break;
-    case J_TUPLE: repr_items(r, b, v.l, "(", v.l->n == 1 ? ",)" : ")"); break;
-    case J_VIEW:
-        kq_j_puts(r, b, v.view->name);
+    case PY_LIST: repr_items(r, b, v.l, "[", "]"); break;
+    case PY_TUPLE: repr_items(r, b, v.l, "(", v.l->n == 1 ? ",)" : ")"); break;
+    case PY_VIEW:
+        kq_py_puts(r, b, v.view->name);
         repr_items(r, b, &v.view->items, "([", "])");
         break;
-    case J_RANGE:
-        kq_j_puts(r, b, "range(");
+    case PY_RANGE:
+        kq_py_puts(r, b, "range(");
         put_int(r, b, v.r->start);
-        kq_j_puts(r, b, ", ");
+        kq_py_puts(r, b, ", ");
         put_int(r, b, v.r->stop);
         if (v.r->step != 1) {
-            kq_j_puts(r, b, ", ");
+            kq_py_puts(r, b, ", ");
             put_int(r, b, v.r->step);
         }
-        kq_j_puts(r, b, ")");
+        kq_py_puts(r, b, ")");
         break;
-    case J_DICT:
-        kq_j_puts(r, b, "{");
+    case PY_DICT:
+        kq_py_puts(r, b, "{");
         for (size_t i = 0; i < v.m->n; i++) {
-            kq_j_puts(r, b, i ? ", " : "");
-            kq_j_put_repr(r, b, v.m->key[i]);
-            kq_j_puts(r, b, ": ");
-            kq_j_put_repr(r, b, v.m->value[i]);
+            kq_py_puts(r, b, i ? ", " : "");
+            kq_py_put_repr(r, b, v.m->key[i]);
+            kq_py_puts(r, b, ": ");
+            kq_py_put_repr(r, b, v.m->value[i]);
         }
-        kq_j_puts(r, b, "}");
+        kq_py_puts(r, b, "}");
         break;
     default:
-        kq_j_fail(r, KQ_E_UNSUPPORTED, "printing a value of type %s is not supported", kq_j_type_name(v));
+        kq_py_fail(r, KQ_E_UNSUPPORTED, "printing a value of type %s is not supported", kq_py_type_name(v));
     }
-    j_leave(r);
+    py_leave(r);
 }
 
-void kq_j_put_str(j_run *r, j_buf *b, j_val v)
+void kq_py_put_str(py_run *r, py_buf *b, py_val v)
 {
-    if (v.kind == J_STR)
-        kq_j_put(r, b, v.s->p, v.s->n);
-    else if (v.kind != J_UNDEFINED)
-        kq_j_put_repr(r, b, v);
+    if (v.kind == PY_STR)
+        kq_py_put(r, b, v.s->p, v.s->n);
+    else if (v.kind != PY_UNDEFINED)
+        kq_py_put_repr(r, b, v);
 }
 
-const j_str *kq_j_text(j_run *r, j_val v)
+const py_str *kq_py_text(py_run *r, py_val v)
 {
-    if (v.kind == J_STR)
+    if (v.kind == PY_STR)
         return v.s;
-    j_buf b = {0};
-    kq_j_put_str(r, &b, v);
-    return kq_j_buf_str(r, &b).s;
+    py_buf b = {0};
+    kq_py_put_str(r, &b, v);
+    return kq_py_buf_str(r, &b).s;
 }
 
 /* ---- JSON ---- */
 
-static void dump_text(j_run *r, j_buf *b, const j_str *s, bool ascii)
+static void dump_text(py_run *r, py_buf *b, const py_str *s, bool ascii)
 {
     static const char from[] = "\"\\\n\r\t\b\f", to[] = "\"\\nrtbf";
     size_t size, start = 0;
-    kq_j_puts(r, b, "\"");
+    kq_py_puts(r, b, "\"");
     for (size_t at = 0; at < s->n; at += size) {
-        const uint32_t cp = kq_j_cp(s->p + at, &size);
+        const uint32_t cp = kq_py_code_point(s->p + at, &size);
         const char *simple = cp && cp < 0x80 ? memchr(from, (int)cp, sizeof from - 1) : NULL;
         char text[16];
         if (!simple && cp >= 0x20 && !(ascii && cp >= 0x7f + (cp == 0x7f)))
             continue;
-        kq_j_put(r, b, s->p + start, at - start);
+        kq_py_put(r, b, s->p + start, at - start);
         if (simple)
             snprintf(text, sizeof text, "\\%c", to[simple - from]);
         else if (cp < 0x10000)
@@ -246,85 +249,85 @@ static void dump_text(j_run *r, j_buf *b, const j_str *s, bool ascii)
         else
             snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
                      0xdc00 + ((cp - 0x10000) & 0x3ff));
-        kq_j_puts(r, b, text);
+        kq_py_puts(r, b, text);
         start = at + size;
     }
-    kq_j_put(r, b, s->p + start, s->n - start);
-    kq_j_puts(r, b, "\"");
-    kq_j_spend(r, s->n / 8);
+    kq_py_put(r, b, s->p + start, s->n - start);
+    kq_py_puts(r, b, "\"");
+    kq_py_spend(r, s->n / 8);
 }
 
-static void new_line(j_run *r, j_buf *b, const j_dump *how, size_t level)
+static void new_line(py_run *r, py_buf *b, const py_dump *how, size_t level)
 {
     if (!how->indent)
         return;
-    kq_j_puts(r, b, "\n");
+    kq_py_puts(r, b, "\n");
     for (size_t i = 0; i < level; i++)
-        kq_j_put(r, b, how->indent->p, how->indent->n);
+        kq_py_put(r, b, how->indent->p, how->indent->n);
 }
 
-static void dump_scalar(j_run *r, j_buf *b, j_val v, const j_dump *how, bool key)
+static void dump_scalar(py_run *r, py_buf *b, py_val v, const py_dump *how, bool key)
 {
-    if (v.kind == J_STR)
+    if (v.kind == PY_STR)
         dump_text(r, b, v.s, how->ascii);
-    else if (v.kind == J_NONE || v.kind == J_BOOL || v.kind == J_INT || v.kind == J_FLOAT) {
-        kq_j_puts(r, b, key ? "\"" : "");
-        if (v.kind == J_INT)
+    else if (v.kind == PY_NONE || v.kind == PY_BOOL || v.kind == PY_INT || v.kind == PY_FLOAT) {
+        kq_py_puts(r, b, key ? "\"" : "");
+        if (v.kind == PY_INT)
             put_int(r, b, v.i);
-        else if (v.kind == J_FLOAT && (isnan(v.d) || isinf(v.d)))
-            kq_j_puts(r, b, isnan(v.d) ? "NaN" : v.d < 0 ? "-Infinity" : "Infinity");
-        else if (v.kind == J_FLOAT)
+        else if (v.kind == PY_FLOAT && (isnan(v.d) || isinf(v.d)))
+            kq_py_puts(r, b, isnan(v.d) ? "NaN" : v.d < 0 ? "-Infinity" : "Infinity");
+        else if (v.kind == PY_FLOAT)
             put_float(r, b, v.d);
         else
-            kq_j_puts(r, b, v.kind == J_NONE ? "null" : v.b ? "true" : "false");
-        kq_j_puts(r, b, key ? "\"" : "");
+            kq_py_puts(r, b, v.kind == PY_NONE ? "null" : v.b ? "true" : "false");
+        kq_py_puts(r, b, key ? "\"" : "");
     } else
-        j_type_error(r, "tojson of a value of type %s", kq_j_type_name(v));
+        py_type_error(r, "tojson of a value of type %s", kq_py_type_name(v));
 }
 
-static j_val sorted_keys(j_run *r, j_val dict)
+static py_val sorted_keys(py_run *r, py_val dict)
 {
-    const j_list keys = {dict.m->key, dict.m->n, dict.m->n};
-    j_list *sorted = kq_j_list(r, J_LIST, keys.n).l;
+    const py_list keys = {dict.m->key, dict.m->n, dict.m->n};
+    py_list *sorted = kq_py_list(r, PY_LIST, keys.n).l;
     for (size_t i = 0; i < keys.n; i++) { /* insertion keeps equal ones in order; objects are small */
         size_t at = sorted->n;
-        kq_j_push(r, sorted, keys.v[i]);
-        while (at && kq_j_less(r, keys.v[i], sorted->v[at - 1])) {
+        kq_py_push(r, sorted, keys.v[i]);
+        while (at && kq_py_less(r, keys.v[i], sorted->v[at - 1])) {
             sorted->v[at] = sorted->v[at - 1];
             at--;
         }
         sorted->v[at] = keys.v[i];
     }
-    j_val out = kq_j_dict(r, keys.n);
+    py_val out = kq_py_dict(r, keys.n);
     for (size_t i = 0; i < sorted->n; i++)
-        kq_j_dict_set(r, out.m, sorted->v[i], *kq_j_dict_get(r, dict.m, sorted->v[i]));
+        kq_py_dict_set(r, out.m, sorted->v[i], *kq_py_dict_get(r, dict.m, sorted->v[i]));
     return out;
 }
 
-void kq_j_dump(j_run *r, j_buf *b, j_val v, const j_dump *how, size_t level)
+void kq_py_dump(py_run *r, py_buf *b, py_val v, const py_dump *how, size_t level)
 {
-    const bool dict = v.kind == J_DICT;
-    if (!dict && !j_is_list(v)) {
+    const bool dict = v.kind == PY_DICT;
+    if (!dict && !py_is_list(v)) {
         dump_scalar(r, b, v, how, false);
         return;
     }
-    kq_j_enter(r);
+    kq_py_enter(r);
     if (dict && how->sort)
         v = sorted_keys(r, v);
     const size_t n = dict ? v.m->n : v.l->n;
-    kq_j_puts(r, b, dict ? "{" : "[");
+    kq_py_puts(r, b, dict ? "{" : "[");
     for (size_t i = 0; i < n; i++) {
         if (i)
-            kq_j_put(r, b, how->item->p, how->item->n);
+            kq_py_put(r, b, how->item->p, how->item->n);
         new_line(r, b, how, level + 1);
         if (dict) {
             dump_scalar(r, b, v.m->key[i], how, true);
-            kq_j_put(r, b, how->key->p, how->key->n);
+            kq_py_put(r, b, how->key->p, how->key->n);
         }
-        kq_j_dump(r, b, dict ? v.m->value[i] : v.l->v[i], how, level + 1);
+        kq_py_dump(r, b, dict ? v.m->value[i] : v.l->v[i], how, level + 1);
     }
     if (n)
         new_line(r, b, how, level);
-    kq_j_puts(r, b, dict ? "}" : "]");
-    j_leave(r);
+    kq_py_puts(r, b, dict ? "}" : "]");
+    py_leave(r);
 }

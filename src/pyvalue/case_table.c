@@ -2,9 +2,9 @@
  * scripts/make_case_table.py. */
 #include <stddef.h>
 
-#include "jinja/case_table.h"
+#include "pyvalue/case_table.h"
 
-const kq_j_special_case kq_j_special_cases[] = {
+const kq_py_special_case kq_py_special_cases[] = {
     {0x00df, "\x53\x53", "\x53\x73"},
     {0x0149, "\xca\xbc\x4e", "\xca\xbc\x4e"},
     {0x01f0, "\x4a\xcc\x8c", "\x4a\xcc\x8c"},

@@ -1,0 +1,14 @@
+/* Methods of strings, lists and objects. */
+#ifndef KQ_PYVALUE_METHODS_H
+#define KQ_PYVALUE_METHODS_H
+
+#include "pyvalue/args.h"
+
+/* Whether Python's type has an attribute of this name. HIDDEN: jinja2's sandbox refuses it. NOT_HERE: it is
+ * not built. */
+typedef enum py_known { PY_NO_ATTRIBUTE, PY_ATTRIBUTE, PY_HIDDEN, PY_NOT_HERE } py_known;
+py_known kq_py_has_attribute(py_val v, const char *name);
+/* Call a method of a STR, LIST, TUPLE or DICT. */
+py_val kq_py_call_method(py_run *r, const py_method *m, const py_args *a);
+
+#endif
