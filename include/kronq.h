@@ -357,6 +357,116 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
  * processor without them would run. */
 kq_status kq_selfcheck(const kq_common *common, char **report_json, kq_error *err);
 
+/* ---- Settings by name ----
+ *
+ * Every member of the option structs that a person may set, as one table: name, type, default, range,
+ * help. The defaults functions above are filled from it, every function checks its options against it,
+ * and the command line of `kronq`, its help and the settings in files come from it. A program that takes
+ * options of its own from words (a command line, a form, a configuration file) can use it likewise. */
+
+/* What a setting is, and the C type of its member. */
+typedef enum kq_setting_type {
+    KQ_SETTING_TEXT = 0, /* const char *, not empty; borrowed */
+    KQ_SETTING_WORD,     /* const char *, one of the setting's words */
+    KQ_SETTING_TEXTS,    /* const char *const *, and a size_t directly behind it: a list, borrowed */
+    KQ_SETTING_FLAG,     /* bool */
+    KQ_SETTING_NOT, /* bool, true when the setting is off ("parse_special" is spell_special turned round) */
+    KQ_SETTING_CHOICE, /* bool: false for the first of two words, true for the second */
+    KQ_SETTING_INT,    /* int */
+    KQ_SETTING_COUNT,  /* size_t; in a text k, M or G may follow for 2^10, 2^20, 2^30 */
+    KQ_SETTING_BYTES,  /* size_t, the same */
+    KQ_SETTING_SEED,   /* uint64_t below 2^63 */
+    KQ_SETTING_REAL    /* double, at least 0 */
+} kq_setting_type;
+
+/* Which option struct a member belongs to. */
+typedef enum kq_options_id {
+    KQ_QUANTIZE_OPTIONS = 0, /* kq_quantize_options */
+    KQ_EVAL_TEXT_OPTIONS,    /* kq_eval_text_options */
+    KQ_EVAL_TASKS_OPTIONS,   /* kq_eval_tasks_options */
+    KQ_COMPARE_OPTIONS,      /* kq_compare_options */
+    KQ_EXPORT_OPTIONS,       /* kq_export_options */
+    KQ_OTHER_OPTIONS,        /* a struct of your own, with a table of your own */
+    KQ_N_OPTIONS
+} kq_options_id;
+
+/* Who takes a setting: the functions of this header, then commands that only the program has. */
+enum kq_taker {
+    KQ_FOR_QUANTIZE = 1 << 0,      /* kq_quantize, kq_plan */
+    KQ_FOR_QUANTIZE_GGUF = 1 << 1, /* kq_quantize_gguf, kq_plan_gguf */
+    KQ_FOR_CALIBRATE = 1 << 2,     /* kq_calibrate, kq_calibrate_all */
+    KQ_FOR_IMATRIX = 1 << 3,
+    KQ_FOR_PLAN_WAYS = 1 << 4,      /* kq_plan_ways: `kronq info --plan` */
+    KQ_FOR_EVAL_TEXT = 1 << 5,      /* kq_eval_text: `kronq eval --ppl` */
+    KQ_FOR_EVAL_TASKS = 1 << 6,     /* kq_eval_tasks: `kronq eval --task` */
+    KQ_FOR_COMPARE_ROW = 1 << 7,    /* kq_compare_row.options; what a SPEC of `kronq compare` may set */
+    KQ_FOR_COMPARE_TEXTS = 1 << 8,  /* kq_compare with texts: `kronq compare --ppl` */
+    KQ_FOR_COMPARE_TASKS = 1 << 9,  /* kq_compare with tasks: `kronq compare --task` */
+    KQ_FOR_EXPORT_FOLDER = 1 << 10, /* kq_export to "bf16" */
+    KQ_FOR_EXPORT_GGUF = 1 << 11,   /* kq_export to "gguf" */
+    KQ_FOR_SELFCHECK = 1 << 12,
+    KQ_FOR_RUN = 1 << 13,
+    KQ_FOR_SERVE = 1 << 14,
+    KQ_FOR_BENCH = 1 << 15,
+    KQ_FOR_INFO = 1 << 16,
+    KQ_FOR_REPORT = 1 << 17
+};
+
+/* What else is to be known of a setting. */
+enum kq_setting_mark {
+    /* Identity: a result that was made with another value is another result. */
+    KQ_IN_CALIBRATION = 1 << 0, /* of a factor file: a member of its settings' "calibration" */
+    KQ_IN_FACTORS = 1 << 1,     /* of a factor file: a member of its settings themselves */
+    KQ_IN_CHECKPOINT = 1 << 2,  /* of kq_quantize's checkpoint, of its job, and of a comparison's row */
+    KQ_IN_GGUF = 1 << 3,        /* of kq_quantize_gguf's file, and of its job */
+    /* How it is written there. */
+    KQ_UNLESS_DEFAULT = 1 << 4, /* left out when it has its default */
+    KQ_WRITTEN_APART = 1 << 5,  /* by code that knows more than the option (a text's hash, whole sequences) */
+    /* The range is checked when the work begins, not when the text is read. */
+    KQ_CHECKED_AT_WORK = 1 << 6
+};
+
+/* One row of a table of settings. All strings are static. */
+typedef struct kq_setting {
+    /* "seq_len", as in files and in kq_calibration.given; a command line writes "--seq-len" */
+    const char *name;
+    char letter;          /* of a command line's short form: 'o' for -o; 0: none */
+    kq_setting_type type; /* of the member */
+    const char *argument; /* what stands for the value in a help text: "N"; NULL: KQ_SETTING_FLAG, _NOT */
+    const char *value;    /* the default, as kq_setting_set takes it; NULL: 0, false, NULL or no texts */
+    const char *unset;  /* what the default does, where `value` does not say it: "all processors"; or NULL */
+    double least, most; /* range of a number; both 0: any */
+    const char *expected; /* what to say of a number outside; NULL: the range */
+    /* The words that can stand there, with a space between: all of them for KQ_SETTING_WORD and _CHOICE,
+     * and for numbers that have no range; for KQ_SETTING_TEXT what a shell can complete. Or NULL. */
+    const char *words;
+    /* The methods of calibration with which it has an effect: "flipflop flipflop-tokens"; "!none": with
+     * all but that. NULL: with all. */
+    const char *methods;
+    const char *with;  /* a setting beside whose default this one has no effect: "labels"; or NULL */
+    const char *group; /* the heading it stands under in a help text */
+    const char *help;  /* a phrase without a full stop */
+    unsigned takers;   /* bits of kq_taker */
+    unsigned marks;    /* bits of kq_setting_mark */
+    /* KQ_SETTING_AT of its member in each option struct that has it; 0: it has none there */
+    uint16_t at[KQ_N_OPTIONS];
+} kq_setting;
+#define KQ_SETTING_AT(options, member) (offsetof(options, member) + 1)
+
+/* The library's table: *n rows, static. A name comes twice where two functions mean different things by
+ * it ("type" of kq_quantize_gguf and of kq_export); takers tell them apart. */
+const kq_setting *kq_settings(size_t *n);
+
+/* Set one member of an option struct from a text. text is borrowed as long as the options are used; for
+ * KQ_SETTING_FLAG and _NOT NULL, "yes" or "true" is on, "no" or "false" off. KQ_E_ARG: it is no value of
+ * this setting (the message names setting, value and what is expected), the setting is not one of these
+ * options, or it is a list. Members are only written on success. */
+kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *setting, const char *text,
+                         kq_error *err);
+/* The same for KQ_SETTING_TEXTS: the whole list, borrowed. */
+kq_status kq_setting_set_list(kq_options_id id, void *options, const kq_setting *setting,
+                              const char *const *texts, size_t n, kq_error *err);
+
 #ifdef __GNUC__
 #pragma GCC visibility pop
 #endif

@@ -10,13 +10,9 @@
 #include "compare/compare.h"
 #include "eval/eval.h"
 #include "quant/plan.h"
+#include "settings/settings.h"
 #include "tasks/tasks.h"
 #include "text/text.h"
-
-kq_compare_options kq_compare_defaults(void)
-{
-    return (kq_compare_options){0};
-}
 
 kq_status kq_cmp_path(char buf[KQ_CMP_PATH], const char *dir, const char *folder, const char *name,
                       const char *suffix, kq_error *err)
@@ -458,11 +454,15 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
     *c = (kq_cmp){.model = model, .dir = dir, .opt = opt};
     if (!n)
         return kq_fail(err, KQ_E_ARG, "nothing to compare");
+    kq_status status =
+        kq_settings_check(KQ_COMPARE_OPTIONS, KQ_FOR_COMPARE_TEXTS | KQ_FOR_COMPARE_TASKS, opt, err);
+    if (status)
+        return status;
     for (size_t i = 0; i < n; i++)
         if (!rows[i].spec)
             return kq_fail(err, KQ_E_ARG, "row %zu has no name (kq_compare_row.spec)", i);
     kq_text_keep(); /* until kq_cmp_close */
-    kq_status status = kq_alloc_for((void **)&c->row, n, sizeof *c->row, "rows", err);
+    status = kq_alloc_for((void **)&c->row, n, sizeof *c->row, "rows", err);
     if (!status)
         status = kq_alloc_for((void **)&c->factors, n, sizeof *c->factors, "rows", err);
     for (size_t i = 0; i < n && !status; i++) {

@@ -12,12 +12,8 @@
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "eval/eval.h"
+#include "settings/settings.h"
 #include "text/text.h"
-
-kq_eval_text_options kq_eval_text_defaults(void)
-{
-    return (kq_eval_text_options){0};
-}
 
 static int forward_progress(void *ctx, const char *stage, double fraction)
 {
@@ -308,6 +304,9 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
     kq_eval_result res;
     if (result_json)
         *result_json = NULL;
+    kq_status bad = kq_settings_check(KQ_EVAL_TEXT_OPTIONS, KQ_FOR_EVAL_TEXT, opt, err);
+    if (bad)
+        return bad;
     if (!text_file && !saved)
         return kq_fail(err, KQ_E_ARG,
                        "a text is missing (--ppl FILE): only a file of saved logits brings its own");

@@ -15,15 +15,11 @@
 #include "base/time.h"
 #include "export/internal.h"
 #include "checkpoint/gguf_model_write.h"
+#include "settings/settings.h"
 
 enum { ROWS = 256, PATH = 4096 };
 /* in a folder that is being written; goes when it is whole */
 static const char unfinished[] = ".kronq-export";
-
-kq_export_options kq_export_defaults(void)
-{
-    return (kq_export_options){.to = "bf16", .shard_size = (size_t)8192 << 20};
-}
 
 kq_status kq_export_progress(const kq_export_job *x, size_t i, size_t n, kq_error *err)
 {
@@ -136,6 +132,9 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     const double start = kq_now_s();
     if (report_json)
         *report_json = NULL;
+    kq_status bad = kq_settings_check(KQ_EXPORT_OPTIONS, KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF, opt, err);
+    if (bad)
+        return bad;
     const char *to = opt->to ? opt->to : "";
     const bool gguf = !strcmp(to, "gguf");
     if (!gguf && strcmp(to, "bf16"))

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "quant/regex.h"
+#include "settings/settings.h"
 
 static bool whole(double bits)
 {
@@ -26,17 +27,7 @@ static size_t place(size_t layer, int id)
 
 kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err)
 {
-    if (!(opt->bits >= KQ_BITS_MIN && opt->bits <= KQ_BITS_MAX))
-        return kq_fail(err, KQ_E_ARG, "--bits %g: 2, 3 or 4 are possible, or an average between them",
-                       opt->bits);
-    const struct {
-        const char *name;
-        int bits;
-    } rows[] = {{"--embed-bits", opt->embed_bits}, {"--head-bits", opt->head_bits}};
-    for (int i = 0; i < 2; i++)
-        if (rows[i].bits != 16 && rows[i].bits != 8 && rows[i].bits != 4)
-            return kq_fail(err, KQ_E_ARG, "%s %d: 16, 8 or 4 are possible", rows[i].name, rows[i].bits);
-    return KQ_OK;
+    return kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, opt, err);
 }
 
 /* One "REGEX=BITS", for the wanted modules that no earlier one matched. */

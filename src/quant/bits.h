@@ -18,7 +18,7 @@ typedef struct kq_bits {
     kq_allocation allocation; /* then too; losses in nats a sample */
 } kq_bits;
 
-/* --bits, --module-bits, --embed-bits and --head-bits make sense, whatever the model. */
+/* Every number that kq_quantize takes is in its range, whatever the model. */
 kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err);
 /* Settle what can be settled without factors. KQ_E_ARG: a bad rule, or one that matches no module. b is
  * to be freed also on failure. */

@@ -11,6 +11,7 @@
 #include "eval/eval.h"
 #include "kern/gemm.h"
 #include "quant/regex.h"
+#include "settings/settings.h"
 #include "sweep/spill.h"
 #include "generate/self_text.h"
 
@@ -48,15 +49,16 @@ static kq_status select_modules(kq_prepared *p, kq_error *err)
 static kq_status check_calibration(const kq_prepared *p, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
-    if (c->seq_len < 2 || c->seq_len > 1 << 20)
-        return kq_fail(err, KQ_E_ARG, "--seq-len %zu: from 2 to 1048576 make sense", c->seq_len);
+    kq_status status = kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_CALIBRATE, p->opt, err);
+    if (status)
+        return status;
     if (p->cfg->max_position && c->seq_len > p->cfg->max_position)
         return kq_fail(err, KQ_E_ARG, "--seq-len %zu: the model's context is %zu", c->seq_len,
                        p->cfg->max_position);
     if (c->tokens < c->seq_len)
         return kq_fail(err, KQ_E_ARG, "--tokens %zu: less than one sequence of %zu (--seq-len)", c->tokens,
                        c->seq_len);
-    if (c->batch < 1 || p->n_seq % c->batch || p->n_seq < c->batch)
+    if (p->n_seq % c->batch || p->n_seq < c->batch)
         return kq_fail(err, KQ_E_ARG, "--batch %zu: does not divide the %zu sequences", c->batch, p->n_seq);
     const kq_needs needs = kq_method_needs(p->factor.method);
     if (needs != KQ_NEEDS_GRADIENTS && c->batch != 1)
@@ -65,13 +67,8 @@ static kq_status check_calibration(const kq_prepared *p, kq_error *err)
     if (needs == KQ_NEEDS_INPUTS && c->sampled_labels)
         return kq_fail(err, KQ_E_ARG, "--labels sampled: method %s looks at inputs alone",
                        kq_method_name(p->factor.method));
-    if (c->draws < 1 || c->draws > 1024 || (c->draws > 1 && !c->sampled_labels))
-        return kq_fail(err, KQ_E_ARG,
-                       "--draws %zu: from 1 to 1024, and more than 1 only with --labels sampled", c->draws);
-    if (c->passes < 1 || c->passes > 100)
-        return kq_fail(err, KQ_E_ARG, "--passes %d: from 1 to 100 make sense", c->passes);
-    if (!(c->rho > 0) || c->rounds < 1 || !(c->tol > 0) || c->max_iter < 1)
-        return kq_fail(err, KQ_E_ARG, "--rho, --rounds, --tol and --max-iter must be positive");
+    if (c->draws > 1 && !c->sampled_labels)
+        return kq_fail(err, KQ_E_ARG, "--draws %zu: more than 1 only with --labels sampled", c->draws);
     return KQ_OK;
 }
 
@@ -87,10 +84,6 @@ static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p,
         return status;
     if ((status = kq_threads_pick(opt->common.threads, &p->threads, err)))
         return status;
-    if (!(opt->sigma_reg >= 0) || opt->sigma_reg > 1e6)
-        return kq_fail(err, KQ_E_ARG, "--sigma-reg %g: must be 0 or more", opt->sigma_reg);
-    if (!(opt->shrink >= 0 && opt->shrink < 1))
-        return kq_fail(err, KQ_E_ARG, "--shrink %g: from 0 to less than 1", opt->shrink);
     const kq_calibration *c = &opt->calibration;
     const kq_method method = p->factor.method;
     p->factor = kq_factor_defaults();

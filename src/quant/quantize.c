@@ -17,30 +17,6 @@
 #include "quant/plan.h"
 #include "quant/rounding.h"
 
-kq_quantize_options kq_quantize_defaults(void)
-{
-    return (kq_quantize_options){
-        .calibration = {.tokens = 131072,
-                        .seq_len = 1024,
-                        .batch = 1,
-                        .draws = 1,
-                        .passes = 2,
-                        .method = "flipflop",
-                        .rho = 1e-2,
-                        .rounds = 3,
-                        .early = 16,
-                        .tol = 1e-3,
-                        .max_iter = 32},
-        .bits = 2,
-        .code = "hyb",
-        .sigma_reg = 0.1,
-        .shrink = 0.5,
-        .embed_bits = 8,
-        .head_bits = 8,
-        .shard_size = (size_t)8192 << 20,
-    };
-}
-
 typedef struct quantizer {
     kq_rounding r; /* first: see there */
     kq_bits bits;

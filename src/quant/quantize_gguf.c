@@ -18,6 +18,7 @@
 #include "factors/lacks.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
+#include "settings/settings.h"
 
 typedef struct quantizer {
     kq_rounding r; /* first: see there */
@@ -218,8 +219,8 @@ static kq_status resources(quantizer *q, kq_sweep *s, const char *dir, kq_error 
 static kq_status prepare(quantizer *q, const char *model, const kq_quantize_options *opt, kq_error *err)
 {
     kq_status status = kq_prepare(model, opt, !opt->factors, &q->r.p, err);
-    if (!status && (opt->sweeps < 0 || opt->sweeps > 1000))
-        status = kq_fail(err, KQ_E_ARG, "--sweeps %d: from 0 to 1000", opt->sweeps);
+    if (!status)
+        status = kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE_GGUF, opt, err);
     if (status || (status = kq_rope_check_gguf(q->r.p.cfg, err)))
         return status;
     return kq_gguf_types_choose(&q->r.p, &q->types, err);

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
+#include "settings/settings.h"
 #include "tasks/tasks.h"
 #include "text/text.h"
 
@@ -36,11 +37,6 @@ typedef struct run {
     const char *stage;
     double rows_done, rows_now, rows_all;
 } run;
-
-kq_eval_tasks_options kq_eval_tasks_defaults(void)
-{
-    return (kq_eval_tasks_options){0};
-}
 
 /* ---- documents and ids --------------------------------------------------------------------------------- */
 
@@ -371,6 +367,9 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     size_t longest = 1, largest = 1, max_length = 0;
     if (result_json)
         *result_json = NULL;
+    kq_status bad = kq_settings_check(KQ_EVAL_TASKS_OPTIONS, KQ_FOR_EVAL_TASKS, opt, err);
+    if (bad)
+        return bad;
     for (size_t i = 0; i < n_tasks; i++)
         for (size_t k = 0; k < i; k++)
             if (!strcmp(tasks[i].name, tasks[k].name))

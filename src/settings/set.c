@@ -1,0 +1,222 @@
+/* Settings from texts: the parsers behind the command line, the defaults and the ranges. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/locale.h"
+#include "settings/words.h"
+
+/* A whole number, with k, M or G for 2^10, 2^20, 2^30. */
+static bool parse_whole(const char *text, uint64_t most, uint64_t *out)
+{
+    char *end;
+    errno = 0;
+    if (*text < '0' || *text > '9')
+        return false;
+    const unsigned long long v = strtoull(text, &end, 10);
+    const int shift = *end == 'k' || *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+    end += shift != 0;
+    if (errno || *end || v > most >> shift)
+        return false;
+    *out = (uint64_t)v << shift;
+    return true;
+}
+
+static bool parse_real(const char *text, double *out)
+{
+    char *end;
+    errno = 0;
+    const double v = strtod(text, &end);
+    if (errno || end == text || *end || !isfinite(v) || v < 0 ||
+        text[strspn(text, "+-.0123456789eE")]) /* strtod also takes hexadecimal */
+        return false;
+    *out = v;
+    return true;
+}
+
+/* "--seq-len", into buf: what a message calls the setting. */
+static const char *shown_name(const kq_setting *s, char buf[64])
+{
+    snprintf(buf, 64, "--%s", s->name);
+    for (char *at = buf; *at; at++)
+        *at = *at == '_' ? '-' : *at;
+    return buf;
+}
+
+static kq_status refuse(const kq_setting *s, const char *value, const char *expected, kq_error *err)
+{
+    char name[64];
+    return kq_fail(err, KQ_E_ARG, "%s %s: %s", shown_name(s, name), value, expected);
+}
+
+/* What is expected of a number, into buf. */
+static const char *range_text(const kq_setting *s, char buf[200])
+{
+    if (s->expected)
+        snprintf(buf, 200, "%s", s->expected);
+    else if (isinf(s->most))
+        snprintf(buf, 200, "at least %.10g is expected", s->least);
+    else if (s->most >= 1e6)
+        snprintf(buf, 200, "at least %.10g is expected, and at most %.10g", s->least, s->most);
+    else
+        snprintf(buf, 200, "%.10g to %.10g is expected", s->least, s->most);
+    return buf;
+}
+
+static bool in_range(const kq_setting *s, double v)
+{
+    char text[32];
+    if (s->words && s->type != KQ_SETTING_TEXT) {
+        snprintf(text, sizeof text, "%.10g", v);
+        return kq_words_has(s->words, text);
+    }
+    return (s->least == 0 && s->most == 0) || (v >= s->least && v <= s->most);
+}
+
+/* What a text can be where it is no value of the type at all. */
+static const char *type_text(const kq_setting *s)
+{
+    switch (s->type) {
+    case KQ_SETTING_INT: return "a whole number is expected";
+    case KQ_SETTING_COUNT: return "a whole number is expected (k, M, G may follow)";
+    case KQ_SETTING_BYTES: return "a size in bytes is expected (k, M, G may follow)";
+    case KQ_SETTING_SEED: return "a whole number below 2^63 is expected";
+    case KQ_SETTING_REAL: return "a number of at least 0 is expected";
+    default: return "yes or no";
+    }
+}
+
+/* The number in text. False: there is none. */
+static bool parse_number(const kq_setting *s, const char *text, double *real, uint64_t *whole)
+{
+    static const uint64_t most[] = {[KQ_SETTING_INT] = (uint64_t)1 << 30,
+                                    [KQ_SETTING_COUNT] = (uint64_t)1 << 50,
+                                    [KQ_SETTING_BYTES] = (uint64_t)1 << 60,
+                                    [KQ_SETTING_SEED] = INT64_MAX};
+    if (s->type == KQ_SETTING_REAL)
+        return parse_real(text, real);
+    if (!parse_whole(text, most[s->type], whole))
+        return false;
+    *real = (double)*whole;
+    return true;
+}
+
+static kq_status set_number(const kq_setting *s, char *member, const char *text, kq_error *err)
+{
+    char expected[200];
+    double real;
+    uint64_t whole = 0;
+    if (!parse_number(s, text, &real, &whole))
+        return refuse(s, text, type_text(s), err);
+    if (!(s->marks & KQ_CHECKED_AT_WORK) && !in_range(s, real))
+        return refuse(s, text, range_text(s, expected), err);
+    switch (s->type) {
+    case KQ_SETTING_INT: memcpy(member, &(int){(int)whole}, sizeof(int)); break;
+    case KQ_SETTING_SEED: memcpy(member, &whole, sizeof whole); break;
+    case KQ_SETTING_REAL: memcpy(member, &real, sizeof real); break;
+    default: memcpy(member, &(size_t){(size_t)whole}, sizeof(size_t)); break;
+    }
+    return KQ_OK;
+}
+
+static kq_status set_flag(const kq_setting *s, char *member, const char *text, kq_error *err)
+{
+    const bool on = !text || kq_words_has("yes true", text);
+    if (!on && !kq_words_has("no false", text))
+        return refuse(s, text, type_text(s), err);
+    memcpy(member, &(bool){s->type == KQ_SETTING_NOT ? !on : on}, sizeof(bool));
+    return KQ_OK;
+}
+
+/* One of the setting's words. */
+static kq_status set_word(const kq_setting *s, char *member, const char *text, kq_error *err)
+{
+    char expected[200];
+    if (!kq_words_has(s->words, text))
+        return refuse(s, text, kq_words_list(s->words, expected), err);
+    if (s->type == KQ_SETTING_CHOICE)
+        memcpy(member, &(bool){!kq_words_first_is(s->words, text)}, sizeof(bool));
+    else
+        memcpy(member, &text, sizeof text);
+    return KQ_OK;
+}
+
+const char *kq_setting_member(kq_options_id id, const void *options, const kq_setting *setting)
+{
+    return setting->at[id] ? (const char *)options + setting->at[id] - 1 : NULL;
+}
+
+static kq_status find_member(kq_options_id id, void *options, const kq_setting *s, char **member,
+                             kq_error *err)
+{
+    char name[64];
+    *member = (char *)kq_setting_member(id, options, s);
+    return *member ? KQ_OK
+                   : kq_fail(err, KQ_E_ARG, "%s: is no setting of these options", shown_name(s, name));
+}
+
+kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *setting, const char *text,
+                         kq_error *err)
+{
+    KQ_C_LOCALE;
+    char name[64], *member;
+    const bool flag = setting->type == KQ_SETTING_FLAG || setting->type == KQ_SETTING_NOT;
+    kq_status status = find_member(id, options, setting, &member, err);
+    if (status)
+        return status;
+    if (flag)
+        return set_flag(setting, member, text, err);
+    if (!text)
+        return kq_fail(err, KQ_E_ARG, "%s: a value is missing", shown_name(setting, name));
+    switch (setting->type) {
+    case KQ_SETTING_TEXTS:
+        return kq_fail(err, KQ_E_ARG, "%s: is a list; kq_setting_set_list sets it",
+                       shown_name(setting, name));
+    case KQ_SETTING_TEXT:
+        if (!*text)
+            return refuse(setting, "''", "it may not be empty", err);
+        memcpy(member, &text, sizeof text);
+        return KQ_OK;
+    case KQ_SETTING_WORD:
+    case KQ_SETTING_CHOICE: return set_word(setting, member, *text ? text : "''", err);
+    default: return set_number(setting, member, text, err);
+    }
+}
+
+kq_status kq_setting_set_list(kq_options_id id, void *options, const kq_setting *setting,
+                              const char *const *texts, size_t n, kq_error *err)
+{
+    char name[64], *member;
+    kq_status status = find_member(id, options, setting, &member, err);
+    if (status)
+        return status;
+    if (setting->type != KQ_SETTING_TEXTS)
+        return kq_fail(err, KQ_E_ARG, "%s: is no list", shown_name(setting, name));
+    for (size_t i = 0; i < n; i++)
+        if (!texts[i] || !*texts[i])
+            return refuse(setting, "''", "it may not be empty", err);
+    memcpy(member, &(kq_text_list){texts, n}, sizeof(kq_text_list));
+    return KQ_OK;
+}
+
+kq_status kq_setting_check(kq_options_id id, const void *options, const kq_setting *setting, kq_error *err)
+{
+    char value[64], expected[200];
+    const char *member = kq_setting_member(id, options, setting);
+    double v;
+    if (!member || setting->type < KQ_SETTING_INT || setting->type == KQ_SETTING_SEED ||
+        kq_setting_is_default(id, options, setting))
+        return KQ_OK;
+    if (setting->type == KQ_SETTING_REAL)
+        memcpy(&v, member, sizeof v);
+    else if (setting->type == KQ_SETTING_INT)
+        v = *(const int *)(const void *)member;
+    else
+        v = (double)*(const size_t *)(const void *)member;
+    if (in_range(setting, v))
+        return KQ_OK;
+    snprintf(value, sizeof value, "%.10g", v);
+    return refuse(setting, value, range_text(setting, expected), err);
+}

@@ -1,0 +1,24 @@
+/* What the files of this room share: lists of words ("text sampled", a space between), and members. */
+#ifndef KQ_SETTINGS_WORDS_H
+#define KQ_SETTINGS_WORDS_H
+
+#include "settings/settings.h"
+
+/* The member of KQ_SETTING_TEXTS: two members of every option struct, one behind the other. */
+typedef struct kq_text_list {
+    const char *const *text;
+    size_t n;
+} kq_text_list;
+
+/* Is it one of the words? */
+bool kq_words_has(const char *words, const char *word);
+bool kq_words_first_is(const char *words, const char *word);
+/* "identity or random", "f32, bf16 or auto", into buf. */
+const char *kq_words_list(const char *words, char buf[200]);
+
+/* Where the setting's value is in *options; NULL: nowhere. */
+const char *kq_setting_member(kq_options_id id, const void *options, const kq_setting *setting);
+/* Is this one number or word in its range? */
+kq_status kq_setting_check(kq_options_id id, const void *options, const kq_setting *setting, kq_error *err);
+
+#endif
