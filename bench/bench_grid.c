@@ -86,11 +86,13 @@ int main(int argc, char **argv)
                 opt.threads = 2;
                 const int f = settings[s].factors;
                 const double start = kq_now_s();
-                if (kq_grid_round(type, name, W, m, n,
-                                  f == 3 ? diag
-                                  : f    ? H_in
-                                         : NULL,
-                                  f == 2 ? H_out : NULL, false, &opt, blocks, &rep, &err))
+                if (kq_grid_round(type,
+                                  &(kq_round_input){name, W, m, n,
+                                                    f == 3 ? diag
+                                                    : f    ? H_in
+                                                           : NULL,
+                                                    f == 2 ? H_out : NULL, false},
+                                  &opt, blocks, &rep, &err))
                     die(&err);
                 seconds[s] += kq_now_s() - start;
                 kq_dequantize(type, blocks, m * n, What);

@@ -78,7 +78,8 @@ int main(int argc, char **argv)
         kq_round_options opt = {.sigma_reg = 1e-2, .seed = 1, .threads = threads};
         kq_round_report rep;
         double t0 = kq_now_s();
-        bad |= kq_round_linear(t, block[i].name, W, m, n, H_in, H_out, true, &opt, &p, &rep, &err) != KQ_OK;
+        bad |= kq_round_linear(t, &(kq_round_input){block[i].name, W, m, n, H_in, H_out, true}, &opt, &p,
+                               &rep, &err) != KQ_OK;
         double t1 = kq_now_s();
         bad |= kq_hadamard_rows_mt(u_n, false, W, m, n, threads, &err) != KQ_OK;
         kq_transpose(W, m, n, Y, threads);
@@ -93,9 +94,10 @@ int main(int argc, char **argv)
         double t4 = kq_now_s();
         kq_tile_rounder nothing = {
             .round = free_rounding, .words = kq_trellis_words(t), .batch = KQ_TRELLIS_BATCH};
-        bad |= kq_ldlq_with(&nothing, W, m, n, L_in, L_out, 0.3f, packed, What, threads, &err) != KQ_OK;
+        bad |= kq_ldlq_with(&nothing, &(kq_ldlq_input){W, m, n, L_in, L_out, 0.3f}, packed, What, threads,
+                            &err) != KQ_OK;
         double t5 = kq_now_s();
-        bad |= kq_ldlq(t, W, m, n, L_in, L_out, 0.3f, packed, What, threads, &err) != KQ_OK;
+        bad |= kq_ldlq(t, &(kq_ldlq_input){W, m, n, L_in, L_out, 0.3f}, packed, What, threads, &err) != KQ_OK;
         double t6 = kq_now_s();
         if (bad) {
             fprintf(stderr, "%s: %s\n", block[i].name, err.message);

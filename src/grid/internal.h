@@ -1,4 +1,5 @@
-/* Inside src/grid: what a type is, one row's block, and the kernel that tries sixteen scales at once. */
+/* Inside the room: what a block type is, one block of a row, and the kernel that tries sixteen scales at
+ * once. */
 #ifndef KQ_GRID_INTERNAL_H
 #define KQ_GRID_INTERNAL_H
 
@@ -41,16 +42,20 @@ typedef void kq_grid_lanes_fn(const kq_grid *g, size_t n, const float *w, const 
 /* the fastest at or below it; all give the same bits */
 kq_grid_lanes_fn *kq_grid_lanes_for(kq_isa isa);
 
-/* One row's block. w, v, D [elems] and L (row stride ld, elems x elems, strictly lower; NULL: none) are
- * in the order of rounding (the last first); place[i] is where weight i of that order lies in the block:
- * whole groups may be reordered, and weights within their group. On return c is filled and what [elems]
- * holds the values, in the order of rounding; the result is sum_i D_i (t_i - what_i)^2. what is NaN when
- * the weights are too large for the type's F16 scales. */
+/* One block of a row, in the order of rounding (the last weight first). */
 typedef struct kq_grid_row {
-    const float *w, *v, *L, *D;
+    const float *w; /* [elems]: the weights */
+    const float *v; /* [elems]: their targets before the feedback inside the block (eq. 92) */
+    const float *L; /* [elems, elems], row stride ld, read below its diagonal; NULL: no feedback */
+    const float *D; /* [elems], weights of the squared errors; NULL: 1 */
     size_t ld;
-    const uint16_t *place;
+    /* slot[i]: where weight i of the order lies in the block. Whole groups may be reordered, and weights
+     * within their group. */
+    const uint16_t *slot;
 } kq_grid_row;
+/* Choose scales and codes. Returns eq. 92's cost, sum_i D_i (t_i - what_i)^2; fills c and bytes (the packed
+ * block), and what [elems] with the values in the order of rounding. what is NaN when the weights are too
+ * large for the type's F16 scales. */
 double kq_grid_row_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_grid_row *row, kq_grid_code *c,
                          uint8_t *bytes, float *what);
 

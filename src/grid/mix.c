@@ -1,3 +1,5 @@
+/* The mixtures of llama-quantize, rule by rule (mix.h). A mixture is a file type; its rules raise single
+ * tensors above the base type, by the tensor's kind and its layer. */
 #include "grid/mix.h"
 
 #include <string.h>
@@ -46,7 +48,7 @@ const char *kq_mix_names(void)
 }
 
 /* The first and last eighth of the layers, and every third between. */
-static bool more_bits(size_t layer, size_t n)
+static bool is_sensitive_layer(size_t layer, size_t n)
 {
     return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
 }
@@ -63,10 +65,10 @@ static kq_dtype value_type(const kq_mix *mix, const kq_config *cfg, size_t layer
     case F_Q3_K_L: type = KQ_T_Q5_K; break;
     case F_IQ4_NL: type = shared ? KQ_T_Q5_K : type; break;
     case F_Q4_K_M:
-    case F_Q5_K_M: type = more_bits(layer, n) ? KQ_T_Q6_K : type; break;
+    case F_Q5_K_M: type = is_sensitive_layer(layer, n) ? KQ_T_Q6_K : type; break;
     case F_Q4_K_S: type = layer < 4 ? KQ_T_Q5_K : type; break;
     }
-    /* LLaMA-2-70B and its like: eight heads share each v */
+    /* LLaMA-2-70B and models of its shape: eight heads share each v */
     if (cfg->arch == KQ_ARCH_LLAMA && n == 80 && cfg->n_head != cfg->n_kv_head &&
         (type == KQ_T_Q3_K || type == KQ_T_Q4_K))
         type = KQ_T_Q5_K;
@@ -81,7 +83,7 @@ static kq_dtype down_type(const kq_mix *mix, size_t layer, size_t n)
     case F_Q3_K_M: return layer < n / 16 ? KQ_T_Q5_K : KQ_T_Q4_K;
     case F_Q3_K_L: return KQ_T_Q5_K;
     case F_Q4_K_M:
-    case F_Q5_K_M: return more_bits(layer, n) ? KQ_T_Q6_K : mix->base;
+    case F_Q5_K_M: return is_sensitive_layer(layer, n) ? KQ_T_Q6_K : mix->base;
     case F_Q4_K_S: return layer < n / 8 ? KQ_T_Q5_K : mix->base;
     /* its rule when an importance matrix is at hand */
     case F_Q4_0: return layer < n / 8 ? KQ_T_Q4_1 : mix->base;

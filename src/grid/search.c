@@ -1,6 +1,8 @@
-/* One row's block: which scales, which codes. A group's search tries sixteen scales at a time, each with
- * its own codes and the feedback between them; around the best one it solves for the scale that suits
- * those codes best (a weighted least squares, docs/math.md eq. 94) and tries again. */
+/* One block of a row: which scales, which codes (docs/math.md, eq. 92 to 94). A group's search tries sixteen
+ * scales at a time, each with its own codes and the feedback between them. Around the best one it solves for
+ * the scale that suits those codes best (a weighted least squares, eq. 94) and tries again. The idea of
+ * searching scales by weighted least squares is llama.cpp's (ggml-quants.c, MIT); the feedback inside the
+ * search is not in it. */
 #include "grid/internal.h"
 
 #include <float.h>
@@ -21,15 +23,15 @@ typedef struct group {
     float cost, scale, offset, q[G_MAX];
 } group;
 
-/* F16 where it ends: 65504 for all that is larger (what weights there are has been looked at before,
- * kq_type_holds; targets may lie beyond). */
+/* x as F16, with 65504, F16's largest number, for all that is larger. The weights themselves are in range
+ * (kq_type_holds has checked them); their targets may lie beyond it. */
 static uint16_t offset_f16(double x)
 {
     return kq_f32_to_f16((float)(x > 65504 ? 65504 : x < -65504 ? -65504 : x));
 }
 
-/* A scale: not zero unless it is, so that weights below F16's least number are rounded to multiples of
- * that, and not all to zero. */
+/* A scale as F16. It becomes zero only if it is zero: weights below F16's least number are rounded to
+ * multiples of that number, not all to zero. */
 static uint16_t scale_f16(double x)
 {
     const uint16_t h = offset_f16(x);
@@ -77,7 +79,8 @@ static void group_begin(group *p, const kq_grid *g, const kq_grid_row *row, size
     }
 }
 
-/* Try sixteen; the best of them replaces the group's answer when it is better. Its lane, or -1. */
+/* Try sixteen scales; the best of them replaces the group's answer when it is better. Returns its lane, or
+ * -1. */
 static int group_try(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, kq_grid_lanes *x)
 {
     int best = -1;
@@ -155,7 +158,7 @@ static void group_refit(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, dou
     group_try(p, g, lanes, &x);
 }
 
-/* Scale (and offset) of one group with no constraint but f16. */
+/* Scale and offset of one group, free but for F16 where f16 is set. */
 static void group_search(group *p, const kq_grid *g, kq_grid_lanes_fn *lanes, bool f16)
 {
     const int levels = g->nonlinear ? 16 : g->q_max - g->q_min + 1;
@@ -258,13 +261,13 @@ static void super_pass(super *s, uint16_t d16, uint16_t m16)
             const double scale = best_scale(&nm, g, p.scale);
             try_integers(&p, s, d, m, scale, offset_for(&nm, g, scale));
         }
-        const size_t slot = row->place[at] / n;
-        c.scale[slot] = (int16_t)clamp(d != 0 ? p.scale / d : 0, g->scale_min, g->scale_max);
-        c.min[slot] = (int16_t)clamp(g->offset && m > 0 ? -p.offset / m : 0, 0, g->min_max);
+        const size_t k_stored = row->slot[at] / n; /* the group's index in the block */
+        c.scale[k_stored] = (int16_t)clamp(d != 0 ? p.scale / d : 0, g->scale_min, g->scale_max);
+        c.min[k_stored] = (int16_t)clamp(g->offset && m > 0 ? -p.offset / m : 0, 0, g->min_max);
         cost += p.cost;
         for (size_t j = 0; j < n; j++) {
             const float e = p.w[j] - (p.scale * p.q[j] + p.offset);
-            c.q[row->place[at + j]] = (int8_t)p.q[j];
+            c.q[row->slot[at + j]] = (int8_t)p.q[j];
             if (row->L)
                 for (size_t i = 0; i < at; i++)
                     v[i] += e * row->L[(at + j) * row->ld + i];
@@ -284,11 +287,11 @@ static void super_refit(const super *s, const float *y, uint16_t *d16, uint16_t 
     const size_t N = (size_t)g->elems, n = (size_t)g->group;
     float x[KQ_GRID_BLOCK], r[KQ_GRID_BLOCK], z[KQ_GRID_BLOCK] = {0};
     for (size_t j = 0; j < N; j++)
-        x[j] = (float)s->best.q[row->place[j]] * (float)s->best.scale[row->place[j] / n];
+        x[j] = (float)s->best.q[row->slot[j]] * (float)s->best.scale[row->slot[j] / n];
     times_unit_l(x, row->L, row->ld, N, r);
     if (g->offset) {
         for (size_t j = 0; j < N; j++)
-            x[j] = -(float)s->best.min[row->place[j] / n];
+            x[j] = -(float)s->best.min[row->slot[j] / n];
         times_unit_l(x, row->L, row->ld, N, z);
     }
     normal t = {0};
@@ -364,14 +367,14 @@ double kq_grid_row_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gri
         c->d = scale_f16(p.scale);
         c->m = offset_f16(p.offset);
         for (size_t j = 0; j < N; j++)
-            c->q[row->place[j]] = (int8_t)p.q[j];
+            c->q[row->slot[j]] = (int8_t)p.q[j];
         cost = p.cost;
     }
     float values[KQ_GRID_BLOCK];
     kq_grid_pack(g, c, bytes);
     kq_dequantize(g->type, bytes, N, values); /* what was packed is what counts */
     for (size_t j = 0; j < N; j++)
-        what[j] = cost < FLT_MAX ? values[row->place[j]]
+        what[j] = cost < FLT_MAX ? values[row->slot[j]]
                                  : NAN; /* no scale that F16 can hold: the caller looks for NaN at the end */
     return cost;
 }

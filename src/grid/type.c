@@ -1,5 +1,5 @@
-/* The block types that can be rounded onto, and how their blocks are packed (ggml-common.h, MIT,
- * restated; the reverse is format/dequant.c). */
+/* The block types that can be rounded onto, and how their blocks are packed: the layouts of llama.cpp's
+ * ggml-common.h (MIT), restated. format/dequant.c is the reverse. */
 #include "grid/internal.h"
 
 #include <string.h>
@@ -73,88 +73,102 @@ static void k_scales(const kq_grid_code *c, uint8_t *s)
     }
 }
 
+/* u [elems]: codes from 0 on (IQ4_NL: indices of its levels). */
+static void pack_32(const kq_grid *g, const kq_grid_code *c, const uint8_t *u, uint8_t *b)
+{
+    const bool five_bits = g->type == KQ_T_Q5_0 || g->type == KQ_T_Q5_1;
+    put16(b, c->d);
+    b += 2;
+    if (g->type == KQ_T_Q8_0) {
+        memcpy(b, c->q, 32);
+        return;
+    }
+    if (g->offset) {
+        put16(b, c->m);
+        b += 2;
+    }
+    if (five_bits) {
+        fifth_bits(u, b);
+        b += 4;
+    }
+    nibbles(u, b);
+}
+
+/* Q4_K, Q5_K: d, m, the packed scales, Q5_K's fifth bits, then nibbles. */
+static void pack_k45(const kq_grid *g, const kq_grid_code *c, const uint8_t *u, uint8_t *b)
+{
+    uint8_t *low = b + (g->type == KQ_T_Q4_K ? 16 : 48);
+    put16(b, c->d);
+    put16(b + 2, c->m);
+    k_scales(c, b + 4);
+    for (int i = 0; i < 128; i++)
+        low[i] = (uint8_t)((u[i / 32 * 64 + i % 32] & 15) | (u[i / 32 * 64 + 32 + i % 32] & 15) << 4);
+    if (g->type == KQ_T_Q5_K) {
+        memset(b + 16, 0, 32);
+        for (int i = 0; i < 256; i++)
+            b[16 + i % 32] |= (uint8_t)((u[i] >> 4) << (i / 32));
+    }
+}
+
+/* Q6_K: nibbles, upper two bits, scales, d. */
+static void pack_k6(const kq_grid_code *c, const uint8_t *u, uint8_t *b)
+{
+    memset(b, 0, 192);
+    for (int i = 0; i < 256; i++) {
+        const int half = i / 128, row = i % 128 / 32;
+        b[half * 64 + row % 2 * 32 + i % 32] |= (uint8_t)((u[i] & 15) << (row / 2 * 4));
+        b[128 + half * 32 + i % 32] |= (uint8_t)((u[i] >> 4) << (row * 2));
+    }
+    for (int j = 0; j < 16; j++)
+        b[192 + j] = (uint8_t)(int8_t)c->scale[j];
+    put16(b + 208, c->d);
+}
+
+/* Two bits a code, 64 bytes: code i in byte i % 32 of its half of the block. */
+static void low_bits(const uint8_t *u, uint8_t *low)
+{
+    memset(low, 0, 64);
+    for (int i = 0; i < 256; i++)
+        low[i / 128 * 32 + i % 32] |= (uint8_t)((u[i] & 3) << (i % 128 / 32 * 2));
+}
+
+/* Q2_K: scales and minima, codes, d, m. */
+static void pack_k2(const kq_grid_code *c, const uint8_t *u, uint8_t *b)
+{
+    for (int j = 0; j < 16; j++)
+        b[j] = (uint8_t)(c->scale[j] | c->min[j] << 4);
+    low_bits(u, b + 16);
+    put16(b + 80, c->d);
+    put16(b + 82, c->m);
+}
+
+/* Q3_K: the codes' third bits, their lower two, scales of six bits, d. */
+static void pack_k3(const kq_grid_code *c, const uint8_t *u, uint8_t *b)
+{
+    memset(b, 0, 32);
+    memset(b + 96, 0, 12);
+    for (int i = 0; i < 256; i++)
+        b[i % 32] |= (uint8_t)((u[i] >> 2) << (i / 32));
+    low_bits(u, b + 32);
+    for (int j = 0; j < 16; j++) {
+        const int s = c->scale[j] + 32;
+        b[96 + j % 8] |= (uint8_t)((s & 15) << (j / 8 * 4));
+        b[104 + j % 4] |= (uint8_t)((s >> 4) << (j / 4 * 2));
+    }
+    put16(b + 108, c->d);
+}
+
 void kq_grid_pack(const kq_grid *g, const kq_grid_code *c, uint8_t *b)
 {
-    uint8_t u[KQ_GRID_BLOCK]; /* codes from 0 on */
+    uint8_t u[KQ_GRID_BLOCK];
     for (int i = 0; i < g->elems; i++)
         u[i] = g->nonlinear ? level_index(c->q[i]) : (uint8_t)(c->q[i] - g->q_min);
     switch (g->type) {
-    case KQ_T_Q8_0:
-        put16(b, c->d);
-        memcpy(b + 2, c->q, 32);
-        return;
-    case KQ_T_Q4_0:
-    case KQ_T_IQ4_NL:
-        put16(b, c->d);
-        nibbles(u, b + 2);
-        return;
-    case KQ_T_Q4_1:
-        put16(b, c->d);
-        put16(b + 2, c->m);
-        nibbles(u, b + 4);
-        return;
-    case KQ_T_Q5_0:
-        put16(b, c->d);
-        fifth_bits(u, b + 2);
-        nibbles(u, b + 6);
-        return;
-    case KQ_T_Q5_1:
-        put16(b, c->d);
-        put16(b + 2, c->m);
-        fifth_bits(u, b + 4);
-        nibbles(u, b + 8);
-        return;
+    case KQ_T_Q2_K: pack_k2(c, u, b); return;
+    case KQ_T_Q3_K: pack_k3(c, u, b); return;
     case KQ_T_Q4_K:
-    case KQ_T_Q5_K: {
-        uint8_t *low = b + (g->type == KQ_T_Q4_K ? 16 : 48);
-        put16(b, c->d);
-        put16(b + 2, c->m);
-        k_scales(c, b + 4);
-        for (int i = 0; i < 128; i++)
-            low[i] = (uint8_t)((u[i / 32 * 64 + i % 32] & 15) | (u[i / 32 * 64 + 32 + i % 32] & 15) << 4);
-        if (g->type == KQ_T_Q5_K) {
-            memset(b + 16, 0, 32);
-            for (int i = 0; i < 256; i++)
-                b[16 + i % 32] |= (uint8_t)((u[i] >> 4) << (i / 32));
-        }
-        return;
-    }
-    case KQ_T_Q6_K:
-        memset(b, 0, 192);
-        for (int i = 0; i < 256; i++) {
-            const int half = i / 128, row = i % 128 / 32;
-            b[half * 64 + row % 2 * 32 + i % 32] |= (uint8_t)((u[i] & 15) << (row / 2 * 4));
-            b[128 + half * 32 + i % 32] |= (uint8_t)((u[i] >> 4) << (row * 2));
-        }
-        for (int j = 0; j < 16; j++)
-            b[192 + j] = (uint8_t)(int8_t)c->scale[j];
-        put16(b + 208, c->d);
-        return;
-    case KQ_T_Q2_K:
-    case KQ_T_Q3_K: {
-        uint8_t *low = b + (g->type == KQ_T_Q2_K ? 16 : 32);
-        memset(low, 0, 64);
-        for (int i = 0; i < 256; i++)
-            low[i / 128 * 32 + i % 32] |= (uint8_t)((u[i] & 3) << (i % 128 / 32 * 2));
-        if (g->type == KQ_T_Q2_K) {
-            for (int j = 0; j < 16; j++)
-                b[j] = (uint8_t)(c->scale[j] | c->min[j] << 4);
-            put16(b + 80, c->d);
-            put16(b + 82, c->m);
-            return;
-        }
-        memset(b, 0, 32);
-        memset(b + 96, 0, 12);
-        for (int i = 0; i < 256; i++)
-            b[i % 32] |= (uint8_t)((u[i] >> 2) << (i / 32));
-        for (int j = 0; j < 16; j++) {
-            const int s = c->scale[j] + 32;
-            b[96 + j % 8] |= (uint8_t)((s & 15) << (j / 8 * 4));
-            b[104 + j % 4] |= (uint8_t)((s >> 4) << (j / 4 * 2));
-        }
-        put16(b + 108, c->d);
-        return;
-    }
-    default: return;
+    case KQ_T_Q5_K: pack_k45(g, c, u, b); return;
+    case KQ_T_Q6_K: pack_k6(c, u, b); return;
+    default: pack_32(g, c, u, b); return;
     }
 }

@@ -204,9 +204,10 @@ static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const fl
     kq_status status = kq_alloc_for((void **)&W, m * n, sizeof *W, name, err);
     if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
-    if (!status)
-        status =
-            kq_forecast_linear(name, W, m, n, H_in, H_out, &ro, &s->b->forecast[place(layer, (int)id)], err);
+    if (!status) {
+        const kq_round_input in = {.name = name, .W = W, .m = m, .n = n, .H_in = H_in, .H_out = H_out};
+        status = kq_forecast_linear(&in, &ro, &s->b->forecast[place(layer, (int)id)], err);
+    }
     kq_free(W);
     return status;
 }

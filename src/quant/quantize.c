@@ -73,9 +73,16 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         status = trellis_for(q, r->bits, err);
     if (!status)
         status = weights->linear(weights->ctx, layer, id, W, err);
-    if (!status)
-        status = kq_round_linear(q->trellis[r->bits], r->name, W, r->m, r->n, H_in, H_out,
-                                 q->r.predicts && !factor->lack, &ro, &q->packed[id], &round, err);
+    if (!status) {
+        const kq_round_input in = {.name = r->name,
+                                   .W = W,
+                                   .m = r->m,
+                                   .n = r->n,
+                                   .H_in = H_in,
+                                   .H_out = H_out,
+                                   .predicts = q->r.predicts && !factor->lack};
+        status = kq_round_linear(q->trellis[r->bits], &in, &ro, &q->packed[id], &round, err);
+    }
     kq_free(W);
     if (status)
         return status;

@@ -71,8 +71,14 @@ static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float
         o.shrink = q->r.p.opt->shrink;
         o.sweeps = q->r.p.opt->sweeps;
         o.threads = q->r.p.threads;
-        if (!(status = kq_grid_round(type, r->name, W, r->m, r->n, H_in, H_out,
-                                     q->r.predicts && !factor->lack, &o, q->blocks[id], &round, err))) {
+        const kq_round_input in = {.name = r->name,
+                                   .W = W,
+                                   .m = r->m,
+                                   .n = r->n,
+                                   .H_in = H_in,
+                                   .H_out = H_out,
+                                   .predicts = q->r.predicts && !factor->lack};
+        if (!(status = kq_grid_round(type, &in, &o, q->blocks[id], &round, err))) {
             r->relative_mse = round.relative_mse;
             /* eq. 1 with F = 0 */
             r->predicted_loss = q->r.predicts && factor->lack ? 0 : round.predicted_loss;

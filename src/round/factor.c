@@ -1,6 +1,7 @@
-/* Factors before rounding: rotation, conditioning, block LDL. The Cholesky factorisation is our own
- * blocked one over BLAS's f64 kernels: fixed tiles, so that the result does not depend on the number of
- * threads. */
+/* Factors before rounding: rotation (eq. 51), shrinking (eq. 63), conditioning (eq. 54), block LDL (eq. 55)
+ * and the weight of a side (eq. 64). The Cholesky factorisation is kronq's own blocked one over BLAS's f64
+ * kernels, because LAPACK's dpotrf on several threads changes its last bits with their number: here the tiles
+ * are fixed. It works in f64, because the feedback carries an error of L into every later tile. */
 #include "round/round.h"
 
 #include <cblas.h>
@@ -12,8 +13,12 @@
 #include "kern/gemm.h"
 #include "kern/lapack.h"
 #include "round/matrix.h"
+#include "round/side.h"
 
-enum { PANEL = 128, MAX_EXTRA = 20 };
+enum {
+    PANEL = 128,   /* rows and columns of a tile of the factorisation */
+    MAX_EXTRA = 20 /* repeats of adding sigma_reg */
+};
 
 kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size_t n, int threads,
                            kq_error *err)
@@ -21,8 +26,7 @@ kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size
     if (kq_hadamard_order(u) != n)
         return kq_fail(err, KQ_E_ARG, "a factor of order %zu cannot be rotated by a transform of order %zu",
                        n, kq_hadamard_order(u));
-    if (threads < 1)
-        threads = 1;
+    threads = kq_at_least_one(threads);
     if (s)
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++)
@@ -109,7 +113,15 @@ static kq_status check_order(size_t n, kq_error *err)
     return KQ_OK;
 }
 
-/* Conditions H; on success A [n, n] holds its Cholesky factor. */
+static kq_status check_blocks(size_t n, kq_error *err)
+{
+    kq_status st = check_order(n, err);
+    if (st == KQ_OK && n % KQ_TILE != 0)
+        return kq_fail(err, KQ_E_ARG, "block LDL of order %zu, not a multiple of %d", n, KQ_TILE);
+    return st;
+}
+
+/* Condition H (eq. 54); on success A [n, n] holds its Cholesky factor. */
 static kq_status condition(float *H, size_t n, double sigma_reg, int *extra, double *A, int threads,
                            kq_error *err)
 {
@@ -123,13 +135,12 @@ static kq_status condition(float *H, size_t n, double sigma_reg, int *extra, dou
     for (size_t i = 0; i < n; i++)
         mean += H[i * n + i];
     mean /= (double)n;
-    if (mean == 0) { /* a layer that no gradient reached: all zero is the identity's scale times zero,
-                        anything else is indefinite */
+    if (mean == 0) { /* no gradient reached this layer: the factor is zero throughout, or it is indefinite */
         for (size_t i = 0; i < n * n; i++)
             if (H[i] != 0)
                 return kq_fail(err, KQ_E_NUMERIC, "the factor is indefinite: its trace is 0");
         for (size_t i = 0; i < n; i++)
-            H[i * n + i] = 1; /* the identity, without sigma_reg too */
+            H[i * n + i] = 1; /* the identity, even where sigma_reg is 0 */
         mean = 1;
     }
     if (mean < 0)
@@ -189,11 +200,9 @@ kq_status kq_factor_condition(float *H, size_t n, double sigma_reg, int *extra, 
 kq_status kq_factor_block_ldl(const float *H, size_t n, float *L_minus_I, kq_error *err)
 {
     double *A;
-    kq_status st = check_order(n, err);
+    kq_status st = check_blocks(n, err);
     if (st != KQ_OK)
         return st;
-    if (n % KQ_TILE != 0)
-        return kq_fail(err, KQ_E_ARG, "block LDL of order %zu, not a multiple of %d", n, KQ_TILE);
     if ((st = kq_alloc_for((void **)&A, n * n, sizeof *A, "Cholesky factor", err)) != KQ_OK)
         return st;
     widen(H, n, A);
@@ -210,15 +219,12 @@ kq_status kq_factor_condition_ldl(float *H, size_t n, double sigma_reg, int *ext
                                   int threads, kq_error *err)
 {
     double *A;
-    kq_status st = check_order(n, err);
+    kq_status st = check_blocks(n, err);
     if (st != KQ_OK)
         return st;
-    if (n % KQ_TILE != 0)
-        return kq_fail(err, KQ_E_ARG, "block LDL of order %zu, not a multiple of %d", n, KQ_TILE);
     if ((st = kq_alloc_for((void **)&A, n * n, sizeof *A, "Cholesky factor", err)) != KQ_OK)
         return st;
-    if (threads < 1)
-        threads = 1;
+    threads = kq_at_least_one(threads);
     if ((st = condition(H, n, sigma_reg, extra, A, threads, err)) == KQ_OK)
         ldl_of_cholesky(A, n, L_minus_I, threads);
     kq_free(A);
@@ -240,56 +246,60 @@ static void rows_of_inverse(const double *A, size_t n, size_t i0, size_t in, dou
                     A + (i0 + b) * (n + 1), (blasint)n, R + b * i1, (blasint)i1);
 }
 
-kq_status kq_factor_through(float *H, const float *M, size_t n, double sigma_reg, double *measured,
-                            double *plain, int threads, kq_error *err)
+/* tr(L^-1 M L^-T) and ||L^-1||_F^2 of the rows of one panel of L^-1, into sums[0] and sums[1]. R: room for
+ * the rows in f64; half: twice that room in f32. */
+static void panel_weight(const double *A, size_t n, const float *M, size_t panel, double *R, float *half,
+                         double sums[2])
+{
+    const size_t i0 = panel * PANEL, in = n - i0 < PANEL ? n - i0 : PANEL, i1 = i0 + in;
+    float *rows = half, *rows_M = half + PANEL * n;
+    double square = 0, through = 0;
+    rows_of_inverse(A, n, i0, in, R);
+    for (size_t i = 0; i < in * i1; i++) {
+        square += R[i] * R[i];
+        rows[i] = (float)R[i];
+    }
+    kq_gemm_f32(false, false, in, i1, i1, 1, rows, i1, M, n, 0, rows_M, i1);
+    for (size_t i = 0; i < in * i1; i++)
+        through += R[i] * rows_M[i];
+    sums[0] = through;
+    sums[1] = square;
+}
+
+kq_status kq_factor_side_weight(float *H, const float *M, size_t n, double sigma_reg, int threads,
+                                kq_side_weight *out, kq_error *err)
 {
     double *A = NULL, *R = NULL, *sums = NULL;
     float *half = NULL;
     int extra;
-    kq_status st = check_order(n, err);
+    kq_status st = check_blocks(n, err);
     if (st != KQ_OK)
         return st;
-    if (n % KQ_TILE != 0)
-        return kq_fail(err, KQ_E_ARG, "block LDL of order %zu, not a multiple of %d", n, KQ_TILE);
-    if (threads < 1)
-        threads = 1;
-    const size_t panels = (n + PANEL - 1) / PANEL, each = PANEL * n;
+    threads = kq_at_least_one(threads);
+    const size_t panels = (n + PANEL - 1) / PANEL, room = PANEL * n;
     if ((st = kq_alloc_for((void **)&A, n * n, sizeof *A, "Cholesky factor", err)) != KQ_OK ||
         (st = condition(H, n, sigma_reg, &extra, A, threads, err)) != KQ_OK ||
-        (st = kq_alloc_for((void **)&R, (size_t)threads * each, sizeof *R, "rows of an inverse", err)) !=
+        (st = kq_alloc_for((void **)&R, (size_t)threads * room, sizeof *R, "rows of an inverse", err)) !=
             KQ_OK ||
-        (st = kq_alloc_for((void **)&half, 2 * (size_t)threads * each, sizeof *half, "rows of an inverse",
+        (st = kq_alloc_for((void **)&half, 2 * (size_t)threads * room, sizeof *half, "rows of an inverse",
                            err)) != KQ_OK ||
         (st = kq_alloc_for((void **)&sums, 2 * panels, sizeof *sums, "sums", err)) != KQ_OK)
         goto out;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        int mine = kq_one_thread_begin();
-        double *r = R + (size_t)omp_get_thread_num() * each;
-        float *h = half + 2 * (size_t)omp_get_thread_num() * each, *hm = h + each;
+        const int mine = kq_one_thread_begin();
+        const size_t thread = (size_t)omp_get_thread_num();
 #pragma omp for schedule(dynamic, 1)
-        for (size_t t = 0; t < panels; t++) {
-            /* the longest first */
-            const size_t p = panels - 1 - t, i0 = p * PANEL, in = n - i0 < PANEL ? n - i0 : PANEL,
-                         i1 = i0 + in;
-            double square = 0, through = 0;
-            rows_of_inverse(A, n, i0, in, r);
-            for (size_t i = 0; i < in * i1; i++) {
-                square += r[i] * r[i];
-                h[i] = (float)r[i];
-            }
-            kq_gemm_f32(false, false, in, i1, i1, 1, h, i1, M, n, 0, hm, i1);
-            for (size_t i = 0; i < in * i1; i++)
-                through += r[i] * hm[i];
-            sums[2 * p] = through;
-            sums[2 * p + 1] = square;
+        for (size_t t = 0; t < panels; t++) { /* the longest rows first */
+            const size_t panel = panels - 1 - t;
+            panel_weight(A, n, M, panel, R + thread * room, half + 2 * thread * room, sums + 2 * panel);
         }
         kq_one_thread_end(mine);
     }
-    *measured = *plain = 0;
-    for (size_t p = 0; p < panels; p++) {
-        *measured += sums[2 * p];
-        *plain += sums[2 * p + 1];
+    *out = (kq_side_weight){0};
+    for (size_t panel = 0; panel < panels; panel++) {
+        out->loss += sums[2 * panel];
+        out->spread += sums[2 * panel + 1];
     }
 out:
     kq_free(A);
@@ -306,8 +316,7 @@ kq_status kq_factor_condition_ldl_scalar(float *H, size_t n, double sigma_reg, i
     kq_status st = check_order(n, err);
     if (st != KQ_OK || (st = kq_alloc_for((void **)&A, n * n, sizeof *A, "Cholesky factor", err)) != KQ_OK)
         return st;
-    if (threads < 1)
-        threads = 1;
+    threads = kq_at_least_one(threads);
     if ((st = condition(H, n, sigma_reg, extra, A, threads, err)) == KQ_OK) {
         for (size_t j = 0; j < n; j++)
             D[j] = (float)(A[j * n + j] * A[j * n + j]);

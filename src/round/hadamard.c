@@ -1,22 +1,21 @@
-/* The orthogonal transforms. U_n = (S (x) B)/sqrt(n), S Sylvester of order 2^k, B the base of order b, n
- * = 2^k b.
+/* The orthogonal transforms of eq. 50: U_n = (S (x) B)/sqrt(n), S Sylvester's matrix of order 2^k, B the base
+ * of order b, n = 2^k b (eq. 53; Paley 1933, Williamson 1944, Hedayat & Wallis 1978).
  *
- * How b is chosen (checkpoints depend on it, docs/format.md repeats it). Write n = 2^e q, q odd.
+ * How b is chosen. Checkpoints depend on it; docs/format.md repeats it. Write n = 2^e q with q odd.
  *   1. q = 1: b = 1.
- *   2. else b is the first of 4q, 8q, 16q, .. 2^e q that is at most 1024 and has a construction below,
- *     tried in this order:
- *      Paley I (b - 1 a prime, 3 mod 4), Paley II (b/2 - 1 a prime, 1 mod 4), Williamson (b = 172).
- *   3. else (the fall-back) b = q and B is the discrete Hartley matrix, B(i,j) = cos(t) + sin(t), t = 2
- *     pi i j / q: B B^T = q I, entries
- *      at most sqrt 2, so the result is as incoherent as a Hadamard matrix within that factor.
- * chi is the Legendre symbol mod the prime p, I the identity.
- *   Paley I, p = b - 1:       B(0,0) = 1, B(0,j) = 1, B(i,0) = -1, B(i,j) = chi(i - j) + I(i,j) for i, j
- *     >= 1.
- *   Paley II, p = b/2 - 1:    C(0,0) = 0, C(0,j) = C(i,0) = 1, C(i,j) = chi(i - j); B = C (x) [1 1; 1
- *     -1] + I (x) [1 -1; -1 -1].
- *   Williamson, b = 172:      B = [A B C D; -B A -D C; -C D A -B; -D -C B A] of circulants X(i,j) = x((j
- *     - i) mod 43), the four
- *                             symmetric sequences below (scripts/find_williamson_43.py).
+ *   2. Otherwise b is the first of 4q, 8q, 16q, .. 2^e q that is at most 1024 and has one of these
+ *      constructions, tried in this order: Paley I (b - 1 is a prime and 3 mod 4), Paley II (b/2 - 1 is a
+ * prime and 1 mod 4), Williamson (b = 172).
+ *   3. If there is none (the fall-back), b = q and B is the discrete Hartley matrix, B(i,j) = cos(t) +
+ * sin(t), t = 2 pi i j / q: B B^T = q I and no entry exceeds sqrt 2, so that the result is as incoherent as a
+ *      Hadamard matrix within that factor.
+ * The constructions, with chi the Legendre symbol modulo the prime p and I the identity:
+ *   Paley I, p = b - 1:     B(0,0) = B(0,j) = 1, B(i,0) = -1, B(i,j) = chi(i - j) + I(i,j) for i, j >= 1.
+ *   Paley II, p = b/2 - 1:  C(0,0) = 0, C(0,j) = C(i,0) = 1, C(i,j) = chi(i - j);
+ *                           B = C (x) [1 1; 1 -1] + I (x) [1 -1; -1 -1].
+ *   Williamson, b = 172:    B = [A B C D; -B A -D C; -C D A -B; -D -C B A] of circulants
+ *                           X(i,j) = x((j - i) mod 43) of the four symmetric sequences below, which
+ *                           scripts/find_williamson_43.py finds.
  * Paley I is not symmetric: x U and x U^T differ. */
 #include "round/round.h"
 

@@ -1,3 +1,5 @@
+/* The dense helpers of matrix.h. Everything is a loop over fixed tiles or a product of gemm.h, so that the
+ * number of threads changes no bit. */
 #include "round/matrix.h"
 
 #include <math.h>
@@ -5,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "kern/gemm.h"
 
 enum { BLOCK = 32, ROWS = 16 };
 
@@ -73,4 +76,40 @@ size_t kq_first_nonfinite(const float *x, size_t n)
                     return j;
     }
     return n;
+}
+
+double kq_sum_squares(const float *x, size_t n)
+{
+    double s = 0;
+    for (size_t i = 0; i < n; i++)
+        s += (double)x[i] * x[i];
+    return s;
+}
+
+kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out,
+                            int threads, double *out, kq_error *err)
+{
+    float *P = NULL, *Q = NULL;
+    kq_status st = KQ_OK;
+    const float *left = E, *right = E;
+    if (H_in) {
+        if ((st = kq_alloc_for((void **)&P, m * n, sizeof *P, "predicted loss", err)) != KQ_OK)
+            goto out;
+        kq_gemm_f32_tiled(false, false, m, n, n, 1, E, n, H_in, n, 0, P, n, threads);
+        right = P;
+    }
+    if (H_out) {
+        if ((st = kq_alloc_for((void **)&Q, m * n, sizeof *Q, "predicted loss", err)) != KQ_OK)
+            goto out;
+        kq_gemm_f32_tiled(false, false, m, n, m, 1, H_out, m, E, n, 0, Q, n, threads);
+        left = Q;
+    }
+    double sum = 0;
+    for (size_t i = 0; i < m * n; i++)
+        sum += (double)left[i] * right[i];
+    *out = 0.5 * sum;
+out:
+    kq_free(P);
+    kq_free(Q);
+    return st;
 }

@@ -1,21 +1,15 @@
-/* One linear from W and its factors to a packed code, and back. */
+/* One linear from W and its factors to a packed code, and back. The rotation, the factorisations and the
+ * feedback live in their own files; this file puts them in order, so that each intermediate matrix is freed
+ * as soon as the next step no longer reads it (kq_round_bytes is the peak). */
 #include "round/round.h"
 
 #include <float.h>
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "base/mem.h"
-#include "base/rng.h"
 #include "base/time.h"
-#include "kern/gemm.h"
 #include "round/matrix.h"
-
-static size_t pad(size_t n)
-{
-    return (n + KQ_TILE - 1) / KQ_TILE * KQ_TILE;
-}
+#include "round/side.h"
 
 void kq_packed_free(kq_packed *p)
 {
@@ -29,7 +23,7 @@ void kq_packed_free(kq_packed *p)
 
 size_t kq_round_bytes(size_t m, size_t n)
 {
-    double mp = (double)pad(m), np = (double)pad(n), big = mp > np ? mp : np;
+    double mp = (double)kq_padded(m), np = (double)kq_padded(n), big = mp > np ? mp : np;
     /* f32: both factors; W', What', E and S, and a transposed copy before those exist; f64: one Cholesky
      * factor at a time. */
     double factors = 4 * (mp * mp + np * np) + 8 * big * big, ldlq = 4 * (mp * mp + np * np) + 12 * mp * np;
@@ -37,7 +31,8 @@ size_t kq_round_bytes(size_t m, size_t n)
     return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
 }
 
-/* X <- U_rows^T X U_cols, or back: U_rows X U_cols^T. X [rows, cols], the orders of the two transforms. */
+/* X <- U_rows^T X U_cols; the way back is U_rows X U_cols^T. X [rows, cols], the orders of the two
+ * transforms. */
 static kq_status rotate_both(const kq_hadamard *u_rows, const kq_hadamard *u_cols, bool back, float *X,
                              int threads, kq_error *err)
 {
@@ -55,261 +50,175 @@ static kq_status rotate_both(const kq_hadamard *u_rows, const kq_hadamard *u_col
     return st;
 }
 
-static kq_status signs(uint64_t seed, const char *name, const char *suffix, size_t n, int8_t **out,
-                       kq_error *err)
-{
-    char *label = NULL;
-    size_t len = strlen(name) + strlen(suffix) + 1;
-    kq_status st = kq_alloc_for((void **)&label, len, 1, "label", err);
-    if (st == KQ_OK && (st = kq_alloc_for((void **)out, n, 1, "signs", err)) == KQ_OK) {
-        snprintf(label, len, "%s%s", name, suffix);
-        kq_rng rng = kq_rng_stream(seed, label);
-        kq_rng_signs(&rng, *out, n);
-    }
-    kq_free(label);
-    return st;
-}
+/* ---- kq_round_linear ----------------------------------------------------------------------------------- */
 
-/* One factor, shrunk, padded and rotated: *out [np, np]. */
-static kq_status rotated(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name,
-                         const char *side, double shrink, int threads, float **out, kq_error *err)
+/* One linear while it is being rounded. Everything that is a pointer is owned, but for `in`. */
+typedef struct rounding {
+    const kq_round_input *in;
+    int threads;
+    kq_side inputs, outputs;
+    float *L_in, *L_out; /* L - I of each side; NULL for an identity factor */
+    float *Wp;           /* W' [m_pad, n_pad]; after the rounding, the error W' - What' */
+    float *What;         /* What'; then the error in the original basis */
+    double energy;       /* ||W'||_F^2 */
+    kq_packed packed;
+    kq_round_report report;
+} rounding;
+
+/* L - I of one side's factor: rotated, conditioned, factorised. *L is NULL for an identity factor. */
+static kq_status side_ldl(const kq_side *side, const kq_round_options *opt, int *extra, float **L,
+                          kq_error *err)
 {
-    *out = NULL;
-    size_t np = pad(n), bad = kq_first_nonfinite(H, n * n);
-    if (bad < n * n)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", name, side, bad / n,
-                       bad % n);
-    float *A;
-    kq_status st = kq_alloc_for((void **)&A, np * np, sizeof *A, "rotated factor", err);
-    if (st != KQ_OK)
-        return st;
-    for (size_t i = 0; i < np; i++)
-        for (size_t j = 0; j < np; j++)
-            A[i * np + j] = i < n && j < n ? H[i * n + j] * (float)(s[i] * s[j]) : 0;
-    kq_factor_shrink(A, np, shrink);
+    const int threads = kq_at_least_one(opt->threads);
     kq_error why = {0};
-    if ((st = kq_factor_rotate(u, NULL, A, np, threads, &why)) != KQ_OK) {
-        kq_free(A);
-        return kq_fail(err, st, "%s: %s: %s", name, side, why.message);
-    }
-    *out = A;
-    return KQ_OK;
-}
-
-/* L - I of one factor, rotated and conditioned: *out [np, np], NULL when H is. */
-static kq_status prepare(const kq_hadamard *u, const int8_t *s, const float *H, size_t n, const char *name,
-                         const char *side, const kq_round_options *opt, int *extra, float **out,
-                         kq_error *err)
-{
-    *out = NULL;
+    *L = NULL;
     *extra = 0;
-    if (!H)
+    if (!side->H)
         return KQ_OK;
-    const int threads = opt->threads < 1 ? 1 : opt->threads;
-    kq_error why = {0};
-    kq_status st = rotated(u, s, H, n, name, side, opt->shrink, threads, out, err);
-    if (st == KQ_OK &&
-        (st = kq_factor_condition_ldl(*out, pad(n), opt->sigma_reg, extra, *out, threads, &why)) != KQ_OK) {
-        kq_free(*out);
-        *out = NULL;
-        kq_fail(err, st, "%s: %s: %s", name, side, why.message);
+    kq_status st = kq_side_rotated_factor(side, opt->shrink, threads, L, err);
+    if (st == KQ_OK && (st = kq_factor_condition_ldl(*L, kq_padded(side->n), opt->sigma_reg, extra, *L,
+                                                     threads, &why)) != KQ_OK) {
+        kq_free(*L);
+        *L = NULL;
+        kq_fail(err, st, "%s: %s: %s", side->module, side->factor, why.message);
     }
     return st;
 }
 
-kq_status kq_predicted_loss(const float *E, size_t m, size_t n, const float *H_in, const float *H_out,
-                            int threads, double *out, kq_error *err)
+/* Eq. 50: W' with its padding. */
+static kq_status rotate_weight(rounding *z, kq_error *err)
 {
-    float *P = NULL, *Q = NULL;
-    kq_status st = KQ_OK;
-    const float *left = E, *right = E;
-    if (H_in) {
-        if ((st = kq_alloc_for((void **)&P, m * n, sizeof *P, "predicted loss", err)) != KQ_OK)
-            goto out;
-        kq_gemm_f32_tiled(false, false, m, n, n, 1, E, n, H_in, n, 0, P, n, threads);
-        right = P;
-    }
-    if (H_out) {
-        if ((st = kq_alloc_for((void **)&Q, m * n, sizeof *Q, "predicted loss", err)) != KQ_OK)
-            goto out;
-        kq_gemm_f32_tiled(false, false, m, n, m, 1, H_out, m, E, n, 0, Q, n, threads);
-        left = Q;
-    }
-    double sum = 0;
-    for (size_t i = 0; i < m * n; i++)
-        sum += (double)left[i] * right[i];
-    *out = 0.5 * sum;
-out:
-    kq_free(P);
-    kq_free(Q);
-    return st;
-}
-
-static double sum_squares(const float *x, size_t n)
-{
-    double s = 0;
-    for (size_t i = 0; i < n; i++)
-        s += (double)x[i] * x[i];
-    return s;
-}
-
-static kq_status check_weight(const char *name, const float *W, size_t m, size_t n, kq_error *err)
-{
-    size_t mn, bytes;
-    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || !kq_mul_size(pad(m), pad(n), &mn) ||
-        !kq_mul_size(mn, sizeof(float), &bytes))
-        return kq_fail(err, KQ_E_ARG, "%s: a weight matrix of %zu x %zu", name, m, n);
-    const size_t bad = kq_first_nonfinite(W, m * n);
-    if (bad < m * n)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", name, bad / n,
-                       bad % n);
-    return KQ_OK;
-}
-
-kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n,
-                          const float *H_in, const float *H_out, bool predicts, const kq_round_options *opt,
-                          kq_packed *out, kq_round_report *report, kq_error *err)
-{
-    double start = kq_now_s();
-    *out = (kq_packed){0};
-    kq_status st = check_weight(name, W, m, n, err);
+    const size_t m = z->in->m, n = z->in->n, mp = z->packed.m_pad, np = z->packed.n_pad;
+    const int8_t *su = z->inputs.signs, *sv = z->outputs.signs;
+    kq_status st = kq_alloc_for((void **)&z->Wp, mp * np, sizeof *z->Wp, "rotated weights", err);
     if (st != KQ_OK)
         return st;
-    const int threads = opt->threads < 1 ? 1 : opt->threads;
-    kq_round_report rep = {.predicted_loss = NAN};
-    kq_packed p = {.m = m, .n = n, .m_pad = pad(m), .n_pad = pad(n)};
-    const size_t mp = p.m_pad, np = p.n_pad, mn = mp * np;
-    kq_hadamard *u_m = NULL, *u_n = NULL;
-    float *Wp = NULL, *What = NULL, *L_in = NULL, *L_out = NULL;
-    const size_t words = mn / KQ_TILE_SIZE * kq_trellis_words(t);
-    if ((st = kq_hadamard_new(mp, &u_m, err)) != KQ_OK || (st = kq_hadamard_new(np, &u_n, err)) != KQ_OK ||
-        (st = signs(opt->seed, name, ".su", n, &p.su, err)) != KQ_OK ||
-        (st = signs(opt->seed, name, ".sv", m, &p.sv, err)) != KQ_OK ||
-        (st = prepare(u_n, p.su, H_in, n, name, "H_in", opt, &rep.extra_in, &L_in, err)) != KQ_OK ||
-        (st = prepare(u_m, p.sv, H_out, m, name, "H_out", opt, &rep.extra_out, &L_out, err)) != KQ_OK ||
-        (st = kq_alloc_for((void **)&Wp, mn, sizeof *Wp, "rotated weights", err)) != KQ_OK)
-        goto out;
     for (size_t i = 0; i < mp; i++)
         for (size_t j = 0; j < np; j++)
-            Wp[i * np + j] = i < m && j < n ? W[i * n + j] * (float)(p.sv[i] * p.su[j]) : 0;
-    if ((st = rotate_both(u_m, u_n, false, Wp, threads, err)) != KQ_OK)
-        goto out;
-
-    double energy = sum_squares(Wp, mn), scale = sqrt(energy / (double)mn) / (kq_trellis_rms(t) * 0.9);
-    if (!(scale <= KQ_PACKED_SCALE_MAX)) {
-        st = kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible", name,
-                     scale, (double)KQ_PACKED_SCALE_MAX);
-        goto out;
-    }
-    p.scale = scale < FLT_MIN ? 0 : (float)scale; /* 0: all the weights become 0 */
-    if ((st = kq_alloc_for((void **)&What, mn, sizeof *What, "rounded weights", err)) != KQ_OK ||
-        (st = kq_alloc_for((void **)&p.trellis, words, sizeof *p.trellis, "packed weights", err)) != KQ_OK ||
-        (st = kq_ldlq(t, Wp, mp, np, L_in, L_out, p.scale, p.trellis, What, threads, err)) != KQ_OK)
-        goto out;
-
-    kq_free(L_in);
-    kq_free(L_out);
-    L_in = L_out = NULL;
-    for (size_t i = 0; i < mn; i++)
-        Wp[i] -= What[i];
-    double error = sum_squares(Wp, mn);
-    rep.relative_mse = energy > 0 ? error / energy : 0;
-    if (!isfinite(error)) {
-        st = kq_fail(err, KQ_E_NUMERIC,
-                     "%s: rounding diverged (the factors feed errors back without bound; raise sigma_reg)",
-                     name);
-        goto out;
-    }
-    if (predicts) { /* eq. 1 with the factors as given, the error rotated back to them and cropped to the
-                       logical shape */
-        if ((st = rotate_both(u_m, u_n, true, Wp, threads, err)) != KQ_OK)
-            goto out;
-        for (size_t i = 0; i < m; i++)
-            for (size_t j = 0; j < n; j++)
-                What[i * n + j] = Wp[i * np + j] * (float)(p.sv[i] * p.su[j]);
-        if ((st = kq_predicted_loss(What, m, n, H_in, H_out, threads, &rep.predicted_loss, err)) != KQ_OK)
-            goto out;
-    }
-    rep.seconds = kq_now_s() - start;
-    if (report)
-        *report = rep;
-    *out = p;
-    p = (kq_packed){0};
-out:
-    kq_packed_free(&p);
-    kq_hadamard_free(u_m);
-    kq_hadamard_free(u_n);
-    kq_free(Wp);
-    kq_free(What);
-    kq_free(L_in);
-    kq_free(L_out);
+            z->Wp[i * np + j] = i < m && j < n ? z->in->W[i * n + j] * (float)(sv[i] * su[j]) : 0;
+    if ((st = rotate_both(z->outputs.u, z->inputs.u, false, z->Wp, z->threads, err)) == KQ_OK)
+        z->energy = kq_sum_squares(z->Wp, mp * np);
     return st;
 }
 
-/* One side of eq. 64: what of an error in the targets reaches the loss, and the weights. */
-static kq_status through(const char *name, const char *side, const char *suffix, const float *H, size_t n,
-                         const kq_round_options *opt, double *measured, double *plain, kq_error *err)
+/* Eq. 61: the scale. Weights so small that it would be below f32's normal numbers are all rounded to 0. */
+static kq_status choose_scale(rounding *z, const kq_trellis *t, kq_error *err)
 {
-    const size_t np = pad(n);
-    const int threads = opt->threads < 1 ? 1 : opt->threads;
-    kq_hadamard *u = NULL;
-    int8_t *s = NULL;
-    float *M = NULL, *A = NULL;
-    kq_error why = {0};
-    kq_status st;
-    *measured = (double)n;
-    *plain = (double)np;
-    if (!H)
-        return KQ_OK;
-    if ((st = kq_hadamard_new(np, &u, err)) != KQ_OK ||
-        (st = signs(opt->seed, name, suffix, n, &s, err)) != KQ_OK ||
-        (st = rotated(u, s, H, n, name, side, 0, threads, &M, err)) != KQ_OK ||
-        (st = rotated(u, s, H, n, name, side, opt->shrink, threads, &A, err)) != KQ_OK)
-        goto out;
-    if ((st = kq_factor_through(A, M, np, opt->sigma_reg, measured, plain, threads, &why)) != KQ_OK)
-        kq_fail(err, st, "%s: %s: %s", name, side, why.message);
-out:
-    kq_hadamard_free(u);
-    kq_free(s);
-    kq_free(M);
-    kq_free(A);
-    return st;
-}
-
-kq_status kq_forecast_linear(const char *name, const float *W, size_t m, size_t n, const float *H_in,
-                             const float *H_out, const kq_round_options *opt, kq_forecast *out, kq_error *err)
-{
-    double in, out_side, plain_in, plain_out;
-    *out = (kq_forecast){0};
-    kq_status st = check_weight(name, W, m, n, err);
-    if (st != KQ_OK || (st = through(name, "H_in", ".su", H_in, n, opt, &in, &plain_in, err)) != KQ_OK ||
-        (st = through(name, "H_out", ".sv", H_out, m, opt, &out_side, &plain_out, err)) != KQ_OK)
-        return st;
-    /* of W': the rotation keeps the norm */
-    const double count = (double)pad(m) * (double)pad(n), square = sum_squares(W, m * n) / count;
-    *out = (kq_forecast){.loss = 0.5 * square * in * out_side, .spread = plain_in * plain_out / count};
-    if (!isfinite(out->loss) || !isfinite(out->spread) || out->loss < 0)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: the forecast of its loss is %g", name, out->loss);
+    const size_t count = z->packed.m_pad * z->packed.n_pad;
+    const double scale = sqrt(z->energy / (double)count) / (kq_trellis_rms(t) * 0.9);
+    if (!(scale <= KQ_PACKED_SCALE_MAX))
+        return kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible",
+                       z->in->name, scale, (double)KQ_PACKED_SCALE_MAX);
+    z->packed.scale = scale < FLT_MIN ? 0 : (float)scale;
     return KQ_OK;
 }
 
-double kq_forecast_loss(const kq_forecast *f, double e)
+/* Eq. 56 to 60. Afterwards Wp holds the error and the factors' L are freed. */
+static kq_status round_tiles(rounding *z, const kq_trellis *t, kq_error *err)
 {
-    return f->loss * e * (1 + e * (f->spread - 1));
+    const size_t mp = z->packed.m_pad, np = z->packed.n_pad, mn = mp * np,
+                 words = mn / KQ_TILE_SIZE * kq_trellis_words(t);
+    const kq_ldlq_input in = {
+        .Wp = z->Wp, .m = mp, .n = np, .L_in = z->L_in, .L_out = z->L_out, .scale = z->packed.scale};
+    kq_status st;
+    if ((st = kq_alloc_for((void **)&z->What, mn, sizeof *z->What, "rounded weights", err)) != KQ_OK ||
+        (st = kq_alloc_for((void **)&z->packed.trellis, words, sizeof *z->packed.trellis, "packed weights",
+                           err)) != KQ_OK ||
+        (st = kq_ldlq(t, &in, z->packed.trellis, z->What, z->threads, err)) != KQ_OK)
+        return st;
+    kq_free(z->L_in);
+    kq_free(z->L_out);
+    z->L_in = z->L_out = NULL;
+    for (size_t i = 0; i < mn; i++)
+        z->Wp[i] -= z->What[i];
+    const double error = kq_sum_squares(z->Wp, mn);
+    z->report.relative_mse = z->energy > 0 ? error / z->energy : 0;
+    if (!isfinite(error))
+        return kq_fail(err, KQ_E_NUMERIC,
+                       "%s: rounding diverged (the factors feed errors back without bound; raise sigma_reg)",
+                       z->in->name);
+    return KQ_OK;
 }
 
-size_t kq_forecast_bytes(size_t m, size_t n, int threads)
+/* Eq. 1 with the factors as given: the error is rotated back to them and cropped to the logical shape. */
+static kq_status predict_loss(rounding *z, kq_error *err)
 {
-    const double big = (double)pad(m > n ? m : n),
-                 bytes = 16 * big * big + 16.0 * 128 * big * (threads < 1 ? 1 : threads);
-    return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
+    const kq_round_input *in = z->in;
+    const int8_t *su = z->inputs.signs, *sv = z->outputs.signs;
+    kq_status st = rotate_both(z->outputs.u, z->inputs.u, true, z->Wp, z->threads, err);
+    if (st != KQ_OK)
+        return st;
+    for (size_t i = 0; i < in->m; i++)
+        for (size_t j = 0; j < in->n; j++)
+            z->What[i * in->n + j] = z->Wp[i * z->packed.n_pad + j] * (float)(sv[i] * su[j]);
+    return kq_predicted_loss(z->What, in->m, in->n, in->H_in, in->H_out, z->threads,
+                             &z->report.predicted_loss, err);
+}
+
+kq_status kq_round_linear(const kq_trellis *t, const kq_round_input *in, const kq_round_options *opt,
+                          kq_packed *out, kq_round_report *report, kq_error *err)
+{
+    const double start = kq_now_s();
+    *out = (kq_packed){0};
+    kq_status st = kq_round_check_weight(in, err);
+    if (st != KQ_OK)
+        return st;
+    rounding z = {.in = in,
+                  .threads = kq_at_least_one(opt->threads),
+                  .inputs = kq_side_in(in),
+                  .outputs = kq_side_out(in),
+                  .packed = {.m = in->m, .n = in->n, .m_pad = kq_padded(in->m), .n_pad = kq_padded(in->n)},
+                  .report = {.predicted_loss = NAN}};
+    if ((st = kq_side_begin(&z.inputs, opt->seed, err)) == KQ_OK &&
+        (st = kq_side_begin(&z.outputs, opt->seed, err)) == KQ_OK &&
+        (st = side_ldl(&z.inputs, opt, &z.report.extra_in, &z.L_in, err)) == KQ_OK &&
+        (st = side_ldl(&z.outputs, opt, &z.report.extra_out, &z.L_out, err)) == KQ_OK &&
+        (st = rotate_weight(&z, err)) == KQ_OK && (st = choose_scale(&z, t, err)) == KQ_OK)
+        st = round_tiles(&z, t, err);
+    if (st == KQ_OK && in->predicts)
+        st = predict_loss(&z, err);
+    if (st == KQ_OK) {
+        z.packed.su = z.inputs.signs; /* the signs move into the result */
+        z.packed.sv = z.outputs.signs;
+        z.inputs.signs = z.outputs.signs = NULL;
+        z.report.seconds = kq_now_s() - start;
+        if (report)
+            *report = z.report;
+        *out = z.packed;
+        z.packed = (kq_packed){0};
+    }
+    kq_packed_free(&z.packed);
+    kq_side_free(&z.inputs);
+    kq_side_free(&z.outputs);
+    kq_free(z.Wp);
+    kq_free(z.What);
+    kq_free(z.L_in);
+    kq_free(z.L_out);
+    return st;
+}
+
+/* ---- kq_unround_linear --------------------------------------------------------------------------------- */
+
+/* X [m_pad, n_pad] = the decoded tiles times the scale, What' of eq. 52. */
+static void decode_tiles(const kq_trellis *t, const kq_packed *p, float *X, int threads)
+{
+    const size_t np = p->n_pad, nc = np / KQ_TILE, words = kq_trellis_words(t);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (size_t r = 0; r < p->m_pad / KQ_TILE; r++)
+        for (size_t c = 0; c < nc; c++) {
+            float v[KQ_TILE_SIZE];
+            kq_trellis_decode(t, p->trellis + (r * nc + c) * words, 1, v);
+            for (size_t i = 0; i < KQ_TILE; i++)
+                for (size_t j = 0; j < KQ_TILE; j++)
+                    X[(r * KQ_TILE + i) * np + c * KQ_TILE + j] = p->scale * v[i * KQ_TILE + j];
+        }
 }
 
 kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What, int threads, kq_error *err)
 {
     const size_t m = p->m, n = p->n, mp = p->m_pad, np = p->n_pad;
     size_t mn;
-    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || mp != pad(m) || np != pad(n) ||
+    if (m == 0 || n == 0 || m > 1u << 20 || n > 1u << 20 || mp != kq_padded(m) || np != kq_padded(n) ||
         !kq_mul_size(mp, np, &mn))
         return kq_fail(err, KQ_E_SHAPE, "a packed linear of %zu x %zu, padded to %zu x %zu", m, n, mp, np);
     if (!isfinite(p->scale))
@@ -320,16 +229,7 @@ kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What
     if ((st = kq_hadamard_new(mp, &u_m, err)) != KQ_OK || (st = kq_hadamard_new(np, &u_n, err)) != KQ_OK ||
         (st = kq_alloc_for((void **)&X, mn, sizeof *X, "unpacked weights", err)) != KQ_OK)
         goto out;
-    const size_t nc = np / KQ_TILE, words = kq_trellis_words(t);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (size_t r = 0; r < mp / KQ_TILE; r++)
-        for (size_t c = 0; c < nc; c++) {
-            float v[KQ_TILE_SIZE];
-            kq_trellis_decode(t, p->trellis + (r * nc + c) * words, 1, v);
-            for (size_t i = 0; i < KQ_TILE; i++)
-                for (size_t j = 0; j < KQ_TILE; j++)
-                    X[(r * KQ_TILE + i) * np + c * KQ_TILE + j] = p->scale * v[i * KQ_TILE + j];
-        }
+    decode_tiles(t, p, X, threads);
     if ((st = rotate_both(u_m, u_n, true, X, threads, err)) != KQ_OK)
         goto out;
     for (size_t i = 0; i < m; i++)

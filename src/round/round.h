@@ -1,136 +1,168 @@
-/* Rounding one weight matrix: incoherence, conditioning, block LDL, two-sided LDLQ with the trellis
- * code; and the way back.
+/* Rounding one weight matrix with its curvature on both sides, and the way back.
  *
- *     W' = U_m^T diag(s_out) W diag(s_in) U_n          U the orthonormal Hadamard matrices, s random
- *       signs
- *     What = diag(s_out) U_m What' U_n^T diag(s_in)
- * docs/math.md, "Rounding" (eq. 50-67); YAQA (Tseng et al. 2025b) eq. 12 as printed in the FastKron
- * paper. */
+ * The steps for one linear y = W x, W [m, n] (docs/math.md, "Rounding", eq. 50-67):
+ *   1. Incoherence: W' = U_m^T diag(s_out) W diag(s_in) U_n with orthonormal Hadamard matrices U and
+ *      random signs s; the two Kronecker factors are rotated in the same way (eq. 50, 51).
+ *   2. Conditioning of both factors (eq. 63, 54) and their block LDL factorisation (eq. 55).
+ *   3. Two-sided LDLQ (eq. 56-60): 16 x 16 tiles from the bottom right to the top left, each one rounded to
+ *      the trellis code after the errors of the finished tiles have been fed back into its target.
+ *   4. The way back: What = diag(s_out) U_m What' U_n^T diag(s_in) (eq. 52).
+ * Sources: incoherence and LDLQ: Chee et al. 2023, Tseng et al. 2024a; the two-sided feedback: Tseng et al.
+ * 2025b (YAQA), printed as eq. 12 of the FastKron paper (Chekalina et al. 2026).
+ * Matrices are f32, row-major. Every function gives the same bits for every number of threads. */
 #ifndef KQ_ROUND_ROUND_H
 #define KQ_ROUND_ROUND_H
 
 #include "trellis/trellis.h"
 
-/* ---- orthogonal transforms: hadamard.c ---- */
-typedef struct kq_hadamard kq_hadamard; /* read-only after creation */
-/* U_n of order n = 2^k b, U_n = (S (x) B)/sqrt(n): S Sylvester of order 2^k (outer), B the base of order
- * b (inner; Paley I or II, Williamson's construction for 172, 1 when n is a power of two). Other n get
- * the documented fall-back (docs/format.md), still exactly n x n and orthogonal. 1 <= n <= 2^31, else
- * KQ_E_ARG. */
+/* ---- orthogonal transforms: hadamard.c ----------------------------------------------------------------- */
+
+/* U_n of order n = 2^k b: U_n = (S (x) B)/sqrt(n), with S [2^k, 2^k] Sylvester's matrix (the outer factor)
+ * and B [b, b] the base (the inner factor; eq. 53). Read-only after creation. */
+typedef struct kq_hadamard kq_hadamard;
+/* B comes from Paley's constructions I or II or, for b = 172, from Williamson's; b is 1 when n is a power of
+ * two. An order without such a base gets the fall-back of docs/format.md, which is still an orthogonal
+ * n x n matrix. *out is the caller's (kq_hadamard_free). KQ_E_ARG unless 1 <= n <= 2^31; KQ_E_MEMORY. */
 kq_status kq_hadamard_new(size_t n, kq_hadamard **out, kq_error *err);
-void kq_hadamard_free(kq_hadamard *h);
+void kq_hadamard_free(kq_hadamard *h);          /* NULL is fine */
 size_t kq_hadamard_order(const kq_hadamard *h); /* n */
 size_t kq_hadamard_base(const kq_hadamard *h);  /* b */
-/* B [b, b], B B^T = b I; borrowed. How B and b are chosen: hadamard.c */
+/* B [b, b], B B^T = b I; borrowed, it lives as long as h. hadamard.c says how b and B are chosen. */
 const float *kq_hadamard_base_matrix(const kq_hadamard *h);
-/* true: n has no Hadamard matrix we know, another orthogonal factor is used */
+/* True when no Hadamard matrix of this order is known to the library and another orthogonal one stands in. */
 bool kq_hadamard_is_fallback(const kq_hadamard *h);
-/* x <- x U (each row a vector; U^T when transpose), x [rows, n] with row stride ld. scratch: 2 n floats.
- * One thread. */
+/* x <- x U for each row of x [rows, n] with row stride ld; x U^T when transpose is set. scratch: 2 n floats.
+ * Runs on the calling thread. */
 void kq_hadamard_rows(const kq_hadamard *h, bool transpose, float *x, size_t rows, size_t ld, float *scratch);
 
-/* ---- factors: factor.c ---- */
-/* H <- U^T diag(s) H diag(s) U, H symmetric [n,n] f32, u of order n; s [n] or NULL for no signs. The
- * result is exactly symmetric. */
+/* ---- factors before rounding: factor.c ----------------------------------------------------------------- */
+
+/* Eq. 51: H <- U^T diag(s) H diag(s) U for a symmetric H [n, n]; u has order n; s [n] holds signs, NULL
+ * stands for all +1. The result is exactly symmetric. KQ_E_ARG: u has another order; KQ_E_MEMORY. */
 kq_status kq_factor_rotate(const kq_hadamard *u, const int8_t *s, float *H, size_t n, int threads,
                            kq_error *err);
-/* Eq. 63: H <- (1 - shrink) H + shrink diag(H), [n,n], 0 <= shrink < 1. In the original basis: signs
- * before or after make no difference, the rotation does. */
+/* Eq. 63: H <- (1 - shrink) H + shrink diag(H) for H [n, n], 0 <= shrink < 1. It belongs into the original
+ * basis: signs do not change the result, the rotation does. */
 void kq_factor_shrink(float *H, size_t n, double shrink);
-/* Divide by the mean diagonal, add sigma_reg to the diagonal once, and again while Cholesky (in f64)
- * fails; *extra counts the repeats (at most 20, then KQ_E_NUMERIC). A factor of zeros (no gradient came)
- * is taken for the identity. KQ_E_NUMERIC: NaN or Inf, or a mean diagonal below zero. */
+/* Eq. 54: divide H [n, n] by its mean diagonal and add sigma_reg to the diagonal, once, and again each time
+ * that Cholesky's factorisation in f64 fails. *extra counts the repeats; after 20 of them KQ_E_NUMERIC. A
+ * factor of zeros (no gradient reached its layer) becomes the identity. KQ_E_NUMERIC: NaN or Inf in H, or a
+ * negative mean diagonal. KQ_E_ARG: n is not from 1 to 2^20, or sigma_reg is negative. */
 kq_status kq_factor_condition(float *H, size_t n, double sigma_reg, int *extra, kq_error *err);
-/* H = L D L^T, block 16 (n a multiple of 16), computed in f64: L unit lower block-triangular; writes L -
- * I (strictly lower blocks) as f32 [n,n]. KQ_E_NUMERIC: H is not positive definite. */
+/* Eq. 55: H = L Dg L^T with blocks of 16, computed in f64. H [n, n] with n a multiple of 16 (KQ_E_ARG).
+ * L_minus_I [n, n] receives L - I: its blocks above and on the diagonal are zero. KQ_E_NUMERIC: H is not
+ * positive definite. */
 kq_status kq_factor_block_ldl(const float *H, size_t n, float *L_minus_I, kq_error *err);
 
-/* ---- two-sided LDLQ: ldlq.c ---- */
-/* What rounds a batch of tiles: the trellis code, or another grid. Tiles that were asked for are
- * independent of each other, and the result for one must not depend on which others share the call.
- * index[i] is the tile's place, r (n/16) + c. */
+/* ---- two-sided LDLQ: ldlq.c ---------------------------------------------------------------------------- */
+
+/* What one pass of LDLQ works on; all arrays are borrowed. */
+typedef struct kq_ldlq_input {
+    const float *Wp;    /* W' [m, n], the rotated weights */
+    size_t m, n;        /* multiples of 16 */
+    const float *L_in;  /* L - I of the input factor [n, n] (kq_factor_block_ldl); NULL: identity factor */
+    const float *L_out; /* L - I of the output factor [m, m]; NULL: identity factor */
+    float scale;        /* s of eq. 61: a tile's target is divided by it; 0 makes What 0 */
+} kq_ldlq_input;
+
+/* The quantizer of the tiles, Q of eq. 56: the trellis code, or any other grid of values. */
 typedef struct kq_tile_rounder {
-    /* tiles [count, 256] divided by the scale -> packed [count, words], decoded [count, 256]; scratch:
-     * scratch_bytes, one a thread */
+    /* tiles [count, 256], already divided by the scale -> packed [count, words] and decoded [count, 256].
+     * The tiles of a call are independent of each other, and the result for one of them must not depend on
+     * which others share the call. index[i] says which tile it is: r (n/16) + c for tile row r, tile column
+     * c. scratch: scratch_bytes, one block a thread. */
     void (*round)(const void *ctx, const float *tiles, const size_t *index, size_t count, uint16_t *packed,
                   float *decoded, void *scratch);
     const void *ctx;
-    size_t words, scratch_bytes;
-    size_t batch; /* most tiles a call, 1 to 16 */
+    size_t words;         /* 16-bit words that a packed tile takes */
+    size_t scratch_bytes; /* of one thread */
+    size_t batch;         /* most tiles a call, 1 to 16 */
 } kq_tile_rounder;
-kq_tile_rounder kq_trellis_rounder(const kq_trellis *t); /* borrows t */
-/* kq_ldlq with any rounder. */
-kq_status kq_ldlq_with(const kq_tile_rounder *q, const float *Wp, size_t m, size_t n, const float *L_in,
-                       const float *L_out, float scale, uint16_t *packed, float *What, int threads,
-                       kq_error *err);
-/* Wp [m,n] rotated weights, m and n multiples of 16; L_in [n,n], L_out [m,m] from kq_factor_block_ldl or
- * NULL for an identity factor; scale s.
- * packed [m/16, n/16, 16 k] words; What [m,n] decoded times s (0 is fine: What is 0). Anti-diagonals of
- * tiles
- * in parallel; the same bits for every number of threads. KQ_E_ARG: sizes, scale < 0 or not finite.
- * Allocates 8 m n bytes. */
-kq_status kq_ldlq(const kq_trellis *t, const float *Wp, size_t m, size_t n, const float *L_in,
-                  const float *L_out, float scale, uint16_t *packed, float *What, int threads, kq_error *err);
+/* The trellis code as a quantizer of tiles; it borrows t. */
+kq_tile_rounder kq_trellis_rounder(const kq_trellis *t);
 
-/* ---- the whole of one linear: round.c ---- */
+/* Round all tiles of in->Wp with the quantizer q, the feedback of eq. 60 included.
+ *   packed [m/16, n/16, q->words]   the tiles' codes        What [m, n]   decoded values times the scale
+ * Tiles on one anti-diagonal are rounded at once, on `threads` threads. KQ_E_ARG: m or n is no multiple of
+ * 16, the scale is negative or not finite, or q->batch is out of range; KQ_E_MEMORY: it allocates about
+ * 8 m n bytes. */
+kq_status kq_ldlq_with(const kq_tile_rounder *q, const kq_ldlq_input *in, uint16_t *packed, float *What,
+                       int threads, kq_error *err);
+/* kq_ldlq_with for the trellis code: packed [m/16, n/16, 16 k]. */
+kq_status kq_ldlq(const kq_trellis *t, const kq_ldlq_input *in, uint16_t *packed, float *What, int threads,
+                  kq_error *err);
+
+/* ---- one linear: round.c, forecast.c ------------------------------------------------------------------- */
+
+/* The linear to be rounded, with its factors as they were estimated: in the original basis, on any scale.
+ * All arrays are borrowed and none is changed. */
+typedef struct kq_round_input {
+    const char
+        *name;      /* the module's name: for messages, and the signs are drawn from streams named after it */
+    const float *W; /* [m, n] */
+    size_t m, n;
+    const float *H_in;  /* [n, n], symmetric; NULL: the identity */
+    const float *H_out; /* [m, m], symmetric; NULL: the identity */
+    bool predicts;      /* the factors carry the scale of eq. 6, so that eq. 1 predicts the loss */
+} kq_round_input;
+
 typedef struct kq_round_options {
     double sigma_reg; /* eq. 54 */
-    uint64_t seed;
+    uint64_t seed;    /* of the random signs */
     int threads;
-    double shrink; /* of both factors towards their diagonals (eq. 63) */
+    double shrink; /* eq. 63, for both factors */
 } kq_round_options;
 
-/* A larger scale is not written and not read: decoded weights and their sums have to stay within f32. */
+/* The largest scale that is written or read: decoded weights and sums of them have to stay within f32. */
 #define KQ_PACKED_SCALE_MAX 1e30f
 
-typedef struct kq_packed { /* one quantized linear; arrays owned, free with kq_packed_free */
-    size_t m, n;           /* logical shape */
-    /* multiples of 16; zero rows and columns are appended after the signs and before the Hadamard
-     * transforms, whose orders are m_pad and n_pad */
+/* One quantized linear as a checkpoint holds it. The arrays are owned (kq_packed_free). */
+typedef struct kq_packed {
+    size_t m, n; /* logical shape */
+    /* Both padded to multiples of 16 by zero rows and columns, which are appended after the signs and before
+     * the Hadamard transforms; these have the orders m_pad and n_pad. */
     size_t m_pad, n_pad;
     uint16_t *trellis; /* [m_pad/16, n_pad/16, 16 k] */
-    int8_t *su, *sv;   /* [n] input signs, [m] output signs */
+    int8_t *su, *sv;   /* signs of the inputs [n] and of the outputs [m]: +1 or -1 */
     float scale;
 } kq_packed;
-void kq_packed_free(kq_packed *p); /* zeroed is fine */
+void kq_packed_free(kq_packed *p); /* a zeroed one and NULL are fine */
 
 typedef struct kq_round_report {
-    double relative_mse; /* ||W' - What'||^2 / ||W'||^2; 0 when W is 0 */
-    /* eq. 1, 1/2 tr(E H_in E^T H_out), nats a sample, with the factors as given; NaN when `predicts` is
-     * false */
+    double relative_mse; /* ||W' - What'||_F^2 / ||W'||_F^2 (eq. 62); 0 when W is 0 */
+    /* eq. 1, 1/2 tr(E H_in E^T H_out), in nats a sample, with the factors as given and the error in the
+     * original basis, over the logical m x n; NaN when the input's `predicts` is false */
     double predicted_loss;
-    int extra_in, extra_out; /* repeats of the conditioning */
+    int extra_in, extra_out; /* how often sigma_reg was added again (eq. 54) */
     double seconds;
 } kq_round_report;
 
-/* W [m,n]; H_in [n,n], H_out [m,m] symmetric, in the original basis, unscaled, NULL for the identity;
- * none is changed. name is the module's: su and sv come from kq_rng_stream(seed, name + ".su") and
- * (seed, name + ".sv"). The predicted loss is taken in the original basis (the same number as in the
- * rotated one), over the logical m x n. The caller frees *out (zeroed
- * on failure). report may be NULL. KQ_E_NUMERIC (NaN or Inf in W or a factor, a factor that cannot be
- * conditioned) names the module. */
-kq_status kq_round_linear(const kq_trellis *t, const char *name, const float *W, size_t m, size_t n,
-                          const float *H_in, const float *H_out, bool predicts, const kq_round_options *opt,
+/* Round one linear to the trellis code t. The signs come from kq_rng_stream(seed, name + ".su") and
+ * kq_rng_stream(seed, name + ".sv"). *out is the caller's (kq_packed_free) and zeroed on failure; report may
+ * be NULL. KQ_E_NUMERIC (NaN or Inf in W or in a factor, a factor that cannot be conditioned, a scale above
+ * KQ_PACKED_SCALE_MAX, feedback without bound), KQ_E_ARG (the shape) and KQ_E_MEMORY name the module. */
+kq_status kq_round_linear(const kq_trellis *t, const kq_round_input *in, const kq_round_options *opt,
                           kq_packed *out, kq_round_report *report, kq_error *err);
-/* What is known of rounding a linear before it is done (eq. 64 to 66). */
+/* Peak of the memory that kq_round_linear allocates, in bytes, for the memory plan. */
+size_t kq_round_bytes(size_t m, size_t n);
+
+/* What is known of rounding a linear before any tile is rounded (eq. 64 to 66). */
 typedef struct kq_forecast {
-    double loss;   /* eq. 1 for an error of the code of 1, nats a sample */
-    double spread; /* ||E||^2 over the squared error of the targets' rounding */
+    double loss;   /* eq. 64 for a code of relative error 1: 1/2 rms(W')^2 w_in w_out, nats a sample */
+    double spread; /* a of eq. 65: ||E||^2 over the squared error of the targets' rounding */
 } kq_forecast;
-/* Arguments as of kq_round_linear. No tile is rounded: the cost is that of conditioning the factors,
- * twice or thrice. */
-kq_status kq_forecast_linear(const char *name, const float *W, size_t m, size_t n, const float *H_in,
-                             const float *H_out, const kq_round_options *opt, kq_forecast *out,
+/* The same input and options as kq_round_linear takes; `predicts` is not read. The cost is that of
+ * conditioning the factors two or three times. Errors as kq_round_linear's. */
+kq_status kq_forecast_linear(const kq_round_input *in, const kq_round_options *opt, kq_forecast *out,
                              kq_error *err);
-/* Eq. 66: the predicted_loss that kq_round_linear will report, with a code of relative error e
+/* Eq. 66: the predicted_loss that kq_round_linear will report, for a code of relative error e
  * (kq_trellis_error). */
 double kq_forecast_loss(const kq_forecast *f, double e);
-/* peak of kq_forecast_linear without its arguments */
+/* Peak of the memory that kq_forecast_linear allocates, in bytes. */
 size_t kq_forecast_bytes(size_t m, size_t n, int threads);
 
-/* Dense weights of a packed linear: What [m,n] f32. KQ_E_SHAPE: padded sizes that do not belong to m, n. */
+/* Eq. 52: the dense weights What [m, n] of a packed linear. KQ_E_SHAPE: padded sizes that do not belong to m
+ * and n; KQ_E_NUMERIC: the scale is not finite; KQ_E_MEMORY. */
 kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What, int threads, kq_error *err);
-/* peak of kq_round_linear without its arguments, for the memory plan */
-size_t kq_round_bytes(size_t m, size_t n);
 
 #endif

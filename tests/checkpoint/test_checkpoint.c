@@ -135,7 +135,7 @@ static void round_model(fixture *f, const char *model, kq_code code, int k)
             kq_linear_shape(cfg, (kq_linear_id)id, &r->m, &r->n);
             float *W = kq_alloc(r->m * r->n, sizeof *W);
             check_ok(f->plain.linear(f->plain.ctx, l, (kq_linear_id)id, W, &err));
-            check_ok(kq_round_linear(f->trellis, r->name, W, r->m, r->n, NULL, NULL, false,
+            check_ok(kq_round_linear(f->trellis, &(kq_round_input){r->name, W, r->m, r->n, NULL, NULL, false},
                                      &(kq_round_options){.sigma_reg = 1e-2, .seed = 7, .threads = 1},
                                      &f->packed[l][id], NULL, &err));
             kq_free(W);

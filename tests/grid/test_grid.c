@@ -254,8 +254,10 @@ static void feedback(void **state)
     for (int sides = 0; sides < 4; sides++) {
         uint8_t b[21 * 3 * 22];
         kq_grid_report rep;
-        check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, sides & 1 ? H_in : NULL, sides & 2 ? H_out : NULL,
-                               true, &opt, b, &rep, &err));
+        check_ok(kq_grid_round(
+            KQ_T_Q5_0,
+            &(kq_round_input){"W", W, m, n, sides & 1 ? H_in : NULL, sides & 2 ? H_out : NULL, true}, &opt, b,
+            &rep, &err));
         assert_true(kq_dequantize(KQ_T_Q5_0, b, m * n, what));
         memset(L_in, 0, n * n * 8);
         memset(L_out, 0, m * m * 8);
@@ -309,10 +311,13 @@ static void shrunk(void **state)
     uint8_t a[21 * 3 * 22], b[21 * 3 * 22], c[21 * 3 * 22];
     kq_grid_options opt = {.sigma_in = 1e-2, .sigma_out = 1e-2, .threads = 2, .sweeps = 1};
     kq_grid_report ra;
-    check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, S_in, S_out, true, &opt, b, NULL, &err));
-    check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, H_in, H_out, true, &opt, c, NULL, &err));
+    check_ok(
+        kq_grid_round(KQ_T_Q5_0, &(kq_round_input){"W", W, m, n, S_in, S_out, true}, &opt, b, NULL, &err));
+    check_ok(
+        kq_grid_round(KQ_T_Q5_0, &(kq_round_input){"W", W, m, n, H_in, H_out, true}, &opt, c, NULL, &err));
     opt.shrink = 0.25;
-    check_ok(kq_grid_round(KQ_T_Q5_0, "W", W, m, n, H_in, H_out, true, &opt, a, &ra, &err));
+    check_ok(
+        kq_grid_round(KQ_T_Q5_0, &(kq_round_input){"W", W, m, n, H_in, H_out, true}, &opt, a, &ra, &err));
     assert_memory_equal(a, b, sizeof a);
     assert_memory_not_equal(a, c, sizeof a);
     assert_true(fabs(ra.predicted_loss / loss_of(KQ_T_Q5_0, a, W, m, n, H_in, H_out) - 1) <= 1e-4);
@@ -331,21 +336,26 @@ static void gains(void **state)
         uint8_t *b = blocks_for(types[t], m * n, &size), *again = blocks_for(types[t], m * n, &size);
         kq_grid_options opt = {.sigma_in = 1e-3, .sigma_out = 1e-3, .threads = 1, .measure = true};
         kq_grid_report rep;
-        check_ok(kq_grid_round(types[t], "W", W, m, n, NULL, NULL, false, &opt, b, NULL, &err));
+        check_ok(
+            kq_grid_round(types[t], &(kq_round_input){"W", W, m, n, NULL, NULL, false}, &opt, b, NULL, &err));
         const double none = loss_of(types[t], b, W, m, n, H_in, H_out);
-        check_ok(kq_grid_round(types[t], "W", W, m, n, H_in, NULL, false, &opt, b, NULL, &err));
+        check_ok(
+            kq_grid_round(types[t], &(kq_round_input){"W", W, m, n, H_in, NULL, false}, &opt, b, NULL, &err));
         const double one = loss_of(types[t], b, W, m, n, H_in, H_out);
-        check_ok(kq_grid_round(types[t], "W", W, m, n, H_in, H_out, false, &opt, b, NULL, &err));
+        check_ok(kq_grid_round(types[t], &(kq_round_input){"W", W, m, n, H_in, H_out, false}, &opt, b, NULL,
+                               &err));
         const double two = loss_of(types[t], b, W, m, n, H_in, H_out);
         opt.sweeps = 2;
-        check_ok(kq_grid_round(types[t], "W", W, m, n, H_in, H_out, false, &opt, b, &rep, &err));
+        check_ok(kq_grid_round(types[t], &(kq_round_input){"W", W, m, n, H_in, H_out, false}, &opt, b, &rep,
+                               &err));
         const double descended = loss_of(types[t], b, W, m, n, H_in, H_out);
         if (!(one < 0.8 * none && two < 0.95 * one && descended < two && rep.objective <= rep.first))
             fail_msg(
                 "%s: loss %.4g nearest, %.4g one-sided, %.4g two-sided, %.4g after descent (%.6g from %.6g)",
                 kq_dtype_name(types[t]), none, one, two, descended, rep.objective, rep.first);
         opt.threads = 3;
-        check_ok(kq_grid_round(types[t], "W", W, m, n, H_in, H_out, false, &opt, again, NULL, &err));
+        check_ok(kq_grid_round(types[t], &(kq_round_input){"W", W, m, n, H_in, H_out, false}, &opt, again,
+                               NULL, &err));
         assert_memory_equal(b, again, size);
         kq_free(b);
         kq_free(again);
@@ -360,17 +370,21 @@ static void odd_input(void **state)
     float *W = normal(8 * 256, "odd"), H[4] = {1, 0, 0, 1};
     uint8_t b[8 * 512];
     const kq_grid_options opt = {.threads = 1};
-    check_fails(kq_grid_round(KQ_T_Q4_K, "model.x", W, 8, 192, NULL, NULL, false, &opt, b, NULL, &err),
+    check_fails(kq_grid_round(KQ_T_Q4_K, &(kq_round_input){"model.x", W, 8, 192, NULL, NULL, false}, &opt, b,
+                              NULL, &err),
                 KQ_E_SHAPE, "model.x: rows of 192");
-    check_fails(kq_grid_round(KQ_T_F16, "x", W, 8, 256, NULL, NULL, false, &opt, b, NULL, &err), KQ_E_ARG,
-                "F16");
+    check_fails(
+        kq_grid_round(KQ_T_F16, &(kq_round_input){"x", W, 8, 256, NULL, NULL, false}, &opt, b, NULL, &err),
+        KQ_E_ARG, "F16");
     W[300] = NAN;
-    check_fails(kq_grid_round(KQ_T_Q4_0, "x", W, 8, 256, NULL, NULL, false, &opt, b, NULL, &err),
-                KQ_E_NUMERIC, "[1, 44]");
+    check_fails(
+        kq_grid_round(KQ_T_Q4_0, &(kq_round_input){"x", W, 8, 256, NULL, NULL, false}, &opt, b, NULL, &err),
+        KQ_E_NUMERIC, "[1, 44]");
     W[300] = 0;
     H[3] = INFINITY;
-    check_fails(kq_grid_round(KQ_T_Q4_0, "x", W, 2, 32, NULL, H, false, &opt, b, NULL, &err), KQ_E_NUMERIC,
-                "H_out");
+    check_fails(
+        kq_grid_round(KQ_T_Q4_0, &(kq_round_input){"x", W, 2, 32, NULL, H, false}, &opt, b, NULL, &err),
+        KQ_E_NUMERIC, "H_out");
     for (size_t t = 0; t < N_TYPES;
          t++) { /* zeros stay zeros; a single large value and tiny ones stay finite */
         float what[256];
@@ -434,7 +448,8 @@ static void edges(void **state)
             W[i] = (float)((i % 3 == 0 ? reach[t].above : -reach[t].below) * 65504 * 0.3);
         kq_grid_options o = kq_grid_defaults();
         o.sweeps = 1;
-        check_ok(kq_grid_round(reach[t].type, "edge", W, 2, 256, H_in, H_out, true, &o, b, NULL, &err));
+        check_ok(kq_grid_round(reach[t].type, &(kq_round_input){"edge", W, 2, 256, H_in, H_out, true}, &o, b,
+                               NULL, &err));
         assert_true(kq_dequantize(reach[t].type, b, 512, what));
         assert_int_equal(kq_first_nonfinite(what, 512), 512);
     }

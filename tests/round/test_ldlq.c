@@ -79,7 +79,7 @@ static void run(size_t m, size_t n, const float *Wp, const float *L_in, const fl
     uint16_t *packed = kq_alloc(tiles * 3, 2);
     kq_tile_rounder q = {
         .round = round_smooth, .ctx = &rec, .words = 3, .scratch_bytes = 100, .batch = batch};
-    check_ok(kq_ldlq_with(&q, Wp, m, n, L_in, L_out, scale, packed, What, threads, &err));
+    check_ok(kq_ldlq_with(&q, &(kq_ldlq_input){Wp, m, n, L_in, L_out, scale}, packed, What, threads, &err));
     for (size_t t = 0; t < tiles; t++)
         assert_int_equal(rec.calls[t], 1);
     for (size_t i = 0; i < tiles * 3; i++)
@@ -158,9 +158,9 @@ static void test_trellis(void **state)
     float *again = kq_alloc(m * n, sizeof *again), v[256];
     uint16_t *packed = kq_alloc(tiles * words, 2), *packed2 = kq_alloc(tiles * words, 2);
     float scale = (float)(1 / (0.9 * kq_trellis_rms(t)));
-    check_ok(kq_ldlq(t, Wp, m, n, Li, Lo, scale, packed, What, 1, &err));
+    check_ok(kq_ldlq(t, &(kq_ldlq_input){Wp, m, n, Li, Lo, scale}, packed, What, 1, &err));
     for (int threads = 2; threads <= 3; threads++) {
-        check_ok(kq_ldlq(t, Wp, m, n, Li, Lo, scale, packed2, again, threads, &err));
+        check_ok(kq_ldlq(t, &(kq_ldlq_input){Wp, m, n, Li, Lo, scale}, packed2, again, threads, &err));
         assert_memory_equal(packed2, packed, tiles * words * 2);
         assert_memory_equal(again, What, m * n * sizeof *What);
     }
@@ -169,11 +169,13 @@ static void test_trellis(void **state)
         for (size_t i = 0; i < 256; i++)
             assert_true(What[(k / (n / 16) * 16 + i / 16) * n + k % (n / 16) * 16 + i % 16] == scale * v[i]);
     }
-    check_ok(kq_ldlq(t, Wp, m, n, Li, Lo, 0, packed, What, 2, &err));
+    check_ok(kq_ldlq(t, &(kq_ldlq_input){Wp, m, n, Li, Lo, 0}, packed, What, 2, &err));
     for (size_t i = 0; i < m * n; i++)
         assert_true(What[i] == 0);
-    check_fails(kq_ldlq(t, Wp, m, n, Li, Lo, NAN, packed, What, 1, &err), KQ_E_ARG, "scale");
-    check_fails(kq_ldlq(t, Wp, 40, n, Li, Lo, 1, packed, What, 1, &err), KQ_E_ARG, "multiples");
+    check_fails(kq_ldlq(t, &(kq_ldlq_input){Wp, m, n, Li, Lo, NAN}, packed, What, 1, &err), KQ_E_ARG,
+                "scale");
+    check_fails(kq_ldlq(t, &(kq_ldlq_input){Wp, 40, n, Li, Lo, 1}, packed, What, 1, &err), KQ_E_ARG,
+                "multiples");
     kq_free(packed2), kq_free(packed), kq_free(again), kq_free(What), kq_free(Lo), kq_free(Li), kq_free(Wp);
     kq_trellis_free(t);
 }

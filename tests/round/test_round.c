@@ -60,7 +60,8 @@ static void test_gain(void **state)
                 kq_round_options opt = options;
                 opt.seed = seed;
                 const float *in = sides & 1 ? H_in : NULL, *out = sides & 2 ? H_out : NULL;
-                check_ok(kq_round_linear(hyb, "gain", W, m, n, in, out, true, &opt, &p, &rep, &err));
+                check_ok(kq_round_linear(hyb, &(kq_round_input){"gain", W, m, n, in, out, true}, &opt, &p,
+                                         &rep, &err));
                 loss[sides] += loss_of(&p, W, H_in, H_out, &mse) / 3;
                 mse_none += sides == 0 ? mse / 3 : 0;
                 double own = loss_of(&p, W, in, out, NULL);
@@ -179,7 +180,7 @@ static void test_forecast(void **state)
             double in, out, plain_in, plain_out;
             kq_round_options opt = {.sigma_reg = 1e-2, .seed = seed, .threads = 2, .shrink = i % 2 ? 0.2 : 0};
             const size_t padded = (m + 15) / 16 * ((n + 15) / 16) * 256;
-            check_ok(kq_forecast_linear("x", W, m, n, H_in, H_out, &opt, &f, &err));
+            check_ok(kq_forecast_linear(&(kq_round_input){"x", W, m, n, H_in, H_out, false}, &opt, &f, &err));
             naive_through(H_in, n, seed, "x.su", opt.sigma_reg, opt.shrink, &in, &plain_in);
             naive_through(H_out, m, seed, "x.sv", opt.sigma_reg, opt.shrink, &out, &plain_out);
             const double loss = 0.5 * square / (double)padded * in * out,
@@ -187,12 +188,13 @@ static void test_forecast(void **state)
             if (!(fabs(f.loss / loss - 1) < 1e-5) || !(fabs(f.spread / spread - 1) < 1e-5))
                 fail_msg("%zu x %zu: forecast %g, %g; dense %g, %g", m, n, f.loss, f.spread, loss, spread);
             opt.threads = 1;
-            check_ok(kq_forecast_linear("x", W, m, n, H_in, H_out, &opt, &g, &err));
+            check_ok(kq_forecast_linear(&(kq_round_input){"x", W, m, n, H_in, H_out, false}, &opt, &g, &err));
             assert_true(f.loss == g.loss && f.spread == g.spread);
             for (int k = 2; k <= 4; k++) {
                 kq_packed p;
                 kq_round_report rep;
-                check_ok(kq_round_linear(t[k], "x", W, m, n, H_in, H_out, true, &opt, &p, &rep, &err));
+                check_ok(kq_round_linear(t[k], &(kq_round_input){"x", W, m, n, H_in, H_out, true}, &opt, &p,
+                                         &rep, &err));
                 said[k] += kq_forecast_loss(&f, e[k]);
                 is[k] += rep.predicted_loss;
                 kq_packed_free(&p);
@@ -210,11 +212,12 @@ static void test_forecast(void **state)
     double square = 0;
     for (size_t j = 0; j < 96 * 144; j++)
         square += (double)W[j] * W[j];
-    check_ok(kq_forecast_linear("x", W, 96, 144, NULL, NULL, &options, &f, &err));
+    check_ok(kq_forecast_linear(&(kq_round_input){"x", W, 96, 144, NULL, NULL, false}, &options, &f, &err));
     assert_true(fabs(f.loss / (0.5 * square) - 1) < 1e-12 && f.spread == 1);
     W[7] = NAN;
-    check_fails(kq_forecast_linear("layers.3.q", W, 96, 144, NULL, NULL, &options, &f, &err), KQ_E_NUMERIC,
-                "layers.3.q: the weight");
+    check_fails(kq_forecast_linear(&(kq_round_input){"layers.3.q", W, 96, 144, NULL, NULL, false}, &options,
+                                   &f, &err),
+                KQ_E_NUMERIC, "layers.3.q: the weight");
     kq_free(W);
     for (int k = 2; k <= 4; k++)
         kq_trellis_free(t[k]);
@@ -239,10 +242,13 @@ static void test_shrunk(void **state)
         kq_packed a, b, c;
         kq_round_report ra, rb;
         kq_round_options opt = options;
-        check_ok(kq_round_linear(hyb, "shrunk", W, m, n, S[0], S[1], true, &opt, &b, &rb, &err));
-        check_ok(kq_round_linear(hyb, "shrunk", W, m, n, H[0], H[1], true, &opt, &c, NULL, &err));
+        check_ok(kq_round_linear(hyb, &(kq_round_input){"shrunk", W, m, n, S[0], S[1], true}, &opt, &b, &rb,
+                                 &err));
+        check_ok(kq_round_linear(hyb, &(kq_round_input){"shrunk", W, m, n, H[0], H[1], true}, &opt, &c, NULL,
+                                 &err));
         opt.shrink = 0.25;
-        check_ok(kq_round_linear(hyb, "shrunk", W, m, n, H[0], H[1], true, &opt, &a, &ra, &err));
+        check_ok(kq_round_linear(hyb, &(kq_round_input){"shrunk", W, m, n, H[0], H[1], true}, &opt, &a, &ra,
+                                 &err));
         assert_memory_equal(a.trellis, b.trellis, words * 2);
         assert_memory_not_equal(a.trellis, c.trellis, words * 2);
         assert_true(fabs(ra.predicted_loss / loss_of(&a, W, H[0], H[1], NULL) - 1) < 1e-4);
@@ -263,7 +269,8 @@ static void test_unround(void **state)
         float *W = normal(m * n, "unround"), *got = kq_alloc(m * n, sizeof *got),
               *want = kq_alloc(m * n, sizeof *want), v[256];
         kq_packed p;
-        check_ok(kq_round_linear(hyb, "unround", W, m, n, NULL, NULL, false, &options, &p, NULL, &err));
+        check_ok(kq_round_linear(hyb, &(kq_round_input){"unround", W, m, n, NULL, NULL, false}, &options, &p,
+                                 NULL, &err));
         assert_true(p.m == m && p.n == n && p.m_pad == mp && p.n_pad == np && p.scale > 0);
         check_ok(kq_unround_linear(hyb, &p, got, 1, &err));
         kq_hadamard *um, *un;
@@ -305,8 +312,9 @@ static void test_repeatable(void **state)
     for (int i = 0; i < 4; i++) {
         kq_round_options opt = options;
         opt.threads = i < 3 ? i + 1 : 2;
-        check_ok(kq_round_linear(hyb, i < 3 ? "model.a" : "model.b", W, m, n, H_in, H_out, true, &opt, &p[i],
-                                 &rep[i], &err));
+        check_ok(kq_round_linear(hyb,
+                                 &(kq_round_input){i < 3 ? "model.a" : "model.b", W, m, n, H_in, H_out, true},
+                                 &opt, &p[i], &rep[i], &err));
     }
     for (int i = 1; i < 3; i++) {
         assert_memory_equal(p[i].trellis, p[0].trellis, words * 2);
@@ -339,21 +347,25 @@ static void test_refused(void **state)
     kq_round_report rep;
     float keep = W[5 * N + 6];
     W[5 * N + 6] = NAN;
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err),
+    check_fails(kq_round_linear(hyb, &(kq_round_input){"layers.3.q", W, M, N, H_in, H_out, true}, &options,
+                                &p, &rep, &err),
                 KQ_E_NUMERIC, "layers.3.q: the weight");
     assert_null(p.trellis);
     W[5 * N + 6] = keep;
     keep = H_in[3];
     H_in[3] = INFINITY;
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, H_out, true, &options, &p, &rep, &err),
+    check_fails(kq_round_linear(hyb, &(kq_round_input){"layers.3.q", W, M, N, H_in, H_out, true}, &options,
+                                &p, &rep, &err),
                 KQ_E_NUMERIC, "layers.3.q: H_in");
     H_in[3] = keep;
     float *neg = kq_alloc(M * M, sizeof *neg);
     for (size_t i = 0; i < M * M; i++)
         neg[i] = -H_out[i];
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, M, N, H_in, neg, true, &options, &p, &rep, &err),
+    check_fails(kq_round_linear(hyb, &(kq_round_input){"layers.3.q", W, M, N, H_in, neg, true}, &options, &p,
+                                &rep, &err),
                 KQ_E_NUMERIC, "layers.3.q: H_out");
-    check_fails(kq_round_linear(hyb, "layers.3.q", W, 0, N, H_in, neg, true, &options, &p, &rep, &err),
+    check_fails(kq_round_linear(hyb, &(kq_round_input){"layers.3.q", W, 0, N, H_in, neg, true}, &options, &p,
+                                &rep, &err),
                 KQ_E_ARG, "layers.3.q");
 
     /* A slightly indefinite factor is repaired and counted: one eigenvalue -0.015 of a mean diagonal
@@ -361,7 +373,8 @@ static void test_refused(void **state)
     memset(neg, 0, M * M * sizeof *neg);
     for (size_t i = 0; i < M; i++)
         neg[i * M + i] = i == 3 ? -0.015f : 1;
-    check_ok(kq_round_linear(hyb, "x", W, M, N, H_in, neg, false, &options, &p, &rep, &err));
+    check_ok(
+        kq_round_linear(hyb, &(kq_round_input){"x", W, M, N, H_in, neg, false}, &options, &p, &rep, &err));
     assert_int_equal(rep.extra_in, 0);
     assert_int_equal(rep.extra_out, 1);
     assert_true(isnan(rep.predicted_loss));
@@ -371,7 +384,8 @@ static void test_refused(void **state)
     memset(neg, 0, M * M * sizeof *neg);
     memset(What, 1, M * N * sizeof *What);
     float *zero = kq_calloc(M * N, sizeof *zero);
-    check_ok(kq_round_linear(hyb, "x", zero, M, N, H_in, neg, true, &options, &p, &rep, &err));
+    check_ok(
+        kq_round_linear(hyb, &(kq_round_input){"x", zero, M, N, H_in, neg, true}, &options, &p, &rep, &err));
     assert_true(p.scale == 0 && rep.relative_mse == 0 && rep.predicted_loss == 0);
     check_ok(kq_unround_linear(hyb, &p, What, 1, &err));
     for (size_t i = 0; i < M * N; i++)
@@ -379,7 +393,8 @@ static void test_refused(void **state)
     kq_packed_free(&p);
     for (size_t i = 0; i < M * N; i++)
         zero[i] = W[i] * 1e-30f;
-    check_ok(kq_round_linear(hyb, "x", zero, M, N, H_in, H_out, true, &options, &p, &rep, &err));
+    check_ok(kq_round_linear(hyb, &(kq_round_input){"x", zero, M, N, H_in, H_out, true}, &options, &p, &rep,
+                             &err));
     assert_true(rep.relative_mse < 0.5 && isfinite(rep.predicted_loss));
     kq_packed_free(&p);
 
@@ -390,7 +405,8 @@ static void test_refused(void **state)
     int failures = 0;
     for (size_t k = 1; k < 200; k++) {
         kq_alloc_fail_after(k);
-        kq_status st = kq_round_linear(hyb, "x", W, M, N, H_in, H_out, true, &one, &p, &rep, &err);
+        kq_status st =
+            kq_round_linear(hyb, &(kq_round_input){"x", W, M, N, H_in, H_out, true}, &one, &p, &rep, &err);
         kq_alloc_fail_after(0);
         if (st == KQ_OK) {
             kq_packed_free(&p);

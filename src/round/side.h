@@ -1,0 +1,43 @@
+/* Inside the room: one side of a linear on its way into the rotated basis: padding, signs, factor. */
+#ifndef KQ_ROUND_SIDE_H
+#define KQ_ROUND_SIDE_H
+
+#include "round/round.h"
+
+/* n up to the next multiple of a tile's edge. */
+static inline size_t kq_padded(size_t n)
+{
+    return (n + KQ_TILE - 1) / KQ_TILE * KQ_TILE;
+}
+
+/* The input side (H_in, signs su, U_n) or the output side (H_out, signs sv, U_m) of one linear. */
+typedef struct kq_side {
+    const char *module; /* the linear's name */
+    const char *factor; /* "H_in" or "H_out", for messages */
+    const char *suffix; /* ".su" or ".sv": the signs' stream is named module + suffix */
+    const float *H;     /* [n, n], borrowed; NULL: the identity */
+    size_t n;
+    kq_hadamard *u; /* owned: of order kq_padded(n) */
+    int8_t *signs;  /* owned [n] */
+} kq_side;
+
+kq_side kq_side_in(const kq_round_input *in);
+kq_side kq_side_out(const kq_round_input *in);
+/* Make u and signs. Whatever it returns, kq_side_free releases them. */
+kq_status kq_side_begin(kq_side *side, uint64_t seed, kq_error *err);
+void kq_side_free(kq_side *side);
+
+/* *out [np, np] (the caller's, kq_free) = the factor with its signs, shrunk (eq. 63), padded with zeros to
+ * np = kq_padded(n), rotated (eq. 51). H may not be NULL. KQ_E_NUMERIC: NaN or Inf in H; messages name the
+ * module and the factor. */
+kq_status kq_side_rotated_factor(const kq_side *side, double shrink, int threads, float **out, kq_error *err);
+
+/* KQ_E_ARG for a shape that cannot be rounded, KQ_E_NUMERIC for NaN or Inf in W. */
+kq_status kq_round_check_weight(const kq_round_input *in, kq_error *err);
+
+static inline int kq_at_least_one(int threads)
+{
+    return threads < 1 ? 1 : threads;
+}
+
+#endif
