@@ -41,8 +41,9 @@ static size_t gaps(const kq_rp_factors *fa, double *q, size_t most)
     const char *name;
     json_t *m;
     size_t n = 0;
-    json_object_foreach(json_object_get(fa->o, "modules"), name, m) if (isfinite(gap(m)) && n < most) q[n++] =
-        gap(m);
+    json_object_foreach(json_object_get(fa->o, "modules"), name, m)
+        if (isfinite(gap(m)) && n < most)
+            q[n++] = gap(m);
     return n;
 }
 
@@ -86,7 +87,9 @@ static bool has_trace(const kq_rp_factors *fa)
 {
     const char *name;
     json_t *m;
-    json_object_foreach(json_object_get(fa->o, "modules"), name, m) if (steps(m) > 1) return true;
+    json_object_foreach(json_object_get(fa->o, "modules"), name, m)
+        if (steps(m) > 1)
+            return true;
     return false;
 }
 
@@ -174,8 +177,7 @@ static void traces(const kq_rp *p, FILE *f, const kq_rp_factors *fa, double left
     double lo = 1, hi = 1e-12, most = 2;
     size_t longest = 0, n = 0;
     char title[300];
-    json_object_foreach(json_object_get(fa->o, "modules"), name, m)
-    {
+    json_object_foreach(json_object_get(fa->o, "modules"), name, m) {
         n++;
         longest = steps(m) > longest ? steps(m) : longest;
         for (size_t i = 0; i < steps(m); i++) {
@@ -198,8 +200,7 @@ static void traces(const kq_rp *p, FILE *f, const kq_rp_factors *fa, double left
                            .y_name = named ? "residual (eq. 42)" : NULL,
                            .title = title};
     kq_svg_panel(f, &axes);
-    json_object_foreach(json_object_get(fa->o, "modules"), name, m)
-    {
+    json_object_foreach(json_object_get(fa->o, "modules"), name, m) {
         size_t k = 0;
         for (size_t i = 0; i < steps(m); i++) {
             x[k] = kq_axis_at(&axes.x, step(m, i, 0));
@@ -211,11 +212,11 @@ static void traces(const kq_rp *p, FILE *f, const kq_rp_factors *fa, double left
     for (size_t i = 0; i < longest; i++) { /* a layer that has stopped counts with its last residual */
         size_t have = 0;
         double products = 0;
-        json_object_foreach(json_object_get(fa->o, "modules"), name, m) if (steps(m))
-        {
-            at[have++] = step(m, i < steps(m) ? i : steps(m) - 1, 1);
-            products = i < steps(m) ? step(m, i, 0) : products;
-        }
+        json_object_foreach(json_object_get(fa->o, "modules"), name, m)
+            if (steps(m)) {
+                at[have++] = step(m, i < steps(m) ? i : steps(m) - 1, 1);
+                products = i < steps(m) ? step(m, i, 0) : products;
+            }
         x[k] = kq_axis_at(&axes.x, products);
         y[k++] = kq_axis_at(&axes.y, fmax(median(at, have), axes.y.lo));
     }
@@ -232,8 +233,9 @@ static void paper_curves(FILE *f, const kq_rp_factors *fa, double left, double w
     const char *name;
     json_t *m;
     double most = 2;
-    json_object_foreach(json_object_get(fa->o, "modules"), name, m) if (steps(m)) most =
-        fmax(most, step(m, 0, 1));
+    json_object_foreach(json_object_get(fa->o, "modules"), name, m)
+        if (steps(m))
+            most = fmax(most, step(m, 0, 1));
     const kq_panel axes = {.x = {0, 1, left, left + wide, false},
                            .y = {1e-6, 2 * most, 300, 34, true},
                            .x_name = "q = \xcf\x83\xe2\x82\x82 / \xcf\x83\xe2\x82\x81",
@@ -252,8 +254,7 @@ static void paper_curves(FILE *f, const kq_rp_factors *fa, double left, double w
             }
             kq_svg_line(f, x, y, n, c, which ? "" : "dash");
         }
-        json_object_foreach(json_object_get(fa->o, "modules"), name, m)
-        {
+        json_object_foreach(json_object_get(fa->o, "modules"), name, m) {
             const size_t k = (size_t)ks[c] - 1;
             if (!isfinite(gap(m)) || steps(m) <= k)
                 continue;
@@ -280,11 +281,11 @@ static void convergence_figure(kq_rp *p, FILE *f)
     double *last = kq_alloc(json_object_size(json_object_get(fa[0]->o, "modules")), sizeof *last);
     if (!last)
         return;
-    json_object_foreach(json_object_get(fa[0]->o, "modules"), name, m) if (steps(m))
-    {
-        last[n++] = step(m, steps(m) - 1, 0);
-        done += json_is_true(json_object_get(m, "converged"));
-    }
+    json_object_foreach(json_object_get(fa[0]->o, "modules"), name, m)
+        if (steps(m)) {
+            last[n++] = step(m, steps(m) - 1, 0);
+            done += json_is_true(json_object_get(m, "converged"));
+        }
     snprintf(products, sizeof products, "%.0f", median(last, n));
     kq_free(last);
     snprintf(title, sizeof title,
@@ -374,8 +375,9 @@ static size_t n_blocks(const kq_rp_row *r)
     json_t *m;
     size_t layer, kind, n = 0;
     bool there[MOST_LAYERS] = {false};
-    json_object_foreach(json_object_get(r->o, "modules"), name,
-                        m) if (place(name, &layer, &kind) && !there[layer]) there[layer] = ++n;
+    json_object_foreach(json_object_get(r->o, "modules"), name, m)
+        if (place(name, &layer, &kind) && !there[layer])
+            there[layer] = ++n;
     return n;
 }
 
@@ -389,8 +391,7 @@ static void strip(FILE *f, const kq_rp_row *r, const char *key, const char *titl
     bool there[MOST_LAYERS] = {false};
     double lo = INFINITY, hi = -INFINITY;
     char buf[300], number_buf[32];
-    json_object_foreach(json_object_get(r->o, "modules"), name, m)
-    {
+    json_object_foreach(json_object_get(r->o, "modules"), name, m) {
         const double v = number(m, key);
         if (!place(name, &layer, &kind) || !isfinite(v))
             continue;
@@ -420,8 +421,7 @@ static void strip(FILE *f, const kq_rp_row *r, const char *key, const char *titl
     top += 24;
     for (size_t k = 0; k < KINDS; k++)
         kq_svg_label(f, left - 8, top + (double)k * tall + 13.5, "end", "tick", kind_name[k]);
-    json_object_foreach(json_object_get(r->o, "modules"), name, m)
-    {
+    json_object_foreach(json_object_get(r->o, "modules"), name, m) {
         const double v = number(m, key), bits = number(m, "bits");
         if (!place(name, &layer, &kind) || !isfinite(v))
             continue;
@@ -477,11 +477,11 @@ static void map_figure(kq_rp *p, FILE *f, const kq_rp_row *r, size_t number_of)
     const char *module;
     json_t *m;
     double most = -1;
-    json_object_foreach(json_object_get(r->o, "modules"), module, m) if (number(m, "relative_mse") > most)
-    {
-        most = number(m, "relative_mse");
-        snprintf(worst, sizeof worst, "%.128s", module);
-    }
+    json_object_foreach(json_object_get(r->o, "modules"), module, m)
+        if (number(m, "relative_mse") > most) {
+            most = number(m, "relative_mse");
+            snprintf(worst, sizeof worst, "%.128s", module);
+        }
     snprintf(
         title, sizeof title,
         "Error of every module: the largest relative error is %s, of %.128s (%.150s, %.4g bits, seed %lld)",
@@ -530,8 +530,7 @@ static void hardest_table(const kq_rp *p, FILE *f, const kq_rp_row *r)
     for (size_t k = 0; factors && k < p->n_factors; k++)
         if (!strcmp(p->factors[k].name, factors) && has_gaps(&p->factors[k]))
             found = json_object_get(p->factors[k].o, "modules");
-    json_object_foreach((json_t *)modules, name, m)
-    {
+    json_object_foreach((json_t *)modules, name, m) {
         const double score = number(m, key);
         h[i++] = (hard){name, m, isfinite(score) ? score : -1};
         sum += isfinite(score) ? score : 0;

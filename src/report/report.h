@@ -1,5 +1,6 @@
-/* The report of a comparison: what its folder holds (report.c), drawn (figures.c: rows; layers.c:
- * modules of rows and factors). */
+/* The report of a comparison: what its folder holds (rows.c), put on a page (report.c) by figures (figures.c:
+ * rows; layers.c: modules of rows and factors) and tables (tables.c). page.c has the parts that they share.
+ */
 #ifndef KQ_REPORT_REPORT_H
 #define KQ_REPORT_REPORT_H
 
@@ -35,6 +36,14 @@ typedef struct kq_rp {
     int figure; /* number of the last figure */
 } kq_rp;
 
+/* ---- rows.c ---- */
+
+/* Read and check DIR; kq_rp_free also after a failure. KQ_E_FORMAT names the file and what in it is wrong. */
+kq_status kq_rp_read(const char *dir, kq_rp *p, kq_error *err);
+void kq_rp_free(kq_rp *p);
+/* A member of an object: "" or NaN where there is none of that type. */
+const char *kq_rp_string(const json_t *o, const char *key);
+double kq_rp_number(const json_t *o, const char *key);
 /* "kld", "loss_rise", ... of a text */
 double kq_rp_measure(const kq_rp_row *r, size_t text, const char *key);
 const char *kq_rp_text_name(const kq_rp *p, size_t text);
@@ -43,6 +52,8 @@ bool kq_rp_same_size(const kq_rp_row *a, const kq_rp_row *b);
 /* Mean of a measure over the rows of r's group. */
 double kq_rp_mean(const kq_rp *p, const kq_rp_row *r, size_t text, const char *key);
 
+/* ---- page.c ---- */
+
 /* <figure id="NAME"> with its number and title; what follows is up to the caller, kq_rp_close takes the
  * caption (HTML of ours, no text of files). */
 void kq_rp_open(kq_rp *p, FILE *f, const char *name, const char *title);
@@ -50,9 +61,22 @@ void kq_rp_close(FILE *f, const char *caption);
 /* The series that rows of this report have, with their marks. */
 void kq_rp_legend(const kq_rp *p, FILE *f);
 
+/* <td> of a number; "n/a" for NaN and Inf. Then one with its standard error, where that is finite. */
+void kq_rp_cell(FILE *f, double x, int digits);
+void kq_rp_cell_error(FILE *f, double x, double error, int digits);
+void kq_rp_bits_cell(FILE *f, double bits);
+void kq_rp_tokens_cell(FILE *f, double tokens);
+int kq_rp_ppl_digits(double x); /* behind the point, for five significant digits */
+
+/* ---- figures.c, layers.c, tables.c ---- */
+
 /* figures of every text: against tokens, against size, predicted against measured */
 void kq_rp_quality(kq_rp *p, FILE *f);
 void kq_rp_spectra(kq_rp *p, FILE *f); /* spectral gaps and convergence of the factors */
 void kq_rp_modules(kq_rp *p, FILE *f); /* error and bits of every module; the hardest of them */
+
+/* The table over seeds, and the table of every row. */
+void kq_rp_summary(const kq_rp *p, FILE *f);
+void kq_rp_all_rows(const kq_rp *p, FILE *f);
 
 #endif
