@@ -1,4 +1,5 @@
-/* Progress on stderr: one line that is rewritten on a terminal, a line now and then elsewhere. */
+/* Progress on stderr: one line that is rewritten on a terminal; in a log a line when a stage ends, and when
+ * nothing was shown for a minute. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,21 +37,22 @@ static int show(void *ctx, const char *stage, double fraction, const char *note)
         return 1;
     if (c->quiet)
         return 0;
+    const double t = kq_now_s();
+    const bool terminal = isatty(STDERR_FILENO);
     if (note) {
         cli_progress_end();
         fprintf(stderr, "%s\n", note);
+        now.shown_s = terminal ? 0 : t; /* in a log a note shows well enough that the work goes on */
     }
     if (note || !stage) /* the stage is where it was */
         return 0;
-    const double t = kq_now_s();
-    const bool terminal = isatty(STDERR_FILENO);
     if (strcmp(now.stage, stage)) {
         snprintf(now.stage, sizeof now.stage, "%s", stage);
         now.start_s = t;
         now.start_fraction = fraction;
         now.shown_s = terminal ? 0 : t;
     }
-    if (fraction < 1 && t - now.shown_s < (terminal ? 0.2 : 15))
+    if (fraction < 1 && t - now.shown_s < (terminal ? 0.2 : 60))
         return 0;
     now.shown_s = t;
     char elapsed[32], eta[32] = "?";
