@@ -90,7 +90,7 @@ kq_query *kq_query_new(void)
     return j;
 }
 
-static void job_free(kq_query *j)
+static void free_sequences(kq_query *j)
 {
     for (size_t i = 0; i < j->n_seq; i++) {
         kq_text_clear(&j->seq[i].text);
@@ -101,12 +101,19 @@ static void job_free(kq_query *j)
         kq_free(j->seq[i].said);
         kq_free(j->seq[i].count);
     }
+    kq_free(j->seq);
+    j->seq = NULL;
+    j->n_seq = 0;
+}
+
+static void job_free(kq_query *j)
+{
+    free_sequences(j);
     for (size_t i = 0; i < j->n_prompt; i++) {
         kq_free(j->prompt[i].text);
         kq_free(j->prompt[i].ids);
         kq_free(j->prompt[i].offset);
     }
-    kq_free(j->seq);
     kq_free(j->prompt);
     kq_api_request_clear(&j->request);
     kq_free(j);
@@ -217,8 +224,10 @@ memory:
 
 bool kq_batch_submit(kq_batch *b, kq_query *j, kq_api_error *e)
 {
-    if (!make_sequences(b, j, e))
+    if (!make_sequences(b, j, e)) {
+        free_sequences(j);
         return false;
+    }
     pthread_mutex_lock(&b->lock);
     bool ok = !b->stop && b->n_jobs < b->opt.max_jobs;
     if (ok) {
@@ -237,6 +246,8 @@ bool kq_batch_submit(kq_batch *b, kq_query *j, kq_api_error *e)
                     b->n_jobs);
     }
     pthread_mutex_unlock(&b->lock);
+    if (!ok)
+        free_sequences(j);
     return ok;
 }
 

@@ -3,6 +3,8 @@
  * answer. Expected values are computed here, one sequence at a time. */
 #include "check.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -13,12 +15,35 @@
 
 enum { V = 384, T = 96, SLOTS = 3, END = 2 };
 
+/* A step waits at the gate while it is not open. So a test can submit jobs while an earlier one is surely at
+ * work, however busy the machine is. */
+enum { OPEN, CLOSED, HOLDS_A_STEP };
+
 typedef struct toy {
     int32_t ids[SLOTS][T];
     size_t n[SLOTS];
     size_t steps, rows_max, delay_us;
     int32_t poison; /* a step with this id fails; -1: none */
+    atomic_int gate;
+    /* NULL, or: the gate closes when this job is done, and other_done says how many sequences of the other
+     * job were done before the last step of this one */
+    const kq_query *watched, *other;
+    size_t other_done;
 } toy;
+
+static void gate_wait(toy *t)
+{
+    int expected = CLOSED;
+    atomic_compare_exchange_strong(&t->gate, &expected, HOLDS_A_STEP);
+    while (atomic_load(&t->gate) != OPEN)
+        usleep(200);
+}
+
+static void wait_for_a_step(toy *t)
+{
+    while (atomic_load(&t->gate) != HOLDS_A_STEP)
+        usleep(200);
+}
 
 /* Logits after ids [n]: pseudo-random in [0, 4), with the end token likely now and then. */
 static void toy_logits(const int32_t *ids, size_t n, float *out)
@@ -55,6 +80,14 @@ static kq_status toy_run(void *ctx, const kq_engine_piece *p, size_t n, kq_error
 {
     toy *t = ctx;
     size_t rows = 0;
+    gate_wait(t);
+    if (t->watched && !t->watched->done)
+        t->other_done = t->other->n_done;
+    else if (t->watched) {
+        t->watched = NULL;
+        atomic_store(&t->gate, CLOSED);
+        gate_wait(t);
+    }
     for (size_t i = 0; i < n; i++) {
         assert_true(p[i].slot < SLOTS && p[i].n >= 1 && p[i].n_logits <= p[i].n &&
                     t->n[p[i].slot] + p[i].n <= T);
@@ -107,10 +140,12 @@ static void start(fixture *f, size_t rows, size_t max_jobs)
     check_ok(kq_batch_new(&opt, &f->b, &err));
 }
 
-static void stop(fixture *f)
+static void *stop(void *ctx)
 {
+    fixture *f = ctx;
     kq_batch_free(f->b);
     kq_tokenizer_close(f->tok);
+    return NULL;
 }
 
 /* A job of n_prompt prompts [n] each. */
@@ -279,20 +314,21 @@ static void fairness(void **state)
     for (int i = 0; i < 40; i++)
         n[i] = 8;
     start(&f, 64, 10);
-    f.t.delay_us = 500;
+    atomic_store(&f.t.gate, CLOSED);
     kq_query *big = job_of(ids, n, 40, 30), *small = job_of(two, &four, 1, 5);
     kq_api_error e;
     big->request.ignore_eos = small->request.ignore_eos = true;
     assert_true(kq_batch_submit(f.b, big, &e));
-    usleep(3000);
+    wait_for_a_step(&f.t);
+    f.t.watched = small, f.t.other = big;
     assert_true(kq_batch_submit(f.b, small, &e));
+    atomic_store(&f.t.gate, OPEN);
     finish(&f, small);
-    kq_batch_lock(f.b);
-    const size_t done = big->n_done;
-    kq_batch_unlock(f.b);
-    printf("%zu of 40 were through\n", done);
-    assert_true(done < 20);
+    wait_for_a_step(&f.t);
+    printf("%zu of 40 were through\n", f.t.other_done);
+    assert_true(f.t.other_done <= SLOTS); /* those that had the slots already */
     kq_batch_cancel(big);
+    atomic_store(&f.t.gate, OPEN);
     finish(&f, big);
     assert_true(big->cancelled && !big->failed);
     kq_query_release(f.b, big);
@@ -311,11 +347,14 @@ static void limits(void **state)
     f.t.delay_us = 2000;
     kq_query *a = job_of(ids, &n, 1, 90), *b = job_of(ids, &n, 1, 90), *c = job_of(ids, &n, 1, 1);
     a->request.ignore_eos = b->request.ignore_eos = true;
-    b->deadline_s = kq_now_s() + 0.03;
+    atomic_store(&f.t.gate, CLOSED);
     assert_true(kq_batch_submit(f.b, a, &e));
+    wait_for_a_step(&f.t);
+    b->deadline_s = kq_now_s() + 0.03;
     assert_true(kq_batch_submit(f.b, b, &e));
     assert_false(kq_batch_submit(f.b, c, &e)); /* the queue is full */
     assert_int_equal(e.http, 429);
+    atomic_store(&f.t.gate, OPEN);
     finish(&f, b); /* its time is up */
     assert_true(b->failed && b->error.http == 503 && !strcmp(b->error.code, "timeout"));
     finish(&f, a);
@@ -335,15 +374,36 @@ static void limits(void **state)
     assert_true(s.jobs == 0 && s.active == 0 && s.waiting == 0 && s.jobs_failed == 2 && s.jobs_done == 2);
     kq_query_release(f.b, a), kq_query_release(f.b, b), kq_query_release(f.b, c), kq_query_release(f.b, p),
         kq_query_release(f.b, q);
-    /* ending with a job at work cancels it */
-    f.t.delay_us = 2000;
-    kq_query *last = job_of(ids, &n, 1, 90);
-    assert_true(kq_batch_submit(f.b, last, &e));
-    kq_batch *batch = f.b;
-    kq_batch_lock(batch);
-    last->refs++; /* as a connection would hold it: freed by hand below */
-    kq_batch_unlock(batch);
     stop(&f);
+}
+
+/* Ending with a job at work cancels it, and refuses what comes from then on. */
+static void ending(void **state)
+{
+    (void)state;
+    fixture f;
+    int32_t ids[3] = {5, 6, 7};
+    size_t n = 3;
+    kq_api_error e;
+    start(&f, 16, 2);
+    atomic_store(&f.t.gate, CLOSED);
+    kq_query *last = job_of(ids, &n, 1, 90), *full = job_of(ids, &n, 1, 1), *late = job_of(ids, &n, 1, 1);
+    assert_true(kq_batch_submit(f.b, last, &e));
+    wait_for_a_step(&f.t);
+    assert_true(kq_batch_submit(f.b, full, &e)); /* the queue is full, until the ending begins */
+    kq_batch_lock(f.b);
+    last->refs++; /* as a connection would hold it: freed by hand below */
+    kq_batch_unlock(f.b);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, stop, &f), 0);
+    do {
+        usleep(200);
+        assert_false(kq_batch_submit(f.b, late, &e));
+    } while (e.http == 429);
+    assert_int_equal(e.http, 503);
+    kq_query_release(f.b, full), kq_query_release(f.b, late);
+    atomic_store(&f.t.gate, OPEN);
+    pthread_join(thread, NULL);
     assert_true(last->done && last->cancelled);
     kq_api_request_clear(&last->request);
     kq_text_clear(&last->seq->text);
@@ -419,8 +479,9 @@ static void texts(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(texts), cmocka_unit_test(everything_at_once),
-                                       cmocka_unit_test(several_answers), cmocka_unit_test(fairness),
-                                       cmocka_unit_test(limits)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(texts),           cmocka_unit_test(everything_at_once),
+        cmocka_unit_test(several_answers), cmocka_unit_test(fairness),
+        cmocka_unit_test(limits),          cmocka_unit_test(ending)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
