@@ -423,7 +423,9 @@ enum kq_setting_mark {
     KQ_UNLESS_DEFAULT = 1 << 4, /* left out when it has its default */
     KQ_WRITTEN_APART = 1 << 5,  /* by code that knows more than the option (a text's hash, whole sequences) */
     /* The range is checked when the work begins, not when the text is read. */
-    KQ_CHECKED_AT_WORK = 1 << 6
+    KQ_CHECKED_AT_WORK = 1 << 6,
+    /* Factor files that are made in one pass over the text (kq_calibrate_all) have the same value. */
+    KQ_OF_THE_PASS = 1 << 7
 };
 
 /* One row of a table of settings. All strings are static. */

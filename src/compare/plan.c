@@ -128,14 +128,15 @@ static size_t factor_bytes(const kq_prepared *p, bool bf16)
 /* The same pass over the text serves both: same text, sequences and labels, same seed. */
 static bool same_pass(const kq_cmp_factors *a, const kq_cmp_factors *b)
 {
-    static const char *const key[] = {"text",  "text_hash",     "seq_len",    "labels",
-                                      "draws", "parse_special", "text_format"};
     const json_t *x = json_object_get(a->settings, "calibration"),
                  *y = json_object_get(b->settings, "calibration");
-    bool same = a->seed == b->seed;
-    for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
-        const json_t *u = json_object_get(x, key[i]), *v = json_object_get(y, key[i]);
-        same = same && (json_equal(u, v) || (!u && !v));
+    size_t n;
+    const kq_setting *s = kq_settings(&n);
+    bool same =
+        a->seed == b->seed && json_equal(json_object_get(x, "text_hash"), json_object_get(y, "text_hash"));
+    for (size_t i = 0; i < n; i++) {
+        const json_t *u = json_object_get(x, s[i].name), *v = json_object_get(y, s[i].name);
+        same = same && (!(s[i].marks & KQ_OF_THE_PASS) || json_equal(u, v) || (!u && !v));
     }
     return same;
 }

@@ -147,11 +147,9 @@ bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings)
 
 json_t *kq_quantize_settings(const kq_quantize_options *opt)
 {
-    json_t *o = json_pack("{s:o, s:s, s:f, s:f, s:s, s:i, s:i, s:I}", "bits", kq_bits_number(opt->bits),
-                          "code", opt->code, "sigma_reg", opt->sigma_reg, "shrink", opt->shrink, "only",
-                          opt->only ? opt->only : "", "embed_bits", opt->embed_bits, "head_bits",
-                          opt->head_bits, "seed", (json_int_t)opt->common.seed);
-    if (o && kq_bits_settings(opt, o))
+    json_t *o = json_pack("{s:o}", "bits", kq_bits_number(opt->bits));
+    if (o && kq_settings_write(KQ_QUANTIZE_OPTIONS, opt, KQ_IN_CHECKPOINT, NULL, o) &&
+        kq_bits_settings(opt, o))
         return o;
     json_decref(o);
     return NULL;

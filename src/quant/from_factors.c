@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "factors/lacks.h"
+#include "settings/settings.h"
 
 /* Does an imatrix have an entry for any linear of the model, wanted or not? */
 static bool has_any_entry(const kq_prepared *p, const kq_factor_file *file)
@@ -51,87 +52,114 @@ static kq_status check_modules(const kq_prepared *p, const kq_factor_file *file,
     return status;
 }
 
-/* What the caller said of the calibration, under the names that a factor file's settings have. NULL: out
- * of memory, or err is filled in. */
-static json_t *said(const kq_prepared *p, size_t file_seq_len, size_t file_tokens, kq_error *err)
+/* A setting of a calibration as a factor file's settings have it: what the caller gave, and what the file
+ * was made with. */
+typedef struct comparison {
+    const kq_prepared *p;
+    const json_t *file;        /* the file's settings */
+    const json_t *calibration; /* their "calibration" */
+} comparison;
+
+/* The hash of the caller's texts, as far as the file's calibration reads them. NULL: err is filled in. */
+static json_t *given_text(const comparison *c, kq_error *err)
 {
-    const kq_calibration *c = &p->opt->calibration;
+    const json_int_t tokens = json_integer_value(json_object_get(c->calibration, "tokens"));
     char hex[33];
-    size_t T = file_seq_len;
-    for (size_t i = 0; i < c->n_given; i++)
-        T = strcmp(c->given[i], "seq_len") ? T : c->seq_len;
     kq_tokenizer *tok = NULL;
-    kq_status status = c->n_text ? kq_tokenizer_open(p->src, &tok, err) : KQ_OK;
+    kq_status status = c->p->opt->calibration.n_text ? kq_tokenizer_open(c->p->src, &tok, err) : KQ_OK;
     if (!status)
-        status = kq_prepare_text_hash(p->opt, tok, file_tokens, hex, err);
+        status = kq_prepare_text_hash(c->p->opt, tok, tokens > 0 ? (size_t)tokens : 0, hex, err);
     if (tok)
         kq_tokenizer_close(tok);
-    if (status)
-        return NULL;
-    json_t *o = json_pack(
-        "{s:s, s:I, s:I, s:I, s:s, s:I, s:s, s:f, s:i, s:I, s:i, s:b, s:f, s:i, s:s, s:b, s:s}", "text", hex,
-        "tokens", (json_int_t)(T ? c->tokens / T * T : c->tokens), "seq_len", (json_int_t)c->seq_len, "batch",
-        (json_int_t)c->batch, "labels", c->sampled_labels ? "sampled" : "text", "draws", (json_int_t)c->draws,
-        "method", c->method, "rho", c->rho, "rounds", c->rounds, "early", (json_int_t)c->early, "passes",
-        c->passes, "exact", c->exact, "tol", c->tol, "max_iter", c->max_iter, "start",
-        c->start_random ? "random" : "identity", "parse_special", !c->reading.spell_special, "text_format",
-        c->reading.format ? c->reading.format : "auto");
-    if (!o)
+    return status ? NULL : json_string(hex);
+}
+
+/* The caller's number of tokens: whole sequences of the file's length, or of the caller's if that is given
+ * too. */
+static json_t *given_tokens(const comparison *c)
+{
+    const kq_calibration *mine = &c->p->opt->calibration;
+    size_t T = (size_t)json_integer_value(json_object_get(c->calibration, "seq_len"));
+    for (size_t i = 0; i < mine->n_given; i++)
+        T = strcmp(mine->given[i], "seq_len") ? T : mine->seq_len;
+    return json_integer((json_int_t)(T ? mine->tokens / T * T : mine->tokens));
+}
+
+/* What the caller gave, new. NULL: err is filled in. */
+static json_t *given_value(const comparison *c, const kq_setting *s, kq_error *err)
+{
+    if (!strcmp(s->name, "text"))
+        return given_text(c, err);
+    json_t *value =
+        !strcmp(s->name, "tokens") ? given_tokens(c) : kq_setting_json(KQ_QUANTIZE_OPTIONS, c->p->opt, s);
+    if (!value)
         kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
-    return o;
+    return value;
+}
+
+/* What the file was made with, new; NULL: it does not tell. A setting that is left out had its default,
+ * in a file of kronq's; another program's imatrix tells nothing. */
+static json_t *file_value(const comparison *c, const kq_setting *s)
+{
+    json_t *value = json_object_get(c->file, s->name);
+    if (!value)
+        value = json_object_get(c->calibration, strcmp(s->name, "text") ? s->name : "text_hash");
+    if (value)
+        return json_incref(value);
+    const bool ours = json_object_get(c->calibration, "text_hash") != NULL;
+    return (s->marks & KQ_UNLESS_DEFAULT) && ours ? kq_setting_default_json(s) : NULL;
+}
+
+static kq_status differs(const comparison *c, const kq_setting *s, const json_t *there, const json_t *mine,
+                         kq_error *err)
+{
+    const char *path = c->p->opt->factors;
+    if (!there)
+        return kq_fail(err, KQ_E_MISMATCH,
+                       "%s: does not tell with which %s its factors were made; leave that option out", path,
+                       s->name);
+    if (!strcmp(s->name, "text"))
+        return kq_fail(err, KQ_E_MISMATCH,
+                       "%s: its factors were made from another text than the one given now; leave "
+                       "--text out, or calibrate with it",
+                       path);
+    char *a = kq_job_shown(there), *b = kq_job_shown(mine);
+    kq_fail(err, KQ_E_MISMATCH,
+            "%s: its factors were made with %s %.100s, asked for is %.100s; leave that "
+            "option out, or calibrate with it",
+            path, s->name, a ? a : "?", b ? b : "?");
+    free(a);
+    free(b);
+    return KQ_E_MISMATCH;
+}
+
+static kq_status check_one(const comparison *c, const char *name, kq_error *err)
+{
+    const kq_calibration *mine = &c->p->opt->calibration;
+    const kq_setting *s = kq_setting_find(name, KQ_FOR_QUANTIZE);
+    if (!s || !(s->marks & (KQ_IN_CALIBRATION | KQ_IN_FACTORS)))
+        return kq_fail(err, KQ_E_ARG, "calibration.given: %s is no setting of a calibration", name);
+    if (!strcmp(name, "method") &&
+        !strcmp(mine->method, kq_method_name(c->p->factor.method))) /* an imatrix is input-only */
+        return KQ_OK;
+    json_t *asked = given_value(c, s, err), *there = file_value(c, s);
+    kq_status status = asked ? KQ_OK : err ? err->status : KQ_E_MEMORY;
+    /* a file of which no label is drawn tells no number of draws: there is one */
+    if (!status && !json_equal(asked, there) && (there || strcmp(name, "draws") || mine->draws != 1))
+        status = differs(c, s, there, asked, err);
+    json_decref(asked);
+    json_decref(there);
+    return status;
 }
 
 /* What the caller named must be what the file was made with: an option that is silently without effect
  * would be worse than none. */
 static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_error *err)
 {
-    const kq_calibration *c = &p->opt->calibration;
-    const json_t *calibration = json_object_get(settings, "calibration");
-    if (!c->n_given)
-        return KQ_OK;
-    const json_int_t tokens = json_integer_value(json_object_get(calibration, "tokens"));
-    json_t *all = said(p, (size_t)json_integer_value(json_object_get(calibration, "seq_len")),
-                       tokens > 0 ? (size_t)tokens : 0, err);
-    /* settings mention what is otherwise */
-    json_t *unsaid = json_pack("{s:b, s:s}", "parse_special", true, "text_format", "auto");
-    kq_status status = all ? KQ_OK : err ? err->status : KQ_E_MEMORY;
-    for (size_t i = 0; i < c->n_given && !status; i++) {
-        const char *name = c->given[i];
-        const json_t *mine = json_object_get(all, name), *there = json_object_get(settings, name);
-        const bool text = !strcmp(name, "text");
-        if (!mine) {
-            status = kq_fail(err, KQ_E_ARG, "calibration.given: %s is no setting of a calibration", name);
-            break;
-        }
-        if (!there)
-            there = json_object_get(calibration, text ? "text_hash" : name);
-        if (!strcmp(name, "method") &&
-            !strcmp(c->method, kq_method_name(p->factor.method))) /* an imatrix is input-only */
-            continue;
-        if (!there && json_object_get(calibration, "text_hash")) /* ours, not another program's imatrix */
-            there = json_object_get(unsaid, name);
-        if (json_equal(mine, there) || (!there && !strcmp(name, "draws") && c->draws == 1))
-            continue;
-        char *a = kq_job_shown(there), *b = kq_job_shown(mine);
-        if (text && there)
-            status = kq_fail(err, KQ_E_MISMATCH,
-                             "%s: its factors were made from another text than the one given now; leave "
-                             "--text out, or calibrate with it",
-                             p->opt->factors);
-        else if (!there)
-            status = kq_fail(err, KQ_E_MISMATCH,
-                             "%s: does not tell with which %s its factors were made; leave that option out",
-                             p->opt->factors, name);
-        else
-            status = kq_fail(err, KQ_E_MISMATCH,
-                             "%s: its factors were made with %s %.100s, asked for is %.100s; leave that "
-                             "option out, or calibrate with it",
-                             p->opt->factors, name, a ? a : "?", b ? b : "?");
-        free(a);
-        free(b);
-    }
-    json_decref(all);
-    json_decref(unsaid);
+    const comparison c = {.p = p, .file = settings, .calibration = json_object_get(settings, "calibration")};
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < p->opt->calibration.n_given && !status; i++)
+        status = check_one(&c, p->opt->calibration.given[i], err);
     return status;
 }
 

@@ -198,51 +198,38 @@ kq_status kq_prepare_text_hash(const kq_quantize_options *opt, const kq_tokenize
     return status;
 }
 
-json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
+/* "text", "text_hash" and "tokens" of the settings: what the options say of them is not all. */
+static json_t *text_settings(const kq_prepared *p)
 {
     const kq_calibration *c = &p->opt->calibration;
-    const kq_method method = p->factor.method;
+    if (!c->n_text)
+        return json_pack("{s:s, s:s, s:I}", "text", "sampled from the model", "text_hash", p->text_hash,
+                         "tokens", (json_int_t)(p->n_seq * c->seq_len));
+    json_t *names = json_array();
+    for (size_t i = 0; i < c->n_text; i++)
+        json_array_append_new(names, json_string(kq_text_name(c->text[i])));
+    return json_pack("{s:o, s:s, s:I}", "text", names, "text_hash", p->text_hash, "tokens",
+                     (json_int_t)(p->n_seq * c->seq_len));
+}
+
+json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
+{
+    const char *method = kq_method_name(p->factor.method);
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "kronq", kq_version(), "model", p->fingerprint,
-                          "method", kq_method_name(method), "isa", kq_isa_name(p->isa), "compute",
+                          "method", method, "isa", kq_isa_name(p->isa), "compute",
                           p->compute == KQ_BF16 ? "bf16" : "f32", "seed", (json_int_t)p->opt->common.seed);
-    if (o && method != KQ_NONE) {
-        json_t *names = json_array();
-        for (size_t i = 0; i < c->n_text; i++)
-            json_array_append_new(names, json_string(kq_text_name(c->text[i])));
-        json_object_set_new(o, "calibration",
-                            json_pack("{s:o, s:s, s:I, s:I, s:I, s:s}", "text",
-                                      c->n_text ? names : json_string("sampled from the model"), "text_hash",
-                                      p->text_hash, "tokens", (json_int_t)(p->n_seq * c->seq_len), "seq_len",
-                                      (json_int_t)c->seq_len, "batch", (json_int_t)c->batch, "labels",
-                                      c->sampled_labels ? "sampled" : "text"));
-        if (c->sampled_labels)
-            json_object_set_new(json_object_get(o, "calibration"), "draws",
-                                json_integer((json_int_t)c->draws));
-        if (c->n_text && c->reading.spell_special)
-            json_object_set_new(json_object_get(o, "calibration"), "parse_special", json_false());
-        if (c->n_text && c->reading.format && strcmp(c->reading.format, "auto"))
-            json_object_set_new(json_object_get(o, "calibration"), "text_format",
-                                json_string(c->reading.format));
-        if (!c->n_text)
-            json_decref(names);
-        if (method == KQ_FLIPFLOP || method == KQ_FLIPFLOP_TOKENS) {
-            json_object_set_new(o, "rho", json_real(c->rho));
-            json_object_set_new(o, "rounds", json_integer(c->rounds));
-            if (method == KQ_FLIPFLOP) {
-                json_object_set_new(o, "early", json_integer((json_int_t)c->early));
-                json_object_set_new(o, "exact", json_boolean(c->exact));
-            }
-        } else if (method == KQ_YAQA_A) {
-            json_object_set_new(o, "passes", json_integer(c->passes));
-        } else if (kq_method_iterates(method)) {
-            json_object_set_new(o, "tol", json_real(c->tol));
-            json_object_set_new(o, "max_iter", json_integer(c->max_iter));
-            json_object_set_new(o, "start", json_string(c->start_random ? "random" : "identity"));
-        }
+    bool ok = o != NULL;
+    if (ok && p->factor.method != KQ_NONE) {
+        json_t *calibration = text_settings(p);
+        ok = kq_settings_write(KQ_QUANTIZE_OPTIONS, p->opt, KQ_IN_CALIBRATION, method, calibration) &&
+             !json_object_set_new(o, "calibration", calibration) &&
+             kq_settings_write(KQ_QUANTIZE_OPTIONS, p->opt, KQ_IN_FACTORS, method, o);
     }
-    if (!o)
-        kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
-    return o;
+    if (ok)
+        return o;
+    json_decref(o);
+    kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+    return NULL;
 }
 
 static int self_text_progress(void *ctx, const char *stage, double fraction)

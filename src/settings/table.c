@@ -135,7 +135,7 @@ static const kq_setting table[] = {
              "repeated",
      .group = "calibration",
      .takers = SAMPLING | KQ_FOR_IMATRIX,
-     .marks = KQ_IN_CALIBRATION | KQ_WRITTEN_APART,
+     .marks = KQ_IN_CALIBRATION | KQ_WRITTEN_APART | KQ_OF_THE_PASS,
      .at = {CALIBRATION(text)}},
     {.name = "tokens",
      .type = KQ_SETTING_COUNT,
@@ -159,7 +159,7 @@ static const kq_setting table[] = {
      .help = "tokens a sequence",
      .group = "calibration",
      .takers = SAMPLING | KQ_FOR_IMATRIX | KQ_FOR_PLAN_WAYS,
-     .marks = KQ_IN_CALIBRATION,
+     .marks = KQ_IN_CALIBRATION | KQ_OF_THE_PASS,
      .at = {CALIBRATION(seq_len)}},
     {.name = "batch",
      .type = KQ_SETTING_COUNT,
@@ -182,7 +182,7 @@ static const kq_setting table[] = {
      .help = "next tokens of the text, or sampled: drawn from the model's own distribution (the true Fisher)",
      .group = "calibration",
      .takers = SAMPLING,
-     .marks = KQ_IN_CALIBRATION,
+     .marks = KQ_IN_CALIBRATION | KQ_OF_THE_PASS,
      .at = {CALIBRATION(sampled_labels)}},
     {.name = "draws",
      .type = KQ_SETTING_COUNT,
@@ -195,7 +195,7 @@ static const kq_setting table[] = {
      .help = "with --labels sampled: draws a sequence, from one forward pass",
      .group = "calibration",
      .takers = SAMPLING,
-     .marks = KQ_IN_CALIBRATION,
+     .marks = KQ_IN_CALIBRATION | KQ_OF_THE_PASS,
      .at = {CALIBRATION(draws)}},
 
     /* ---- how texts are read ---- */
@@ -207,7 +207,7 @@ static const kq_setting table[] = {
              "like any others (llama-imatrix's default), and conversations need their marks",
      .group = "texts",
      .takers = SAMPLING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT,
-     .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT,
+     .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT | KQ_OF_THE_PASS,
      .at = {CALIBRATION(reading.spell_special), EVAL_TEXT(reading.spell_special),
             COMPARE(reading.spell_special)}},
     {.name = "text_format",
@@ -220,7 +220,7 @@ static const kq_setting table[] = {
              "(JSON lines, or JSON)",
      .group = "texts",
      .takers = SAMPLING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT,
-     .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT,
+     .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT | KQ_OF_THE_PASS,
      .at = {CALIBRATION(reading.format), EVAL_TEXT(reading.format), COMPARE(reading.format)}},
 
     /* ---- how factors are found ---- */
