@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 
 kq_status kq_map_open(const char *path, kq_map *out, kq_error *err)
 {
@@ -320,6 +321,14 @@ const char *kq_path_name(const char *path)
         if (*p == '/' && p[1] && p[1] != '/')
             start = p + 1;
     return start;
+}
+
+kq_status kq_path_dir(const char *path, char **out, kq_error *err)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return kq_format(out, err, ".");
+    return kq_format(out, err, "%.*s", (int)(slash - path) + (slash == path), path);
 }
 
 kq_status kq_path_join(char *buf, size_t cap, const char *dir, const char *name, kq_error *err)

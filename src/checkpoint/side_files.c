@@ -10,6 +10,7 @@
 #include "format/json.h"
 #include "source/rope.h"
 #include "tokenizer/convert.h"
+#include "tokenizer_files/tokenizer_files.h"
 #include "base/mem.h"
 
 /* Copied byte for byte from a folder, each if it is there. */

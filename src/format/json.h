@@ -87,6 +87,8 @@ kq_status kq_json_get_list(kq_json_node node, kq_json_presence presence, const j
 kq_status kq_json_unexpected(kq_json_node node, const char *expected, kq_error *err);
 /* Is the value absent or null? */
 bool kq_json_absent(kq_json_node node);
+/* The true or false of a key; whatever else is there: otherwise. For files whose own reader is as lenient. */
+bool kq_json_flag(const json_t *object, const char *key, bool otherwise);
 /* Python's "if value:": false for null, false, 0, and an empty string, list or object. */
 bool kq_json_truthy(const json_t *value);
 

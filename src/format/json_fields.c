@@ -36,6 +36,12 @@ bool kq_json_absent(kq_json_node node)
     return !node.value || json_is_null(node.value);
 }
 
+bool kq_json_flag(const json_t *object, const char *key, bool otherwise)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_boolean(value) ? json_is_true(value) : otherwise;
+}
+
 bool kq_json_truthy(const json_t *value)
 {
     switch (value ? json_typeof(value) : JSON_NULL) {

@@ -6,12 +6,12 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "format/gguf.h"
-#include "format/gguf_write.h"
+#include "base/text.h"
 #include "tokenizer/convert.h"
 #include "tokenizer/internal.h"
+#include "tokenizer_files/tokenizer_files.h"
 
-enum { MAX_TEMPLATE = 1 << 24, MAX_TEMPLATES = 64 };
+enum { MAX_TEMPLATE = 1 << 24 }; /* bytes of a file */
 
 static kq_status no_memory(const char *path, kq_error *err)
 {
@@ -30,7 +30,7 @@ static kq_status from_config(kq_tokenizer *tok, const json_t *t, const char *pat
         return no_memory(path, err);
     if (json_is_string(t))
         return json_object_set(tok->chat_templates, "default", (json_t *)t) ? no_memory(path, err) : KQ_OK;
-    if (!json_is_array(t) || json_array_size(t) > MAX_TEMPLATES)
+    if (!json_is_array(t) || json_array_size(t) > KQ_MAX_CHAT_TEMPLATES)
         return kq_fail(err, KQ_E_FORMAT,
                        "%s: chat_template is neither a text nor a list of {\"name\", \"template\"}", path);
     json_array_foreach((json_t *)t, i, item)
@@ -43,13 +43,6 @@ static kq_status from_config(kq_tokenizer *tok, const json_t *t, const char *pat
             return no_memory(path, err);
     }
     return KQ_OK;
-}
-
-/* A token's text: a string, or {"content": ...}. */
-static const json_t *token_text(const json_t *v)
-{
-    const json_t *text = json_is_object(v) ? json_object_get(v, "content") : v;
-    return json_is_string(text) ? text : NULL;
 }
 
 static bool role(const char *key)
@@ -71,15 +64,15 @@ kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config,
     json_decref(tok->special_map);
     if (!(tok->special_map = json_object()))
         return no_memory(path, err);
-    json_object_foreach(
-        (json_t *)config, key,
-        v) if (role(key) && token_text(v) &&
-               json_object_set(tok->special_map, key, (json_t *)token_text(v))) return no_memory(path, err);
+    json_object_foreach((json_t *)config, key,
+                        v) if (role(key) && kq_token_text(v) &&
+                               json_object_set(tok->special_map, key,
+                                               (json_t *)kq_token_text(v))) return no_memory(path, err);
     for (size_t i = 0; i < 2; i++)
         json_object_foreach(json_object_get(config, named[i]), key,
-                            v) if (token_text(v) &&
+                            v) if (kq_token_text(v) &&
                                    json_object_set(tok->special_map, key,
-                                                   (json_t *)token_text(v))) return no_memory(path, err);
+                                                   (json_t *)kq_token_text(v))) return no_memory(path, err);
     return KQ_OK;
 }
 
@@ -107,28 +100,36 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-kq_status kq_chat_template_files(const char *dir, char ***names, size_t *n, kq_error *err)
+/* The names of an open folder's templates into names [KQ_MAX_CHAT_TEMPLATES]. */
+static kq_status list_files(DIR *d, const char *path, char **names, size_t *n, kq_error *err)
 {
-    char path[4096];
-    *names = NULL;
-    *n = 0;
-    kq_status status = kq_path_join(path, sizeof path, dir, "additional_chat_templates", err);
-    DIR *d = status ? NULL : opendir(path);
-    if (!d)
-        return status;
-    if (!(*names = kq_calloc(MAX_TEMPLATES, sizeof **names)))
-        status = no_memory(path, err);
-    for (const struct dirent *e; !status && (e = readdir(d));) {
+    for (const struct dirent *e; (e = readdir(d));) {
         if (!jinja_file(e->d_name))
             continue;
-        if (*n == MAX_TEMPLATES)
-            status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: more than %d chat templates", path, MAX_TEMPLATES);
-        else if (!((*names)[*n] = strdup(e->d_name)))
-            status = no_memory(path, err);
-        else
-            ++*n;
+        if (*n == KQ_MAX_CHAT_TEMPLATES)
+            return kq_fail(err, KQ_E_UNSUPPORTED, "%s: more than %d chat templates", path,
+                           KQ_MAX_CHAT_TEMPLATES);
+        if (!(names[*n] = strdup(e->d_name)))
+            return no_memory(path, err);
+        ++*n;
     }
-    closedir(d);
+    return KQ_OK;
+}
+
+kq_status kq_chat_template_files(const char *dir, char ***names, size_t *n, kq_error *err)
+{
+    char *path;
+    *names = NULL;
+    *n = 0;
+    kq_status status = kq_format(&path, err, "%s/additional_chat_templates", dir);
+    DIR *d = status ? NULL : opendir(path);
+    if (d && !(*names = kq_calloc(KQ_MAX_CHAT_TEMPLATES, sizeof **names)))
+        status = no_memory(path, err);
+    else if (d)
+        status = list_files(d, path, *names, n, err);
+    if (d)
+        closedir(d);
+    kq_free(path);
     if (status) {
         kq_chat_template_files_free(*names, *n);
         *names = NULL;
@@ -145,105 +146,39 @@ void kq_chat_template_files_free(char **names, size_t n)
     kq_free(names);
 }
 
+/* DIR/FILE, if it is there, as the template of a name. */
+static kq_status add_beside(json_t *all, const char *name, const char *dir, const char *file, kq_error *err)
+{
+    char *path;
+    kq_status status = kq_format(&path, err, "%s/%s", dir, file);
+    if (!status && kq_path_exists(path))
+        status = add_file(all, name, path, err);
+    kq_free(path);
+    return status;
+}
+
 kq_status kq_chat_templates_from_folder(kq_tokenizer *tok, const char *dir, kq_error *err)
 {
-    char path[4096], more[4096], file[4096];
-    char **names = NULL;
+    char **names = NULL, *more = NULL;
     size_t n = 0;
     json_t *all = json_object();
     kq_status status = all ? KQ_OK : no_memory(dir, err);
-    if (!status)
-        status = kq_path_join(path, sizeof path, dir, "chat_template.jinja", err);
-    if (!status && kq_path_exists(path))
-        status = add_file(all, "default", path, err);
-    if (!status && !(status = kq_path_join(more, sizeof more, dir, "additional_chat_templates", err)))
+    if (!status && !(status = add_beside(all, "default", dir, "chat_template.jinja", err)) &&
+        !(status = kq_format(&more, err, "%s/additional_chat_templates", dir)))
         status = kq_chat_template_files(dir, &names, &n, err);
     for (size_t i = 0; i < n && !status; i++) {
         char name[256] = "";
         memcpy(name, names[i], strlen(names[i]) - 6);
-        if (!(status = kq_path_join(file, sizeof file, more, names[i], err)))
-            status = add_file(all, name, file, err);
+        status = add_beside(all, name, more, names[i], err);
     }
     kq_chat_template_files_free(names, n);
+    kq_free(more);
     if (!status && json_object_size(all)) { /* files win over tokenizer_config.json */
         json_decref(tok->chat_templates);
         tok->chat_templates = json_incref(all);
     }
     json_decref(all);
     return status;
-}
-
-/* ---- GGUF ---- */
-
-/* One text; *out NULL: the key is not there. */
-static kq_status gguf_text(const kq_gguf *g, const char *key, const char *path, json_t **out, kq_error *err)
-{
-    const char *s;
-    size_t size;
-    *out = NULL;
-    if (!kq_gguf_str(kq_gguf_find(g, key), 0, &s, &size))
-        return KQ_OK;
-    if (kq_utf8_valid(s, size) < size || memchr(s, 0, size))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.80s is not UTF-8 text", path, key);
-    return (*out = json_stringn_nocheck(s, size)) ? KQ_OK : no_memory(path, err);
-}
-
-kq_status kq_chat_templates_of_gguf(const kq_gguf *g, const char *path, json_t **out, kq_error *err)
-{
-    const kq_gguf_kv *names = kq_gguf_find(g, "tokenizer.chat_templates");
-    json_t *one = NULL, *list;
-    const char *s;
-    size_t size;
-    kq_status status = gguf_text(g, "tokenizer.chat_template", path, out, err);
-    if (status || !kq_gguf_str(names, 0, &s, &size))
-        return status;
-    list = json_array();
-    if (!list ||
-        (*out && json_array_append_new(list, json_pack("{s:s,s:O}", "name", "default", "template", *out))))
-        status = no_memory(path, err);
-    for (size_t i = 0; !status && i < MAX_TEMPLATES && kq_gguf_str(names, i, &s, &size); i++) {
-        char key[200];
-        if (size > 100 || kq_utf8_valid(s, size) < size || memchr(s, 0, size))
-            status =
-                kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of tokenizer.chat_templates is not a name", path, i);
-        snprintf(key, sizeof key, "tokenizer.chat_template.%.*s", size > 100 ? 100 : (int)size, s);
-        if (status || (status = gguf_text(g, key, path, &one, err)) || !one)
-            continue;
-        if (json_array_append_new(list, json_pack("{s:s%,s:o}", "name", s, size, "template", one)))
-            status = no_memory(path, err);
-    }
-    json_decref(*out);
-    *out = list;
-    return status;
-}
-
-/* As llama.cpp's converter writes them: names with '_' for what is neither letter nor digit. */
-kq_status kq_chat_templates_to_gguf(struct kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err)
-{
-    char name[MAX_TEMPLATES][120];
-    const char *list[MAX_TEMPLATES], *key;
-    size_t n = 0;
-    json_t *text;
-    kq_status status = KQ_OK;
-    json_object_foreach(tok->chat_templates, key, text)
-    {
-        char full[200];
-        if (!strcmp(key, "default")) {
-            status = kq_gguf_writer_str(w, "tokenizer.chat_template", json_string_value(text), err);
-        } else if (n < MAX_TEMPLATES) {
-            snprintf(name[n], sizeof name[n], "%s", key);
-            for (char *c = name[n]; *c; c++)
-                if (!((*c >= '0' && *c <= '9') || (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z')))
-                    *c = '_';
-            snprintf(full, sizeof full, "tokenizer.chat_template.%s", name[n]);
-            list[n] = name[n];
-            n++;
-            status = kq_gguf_writer_str(w, full, json_string_value(text), err);
-        }
-        if (status)
-            return status;
-    }
-    return n ? kq_gguf_writer_strings(w, "tokenizer.chat_templates", list, n, err) : KQ_OK;
 }
 
 const char *kq_tokenizer_chat_template(const kq_tokenizer *tok)

@@ -1,15 +1,17 @@
 /* tokenizer.json and tokenizer_config.json as the tokenizer.ggml.* metadata of a GGUF: the other
- * direction of tokenizer_gguf.c. What llama.cpp's convert_hf_to_gguf.py writes for the same folder, but
+ * direction of tokenizer_files/gguf.c. What llama.cpp's convert_hf_to_gguf.py writes for the same folder, but
  * for LLaMA-2's scores: they are found again from the merges, so that tokenizer.model is not needed. */
 #include <stdio.h>
 #include <string.h>
 
-#include "base/file.h"
+#include "base/text.h"
 #include "base/warn.h"
 #include "source/gguf_special.h"
 #include "format/gguf_write.h"
 #include "tokenizer/convert.h"
 #include "tokenizer/internal.h"
+#include "tokenizer_files/gguf_pre.h"
+#include "tokenizer_files/tokenizer_files.h"
 
 typedef struct vocabulary {
     const char *path;
@@ -189,8 +191,7 @@ static kq_status write_added(kq_gguf_writer *w, const kq_tokenizer *tok, kq_erro
 /* The id of a role ("pad_token") of tokenizer_config.json; -1: none. */
 static int32_t role_id(const kq_tokenizer *tok, const json_t *config, const char *role)
 {
-    const json_t *name = json_object_get(config, role);
-    const char *text = json_string_value(json_is_object(name) ? json_object_get(name, "content") : name);
+    const char *text = json_string_value(kq_token_text(json_object_get(config, role)));
     const int32_t id = text ? kq_tokenizer_id(tok, text) : -1;
     return (size_t)id < tok->n_rows ? id : -1;
 }
@@ -249,55 +250,93 @@ static bool adds_space_prefix(const kq_tokenizer *tok)
     return false;
 }
 
+/* As llama.cpp's converter writes them: names with '_' for what is neither letter nor digit. */
+static kq_status write_templates(kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err)
+{
+    char name[KQ_MAX_CHAT_TEMPLATES][120];
+    const char *list[KQ_MAX_CHAT_TEMPLATES], *key;
+    size_t n = 0;
+    json_t *text;
+    kq_status status = KQ_OK;
+    json_object_foreach(tok->chat_templates, key, text)
+    {
+        char full[200];
+        if (!strcmp(key, "default")) {
+            status = kq_gguf_writer_str(w, "tokenizer.chat_template", json_string_value(text), err);
+        } else if (n < KQ_MAX_CHAT_TEMPLATES) {
+            snprintf(name[n], sizeof name[n], "%s", key);
+            for (char *c = name[n]; *c; c++)
+                if (!((*c >= '0' && *c <= '9') || (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z')))
+                    *c = '_';
+            snprintf(full, sizeof full, "tokenizer.chat_template.%s", name[n]);
+            list[n] = name[n];
+            n++;
+            status = kq_gguf_writer_str(w, full, json_string_value(text), err);
+        }
+        if (status)
+            return status;
+    }
+    return n ? kq_gguf_writer_strings(w, "tokenizer.chat_templates", list, n, err) : KQ_OK;
+}
+
+/* Token texts, types and, for LLaMA-2's kind, scores; or merges. */
+static kq_status write_vocabulary(kq_gguf_writer *w, vocabulary *v, const json_t *root, bool spm,
+                                  kq_error *err)
+{
+    const char *unk = json_string_value(json_object_get(json_object_get(root, "model"), "unk_token"));
+    kq_status status;
+    v->text = kq_alloc(v->n, sizeof *v->text);
+    v->type = kq_alloc(v->n, sizeof *v->type);
+    v->score = kq_calloc(v->n, sizeof *v->score);
+    v->pad = kq_alloc(v->n, sizeof *v->pad);
+    if (!v->text || !v->type || !v->score || !v->pad)
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory for %zu tokens", v->path, v->n);
+    else
+        (void)((status = fill_tokens(v, root, spm, unk, err)) ||
+               (spm && (status = find_scores(v, root, err))) ||
+               (status = kq_gguf_writer_strings(w, "tokenizer.ggml.tokens", v->text, v->n, err)) ||
+               (spm && (status = kq_gguf_writer_array(w, "tokenizer.ggml.scores", KQ_GGUF_F32, v->score, v->n,
+                                                      err))) ||
+               (status =
+                    kq_gguf_writer_array(w, "tokenizer.ggml.token_type", KQ_GGUF_I32, v->type, v->n, err)) ||
+               (!spm && (status = write_merges(w, v, root, err))));
+    kq_free(v->text);
+    kq_free(v->type);
+    kq_free(v->score);
+    kq_free(v->pad);
+    return status;
+}
+
 kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_error *err)
 {
     const kq_config *cfg = kq_source_config(src);
     kq_tokenizer *tok = NULL;
     json_t *root = NULL, *config = NULL;
-    char file[4096];
+    char *file;
+    kq_status status = kq_format(&file, err, "%s/tokenizer.json", kq_source_path(src));
     vocabulary v = {.path = file, .n = cfg->vocab_size};
-    kq_status status;
-    if ((status = kq_path_join(file, sizeof file, kq_source_path(src), "tokenizer.json", err)) ||
+    if (status ||
         (status = kq_tokenizer_open(src, &tok, err)) || /* so every later step may trust the JSON's form */
         (status = kq_tokenizer_folder_json(file, &root, &config, err)))
         goto out;
     const bool spm = tok->byte_fallback;
     const char *pre = spm ? "default" : kq_gguf_pre_name(root);
-    if (!pre) {
+    if (!pre)
         status = kq_fail(err, KQ_E_UNSUPPORTED,
                          "%s: its normalizer and pre_tokenizer are none of those that GGUF has a name for "
                          "(tokenizer.ggml.pre)",
                          file);
-        goto out;
-    }
-    v.text = kq_alloc(v.n, sizeof *v.text);
-    v.type = kq_alloc(v.n, sizeof *v.type);
-    v.score = kq_calloc(v.n, sizeof *v.score);
-    v.pad = kq_alloc(v.n, sizeof *v.pad);
-    if (!v.text || !v.type || !v.score || !v.pad) {
-        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory for %zu tokens", file, v.n);
-        goto out;
-    }
-    const char *unk = json_string_value(json_object_get(json_object_get(root, "model"), "unk_token"));
-    if ((status = fill_tokens(&v, root, spm, unk, err)) || (spm && (status = find_scores(&v, root, err))) ||
-        (status = kq_gguf_writer_str(w, "tokenizer.ggml.model", spm ? "llama" : "gpt2", err)) ||
+    if (status || (status = kq_gguf_writer_str(w, "tokenizer.ggml.model", spm ? "llama" : "gpt2", err)) ||
         (status = kq_gguf_writer_str(w, "tokenizer.ggml.pre", pre, err)) ||
-        (status = kq_gguf_writer_strings(w, "tokenizer.ggml.tokens", v.text, v.n, err)) ||
-        (spm &&
-         (status = kq_gguf_writer_array(w, "tokenizer.ggml.scores", KQ_GGUF_F32, v.score, v.n, err))) ||
-        (status = kq_gguf_writer_array(w, "tokenizer.ggml.token_type", KQ_GGUF_I32, v.type, v.n, err)) ||
-        (!spm && (status = write_merges(w, &v, root, err))) ||
+        (status = write_vocabulary(w, &v, root, spm, err)) ||
         (status = write_ids(w, tok, config, cfg, spm, err)) || (status = write_added(w, tok, err)) ||
         (status = kq_gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", adds_space_prefix(tok), err)))
         goto out;
-    status = kq_chat_templates_to_gguf(w, tok, err);
+    status = write_templates(w, tok, err);
 out:
-    kq_free(v.text);
-    kq_free(v.type);
-    kq_free(v.score);
-    kq_free(v.pad);
     json_decref(root);
     json_decref(config);
     kq_tokenizer_close(tok);
+    kq_free(file);
     return status;
 }

@@ -12,11 +12,6 @@
 #include "base/utf8.h"
 #include "tokenizer/tokenizer.h"
 
-enum {
-    KQ_TOK_MAX_ID = 1 << 22 /* ids above this are refused: no real vocabulary comes near, and tables are sized
-                               by the highest id */
-};
-
 typedef struct kq_tok_ids {
     int32_t *data;
     size_t size, cap;
@@ -122,11 +117,17 @@ kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch
 /* Normalise text; *out points into the scratch or at text itself. */
 kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, size_t size, kq_tok_scratch *s,
                        const char **out, size_t *out_size, kq_error *err);
-/* Cut text into pieces: *pieces, offsets into *base; both live in the scratch (base may be text itself)
- * until the next call. */
+/* The pieces of a text: v [n], offsets into base. Both live in the scratch until the next call; base may also
+ * be the text that was given. */
+typedef struct kq_pieces {
+    const char *base;
+    const kq_piece *v;
+    size_t n;
+} kq_pieces;
+/* Cut text into pieces with the pre-tokenizers pre [n_pre], one after the other. at_start: text is at byte 0
+ * of the caller's. */
 kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size_t size, bool at_start,
-                         kq_tok_scratch *s, const char **base, const kq_piece **pieces, size_t *n_pieces,
-                         kq_error *err);
+                         kq_tok_scratch *s, kq_pieces *out, kq_error *err);
 
 /* ---- the tokenizer ------------------------------------------------------------------------------------- */
 
@@ -207,35 +208,26 @@ struct kq_tokenizer {
     json_t *special_map; /* "bos_token" -> text, ...; NULL: none; owned */
 };
 
-/* The tokenizer of a folder as AutoTokenizer makes it: *tokenizer is path (a tokenizer.json) with the
- * steps that are run and with all added tokens, also those that only files beside it name, under the ids
- * that they get; *config is tokenizer_config.json with what special_tokens_map.json and the tokenizer's
- * class add. The caller decrefs both. Warns of added tokens whose id is another than the file's. */
-kq_status kq_tokenizer_folder_json(const char *path, json_t **tokenizer, json_t **config, kq_error *err);
 /* Read bos, eos, split_special_tokens and the chat template from a tokenizer_config.json. */
 kq_status kq_tokenizer_apply_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err);
-struct kq_gguf_writer;
 /* The same for chat templates and the names of special tokens; and templates in files of a folder, which
  * win. */
 kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path,
                                         kq_error *err);
 kq_status kq_chat_templates_from_folder(kq_tokenizer *tok, const char *dir, kq_error *err);
-/* tokenizer_config.json's "chat_template" out of a GGUF's tokenizer.chat_template (and .NAME); *out
- * NULL: none. And the way back. */
-kq_status kq_chat_templates_of_gguf(const struct kq_gguf *g, const char *path, json_t **out, kq_error *err);
-kq_status kq_chat_templates_to_gguf(struct kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err);
-kq_status kq_tok_json_load(const char *path, json_t **out, kq_error *err);
 /* id of a string in the model's vocabulary, -1: none. */
 int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size);
 kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, bool normalized,
                            kq_error *err);
 
-/* The pre_tokenizer that a tokenizer.ggml.pre stands for, with ByteLevel's add_prefix_space. New
- * reference; NULL: no such name, or out of memory. */
-json_t *kq_gguf_pre_json(const char *name, bool add_prefix_space);
-/* The tokenizer.ggml.pre that stands for a tokenizer.json's normalizer and pre_tokenizer (byte-level
- * models); NULL: none does. */
-const char *kq_gguf_pre_name(const json_t *tokenizer);
+/* The next added token of the set at or after *from in s [size]: its extent with stripped white space in
+ * [*start, *end), and *from behind the match itself. done: where the last one ended. NULL: none left. */
+const kq_added *kq_tok_next_added(const kq_tokenizer *tok, const kq_added_set *set, const char *s,
+                                  size_t size, bool parse_special, size_t done, size_t *from, size_t *start,
+                                  size_t *end);
+/* Put a token of the model's vocabulary, whose text is known, into the map that kq_tok_lookup reads. */
+void kq_tok_map_insert(kq_tokenizer *tok, int32_t id);
+
 /* Append the ids of one piece. */
 kq_status kq_bpe_piece(const kq_tokenizer *tok, const char *s, size_t size, kq_tok_scratch *scratch,
                        kq_tok_ids *ids, kq_error *err);

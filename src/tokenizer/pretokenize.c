@@ -6,20 +6,6 @@
 
 #include "tokenizer/internal.h"
 
-kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err)
-{
-    if (ids->size >= ids->cap || !ids->data) {
-        void *block = ids->data;
-        kq_status status =
-            kq_grow(&block, &ids->cap, ids->size, ids->size + 1, sizeof id, "the tokenizer", err);
-        if (status)
-            return status;
-        ids->data = block;
-    }
-    ids->data[ids->size++] = id;
-    return KQ_OK;
-}
-
 uint32_t kq_byte_char(unsigned byte)
 {
     if ((byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae)
@@ -43,15 +29,6 @@ int kq_char_byte(uint32_t cp)
 }
 
 /* ---- spans of a pattern -------------------------------------------------------------------------------- */
-
-kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err)
-{
-    s->steps = 0;
-    return s->stop && s->stop(s->ctx)
-               ? kq_fail(err, KQ_E_INTERRUPTED,
-                         "the text is not tokenized to its end: the caller asked to stop")
-               : KQ_OK;
-}
 
 static kq_status add_span(kq_tok_scratch *s, size_t off, size_t size, bool match, kq_error *err)
 {
@@ -301,75 +278,99 @@ static kq_status map_bytes(const char *text, size_t size, kq_buffer *out, kq_err
     return KQ_OK;
 }
 
-/* One pre-tokenizer on one piece [base + in.off, in.size): pieces into side `to`; ByteLevel and
- * Metaspace append new text to `fresh`. */
+/* One piece on its way through a pre-tokenizer: its text, which may be new, cut into s->span. */
+typedef struct cut {
+    const char *text;
+    size_t size;
+} cut;
+
+/* The whole text as one span. */
+static kq_status one_span(size_t size, kq_tok_scratch *s, kq_error *err)
+{
+    s->n_span = 0;
+    return add_span(s, 0, size, false, err);
+}
+
+/* Spaces become the replacement, with one in front where the scheme says so; then each begins a span. */
+static kq_status cut_metaspace(const kq_pre *pre, bool at_start, cut *c, kq_tok_scratch *s, kq_error *err)
+{
+    kq_buffer *work = &s->work;
+    const char *r = pre->replacement;
+    const size_t rn = pre->replacement_size;
+    const bool has = c->size >= rn && !memcmp(c->text, r, rn);
+    kq_status status = KQ_OK;
+    work->size = 0;
+    if (!has && c->text[0] != ' ' &&
+        (pre->prepend == KQ_PREPEND_ALWAYS || (pre->prepend == KQ_PREPEND_FIRST && at_start)))
+        status = kq_buffer_add(work, r, rn, err);
+    for (size_t i = 0; i < c->size && !status;) {
+        const char *space = memchr(c->text + i, ' ', c->size - i);
+        const size_t n = space ? (size_t)(space - c->text) - i : c->size - i;
+        status = kq_buffer_add(work, c->text + i, n, err);
+        if (!status && space)
+            status = kq_buffer_add(work, r, rn, err);
+        i += n + (space != NULL);
+    }
+    if (status)
+        return status;
+    *c = (cut){work->data, work->size};
+    if (!pre->split)
+        return one_span(c->size, s, err);
+    const kq_pattern p = {NULL, pre->replacement, rn};
+    if (!(status = find_spans(&p, c->text, c->size, s, err)))
+        apply_behavior(s, KQ_MERGED_NEXT);
+    return status;
+}
+
+static kq_status cut_byte_level(const kq_pre *pre, cut *c, kq_tok_scratch *s, kq_error *err)
+{
+    kq_status status;
+    if (pre->add_prefix_space && c->text[0] != ' ') {
+        s->work.size = 0;
+        if ((status = kq_buffer_add(&s->work, " ", 1, err)) ||
+            (status = kq_buffer_add(&s->work, c->text, c->size, err)))
+            return status;
+        *c = (cut){s->work.data, s->work.size};
+    }
+    return pre->use_regex ? find_spans(&pre->pattern, c->text, c->size, s, err) : one_span(c->size, s, err);
+}
+
+static kq_status cut_pattern(const kq_pre *pre, const cut *c, kq_tok_scratch *s, kq_error *err)
+{
+    const kq_status status = pre->kind == KQ_PRE_DIGITS ? digit_spans(c->text, c->size, s, err)
+                                                        : find_spans(&pre->pattern, c->text, c->size, s, err);
+    if (status)
+        return status;
+    for (size_t i = 0; pre->invert && i < s->n_span; i++)
+        s->span[i].match = !s->span[i].match;
+    apply_behavior(s, pre->behavior);
+    return KQ_OK;
+}
+
+static bool makes_new_text(const kq_pre *pre)
+{
+    return pre->kind == KQ_PRE_METASPACE || pre->kind == KQ_PRE_BYTE_LEVEL;
+}
+
+/* One pre-tokenizer on one piece [base + in.off, in.size): pieces into side `to`; ByteLevel and Metaspace
+ * append new text to `fresh`. */
 static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int to, kq_buffer *fresh,
                          kq_tok_scratch *s, kq_error *err)
 {
-    kq_buffer *work = &s->work;
-    const char *text = base + in.off;
-    size_t size = in.size, origin = in.off;
-    kq_status status = KQ_OK;
-    if (pre->kind == KQ_PRE_METASPACE) {
-        work->size = 0;
-        const char *r = pre->replacement;
-        size_t rn = pre->replacement_size;
-        bool has = size >= rn ? !memcmp(text, r, rn) : false;
-        if (!has && text[0] != ' ' &&
-            (pre->prepend == KQ_PREPEND_ALWAYS || (pre->prepend == KQ_PREPEND_FIRST && in.at_start)))
-            status = kq_buffer_add(work, r, rn, err);
-        for (size_t i = 0; i < size && !status;) {
-            const char *space = memchr(text + i, ' ', size - i);
-            size_t n = space ? (size_t)(space - text) - i : size - i;
-            status = kq_buffer_add(work, text + i, n, err);
-            if (!status && space)
-                status = kq_buffer_add(work, r, rn, err);
-            i += n + (space != NULL);
-        }
-        text = work->data;
-        size = work->size;
-        if (!status && pre->split) {
-            kq_pattern p = {NULL, pre->replacement, rn};
-            if (!(status = find_spans(&p, text, size, s, err)))
-                apply_behavior(s, KQ_MERGED_NEXT);
-        } else if (!status) {
-            s->n_span = 0;
-            status = add_span(s, 0, size, false, err);
-        }
-    } else if (pre->kind == KQ_PRE_BYTE_LEVEL) {
-        if (pre->add_prefix_space && text[0] != ' ') {
-            work->size = 0;
-            if (!(status = kq_buffer_add(work, " ", 1, err)))
-                status = kq_buffer_add(work, text, size, err);
-            text = work->data;
-            size = work->size;
-        }
-        if (!status && pre->use_regex) {
-            status = find_spans(&pre->pattern, text, size, s, err);
-        } else if (!status) {
-            s->n_span = 0;
-            status = add_span(s, 0, size, false, err);
-        }
-    } else {
-        status = pre->kind == KQ_PRE_DIGITS ? digit_spans(text, size, s, err)
-                                            : find_spans(&pre->pattern, text, size, s, err);
-        if (pre->invert)
-            for (size_t i = 0; i < s->n_span; i++)
-                s->span[i].match = !s->span[i].match;
-        if (!status)
-            apply_behavior(s, pre->behavior);
-    }
-    bool new_text = pre->kind == KQ_PRE_METASPACE || pre->kind == KQ_PRE_BYTE_LEVEL;
+    cut c = {base + in.off, in.size};
+    kq_status status = pre->kind == KQ_PRE_METASPACE    ? cut_metaspace(pre, in.at_start, &c, s, err)
+                       : pre->kind == KQ_PRE_BYTE_LEVEL ? cut_byte_level(pre, &c, s, err)
+                                                        : cut_pattern(pre, &c, s, err);
     for (size_t i = 0; i < s->n_span && !status; i++) {
-        kq_span x = s->span[i];
-        bool at_start = in.at_start && x.off == 0;
-        if (!new_text) {
-            status = add_piece(s, to, origin + x.off, x.size, at_start, err);
+        const kq_span x = s->span[i];
+        const bool at_start = in.at_start && x.off == 0;
+        if (!makes_new_text(pre)) {
+            status = add_piece(s, to, in.off + x.off, x.size, at_start, err);
             continue;
         }
-        size_t off = fresh->size;
-        status = pre->kind == KQ_PRE_BYTE_LEVEL ? map_bytes(text + x.off, x.size, fresh, err)
-                                                : kq_buffer_add(fresh, text + x.off, x.size, err);
+        const size_t off = fresh->size;
+        status = pre->kind == KQ_PRE_BYTE_LEVEL ? map_bytes(c.text + x.off, x.size, fresh, err)
+                                                : kq_buffer_add(fresh, c.text + x.off, x.size, err);
         if (!status)
             status = add_piece(s, to, off, fresh->size - off, at_start, err);
     }
@@ -377,8 +378,7 @@ static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int t
 }
 
 kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size_t size, bool at_start,
-                         kq_tok_scratch *s, const char **base, const kq_piece **pieces, size_t *n_pieces,
-                         kq_error *err)
+                         kq_tok_scratch *s, kq_pieces *out, kq_error *err)
 {
     int side = 0;
     s->n_piece[0] = 0;
@@ -386,21 +386,18 @@ kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size
     for (size_t k = 0; k < n_pre && !status; k++) {
         int to = 1 - side;
         s->n_piece[to] = 0;
-        bool new_text = pre[k].kind == KQ_PRE_METASPACE || pre[k].kind == KQ_PRE_BYTE_LEVEL;
         /* the one that does not hold the text being read */
         kq_buffer *fresh = &s->text[text == s->text[0].data];
-        if (new_text)
+        if (makes_new_text(&pre[k]))
             fresh->size = 0;
         for (size_t i = 0; i < s->n_piece[side] && !status; i++)
             if (!(status = kq_tok_steps(s, s->piece[side][i].size, err)))
                 status = run_pre(&pre[k], text, s->piece[side][i], to, fresh, s, err);
-        if (new_text)
+        if (makes_new_text(&pre[k]))
             text = fresh->data ? fresh->data : "";
         side = to;
     }
-    *base = text;
-    *pieces = s->piece[side];
-    *n_pieces = s->n_piece[side];
+    *out = (kq_pieces){.base = text, .v = s->piece[side], .n = s->n_piece[side]};
     return status;
 }
 

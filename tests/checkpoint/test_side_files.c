@@ -7,7 +7,9 @@
 #include "base/buffer.h"
 #include "base/mem.h"
 #include "checkpoint/side_files.h"
+#include "format/json.h"
 #include "tokenizer/convert.h"
+#include "tokenizer_files/tokenizer_files.h"
 
 /* ---- a GGUF in memory ---- */
 
@@ -417,7 +419,7 @@ static json_t *load(const char *dir, const char *name)
     kq_error err;
     json_t *v;
     snprintf(path, sizeof path, "%s/%s", dir, name);
-    check_ok(kq_tok_json_load(path, &v, &err));
+    check_ok(kq_json_read(path, KQ_TOK_MAX_FILE, &v, &err));
     return v;
 }
 

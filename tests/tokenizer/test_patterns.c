@@ -8,15 +8,14 @@ static void check_text(const kq_pre *pre, const json_t *text, const char *want, 
 {
     kq_error err;
     kq_tok_scratch s = {0};
-    const char *base, *t = json_string_value(text);
-    const kq_piece *piece;
-    size_t n;
+    const char *t = json_string_value(text);
+    kq_pieces pieces;
     kq_buffer sizes = {0};
     char hash[20];
-    check_ok(kq_pretokenize(pre, 1, t, json_string_length(text), true, &s, &base, &piece, &n, &err));
-    for (size_t i = 0; i < n; i++) {
+    check_ok(kq_pretokenize(pre, 1, t, json_string_length(text), true, &s, &pieces, &err));
+    for (size_t i = 0; i < pieces.n; i++) {
         char one[32];
-        const int len = snprintf(one, sizeof one, "%zu,", piece[i].size);
+        const int len = snprintf(one, sizeof one, "%zu,", pieces.v[i].size);
         check_ok(kq_buffer_add(&sizes, one, (size_t)len, &err));
     }
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)fnv1a(sizes.data, sizes.size));
@@ -64,15 +63,13 @@ static void linear_in_runs(void **state)
             kq_pattern_regex(kq_pattern_known(i), strlen(kq_pattern_known(i)), "test", &pre.pattern, &err));
         for (size_t u = 0; u < sizeof unit / sizeof *unit; u++) {
             kq_tok_scratch s = {0};
-            const char *base;
-            const kq_piece *piece;
+            kq_pieces pieces;
             /* spaces are what patterns go back over */
             const size_t k = strlen(unit[u]), size = SIZE / (u ? 16 : 1) / k * k;
-            size_t n;
             for (size_t j = 0; j < size; j++)
                 text[j] = unit[u][j % k];
             text[size] = 'x';
-            check_ok(kq_pretokenize(&pre, 1, text, size + 1, true, &s, &base, &piece, &n, &err));
+            check_ok(kq_pretokenize(&pre, 1, text, size + 1, true, &s, &pieces, &err));
             kq_tok_scratch_free(&s);
         }
         kq_pattern_free(&pre.pattern);

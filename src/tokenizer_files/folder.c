@@ -7,9 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buffer.h"
 #include "base/file.h"
+#include "base/mem.h"
+#include "base/text.h"
 #include "base/warn.h"
-#include "tokenizer/internal.h"
+#include "format/json.h"
+#include "tokenizer_files/gguf_pre.h"
+#include "tokenizer_files/tokenizer_files.h"
 
 /* CLASS_FILE: TokenizersBackend (PreTrainedTokenizerFast), which runs tokenizer.json as it is. The
  * others take from it only the vocabulary, the merges and the post-processor, and bring their own
@@ -18,7 +23,7 @@ typedef enum tokenizer_class { CLASS_FILE, CLASS_LLAMA, CLASS_CODE_LLAMA, CLASS_
 
 typedef struct folder {
     const char *path; /* of tokenizer.json */
-    char dir[4096];
+    char *dir;        /* of path; owned */
     /* tokenizer.json, tokenizer_config.json (an empty object without the file); owned */
     json_t *root, *config;
     /* config.json, special_tokens_map.json, added_tokens.json; NULL: not there; owned */
@@ -47,22 +52,19 @@ static kq_status no_memory(folder *f)
 
 static kq_status load_beside(folder *f, const char *name, json_t **out)
 {
-    char path[4096];
-    kq_status status = kq_path_join(path, sizeof path, f->dir, name, f->err);
-    if (status || !kq_path_exists(path) || (status = kq_tok_json_load(path, out, f->err)))
-        return status;
-    return json_is_object(*out) ? KQ_OK : kq_fail(f->err, KQ_E_FORMAT, "%s: not a JSON object", path);
+    char *path;
+    kq_status status = kq_format(&path, f->err, "%s/%s", f->dir, name);
+    if (!status && kq_path_exists(path) && !(status = kq_json_read(path, KQ_TOK_MAX_FILE, out, f->err)))
+        status = kq_json_get_object(kq_json_root(*out, path), KQ_JSON_REQUIRED, NULL, f->err);
+    kq_free(path);
+    return status;
 }
 
 static kq_status load_all(folder *f)
 {
-    const char *slash = strrchr(f->path, '/');
     kq_status status;
-    if ((size_t)snprintf(f->dir, sizeof f->dir, "%.*s",
-                         slash ? (int)(slash - f->path) + (slash == f->path) : 1,
-                         slash ? f->path : ".") >= sizeof f->dir)
-        return kq_fail(f->err, KQ_E_ARG, "%s: the path is too long", f->path);
-    if ((status = kq_tok_json_load(f->path, &f->root, f->err)) ||
+    if ((status = kq_path_dir(f->path, &f->dir, f->err)) ||
+        (status = kq_json_read(f->path, KQ_TOK_MAX_FILE, &f->root, f->err)) ||
         (status = load_beside(f, "tokenizer_config.json", &f->config)) ||
         (status = load_beside(f, "config.json", &f->model)))
         return status;
@@ -153,9 +155,7 @@ static kq_status class_steps(folder *f)
                 json_object_get(dec, "decoders"),
                 json_pack("{s:s,s:s,s:i,s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
         if (f->class == CLASS_CODE_LLAMA) {
-            const json_t *named = json_object_get(f->config, "unk_token");
-            const char *text =
-                json_string_value(json_is_object(named) ? json_object_get(named, "content") : named);
+            const char *text = json_string_value(kq_token_text(json_object_get(f->config, "unk_token")));
             unk = json_string(text ? text : "<unk>");
         }
     } else {
@@ -177,24 +177,17 @@ static kq_status class_steps(folder *f)
 
 /* ---- added tokens -------------------------------------------------------------------------------------- */
 
-static bool flag(const json_t *obj, const char *key, bool otherwise)
-{
-    const json_t *v = json_object_get(obj, key);
-    return json_is_boolean(v) ? json_is_true(v) : otherwise;
-}
-
 /* A token without its id. from: its object, or NULL. New reference; NULL: out of memory. */
 static json_t *token(const json_t *content, const json_t *from, bool special)
 {
-    special = flag(from, "special", special);
+    special = kq_json_flag(from, "special", special);
     return json_pack("{s:O,s:b,s:b,s:b,s:b,s:b}", "content", content, "single_word",
-                     flag(from, "single_word", false), "lstrip", flag(from, "lstrip", false), "rstrip",
-                     flag(from, "rstrip", false), "normalized", flag(from, "normalized", !special), "special",
-                     special);
+                     kq_json_flag(from, "single_word", false), "lstrip", kq_json_flag(from, "lstrip", false),
+                     "rstrip", kq_json_flag(from, "rstrip", false), "normalized",
+                     kq_json_flag(from, "normalized", !special), "special", special);
 }
 
-/* A string, or an object with content. */
-static const json_t *content_of(const json_t *v)
+const json_t *kq_token_text(const json_t *v)
 {
     const json_t *content = json_is_object(v) ? json_object_get(v, "content") : v;
     return json_is_string(content) ? content : NULL;
@@ -344,14 +337,14 @@ static json_t *special_texts(const folder *f)
     size_t i;
     int bad = !texts;
     for (i = 0; i < N_ROLES && !bad; i++) {
-        const json_t *mapped = content_of(json_object_get(f->map, roles[i])),
+        const json_t *mapped = kq_token_text(json_object_get(f->map, roles[i])),
                      *v = mapped ? mapped : json_object_get(f->config, roles[i]);
         if (json_is_string(v))
             bad = json_object_setn_new(texts, json_string_value(v), json_string_length(v), json_true());
     }
-    json_array_foreach(json_object_get(f->config, "extra_special_tokens"), i, t) if (content_of(t) && !bad)
-        bad = json_object_setn_new(texts, json_string_value(content_of(t)), json_string_length(content_of(t)),
-                                   json_true());
+    json_array_foreach(json_object_get(f->config, "extra_special_tokens"), i, t) if (kq_token_text(t) && !bad)
+        bad = json_object_setn_new(texts, json_string_value(kq_token_text(t)),
+                                   json_string_length(kq_token_text(t)), json_true());
     if (bad)
         json_decref(texts);
     return bad ? NULL : texts;
@@ -370,9 +363,9 @@ static kq_status side_tokens(folder *f, listing *l)
     json_object_foreach((json_t *)decoder, key, t)
     {
         json_int_t id;
-        if (!read_number(key, &id) || !json_is_object(t) || !content_of(t))
+        if (!read_number(key, &id) || !json_is_object(t) || !kq_token_text(t))
             return bad_token(f, "tokenizer_config.json", "added_tokens_decoder", key);
-        if ((status = list_token(f, l, id, token(content_of(t), t, false))))
+        if ((status = list_token(f, l, id, token(kq_token_text(t), t, false))))
             return status;
     }
     if (decoder)
@@ -406,7 +399,7 @@ typedef struct named {
 
 static kq_status name_token(folder *f, named *n, const json_t *v, bool role)
 {
-    const json_t *content = content_of(v);
+    const json_t *content = kq_token_text(v);
     if (!content)
         return KQ_OK;
     json_t *t = token(content, json_is_object(v) ? v : NULL, !json_is_object(v));
@@ -478,7 +471,7 @@ static kq_status merge_config(folder *f)
         if (json_object_get(f->firm, key))
             continue;
         json_t *copy = json_deep_copy(v);
-        if (copy && json_is_object(copy) && content_of(copy))
+        if (copy && json_is_object(copy) && kq_token_text(copy))
             json_object_set_new(copy, "special", json_true());
         if (!copy || json_object_set_new(f->config, key, copy))
             return no_memory(f);
@@ -621,6 +614,7 @@ kq_status kq_tokenizer_folder_json(const char *path, json_t **tokenizer, json_t 
     *tokenizer = json_incref(f.root);
     *config = json_incref(f.config);
 out:
+    kq_free(f.dir);
     json_decref(f.root);
     json_decref(f.config);
     json_decref(f.model);
