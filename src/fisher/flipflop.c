@@ -1,14 +1,18 @@
-/* Matrix-normal maximum likelihood by alternation (Dutilleul 1999): docs/math.md eq. 3. What the rounds
- * before the last find is only the weighting of the last one's sums, for which few samples will do. */
+/* Matrix-normal maximum likelihood by alternation (Dutilleul 1999; docs/math.md, eq. 3):
+ *     H_in  <- 1/(D m) sum_i G_i^T Ho^-1 G_i,     H_out <- 1/(D n) sum_i G_i Hi^-1 G_i^T
+ * in turn, from H_out = I. Each half round is one product of eq. 2 with a triangular middle: with Ho = L L^T
+ * and C = L^-1, G^T Ho^-1 G = (C G)^T (C G). The constants 1/m and 1/n are left out, because eq. 6 sets the
+ * scale. What the rounds before the last find is only the weighting of the last one's sums, for which a few
+ * samples are enough. */
 #include <assert.h>
 #include <math.h>
 
 #include "fisher/method.h"
 
-/* State: which half round, the normalised factor, whose Cholesky factor replaces it, and that one's
- * inverse. */
+/* The machine's state; behind it two square matrices of the larger order: the Cholesky factor of the
+ * regularised factor, and its inverse. */
 typedef struct flipflop {
-    int half;
+    int half; /* half rounds done; an even one makes H_in */
 } flipflop;
 enum { HEAD = 64 };
 static_assert(sizeof(flipflop) <= HEAD, "the matrices behind it stay aligned");
@@ -31,32 +35,6 @@ static size_t flipflop_bytes(size_t m, size_t n, const kq_factor_options *opt)
     return HEAD + (two > psd ? two : psd) * sizeof(float);
 }
 
-kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads,
-                                 int *regularised, kq_error *err)
-{
-    double trace = 0;
-    for (size_t i = 0; i < n; i++)
-        trace += H[i * n + i];
-    if (!isfinite(trace) || trace <= 0)
-        return kq_fail(err, KQ_E_NUMERIC,
-                       "flipflop: a factor's trace is %g: the gradients over- or underflow f32 when squared",
-                       trace);
-    double scale = (double)n / trace;
-    for (int tries = 1; tries <= 64; tries++) {
-        for (size_t i = 0; i < n; i++)
-            for (size_t j = 0; j <= i; j++)
-                L[i * n + j] = (float)(H[i * n + j] * scale);
-        if (kq_cholesky(L, n, (float)(rho * tries), L, threads)) {
-            kq_triangle_inverse(L, n, C, threads);
-            return KQ_OK;
-        }
-        ++*regularised;
-        if (rho <= 0)
-            break;
-    }
-    return kq_fail(err, KQ_E_NUMERIC, "flipflop: a factor is singular even with rho = %g: raise --rho", rho);
-}
-
 static void flipflop_start(kq_search *s)
 {
     *(flipflop *)s->state = (flipflop){0};
@@ -69,8 +47,8 @@ size_t kq_flipflop_samples(const kq_factor_options *opt, size_t D, int half)
 
 double kq_flipflop_passes(const kq_factor_options *opt, size_t D, int half)
 {
-    const int early = 2 * (opt->rounds - 1), of_them = half < early ? half : early;
-    return of_them * ((double)kq_flipflop_samples(opt, D, 0) / (double)D) + half - of_them;
+    const int early = 2 * (opt->rounds - 1), early_done = half < early ? half : early;
+    return early_done * ((double)kq_flipflop_samples(opt, D, 0) / (double)D) + half - early_done;
 }
 
 static kq_status flipflop_next(kq_search *s, kq_step *step, bool *more, kq_error *err)
@@ -83,9 +61,9 @@ static kq_status flipflop_next(kq_search *s, kq_step *step, bool *more, kq_error
                       .kind = KQ_MID_IDENTITY,
                       .out = in ? s->H_in : s->H_out,
                       .samples = kq_flipflop_samples(s->opt, s->D, f->half)};
-    if (!f->half ||
-        kq_factor_is_tiny(in ? s->H_out : s->H_in,
-                          in ? s->m : s->n)) /* the early samples may have no gradient: they weight nothing */
+    /* The first half round has H_out = I. The early samples may have no gradient: then they weight nothing
+     * either. */
+    if (!f->half || kq_factor_is_tiny(in ? s->H_out : s->H_in, in ? s->m : s->n))
         return KQ_OK;
     step->kind = KQ_MID_TRIANGULAR;
     step->mid = inverse_of(s);

@@ -1,10 +1,12 @@
-/* Golub-Kahan-Lanczos on the operator of eq. 2, with full reorthogonalisation.
+/* Golub-Kahan-Lanczos on the operator of eq. 2 (Golub & Kahan 1965; Chekalina et al. 2026), with full
+ * reorthogonalisation: docs/math.md, eq. 40 to 43.
  *
- * Vectors are symmetric matrices, kept as their packed lower triangle with the off-diagonal times sqrt
- * 2: the dot product of two such vectors is the Frobenius product of the matrices, at half the storage.
- * After k steps A V = U B and A* U = V B^T + beta_k v_{k+1} e_k^T, B upper bidiagonal (alpha on the
- * diagonal, beta above it). With B = P S Q^T: u = U p_1, v = V q_1, ||A v - sigma u|| = 0 and ||A* u -
- * sigma v|| = beta_k |P_k1|. */
+ * A vector of the iteration is a symmetric matrix, kept as its packed lower triangle with the off-diagonal
+ * times sqrt 2: the dot product of two such vectors is the Frobenius product of the matrices, at half the
+ * storage. After k steps A V = U B,   A* U = V B^T + beta_k v_{k+1} e_k^T (eq. 41) with B upper bidiagonal
+ * (alpha on the diagonal, beta above it). With the singular value decomposition B = P S Q^T: u = U p_1 and v
+ * = V q_1, ||A v - sigma u|| = 0 by construction, and ||A* u - sigma v|| = beta_k |P_k1|, which stops the
+ * iteration (eq. 42). */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -24,9 +26,11 @@ static size_t small_doubles(size_t k)
     return 3 * k * k + 4 * k + 2 + (8 * k + 64); /* B, P, Q; alpha, beta, c, s; work */
 }
 
-/* State. V: k + 1 vectors and the result; U: k and the result; one spare of the larger. The PSD check
- * reuses them all. */
+/* The machine's state, at the front of its memory. Behind it: the small matrices, V (k + 1 vectors and the
+ * result v), U (k vectors and the result u), one spare vector of the larger size. The check at the end reuses
+ * V and all behind it. */
 typedef struct lanczos {
+    /* the product that comes next: A(v_k), A*(u_k); at the end A(v), A*(u) for eq. 43 */
     enum { FORWARD, BACK, CHECK_FORWARD, CHECK_BACK, END } stage;
     size_t k;         /* finished steps */
     double sigma, ru; /* the largest singular value so far; ||A(v) - sigma u|| */
@@ -111,7 +115,7 @@ static double dot(const float *a, const float *b, size_t n, int threads)
     return total;
 }
 
-/* y = x_scale * y + sum_k c[k] X[k], the vectors ld apart. */
+/* y = y_scale y + sum_k c[k] X[k], y and each X[k] of n values. */
 static void combine(float *y, double y_scale, const double *c, const float *X, size_t count, size_t n,
                     int threads)
 {
@@ -140,7 +144,7 @@ static void orthogonalise(float *y, const float *X, size_t count, size_t n, doub
     }
 }
 
-/* Normalise; returns the length, or 0 (and a zero vector) when it is below floor. */
+/* y <- y / ||y||; returns the length, or 0 with a zero vector where the length is at most floor_. */
 static double normalise(float *y, size_t n, double floor_, int threads)
 {
     double length = sqrt(dot(y, y, n, threads));
@@ -212,7 +216,7 @@ static kq_status lanczos_next(kq_search *s, kq_step *step, bool *more, kq_error 
     return KQ_OK;
 }
 
-/* u = U p_1, v = V q_1, of norm 1, the sign by v's trace. */
+/* u = U p_1 and v = V q_1, made norm 1 again; the sign is that of v's trace. */
 static void combine_vectors(kq_search *s)
 {
     lanczos *l = s->state;
@@ -232,7 +236,7 @@ static void combine_vectors(kq_search *s)
     combine(l->v, sign, NULL, NULL, 0, tn, s->threads);
 }
 
-/* A step is complete: the singular values so far, and whether to stop. */
+/* After a complete step: the singular values of B, the residual of eq. 42, and whether to stop. */
 static kq_status solve_small(kq_search *s, kq_error *err)
 {
     lanczos *l = s->state;

@@ -1,5 +1,5 @@
-/* The methods by name. A method over whole gradients is one row here and one file with its kq_machine;
- * one over tokens is a list of passes. */
+/* The table of methods. A method over whole gradients is one row here and one file with its kq_machine; a
+ * method over tokens is one row and its list of passes (kq_method_pass). */
 #include "fisher/method.h"
 
 #include <stdio.h>

@@ -1,15 +1,17 @@
-/* Power iteration on the operator of eq. 2 (YAQA's method B; Tseng et al. 2025b), from the identity or a
- * random positive semidefinite start. */
+/* Power iteration on the operator of eq. 2 (Tseng et al. 2025b, method B; docs/math.md, "yaqa-b"): v <-
+ * A*(A(v)) over its norm, from the identity or a random positive semidefinite start. It reaches fastkron's
+ * fixed point; each step costs two products, as a step of Lanczos does, and the error falls by q^2. */
 #include <assert.h>
 #include <math.h>
 
 #include "base/rng.h"
 #include "fisher/method.h"
 
-/* State: where it stands, and the next iterate; the PSD check reuses that. v is H_in, u is H_out. */
+/* The machine's state; behind it the next iterate [n,n], whose memory the check at the end reuses. v is kept
+ * in H_in, u in H_out. */
 typedef struct power {
     int steps; /* finished */
-    bool half; /* u = A(v) / sigma is there, A*(u) is next */
+    bool half; /* u = A(v) / sigma is known, A*(u) comes next */
     double sigma;
 } power;
 enum { HEAD = 64 };
@@ -94,7 +96,7 @@ static kq_status power_absorb(kq_search *s, kq_error *err)
     }
     const double residual = sqrt(gap) / p->sigma;
     report->sigma1 = p->sigma;
-    if (residual > 1e-5 && p->steps > 1) { /* it falls by q^2 a step; further down it is rounding */
+    if (residual > 1e-5 && p->steps > 1) { /* the residual falls by q^2 a step; below 1e-5 it is rounding */
         const double sigma2 = p->sigma * fmin(1, sqrt(residual / report->residual));
         report->sigma2_residual = fabs(report->sigma2 / sigma2 - 1);
         report->sigma2 = sigma2;
@@ -102,7 +104,7 @@ static kq_status power_absorb(kq_search *s, kq_error *err)
     report->residual = residual;
     kq_search_trace(s, residual);
     report->converged = report->residual <= s->opt->tol;
-    if (!report->converged) { /* else v stays the one that the residual was measured with */
+    if (!report->converged) { /* a converged v stays as it is: the residual was measured with it */
         const double length = norm(next, n);
         for (size_t i = 0; i < n * n; i++)
             v[i] = (float)(next[i] / length);

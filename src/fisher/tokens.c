@@ -1,5 +1,6 @@
-/* Statistics over tokens: sums of weighted outer products, and the weights (docs/math.md, "Token-level
- * estimators"). */
+/* Statistics over tokens: sums of weighted outer products, and the weights (docs/math.md, eq. 44 to 47). The
+ * pass over the tokens is the caller's (sweep), because x and g of a token exist only while its block is at
+ * work. */
 #include <math.h>
 #include <string.h>
 
@@ -51,19 +52,11 @@ void kq_token_quadratic(const float *X, size_t rows, size_t n, const float *H, f
     }
 }
 
-bool kq_factor_is_tiny(const float *H, size_t n)
-{
-    double trace = 0;
-    for (size_t i = 0; i < n; i++)
-        trace += H[i * n + i];
-    return trace / (double)n < 1e-35; /* f32 ends at 1e-38 */
-}
-
 kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, double rho, int threads,
                           float *W, int *regularised, kq_error *err)
 {
     if (kind ==
-        KQ_WEIGHT_FACTOR) { /* H / ||H||_F^2: only the shape matters, the scale is settled at the end */
+        KQ_WEIGHT_FACTOR) { /* H / ||H||_F^2: only the shape matters, eq. 6 sets the scale at the end */
         double sum = 0;
         for (size_t i = 0; i < n * n; i++)
             sum += (double)H[i] * H[i];

@@ -1,4 +1,7 @@
-/* Triangular factors by blocks, so that they keep up with the products when there are many threads. */
+/* Cholesky factors, their inverses and the check that a matrix is positive semidefinite. The factorisation
+ * and the inverse go by blocks of 128, spread over threads, so that they keep up with the products when there
+ * are many threads; each block is one call of LAPACK or BLAS on one thread, so that the bits do not depend on
+ * their number. */
 #include <math.h>
 #include <string.h>
 
@@ -81,9 +84,35 @@ void kq_triangle_inverse(const float *L, size_t n, float *C, int threads)
     kq_one_thread_end(before);
 }
 
+kq_status kq_regularised_inverse(const float *H, size_t n, double rho, float *L, float *C, int threads,
+                                 int *regularised, kq_error *err)
+{
+    double trace = 0;
+    for (size_t i = 0; i < n; i++)
+        trace += H[i * n + i];
+    if (!isfinite(trace) || trace <= 0)
+        return kq_fail(err, KQ_E_NUMERIC,
+                       "flipflop: a factor's trace is %g: the gradients over- or underflow f32 when squared",
+                       trace);
+    double scale = (double)n / trace;
+    for (int tries = 1; tries <= 64; tries++) {
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j <= i; j++)
+                L[i * n + j] = (float)(H[i * n + j] * scale);
+        if (kq_cholesky(L, n, (float)(rho * tries), L, threads)) {
+            kq_triangle_inverse(L, n, C, threads);
+            return KQ_OK;
+        }
+        ++*regularised;
+        if (rho <= 0)
+            break;
+    }
+    return kq_fail(err, KQ_E_NUMERIC, "flipflop: a factor is singular even with rho = %g: raise --rho", rho);
+}
+
 size_t kq_psd_work(size_t n)
 {
-    /* eigenvectors n^2, eigenvalues n, ssyevd's 2 n^2 + 6 n + 1 and its 5 n + 3 integers */
+    /* eigenvectors n^2, eigenvalues n, ssyevd's scratch of 2 n^2 + 6 n + 1 values and 5 n + 3 integers */
     return 3 * n * n + 13 * n + 16;
 }
 
@@ -109,7 +138,7 @@ kq_status kq_psd_check(float *H, size_t n, double tol, float *work, int threads,
         return kq_fail(err, KQ_E_NUMERIC,
                        "%s is not positive semidefinite: eigenvalues from %.3g to %.3g (more --max-iter?)",
                        what, (double)w[0], (double)w[n - 1]);
-    for (size_t k = 0; k < n; k++) { /* row k of Z is eigenvector k */
+    for (size_t k = 0; k < n; k++) { /* row k of Z is eigenvector k: H = Z^T diag(w) Z */
         float root = sqrtf(w[k] > 0 ? w[k] : 0);
         for (size_t i = 0; i < n; i++)
             Z[k * n + i] *= root;

@@ -22,12 +22,6 @@ size_t kq_grid_bytes(size_t m, size_t n)
     return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
 }
 
-uint8_t *kq_grid_block_at(const kq_grid_work *z, size_t i, size_t b)
-{
-    const size_t row = z->out.order[i], column = z->in.order[b * z->B] / z->B;
-    return z->blocks + (row * z->n_block + column) * z->block_bytes;
-}
-
 /* ---- one side ------------------------------------------------------------------------------------------ */
 
 /* What makes a kq_grid_side. */

@@ -35,7 +35,11 @@ static inline size_t kq_grid_min(size_t a, size_t b)
 }
 
 /* The bytes of block b (in the order of rounding) of row i. */
-uint8_t *kq_grid_block_at(const kq_grid_work *z, size_t i, size_t b);
+static inline uint8_t *kq_grid_block_at(const kq_grid_work *z, size_t i, size_t b)
+{
+    const size_t row = z->out.order[i], column = z->in.order[b * z->B] / z->B;
+    return z->blocks + (row * z->n_block + column) * z->block_bytes;
+}
 
 /* The order of rounding of one side: *out [n] (the caller's), a permutation that keeps blocks together. H
  * [n, n]; NULL leaves everything where it is. block, group: entries that stay together; block 1: none do. */

@@ -1,3 +1,5 @@
+/* The kernels of flip-flop's products in block integers (panel.h), for AVX-512 with VNNI. vpdpwssd adds two
+ * products of 16-bit integers to a 32-bit sum in one instruction, twice the multiply-adds of an f32 FMA. */
 #include "fisher/panel.h"
 
 #include <math.h>
@@ -5,10 +7,11 @@
 #include "kern/gemm.h"
 
 enum { PAIRS = KQ_PANEL_BLOCK / 2 };
-#define NORM 46300.0f
-#define LARGEST 32766.0f
-/* Below SMALL the square of a column's norm may have lost its bits: 16 times the largest value bounds
- * the norm then. Columns of nothing but values below NOTHING, whose squares f32 cannot hold, are zero. */
+#define NORM 46300.0f    /* largest Euclidean norm of a block's integers: panel.h derives it */
+#define LARGEST 32766.0f /* largest integer */
+/* Below SMALL the square of a column's norm may have lost its bits; 16 times the largest value bounds the
+ * norm then (256 values at most). A column whose values are all below NOTHING, whose squares f32 cannot hold,
+ * becomes zero. */
 #define SMALL 1e-28f
 #define NOTHING 1e-30f
 
@@ -68,13 +71,23 @@ void kq_panel_pack(const float *C, size_t K, size_t r0, const float *e, int32_t 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 #define INLINE inline __attribute__((always_inline))
 
-/* C [8, 16 nv] (+)= rows[i] columns[j] sum_k A[k][i] B[k][j] over pairs k: up to 24 sums in registers, 8
- * broadcasts and 3 loads for 24 times
- * 32 multiply-adds. Assembler, because GCC 12 copies and spills the sums of the intrinsic (a third of
- * the speed). */
-static TARGET INLINE void micro(int nv, size_t pairs, const int32_t *A, size_t lda, const float *rows,
-                                const int32_t *B, const float *columns, float *C, size_t ldc, bool add)
+/* One operand of micro: pairs of 16-bit values, `stride` int32 a pair of k, and the scale of each row or
+ * column. */
+typedef struct operand {
+    const int32_t *pairs;
+    const float *scales;
+    size_t stride;
+} operand;
+
+/* C [8, 16 nv] (+)= A.scales[i] B.scales[j] sum_k A[k][i] B[k][j] over pairs k: up to 24 sums in registers, 8
+ * broadcasts and 3 loads for 24 times 32 multiply-adds. B's stride is KQ_PANEL. Assembler, because GCC 12
+ * copies and spills the sums of the intrinsic (a third of the speed). */
+static TARGET INLINE void micro(int nv, size_t n_pairs, operand a_in, operand b_in, float *C, size_t ldc,
+                                bool add)
 {
+    const int32_t *A = a_in.pairs, *B = b_in.pairs;
+    const float *rows = a_in.scales, *columns = b_in.scales;
+    const size_t lda = a_in.stride;
     __m512i s[8][3];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
@@ -82,9 +95,9 @@ static TARGET INLINE void micro(int nv, size_t pairs, const int32_t *A, size_t l
         for (int j = 0; j < 3; j++)
             s[i][j] = _mm512_setzero_si512();
     }
-    for (size_t k = 0; k < pairs; k++, A += lda, B += KQ_PANEL) {
+    for (size_t k = 0; k < n_pairs; k++, A += lda, B += KQ_PANEL) {
         __m512i b[3];
-        /* a line in three of A: the hardware does not guess it; a tenth */
+        /* A's lines are three apart, which the hardware does not predict: worth a tenth of the time */
         _mm_prefetch((const char *)(A + 8 * lda), _MM_HINT_T0);
 #pragma GCC unroll 3
         for (int j = 0; j < 3; j++)
@@ -112,7 +125,7 @@ static TARGET INLINE void micro(int nv, size_t pairs, const int32_t *A, size_t l
     }
 }
 
-/* x [rows, 48] to pairs and scales: one block. */
+/* One block: x [rows, 48] to pairs X [(rows + 1)/2][48] and scales [48]. */
 static TARGET void quantize(const float *x, size_t rows, int32_t *X, float *scales)
 {
     __m512 sum[3], most[3], steps[3];
@@ -150,13 +163,15 @@ static TARGET void quantize(const float *x, size_t rows, int32_t *X, float *scal
     }
 }
 
+/* 16 bf16 values as f32; lanes outside the mask are 0. */
 static TARGET INLINE __m512 widen(const uint16_t *g, __mmask16 mask)
 {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, g)), 16));
 }
 
-static __mmask16 first_of(size_t from, size_t end)
+/* The lanes of 16 columns from `from` on that lie below `end`. */
+static __mmask16 lanes_below(size_t from, size_t end)
 {
     return end <= from ? 0 : end - from >= 16 ? 0xffff : (__mmask16)((1u << (end - from)) - 1);
 }
@@ -195,7 +210,7 @@ static TARGET void transpose16(__m512 *r)
 static TARGET void rows_of(const uint16_t *g, size_t n, size_t k0, size_t rows, size_t c, const float *e,
                            float *out)
 {
-    __mmask16 mask[3] = {first_of(c, n), first_of(c + 16, n), first_of(c + 32, n)};
+    __mmask16 mask[3] = {lanes_below(c, n), lanes_below(c + 16, n), lanes_below(c + 32, n)};
     for (size_t k = 0; k < rows; k++) {
         __m512 factor = _mm512_set1_ps(e ? e[k0 + k] : 1);
         for (size_t j = 0; j < 3; j++)
@@ -209,7 +224,7 @@ static TARGET void rows_of_transposed(const uint16_t *g, size_t m, size_t n, siz
                                       const float *e, float *out)
 {
     for (size_t k = 0; k < rows; k += 16) {
-        __mmask16 mask = first_of(k0 + k, n);
+        __mmask16 mask = lanes_below(k0 + k, n);
         __m512 factor = e ? _mm512_maskz_loadu_ps(mask, e + k0 + k) : _mm512_set1_ps(1);
         for (size_t j = 0; j < KQ_PANEL; j += 16) {
             __m512 r[16];
@@ -247,9 +262,10 @@ TARGET void kq_panel_middle_vnni(const int32_t *packed, const float *row_scales,
         for (size_t b = 0; b <= R; b++)
             for (size_t r = r0; r < r1; r += 8) {
                 size_t stop = b < R ? KQ_PANEL_BLOCK : (r + 8 < K ? r + 8 : K) - r0;
-                micro(3, (stop + 1) / 2, packed + (r / 8 * pairs + b * PAIRS) * 8, 8,
-                      row_scales + (r / 8 * blocks + b) * 8, X + b * PAIRS * KQ_PANEL, scales + b * KQ_PANEL,
-                      out + (r - r0) * KQ_PANEL, KQ_PANEL, b > 0);
+                const operand A = {packed + (r / 8 * pairs + b * PAIRS) * 8,
+                                   row_scales + (r / 8 * blocks + b) * 8, 8},
+                              B = {X + b * PAIRS * KQ_PANEL, scales + b * KQ_PANEL, KQ_PANEL};
+                micro(3, (stop + 1) / 2, A, B, out + (r - r0) * KQ_PANEL, KQ_PANEL, b > 0);
             }
         quantize(out, r1 - r0, X + R * PAIRS * KQ_PANEL, scales + R * KQ_PANEL);
     }
@@ -264,17 +280,18 @@ TARGET void kq_panel_gather_vnni(const int32_t *X, const float *scales, size_t K
         for (size_t c = c0; c < c1; c++)
             for (size_t r = r0 > c ? r0 : c; r < r1; r++)
                 for (size_t i = 0; i < KQ_PANEL; i += 8) {
-                    const int32_t *A = X + (r * pairs + b * PAIRS) * KQ_PANEL + i,
-                                  *B = X + (c * pairs + b * PAIRS) * KQ_PANEL;
-                    const float *rows = scales + (r * blocks + b) * KQ_PANEL + i,
-                                *columns = scales + (c * blocks + b) * KQ_PANEL;
+                    const operand A = {X + (r * pairs + b * PAIRS) * KQ_PANEL + i,
+                                       scales + (r * blocks + b) * KQ_PANEL + i, KQ_PANEL},
+                                  B = {X + (c * pairs + b * PAIRS) * KQ_PANEL,
+                                       scales + (c * blocks + b) * KQ_PANEL, KQ_PANEL};
                     float *C = acc + (r * KQ_PANEL + i) * ld + c * KQ_PANEL;
+                    /* vectors of the tile that touch the lower triangle */
                     if (r > c || i >= 32)
-                        micro(3, count, A, KQ_PANEL, rows, B, columns, C, ld, true);
+                        micro(3, count, A, B, C, ld, true);
                     else if (i >= 16)
-                        micro(2, count, A, KQ_PANEL, rows, B, columns, C, ld, true);
+                        micro(2, count, A, B, C, ld, true);
                     else
-                        micro(1, count, A, KQ_PANEL, rows, B, columns, C, ld, true);
+                        micro(1, count, A, B, C, ld, true);
                 }
     }
 }
