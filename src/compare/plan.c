@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "compare/compare.h"
 #include "eval/eval.h"
+#include "quant/bits.h"
 #include "quant/plan.h"
 #include "settings/settings.h"
 #include "tasks/tasks.h"

@@ -169,42 +169,26 @@ const char *kq_bits_text(const kq_quantize_options *opt, char buf[64])
 
 /* ---- sharing out ---- */
 
-typedef struct sharer {
-    kq_bits *b;
-    const kq_job *job; /* may be NULL */
-    uint8_t *have;     /* [n_layer], owned: the block's forecasts are there */
-} sharer;
-
-static bool block_done(void *ctx, size_t layer)
+static kq_status forecast_linear(kq_output *o, const kq_linear_factors *f, kq_error *err)
 {
-    return ((sharer *)ctx)->have[layer];
-}
-
-static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
-                              const kq_factor_report *factor, kq_error *err)
-{
-    sharer *s = ctx;
-    const kq_prepared *p = s->b->p;
-    const kq_weights *weights = kq_model_file_weights(p->model);
-    const kq_round_options ro = {.sigma_reg = p->opt->sigma_reg,
-                                 .seed = p->opt->common.seed,
-                                 .threads = p->threads,
-                                 .shrink = p->opt->shrink};
-    char name[128];
-    size_t m, n;
+    kq_forecast *forecast = &o->bits->forecast[place(f->layer, (int)f->id)];
+    const kq_weights *weights = kq_model_file_weights(o->p.model);
+    const kq_round_options options = {.sigma_reg = o->opt.sigma_reg,
+                                      .seed = o->opt.common.seed,
+                                      .threads = o->p.threads,
+                                      .shrink = o->opt.shrink};
     float *W;
-    if (factor->lack) { /* nothing is lost there, at any number of bits */
-        s->b->forecast[place(layer, (int)id)] = (kq_forecast){.loss = 0, .spread = 1};
+    if (f->report->lack) { /* nothing is lost there, at any number of bits */
+        *forecast = (kq_forecast){.loss = 0, .spread = 1};
         return KQ_OK;
     }
-    kq_linear_name(name, sizeof name, layer, id);
-    kq_linear_shape(p->cfg, id, &m, &n);
-    kq_status status = kq_alloc_for((void **)&W, m * n, sizeof *W, name, err);
+    kq_status status = kq_alloc_for((void **)&W, f->m * f->n, sizeof *W, f->name, err);
     if (!status)
-        status = weights->linear(weights->ctx, layer, id, W, err);
+        status = weights->linear(weights->ctx, f->layer, f->id, W, err);
     if (!status) {
-        const kq_round_input in = {.name = name, .W = W, .m = m, .n = n, .H_in = H_in, .H_out = H_out};
-        status = kq_forecast_linear(&in, &ro, &s->b->forecast[place(layer, (int)id)], err);
+        const kq_round_input in = {
+            .name = f->name, .W = W, .m = f->m, .n = f->n, .H_in = f->H_in, .H_out = f->H_out};
+        status = kq_forecast_linear(&in, &options, forecast, err);
     }
     kq_free(W);
     return status;
@@ -212,33 +196,34 @@ static kq_status forecast_one(void *ctx, size_t layer, kq_linear_id id, const fl
 
 /* A block's forecasts as the job keeps them: an array with one entry for each linear, [loss, spread] or
  * null. */
-static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
+static kq_status write_forecasts(kq_output *o, size_t layer, const char *path, kq_error *err)
 {
-    sharer *s = ctx;
-    char path[4400];
-    s->have[layer] = 1;
-    if (!s->job)
-        return KQ_OK;
     json_t *list = json_array();
     for (int id = 0; id < KQ_N_LINEAR; id++) {
-        const kq_forecast *f = &s->b->forecast[place(layer, id)];
-        json_array_append_new(list, s->b->p->wanted[layer] >> id & 1 ? json_pack("[f, f]", f->loss, f->spread)
-                                                                     : json_null());
+        const kq_forecast *f = &o->bits->forecast[place(layer, id)];
+        json_array_append_new(list, o->p.wanted[layer] >> id & 1 ? json_pack("[f, f]", f->loss, f->spread)
+                                                                 : json_null());
     }
-    kq_job_path(s->job, "forecast", layer, "json", path);
     char *text = list ? json_dumps(list, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     kq_status status = text ? kq_file_write(path, text, strlen(text), err)
                             : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     free(text);
     json_decref(list);
-    return status ? status : kq_job_seal(path, err);
+    return status;
 }
 
-static kq_status read_block(sharer *s, size_t layer, kq_error *err)
+static const kq_stage forecasting = {.stem = "forecast",
+                                     .suffix = "json",
+                                     .doing = "forecasting",
+                                     .linear = forecast_linear,
+                                     .block = write_forecasts};
+
+/* The forecasts of a block that an interrupted run has made already. */
+static kq_status read_forecasts(kq_output *o, size_t layer, kq_error *err)
 {
     char path[4400], *text = NULL;
     size_t size;
-    kq_job_path(s->job, "forecast", layer, "json", path);
+    kq_job_path(&o->job, forecasting.stem, layer, forecasting.suffix, path);
     if (!kq_job_sealed(path))
         return KQ_OK;
     kq_status status = kq_job_check_seal(path, err);
@@ -248,16 +233,16 @@ static kq_status read_block(sharer *s, size_t layer, kq_error *err)
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
         const json_t *pair = json_array_get(list, (size_t)id), *loss = json_array_get(pair, 0),
                      *spread = json_array_get(pair, 1);
-        if (!(s->b->p->wanted[layer] >> id & 1))
+        if (!(o->p.wanted[layer] >> id & 1))
             continue;
         if (!json_is_number(loss) || !json_is_number(spread))
             status = kq_fail(
                 err, KQ_E_FORMAT,
                 "%s: holds no forecast of linear %d; --fresh discards the unfinished work and starts anew",
                 path, id);
-        s->b->forecast[place(layer, id)] = (kq_forecast){json_number_value(loss), json_number_value(spread)};
+        o->bits->forecast[place(layer, id)] =
+            (kq_forecast){json_number_value(loss), json_number_value(spread)};
     }
-    s->have[layer] = !status;
     kq_free(text);
     json_decref(list);
     return status;
@@ -318,26 +303,18 @@ static kq_status allocate(kq_bits *b, kq_error *err)
     return status;
 }
 
-kq_status kq_bits_share(kq_bits *b, const kq_factor_file *file, const kq_job *job, kq_error *err)
+kq_status kq_bits_share(kq_output *o, kq_error *err)
 {
-    sharer s = {.b = b, .job = job};
-    const size_t n_layer = b->p->cfg->n_layer;
+    kq_bits *b = o->bits;
+    const size_t n_layer = o->p.cfg->n_layer;
     kq_status status = KQ_OK;
-    if (!(b->forecast = kq_calloc(n_layer * KQ_N_LINEAR, sizeof *b->forecast)) ||
-        !(s.have = kq_calloc(n_layer, 1)))
+    if (!(b->forecast = kq_calloc(n_layer * KQ_N_LINEAR, sizeof *b->forecast)))
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: forecasts");
-    for (size_t l = 0; l < n_layer && job && !status; l++)
-        status = read_block(&s, l, err);
-    if (!status) {
-        const kq_sweep sweep = {.ctx = &s,
-                                .done = block_done,
-                                .linear = forecast_one,
-                                .block = finish_block,
-                                .common = &b->p->opt->common};
-        status = kq_from_factors_run(b->p, file, &sweep, "forecasting", err);
-    }
+    for (size_t l = 0; l < n_layer && !o->work->planning && !status; l++)
+        status = read_forecasts(o, l, err);
+    if (!status)
+        status = kq_work_stage(o->work, &forecasting, err);
     if (!status && !(status = code_errors(b, err)))
         status = allocate(b, err);
-    kq_free(s.have);
     return status;
 }

@@ -5,7 +5,7 @@
 #define KQ_QUANT_BITS_H
 
 #include "quant/allocate.h"
-#include "quant/from_factors.h"
+#include "quant/work.h"
 
 typedef struct kq_bits {
     const kq_prepared *p; /* borrowed */
@@ -27,9 +27,10 @@ void kq_bits_free(kq_bits *b);
 /* KQ_E_ARG when bits are to be shared out and p's method predicts no loss. */
 kq_status kq_bits_check_method(const kq_bits *b, kq_error *err);
 
-/* Share them out by the factors of the file. job (may be NULL): keeps the forecast of each block there,
- * for --resume. */
-kq_status kq_bits_share(kq_bits *b, const kq_factor_file *file, const kq_job *job, kq_error *err);
+/* Share out o->bits by the factors of the work's factor file: forecast the loss of every selected linear,
+ * then choose. Each block's forecasts stay in the work folder for --resume, unless the work is only planned.
+ */
+kq_status kq_bits_share(kq_output *o, kq_error *err);
 
 /* Bits of a linear: 2, 3, 4; the average asked for while it is not known; 0 where it is not wanted. ctx
  * is the kq_bits. For kq_checkpoint_plan. */

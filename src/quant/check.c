@@ -171,16 +171,15 @@ kq_status kq_check_weights(const kq_prepared *p, const kq_gguf_types *types, boo
     return status;
 }
 
-kq_status kq_check_inputs(kq_prepared *p, const kq_gguf_types *types, bool packed, const size_t *counts,
-                          size_t n_counts, kq_error *err)
+kq_status kq_check_texts(kq_prepared *p, const size_t *counts, size_t n_counts, kq_error *err)
 {
     int32_t start;
-    kq_status status = kq_check_weights(p, types, packed, err);
-    if (status || !p->tok || !p->n_seq)
-        return status;
+    if (!p->tok || !p->n_seq)
+        return KQ_OK;
     if (p->opt->calibration.n_text)
         return kq_prepare_windows(p, NULL, counts, n_counts, err);
-    if (!(status = kq_text_start(p->tok, &start, err)) && (start < 0 || (size_t)start >= p->cfg->vocab_size))
+    kq_status status = kq_text_start(p->tok, &start, err);
+    if (!status && (start < 0 || (size_t)start >= p->cfg->vocab_size))
         status = kq_fail(
             err, KQ_E_ARG,
             "the tokenizer names no beginning or end-of-text token to start a text from: give a --text file");

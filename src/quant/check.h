@@ -11,9 +11,8 @@
  * of. Several threads, the first error in the order of the file. */
 kq_status kq_check_weights(const kq_prepared *p, const kq_gguf_types *types, bool packed, kq_error *err);
 
-/* Weights, and the calibration's sequences of each count (the texts' windows are then in p->windows; a
- * model that writes its own text has a token to begin with). */
-kq_status kq_check_inputs(kq_prepared *p, const kq_gguf_types *types, bool packed, const size_t *counts,
-                          size_t n_counts, kq_error *err);
+/* The calibration's texts hold enough sequences for every one of the counts; p->windows then holds those. A
+ * model that writes its own text has a token to begin with. KQ_E_ARG; nothing to do without a calibration. */
+kq_status kq_check_texts(kq_prepared *p, const size_t *counts, size_t n_counts, kq_error *err);
 
 #endif

@@ -239,7 +239,7 @@ kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, 
                          ? kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, &report.lack, err)
                          : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
             if (!status)
-                status = s->linear(s->ctx, l, (kq_linear_id)id, report.lack ? NULL : H_in,
+                status = s->linear(s->estimates->ctx, l, (kq_linear_id)id, report.lack ? NULL : H_in,
                                    has_out ? H_out : NULL, &report, err);
             kq_free(H_in);
             kq_free(H_out);

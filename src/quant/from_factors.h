@@ -10,8 +10,8 @@
  * file's (of an imatrix: input-only). *settings, a new
  * object: what the factors were made with. p's fingerprint must be known. */
 kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **settings, kq_error *err);
-/* Calls s->linear for each wanted linear and s->block after each block that s->done does not call done;
- * s->common hears of `stage` between blocks. */
+/* Calls s->linear (with the ctx of s's first estimate) for each wanted linear and s->block after each block
+ * that s->done does not call done; s->common hears of `stage` between blocks. */
 kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, const kq_sweep *s,
                               const char *stage, kq_error *err);
 

@@ -2,7 +2,7 @@
 #ifndef KQ_QUANT_PLAN_H
 #define KQ_QUANT_PLAN_H
 
-#include "quant/bits.h"
+#include "quant/prepare.h"
 
 /* Peak bytes of memory and of disk, of a sweep as it is set up (kq_sweep.way, workers, ...). */
 void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes);
@@ -11,10 +11,6 @@ void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes
  * then no storage. KQ_E_MEMORY names the least that would do. */
 kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk,
                          size_t *memory_bytes, size_t *disk_bytes, kq_error *err);
-/* The same for quantize as a whole, rounding and result included. */
-kq_status kq_plan_resources(const kq_prepared *p, const kq_bits *bits, kq_sweep *s, const char *dir,
-                            size_t *memory_bytes, size_t *disk_bytes, kq_error *err);
-
 /* A block's factors as a part file has them in f32, and those of every wanted linear. */
 void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes);
 

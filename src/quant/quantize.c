@@ -1,5 +1,8 @@
-/* kq_quantize: calibrate, factor, round block by block, write the checkpoint. Where bits are shared out,
- * the factors of all blocks come first: from the file, or kept in the work folder by the sweep. */
+/* kq_quantize, kq_plan: the receiver that rounds every linear to a trellis and writes a checkpoint.
+ *
+ * Where bits are shared out, the factors of all blocks come first, from a factor file or kept in the work
+ * folder by the sweep; then a forecast of every linear's loss settles the bits; then the linears are rounded.
+ */
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,25 +11,25 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "base/locale.h"
 #include "base/mem.h"
-#include "base/progress.h"
+#include "base/text.h"
 #include "base/time.h"
+#include "quant/bits.h"
 #include "quant/check.h"
-#include "factors/lacks.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
 
 typedef struct quantizer {
-    kq_rounding r; /* first: see there */
     kq_bits bits;
     kq_code code;
     kq_trellis *trellis[KQ_BITS_MAX + 1]; /* owned; by bits, made when the first module needs it */
     kq_factor_part *kept;                 /* owned; factors of the block at work, while they are only kept */
     kq_packed packed[KQ_N_LINEAR];        /* of the block at work */
     kq_module_report report[KQ_N_LINEAR];
-    unsigned ids; /* which of them are filled */
+    unsigned ids; /* bit id set: that linear's packed and report are filled in */
     double share_s;
+    kq_rounding_sums sums;
+    kq_save_report saved;
 } quantizer;
 
 static void drop_block(quantizer *q)
@@ -37,123 +40,13 @@ static void drop_block(quantizer *q)
     q->ids = 0;
 }
 
-static kq_status trellis_for(quantizer *q, int bits, kq_error *err)
-{
-    return q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, q->r.p.isa, NULL, &q->trellis[bits], err);
-}
+/* ---- prepare ---- */
 
-static kq_status round_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
-                           const kq_factor_report *factor, kq_error *err)
+static kq_status check(const kq_quantize_options *opt, kq_error *err)
 {
-    quantizer *q = ctx;
-    kq_module_report *r = &q->report[id];
-    const kq_weights *weights = kq_model_file_weights(q->r.p.model);
-    const double start = kq_now_s();
-    *r = (kq_module_report){.bits = (int)kq_bits_of(&q->bits, layer, id),
-                            .factor_residual = NAN,
-                            .sigma1 = NAN,
-                            .sigma2 = NAN,
-                            .products = factor->products};
-    kq_linear_name(r->name, sizeof r->name, layer, id);
-    kq_linear_shape(q->r.p.cfg, id, &r->m, &r->n);
-    snprintf(r->identity, sizeof r->identity, "%s", kq_lack_name(factor->lack));
-    if (kq_method_iterates(q->r.p.factor.method) && !factor->lack) {
-        r->factor_residual = factor->residual;
-        r->sigma1 = factor->sigma1;
-        r->sigma2 = factor->sigma2;
-    }
-    float *W;
-    kq_round_report round;
-    const kq_round_options ro = {.sigma_reg = q->r.p.opt->sigma_reg,
-                                 .seed = q->r.p.opt->common.seed,
-                                 .threads = q->r.p.threads,
-                                 .shrink = q->r.p.opt->shrink};
-    kq_status status = kq_alloc_for((void **)&W, r->m * r->n, sizeof *W, r->name, err);
-    if (!status)
-        status = trellis_for(q, r->bits, err);
-    if (!status)
-        status = weights->linear(weights->ctx, layer, id, W, err);
-    if (!status) {
-        const kq_round_input in = {.name = r->name,
-                                   .W = W,
-                                   .m = r->m,
-                                   .n = r->n,
-                                   .H_in = H_in,
-                                   .H_out = H_out,
-                                   .predicts = q->r.predicts && !factor->lack};
-        status = kq_round_linear(q->trellis[r->bits], &in, &ro, &q->packed[id], &round, err);
-    }
-    kq_free(W);
-    if (status)
-        return status;
-    q->ids |= 1u << id;
-    r->relative_mse = round.relative_mse;
-    r->predicted_loss = q->r.predicts && factor->lack ? 0 : round.predicted_loss; /* eq. 1 with F = 0 */
-    r->extra_in = round.extra_in;
-    r->extra_out = round.extra_out;
-    return kq_rounding_count(&q->r, r, factor, kq_now_s() - start, err);
-}
-
-static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
-{
-    quantizer *q = ctx;
-    char path[4400];
-    kq_rounding_part(&q->r, layer, path);
-    kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, err);
-    drop_block(q);
-    if (!status)
-        status = kq_job_seal(path, err);
-    return status ? status : kq_block_note_give(&q->r.note, layer, &q->r.p.opt->common, err);
-}
-
-/* ---- keeping the factors of all blocks, where bits are shared out by them ---- */
-
-static bool factors_done(void *ctx, size_t layer)
-{
-    return kq_job_part_done(&((quantizer *)ctx)->r.job, "factors", layer);
-}
-
-static kq_status keep_one(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
-                          const kq_factor_report *factor, kq_error *err)
-{
-    quantizer *q = ctx;
-    char name[128];
-    size_t m, n;
-    kq_linear_name(name, sizeof name, layer, id);
-    kq_linear_shape(q->r.p.cfg, id, &m, &n);
-    if (!q->kept && !(q->kept = kq_factor_part_new(false)))
-        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
-    return kq_factor_part_add(q->kept, name, H_in, n, H_out, m, factor, err);
-}
-
-static kq_status keep_block(void *ctx, size_t layer, kq_error *err)
-{
-    quantizer *q = ctx;
-    char path[4400];
-    kq_job_path(&q->r.job, "factors", layer, "safetensors", path);
-    kq_status status = kq_factor_part_write(q->kept, path, err);
-    kq_factor_part_free(q->kept);
-    q->kept = NULL;
-    return status ? status : kq_job_seal(path, err);
-}
-
-/* Run the sweep to its end, then open what it left. */
-static kq_status keep_factors(quantizer *q, kq_sweep s, const char *settings, kq_error *err)
-{
-    char **parts = NULL;
-    size_t n = 0;
-    s.done = factors_done;
-    s.linear = keep_one;
-    s.block = keep_block;
-    kq_status status = kq_job_check_parts(&q->r.job, "factors", q->r.p.cfg->n_layer, err);
-    if (!status)
-        status = kq_sweep_run(&s, &q->r.sweep, err);
-    if (!status)
-        status = kq_prepared_parts(&q->r.p, &q->r.job, "factors", &parts, &n, err);
-    if (!status)
-        status = kq_factor_file_open_parts(parts, n, settings, &q->r.file, err);
-    kq_prepared_free_parts(parts, n);
-    return status;
+    kq_code code;
+    kq_status status = kq_bits_check(opt, err);
+    return status ? status : kq_code_parse(opt->code, &code, err);
 }
 
 /* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone.
@@ -177,6 +70,78 @@ static kq_status check_output(const char *out, const char *work_name, kq_error *
     return KQ_OK;
 }
 
+static kq_status locate(kq_output *o, kq_error *err)
+{
+    kq_status status = kq_format(&o->done_path, err, "%s/config.json", o->name);
+    if (!status)
+        status = kq_format(&o->work_dir, err, "%s/.kronq-work", o->name);
+    return status ? status : check_output(o->name, ".kronq-work", err);
+}
+
+static kq_status prepare(kq_output *o, kq_error *err)
+{
+    quantizer *q = o->ctx;
+    kq_status status = kq_code_parse(o->opt.code, &q->code, err);
+    if (status || (status = kq_bits_open(&o->p, &q->bits, err)))
+        return status;
+    if (!o->opt.factors)
+        return kq_bits_check_method(&q->bits, err);
+    if (!o->work->planning || q->bits.settled)
+        return KQ_OK;
+    /* a plan takes the forecasts of a factor file, so that it can tell the bits of every module */
+    if (!(status = kq_work_open_source(o, err)) && !(status = kq_bits_check_method(&q->bits, err)))
+        status = kq_bits_share(o, err);
+    return status;
+}
+
+static kq_status identify(kq_output *o, kq_error *err)
+{
+    const quantizer *q = o->ctx;
+    kq_status status = kq_bits_check_method(&q->bits, err);
+    if (status)
+        return status;
+    json_t *settings = kq_quantize_settings(&o->opt);
+    if (settings && !json_object_set(settings, "settings", o->settings) &&
+        !json_object_set_new(settings, "isa", json_string(kq_isa_name(o->p.isa))))
+        o->identity = json_dumps(settings, JSON_COMPACT);
+    json_decref(settings);
+    return o->identity ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+}
+
+static kq_status check_weights(const kq_output *o, kq_error *err)
+{
+    return kq_check_weights(&o->p, NULL, true, err);
+}
+
+static void plan_checkpoint(const kq_output *o, kq_save_report *save)
+{
+    kq_checkpoint_plan(o->p.src, o->opt.embed_bits, o->opt.head_bits, kq_bits_of, o->bits, save);
+}
+
+static void bytes(const kq_work *w, kq_receiver_bytes *out)
+{
+    const kq_output *o = w->outputs;
+    const kq_bits *bits = o->bits;
+    kq_save_report save;
+    size_t kept = 0;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
+        size_t one = kq_round_bytes(m, n) + 4 * m * n; /* and the weights as they come */
+        if (!bits->settled || bits->forecast) {        /* factors come from files, twice */
+            const size_t forecast = kq_forecast_bytes(m, n, o->p.threads);
+            one = (forecast > one ? forecast : one) + 4 * (m * m + n * n);
+        }
+        out->peak = one > out->peak ? one : out->peak;
+    }
+    if (!bits->settled && !o->opt.factors)
+        kq_plan_kept_factors(&o->p, &out->kept, &kept);
+    plan_checkpoint(o, &save);
+    out->disk = kept + 2 * save.file_bytes;
+}
+
+/* ---- open and announce ---- */
+
 static bool same_number(const json_t *a, const json_t *b)
 {
     const double x = json_number_value(a), y = json_number_value(b);
@@ -185,11 +150,12 @@ static bool same_number(const json_t *a, const json_t *b)
 }
 
 /* A config.json is there: it must be of a checkpoint that these settings would have made. */
-static kq_status check_complete(const quantizer *q, const char *path, json_t *settings, kq_error *err)
+static kq_status check_complete(const kq_output *output, kq_error *err)
 {
+    const char *path = output->done_path;
     char *text;
     size_t size;
-    const kq_quantize_options *o = q->r.p.opt;
+    const kq_quantize_options *o = &output->opt;
     kq_status status = kq_file_read(path, 1 << 26, &text, &size, err);
     if (status)
         return status;
@@ -203,9 +169,9 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
            *value;
     if (!kind || strcmp(kind, "kronq"))
         status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
-    else if (!expected || json_object_update_missing(expected, settings))
+    else if (!expected || json_object_update_missing(expected, output->settings))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    if (!status && !q->r.p.cfg->tie_embeddings)
+    if (!status && !output->p.cfg->tie_embeddings)
         json_object_set_new(expected, "head_bits", json_integer(o->head_bits));
     if (!status && !kq_bits_settings(o, expected))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
@@ -233,97 +199,134 @@ static kq_status check_complete(const quantizer *q, const char *path, json_t *se
             break;
         }
     }
-    if (!status && json_object_size(json_object_get(qc, "module_bits")) != q->r.p.n_wanted)
+    if (!status && json_object_size(json_object_get(qc, "module_bits")) != output->p.n_wanted)
         status = kq_fail(err, KQ_E_MISMATCH,
                          "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose "
                          "another output or remove it",
-                         path, json_object_size(json_object_get(qc, "module_bits")), q->r.p.n_wanted);
+                         path, json_object_size(json_object_get(qc, "module_bits")), output->p.n_wanted);
     json_decref(config);
     json_decref(expected);
     return status;
 }
 
-static double real_or_nan(double x, double scale)
+static void describe(const kq_work *w, char line[160])
 {
-    return isfinite(x) ? x * scale : NAN;
+    char bits[64];
+    snprintf(line, 160, "%zu modules to %s", w->outputs->p.n_wanted, kq_bits_text(&w->outputs->opt, bits));
 }
 
-/* The whole model's predicted loss (nats a token; NaN where nothing is predicted) and error, out of the
- * part files. modules: gets an entry for each; may be NULL. */
-static kq_status sum_reports(const quantizer *q, json_t *modules, double *predicted_loss,
-                             double *relative_mse, kq_error *err)
+/* ---- before rounding: bits that are shared out by the factors of all blocks ---- */
+
+static kq_status keep_linear(kq_output *o, const kq_linear_factors *f, kq_error *err)
 {
-    double predicted = 0, error = 0;
-    size_t weights = 0;
-    kq_lacks lacks = {0};
-    for (size_t l = 0; l < q->r.p.cfg->n_layer; l++) {
-        char path[4400];
-        kq_module_report r[KQ_N_LINEAR];
-        kq_status status;
-        kq_rounding_part(&q->r, l, path);
-        if (!kq_path_exists(path))
-            continue;
-        if ((status = kq_part_read_reports(path, l, r, err)))
-            return status;
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            if (!r[id].name[0])
-                continue;
-            const double loss = real_or_nan(r[id].predicted_loss, 1.0 / (double)q->r.seq_len);
-            kq_lacks_add(&lacks, kq_lack_of(r[id].identity), r[id].name);
-            predicted += loss;
-            error += r[id].relative_mse * (double)(r[id].m * r[id].n);
-            weights += r[id].m * r[id].n;
-            if (!modules)
-                continue;
-            json_t *o =
-                json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r[id].m, (json_int_t)r[id].n,
-                          "bits", r[id].bits, "bpw",
-                          r[id].bits + (8.0 * (double)(r[id].m + r[id].n) + 32) / (double)(r[id].m * r[id].n),
-                          "relative_mse", r[id].relative_mse, "predicted_loss", kq_json_number(loss));
-            if (kq_method_iterates(q->r.p.factor.method)) {
-                json_object_set_new(o, "residual", kq_json_number(r[id].factor_residual));
-                json_object_set_new(o, "sigma1", kq_json_number(r[id].sigma1));
-                json_object_set_new(o, "sigma2", kq_json_number(r[id].sigma2));
-                json_object_set_new(o, "products", json_integer(r[id].products));
-            }
-            if (q->bits.forecast)
-                json_object_set_new(
-                    o, "forecast_loss",
-                    kq_json_number(kq_bits_forecast(&q->bits, l, (kq_linear_id)id) / (double)q->r.seq_len));
-            if (*r[id].identity)
-                json_object_set_new(o, "identity", json_string(r[id].identity));
-            json_object_set_new(modules, r[id].name, o);
-        }
-    }
-    if (modules && !q->r.p.opt->factors) /* a factor file's were warned of when it was opened */
-        kq_lacks_warn(&lacks);
-    *predicted_loss = q->r.predicts ? predicted : NAN;
-    *relative_mse = weights ? error / (double)weights : 0;
+    quantizer *q = o->ctx;
+    if (!q->kept && !(q->kept = kq_factor_part_new(false)))
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->name);
+    return kq_factor_part_add(q->kept, f->name, f->H_in, f->n, f->H_out, f->m, f->report, err);
+}
+
+static kq_status keep_block(kq_output *o, size_t layer, const char *path, kq_error *err)
+{
+    quantizer *q = o->ctx;
+    (void)layer;
+    kq_status status = kq_factor_part_write(q->kept, path, err);
+    kq_factor_part_free(q->kept);
+    q->kept = NULL;
+    return status;
+}
+
+/* Run the sweep to its end, then open the factors that it left. */
+static kq_status keep_factors(kq_output *o, kq_error *err)
+{
+    static const kq_stage keeping = {
+        .stem = "factors", .suffix = "safetensors", .linear = keep_linear, .block = keep_block};
+    char **parts = NULL;
+    size_t n = 0;
+    kq_status status = kq_job_check_parts(&o->job, keeping.stem, o->p.cfg->n_layer, err);
+    if (!status)
+        status = kq_work_stage(o->work, &keeping, err);
+    if (!status)
+        status = kq_prepared_parts(&o->p, &o->job, keeping.stem, &parts, &n, err);
+    if (!status)
+        status = kq_factor_file_open_parts(parts, n, o->identity, &o->work->file, err);
+    kq_prepared_free_parts(parts, n);
+    return status;
+}
+
+static kq_status settle_bits(kq_output *o, kq_error *err)
+{
+    quantizer *q = o->ctx;
+    if (q->bits.settled)
+        return KQ_OK;
+    kq_status status = o->work->file ? KQ_OK : keep_factors(o, err);
+    if (status)
+        return status;
+    const double start = kq_now_s();
+    status = kq_bits_share(o, err);
+    q->share_s = kq_now_s() - start;
+    return status;
+}
+
+/* ---- rounding ---- */
+
+static kq_status round_to_trellis(kq_output *o, const kq_linear_factors *f, const kq_round_input *in,
+                                  kq_module_report *r, kq_error *err)
+{
+    quantizer *q = o->ctx;
+    const int bits = r->bits = (int)kq_bits_of(&q->bits, f->layer, f->id);
+    const kq_round_options options = {.sigma_reg = o->opt.sigma_reg,
+                                      .seed = o->opt.common.seed,
+                                      .threads = o->p.threads,
+                                      .shrink = o->opt.shrink};
+    kq_round_report round;
+    kq_status status =
+        q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, o->p.isa, NULL, &q->trellis[bits], err);
+    if (!status)
+        status = kq_round_linear(q->trellis[bits], in, &options, &q->packed[f->id], &round, err);
+    if (status)
+        return status;
+    q->ids |= 1u << f->id;
+    r->relative_mse = round.relative_mse;
+    r->predicted_loss = round.predicted_loss;
+    r->extra_in = round.extra_in;
+    r->extra_out = round.extra_out;
     return KQ_OK;
 }
 
-static char *make_report(const quantizer *q, const kq_save_report *save, double save_s, kq_error *err)
+static kq_status round_linear(kq_output *o, const kq_linear_factors *f, kq_error *err)
 {
-    json_t *modules = json_object();
-    double predicted, error;
-    if (sum_reports(q, modules, &predicted, &error, err)) {
-        json_decref(modules);
-        return NULL;
+    quantizer *q = o->ctx;
+    return kq_round_module(o, f, round_to_trellis, &q->report[f->id], err);
+}
+
+static kq_status write_block(kq_output *o, size_t layer, const char *path, kq_error *err)
+{
+    quantizer *q = o->ctx;
+    kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, err);
+    drop_block(q);
+    return status;
+}
+
+/* ---- finish ---- */
+
+static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id, const kq_module_report *r,
+                               double loss)
+{
+    const quantizer *q = o->ctx;
+    json_t *module =
+        json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r->m, (json_int_t)r->n, "bits",
+                  r->bits, "bpw", r->bits + (8.0 * (double)(r->m + r->n) + 32) / (double)(r->m * r->n),
+                  "relative_mse", r->relative_mse, "predicted_loss", kq_json_number(loss));
+    if (kq_method_iterates(o->p.factor.method)) {
+        json_object_set_new(module, "residual", kq_json_number(r->factor_residual));
+        json_object_set_new(module, "sigma1", kq_json_number(r->sigma1));
+        json_object_set_new(module, "sigma2", kq_json_number(r->sigma2));
+        json_object_set_new(module, "products", json_integer(r->products));
     }
-    json_t *o = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f}", "bits", kq_bits_number(save->bits),
-                          "bpw", save->bpw_linear, "bpw_file", save->bpw_file, "file_bytes",
-                          (json_int_t)save->file_bytes, "quantized_modules", (json_int_t)save->n_quantized,
-                          "quantized_weights", (json_int_t)save->n_weights_quantized, "predicted_loss",
-                          kq_json_number(predicted), "relative_mse", error);
-    if (q->bits.forecast) {
-        const kq_allocation *a = &q->bits.allocation;
-        const double T = (double)q->r.seq_len;
-        json_object_set_new(o, "allocation",
-                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", q->r.p.opt->bits, "average",
-                                      a->average, "forecast_loss", a->loss / T, "least_possible",
-                                      a->bound / T, "seconds", q->share_s));
-    }
-    return kq_rounding_report(&q->r, o, modules, save_s, err);
+    if (q->bits.forecast)
+        json_object_set_new(module, "forecast_loss",
+                            kq_json_number(kq_bits_forecast(&q->bits, layer, id) / (double)o->work->seq_len));
+    return module;
 }
 
 /* The command line that makes this checkpoint again, file names without their folders: for the model
@@ -394,124 +397,149 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
     return fclose(f) ? (free(text), NULL) : text;
 }
 
-kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *options,
-                      char **report_json, kq_error *err)
+/* The members that the checkpoint's config.json tells of how it was made. */
+static char *checkpoint_settings(kq_output *o)
 {
-    KQ_C_LOCALE;
-    quantizer q = {.r = {.job.lock = -1, .start = kq_now_s()}};
-    json_t *job_settings = NULL;
-    char *text = NULL, *command = NULL, done[4300], work[4300], what[64];
-    kq_save_report save = {0};
-    kq_quantize_options guarded = *options;
-    const kq_quantize_options *opt = &guarded;
-    kq_progress guard;
-    guarded.common = kq_progress_guard(&options->common, &guard);
-    if (report_json)
-        *report_json = NULL;
+    json_object_set_new(o->settings, "sigma_reg", json_real(o->opt.sigma_reg));
+    json_object_set_new(o->settings, "shrink", json_real(o->opt.shrink));
+    kq_bits_settings(&o->opt, o->settings);
+    json_object_set_new(o->settings, "seed", json_integer((json_int_t)o->opt.common.seed));
+    return json_dumps(o->settings, JSON_COMPACT);
+}
 
-    kq_status status = kq_bits_check(opt, err);
-    if (!status)
-        status = kq_code_parse(opt->code, &q.code, err);
-    if (!status && !(status = kq_path_join(done, sizeof done, out, "config.json", err)) &&
-        !(status = kq_path_join(work, sizeof work, out, ".kronq-work", err)) &&
-        !(status = check_output(out, ".kronq-work", err)))
-        status = kq_job_look(done, work, opt->resume, err);
-    if (!status)
-        status = kq_prepare(model, opt, !opt->factors, &q.r.p, err);
-    if (!status)
-        status = kq_bits_open(&q.r.p, &q.bits, err);
-    if (!status && !opt->factors)
-        status = kq_bits_check_method(&q.bits, err);
-    if (!status)
-        status = kq_rounding_settings(&q.r, err);
-    if (!status)
-        status = kq_bits_check_method(&q.bits, err);
+static kq_status finish(kq_output *o, kq_error *err)
+{
+    quantizer *q = o->ctx;
+    kq_status status = kq_rounding_sum(o, describe_module, &q->sums, err);
     if (status)
-        goto out;
-    json_t *settings = q.r.settings;
-    job_settings = kq_quantize_settings(opt);
-    if (job_settings && !json_object_set(job_settings, "settings", settings) &&
-        !json_object_set_new(job_settings, "isa", json_string(kq_isa_name(q.r.p.isa))))
-        text = json_dumps(job_settings, JSON_COMPACT);
-    if (!text) {
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
-        goto out;
-    }
-    kq_sweep s = kq_prepare_sweep(&q.r.p, &q.r.job);
-    if (!kq_path_exists(done) &&
-        ((status = kq_check_inputs(&q.r.p, NULL, true, &q.r.p.n_seq, 1, err)) ||
-         (status = kq_plan_resources(&q.r.p, &q.bits, &s, out, &q.r.memory, &q.r.disk, err)) ||
-         (!opt->resume && (status = kq_check_disk(out, q.r.disk, err)))))
-        goto out;
-    if ((status = kq_job_open(done, work, text, opt->resume, opt->fresh, &q.r.job, err)))
-        goto out;
-    if (q.r.job.complete) {
-        if (!(status = check_complete(&q, done, settings, err)))
-            status = kq_rounding_complete(&q.r, "checkpoint", report_json, err);
-        goto out;
-    }
-    if ((status = kq_job_check_parts(&q.r.job, "block", q.r.p.cfg->n_layer, err)))
-        goto out;
-    if ((status = kq_rounding_announce(&q.r, &s, out, kq_bits_text(opt, what), err)) ||
-        (status = kq_rounding_ids(&q.r, &s, err)))
-        goto out;
-    s.ctx = &q;
-    s.done = kq_rounding_block_done;
-    s.linear = round_one;
-    s.block = finish_block;
-    if (!q.bits.settled && !q.r.file && (status = keep_factors(&q, s, text, err)))
-        goto out;
-    if (!q.bits.settled) {
-        const double share_start = kq_now_s();
-        status = kq_bits_share(&q.bits, q.r.file, &q.r.job, err);
-        q.share_s = kq_now_s() - share_start;
-    }
-    if (status || (status = kq_rounding_run(&q.r, &s, err)))
-        goto out;
-    const double save_start = kq_now_s();
-    free(text);
-    json_object_set_new(settings, "sigma_reg", json_real(opt->sigma_reg));
-    json_object_set_new(settings, "shrink", json_real(opt->shrink));
-    kq_bits_settings(opt, settings);
-    json_object_set_new(settings, "seed", json_integer((json_int_t)opt->common.seed));
-    text = json_dumps(settings, JSON_COMPACT);
-    double predicted, error;
-    if ((status = sum_reports(&q, NULL, &predicted, &error, err)))
-        goto out;
-    if (!(command = command_line(model, opt, settings))) {
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the model card");
-        goto out;
-    }
-    const kq_save_options so = {.command = command,
-                                .predicted_loss = predicted,
-                                .relative_mse = error,
-                                .src = q.r.p.src,
-                                .dir = out,
-                                .part_dir = work,
-                                .code = q.code,
-                                .embed_bits = opt->embed_bits,
-                                .head_bits = opt->head_bits,
-                                .shard_size = opt->shard_size,
-                                .settings_json = text};
-    if ((status = kq_checkpoint_save(&so, &save, err)))
-        goto out;
-    char *report = make_report(&q, &save, kq_now_s() - save_start, err);
-    kq_job_finish(&q.r.job);
-    if (!report)
-        status = KQ_E_MEMORY;
-    else if (report_json)
-        *report_json = report;
-    else
-        free(report);
-out:
-    drop_block(&q);
-    kq_factor_part_free(q.kept);
-    for (int k = 0; k <= KQ_BITS_MAX; k++)
-        kq_trellis_free(q.trellis[k]);
-    kq_bits_free(&q.bits);
-    kq_rounding_close(&q.r);
-    json_decref(job_settings);
+        return status;
+    char *settings = checkpoint_settings(o),
+         *command = settings ? command_line(o->work->model, &o->opt, o->settings) : NULL;
+    const kq_save_options save = {.command = command,
+                                  .predicted_loss = q->sums.predicted_loss,
+                                  .relative_mse = q->sums.relative_mse,
+                                  .src = o->p.src,
+                                  .dir = o->name,
+                                  .part_dir = o->work_dir,
+                                  .code = q->code,
+                                  .embed_bits = o->opt.embed_bits,
+                                  .head_bits = o->opt.head_bits,
+                                  .shard_size = o->opt.shard_size,
+                                  .settings_json = settings};
+    status = command ? kq_checkpoint_save(&save, &q->saved, err)
+                     : kq_fail(err, KQ_E_MEMORY, "out of memory: the model card");
+    free(settings);
     free(command);
-    free(text);
     return status;
+}
+
+static kq_status report(kq_work *w, json_t **out, kq_error *err)
+{
+    const kq_output *o = w->outputs;
+    const quantizer *q = o->ctx;
+    const kq_save_report *s = &q->saved;
+    json_t *own =
+        json_pack("{s:o, s:f, s:f, s:I, s:I, s:I}", "bits", kq_bits_number(s->bits), "bpw", s->bpw_linear,
+                  "bpw_file", s->bpw_file, "file_bytes", (json_int_t)s->file_bytes, "quantized_modules",
+                  (json_int_t)s->n_quantized, "quantized_weights", (json_int_t)s->n_weights_quantized);
+    if (q->bits.forecast) {
+        const kq_allocation *a = &q->bits.allocation;
+        const double T = (double)w->seq_len;
+        json_object_set_new(own, "allocation",
+                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", o->opt.bits, "average",
+                                      a->average, "forecast_loss", a->loss / T, "least_possible",
+                                      a->bound / T, "seconds", q->share_s));
+    }
+    return kq_rounding_report(w, own, &q->sums, out, err);
+}
+
+static void close_quantizer(kq_output *o)
+{
+    quantizer *q = o->ctx;
+    drop_block(q);
+    kq_factor_part_free(q->kept);
+    for (int k = 0; k <= KQ_BITS_MAX; k++)
+        kq_trellis_free(q->trellis[k]);
+    kq_bits_free(&q->bits);
+    json_decref(q->sums.modules);
+}
+
+/* ---- the plan ---- */
+
+static json_t *plan(const kq_work *w)
+{
+    const kq_output *o = w->outputs;
+    kq_save_report save;
+    plan_checkpoint(o, &save);
+    return json_pack("{s:o, s:b, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:s}", "bits",
+                     kq_bits_number(o->bits->settled ? save.bits : o->opt.bits), "bits_settled",
+                     o->bits->settled, "code", o->opt.code, "quantized_modules", (json_int_t)save.n_quantized,
+                     "quantized_weights", (json_int_t)save.n_weights_quantized, "bpw", save.bpw_linear,
+                     "bpw_file", save.bpw_file, "file_bytes", (json_int_t)save.file_bytes, "parameters",
+                     (json_int_t)save.n_parameters, "gradients", kq_gradient_way_name(w->sweep.way));
+}
+
+/* How a side of a linear is rotated: "padded" when it is no multiple of a tile. */
+static const char *transform_of(size_t m, size_t n)
+{
+    const size_t m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
+    kq_hadamard *u = NULL, *v = NULL;
+    const char *name = NULL;
+    if (!kq_hadamard_new(m_pad, &u, NULL) && !kq_hadamard_new(n_pad, &v, NULL))
+        name = kq_hadamard_is_fallback(u) || kq_hadamard_is_fallback(v) ? "fall-back"
+               : m_pad != m || n_pad != n                               ? "Hadamard, padded"
+                                                                        : "Hadamard";
+    kq_hadamard_free(u);
+    kq_hadamard_free(v);
+    return name;
+}
+
+static void plan_linear(const kq_output *o, size_t layer, int id, json_t *module)
+{
+    const bool selected = kq_prepared_wants((void *)&o->p, layer, (kq_linear_id)id);
+    size_t m, n;
+    kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
+    const char *transform = selected ? transform_of(m, n) : "-";
+    json_object_set_new(module, "bits",
+                        kq_bits_number(selected ? kq_bits_of(o->bits, layer, (kq_linear_id)id) : 16));
+    json_object_set_new(module, "transform", transform ? json_string(transform) : NULL);
+}
+
+static const kq_receiver checkpoint_receiver = {
+    .complete = "the checkpoint is complete already",
+    .stage = {.stem = "block",
+              .suffix = "safetensors",
+              .doing = "rounding",
+              .linear = round_linear,
+              .block = write_block},
+    .takes_factors = true,
+    .check = check,
+    .locate = locate,
+    .prepare = prepare,
+    .identify = identify,
+    .check_weights = check_weights,
+    .bytes = bytes,
+    .check_complete = check_complete,
+    .describe = describe,
+    .before = settle_bits,
+    .finish = finish,
+    .report = report,
+    .close = close_quantizer,
+    .plan = plan,
+    .plan_linear = plan_linear,
+};
+
+kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json,
+                      kq_error *err)
+{
+    quantizer q = {.ids = 0};
+    kq_output o = {.name = out, .opt = *opt, .ctx = &q, .bits = &q.bits};
+    return kq_work_run(model, &checkpoint_receiver, &o, 1, report_json, err);
+}
+
+kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
+{
+    quantizer q = {.ids = 0};
+    kq_output o = {.name = model, .opt = *opt, .ctx = &q, .bits = &q.bits};
+    return kq_work_plan(model, &checkpoint_receiver, &o, plan_json, err);
 }

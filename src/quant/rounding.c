@@ -1,3 +1,4 @@
+/* One linear's rounding and the sums over all of them: rounding.h. */
 #include "quant/rounding.h"
 
 #include <math.h>
@@ -7,111 +8,121 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/time.h"
+#include "factors/lacks.h"
 #include "quant/plan.h"
 
-kq_status kq_rounding_settings(kq_rounding *r, kq_error *err)
+static kq_module_report new_report(const kq_output *o, const kq_linear_factors *f)
 {
-    kq_status status = kq_prepare_fingerprint(&r->p, err);
-    r->sweep.nll = NAN;
-    if (!status && r->p.opt->factors)
-        status = kq_from_factors_open(&r->p, &r->file, &r->settings, err);
-    else if (!status && !(r->settings = kq_prepare_settings(&r->p, err)))
-        status = KQ_E_MEMORY;
+    kq_module_report r = {.m = f->m,
+                          .n = f->n,
+                          .predicted_loss = NAN,
+                          .factor_residual = NAN,
+                          .sigma1 = NAN,
+                          .sigma2 = NAN,
+                          .products = f->report->products};
+    snprintf(r.name, sizeof r.name, "%s", f->name);
+    snprintf(r.identity, sizeof r.identity, "%s", kq_lack_name(f->report->lack));
+    if (kq_method_iterates(o->p.factor.method) && !f->report->lack) {
+        r.factor_residual = f->report->residual;
+        r.sigma1 = f->report->sigma1;
+        r.sigma2 = f->report->sigma2;
+    }
+    return r;
+}
+
+kq_status kq_round_module(kq_output *o, const kq_linear_factors *f, kq_rounder *rounder,
+                          kq_module_report *report, kq_error *err)
+{
+    kq_work *w = o->work;
+    const kq_weights *weights = kq_model_file_weights(o->p.model);
+    const double start = kq_now_s();
+    float *W;
+    *report = new_report(o, f);
+    kq_status status = kq_alloc_for((void **)&W, f->m * f->n, sizeof *W, f->name, err);
+    if (!status)
+        status = weights->linear(weights->ctx, f->layer, f->id, W, err);
+    if (!status) {
+        const kq_round_input in = {.name = f->name,
+                                   .W = W,
+                                   .m = f->m,
+                                   .n = f->n,
+                                   .H_in = f->H_in,
+                                   .H_out = f->H_out,
+                                   .predicts = w->predicts && !f->report->lack};
+        status = rounder(o, f, &in, report, err);
+    }
+    kq_free(W);
     if (status)
         return status;
-    r->predicts = kq_method_needs_gradients(r->p.factor.method);
-    const json_int_t seq_len =
-        json_integer_value(json_object_get(json_object_get(r->settings, "calibration"), "seq_len"));
-    r->seq_len = seq_len > 0 ? (size_t)seq_len : 1;
+    if (w->predicts && f->report->lack)
+        report->predicted_loss = 0; /* eq. 1 with F = 0 */
+    const double seconds = kq_now_s() - start;
+    w->round_s += seconds;
+    o->note.seconds += seconds;
+    kq_block_note_factors(&o->note, f->report, kq_method_iterates(o->p.factor.method));
+    kq_block_note_rounded(&o->note, f->m, f->n, report->relative_mse,
+                          report->predicted_loss / (double)w->seq_len);
+    return kq_progress_ask(&o->opt.common, f->name, err);
+}
+
+static double per_token(const kq_work *w, double loss)
+{
+    return isfinite(loss) ? loss * (1.0 / (double)w->seq_len) : NAN;
+}
+
+kq_status kq_rounding_sum(const kq_output *o, kq_describe_module *describe, kq_rounding_sums *sums,
+                          kq_error *err)
+{
+    double predicted = 0, error = 0;
+    kq_lacks lacks = {0};
+    *sums = (kq_rounding_sums){.modules = json_object()};
+    for (size_t l = 0; l < o->p.cfg->n_layer; l++) {
+        char path[4400];
+        kq_module_report r[KQ_N_LINEAR];
+        if (!o->p.wanted[l])
+            continue;
+        kq_job_path(&o->job, o->work->receiver->stage.stem, l, "safetensors", path);
+        kq_status status = kq_part_read_reports(path, l, r, err);
+        if (status)
+            return status;
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            if (!r[id].name[0])
+                continue;
+            const double count = (double)r[id].m * (double)r[id].n,
+                         loss = per_token(o->work, r[id].predicted_loss);
+            predicted += loss;
+            error += r[id].relative_mse * count;
+            sums->weights += count;
+            sums->n++;
+            kq_lacks_add(&lacks, kq_lack_of(r[id].identity), r[id].name);
+            json_t *module = describe(o, l, (kq_linear_id)id, &r[id], loss);
+            if (*r[id].identity)
+                json_object_set_new(module, "identity", json_string(r[id].identity));
+            json_object_set_new(sums->modules, r[id].name, module);
+        }
+    }
+    if (!o->opt.factors)
+        kq_lacks_warn(&lacks);
+    sums->predicted_loss = o->work->predicts ? predicted : NAN;
+    sums->relative_mse = sums->weights > 0 ? error / sums->weights : 0;
     return KQ_OK;
 }
 
-void kq_rounding_close(kq_rounding *r)
+kq_status kq_rounding_report(const kq_work *w, json_t *own, const kq_rounding_sums *sums, json_t **out,
+                             kq_error *err)
 {
-    kq_job_close(&r->job);
-    kq_prepared_free(&r->p);
-    kq_factor_file_close(r->file);
-    json_decref(r->settings);
-}
-
-void kq_rounding_part(const kq_rounding *r, size_t layer, char path[4400])
-{
-    kq_job_path(&r->job, "block", layer, "safetensors", path);
-}
-
-kq_status kq_rounding_count(kq_rounding *r, const kq_module_report *module, const kq_factor_report *factor,
-                            double seconds, kq_error *err)
-{
-    r->round_s += seconds;
-    r->note.seconds += seconds;
-    kq_block_note_factors(&r->note, factor, kq_method_iterates(r->p.factor.method));
-    kq_block_note_rounded(&r->note, module->m, module->n, module->relative_mse,
-                          module->predicted_loss / (double)r->seq_len);
-    return kq_progress_ask(&r->p.opt->common, module->name, err);
-}
-
-bool kq_rounding_block_done(void *ctx, size_t layer)
-{
-    return kq_job_part_done(&((kq_rounding *)ctx)->job, "block", layer);
-}
-
-kq_status kq_rounding_complete(kq_rounding *r, const char *what, char **report_json, kq_error *err)
-{
-    char line[100];
-    snprintf(line, sizeof line, "the %s is complete already", what);
-    kq_status status = kq_progress_note(&r->p.opt->common, line, err);
-    if (status)
-        return status;
-    kq_job_finish(&r->job); /* killed between the last rename and the clean-up */
-    if (report_json && !(*report_json = strdup("{\"complete\": true}")))
-        return kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-    return KQ_OK;
-}
-
-kq_status kq_rounding_announce(kq_rounding *r, const kq_sweep *s, const char *dir, const char *what,
-                               kq_error *err)
-{
-    char line[400], words[160], memory[32], disk[32];
-    r->way = s->way;
-    kq_status status = r->p.opt->resume ? KQ_OK : kq_check_disk(dir, r->disk, err);
-    if (status)
-        return status;
-    snprintf(line, sizeof line, "%zu modules to %s; about %s of memory and %s of disk while it runs%s",
-             r->p.n_wanted, what, kq_bytes_text((double)r->memory, memory),
-             kq_bytes_text((double)r->disk, disk), kq_plan_words(&r->p, s, words));
-    return kq_progress_note(&r->p.opt->common, line, err);
-}
-
-kq_status kq_rounding_ids(kq_rounding *r, kq_sweep *s, kq_error *err)
-{
-    kq_status status = r->file ? KQ_OK : kq_prepare_ids(&r->p, &r->job, err);
-    s->ids = r->p.windows.ids;
-    s->window = r->p.windows.number;
-    return status;
-}
-
-kq_status kq_rounding_run(kq_rounding *r, const kq_sweep *s, kq_error *err)
-{
-    return r->file ? kq_from_factors_run(&r->p, r->file, s, "rounding", err)
-                   : kq_sweep_run(s, &r->sweep, err);
-}
-
-char *kq_rounding_report(const kq_rounding *r, json_t *o, json_t *modules, double save_s, kq_error *err)
-{
+    const kq_sweep_report *s = &w->swept;
     json_t *common =
-        json_pack("{s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:s, s:O, s:o}", "calibration_nll",
-                  kq_json_number(r->sweep.nll), "seconds", "forward", r->sweep.forward_s, "backward",
-                  r->sweep.backward_s, "factors", r->sweep.factor_s, "rounding", r->round_s, "saving", save_s,
-                  "total", kq_now_s() - r->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(),
-                  "planned_bytes", (json_int_t)r->memory, "gradients", kq_gradient_way_name(r->way),
-                  "settings", r->settings, "modules", modules);
-    kq_prepare_report_texts(&r->p, o);
-    char *text = o && common && !json_object_update(o, common)
-                     ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(8))
-                     : NULL;
+        json_pack("{s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:s, s:O, s:O}",
+                  "predicted_loss", kq_json_number(sums->predicted_loss), "relative_mse", sums->relative_mse,
+                  "calibration_nll", kq_json_number(s->nll), "seconds", "forward", s->forward_s, "backward",
+                  s->backward_s, "factors", s->factor_s, "rounding", w->round_s, "saving", w->save_s, "total",
+                  kq_now_s() - w->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",
+                  (json_int_t)w->memory, "gradients", kq_gradient_way_name(w->sweep.way), "settings",
+                  w->outputs->settings, "modules", sums->modules);
+    kq_prepare_report_texts(&w->outputs->p, own);
+    const bool ok = own && common && !json_object_update(own, common);
     json_decref(common);
-    json_decref(o);
-    if (!text)
-        kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-    return text;
+    *out = own;
+    return ok ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
 }

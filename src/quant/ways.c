@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "base/time.h"
 #include "source/config_json.h"
+#include "quant/bits.h"
 #include "quant/plan.h"
 #include "generate/self_text.h"
 
