@@ -230,6 +230,15 @@ bool kq_path_exists(const char *path)
     return stat(path, &st) == 0;
 }
 
+bool kq_exists_in(const char *dir, const char *name)
+{
+    const int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    const bool there = fd >= 0 && !faccessat(fd, name, F_OK, 0);
+    if (fd >= 0)
+        close(fd);
+    return there;
+}
+
 bool kq_path_is_dir(const char *path)
 {
     struct stat st;

@@ -37,6 +37,7 @@ kq_status kq_file_write(const char *path, const void *data, size_t size, kq_erro
 /* Is this the text that Git LFS leaves in the place of a file that was not downloaded? */
 bool kq_is_lfs_pointer(const void *data, size_t size);
 bool kq_path_exists(const char *path);
+bool kq_exists_in(const char *dir, const char *name); /* DIR/NAME; takes no memory, so it cannot fail */
 bool kq_path_is_dir(const char *path);
 kq_status kq_mkdirs(const char *path, kq_error *err);
 /* How many of the folders that path names are not there: the last one, the one before it, ...; and

@@ -6,26 +6,41 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/error.h"
+#include "base/mem.h"
+#include "base/text.h"
 #include "base/warn.h"
 
 /* The first n numbers of a file such as "200000 100000"; "max 100000" has none. */
 static bool read_numbers(const char *folder, const char *name, int n, double *x, double *y)
 {
-    char path[4400];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = fopen(path, "re");
+    char *path;
+    FILE *f = kq_format(&path, NULL, "%s/%s", folder, name) ? NULL : fopen(path, "re");
+    kq_free(path);
     const bool ok = f && fscanf(f, n == 1 ? "%lf" : "%lf %lf", x, y) == n && *x > 0;
     if (f)
         fclose(f);
     return ok;
 }
 
-static void take_share(const char *folder, double *least)
+static void add_share(const char *folder, double *least)
 {
     double quota, period = 0;
     if (read_numbers(folder, "cpu.max", 2, &quota, &period) && period > 0 && quota / period < *least)
         *least = quota / period;
+}
+
+/* The shares of the group that a line of /proc/self/cgroup names, "0::/a/b", and of the groups above it. */
+static void group_line(char *line, double *least)
+{
+    if (strncmp(line, "0::/", 4))
+        return;
+    line[strcspn(line, "\n")] = 0;
+    for (char *end = line + strlen(line); end > line + 3; *(end = strrchr(line, '/')) = 0) {
+        char *folder;
+        if (!kq_format(&folder, NULL, "/sys/fs/cgroup%s", line + 3))
+            add_share(folder, least);
+        kq_free(folder);
+    }
 }
 
 /* Processors' time that the control groups allow, as a number of processors; a large number: no limit.
@@ -33,24 +48,19 @@ static void take_share(const char *folder, double *least)
  * files in its root. */
 static double group_share(void)
 {
-    char line[4096], folder[4200];
+    char *line = NULL;
+    size_t cap = 0;
     double least = 1e9, quota, period;
     if (read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", 1, &quota, NULL) &&
         read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_period_us", 1, &period, NULL))
         least = quota / period;
     FILE *f = fopen("/proc/self/cgroup", "re");
-    while (f && fgets(line, sizeof line, f)) {
-        if (strncmp(line, "0::/", 4))
-            continue;
-        line[strcspn(line, "\n")] = 0;
-        for (char *end = line + strlen(line); end > line + 3; *(end = strrchr(line, '/')) = 0) {
-            snprintf(folder, sizeof folder, "/sys/fs/cgroup%s", line + 3);
-            take_share(folder, &least);
-        }
-    }
+    while (f && getline(&line, &cap, f) > 0)
+        group_line(line, &least);
+    free(line);
     if (f)
         fclose(f);
-    take_share("/sys/fs/cgroup", &least);
+    add_share("/sys/fs/cgroup", &least);
     return least;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 
 struct kq_gguf {
     kq_map map; /* owned; zero when the bytes are borrowed */
@@ -414,12 +415,13 @@ static kq_status split_keys(const kq_gguf *g, int64_t *no, int64_t *count, int64
     return KQ_OK;
 }
 
-/* The path of part `no` (from 0) beside part `own`, of path `path`. KQ_E_FORMAT: its name does not end
- * as the parts' names do. */
-static kq_status part_path(const char *path, int64_t own, int64_t no, int64_t count, char *out, size_t cap,
+/* *out: the path of part `no` (from 0) beside part `own`, of path `path`; the caller's (kq_free).
+ * KQ_E_FORMAT: its name does not end as the parts' names do. */
+static kq_status part_path(const char *path, int64_t own, int64_t no, int64_t count, char **out,
                            kq_error *err)
 {
     char end[64];
+    *out = NULL;
     snprintf(end, sizeof end, "-%05d-of-%05d.gguf", (int)own + 1, (int)count);
     const size_t n = strlen(path), m = strlen(end);
     if (n <= m || strcmp(path + n - m, end))
@@ -428,9 +430,7 @@ static kq_status part_path(const char *path, int64_t own, int64_t no, int64_t co
                        "cannot be found (rename it back, "
                        "or join the parts with llama-gguf-split --merge)",
                        path, (int)own + 1, (int)count, end);
-    if (snprintf(out, cap, "%.*s-%05d-of-%05d.gguf", (int)(n - m), path, (int)no + 1, (int)count) >= (int)cap)
-        return kq_fail(err, KQ_E_ARG, "%s: the path is too long", path);
-    return KQ_OK;
+    return kq_format(out, err, "%.*s-%05d-of-%05d.gguf", (int)(n - m), path, (int)no + 1, (int)count);
 }
 
 static kq_status open_one(const char *path, kq_gguf **out, kq_error *err)
@@ -496,35 +496,48 @@ static kq_status take_tensors(kq_gguf *g, kq_gguf *part, kq_error *err)
     return KQ_OK;
 }
 
+static kq_status not_the_first(const kq_gguf *g, int64_t no, int64_t count, kq_error *err)
+{
+    char *first;
+    if (part_path(g->path, no, 0, count, &first, NULL))
+        (void)kq_format(&first, NULL, "the one whose name ends in -00001-of-%05d.gguf", (int)count);
+    kq_fail(err, KQ_E_ARG, "%s: is part %lld of %lld of a model: open the first part, %s", g->path,
+            (long long)no + 1, (long long)count, first ? first : "");
+    kq_free(first);
+    return KQ_E_ARG;
+}
+
+/* Open part i of the model that g, its first part, begins, and take its tensors. */
+static kq_status join_part(kq_gguf *g, int64_t i, int64_t count, int64_t n_tensor, kq_error *err)
+{
+    char *path;
+    kq_status status = part_path(g->path, 0, i, count, &path, err);
+    if (!status && !kq_path_exists(path))
+        status = kq_fail(err, KQ_E_IO, "%s: part %lld of %lld is missing beside %s", path, (long long)i + 1,
+                         (long long)count, g->path);
+    if (!status && !(status = open_one(path, &g->part[g->n_part], err))) {
+        kq_gguf *part = g->part[g->n_part++];
+        if (!(status = check_part(g, part, i, count, n_tensor, err)))
+            status = take_tensors(g, part, err);
+    }
+    kq_free(path);
+    return status;
+}
+
 static kq_status join_parts(kq_gguf *g, kq_error *err)
 {
     int64_t no, count, n_tensor;
-    char path[4400];
     kq_status status = split_keys(g, &no, &count, &n_tensor, err);
     if (status || !count)
         return status;
-    if (no) {
-        if (part_path(g->path, no, 0, count, path, sizeof path, NULL))
-            snprintf(path, sizeof path, "the one whose name ends in -00001-of-%05d.gguf", (int)count);
-        return kq_fail(err, KQ_E_ARG, "%s: is part %lld of %lld of a model: open the first part, %s", g->path,
-                       (long long)no + 1, (long long)count, path);
-    }
-    if ((status = part_path(g->path, 0, 0, count, path, sizeof path, err)) ||
-        (status =
+    if (no)
+        return not_the_first(g, no, count, err);
+    if ((status =
              kq_alloc_for((void **)&g->part, (size_t)count - 1, sizeof *g->part, "the parts of a GGUF", err)))
         return status;
-    for (int64_t i = 1; i < count; i++) {
-        if ((status = part_path(g->path, 0, i, count, path, sizeof path, err)))
+    for (int64_t i = 1; i < count; i++)
+        if ((status = join_part(g, i, count, n_tensor, err)))
             return status;
-        if (!kq_path_exists(path))
-            return kq_fail(err, KQ_E_IO, "%s: part %lld of %lld is missing beside %s", path, (long long)i + 1,
-                           (long long)count, g->path);
-        if ((status = open_one(path, &g->part[g->n_part], err)))
-            return status;
-        kq_gguf *part = g->part[g->n_part++];
-        if ((status = check_part(g, part, i, count, n_tensor, err)) || (status = take_tensors(g, part, err)))
-            return status;
-    }
     if ((int64_t)g->n_tensor != n_tensor)
         return kq_fail(err, KQ_E_FORMAT, "%s: its %lld parts hold %zu tensors, split.tensors.count says %lld",
                        g->path, (long long)count, g->n_tensor, (long long)n_tensor);

@@ -136,8 +136,9 @@ static kq_status parse_metadata(kq_st_file *f, json_t *meta, kq_error *err)
     json_t *value;
     if (!json_is_object(meta))
         return kq_fail(err, KQ_E_FORMAT, "%s: __metadata__ is not an object", f->path);
-    json_object_foreach(meta, key, value) if (!json_is_string(value)) return kq_fail(
-        err, KQ_E_FORMAT, "%s: __metadata__.%.200s is not a string", f->path, key);
+    json_object_foreach(meta, key, value)
+        if (!json_is_string(value))
+            return kq_fail(err, KQ_E_FORMAT, "%s: __metadata__.%.200s is not a string", f->path, key);
     f->meta = json_incref(meta);
     return KQ_OK;
 }
@@ -152,8 +153,7 @@ static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base,
     if ((status = kq_alloc_for((void **)&f->tensor, n, sizeof *f->tensor, "the safetensors header", err)) ||
         (status = kq_alloc_for((void **)&f->sorted, n, sizeof *f->sorted, "the safetensors header", err)))
         return status;
-    json_object_foreach(root, name, info)
-    {
+    json_object_foreach(root, name, info) {
         if (!strcmp(name, "__metadata__")) {
             if ((status = parse_metadata(f, info, err)))
                 return status;

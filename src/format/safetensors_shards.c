@@ -7,10 +7,9 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "format/dequant.h"
 #include "format/safetensors_write.h"
-
-enum { MAX_PATH = 4096 };
 
 /* False when it overflows; the writer would refuse the tensor anyway. */
 static bool tensor_bytes(const kq_st_decl *d, size_t *out)
@@ -52,16 +51,47 @@ static kq_status write_shard(const char *path, const kq_st_decl *d, size_t first
 
 static kq_status write_index(const char *dir, size_t total, json_t *map, kq_error *err)
 {
-    char path[MAX_PATH];
+    char *path;
     json_t *index =
         json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
     char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
-    kq_status status = kq_path_join(path, sizeof path, dir, "model.safetensors.index.json", err);
+    kq_status status = kq_format(&path, err, "%s/model.safetensors.index.json", dir);
     if (!status)
         status = text ? kq_file_write(path, text, strlen(text), err)
                       : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     free(text);
+    kq_free(path);
     json_decref(index);
+    return status;
+}
+
+/* How many shards of at most limit bytes the tensors fill. */
+static kq_status count_shards(const char *dir, size_t limit, const kq_st_decl *decl, size_t n,
+                              size_t *n_shards, kq_error *err)
+{
+    size_t bytes = 0, size = 0;
+    *n_shards = 1;
+    for (size_t i = 0; i < n; i++) {
+        if (!tensor_bytes(&decl[i], &size))
+            return kq_fail(err, KQ_E_ARG, "%s: %s cannot be written to safetensors", dir, decl[i].name);
+        if (!fits(bytes, size, limit)) {
+            ++*n_shards;
+            bytes = 0;
+        }
+        bytes += size;
+    }
+    return KQ_OK;
+}
+
+/* The size of a file that has just been written. */
+static kq_status add_size(const char *path, size_t *bytes, kq_error *err)
+{
+    kq_map m;
+    kq_status status = kq_map_open(path, &m, err);
+    if (!status) {
+        *bytes += m.size;
+        kq_map_close(&m);
+    }
     return status;
 }
 
@@ -69,21 +99,15 @@ kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_dec
                              data_fn *data, void *ctx, size_t *file_bytes, kq_error *err)
 {
     const size_t limit = shard_size ? shard_size : SIZE_MAX;
-    size_t n_shards = 1, bytes = 0, total = 0, first = 0, size = 0;
+    size_t n_shards, bytes = 0, total = 0, first = 0, size = 0;
     *file_bytes = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (!tensor_bytes(&decl[i], &size))
-            return kq_fail(err, KQ_E_ARG, "%s: %s cannot be written to safetensors", dir, decl[i].name);
-        if (!fits(bytes, size, limit)) {
-            n_shards++;
-            bytes = 0;
-        }
-        bytes += size;
-    }
+    kq_status status = count_shards(dir, limit, decl, n, &n_shards, err);
+    if (status)
+        return status;
     json_t *map = json_object();
-    kq_status status = map ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
+    status = map ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
     for (size_t shard = 0; shard < n_shards && !status; shard++) {
-        char name[64], path[MAX_PATH];
+        char name[64], *path;
         if (n_shards == 1)
             snprintf(name, sizeof name, "model.safetensors");
         else
@@ -94,13 +118,10 @@ kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_dec
             if (json_object_set_new(map, decl[last].name, json_string(name)))
                 status = kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
         }
-        if (!status && !(status = kq_path_join(path, sizeof path, dir, name, err)) &&
-            !(status = write_shard(path, decl, first, last, data, ctx, err))) {
-            kq_map m;
-            if (!(status = kq_map_open(path, &m, err))) {
-                *file_bytes += m.size;
-                kq_map_close(&m);
-            }
+        if (!status && !(status = kq_format(&path, err, "%s/%s", dir, name))) {
+            if (!(status = write_shard(path, decl, first, last, data, ctx, err)))
+                status = add_size(path, file_bytes, err);
+            kq_free(path);
         }
         total += bytes;
         first = last;

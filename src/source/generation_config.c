@@ -1,3 +1,6 @@
+/* generation_config.json: end tokens and sampling. transformers passes over what it cannot use, so a wrong
+ * value is a warning here, not an error; only end tokens, which decide where every answer ends, must be
+ * right. */
 #include "source/generation_config.h"
 
 #include <math.h>
@@ -5,6 +8,8 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/mem.h"
+#include "base/text.h"
 #include "base/warn.h"
 #include "format/json.h"
 
@@ -12,72 +17,76 @@ enum { MAX_FILE = 16 << 20 };
 
 /* ---- end tokens ---- */
 
-static kq_status add_eos(const json_t *value, const char *key, size_t vocab_size, const char *path,
+static kq_status add_eos(kq_json_node given, const json_t *value, size_t vocab_size,
                          int32_t eos_id[KQ_MAX_EOS], size_t *n_eos, kq_error *err)
 {
-    double id = json_number_value(value);
+    const double id = json_number_value(value);
     if (!json_is_number(value) || id != floor(id))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s is neither a token id nor a list of token ids", path, key);
+        return kq_json_unexpected(given, "a token id or a list of token ids", err);
     if (id < 0 || id >= (double)vocab_size) {
-        kq_warn("%s: %s %.0f is outside the vocabulary of %zu tokens: no answer ends by it", path, key, id,
-                vocab_size);
+        kq_warn("%s: %s %.0f is outside the vocabulary of %zu tokens: no answer ends by it", given.file,
+                given.key, id, vocab_size);
         return KQ_OK;
     }
     for (size_t i = 0; i < *n_eos; i++)
         if (eos_id[i] == (int32_t)id)
             return KQ_OK;
     if (*n_eos == KQ_MAX_EOS)
-        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s lists more than %d tokens", path, key, KQ_MAX_EOS);
+        return kq_fail(err, KQ_E_UNSUPPORTED, "%s: %s lists more than %d tokens", given.file, given.key,
+                       KQ_MAX_EOS);
     eos_id[(*n_eos)++] = (int32_t)id;
     return KQ_OK;
 }
 
-kq_status kq_parse_eos(const json_t *value, const char *key, size_t vocab_size, const char *path,
-                       int32_t eos_id[KQ_MAX_EOS], size_t *n_eos, kq_error *err)
+kq_status kq_parse_eos(kq_json_node eos, size_t vocab_size, int32_t eos_id[KQ_MAX_EOS], size_t *n_eos,
+                       kq_error *err)
 {
     kq_status status = KQ_OK;
     size_t i;
     json_t *item;
     *n_eos = 0;
-    if (!json_is_array(value))
-        return add_eos(value, key, vocab_size, path, eos_id, n_eos, err);
-    json_array_foreach(value, i,
-                       item) if ((status = add_eos(item, key, vocab_size, path, eos_id, n_eos, err))) break;
+    if (!json_is_array(eos.value))
+        return add_eos(eos, eos.value, vocab_size, eos_id, n_eos, err);
+    json_array_foreach(eos.value, i, item)
+        if ((status = add_eos(eos, item, vocab_size, eos_id, n_eos, err)))
+            break;
     return status;
 }
 
 /* ---- sampling ---- */
 
-/* A number between lo and hi (above_lo: more than lo). False, with a warning when the field is there,
- * otherwise. */
-static bool get_value(const json_t *root, const char *key, double lo, bool above_lo, double hi,
-                      const char *path, double *out)
+/* A number from 0 to most, or above 0. False where the field is absent, and where it is something else, with
+ * a warning. */
+static bool get_value(const kq_json_node *root, const char *key, bool above_0, double most, double *out)
 {
-    const json_t *value = json_object_get(root, key);
-    if (!value || json_is_null(value))
+    const kq_json_node node = kq_json_field(root, key);
+    double x = 0;
+    kq_error wrong;
+    if (kq_json_absent(node))
         return false;
-    double x = json_number_value(value);
-    if (!json_is_number(value) || !(x >= lo) || (above_lo && x == lo) || x > hi) {
-        kq_warn("%s: %s is not a number %s %g%s: it is not used", path, key,
-                above_lo ? "above" : "of at least", lo, isinf(hi) ? "" : " and at most 1");
+    kq_status status = kq_json_get_number(node, KQ_JSON_REQUIRED, 0, most, &x, &wrong);
+    if (!status && above_0 && x == 0)
+        status = kq_json_unexpected(node, "a number above 0", &wrong);
+    if (status) {
+        kq_warn("%s: it is not used", wrong.message);
         return false;
     }
     *out = x;
     return true;
 }
 
-static void get_sampling(const json_t *root, const char *path, kq_generation_config *out)
+static void get_sampling(const kq_json_node *root, kq_generation_config *out)
 {
-    const json_t *do_sample = json_object_get(root, "do_sample");
+    const json_t *do_sample = json_object_get(root->value, "do_sample");
     double top_k;
     out->has_do_sample = json_is_boolean(do_sample);
     out->do_sample = json_is_true(do_sample);
-    out->has_temperature = get_value(root, "temperature", 0, false, INFINITY, path, &out->temperature);
-    out->has_top_p = get_value(root, "top_p", 0, true, 1, path, &out->top_p);
-    out->has_min_p = get_value(root, "min_p", 0, false, 1, path, &out->min_p);
+    out->has_temperature = get_value(root, "temperature", false, INFINITY, &out->temperature);
+    out->has_top_p = get_value(root, "top_p", true, 1, &out->top_p);
+    out->has_min_p = get_value(root, "min_p", false, 1, &out->min_p);
     out->has_repetition_penalty =
-        get_value(root, "repetition_penalty", 0, true, INFINITY, path, &out->repetition_penalty);
-    out->has_top_k = get_value(root, "top_k", 0, false, INFINITY, path, &top_k);
+        get_value(root, "repetition_penalty", true, INFINITY, &out->repetition_penalty);
+    out->has_top_k = get_value(root, "top_k", false, INFINITY, &top_k);
     out->top_k = !out->has_top_k ? 0 : top_k < INT32_MAX ? (int32_t)top_k : INT32_MAX;
 }
 
@@ -120,30 +129,36 @@ static void get_unread(const json_t *root, char *out, size_t cap)
     }
 }
 
+static kq_status read_file(const char *path, size_t vocab_size, kq_generation_config *out, kq_error *err)
+{
+    json_t *json;
+    kq_error broken;
+    kq_status status = kq_json_read(path, MAX_FILE, &json, &broken);
+    if (status && status != KQ_E_FORMAT)
+        return kq_fail(err, status, "%s", broken.message);
+    if (status || !json_is_object(json)) {
+        kq_warn("%s: the file is not used", status ? broken.message : path);
+        json_decref(json);
+        return KQ_OK;
+    }
+    const kq_json_node root = kq_json_root(json, path), eos = kq_json_field(&root, "eos_token_id");
+    out->exists = true;
+    if (!kq_json_absent(eos))
+        status = kq_parse_eos(eos, vocab_size, out->eos_id, &out->n_eos, err);
+    get_sampling(&root, out);
+    get_unread(json, out->unread, sizeof out->unread);
+    json_decref(json);
+    return status;
+}
+
 kq_status kq_generation_config_read(const char *dir, size_t vocab_size, kq_generation_config *out,
                                     kq_error *err)
 {
-    char path[4096];
-    json_t *root;
-    kq_error broken;
+    char *path;
     *out = (kq_generation_config){0};
-    kq_status status = kq_path_join(path, sizeof path, dir, "generation_config.json", err);
-    if (status || !kq_path_exists(path))
-        return status;
-    if ((status = kq_json_read(path, MAX_FILE, &root, &broken)) == KQ_E_FORMAT ||
-        (!status && !json_is_object(root))) {
-        kq_warn("%s: the file is not used", status ? broken.message : path);
-        json_decref(root);
-        return KQ_OK;
-    }
-    if (status)
-        return kq_fail(err, status, "%s", broken.message);
-    const json_t *eos = json_object_get(root, "eos_token_id");
-    out->exists = true;
-    if (eos && !json_is_null(eos))
-        status = kq_parse_eos(eos, "eos_token_id", vocab_size, path, out->eos_id, &out->n_eos, err);
-    get_sampling(root, path, out);
-    get_unread(root, out->unread, sizeof out->unread);
-    json_decref(root);
+    kq_status status = kq_format(&path, err, "%s/generation_config.json", dir);
+    if (!status && kq_path_exists(path))
+        status = read_file(path, vocab_size, out, err);
+    kq_free(path);
     return status;
 }

@@ -2,8 +2,7 @@
 #ifndef KQ_SOURCE_GENERATION_CONFIG_H
 #define KQ_SOURCE_GENERATION_CONFIG_H
 
-#include <jansson.h>
-
+#include "format/json.h"
 #include "source/config.h"
 
 /* A value counts where its has_ member is true: then the file has the field, and it is in range. */
@@ -40,9 +39,8 @@ kq_status kq_generation_config_read(const char *dir, size_t vocab_size, kq_gener
                                     kq_error *err);
 
 /* End tokens as config.json and generation_config.json spell them: a whole number (written 2 or 2.0) or
- * a list of such. Ids outside the vocabulary are left out with a warning, doubles quietly. key is for
- * messages. */
-kq_status kq_parse_eos(const json_t *value, const char *key, size_t vocab_size, const char *path,
-                       int32_t eos_id[KQ_MAX_EOS], size_t *n_eos, kq_error *err);
+ * a list of such. Ids outside the vocabulary are left out with a warning, doubles quietly. */
+kq_status kq_parse_eos(kq_json_node eos, size_t vocab_size, int32_t eos_id[KQ_MAX_EOS], size_t *n_eos,
+                       kq_error *err);
 
 #endif

@@ -1,6 +1,9 @@
+/* Which of a folder's files and tensors count, decided as transformers decides it: a folder that transformers
+ * loads means the same model here, whatever else lies in it. */
 #include "source/hf_folder.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "base/warn.h"
 #include "format/dequant.h"
 #include "source/generation_config.h"
@@ -15,7 +19,6 @@
 #include "source/tensors.h"
 
 enum {
-    MAX_PATH = 4096,
     MAX_CONFIG = 16 << 20,
     MAX_INDEX = 512 << 20,
     MAX_SHARD = 4096,
@@ -38,18 +41,13 @@ static bool plain_name(const char *name)
     return *name && strlen(name) < 256 && !strpbrk(name, "/\\") && strcmp(name, ".") && strcmp(name, "..");
 }
 
-static bool is_there(const char *dir, const char *name)
-{
-    char path[MAX_PATH];
-    return !kq_path_join(path, sizeof path, dir, name, NULL) && kq_path_exists(path);
-}
-
 static kq_status open_file(kq_hf_folder *f, const char *dir, const char *name, kq_error *err)
 {
-    char path[MAX_PATH];
-    kq_status status = kq_path_join(path, sizeof path, dir, name, err);
+    char *path;
+    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
     if (!status && !(status = kq_st_open(path, &f->file[f->n_file], err)))
         f->n_file++;
+    kq_free(path);
     return status;
 }
 
@@ -67,8 +65,7 @@ static kq_status open_shards(kq_hf_folder *f, const char *dir, json_t *map, cons
     kq_status status = kq_alloc_for((void **)&names, json_object_size(map), sizeof *names, "the index", err);
     if (status)
         return status;
-    json_object_foreach(map, tensor, value)
-    {
+    json_object_foreach(map, tensor, value) {
         const char *name = json_string_value(value);
         if (!name || !plain_name(name)) {
             status = kq_fail(err, KQ_E_FORMAT,
@@ -85,7 +82,7 @@ static kq_status open_shards(kq_hf_folder *f, const char *dir, json_t *map, cons
             continue;
         if (f->n_file == MAX_SHARD)
             status = kq_fail(err, KQ_E_UNSUPPORTED, "%s: names more than %d files", path, MAX_SHARD);
-        else if (!is_there(dir, names[i]))
+        else if (!kq_exists_in(dir, names[i]))
             status =
                 kq_fail(err, KQ_E_IO,
                         "%s: names %s, which is not there (is the download complete, is the index stale?)",
@@ -102,14 +99,16 @@ out:
 static kq_status open_index(kq_hf_folder *f, const char *dir, const char *name, json_t **root, json_t **map,
                             kq_error *err)
 {
-    char path[MAX_PATH];
-    kq_status status = kq_path_join(path, sizeof path, dir, name, err);
-    if (status || (status = kq_json_read(path, MAX_INDEX, root, err)))
-        return status;
-    *map = json_object_get(*root, "weight_map");
-    if (!json_is_object(*map) || !json_object_size(*map))
-        return kq_fail(err, KQ_E_FORMAT, "%s: weight_map is missing or empty", path);
-    return open_shards(f, dir, *map, path, err);
+    char *path;
+    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
+    if (!status && !(status = kq_json_read(path, MAX_INDEX, root, err))) {
+        *map = json_object_get(*root, "weight_map");
+        status = json_is_object(*map) && json_object_size(*map)
+                     ? open_shards(f, dir, *map, path, err)
+                     : kq_fail(err, KQ_E_FORMAT, "%s: weight_map is missing or empty", path);
+    }
+    kq_free(path);
+    return status;
 }
 
 /* The first file of the folder, in the order of names, that ends so; found is empty when there is none. */
@@ -124,6 +123,17 @@ static void first_ending(const char *dir, const char *end, char found[256])
         closedir(d);
 }
 
+/* Is dir/model.safetensors a link? It leads nowhere, then: what is there was opened. */
+static bool is_broken_link(const char *dir)
+{
+    char to[2];
+    const int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    const bool link = fd >= 0 && readlinkat(fd, "model.safetensors", to, sizeof to) > 0;
+    if (fd >= 0)
+        close(fd);
+    return link;
+}
+
 static kq_status no_weights(const char *dir, kq_error *err)
 {
     static const char *const others[] = {"pytorch_model.bin",
@@ -132,12 +142,13 @@ static kq_status no_weights(const char *dir, kq_error *err)
                                          "consolidated.00.pth",
                                          "tf_model.h5",
                                          "flax_model.msgpack"};
-    char path[MAX_PATH], to[2], other[256];
-    if (!kq_path_join(path, sizeof path, dir, "model.safetensors", NULL) && readlink(path, to, sizeof to) > 0)
-        return kq_fail(err, KQ_E_IO, "%s: is a link to a file that is not there (is the download complete?)",
-                       path);
+    char other[256];
+    if (is_broken_link(dir))
+        return kq_fail(
+            err, KQ_E_IO,
+            "%s/model.safetensors: is a link to a file that is not there (is the download complete?)", dir);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (is_there(dir, others[i]))
+        if (kq_exists_in(dir, others[i]))
             return kq_fail(
                 err, KQ_E_UNSUPPORTED,
                 "%s: holds %s, but no model.safetensors, which kronq reads; transformers writes one: "
@@ -157,18 +168,24 @@ static kq_status no_weights(const char *dir, kq_error *err)
 }
 
 /* An index beside the single file is not used. Worth saying, unless it names that very file everywhere. */
-static void warn_of_index(const char *dir, const char *index, const char *single)
+static kq_status warn_of_index(const char *dir, const char *index, const char *single, kq_error *err)
 {
-    char path[MAX_PATH];
+    char *path;
     const char *tensor;
     json_t *root = NULL, *value;
-    bool names_single = is_there(dir, index) && !kq_path_join(path, sizeof path, dir, index, NULL) &&
-                        !kq_json_read(path, MAX_INDEX, &root, NULL);
-    json_object_foreach(json_object_get(root, "weight_map"), tensor, value) names_single =
-        names_single && json_is_string(value) && !strcmp(json_string_value(value), single);
-    if (is_there(dir, index) && !names_single)
+    if (!kq_exists_in(dir, index))
+        return KQ_OK;
+    kq_status status = kq_format(&path, err, "%s/%s", dir, index);
+    if (status)
+        return status;
+    bool names_single = !kq_json_read(path, MAX_INDEX, &root, NULL);
+    json_object_foreach(json_object_get(root, "weight_map"), tensor, value)
+        names_single = names_single && json_is_string(value) && !strcmp(json_string_value(value), single);
+    if (!names_single)
         kq_warn("%s: %s is not used, because %s lies beside it", dir, index, single);
     json_decref(root);
+    kq_free(path);
+    return KQ_OK;
 }
 
 static kq_status open_files(kq_hf_folder *f, const char *dir, json_t **root, json_t **map, kq_error *err)
@@ -188,11 +205,11 @@ static kq_status open_files(kq_hf_folder *f, const char *dir, json_t **root, jso
     if (*named)
         return ends_with(named, ".json") ? open_index(f, dir, named, root, map, err)
                                          : open_file(f, dir, named, err);
-    if (is_there(dir, single)) {
-        warn_of_index(dir, index, single);
-        return open_file(f, dir, single, err);
+    if (kq_exists_in(dir, single)) {
+        status = warn_of_index(dir, index, single, err);
+        return status ? status : open_file(f, dir, single, err);
     }
-    return is_there(dir, index) ? open_index(f, dir, index, root, map, err) : no_weights(dir, err);
+    return kq_exists_in(dir, index) ? open_index(f, dir, index, root, map, err) : no_weights(dir, err);
 }
 
 /* ---- the tensors of all files ---- */
@@ -434,8 +451,7 @@ static kq_status check_index(const kq_hf_folder *f, const json_t *map, const cha
     const char *name;
     json_t *value;
     char room[NAME_CAP];
-    json_object_foreach((json_t *)map, name, value)
-    {
+    json_object_foreach((json_t *)map, name, value) {
         const char *placed = placed_name(&f->cfg, name, room);
         if (placed &&
             !bsearch(&(kq_tensor){.name = placed}, f->tensor, f->n, sizeof *f->tensor, compare_name) &&
@@ -531,28 +547,26 @@ static kq_status no_config(const char *dir, kq_error *err)
     return kq_fail(
         err, KQ_E_IO,
         "%s: has no config.json (a Hugging Face model folder, or a finished kronq checkpoint, has one)%s",
-        dir, is_there(dir, "snapshots") ? "; in a download cache give the folder inside snapshots/" : "");
+        dir, kq_exists_in(dir, "snapshots") ? "; in a download cache give the folder inside snapshots/" : "");
 }
 
 static kq_status read_config(kq_hf_folder *f, const char *dir, kq_error *err)
 {
-    char path[MAX_PATH];
+    char *path;
     size_t size;
-    kq_status status = kq_path_join(path, sizeof path, dir, "config.json", err);
-    if (status)
-        return status;
-    if (is_there(dir, "adapter_config.json"))
+    if (kq_exists_in(dir, "adapter_config.json"))
         return kq_fail(err, KQ_E_UNSUPPORTED,
                        "%s: holds an adapter (adapter_config.json), which kronq does not apply; merge it "
                        "into its model first "
                        "(PEFT's merge_and_unload)",
                        dir);
-    if (!kq_path_exists(path))
+    if (!kq_exists_in(dir, "config.json"))
         return no_config(dir, err);
-    if ((status = kq_file_read(path, MAX_CONFIG, &f->config_json, &size, err)) ||
-        (status = kq_config_from_json(f->config_json, size, path, &f->cfg, &f->storage, err)))
-        return status;
-    return read_generation_config(f, dir, err);
+    kq_status status = kq_format(&path, err, "%s/config.json", dir);
+    if (!status && !(status = kq_file_read(path, MAX_CONFIG, &f->config_json, &size, err)))
+        status = kq_config_from_json(f->config_json, size, path, &f->cfg, &f->storage, err);
+    kq_free(path);
+    return status ? status : read_generation_config(f, dir, err);
 }
 
 kq_status kq_hf_folder_open(const char *dir, kq_hf_folder *f, kq_error *err)

@@ -15,8 +15,7 @@
 #ifndef KQ_SOURCE_ROPE_H
 #define KQ_SOURCE_ROPE_H
 
-#include <jansson.h>
-
+#include "format/json.h"
 #include "source/config.h"
 
 /* f [head_dim / 2], radians a position, with the roundings of transformers' f32 code. */
@@ -39,7 +38,7 @@ kq_status kq_rope_check_length(const kq_config *cfg, size_t n, kq_error *err);
  * inside. Fills cfg->rope_theta and cfg->rope_scaling and may lower cfg->max_position (longrope); reads
  * cfg->head_dim and cfg->max_position. Warns where transformers warns. KQ_E_UNSUPPORTED names a type
  * that is not known. */
-kq_status kq_rope_from_json(const json_t *root, const char *path, kq_config *cfg, kq_error *err);
+kq_status kq_rope_from_json(const kq_json_node *root, kq_config *cfg, kq_error *err);
 /* The value of rope_scaling for a config.json, read alike by transformers 4 and 5; json null when there
  * is no scaling. NULL: out of memory. */
 json_t *kq_rope_to_json(const kq_config *cfg);

@@ -1,70 +1,45 @@
 /* rope_theta, rope_scaling and rope_parameters of a config.json: read as transformers 5 reads them
  * (modeling_rope_utils.py), written for 4 and 5. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/warn.h"
 #include "source/rope.h"
 
 typedef struct reader {
-    const json_t *root, *rope; /* rope: the object that counts; NULL: none */
-    const char *path, *key;    /* key: its name */
+    kq_json_node root, rope; /* rope: the object that counts; its value is NULL where there is none */
     kq_config *cfg;
     kq_error *err;
 } reader;
 
-/* Python's "if value". */
-static bool truthy(const json_t *v)
+/* A finite number that a scaling of this type must have. */
+static kq_status required(const reader *r, const char *key, double *out)
 {
-    switch (v ? json_typeof(v) : JSON_NULL) {
-    case JSON_NULL:
-    case JSON_FALSE: return false;
-    case JSON_TRUE: return true;
-    case JSON_STRING: return json_string_length(v) > 0;
-    case JSON_INTEGER:
-    case JSON_REAL: return json_number_value(v) != 0;
-    case JSON_ARRAY: return json_array_size(v) > 0;
-    case JSON_OBJECT: return json_object_size(v) > 0;
-    }
-    return false;
+    return kq_json_get_number(kq_json_field(&r->rope, key), KQ_JSON_REQUIRED, -INFINITY, INFINITY, out,
+                              r->err);
 }
 
-static kq_status as_number(const reader *r, const json_t *v, const char *key, double *out)
-{
-    if (!json_is_number(v) || !isfinite(json_number_value(v)))
-        return kq_fail(r->err, KQ_E_FORMAT, "%s: %s.%s is not a finite number", r->path, r->key, key);
-    *out = json_number_value(v);
-    return KQ_OK;
-}
-
-/* A number that must be there. */
-static kq_status needed(const reader *r, const char *type, const char *key, double *out)
-{
-    const json_t *v = json_object_get(r->rope, key);
-    if (!v)
-        return kq_fail(r->err, KQ_E_FORMAT, "%s: %s of type %s has no %s", r->path, r->key, type, key);
-    return as_number(r, v, key, out);
-}
-
-/* Absent or null: the fallback stays. */
+/* Absent or null: *out stays. */
 static kq_status optional(const reader *r, const char *key, double *out)
 {
-    const json_t *v = json_object_get(r->rope, key);
-    return !v || json_is_null(v) ? KQ_OK : as_number(r, v, key, out);
+    return kq_json_get_number(kq_json_field(&r->rope, key), KQ_JSON_OPTIONAL, -INFINITY, INFINITY, out,
+                              r->err);
 }
 
 /* The one at the top counts first, then the one inside; without either it is the context itself. */
 static kq_status read_original(const reader *r)
 {
     static const char key[] = "original_max_position_embeddings";
-    const json_t *top = json_object_get(r->root, key), *v = top ? top : json_object_get(r->rope, key);
+    const kq_json_node top = kq_json_field(&r->root, key),
+                       node = top.value ? top : kq_json_field(&r->rope, key);
     kq_rope_scaling *s = &r->cfg->rope_scaling;
     s->original_max_position = r->cfg->max_position;
-    if (!v)
+    if (!node.value)
         return KQ_OK;
-    const double x = json_is_number(v) ? json_number_value(v) : 0;
+    const double x = json_number_value(node.value); /* 8192.0 counts, as in Python; what is no number is 0 */
     if (!(x >= 1) || x > 9e15 || x != floor(x))
-        return kq_fail(r->err, KQ_E_FORMAT, "%s: %s is not a whole number of at least 1", r->path, key);
+        return kq_json_unexpected(node, "a whole number of at least 1", r->err);
     s->original_max_position = (size_t)x;
     return KQ_OK;
 }
@@ -73,7 +48,7 @@ static void warn_factor(const reader *r)
 {
     if (r->cfg->rope_scaling.factor > 0 &&
         r->cfg->rope_scaling.factor < 1) /* what is not positive is refused */
-        kq_warn("%s: %s has factor %g, expected at least 1; it is used as it is", r->path, r->key,
+        kq_warn("%s: %s has factor %g, expected at least 1; it is used as it is", r->root.file, r->rope.key,
                 r->cfg->rope_scaling.factor);
 }
 
@@ -82,9 +57,9 @@ static kq_status read_llama3(const reader *r)
     kq_rope_scaling *s = &r->cfg->rope_scaling;
     kq_status status;
     s->kind = KQ_ROPE_LLAMA3;
-    if ((status = needed(r, "llama3", "factor", &s->factor)) ||
-        (status = needed(r, "llama3", "low_freq_factor", &s->low_freq_factor)) ||
-        (status = needed(r, "llama3", "high_freq_factor", &s->high_freq_factor)))
+    if ((status = required(r, "factor", &s->factor)) ||
+        (status = required(r, "low_freq_factor", &s->low_freq_factor)) ||
+        (status = required(r, "high_freq_factor", &s->high_freq_factor)))
         return status;
     return read_original(r);
 }
@@ -92,7 +67,7 @@ static kq_status read_llama3(const reader *r)
 static kq_status read_linear(const reader *r)
 {
     r->cfg->rope_scaling.kind = KQ_ROPE_LINEAR;
-    kq_status status = needed(r, "linear", "factor", &r->cfg->rope_scaling.factor);
+    kq_status status = required(r, "factor", &r->cfg->rope_scaling.factor);
     if (!status)
         warn_factor(r);
     return status;
@@ -102,14 +77,14 @@ static kq_status read_dynamic(const reader *r)
 {
     r->cfg->rope_scaling.kind = KQ_ROPE_DYNAMIC;
     r->cfg->rope_scaling.bounded = true;
-    return needed(r, "dynamic", "factor", &r->cfg->rope_scaling.factor);
+    return required(r, "factor", &r->cfg->rope_scaling.factor);
 }
 
 static kq_status read_yarn(const reader *r)
 {
     kq_rope_scaling *s = &r->cfg->rope_scaling;
-    const json_t *factor = json_object_get(r->rope, "factor"),
-                 *truncate = json_object_get(r->rope, "truncate");
+    const json_t *factor = json_object_get(r->rope.value, "factor"),
+                 *truncate = json_object_get(r->rope.value, "truncate");
     double attention = NAN, mscale = 0, mscale_all_dim = 0;
     kq_status status;
     s->kind = KQ_ROPE_YARN;
@@ -117,7 +92,7 @@ static kq_status read_yarn(const reader *r)
         return status;
     const double implied = (double)r->cfg->max_position / (double)s->original_max_position;
     s->factor = implied; /* what transformers takes for a factor that is null */
-    if (!json_is_null(factor) && (status = needed(r, "yarn", "factor", &s->factor)))
+    if (!json_is_null(factor) && (status = required(r, "factor", &s->factor)))
         return status;
     if ((status = optional(r, "beta_fast", &s->beta_fast)) ||
         (status = optional(r, "beta_slow", &s->beta_slow)) ||
@@ -126,39 +101,41 @@ static kq_status read_yarn(const reader *r)
         return status;
     s->beta_fast = s->beta_fast != 0 ? s->beta_fast : 32;
     s->beta_slow = s->beta_slow != 0 ? s->beta_slow : 1;
-    s->truncate = truncate ? truthy(truncate) : true;
+    s->truncate = truncate ? kq_json_truthy(truncate) : true;
     if (isnan(attention))
         attention = mscale != 0 && mscale_all_dim != 0
                         ? kq_rope_mscale(s->factor, mscale) / kq_rope_mscale(s->factor, mscale_all_dim)
                         : kq_rope_mscale(s->factor, 1);
     if (!(attention > 0))
         return kq_fail(r->err, KQ_E_FORMAT,
-                       "%s: %s gives the attention factor %g, expected a positive number", r->path, r->key,
-                       attention);
+                       "%s: %s gives the attention factor %g, expected a positive number", r->root.file,
+                       r->rope.key, attention);
     s->attention_factor = attention;
     warn_factor(r);
     if (s->factor != implied && implied != 1)
         kq_warn("%s: %s has factor %g, but max_position_embeddings %zu is %g times "
                 "original_max_position_embeddings %zu; the factor is used as it is, and "
                 "the context is %zu tokens (raise max_position_embeddings for longer texts)",
-                r->path, r->key, s->factor, r->cfg->max_position, implied, s->original_max_position,
+                r->root.file, r->rope.key, s->factor, r->cfg->max_position, implied, s->original_max_position,
                 r->cfg->max_position);
     return KQ_OK;
 }
 
 static kq_status read_table(const reader *r, const char *key, float *out)
 {
-    const json_t *list = json_object_get(r->rope, key);
+    const kq_json_node list = kq_json_field(&r->rope, key);
     const size_t half = r->cfg->head_dim / 2;
-    if (!json_is_array(list) || json_array_size(list) != half)
-        return kq_fail(r->err, KQ_E_FORMAT, "%s: %s.%s is not a list of %zu numbers, half of the head's size",
-                       r->path, r->key, key, half);
+    char expected[80];
+    snprintf(expected, sizeof expected, "a list of %zu numbers, half of the head's size,", half);
+    if (!json_is_array(list.value) || json_array_size(list.value) != half)
+        return kq_json_unexpected(list, expected, r->err);
     if (half > KQ_MAX_ROPE_PAIRS)
-        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: %s.%s has %zu numbers, kronq takes %d", r->path, r->key,
-                       key, half, KQ_MAX_ROPE_PAIRS);
+        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: %s.%s has %zu numbers, kronq takes %d", r->root.file,
+                       r->rope.key, key, half, KQ_MAX_ROPE_PAIRS);
     for (size_t i = 0; i < half; i++) {
         double x = 0;
-        kq_status status = as_number(r, json_array_get(list, i), key, &x);
+        kq_status status =
+            kq_json_get_number(kq_json_entry(&list, i), KQ_JSON_REQUIRED, -INFINITY, INFINITY, &x, r->err);
         if (status)
             return status;
         out[i] = (float)x;
@@ -187,15 +164,15 @@ static kq_status read_longrope(const reader *r)
         attention = factor <= 1 ? 1 : sqrt(1 + log(factor) / log(original));
     if (!(attention > 0) || !isfinite(attention))
         return kq_fail(r->err, KQ_E_FORMAT,
-                       "%s: %s gives the attention factor %g, expected a positive number", r->path, r->key,
-                       attention);
+                       "%s: %s gives the attention factor %g, expected a positive number", r->root.file,
+                       r->rope.key, attention);
     s->attention_factor = attention;
     s->bounded = memcmp(s->divisor, beyond, cfg->head_dim / 2 * sizeof *beyond) != 0;
     if (s->bounded && cfg->max_position > s->original_max_position) {
         kq_warn("%s: %s of type longrope has other frequencies beyond %zu tokens, which kronq does not do: "
                 "it takes that for the model's context "
                 "instead of %zu",
-                r->path, r->key, s->original_max_position, cfg->max_position);
+                r->root.file, r->rope.key, s->original_max_position, cfg->max_position);
         cfg->max_position = s->original_max_position;
     }
     return KQ_OK;
@@ -236,30 +213,30 @@ static kq_status check_keys(const reader *r, const struct rope_type *type)
         "rope_type,type,rope_theta,partial_rotary_factor,original_max_position_embeddings";
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)r->rope, key, value)
-    {
+    json_object_foreach((json_t *)r->rope.value, key, value) {
         if (json_is_object(value))
             return kq_fail(
                 r->err, KQ_E_UNSUPPORTED,
                 "%s: %s.%.100s is an object: rotary embeddings that differ by layer are not supported",
-                r->path, r->key, key);
+                r->root.file, r->rope.key, key);
         if (!listed(type->keys, key) && !listed(everywhere, key))
-            kq_warn("%s: %s.%.100s means nothing to type %s; it is passed over", r->path, r->key, key,
-                    type->name);
+            kq_warn("%s: %s.%.100s means nothing to type %s; it is passed over", r->root.file, r->rope.key,
+                    key, type->name);
     }
     return KQ_OK;
 }
 
 static kq_status find_type(const reader *r, const struct rope_type **out)
 {
-    const json_t *name = json_object_get(r->rope, "rope_type");
+    const json_t *name = json_object_get(r->rope.value, "rope_type");
     *out = &rope_types[0];
     if (!name)
-        name = json_object_get(r->rope, "type");
+        name = json_object_get(r->rope.value, "type");
     if (!name)
         return KQ_OK;
     if (!json_is_string(name))
-        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: %s has a rope_type that is no string", r->path, r->key);
+        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: %s has a rope_type that is no string", r->root.file,
+                       r->rope.key);
     for (size_t i = 0; i < N_TYPE; i++)
         if (!strcmp(json_string_value(name), rope_types[i].name)) {
             *out = &rope_types[i];
@@ -268,7 +245,7 @@ static kq_status find_type(const reader *r, const struct rope_type **out)
     return kq_fail(
         r->err, KQ_E_UNSUPPORTED,
         "%s: %s has rope_type \"%.100s\", kronq supports default, llama3, linear, dynamic, yarn and longrope",
-        r->path, r->key, json_string_value(name));
+        r->root.file, r->rope.key, json_string_value(name));
 }
 
 /* partial_rotary_factor, inside or at the top: of the default type transformers' models of these
@@ -276,19 +253,17 @@ static kq_status find_type(const reader *r, const struct rope_type **out)
 static kq_status read_partial(const reader *r, const struct rope_type *type)
 {
     static const char key[] = "partial_rotary_factor";
-    const json_t *top = json_object_get(r->root, key);
     double partial = 1;
     kq_status status = optional(r, key, &partial);
-    if (!status && top && !json_is_null(top) && !json_object_get(r->rope, key)) {
-        if (!json_is_number(top))
-            return kq_fail(r->err, KQ_E_FORMAT, "%s: %s is not a number", r->path, key);
-        partial = json_number_value(top);
-    }
+    if (!status && !json_object_get(r->rope.value, key))
+        status = kq_json_get_number(kq_json_field(&r->root, key), KQ_JSON_OPTIONAL, -INFINITY, INFINITY,
+                                    &partial, r->err);
     if (status || partial == 1)
         return status;
     if (type->read)
-        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: %s is %g, kronq supports 1", r->path, key, partial);
-    kq_warn("%s: %s is %g; it is ignored, as in transformers' models of this architecture", r->path, key,
+        return kq_fail(r->err, KQ_E_UNSUPPORTED, "%s: %s is %g, kronq supports 1", r->root.file, key,
+                       partial);
+    kq_warn("%s: %s is %g; it is ignored, as in transformers' models of this architecture", r->root.file, key,
             partial);
     return KQ_OK;
 }
@@ -296,36 +271,35 @@ static kq_status read_partial(const reader *r, const struct rope_type *type)
 /* rope_scaling, unless it is empty, comes before rope_parameters. */
 static kq_status choose(reader *r)
 {
-    const json_t *scaling = json_object_get(r->root, "rope_scaling"),
-                 *parameters = json_object_get(r->root, "rope_parameters");
-    const bool first = truthy(scaling), second = parameters && !json_is_null(parameters);
-    r->key = first || !second ? "rope_scaling" : "rope_parameters";
-    r->rope = first ? scaling : second ? parameters : NULL;
-    if (r->rope && !json_is_object(r->rope))
-        return kq_fail(r->err, KQ_E_FORMAT, "%s: %s is not an object", r->path, r->key);
-    if (first && truthy(parameters) && !json_equal(scaling, parameters))
+    const kq_json_node scaling = kq_json_field(&r->root, "rope_scaling"),
+                       parameters = kq_json_field(&r->root, "rope_parameters");
+    const bool first = kq_json_truthy(scaling.value);
+    r->rope = first || kq_json_absent(parameters) ? scaling : parameters;
+    if (first && kq_json_truthy(parameters.value) && !json_equal(scaling.value, parameters.value))
         kq_warn("%s: rope_scaling and rope_parameters differ; rope_scaling is used, as transformers does",
-                r->path);
-    return KQ_OK;
+                r->root.file);
+    if (!first && kq_json_absent(parameters)) {
+        r->rope.value = NULL;
+        return KQ_OK;
+    }
+    return kq_json_get_object(r->rope, KQ_JSON_REQUIRED, NULL, r->err);
 }
 
-kq_status kq_rope_from_json(const json_t *root, const char *path, kq_config *cfg, kq_error *err)
+kq_status kq_rope_from_json(const kq_json_node *root, kq_config *cfg, kq_error *err)
 {
-    reader r = {.root = root, .path = path, .cfg = cfg, .err = err};
+    reader r = {.root = *root, .cfg = cfg, .err = err};
     const struct rope_type *type = &rope_types[0];
     kq_status status = choose(&r);
     cfg->rope_theta = 10000;
     cfg->rope_scaling = (kq_rope_scaling){0};
     if (status)
         return status;
-    const json_t *inner = json_object_get(r.rope, "rope_theta"),
-                 *theta = inner ? inner : json_object_get(root, "rope_theta");
-    if (theta && (!json_is_number(theta) || !isfinite(json_number_value(theta))))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %s%srope_theta is not a finite number", path,
-                       inner ? r.key : "", inner ? "." : "");
-    if (theta)
-        cfg->rope_theta = json_number_value(theta);
-    if (r.rope && ((status = find_type(&r, &type)) || (status = check_keys(&r, type))))
+    const kq_json_node inner = kq_json_field(&r.rope, "rope_theta"),
+                       theta = inner.value ? inner : kq_json_field(&r.root, "rope_theta");
+    if (theta.value &&
+        (status = kq_json_get_number(theta, KQ_JSON_REQUIRED, -INFINITY, INFINITY, &cfg->rope_theta, err)))
+        return status;
+    if (r.rope.value && ((status = find_type(&r, &type)) || (status = check_keys(&r, type))))
         return status;
     if ((status = read_partial(&r, type)))
         return status;

@@ -191,16 +191,16 @@ G gen-negative '{"eos_token_id": [183, -1]}' && ends 'eos_token_id -1 is outside
 G gen-outside '{"eos_token_id": [183, 99999]}' && ends 'eos_token_id 99999 is outside'
 G gen-many "{\"eos_token_id\": [$(seq -s, 170 189)]}" && ends
 G gen-twice '{"eos_token_id": 2, "eos_token_id": 183}' && ends
-G gen-python '{"temperature": NaN, "eos_token_id": 183, "x": 1e999, "y": 1000000000000000019884624838656}' && ends 'temperature is not a number'
+G gen-python '{"temperature": NaN, "eos_token_id": 183, "x": 1e999, "y": 1000000000000000019884624838656}' && ends 'key "temperature": found "NaN", a number of at least 0 is expected: it is not used'
 G gen-broken '{' 183 && ends 'generation_config.json: not valid JSON.*not used'
-G gen-odd-sampling '{"temperature": "hot", "top_p": 2, "eos_token_id": 183}' && ends 'top_p is not a number'
+G gen-odd-sampling '{"temperature": "hot", "top_p": 2, "eos_token_id": 183}' && ends 'key "top_p": found 2, a number from 0 to 1 is expected: it is not used'
 new gen-none && rm "$D/generation_config.json" && config 's/"eos_token_id": 2/"eos_token_id": [5, 183]/' && ends
 new gen-separator && config 's/"rope_theta": 10000.0/"rope_theta": 500.0/' && printf 'Go her so two sound some b' >"$D/prompt" && ends # the first token is <|endoftext|>, which ends nothing
 G gen-not-applied '{"eos_token_id": 2, "num_beams": 1, "forced_bos_token_id": null, "no_repeat_ngram_size": 0, "min_length": 2, "suppress_tokens": [300]}' &&
     ends 'settings are not applied.*: suppress_tokens, min_length$'
 G gen-text '{"eos_token_id": "183"}' && keep
 [ -n "${KEEP:-}" ] && exit 0
-refuse 1 "eos_token_id is neither a token id" "$KRONQ" run gen-text -p x --quiet
+refuse 1 'key "eos_token_id": found "183", a token id or a list of token ids is expected' "$KRONQ" run gen-text -p x --quiet
 
 if command -v curl >/dev/null; then
     say "the server's answer ends there too"

@@ -143,7 +143,7 @@ static void as_llama(setting s)
     kq_config again = cfg;
     float g[HALF];
     assert_non_null(root);
-    check_ok(kq_rope_from_json(root, "config.json", &again, &err));
+    check_ok(kq_rope_from_json(&(kq_json_node){.value = root, .file = "config.json"}, &again, &err));
     json_decref(root);
     kq_rope_frequencies(&again, g);
     assert_true(fabs(kq_rope_attention(&again) - kq_rope_attention(&cfg)) < 1e-6 &&
@@ -320,7 +320,7 @@ static void strange_values(void **state)
                          .vocab_size = 9,
                          .max_position = 512,
                          .bos_id = -1};
-        if (!kq_rope_from_json(root, "config.json", &cfg, &err) &&
+        if (!kq_rope_from_json(&(kq_json_node){.value = root, .file = "config.json"}, &cfg, &err) &&
             !kq_config_check(&cfg, "config.json", &err)) {
             float f[4];
             kq_rope_frequencies(&cfg, f);
