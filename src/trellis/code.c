@@ -1,4 +1,5 @@
-/* The three codes: the value of every state, and their names. docs/format.md specifies them. */
+/* The three codes (Tseng et al. 2024b; eq. 71, 72): the value of every state, and their names. Values are
+ * computed, not stored, but for hyb's small table; docs/format.md specifies them bit by bit. */
 #include "trellis/internal.h"
 
 #include "base/f16.h"

@@ -1,4 +1,6 @@
-/* Inside the room: the integer costs of the search, and what the kernels share.
+/* Inside the room: the integer costs of the search (eq. 73), and what its kernels share. The costs are
+ * integers, so that every instruction set finds the same walk bit for bit, and 16 bits wide, so that a vector
+ * holds as many as possible.
  *
  * Costs. A step with target w (V values) meets state s with
  *     cost(s) = n - r -+ q + base   ~   U |w - c(s)|^2     (a non-negative integer below 2^16 -
@@ -32,19 +34,23 @@ enum {
     KQ_VITERBI_MAX_STEPS = 256 /* 256 / V */
 };
 
+/* The target of one step. */
 typedef struct kq_step {
-    int16_t a[2];
-    uint16_t base;
+    int16_t a[2];  /* A0, A1 */
+    uint16_t base; /* round(U |w|^2) + 8 */
 } kq_step;
 
 struct kq_trellis {
     kq_code code;
     kq_isa isa;
-    int k, V, R, n_steps, half_window, batch;
-    double rms;
-    double U, S, W;
-    float *value;   /* owned [65536, V] */
-    int16_t *entry; /* owned: hyb [512, 4]: n, C0, C1 of the table, 0; else [65536, 2]: n, C */
+    int k, V;        /* bits a weight, weights a step */
+    int R, n_steps;  /* k V new bits a step; 256 / V steps a tile */
+    int half_window; /* half the steps of the first pass */
+    int batch;       /* tiles that a search takes at a time */
+    double rms;      /* of all states' values */
+    double U, S, W;  /* the units of the costs, above */
+    float *value;    /* owned [65536, V] */
+    int16_t *entry;  /* owned: hyb [512, 4]: n, C0, C1 of the table, 0; else [65536, 2]: n, C */
     /* owned [G, V + 1, 2^R]: n, C.. of the states (j << (16-R)) | g, for the walk back */
     int16_t *trace;
     /* owned: the kernels' order, [vector of targets, j, V + 1, W lanes] (viterbi_template.h); NULL for
@@ -52,7 +58,7 @@ struct kq_trellis {
     int16_t *lanes;
 };
 
-/* Values of one state. */
+/* Eq. 71, 72: the values v [V] of one state; table [512][2] is the hyb table. */
 void kq_code_value(kq_code code, const float (*table)[2], uint32_t state, float *v);
 
 static inline int kq_mulhrs(int x, int y)
@@ -60,7 +66,8 @@ static inline int kq_mulhrs(int x, int y)
     return (x * y + (1 << 14)) >> 15;
 }
 
-/* n, C0 (, C1) of a state, and for hyb whether q is added (flip = 1). */
+/* n, C0 (and C1) of a state; *flip is 1 where hyb's q is added instead of subtracted. tmp: room for a result
+ * that is not in the table as it is. */
 static inline const int16_t *kq_state_entry(const kq_trellis *t, uint32_t s, int *flip, int16_t tmp[3])
 {
     if (t->code != KQ_HYB) {
@@ -78,6 +85,7 @@ static inline const int16_t *kq_state_entry(const kq_trellis *t, uint32_t s, int
     return tmp;
 }
 
+/* The cost of meeting the target w in state s. */
 static inline uint32_t kq_state_cost(const kq_trellis *t, const kq_step *w, uint32_t s)
 {
     int16_t tmp[3];
@@ -90,24 +98,37 @@ static inline uint32_t kq_state_cost(const kq_trellis *t, const kq_step *w, uint
     return (uint32_t)(n - kq_mulhrs(e[2], w->a[1]) + (flip ? q : -q));
 }
 
-/* The search in plain C, for any L <= 16 and R < L; the truth for the kernels. cost(ctx, t, s) of step t
- * in state s.
- *
- * kq_viterbi_ref_pass: cheapest walk through n steps, step i being step (first + i) mod n_steps of the
- * costs. seam < 0: free at both ends; else the walk starts with s_0 >> R == seam and ends with s_{n-1}
- * mod 2^(L-R) == seam. Path costs are cut off at cap above the best after each step (UINT32_MAX: never).
- * Ties go to the lowest state. states [n] out. scratch: kq_viterbi_ref_scratch(L, R, n) bytes. */
-typedef uint32_t (*kq_cost_fn)(const void *ctx, int step, uint32_t state);
-size_t kq_viterbi_ref_scratch(int L, int R, int n);
-void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam, uint32_t cap,
-                         kq_cost_fn cost, const void *ctx, uint16_t *states, void *scratch);
-/* Both passes: a free one over the 2 half_window steps around the seam (half_window <= n_steps / 2)
- * fixes it, then the closed one. */
-void kq_viterbi_ref(int L, int R, int n_steps, int half_window, uint32_t cap, kq_cost_fn cost,
-                    const void *ctx, uint16_t *states, void *scratch);
+/* ---- the search in plain C: viterbi_ref.c ---------------------------------------------------------------
+ */
 
-/* The same for t->batch tiles at most: steps [n_tiles, t->n_steps], states [n_tiles, t->n_steps].
- * Identical states to ref. */
+/* The cost of step `step` (0 to n_steps - 1) in state `state`. */
+typedef uint32_t (*kq_cost_fn)(const void *ctx, int step, uint32_t state);
+
+/* What is searched: a circle of n_steps steps over 2^L states, R new bits a step. For any L <= 16 and R < L,
+ * so that tests can compare it with brute force on a small trellis. */
+typedef struct kq_walk_problem {
+    int L, R, n_steps;
+    uint32_t cap; /* path costs are cut off this far above the best after each step; UINT32_MAX: never */
+    kq_cost_fn cost;
+    const void *ctx;
+} kq_walk_problem;
+
+/* Bytes of scratch for a pass over n steps. */
+size_t kq_viterbi_ref_scratch(int L, int R, int n);
+/* One pass of eq. 73: the cheapest walk through n steps, of which step i is step (first + i) mod n_steps of
+ * the circle. seam < 0: both ends are free; otherwise the walk begins with s_0 >> R == seam and ends with
+ * s_{n-1} mod 2^(L-R) == seam. Ties go to the lowest state. states [n] is the result. */
+void kq_viterbi_ref_pass(const kq_walk_problem *w, int first, int n, long seam, uint16_t *states,
+                         void *scratch);
+/* The tail-biting walk in two passes (Tseng et al. 2024b): a free one over the 2 half_window steps around the
+ * seam (half_window <= n_steps / 2) fixes the seam, then the closed one. states [n_steps]. */
+void kq_viterbi_ref(const kq_walk_problem *w, int half_window, uint16_t *states, void *scratch);
+
+/* ---- the search on vectors: viterbi_template.h -----------------------------------------------------------
+ */
+
+/* One instruction set's search. search finds the states that kq_viterbi_ref finds, for at most t->batch
+ * tiles: steps [n_tiles, t->n_steps], states [n_tiles, t->n_steps]. */
 typedef struct kq_viterbi {
     int batch;                                  /* tiles a call */
     size_t (*lanes_count)(const kq_trellis *t); /* int16 values in t->lanes */
@@ -115,7 +136,7 @@ typedef struct kq_viterbi {
     size_t (*scratch_bytes)(const kq_trellis *t);
     void (*search)(const kq_trellis *t, const kq_step *steps, int n_tiles, uint16_t *states, void *scratch);
 } kq_viterbi;
-const kq_viterbi *kq_viterbi_for(kq_isa isa); /* NULL: ref */
+const kq_viterbi *kq_viterbi_for(kq_isa isa); /* NULL: the search in plain C */
 extern const kq_viterbi kq_viterbi_avx2, kq_viterbi_avx512;
 
 #endif

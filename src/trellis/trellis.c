@@ -1,4 +1,5 @@
-/* Making a trellis, rounding tiles, packing and unpacking. internal.h defines the integer costs. */
+/* Making a trellis, rounding tiles to walks, packing walks and unpacking them. internal.h defines the integer
+ * costs of the search; the search itself is in viterbi_ref.c and viterbi_template.h. */
 #include "trellis/internal.h"
 
 #include <math.h>
@@ -6,14 +7,12 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-/* Half the length of the first pass: 256 bits at most for hyb, half the sequence (QTIP's pass over the
- * whole rotated sequence) for the others. Squared error lost against the whole sequence, half of 96,
- * 128, 160, 192, 224 bits, 600 (hyb) and 200 (1mad) Gaussian tiles:
- *     hyb 2 bits 0.62 0.39 0.22 0.10 0.04 %,  3 bits 0.62 0.39 0.25 0.16 0.13 %,  4 bits 0.35 0.28 0.17
- *       0.11 0.07 %
- *     1mad 2 bits 1.03 0.61 0.31 0.32 0.07 %, 3 bits 1.32 0.96 0.72 0.58 0.43 %, at 4 bits 1.68 % for
- *       96, 1.36 % for 128.
- * At 2 bits 256 bits is half the sequence. */
+/* Half the length of the first pass, in bits: at most 256 for hyb; half the sequence for the other codes,
+ * which is QTIP's pass over the whole rotated sequence. A shorter first pass loses squared error against the
+ * whole sequence, on 600 (hyb) and 200 (1mad) Gaussian tiles: half of      96     128    160    192    224
+ * bits hyb 2 bits   0.62   0.39   0.22   0.10   0.04 % hyb 3 bits   0.62   0.39   0.25   0.16   0.13 % hyb 4
+ * bits   0.35   0.28   0.17   0.11   0.07 % 1mad 2 bits  1.03   0.61   0.31   0.32   0.07 % 1mad 3 bits  1.32
+ * 0.96   0.72   0.58   0.43 % 1mad 4 bits  1.68   1.36 % At 2 bits 256 bits is half the sequence. */
 enum { HALF_WINDOW_BITS = 256 };
 
 const kq_viterbi *kq_viterbi_for(kq_isa isa)
@@ -28,12 +27,12 @@ const kq_viterbi *kq_viterbi_for(kq_isa isa)
     return NULL;
 }
 
-/* U, S, W of internal.h. A cost is at most U (W + c_max)^2 + 32, which must leave room for
+/* The units U, S and W of internal.h. A cost is at most U (W + c_max)^2 + 32, which must leave room for
  * KQ_VITERBI_CAP below 2^16; A must fit in 16 bits: W U 65536 / S < 2^15. The more bits, the smaller the
  * errors and the finer the unit must be, the earlier targets are cut off. */
 static kq_status choose_units(kq_trellis *t, kq_error *err)
 {
-    /* W, in standard deviations of the targets */
+    /* W by bits a weight, in standard deviations of the targets */
     static const double reach[5] = {0, 0, 9.0, 6.5, 4.8};
     double sum = 0, longest = 0, largest = 0;
     for (size_t s = 0; s < 65536; s++) {
@@ -69,6 +68,68 @@ static void set_entry(const kq_trellis *t, const float *v, int16_t *e)
     e[0] = (int16_t)(uint16_t)lrint(t->U * len);
 }
 
+/* t->value: eq. 71 and 72 of all states; then the units, which depend on them. */
+static kq_status make_values(kq_trellis *t, const float (*table)[2], kq_error *err)
+{
+    const size_t V = (size_t)t->V;
+    kq_status st = kq_alloc_for((void **)&t->value, 65536 * V, sizeof *t->value, "a trellis code", err);
+    if (st != KQ_OK)
+        return st;
+    for (uint32_t s = 0; s < 65536; s++)
+        kq_code_value(t->code, table, s, t->value + s * V);
+    return choose_units(t, err);
+}
+
+/* t->entry: n and C of each entry of hyb's table, or of each state of the other codes. */
+static kq_status make_entries(kq_trellis *t, const float (*table)[2], kq_error *err)
+{
+    const size_t count = t->code == KQ_HYB ? 4 * KQ_HYB_ENTRIES : 2 * 65536;
+    kq_status st = kq_alloc_for((void **)&t->entry, count, sizeof *t->entry, "a trellis code", err);
+    if (st != KQ_OK)
+        return st;
+    memset(t->entry, 0, count * sizeof *t->entry);
+    if (t->code == KQ_HYB)
+        for (size_t i = 0; i < KQ_HYB_ENTRIES; i++)
+            set_entry(t, table[i], t->entry + 4 * i);
+    else
+        for (size_t s = 0; s < 65536; s++)
+            set_entry(t, t->value + s, t->entry + 2 * s);
+    return KQ_OK;
+}
+
+/* t->trace: the same by groups of states that share their last 16 - R bits, in which order the walk back
+ * reads them. */
+static kq_status make_trace(kq_trellis *t, kq_error *err)
+{
+    const size_t V = (size_t)t->V, J = (size_t)1 << t->R, G = 65536 / J;
+    kq_status st = kq_alloc_for((void **)&t->trace, 65536 * (V + 1), sizeof *t->trace, "a trellis code", err);
+    if (st != KQ_OK)
+        return st;
+    for (size_t g = 0; g < G; g++)
+        for (size_t j = 0; j < J; j++) {
+            int16_t tmp[3];
+            int flip;
+            const int16_t *e = kq_state_entry(t, (uint32_t)(j * G + g), &flip, tmp);
+            for (size_t i = 0; i <= V; i++)
+                t->trace[(g * (V + 1) + i) * J + j] = e[i];
+        }
+    return KQ_OK;
+}
+
+/* t->lanes, in the order of the instruction set's kernel; none for the search in plain C. */
+static kq_status make_lanes(kq_trellis *t, kq_error *err)
+{
+    const kq_viterbi *vit = kq_viterbi_for(t->isa);
+    t->batch = vit ? vit->batch : 1;
+    if (!vit)
+        return KQ_OK;
+    kq_status st =
+        kq_alloc_for((void **)&t->lanes, vit->lanes_count(t), sizeof *t->lanes, "a trellis code", err);
+    if (st == KQ_OK)
+        vit->lanes_fill(t, t->lanes);
+    return st;
+}
+
 kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2], kq_trellis **out,
                          kq_error *err)
 {
@@ -79,8 +140,6 @@ kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2
         return kq_fail(err, KQ_E_ARG, "%d bits a weight (a trellis has 2, 3 or 4)", k);
     if (!table)
         table = kq_hyb_table;
-    kq_status st;
-    void *block;
     kq_trellis *t = kq_calloc(1, sizeof *t);
     if (!t)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: a trellis");
@@ -91,51 +150,14 @@ kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2
     t->R = k * t->V;
     t->n_steps = KQ_TILE_SIZE / t->V;
     t->half_window = t->V == 2 ? HALF_WINDOW_BITS / t->R : t->n_steps / 2;
-    const size_t V = (size_t)t->V, n_entry = code == KQ_HYB ? 4 * KQ_HYB_ENTRIES : 2 * 65536;
-    if ((st = kq_alloc_for(&block, 65536 * V, sizeof(float), "a trellis code", err)) != KQ_OK)
-        goto out;
-    t->value = block;
-    for (uint32_t s = 0; s < 65536; s++)
-        kq_code_value(code, table, s, t->value + s * V);
-    if ((st = choose_units(t, err)) != KQ_OK)
-        goto out;
-
-    if ((st = kq_alloc_for(&block, n_entry, sizeof(int16_t), "a trellis code", err)) != KQ_OK)
-        goto out;
-    t->entry = block;
-    memset(t->entry, 0, n_entry * sizeof(int16_t));
-    if (code == KQ_HYB)
-        for (size_t i = 0; i < KQ_HYB_ENTRIES; i++)
-            set_entry(t, table[i], t->entry + 4 * i);
-    else
-        for (size_t s = 0; s < 65536; s++)
-            set_entry(t, t->value + s, t->entry + 2 * s);
-
-    const size_t J = (size_t)1 << t->R, G = 65536 / J;
-    if ((st = kq_alloc_for(&block, 65536 * (V + 1), sizeof(int16_t), "a trellis code", err)) != KQ_OK)
-        goto out;
-    t->trace = block;
-    for (size_t g = 0; g < G; g++)
-        for (size_t j = 0; j < J; j++) {
-            int16_t tmp[3];
-            int flip;
-            const int16_t *e = kq_state_entry(t, (uint32_t)(j * G + g), &flip, tmp);
-            for (size_t i = 0; i <= V; i++)
-                t->trace[(g * (V + 1) + i) * J + j] = e[i];
-        }
-    const kq_viterbi *vit = kq_viterbi_for(isa);
-    t->batch = vit ? vit->batch : 1;
-    if (vit) {
-        if ((st = kq_alloc_for(&block, vit->lanes_count(t), sizeof(int16_t), "a trellis code", err)) != KQ_OK)
-            goto out;
-        t->lanes = block;
-        vit->lanes_fill(t, t->lanes);
+    kq_status st;
+    if ((st = make_values(t, table, err)) != KQ_OK || (st = make_entries(t, table, err)) != KQ_OK ||
+        (st = make_trace(t, err)) != KQ_OK || (st = make_lanes(t, err)) != KQ_OK) {
+        kq_trellis_free(t);
+        return st;
     }
     *out = t;
     return KQ_OK;
-out:
-    kq_trellis_free(t);
-    return st;
 }
 
 void kq_trellis_free(kq_trellis *t)
@@ -217,7 +239,8 @@ static uint32_t step_cost(const void *ctx, int step, uint32_t state)
     return kq_state_cost(*t, (const kq_step *)(const void *)(t + 1) + step, state);
 }
 
-/* a multiple of 64 */
+/* Scratch before the search's own: the trellis' address, the steps and the states of a batch; a multiple
+ * of 64. */
 enum { HEAD_BYTES = KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS * (sizeof(kq_step) + sizeof(uint16_t)) + 64 };
 
 size_t kq_trellis_scratch_bytes(const kq_trellis *t)
@@ -232,11 +255,17 @@ void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, 
     const kq_viterbi *vit = kq_viterbi_for(t->isa);
     const size_t n_words = kq_trellis_words(t), n_steps = (size_t)t->n_steps;
     char *aligned = (char *)scratch + (64 - (uintptr_t)scratch % 64) % 64;
-    /* the trellis, then the steps: what step_cost wants */
+    /* the trellis, then the steps: step_cost reads both */
     const kq_trellis **ctx = (const kq_trellis **)(void *)aligned;
     kq_step *steps = (kq_step *)(void *)(ctx + 1);
     uint16_t *states = (uint16_t *)(steps + KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS);
     void *rest = aligned + HEAD_BYTES;
+    const kq_walk_problem problem = {.L = KQ_TRELLIS_L,
+                                     .R = t->R,
+                                     .n_steps = t->n_steps,
+                                     .cap = KQ_VITERBI_CAP,
+                                     .cost = step_cost,
+                                     .ctx = ctx};
     *ctx = t;
 
     for (size_t i = 0, n; i < n_tiles; i += n) {
@@ -246,8 +275,7 @@ void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, 
         if (vit)
             vit->search(t, steps, (int)n, states, rest);
         else
-            kq_viterbi_ref(16, t->R, t->n_steps, t->half_window, KQ_VITERBI_CAP, step_cost, ctx, states,
-                           rest);
+            kq_viterbi_ref(&problem, t->half_window, states, rest);
         for (size_t b = 0; b < n; b++)
             pack(t, states + b * n_steps, packed + (i + b) * n_words);
         if (decoded)

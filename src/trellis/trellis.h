@@ -1,11 +1,11 @@
-/* The bitshift trellis code of QTIP (Tseng et al. 2024): 256 weights of a 16x16 tile as one tail-biting
- * walk through 2^16 states.
+/* The bitshift trellis code of QTIP (Tseng et al. 2024b): the 256 weights of a 16 x 16 tile as one
+ * tail-biting walk through 2^16 states (docs/math.md, eq. 70 to 74).
  *
- * k bits a weight (2, 3, 4), V weights a step, kV new bits a step: next state = ((state << kV) | new)
- * mod 2^16. The 256 k bits of a tile form a circular string: word 0 first, bit 15 of each word first.
- * The state of step t is the 16 bits from position t k V on, the first the most significant. Step t
- * covers weights t V .. t V + V - 1 of the tile, row by row. docs/format.md specifies the values of the
- * codes. */
+ * A weight takes k bits (2, 3 or 4), a step covers V weights and brings k V new bits: next state = ((state <<
+ * kV) | new) mod 2^16. The 256 k bits of a tile form a circle: word 0 first, bit 15 of each word first. The
+ * state of step t is the 16 bits from position t k V on, the first the most significant. Step t covers
+ * weights t V .. t V + V - 1 of the tile, row by row. docs/format.md specifies the codes' values bit by bit.
+ */
 #ifndef KQ_TRELLIS_TRELLIS_H
 #define KQ_TRELLIS_TRELLIS_H
 
@@ -15,16 +15,19 @@ enum { KQ_TRELLIS_L = 16, KQ_TILE = 16, KQ_TILE_SIZE = 256, KQ_HYB_ENTRIES = 512
 
 typedef enum kq_code { KQ_HYB = 0, KQ_1MAD, KQ_3INST, KQ_N_CODE } kq_code;
 const char *kq_code_name(kq_code code); /* "hyb", "1mad", "3inst" */
+/* The reverse. KQ_E_ARG: an unknown name. */
 kq_status kq_code_parse(const char *name, kq_code *out, kq_error *err);
-int kq_code_V(kq_code code); /* 2, 1, 1 */
+int kq_code_V(kq_code code); /* weights a step: 2, 1, 1 */
 
-/* kronq's own hyb table, 512 x 2: k-means of 2-D Gaussian samples, scaled to standard deviation 0.968246
- * (made by scripts/make_hyb_table.py). */
+/* kronq's own hyb table, 512 x 2: k-means of 2-D Gaussian samples, scaled to standard deviation 0.968246.
+ * scripts/make_hyb_table.py made it. */
 extern const float kq_hyb_table[KQ_HYB_ENTRIES][2];
 
-typedef struct kq_trellis kq_trellis; /* read-only after creation: threads share it */
-/* table: the hyb table to use (a checkpoint's), NULL for kq_hyb_table; ignored by the other codes.
- * KQ_E_ARG: k not 2, 3 or 4. */
+/* A code at k bits, with the tables of its search. Read-only after creation: threads share it. */
+typedef struct kq_trellis kq_trellis;
+/* table: the hyb table to use (a checkpoint's, read during the call only), NULL for kq_hyb_table; the other
+ * codes ignore it. *out is the caller's. KQ_E_ARG: k is not 2, 3 or 4, or the table is no code (not finite,
+ * or its rms or its largest value are out of range); KQ_E_MEMORY. */
 kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2], kq_trellis **out,
                          kq_error *err);
 void kq_trellis_free(kq_trellis *t);
@@ -32,30 +35,27 @@ int kq_trellis_k(const kq_trellis *t);
 kq_code kq_trellis_code(const kq_trellis *t);
 size_t kq_trellis_words(const kq_trellis *t);        /* 16-bit words a tile: 16 k */
 const float *kq_trellis_values(const kq_trellis *t); /* [65536, V]: what each state means; borrowed */
-/* Root mean square of the code's values over all 2^16 states: the rounding scale is s = rms(W') / (rms *
- * 0.9) (docs/math.md eq. 61). */
+/* Root mean square of the code's values over all 2^16 states; eq. 61 sets the scale of rounding by it. */
 double kq_trellis_rms(const kq_trellis *t);
 
-/* Round tiles [n_tiles, 256] f32 (already divided by the scale) to the nearest walks: packed [n_tiles,
- * 16 k] words, decoded [n_tiles, 256] (may be NULL). Tail-biting (docs/math.md, "The trellis code"): a
- * pass over the sequence rotated by half fixes the overlap, a second pass is constrained to it. Costs
- * are integers, ties go to the lowest state: every instruction set gives the same bits. For the search
- * alone, a step whose target is longer than 9, 6.5, 4.8 times 0.9 rms (2, 3, 4 bits) is shortened to
- * that; NaN counts as 0.
- * scratch: kq_trellis_scratch_bytes(t), one a thread. Runs on the calling thread. Several tiles a call
- * are faster than one
- * (tables are shared between KQ_TRELLIS_BATCH of them). */
+/* Round tiles [n_tiles, 256] f32, already divided by the scale, to the nearest walks: packed [n_tiles, 16 k]
+ * words, decoded [n_tiles, 256] (may be NULL). A walk is tail-biting: a pass over the sequence rotated by
+ * half fixes the overlap, a second pass is constrained to it (eq. 73). Costs are integers and ties go to the
+ * lowest state, so that every instruction set gives the same bits. For the search alone, a step whose target
+ * is longer than 9, 6.5, 4.8 times 0.9 rms (at 2, 3, 4 bits) is shortened to that; NaN counts as 0. scratch:
+ * kq_trellis_scratch_bytes(t), one block a thread. Runs on the calling thread and cannot fail. Several tiles
+ * a call are faster than one, because up to KQ_TRELLIS_BATCH of them share the loads of the tables. */
 enum { KQ_TRELLIS_BATCH = 4 };
 size_t kq_trellis_scratch_bytes(const kq_trellis *t);
 void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed,
                        float *decoded, void *scratch);
 
-/* The code's error on Gaussian weights at the scale of the rounding, relative to their variance (0.071
- * for hyb at 2 bits): measured on 128 tiles of a fixed stream, good to 1%; takes as long as rounding
- * those. The same on every instruction set. */
+/* e_k of eq. 66: the code's squared error on Gaussian weights at the scale of the rounding, relative to their
+ * variance (0.071 for hyb at 2 bits). Measured on 128 tiles of a fixed stream, good to 1%; it takes as long
+ * as rounding those. The same on every instruction set. KQ_E_MEMORY. */
 kq_status kq_trellis_error(const kq_trellis *t, double *out, kq_error *err);
 
-/* Values of packed tiles: [n_tiles, 16 k] words -> [n_tiles, 256] f32 (before the scale). */
+/* The values of packed tiles: [n_tiles, 16 k] words -> [n_tiles, 256] f32, before the scale. */
 void kq_trellis_decode(const kq_trellis *t, const uint16_t *packed, size_t n_tiles, float *decoded);
 
 #endif

@@ -1,4 +1,6 @@
-/* The Viterbi search in plain C: easy to believe, for any small trellis. internal.h is the contract. */
+/* The Viterbi search in plain C (Viterbi 1967; eq. 73): what the kernels must agree with, and easy to
+ * believe. It works on any small trellis, so that tests compare it with brute force; internal.h has the
+ * contract. */
 #include "trellis/internal.h"
 
 size_t kq_viterbi_ref_scratch(int L, int R, int n)
@@ -7,13 +9,14 @@ size_t kq_viterbi_ref_scratch(int L, int R, int n)
     return 2 * G * sizeof(uint32_t) + G * (size_t)n;
 }
 
-void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam, uint32_t cap,
-                         kq_cost_fn cost, const void *ctx, uint16_t *states, void *scratch)
+void kq_viterbi_ref_pass(const kq_walk_problem *w, int first, int n, long seam, uint16_t *states,
+                         void *scratch)
 {
+    const int L = w->L, R = w->R;
     const uint32_t G = 1u << (L - R), never = UINT32_MAX;
-    /* cheapest walk so far whose last state is g modulo G; then the next step's */
+    /* best[g]: the cheapest walk so far whose last state is g modulo G; next: the same one step on */
     uint32_t *best = scratch, *next = best + G;
-    uint8_t *from = (uint8_t *)(next + G); /* [n, G] top R bits of that last state */
+    uint8_t *from = (uint8_t *)(next + G); /* [n, G]: the top R bits of that last state */
 
     for (uint32_t g = 0; g < G; g++)
         best[g] = seam < 0 || (uint32_t)seam == g ? 0 : never;
@@ -26,7 +29,7 @@ void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam,
                 uint32_t s = j << (L - R) | g;
                 if (best[s >> R] == never)
                     continue;
-                uint32_t c = best[s >> R] + cost(ctx, (first + i) % n_steps, s);
+                uint32_t c = best[s >> R] + w->cost(w->ctx, (first + i) % w->n_steps, s);
                 if (c < next[g]) {
                     next[g] = c;
                     from[(size_t)i * G + g] = (uint8_t)j;
@@ -38,8 +41,8 @@ void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam,
         for (uint32_t g = 0; g < G; g++)
             if (next[g] != never) {
                 next[g] -= lowest;
-                if (next[g] > cap)
-                    next[g] = cap;
+                if (next[g] > w->cap)
+                    next[g] = w->cap;
             }
         uint32_t *swap = best;
         best = next;
@@ -60,11 +63,8 @@ void kq_viterbi_ref_pass(int L, int R, int n, int n_steps, int first, long seam,
     }
 }
 
-void kq_viterbi_ref(int L, int R, int n_steps, int half_window, uint32_t cap, kq_cost_fn cost,
-                    const void *ctx, uint16_t *states, void *scratch)
+void kq_viterbi_ref(const kq_walk_problem *w, int half_window, uint16_t *states, void *scratch)
 {
-    kq_viterbi_ref_pass(L, R, 2 * half_window, n_steps, n_steps - half_window, -1, cap, cost, ctx, states,
-                        scratch);
-    long seam = states[half_window] >> R;
-    kq_viterbi_ref_pass(L, R, n_steps, n_steps, 0, seam, cap, cost, ctx, states, scratch);
+    kq_viterbi_ref_pass(w, w->n_steps - half_window, 2 * half_window, -1, states, scratch);
+    kq_viterbi_ref_pass(w, 0, w->n_steps, states[half_window] >> w->R, states, scratch);
 }

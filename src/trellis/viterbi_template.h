@@ -1,24 +1,27 @@
-/* The Viterbi search on vectors of 16-bit lanes, included once per instruction set. internal.h defines
- * the costs, trellis.h the walk.
+/* The Viterbi search (eq. 73) on vectors of 16-bit lanes, included once per instruction set. internal.h
+ * defines the costs, trellis.h the walk.
  *
- * Wants FN, TARGET, W (lanes), BATCH, vi, and v_load, v_store, v_set1, v_add, v_sub, v_min (unsigned),
- * v_mulhrs, v_bc32 / 64 / 128 (repeat 2, 4, 8 words), v_nat(x, NS) (lane order below -> natural), v_rev
- * (reverse), v_duplo, v_duphi (each word of the lower, upper half twice), v_hmin.
+ * The including file defines FN(name), TARGET, W (lanes), BATCH (tiles at a time), vi (the vector), and
+ * v_load, v_store, v_set1, v_add, v_sub, v_min (unsigned), v_mulhrs, v_bc32 / 64 / 128 (repeat 2, 4, 8
+ * words), v_nat(x, NS) (from the lane order below to the natural one), v_rev (reverse), v_duplo, v_duphi
+ * (each word of the lower, upper half twice), v_hmin (the least lane).
  *
- * One step. With G = 2^(16-R), the states s = (j << (16-R)) | g, j < 2^R, are those that lead to the
- * group g, and come from group s >> R:
- *     next[g] = min over j of  best[s >> R] + cost(s).
- * Only best[] is kept, G words a step; no argmin: the walk back recomputes the 2^R sums of the one state
- * it stands at.
- * Vector T holds the targets g = T W .. T W + W - 1. They come from NS = max(1, W >> R) neighbouring
- * groups, so lane l is target T W + (l % NS) (W / NS) + l / NS: then best[] needs only a load that
- * repeats NS words (free on the load port), and one permutation a target vector restores the order. NS =
- * 1: every word of best[] is stored twice, as broadcasting a 32-bit word costs no shuffle and a 16-bit
- * one does. hyb: n, q, r serve four states (internal.h): (j, T), (j + 2^(R-1), T) and their complements,
- * whose targets are the complements of T's lanes and whose predecessors are best[G-1-x] where (j, T) has
- * best[x]. Keeping rev[x] = best[G-1-x] beside best makes both alike. Sums are modulo 2^16: base and the
- * normalisation are put into best[] once a step, so that a sum is the true path cost
- * above the lowest, at most CAP + cost. */
+ * One step. With G = 2^(16-R), the states s = (j << (16-R)) | g, j < 2^R, are those that lead to the group g,
+ * and they come from the group s >> R: next[g] = min over j of  best[s >> R] + cost(s). Only best[] is kept,
+ * G words a step, and no argmin: the walk back recomputes the 2^R sums of the one state it stands at.
+ *
+ * Lanes. Vector T holds the targets g = T W .. T W + W - 1. They come from NS = max(1, W >> R) neighbouring
+ * groups, so lane l is target T W + (l % NS) (W / NS) + l / NS. Then best[] needs only a load that repeats NS
+ * words, which is free on the load port, and one permutation a target vector restores the order. With NS = 1
+ * every word of best[] is stored twice, because broadcasting a 32-bit word costs no shuffle and broadcasting
+ * a 16-bit one does.
+ *
+ * hyb. n, q and r serve four states (internal.h): (j, T), (j + 2^(R-1), T) and their complements, whose
+ * targets are the complements of T's lanes and whose predecessors are best[G-1-x] where (j, T) has best[x].
+ * With rev[x] = best[G-1-x] beside best both pairs read alike.
+ *
+ * Sums are modulo 2^16: base and the normalisation are put into best[] once a step, so that a sum is the true
+ * path cost above the lowest, at most KQ_VITERBI_CAP plus a cost. */
 #define AI static inline __attribute__((always_inline)) TARGET
 
 #define NS_OF(R) (W >> (R) > 1 ? W >> (R) : 1)
@@ -245,65 +248,90 @@ AI uint32_t FN(back)(const kq_trellis *t, const uint16_t *row, const kq_step *st
     return at * G + g;
 }
 
-AI void FN(run)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch, int R, int sym,
-                int B)
-{
-    const size_t G = (size_t)1 << (16 - R), bytes = FN(tile_bytes)(t);
-    const int n = sym ? KQ_TILE_SIZE / 2 : KQ_TILE_SIZE, h = t->half_window;
+/* B tiles on their way through the search. */
+typedef struct FN(search_state) {
+    const kq_step *steps; /* [B, n] */
+    int n;                /* steps of a tile */
     FN(tile) tile[BATCH];
-    uint16_t *history[BATCH], *out[BATCH], next_base[BATCH];
-    const kq_step *step[BATCH];
-    uint32_t seam[BATCH];
+    uint16_t *history[BATCH]; /* [n + 1, G]: row i is best[] before step i of the pass */
+    uint32_t seam[BATCH];     /* the group in which the walk's ends meet */
+} FN(search_state);
 
-    /* The free pass over the 2 h steps around the seam. */
+/* The free pass over the 2 h steps around the seam, and the walk back to the seam's group. */
+AI void FN(find_seams)(const kq_trellis *t, FN(search_state) * z, int R, int sym, int B)
+{
+    const size_t G = (size_t)1 << (16 - R);
+    const int n = z->n, h = t->half_window;
+    const kq_step *steps = z->steps, *step[BATCH];
+    uint16_t *out[BATCH], next_base[BATCH];
     for (int b = 0; b < B; b++) {
-        history[b] = (uint16_t *)(void *)(scratch + (size_t)b * bytes);
-        tile[b].work = history[b] + ((size_t)n + 1) * G;
-        memset(history[b], 0, G * 2);
-        FN(finish)(tile + b, history[b], 0, steps[b * n + n - h].base, R, sym);
+        z->tile[b].work = z->history[b] + ((size_t)n + 1) * G;
+        memset(z->history[b], 0, G * 2);
+        FN(finish)(z->tile + b, z->history[b], 0, steps[b * n + n - h].base, R, sym);
     }
     for (int i = 0; i < 2 * h; i++) {
         for (int b = 0; b < B; b++) {
             step[b] = steps + b * n + (n - h + i) % n;
             next_base[b] = i + 1 < 2 * h ? steps[b * n + (n - h + i + 1) % n].base : 0;
-            out[b] = history[b] + (size_t)(i + 1) * G;
+            out[b] = z->history[b] + (size_t)(i + 1) * G;
         }
-        FN(step)(t, tile, step, next_base, out, R, sym, B);
+        FN(step)(t, z->tile, step, next_base, out, R, sym, B);
     }
     for (int b = 0; b < B; b++) {
         uint32_t g = 0;
-        while (tile[b].row[g])
+        while (z->tile[b].row[g])
             g++;
         for (int i = 2 * h; i-- > h;)
-            g = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + (n - h + i) % n, g, 16, 0, R, sym) >>
+            g = FN(back)(t, z->history[b] + (size_t)i * G, steps + b * n + (n - h + i) % n, g, 16, 0, R,
+                         sym) >>
                 R;
-        seam[b] = g;
+        z->seam[b] = g;
     }
+}
 
-    /* The closed pass: row i of the history is best[] before step i. The last step is left to the walk
-     * back. */
+/* The closed pass, which begins and ends in the seam's group. Its last step is left to the walk back. */
+AI void FN(closed_pass)(const kq_trellis *t, FN(search_state) * z, int R, int sym, int B)
+{
+    const size_t G = (size_t)1 << (16 - R);
+    const int n = z->n;
+    const kq_step *steps = z->steps, *step[BATCH];
+    uint16_t *out[BATCH], next_base[BATCH];
     for (int b = 0; b < B; b++) {
-        tile[b].row = history[b];
-        history[b][seam[b]] = steps[b * n].base;
+        z->tile[b].row = z->history[b];
+        z->history[b][z->seam[b]] = steps[b * n].base;
     }
     for (int i = 0; i < n - 1; i++) {
         for (int b = 0; b < B; b++) {
             step[b] = steps + b * n + i;
             next_base[b] = steps[b * n + i + 1].base;
-            out[b] = history[b] + (size_t)(i + 1) * G;
+            out[b] = z->history[b] + (size_t)(i + 1) * G;
         }
         if ((i + 1) * R < 16)
             for (int b = 0; b < B; b++)
-                FN(first_step)(t, tile + b, i, seam[b], step[b], next_base[b], out[b], R, sym);
+                FN(first_step)(t, z->tile + b, i, z->seam[b], step[b], next_base[b], out[b], R, sym);
         else
-            FN(step)(t, tile, step, next_base, out, R, sym, B);
+            FN(step)(t, z->tile, step, next_base, out, R, sym, B);
     }
+}
+
+AI void FN(run)(const kq_trellis *t, const kq_step *steps, uint16_t *states, char *scratch, int R, int sym,
+                int B)
+{
+    const size_t G = (size_t)1 << (16 - R), bytes = FN(tile_bytes)(t);
+    const int n = sym ? KQ_TILE_SIZE / 2 : KQ_TILE_SIZE;
+    FN(search_state) z;
+    z.steps = steps;
+    z.n = n;
+    for (int b = 0; b < B; b++)
+        z.history[b] = (uint16_t *)(void *)(scratch + (size_t)b * bytes);
+    FN(find_seams)(t, &z, R, sym, B);
+    FN(closed_pass)(t, &z, R, sym, B);
     for (int b = 0; b < B; b++) {
-        uint32_t g = seam[b];
+        uint32_t g = z.seam[b];
         for (int i = n; i-- > 0;) {
             const int free_bits = (i + 1) * R < 16 ? (i + 1) * R : 16;
-            const uint32_t s = FN(back)(t, history[b] + (size_t)i * G, steps + b * n + i, g, free_bits,
-                                        seam[b] << free_bits & 0xFFFF, R, sym);
+            const uint32_t s = FN(back)(t, z.history[b] + (size_t)i * G, steps + b * n + i, g, free_bits,
+                                        z.seam[b] << free_bits & 0xFFFF, R, sym);
             states[b * n + i] = (uint16_t)s;
             g = s >> R;
         }

@@ -92,18 +92,21 @@ static void test_exhaustive(void **state)
             assert_true(kq_viterbi_ref_scratch(p.L, p.R, p.n) <= sizeof scratch);
             fill(&p, &rng, rep % 2 ? 4 : 100000);
 
-            kq_viterbi_ref_pass(p.L, p.R, p.n, p.n, 0, -1, UINT32_MAX, small_cost, &p, states, scratch);
+            kq_viterbi_ref_pass(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, 0, p.n, -1,
+                                states, scratch);
             check_walk(&p, states, false);
             assert_int_equal(walk_cost(&p, states), exhaust_free(&p));
 
             for (long seam = 0; seam < 1 << (p.L - p.R); seam++) {
-                kq_viterbi_ref_pass(p.L, p.R, p.n, p.n, 0, seam, UINT32_MAX, small_cost, &p, states, scratch);
+                kq_viterbi_ref_pass(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, 0, p.n,
+                                    seam, states, scratch);
                 check_walk(&p, states, true);
                 assert_int_equal(states[0] >> p.R, seam);
                 assert_int_equal(walk_cost(&p, states), exhaust_closed(&p, seam));
             }
             for (int half = 1; half <= p.n / 2; half++) {
-                kq_viterbi_ref(p.L, p.R, p.n, half, UINT32_MAX, small_cost, &p, states, scratch);
+                kq_viterbi_ref(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, half, states,
+                               scratch);
                 check_walk(&p, states, true);
                 uint32_t c = walk_cost(&p, states);
                 assert_int_equal(c, exhaust_closed(&p, states[0] >> p.R));
@@ -119,7 +122,7 @@ static void test_ties(void **state)
     small p = {.L = 6, .R = 2, .n = 6};
     char scratch[4096];
     uint16_t states[2 * MAX_STEPS] = {0};
-    kq_viterbi_ref(p.L, p.R, p.n, 3, UINT32_MAX, small_cost, &p, states, scratch);
+    kq_viterbi_ref(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, 3, states, scratch);
     for (int i = 0; i < p.n; i++)
         assert_int_equal(states[i], 0);
 }
