@@ -1,3 +1,5 @@
+/* Drawing a token (docs/math.md, eq. 87): temperature, then top-k, top-p and min-p as thresholds over the
+ * probabilities, found without sorting; then one uniform number. */
 #include "generate/sample.h"
 
 #include <math.h>
@@ -9,7 +11,7 @@
 #include "source/generation_config.h"
 #include "kern/gemm.h"
 
-/* A probability's bits are ordered like its value: none is negative. */
+/* The bits of a probability as an integer: ordered as the probabilities are, since none is negative. */
 static uint32_t key_of(float p)
 {
     uint32_t u;
@@ -122,7 +124,7 @@ int32_t kq_sample(float *logits, size_t n, const kq_sampling *s, double u)
         keep_largest(p, n, false, s->top_k);
     if (s->top_p < 1.0) {
         double need = s->top_p * sum_of(p, n);
-        /* need 0 (or less) would keep nothing */
+        /* a sum of 0 or less would keep nothing: keep one then */
         keep_largest(p, n, need > 0, need > 0 ? need : 1.0);
     }
     if (s->min_p > 0) {

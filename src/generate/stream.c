@@ -1,32 +1,26 @@
+/* Tokens on their way to text, for run and for serve: whole characters only, and stop strings are found
+ * wherever tokens cut them. Bytes that are no UTF-8 become U+FFFD, because JSON and terminals take nothing
+ * else. */
 #include "generate/stream.h"
 
 #include <string.h>
 
+#include "base/buffer.h"
 #include "base/mem.h"
 #include "base/utf8.h"
 
 static kq_status append(kq_text *t, const char *s, size_t n, kq_error *err)
 {
-    if (n > t->cap - t->size) {
-        size_t cap = 2 * (t->cap + n) + 64;
-        char *bigger;
-        kq_status st = kq_alloc_for((void **)&bigger, cap, 1, "an answer's text", err);
-        if (st)
-            return st;
-        if (t->size)
-            memcpy(bigger, t->data, t->size);
-        kq_free(t->data);
-        t->data = bigger;
-        t->cap = cap;
-    }
-    if (n)
-        memcpy(t->data + t->size, s, n);
+    kq_status st = kq_grow((void **)&t->data, &t->cap, t->size, t->size + n, 1, "an answer's text", err);
+    if (st != KQ_OK)
+        return st;
+    memcpy(t->data + t->size, s, n);
     t->size += n;
     return KQ_OK;
 }
 
-/* Whole characters of the tail and s go to data, the unfinished rest to the tail; with `last` it becomes
- * U+FFFD. */
+/* Whole characters of the tail and of s go to data, the unfinished rest to the tail; with `last` the rest
+ * becomes U+FFFD. */
 static kq_status characters(kq_text *t, const char *s, size_t n, bool last, kq_error *err)
 {
     while (n || (last && t->n_tail)) {
@@ -53,13 +47,16 @@ static kq_status characters(kq_text *t, const char *s, size_t n, bool last, kq_e
     return KQ_OK;
 }
 
-/* Look for stop strings in what came after `from`; the one that begins first ends the text. Without one,
- * hold back what may become one. */
-static void look_for_stop(kq_text *t, size_t from, char *const *stop, size_t n_stop)
+/* Find stop strings that end after `from`: the one that begins first ends the text. Without one, what may
+ * become one is held back. */
+static void find_stop(kq_text *t, size_t from, const char *const *stop, size_t n_stop)
 {
     size_t cut = SIZE_MAX, hold = 0;
     for (size_t i = 0; i < n_stop; i++) {
-        const size_t n = strlen(stop[i]), back = from < n - 1 ? 0 : from - (n - 1);
+        const size_t n = strlen(stop[i]);
+        if (n == 0)
+            continue;
+        const size_t back = from < n - 1 ? 0 : from - (n - 1);
         const char *hit = t->size > back ? memmem(t->data + back, t->size - back, stop[i], n) : NULL;
         if (hit && (size_t)(hit - t->data) < cut)
             cut = (size_t)(hit - t->data);
@@ -75,7 +72,7 @@ static void look_for_stop(kq_text *t, size_t from, char *const *stop, size_t n_s
     t->safe = t->size - hold;
 }
 
-/* Bytes that id adds after t->before: the text of both without the text of the first, because a
+/* The bytes that id adds after t->before: the text of both without the text of the first, because a
  * tokenizer may treat the beginning of a text otherwise (LLaMA-2 drops a space there). */
 static kq_status spell(kq_text *t, const kq_tokenizer *tok, int32_t id, bool keep, kq_error *err)
 {
@@ -105,13 +102,13 @@ kq_status kq_text_begin(kq_text *t, const kq_tokenizer *tok, const int32_t *ids,
     return st;
 }
 
-kq_status kq_text_add(kq_text *t, const kq_tokenizer *tok, int32_t id, char *const *stop, size_t n_stop,
+kq_status kq_text_add(kq_text *t, const kq_tokenizer *tok, int32_t id, const char *const *stop, size_t n_stop,
                       kq_error *err)
 {
     const size_t from = t->size;
     kq_status st = t->stopped ? KQ_OK : spell(t, tok, id, true, err);
     if (!st && !t->stopped)
-        look_for_stop(t, from, stop, n_stop);
+        find_stop(t, from, stop, n_stop);
     return st;
 }
 
@@ -120,12 +117,12 @@ kq_status kq_text_bytes(kq_text *t, const char *bytes, size_t n, kq_error *err)
     return characters(t, bytes, n, false, err);
 }
 
-kq_status kq_text_end(kq_text *t, char *const *stop, size_t n_stop, kq_error *err)
+kq_status kq_text_end(kq_text *t, const char *const *stop, size_t n_stop, kq_error *err)
 {
     const size_t from = t->size;
     kq_status st = t->stopped ? KQ_OK : characters(t, NULL, 0, true, err);
     if (!st && !t->stopped)
-        look_for_stop(t, from, stop, n_stop);
+        find_stop(t, from, stop, n_stop);
     t->safe = t->size;
     return st;
 }

@@ -674,7 +674,7 @@ static void publish(kq_batch *b, size_t p)
         j->first_s = kq_now_s();
     kq_finish how = KQ_FINISH_NOT;
     kq_status st = KQ_OK;
-    char *const *stop = j->request.stop;
+    const char *const *stop = (const char *const *)j->request.stop;
     const size_t n_stop = j->request.n_stop, before = s->text.safe;
     if (ends(b, j, id)) {
         how = KQ_FINISH_STOP;

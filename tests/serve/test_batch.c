@@ -421,10 +421,10 @@ static void text_is(kq_tokenizer *tok, const char *input, const char *const *sto
     int32_t *ids;
     size_t n;
     kq_text t;
-    char *stop[4];
+    const char *stop[4];
     size_t safe = 0;
     for (size_t i = 0; i < n_stop; i++)
-        stop[i] = (char *)stops[i];
+        stop[i] = stops[i];
     check_ok(kq_tokenizer_encode(tok, input, strlen(input), false, false, &ids, &n, &err));
     check_ok(kq_text_begin(&t, tok, NULL, 0, &err));
     for (size_t i = 0; i < n; i++) {
