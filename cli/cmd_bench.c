@@ -9,24 +9,6 @@
 #include "cli.h"
 #include "decode/engine.h"
 
-static const cli_option options[] = {
-    {"also", "MODEL", "measure this model too; may be given several times", OPT_ALSO},
-    {"pp", "N[,N...]", "tokens of a prompt (512); 0: none", OPT_PP},
-    {"tg", "N[,N...]", "tokens to generate, one after another, from an empty cache (128); 0: none", OPT_TG},
-    {"table6", NULL, "the FastKron paper's Table 6: latency of 1024 and 2048 tokens, in all and per token",
-     OPT_TABLE6},
-    {"repetitions", "N", "times each is measured (5), after one unmeasured", OPT_REPETITIONS},
-    {"format", "F", "md, csv or json (md)", OPT_FORMAT},
-    {"weights", "W", "auto, packed or dense (auto)", OPT_WEIGHTS},
-    {"kv", "TYPE", "key/value cache in bf16, f16 or f32 (bf16)", OPT_KV},
-    {"threads", "N", "threads (all processors)", OPT_THREADS},
-    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
-    {"compute", "C", "f32 or bf16 (bf16)", OPT_COMPUTE},
-    {"json", NULL, "the same as --format json", OPT_JSON},
-    {"quiet", NULL, "no progress on stderr", OPT_QUIET},
-    {0},
-};
-
 enum { MAX_TESTS = 16 };
 
 typedef struct test {
@@ -125,15 +107,13 @@ int cmd_bench(int argc, char **argv)
         &c, argc, argv, "bench MODEL [options]",
         "Tokens a second, measured as llama-bench does: pp, a prompt in one piece; tg, one token after "
         "another.\n\n"
-        "  kronq bench out --also model.gguf --format csv\n  kronq bench out --also model.gguf --table6",
-        options);
+        "  kronq bench out --also model.gguf --format csv\n  kronq bench out --also model.gguf --table6");
     if (exit_status >= 0)
         return exit_status;
-    static const int lengths[] = {OPT_PP, OPT_TG, 0}, format_too[] = {OPT_FORMAT, 0};
-    if ((c.table6 &&
-         (exit_status = cli_misplaced(&c, options, lengths, "has no effect with --table6")) >= 0) ||
+    static const char *const lengths[] = {"pp", "tg", NULL}, *const format_too[] = {"format", NULL};
+    if ((c.table6 && (exit_status = cli_misplaced(&c, lengths, "has no effect with --table6")) >= 0) ||
         (c.json && c.format && strcmp(c.format, "json") &&
-         (exit_status = cli_misplaced(&c, options, format_too, "contradicts --json")) >= 0))
+         (exit_status = cli_misplaced(&c, format_too, "contradicts --json")) >= 0))
         return exit_status;
     kq_error err;
     kq_engine_options opt = kq_engine_defaults();
@@ -197,7 +177,7 @@ int cmd_bench(int argc, char **argv)
             puts(c.table6 ? csv ? "model,seq_len,bit,test,total_ms,total_ms_sd,per_token_ms"
                                 : "| model | seq len | bit | test | total latency (ms) | latency per token "
                                   "(ms) |\n| --- | ---: | ---: | --- | ---: | ---: |"
-                 : csv ? "model,type,size_bytes,threads,test,n,avg_ts,stddev_ts,avg_ns,stddev_ns,min_ns"
+                 : csv    ? "model,type,size_bytes,threads,test,n,avg_ts,stddev_ts,avg_ns,stddev_ns,min_ns"
                        : "| model | type | size | threads | test | t/s |\n| --- | --- | ---: | ---: | --- | "
                          "---: |");
         for (size_t i = 0; i < n_tests && !st; i++) {

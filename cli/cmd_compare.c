@@ -1,51 +1,10 @@
+/* kronq compare: many ways to quantize one model. A SPEC of the command line is a method and settings; every
+ * SPEC, number of bits and seed together are one row. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
-
-/* What a SPEC may set. */
-static const cli_option settings[] = {
-    SAMPLE_OPTIONS, ESTIMATE_OPTIONS, ROUNDING_OPTIONS, MODULE_BITS_OPTION, {0}};
-
-static const cli_option options[] = {
-    {"out", "DIR", "folder of the comparison; an interrupted one is continued, and rows can be added to it",
-     OPT_OUT},
-    {"methods", "SPEC,...",
-     "ways to quantize: METHOD[:SETTING=VALUE]..., settings being those from --text to --head-bits below; "
-     "may be "
-     "repeated",
-     OPT_METHODS},
-    {"sweep", "KEY=V,V,...",
-     "every SPEC with each of these values of a setting; may be repeated, all combinations are taken",
-     OPT_SWEEP},
-    {"bits", "K,K,...",
-     "bits a weight (2); 2.5 is an average, shared out to the modules by what each would lose",
-     OPT_BITS_LIST},
-    MODULE_BITS_OPTION,
-    {"seeds", "N,N,...", "seeds (0); several are also averaged", OPT_SEEDS},
-    {"ppl", "FILE", "text to measure perplexity and KL divergence on; may be repeated", OPT_PPL},
-    {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},
-    {"chunks", "N", "at most this many windows of each text (all)", OPT_CHUNKS},
-    {"task", "NAME=FILE", "also the accuracy on a task's documents, as for kronq eval; may be repeated",
-     OPT_TASK},
-    {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
-    SAMPLE_OPTIONS,
-    READING_OPTIONS,
-    ESTIMATE_OPTIONS,
-    ROUNDING_OPTIONS,
-    MEMORY_OPTIONS,
-    ONLY_OPTION,
-    {"factor-dtype", "T", "store factors as f32 (default) or bf16", OPT_FACTOR_DTYPE},
-    {"keep-models", NULL, "keep the checkpoints (DIR/models/), not only their figures", OPT_KEEP_MODELS},
-    {"keep-factors", NULL, "keep the factor files (DIR/factors/) when no row needs them any more",
-     OPT_KEEP_FACTORS},
-    {"dry-run", NULL, "print the rows, and what they share, and stop", OPT_DRY_RUN},
-    MACHINE_OPTIONS,
-    {"json", NULL, "print the table as JSON on stdout", OPT_JSON},
-    {"quiet", NULL, "no progress", OPT_QUIET},
-    {0},
-};
 
 /* One SPEC as written, with sweeps written into it, and what it says. */
 typedef struct spec {
@@ -122,43 +81,57 @@ static int add_specs(job *j, const cli *c)
     for (size_t i = 0; i < j->n_spec && status < 0; i++) { /* only now: the array does not move any more */
         spec *s = &j->spec[i];
         s->c = *c;
-        if (c->q.calibration.n_text)
-            s->c.q.calibration.text = s->c.texts;
-        if (c->q.n_module_bits)
-            s->c.q.module_bits = s->c.module_bits;
-        status = cli_apply_spec(&s->c, settings, s->words);
+        status = cli_apply_spec(&s->c, s->words);
     }
     return status;
 }
 
-/* Every spec with every number of bits and every seed; the lists are read by the options that set one. */
+/* The library's setting that a list of the command line has the values of. */
+static const kq_setting *setting_of(const char *name)
+{
+    size_t n;
+    const kq_setting *s = kq_settings(&n);
+    while (n-- && (strcmp(s->name, name) || !(s->takers & KQ_FOR_QUANTIZE)))
+        s++;
+    return s;
+}
+
+/* The spec with one number of bits and one seed. */
+static int add_row(job *j, const spec *s, const char *bits, size_t n_bits, const char *seed, size_t n_seed)
+{
+    char text[64];
+    cli row = s->c;
+    snprintf(text, sizeof text, "%.*s", (int)n_bits, bits);
+    int status = cli_apply(&row, setting_of("bits"), text);
+    if (status >= 0)
+        return status;
+    snprintf(text, sizeof text, "%.*s", (int)n_seed, seed);
+    row.typed = "--seeds";
+    if ((status = cli_apply(&row, setting_of("seed"), text)) >= 0)
+        return status;
+    kq_compare_row *grown = realloc(j->row, (j->n_row + 1) * sizeof *grown);
+    if (!grown)
+        return out_of_memory();
+    j->row = grown;
+    grown[j->n_row++] = (kq_compare_row){.spec = s->name, .options = row.q};
+    return -1;
+}
+
+/* Every spec with every number of bits and every seed. */
 static int add_rows(job *j, const cli *c)
 {
-    static const cli_option bits = {"bits", "K", "", OPT_BITS}, seed = {"seeds", "N", "", OPT_SEED};
     const char *const all_bits = c->bits ? c->bits : "2", *const all_seeds = c->seeds ? c->seeds : "0";
     for (size_t i = 0; i < j->n_spec; i++)
         for (const char *b = all_bits; *b; b += *b == ',') {
-            const size_t nb = strcspn(b, ",");
+            const size_t n_bits = strcspn(b, ",");
             for (const char *s = all_seeds; *s; s += *s == ',') {
-                const size_t ns = strcspn(s, ",");
-                char text[64];
-                cli one = j->spec[i].c;
-                snprintf(text, sizeof text, "%.*s", (int)nb, b);
-                int status = cli_apply(&one, &bits, text);
+                const size_t n_seed = strcspn(s, ",");
+                const int status = add_row(j, &j->spec[i], b, n_bits, s, n_seed);
                 if (status >= 0)
                     return status;
-                snprintf(text, sizeof text, "%.*s", (int)ns, s);
-                if ((status = cli_apply(&one, &seed, text)) >= 0)
-                    return status;
-                kq_compare_row *grown = realloc(j->row, (j->n_row + 1) * sizeof *grown);
-                if (!grown)
-                    return out_of_memory();
-                j->row = grown;
-                one.q.calibration.text = j->spec[i].c.q.calibration.text;
-                grown[j->n_row++] = (kq_compare_row){.spec = j->spec[i].name, .options = one.q};
-                s += ns;
+                s += n_seed;
             }
-            b += nb;
+            b += n_bits;
         }
     return -1;
 }
@@ -173,8 +146,7 @@ static int print_plan(const cli *c, const char *text)
     size_t i, done = 0;
     char bytes[32];
     printf("%-6s %-10s %-8s %-28s %s\n", "bits", "seed", "", "factors", "method");
-    json_array_foreach(json_object_get(plan, "rows"), i, row)
-    {
+    json_array_foreach(json_object_get(plan, "rows"), i, row) {
         const char *factors = json_string_value(json_object_get(row, "factors"));
         const bool ready = json_is_true(json_object_get(row, "done"));
         done += ready;
@@ -195,37 +167,28 @@ static int print_plan(const cli *c, const char *text)
 
 static int compare(cli *c, job *j)
 {
-    kq_compare_options o = kq_compare_defaults();
     kq_error err;
     char *text = NULL;
-    o.common = c->q.common;
-    o.text = c->ppls;
-    o.n_text = c->n_ppl;
-    o.reading = c->e.reading;
-    o.ctx = c->e.ctx;
-    o.chunks = c->e.chunks;
-    o.tasks = c->tasks;
-    o.n_tasks = c->n_task;
-    o.limit = c->t.limit;
-    o.memory = c->e.memory;
-    o.factor_bf16 = c->factor_bf16;
-    o.keep_models = c->keep_models;
-    o.keep_factors = c->keep_factors;
+    kq_compare_options *o = &c->o;
+    o->text = c->ppls;
+    o->n_text = c->n_ppl;
+    o->tasks = c->tasks;
+    o->n_tasks = c->n_task;
     int status = add_specs(j, c);
     if (status < 0)
         status = add_rows(j, c);
     if (status >= 0)
         return status;
     if (c->dry_run) {
-        if (kq_compare_plan(c->model, c->out, j->row, j->n_row, &o, &text, &err))
+        if (kq_compare_plan(c->model, c->out, j->row, j->n_row, o, &text, &err))
             return cli_fail(&err);
         status = print_plan(c, text);
         free(text);
         return status;
     }
     cli_resumable("the same command");
-    cli_progress(c, &o.common);
-    if (kq_compare(c->model, c->out, j->row, j->n_row, &o, &text, &err))
+    cli_progress(c, &o->common);
+    if (kq_compare(c->model, c->out, j->row, j->n_row, o, &text, &err))
         return cli_fail(&err);
     cli_progress_end();
     if (c->json)
@@ -252,8 +215,7 @@ int cmd_compare(int argc, char **argv)
                   "  kronq compare model.gguf -o tokens --methods flipflop,fastkron --sweep "
                   "tokens=16k,32k,64k --seeds 0,1,2 \\\n"
                   "      --text c4.txt --ppl wiki.txt --chunks 8\n\n"
-                  "text=self in a SPEC stands for text that the model writes itself.",
-                  options);
+                  "text=self in a SPEC stands for text that the model writes itself.");
     if (status >= 0)
         return status;
     const struct {
@@ -270,9 +232,8 @@ int cmd_compare(int argc, char **argv)
             cli_say("kronq compare: %s; see kronq compare --help", needed[i].what);
             return EXIT_USAGE;
         }
-    static const int of_text[] = {OPT_CTX, OPT_CHUNKS, 0}, of_tasks[] = {OPT_LIMIT, 0};
-    if ((!c.n_ppl && (status = cli_misplaced(&c, options, of_text, "goes with --ppl")) >= 0) ||
-        (!c.n_task && (status = cli_misplaced(&c, options, of_tasks, "goes with --task")) >= 0))
+    if ((!c.n_ppl && (status = cli_only_for(&c, KQ_FOR_COMPARE_TASKS, "goes with --ppl")) >= 0) ||
+        (!c.n_task && (status = cli_only_for(&c, KQ_FOR_COMPARE_TEXTS, "goes with --task")) >= 0))
         return status;
     job j = {0};
     status = compare(&c, &j);

@@ -7,44 +7,6 @@
 #include "cli.h"
 #include "text/text.h"
 
-static const cli_option options[] = {
-    {"ppl", "FILE",
-     "text to measure the perplexity on: plain, JSON lines, conversations, also in gzip or zstd, - for stdin",
-     OPT_PPL},
-    READING_OPTIONS,
-    {"kld", "REFERENCE",
-     "also the KL divergence to this model, on the same text; or to logits saved in a file, which brings its "
-     "own text",
-     OPT_KLD},
-    {"cache", "FOLDER",
-     "keep REFERENCE's hidden states there: the next model compared on the same text needs no pass of it",
-     OPT_CACHE},
-    {"save-logits", "FILE",
-     "write MODEL's predictions for a later --kld FILE (the format of llama-perplexity --kl-divergence-base)",
-     OPT_SAVE_LOGITS},
-    {"per-window", "FILE", "write the figures of each window (CSV)", OPT_PER_WINDOW},
-    {"ctx", "N", "tokens a window (2048, or the model's context if that is less)", OPT_CTX},
-    {"chunks", "N", "at most this many windows (all)", OPT_CHUNKS},
-    {"logits", "FILE",
-     "write the first window's ids and logits to a safetensors file, to compare with another program (choose "
-     "a small --ctx)",
-     OPT_LOGITS},
-    {"card", NULL, "also write the figures into the model card, MODEL/README.md", OPT_CARD},
-    {"task", "NAME=FILE", "accuracy on a task's documents (several times: several tasks in one run)",
-     OPT_TASK},
-    {"limit", "N", "at most this many documents of each task (all)", OPT_LIMIT},
-    {"log-samples", "FILE", "write what became of each document, as JSON lines", OPT_LOG_SAMPLES},
-    {"resume", NULL, "go on with an interrupted --task run that had the same --log-samples FILE", OPT_RESUME},
-    {"memory", "SIZE", "peak memory to stay below, e.g. 700M or 20G; the result does not depend on it",
-     OPT_MEMORY},
-    {"threads", "N", "threads (all processors); the result does not depend on it", OPT_THREADS},
-    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
-    {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},
-    {"json", NULL, "print the result as JSON on stdout", OPT_JSON},
-    {"quiet", NULL, "no progress", OPT_QUIET},
-    {0},
-};
-
 static double real(const json_t *o, const char *key)
 {
     return json_number_value(json_object_get(o, key));
@@ -75,13 +37,13 @@ static void print_table(const json_t *r)
     const json_t *all = json_object_get(r, "results"), *one;
     const char *name;
     size_t wide = strlen("Tasks");
-    json_object_foreach((json_t *)all, name, one) wide = strlen(name) > wide ? strlen(name) : wide;
+    json_object_foreach((json_t *)all, name, one)
+        wide = strlen(name) > wide ? strlen(name) : wide;
     printf("|%-*s|Version|Filter|n-shot| Metric |   |Value |   |Stderr|\n|", (int)wide, "Tasks");
     for (size_t i = 0; i < wide; i++)
         putchar('-');
     printf("|------:|------|-----:|--------|---|-----:|---|-----:|\n");
-    json_object_foreach((json_t *)all, name, one)
-    {
+    json_object_foreach((json_t *)all, name, one) {
         static const char *const metric[] = {"acc", "acc_norm"};
         char version[16] = "";
         snprintf(version, sizeof version, "%.0f", real(json_object_get(r, "versions"), name));
@@ -124,18 +86,18 @@ static kq_status tasks_on_card(const cli *c, const json_t *r, kq_error *err)
     const char *name;
     const json_t *one;
     kq_status status = KQ_OK;
-    json_object_foreach(json_object_get(r, "results"), name, one) for (int i = 0; i < 2 && !status; i++)
-    {
-        char key[32], error_key[40], what[200], value[100];
-        snprintf(key, sizeof key, "%s,none", metric[i]);
-        snprintf(error_key, sizeof error_key, "%s_stderr,none", metric[i]);
-        if (!json_object_get(one, key))
-            continue;
-        snprintf(what, sizeof what, "%s on `%.100s`, zero-shot%s", metric[i], name,
-                 c->t.limit ? ", the first documents only" : "");
-        snprintf(value, sizeof value, "%.4f +/- %.4f", real(one, key), real(one, error_key));
-        status = kq_card_add_figure(c->model, what, value, err);
-    }
+    json_object_foreach(json_object_get(r, "results"), name, one)
+        for (int i = 0; i < 2 && !status; i++) {
+            char key[32], error_key[40], what[200], value[100];
+            snprintf(key, sizeof key, "%s,none", metric[i]);
+            snprintf(error_key, sizeof error_key, "%s_stderr,none", metric[i]);
+            if (!json_object_get(one, key))
+                continue;
+            snprintf(what, sizeof what, "%s on `%.100s`, zero-shot%s", metric[i], name,
+                     c->t.limit ? ", the first documents only" : "");
+            snprintf(value, sizeof value, "%.4f +/- %.4f", real(one, key), real(one, error_key));
+            status = kq_card_add_figure(c->model, what, value, err);
+        }
     return status;
 }
 
@@ -154,8 +116,7 @@ int cmd_eval(int argc, char **argv)
                   "boolq, hellaswag, winogrande.\n"
                   "FILE.jsonl holds a document a line, with the data set's own fields.\n\n"
                   "  kronq eval out --ppl wiki.txt --kld original.gguf --chunks 8\n"
-                  "  kronq eval out --task arc_easy=arc_easy.jsonl --task piqa=piqa.jsonl --limit 200",
-                  options);
+                  "  kronq eval out --task arc_easy=arc_easy.jsonl --task piqa=piqa.jsonl --limit 200");
     if (status >= 0)
         return status;
     if (!c.ppl && !c.n_task && !c.kld) {
@@ -173,11 +134,8 @@ int cmd_eval(int argc, char **argv)
         cli_say("kronq eval: --card: %s is no folder, it has no README.md to write into", c.model);
         return EXIT_USAGE;
     }
-    static const int of_text[] = {OPT_CTX,        OPT_CHUNKS, OPT_CACHE, OPT_SAVE_LOGITS,
-                                  OPT_PER_WINDOW, OPT_LOGITS, 0},
-                     of_tasks[] = {OPT_LIMIT, OPT_LOG_SAMPLES, OPT_RESUME, 0};
-    if ((status = c.n_task ? cli_misplaced(&c, options, of_text, "belongs to --ppl, not to --task")
-                           : cli_misplaced(&c, options, of_tasks, "belongs to --task")) >= 0)
+    if ((status = c.n_task ? cli_only_for(&c, KQ_FOR_EVAL_TASKS, "belongs to --ppl, not to --task")
+                           : cli_only_for(&c, KQ_FOR_EVAL_TEXT, "belongs to --task")) >= 0)
         return status;
     const char *const files[] = {c.e.save_logits, c.e.per_window, c.e.logits, c.t.samples_file};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)

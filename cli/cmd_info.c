@@ -8,30 +8,6 @@
 #include "format/json.h"
 #include "source/rope.h"
 
-static const cli_option options[] = {
-    {"tensors", NULL, "list every tensor", OPT_TENSORS},
-    {"plan", NULL,
-     "memory, disk and time that calibrate and quantize would take here; a folder with only a config.json "
-     "will do",
-     OPT_PLAN},
-    {"tokens", "N", "--plan: calibration tokens (131072)", OPT_TOKENS},
-    {"seq-len", "N", "--plan: tokens a sequence (1024)", OPT_SEQ_LEN},
-    {"method", "M", "--plan: method (flipflop)", OPT_METHOD},
-    {"rounds", "N", "--plan: flipflop: rounds (3)", OPT_ROUNDS},
-    {"early", "N", "--plan: flipflop: gradients that the rounds before the last take; 0: all (16)",
-     OPT_EARLY},
-    {"max-iter", "N", "--plan: fastkron, yaqa-b, diag: at most this many steps (32)", OPT_MAX_ITER},
-    {"bits", "K", "--plan: bits a weight (2)", OPT_BITS},
-    {"memory", "SIZE", "--plan: peak memory to stay below", OPT_MEMORY},
-    {"gradients", "WAY", "--plan: only this way: memory, disk or stream (all three)", OPT_GRADIENTS},
-    {"only", "REGEX", "--plan: only modules whose name matches", OPT_ONLY},
-    {"threads", "N", "--plan: threads (all processors)", OPT_THREADS},
-    {"isa", "I", "--plan: ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
-    {"compute", "C", "--plan: matrix products in f32 or bf16", OPT_COMPUTE},
-    {"json", NULL, "print everything as JSON on stdout", OPT_JSON},
-    {0},
-};
-
 static json_t *describe(const kq_source *src, bool tensors)
 {
     const kq_config *cfg = kq_source_config(src);
@@ -78,8 +54,7 @@ static void print_tensors(const json_t *list)
 {
     size_t i;
     json_t *t;
-    json_array_foreach(list, i, t)
-    {
+    json_array_foreach(list, i, t) {
         char *shape = json_dumps(json_object_get(t, "shape"), JSON_COMPACT), size[32];
         printf("%-56s %-5s %-18s %s\n", json_string_value(json_object_get(t, "name")),
                json_string_value(json_object_get(t, "type")), shape ? shape : "?",
@@ -117,8 +92,7 @@ static int print_ways(const cli *c)
            real(o, "seq_len"), real(o, "bits"), cli_bytes(real(o, "result_bytes"), a));
     printf("%-10s %10s %10s %9s %10s %10s %10s %10s %10s\n", "gradients", "memory", "disk", "at once",
            "forward", "backward", "factors", "rounding", "total");
-    json_array_foreach(json_object_get(o, "ways"), i, way)
-    {
+    json_array_foreach(json_object_get(o, "ways"), i, way) {
         const json_t *s = json_object_get(way, "seconds");
         printf("%-10s %10s %10s %9.0f %10s ", word(way, "gradients"), cli_bytes(real(way, "memory_bytes"), a),
                cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"),
@@ -147,8 +121,7 @@ int cmd_info(int argc, char **argv)
     int exit_status = cli_parse(
         &c, argc, argv, "info MODEL [--tensors | --plan] [--json]",
         "What a model file holds; and for one that is not quantized, what quantizing it would take.\n\n"
-        "  kronq info --plan llama-2-7b/ --memory 24G",
-        options);
+        "  kronq info --plan llama-2-7b/ --memory 24G");
     if (exit_status >= 0)
         return exit_status;
     if (c.plan)
@@ -181,8 +154,7 @@ int cmd_info(int argc, char **argv)
     } else {
         const char *key;
         json_t *value;
-        json_object_foreach(o, key, value)
-        {
+        json_object_foreach(o, key, value) {
             if (!strcmp(key, "tensor_list")) {
                 print_tensors(value);
                 continue;
@@ -191,8 +163,7 @@ int cmd_info(int argc, char **argv)
                 json_t *sub;
                 const char *name;
                 printf("%s:\n", key);
-                json_object_foreach(value, name, sub)
-                {
+                json_object_foreach(value, name, sub) {
                     char *text = json_dumps(sub, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
                     printf("  %-22s %.100s%s\n", name, text ? text : "?",
                            text && strlen(text) > 100 ? " ..." : "");

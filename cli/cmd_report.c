@@ -1,12 +1,7 @@
+/* kronq report: the page of a comparison. */
 #include <stdio.h>
 
 #include "cli.h"
-
-static const cli_option options[] = {
-    {"out", "FILE.html", "the page (DIR/report.html)", OPT_OUT},
-    {"quiet", NULL, "say nothing", OPT_QUIET},
-    {0},
-};
 
 int cmd_report(int argc, char **argv)
 {
@@ -17,8 +12,7 @@ int cmd_report(int argc, char **argv)
                            "and size, spectra and convergence of the factors, error of every module, all "
                            "figures as tables). It needs\n"
                            "no network and no script.\n\n"
-                           "  kronq report cmp -o cmp.html",
-                           options);
+                           "  kronq report cmp -o cmp.html");
     if (status >= 0)
         return status;
     if ((status = cli_check_output(c.out)) >= 0)

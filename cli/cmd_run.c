@@ -13,39 +13,6 @@
 #include "generate/generate.h"
 #include "generate/sample.h"
 
-static const cli_option options[] = {
-    {"prompt", "TEXT", "what the model is given", OPT_PROMPT},
-    {"n", "N", "at most this many new tokens (128)", OPT_N},
-    {"chat", NULL,
-     "the prompt is a user's message in the model's chat format; without -p a conversation, a line of stdin "
-     "a message",
-     OPT_CHAT},
-    {"system", "TEXT", "the system message of --chat (default: the template's own)", OPT_SYSTEM},
-    {"template-arg", "KEY=VALUE",
-     "a variable for the chat template of --chat, VALUE being JSON or else a text (enable_thinking=false); "
-     "may be given several times",
-     OPT_TEMPLATE_ARG},
-    {"stop", "TEXT", "end the answer before this text; may be given several times", OPT_STOP},
-    {"temp", "T", "temperature; 0: always the most likely token", OPT_TEMP},
-    {"top-k", "K", "draw from the K most likely tokens; 0: all", OPT_TOP_K},
-    {"top-p", "P", "draw from the most likely tokens that make up this probability", OPT_TOP_P},
-    {"min-p", "P", "leave out tokens less likely than P times the most likely one", OPT_MIN_P},
-    {"repeat-penalty", "R", "divide the logits of tokens already in the context by R", OPT_REPEAT_PENALTY},
-    {"seed", "N", "seed of the draws (0)", OPT_SEED},
-    {"ctx", "N", "tokens a conversation may have (what the model knows, at most 4096)", OPT_CTX},
-    {"kv", "TYPE", "key/value cache in bf16, f16 or f32 (bf16)", OPT_KV},
-    {"weights", "W",
-     "auto, packed or dense: decode packed weights at every use, or once (auto: packed in bf16, dense in "
-     "f32)",
-     OPT_WEIGHTS},
-    {"threads", "N", "threads (all processors)", OPT_THREADS},
-    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
-    {"compute", "C", "f32, or bf16: faster, weights in bf16 or packed (bf16)", OPT_COMPUTE},
-    {"json", NULL, "print the answer as JSON on stdout", OPT_JSON},
-    {"quiet", NULL, "no figures on stderr", OPT_QUIET},
-    {0},
-};
-
 typedef struct answer {
     bool print;
     char *text; /* owned, not terminated */
@@ -297,22 +264,21 @@ int cmd_run(int argc, char **argv)
                   "How tokens are drawn, where no option says it: as the model's generation_config.json "
                   "recommends (what it leaves out is off), as kronq serve does;\n"
                   "if that says nothing: --temp 0.8 --top-k 40 --top-p 0.95. A recommended repeat penalty is "
-                  "not applied with --temp 0.",
-                  options);
+                  "not applied with --temp 0.");
     if (exit_status >= 0)
         return exit_status;
     if (!c.prompt && !c.chat) {
         cli_say("kronq run: -p TEXT is missing (or --chat for a conversation); see kronq run --help");
         return EXIT_USAGE;
     }
-    static const int of_chat[] = {OPT_SYSTEM, 0}, of_conversation[] = {OPT_CTX, 0};
-    if ((!c.chat && (exit_status = cli_misplaced(&c, options, of_chat, "goes with --chat")) >= 0) ||
-        (c.prompt && (exit_status = cli_misplaced(&c, options, of_conversation,
+    static const char *const of_chat[] = {"system", NULL}, *const of_conversation[] = {"ctx", NULL};
+    if ((!c.chat && (exit_status = cli_misplaced(&c, of_chat, "goes with --chat")) >= 0) ||
+        (c.prompt && (exit_status = cli_misplaced(&c, of_conversation,
                                                   "belongs to a conversation (--chat without -p)")) >= 0))
         return exit_status;
-    static const int of_draws[] = {OPT_TOP_K, OPT_TOP_P, OPT_MIN_P, OPT_SEED, 0};
-    if (cli_given(&c, OPT_TEMP) && c.temperature == 0)
-        cli_no_effect(&c, options, of_draws, "--temp 0");
+    static const char *const of_draws[] = {"top_k", "top_p", "min_p", "seed", NULL};
+    if (cli_given(&c, "temp") && c.temperature == 0)
+        cli_no_effect(&c, of_draws, "--temp 0");
     kq_error err;
     kq_isa isa;
     run r = {.c = &c, .out = {.print = !c.json}};

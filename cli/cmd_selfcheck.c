@@ -4,13 +4,6 @@
 
 #include "cli.h"
 
-static const cli_option options[] = {
-    {"isa", "I", "ref, avx2, avx512 or amx: check no more than this", OPT_ISA},
-    {"json", NULL, "print the report as JSON on stdout: one entry a kernel and instruction set", OPT_JSON},
-    {"quiet", NULL, "no table and no progress; the exit status tells", OPT_QUIET},
-    {0},
-};
-
 /* A line for each room, in the order of the report: how many kernels, and the largest error as a share
  * of what is allowed. A kernel that has to give the same bits (bound 0) has no such share: any error of
  * it is a difference. */
@@ -20,8 +13,7 @@ static void print_rooms(const json_t *checks)
     size_t i;
     const char *before = "";
     printf("%-10s %8s  %-14s %s\n", "room", "kernels", "error / bound", "ok");
-    json_array_foreach(checks, i, entry)
-    {
+    json_array_foreach(checks, i, entry) {
         const char *room = json_string_value(json_object_get(entry, "room"));
         if (!strcmp(room, before))
             continue;
@@ -31,8 +23,7 @@ static void print_rooms(const json_t *checks)
         bool ok = true;
         const json_t *e;
         size_t k;
-        json_array_foreach(checks, k, e)
-        {
+        json_array_foreach(checks, k, e) {
             if (strcmp(json_string_value(json_object_get(e, "room")), room))
                 continue;
             const double error = json_number_value(json_object_get(e, "error")),
@@ -81,8 +72,7 @@ int cmd_selfcheck(int argc, char **argv)
                            "as a share of what rounding\n"
                            "explains; above 1 is a difference.\n\n"
                            "  kronq selfcheck\n"
-                           "  kronq selfcheck --isa avx2 --json",
-                           options);
+                           "  kronq selfcheck --isa avx2 --json");
     if (status >= 0)
         return status;
     kq_error err;

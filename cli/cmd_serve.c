@@ -11,46 +11,6 @@
 #include "request/head.h"
 #include "serve/serve.h"
 
-static const cli_option options[] = {
-    {"host", "ADDRESS",
-     "address or name to listen on (127.0.0.1: this machine only); 0.0.0.0 or :: lets others in, then set a "
-     "key",
-     OPT_HOST},
-    {"port", "P",
-     "port (8080); 0: any free one, which is then told; one that another program holds is refused", OPT_PORT},
-    {"api-key", "KEY",
-     "ask for `Authorization: Bearer KEY` (or X-Api-Key: KEY); better in the environment as KRONQ_API_KEY, "
-     "where others do not see it",
-     OPT_API_KEY},
-    {"allow-host", "NAME",
-     "without a key on loopback: take requests whose Host header has this name too, e.g. a reverse proxy's; "
-     "may be repeated",
-     OPT_ALLOW_HOST},
-    {"cors", "ORIGIN",
-     "let web pages of this origin (https://host[:port], or * for all) use the server; may be repeated",
-     OPT_CORS},
-    {"alias", "NAME",
-     "what the model is called in answers; requests may use this name, --model-name's and MODEL", OPT_ALIAS},
-    {"any-model", NULL, "accept any name of a model in requests", OPT_ANY_MODEL},
-    {"model-name", "NAME",
-     "what the model is called in answers (the last part of MODEL's path); requests may name it or MODEL",
-     OPT_MODEL_NAME},
-    {"ctx", "N", "tokens a sequence, prompt and answer (2048, or the model's context if that is less)",
-     OPT_CTX},
-    {"slots", "N", "sequences computed at the same time (8); each holds its cache of --ctx tokens",
-     OPT_SLOTS},
-    {"queue", "N", "requests that may wait or run (256); more get status 429", OPT_QUEUE},
-    {"max-body", "SIZE", "bytes of a request (4M); more get status 413", OPT_MAX_BODY},
-    {"timeout", "S", "seconds until a request must have been answered (600; 0: no limit)", OPT_TIMEOUT},
-    {"compute", "C", "matrix products in f32 or bf16 (default: what is faster here)", OPT_COMPUTE},
-    {"kv", "T", "key/value cache in bf16 (default), f16 or f32", OPT_KV},
-    {"threads", "N", "threads of the model (all processors)", OPT_THREADS},
-    {"isa", "I", "ref, avx2, avx512 or amx: use no more than this", OPT_ISA},
-    {"json", NULL, "print {\"url\", \"model\", ...} as one line of JSON on stdout when ready", OPT_JSON},
-    {"quiet", NULL, "no line on stderr for each request", OPT_QUIET},
-    {0},
-};
-
 static const char about[] =
     "Answer over HTTP as OpenAI's API does, until Ctrl-C (or SIGTERM), which lets what runs finish; a second "
     "one stops at once.\n\n"
@@ -157,7 +117,7 @@ static kq_serve_options server_options(const cli *c, char name[256])
 int cmd_serve(int argc, char **argv)
 {
     cli c;
-    int exit_status = cli_parse(&c, argc, argv, "serve MODEL [--port P] [options]", about, options);
+    int exit_status = cli_parse(&c, argc, argv, "serve MODEL [--port P] [options]", about);
     if (exit_status >= 0)
         return exit_status;
     kq_error err;

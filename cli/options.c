@@ -1,697 +1,497 @@
-#include <ctype.h>
-#include <errno.h>
-#include <math.h>
-#include <stdarg.h>
+/* The options of the command line: which row of the two tables a word means, and its value. The library's
+ * table (kronq.h, "Settings by name") has what the library takes, own_options.c the rest. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/mem.h"
 #include "base/warn.h"
 #include "cli.h"
 
-static const char *resumable; /* what continues the command at work: "the same command with --resume" */
+/* ---- rows ---- */
 
-void cli_say(const char *format, ...)
-{
-    char line[4096];
-    va_list args;
-    va_start(args, format);
-    const int n = vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    for (char *at = line; *at; at++)
-        if ((unsigned char)*at < ' ' || *at == 127)
-            *at = '?';
-    fprintf(stderr, "%s%s\n", line, n >= (int)sizeof line ? " ..." : "");
-}
-
-static int bad(const cli *c, const char *name, const char *value, const char *wanted)
-{
-    if (c->spec)
-        cli_say("kronq %s: in %s: %s=%s: %s; see kronq %s --help", c->command, c->spec, name, value, wanted,
-                c->command);
-    else
-        cli_say("kronq %s: %s%s %s: %s; see kronq %s --help", c->command, c->typed ? "" : "--",
-                c->typed ? c->typed : name, value, wanted, c->command);
-    return EXIT_USAGE;
-}
-
-/* A whole number, with k, M or G for 2^10, 2^20, 2^30. */
-static bool parse_size(const char *text, size_t max, size_t *out)
-{
-    char *end;
-    errno = 0;
-    if (*text < '0' || *text > '9')
-        return false;
-    unsigned long long v = strtoull(text, &end, 10);
-    int shift = *end == 'k' || *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
-    end += shift != 0;
-    if (errno || *end || v > (unsigned long long)max >> shift)
-        return false;
-    *out = (size_t)v << shift;
-    return true;
-}
-
-static bool parse_int(const char *text, int *out)
-{
-    size_t v;
-    if (!parse_size(text, 1 << 30, &v))
-        return false;
-    *out = (int)v;
-    return true;
-}
-
-static bool parse_real(const char *text, double *out)
-{
-    char *end;
-    errno = 0;
-    double v = strtod(text, &end);
-    if (errno || end == text || *end || !isfinite(v) ||
-        text[strspn(text, "+-.0123456789eE")]) /* strtod also takes hexadecimal */
-        return false;
-    *out = v;
-    return true;
-}
-
-/* What a number may be, whatever else is given; the library knows what it may be for this model. */
-typedef struct range {
-    int key;
-    double low, high;
-} range;
-
-static const range ranges[] = {
-    {OPT_TOKENS, 1, 1e15},       {OPT_SEQ_LEN, 2, 1 << 20}, {OPT_BATCH, 1, 1e9},
-    {OPT_DRAWS, 1, 1024},        {OPT_EARLY, 0, 1e9},       {OPT_ROUNDS, 1, 1e6},
-    {OPT_PASSES, 1, 100},        {OPT_MAX_ITER, 1, 10000},  {OPT_RHO, 0, 1e6},
-    {OPT_TOL, 0, 1e6},           {OPT_SIGMA_REG, 0, 1e6},   {OPT_SHRINK, 0, HUGE_VAL},
-    {OPT_BITS, 0, HUGE_VAL},     {OPT_EMBED_BITS, 0, 1e9},  {OPT_HEAD_BITS, 0, 1e9},
-    {OPT_SWEEPS, 0, 1000},       {OPT_THREADS, 0, 1024},    {OPT_SHARD_SIZE, 1 << 10, 1e15},
-    {OPT_MEMORY, 1 << 20, 1e18}, {OPT_CTX, 2, 1 << 30},     {OPT_CHUNKS, 1, 1e15},
-    {OPT_LIMIT, 1, 1e15},        {OPT_REPETITIONS, 1, 1e6}, {OPT_N, 1, 1e9},
-    {OPT_SEED, 0, 9.2e18},       {OPT_TEMP, 0, 100},        {OPT_TOP_K, 0, 1e9},
-    {OPT_TOP_P, 0, 1},           {OPT_MIN_P, 0, 1},         {OPT_REPEAT_PENALTY, 0.01, 100},
-    {OPT_PORT, 0, 65535},        {OPT_SLOTS, 1, 4096},      {OPT_QUEUE, 1, 1e6},
-    {OPT_MAX_BODY, 1, 1 << 30},  {OPT_TIMEOUT, 0, 1e9},
+/* What the words of the command line may turn out to mean, by command. */
+static const struct {
+    const char *command;
+    unsigned takers;
+} commands[] = {
+    {"quantize", KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF},
+    {"calibrate", KQ_FOR_CALIBRATE},
+    {"imatrix", KQ_FOR_IMATRIX},
+    {"eval", KQ_FOR_EVAL_TEXT | KQ_FOR_EVAL_TASKS},
+    {"compare", KQ_FOR_COMPARE_TEXTS | KQ_FOR_COMPARE_TASKS},
+    {"report", KQ_FOR_REPORT},
+    {"run", KQ_FOR_RUN},
+    {"serve", KQ_FOR_SERVE},
+    {"export", KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF},
+    {"bench", KQ_FOR_BENCH},
+    {"info", KQ_FOR_INFO | KQ_FOR_PLAN_WAYS},
+    {"selfcheck", KQ_FOR_SELFCHECK},
 };
 
-static const range *range_of(int key)
+static unsigned takers_of(const char *command)
 {
-    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
-        if (ranges[i].key == key)
-            return &ranges[i];
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(commands[i].command, command))
+            return commands[i].takers;
+    return 0;
+}
+
+const char *cli_option_name(const kq_setting *option, char buf[64])
+{
+    snprintf(buf, 64, "%s", option->name);
+    for (char *at = buf; *at; at++)
+        *at = *at == '_' ? '-' : *at;
+    return buf;
+}
+
+/* The program's own options without a heading, then the library's, then the program's others. */
+const kq_setting *cli_option_at(const cli *c, size_t i)
+{
+    size_t n_own, n_library;
+    const kq_setting *own = cli_own_options(&n_own), *library = kq_settings(&n_library);
+    for (size_t k = 0; k < 2 * n_own + n_library; k++) {
+        const bool first = k < n_own, last = k >= n_own + n_library;
+        const kq_setting *s = first ? &own[k] : last ? &own[k - n_own - n_library] : &library[k - n_own];
+        if (!(s->takers & c->takers) || (first && s->group) || (last && !s->group))
+            continue;
+        if (!i--)
+            return s;
+    }
     return NULL;
 }
 
-static int in_range(const cli *c, const cli_option *o, const char *text, double value)
+const kq_setting *cli_option(const cli *c, const char *name)
 {
-    const range *r = range_of(o->key);
-    char wanted[80];
-    if (!r || (value >= r->low && value <= r->high))
-        return -1;
-    if (r->high >= 1e6)
-        snprintf(wanted, sizeof wanted, "at least %.10g is expected, and at most %.10g", r->low, r->high);
-    else
-        snprintf(wanted, sizeof wanted, "%.10g to %.10g is expected", r->low, r->high);
-    return bad(c, o->name, text, wanted);
+    const kq_setting *s;
+    for (size_t i = 0; (s = cli_option_at(c, i)); i++)
+        if (!strcmp(s->name, name))
+            return s;
+    return NULL;
 }
 
-static void print_help(const char *usage, const char *about, const cli_option *options)
+static bool is_switch(const kq_setting *s)
 {
-    printf("usage: kronq %s\n\n%s\n\noptions:\n", usage, about);
-    for (const cli_option *o = options; o->name; o++) {
-        char left[80];
-        snprintf(left, sizeof left, "%s--%s%s%s",
-                 o->key == OPT_OUT      ? "-o, "
-                 : o->key == OPT_PROMPT ? "-p, "
-                 : o->key == OPT_N      ? "-n, "
-                                        : "",
-                 o->name, o->argument ? " " : "", o->argument ? o->argument : "");
-        printf("  %-26s %s\n", left, o->help);
-    }
+    return s->type == KQ_SETTING_FLAG || s->type == KQ_SETTING_NOT;
+}
+
+/* ---- values ---- */
+
+/* The library's message is "--NAME VALUE: what is expected": here NAME becomes what was typed. */
+static int refuse(const cli *c, const kq_setting *option, const char *message)
+{
+    char name[64];
+    cli_option_name(option, name);
+    const char *rest = message + strlen("--") + strlen(name);
+    if (c->spec)
+        cli_say("kronq %s: in %s: %s=%s; see kronq %s --help", c->command, c->spec, name,
+                rest + (*rest == ' '), c->command);
+    else
+        cli_say("kronq %s: %s%s%s; see kronq %s --help", c->command, c->typed ? "" : "--",
+                c->typed ? c->typed : name, rest, c->command);
+    return EXIT_USAGE;
+}
+
+/* The same for what the library does not know. */
+static int refuse_value(const cli *c, const char *name, const char *value, const char *expected)
+{
+    if (c->spec)
+        cli_say("kronq %s: in %s: %s=%s: %s; see kronq %s --help", c->command, c->spec, name, value, expected,
+                c->command);
+    else
+        cli_say("kronq %s: %s%s %s: %s; see kronq %s --help", c->command, c->typed ? "" : "--",
+                c->typed ? c->typed : name, value, expected, c->command);
+    return EXIT_USAGE;
+}
+
+static int out_of_memory(const cli *c)
+{
+    cli_say("kronq %s: out of memory", c->command);
+    return EXIT_FAILED;
+}
+
+/* Arrays of the lists: they stay until the program ends, because copies of a cli share them. */
+typedef struct kept {
+    struct kept *next;
+    const char *texts[];
+} kept;
+static kept *all_kept;
+
+/* The list of this option, made when there is none; NULL: there are too many. */
+static cli_list *list_of(cli *c, const kq_setting *option)
+{
+    for (size_t i = 0; i < c->n_lists; i++)
+        if (c->lists[i].option == option)
+            return &c->lists[i];
+    if (c->n_lists == CLI_MOST_LISTS)
+        return NULL;
+    c->lists[c->n_lists] = (cli_list){.option = option};
+    return &c->lists[c->n_lists++];
+}
+
+/* list with value behind it, in an array of its own. False: out of memory. */
+static bool append(cli_list *list, const char *value)
+{
+    kept *k = malloc(sizeof *k + (list->n + 1) * sizeof *k->texts);
+    if (!k)
+        return false;
+    k->next = all_kept;
+    all_kept = k;
+    for (size_t i = 0; i < list->n; i++)
+        k->texts[i] = list->texts[i];
+    k->texts[list->n++] = value;
+    list->texts = k->texts;
+    return true;
 }
 
 /* NAME=FILE, an argument of the program: those may be written to, and are cut at the "=". */
-static int add_task(cli *c, const char *option, char *v)
+static int add_task(cli *c, char *value)
 {
-    char *equals = strchr(v, '=');
-    if (!equals || equals == v || !equals[1])
-        return bad(c, option, v, "NAME=FILE.jsonl is expected");
+    char *equals = strchr(value, '=');
+    if (!equals || equals == value || !equals[1])
+        return refuse_value(c, "task", value, "NAME=FILE.jsonl is expected");
     if (c->n_task == sizeof c->tasks / sizeof *c->tasks)
-        return bad(c, option, v, "too many tasks");
+        return refuse_value(c, "task", value, "too many tasks");
     *equals = 0;
-    c->tasks[c->n_task++] = (kq_task_file){v, equals + 1};
+    c->tasks[c->n_task++] = (kq_task_file){value, equals + 1};
     return -1;
 }
 
-/* The settings of a calibration that were given: with --factors they must be the file's. */
-static void note_given(cli *c, int key)
+/* The structs that an option may be written into, by kq_options_id. */
+static void *options_of(cli *c, int id)
 {
-    static const struct {
-        int key;
-        const char *name;
-    } settings[] = {
-        {OPT_TEXT, "text"},
-        {OPT_TOKENS, "tokens"},
-        {OPT_SEQ_LEN, "seq_len"},
-        {OPT_BATCH, "batch"},
-        {OPT_LABELS, "labels"},
-        {OPT_DRAWS, "draws"},
-        {OPT_METHOD, "method"},
-        {OPT_RHO, "rho"},
-        {OPT_ROUNDS, "rounds"},
-        {OPT_EARLY, "early"},
-        {OPT_PASSES, "passes"},
-        {OPT_EXACT, "exact"},
-        {OPT_TOL, "tol"},
-        {OPT_PARSE_SPECIAL, "parse_special"},
-        {OPT_NO_PARSE_SPECIAL, "parse_special"},
-        {OPT_TEXT_FORMAT, "text_format"},
-        {OPT_MAX_ITER, "max_iter"},
-        {OPT_START, "start"},
-    };
-    kq_calibration *cal = &c->q.calibration;
-    cal->given = c->given;
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        if (settings[i].key != key)
+    switch (id) {
+    case KQ_QUANTIZE_OPTIONS: return &c->q;
+    case KQ_EVAL_TEXT_OPTIONS: return &c->e;
+    case KQ_EVAL_TASKS_OPTIONS: return &c->t;
+    case KQ_COMPARE_OPTIONS: return &c->o;
+    case KQ_EXPORT_OPTIONS: return &c->x;
+    case KQ_OTHER_OPTIONS: return c;
+    default: return NULL;
+    }
+}
+
+static void note_seen(cli *c, const kq_setting *option)
+{
+    for (size_t i = 0; i < c->n_seen; i++)
+        if (c->seen[i] == option)
+            return;
+    if (c->n_seen < CLI_MOST_OPTIONS)
+        c->seen[c->n_seen++] = option;
+    kq_calibration *cal = &c->q.calibration; /* with --factors these must be the file's */
+    if ((option->marks & (KQ_IN_CALIBRATION | KQ_IN_FACTORS)) && cal->n_given < CLI_MOST_OPTIONS) {
+        c->given[cal->n_given++] = option->name;
+        cal->given = c->given;
+    }
+}
+
+int cli_apply(cli *c, const kq_setting *option, char *value)
+{
+    kq_error err;
+    cli_list *list = NULL;
+    note_seen(c, option);
+    if (option->type == KQ_SETTING_TEXTS && (!(list = list_of(c, option)) || !append(list, value)))
+        return out_of_memory(c);
+    for (int id = 0; id < KQ_N_OPTIONS; id++) {
+        void *options = options_of(c, id);
+        if (!option->at[id] || !options)
             continue;
-        for (size_t k = 0; k < cal->n_given; k++)
-            if (!strcmp(c->given[k], settings[i].name))
-                return;
-        c->given[cal->n_given++] = settings[i].name;
+        if (list ? kq_setting_set_list((kq_options_id)id, options, option, list->texts, list->n, &err)
+                 : kq_setting_set((kq_options_id)id, options, option, value, &err))
+            return refuse(c, option, err.message);
     }
+    return strcmp(option->name, "task") ? -1 : add_task(c, value);
 }
 
-int cli_apply(cli *c, const cli_option *o, char *v)
+/* One KEY=VALUE of a SPEC. own_text: the SPEC has texts of its own already. */
+static int apply_setting(cli *c, char *key, bool *own_text)
 {
-    kq_quantize_options *q = &c->q;
-    kq_calibration *cal = &q->calibration;
-    note_given(c, o->key);
-    c->seen[o->key] = true;
-    if (v && !*v && !range_of(o->key) && o->key != OPT_PROMPT && o->key != OPT_SYSTEM)
-        return bad(c, o->name, "''", "it may not be empty");
-    size_t size = 0;
-    int number = 0;
-    double real = 0;
-    switch (o->key) {
-    /* words */
-    case OPT_OUT: c->out = v; return -1;
-    case OPT_METHOD: cal->method = v; return -1;
-    case OPT_CODE: q->code = v; return -1;
-    case OPT_ONLY: q->only = v; return -1;
-    case OPT_GRADIENTS: q->gradients = v; return -1;
-    case OPT_MEMORY:
-        if (!parse_size(v, (size_t)1 << 60, &q->memory))
-            return bad(c, o->name, v, "a size in bytes is expected (k, M, G may follow)");
-        c->e.memory = c->t.memory = q->memory;
-        return in_range(c, o, v, (double)q->memory);
-    case OPT_FACTORS: q->factors = v; return -1;
-    case OPT_ISA: q->common.isa = v; return -1;
-    case OPT_COMPUTE: q->common.compute = v; return -1;
-    case OPT_PPL:
-        if (c->n_ppl == sizeof c->ppls / sizeof *c->ppls)
-            return bad(c, o->name, v, "too many texts");
-        c->ppls[c->n_ppl++] = c->ppl = v;
-        return -1;
-    case OPT_METHODS:
-        if (c->n_methods == sizeof c->methods / sizeof *c->methods)
-            return bad(c, o->name, v, "too many of them");
-        c->methods[c->n_methods++] = v;
-        return -1;
-    case OPT_SWEEP:
-        if (c->n_sweeps == sizeof c->sweeps / sizeof *c->sweeps)
-            return bad(c, o->name, v, "too many of them");
-        c->sweeps[c->n_sweeps++] = v;
-        return -1;
-    case OPT_BITS_LIST: c->bits = v; return -1;
-    case OPT_SEEDS: c->seeds = v; return -1;
-    case OPT_KEEP_MODELS: c->keep_models = true; return -1;
-    case OPT_KEEP_FACTORS: c->keep_factors = true; return -1;
-    case OPT_KLD: c->kld = v; return -1;
-    case OPT_LOGITS: c->e.logits = v; return -1;
-    case OPT_PROMPT: c->prompt = v; return -1;
-    case OPT_HOST: c->host = v; return -1;
-    case OPT_KV: c->kv = v; return -1;
-    case OPT_API_KEY: c->api_key = v; return -1;
-    case OPT_MODEL_NAME: c->model_name = v; return -1;
-    case OPT_ALIAS: c->alias = v; return -1;
-    case OPT_ANY_MODEL: c->any_model = true; return -1;
-    case OPT_CORS:
-    case OPT_ALLOW_HOST: {
-        const bool cors = o->key == OPT_CORS;
-        size_t *n = cors ? &c->n_cors : &c->n_allow_host;
-        if (*n == sizeof c->cors / sizeof *c->cors)
-            return bad(c, o->name, v, "too many of them");
-        (cors ? c->cors : c->allow_host)[(*n)++] = v;
-        return -1;
+    char name[64], *value = strchr(key, '=');
+    if (value)
+        *value++ = 0;
+    const kq_setting *option = NULL, *s;
+    for (size_t i = 0; (s = cli_option_at(c, i)) && !option; i++)
+        if ((s->takers & KQ_FOR_COMPARE_ROW) && !strcmp(cli_option_name(s, name), key))
+            option = s;
+    if (!option)
+        return refuse_value(c, key, value ? value : "", "no such setting of a method");
+    if (!is_switch(option) && (!value || !*value))
+        return refuse_value(c, key, "", "a value is missing");
+    if (is_switch(option) && value)
+        return refuse_value(c, key, value, "takes no value");
+    if (!strcmp(key, "text") && !*own_text) { /* they take the place of the common ones */
+        *own_text = true;
+        *list_of(c, option) = (cli_list){.option = option};
+        c->q.calibration.n_text = 0;
+        if (!strcmp(value, "self"))
+            return -1;
     }
-    case OPT_SYSTEM: c->system = v; return -1;
-    case OPT_TEMPLATE_ARG:
-        if (c->n_template_arg == sizeof c->template_arg / sizeof *c->template_arg)
-            return bad(c, o->name, v, "too many of them");
-        c->template_arg[c->n_template_arg++] = v;
-        return -1;
-    case OPT_WEIGHTS: c->weights = v; return -1;
-    case OPT_PP: c->pp = v; return -1;
-    case OPT_TG: c->tg = v; return -1;
-    case OPT_FORMAT: c->format = v; return -1;
-    case OPT_ALSO:
-        if (c->n_also == sizeof c->also / sizeof *c->also)
-            return bad(c, o->name, v, "too many models");
-        c->also[c->n_also++] = v;
-        return -1;
-    case OPT_STOP:
-        if (c->n_stop == sizeof c->stop / sizeof *c->stop)
-            return bad(c, o->name, v, "too many stop strings");
-        c->stop[c->n_stop++] = v;
-        return -1;
-    case OPT_TEXT:
-        if (cal->n_text == sizeof c->texts / sizeof *c->texts)
-            return bad(c, o->name, v, "too many texts");
-        c->texts[cal->n_text++] = v;
-        cal->text = c->texts;
-        return -1;
-    case OPT_TASK: return add_task(c, o->name, v);
-    case OPT_TEXT_FORMAT: cal->reading.format = c->e.reading.format = v; return -1;
-    case OPT_PARSE_SPECIAL:
-    case OPT_NO_PARSE_SPECIAL:
-        cal->reading.spell_special = c->e.reading.spell_special = o->key == OPT_NO_PARSE_SPECIAL;
-        return -1;
-    case OPT_SAVE_LOGITS: c->e.save_logits = v; return -1;
-    case OPT_CACHE: c->e.cache = v; return -1;
-    case OPT_PER_WINDOW: c->e.per_window = v; return -1;
-    case OPT_LIMIT:
-        return parse_size(v, (size_t)1 << 50, &c->t.limit) ? in_range(c, o, v, (double)c->t.limit)
-                                                           : bad(c, o->name, v, "a whole number is expected");
-    case OPT_LOG_SAMPLES: c->t.samples_file = v; return -1;
-    case OPT_TO:
-        if (strcmp(v, "gguf") && strcmp(v, c->command[0] == 'q' ? "kronq" : "bf16"))
-            return bad(c, o->name, v, c->command[0] == 'q' ? "kronq or gguf" : "bf16 or gguf");
-        c->to = v;
-        return -1;
-    case OPT_TYPE: q->gguf_type = v; return -1;
-    case OPT_FALLBACK: q->fallback = v; return -1;
-    case OPT_TENSOR_TYPE:
-        if (q->n_tensor_type == sizeof c->tensor_types / sizeof *c->tensor_types)
-            return bad(c, o->name, v, "too many of them");
-        c->tensor_types[q->n_tensor_type++] = v;
-        q->tensor_type = c->tensor_types;
-        return -1;
-    case OPT_MODULE_BITS:
-        if (q->n_module_bits == sizeof c->module_bits / sizeof *c->module_bits)
-            return bad(c, o->name, v, "too many of them");
-        c->module_bits[q->n_module_bits++] = v;
-        q->module_bits = c->module_bits;
-        return -1;
-    case OPT_START:
-        if (strcmp(v, "identity") && strcmp(v, "random"))
-            return bad(c, o->name, v, "identity or random");
-        cal->start_random = !strcmp(v, "random");
-        return -1;
-    case OPT_LABELS:
-        if (strcmp(v, "text") && strcmp(v, "sampled"))
-            return bad(c, o->name, v, "text or sampled");
-        cal->sampled_labels = !strcmp(v, "sampled");
-        return -1;
-    case OPT_FACTOR_DTYPE:
-        if (strcmp(v, "f32") && strcmp(v, "bf16"))
-            return bad(c, o->name, v, "f32 or bf16");
-        c->factor_bf16 = !strcmp(v, "bf16");
-        return -1;
-    /* switches */
-    case OPT_PURE: q->pure = true; return -1;
-    case OPT_EXACT: cal->exact = true; return -1;
-    case OPT_DRY_RUN: c->dry_run = true; return -1;
-    case OPT_RESUME: q->resume = c->t.resume = true; return -1;
-    case OPT_FRESH: q->fresh = true; return -1;
-    case OPT_JSON: c->json = true; return -1;
-    case OPT_QUIET: c->quiet = true; return -1;
-    case OPT_CHAT: c->chat = true; return -1;
-    case OPT_TABLE6: c->table6 = true; return -1;
-    case OPT_TENSORS: c->tensors = true; return -1;
-    case OPT_PLAN: c->plan = true; return -1;
-    case OPT_CARD: c->card = true; return -1;
-    /* reals */
-    case OPT_RHO:
-    case OPT_TOL:
-    case OPT_SIGMA_REG:
-    case OPT_BITS:
-    case OPT_SHRINK:
-    case OPT_TEMP:
-    case OPT_TOP_P:
-    case OPT_MIN_P:
-    case OPT_REPEAT_PENALTY:
-        if (!parse_real(v, &real) || real < 0)
-            return bad(c, o->name, v, "a number of at least 0 is expected");
-        *(o->key == OPT_RHO              ? &cal->rho
-          : o->key == OPT_TOL            ? &cal->tol
-          : o->key == OPT_SIGMA_REG      ? &q->sigma_reg
-          : o->key == OPT_SHRINK         ? &q->shrink
-          : o->key == OPT_BITS           ? &q->bits
-          : o->key == OPT_TEMP           ? &c->temperature
-          : o->key == OPT_MIN_P          ? &c->min_p
-          : o->key == OPT_REPEAT_PENALTY ? &c->repeat_penalty
-                                         : &c->top_p) = real;
-        return in_range(c, o, v, real);
-    /* small whole numbers */
-    case OPT_ROUNDS:
-    case OPT_PASSES:
-    case OPT_MAX_ITER:
-    case OPT_EMBED_BITS:
-    case OPT_HEAD_BITS:
-    case OPT_THREADS:
-    case OPT_TOP_K:
-    case OPT_SWEEPS:
-        if (!parse_int(v, &number))
-            return bad(c, o->name, v, "a whole number is expected");
-        *(o->key == OPT_ROUNDS       ? &cal->rounds
-          : o->key == OPT_PASSES     ? &cal->passes
-          : o->key == OPT_MAX_ITER   ? &cal->max_iter
-          : o->key == OPT_EMBED_BITS ? &q->embed_bits
-          : o->key == OPT_HEAD_BITS  ? &q->head_bits
-          : o->key == OPT_SWEEPS     ? &q->sweeps
-          : o->key == OPT_THREADS    ? &q->common.threads
-                                     : &c->top_k) = number;
-        return in_range(c, o, v, number);
-    case OPT_PORT:
-    case OPT_SLOTS:
-    case OPT_QUEUE:
-    case OPT_MAX_BODY:
-    case OPT_TIMEOUT:
-        if (!parse_size(v, (size_t)1 << 30, &size))
-            return bad(c, o->name, v, "a whole number is expected (k, M, G may follow)");
-        *(o->key == OPT_PORT       ? &c->port
-          : o->key == OPT_SLOTS    ? &c->slots
-          : o->key == OPT_QUEUE    ? &c->queue
-          : o->key == OPT_MAX_BODY ? &c->max_body
-                                   : &c->timeout) = size;
-        return in_range(c, o, v, (double)size);
-    /* sizes */
-    default:
-        if (!parse_size(v, o->key == OPT_SEED ? SIZE_MAX / 2 : (size_t)1 << 50, &size))
-            return bad(c, o->name, v,
-                       o->key == OPT_SEED ? "a whole number below 2^63 is expected"
-                                          : "a whole number is expected (k, M, G may follow)");
-        if (o->key == OPT_SEED)
-            q->common.seed = size;
-        else
-            *(o->key == OPT_TOKENS        ? &cal->tokens
-              : o->key == OPT_SEQ_LEN     ? &cal->seq_len
-              : o->key == OPT_BATCH       ? &cal->batch
-              : o->key == OPT_DRAWS       ? &cal->draws
-              : o->key == OPT_EARLY       ? &cal->early
-              : o->key == OPT_SHARD_SIZE  ? &q->shard_size
-              : o->key == OPT_CTX         ? &c->e.ctx
-              : o->key == OPT_CHUNKS      ? &c->e.chunks
-              : o->key == OPT_REPETITIONS ? &c->repetitions
-                                          : &c->n_predict) = size;
-        return in_range(c, o, v, (double)size);
-    }
+    return cli_apply(c, option, value);
 }
 
-int cli_apply_spec(cli *c, const cli_option *settings, char *text)
+int cli_apply_spec(cli *c, char *text)
 {
-    char whole[300];
     bool own_text = false;
-    snprintf(whole, sizeof whole, "%s", text);
+    char *whole = strdup(text), *next = strchr(text, ':');
+    if (!whole)
+        return out_of_memory(c);
     c->spec = whole;
-    char *next = strchr(text, ':');
     if (next)
         *next++ = 0;
-    int status = *text ? -1 : bad(c, "method", "", "a SPEC begins with a method");
+    int status = *text ? -1 : refuse_value(c, "method", "", "a SPEC begins with a method");
     c->q.calibration.method = text;
     while (next && status < 0) {
-        char *key = next, *value;
+        char *key = next;
         if ((next = strchr(key, ':')))
             *next++ = 0;
-        if ((value = strchr(key, '=')))
-            *value++ = 0;
-        const cli_option *o = settings;
-        while (o->name && strcmp(o->name, key))
-            o++;
-        if (!o->name)
-            status = bad(c, key, value ? value : "", "no such setting of a method");
-        else if (o->argument && (!value || !*value))
-            status = bad(c, key, "", "a value is missing");
-        else if (!o->argument && value)
-            status = bad(c, key, value, "takes no value");
-        else if (o->key == OPT_TEXT &&
-                 !own_text) { /* the SPEC's own texts take the place of the common ones */
-            own_text = true;
-            c->q.calibration.n_text = 0;
-            status = strcmp(value, "self") ? cli_apply(c, o, value) : -1;
-        } else
-            status = cli_apply(c, o, value);
+        status = apply_setting(c, key, &own_text);
     }
     c->spec = NULL;
+    free(whole);
     return status;
 }
 
-static bool same_letter(char a, char b)
+/* ---- the command line ---- */
+
+static const char *nth_name(const void *list, size_t i)
 {
-    return tolower((unsigned char)a) == tolower((unsigned char)b);
+    const kq_setting *s = cli_option_at(list, i);
+    return s ? s->name : NULL;
 }
 
-/* How far two words are apart, whatever their capitals: letters put in, left out, changed, or exchanged
- * with their neighbour (optimal string alignment). */
-static size_t distance(const char *a, const char *b)
-{
-    enum { MOST = 40 };
-    size_t d[MOST + 1][MOST + 1], n = strlen(a), m = strlen(b);
-    if (n > MOST || m > MOST)
-        return MOST;
-    for (size_t i = 0; i <= n; i++)
-        for (size_t j = 0; j <= m; j++) {
-            if (!i || !j) {
-                d[i][j] = i + j;
-                continue;
-            }
-            size_t least = d[i - 1][j - 1] + !same_letter(a[i - 1], b[j - 1]);
-            least = d[i - 1][j] + 1 < least ? d[i - 1][j] + 1 : least;
-            least = d[i][j - 1] + 1 < least ? d[i][j - 1] + 1 : least;
-            if (i > 1 && j > 1 && same_letter(a[i - 1], b[j - 2]) && same_letter(a[i - 2], b[j - 1]) &&
-                d[i - 2][j - 2] + 1 < least)
-                least = d[i - 2][j - 2] + 1;
-            d[i][j] = least;
-        }
-    return d[n][m];
-}
-
-const char *cli_nearest(const char *word, const char *(*name)(const void *list, size_t i), const void *list)
-{
-    const char *best = NULL;
-    size_t least = strlen(word) / 3 + 1; /* a third of the letters may be wrong */
-    for (size_t i = 0; name(list, i); i++) {
-        const char *n = name(list, i);
-        const bool begins = strlen(word) > 1 && !strncasecmp(word, n, strlen(word));
-        const size_t d = begins ? 0 : distance(word, n);
-        if (d < least || (d == least && !best && d < strlen(word))) {
-            best = n;
-            least = d;
-        }
-    }
-    return best;
-}
-
-static const char *option_name(const void *list, size_t i)
-{
-    return ((const cli_option *)list)[i].name;
-}
-
-static int unknown(const cli *c, const char *option, const cli_option *options)
+static int unknown(const cli *c, const char *option)
 {
     char word[64];
     snprintf(word, sizeof word, "%s", option + strspn(option, "-"));
     word[strcspn(word, "=")] = 0;
-    const char *meant = cli_nearest(word, option_name, options);
+    for (char *at = word; *at; at++)
+        *at = *at == '-' ? '_' : *at;
+    const char *meant = cli_nearest(word, nth_name, c);
+    if (meant) {
+        snprintf(word, sizeof word, "%s", meant);
+        for (char *at = word; *at; at++)
+            *at = *at == '_' ? '-' : *at;
+    }
     cli_say("kronq %s: unknown option %s%s%s%s; see kronq %s --help", c->command, option,
-            meant ? "; did you mean --" : "", meant ? meant : "", meant ? "?" : "", c->command);
+            meant ? "; did you mean --" : "", meant ? word : "", meant ? "?" : "", c->command);
     return EXIT_USAGE;
 }
 
-/* The option that a word of the command line begins: --name, --name=value, or -o, -p and -n with or
- * without their value behind. *value: what stands in the same word, or NULL. typed: the name as it was
- * given. */
-static const cli_option *find_option(const cli_option *options, char *word, char typed[64], char **value)
+/* A word of the command line that begins an option. */
+typedef struct word {
+    const kq_setting *option;
+    char typed[64]; /* as it was given: "-n", "--tokens" */
+    char *value;    /* what stands in the same word; or NULL */
+    bool off;       /* --no-NAME */
+} word;
+
+/* --name, --name=value, or -o, -p and -n with or without their value behind. False: there is no such
+ * option. */
+static bool find_option(const cli *c, char *text, word *w)
 {
-    static const struct {
-        char letter;
-        int key;
-    } letters[] = {{'o', OPT_OUT}, {'p', OPT_PROMPT}, {'n', OPT_N}};
-    const bool is_long = word[1] == '-';
-    const size_t n = is_long ? strcspn(word, "=") : 2;
-    *value = is_long ? word[n] ? word + n + 1 : NULL : word[2] ? word + 2 + (word[2] == '=') : NULL;
-    snprintf(typed, 64, "%.*s", (int)n, word);
-    for (const cli_option *o = options; o->name; o++) {
-        if (is_long && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2))
-            return o;
-        for (size_t i = 0; !is_long && i < sizeof letters / sizeof *letters; i++)
-            if (word[1] == letters[i].letter && o->key == letters[i].key)
-                return o;
+    static char no[] = "no-";
+    const bool is_long = text[1] == '-';
+    const size_t n = is_long ? strcspn(text, "=") : 2;
+    char name[64];
+    *w = (word){.value = is_long   ? text[n] ? text + n + 1 : NULL
+                         : text[2] ? text + 2 + (text[2] == '=')
+                                   : NULL};
+    snprintf(w->typed, sizeof w->typed, "%.*s", (int)n, text);
+    for (size_t i = 0; (w->option = cli_option_at(c, i)); i++) {
+        if (!is_long) {
+            if (w->option->letter == text[1])
+                return true;
+            continue;
+        }
+        cli_option_name(w->option, name);
+        const size_t skip = w->option->type == KQ_SETTING_NOT && !strncmp(text + 2, no, strlen(no)) ? 3 : 0;
+        if (strlen(name) == n - 2 - skip && !strncmp(name, text + 2 + skip, n - 2 - skip)) {
+            w->off = skip != 0;
+            return true;
+        }
     }
-    return NULL;
+    return false;
 }
 
 /* One option and its value, which may be the word after it: *i is moved on. */
-static int parse_option(cli *c, int argc, char **argv, int *i, const cli_option *options)
+static int parse_option(cli *c, int argc, char **argv, int *i)
 {
-    char typed[64], other[64], *value, *unused;
-    const cli_option *o = find_option(options, argv[*i], typed, &value);
-    if (!o)
-        return unknown(c, argv[*i], options);
-    if (!o->argument && value) {
-        cli_say("kronq %s: %s takes no value (%s); see kronq %s --help", c->command, typed, argv[*i],
+    static char off[] = "no";
+    word w, other;
+    if (!find_option(c, argv[*i], &w))
+        return unknown(c, argv[*i]);
+    if (is_switch(w.option) && w.value) {
+        cli_say("kronq %s: %s takes no value (%s); see kronq %s --help", c->command, w.typed, argv[*i],
                 c->command);
         return EXIT_USAGE;
     }
-    if (o->argument && !value) {
+    if (!is_switch(w.option) && !w.value) {
         char *next = *i + 1 < argc ? argv[*i + 1] : NULL;
-        const bool is_option =
-            next && !strncmp(next, "--", 2) && (!next[2] || find_option(options, next, other, &unused));
+        const bool is_option = next && !strncmp(next, "--", 2) && (!next[2] || find_option(c, next, &other));
         if (!next || is_option) {
-            cli_say("kronq %s: %s needs a value (%s)%s%s%s; see kronq %s --help", c->command, typed,
-                    o->argument, is_option ? " before " : "", is_option ? next : "", "", c->command);
+            cli_say("kronq %s: %s needs a value (%s)%s%s; see kronq %s --help", c->command, w.typed,
+                    w.option->argument, is_option ? " before " : "", is_option ? next : "", c->command);
             return EXIT_USAGE;
         }
-        value = next;
+        w.value = next;
         ++*i;
     }
-    c->typed = typed;
-    const int status = cli_apply(c, o, value);
+    c->typed = w.typed;
+    const int status = cli_apply(c, w.option, w.off ? off : w.value);
     c->typed = NULL;
     return status;
 }
 
-int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about, const cli_option *options)
+/* The word that is neither an option nor a value: MODEL, or DIR. noun: what the command calls it; NULL: it
+ * takes none. */
+static int parse_operand(cli *c, char *text, const char *noun, bool words_only)
 {
-    *c = (cli){.command = argv[0],
-               .port = 8080,
-               .slots = 8,
-               .queue = 256,
-               .max_body = 4u << 20,
-               .timeout = 600,
+    if (!noun)
+        cli_say("kronq %s: %s is one argument too many (it takes options only); see kronq %s --help",
+                c->command, text, c->command);
+    else if (c->model)
+        cli_say("kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help", c->command,
+                text, noun, c->model, words_only ? ", and after -- nothing is an option" : "", c->command);
+    else if (!*text)
+        cli_say("kronq %s: %s is an empty word; see kronq %s --help", c->command, noun, c->command);
+    else
+        c->model = text;
+    return c->model == text ? -1 : EXIT_USAGE;
+}
+
+static void set_defaults(cli *c, const char *command)
+{
+    size_t n;
+    const kq_setting *own = cli_own_options(&n);
+    *c = (cli){.command = command,
+               .takers = takers_of(command),
                .q = kq_quantize_defaults(),
                .e = kq_eval_text_defaults(),
                .t = kq_eval_tasks_defaults(),
+               .o = kq_compare_defaults(),
                .x = kq_export_defaults(),
-               .n_predict = 128,
                .temperature = -1,
                .top_p = -1,
                .top_k = -1,
                .min_p = -1,
                .repeat_penalty = -1};
-    c->repetitions = 5;
-    for (size_t n = 0; options[n].name; n++)
-        resumable = options[n].key == OPT_RESUME ? "the same command with --resume" : resumable;
-    char noun[32]; /* what the command works on is the second word of its usage */
-    snprintf(noun, sizeof noun, "%.*s", (int)strcspn(usage + strcspn(usage, " ") + 1, " "),
-             usage + strcspn(usage, " ") + 1);
-    const bool alone = noun[0] == '[';
-    bool words_only = false;
-    for (int i = 1; i < argc; i++) {
-        if (!words_only && !strcmp(argv[i], "--")) {
-            words_only = true;
-        } else if (!words_only && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
-            print_help(usage, about, options);
-            return EXIT_OK;
-        } else if (!words_only && argv[i][0] == '-' && argv[i][1]) {
-            const int status = parse_option(c, argc, argv, &i, options);
-            if (status >= 0)
-                return status;
-        } else if (alone) {
-            cli_say("kronq %s: %s is one argument too many (it takes options only); see kronq %s --help",
-                    c->command, argv[i], c->command);
-            return EXIT_USAGE;
-        } else if (c->model) {
-            cli_say("kronq %s: %s is one argument too many (%s is %s already%s); see kronq %s --help",
-                    c->command, argv[i], noun, c->model,
-                    words_only ? ", and after -- nothing is an option" : "", c->command);
-            return EXIT_USAGE;
-        } else if (!*argv[i]) {
-            cli_say("kronq %s: %s is an empty word; see kronq %s --help", c->command, noun, c->command);
-            return EXIT_USAGE;
-        } else {
-            c->model = argv[i];
-        }
-    }
-    if (!c->model && !alone) {
+    for (size_t i = 0; i < n; i++)
+        if (own[i].value && own[i].at[KQ_OTHER_OPTIONS])
+            kq_setting_set(KQ_OTHER_OPTIONS, c, &own[i], own[i].value, NULL);
+}
+
+/* What a command line lacks, or has too much of, whatever the command. */
+static int check_whole(const cli *c, const char *noun)
+{
+    if (!c->model && noun) {
         cli_say("kronq %s: %s is missing (%s); see kronq %s --help", c->command, noun,
                 strcmp(noun, "MODEL") ? "the folder that kronq compare wrote"
                                       : "a folder, a .gguf file or a kronq checkpoint",
                 c->command);
         return EXIT_USAGE;
     }
-    if (c->seen[OPT_RESUME] && c->seen[OPT_FRESH]) {
+    if (c->q.resume && c->q.fresh) {
         cli_say("kronq %s: --resume continues unfinished work and --fresh discards it; give one of them",
                 c->command);
         return EXIT_USAGE;
     }
-    c->e.common = c->t.common = c->x.common = c->q.common;
-    c->x.shard_size = c->q.shard_size;
     return -1;
 }
 
-bool cli_given(const cli *c, int key)
+int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about)
 {
-    return c->seen[key];
+    set_defaults(c, argv[0]);
+    if (cli_option(c, "resume"))
+        cli_resumable("the same command with --resume");
+    char noun[32]; /* what the command works on is the second word of its usage */
+    snprintf(noun, sizeof noun, "%.*s", (int)strcspn(usage + strcspn(usage, " ") + 1, " "),
+             usage + strcspn(usage, " ") + 1);
+    const char *operand = noun[0] == '[' ? NULL : noun;
+    bool words_only = false;
+    int status = -1;
+    for (int i = 1; i < argc && status < 0; i++) {
+        const bool option = !words_only && argv[i][0] == '-' && argv[i][1];
+        if (option && !strcmp(argv[i], "--")) {
+            words_only = true;
+        } else if (option && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
+            cli_print_help(c, usage, about);
+            return EXIT_OK;
+        } else if (option && !strcmp(argv[i], "--help-json")) {
+            cli_print_help_json(c, usage, about);
+            return EXIT_OK;
+        } else {
+            status =
+                option ? parse_option(c, argc, argv, &i) : parse_operand(c, argv[i], operand, words_only);
+        }
+    }
+    return status >= 0 ? status : check_whole(c, operand);
 }
 
-int cli_misplaced(const cli *c, const cli_option *options, const int *keys, const char *why)
+/* ---- what was given ---- */
+
+bool cli_given(const cli *c, const char *name)
 {
-    for (; *keys; keys++)
-        for (const cli_option *o = options; c->seen[*keys] && o->name; o++)
-            if (o->key == *keys) {
-                cli_say("kronq %s: --%s %s; see kronq %s --help", c->command, o->name, why, c->command);
-                return EXIT_USAGE;
-            }
+    for (size_t i = 0; i < c->n_seen; i++)
+        if (!strcmp(c->seen[i]->name, name))
+            return true;
+    return false;
+}
+
+static int misplaced(const cli *c, const char *name, const char *why)
+{
+    char shown[64];
+    cli_say("kronq %s: --%s %s; see kronq %s --help", c->command, cli_option_name(cli_option(c, name), shown),
+            why, c->command);
+    return EXIT_USAGE;
+}
+
+int cli_only_for(const cli *c, unsigned takers, const char *why)
+{
+    for (size_t i = 0; i < c->n_seen; i++)
+        if (!(c->seen[i]->takers & takers))
+            return misplaced(c, c->seen[i]->name, why);
     return -1;
 }
 
-void cli_no_effect(const cli *c, const cli_option *options, const int *keys, const char *beside)
+int cli_misplaced(const cli *c, const char *const *names, const char *why)
 {
-    for (; *keys; keys++)
-        for (const cli_option *o = options; c->seen[*keys] && o->name; o++)
-            if (o->key == *keys)
-                kq_warn("--%s has no effect with %s", o->name, beside);
+    for (; *names; names++)
+        if (cli_given(c, *names))
+            return misplaced(c, *names, why);
+    return -1;
 }
 
-int cli_check_output(const char *path)
+void cli_no_effect(const cli *c, const char *const *names, const char *beside)
 {
-    char folder[4096];
-    struct stat st;
-    const char *slash = path ? strrchr(path, '/') : NULL;
-    if (!path)
-        return -1;
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + (slash == path) : 1,
-             slash ? path : ".");
-    const bool there = !stat(path, &st);
-    if (there && S_ISDIR(st.st_mode))
-        errno = EISDIR;
-    else if (access(folder, F_OK) == 0 && !(stat(folder, &st) == 0 && S_ISDIR(st.st_mode)))
-        errno = ENOTDIR;
-    else if (access(there ? path : folder, W_OK) == 0)
-        return -1;
-    cli_say("kronq: %s: cannot be written: %s", path, strerror(errno));
-    return EXIT_FAILED;
+    char shown[64];
+    for (; *names; names++)
+        if (cli_given(c, *names))
+            kq_warn("--%s has no effect with %s", cli_option_name(cli_option(c, *names), shown), beside);
 }
 
-void cli_resumable(const char *how)
+/* Is the method among the words of the row (kq_setting.methods)? */
+static bool counts_with(const kq_setting *s, const char *method)
 {
-    resumable = how;
+    const char *w = s->methods;
+    if (!w)
+        return true;
+    const bool all_but = *w == '!';
+    bool found = false;
+    for (w += all_but; *w && !found;) {
+        const size_t len = strcspn(w, " ");
+        found = strlen(method) == len && !strncmp(w, method, len);
+        w += len + (w[len] == ' ');
+    }
+    return found != all_but;
 }
 
-int cli_fail(const kq_error *err)
+void cli_no_effect_with_method(const cli *c)
 {
-    cli_progress_end();
-    const bool hint = err->status == KQ_E_INTERRUPTED && resumable;
-    cli_say("kronq: %s%s%s%s", err->message, hint ? "; " : "", hint ? resumable : "",
-            hint ? " continues" : "");
-    return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
-}
-
-const char *cli_bytes(double bytes, char buf[32])
-{
-    return kq_bytes_text(bytes, buf);
+    const char *method = c->q.calibration.method;
+    char beside[64];
+    if (c->q.factors) /* they bring their method */
+        return;
+    snprintf(beside, sizeof beside, "--method %.40s", method);
+    for (size_t i = 0; i < c->n_seen; i++)
+        if (!counts_with(c->seen[i], method))
+            cli_no_effect(c, (const char *const[]){c->seen[i]->name, NULL}, beside);
 }

@@ -362,11 +362,12 @@ kq_status kq_selfcheck(const kq_common *common, char **report_json, kq_error *er
  * Every member of the option structs that a person may set, as one table: name, type, default, range,
  * help. The defaults functions above are filled from it, every function checks its options against it,
  * and the command line of `kronq`, its help and the settings in files come from it. A program that takes
- * options of its own from words (a command line, a form, a configuration file) can use it likewise. */
+ * options of its own from words (a command line, a form, a configuration file) can use it for the same
+ * purposes. */
 
 /* What a setting is, and the C type of its member. */
 typedef enum kq_setting_type {
-    KQ_SETTING_TEXT = 0, /* const char *, not empty; borrowed */
+    KQ_SETTING_TEXT = 0, /* const char *, not empty unless KQ_MAY_BE_EMPTY; borrowed */
     KQ_SETTING_WORD,     /* const char *, one of the setting's words */
     KQ_SETTING_TEXTS,    /* const char *const *, and a size_t directly behind it: a list, borrowed */
     KQ_SETTING_FLAG,     /* bool */
@@ -425,7 +426,8 @@ enum kq_setting_mark {
     /* The range is checked when the work begins, not when the text is read. */
     KQ_CHECKED_AT_WORK = 1 << 6,
     /* Factor files that are made in one pass over the text (kq_calibrate_all) have the same value. */
-    KQ_OF_THE_PASS = 1 << 7
+    KQ_OF_THE_PASS = 1 << 7,
+    KQ_MAY_BE_EMPTY = 1 << 8 /* KQ_SETTING_TEXT: "" is a value too */
 };
 
 /* One row of a table of settings. All strings are static. */

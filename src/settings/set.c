@@ -175,7 +175,7 @@ kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *sett
         return kq_fail(err, KQ_E_ARG, "%s: is a list; kq_setting_set_list sets it",
                        shown_name(setting, name));
     case KQ_SETTING_TEXT:
-        if (!*text)
+        if (!*text && !(setting->marks & KQ_MAY_BE_EMPTY))
             return refuse(setting, "''", "it may not be empty", err);
         memcpy(member, &text, sizeof text);
         return KQ_OK;

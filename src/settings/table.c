@@ -27,6 +27,7 @@ enum {
     EXPORTING = KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF,
     /* what finds factors, and the texts for them */
     SAMPLING = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_COMPARE_ROW | COMPARING,
+    READING = QUANTIZING | KQ_FOR_CALIBRATE | COMPARING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT,
     LONG_WORK = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_IMATRIX,
     SPEAKING = KQ_FOR_RUN | KQ_FOR_SERVE | KQ_FOR_BENCH
 };
@@ -206,7 +207,7 @@ static const kq_setting table[] = {
      .help = "special tokens spelled out in a text, as <|im_end|>, become their ids; off they are letters "
              "like any others (llama-imatrix's default), and conversations need their marks",
      .group = "texts",
-     .takers = SAMPLING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT,
+     .takers = READING,
      .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT | KQ_OF_THE_PASS,
      .at = {CALIBRATION(reading.spell_special), EVAL_TEXT(reading.spell_special),
             COMPARE(reading.spell_special)}},
@@ -219,7 +220,7 @@ static const kq_setting table[] = {
      .help = "what texts are: auto (their bytes show it), text (running text, whatever it looks like), json "
              "(JSON lines, or JSON)",
      .group = "texts",
-     .takers = SAMPLING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT,
+     .takers = READING,
      .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT | KQ_OF_THE_PASS,
      .at = {CALIBRATION(reading.format), EVAL_TEXT(reading.format), COMPARE(reading.format)}},
 
