@@ -18,6 +18,7 @@
 #include "quant/check.h"
 #include "quant/plan.h"
 #include "quant/rounding.h"
+#include "settings/settings.h"
 
 typedef struct quantizer {
     kq_bits bits;
@@ -149,61 +150,77 @@ static bool same_number(const json_t *a, const json_t *b)
     return json_is_number(a) && json_is_number(b) && fabs(x - y) <= 1e-8 * fabs(y);
 }
 
+/* What these settings would have written into config.json, qc being its "quantization_config"; new. NULL:
+ * out of memory. */
+static json_t *expected_config(const kq_output *output, const json_t *qc)
+{
+    const kq_quantize_options *o = &output->opt;
+    json_t *expected = json_object();
+    bool ok = kq_settings_write(KQ_QUANTIZE_OPTIONS, o, KQ_IN_CHECKPOINT, NULL, expected);
+    json_object_del(expected, "only"); /* what it picks is counted */
+    if (output->p.cfg->tie_embeddings)
+        json_object_del(expected, "head_bits");
+    ok = !json_object_update_missing(expected, output->settings) && ok;
+    ok = kq_bits_settings(o, expected) && ok;
+    json_object_del(expected, "bits_asked"); /* "bits" tells it where all modules have the same */
+    ok = !json_object_set_new(expected, json_object_get(qc, "bits_asked") ? "bits_asked" : "bits",
+                              kq_bits_number(o->bits)) &&
+         ok;
+    if (json_object_get(qc, "module_bits_rules") && !json_object_get(expected, "module_bits_rules"))
+        ok = !json_object_set_new(expected, "module_bits_rules", json_null()) && ok;
+    if (ok)
+        return expected;
+    json_decref(expected);
+    return NULL;
+}
+
+static kq_status check_config(const kq_output *output, const json_t *qc, const json_t *expected,
+                              kq_error *err)
+{
+    const char *path = output->done_path, *key;
+    json_t *value;
+    json_object_foreach((json_t *)expected, key, value) {
+        const json_t *there = json_object_get(qc, key);
+        if (json_equal(there, value) || same_number(there, value) ||
+            (!there && !strcmp(key, "shrink") && output->opt.shrink == 0)) /* older ones do not tell */
+            continue;
+        char *a = kq_job_shown(there), *b = kq_job_shown(value);
+        kq_fail(err, KQ_E_MISMATCH,
+                "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose "
+                "another output or remove it",
+                path, key, a ? a : "?", b ? b : "?");
+        free(a);
+        free(b);
+        return KQ_E_MISMATCH;
+    }
+    const size_t modules = json_object_size(json_object_get(qc, "module_bits"));
+    if (modules != output->p.n_wanted)
+        return kq_fail(err, KQ_E_MISMATCH,
+                       "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose "
+                       "another output or remove it",
+                       path, modules, output->p.n_wanted);
+    return KQ_OK;
+}
+
 /* A config.json is there: it must be of a checkpoint that these settings would have made. */
 static kq_status check_complete(const kq_output *output, kq_error *err)
 {
     const char *path = output->done_path;
     char *text;
     size_t size;
-    const kq_quantize_options *o = &output->opt;
     kq_status status = kq_file_read(path, 1 << 26, &text, &size, err);
     if (status)
         return status;
     json_t *config = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL),
-           *qc = json_object_get(config, "quantization_config");
-    const char *kind = json_string_value(json_object_get(qc, "quant_method")), *key;
+           *qc = json_object_get(config, "quantization_config"), *expected = NULL;
+    const char *kind = json_string_value(json_object_get(qc, "quant_method"));
     kq_free(text);
-    json_t *expected =
-               json_pack("{s:s, s:i, s:f, s:f, s:I}", "code", o->code, "embed_bits", o->embed_bits,
-                         "sigma_reg", o->sigma_reg, "shrink", o->shrink, "seed", (json_int_t)o->common.seed),
-           *value;
     if (!kind || strcmp(kind, "kronq"))
         status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
-    else if (!expected || json_object_update_missing(expected, output->settings))
+    else if (!(expected = expected_config(output, qc)))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    if (!status && !output->p.cfg->tie_embeddings)
-        json_object_set_new(expected, "head_bits", json_integer(o->head_bits));
-    if (!status && !kq_bits_settings(o, expected))
-        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    if (!status) { /* "bits" tells it where all modules have the same */
-        json_object_del(expected, "bits_asked");
-        json_object_set_new(expected, json_object_get(qc, "bits_asked") ? "bits_asked" : "bits",
-                            kq_bits_number(o->bits));
-        if (json_object_get(qc, "module_bits_rules") && !json_object_get(expected, "module_bits_rules"))
-            json_object_set_new(expected, "module_bits_rules", json_null());
-    }
-    if (!status) {
-        json_object_foreach(expected, key, value)
-        {
-            const json_t *there = json_object_get(qc, key);
-            if (json_equal(there, value) || same_number(there, value) ||
-                (!there && !strcmp(key, "shrink") && o->shrink == 0)) /* older ones do not tell */
-                continue;
-            char *a = kq_job_shown(there), *b = kq_job_shown(value);
-            status = kq_fail(err, KQ_E_MISMATCH,
-                             "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose "
-                             "another output or remove it",
-                             path, key, a ? a : "?", b ? b : "?");
-            free(a);
-            free(b);
-            break;
-        }
-    }
-    if (!status && json_object_size(json_object_get(qc, "module_bits")) != output->p.n_wanted)
-        status = kq_fail(err, KQ_E_MISMATCH,
-                         "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose "
-                         "another output or remove it",
-                         path, json_object_size(json_object_get(qc, "module_bits")), output->p.n_wanted);
+    else
+        status = check_config(output, qc, expected, err);
     json_decref(config);
     json_decref(expected);
     return status;
@@ -329,12 +346,25 @@ static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id
     return module;
 }
 
+/* The options with one of `marks` that are not at their defaults, but for those that command_line writes
+ * itself. */
+static void add_options(FILE *f, const kq_quantize_options *o, unsigned marks)
+{
+    size_t n;
+    const kq_setting *s = kq_settings(&n);
+    for (size_t i = 0; i < n; i++)
+        if ((s[i].marks & marks) && (s[i].takers & KQ_FOR_QUANTIZE) && !(s[i].marks & KQ_WRITTEN_APART) &&
+            strcmp(s[i].name, "seq_len") && strcmp(s[i].name, "seed") &&
+            !kq_setting_is_default(KQ_QUANTIZE_OPTIONS, o, &s[i]))
+            kq_setting_print(KQ_QUANTIZE_OPTIONS, o, &s[i], f);
+}
+
 /* The command line that makes this checkpoint again, file names without their folders: for the model
  * card. free() it; NULL: out of memory. */
 static char *command_line(const char *model, const kq_quantize_options *o, const json_t *settings)
 {
-    const kq_quantize_options d = kq_quantize_defaults();
     const kq_calibration *c = &o->calibration;
+    const json_t *calibration = json_object_get(settings, "calibration");
     char *text = NULL;
     size_t size;
     FILE *f = open_memstream(&text, &size);
@@ -343,56 +373,19 @@ static char *command_line(const char *model, const kq_quantize_options *o, const
     fprintf(f, "kronq quantize %s -o OUT --bits %g", kq_path_name(model), o->bits);
     for (size_t i = 0; i < o->n_module_bits; i++)
         fprintf(f, " --module-bits '%s'", o->module_bits[i]);
-    if (o->factors) {
+    if (o->factors)
         fprintf(f, " --factors %s", kq_path_name(o->factors));
-    } else {
-        for (size_t i = 0; i < c->n_text; i++)
-            fprintf(f, " --text %s", kq_text_name(c->text[i]));
-        if (c->reading.spell_special)
-            fputs(" --no-parse-special", f);
-        if (c->reading.format && strcmp(c->reading.format, "auto"))
-            fprintf(f, " --text-format %s", c->reading.format);
-        const json_t *cal = json_object_get(settings, "calibration");
-        if (cal)
-            fprintf(f, " --tokens %lld --seq-len %lld", json_integer_value(json_object_get(cal, "tokens")),
-                    json_integer_value(json_object_get(cal, "seq_len")));
-        if (c->batch != d.calibration.batch)
-            fprintf(f, " --batch %zu", c->batch);
-        if (strcmp(c->method, d.calibration.method))
-            fprintf(f, " --method %s", c->method);
-        if (c->sampled_labels)
-            fputs(" --labels sampled", f);
-        if (c->draws != d.calibration.draws)
-            fprintf(f, " --draws %d", (int)c->draws);
-        if (c->passes != d.calibration.passes)
-            fprintf(f, " --passes %d", (int)c->passes);
-        if (c->rho != d.calibration.rho)
-            fprintf(f, " --rho %g", c->rho);
-        if (c->rounds != d.calibration.rounds)
-            fprintf(f, " --rounds %d", c->rounds);
-        if (c->early != d.calibration.early)
-            fprintf(f, " --early %zu", c->early);
-        if (c->exact)
-            fputs(" --exact", f);
-        if (c->tol != d.calibration.tol)
-            fprintf(f, " --tol %g", c->tol);
-        if (c->max_iter != d.calibration.max_iter)
-            fprintf(f, " --max-iter %d", c->max_iter);
-        if (c->start_random)
-            fputs(" --start random", f);
-    }
-    if (strcmp(o->code, d.code))
-        fprintf(f, " --code %s", o->code);
-    if (o->sigma_reg != d.sigma_reg)
-        fprintf(f, " --sigma-reg %g", o->sigma_reg);
-    if (o->shrink != d.shrink)
-        fprintf(f, " --shrink %g", o->shrink);
-    if (o->only)
-        fprintf(f, " --only '%s'", o->only);
-    if (o->embed_bits != d.embed_bits)
-        fprintf(f, " --embed-bits %d", o->embed_bits);
-    if (o->head_bits != d.head_bits)
-        fprintf(f, " --head-bits %d", o->head_bits);
+    for (size_t i = 0; i < c->n_text && !o->factors; i++)
+        fprintf(f, " --text %s", kq_text_name(c->text[i]));
+    if (calibration && !o->factors)
+        fprintf(f, " --tokens %lld --seq-len %lld",
+                json_integer_value(json_object_get(calibration, "tokens")),
+                json_integer_value(json_object_get(calibration, "seq_len")));
+    if (!o->factors && strcmp(c->method, kq_quantize_defaults().calibration.method))
+        fprintf(f, " --method %s", c->method);
+    if (!o->factors)
+        add_options(f, o, KQ_IN_CALIBRATION | KQ_IN_FACTORS);
+    add_options(f, o, KQ_IN_CHECKPOINT);
     fprintf(f, " --seed %llu", (unsigned long long)o->common.seed);
     return fclose(f) ? (free(text), NULL) : text;
 }

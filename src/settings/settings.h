@@ -3,6 +3,8 @@
 #ifndef KQ_SETTINGS_SETTINGS_H
 #define KQ_SETTINGS_SETTINGS_H
 
+#include <stdio.h>
+
 #include "base/error.h"
 
 struct json_t; /* jansson's json_t */
@@ -21,6 +23,9 @@ const kq_setting *kq_setting_find(const char *name, unsigned takers);
 bool kq_setting_is_default(kq_options_id id, const void *options, const kq_setting *setting);
 /* Has the setting an effect with this method of calibration (its name)? */
 bool kq_setting_counts_with(const kq_setting *setting, const char *method);
+
+/* Write " --name value" to the file, as a command line would give it; a regular expression in quotes. */
+void kq_setting_print(kq_options_id id, const void *options, const kq_setting *setting, FILE *f);
 
 /* The value as JSON, new: a string ("" for no text), a number, a boolean, or an array of strings. A real
  * number stays one even when it is whole. NULL: out of memory. */

@@ -251,6 +251,34 @@ static void settings_in_files(void **state)
     json_decref(d);
 }
 
+/* The words that a command line would have for every type. */
+static void words_of_a_command_line(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"a.txt", "b.txt"}, *const rules[] = {"down_proj=3"};
+    static const char *const names[] = {"rho",   "labels", "exact", "parse_special", "text", "module_bits",
+                                        "draws", "seed",   "start", "code",          "only", "rounds"};
+    kq_quantize_options o = kq_quantize_defaults();
+    o.calibration.rho = 0.1;
+    o.calibration.sampled_labels = o.calibration.exact = o.calibration.reading.spell_special = true;
+    o.calibration.text = texts;
+    o.calibration.n_text = 2;
+    o.module_bits = rules;
+    o.n_module_bits = 1;
+    o.only = "layers\\.3";
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        kq_setting_print(KQ_QUANTIZE_OPTIONS, &o, row(names[i]), f);
+    fclose(f);
+    assert_string_equal(text,
+                        " --rho 0.1 --labels sampled --exact --no-parse-special --text a.txt --text b.txt "
+                        "--module-bits 'down_proj=3' --draws 1 --seed 0 --start identity --code hyb --only "
+                        "'layers\\.3' --rounds 3");
+    free(text);
+}
+
 /* Defaults and texts are read with a point, whatever the locale of the host program. */
 static void commas(void **state)
 {
@@ -273,6 +301,7 @@ int main(void)
         cmocka_unit_test(nonsense_is_refused),
         cmocka_unit_test(ranges_hold_in_the_library),
         cmocka_unit_test(settings_in_files),
+        cmocka_unit_test(words_of_a_command_line),
         cmocka_unit_test(commas),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
