@@ -7,7 +7,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "quant/regex.h"
+#include "source/regex.h"
 #include "settings/settings.h"
 
 static bool whole(double bits)

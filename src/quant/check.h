@@ -3,7 +3,8 @@
 #ifndef KQ_QUANT_CHECK_H
 #define KQ_QUANT_CHECK_H
 
-#include "quant/gguf_types.h"
+#include "grid/types.h"
+#include "quant/prepare.h"
 
 /* Look at every value of the model. types: what kq_quantize_gguf will write; NULL: nothing of that kind.
  * packed: kq_quantize's embedding and head rows. KQ_E_NUMERIC names tensor and place: NaN, Inf, or a

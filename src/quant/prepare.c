@@ -10,7 +10,7 @@
 #include "base/threads.h"
 #include "eval/eval.h"
 #include "kern/gemm.h"
-#include "quant/regex.h"
+#include "source/regex.h"
 #include "settings/settings.h"
 #include "sweep/spill.h"
 #include "generate/self_text.h"

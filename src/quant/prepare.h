@@ -10,7 +10,7 @@
 #include "tokenizer/tokenizer.h"
 #include "sweep/job.h"
 #include "sweep/sweep.h"
-#include "quant/tokens.h"
+#include "text/windows.h"
 
 typedef struct kq_prepared {
     const kq_quantize_options *opt; /* borrowed */

@@ -5,10 +5,9 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "checkpoint/gguf_save.h"
 #include "format/encode.h"
 #include "quant/check.h"
-#include "quant/gguf_save.h"
-#include "quant/gguf_types.h"
 #include "quant/rounding.h"
 #include "settings/settings.h"
 #include "source/rope.h"
@@ -44,7 +43,7 @@ static kq_status prepare(kq_output *o, kq_error *err)
     kq_status status = kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE_GGUF, &o->opt, err);
     if (!status)
         status = kq_rope_check_gguf(o->p.cfg, err);
-    return status ? status : kq_gguf_types_choose(&o->p, &q->types, err);
+    return status ? status : kq_gguf_types_choose(o->p.cfg, o->p.wanted, &o->opt, &q->types, err);
 }
 
 /* The file states its identity too, under the key kronq.settings. */
@@ -90,10 +89,21 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
 
 /* ---- open and announce ---- */
 
-static kq_status try_metadata(kq_output *o, kq_error *err)
+static kq_gguf_save_options save_options(const kq_output *o)
 {
     const quantizer *q = o->ctx;
-    return kq_gguf_try_metadata(&o->p, &q->types, &o->job, o->identity, err);
+    return (kq_gguf_save_options){.src = o->p.src,
+                                  .types = &q->types,
+                                  .part_dir = o->work_dir,
+                                  .settings = o->identity,
+                                  .threads = o->p.threads,
+                                  .common = &o->opt.common};
+}
+
+static kq_status try_metadata(kq_output *o, kq_error *err)
+{
+    const kq_gguf_save_options save = save_options(o);
+    return kq_gguf_try_metadata(&save, err);
 }
 
 static kq_status check_complete(const kq_output *o, kq_error *err)
@@ -199,9 +209,9 @@ static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id
 static kq_status finish(kq_output *o, kq_error *err)
 {
     quantizer *q = o->ctx;
+    const kq_gguf_save_options save = save_options(o);
     kq_status status = kq_rounding_sum(o, describe_module, &q->sums, err);
-    return status ? status
-                  : kq_gguf_save(&o->p, &q->types, &o->job, o->done_path, o->identity, &q->saved, err);
+    return status ? status : kq_gguf_save(&save, o->done_path, &q->saved, err);
 }
 
 static kq_status report(kq_work *w, json_t **out, kq_error *err)

@@ -19,7 +19,7 @@
 #include "sweep/job.h"
 #include "sweep/spill.h"
 #include "sweep/sweep.h"
-#include "quant/tokens.h"
+#include "text/windows.h"
 #include "temp_folder.h"
 
 static inline void flip(const char *path, long at)

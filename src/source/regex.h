@@ -1,6 +1,6 @@
 /* Regular expressions on module and tensor names, as options give them. */
-#ifndef KQ_QUANT_REGEX_H
-#define KQ_QUANT_REGEX_H
+#ifndef KQ_SOURCE_REGEX_H
+#define KQ_SOURCE_REGEX_H
 
 #include "base/error.h"
 

@@ -1,11 +1,12 @@
-#include "quant/gguf_types.h"
+/* The order in which the rules apply: --tensor-type, then the mixture, then the fall-back. types.h. */
+#include "grid/types.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "source/tensors.h"
-#include "quant/regex.h"
+#include "source/regex.h"
 
 typedef struct rule {
     kq_regex *pattern; /* owned */
@@ -13,7 +14,9 @@ typedef struct rule {
 } rule;
 
 typedef struct chooser {
-    const kq_prepared *p;
+    const kq_config *cfg;
+    const uint8_t *selected;
+    bool pure;
     rule *rules; /* owned */
     size_t n_rules;
     kq_dtype fallback; /* KQ_T_OTHER: none, or llama's */
@@ -96,9 +99,8 @@ static kq_status settle(const chooser *c, const char *hf, const char *gguf, size
 
 static kq_status choose(chooser *c, kq_gguf_types *t, kq_error *err)
 {
-    const kq_prepared *p = c->p;
-    const kq_config *cfg = p->cfg;
-    const bool pure = p->opt->pure;
+    const kq_config *cfg = c->cfg;
+    const bool pure = c->pure;
     kq_status status = KQ_OK;
     for (size_t l = 0; l < cfg->n_layer; l++)
         for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
@@ -106,7 +108,7 @@ static kq_status choose(chooser *c, kq_gguf_types *t, kq_error *err)
             size_t m, n;
             kq_dtype *type = &t->linear[l * KQ_N_LINEAR + (size_t)id];
             *type = KQ_T_OTHER;
-            if (!kq_prepared_wants((void *)p, l, (kq_linear_id)id))
+            if (!(c->selected[l] >> id & 1))
                 continue;
             kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
             kq_linear_name(hf, sizeof hf - 8, l, (kq_linear_id)id);
@@ -124,10 +126,10 @@ static kq_status choose(chooser *c, kq_gguf_types *t, kq_error *err)
     return status;
 }
 
-kq_status kq_gguf_types_choose(const kq_prepared *p, kq_gguf_types *t, kq_error *err)
+kq_status kq_gguf_types_choose(const kq_config *cfg, const uint8_t *selected, const kq_quantize_options *o,
+                               kq_gguf_types *t, kq_error *err)
 {
-    const kq_quantize_options *o = p->opt;
-    chooser c = {.p = p, .fallback = KQ_T_OTHER};
+    chooser c = {.cfg = cfg, .selected = selected, .pure = o->pure, .fallback = KQ_T_OTHER};
     kq_status status = KQ_OK;
     *t = (kq_gguf_types){.mix = o->gguf_type ? kq_mix_find(o->gguf_type) : NULL};
     if (!t->mix)
@@ -140,7 +142,7 @@ kq_status kq_gguf_types_choose(const kq_prepared *p, kq_gguf_types *t, kq_error 
             return kq_fail(err, KQ_E_ARG, "--fallback %s: expected llama, or a type such as Q5_0",
                            o->fallback);
     }
-    if ((status = kq_alloc_for((void **)&t->linear, p->cfg->n_layer * KQ_N_LINEAR, sizeof *t->linear, "types",
+    if ((status = kq_alloc_for((void **)&t->linear, cfg->n_layer * KQ_N_LINEAR, sizeof *t->linear, "types",
                                err)) ||
         (status = kq_alloc_for((void **)&c.rules, o->n_tensor_type, sizeof *c.rules, "types", err)))
         goto out;

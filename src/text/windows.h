@@ -1,6 +1,6 @@
 /* Calibration text -> sequences of token ids (docs/math.md, "Fisher information": samples). */
-#ifndef KQ_QUANT_TOKENS_H
-#define KQ_QUANT_TOKENS_H
+#ifndef KQ_TEXT_WINDOWS_H
+#define KQ_TEXT_WINDOWS_H
 
 #include "text/text.h"
 

@@ -1,12 +1,15 @@
-#include "quant/gguf_save.h"
+/* The GGUF of a quantized model, tensor by tensor in the order of llama.cpp: gguf_save.h. */
+#include "checkpoint/gguf_save.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "format/dequant.h"
 #include "format/encode.h"
+#include "format/safetensors_write.h"
 #include "source/gguf_model.h"
 #include "checkpoint/gguf_model_write.h"
 #include "source/rope.h"
@@ -23,8 +26,8 @@ typedef struct entry {
 } entry;
 
 typedef struct saver {
-    const kq_prepared *p;
-    const kq_gguf_types *types;
+    const kq_gguf_save_options *o;
+    const kq_config *cfg;
     entry *e; /* owned */
     size_t n;
 } saver;
@@ -33,9 +36,9 @@ typedef struct saver {
  * is a GGUF, else its own plain type. */
 static kq_status list_tensors(saver *s, kq_error *err)
 {
-    const kq_source *src = s->p->src;
+    const kq_source *src = s->o->src;
     kq_gguf_slot *slots = NULL;
-    kq_status status = kq_gguf_layout(s->p->cfg, &slots, &s->n, err);
+    kq_status status = kq_gguf_layout(s->cfg, &slots, &s->n, err);
     if (!status)
         status = kq_alloc_for((void **)&s->e, s->n, sizeof *s->e, "list of tensors", err);
     for (size_t i = 0; i < s->n && !status; i++) {
@@ -53,9 +56,9 @@ static kq_status list_tensors(saver *s, kq_error *err)
         if (e->slot.rank == 1)
             continue;
         if (e->slot.linear < 0) {
-            e->type = strcmp(e->slot.hf_name, "lm_head.weight") ? s->types->embed : s->types->head;
+            e->type = strcmp(e->slot.hf_name, "lm_head.weight") ? s->o->types->embed : s->o->types->head;
             e->from = kq_grid_known(e->type) ? ROWS : PLAIN;
-        } else if ((e->type = s->types->linear[e->slot.layer * KQ_N_LINEAR + (size_t)e->slot.linear]) !=
+        } else if ((e->type = s->o->types->linear[e->slot.layer * KQ_N_LINEAR + (size_t)e->slot.linear]) !=
                    KQ_T_OTHER) {
             e->from = PART;
         } else {
@@ -114,7 +117,7 @@ static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entr
 {
     const size_t rows = rows_of(e->t), n = cols_of(e->t), row = kq_gguf_row_bytes(e->type, 1, n),
                  step = e->slot.head_dim || rows < SLAB ? rows : SLAB;
-    const kq_common *c = &s->p->opt->common;
+    const kq_common *c = s->o->common;
     float *x = NULL;
     uint8_t *out = NULL;
     kq_status status = kq_alloc_for((void **)&x, step * n, sizeof *x, e->slot.name, err);
@@ -122,11 +125,11 @@ static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entr
         status = kq_alloc_for((void **)&out, step, row, e->slot.name, err);
     for (size_t r = 0; r < rows && !status; r += step) {
         const size_t count = rows - r < step ? rows - r : step;
-        if ((status = kq_source_read_f32(s->p->src, e->t, e->t->rank == 2 ? r : 0,
+        if ((status = kq_source_read_f32(s->o->src, e->t, e->t->rank == 2 ? r : 0,
                                          e->t->rank == 2 ? count : n, x, err)))
             break;
         if (e->from == ROWS)
-            status = kq_grid_nearest(e->type, e->slot.hf_name, x, count, n, s->p->threads, out, err);
+            status = kq_grid_nearest(e->type, e->slot.hf_name, x, count, n, s->o->threads, out, err);
         else
             status = kq_fail_within(err, kq_encode(e->type, x, count * n, out, NULL, err), e->slot.hf_name);
         if (!status)
@@ -140,28 +143,29 @@ static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entr
     return status;
 }
 
-static kq_status write_metadata(const saver *s, kq_gguf_writer *w, const char *settings, kq_error *err)
+static kq_status write_metadata(const kq_gguf_save_options *o, kq_gguf_writer *w, kq_error *err)
 {
     kq_status status;
     if ((status = kq_gguf_writer_u32(w, "general.quantization_version", 2, err)) ||
         (status = kq_gguf_writer_str(w, "kronq.version", kq_version(), err)) ||
-        (status = kq_gguf_writer_str(w, "kronq.settings", settings, err)))
+        (status = kq_gguf_writer_str(w, "kronq.settings", o->settings, err)))
         return status;
-    return kq_gguf_write_model(w, s->p->src, s->types->mix->file_type, err);
+    return kq_gguf_write_model(w, o->src, o->types->mix->file_type, err);
 }
 
-kq_status kq_gguf_try_metadata(const kq_prepared *p, const kq_gguf_types *types, const kq_job *job,
-                               const char *settings, kq_error *err)
+kq_status kq_gguf_try_metadata(const kq_gguf_save_options *o, kq_error *err)
 {
-    const saver s = {.p = p, .types = types};
-    char path[4400];
+    char *path;
     kq_gguf_writer *w = NULL;
     kq_error why = {0};
-    snprintf(path, sizeof path, "%s/job.json.try", job->work_dir);
-    kq_status status = kq_gguf_writer_new(path, &w, err);
-    if (!status && (status = write_metadata(&s, w, settings, &why)))
+    kq_status status = kq_format(&path, err, "%s/job.json.try", o->part_dir);
+    if (status)
+        return status;
+    status = kq_gguf_writer_new(path, &w, err);
+    if (!status && (status = write_metadata(o, w, &why)))
         kq_fail(err, status, "%s", why.message);
     kq_gguf_writer_abort(w);
+    kq_free(path);
     return status;
 }
 
@@ -170,7 +174,7 @@ static kq_status write_rope(const saver *s, kq_gguf_writer *w, const entry *e, k
     float *factors;
     kq_status status = kq_alloc_for((void **)&factors, e->slot.ne[0], sizeof *factors, e->slot.name, err);
     if (!status) {
-        kq_rope_divisors(s->p->cfg, factors);
+        kq_rope_divisors(s->cfg, factors);
         status = kq_gguf_writer_data(w, factors, e->slot.ne[0] * sizeof *factors, err);
     }
     kq_free(factors);
@@ -185,48 +189,63 @@ static uint32_t ggml_type(kq_dtype type)
     return UINT32_MAX;
 }
 
-kq_status kq_gguf_save(const kq_prepared *p, const kq_gguf_types *types, const kq_job *job, const char *path,
-                       const char *settings, kq_gguf_saved *saved, kq_error *err)
+/* The part file of a layer, opened when the first of its linears is written. */
+static kq_status open_part(const saver *s, size_t layer, kq_st_file **part, kq_error *err)
 {
-    saver s = {.p = p, .types = types};
-    kq_gguf_writer *w = NULL;
+    char *path;
+    kq_status status = kq_format(&path, err, "%s/block-%05zu.safetensors", s->o->part_dir, layer);
+    kq_st_close(*part);
+    *part = NULL;
+    if (!status)
+        status = kq_st_open(path, part, err);
+    kq_free(path);
+    return status;
+}
+
+static kq_status write_tensors(const saver *s, kq_gguf_writer *w, kq_error *err)
+{
     kq_st_file *part = NULL;
     size_t part_layer = SIZE_MAX;
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < s->n && !status; i++) {
+        const entry *e = &s->e[i];
+        switch (e->from) {
+        case PART:
+            if (e->slot.layer != part_layer)
+                status = open_part(s, part_layer = e->slot.layer, &part, err);
+            if (!status)
+                status = write_part(w, e, part, err);
+            break;
+        case STORED:
+            status = kq_gguf_writer_data(w, e->t->data, e->t->size_bytes, err);
+            kq_map_release(e->t->data, e->t->size_bytes);
+            break;
+        case ROPE: status = write_rope(s, w, e, err); break;
+        case ROWS:
+        case PLAIN: status = write_source_rows(s, w, e, err); break;
+        }
+    }
+    kq_st_close(part);
+    return status;
+}
+
+kq_status kq_gguf_save(const kq_gguf_save_options *o, const char *path, kq_gguf_saved *saved, kq_error *err)
+{
+    saver s = {.o = o, .cfg = kq_source_config(o->src)};
+    kq_gguf_writer *w = NULL;
     *saved = (kq_gguf_saved){0};
     kq_status status = list_tensors(&s, err);
     if (!status)
         status = kq_gguf_writer_new(path, &w, err);
     if (!status)
-        status = write_metadata(&s, w, settings, err);
+        status = write_metadata(o, w, err);
     for (size_t i = 0; i < s.n && !status; i++) {
         const entry *e = &s.e[i];
         status = kq_gguf_writer_declare(w, e->slot.name, ggml_type(e->type), e->slot.rank, e->slot.ne, err);
         saved->n_parameters += e->t ? e->t->n_elem : 0;
     }
-    for (size_t i = 0; i < s.n && !status; i++) {
-        const entry *e = &s.e[i];
-        if (e->from == PART && e->slot.layer != part_layer) {
-            char name[4400];
-            kq_st_close(part);
-            part = NULL;
-            kq_job_path(job, "block", e->slot.layer, "safetensors", name);
-            status = kq_st_open(name, &part, err);
-            part_layer = e->slot.layer;
-        }
-        if (status)
-            break;
-        switch (e->from) {
-        case PART: status = write_part(w, e, part, err); break;
-        case STORED:
-            status = kq_gguf_writer_data(w, e->t->data, e->t->size_bytes, err);
-            kq_map_release(e->t->data, e->t->size_bytes);
-            break;
-        case ROPE: status = write_rope(&s, w, e, err); break;
-        case ROWS:
-        case PLAIN: status = write_source_rows(&s, w, e, err); break;
-        }
-    }
-    kq_st_close(part);
+    if (!status)
+        status = write_tensors(&s, w, err);
     if (status)
         kq_gguf_writer_abort(w);
     else

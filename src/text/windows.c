@@ -1,4 +1,5 @@
-#include "quant/tokens.h"
+/* Cutting texts into sequences of calibration, the same ones whatever else is cut from them: windows.h. */
+#include "text/windows.h"
 
 #include <string.h>
 

@@ -1,4 +1,5 @@
-#include "quant/regex.h"
+/* PCRE2 with bounds on time and memory: an option of the user must not be able to hang the program. */
+#include "source/regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>

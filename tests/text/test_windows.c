@@ -1,23 +1,10 @@
 /* Calibration text cut into windows. */
-#include <dirent.h>
-#include <fcntl.h>
-#include <jansson.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include "base/f16.h"
-#include "base/file.h"
+#include <string.h>
+
 #include "base/mem.h"
-#include "base/rng.h"
 #include "check.h"
-#include "checkpoint/checkpoint.h"
-#include "kern/gemm.h"
-#include "kronq.h"
-#include "factors/file.h"
-#include "sweep/job.h"
-#include "sweep/spill.h"
-#include "sweep/sweep.h"
-#include "quant/tokens.h"
 #include "temp_folder.h"
+#include "text/windows.h"
 
 static void windows_of_texts(void **state)
 {
@@ -84,7 +71,6 @@ static void windows_of_texts(void **state)
 
 int main(void)
 {
-    kq_kern_init(kq_isa_best());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(windows_of_texts),
     };
