@@ -1,0 +1,71 @@
+/* The arithmetic of each stage is counted from shapes; only its speed is measured. The counts are those of
+ * the code, not of a textbook: what is recomputed is counted again. seconds.h. */
+#include "estimate/seconds.h"
+
+#include <math.h>
+
+/* Forward with the head and backward reach this share of the rate that gemm_rate measures: 0.85 and 1.0
+ * on SmolLM2 with sequences of 1024 (SPEED.md); the model's larger products are faster than the 512^3
+ * measured, what lies between them is slower. */
+static const double share_of_gemm = 0.85;
+
+double kq_count_passes(const kq_prepared *p, const kq_sweep *s)
+{
+    const kq_needs needs = kq_method_needs(p->factor.method);
+    return needs == KQ_NEEDS_TOKENS ? (double)kq_method_passes(&p->factor)
+           : needs == KQ_NEEDS_GRADIENTS && s->way == KQ_WAY_STREAM
+               ? kq_factors_passes(&p->factor, s->n_seq * s->draws / p->estimate.batch)
+               : 1;
+}
+
+/* With T tokens a sequence, q the width of all heads: a block's products take 2 P operations a token,
+ * causal attention 2 T q forward and 5 T q back; the head 2 V d forward, and as much back. */
+kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const kq_rates *r)
+{
+    const kq_config *cfg = p->cfg;
+    const kq_needs needs = kq_method_needs(p->factor.method);
+    const double T = (double)s->T, tokens = T * (double)s->n_seq, draws = (double)s->draws,
+                 gemm = r->gemm * share_of_gemm;
+    const double attention = 2 * T * (double)(cfg->n_head * cfg->head_dim),
+                 head = 2 * (double)cfg->vocab_size * (double)cfg->d_model;
+    double block = 0, gradients = 0, factors = 0, search = 0, feedback = 0, ldl = 0;
+    size_t blocks = 0;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        const double M = (double)m, N = (double)n;
+        kq_gradients G = {.D = (size_t)(s->n_seq * s->draws / p->estimate.batch), .m = m, .n = n};
+        if (needs == KQ_NEEDS_GRADIENTS && kq_factored_pays(m, n, p->estimate.batch * s->T, &p->factor))
+            G.T = p->estimate.batch * s->T;
+        block += 2 * M * N;
+        gradients += G.T ? 0 : 2 * M * N;
+        if (needs == KQ_NEEDS_GRADIENTS)
+            factors += kq_factors_flop(&G, &p->factor, kq_factors_products(&p->factor)) / r->factor;
+        else if (needs == KQ_NEEDS_TOKENS) /* half of a sum, and the weights' quadratic forms */
+            factors +=
+                tokens * draws * (double)kq_method_passes(&p->factor) * 1.5 * (M * M + N * N) / 2 / gemm;
+        else if (needs == KQ_NEEDS_INPUTS)
+            factors += tokens * N * N / gemm;
+        search += ceil(M / KQ_TILE) * ceil(N / KQ_TILE) * r->tile_s;
+        feedback += 2 * M * N * (M + N) / gemm;
+        ldl += (M * M * M + N * N * N) / r->ldl;
+    }
+    for (size_t l = 0; l < cfg->n_layer; l++)
+        blocks += p->wanted[l] != 0;
+    size_t lowest = cfg->n_layer;
+    for (size_t l = cfg->n_layer; l-- > 0;)
+        lowest = p->wanted[l] ? l : lowest;
+    /* blocks only passed through */
+    const double L = (double)cfg->n_layer, wanted = (double)blocks, through = L - (double)lowest - wanted;
+    kq_stage_seconds t = {.factors = wanted * factors, .rounding = wanted * (search + feedback + ldl)};
+    if (needs == KQ_NEEDS_NOTHING)
+        return t;
+    t.forward = tokens * L * (block + attention) / gemm;
+    if (needs == KQ_NEEDS_INPUTS)
+        return t;
+    t.forward += tokens * draws * 2 * head / gemm;
+    const double down = 2 * block + 3.5 * attention; /* recomputed, and back to the inputs */
+    t.backward =
+        tokens * draws * (through * down + wanted * kq_count_passes(p, s) * (down + gradients)) / gemm;
+    return t;
+}
