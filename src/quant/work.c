@@ -319,14 +319,13 @@ static kq_status make_outputs(kq_work *w, kq_error *err)
 
 static kq_status make_report(kq_work *w, char **out, kq_error *err)
 {
-    json_t *report = NULL;
+    const bool complete = w->n == 1 && w->outputs->job.complete;
+    json_t *report = complete ? json_pack("{s:b}", "complete", true) : NULL;
+    kq_status status = complete ? KQ_OK : w->receiver->report(w, &report, err);
     char *text = NULL;
-    kq_status status = KQ_OK;
-    if (w->n == 1 && w->outputs->job.complete)
-        report = json_pack("{s:b}", "complete", true);
-    else
-        status = w->receiver->report(w, &report, err);
-    if (!status && !(report && (text = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(8)))))
+    if (!status && report) /* the short one on one line: {"complete": true} */
+        text = json_dumps(report, complete ? 0 : JSON_INDENT(1) | JSON_REAL_PRECISION(8));
+    if (!status && !text)
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
     json_decref(report);
     if (out)
