@@ -340,7 +340,7 @@ static const char *differs(const json_t *then, const json_t *now, char text[500]
             if (inner)
                 return inner;
         }
-        char *a = kq_job_shown(old), *b = kq_job_shown(value);
+        char *a = kq_job_setting_text(old), *b = kq_job_setting_text(value);
         snprintf(text, 500, "then %.200s, now %.200s", a ? a : "?", b ? b : "?");
         free(a);
         free(b);

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "source/regex.h"
 #include "settings/settings.h"
+#include "sweep/seal.h"
 
 static bool whole(double bits)
 {
@@ -218,33 +219,45 @@ static const kq_stage forecasting = {.stem = "forecast",
                                      .linear = forecast_linear,
                                      .block = write_forecasts};
 
-/* The forecasts of a block that an interrupted run has made already. */
-static kq_status read_forecasts(kq_output *o, size_t layer, kq_error *err)
+/* A block's forecasts out of the job's file. */
+static kq_status parse_forecasts(kq_output *o, size_t layer, const char *path, const json_t *list,
+                                 kq_error *err)
 {
-    char path[4400], *text = NULL;
-    size_t size;
-    kq_job_path(&o->job, forecasting.stem, layer, forecasting.suffix, path);
-    if (!kq_job_sealed(path))
-        return KQ_OK;
-    kq_status status = kq_job_check_seal(path, err);
-    if (status || (status = kq_file_read(path, 1 << 16, &text, &size, err)))
-        return status;
-    json_t *list = json_loadb(text, size, 0, NULL);
-    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
         const json_t *pair = json_array_get(list, (size_t)id), *loss = json_array_get(pair, 0),
                      *spread = json_array_get(pair, 1);
         if (!(o->p.wanted[layer] >> id & 1))
             continue;
         if (!json_is_number(loss) || !json_is_number(spread))
-            status = kq_fail(
+            return kq_fail(
                 err, KQ_E_FORMAT,
                 "%s: holds no forecast of linear %d; --fresh discards the unfinished work and starts anew",
                 path, id);
         o->bits->forecast[place(layer, id)] =
             (kq_forecast){json_number_value(loss), json_number_value(spread)};
     }
+    return KQ_OK;
+}
+
+/* The forecasts that an interrupted run has made already. */
+static kq_status read_forecasts(kq_output *o, size_t layer, kq_error *err)
+{
+    char *path, *text = NULL;
+    size_t size;
+    if (!kq_job_part_done(&o->job, forecasting.stem, layer, forecasting.suffix))
+        return KQ_OK;
+    kq_status status = kq_job_path(&o->job, forecasting.stem, layer, forecasting.suffix, &path, err);
+    if (!status)
+        status = kq_seal_check(path, err);
+    if (!status)
+        status = kq_file_read(path, 1 << 16, &text, &size, err);
+    if (!status) {
+        json_t *list = json_loadb(text, size, 0, NULL);
+        status = parse_forecasts(o, layer, path, list, err);
+        json_decref(list);
+    }
     kq_free(text);
-    json_decref(list);
+    kq_free(path);
     return status;
 }
 

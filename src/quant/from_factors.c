@@ -123,7 +123,7 @@ static kq_status differs(const comparison *c, const kq_setting *s, const json_t 
                        "%s: its factors were made from another text than the one given now; leave "
                        "--text out, or calibrate with it",
                        path);
-    char *a = kq_job_shown(there), *b = kq_job_shown(mine);
+    char *a = kq_job_setting_text(there), *b = kq_job_setting_text(mine);
     kq_fail(err, KQ_E_MISMATCH,
             "%s: its factors were made with %s %.100s, asked for is %.100s; leave that "
             "option out, or calibrate with it",

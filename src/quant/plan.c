@@ -2,6 +2,7 @@
 #include "quant/plan.h"
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "generate/self_text.h"
 
 #include <stdio.h>
@@ -9,22 +10,24 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-/* Of the file system that dir is on, or will be. */
+/* The file system that dir is on, or will be: that of the nearest folder above it that exists. */
 static bool disk_of(const char *dir, struct statvfs *v)
 {
-    char path[4400];
-    if (snprintf(path, sizeof path, "%s", dir) >= (int)sizeof path)
+    char *path;
+    if (kq_format(&path, NULL, "%s", dir))
         return false;
-    for (;;) {
-        if (!statvfs(path, v))
-            return true;
-        char *slash = strrchr(path, '/');
-        if (!slash)
-            return strcmp(path, ".") && !statvfs(".", v);
-        slash[slash == path] = 0; /* "/" keeps its own */
-        if (slash == path)
-            return !statvfs(path, v);
+    bool found = !statvfs(path, v);
+    for (char *slash; !found && (slash = strrchr(path, '/'));) {
+        const bool root = slash == path;
+        slash[root] = 0; /* "/" keeps its slash */
+        found = !statvfs(path, v);
+        if (root)
+            break;
     }
+    if (!found && !strchr(path, '/'))
+        found = !statvfs(".", v);
+    kq_free(path);
+    return found;
 }
 
 kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)

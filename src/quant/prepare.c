@@ -239,47 +239,62 @@ static int self_text_progress(void *ctx, const char *stage, double fraction)
     return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
 }
 
-/* n sequences that the model writes itself, or wrote before an interruption. */
-static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_windows *out, kq_error *err)
+/* The sequences out of the file that an interrupted run left. */
+static kq_status read_own_text(const kq_prepared *p, const char *path, size_t bytes, int32_t *ids,
+                               kq_error *err)
 {
-    const kq_calibration *c = &p->opt->calibration;
-    char path[4400];
     kq_spill *file = NULL;
-    const size_t bytes = n * c->seq_len * sizeof *out->ids;
-    kq_job_path(job, "tokens", 0, "i32", path);
-    out->n = n;
-    kq_status status = kq_alloc_for((void **)&out->ids, bytes, 1, "token ids", err);
+    kq_status status = kq_spill_open(path, 1, bytes, &file, err);
     if (!status)
-        status = kq_alloc_for((void **)&out->number, n, sizeof *out->number, "windows", err);
-    for (size_t i = 0; i < n && !status; i++)
-        out->number[i] = (uint32_t)i;
-    if (!status && kq_path_exists(path)) {
-        if (!(status = kq_spill_open(path, 1, bytes, &file, err)))
-            status = kq_spill_read(file, 0, out->ids, err);
-        kq_spill_close(file);
-        for (size_t i = 0; i < n * c->seq_len && !status; i++)
-            if (out->ids[i] < 0 || (size_t)out->ids[i] >= p->cfg->vocab_size)
-                status = kq_fail(err, KQ_E_FORMAT,
-                                 "%s: token %zu is %d, outside the vocabulary; --fresh discards the "
-                                 "unfinished work and starts anew",
-                                 path, i, (int)out->ids[i]);
-        return status;
-    }
+        status = kq_spill_read(file, 0, ids, err);
+    kq_spill_close(file);
+    for (size_t i = 0; i < bytes / sizeof *ids && !status; i++)
+        if (ids[i] < 0 || (size_t)ids[i] >= p->cfg->vocab_size)
+            status = kq_fail(err, KQ_E_FORMAT,
+                             "%s: token %zu is %d, outside the vocabulary; --fresh discards the "
+                             "unfinished work and starts anew",
+                             path, i, (int)ids[i]);
+    return status;
+}
+
+/* Sampled from the model, and kept in the file for --resume. */
+static kq_status write_own_text(const kq_prepared *p, const char *path, size_t n, int32_t *ids, kq_error *err)
+{
+    const size_t seq_len = p->opt->calibration.seq_len;
+    kq_spill *file = NULL;
     kq_eval_options o = kq_eval_defaults();
     o.threads = p->threads;
     o.isa = p->isa;
     o.compute = p->compute;
     o.progress = self_text_progress;
     o.progress_ctx = (void *)&p->opt->common;
+    kq_status status =
+        kq_self_text(kq_model_file_weights(p->model), p->tok, n, seq_len, &o, p->opt->common.seed, ids, err);
+    if (status || (status = kq_spill_create(path, 1, n * seq_len * sizeof *ids, &file, err)))
+        return status;
+    if (!(status = kq_spill_write(file, 0, ids, err)))
+        return kq_spill_commit(file, err);
+    kq_spill_close(file);
+    return status;
+}
+
+/* n sequences that the model writes itself, or wrote before an interruption. */
+static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_windows *out, kq_error *err)
+{
+    const size_t bytes = n * p->opt->calibration.seq_len * sizeof *out->ids;
+    char *path;
+    out->n = n;
+    kq_status status = kq_job_path(job, "tokens", 0, "i32", &path, err);
     if (!status)
-        status = kq_self_text(kq_model_file_weights(p->model), p->tok, n, c->seq_len, &o, p->opt->common.seed,
-                              out->ids, err);
-    if (!status && !(status = kq_spill_create(path, 1, bytes, &file, err))) {
-        if ((status = kq_spill_write(file, 0, out->ids, err)))
-            kq_spill_close(file);
-        else
-            status = kq_spill_commit(file, err);
-    }
+        status = kq_alloc_for((void **)&out->ids, bytes, 1, "token ids", err);
+    if (!status)
+        status = kq_alloc_for((void **)&out->number, n, sizeof *out->number, "windows", err);
+    for (size_t i = 0; i < n && !status; i++)
+        out->number[i] = (uint32_t)i;
+    if (!status)
+        status = kq_path_exists(path) ? read_own_text(p, path, bytes, out->ids, err)
+                                      : write_own_text(p, path, n, out->ids, err);
+    kq_free(path);
     return status;
 }
 
@@ -335,21 +350,19 @@ kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
 kq_status kq_prepared_parts(const kq_prepared *p, const kq_job *job, const char *stem, char ***parts,
                             size_t *n, kq_error *err)
 {
+    kq_status status = KQ_OK;
     *n = 0;
     if (!(*parts = kq_calloc(p->cfg->n_layer, sizeof **parts)))
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", job->work_dir);
-    for (size_t l = 0; l < p->cfg->n_layer; l++) {
-        char path[4400];
-        kq_job_path(job, stem, l, "safetensors", path);
-        if (p->wanted[l] && !((*parts)[(*n)++] = strdup(path)))
-            return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    }
-    return KQ_OK;
+    for (size_t l = 0; l < p->cfg->n_layer && !status; l++)
+        if (p->wanted[l] && !(status = kq_job_path(job, stem, l, "safetensors", &(*parts)[*n], err)))
+            ++*n;
+    return status;
 }
 
 void kq_prepared_free_parts(char **parts, size_t n)
 {
     for (size_t i = 0; parts && i < n; i++)
-        free(parts[i]);
+        kq_free(parts[i]);
     kq_free(parts);
 }

@@ -19,6 +19,7 @@
 #include "quant/plan.h"
 #include "quant/rounding.h"
 #include "settings/settings.h"
+#include "sweep/seal.h"
 
 typedef struct quantizer {
     kq_bits bits;
@@ -184,7 +185,7 @@ static kq_status check_config(const kq_output *output, const json_t *qc, const j
         if (json_equal(there, value) || same_number(there, value) ||
             (!there && !strcmp(key, "shrink") && output->opt.shrink == 0)) /* older ones do not tell */
             continue;
-        char *a = kq_job_shown(there), *b = kq_job_shown(value);
+        char *a = kq_job_setting_text(there), *b = kq_job_setting_text(value);
         kq_fail(err, KQ_E_MISMATCH,
                 "%s: the checkpoint there was made with %s %.200s, now it is %.200s; choose "
                 "another output or remove it",
@@ -259,7 +260,7 @@ static kq_status keep_factors(kq_output *o, kq_error *err)
         .stem = "factors", .suffix = "safetensors", .linear = keep_linear, .block = keep_block};
     char **parts = NULL;
     size_t n = 0;
-    kq_status status = kq_job_check_parts(&o->job, keeping.stem, o->p.cfg->n_layer, err);
+    kq_status status = kq_job_check_parts(&o->job, keeping.stem, o->p.cfg->n_layer, keeping.suffix, err);
     if (!status)
         status = kq_work_stage(o->work, &keeping, err);
     if (!status)

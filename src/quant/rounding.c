@@ -70,6 +70,18 @@ static double per_token(const kq_work *w, double loss)
     return isfinite(loss) ? loss * (1.0 / (double)w->seq_len) : NAN;
 }
 
+static kq_status read_reports(const kq_output *o, size_t layer, kq_module_report r[KQ_N_LINEAR],
+                              kq_error *err)
+{
+    const kq_stage *stage = &o->work->receiver->stage;
+    char *path;
+    kq_status status = kq_job_path(&o->job, stage->stem, layer, stage->suffix, &path, err);
+    if (!status)
+        status = kq_part_read_reports(path, layer, r, err);
+    kq_free(path);
+    return status;
+}
+
 kq_status kq_rounding_sum(const kq_output *o, kq_describe_module *describe, kq_rounding_sums *sums,
                           kq_error *err)
 {
@@ -77,14 +89,12 @@ kq_status kq_rounding_sum(const kq_output *o, kq_describe_module *describe, kq_r
     kq_lacks lacks = {0};
     *sums = (kq_rounding_sums){.modules = json_object()};
     for (size_t l = 0; l < o->p.cfg->n_layer; l++) {
-        char path[4400];
         kq_module_report r[KQ_N_LINEAR];
-        if (!o->p.wanted[l])
-            continue;
-        kq_job_path(&o->job, o->work->receiver->stage.stem, l, "safetensors", path);
-        kq_status status = kq_part_read_reports(path, l, r, err);
+        kq_status status = o->p.wanted[l] ? read_reports(o, l, r, err) : KQ_OK;
         if (status)
             return status;
+        if (!o->p.wanted[l])
+            continue;
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             if (!r[id].name[0])
                 continue;

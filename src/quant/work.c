@@ -16,6 +16,7 @@
 #include "base/time.h"
 #include "quant/check.h"
 #include "quant/plan.h"
+#include "sweep/seal.h"
 
 /* ---- prepare ---- */
 
@@ -55,7 +56,7 @@ static kq_status prepare_output(kq_output *o, kq_error *err)
     kq_status status;
     if (!o->work->planning) {
         if ((status = r->locate ? r->locate(o, err) : locate_file(o, err)) ||
-            (status = kq_job_look(o->done_path, o->work_dir, o->opt.resume, err)))
+            (status = kq_job_check_free(o->done_path, o->work_dir, o->opt.resume, err)))
             return status;
     }
     if ((status = kq_prepare(o->work->model, &o->opt, !o->opt.factors, &o->p, err)) ||
@@ -165,7 +166,8 @@ static kq_status open_output(kq_output *o, kq_error *err)
         return status;
     if (!o->job.complete) {
         status = r->opened ? r->opened(o, err) : KQ_OK;
-        return status ? status : kq_job_check_parts(&o->job, r->stage.stem, o->p.cfg->n_layer, err);
+        return status ? status
+                      : kq_job_check_parts(&o->job, r->stage.stem, o->p.cfg->n_layer, r->stage.suffix, err);
     }
     if ((status = r->check_complete(o, err)) || (status = kq_progress_note(&o->opt.common, r->complete, err)))
         return status;
@@ -242,13 +244,8 @@ static bool block_done(void *ctx, size_t layer)
     const kq_work *w = ctx;
     for (size_t i = 0; i < w->n; i++) {
         const kq_output *o = &w->outputs[i];
-        char path[4400];
-        if (o->job.complete)
-            continue;
-        if (w->planning)
-            return false;
-        kq_job_path(&o->job, w->stage->stem, layer, w->stage->suffix, path);
-        if (!kq_job_sealed(path))
+        if (!o->job.complete &&
+            (w->planning || !kq_job_part_done(&o->job, w->stage->stem, layer, w->stage->suffix)))
             return false;
     }
     return true;
@@ -266,19 +263,26 @@ static kq_status take_linear(void *ctx, size_t layer, kq_linear_id id, const flo
     return o->work->stage->linear(o, &f, err);
 }
 
+static kq_status write_block(kq_output *o, size_t layer, kq_error *err)
+{
+    const kq_stage *stage = o->work->stage;
+    char *path;
+    kq_status status = kq_job_path(&o->job, stage->stem, layer, stage->suffix, &path, err);
+    if (!status)
+        status = stage->block(o, layer, path, err);
+    if (!status)
+        status = kq_seal_write(path, err);
+    kq_free(path);
+    return status ? status : kq_block_note_give(&o->note, layer, &o->opt.common, err);
+}
+
 static kq_status finish_block(void *ctx, size_t layer, kq_error *err)
 {
     kq_work *w = ctx;
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < w->n && !status && !w->planning; i++) {
-        kq_output *o = &w->outputs[i];
-        char path[4400];
-        if (o->job.complete)
-            continue;
-        kq_job_path(&o->job, w->stage->stem, layer, w->stage->suffix, path);
-        if (!(status = w->stage->block(o, layer, path, err)) && !(status = kq_job_seal(path, err)))
-            status = kq_block_note_give(&o->note, layer, &o->opt.common, err);
-    }
+    for (size_t i = 0; i < w->n && !status && !w->planning; i++)
+        if (!w->outputs[i].job.complete)
+            status = write_block(&w->outputs[i], layer, err);
     return status;
 }
 

@@ -1,3 +1,7 @@
+/* The work folder: who holds it (a lock), what it was asked to do (job.json), and when it goes (job.h).
+ *
+ * Nothing is removed but files whose names kronq itself gives, and a folder only when it is empty: the
+ * folder's name comes from the user, who may have pointed it at something else. */
 #include "sweep/job.h"
 
 #include <dirent.h>
@@ -12,15 +16,16 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/mem.h"
+#include "base/text.h"
 
-void kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suffix, char buf[4400])
+kq_status kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suffix, char **out,
+                      kq_error *err)
 {
-    snprintf(buf, 4400, "%s/%s-%05zu.%s", job->work_dir, stem, i, suffix);
+    return kq_format(out, err, "%s/%s-%05zu.%s", job->work_dir, stem, i, suffix);
 }
 
-char *kq_job_shown(const json_t *value)
+char *kq_job_setting_text(const json_t *value)
 {
     return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9))
                  : strdup("absent");
@@ -32,8 +37,7 @@ static bool difference(const char *within, const json_t *then, const json_t *now
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)now, key, value)
-    {
+    json_object_foreach((json_t *)now, key, value) {
         json_t *old = json_object_get(then, key);
         if (json_equal(old, value))
             continue;
@@ -42,20 +46,20 @@ static bool difference(const char *within, const json_t *then, const json_t *now
                 return true;
             continue;
         }
-        char *a = kq_job_shown(old), *b = kq_job_shown(value);
+        char *a = kq_job_setting_text(old), *b = kq_job_setting_text(value);
         snprintf(words, 600, "%s%s%s %.200s, now it is %.200s", within, *within ? "." : "", key, a ? a : "?",
                  b ? b : "?");
         free(a);
         free(b);
         return true;
     }
-    json_object_foreach((json_t *)then, key, value) if (!json_object_get(now, key))
-    {
-        char *a = kq_job_shown(value);
-        snprintf(words, 600, "%s%s%s %.200s, now without", within, *within ? "." : "", key, a ? a : "?");
-        free(a);
-        return true;
-    }
+    json_object_foreach((json_t *)then, key, value)
+        if (!json_object_get(now, key)) {
+            char *a = kq_job_setting_text(value);
+            snprintf(words, 600, "%s%s%s %.200s, now without", within, *within ? "." : "", key, a ? a : "?");
+            free(a);
+            return true;
+        }
     return false;
 }
 
@@ -89,7 +93,6 @@ static bool is_work(const char *name)
 /* Count the files of the folder that `which` picks, the lock left out, and remove them when asked. */
 static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(const char *name))
 {
-    char path[4400];
     size_t n = 0;
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
@@ -97,26 +100,31 @@ static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(con
             !which(e->d_name))
             continue;
         n++;
-        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
         if (remove_files)
-            unlink(path);
+            unlinkat(dirfd(d), e->d_name, 0);
     }
     if (d)
         closedir(d);
     return n;
 }
 
-static bool has_work(const char *work_dir)
+static bool has_settings(const char *work_dir)
 {
-    char path[4400];
-    snprintf(path, sizeof path, "%s/job.json", work_dir);
-    return kq_path_exists(path) && clear_folder(work_dir, false, is_work);
+    char *path;
+    if (kq_format(&path, NULL, "%s/job.json", work_dir))
+        return false;
+    const bool there = kq_path_exists(path);
+    kq_free(path);
+    return there;
 }
 
-kq_status kq_job_look(const char *done_path, const char *work_dir, bool resume, kq_error *err)
+static bool has_work(const char *work_dir)
 {
-    char path[4400];
-    snprintf(path, sizeof path, "%s/job.json", work_dir);
+    return has_settings(work_dir) && clear_folder(work_dir, false, is_work);
+}
+
+kq_status kq_job_check_free(const char *done_path, const char *work_dir, bool resume, kq_error *err)
+{
     if (kq_path_exists(done_path))
         return resume ? KQ_OK
                       : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it",
@@ -126,7 +134,7 @@ kq_status kq_job_look(const char *done_path, const char *work_dir, bool resume, 
             err, KQ_E_ARG,
             "%s: is in the way of the work folder and no folder; choose another output or remove it",
             work_dir);
-    if (kq_path_is_dir(work_dir) && !kq_path_exists(path) && clear_folder(work_dir, false, is_strange))
+    if (kq_path_is_dir(work_dir) && !has_settings(work_dir) && clear_folder(work_dir, false, is_strange))
         return kq_fail(
             err, KQ_E_ARG,
             "%s: would be the work folder, but holds files that are not kronq's; choose another output",
@@ -134,34 +142,47 @@ kq_status kq_job_look(const char *done_path, const char *work_dir, bool resume, 
     return KQ_OK;
 }
 
-/* Take the folder's lock, KQ_E_IO when another process has it. A lock file that was removed while we
- * waited for it locks nothing: try again. */
+/* Lock the file at path, which is made when it is not there. *again: the file was removed while we waited for
+ * it, and so locks nothing. KQ_E_IO: another process holds it. */
+static kq_status lock_file(kq_job *job, const char *path, bool *again, kq_error *err)
+{
+    struct stat ours, there;
+    *again = false;
+    kq_status status = kq_mkdirs(job->work_dir, err);
+    if (status)
+        return status;
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0 && errno == ENOENT) {
+        *again = true;
+        return KQ_OK;
+    }
+    if (fd < 0)
+        return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB)) {
+        close(fd);
+        return kq_fail(err, KQ_E_IO, "%s: another kronq is at work there", job->work_dir);
+    }
+    if (!fstat(fd, &ours) && !stat(path, &there) && ours.st_ino == there.st_ino &&
+        ours.st_dev == there.st_dev) {
+        job->lock = fd;
+        return KQ_OK;
+    }
+    close(fd);
+    *again = true;
+    return KQ_OK;
+}
+
 static kq_status lock_folder(kq_job *job, kq_error *err)
 {
-    char path[4400];
-    snprintf(path, sizeof path, "%s/lock", job->work_dir);
-    for (int i = 0; i < 100; i++) {
-        struct stat ours, there;
-        kq_status status = kq_mkdirs(job->work_dir, err);
-        if (status)
-            return status;
-        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        if (fd < 0 && errno == ENOENT)
-            continue;
-        if (fd < 0)
-            return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
-        if (flock(fd, LOCK_EX | LOCK_NB)) {
-            close(fd);
-            return kq_fail(err, KQ_E_IO, "%s: another kronq is at work there", job->work_dir);
-        }
-        if (!fstat(fd, &ours) && !stat(path, &there) && ours.st_ino == there.st_ino &&
-            ours.st_dev == there.st_dev) {
-            job->lock = fd;
-            return KQ_OK;
-        }
-        close(fd);
-    }
-    return kq_fail(err, KQ_E_IO, "%s: cannot be locked", path);
+    char *path;
+    bool again = true;
+    kq_status status = kq_format(&path, err, "%s/lock", job->work_dir);
+    for (int i = 0; i < 100 && again && !status; i++)
+        status = lock_file(job, path, &again, err);
+    if (!status && again)
+        status = kq_fail(err, KQ_E_IO, "%s: cannot be locked", path);
+    kq_free(path);
+    return status;
 }
 
 /* What is there was asked for with the settings `then`. */
@@ -200,27 +221,47 @@ static kq_status check_settings(const char *path, const char *work_dir, const js
     return status;
 }
 
-kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume,
-                      bool fresh, kq_job *job, kq_error *err)
+/* job.json: written for new work, compared for unfinished work. The lock is held. */
+static kq_status settle_settings(const kq_job *job, const char *settings, bool resume, bool fresh,
+                                 kq_error *err)
 {
-    *job = (kq_job){.lock = -1};
-    char path[4400];
-    kq_status status;
-    if (snprintf(job->work_dir, sizeof job->work_dir, "%s", work_dir) >= (int)sizeof job->work_dir)
-        return kq_fail(err, KQ_E_ARG, "%s: the path is too long", work_dir);
-    if ((status = kq_job_look(done_path, work_dir, resume, err)))
+    const bool unfinished = has_work(job->work_dir) && !fresh;
+    if (!unfinished) /* not asked for, or without anything finished, or without settings: not to be trusted */
+        clear_folder(job->work_dir, true, is_ours);
+    json_error_t json_err;
+    json_t *now = json_loads(settings, JSON_REJECT_DUPLICATES, &json_err);
+    char *text = NULL, *path = NULL;
+    kq_status status = now ? kq_format(&path, err, "%s/job.json", job->work_dir)
+                           : kq_fail(err, KQ_E_ARG, "settings of the job: %s", json_err.text);
+    if (!status && unfinished)
+        status = check_settings(path, job->work_dir, now, resume, err);
+    else if (!status)
+        status = (text = json_dumps(now, JSON_INDENT(2)))
+                     ? kq_file_write(path, text, strlen(text), err)
+                     : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    free(text);
+    kq_free(path);
+    json_decref(now);
+    return status;
+}
+
+static kq_status open_folder(kq_job *job, const char *done_path, const char *settings, bool resume,
+                             bool fresh, kq_error *err)
+{
+    kq_status status = kq_job_check_free(done_path, job->work_dir, resume, err);
+    if (status)
         return status;
     if (kq_path_exists(done_path)) {
         job->complete = true;
-        if (kq_path_is_dir(work_dir))
-            lock_folder(job,
-                        NULL); /* died between the last rename and the clean-up, unless it is still alive */
+        if (kq_path_is_dir(job->work_dir)) /* a process died between the last rename and the clean-up, unless
+                                              it is still alive */
+            lock_folder(job, NULL);
         return KQ_OK;
     }
-    job->made = kq_missing_folders(work_dir);
+    job->made = kq_missing_folders(job->work_dir);
     if ((status = lock_folder(job, err))) {
         if (job->made)
-            kq_remove_folders(work_dir, job->made);
+            kq_remove_folders(job->work_dir, job->made);
         return status;
     }
     if (kq_path_exists(done_path)) { /* finished by another process just now */
@@ -231,25 +272,16 @@ kq_status kq_job_open(const char *done_path, const char *work_dir, const char *s
                       : kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it",
                                 done_path);
     }
-    snprintf(path, sizeof path, "%s/job.json", work_dir);
-    const bool there = has_work(work_dir) && !fresh;
-    if (!there) /* not wanted, or died before anything was finished, or before its settings were written: not
-                   to be trusted */
-        clear_folder(work_dir, true, is_ours);
-    json_error_t json_err;
-    json_t *now = json_loads(settings, JSON_REJECT_DUPLICATES, &json_err);
-    char *text = NULL;
-    if (!now) {
-        status = kq_fail(err, KQ_E_ARG, "settings of the job: %s", json_err.text);
-    } else if (there) {
-        status = check_settings(path, work_dir, now, resume, err);
-    } else {
-        text = json_dumps(now, JSON_INDENT(2));
-        status = text ? kq_file_write(path, text, strlen(text), err)
-                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    }
-    free(text);
-    json_decref(now);
+    return settle_settings(job, settings, resume, fresh, err);
+}
+
+kq_status kq_job_open(const char *done_path, const char *work_dir, const char *settings, bool resume,
+                      bool fresh, kq_job *job, kq_error *err)
+{
+    *job = (kq_job){.lock = -1};
+    kq_status status = kq_format(&job->work_dir, err, "%s", work_dir);
+    if (!status)
+        status = open_folder(job, done_path, settings, resume, fresh, err);
     if (status)
         kq_job_close(job);
     return status;
@@ -259,10 +291,11 @@ void kq_job_finish(kq_job *job)
 {
     if (job->lock < 0)
         return;
-    char path[4400];
+    char *path;
     clear_folder(job->work_dir, true, is_ours);
-    snprintf(path, sizeof path, "%s/lock", job->work_dir);
-    unlink(path); /* last: until then nobody else can have the folder */
+    if (!kq_format(&path, NULL, "%s/lock", job->work_dir))
+        unlink(path); /* last: until then nobody else can have the folder */
+    kq_free(path);
     /* those above it only when nothing is in them */
     kq_remove_folders(job->work_dir, job->made > 1 ? job->made : 1);
     close(job->lock);
@@ -276,68 +309,6 @@ void kq_job_close(kq_job *job)
     if (job->lock >= 0)
         close(job->lock);
     job->lock = -1;
-}
-
-static kq_status fingerprint(const char *path, char hex[17], kq_error *err)
-{
-    kq_map map;
-    kq_status status = kq_map_open(path, &map, err);
-    if (status)
-        return status;
-    snprintf(hex, 17, "%016llx", (unsigned long long)kq_hash64(map.data, map.size, 0));
-    kq_map_close(&map);
-    return KQ_OK;
-}
-
-static void seal_path(const char *path, char seal[4408])
-{
-    snprintf(seal, 4408, "%s.seal", path);
-}
-
-kq_status kq_job_seal(const char *path, kq_error *err)
-{
-    char hex[17], seal[4408];
-    kq_status status = fingerprint(path, hex, err);
-    seal_path(path, seal);
-    return status ? status : kq_file_write(seal, hex, 16, err);
-}
-
-bool kq_job_sealed(const char *path)
-{
-    char seal[4408];
-    seal_path(path, seal);
-    return kq_path_exists(seal);
-}
-
-kq_status kq_job_check_seal(const char *path, kq_error *err)
-{
-    char hex[17], seal[4408], *text = NULL;
-    size_t size;
-    kq_status status = fingerprint(path, hex, err);
-    seal_path(path, seal);
-    if (!status && !(status = kq_file_read(seal, 64, &text, &size, err)) &&
-        (size != 16 || memcmp(text, hex, 16)))
-        status = kq_fail(err, KQ_E_FORMAT,
-                         "%s: is damaged; --fresh discards the unfinished work and starts anew", path);
-    kq_free(text);
-    return status;
-}
-
-bool kq_job_part_done(const kq_job *job, const char *stem, size_t i)
-{
-    char path[4400];
-    kq_job_path(job, stem, i, "safetensors", path);
-    return kq_job_sealed(path);
-}
-
-kq_status kq_job_check_parts(const kq_job *job, const char *stem, size_t n, kq_error *err)
-{
-    kq_status status = KQ_OK;
-    for (size_t i = 0; i < n && !status; i++) {
-        char path[4400];
-        kq_job_path(job, stem, i, "safetensors", path);
-        if (kq_job_sealed(path))
-            status = kq_job_check_seal(path, err);
-    }
-    return status;
+    kq_free(job->work_dir);
+    job->work_dir = NULL;
 }

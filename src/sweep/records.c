@@ -5,15 +5,16 @@
 
 #include "base/f16.h"
 #include "base/file.h"
+#include "base/mem.h"
 
 static const struct {
     const char *stem, *suffix;
     size_t width;
 } kinds[] = {[KQ_REC_INPUT] = {"input", "bf16", 2}, [KQ_REC_GRAD] = {"grad", "f32", 4}};
 
-static void path_of(const kq_sweeper *w, kq_record_kind kind, size_t layer, char path[4400])
+static kq_status path_of(const kq_sweeper *w, kq_record_kind kind, size_t layer, char **out, kq_error *err)
 {
-    kq_job_path(w->s->job, kinds[kind].stem, layer, kinds[kind].suffix, path);
+    return kq_job_path(w->s->job, kinds[kind].stem, layer, kinds[kind].suffix, out, err);
 }
 
 static size_t count_of(const kq_sweeper *w, kq_record_kind kind)
@@ -23,32 +24,42 @@ static size_t count_of(const kq_sweeper *w, kq_record_kind kind)
 
 bool kq_records_there(const kq_sweeper *w, kq_record_kind kind, size_t layer)
 {
-    char path[4400];
-    path_of(w, kind, layer, path);
-    return kq_path_exists(path);
+    char *path;
+    if (path_of(w, kind, layer, &path, NULL))
+        return false;
+    const bool there = kq_path_exists(path);
+    kq_free(path);
+    return there;
 }
 
 void kq_records_drop(const kq_sweeper *w, kq_record_kind kind, size_t layer)
 {
-    char path[4400];
-    path_of(w, kind, layer, path);
-    unlink(path);
+    char *path;
+    if (!path_of(w, kind, layer, &path, NULL))
+        unlink(path);
+    kq_free(path);
 }
 
 kq_status kq_records_open(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out,
                           kq_error *err)
 {
-    char path[4400];
-    path_of(w, kind, layer, path);
-    return kq_spill_open(path, count_of(w, kind), kinds[kind].width * w->record, out, err);
+    char *path;
+    kq_status status = path_of(w, kind, layer, &path, err);
+    if (!status)
+        status = kq_spill_open(path, count_of(w, kind), kinds[kind].width * w->record, out, err);
+    kq_free(path);
+    return status;
 }
 
 kq_status kq_records_create(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out,
                             kq_error *err)
 {
-    char path[4400];
-    path_of(w, kind, layer, path);
-    return kq_spill_create(path, count_of(w, kind), kinds[kind].width * w->record, out, err);
+    char *path;
+    kq_status status = path_of(w, kind, layer, &path, err);
+    if (!status)
+        status = kq_spill_create(path, count_of(w, kind), kinds[kind].width * w->record, out, err);
+    kq_free(path);
+    return status;
 }
 
 kq_status kq_records_finish(kq_spill *f, kq_status status, kq_error *err)

@@ -164,6 +164,18 @@ static void drop_linear(block_gradients *b, int id)
     }
 }
 
+/* The file of a linear's units in one form. */
+static kq_status make_file(block_gradients *b, int form, int id, size_t count, size_t bytes, kq_error *err)
+{
+    char *path, suffix[16];
+    snprintf(suffix, sizeof suffix, "%d-%d.bf16", id, form);
+    kq_status status = kq_job_path(b->w->s->job, "gradients", b->layer, suffix, &path, err);
+    if (!status)
+        status = kq_spill_create(path, count, bytes, &b->disk[form][id], err);
+    kq_free(path);
+    return status;
+}
+
 /* Room for `count` units of every wanted linear. */
 static kq_status make_room(block_gradients *b, size_t count, bool on_disk, kq_error *err)
 {
@@ -173,10 +185,7 @@ static kq_status make_room(block_gradients *b, size_t count, bool on_disk, kq_er
             if (!(b->wanted >> id & 1) || !(b->w->forms[id] >> form & 1))
                 continue;
             const size_t width = width_of(b->w, form, id);
-            char path[4400], suffix[16];
-            snprintf(suffix, sizeof suffix, "%d-%d.bf16", id, form);
-            kq_job_path(b->w->s->job, "gradients", b->layer, suffix, path);
-            status = on_disk ? kq_spill_create(path, count, width * sizeof(uint16_t), &b->disk[form][id], err)
+            status = on_disk ? make_file(b, form, id, count, width * sizeof(uint16_t), err)
                              : kq_alloc_for((void **)&b->memory[form][id], count * width, sizeof(uint16_t),
                                             "a block's gradients", err);
         }

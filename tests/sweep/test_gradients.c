@@ -108,6 +108,7 @@ static void sweep_gradients_are_pytorchs(void **state)
         if (!(fabs(report.nll - mean) < 0.01))
             fail_msg("%s: nll %.5f, PyTorch says %.5f", models[i], report.nll, mean);
         kq_job_finish(&job);
+        kq_job_close(&job);
         kq_free(copy);
         kq_source_close(src);
         kq_st_close(c.golden);
@@ -180,6 +181,7 @@ static void way_sweep(const char *name, int case_, kq_gradient_way way, int thre
         assert_null(strstr(entry->d_name, "gradients"));
     closedir(d);
     kq_job_finish(&job);
+    kq_job_close(&job);
     kq_source_close(src);
 }
 

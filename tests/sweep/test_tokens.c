@@ -44,6 +44,7 @@ static void token_sweep(const char *name, kq_method method, int passes, size_t d
     kq_sweep_report report;
     check_ok(kq_sweep_run(&s, &report, &err));
     kq_job_finish(&job);
+    kq_job_close(&job);
     kq_source_close(src);
 }
 
