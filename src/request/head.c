@@ -1,3 +1,6 @@
+/* The head of an HTTP request, read strictly by RFC 9112. The HTTP library would accept more; but where two
+ * readers understand the same bytes differently, a client can hide a request from a proxy in front of this
+ * server. */
 #include "request/head.h"
 
 #include <arpa/inet.h>
@@ -18,7 +21,7 @@ static bool is_token(const char *s, size_t n)
     return n > 0;
 }
 
-static bool named(const char *s, size_t n, const char *name)
+static bool name_is(const char *s, size_t n, const char *name)
 {
     return n == strlen(name) && !strncasecmp(s, name, n);
 }
@@ -28,7 +31,7 @@ static bool is_number(const char *s, size_t n)
     return n > 0 && n < 19 && strspn(s, "0123456789") >= n;
 }
 
-/* reg-name, an IPv4 address or [IPv6], and a port perhaps. */
+/* reg-name, an IPv4 address or [IPv6], with or without a port (RFC 3986, 3.2.2). */
 static bool is_host(const char *s)
 {
     const size_t bracket = *s == '[' ? strspn(s + 1, "0123456789abcdefABCDEF:.%") + 1 : 0;
@@ -45,22 +48,22 @@ static bool is_host(const char *s)
 void kq_head_field(kq_head *h, const char *name, size_t n_name, const char *value, size_t n)
 {
     h->n_field++;
-    if (named(name, n_name, "Host")) {
+    if (name_is(name, n_name, "Host")) {
         if (!h->n_host++ && n < sizeof h->host)
             snprintf(h->host, sizeof h->host, "%.*s", (int)n, value);
         h->bad_host = h->bad_host || n >= sizeof h->host || strlen(h->host) != n || !is_host(h->host);
-    } else if (named(name, n_name, "Content-Length")) {
+    } else if (name_is(name, n_name, "Content-Length")) {
         char digits[24] = "";
         snprintf(digits, sizeof digits, "%.*s", n < sizeof digits ? (int)n : 0, value);
         h->bad_length = h->bad_length || strlen(digits) != n || !is_number(digits, n);
         h->two_lengths = h->two_lengths || (h->n_length && strcmp(h->length, digits));
         if (!h->n_length++)
             memcpy(h->length, digits, sizeof digits);
-    } else if (named(name, n_name, "Transfer-Encoding")) {
+    } else if (name_is(name, n_name, "Transfer-Encoding")) {
         h->n_coding++;
-        h->bad_coding = h->bad_coding || !named(value, n, "chunked");
-    } else if (named(name, n_name, "Expect")) {
-        h->waits = named(value, n, "100-continue");
+        h->bad_coding = h->bad_coding || !name_is(value, n, "chunked");
+    } else if (name_is(name, n_name, "Expect")) {
+        h->waits = name_is(value, n, "100-continue");
         h->bad_expect = h->bad_expect || !h->waits;
     }
 }
@@ -102,23 +105,26 @@ static kq_head_state refuse(kq_api_error *e, int status, const char *code, const
     return KQ_HEAD_BAD;
 }
 
+static const char not_http[] =
+    "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line";
+
 /* "POST /v1/completions HTTP/1.1" */
 static kq_head_state request_line(const char *s, size_t n, kq_head *h, kq_api_error *e)
 {
-    const char *one = memchr(s, ' ', n), *two = one ? memchr(one + 1, ' ', n - (size_t)(one + 1 - s)) : NULL;
-    if (!two || two == one + 1 || !is_token(s, (size_t)(one - s)))
-        return refuse(e, 400, "bad_request",
-                      "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
-    const char *version = two + 1;
+    const char *method_end = memchr(s, ' ', n);
+    const char *target = method_end ? method_end + 1 : NULL;
+    const char *target_end = target ? memchr(target, ' ', n - (size_t)(target - s)) : NULL;
+    if (!target_end || target_end == target || !is_token(s, (size_t)(method_end - s)))
+        return refuse(e, 400, "bad_request", not_http);
+    const char *version = target_end + 1;
     const size_t left = n - (size_t)(version - s);
     if (left != 8 || memcmp(version, "HTTP/", 5) || version[6] != '.')
-        return refuse(e, 400, "bad_request",
-                      "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
+        return refuse(e, 400, "bad_request", not_http);
     if (version[5] != '1' || (version[7] != '0' && version[7] != '1'))
         return refuse(e, 505, "http_version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are spoken here");
-    if ((size_t)(two - one) > KQ_HEAD_TARGET_BYTES)
+    if ((size_t)(target_end - method_end) > KQ_HEAD_TARGET_BYTES)
         return refuse(e, 414, "uri_too_long", "The request's target is longer than 8192 bytes");
-    if (memmem(one, (size_t)(two - one), "%00", 3))
+    if (memmem(target, (size_t)(target_end - target), "%00", 3))
         return refuse(e, 400, "bad_request", "The request's target holds a NUL character");
     h->minor = version[7] - '0';
     return KQ_HEAD_WHOLE;
@@ -138,15 +144,12 @@ static kq_head_state field_line(const char *s, size_t n, kq_head *h, kq_api_erro
     return KQ_HEAD_WHOLE;
 }
 
-/* What has come of a line that has no end yet. */
+/* A line that has no end yet: can it still become a valid one? */
 static kq_head_state unfinished(const char *s, size_t n, bool first, kq_api_error *e)
 {
     if (n && first && !is_token(s, 1))
-        return (unsigned char)*s == 0x16
-                   ? refuse(e, 400, "bad_request", "This server speaks HTTP, not HTTPS")
-                   : refuse(
-                         e, 400, "bad_request",
-                         "This is not an HTTP request: METHOD TARGET HTTP/1.1 is expected in its first line");
+        return (unsigned char)*s == 0x16 ? refuse(e, 400, "bad_request", "This server speaks HTTP, not HTTPS")
+                                         : refuse(e, 400, "bad_request", not_http);
     return first && n > KQ_HEAD_TARGET_BYTES + 64
                ? refuse(e, 414, "uri_too_long", "The request's target is longer than 8192 bytes")
                : KQ_HEAD_MORE;
@@ -157,8 +160,8 @@ kq_head_state kq_head_read(const char *bytes, size_t n, kq_api_error *e)
     kq_head h = {0};
     bool first = true;
     size_t at = 0;
-    while (n - at >= 2 && bytes[at] == '\r' &&
-           bytes[at + 1] == '\n') /* empty lines before a request (RFC 9112, 2.2) */
+    /* RFC 9112, 2.2 allows empty lines before a request */
+    while (n - at >= 2 && bytes[at] == '\r' && bytes[at + 1] == '\n')
         at += 2;
     if (at + 1 == n && bytes[at] == '\r')
         return KQ_HEAD_MORE;

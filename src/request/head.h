@@ -1,9 +1,11 @@
-/* The head of an HTTP request: what it must be before anything reads on. Bytes in, a state or an error
- * out; no network in here. */
+/* The head of an HTTP request: what it must be before anything reads on. Bytes in, a state or an error out;
+ * no network in here, so that tests and the fuzzer reach every line. */
 #ifndef KQ_REQUEST_HEAD_H
 #define KQ_REQUEST_HEAD_H
 
-#include "request/request.h"
+#include <stddef.h>
+
+#include "request/error.h"
 
 enum {
     KQ_HEAD_BYTES = 32 << 10,       /* of a whole head; more: 431 */
@@ -19,16 +21,16 @@ typedef struct kq_head {
     size_t n_field, n_host, n_length, n_coding;
     char host[260];  /* the first Host field */
     char length[24]; /* the first Content-Length field */
-    /* waits: Expect: 100-continue, the body comes only when it is asked for */
-    bool bad_host, bad_length, two_lengths, bad_coding, bad_expect, waits;
+    bool bad_host, bad_length, two_lengths, bad_coding, bad_expect;
+    bool waits; /* "Expect: 100-continue": the client sends the body only when it is asked for it */
 } kq_head;
 
 /* Note one header field. Fields of other names are passed over. */
 void kq_head_field(kq_head *h, const char *name, size_t n_name, const char *value, size_t n_value);
-/* Refused with 400: no Host field in HTTP/1.1, or two; a Content-Length that is not a number, or two
- * different ones; Content-Length together with Transfer-Encoding; Transfer-Encoding in HTTP/1.0. With
- * 501: a transfer coding other than chunked. With 417: an expectation other than 100-continue. With 431:
- * too many header lines. */
+/* May the request go on? False with *e. Refused with 400: no Host field in HTTP/1.1, or two; a Content-Length
+ * that is not a number, or two different ones; Content-Length together with Transfer-Encoding;
+ * Transfer-Encoding in HTTP/1.0. With 501: a transfer coding other than chunked. With 417: an expectation
+ * other than 100-continue. With 431: too many header lines. */
 bool kq_head_check(const kq_head *h, kq_api_error *e);
 
 typedef enum kq_head_state { KQ_HEAD_MORE = 0, KQ_HEAD_WHOLE, KQ_HEAD_BAD } kq_head_state;

@@ -1,9 +1,11 @@
-/* The messages of a conversation: from what clients send to what chat templates read. */
-#include <stdio.h>
+/* The messages of a conversation: from what clients send to what chat templates read. The check and the
+ * rewriting are apart, because only the tokenizer knows which form the model's template reads; a request is
+ * checked before. */
+#include "request/messages.h"
+
 #include <string.h>
 
 #include "base/mem.h"
-#include "request/request.h"
 
 enum { MAX_MESSAGES = 4096, MAX_TOOLS = 256 };
 
@@ -12,18 +14,12 @@ static bool bad(kq_api_error *e, const char *code, const char *wanted)
     return kq_api_fail(e, 400, "messages", code, "messages: %s", wanted);
 }
 
-static bool no_memory(kq_api_error *e)
-{
-    return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later");
-}
-
 /* A list of text parts, each {"type": "text", "text"}. NULL with *e: something else is in it. */
 static json_t *text_parts(const json_t *parts, kq_api_error *e)
 {
     json_t *part, *out = json_array();
     size_t i;
-    json_array_foreach(parts, i, part)
-    {
+    json_array_foreach(parts, i, part) {
         const char *type = json_string_value(json_object_get(part, "type"));
         json_t *text = json_object_get(part, "text");
         const bool known =
@@ -40,23 +36,22 @@ static json_t *text_parts(const json_t *parts, kq_api_error *e)
     if (json_array_size(out) == json_array_size(parts) && out)
         return out;
     json_decref(out);
-    no_memory(e);
+    kq_api_no_memory(e);
     return NULL;
 }
 
-/* One text of all parts, a line for each, as vLLM and llama-server do it for templates that know no
- * parts. NULL: out of memory. */
-static json_t *joined(const json_t *parts)
+/* One text of all parts, a line for each part: vLLM and llama-server give it to templates that know no parts.
+ * NULL: out of memory. */
+static json_t *join_parts(const json_t *parts)
 {
     json_t *part, *out;
     size_t i, size = 0, at = 0;
-    json_array_foreach((json_t *)parts, i, part) size +=
-        json_string_length(json_object_get(part, "text")) + 1;
+    json_array_foreach((json_t *)parts, i, part)
+        size += json_string_length(json_object_get(part, "text")) + 1;
     char *bytes = kq_alloc(size + 1, 1);
     if (!bytes)
         return NULL;
-    json_array_foreach((json_t *)parts, i, part)
-    {
+    json_array_foreach((json_t *)parts, i, part) {
         const json_t *text = json_object_get(part, "text");
         if (i)
             bytes[at++] = '\n';
@@ -80,7 +75,8 @@ static json_t *argument_object(const json_t *arguments)
                : NULL;
 }
 
-/* The API has a call's arguments as a string of JSON. */
+/* Check one tool call and append a copy of it to out. The API has a call's arguments as a string of JSON; an
+ * empty string becomes an empty object. */
 static bool add_call(json_t *out, const json_t *call, kq_api_error *e)
 {
     const json_t *function = json_object_get(call, "function"), *name = json_object_get(function, "name"),
@@ -104,15 +100,42 @@ static bool add_call(json_t *out, const json_t *call, kq_api_error *e)
     json_decref(object);
     json_decref(copy);
     json_decref(inner);
-    return ok || no_memory(e);
+    return ok || kq_api_no_memory(e);
 }
 
-/* A field of a message. True and *out NULL: it says nothing, and is left out. */
-static bool get_field(const char *role, const char *key, json_t *v, json_t **out, kq_api_error *e)
+/* Does the official client send this field back with an answer, although it says nothing to the model? */
+static bool says_nothing(const char *role, const char *key, const json_t *v)
+{
+    const bool empty =
+        (json_is_array(v) && !json_array_size(v)) || (json_is_string(v) && !json_string_length(v));
+    const char *text = json_string_value(v);
+    if (!strcmp(role, "assistant") && !strcmp(key, "annotations"))
+        return true;
+    if (!strcmp(role, "assistant") && (!strcmp(key, "refusal") || !strcmp(key, "tool_calls")) && empty)
+        return true;
+    return !strcmp(key, "type") && text && (!strcmp(text, "text") || !strcmp(text, "message"));
+}
+
+/* The list of an assistant's tool calls. *out stays NULL for an empty list. */
+static bool get_tool_calls(json_t *v, json_t **out, kq_api_error *e)
+{
+    size_t i;
+    json_t *call;
+    if (!json_array_size(v))
+        return true;
+    if (!(*out = json_array()))
+        return kq_api_no_memory(e);
+    json_array_foreach(v, i, call) {
+        if (!add_call(*out, call, e))
+            return false;
+    }
+    return true;
+}
+
+/* A field of a message other than its role and content. True and *out NULL: the field is left out. */
+static bool get_message_field(const char *role, const char *key, json_t *v, json_t **out, kq_api_error *e)
 {
     const bool assistant = !strcmp(role, "assistant");
-    size_t i;
-    json_t *one;
     *out = NULL;
     if (json_is_null(v) || !strcmp(key, "role") || !strcmp(key, "content"))
         return true;
@@ -122,97 +145,95 @@ static bool get_field(const char *role, const char *key, json_t *v, json_t **out
         return json_is_string(v) || kq_api_fail(e, 400, "messages", "invalid_value",
                                                 "messages: '%.50s': a string is expected", key);
     }
-    if (assistant && !strcmp(key, "tool_calls") && json_is_array(v)) {
-        if (!json_array_size(v))
-            return true;
-        if (!(*out = json_array()))
-            return no_memory(e);
-        json_array_foreach(v, i, one) if (!add_call(*out, one, e)) return false;
-        return true;
-    }
-    /* what the official client sends back of an answer, and says nothing to the model */
-    const bool empty =
-        (json_is_array(v) && !json_array_size(v)) || (json_is_string(v) && !json_string_length(v));
-    if ((assistant && (!strcmp(key, "annotations") ||
-                       ((!strcmp(key, "refusal") || !strcmp(key, "tool_calls")) && empty))) ||
-        (!strcmp(key, "type") && json_is_string(v) &&
-         (!strcmp(json_string_value(v), "text") || !strcmp(json_string_value(v), "message"))))
+    if (assistant && !strcmp(key, "tool_calls") && json_is_array(v))
+        return get_tool_calls(v, out, e);
+    if (says_nothing(role, key, v))
         return true;
     return kq_api_fail(e, 400, "messages", "unsupported_value",
                        "messages: the field '%.50s' is not supported in a message of role %.20s", key, role);
 }
 
-static json_t *get_message(json_t *v, kq_api_error *e)
+/* A message's content: text, a list of text parts, or JSON null where an assistant may leave it out. A new
+ * reference; NULL with *e. */
+static json_t *get_content(const char *role, json_t *content, kq_api_error *e)
+{
+    if (json_is_string(content))
+        return json_incref(content);
+    if (json_is_array(content))
+        return text_parts(content, e);
+    if (!strcmp(role, "assistant") && (!content || json_is_null(content)))
+        return json_null(); /* an answer that only called tools, or was empty */
+    bad(e, "invalid_value", "a string or a list of text parts is expected as content");
+    return NULL;
+}
+
+static bool check_role(const char *role, kq_api_error *e)
 {
     static const char *const roles[] = {"system", "developer", "user", "assistant", "tool"};
-    const char *key, *role = json_string_value(json_object_get(v, "role"));
-    json_t *value, *content = json_object_get(v, "content"), *text = NULL, *out = json_object();
-    bool known = false;
-    if (!out) {
-        no_memory(e);
-        return NULL;
-    }
-    if (!role) {
-        bad(e, "invalid_value", "a list of objects {\"role\", \"content\"} is expected");
-        goto fail;
-    }
+    if (!role)
+        return bad(e, "invalid_value", "a list of objects {\"role\", \"content\"} is expected");
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
-        known = known || !strcmp(role, roles[i]);
-    if (!known) {
-        kq_api_fail(
-            e, 400, "messages", "unsupported_value",
-            "messages: the role '%.50s' is not supported (system, developer, user, assistant and tool are)",
-            role);
-        goto fail;
-    }
-    if (json_is_string(content))
-        text = json_incref(content);
-    else if (json_is_array(content))
-        text = text_parts(content, e);
-    else if (!strcmp(role, "assistant") &&
-             (!content || json_is_null(content))) /* an answer that only called tools, or was empty */
-        text = json_null();
-    else
-        bad(e, "invalid_value", "a string or a list of text parts is expected as content");
-    if (!text)
-        goto fail;
-    const bool has_text = !json_is_null(text);
+        if (!strcmp(role, roles[i]))
+            return true;
+    return kq_api_fail(e, 400, "messages", "unsupported_value",
+                       "messages: the role '%.50s' is not supported "
+                       "(system, developer, user, assistant and tool are)",
+                       role);
+}
+
+/* Role, content and fields of the message v into the object out. */
+static bool fill_message(json_t *out, json_t *v, kq_api_error *e)
+{
+    const char *key, *role = json_string_value(json_object_get(v, "role"));
+    json_t *value;
+    if (!check_role(role, e))
+        return false;
+    json_t *content = get_content(role, json_object_get(v, "content"), e);
+    if (!content)
+        return false;
     if (json_object_set_new(out, "role", json_string(role)) ||
-        (has_text && json_object_set_new(out, "content", text))) {
-        no_memory(e);
-        goto fail;
+        (!json_is_null(content) && json_object_set(out, "content", content))) {
+        json_decref(content);
+        return kq_api_no_memory(e);
     }
-    json_object_foreach(v, key, value)
-    {
+    json_decref(content);
+    json_object_foreach(v, key, value) {
         json_t *field = NULL;
-        if (!get_field(role, key, value, &field, e) ||
-            (field && json_object_set(out, key, field) && !no_memory(e))) {
-            json_decref(field);
-            goto fail;
-        }
+        const bool ok = get_message_field(role, key, value, &field, e) &&
+                        (!field || !json_object_set(out, key, field) || kq_api_no_memory(e));
         json_decref(field);
+        if (!ok)
+            return false;
+    }
+    return true;
+}
+
+static json_t *get_message(json_t *v, kq_api_error *e)
+{
+    json_t *out = json_object();
+    if (!out) {
+        kq_api_no_memory(e);
+    } else if (!fill_message(out, v, e)) {
+        json_decref(out);
+        out = NULL;
     }
     return out;
-fail:
-    json_decref(out);
-    return NULL;
 }
 
 bool kq_api_messages(const json_t *v, json_t **out, kq_api_error *e)
 {
     size_t i;
-    json_t *one;
+    json_t *given;
     if (!json_array_size(v) || json_array_size(v) > MAX_MESSAGES)
         return bad(e, "invalid_value", "a list of 1 to 4096 messages is expected");
     if (!(*out = json_array()))
-        return no_memory(e);
-    json_array_foreach(v, i, one)
-    {
-        json_t *message = get_message(one, e);
+        return kq_api_no_memory(e);
+    json_array_foreach(v, i, given) {
+        json_t *message = get_message(given, e);
         if (!message)
             return false;
         if (json_array_append_new(*out, message))
-            return no_memory(e);
+            return kq_api_no_memory(e);
     }
     return true;
 }
@@ -232,15 +253,15 @@ static json_t *object_call(const json_t *call)
     return NULL;
 }
 
-static bool write_message(json_t *m, bool parts, bool strings, bool empty)
+static bool write_message(json_t *m, const kq_message_form *form)
 {
     const json_t *content = json_object_get(m, "content"), *calls = json_object_get(m, "tool_calls");
     bool ok = true;
-    if (!parts && json_is_array(content))
-        ok = !json_object_set_new(m, "content", joined(content));
-    if (empty && !content)
+    if (!form->parts && json_is_array(content))
+        ok = !json_object_set_new(m, "content", join_parts(content));
+    if (form->empty && !content)
         ok = ok && !json_object_set_new(m, "content", json_string(""));
-    if (strings || !calls)
+    if (form->strings || !calls)
         return ok;
     json_t *out = json_array();
     for (size_t i = 0; ok && i < json_array_size(calls); i++)
@@ -248,12 +269,12 @@ static bool write_message(json_t *m, bool parts, bool strings, bool empty)
     return !json_object_set_new(m, "tool_calls", out) && ok;
 }
 
-json_t *kq_api_written(const json_t *messages, bool parts, bool strings, bool empty)
+json_t *kq_api_template_messages(const json_t *messages, const kq_message_form *form)
 {
     json_t *out = json_array();
     for (size_t i = 0; i < json_array_size(messages); i++) {
         json_t *m = json_copy(json_array_get(messages, i));
-        if (!m || json_array_append(out, m) || !write_message(m, parts, strings, empty)) {
+        if (!m || json_array_append(out, m) || !write_message(m, form)) {
             json_decref(m);
             json_decref(out);
             return NULL;
@@ -266,13 +287,12 @@ json_t *kq_api_written(const json_t *messages, bool parts, bool strings, bool em
 bool kq_api_tools(json_t *v, json_t **out, kq_api_error *e)
 {
     size_t i;
-    json_t *one;
+    json_t *tool;
     if (!json_is_array(v) || json_array_size(v) > MAX_TOOLS)
         return kq_api_fail(e, 400, "tools", "invalid_value",
                            "'tools': a list of at most 256 tools is expected");
-    json_array_foreach(v, i, one)
-    {
-        const json_t *function = json_object_get(one, "function"), *type = json_object_get(one, "type");
+    json_array_foreach(v, i, tool) {
+        const json_t *function = json_object_get(tool, "function"), *type = json_object_get(tool, "type");
         if (!json_is_string(type) || strcmp(json_string_value(type), "function") ||
             !json_is_object(function) || !json_is_string(json_object_get(function, "name")))
             return kq_api_fail(e, 400, "tools", "unsupported_value",

@@ -1,322 +1,59 @@
-#include "request/request.h"
+/* Requests of the OpenAI API: a table of all fields, a reader for each, and the rules between fields. One
+ * table, so that every field of the API is known here: an unknown one is refused, because it might change the
+ * answer. */
+#include "request/internal.h"
 
-#include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/utf8.h"
+#include "request/messages.h"
 
-bool kq_api_fail(kq_api_error *e, int http, const char *param, const char *code, const char *format, ...)
-{
-    va_list args;
-    *e = (kq_api_error){.http = http, .code = code};
-    e->type = http == 401   ? "authentication_error"
-              : http == 429 ? "rate_limit_error"
-              : http >= 500 ? "server_error"
-                            : "invalid_request_error";
-    if (param)
-        snprintf(e->param, sizeof e->param, "%.50s", param);
-    va_start(args, format);
-    vsnprintf(e->message, sizeof e->message, format, args);
-    va_end(args);
-    char *text[2] = {e->param, e->message};
-    for (int k = 0; k < 2; k++) /* what was cut in the middle of a character would make the answer no JSON */
-        for (size_t at = 0, n = strlen(text[k]); at < n;) {
-            kq_utf8 c = kq_utf8_next(text[k] + at, n - at);
-            if (c.kind != KQ_UTF8_CHAR)
-                memset(text[k] + at, '?', c.size);
-            at += c.size;
-        }
-    return false;
-}
-
-static bool bad(kq_api_error *e, const char *param, const char *wanted)
-{
-    return kq_api_fail(e, 400, param, "invalid_value", "'%.50s': %s is expected", param, wanted);
-}
-
-static bool no_memory(kq_api_error *e)
-{
-    return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later");
-}
-
-static char *copy(const char *s, size_t size)
-{
-    char *out = kq_alloc(size + 1, 1);
-    if (out) {
-        memcpy(out, s, size);
-        out[size] = 0;
-    }
-    return out;
-}
-
-/* ---- values ---- */
-
-static bool get_bool(const json_t *v, const char *key, bool *out, kq_api_error *e)
-{
-    if (!json_is_boolean(v))
-        return bad(e, key, "true or false");
-    *out = json_is_true(v);
-    return true;
-}
-
-static bool get_int(const json_t *v, const char *key, json_int_t min, json_int_t max, json_int_t *out,
-                    kq_api_error *e)
-{
-    char wanted[96];
-    if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max) {
-        snprintf(wanted, sizeof wanted, "a whole number from %lld to %lld", (long long)min, (long long)max);
-        return bad(e, key, wanted);
-    }
-    *out = json_integer_value(v);
-    return true;
-}
-
-static bool get_real(const json_t *v, const char *key, double min, double max, double *out, kq_api_error *e)
-{
-    char wanted[96];
-    if (!json_is_number(v) || !(json_number_value(v) >= min && json_number_value(v) <= max)) {
-        snprintf(wanted, sizeof wanted, "a number from %g to %g", min, max);
-        return bad(e, key, wanted);
-    }
-    *out = json_number_value(v);
-    return true;
-}
-
-static bool get_ids(const json_t *v, const char *key, const kq_api_limits *lim, kq_prompt *p, kq_api_error *e)
-{
-    const size_t n = json_array_size(v);
-    if (!n)
-        return kq_api_fail(e, 400, key, "invalid_value",
-                           "'%.50s': a list of token ids is empty; at least one token is needed", key);
-    if (n > lim->context)
-        return kq_api_fail(e, 400, key, "context_length_exceeded",
-                           "This model's maximum context length is %zu tokens; '%.50s' has %zu.",
-                           lim->context, key, n);
-    if (!(p->ids = kq_alloc(n, sizeof *p->ids)))
-        return no_memory(e);
-    p->n = n;
-    for (size_t i = 0; i < n; i++) {
-        json_int_t id = 0;
-        if (!get_int(json_array_get(v, i), key, 0, (json_int_t)lim->vocab_size - 1, &id, e))
-            return false;
-        p->ids[i] = (int32_t)id;
-    }
-    return true;
-}
-
-static bool get_text(const json_t *v, kq_prompt *p, kq_api_error *e)
-{
-    if (!(p->text = copy(json_string_value(v), json_string_length(v))))
-        return no_memory(e);
-    p->size = json_string_length(v);
-    return true;
-}
-
-/* A string, a list of ids, a list of strings or a list of lists of ids. */
-static bool get_prompt(const json_t *v, const char *key, const kq_api_limits *lim, kq_api_request *r,
-                       kq_api_error *e)
-{
-    static const char wanted[] = "a string, a list of strings, a list of token ids or a list of such lists";
-    const bool many =
-        json_is_array(v) && (json_is_string(json_array_get(v, 0)) || json_is_array(json_array_get(v, 0)));
-    const size_t n = many ? json_array_size(v) : 1;
-    if (!many && !json_is_string(v) && !json_is_array(v))
-        return bad(e, key, wanted);
-    if (n > lim->max_choices)
-        return kq_api_fail(e, 400, key, "too_many_prompts",
-                           "'%.50s' has %zu prompts; at most %zu are taken in one request", key, n,
-                           lim->max_choices);
-    if (!(r->prompt = kq_calloc(n, sizeof *r->prompt)))
-        return no_memory(e);
-    r->n_prompt = n;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *one = many ? json_array_get(v, i) : v;
-        if (json_is_string(one)  ? !get_text(one, &r->prompt[i], e)
-            : json_is_array(one) ? !get_ids(one, key, lim, &r->prompt[i], e)
-                                 : !bad(e, key, wanted))
-            return false;
-    }
-    return true;
-}
-
-static bool get_stop(const json_t *v, const char *key, kq_api_request *r, kq_api_error *e)
-{
-    const size_t n = json_is_array(v) ? json_array_size(v) : 1;
-    if (n > KQ_API_MAX_STOP)
-        return kq_api_fail(e, 400, key, "invalid_value", "'stop' has %zu strings; at most %d are taken", n,
-                           KQ_API_MAX_STOP);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *one = json_is_array(v) ? json_array_get(v, i) : v;
-        if (!json_is_string(one) || !json_string_length(one) ||
-            json_string_length(one) > KQ_API_MAX_STOP_BYTES)
-            return bad(e, key, "a string, or a list of strings, each of 1 to 512 bytes,");
-        if (!(r->stop[r->n_stop] = copy(json_string_value(one), json_string_length(one))))
-            return no_memory(e);
-        r->n_stop++;
-    }
-    return true;
-}
-
-static bool get_stop_ids(const json_t *v, const char *key, const kq_api_limits *lim, kq_api_request *r,
-                         kq_api_error *e)
-{
-    if (!json_is_array(v) || json_array_size(v) > KQ_API_MAX_STOP)
-        return bad(e, key, "a list of at most 16 token ids");
-    for (size_t i = 0; i < json_array_size(v); i++) {
-        json_int_t id = 0;
-        if (!get_int(json_array_get(v, i), key, 0, (json_int_t)lim->vocab_size - 1, &id, e))
-            return false;
-        r->stop_id[r->n_stop_id++] = (int32_t)id;
-    }
-    return true;
-}
-
-static bool get_bias(json_t *v, const char *key, const kq_api_limits *lim, kq_api_request *r, kq_api_error *e)
-{
-    const char *name;
-    json_t *one;
-    if (!json_is_object(v) || json_object_size(v) > KQ_API_MAX_BIAS)
-        return bad(e, key, "an object of at most 1024 entries, token id: number from -100 to 100,");
-    if (!(r->bias = kq_alloc(json_object_size(v), sizeof *r->bias)))
-        return no_memory(e);
-    json_object_foreach(v, name, one)
-    {
-        double value = 0;
-        unsigned long id = 0;
-        size_t digits = strspn(name, "0123456789");
-        if (digits && digits < 10 && !name[digits])
-            id = strtoul(name, NULL, 10);
-        else
-            return bad(e, key, "a token id as key");
-        if (id >= lim->vocab_size)
-            return bad(e, key, "a token id below the size of the vocabulary");
-        if (!get_real(one, key, -100, 100, &value, e))
-            return false;
-        r->bias[r->n_bias++] = (kq_bias){(int32_t)id, (float)value};
-    }
-    return true;
-}
-
-/* ---- fields ---- */
-
-typedef enum field_id {
-    F_MODEL,
-    F_PROMPT,
-    F_MESSAGES,
-    F_TOKENS,
-    F_N,
-    F_BEST_OF,
-    F_MAX_TOKENS,
-    F_ECHO,
-    F_STREAM,
-    F_STREAM_OPTIONS,
-    F_LOGPROBS,
-    F_CHAT_LOGPROBS,
-    F_TOP_LOGPROBS,
-    F_STOP,
-    F_STOP_IDS,
-    F_SEED,
-    F_TEMPERATURE,
-    F_TOP_P,
-    F_TOP_K,
-    F_MIN_P,
-    F_REPETITION,
-    F_REPEAT,
-    F_FREQUENCY,
-    F_PRESENCE,
-    F_BIAS,
-    F_IGNORE_EOS,
-    F_SPECIAL,
-    F_TOKEN_STRS,
-    F_FORMAT,
-    F_MAX_COMPLETION_TOKENS,
-    F_TOOLS,
-    F_TOOL_CHOICE,
-    F_PARALLEL_TOOLS,
-    F_TEMPLATE_ARGUMENTS,
-    F_GENERATION_PROMPT,
-    F_CONTINUE,
-    F_NO_EFFECT,
-    F_NOT_HERE
-} field_id;
-enum {
-    C = 1 << KQ_API_COMPLETIONS,
-    H = 1 << KQ_API_CHAT,
-    T = 1 << KQ_API_TOKENIZE,
-    D = 1 << KQ_API_DETOKENIZE
-};
-
-/* F_NO_EFFECT: known, and no answer depends on it. F_NOT_HERE: known, and refused by name. */
-static const struct {
-    const char *name;
-    unsigned apis;
-    field_id id;
-} fields[] = {
-    {"model", C | H | T | D, F_MODEL},
-    {"prompt", C | T, F_PROMPT},
-    {"messages", H | T, F_MESSAGES},
-    {"tokens", D, F_TOKENS},
-    {"n", C | H, F_N},
-    {"best_of", C, F_BEST_OF},
-    {"max_tokens", C | H, F_MAX_TOKENS},
-    {"max_completion_tokens", H, F_MAX_COMPLETION_TOKENS},
-    {"echo", C, F_ECHO},
-    {"stream", C | H, F_STREAM},
-    {"stream_options", C | H, F_STREAM_OPTIONS},
-    {"logprobs", C, F_LOGPROBS},
-    {"logprobs", H, F_CHAT_LOGPROBS},
-    {"top_logprobs", H, F_TOP_LOGPROBS},
-    {"stop", C | H, F_STOP},
-    {"stop_token_ids", C | H, F_STOP_IDS},
-    {"seed", C | H, F_SEED},
-    {"temperature", C | H, F_TEMPERATURE},
-    {"top_p", C | H, F_TOP_P},
-    {"top_k", C | H, F_TOP_K},
-    {"min_p", C | H, F_MIN_P},
-    {"repetition_penalty", C | H, F_REPETITION},
-    {"repeat_penalty", C | H, F_REPEAT},
-    {"tools", H | T, F_TOOLS},
-    {"tool_choice", H, F_TOOL_CHOICE},
-    {"parallel_tool_calls", H, F_PARALLEL_TOOLS},
-    {"chat_template_kwargs", H | T, F_TEMPLATE_ARGUMENTS},
-    {"add_generation_prompt", H | T, F_GENERATION_PROMPT},
-    {"continue_final_message", H | T, F_CONTINUE},
-    {"frequency_penalty", C | H, F_FREQUENCY},
-    {"presence_penalty", C | H, F_PRESENCE},
-    {"logit_bias", C | H, F_BIAS},
-    {"ignore_eos", C | H, F_IGNORE_EOS},
-    {"add_special_tokens", C | T, F_SPECIAL},
-    {"return_token_strs", T, F_TOKEN_STRS},
-    {"response_format", H, F_FORMAT},
-    {"user", C | H, F_NO_EFFECT},
-    {"metadata", C | H, F_NO_EFFECT},
-    {"safety_identifier", C | H, F_NO_EFFECT},
-    {"prompt_cache_key", C | H, F_NO_EFFECT},
-    {"prompt_cache_retention", C | H, F_NO_EFFECT},
-    {"service_tier", C | H, F_NO_EFFECT},
-    {"suffix", C, F_NOT_HERE},
-    {"functions", H, F_NOT_HERE},
-    {"function_call", H, F_NOT_HERE},
-    {"modalities", H, F_NOT_HERE},
-    {"audio", H, F_NOT_HERE},
-    {"prediction", H, F_NOT_HERE},
-    {"reasoning_effort", H, F_NOT_HERE},
-    {"store", H, F_NOT_HERE},
-    {"verbosity", H, F_NOT_HERE},
-    {"web_search_options", H, F_NOT_HERE},
-};
-
-/* What is only known when all fields are. */
-typedef struct loose {
-    json_int_t best_of, max_tokens, max_completion_tokens; /* 0: none; -2: none */
-    double repetition, repeat;                             /* 0: none */
+/* A request while it is read: what is known so far, and what can only be settled when all fields are there.
+ */
+typedef struct draft {
+    kq_api_request r;
+    const kq_api_limits *lim;
+    kq_api_error *e;
+    json_int_t best_of;                           /* 0: absent */
+    json_int_t max_tokens, max_completion_tokens; /* -2: absent */
+    double repetition, repeat;                    /* two names of one penalty; 0: absent */
     bool has_temperature, has_top, has_stream_options, no_tools, one_tool_call, has_template_fields;
-    int generation_prompt; /* -1: not given */
-} loose;
+    int generation_prompt; /* -1: absent */
+} draft;
+
+typedef struct field field;
+/* Reads a field's value into the draft; false with *d->e. The value is never null: null counts as absent. */
+typedef bool field_reader(draft *d, const field *f, json_t *v);
+struct field {
+    const char *name;
+    unsigned apis; /* a bit each: 1 << kq_api */
+    field_reader *read;
+    /* for readers of plain values: where the value goes in the draft, and its range */
+    size_t offset;
+    double min, max;
+};
+
+/* ---- readers of plain values ---- */
+
+static bool read_flag(draft *d, const field *f, json_t *v)
+{
+    return kq_value_bool(v, f->name, (bool *)((char *)d + f->offset), d->e);
+}
+
+static bool read_real(draft *d, const field *f, json_t *v)
+{
+    return kq_value_real(v, f->name, f->min, f->max, (double *)((char *)d + f->offset), d->e);
+}
+
+/* max_tokens and max_completion_tokens; -1: as many as the context holds. The bound is not in the table,
+ * because a double cannot hold it. */
+static bool read_length(draft *d, const field *f, json_t *v)
+{
+    return kq_value_int(v, f->name, -1, INT64_MAX, (json_int_t *)((char *)d + f->offset), d->e);
+}
+
+/* ---- readers of the input ---- */
 
 bool kq_api_model_known(const kq_api_limits *lim, const char *name)
 {
@@ -326,235 +63,410 @@ bool kq_api_model_known(const kq_api_limits *lim, const char *name)
     return known;
 }
 
-/* Variables of a template that it gets from elsewhere: a request cannot set these. */
-static bool get_template_arguments(json_t *v, const char *key, kq_api_request *r, kq_api_error *e)
+static bool read_model(draft *d, const field *f, json_t *v)
 {
-    static const char *const ours[] = {
-        "messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"};
-    if (!json_is_object(v))
-        return bad(e, key, "an object");
-    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
-        if (json_object_get(v, ours[i]))
-            return kq_api_fail(e, 400, key, "invalid_value", "'%.50s': %s cannot be set there", key, ours[i]);
-    r->template_arguments = json_incref(v);
+    const char *name = json_string_value(v);
+    if (!name)
+        return kq_value_bad(d->e, f->name, "a string");
+    if (!kq_api_model_known(d->lim, name))
+        return kq_api_fail(d->e, 404, f->name, "model_not_found",
+                           "The model '%.100s' does not exist; this server has '%.100s'.", name,
+                           d->lim->model);
     return true;
 }
 
-/* OpenAI's "auto" is what happens; "none" leaves the tools out of the prompt. The model cannot be made
- * to call one. */
-static bool get_tool_choice(const json_t *v, const char *key, loose *l, kq_api_error *e)
+static bool read_prompt(draft *d, const field *f, json_t *v)
 {
-    const char *s = json_string_value(v);
-    l->no_tools = s && !strcmp(s, "none");
-    if (l->no_tools || (s && !strcmp(s, "auto")))
+    if (d->r.api == KQ_API_TOKENIZE && !json_is_string(v))
+        return kq_value_bad(d->e, f->name, "a string");
+    return kq_value_prompts(v, f->name, d->lim, &d->r, d->e);
+}
+
+/* The ids that are to become text: any number of them, none too. */
+static bool read_tokens(draft *d, const field *f, json_t *v)
+{
+    const kq_api_limits any_length = {.vocab_size = d->lim->vocab_size, .context = SIZE_MAX};
+    if (!json_is_array(v))
+        return kq_value_bad(d->e, f->name, "a list of token ids");
+    if (!(d->r.prompt = kq_calloc(1, sizeof *d->r.prompt)))
+        return kq_api_no_memory(d->e);
+    d->r.n_prompt = 1;
+    return !json_array_size(v) || kq_value_ids(v, f->name, &any_length, d->r.prompt, d->e);
+}
+
+static bool read_messages(draft *d, const field *f, json_t *v)
+{
+    (void)f;
+    return kq_api_messages(v, &d->r.messages, d->e);
+}
+
+static bool read_tools(draft *d, const field *f, json_t *v)
+{
+    (void)f;
+    return kq_api_tools(v, &d->r.tools, d->e);
+}
+
+/* OpenAI's "auto" is what happens; "none" leaves the tools out of the prompt. The model cannot be made to
+ * call one. */
+static bool read_tool_choice(draft *d, const field *f, json_t *v)
+{
+    const char *choice = json_string_value(v);
+    d->no_tools = choice && !strcmp(choice, "none");
+    if (d->no_tools || (choice && !strcmp(choice, "auto")))
         return true;
-    return kq_api_fail(e, 400, key, "unsupported_value",
+    return kq_api_fail(d->e, 400, f->name, "unsupported_value",
                        "'tool_choice': only \"auto\" and \"none\" are supported");
 }
 
-static bool get_field(kq_api_request *r, loose *l, field_id id, const char *key, json_t *v,
-                      const kq_api_limits *lim, kq_api_error *e)
+static bool read_parallel_tool_calls(draft *d, const field *f, json_t *v)
 {
-    json_int_t i = 0;
-    const char *s = json_string_value(v);
-    switch (id) {
-    case F_MODEL:
-        if (!s)
-            return bad(e, key, "a string");
-        if (!kq_api_model_known(lim, s))
-            return kq_api_fail(e, 404, key, "model_not_found",
-                               "The model '%.100s' does not exist; this server has '%.100s'.", s, lim->model);
-        return true;
-    case F_PROMPT:
-        if (r->api == KQ_API_TOKENIZE && !s)
-            return bad(e, key, "a string");
-        return get_prompt(v, key, lim, r, e);
-    case F_TOKENS:
-        if (!json_is_array(v))
-            return bad(e, key, "a list of token ids");
-        if (!(r->prompt = kq_calloc(1, sizeof *r->prompt)))
-            return no_memory(e);
-        r->n_prompt = 1;
-        return !json_array_size(v) ||
-               get_ids(v, key, &(kq_api_limits){.vocab_size = lim->vocab_size, .context = SIZE_MAX},
-                       r->prompt, e);
-    case F_MESSAGES: return kq_api_messages(v, &r->messages, e);
-    case F_N: return get_int(v, key, 1, (json_int_t)lim->max_choices, &i, e) && (r->n = (size_t)i, true);
-    case F_BEST_OF: return get_int(v, key, 1, (json_int_t)lim->max_choices, &l->best_of, e);
-    case F_MAX_TOKENS: return get_int(v, key, -1, INT64_MAX, &l->max_tokens, e);
-    case F_MAX_COMPLETION_TOKENS: return get_int(v, key, -1, INT64_MAX, &l->max_completion_tokens, e);
-    case F_ECHO: return get_bool(v, key, &r->echo, e);
-    case F_STREAM: return get_bool(v, key, &r->stream, e);
-    case F_STREAM_OPTIONS: {
-        const char *name;
-        json_t *one;
-        l->has_stream_options = true;
-        if (!json_is_object(v))
-            return bad(e, key, "an object");
-        json_object_foreach(v, name, one)
-        {
-            const bool usage = !strcmp(name, "include_usage");
-            /* include_obfuscation: events of random length against listeners; the answer is the same
-             * without */
-            bool padded;
-            if (!usage && strcmp(name, "include_obfuscation"))
-                return kq_api_fail(e, 400, key, "unknown_parameter",
-                                   "stream_options: the field '%.50s' is not supported", name);
-            if (!json_is_null(one) &&
-                !get_bool(one, usage ? "stream_options.include_usage" : "stream_options.include_obfuscation",
-                          usage ? &r->include_usage : &padded, e))
-                return false;
-        }
-        return true;
-    }
-    case F_LOGPROBS:
-        if (json_is_false(v))
-            return true;
-        r->logprobs = true;
-        return get_int(v, key, 0, KQ_API_MAX_TOP, &i, e) && (r->n_top = (int)i, true);
-    case F_CHAT_LOGPROBS: return get_bool(v, key, &r->logprobs, e);
-    case F_TOP_LOGPROBS:
-        l->has_top = true;
-        return get_int(v, key, 0, KQ_API_MAX_TOP, &i, e) && (r->n_top = (int)i, true);
-    case F_STOP: return get_stop(v, key, r, e);
-    case F_STOP_IDS: return get_stop_ids(v, key, lim, r, e);
-    case F_SEED:
-        r->has_seed = true;
-        return get_int(v, key, INT64_MIN, INT64_MAX, &i, e) && (r->sampling.seed = (uint64_t)i, true);
-    case F_TEMPERATURE: l->has_temperature = true; return get_real(v, key, 0, 2, &r->sampling.temperature, e);
-    case F_TOP_P: return get_real(v, key, 0, 1, &r->sampling.top_p, e);
-    case F_TOP_K: /* -1: all, as vLLM writes it */
-        return get_int(v, key, -1, INT32_MAX, &i, e) && (r->sampling.top_k = i < 0 ? 0 : (int)i, true);
-    case F_MIN_P: return get_real(v, key, 0, 1, &r->sampling.min_p, e);
-    case F_REPETITION: return get_real(v, key, 0.01, 100, &l->repetition, e);
-    case F_REPEAT: return get_real(v, key, 0.01, 100, &l->repeat, e);
-    case F_TOOLS: return kq_api_tools(v, &r->tools, e);
-    case F_TOOL_CHOICE: return get_tool_choice(v, key, l, e);
-    case F_PARALLEL_TOOLS: {
-        bool parallel = true;
-        const bool ok = get_bool(v, key, &parallel, e);
-        l->one_tool_call = !parallel;
-        return ok;
-    }
-    case F_TEMPLATE_ARGUMENTS: l->has_template_fields = true; return get_template_arguments(v, key, r, e);
-    case F_GENERATION_PROMPT: {
-        bool on = true;
-        const bool ok = get_bool(v, key, &on, e);
-        l->has_template_fields = true;
-        l->generation_prompt = on;
-        return ok;
-    }
-    case F_CONTINUE: l->has_template_fields = true; return get_bool(v, key, &r->continue_final_message, e);
-    case F_FREQUENCY: return get_real(v, key, -2, 2, &r->frequency_penalty, e);
-    case F_PRESENCE: return get_real(v, key, -2, 2, &r->presence_penalty, e);
-    case F_BIAS: return get_bias(v, key, lim, r, e);
-    case F_IGNORE_EOS: return get_bool(v, key, &r->ignore_eos, e);
-    case F_SPECIAL: return get_bool(v, key, &r->add_special_tokens, e);
-    case F_TOKEN_STRS: return get_bool(v, key, &r->return_token_strs, e);
-    case F_FORMAT: {
-        const char *type = json_string_value(json_object_get(v, "type"));
-        if (!type || strcmp(type, "text"))
-            return kq_api_fail(e, 400, key, "unsupported_value",
-                               "response_format: only {\"type\": \"text\"} is supported");
-        return true;
-    }
-    case F_NO_EFFECT: return true;
-    case F_NOT_HERE:
-        if (json_is_false(v) || (s && !*s) || (json_is_array(v) && !json_array_size(v)))
-            return true; /* asks for nothing */
-        if (!strcmp(key, "modalities") && json_array_size(v) == 1 && json_is_string(json_array_get(v, 0)) &&
-            !strcmp(json_string_value(json_array_get(v, 0)), "text"))
-            return true; /* the default */
-        return kq_api_fail(e, 400, key, "unsupported_parameter", "'%.50s' is not supported by this server",
-                           key);
+    bool parallel = true;
+    const bool ok = kq_value_bool(v, f->name, &parallel, d->e);
+    d->one_tool_call = !parallel;
+    return ok;
+}
+
+/* Variables for the chat template. Those that the server sets cannot be set by a request. */
+static bool read_template_arguments(draft *d, const field *f, json_t *v)
+{
+    static const char *const ours[] = {
+        "messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"};
+    d->has_template_fields = true;
+    if (!json_is_object(v))
+        return kq_value_bad(d->e, f->name, "an object");
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (json_object_get(v, ours[i]))
+            return kq_api_fail(d->e, 400, f->name, "invalid_value", "'%.50s': %s cannot be set there",
+                               f->name, ours[i]);
+    d->r.template_arguments = json_incref(v);
+    return true;
+}
+
+static bool read_generation_prompt(draft *d, const field *f, json_t *v)
+{
+    bool on = true;
+    const bool ok = kq_value_bool(v, f->name, &on, d->e);
+    d->has_template_fields = true;
+    d->generation_prompt = on;
+    return ok;
+}
+
+static bool read_continue(draft *d, const field *f, json_t *v)
+{
+    d->has_template_fields = true;
+    return read_flag(d, f, v);
+}
+
+/* ---- readers of what the answer is to be ---- */
+
+static bool read_n(draft *d, const field *f, json_t *v)
+{
+    json_int_t n = 0;
+    return kq_value_int(v, f->name, 1, (json_int_t)d->lim->max_choices, &n, d->e) &&
+           (d->r.n = (size_t)n, true);
+}
+
+static bool read_best_of(draft *d, const field *f, json_t *v)
+{
+    return kq_value_int(v, f->name, 1, (json_int_t)d->lim->max_choices, &d->best_of, d->e);
+}
+
+static bool read_stream_options(draft *d, const field *f, json_t *v)
+{
+    const char *name;
+    json_t *option;
+    d->has_stream_options = true;
+    if (!json_is_object(v))
+        return kq_value_bad(d->e, f->name, "an object");
+    json_object_foreach(v, name, option) {
+        const bool usage = !strcmp(name, "include_usage");
+        /* include_obfuscation pads events to a random length against listeners; the answer is the same
+         * without it */
+        bool padded;
+        if (!usage && strcmp(name, "include_obfuscation"))
+            return kq_api_fail(d->e, 400, f->name, "unknown_parameter",
+                               "stream_options: the field '%.50s' is not supported", name);
+        if (!json_is_null(option) &&
+            !kq_value_bool(option,
+                           usage ? "stream_options.include_usage" : "stream_options.include_obfuscation",
+                           usage ? &d->r.include_usage : &padded, d->e))
+            return false;
     }
     return true;
 }
 
-/* One penalty under two names. The model's own default is a default of sampling: the most likely token,
- * when that is asked for by name, is not changed by it. */
-static bool settle_penalty(kq_api_request *r, const loose *l, kq_api_error *e)
+static bool read_n_top(draft *d, const field *f, json_t *v)
 {
-    if (l->repetition > 0 && l->repeat > 0 && l->repetition != l->repeat)
-        return kq_api_fail(e, 400, "repeat_penalty", "invalid_value",
+    json_int_t n = 0;
+    d->has_top = true;
+    return kq_value_int(v, f->name, 0, KQ_API_MAX_TOP, &n, d->e) && (d->r.n_top = (int)n, true);
+}
+
+/* Of completions: the number of most likely tokens, or false. Of chat it is a flag. */
+static bool read_logprobs(draft *d, const field *f, json_t *v)
+{
+    if (json_is_false(v))
+        return true;
+    d->r.logprobs = true;
+    return read_n_top(d, f, v);
+}
+
+static bool read_stop(draft *d, const field *f, json_t *v)
+{
+    return kq_value_stop(v, f->name, &d->r, d->e);
+}
+
+static bool read_stop_ids(draft *d, const field *f, json_t *v)
+{
+    return kq_value_stop_ids(v, f->name, d->lim, &d->r, d->e);
+}
+
+static bool read_format(draft *d, const field *f, json_t *v)
+{
+    const char *type = json_string_value(json_object_get(v, "type"));
+    if (!type || strcmp(type, "text"))
+        return kq_api_fail(d->e, 400, f->name, "unsupported_value",
+                           "response_format: only {\"type\": \"text\"} is supported");
+    return true;
+}
+
+/* ---- readers of sampling ---- */
+
+static bool read_seed(draft *d, const field *f, json_t *v)
+{
+    json_int_t seed = 0;
+    d->r.has_seed = true;
+    return kq_value_int(v, f->name, INT64_MIN, INT64_MAX, &seed, d->e) &&
+           (d->r.sampling.seed = (uint64_t)seed, true);
+}
+
+static bool read_temperature(draft *d, const field *f, json_t *v)
+{
+    d->has_temperature = true;
+    return read_real(d, f, v);
+}
+
+/* -1, as vLLM writes it, and 0: all tokens. */
+static bool read_top_k(draft *d, const field *f, json_t *v)
+{
+    json_int_t k = 0;
+    return kq_value_int(v, f->name, -1, INT32_MAX, &k, d->e) &&
+           (d->r.sampling.top_k = k < 0 ? 0 : (int)k, true);
+}
+
+static bool read_bias(draft *d, const field *f, json_t *v)
+{
+    return kq_value_bias(v, f->name, d->lim, &d->r, d->e);
+}
+
+/* ---- fields without effect, and fields that are refused by name ---- */
+
+static bool accept_without_effect(draft *d, const field *f, json_t *v)
+{
+    (void)d, (void)f, (void)v;
+    return true;
+}
+
+/* A feature that this server does not have. A value that asks for nothing is accepted: clients send it. */
+static bool refuse_feature(draft *d, const field *f, json_t *v)
+{
+    const json_t *first = json_array_get(v, 0);
+    const bool empty = json_is_false(v) || (json_is_string(v) && !json_string_length(v)) ||
+                       (json_is_array(v) && !json_array_size(v));
+    const bool text_only = !strcmp(f->name, "modalities") && json_array_size(v) == 1 &&
+                           json_is_string(first) && !strcmp(json_string_value(first), "text");
+    if (empty || text_only)
+        return true;
+    return kq_api_fail(d->e, 400, f->name, "unsupported_parameter", "'%.50s' is not supported by this server",
+                       f->name);
+}
+
+/* ---- the table ---- */
+
+enum {
+    C = 1 << KQ_API_COMPLETIONS,
+    H = 1 << KQ_API_CHAT,
+    T = 1 << KQ_API_TOKENIZE,
+    D = 1 << KQ_API_DETOKENIZE
+};
+/* FIELD: its reader knows where the value goes. MEMBER: the value goes to this member of the draft. NUMBER:
+ * the value goes there, and is from min to max. */
+#define FIELD(name, apis, read)   \
+    {                             \
+        name, apis, read, 0, 0, 0 \
+    }
+#define MEMBER(name, apis, read, member)                \
+    {                                                   \
+        name, apis, read, offsetof(draft, member), 0, 0 \
+    }
+#define NUMBER(name, apis, read, member, min, max)          \
+    {                                                       \
+        name, apis, read, offsetof(draft, member), min, max \
+    }
+
+static const field fields[] = {
+    FIELD("model", C | H | T | D, read_model),
+    FIELD("prompt", C | T, read_prompt),
+    FIELD("messages", H | T, read_messages),
+    FIELD("tokens", D, read_tokens),
+    FIELD("n", C | H, read_n),
+    FIELD("best_of", C, read_best_of),
+    MEMBER("max_tokens", C | H, read_length, max_tokens),
+    MEMBER("max_completion_tokens", H, read_length, max_completion_tokens),
+    MEMBER("echo", C, read_flag, r.echo),
+    MEMBER("stream", C | H, read_flag, r.stream),
+    FIELD("stream_options", C | H, read_stream_options),
+    FIELD("logprobs", C, read_logprobs),
+    MEMBER("logprobs", H, read_flag, r.logprobs),
+    FIELD("top_logprobs", H, read_n_top),
+    FIELD("stop", C | H, read_stop),
+    FIELD("stop_token_ids", C | H, read_stop_ids),
+    FIELD("seed", C | H, read_seed),
+    NUMBER("temperature", C | H, read_temperature, r.sampling.temperature, 0, 2),
+    NUMBER("top_p", C | H, read_real, r.sampling.top_p, 0, 1),
+    FIELD("top_k", C | H, read_top_k),
+    NUMBER("min_p", C | H, read_real, r.sampling.min_p, 0, 1),
+    NUMBER("repetition_penalty", C | H, read_real, repetition, 0.01, 100),
+    NUMBER("repeat_penalty", C | H, read_real, repeat, 0.01, 100),
+    FIELD("tools", H | T, read_tools),
+    FIELD("tool_choice", H, read_tool_choice),
+    FIELD("parallel_tool_calls", H, read_parallel_tool_calls),
+    FIELD("chat_template_kwargs", H | T, read_template_arguments),
+    FIELD("add_generation_prompt", H | T, read_generation_prompt),
+    MEMBER("continue_final_message", H | T, read_continue, r.continue_final_message),
+    NUMBER("frequency_penalty", C | H, read_real, r.frequency_penalty, -2, 2),
+    NUMBER("presence_penalty", C | H, read_real, r.presence_penalty, -2, 2),
+    FIELD("logit_bias", C | H, read_bias),
+    MEMBER("ignore_eos", C | H, read_flag, r.ignore_eos),
+    MEMBER("add_special_tokens", C | T, read_flag, r.add_special_tokens),
+    MEMBER("return_token_strs", T, read_flag, r.return_token_strs),
+    FIELD("response_format", H, read_format),
+    FIELD("user", C | H, accept_without_effect),
+    FIELD("metadata", C | H, accept_without_effect),
+    FIELD("safety_identifier", C | H, accept_without_effect),
+    FIELD("prompt_cache_key", C | H, accept_without_effect),
+    FIELD("prompt_cache_retention", C | H, accept_without_effect),
+    FIELD("service_tier", C | H, accept_without_effect),
+    FIELD("suffix", C, refuse_feature),
+    FIELD("functions", H, refuse_feature),
+    FIELD("function_call", H, refuse_feature),
+    FIELD("modalities", H, refuse_feature),
+    FIELD("audio", H, refuse_feature),
+    FIELD("prediction", H, refuse_feature),
+    FIELD("reasoning_effort", H, refuse_feature),
+    FIELD("store", H, refuse_feature),
+    FIELD("verbosity", H, refuse_feature),
+    FIELD("web_search_options", H, refuse_feature),
+};
+
+static const field *find_field(kq_api api, const char *name)
+{
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (fields[i].apis >> api & 1 && !strcmp(fields[i].name, name))
+            return &fields[i];
+    return NULL;
+}
+
+/* ---- rules between fields ---- */
+
+/* One penalty under two names. The model's own recommended penalty belongs to its recommended sampling: a
+ * request for temperature 0 asks for the most likely token, which that penalty must not change. */
+static bool settle_penalty(draft *d)
+{
+    kq_sampling *sampling = &d->r.sampling;
+    if (d->repetition > 0 && d->repeat > 0 && d->repetition != d->repeat)
+        return kq_api_fail(d->e, 400, "repeat_penalty", "invalid_value",
                            "'repetition_penalty' and 'repeat_penalty' are the same, and differ");
-    if (l->repetition > 0 || l->repeat > 0)
-        r->sampling.repetition_penalty = l->repetition > 0 ? l->repetition : l->repeat;
-    else if (l->has_temperature && !(r->sampling.temperature > 0))
-        r->sampling.repetition_penalty = 0;
+    if (d->repetition > 0 || d->repeat > 0)
+        sampling->repetition_penalty = d->repetition > 0 ? d->repetition : d->repeat;
+    else if (d->has_temperature && !(sampling->temperature > 0))
+        sampling->repetition_penalty = 0;
     return true;
 }
 
-static bool settle_template(kq_api_request *r, const loose *l, kq_api_error *e)
+/* vLLM's rule for continue_final_message, except that add_generation_prompt need not be set to false. */
+static bool check_continue(const draft *d)
 {
-    if (!r->messages && (l->has_template_fields || r->tools))
-        return kq_api_fail(e, 400, "messages", "missing_required_parameter",
+    const json_t *last = json_array_get(d->r.messages, json_array_size(d->r.messages) - 1);
+    if (d->generation_prompt == 1)
+        return kq_api_fail(d->e, 400, "continue_final_message", "invalid_value",
+                           "'continue_final_message' and 'add_generation_prompt' exclude each other");
+    if (strcmp(json_string_value(json_object_get(last, "role")), "assistant"))
+        return kq_api_fail(d->e, 400, "continue_final_message", "invalid_value",
+                           "'continue_final_message': the last message is not the assistant's");
+    return true;
+}
+
+static bool settle_template(draft *d)
+{
+    kq_api_request *r = &d->r;
+    if (!r->messages && (d->has_template_fields || r->tools))
+        return kq_api_fail(d->e, 400, "messages", "missing_required_parameter",
                            "fields of a chat template go with 'messages'");
-    if (r->continue_final_message) { /* vLLM's rule, but that the other one need not be said */
-        const json_t *last = json_array_get(r->messages, json_array_size(r->messages) - 1);
-        if (l->generation_prompt == 1)
-            return kq_api_fail(e, 400, "continue_final_message", "invalid_value",
-                               "'continue_final_message' and 'add_generation_prompt' exclude each other");
-        if (strcmp(json_string_value(json_object_get(last, "role")), "assistant"))
-            return kq_api_fail(e, 400, "continue_final_message", "invalid_value",
-                               "'continue_final_message': the last message is not the assistant's");
-    }
-    r->add_generation_prompt = l->generation_prompt < 0 ? !r->continue_final_message : l->generation_prompt;
-    if (r->tools && l->one_tool_call)
-        return kq_api_fail(e, 400, "parallel_tool_calls", "unsupported_value",
+    if (r->continue_final_message && !check_continue(d))
+        return false;
+    r->add_generation_prompt = d->generation_prompt < 0 ? !r->continue_final_message : d->generation_prompt;
+    if (r->tools && d->one_tool_call)
+        return kq_api_fail(d->e, 400, "parallel_tool_calls", "unsupported_value",
                            "'parallel_tool_calls': the model cannot be held to one call");
-    if (l->no_tools) {
+    if (d->no_tools) {
         json_decref(r->tools);
         r->tools = NULL;
     }
     return true;
 }
 
-static bool parse_object(kq_api_request *r, json_t *root, const kq_api_limits *lim, kq_api_error *e)
+static bool check_input(const draft *d)
+{
+    const kq_api_request *r = &d->r;
+    static const char code[] = "missing_required_parameter";
+    if (r->api == KQ_API_CHAT && !r->messages)
+        return kq_api_fail(d->e, 400, "messages", code, "'messages' is missing");
+    if (r->api == KQ_API_COMPLETIONS && !r->n_prompt)
+        return kq_api_fail(d->e, 400, "prompt", code, "'prompt' is missing");
+    if (r->api == KQ_API_DETOKENIZE && !r->n_prompt)
+        return kq_api_fail(d->e, 400, "tokens", code, "'tokens' is missing");
+    if (r->api == KQ_API_TOKENIZE && (r->n_prompt != 0) == (r->messages != NULL))
+        return kq_api_fail(d->e, 400, "prompt", code, "either 'prompt' or 'messages' is needed");
+    return true;
+}
+
+static bool check_answer(const draft *d)
+{
+    const kq_api_request *r = &d->r;
+    if (d->best_of && (size_t)d->best_of != r->n)
+        return kq_api_fail(d->e, 400, "best_of", "unsupported_value",
+                           "'best_of' other than n is not supported");
+    if (d->has_stream_options && !r->stream)
+        return kq_api_fail(d->e, 400, "stream_options", "invalid_value",
+                           "'stream_options' goes with \"stream\": true");
+    if (r->api == KQ_API_CHAT && d->has_top && !r->logprobs)
+        return kq_api_fail(d->e, 400, "top_logprobs", "invalid_value",
+                           "'top_logprobs' goes with \"logprobs\": true");
+    if (r->n_prompt && r->n > d->lim->max_choices / r->n_prompt)
+        return kq_api_fail(d->e, 400, "n", "invalid_value",
+                           "%zu prompts with n = %zu are more than the %zu answers one request may have",
+                           r->n_prompt, r->n, d->lim->max_choices);
+    return true;
+}
+
+static bool parse_object(draft *d, json_t *root)
 {
     const char *key;
     json_t *v;
-    loose l = {.max_tokens = -2, .max_completion_tokens = -2, .generation_prompt = -1};
-    json_object_foreach(root, key, v)
-    {
-        size_t i = 0;
-        while (i < sizeof fields / sizeof *fields &&
-               (!(fields[i].apis >> r->api & 1) || strcmp(fields[i].name, key)))
-            i++;
-        if (i == sizeof fields / sizeof *fields)
-            return kq_api_fail(e, 400, key, "unknown_parameter",
+    json_object_foreach(root, key, v) {
+        const field *f = find_field(d->r.api, key);
+        if (!f)
+            return kq_api_fail(d->e, 400, key, "unknown_parameter",
                                "Unrecognized request argument supplied: %.50s", key);
-        if (!json_is_null(v) && !get_field(r, &l, fields[i].id, key, v, lim, e))
+        if (!json_is_null(v) && !f->read(d, f, v))
             return false;
     }
-    if (r->api == KQ_API_CHAT && !r->messages)
-        return kq_api_fail(e, 400, "messages", "missing_required_parameter", "'messages' is missing");
-    if (r->api == KQ_API_COMPLETIONS && !r->n_prompt)
-        return kq_api_fail(e, 400, "prompt", "missing_required_parameter", "'prompt' is missing");
-    if (r->api == KQ_API_DETOKENIZE && !r->n_prompt)
-        return kq_api_fail(e, 400, "tokens", "missing_required_parameter", "'tokens' is missing");
-    if (r->api == KQ_API_TOKENIZE && (r->n_prompt != 0) == (r->messages != NULL))
-        return kq_api_fail(e, 400, "prompt", "missing_required_parameter",
-                           "either 'prompt' or 'messages' is needed");
-    /* the newer name counts */
-    const json_int_t asked = l.max_completion_tokens > -2 ? l.max_completion_tokens : l.max_tokens;
+    /* max_completion_tokens is the newer name, and counts */
+    const json_int_t asked = d->max_completion_tokens > -2 ? d->max_completion_tokens : d->max_tokens;
     if (asked > -2)
-        r->max_tokens = asked < 0 ? SIZE_MAX : (size_t)asked;
-    if (!settle_penalty(r, &l, e) || !settle_template(r, &l, e))
-        return false;
-    if (l.best_of && (size_t)l.best_of != r->n)
-        return kq_api_fail(e, 400, "best_of", "unsupported_value", "'best_of' other than n is not supported");
-    if (l.has_stream_options && !r->stream)
-        return kq_api_fail(e, 400, "stream_options", "invalid_value",
-                           "'stream_options' goes with \"stream\": true");
-    if (r->api == KQ_API_CHAT && l.has_top && !r->logprobs)
-        return kq_api_fail(e, 400, "top_logprobs", "invalid_value",
-                           "'top_logprobs' goes with \"logprobs\": true");
-    if (r->n_prompt && r->n > lim->max_choices / r->n_prompt)
-        return kq_api_fail(e, 400, "n", "invalid_value",
-                           "%zu prompts with n = %zu are more than the %zu answers one request may have",
-                           r->n_prompt, r->n, lim->max_choices);
-    return true;
+        d->r.max_tokens = asked < 0 ? SIZE_MAX : (size_t)asked;
+    return check_input(d) && settle_penalty(d) && settle_template(d) && check_answer(d);
 }
 
 bool kq_api_parse(kq_api api, const char *body, size_t size, const kq_api_limits *limits, kq_api_request *out,
@@ -562,21 +474,29 @@ bool kq_api_parse(kq_api api, const char *body, size_t size, const kq_api_limits
 {
     json_error_t je;
     json_t *root = json_loadb(body, size, JSON_REJECT_DUPLICATES, &je);
-    *out = (kq_api_request){.api = api,
-                            .n = 1,
-                            .max_tokens = api == KQ_API_COMPLETIONS ? 16 : SIZE_MAX,
-                            .add_special_tokens = true,
-                            .sampling = limits->sampling};
+    draft d = {.r = {.api = api,
+                     .n = 1,
+                     .max_tokens = api == KQ_API_COMPLETIONS ? 16 : SIZE_MAX,
+                     .add_special_tokens = true,
+                     .sampling = limits->sampling},
+               .lim = limits,
+               .e = e,
+               .max_tokens = -2,
+               .max_completion_tokens = -2,
+               .generation_prompt = -1};
+    *out = (kq_api_request){0};
     if (!root)
         return kq_api_fail(e, 400, NULL, "invalid_json",
                            "The body is not the JSON that is expected: %.150s (line %d, column %d)", je.text,
                            je.line, je.column);
     bool ok = json_is_object(root)
-                  ? parse_object(out, root, limits, e)
+                  ? parse_object(&d, root)
                   : kq_api_fail(e, 400, NULL, "invalid_json", "The body is not a JSON object");
     json_decref(root);
-    if (!ok)
-        kq_api_request_clear(out);
+    if (ok)
+        *out = d.r;
+    else
+        kq_api_request_clear(&d.r);
     return ok;
 }
 

@@ -7,6 +7,7 @@
 #include "base/time.h"
 #include "chat/chat.h"
 #include "base/utf8.h"
+#include "request/messages.h"
 
 /* characters that a normalizer may have written otherwise in a row, on both sides together */
 enum { RESYNC = 24 };
@@ -68,7 +69,8 @@ static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, cons
     kq_status st = KQ_E_ARG;
     for (int empty = 0; empty < 2 && st == KQ_E_ARG;
          empty++) { /* a template that fails over a content that is not there gets an empty one */
-        json_t *messages = kq_api_written(r->messages, ways.parts, ways.strings, empty);
+        json_t *messages = kq_api_template_messages(
+            r->messages, &(kq_message_form){.parts = ways.parts, .strings = ways.strings, .empty = empty});
         chat.messages = messages;
         st = messages ? kq_chat_render(tok, &chat, &text, err)
                       : kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");

@@ -5,6 +5,7 @@
 
 #include "base/utf8.h"
 #include "request/head.h"
+#include "request/messages.h"
 #include "request/request.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -58,18 +59,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     size_t k;
     const json_t *message;
-    json_array_foreach(r.messages, k, message)
-    {
+    json_array_foreach(r.messages, k, message) {
         const json_t *content = json_object_get(message, "content");
         if (!json_is_string(json_object_get(message, "role")) ||
             (content && !json_is_string(content) && !json_is_array(content)))
             abort();
     }
-    json_t *written = kq_api_written(r.messages, false, false, true);
+    json_t *written = kq_api_template_messages(r.messages, &(kq_message_form){.empty = true});
     if (json_array_size(written) != json_array_size(r.messages))
         abort();
-    json_array_foreach(written, k, message) sink +=
-        (unsigned)json_string_length(json_object_get(message, "content"));
+    json_array_foreach(written, k, message)
+        sink += (unsigned)json_string_length(json_object_get(message, "content"));
     json_decref(written);
     if ((r.tools && !json_array_size(r.tools)) ||
         (r.template_arguments && !json_is_object(r.template_arguments)) ||

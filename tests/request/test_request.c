@@ -4,6 +4,8 @@
 
 #include "requests.h"
 #include "request/head.h"
+#include "request/messages.h"
+#include "request/request.h"
 
 static const kq_api_limits limits = {.model = "tiny",
                                      .other_name = {"models/tiny"},
@@ -179,7 +181,7 @@ static void conversations(void **state)
         snprintf(body, sizeof body, "{\"messages\":[%s]}", cases[i].given);
         snprintf(want, sizeof want, "[%s]", cases[i].want);
         kq_api_request r = parse(KQ_API_CHAT, body);
-        json_t *written = kq_api_written(r.messages, false, false, true);
+        json_t *written = kq_api_template_messages(r.messages, &(kq_message_form){.empty = true});
         json_is(written, want);
         json_decref(written);
         kq_api_request_clear(&r);
@@ -192,7 +194,8 @@ static void conversations(void **state)
             "{\"function\":{\"name\":\"g\"}}]},{\"role\":\"tool\",\"content\":[{\"type\":\"input_text\","
             "\"text\":\"4\",\"cache\":1},{\"type\":\"text\",\"text\":\"5\"}]}]}";
         kq_api_request r = parse(KQ_API_CHAT, given);
-        json_t *written = kq_api_written(r.messages, true, true, false);
+        json_t *written =
+            kq_api_template_messages(r.messages, &(kq_message_form){.parts = true, .strings = true});
         json_is(written,
                 "[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{"
                 "\\\"x\\\":1}\"}},{\"function\":{\"name\":\"g\",\"arguments\":{}}}]},"
