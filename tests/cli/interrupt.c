@@ -45,7 +45,9 @@ int main(int argc, char **argv)
     else if (!strcmp(argv[3], "group"))
         kill(-child, number);
     else
-        syscall(SYS_tgkill, child, thread_of(child, strtoul(argv[3], NULL, 10)), number);
+        while (syscall(SYS_tgkill, child, thread_of(child, strtoul(argv[3], NULL, 10)), number) &&
+               kill(child, 0) == 0)
+            ; /* that thread has ended in between: another one */
     int status;
     pid_t got = 0;
     for (int i = 0; i < 24000 && !got; i++)

@@ -124,11 +124,16 @@ must $C -o whole --methods flipflop,fastkron:tokens=256,none --bits 2,3
 [ -z "$(ls whole/models)" ] && [ -z "$(find whole/factors -name '*.safetensors')" ] || fail "left by a run that died: $(find whole)"
 must $C -o kept --methods none,flipflop
 [ -e kept/models/none-2bit-seed0/config.json ] && [ "$(ls kept/factors | wc -l)" = 2 ] || fail "what was kept is gone: $(find kept)"
-rm -rf part
-$C -o part --methods flipflop,fastkron:tokens=256,none --bits 2,3 >/dev/null 2>int.err &
-until compgen -G 'part/rows/*.json' >/dev/null || ! kill -0 $! 2>/dev/null; do sleep 0.005; done # the first of six rows: most is to come
-kill -INT $! 2>/dev/null
-wait $! && fail "interrupted, and status 0" || grep -q "; the same command continues" int.err || fail "what an interruption says: $(cat int.err)"
+for i in 1 2 3 4 5; do # again where it was through before the signal came: a busy machine
+    rm -rf part
+    $C -o part --methods flipflop,fastkron:tokens=256,none --bits 2,3 >/dev/null 2>int.err &
+    until compgen -G 'part/rows/*.json' >/dev/null || ! kill -0 $! 2>/dev/null; do sleep 0.005; done # the first of six rows: most is to come
+    kill -INT $! 2>/dev/null
+    wait $!
+    got=$?
+    [ $got -eq 0 ] || break
+done
+[ $got -eq 130 ] && grep -q "; the same command continues" int.err || fail "status $got, and what an interruption says: $(cat int.err)"
 # a pass that was interrupted with other estimates than are asked for now
 rm -rf other
 for i in $(seq 200); do

@@ -207,7 +207,7 @@ if command -v curl >/dev/null; then
     "$KRONQ" serve gen-list --port 0 --json --compute f32 >ready 2>log &
     server=$!
     trap 'kill -9 $server 2>/dev/null; rm -rf "$W"' EXIT
-    for _ in $(seq 300); do [ -s ready ] && break; sleep 0.1; done
+    for _ in $(seq 600); do [ -s ready ] && break; kill -0 $server 2>/dev/null || { cat log; fail "serve did not start"; }; sleep 0.1; done
     curl -s -m 60 -o answer -H 'Content-Type: application/json' -d '{"prompt": "Out know", "max_tokens": 8, "temperature": 0}' "$(get ready url)/v1/completions"
     [ "$(get answer choices/0/finish_reason usage/completion_tokens | tr '\n' ' ')" = "stop 1 " ] || { cat answer log; fail "the server's answer"; }
     kill $server && wait $server

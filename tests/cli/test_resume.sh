@@ -132,8 +132,9 @@ refuse 1 "job.json.*--fresh" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume
 say "two at one output: the second is refused"
 "$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --quiet 2>/dev/null &
 first=$!
-for ((i = 0; i < 1000; i++)); do
-    ls -l /proc/$first/fd 2>/dev/null | grep -q kronq-work/lock && break
+for ((i = 0; i < 6000; i++)); do # until it has the lock; stopped, it surely keeps it
+    grep -Eq "FLOCK +ADVISORY +WRITE +$first " /proc/locks && kill -STOP $first && break
+    kill -0 $first 2>/dev/null || break
     sleep 0.003
 done
 refuse 1 "another kronq is at work" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --quiet
