@@ -1,3 +1,5 @@
+/* Writing errors. A message may quote a hostile file, so control characters are taken out here, in one place,
+ * and no caller has to think of them. */
 #include "base/error.h"
 
 #include <stdarg.h>

@@ -1,3 +1,5 @@
+/* Conversions between 16-bit and 32-bit floats, by integer arithmetic: the results are the same bits on every
+ * machine, which hardware instructions give only where they exist and only in the mode that is set. */
 #include "base/f16.h"
 
 float kq_f16_to_f32(uint16_t h)

@@ -1,3 +1,5 @@
+/* Files. A written file appears under its name only when it is whole and on the disk: a job that is killed
+ * leaves no half checkpoint that looks like one. */
 #include "base/file.h"
 
 #include <errno.h>

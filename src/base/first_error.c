@@ -1,3 +1,5 @@
+/* The error of a parallel loop. One lock serves all loops: it is taken only when an error is noted, which is
+ * rare, and a lock in each loop would have to be made and destroyed. */
 #include "base/first_error.h"
 
 #include <pthread.h>

@@ -1,3 +1,4 @@
+/* Fingerprints by xxHash's XXH3: fast enough to hash a model of tens of gigabytes while it is read anyway. */
 #include "base/hash.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* The instruction sets of this processor. Each step asks for all instructions that the kernels of that step
+ * use, because a virtual machine may hide any one of them. */
 #include "base/isa.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* The C locale of a thread, for as long as a function of the library runs. The locale of a thread is set
+ * (uselocale), not that of the process (setlocale), which other threads of the host program would see. */
 #include "base/locale.h"
 
 static _Thread_local locale_t host; /* of the thread, while it has the C locale; else 0 */

@@ -1,3 +1,5 @@
+/* Memory. Blocks are aligned for vector loads. One allocation can be told to fail, so that tests can walk
+ * through every path that a lack of memory opens. */
 #include "base/mem.h"
 
 #include <malloc.h>

@@ -1,3 +1,5 @@
+/* The guard before a caller's progress function. It remembers the stage and the wish to stop, so that no
+ * other file has to. */
 #include "base/progress.h"
 
 #include <stdio.h>

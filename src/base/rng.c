@@ -1,3 +1,5 @@
+/* Random numbers by hashing a counter. A generator with a state (xoshiro, PCG) would tie the numbers to the
+ * order in which threads draw. */
 #include "base/rng.h"
 
 #include <math.h>

@@ -1,3 +1,6 @@
+/* How many threads to use: the processors that the process may run on, and not more than its control group
+ * pays for. In a container with two processors' time, OpenMP's default of one thread a core would stall at
+ * every barrier. */
 #include "base/threads.h"
 
 #include <sched.h>

@@ -1,3 +1,4 @@
+/* Clocks, and durations for people. */
 #include "base/time.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* Warnings go through one handler at a time, with the host's locale: a handler may print, and may be set from
+ * another thread. */
 #include "base/warn.h"
 
 #include <pthread.h>

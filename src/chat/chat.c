@@ -9,9 +9,11 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "base/warn.h"
 #include "format/json.h"
 #include "jinja/jinja.h"
+#include "pyvalue/unicode.h"
 
 /* put behind a prefilled answer, and looked for in the rendered text */
 static const char tag[] = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -56,7 +58,9 @@ static json_t *plain_message(const json_t *m)
     }
     if (thought)
         ok = ok && !json_object_set(out, "thinking", (json_t *)thought);
-    json_object_foreach((json_t *)m, key, v) if (!json_is_null(v)) ok = ok && !json_object_set(out, key, v);
+    json_object_foreach((json_t *)m, key, v)
+        if (!json_is_null(v))
+            ok = ok && !json_object_set(out, key, v);
     if (thought)
         ok = ok && !json_object_set(out, "reasoning_content", (json_t *)thought);
     if (ok)
@@ -73,8 +77,7 @@ static kq_status plain_messages(const json_t *messages, json_t **out, kq_error *
         return kq_fail(err, KQ_E_ARG, "a conversation without messages");
     if (!(*out = json_array()))
         return no_memory(err);
-    json_array_foreach((json_t *)messages, i, m)
-    {
+    json_array_foreach((json_t *)messages, i, m) {
         if (!json_is_object(m))
             return kq_fail(err, KQ_E_ARG, "message %zu is not an object with role and content", i);
         if (json_array_append_new(*out, plain_message(m)))
@@ -192,8 +195,9 @@ static void warn_unread(const kq_jinja *t, const char *name, const kq_chat *chat
     json_t *v;
     if (json_array_size(chat->tools) && !kq_jinja_names(t, "tools"))
         kq_warn("%s reads no tools: they are left out of the prompt", name);
-    json_object_foreach((json_t *)chat->arguments, key, v) if (!kq_jinja_names(t, key))
-        kq_warn("%s reads no variable \"%.60s\": the argument changes nothing", name, key);
+    json_object_foreach((json_t *)chat->arguments, key, v)
+        if (!kq_jinja_names(t, key))
+            kq_warn("%s reads no variable \"%.60s\": the argument changes nothing", name, key);
 }
 
 /* ---- where a prefilled answer ends ---- */
@@ -203,22 +207,12 @@ typedef struct span {
     size_t n;
 } span;
 
-/* Python's str.isspace, by UTF-8: bytes of the white space at s, 0: none. */
+/* Bytes of the white space, as Python's str.isspace has it, at s [n]; 0: none. */
 static size_t space_at(const char *s, size_t n)
 {
-    static const char *const wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\xa8",
-                                       "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
-    if (!n)
-        return 0;
-    if ((*s >= 9 && *s <= 13) || (*s >= 0x1c && *s <= 0x20))
-        return 1;
-    if (n >= 3 && !memcmp(s, "\xe2\x80", 2) && (unsigned char)s[2] >= 0x80 &&
-        (unsigned char)s[2] <= 0x8a) /* U+2000 to U+200A */
-        return 3;
-    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
-        if (n >= strlen(wide[i]) && !memcmp(s, wide[i], strlen(wide[i])))
-            return strlen(wide[i]);
-    return 0;
+    size_t size = 0;
+    return n && kq_utf8_next(s, n).kind == KQ_UTF8_CHAR && kq_py_is_space(kq_py_code_point(s, &size)) ? size
+                                                                                                      : 0;
 }
 
 static span strip(span x, bool left)

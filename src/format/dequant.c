@@ -1,3 +1,6 @@
+/* The number formats of GGUF and safetensors as f32. Each is restated from the layout that its source defines
+ * (ggml's blocks: ggml-common.h; FP8: the OCP specification), without vector code: reading is limited by the
+ * disk. */
 #include "format/dequant.h"
 
 #include <string.h>

@@ -1,3 +1,6 @@
+/* Reading GGUF, versions 2 and 3, of one file or of parts. The file is taken for hostile: every count is
+ * checked against the bytes that are left before anything is allocated for it, and nothing is copied that can
+ * stay in the map. */
 #include "format/gguf.h"
 
 #include <stdio.h>

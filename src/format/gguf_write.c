@@ -1,3 +1,5 @@
+/* Writing GGUF, version 3. Metadata and the table of tensors are collected first; the data then follow in the
+ * order of the table, so that a file of any size needs memory for its table only. */
 #include "format/gguf_write.h"
 
 #include <stdlib.h>

@@ -109,14 +109,14 @@ kq_status kq_json_unexpected(kq_json_node node, const char *expected, kq_error *
                    expected);
 }
 
-/* Is there nothing to take? *status is then the getter's result. */
-static bool nothing_there(kq_json_node node, kq_json_presence presence, const char *expected,
-                          kq_status *status, kq_error *err)
+/* Check a value that has the right type or has not. *there: it is there, and right. */
+static kq_status check(kq_json_node node, kq_json_presence presence, bool right, const char *expected,
+                       bool *there, kq_error *err)
 {
-    if (!kq_json_absent(node))
-        return false;
-    *status = presence == KQ_JSON_REQUIRED ? kq_json_unexpected(node, expected, err) : KQ_OK;
-    return true;
+    *there = !kq_json_absent(node) && right;
+    return *there || (kq_json_absent(node) && presence == KQ_JSON_OPTIONAL)
+               ? KQ_OK
+               : kq_json_unexpected(node, expected, err);
 }
 
 /* ---- the types ---- */
@@ -125,21 +125,19 @@ kq_status kq_json_get_whole(kq_json_node node, kq_json_presence presence, int64_
                             int64_t *out, kq_error *err)
 {
     char expected[MAX_EXPECTED];
-    kq_status status;
+    bool there;
+    const json_int_t x = json_integer_value(node.value);
     if (lo == INT64_MIN && hi == INT64_MAX)
         snprintf(expected, sizeof expected, "a whole number");
     else if (hi == INT64_MAX)
         snprintf(expected, sizeof expected, "a whole number of at least %lld", (long long)lo);
     else
         snprintf(expected, sizeof expected, "a whole number from %lld to %lld", (long long)lo, (long long)hi);
-    if (nothing_there(node, presence, expected, &status, err))
-        return status;
-    const json_int_t x = json_integer_value(node.value);
-    if (!json_is_integer(node.value) || x < lo || x > hi)
-        return kq_json_unexpected(node, expected, err);
-    if (out)
+    const kq_status status =
+        check(node, presence, json_is_integer(node.value) && x >= lo && x <= hi, expected, &there, err);
+    if (there && out)
         *out = x;
-    return KQ_OK;
+    return status;
 }
 
 kq_status kq_json_get_size(kq_json_node node, kq_json_presence presence, size_t lo, size_t hi, size_t *out,
@@ -157,74 +155,57 @@ kq_status kq_json_get_number(kq_json_node node, kq_json_presence presence, doubl
                              kq_error *err)
 {
     char expected[MAX_EXPECTED];
-    kq_status status;
+    bool there;
+    const double x = json_number_value(node.value);
     if (isinf(lo) && isinf(hi))
         snprintf(expected, sizeof expected, "a finite number");
     else if (isinf(hi))
         snprintf(expected, sizeof expected, "a number of at least %g", lo);
     else
         snprintf(expected, sizeof expected, "a number from %g to %g", lo, hi);
-    if (nothing_there(node, presence, expected, &status, err))
-        return status;
-    const double x = json_number_value(node.value);
-    if (!json_is_number(node.value) || !isfinite(x) || x < lo || x > hi)
-        return kq_json_unexpected(node, expected, err);
-    if (out)
+    const kq_status status =
+        check(node, presence, json_is_number(node.value) && isfinite(x) && x >= lo && x <= hi, expected,
+              &there, err);
+    if (there && out)
         *out = x;
-    return KQ_OK;
+    return status;
 }
 
 kq_status kq_json_get_bool(kq_json_node node, kq_json_presence presence, bool *out, kq_error *err)
 {
-    static const char expected[] = "true or false";
-    kq_status status;
-    if (nothing_there(node, presence, expected, &status, err))
-        return status;
-    if (!json_is_boolean(node.value))
-        return kq_json_unexpected(node, expected, err);
-    if (out)
+    bool there;
+    const kq_status status = check(node, presence, json_is_boolean(node.value), "true or false", &there, err);
+    if (there && out)
         *out = json_is_true(node.value);
-    return KQ_OK;
+    return status;
 }
 
 kq_status kq_json_get_text(kq_json_node node, kq_json_presence presence, const char **out, kq_error *err)
 {
-    static const char expected[] = "a string";
-    kq_status status;
-    if (nothing_there(node, presence, expected, &status, err))
-        return status;
+    bool there;
     const char *text = json_string_value(node.value);
-    if (!text)
-        return kq_json_unexpected(node, expected, err);
-    if (strlen(text) != json_string_length(node.value))
+    const kq_status status = check(node, presence, text != NULL, "a string", &there, err);
+    if (there && strlen(text) != json_string_length(node.value))
         return kq_json_unexpected(node, "a string without a NUL character", err);
-    if (out)
+    if (there && out)
         *out = text;
-    return KQ_OK;
+    return status;
 }
 
 kq_status kq_json_get_object(kq_json_node node, kq_json_presence presence, const json_t **out, kq_error *err)
 {
-    static const char expected[] = "an object";
-    kq_status status;
-    if (nothing_there(node, presence, expected, &status, err))
-        return status;
-    if (!json_is_object(node.value))
-        return kq_json_unexpected(node, expected, err);
-    if (out)
+    bool there;
+    const kq_status status = check(node, presence, json_is_object(node.value), "an object", &there, err);
+    if (there && out)
         *out = node.value;
-    return KQ_OK;
+    return status;
 }
 
 kq_status kq_json_get_list(kq_json_node node, kq_json_presence presence, const json_t **out, kq_error *err)
 {
-    static const char expected[] = "a list";
-    kq_status status;
-    if (nothing_there(node, presence, expected, &status, err))
-        return status;
-    if (!json_is_array(node.value))
-        return kq_json_unexpected(node, expected, err);
-    if (out)
+    bool there;
+    const kq_status status = check(node, presence, json_is_array(node.value), "a list", &there, err);
+    if (there && out)
         *out = node.value;
-    return KQ_OK;
+    return status;
 }

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
+#include "format/json.h"
 #include "format/safetensors_write.h"
 
 enum { MAX_HEADER = 100000000 }; /* as the reference implementation */
@@ -48,54 +48,61 @@ static const struct st_type *find_st_type(const char *name)
     return NULL;
 }
 
-/* A JSON number that is a whole number of at least 0 (no float, no exponent; jansson refuses what passes
- * 2^63 - 1). */
-static bool whole(const json_t *value, size_t *out)
+/* Rank, shape and number of elements. */
+static kq_status parse_shape(kq_json_node shape, const char *name, kq_tensor *t, kq_error *err)
 {
-    if (!json_is_integer(value) || json_integer_value(value) < 0)
-        return false;
-    *out = (size_t)json_integer_value(value);
-    return true;
+    const json_t *list;
+    kq_status status = kq_json_get_list(shape, KQ_JSON_REQUIRED, &list, err);
+    if (status)
+        return status;
+    /* no model has more: the dimensions from the fourth on become one */
+    t->rank = json_array_size(list) > 4 ? 4 : json_array_size(list);
+    t->n_elem = 1;
+    for (size_t d = 0; d < json_array_size(list); d++) {
+        size_t dim = 0, *last = &t->shape[d < 4 ? d : 3];
+        if ((status = kq_json_get_size(kq_json_entry(&shape, d), KQ_JSON_REQUIRED, 0, SIZE_MAX, &dim, err)))
+            return status;
+        if (!kq_mul_size(t->n_elem, dim, &t->n_elem) || !kq_mul_size(d < 4 ? 1 : *last, dim, last))
+            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its number of elements overflows", shape.file,
+                           name);
+    }
+    return KQ_OK;
 }
 
-/* One header entry; its bytes are at base[begin, end), base_size long in all. */
-static kq_status parse_entry(const kq_st_file *f, const char *name, const json_t *info, const uint8_t *base,
-                             size_t base_size, kq_tensor *t, kq_error *err)
+/* Where its bytes are: at base[*begin, *end), of base_size bytes in all. */
+static kq_status parse_offsets(kq_json_node offsets, const char *name, size_t base_size, size_t *begin,
+                               size_t *end, kq_error *err)
 {
-    const char *path = f->path;
-    if (!json_is_object(info))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its entry is not an object", path, name);
-    const json_t *dtype = json_object_get(info, "dtype"), *shape = json_object_get(info, "shape");
-    const json_t *offsets = json_object_get(info, "data_offsets");
-    if (!json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
-        json_array_size(offsets) != 2)
-        return kq_fail(err, KQ_E_FORMAT,
-                       "%s: %.200s: needs a dtype (string), a shape (list) and data_offsets (two numbers)",
-                       path, name);
-    const struct st_type *type = find_st_type(json_string_value(dtype));
-    if (!type)
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: dtype %.100s does not exist", path, name,
-                       json_string_value(dtype));
-    /* no model has more: the dimensions from the fourth on become one */
-    t->rank = json_array_size(shape) > 4 ? 4 : json_array_size(shape);
-    t->n_elem = 1;
-    for (size_t d = 0; d < json_array_size(shape); d++) {
-        size_t dim, *at = &t->shape[d < 4 ? d : 3];
-        if (!whole(json_array_get(shape, d), &dim))
-            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: shape[%zu] is not a whole number of at least 0",
-                           path, name, d);
-        if (!kq_mul_size(t->n_elem, dim, &t->n_elem) || !kq_mul_size(d < 4 ? 1 : *at, dim, at))
-            return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its number of elements overflows", path, name);
-    }
-    size_t begin, end, bits = 0;
-    if (!whole(json_array_get(offsets, 0), &begin) || !whole(json_array_get(offsets, 1), &end))
-        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: data_offsets are not whole numbers of at least 0", path,
-                       name);
-    if (begin > end || end > base_size)
+    kq_status status;
+    if (json_array_size(offsets.value) != 2)
+        return kq_json_unexpected(offsets, "a list of two numbers", err);
+    if ((status = kq_json_get_size(kq_json_entry(&offsets, 0), KQ_JSON_REQUIRED, 0, SIZE_MAX, begin, err)) ||
+        (status = kq_json_get_size(kq_json_entry(&offsets, 1), KQ_JSON_REQUIRED, 0, SIZE_MAX, end, err)))
+        return status;
+    if (*begin > *end || *end > base_size)
         return kq_fail(err, KQ_E_FORMAT,
                        "%s: %.200s: data_offsets [%zu, %zu] do not lie in the %zu bytes of data (is the "
                        "download complete?)",
-                       path, name, begin, end, base_size);
+                       offsets.file, name, *begin, *end, base_size);
+    return KQ_OK;
+}
+
+/* The header's entry of one tensor. base [base_size]: the data of the file. */
+static kq_status parse_entry(const kq_json_node *entry, const uint8_t *base, size_t base_size, kq_tensor *t,
+                             kq_error *err)
+{
+    const char *path = entry->file, *name = entry->key, *dtype = NULL;
+    size_t begin = 0, end = 0, bits = 0;
+    kq_status status;
+    if ((status = kq_json_get_object(*entry, KQ_JSON_REQUIRED, NULL, err)) ||
+        (status = kq_json_get_text(kq_json_field(entry, "dtype"), KQ_JSON_REQUIRED, &dtype, err)))
+        return status;
+    const struct st_type *type = find_st_type(dtype);
+    if (!type)
+        return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: dtype %.100s does not exist", path, name, dtype);
+    if ((status = parse_shape(kq_json_field(entry, "shape"), name, t, err)) ||
+        (status = parse_offsets(kq_json_field(entry, "data_offsets"), name, base_size, &begin, &end, err)))
+        return status;
     if (!kq_mul_size(t->n_elem, type->bits, &bits) || bits % 8)
         return kq_fail(err, KQ_E_FORMAT, "%s: %.200s: its size in bytes %s", path, name,
                        bits % 8 ? "is not whole" : "overflows");
@@ -106,16 +113,13 @@ static kq_status parse_entry(const kq_st_file *f, const char *name, const json_t
     t->data = base + begin;
     t->size_bytes = end - begin;
     t->file = path;
-    size_t len = strlen(name);
-    char *copy = kq_alloc(len + 1, 1);
-    if (!copy)
-        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    memcpy(copy, name, len + 1);
+    char *copy;
+    status = kq_format(&copy, err, "%s", name);
     t->name = copy;
-    return KQ_OK;
+    return status;
 }
 
-static int compare_place(const void *a, const void *b)
+static int compare_bytes(const void *a, const void *b)
 {
     const kq_tensor *s = a, *t = b;
     if (s->data != t->data)
@@ -146,6 +150,7 @@ static kq_status parse_metadata(kq_st_file *f, json_t *meta, kq_error *err)
 static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base, size_t base_size,
                                kq_error *err)
 {
+    const kq_json_node header = kq_json_root(root, f->path);
     const char *name;
     json_t *info;
     kq_status status;
@@ -160,11 +165,12 @@ static kq_status parse_tensors(kq_st_file *f, json_t *root, const uint8_t *base,
             continue;
         }
         f->tensor[f->n] = (kq_tensor){0};
-        if ((status = parse_entry(f, name, info, base, base_size, &f->tensor[f->n], err)))
+        const kq_json_node entry = kq_json_field(&header, name);
+        if ((status = parse_entry(&entry, base, base_size, &f->tensor[f->n], err)))
             return status;
         f->n++;
     }
-    qsort(f->tensor, f->n, sizeof *f->tensor, compare_place);
+    qsort(f->tensor, f->n, sizeof *f->tensor, compare_bytes);
     const uint8_t *at = base;
     for (size_t i = 0; i < f->n; i++) {
         const kq_tensor *t = &f->tensor[i];

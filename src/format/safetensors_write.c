@@ -1,3 +1,5 @@
+/* Writing safetensors: tensors are declared, then their bytes follow in the same order; so the header, which
+ * comes first in the file, is known before any data are. */
 #include "format/safetensors_write.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* A model's configuration out of a GGUF's metadata. llama.cpp is the referee: what it ignores is ignored, and
+ * what it would compute otherwise than kronq does is refused by the name of its key. */
 #include "source/gguf_model.h"
 
 #include <math.h>

@@ -1,3 +1,5 @@
+/* The special tokens of a GGUF, as llama.cpp finds them. Many files leave out which token ends a turn, or
+ * mark it as text, so llama.cpp goes by well-known names, and this table is its list. */
 #include "source/gguf_special.h"
 
 #include <stdio.h>

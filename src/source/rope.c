@@ -1,3 +1,5 @@
+/* The frequencies of the rotary embedding. They are computed once, in double, and rounded where transformers'
+ * f32 code rounds, because models were trained with those roundings. */
 #include "source/rope.h"
 
 #include <math.h>

@@ -1,3 +1,5 @@
+/* Opening a model, and reading its tensors as f32. The file stays mapped and a tensor's pages are let go
+ * after it is read, so that a model of any size needs memory for one tensor. */
 #include "source/source.h"
 
 #include <stdio.h>

@@ -1,3 +1,6 @@
+/* Files, pipes and standard input as bytes. A pipe gives its bytes once, but a job reads its texts twice (to
+ * check them, and to use them), so what a pipe gave is copied to a file without a name, from which it can be
+ * read again. */
 #include "text/bytes.h"
 
 #include <errno.h>
@@ -12,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "text/text.h"
 
 /* What a pipe gave so far. */
@@ -73,15 +77,18 @@ void kq_text_forget(void)
     pthread_mutex_unlock(&store.lock);
 }
 
+/* A descriptor of a new file without a name; -1 with errno. */
 static int unlinked_file(void)
 {
     const char *dir = getenv("TMPDIR");
-    char path[4200];
-    if (snprintf(path, sizeof path, "%s/kronq-text-XXXXXX", dir && *dir ? dir : "/tmp") >= (int)sizeof path)
-        return errno = ENAMETOOLONG, -1;
-    const int fd = mkostemp(path, O_CLOEXEC);
+    char *path;
+    if (kq_format(&path, NULL, "%s/kronq-text-XXXXXX", dir && *dir ? dir : "/tmp"))
+        return errno = ENOMEM, -1;
+    const int fd = mkostemp(path, O_CLOEXEC), error = errno;
     if (fd >= 0)
         unlink(path);
+    kq_free(path);
+    errno = error;
     return fd;
 }
 

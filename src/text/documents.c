@@ -1,7 +1,9 @@
-/* A stream of UTF-8 -> documents. */
+/* A stream of UTF-8 -> documents. Only one document is held at a time, whatever the size of the file: a JSON
+ * array of documents is walked by its brackets, and each of its values is parsed alone. */
 #include <stdio.h>
 #include <string.h>
 
+#include "base/buffer.h"
 #include "base/mem.h"
 #include "base/warn.h"
 #include "format/json.h"
@@ -27,7 +29,7 @@ typedef struct reader {
     bool end;     /* nothing comes after buf[n) */
     bool enough;
     kq_hash *hash; /* NULL: none is wanted */
-    kq_text_each *each;
+    kq_text_visitor *visit;
     void *ctx;
     kq_text_info *info;
 } reader;
@@ -53,20 +55,13 @@ static kq_status more(reader *r, kq_error *err)
         r->n -= r->at;
         r->at = 0;
     }
-    if (r->cap - r->n < PIECE) {
-        const size_t cap = 2 * r->cap + 2 * PIECE;
-        char *grown;
-        kq_status status = kq_alloc_for((void **)&grown, cap, 1, r->path, err);
-        if (status)
-            return status;
-        if (r->n)
-            memcpy(grown, r->buf, r->n);
-        kq_free(r->buf);
-        r->buf = grown;
-        r->cap = cap;
-    }
+    void *block = r->buf;
+    kq_status status = kq_grow(&block, &r->cap, r->n, r->n + PIECE, 1, r->path, err);
+    r->buf = block;
+    if (status)
+        return status;
     size_t n;
-    kq_status status = kq_stream_read(r->s, r->buf + r->n, PIECE, &n, stop, (void *)r->how->common, err);
+    status = kq_stream_read(r->s, r->buf + r->n, PIECE, &n, stop, (void *)r->how->common, err);
     if (!status && n && stop((void *)r->how->common))
         status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while reading %s", r->path);
     r->n += n;
@@ -75,7 +70,7 @@ static kq_status more(reader *r, kq_error *err)
 }
 
 /* The next size bytes have been dealt with. */
-static void take(reader *r, size_t size)
+static void advance(reader *r, size_t size)
 {
     const char *p = r->buf + r->at;
     if (r->hash)
@@ -115,7 +110,7 @@ static kq_status skip_space(reader *r, char *c, kq_error *err)
         size_t i = r->at;
         while (i < r->n && is_space(r->buf[i]))
             i++;
-        take(r, i - r->at);
+        advance(r, i - r->at);
         if (r->at < r->n)
             return *c = r->buf[r->at], KQ_OK;
         if (r->end || (status = check_reach(r, err)) || r->enough)
@@ -192,7 +187,7 @@ static kq_status hand_out(reader *r, const char *text, size_t size, bool convers
     const kq_text_document doc = {.text = text, .size = size, .conversation = conversation, .line = r->line};
     r->info->documents++;
     r->info->conversations += conversation;
-    return r->each ? r->each(r->ctx, &doc, &r->enough, err) : KQ_OK;
+    return r->visit ? r->visit(r->ctx, &doc, &r->enough, err) : KQ_OK;
 }
 
 /* The value in the next size bytes is a document. */
@@ -236,7 +231,7 @@ static kq_status read_lines(reader *r, kq_error *err)
         }
         const size_t size = nl ? (size_t)(nl - (r->buf + r->at)) : r->n - r->at;
         if (!(status = add_value(r, size, err))) {
-            take(r, size);
+            advance(r, size);
             status = check_reach(r, err);
         }
     }
@@ -250,7 +245,7 @@ static kq_status read_value(reader *r, kq_error *err)
     bool closed;
     kq_status status = value_size(r, 0, false, &size, &closed, err);
     if (!status && !(status = add_value(r, size ? size : 1, err))) {
-        take(r, size);
+        advance(r, size);
         status = check_reach(r, err);
     }
     return status;
@@ -296,15 +291,15 @@ static kq_status read_list(reader *r, kq_error *err)
 {
     const size_t begins = r->line;
     char c;
-    take(r, 1);
+    advance(r, 1);
     kq_status status = skip_space(r, &c, err);
     for (size_t i = 0; !status && !r->enough; i++) {
         if (c == ']') {
-            take(r, 1);
+            advance(r, 1);
             return KQ_OK;
         }
         if (i && c == ',') {
-            take(r, 1);
+            advance(r, 1);
             status = skip_space(r, &c, err);
         } else if (i && c) {
             return kq_fail(err, KQ_E_FORMAT, "%s: line %zu: a comma or ] is expected after a list's entry",
@@ -360,7 +355,7 @@ static kq_status read_text(reader *r, kq_error *err)
     if (!status && size)
         status = hand_out(r, r->buf + r->at, size, false, err);
     if (!status)
-        take(r, size);
+        advance(r, size);
     return status;
 }
 
@@ -518,7 +513,7 @@ size_t kq_text_reach(size_t tokens)
     return tokens > least / 32 ? tokens > SIZE_MAX / 64 ? SIZE_MAX : 32 * tokens : least;
 }
 
-static kq_status read_file(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx,
+static kq_status read_file(const char *path, const kq_text_how *how, kq_text_visitor *visit, void *ctx,
                            bool size_first, kq_hash *hash, kq_text_info *info, kq_error *err)
 {
     kq_text_info nothing;
@@ -526,7 +521,7 @@ static kq_status read_file(const char *path, const kq_text_how *how, kq_text_eac
                 .how = how,
                 .line = 1,
                 .most = KQ_TEXT_MOST_DOCUMENT,
-                .each = each,
+                .visit = visit,
                 .ctx = ctx,
                 .hash = hash,
                 .info = info ? info : &nothing};
@@ -550,10 +545,10 @@ static kq_status read_file(const char *path, const kq_text_how *how, kq_text_eac
     return status;
 }
 
-kq_status kq_text_read(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx,
+kq_status kq_text_read(const char *path, const kq_text_how *how, kq_text_visitor *visit, void *ctx,
                        kq_text_info *info, kq_error *err)
 {
-    return read_file(path, how, each, ctx, false, NULL, info, err);
+    return read_file(path, how, visit, ctx, false, NULL, info, err);
 }
 
 kq_status kq_text_hash(const char *path, const kq_text_how *how, bool size_first, kq_hash *hash,

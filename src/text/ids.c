@@ -1,7 +1,10 @@
-/* Documents -> token ids, joined. */
+/* Documents -> token ids, joined. How much text gives enough tokens is not known beforehand: files are read
+ * up to a length that is doubled until the tokens are there, so that a calibration never reads more than
+ * twice what it uses. */
 #include <stdio.h>
 #include <string.h>
 
+#include "base/buffer.h"
 #include "base/mem.h"
 #include "text/text.h"
 
@@ -9,7 +12,7 @@ typedef struct gathering {
     kq_text_ids *out;
     size_t cap;
     const kq_text_how *how;
-    size_t want;
+    size_t n_tokens;          /* after which an early reading ends */
     size_t special, bytes;    /* of the file's documents: special tokens that they spell out; their text */
     bool early, first, began; /* began: there was a document */
     int32_t end;              /* joins documents, -1: none */
@@ -24,18 +27,11 @@ static bool stop(void *ctx)
 static kq_status append(gathering *g, const int32_t *ids, size_t n, kq_error *err)
 {
     kq_text_ids *list = g->out;
-    if (n > g->cap - list->n) {
-        const size_t cap = list->n + n + list->n / 2 + 1024;
-        int32_t *grown;
-        kq_status status = kq_alloc_for((void **)&grown, cap, sizeof *grown, "token ids", err);
-        if (status)
-            return status;
-        if (list->n)
-            memcpy(grown, list->ids, list->n * sizeof *grown);
-        kq_free(list->ids);
-        list->ids = grown;
-        g->cap = cap;
-    }
+    void *block = list->ids;
+    kq_status status = kq_grow(&block, &g->cap, list->n, list->n + n, sizeof *ids, "token ids", err);
+    list->ids = block;
+    if (status)
+        return status;
     if (n)
         memcpy(list->ids + list->n, ids, n * sizeof *ids);
     list->n += n;
@@ -62,7 +58,7 @@ static kq_status add_document(void *ctx, const kq_text_document *doc, bool *enou
     for (size_t i = first && n && ids[0] == kq_tokenizer_bos(tok); specials && i < n && !status; i++)
         g->special += kq_tokenizer_is_special(tok, ids[i]);
     kq_free(ids);
-    *enough = *enough || (g->early && g->out->n >= g->want);
+    *enough = *enough || (g->early && g->out->n >= g->n_tokens);
     return status;
 }
 
@@ -88,13 +84,12 @@ static kq_status add_file(gathering *g, const char *path, bool *whole, kq_error 
 }
 
 /* What each file was taken for, as a line. */
-static kq_status tell(const kq_common *c, const json_t *report, kq_error *err)
+static kq_status note_files(const kq_common *c, const json_t *report, kq_error *err)
 {
     const json_t *o;
     size_t i;
     kq_status status = KQ_OK;
-    json_array_foreach((json_t *)report, i, o)
-    {
+    json_array_foreach((json_t *)report, i, o) {
         char line[400], specials[60] = "";
         const char *packing = json_string_value(json_object_get(o, "packing")),
                    *encoding = json_string_value(json_object_get(o, "encoding"));
@@ -117,7 +112,7 @@ static kq_status tell(const kq_common *c, const json_t *report, kq_error *err)
     return status;
 }
 
-static kq_status encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want,
+static kq_status encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t n_tokens,
                         bool early, bool first, kq_text_ids *out, kq_error *err)
 {
     kq_text_how h = *how;
@@ -125,7 +120,7 @@ static kq_status encode(const char *const *files, size_t n_files, const kq_text_
     for (;;) {
         gathering g = {.out = out,
                        .how = &h,
-                       .want = want,
+                       .n_tokens = n_tokens,
                        .early = early,
                        .first = first,
                        .end = kq_tokenizer_document_end(how->tok)};
@@ -133,10 +128,10 @@ static kq_status encode(const char *const *files, size_t n_files, const kq_text_
         if (!(out->report = json_array()))
             return kq_fail(err, KQ_E_MEMORY, "out of memory: texts");
         kq_status status = KQ_OK;
-        for (size_t i = 0; i < n_files && !status && !(early && out->n >= want); i++)
+        for (size_t i = 0; i < n_files && !status && !(early && out->n >= n_tokens); i++)
             status = add_file(&g, files[i], &whole, err);
-        if (!status && (whole || out->n >= want)) {
-            if (how->common && how->common->progress && (status = tell(how->common, out->report, err)))
+        if (!status && (whole || out->n >= n_tokens)) {
+            if (how->common && how->common->progress && (status = note_files(how->common, out->report, err)))
                 kq_text_ids_free(out);
             return status;
         }
@@ -147,11 +142,11 @@ static kq_status encode(const char *const *files, size_t n_files, const kq_text_
     }
 }
 
-kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want,
+kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t n_tokens,
                          bool early, bool first, kq_text_ids *out, kq_error *err)
 {
     kq_text_keep(); /* a pipe may have to be read again, further */
-    const kq_status status = encode(files, n_files, how, want, early, first, out, err);
+    const kq_status status = encode(files, n_files, how, n_tokens, early, first, out, err);
     kq_text_forget();
     return status;
 }

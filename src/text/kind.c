@@ -1,3 +1,5 @@
+/* What a file is, by its first bytes: what is no text is refused by its name, with the way to make a text of
+ * it. Without this, a Parquet file would be calibrated on as if its bytes were words. */
 #include "text/kind.h"
 
 #include <string.h>

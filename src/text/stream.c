@@ -1,3 +1,6 @@
+/* Bytes -> UTF-8: unpacked (gzip, zstd) and decoded (UTF-8, UTF-16, UTF-32 by their byte order marks) as a
+ * stream, so that memory does not grow with the file. Damage is an error that names the line: a text that
+ * silently lost its end would be another calibration. */
 #include "text/stream.h"
 
 #include <stdio.h>
@@ -30,7 +33,7 @@ struct kq_stream {
     size_t raw_at, raw_n;
     uint8_t *bytes; /* owned [UNPACKED]: bytes [at, n) are still to be decoded */
     size_t at, n;
-    size_t line, place; /* of bytes[at] in what is unpacked: line from 1, byte from 0 */
+    size_t line, offset; /* of bytes[at] in what is unpacked: line from 1, byte from 0 */
 };
 
 typedef struct waiting {
@@ -174,7 +177,7 @@ static kq_status bad_byte(const kq_stream *s, kq_error *err)
     const uint8_t *b = s->bytes + s->at;
     const size_t n = s->n - s->at;
     char where[64];
-    snprintf(where, sizeof where, "line %zu, byte %zu", s->line, s->place);
+    snprintf(where, sizeof where, "line %zu, byte %zu", s->line, s->offset);
     if (!*b) {
         size_t even = 0, odd = 0; /* NULs from here: the high halves of UTF-16's Latin letters */
         for (size_t i = 0; i + 1 < n && i < HEAD; i += 2) {
@@ -185,7 +188,7 @@ static kq_status bad_byte(const kq_stream *s, kq_error *err)
         return wide ? kq_fail(err, KQ_E_UNSUPPORTED,
                               "%s: %s: a NUL byte: UTF-16 without a byte order mark, by its look; convert it "
                               "first (iconv -f UTF-16%s -t UTF-8)",
-                              s->path, where, s->place % 2 ? "LE" : "BE")
+                              s->path, where, s->offset % 2 ? "LE" : "BE")
                     : kq_fail(err, KQ_E_UNSUPPORTED,
                               "%s: %s: a NUL byte: this is binary, no text; a text, JSON lines, or either in "
                               "gzip or zstd is expected",
@@ -215,7 +218,7 @@ static kq_status copy_utf8(kq_stream *s, char *buf, size_t cap, size_t *n, kq_er
             while (run < most && b[run] && b[run] != '\n' && b[run] < 0x80)
                 run++;
             memcpy(buf + done, b, run);
-            s->place += run;
+            s->offset += run;
             s->at += run;
             done += run;
             continue;
@@ -238,7 +241,7 @@ static kq_status copy_utf8(kq_stream *s, char *buf, size_t cap, size_t *n, kq_er
         for (size_t i = 0; i < size; i++)
             buf[done + i] = (char)b[i];
         s->line += *b == '\n';
-        s->place += size;
+        s->offset += size;
         s->at += size;
         done += size;
     }
@@ -306,14 +309,14 @@ static kq_status copy_wide(kq_stream *s, char *buf, size_t cap, size_t *n, kq_er
             if (s->end && s->n - s->at < (s->encoding == UTF16LE || s->encoding == UTF16BE ? 2 : 4))
                 return kq_fail(err, KQ_E_FORMAT,
                                "%s: line %zu, byte %zu: the file ends within a character: it is cut short",
-                               s->path, s->line, s->place);
+                               s->path, s->line, s->offset);
             return kq_fail(err, KQ_E_FORMAT, "%s: line %zu, byte %zu: 0x%X is no character of %s", s->path,
-                           s->line, s->place, (unsigned)c, kq_stream_encoding(s));
+                           s->line, s->offset, (unsigned)c, kq_stream_encoding(s));
         }
         *n += put_utf8(buf + *n, c);
         s->line += c == '\n';
         s->at += size;
-        s->place += size;
+        s->offset += size;
     }
     return KQ_OK;
 }
@@ -343,7 +346,7 @@ static void take_mark(kq_stream *s)
         if (s->n - s->at >= marks[i].size && !memcmp(s->bytes + s->at, marks[i].mark, marks[i].size)) {
             s->encoding = marks[i].e;
             s->at += marks[i].size;
-            s->place = marks[i].size;
+            s->offset = marks[i].size;
             return;
         }
 }

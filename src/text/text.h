@@ -62,13 +62,13 @@ typedef struct kq_text_document {
     size_t line; /* of the file, from 1, where it begins */
 } kq_text_document;
 
-/* Called for each document; *enough ends the reading. */
-typedef kq_status kq_text_each(void *ctx, const kq_text_document *doc, bool *enough, kq_error *err);
+/* Called for every document; *enough ends the reading. */
+typedef kq_status kq_text_visitor(void *ctx, const kq_text_document *doc, bool *enough, kq_error *err);
 
-/* Read PATH's documents, one at a time (each NULL: only look at them). Memory: the largest document.
+/* Read PATH's documents, one at a time (visit NULL: they are only checked). Memory: the largest document.
  * KQ_E_UNSUPPORTED: it is no text, or a kind of JSON that is not read; KQ_E_FORMAT: damaged, or not what
  * it seems; KQ_E_ARG: it holds no text, or is too large. Every message names the file, and the line. */
-kq_status kq_text_read(const char *path, const kq_text_how *how, kq_text_each *each, void *ctx,
+kq_status kq_text_read(const char *path, const kq_text_how *how, kq_text_visitor *visit, void *ctx,
                        kq_text_info *info, kq_error *err);
 
 /* Add to hash the text that kq_text_read would read, unpacked and decoded, with size_first after the
@@ -89,9 +89,9 @@ typedef struct kq_text_ids {
 /* Documents are joined by kq_tokenizer_document_end's token, where there is one. first: put the
  * tokenizer's own first tokens (a beginning token) before the first document, unless it is a
  * conversation, whose template does that. Special tokens that a text spells out become their ids, unless
- * how->options.spell_special. want: tokens that are needed. how->reach is doubled until they are there
- * or the files end; early: stop as soon as they are there. how->tok must not be NULL. */
-kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t want,
+ * how->options.spell_special. n_tokens: how many tokens the caller uses. how->reach is doubled until so many
+ * are there or the files end; early: stop as soon as they are there. how->tok must not be NULL. */
+kq_status kq_text_encode(const char *const *files, size_t n_files, const kq_text_how *how, size_t n_tokens,
                          bool early, bool first, kq_text_ids *out, kq_error *err);
 void kq_text_ids_free(kq_text_ids *t);
 

@@ -93,7 +93,7 @@ refuse 2 "short.txt: .*tokens make .*whole sequences of 32, 16 are asked for" "$
 [ ! -e never ] || fail "a short text left $(ls -A never)"
 refuse 1 "none.txt: No such file" "$KRONQ" quantize "$HF" -o never --text none.txt --seq-len 32 --tokens 512 --quiet
 echo '{"text": 5}' >bad.jsonl
-refuse 1 "bad.jsonl: line 1: .text. is a number" "$KRONQ" quantize "$HF" -o never --text bad.jsonl --seq-len 32 --tokens 512 --quiet
+refuse 1 "bad.jsonl: line 1: key .text.: found 5, a string is expected" "$KRONQ" quantize "$HF" -o never --text bad.jsonl --seq-len 32 --tokens 512 --quiet
 printf '{"text": "the and of"}\n{"text": \n' >bad.jsonl
 refuse 1 "bad.jsonl: line 2" "$KRONQ" calibrate "$HF" -o neverf --text bad.jsonl --seq-len 32 --tokens 512 --quiet
 [ ! -e neverf ] && [ ! -e neverf.work ] || fail "calibrate left something"

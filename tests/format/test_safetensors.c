@@ -224,7 +224,7 @@ static void case_25_shape_not_a_list(void **s)
     (void)s;
     bad("{" ENTRY("a", "U8", "1", "0", "1") "}", 1, "shape");
     bad("{" ENTRY("a", "U8", "{}", "0", "1") "}", 1, "shape");
-    bad("{\"a\":3}", 0, "not an object");
+    bad("{\"a\":3}", 0, "key \"a\": found 3, an object is expected");
 }
 
 static void case_26_scalar_and_empty_are_valid(void **s)
