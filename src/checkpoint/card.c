@@ -1,3 +1,6 @@
+/* Model cards (card.h). The text is written with stdio into memory and goes to the disk in one piece, so that
+ * an interrupted run leaves the old card. The section of `kronq eval` is found by its two marker lines;
+ * everything outside them is the user's. */
 #include "checkpoint/card.h"
 
 #include <math.h>
@@ -7,15 +10,16 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "checkpoint/gguf_model_write.h"
 #include "format/json.h"
 
-enum { PATH = 4096, MAX_CARD = 16 << 20 };
+enum { MAX_CARD = 16 << 20 }; /* bytes of a README.md that is read */
 
 static const char begin_mark[] = "<!-- kronq eval -->", end_mark[] = "<!-- kronq eval end -->";
 static const char table_head[] = "| Measured with `kronq eval` | |\n| --- | --- |\n";
 
-/* A growing text; failed: out of memory. */
+/* A text that grows by stdio; ferror(f): out of memory. */
 typedef struct text {
     char *data;
     size_t size;
@@ -32,13 +36,14 @@ static bool text_open(text *t)
 /* Close and write to dir/README.md. */
 static kq_status text_write(text *t, const char *dir, kq_error *err)
 {
-    char path[PATH];
-    kq_status status = kq_path_join(path, sizeof path, dir, "README.md", err);
+    char *path = NULL;
+    kq_status status = kq_format(&path, err, "%s/README.md", dir);
     const bool failed = ferror(t->f) | fclose(t->f);
     if (!status)
         status = failed ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path)
                         : kq_file_write(path, t->data, t->size, err);
     free(t->data);
+    kq_free(path);
     return status;
 }
 
@@ -258,15 +263,18 @@ static void section(FILE *f, const char *old, const char *old_end, const char *w
 
 kq_status kq_card_add_figure(const char *dir, const char *what, const char *value, kq_error *err)
 {
-    char path[PATH], *old = NULL;
+    char *path = NULL, *old = NULL;
     size_t size = 0;
     text t;
-    kq_status status = kq_path_join(path, sizeof path, dir, "README.md", err);
-    if (status || (kq_path_exists(path) && (status = kq_file_read(path, MAX_CARD, &old, &size, err))))
-        return status;
-    if (!text_open(&t)) {
+    kq_status status = kq_format(&path, err, "%s/README.md", dir);
+    if (!status && kq_path_exists(path))
+        status = kq_file_read(path, MAX_CARD, &old, &size, err);
+    if (!status && !text_open(&t))
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    kq_free(path);
+    if (status) {
         kq_free(old);
-        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+        return status;
     }
     const char *begin = old ? strstr(old, begin_mark) : NULL, *end = begin ? strstr(begin, end_mark) : NULL;
     if (end) {

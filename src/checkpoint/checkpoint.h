@@ -1,9 +1,8 @@
-/* kronq checkpoints: what docs/format.md specifies, written so that a folder with a config.json is
- * complete, and read back as weights.
+/* kronq checkpoints, as docs/format.md specifies them: written and read back as weights.
  *
- * While quantizing, each finished block is one part file, PART_DIR/block-00012.safetensors. When all are
- * there they are gathered, with the tensors that stay as they are, into model.safetensors (or shards),
- * the side files are written, and config.json last. */
+ * While a model is quantized, each finished block is one part file, PART_DIR/block-00012.safetensors. When
+ * all blocks are done, the parts and the tensors that stay as they are become model.safetensors (or shards);
+ * then the files beside it are written, config.json last: a folder with a config.json is complete. */
 #ifndef KQ_CHECKPOINT_CHECKPOINT_H
 #define KQ_CHECKPOINT_CHECKPOINT_H
 
@@ -18,12 +17,13 @@ typedef struct kq_module_report {
     char name[128]; /* "model.layers.3.self_attn.q_proj" */
     size_t m, n;
     int bits;
-    double relative_mse;    /* ||W' - What'||^2 / ||W'||^2 */
-    double predicted_loss;  /* eq. 1, nats a sample; NaN: the method predicts nothing */
-    double factor_residual; /* fastkron; NaN otherwise */
-    double sigma1, sigma2;  /* fastkron; NaN otherwise */
-    int products, extra_in, extra_out;
-    /* why its factors were the identity although the method has others ("no gradient"); else "" */
+    double relative_mse;     /* ||W' - What'||^2 / ||W'||^2 */
+    double predicted_loss;   /* eq. 1, nats a sample; NaN: the method predicts nothing */
+    double factor_residual;  /* of methods that iterate (kq_factor_report.residual); NaN for the others */
+    double sigma1, sigma2;   /* of methods that iterate; NaN for the others */
+    int products;            /* of the factor estimate */
+    int extra_in, extra_out; /* how often sigma_reg was added again (eq. 54) */
+    /* why its factors were the identity although the method has others ("no gradient"); otherwise "" */
     char identity[32];
 } kq_module_report;
 
@@ -31,8 +31,8 @@ typedef struct kq_module_report {
  * packed[id]'s, are used where bit id of `ids` is set. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err);
-/* The report as JSON text, free() it (NULL: out of memory): what a part file's metadata holds under the
- * module's name. */
+/* The report as JSON text, the caller's (free); NULL: out of memory. A part file's metadata holds it under
+ * the module's name. */
 char *kq_module_report_json(const kq_module_report *r);
 struct json_t *kq_json_number(double x); /* a real; null for NaN and Inf */
 /* Read back the reports (indexed by kq_linear_id; name[0] == 0 where absent) of a part file, checking
@@ -66,9 +66,11 @@ typedef struct kq_save_report {
     size_t n_quantized, n_weights_quantized, n_parameters;
 } kq_save_report;
 
+/* Gather the part files into a checkpoint in opt->dir, which exists. KQ_E_UNSUPPORTED, KQ_E_NUMERIC, KQ_E_IO
+ * and KQ_E_FORMAT name the tensor or the file; config.json is then not there. */
 kq_status kq_checkpoint_save(const kq_save_options *opt, kq_save_report *report, kq_error *err);
-/* The same figures, computed from shapes alone before any work: bits(ctx, layer, id) says how many a
- * linear gets (an average where it is not known yet), 0 for one that is not quantized. */
+/* The report's figures computed from shapes alone, before any work: bits(ctx, layer, id) says how many bits a
+ * linear gets (an average where the number is not known yet), 0 for one that is not quantized. */
 void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
                         double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report);
@@ -77,7 +79,7 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
 
 /* Columns that share one scale: the largest of 64, 32, 16 that divides n, else the whole row. */
 size_t kq_rows_group(size_t n);
-/* Round one row of n f32 to `bits` (8 or 4) with one f16 scale a group, symmetric: value = q * scale,
+/* Round one row [n] of f32 to `bits` (8 or 4) with one f16 scale a group, symmetric: value = q * scale,
  * |q| <= 127 or 7. q: n bytes (8 bits: int8), or (n + 1) / 2 bytes (4 bits: the even column in the low
  * half, stored with 8 added). */
 void kq_rows_encode(const float *row, size_t n, int bits, uint8_t *q, uint16_t *scales);
@@ -85,7 +87,8 @@ void kq_rows_decode(const uint8_t *q, const uint16_t *scales, size_t n, int bits
 
 /* ---- opening any MODEL: open.c ---- */
 
-/* A model of any kind (folder, GGUF, kronq checkpoint) with its weights. */
+/* A model of any kind (folder, GGUF, kronq checkpoint) with its weights, which are mapped. Reading it is safe
+ * from several threads. */
 typedef struct kq_model_file kq_model_file;
 kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, kq_error *err);
 void kq_model_file_close(kq_model_file *f); /* NULL is fine */
@@ -93,12 +96,13 @@ const kq_source *kq_model_file_source(const kq_model_file *f);
 const kq_weights *kq_model_file_weights(const kq_model_file *f);
 /* Bits of a linear as stored: k for a packed one, 0 when it is a plain tensor. */
 int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id);
-/* A packed linear as it lies in the file: *out's arrays are borrowed (out is not for kq_packed_free;
- * trellis may stand at an odd address) and checked, *trellis is its code. A plain one: *trellis NULL. */
+/* A packed linear as it lies in the file: *out's arrays are checked and borrowed (not for kq_packed_free;
+ * `trellis` may stand at an odd address), *trellis is its code, borrowed. Of a plain linear *trellis is NULL.
+ * KQ_E_SHAPE, KQ_E_FORMAT, KQ_E_NUMERIC: the tensors are not what docs/format.md says. */
 kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out,
                                const kq_trellis **trellis, kq_error *err);
 
-/* Embedding or head rows in 8 or 4 bits as they lie in the file; everything is borrowed. */
+/* Rows of the embedding or the head in 8 or 4 bits as they lie in the file; everything is borrowed. */
 typedef struct kq_packed_rows {
     int bits; /* 0: the tensor is plain */
     size_t rows, n, group, row_bytes;
@@ -106,7 +110,7 @@ typedef struct kq_packed_rows {
     const uint8_t *q, *scales;
     const kq_tensor *scales_tensor;
 } kq_packed_rows;
-/* By the plain tensor's name ("lm_head.weight"). */
+/* *out by the plain tensor's name ("lm_head.weight"). */
 kq_status kq_model_file_rows(const kq_model_file *f, const char *name, kq_packed_rows *out, kq_error *err);
 /* One row's scales [n / group], checked to be finite. */
 kq_status kq_packed_rows_scales(const kq_packed_rows *r, size_t row, uint16_t *scales, kq_error *err);

@@ -1,3 +1,6 @@
+/* What of a model is not weights, as GGUF: names and order of the tensors, metadata, and what is known of
+ * where the model comes from. Restated from llama.cpp's convert_hf_to_gguf.py, because its output is what
+ * other programs expect. */
 #include "checkpoint/gguf_model_write.h"
 
 #include <math.h>
@@ -11,6 +14,7 @@
 #include "base/utf8.h"
 #include "tokenizer/convert.h"
 #include "base/mem.h"
+#include "base/text.h"
 
 /* ---- tensors ---- */
 
@@ -125,15 +129,16 @@ void kq_source_about(const kq_source *src, kq_about *about)
         if (!*about->base_model)
             gguf_text(g, "general.base_model.0.name", about->base_model, sizeof about->base_model);
     } else {
-        char path[4096], *text = NULL;
+        char *path = NULL, *text = NULL;
         size_t size;
-        if (!kq_path_join(path, sizeof path, kq_source_path(src), "README.md", NULL) &&
-            kq_path_exists(path) && !kq_file_read(path, 1 << 20, &text, &size, NULL)) {
+        if (!kq_format(&path, NULL, "%s/README.md", kq_source_path(src)) && kq_path_exists(path) &&
+            !kq_file_read(path, 1 << 20, &text, &size, NULL)) {
             front_matter(text, "model_name", about->name, sizeof about->name);
             front_matter(text, "license", about->license, sizeof about->license);
             front_matter(text, "base_model", about->base_model, sizeof about->base_model);
         }
         kq_free(text);
+        kq_free(path);
         json_t *config = kq_json_again(kq_source_config_json(src));
         const char *origin = json_string_value(json_object_get(config, "_name_or_path"));
         if (origin && strlen(origin) < sizeof about->repository && kq_is_repository(origin))
@@ -158,7 +163,7 @@ void kq_source_about(const kq_source *src, kq_about *about)
 /* ---- metadata ---- */
 
 /* These speak of the file that is left behind. */
-static bool is_of_the_old_file(const char *key)
+static bool describes_old_file(const char *key)
 {
     static const char *const prefixes[] = {"split.", "quantize.imatrix.", "general.file_type",
                                            "general.quantization_version", "general.quantized_by"};
@@ -232,7 +237,7 @@ static kq_status carry_over(kq_gguf_writer *w, const kq_source *src, kq_error *e
     kq_status status = KQ_OK;
     for (size_t i = 0; i < kq_gguf_n_kv(g) && !status; i++) {
         const kq_gguf_kv *kv = kq_gguf_kv_at(g, i);
-        if (!is_of_the_old_file(kv->key) && !(anew && strstr(kv->key, ".rope.scal")) &&
+        if (!describes_old_file(kv->key) && !(anew && strstr(kv->key, ".rope.scal")) &&
             !kq_gguf_writer_has(w, kv->key))
             status = kq_gguf_writer_copy(w, kv, err);
     }

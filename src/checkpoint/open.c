@@ -1,3 +1,6 @@
+/* Opening any MODEL as weights: a folder or a GGUF as they are, a kronq checkpoint through its trellis codes.
+ * Every tensor of a checkpoint is checked against the shapes of docs/format.md before it is used, because the
+ * file may be a stranger's. */
 #include "base/f16.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -34,9 +37,10 @@ void kq_model_file_close(kq_model_file *f)
     kq_free(f);
 }
 
-/* The tensor `module`.`suffix`, with this type and shape, or an error that names what was found. */
-static kq_status need(const kq_source *src, const char *module, const char *suffix, kq_dtype dtype,
-                      size_t rank, const size_t *shape, const kq_tensor **out, kq_error *err)
+/* *out = the tensor `module`.`suffix`, which must have this type and shape; the error names what was found.
+ */
+static kq_status find_tensor(const kq_source *src, const char *module, const char *suffix, kq_dtype dtype,
+                             size_t rank, const size_t *shape, const kq_tensor **out, kq_error *err)
 {
     char name[192];
     snprintf(name, sizeof name, "%s.%s", module, suffix);
@@ -87,11 +91,11 @@ kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_i
     const size_t m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
     const int k = kq_model_file_bits(f, layer, id);
     kq_status status;
-    if ((status = need(f->src, module, "trellis", KQ_T_I16, 3,
-                       (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
-        (status = need(f->src, module, "su", KQ_T_I8, 1, &n, &su, err)) ||
-        (status = need(f->src, module, "sv", KQ_T_I8, 1, &m, &sv, err)) ||
-        (status = need(f->src, module, "scale", KQ_T_F32, 0, NULL, &scale, err)))
+    if ((status = find_tensor(f->src, module, "trellis", KQ_T_I16, 3,
+                              (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
+        (status = find_tensor(f->src, module, "su", KQ_T_I8, 1, &n, &su, err)) ||
+        (status = find_tensor(f->src, module, "sv", KQ_T_I8, 1, &m, &sv, err)) ||
+        (status = find_tensor(f->src, module, "scale", KQ_T_F32, 0, NULL, &scale, err)))
         return status;
     for (size_t i = 0; i < n + m; i++) {
         int8_t s = (int8_t)(i < n ? su->data[i] : sv->data[i - n]);
@@ -172,9 +176,9 @@ kq_status kq_model_file_rows(const kq_model_file *f, const char *name, kq_packed
     const int bits = q->dtype == KQ_T_I8 ? 8 : 4;
     const size_t row_bytes = bits == 8 ? n : (n + 1) / 2;
     kq_status status;
-    if ((status = need(f->src, module, "qweight", bits == 8 ? KQ_T_I8 : KQ_T_U8, 2, (size_t[]){V, row_bytes},
-                       &q, err)) ||
-        (status = need(f->src, module, "scales", KQ_T_F16, 2, (size_t[]){V, n_groups}, &s, err)))
+    if ((status = find_tensor(f->src, module, "qweight", bits == 8 ? KQ_T_I8 : KQ_T_U8, 2,
+                              (size_t[]){V, row_bytes}, &q, err)) ||
+        (status = find_tensor(f->src, module, "scales", KQ_T_F16, 2, (size_t[]){V, n_groups}, &s, err)))
         return status;
     *out = (kq_packed_rows){.bits = bits,
                             .rows = V,
@@ -247,8 +251,8 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
         status = kq_code_parse(code_name, &code, err);
     if (!status && code == KQ_HYB) {
         const kq_tensor *t;
-        if (!(status =
-                  need(f->src, "kronq", "hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2}, &t, err)) &&
+        if (!(status = find_tensor(f->src, "kronq", "hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2},
+                                   &t, err)) &&
             !(status = kq_alloc_for((void **)&table, KQ_HYB_ENTRIES, sizeof *table, "the code's table", err)))
             status = kq_source_read_f32(f->src, t, 0, KQ_HYB_ENTRIES, &table[0][0], err);
     }

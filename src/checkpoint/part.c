@@ -1,5 +1,8 @@
-#include "base/mem.h"
+/* Part files: one finished block's packed linears as a safetensors file, with each linear's report in the
+ * metadata. A run that is interrupted resumes from them. */
 #include "checkpoint/checkpoint.h"
+
+#include "base/mem.h"
 
 #include <jansson.h>
 #include <math.h>

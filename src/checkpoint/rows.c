@@ -1,3 +1,5 @@
+/* Rows of an embedding or head in 8 or 4 bits (docs/format.md): symmetric, one f16 scale a group. They have
+ * no factors, so that rounding to the nearest value is all there is to do. */
 #include "base/f16.h"
 #include "checkpoint/checkpoint.h"
 
@@ -23,7 +25,7 @@ void kq_rows_encode(const float *row, size_t n, int bits, uint8_t *q, uint16_t *
         scales[g] = kq_f32_to_f16(top / (float)max);
         const float s = kq_f16_to_f32(scales[g]);
         for (size_t i = 0; i < group; i++) {
-            /* the stored scale, so that its own rounding is made good */
+            /* divided by the scale as it is stored, so that the rounding of the scale costs nothing more */
             long v = s > 0 ? lrintf(x[i] / s) : 0;
             v = v > max ? max : v < -max ? -max : v;
             const size_t at = g * group + i;

@@ -1,6 +1,11 @@
+/* Gathering the part files into a checkpoint (docs/format.md): the list of tensors first, then the
+ * safetensors files in one pass, then the files beside them, config.json last, because a folder with a
+ * config.json counts as complete. */
+#include "base/buffer.h"
 #include "base/f16.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "checkpoint/card.h"
 #include "checkpoint/checkpoint.h"
 #include "format/dequant.h"
@@ -13,7 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NAME = 192, PATH = 4096 };
+enum { NAME = 192 }; /* longest name of a tensor, with its end */
 
 /* One tensor of the checkpoint, and where its bytes come from. */
 typedef struct entry {
@@ -32,19 +37,11 @@ typedef struct entries {
 
 static kq_status add(entries *list, entry e, kq_error *err)
 {
-    if (list->n == list->cap) {
-        size_t cap = list->cap ? 2 * list->cap : 512;
-        entry *grown = kq_alloc(cap, sizeof *grown);
-        if (!grown)
-            return kq_fail(err, KQ_E_MEMORY, "out of memory: the list of the checkpoint's tensors");
-        if (list->n)
-            memcpy(grown, list->e, list->n * sizeof *grown);
-        kq_free(list->e);
-        list->e = grown;
-        list->cap = cap;
-    }
-    list->e[list->n++] = e;
-    return KQ_OK;
+    kq_status status = kq_grow((void **)&list->e, &list->cap, list->n, list->n + 1, sizeof *list->e,
+                               "the list of the checkpoint's tensors", err);
+    if (!status)
+        list->e[list->n++] = e;
+    return status;
 }
 
 static size_t dtype_bytes(kq_dtype t)
@@ -227,14 +224,15 @@ static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err
 
 static kq_status write_json(const char *dir, const char *name, const json_t *value, kq_error *err)
 {
-    char path[PATH];
-    kq_status status = kq_path_join(path, sizeof path, dir, name, err);
+    char *path = NULL;
+    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
     char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     if (!status && !text)
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     if (!status)
         status = kq_file_write(path, text, strlen(text), err);
     free(text);
+    kq_free(path);
     return status;
 }
 
@@ -263,20 +261,25 @@ static kq_status write_tensors(const kq_save_options *o, const entries *list, kq
 extern const unsigned char kq_modeling_py[];
 extern const size_t kq_modeling_py_size;
 
-/* What transformers runs to load the checkpoint with trust_remote_code=True; auto_map in config.json
+/* The code that transformers runs to load the checkpoint with trust_remote_code=True; auto_map in config.json
  * names a class of it. */
 static kq_status write_modeling(const char *dir, kq_error *err)
 {
-    char path[PATH];
-    kq_status status = kq_path_join(path, sizeof path, dir, "modeling_kronq.py", err);
-    return status ? status : kq_file_write(path, kq_modeling_py, kq_modeling_py_size, err);
+    char *path = NULL;
+    kq_status status = kq_format(&path, err, "%s/modeling_kronq.py", dir);
+    if (!status)
+        status = kq_file_write(path, kq_modeling_py, kq_modeling_py_size, err);
+    kq_free(path);
+    return status;
 }
 
 static bool same_bits(const json_t *bits_of)
 {
     const json_t *first = json_object_iter_value(json_object_iter((json_t *)bits_of)), *value;
     const char *name;
-    json_object_foreach((json_t *)bits_of, name, value) if (!json_equal(first, value)) return false;
+    json_object_foreach((json_t *)bits_of, name, value)
+        if (!json_equal(first, value))
+            return false;
     return true;
 }
 
@@ -389,73 +392,105 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
     report->bpw_file = (packed + (double)other_bits) / (double)report->n_parameters;
 }
 
+/* A checkpoint in the making. */
+typedef struct saving {
+    const kq_save_options *o;
+    kq_save_report *report;
+    kq_st_file **parts;        /* owned [n_layer]; NULL where a block has no part file */
+    entries list;              /* owned */
+    json_t *bits_of, *skipped; /* owned: bits by module; modules that are not quantized */
+    double packed, trellis; /* bits of all quantized linears: with signs and scales; of the trellis alone */
+} saving;
+
+/* Open block l's part file, where there is one, and count its linears. */
+static kq_status open_part(saving *z, size_t l, kq_error *err)
+{
+    const kq_config *cfg = kq_source_config(z->o->src);
+    char *path = NULL;
+    kq_status status = kq_format(&path, err, "%s/block-%05zu.safetensors", z->o->part_dir, l);
+    if (!status && kq_path_exists(path))
+        status = kq_st_open(path, &z->parts[l], err);
+    kq_free(path);
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+        char module[128], name[NAME];
+        size_t m, n;
+        kq_linear_name(module, sizeof module, l, (kq_linear_id)id);
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        snprintf(name, sizeof name, "%s.trellis", module);
+        const kq_tensor *t = z->parts[l] ? kq_st_find(z->parts[l], name) : NULL;
+        if (!t) {
+            json_array_append_new(z->skipped, json_string(module));
+            continue;
+        }
+        const size_t k = t->rank == 3 ? t->shape[2] / 16 : 0; /* docs/format.md: [m/16, n/16, 16 k] */
+        json_object_set_new(z->bits_of, module, json_integer((json_int_t)k));
+        z->packed += packed_bits(m, n, (double)k);
+        z->trellis += (double)(m * n) * (double)k;
+        z->report->n_quantized++;
+        z->report->n_weights_quantized += m * n;
+    }
+    return status;
+}
+
+/* The list of the checkpoint's tensors: what the source keeps, the part files' tensors, hyb's table. */
+static kq_status list_tensors(saving *z, kq_error *err)
+{
+    const size_t n_layer = kq_source_config(z->o->src)->n_layer;
+    kq_status status = add_source(&z->list, z->o, z->parts, n_layer, err);
+    for (size_t l = 0; l < n_layer && !status; l++) {
+        for (size_t i = 0; z->parts[l] && i < kq_st_n_tensors(z->parts[l]) && !status; i++) {
+            const kq_tensor *t = kq_st_tensor(z->parts[l], i);
+            entry e = make(t->name, t->dtype, t->rank, t->shape);
+            e.from = FROM_PART;
+            e.t = t;
+            status = add(&z->list, e, err);
+        }
+    }
+    if (!status && z->o->code == KQ_HYB) {
+        entry e = make("kronq.hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2});
+        e.from = FROM_TABLE;
+        status = add(&z->list, e, err);
+    }
+    return status;
+}
+
+/* The report's figures, and the files beside the weights; config.json is the last. */
+static kq_status write_side_files(saving *z, kq_error *err)
+{
+    kq_save_report *r = z->report;
+    const double weights = (double)r->n_weights_quantized;
+    r->bpw_linear = weights > 0 ? z->packed / weights : 0;
+    r->bits = weights > 0 ? z->trellis / weights : 0;
+    r->bpw_file = 8.0 * (double)r->file_bytes / (double)r->n_parameters;
+    json_array_append_new(z->skipped, json_string("lm_head"));
+    kq_status status;
+    if ((status = kq_write_hf_side_files(z->o->src, z->o->dir, err)) ||
+        (status = write_modeling(z->o->dir, err)))
+        return status;
+    return write_config(z->o, r, z->bits_of, z->skipped, err);
+}
+
 kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, kq_error *err)
 {
     const kq_config *cfg = kq_source_config(o->src);
     *report = (kq_save_report){.n_parameters = count_parameters(cfg)};
-    entries list = {0};
-    double bits = 0, trellis = 0;
-    char path[PATH], name[NAME];
-    json_t *bits_of = json_object(), *skipped = json_array();
-    kq_st_file **parts = kq_calloc(cfg->n_layer, sizeof *parts);
-    kq_status status = parts && bits_of && skipped
+    saving z = {.o = o,
+                .report = report,
+                .parts = kq_calloc(cfg->n_layer, sizeof *z.parts),
+                .bits_of = json_object(),
+                .skipped = json_array()};
+    kq_status status = z.parts && z.bits_of && z.skipped
                            ? KQ_OK
                            : kq_fail(err, KQ_E_MEMORY, "out of memory: the checkpoint's list");
-
-    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
-        snprintf(name, sizeof name, "block-%05zu.safetensors", l);
-        if (!(status = kq_path_join(path, sizeof path, o->part_dir, name, err)) && kq_path_exists(path))
-            status = kq_st_open(path, &parts[l], err);
-        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-            char module[128];
-            size_t m, n;
-            kq_linear_name(module, sizeof module, l, (kq_linear_id)id);
-            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-            snprintf(name, sizeof name, "%s.trellis", module);
-            const kq_tensor *t = parts[l] ? kq_st_find(parts[l], name) : NULL;
-            if (t) {
-                /* docs/format.md: [m/16, n/16, 16 k] */
-                const size_t k = t->rank == 3 ? t->shape[2] / 16 : 0;
-                json_object_set_new(bits_of, module, json_integer((json_int_t)k));
-                bits += packed_bits(m, n, (double)k);
-                trellis += (double)(m * n) * (double)k;
-                report->n_quantized++;
-                report->n_weights_quantized += m * n;
-            } else {
-                json_array_append_new(skipped, json_string(module));
-            }
-        }
-    }
-    if (!status)
-        status = add_source(&list, o, parts, cfg->n_layer, err);
-    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
-        for (size_t i = 0; parts[l] && i < kq_st_n_tensors(parts[l]) && !status; i++) {
-            const kq_tensor *t = kq_st_tensor(parts[l], i);
-            entry e = make(t->name, t->dtype, t->rank, t->shape);
-            e.from = FROM_PART;
-            e.t = t;
-            status = add(&list, e, err);
-        }
-    }
-    if (!status && o->code == KQ_HYB) {
-        entry e = make("kronq.hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2});
-        e.from = FROM_TABLE;
-        status = add(&list, e, err);
-    }
-    if (!status && !(status = write_tensors(o, &list, report, err))) {
-        report->bpw_linear = report->n_weights_quantized ? bits / (double)report->n_weights_quantized : 0;
-        report->bits = report->n_weights_quantized ? trellis / (double)report->n_weights_quantized : 0;
-        report->bpw_file = 8.0 * (double)report->file_bytes / (double)report->n_parameters;
-        json_array_append_new(skipped, json_string("lm_head"));
-        if (!(status = kq_write_hf_side_files(o->src, o->dir, err)) &&
-            !(status = write_modeling(o->dir, err)))
-            status = write_config(o, report, bits_of, skipped, err);
-    }
-    for (size_t l = 0; parts && l < cfg->n_layer; l++)
-        kq_st_close(parts[l]);
-    kq_free(parts);
-    kq_free(list.e);
-    json_decref(bits_of);
-    json_decref(skipped);
+    for (size_t l = 0; l < cfg->n_layer && !status; l++)
+        status = open_part(&z, l, err);
+    if (!status && !(status = list_tensors(&z, err)) && !(status = write_tensors(o, &z.list, report, err)))
+        status = write_side_files(&z, err);
+    for (size_t l = 0; z.parts && l < cfg->n_layer; l++)
+        kq_st_close(z.parts[l]);
+    kq_free(z.parts);
+    kq_free(z.list.e);
+    json_decref(z.bits_of);
+    json_decref(z.skipped);
     return status;
 }

@@ -1,4 +1,6 @@
-/* The small files beside the weights: config.json, tokenizer.json and their kin, for both kinds of source. */
+/* The small files beside the weights: config.json, the tokenizer's files, the chat template,
+ * generation_config.json. A folder's are copied byte for byte; a GGUF's are made from its metadata and read
+ * back before they are written. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +14,7 @@
 #include "tokenizer/convert.h"
 #include "tokenizer_files/tokenizer_files.h"
 #include "base/mem.h"
+#include "base/text.h"
 
 /* Copied byte for byte from a folder, each if it is there. */
 static const char *const copied[] = {"tokenizer.json",
@@ -25,47 +28,47 @@ static const char *const copied[] = {"tokenizer.json",
                                      "tokenizer.model",
                                      "added_tokens.json"};
 
+/* The file `name` of the folder `from` to the folder `dir`; nothing where there is none. */
+static kq_status copy_file(const char *from, const char *dir, const char *name, kq_error *err)
+{
+    char *a = NULL, *b = NULL, *text = NULL;
+    size_t size;
+    kq_status status;
+    if (!(status = kq_format(&a, err, "%s/%s", from, name)) &&
+        !(status = kq_format(&b, err, "%s/%s", dir, name)) && kq_path_exists(a) &&
+        !(status = kq_file_read(a, KQ_TOK_MAX_FILE, &text, &size, err)))
+        status = kq_file_write(b, text, size, err);
+    kq_free(text);
+    kq_free(a);
+    kq_free(b);
+    return status;
+}
+
 /* The files of additional_chat_templates. */
 static kq_status copy_templates(const char *from, const char *dir, kq_error *err)
 {
     static const char folder[] = "additional_chat_templates";
-    char a[4096], b[4096], file[4096], **names;
-    size_t n;
+    char *a = NULL, *b = NULL, **names = NULL;
+    size_t n = 0;
     kq_status status;
-    if ((status = kq_path_join(a, sizeof a, from, folder, err)) ||
-        (status = kq_path_join(b, sizeof b, dir, folder, err)) ||
-        (status = kq_chat_template_files(from, &names, &n, err)))
-        return status;
-    if (n)
-        status = kq_mkdirs(b, err);
-    for (size_t i = 0; i < n && !status; i++) {
-        char *text = NULL;
-        size_t size;
-        if ((status = kq_path_join(file, sizeof file, a, names[i], err)) ||
-            (status = kq_file_read(file, KQ_TOK_MAX_FILE, &text, &size, err)))
-            break;
-        if (!(status = kq_path_join(file, sizeof file, b, names[i], err)))
-            status = kq_file_write(file, text, size, err);
-        kq_free(text);
+    if (!(status = kq_format(&a, err, "%s/%s", from, folder)) &&
+        !(status = kq_format(&b, err, "%s/%s", dir, folder)) &&
+        !(status = kq_chat_template_files(from, &names, &n, err))) {
+        if (n)
+            status = kq_mkdirs(b, err);
+        for (size_t i = 0; i < n && !status; i++)
+            status = copy_file(a, b, names[i], err);
+        kq_chat_template_files_free(names, n);
     }
-    kq_chat_template_files_free(names, n);
+    kq_free(a);
+    kq_free(b);
     return status;
 }
 
 static kq_status copy_all(const char *from, const char *dir, kq_error *err)
 {
     for (size_t i = 0; i < sizeof copied / sizeof *copied; i++) {
-        char a[4096], b[4096], *text = NULL;
-        size_t size;
-        kq_status status;
-        if ((status = kq_path_join(a, sizeof a, from, copied[i], err)) ||
-            (status = kq_path_join(b, sizeof b, dir, copied[i], err)))
-            return status;
-        if (!kq_path_exists(a))
-            continue;
-        if (!(status = kq_file_read(a, KQ_TOK_MAX_FILE, &text, &size, err)))
-            status = kq_file_write(b, text, size, err);
-        kq_free(text);
+        kq_status status = copy_file(from, dir, copied[i], err);
         if (status)
             return status;
     }
@@ -91,11 +94,12 @@ static kq_status dump(const json_t *v, const char *what, char **out, kq_error *e
 
 static kq_status write_json(const char *dir, const char *name, const json_t *v, kq_error *err)
 {
-    char path[4096], *text = NULL;
-    kq_status status = kq_path_join(path, sizeof path, dir, name, err);
+    char *path = NULL, *text = NULL;
+    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
     if (!status && !(status = dump(v, name, &text, err)))
         status = kq_file_write(path, text, strlen(text), err);
     kq_free(text);
+    kq_free(path);
     return status;
 }
 

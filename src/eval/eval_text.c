@@ -1,4 +1,5 @@
-/* kq_eval_text: any MODEL, any text file. */
+/* kq_eval_text, the library's evaluation: any MODEL, any text file, a reference model or a file of saved
+ * logits; then the result as JSON and as the files that were asked for. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -179,7 +180,7 @@ static kq_status choose_ids(job *j, const char *text_file, const kq_eval_text_op
     return KQ_OK;
 }
 
-/* What is wanted beside the figures. */
+/* The outputs beside the figures: the first window's logits, figures by window, saved logits. */
 static kq_status open_outputs(job *j, const kq_eval_text_options *opt, kq_error *err)
 {
     const size_t vocab = kq_source_config(kq_model_file_source(j->m))->vocab_size, all = j->n_ids / j->o.ctx;
@@ -209,7 +210,7 @@ static kq_status open_cache(job *j, const char *cache, size_t chunks, kq_error *
     const size_t all = j->n_ids / j->o.ctx, windows = chunks && chunks < all ? chunks : all;
     char model[33], ids[33], key[300];
     kq_status st = windows ? kq_source_fingerprint(src, model, err) : KQ_OK;
-    if (st || !windows) /* kq_evaluate says what is wrong with no window */
+    if (st || !windows) /* kq_evaluate reports a text without a window */
         return st;
     kq_hash *h = kq_hash_new();
     if (!h)

@@ -1,3 +1,6 @@
+/* Perplexity and KL divergence of consecutive windows (docs/math.md, eq. 80 to 86). The models go by block by
+ * block over groups of windows, so that one block of each is in memory at a time, whatever the model's size.
+ */
 #include "eval/eval.h"
 
 #include <math.h>
@@ -27,7 +30,7 @@ typedef struct run {
     const kq_kern *kern;
     int threads;
     size_t ctx, group, n_side; /* windows a group; 1 or 2 models */
-    /* positions from .. to-1 of a window are looked at, the first `scored` of them predict a token of it */
+    /* positions from .. to-1 of a window are compared; the first `scored` of them predict a token of it */
     size_t from, to, scored;
     bool compare; /* with a reference model or saved logits */
     side side[2]; /* model, reference */
@@ -43,7 +46,7 @@ kq_eval_options kq_eval_defaults(void)
     return (kq_eval_options){.ctx = 2048, .isa = isa, .compute = kq_compute_best(isa)};
 }
 
-static kq_status tick(run *r, const char *stage, double work, kq_error *err)
+static kq_status advance(run *r, const char *stage, double work, kq_error *err)
 {
     r->done += work;
     if (r->opt->progress && r->opt->progress(r->opt->progress_ctx, stage, r->done / r->work))
@@ -171,7 +174,7 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
     kq_block b = {0};
     if (s->hidden && kq_hidden_whole(s->hidden)) {
         st = kq_hidden_read(s->hidden, window0, n, s->h, err);
-        return st == KQ_OK ? tick(r, s->name, (double)n * (double)s->w->cfg->n_layer, err) : st;
+        return st == KQ_OK ? advance(r, s->name, (double)n * (double)s->w->cfg->n_layer, err) : st;
     }
     const size_t slice = scratch_slice(s->mc, r->ctx);
     char *scratch;
@@ -201,14 +204,15 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
         kq_block_free(&b);
         b = (kq_block){0};
         if (st == KQ_OK)
-            st = tick(r, s->name, (double)n, err);
+            st = advance(r, s->name, (double)n, err);
     }
     kq_block_free(&b);
     kq_free(scratch);
     return st == KQ_OK && s->hidden ? kq_hidden_add(s->hidden, s->h, n, err) : st;
 }
 
-/* What one position gives. lp: the model's (and reference's) logits after it. */
+/* The scores of one position. lp: the model's (and the reference's) logits after it. row: where the model's
+ * row of saved logits is encoded; NULL: nowhere. */
 static kq_status score_position(run *r, const int32_t *ids, size_t window, size_t t, float *const lp[2],
                                 float *scratch, uint8_t *row, kq_error *err)
 {
@@ -314,7 +318,7 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
     }
     kq_free(scratch);
     kq_free(rows);
-    return st == KQ_OK ? tick(r, "scores", (double)(n * r->n_side), err) : st;
+    return st == KQ_OK ? advance(r, "scores", (double)(n * r->n_side), err) : st;
 }
 
 static kq_status summarise(const run *r, size_t windows, kq_eval_result *out, kq_error *err)
@@ -377,63 +381,74 @@ static kq_status check_options(const kq_weights *model, const kq_weights *refere
     return KQ_OK;
 }
 
-kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, const int32_t *ids, size_t n_ids,
-                      const kq_eval_options *opt, kq_eval_result *out, kq_error *err)
+/* Windows of the text that are measured, after all checks of the input. */
+static kq_status choose_windows(const kq_weights *model, const kq_weights *reference, size_t n_ids,
+                                const kq_eval_options *opt, size_t *windows, kq_error *err)
 {
-    size_t ctx = opt->ctx;
+    const size_t ctx = opt->ctx;
     if (ctx < 2)
         return kq_fail(err, KQ_E_ARG, "a window needs at least 2 tokens, not %zu", ctx);
-    size_t windows = n_ids / ctx;
-    if (windows == 0)
+    *windows = n_ids / ctx;
+    if (*windows == 0)
         return kq_fail(err, KQ_E_ARG,
                        "the text has %zu tokens, one window needs %zu (a longer text, or a smaller --ctx)",
                        n_ids, ctx);
-    if (opt->chunks && opt->chunks < windows)
-        windows = opt->chunks;
+    if (opt->chunks && opt->chunks < *windows)
+        *windows = opt->chunks;
     if (reference && reference->cfg->vocab_size != model->cfg->vocab_size)
         return kq_fail(err, KQ_E_MISMATCH,
                        "the model has %zu tokens, the reference %zu: their predictions cannot be compared",
                        model->cfg->vocab_size, reference->cfg->vocab_size);
+    return check_options(model, reference, *windows, opt, err);
+}
 
-    kq_status st = check_options(model, reference, windows, opt, err);
+/* Hidden states of a group, scores of all windows. */
+static kq_status make_room(run *r, size_t windows, kq_error *err)
+{
+    size_t width = 0, window_bytes;
+    kq_status st = KQ_OK;
+    for (size_t k = 0; k < r->n_side; k++)
+        width += r->side[k].d;
+    if (!kq_mul_size(r->ctx, width * sizeof(float), &window_bytes))
+        return kq_fail(err, KQ_E_ARG, "a window of %zu tokens is too large", r->ctx);
+    if ((st = choose_group(r, windows, window_bytes, err)))
+        return st;
+    for (size_t k = 0; k < r->n_side && st == KQ_OK; k++) {
+        r->work += (double)windows * ((double)r->side[k].w->cfg->n_layer + 1);
+        st = kq_alloc_for((void **)&r->side[k].h, r->group * r->ctx, r->side[k].d * sizeof(float),
+                          "hidden states", err);
+    }
+    double **scores[] = {&r->nll, &r->kld, &r->same, &r->ref, &r->dp};
+    for (size_t i = 0; i < (r->compare ? 5 : 1) && st == KQ_OK; i++)
+        st = kq_alloc_for((void **)scores[i], windows * r->ctx, sizeof(double), "scores", err);
+    return st;
+}
+
+kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, const int32_t *ids, size_t n_ids,
+                      const kq_eval_options *opt, kq_eval_result *out, kq_error *err)
+{
+    const size_t ctx = opt->ctx;
+    size_t windows = 0;
+    kq_status st = choose_windows(model, reference, n_ids, opt, &windows, err);
     if (st != KQ_OK)
         return st;
     run r = {.opt = opt,
              .kern = kq_kern_pick(opt->isa),
              .ctx = ctx,
              .n_side = reference ? 2 : 1,
-             .compare = reference || opt->base};
-    r.from = opt->half ? ctx / 2 : 0;
-    r.to = opt->half ? ctx - 1 : ctx;
+             .compare = reference || opt->base,
+             .from = opt->half ? ctx / 2 : 0,
+             .to = opt->half ? ctx - 1 : ctx,
+             .threads = opt->threads > 0 ? opt->threads : kq_processors()};
     r.scored = ctx - 1 - r.from;
-    r.threads = opt->threads > 0 ? opt->threads : kq_processors();
     kq_mem_give_back();
     st = side_open(&r, &r.side[0], "model", model, NULL, err);
     if (st == KQ_OK && reference)
         st = side_open(&r, &r.side[1], "reference", reference, opt->hidden, err);
-    if (st != KQ_OK)
-        goto out;
-
-    size_t width = r.side[0].d + (reference ? r.side[1].d : 0), window_bytes;
-    if (!kq_mul_size(ctx, width * sizeof(float), &window_bytes)) {
-        st = kq_fail(err, KQ_E_ARG, "a window of %zu tokens is too large", ctx);
-        goto out;
-    }
-    if ((st = choose_group(&r, windows, window_bytes, err)))
-        goto out;
-    for (size_t k = 0; k < r.n_side; k++) {
-        r.work += (double)windows * ((double)r.side[k].w->cfg->n_layer + 1);
-        st = kq_alloc_for((void **)&r.side[k].h, r.group * ctx, r.side[k].d * sizeof(float), "hidden states",
-                          err);
-        if (st != KQ_OK)
-            goto out;
-    }
-    double **scores[] = {&r.nll, &r.kld, &r.same, &r.ref, &r.dp};
-    for (size_t i = 0; i < (r.compare ? 5 : 1) && st == KQ_OK; i++)
-        st = kq_alloc_for((void **)scores[i], windows * ctx, sizeof(double), "scores", err);
-
+    if (st == KQ_OK)
+        st = make_room(&r, windows, err);
     for (size_t w0 = 0; w0 < windows && st == KQ_OK; w0 += r.group) {
-        size_t n = windows - w0 < r.group ? windows - w0 : r.group;
+        const size_t n = windows - w0 < r.group ? windows - w0 : r.group;
         for (size_t k = 0; k < r.n_side && st == KQ_OK; k++)
             st = side_forward(&r, &r.side[k], ids, w0, n, err);
         if (st == KQ_OK)
@@ -441,7 +456,6 @@ kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, cons
     }
     if (st == KQ_OK)
         st = summarise(&r, windows, out, err);
-out:
     for (size_t k = 0; k < 2; k++)
         side_close(&r.side[k]);
     double *owned[] = {r.nll, r.kld, r.same, r.ref, r.dp};

@@ -1,15 +1,18 @@
+/* A reference's hidden states on disk (hidden.h): a safetensors file named by the hash of all that the states
+ * depend on, with a checksum for each window, because a damaged file would otherwise only show as a slightly
+ * wrong measure. */
 #include "eval/hidden.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "format/safetensors_write.h"
 
 struct kq_hidden {
-    char path[4400];
+    char *path;             /* owned */
     size_t windows, values; /* values of a window: ctx * d */
     kq_st_file *file;       /* when whole, owned */
     const kq_tensor *x, *check;
@@ -70,8 +73,8 @@ kq_status kq_hidden_open(const char *folder, const char *key, size_t windows, si
     kq_status status = kq_mkdirs(folder, err);
     if (!status && !kq_mul_size(ctx, d, &h->values))
         status = kq_fail(err, KQ_E_ARG, "a window of %zu tokens is too large", ctx);
-    if (!status && snprintf(h->path, sizeof h->path, "%s/%s.safetensors", folder, hex) >= (int)sizeof h->path)
-        status = kq_fail(err, KQ_E_ARG, "%s: the path is too long", folder);
+    if (!status)
+        status = kq_format(&h->path, err, "%s/%s.safetensors", folder, hex);
     if (!status)
         status = kq_path_exists(h->path) ? open_file(h, key, shape, err) : begin_file(h, key, shape, err);
     if (status) {
@@ -127,5 +130,6 @@ void kq_hidden_close(kq_hidden *h)
     if (h->writer)
         kq_st_writer_abort(h->writer);
     kq_free(h->sum);
+    kq_free(h->path);
     kq_free(h);
 }

@@ -1,3 +1,5 @@
+/* Files of saved logits, byte for byte as llama.cpp's llama-perplexity writes and reads them
+ * (tools/perplexity, MIT; its arithmetic restated), so that figures of both programs can be compared. */
 #include "eval/kld_base.h"
 
 #include <math.h>

@@ -1,3 +1,6 @@
+/* Scores of one position (eq. 19, 82, 83) and the statistics of many (eq. 84, 85). Sums are in double over
+ * fixed lanes, so that equal logits give a KL of exactly 0 and every number of threads gives the same bits.
+ */
 #include "eval/eval.h"
 
 #include <math.h>

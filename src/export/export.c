@@ -1,4 +1,5 @@
-/* kq_export: open any MODEL, see to the output, write it. */
+/* kq_export: open any MODEL, prepare the output, write it. A folder that is being written holds a lock file;
+ * only such a folder, or an empty one, is written into, and a second export into it is refused. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,53 +13,15 @@
 #include "base/file.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "base/time.h"
-#include "export/internal.h"
-#include "checkpoint/gguf_model_write.h"
+#include "export/rows.h"
 #include "settings/settings.h"
 
-enum { ROWS = 256, PATH = 4096 };
-/* in a folder that is being written; goes when it is whole */
+/* a file in a folder that is being written; it is removed when the folder is complete */
 static const char unfinished[] = ".kronq-export";
 
-kq_status kq_export_progress(const kq_export_job *x, size_t i, size_t n, kq_error *err)
-{
-    const kq_common *c = &x->opt->common;
-    return c->progress && c->progress(c->ctx, "exporting", (double)(i + 1) / (double)n, NULL)
-               ? kq_fail(err, KQ_E_INTERRUPTED, "stopped while exporting")
-               : KQ_OK;
-}
-
-kq_status kq_export_rows(const kq_export_job *x, const char *hf_name, size_t layer, int linear, size_t rows,
-                         size_t cols, size_t head_dim, kq_export_sink *sink, void *ctx, kq_error *err)
-{
-    const kq_weights *weights = x->weights;
-    const bool vector = rows == 1 && linear < 0; /* kq_weights counts a vector as rows of one */
-    const size_t step = vector ? 1 : rows < ROWS ? rows : ROWS;
-    float *W = NULL, *some = NULL;
-    kq_status status = kq_alloc_for((void **)&some, step * cols, sizeof *some, hf_name, err);
-    if (!status && linear >= 0 && !(status = kq_alloc_for((void **)&W, rows * cols, sizeof *W, hf_name, err)))
-        status = weights->linear(weights->ctx, layer, (kq_linear_id)linear, W, err);
-    for (size_t r = 0; r < rows && !status; r += step) {
-        const size_t n = rows - r < step ? rows - r : step;
-        const float *from = W ? W + r * cols : some;
-        if (!W) {
-            status = vector ? weights->rows(weights->ctx, hf_name, 0, cols, some, err)
-                            : weights->rows(weights->ctx, hf_name, r, n, some, err);
-        } else if (head_dim) {
-            for (size_t i = 0; i < n; i++)
-                memcpy(some + i * cols, W + kq_gguf_hf_row(r + i, head_dim) * cols, cols * sizeof *some);
-            from = some;
-        }
-        if (!status)
-            status = sink(ctx, from, n, err);
-    }
-    kq_free(W);
-    kq_free(some);
-    return status;
-}
-
-/* Weight files of an export that was interrupted: the next may have fewer shards. */
+/* Remove the weight files of an export that was interrupted: this one may have fewer shards. */
 static void drop_leftovers(const char *dir)
 {
     DIR *d = opendir(dir);
@@ -69,11 +32,11 @@ static void drop_leftovers(const char *dir)
         closedir(d);
 }
 
-/* A folder to write into: absent, empty, or left by an export that did not finish. *lock is held until
- * it is closed. */
+/* A folder to write into: absent, empty, or left by an export that did not finish. *lock is held until it is
+ * closed. */
 static kq_status begin_folder(const char *out, bool *new_folder, int *lock, kq_error *err)
 {
-    char path[PATH];
+    char *lock_path = NULL, *config = NULL;
     bool ours = false, others = false;
     if (kq_path_exists(out) && !kq_path_is_dir(out))
         return kq_fail(err, KQ_E_IO, "%s: is a file, expected a folder to write the model into", out);
@@ -90,16 +53,32 @@ static kq_status begin_folder(const char *out, bool *new_folder, int *lock, kq_e
                        "%s: is not empty and holds no unfinished export; choose another output or remove it",
                        out);
     kq_status status;
-    if ((status = kq_mkdirs(out, err)) || (status = kq_path_join(path, sizeof path, out, unfinished, err)))
-        return status;
-    *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if ((status = kq_mkdirs(out, err)) || (status = kq_format(&lock_path, err, "%s/%s", out, unfinished)) ||
+        (status = kq_format(&config, err, "%s/config.json", out)))
+        goto out;
+    *lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (*lock < 0)
-        return kq_fail(err, KQ_E_IO, "%s: cannot be created", path);
-    if (flock(*lock, LOCK_EX | LOCK_NB))
-        return kq_fail(err, KQ_E_IO, "%s: another export is writing there", out);
-    if (!(status = kq_path_join(path, sizeof path, out, "config.json", err)))
-        unlink(path);
-    drop_leftovers(out);
+        status = kq_fail(err, KQ_E_IO, "%s: cannot be created", lock_path);
+    else if (flock(*lock, LOCK_EX | LOCK_NB))
+        status = kq_fail(err, KQ_E_IO, "%s: another export is writing there", out);
+    if (!status) {
+        unlink(config);
+        drop_leftovers(out);
+    }
+out:
+    kq_free(lock_path);
+    kq_free(config);
+    return status;
+}
+
+static kq_status write_folder(kq_export_job *x, bool *new_folder, int *lock, kq_error *err)
+{
+    char *lock_path = NULL;
+    kq_status status = begin_folder(x->out, new_folder, lock, err);
+    if (!status && !(status = kq_export_hf(x, err)) &&
+        !(status = kq_format(&lock_path, err, "%s/%s", x->out, unfinished)))
+        unlink(lock_path);
+    kq_free(lock_path);
     return status;
 }
 
@@ -152,14 +131,12 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
         status = kq_path_exists(out)
                      ? kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", out)
                      : kq_export_gguf(&x, err);
-    } else if (!(status = begin_folder(out, &new_folder, &lock, err)) && !(status = kq_export_hf(&x, err))) {
-        char path[PATH];
-        if (!kq_path_join(path, sizeof path, out, unfinished, err))
-            unlink(path);
+    } else {
+        status = write_folder(&x, &new_folder, &lock, err);
     }
     if (!status && report_json && !(*report_json = make_report(&x, kq_now_s() - start, err)))
         status = KQ_E_MEMORY;
-    if (status && new_folder && lock >= 0) /* what is in it was written just now */
+    if (status && new_folder && lock >= 0) /* everything in it is this run's */
         kq_remove_tree(out, NULL);
     if (status && new_folder)
         kq_remove_folders(out, made);

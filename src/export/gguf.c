@@ -10,7 +10,7 @@
 
 #include "base/mem.h"
 #include "base/warn.h"
-#include "export/internal.h"
+#include "export/rows.h"
 #include "format/dequant.h"
 #include "format/encode.h"
 #include "checkpoint/gguf_model_write.h"
@@ -37,7 +37,7 @@ static const struct file_kind *find_kind(const char *name)
     return NULL;
 }
 
-/* What became of the model on its way here, for whoever reads the file's metadata. */
+/* How the weights came about (bits, method, code), for readers of the file's metadata. */
 static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const char *type, kq_error *err)
 {
     if (!kq_source_is_kronq(x->src))
@@ -76,7 +76,7 @@ typedef struct encoder {
     size_t cap;
 } encoder;
 
-/* Tell of the value at `at` of the rows that come next. */
+/* The error for the value at `at` of the rows that come next. */
 static kq_status too_large(const encoder *e, const float *rows, size_t at, kq_error *err)
 {
     const size_t r = e->row + at / e->cols;
@@ -89,7 +89,7 @@ static kq_status too_large(const encoder *e, const float *rows, size_t at, kq_er
                                           : "its scales are half floats, 65504 at most");
 }
 
-/* Before anything is written: can the type hold them? */
+/* Can the type hold these rows? Asked before anything is written. */
 static kq_status check_rows(void *ctx, const float *rows, size_t n, kq_error *err)
 {
     encoder *e = ctx;
@@ -133,15 +133,14 @@ static void begin_slot(const kq_export_job *x, const kq_gguf_slot *s, encoder *e
     e->largest = 0;
 }
 
-/* Values that a type cannot hold are found before the file is begun; what a checkpoint of kronq's own
- * holds packed was looked at when it was made. */
+/* Values that a type cannot hold are found before the file is begun. The packed linears of a kronq checkpoint
+ * need no check: they were checked when it was made. */
 static kq_status check_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e, kq_error *err)
 {
     begin_slot(x, s, e);
     if (!*s->hf_name || (kq_source_is_kronq(x->src) && s->linear >= 0))
         return KQ_OK;
-    kq_status status = kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim,
-                                      check_rows, e, err);
+    kq_status status = kq_export_rows(x, s, s->head_dim, check_rows, e, err);
     if (!status && e->largest > 0 && e->largest < kq_type_floor(e->dtype))
         kq_warn("%s: the largest weight of %s is %g, which %s hardly holds: F16 ends at multiples of 6e-8",
                 e->file, e->name, (double)e->largest, kq_dtype_name(e->dtype));
@@ -152,8 +151,7 @@ static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e,
 {
     begin_slot(x, s, e);
     if (*s->hf_name)
-        return kq_export_rows(x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], s->head_dim,
-                              encode_rows, e, err);
+        return kq_export_rows(x, s, s->head_dim, encode_rows, e, err);
     float *factors;
     kq_status status = kq_alloc_for((void **)&factors, s->ne[0], sizeof *factors, s->name, err);
     if (status)
@@ -164,9 +162,10 @@ static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e,
     return status;
 }
 
-/* The type of each tensor: norms F32, what the type cannot hold in the fall-back, if there is one. */
-static kq_status choose(kq_export_job *x, const kq_gguf_slot *s, const struct file_kind *kind,
-                        const struct file_kind *fallback, const struct file_kind **out, kq_error *err)
+/* *out = the type of a tensor: F32 for norms, the fall-back where rows are no whole number of the type's
+ * blocks. */
+static kq_status choose_type(kq_export_job *x, const kq_gguf_slot *s, const struct file_kind *kind,
+                             const struct file_kind *fallback, const struct file_kind **out, kq_error *err)
 {
     size_t elems = 1, bytes;
     kq_dtype_block(kind->dtype, &elems, &bytes);
@@ -205,7 +204,7 @@ kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
         (status = kq_alloc_for((void **)&chosen, n, sizeof *chosen, "the list of tensors", err)))
         goto out;
     for (size_t i = 0; i < n; i++)
-        if ((status = choose(x, &slots[i], kind, fallback, &chosen[i], err)))
+        if ((status = choose_type(x, &slots[i], kind, fallback, &chosen[i], err)))
             goto out;
     for (size_t i = 0; i < n; i++) {
         e.dtype = chosen[i]->dtype;

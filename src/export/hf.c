@@ -1,5 +1,5 @@
-/* The dequantized weights as an ordinary Hugging Face folder in bf16: no trace of kronq is needed to
- * load it. */
+/* The dequantized weights as an ordinary Hugging Face folder in bf16, which loads without any code of
+ * kronq's. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,10 +8,10 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "checkpoint/card.h"
-#include "export/internal.h"
+#include "export/rows.h"
 #include "format/encode.h"
-#include "checkpoint/gguf_model_write.h"
 #include "format/json.h"
 #include "tokenizer/tokenizer.h"
 #include "checkpoint/side_files.h"
@@ -55,17 +55,18 @@ static kq_status put_tensor(void *ctx, size_t i, kq_st_writer *w, kq_error *err)
     h->w = w;
     h->name = s->hf_name;
     h->cols = s->ne[0];
-    kq_status status =
-        kq_export_rows(h->x, s->hf_name, s->layer, s->linear, s->ne[1], s->ne[0], 0, put_rows, h, err);
+    kq_status status = kq_export_rows(h->x, s, 0, put_rows, h, err);
     return status ? status : kq_export_progress(h->x, i, h->n, err);
 }
 
 static kq_status write_config(const kq_export_job *x, kq_error *err)
 {
-    char path[4096], *text = NULL;
-    kq_status status = kq_path_join(path, sizeof path, x->out, "config.json", err);
-    if (status || (status = kq_config_json(x->src, &text, err)))
+    char *path = NULL, *text = NULL;
+    kq_status status = kq_format(&path, err, "%s/config.json", x->out);
+    if (status || (status = kq_config_json(x->src, &text, err))) {
+        kq_free(path);
         return status;
+    }
     json_t *config = kq_json_again(text);
     kq_free(text);
     /* transformers 5 writes dtype, 4 wrote torch_dtype; each reads both */
@@ -78,6 +79,7 @@ static kq_status write_config(const kq_export_job *x, kq_error *err)
                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
     free(out);
     json_decref(config);
+    kq_free(path);
     return status;
 }
 
