@@ -32,7 +32,7 @@ typedef struct saver {
     size_t n;
 } saver;
 
-/* Where each tensor's bytes come from. A linear that was not wanted keeps its own bytes where the source
+/* Where each tensor's bytes come from. A linear that was not selected keeps its own bytes where the source
  * is a GGUF, else its own plain type. */
 static kq_status list_tensors(saver *s, kq_error *err)
 {

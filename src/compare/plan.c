@@ -119,7 +119,7 @@ static size_t factor_bytes(const kq_prepared *p, bool bf16)
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             size_t m, n;
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            if (p->wanted[l] >> id & 1)
+            if (p->selected[l] >> id & 1)
                 bytes += (n * (n + 1) / 2 + (p->factor.method == KQ_INPUT_ONLY ? 0 : m * (m + 1) / 2)) *
                          (bf16 ? 2 : 4);
         }

@@ -51,13 +51,13 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
         ldl += (M * M * M + N * N * N) / r->ldl;
     }
     for (size_t l = 0; l < cfg->n_layer; l++)
-        blocks += p->wanted[l] != 0;
+        blocks += p->selected[l] != 0;
     size_t lowest = cfg->n_layer;
     for (size_t l = cfg->n_layer; l-- > 0;)
-        lowest = p->wanted[l] ? l : lowest;
+        lowest = p->selected[l] ? l : lowest;
     /* blocks only passed through */
-    const double L = (double)cfg->n_layer, wanted = (double)blocks, through = L - (double)lowest - wanted;
-    kq_stage_seconds t = {.factors = wanted * factors, .rounding = wanted * (search + feedback + ldl)};
+    const double L = (double)cfg->n_layer, selected = (double)blocks, through = L - (double)lowest - selected;
+    kq_stage_seconds t = {.factors = selected * factors, .rounding = selected * (search + feedback + ldl)};
     if (needs == KQ_NEEDS_NOTHING)
         return t;
     t.forward = tokens * L * (block + attention) / gemm;
@@ -66,6 +66,6 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
     t.forward += tokens * draws * 2 * head / gemm;
     const double down = 2 * block + 3.5 * attention; /* recomputed, and back to the inputs */
     t.backward =
-        tokens * draws * (through * down + wanted * kq_count_passes(p, s) * (down + gradients)) / gemm;
+        tokens * draws * (through * down + selected * kq_count_passes(p, s) * (down + gradients)) / gemm;
     return t;
 }

@@ -21,8 +21,8 @@ static size_t result_bytes(const kq_prepared *p)
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             size_t m, n;
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            bits += p->wanted[l] >> id & 1 ? p->opt->bits * (double)(m * n) + 8 * (double)(m + n) + 32
-                                           : 16 * (double)(m * n);
+            bits += p->selected[l] >> id & 1 ? p->opt->bits * (double)(m * n) + 8 * (double)(m + n) + 32
+                                             : 16 * (double)(m * n);
         }
     return (size_t)(bits / 8);
 }

@@ -21,7 +21,8 @@ static bool mixed(const kq_quantize_options *opt)
     return !whole(opt->bits) || opt->n_module_bits;
 }
 
-static size_t place(size_t layer, int id)
+/* Of a linear in bits, forecasts and everything else that has one entry a linear. */
+static size_t linear_index(size_t layer, int id)
 {
     return layer * KQ_N_LINEAR + (size_t)id;
 }
@@ -31,7 +32,7 @@ kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err)
     return kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, opt, err);
 }
 
-/* One "REGEX=BITS", for the wanted modules that no earlier one matched. */
+/* One "REGEX=BITS", for the selected modules that no earlier one matched. */
 static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
 {
     const char *equals = strrchr(text, '=');
@@ -44,17 +45,15 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
     if (status)
         return status;
     size_t matched = 0;
-    for (size_t l = 0; l < b->p->cfg->n_layer && !status; l++)
-        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-            char name[128];
-            bool yes = false;
-            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            if (!(b->p->wanted[l] >> id & 1) || (status = kq_regex_matches(pattern, name, &yes, err)) || !yes)
-                continue;
-            matched++;
-            if (!b->k[place(l, id)])
-                b->k[place(l, id)] = (uint8_t)(equals[1] - '0');
-        }
+    kq_model_tensor t;
+    for (size_t i = 0; kq_selected_next(b->p, &i, &t) && !status; i++) {
+        bool yes = false;
+        if ((status = kq_regex_matches(pattern, t.module, &yes, err)) || !yes)
+            continue;
+        matched++;
+        if (!b->k[i])
+            b->k[i] = (uint8_t)(equals[1] - '0');
+    }
     kq_regex_free(pattern);
     if (status)
         return status;
@@ -77,20 +76,16 @@ kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
             return status;
     }
     double total = 0, least = 0;
-    for (size_t l = 0; l < p->cfg->n_layer; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            uint8_t *k = &b->k[place(l, id)];
-            size_t m, n;
-            if (!(p->wanted[l] >> id & 1))
-                continue;
-            if (!*k) {
-                b->settled = b->settled && !b->shared;
-                *k = b->shared ? 0 : (uint8_t)p->opt->bits;
-            }
-            kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            total += (double)m * (double)n;
-            least += (double)m * (double)n * (*k ? *k : KQ_BITS_MIN);
+    kq_model_tensor t;
+    for (size_t i = 0; kq_selected_next(p, &i, &t); i++) {
+        const double weights = (double)t.rows * (double)t.cols;
+        if (!b->k[i]) {
+            b->settled = b->settled && !b->shared;
+            b->k[i] = b->shared ? 0 : (uint8_t)p->opt->bits;
         }
+        total += weights;
+        least += weights * (b->k[i] ? b->k[i] : KQ_BITS_MIN);
+    }
     if (b->shared && least > p->opt->bits * total) /* before hours of work, not after */
         return kq_fail(err, KQ_E_ARG, "--bits %g: with --module-bits the average is at least %.4g",
                        p->opt->bits, least / total);
@@ -119,17 +114,18 @@ kq_status kq_bits_check_method(const kq_bits *b, kq_error *err)
 double kq_bits_of(void *ctx, size_t layer, kq_linear_id id)
 {
     const kq_bits *b = ctx;
-    if (!(b->p->wanted[layer] >> id & 1))
+    if (!(b->p->selected[layer] >> id & 1))
         return 0;
-    const int k = b->k[place(layer, id)];
+    const int k = b->k[linear_index(layer, id)];
     return k ? k : b->p->opt->bits;
 }
 
 double kq_bits_forecast(const kq_bits *b, size_t layer, kq_linear_id id)
 {
-    const int k = b->k[place(layer, id)];
-    return b->forecast && k ? kq_forecast_loss(&b->forecast[place(layer, id)], b->error[k - KQ_BITS_MIN])
-                            : NAN;
+    const int k = b->k[linear_index(layer, id)];
+    return b->forecast && k
+               ? kq_forecast_loss(&b->forecast[linear_index(layer, id)], b->error[k - KQ_BITS_MIN])
+               : NAN;
 }
 
 bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings)
@@ -172,7 +168,7 @@ const char *kq_bits_text(const kq_quantize_options *opt, char buf[64])
 
 static kq_status forecast_linear(kq_output *o, const kq_linear_factors *f, kq_error *err)
 {
-    kq_forecast *forecast = &o->bits->forecast[place(f->layer, (int)f->id)];
+    kq_forecast *forecast = &o->bits->forecast[linear_index(f->layer, (int)f->id)];
     const kq_weights *weights = kq_model_file_weights(o->p.model);
     const kq_round_options options = {.sigma_reg = o->opt.sigma_reg,
                                       .seed = o->opt.common.seed,
@@ -201,9 +197,9 @@ static kq_status write_forecasts(kq_output *o, size_t layer, const char *path, k
 {
     json_t *list = json_array();
     for (int id = 0; id < KQ_N_LINEAR; id++) {
-        const kq_forecast *f = &o->bits->forecast[place(layer, id)];
-        json_array_append_new(list, o->p.wanted[layer] >> id & 1 ? json_pack("[f, f]", f->loss, f->spread)
-                                                                 : json_null());
+        const kq_forecast *f = &o->bits->forecast[linear_index(layer, id)];
+        json_array_append_new(list, o->p.selected[layer] >> id & 1 ? json_pack("[f, f]", f->loss, f->spread)
+                                                                   : json_null());
     }
     char *text = list ? json_dumps(list, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     kq_status status = text ? kq_file_write(path, text, strlen(text), err)
@@ -226,14 +222,14 @@ static kq_status parse_forecasts(kq_output *o, size_t layer, const char *path, c
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         const json_t *pair = json_array_get(list, (size_t)id), *loss = json_array_get(pair, 0),
                      *spread = json_array_get(pair, 1);
-        if (!(o->p.wanted[layer] >> id & 1))
+        if (!(o->p.selected[layer] >> id & 1))
             continue;
         if (!json_is_number(loss) || !json_is_number(spread))
             return kq_fail(
                 err, KQ_E_FORMAT,
                 "%s: holds no forecast of linear %d; --fresh discards the unfinished work and starts anew",
                 path, id);
-        o->bits->forecast[place(layer, id)] =
+        o->bits->forecast[linear_index(layer, id)] =
             (kq_forecast){json_number_value(loss), json_number_value(spread)};
     }
     return KQ_OK;
@@ -274,44 +270,36 @@ static kq_status code_errors(kq_bits *b, kq_error *err)
     return status;
 }
 
+/* Choose by the forecasts, and say how many modules got how many bits. */
 static kq_status allocate(kq_bits *b, kq_error *err)
 {
-    const kq_config *cfg = b->p->cfg;
     kq_share *shares;
+    kq_model_tensor t;
     size_t n = 0, count[KQ_N_BITS] = {0};
     kq_status status =
-        kq_alloc_for((void **)&shares, b->p->n_wanted, sizeof *shares, "shares of the bits", err);
+        kq_alloc_for((void **)&shares, b->p->n_selected, sizeof *shares, "shares of the bits", err);
     if (status)
         return status;
-    for (size_t l = 0; l < cfg->n_layer; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            size_t rows, cols;
-            kq_linear_shape(cfg, (kq_linear_id)id, &rows, &cols);
-            if (!(b->p->wanted[l] >> id & 1))
-                continue;
-            kq_share *s = &shares[n++];
-            *s = (kq_share){.weights = (double)rows * (double)cols, .fixed = b->k[place(l, id)]};
-            for (int i = 0; i < KQ_N_BITS; i++)
-                s->loss[i] = kq_forecast_loss(&b->forecast[place(l, id)], b->error[i]);
-        }
+    for (size_t i = 0; kq_selected_next(b->p, &i, &t); i++) {
+        kq_share *s = &shares[n++];
+        *s = (kq_share){.weights = (double)t.rows * (double)t.cols, .fixed = b->k[i]};
+        for (int k = 0; k < KQ_N_BITS; k++)
+            s->loss[k] = kq_forecast_loss(&b->forecast[i], b->error[k]);
+    }
     status = kq_allocate_bits(shares, n, b->p->opt->bits, &b->allocation, err);
     n = 0;
-    for (size_t l = 0; l < cfg->n_layer && !status; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++)
-            if (b->p->wanted[l] >> id & 1) {
-                b->k[place(l, id)] = (uint8_t)shares[n++].bits;
-                count[b->k[place(l, id)] - KQ_BITS_MIN]++;
-            }
-    kq_free(shares);
-    const kq_common *c = &b->p->opt->common;
-    if (!status && c->progress) {
-        char line[200];
-        snprintf(line, sizeof line,
-                 "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4",
-                 b->allocation.average, count[0], count[1], count[2]);
-        if (c->progress(c->ctx, NULL, 0, line))
-            status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after the bits were shared out");
+    for (size_t i = 0; kq_selected_next(b->p, &i, &t) && !status; i++) {
+        b->k[i] = (uint8_t)shares[n++].bits;
+        count[b->k[i] - KQ_BITS_MIN]++;
     }
+    kq_free(shares);
+    char line[200];
+    snprintf(line, sizeof line,
+             "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4",
+             b->allocation.average, count[0], count[1], count[2]);
+    const kq_common *c = &b->p->opt->common;
+    if (!status && c->progress && c->progress(c->ctx, NULL, 0, line))
+        status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after the bits were shared out");
     b->settled = !status;
     return status;
 }

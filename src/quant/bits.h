@@ -9,9 +9,9 @@
 
 typedef struct kq_bits {
     const kq_prepared *p; /* borrowed */
-    /* [n_layer * KQ_N_LINEAR], owned: 2, 3 or 4; 0: not wanted, or still to be chosen */
+    /* [n_layer * KQ_N_LINEAR], owned: 2, 3 or 4; 0: not selected, or still to be chosen */
     uint8_t *k;
-    bool settled;             /* every wanted module has its bits */
+    bool settled;             /* every selected module has its bits */
     bool shared;              /* they are, or will be, shared out: --bits is an average */
     kq_forecast *forecast;    /* [n_layer * KQ_N_LINEAR], owned; NULL until they are */
     double error[KQ_N_BITS];  /* the code's, at 2, 3, 4 bits; then too */
@@ -32,7 +32,7 @@ kq_status kq_bits_check_method(const kq_bits *b, kq_error *err);
  */
 kq_status kq_bits_share(kq_output *o, kq_error *err);
 
-/* Bits of a linear: 2, 3, 4; the average asked for while it is not known; 0 where it is not wanted. ctx
+/* Bits of a linear: 2, 3, 4; the average asked for while it is not known; 0 where it is not selected. ctx
  * is the kq_bits. For kq_checkpoint_plan. */
 double kq_bits_of(void *ctx, size_t layer, kq_linear_id id);
 /* The loss a module will have, nats a sample; NaN while it is not known. */

@@ -69,7 +69,7 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
 
 static void describe(const kq_work *w, char line[160])
 {
-    snprintf(line, 160, "factors of %zu modules", w->outputs->p.n_wanted);
+    snprintf(line, 160, "factors of %zu modules", w->outputs->p.n_selected);
 }
 
 /* What the report says of one linear. */

@@ -38,14 +38,10 @@ static float packed_reach(const kq_prepared *p, bool packed, const kq_tensor *t)
 /* Which linear's weights these are: layer * KQ_N_LINEAR + id; SIZE_MAX: no linear's. */
 static size_t linear_of(const kq_prepared *p, const kq_tensor *t)
 {
-    for (size_t l = 0; l < p->cfg->n_layer && t->rank == 2; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            char name[160];
-            const size_t len = (kq_linear_name(name, sizeof name, l, (kq_linear_id)id), strlen(name));
-            if (!strncmp(t->name, name, len) && !strcmp(t->name + len, ".weight"))
-                return l * KQ_N_LINEAR + (size_t)id;
-        }
-    return SIZE_MAX;
+    kq_model_tensor found;
+    const bool is_linear =
+        kq_model_tensor_find(p->cfg, t->name, &found) && found.role == KQ_ROLE_LINEAR && t->rank == 2;
+    return is_linear ? found.layer * KQ_N_LINEAR + (size_t)found.linear : SIZE_MAX;
 }
 
 /* The type that a tensor will be stored in; KQ_T_F32: as it is, or packed with a scale of its own. */
@@ -65,7 +61,7 @@ static kq_dtype type_of(const kq_prepared *p, const kq_gguf_types *types, const 
 static bool is_packed_linear(const kq_prepared *p, bool packed, const kq_tensor *t)
 {
     const size_t linear = packed ? linear_of(p, t) : SIZE_MAX;
-    return linear != SIZE_MAX && p->wanted[linear / KQ_N_LINEAR] >> linear % KQ_N_LINEAR & 1;
+    return linear != SIZE_MAX && p->selected[linear / KQ_N_LINEAR] >> linear % KQ_N_LINEAR & 1;
 }
 
 /* One piece of a tensor: whole rows. */

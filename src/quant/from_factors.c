@@ -7,41 +7,31 @@
 #include "factors/lacks.h"
 #include "settings/settings.h"
 
-/* Does an imatrix have an entry for any linear of the model, wanted or not? */
+/* Does an imatrix have an entry for any linear of the model, selected or not? */
 static bool has_any_entry(const kq_prepared *p, const kq_factor_file *file)
 {
-    for (size_t l = 0; l < p->cfg->n_layer; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            size_t m, n;
-            char name[128];
-            kq_lack lack;
-            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            if (kq_factor_file_check(file, name, m, n, false, &lack, NULL) || lack != KQ_LACK_ENTRY)
-                return true;
-        }
+    for (size_t i = 0; i < kq_model_n_linears(p->cfg); i++) {
+        const kq_model_tensor t = kq_model_linear_at(p->cfg, i);
+        kq_lack lack;
+        if (kq_factor_file_check(file, t.module, t.rows, t.cols, false, &lack, NULL) || lack != KQ_LACK_ENTRY)
+            return true;
+    }
     return false;
 }
 
-/* Every wanted module is there and its values are numbers, before hours are spent on the first ones.
+/* Every selected module is there and its values are numbers, before hours are spent on the first ones.
  * Modules of which the file tells nothing are warned of. */
 static kq_status check_modules(const kq_prepared *p, const kq_factor_file *file, bool both, kq_error *err)
 {
     kq_lacks lacks = {0};
     kq_status status = KQ_OK;
-    for (size_t l = 0; l < p->cfg->n_layer && !status; l++)
-        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-            size_t m, n;
-            char name[128];
-            kq_lack lack;
-            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            if (!(p->wanted[l] >> id & 1))
-                continue;
-            status = kq_factor_file_check(file, name, m, n, both, &lack, err);
-            kq_lacks_add(&lacks, lack, name);
-        }
-    if (!status && kq_factor_file_is_imatrix(file) && lacks.n[KQ_LACK_ENTRY] == p->n_wanted &&
+    kq_model_tensor t;
+    for (size_t i = 0; kq_selected_next(p, &i, &t) && !status; i++) {
+        kq_lack lack;
+        status = kq_factor_file_check(file, t.module, t.rows, t.cols, both, &lack, err);
+        kq_lacks_add(&lacks, lack, t.module);
+    }
+    if (!status && kq_factor_file_is_imatrix(file) && lacks.n[KQ_LACK_ENTRY] == p->n_selected &&
         !has_any_entry(p, file))
         return kq_fail(
             err, KQ_E_MISMATCH,
@@ -217,36 +207,41 @@ kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **s
                                             : check(p, *file, settings, err);
 }
 
+/* The factors of one linear, handed to s->linear. */
+static kq_status read_linear(const kq_factor_file *file, const kq_model_tensor *t, const kq_sweep *s,
+                             kq_error *err)
+{
+    const size_t m = t->rows, n = t->cols;
+    bool has_out = false;
+    kq_factor_report report = {.converged = true};
+    float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
+    kq_status status =
+        H_in && H_out ? kq_factor_file_read(file, t->module, m, n, H_in, H_out, &has_out, &report.lack, err)
+                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", t->module);
+    if (!status)
+        status = s->linear(s->estimates->ctx, t->layer, t->linear, report.lack ? NULL : H_in,
+                           has_out ? H_out : NULL, &report, err);
+    kq_free(H_in);
+    kq_free(H_out);
+    return status;
+}
+
 kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, const kq_sweep *s,
                               const char *stage, kq_error *err)
 {
-    const kq_config *cfg = p->cfg;
+    const size_t n_layer = p->cfg->n_layer;
     kq_status status = KQ_OK;
-    for (size_t l = 0; l < cfg->n_layer && !status; l++) {
-        if (!p->wanted[l] || s->done(s->ctx, l))
+    for (size_t l = 0; l < n_layer && !status; l++) {
+        if (!p->selected[l] || s->done(s->ctx, l))
             continue;
         for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-            if (!(p->wanted[l] >> id & 1))
-                continue;
-            size_t m, n;
-            char name[128];
-            bool has_out = false;
-            kq_factor_report report = {.converged = true};
-            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-            float *H_in = kq_alloc(n * n, sizeof *H_in), *H_out = kq_alloc(m * m, sizeof *H_out);
-            status = H_in && H_out
-                         ? kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, &report.lack, err)
-                         : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", name);
-            if (!status)
-                status = s->linear(s->estimates->ctx, l, (kq_linear_id)id, report.lack ? NULL : H_in,
-                                   has_out ? H_out : NULL, &report, err);
-            kq_free(H_in);
-            kq_free(H_out);
+            const kq_model_tensor t = kq_model_linear(p->cfg, l, (kq_linear_id)id);
+            if (p->selected[l] >> id & 1)
+                status = read_linear(file, &t, s, err);
         }
         if (!status)
             status = s->block(s->ctx, l, err);
-        if (!status && kq_sweep_tell(s, stage, (double)(l + 1) / (double)cfg->n_layer))
+        if (!status && kq_sweep_tell(s, stage, (double)(l + 1) / (double)n_layer))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while %s", stage);
     }
     return status;

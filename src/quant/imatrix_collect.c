@@ -106,13 +106,13 @@ static kq_status write_block(kq_output *o, size_t layer, const char *path, kq_er
     return status;
 }
 
-/* The entries of one part file, appended to `entries` [p.n_wanted]. */
+/* The entries of one part file, appended to `entries` [p.n_selected]. */
 static kq_status list_entries(const kq_output *o, const kq_st_file *part, const char *path,
                               kq_imatrix_entry *entries, size_t *n, kq_error *err)
 {
     for (size_t i = 0; i < kq_st_n_tensors(part); i++) {
         const kq_tensor *t = kq_st_tensor(part, i);
-        if (*n == o->p.n_wanted || (uintptr_t)t->data % _Alignof(float))
+        if (*n == o->p.n_selected || (uintptr_t)t->data % _Alignof(float))
             return kq_fail(
                 err, KQ_E_FORMAT,
                 "%s: is not what this run wrote; --fresh discards the unfinished work and starts anew", path);
@@ -144,7 +144,7 @@ static kq_status finish(kq_output *o, kq_error *err)
     char **paths = NULL;
     size_t n_parts = 0, n = 0;
     kq_st_file **parts = kq_calloc(o->p.cfg->n_layer, sizeof *parts);
-    kq_imatrix_entry *entries = kq_calloc(o->p.n_wanted, sizeof *entries);
+    kq_imatrix_entry *entries = kq_calloc(o->p.n_selected, sizeof *entries);
     kq_status status = parts && entries ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", o->name);
     if (!status)
         status = kq_prepared_parts(&o->p, &o->job, "imatrix", &paths, &n_parts, err);
@@ -165,7 +165,7 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
 {
     const kq_output *o = w->outputs;
     (void)err;
-    *out = json_pack("{s:I, s:I, s:I, s:{s:f, s:f}, s:I, s:I, s:O}", "entries", (json_int_t)o->p.n_wanted,
+    *out = json_pack("{s:I, s:I, s:I, s:{s:f, s:f}, s:I, s:I, s:O}", "entries", (json_int_t)o->p.n_selected,
                      "chunks", (json_int_t)o->p.n_seq, "chunk_size", (json_int_t)o->opt.calibration.seq_len,
                      "seconds", "forward", w->swept.forward_s, "total", kq_now_s() - w->start,
                      "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",

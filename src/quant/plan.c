@@ -199,7 +199,7 @@ void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             size_t m, n;
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            block += p->wanted[l] >> id & 1 ? 2 * (m * (m + 1) + n * (n + 1)) : 0;
+            block += p->selected[l] >> id & 1 ? 2 * (m * (m + 1) + n * (n + 1)) : 0;
         }
         *block_bytes = block > *block_bytes ? block : *block_bytes;
         *all_bytes += block;

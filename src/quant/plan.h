@@ -11,7 +11,7 @@ void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes
  * then no storage. KQ_E_MEMORY names the least that would do. */
 kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk,
                          size_t *memory_bytes, size_t *disk_bytes, kq_error *err);
-/* A block's factors as a part file has them in f32, and those of every wanted linear. */
+/* A block's factors as a part file has them in f32, and those of every selected linear. */
 void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes);
 
 /* "memory", "disk" or "stream". */

@@ -15,31 +15,34 @@
 #include "sweep/spill.h"
 #include "generate/self_text.h"
 
-bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id)
+bool kq_selected_next(const kq_prepared *p, size_t *index, kq_model_tensor *t)
 {
-    return ((const kq_prepared *)prepared)->wanted[layer] >> id & 1;
+    for (; *index < kq_model_n_linears(p->cfg); ++*index)
+        if (p->selected[*index / KQ_N_LINEAR] >> *index % KQ_N_LINEAR & 1) {
+            *t = kq_model_linear_at(p->cfg, *index);
+            return true;
+        }
+    return false;
 }
 
+/* The linears whose names --only matches; all of them without it. */
 static kq_status select_modules(kq_prepared *p, kq_error *err)
 {
     const char *only = p->opt->only;
     kq_regex *pattern = NULL;
     kq_status status = only ? kq_regex_new("--only", only, strlen(only), &pattern, err) : KQ_OK;
-    for (size_t l = 0; l < p->cfg->n_layer && !status; l++) {
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            char name[128];
-            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            bool wanted = true;
-            if (pattern && (status = kq_regex_matches(pattern, name, &wanted, err)))
-                break;
-            if (!wanted)
-                continue;
-            p->wanted[l] |= (uint8_t)(1 << id);
-            p->n_wanted++;
-        }
+    for (size_t i = 0; i < kq_model_n_linears(p->cfg) && !status; i++) {
+        const kq_model_tensor t = kq_model_linear_at(p->cfg, i);
+        bool selected = true;
+        if (pattern)
+            status = kq_regex_matches(pattern, t.module, &selected, err);
+        if (status || !selected)
+            continue;
+        p->selected[t.layer] |= (uint8_t)(1 << t.linear);
+        p->n_selected++;
     }
     kq_regex_free(pattern);
-    if (!status && !p->n_wanted)
+    if (!status && !p->n_selected)
         status = kq_fail(err, KQ_E_ARG,
                          "--only %s: matches no module; they are called like model.layers.0.self_attn.q_proj",
                          only);
@@ -107,7 +110,7 @@ static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p,
 /* Which linears of p->cfg. */
 static kq_status prepare_modules(kq_prepared *p, kq_error *err)
 {
-    if (!(p->wanted = kq_calloc(p->cfg->n_layer, 1)))
+    if (!(p->selected = kq_calloc(p->cfg->n_layer, 1)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: modules");
     return select_modules(p, err);
 }
@@ -162,7 +165,7 @@ void kq_prepared_free(kq_prepared *p)
     if (p->tok)
         kq_tokenizer_close(p->tok);
     kq_model_file_close(p->model);
-    kq_free(p->wanted);
+    kq_free(p->selected);
     kq_windows_free(&p->windows);
     if (p->keeps)
         kq_text_forget();
@@ -342,7 +345,7 @@ kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)
                       .compute = p->compute,
                       .threads = p->threads,
                       .seed = p->opt->common.seed,
-                      .wanted = p->wanted,
+                      .selected = p->selected,
                       .job = job,
                       .common = &p->opt->common};
 }
@@ -355,7 +358,7 @@ kq_status kq_prepared_parts(const kq_prepared *p, const kq_job *job, const char 
     if (!(*parts = kq_calloc(p->cfg->n_layer, sizeof **parts)))
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", job->work_dir);
     for (size_t l = 0; l < p->cfg->n_layer && !status; l++)
-        if (p->wanted[l] && !(status = kq_job_path(job, stem, l, "safetensors", &(*parts)[*n], err)))
+        if (p->selected[l] && !(status = kq_job_path(job, stem, l, "safetensors", &(*parts)[*n], err)))
             ++*n;
     return status;
 }

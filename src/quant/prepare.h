@@ -23,8 +23,8 @@ typedef struct kq_prepared {
     int threads;
     kq_factor_options factor;
     kq_sweep_estimate estimate; /* the one that kq_prepare_sweep's sweep yields; points at factor */
-    uint8_t *wanted;            /* [n_layer] bit id: the linear is to be quantized */
-    size_t n_wanted;
+    uint8_t *selected;          /* [n_layer], bit id set: that linear is to be quantized (--only) */
+    size_t n_selected;
     size_t n_seq;         /* sequences of calibration; 0: none needed */
     char fingerprint[33]; /* of the model */
     char text_hash[33];   /* of the texts; "" when no text is needed */
@@ -64,12 +64,17 @@ void kq_prepare_report_texts(const kq_prepared *p, json_t *report);
 /* A sweep over the prepared model; the caller adds its functions. It points into *p. */
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job);
 
-/* Paths of the job's STEM-i.safetensors for every block with a wanted linear: *parts [*n], owned by the
+/* Paths of the job's STEM-i.safetensors for every block with a selected linear: *parts [*n], owned by the
  * caller, kq_prepared_free_parts also after a failure. */
 kq_status kq_prepared_parts(const kq_prepared *p, const kq_job *job, const char *stem, char ***parts,
                             size_t *n, kq_error *err);
 void kq_prepared_free_parts(char **parts, size_t n);
 
-bool kq_prepared_wants(void *prepared, size_t layer, kq_linear_id id);
+/* The selected linears, layer by layer:
+ *   kq_model_tensor t;
+ *   for (size_t i = 0; kq_selected_next(p, &i, &t); i++) ...
+ * From *index on, the first selected linear: *index becomes its index, layer * KQ_N_LINEAR + id. False: there
+ * is no more. */
+bool kq_selected_next(const kq_prepared *p, size_t *index, kq_model_tensor *t);
 
 #endif

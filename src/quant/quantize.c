@@ -195,11 +195,11 @@ static kq_status check_config(const kq_output *output, const json_t *qc, const j
         return KQ_E_MISMATCH;
     }
     const size_t modules = json_object_size(json_object_get(qc, "module_bits"));
-    if (modules != output->p.n_wanted)
+    if (modules != output->p.n_selected)
         return kq_fail(err, KQ_E_MISMATCH,
                        "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose "
                        "another output or remove it",
-                       path, modules, output->p.n_wanted);
+                       path, modules, output->p.n_selected);
     return KQ_OK;
 }
 
@@ -230,7 +230,7 @@ static kq_status check_complete(const kq_output *output, kq_error *err)
 static void describe(const kq_work *w, char line[160])
 {
     char bits[64];
-    snprintf(line, 160, "%zu modules to %s", w->outputs->p.n_wanted, kq_bits_text(&w->outputs->opt, bits));
+    snprintf(line, 160, "%zu modules to %s", w->outputs->p.n_selected, kq_bits_text(&w->outputs->opt, bits));
 }
 
 /* ---- before rounding: bits that are shared out by the factors of all blocks ---- */
@@ -490,7 +490,7 @@ static const char *transform_of(size_t m, size_t n)
 
 static void plan_linear(const kq_output *o, size_t layer, int id, json_t *module)
 {
-    const bool selected = kq_prepared_wants((void *)&o->p, layer, (kq_linear_id)id);
+    const bool selected = o->p.selected[layer] >> id & 1;
     size_t m, n;
     kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
     const char *transform = selected ? transform_of(m, n) : "-";

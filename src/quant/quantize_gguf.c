@@ -43,7 +43,7 @@ static kq_status prepare(kq_output *o, kq_error *err)
     kq_status status = kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE_GGUF, &o->opt, err);
     if (!status)
         status = kq_rope_check_gguf(o->p.cfg, err);
-    return status ? status : kq_gguf_types_choose(o->p.cfg, o->p.wanted, &o->opt, &q->types, err);
+    return status ? status : kq_gguf_types_choose(o->p.cfg, o->p.selected, &o->opt, &q->types, err);
 }
 
 /* The file states its identity too, under the key kronq.settings. */
@@ -114,7 +114,7 @@ static kq_status check_complete(const kq_output *o, kq_error *err)
 static void describe(const kq_work *w, char line[160])
 {
     const quantizer *q = w->outputs->ctx;
-    snprintf(line, 160, "%zu modules to %s", w->outputs->p.n_wanted, q->types.mix->name);
+    snprintf(line, 160, "%zu modules to %s", w->outputs->p.n_selected, q->types.mix->name);
 }
 
 /* ---- rounding ---- */
@@ -250,7 +250,7 @@ static json_t *plan(const kq_work *w)
     return json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:I}", "type", q->types.mix->name, "embedding",
                      kq_dtype_name(q->types.embed), "head",
                      q->types.head == KQ_T_OTHER ? "tied" : kq_dtype_name(q->types.head), "quantized_modules",
-                     (json_int_t)p->n_wanted, "quantized_weights", (json_int_t)weights, "bpw",
+                     (json_int_t)p->n_selected, "quantized_weights", (json_int_t)weights, "bpw",
                      weights ? 8.0 * (double)kq_gguf_linear_bytes(&q->types, p->cfg) / (double)weights : 0.0,
                      "file_bytes", (json_int_t)kq_gguf_planned_bytes(p->src, &q->types));
 }

@@ -90,10 +90,10 @@ kq_status kq_rounding_sum(const kq_output *o, kq_describe_module *describe, kq_r
     *sums = (kq_rounding_sums){.modules = json_object()};
     for (size_t l = 0; l < o->p.cfg->n_layer; l++) {
         kq_module_report r[KQ_N_LINEAR];
-        kq_status status = o->p.wanted[l] ? read_reports(o, l, r, err) : KQ_OK;
+        kq_status status = o->p.selected[l] ? read_reports(o, l, r, err) : KQ_OK;
         if (status)
             return status;
-        if (!o->p.wanted[l])
+        if (!o->p.selected[l])
             continue;
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             if (!r[id].name[0])

@@ -415,19 +415,14 @@ kq_status kq_work_run(const char *model, const kq_receiver *r, kq_output *output
 static json_t *plan_linears(const kq_output *o)
 {
     json_t *modules = json_array();
-    for (size_t l = 0; l < o->p.cfg->n_layer; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            char name[160], weight[176];
-            size_t m, n;
-            kq_linear_name(name, sizeof name, l, (kq_linear_id)id);
-            kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
-            snprintf(weight, sizeof weight, "%s.weight", name);
-            const kq_tensor *t = kq_source_find(o->p.src, weight);
-            json_t *module = json_pack("{s:s, s:[I,I], s:s}", "name", name, "shape", (json_int_t)m,
-                                       (json_int_t)n, "source", t ? kq_dtype_name(t->dtype) : "?");
-            o->work->receiver->plan_linear(o, l, id, module);
-            json_array_append_new(modules, module);
-        }
+    for (size_t i = 0; i < kq_model_n_linears(o->p.cfg); i++) {
+        const kq_model_tensor t = kq_model_linear_at(o->p.cfg, i);
+        const kq_tensor *stored = kq_source_find(o->p.src, t.name);
+        json_t *module = json_pack("{s:s, s:[I,I], s:s}", "name", t.module, "shape", (json_int_t)t.rows,
+                                   (json_int_t)t.cols, "source", stored ? kq_dtype_name(stored->dtype) : "?");
+        o->work->receiver->plan_linear(o, t.layer, (int)t.linear, module);
+        json_array_append_new(modules, module);
+    }
     return modules;
 }
 

@@ -129,32 +129,32 @@ kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_
 }
 
 kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block *block, size_t r,
-                                   kq_spill *in, kq_spill *dy, kq_spill *dx, unsigned wanted,
+                                   kq_spill *in, kq_spill *dy, kq_spill *dx, unsigned selected,
                                    kq_linear_sink *sink, void *ctx, kq_error *err)
 {
     kq_status status = kq_records_read_input(w, k, in, r % w->s->n_seq, err);
     if (!status)
         status = kq_spill_read(dy, r, k->dy, err);
     if (!status)
-        status = kq_block_backward(w->mc, block, k->x, k->dy, w->s->T, dx ? k->dy : NULL, wanted, sink, ctx,
+        status = kq_block_backward(w->mc, block, k->x, k->dy, w->s->T, dx ? k->dy : NULL, selected, sink, ctx,
                                    k->scratch, err);
     return status || !dx ? status : kq_spill_write(dx, r, k->dy, err);
 }
 
 /* A block of the way down, for all estimates. A single one over tokens passes the gradient on in its own
  * first pass. */
-static kq_status down_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
+static kq_status down_block(kq_sweeper *w, size_t layer, unsigned selected, bool keep_dx, kq_error *err)
 {
     const kq_sweep *s = w->s;
-    if (wanted && s->n_estimates == 1 && kq_method_needs(s->estimates->factor->method) == KQ_NEEDS_TOKENS)
-        return kq_sweep_token_block(w, s->estimates, layer, wanted, keep_dx, err);
-    kq_status status = kq_sweep_gradient_block(w, layer, wanted, keep_dx, err);
-    for (size_t i = 0; i < s->n_estimates && wanted && !status; i++) {
+    if (selected && s->n_estimates == 1 && kq_method_needs(s->estimates->factor->method) == KQ_NEEDS_TOKENS)
+        return kq_sweep_token_block(w, s->estimates, layer, selected, keep_dx, err);
+    kq_status status = kq_sweep_gradient_block(w, layer, selected, keep_dx, err);
+    for (size_t i = 0; i < s->n_estimates && selected && !status; i++) {
         const kq_needs needs = kq_method_needs(s->estimates[i].factor->method);
         if (needs == KQ_NEEDS_TOKENS)
-            status = kq_sweep_token_block(w, &s->estimates[i], layer, wanted, false, err);
+            status = kq_sweep_token_block(w, &s->estimates[i], layer, selected, false, err);
         else if (needs == KQ_NEEDS_INPUTS)
-            status = kq_sweep_input_block(w, &s->estimates[i], layer, wanted, false, err);
+            status = kq_sweep_input_block(w, &s->estimates[i], layer, selected, false, err);
     }
     return status;
 }
@@ -172,7 +172,7 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
     for (size_t l = L;; l--) {
         if (kq_records_there(w, KQ_REC_GRAD, l))
             from = l;
-        if (l == lowest || (s->wanted[l - 1] && !s->done(s->ctx, l - 1)))
+        if (l == lowest || (s->selected[l - 1] && !s->done(s->ctx, l - 1)))
             break;
     }
     if (from > L) {
@@ -193,10 +193,10 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
     w->report->forward_s = kq_now_s() - start;
 
     for (size_t l = from; l-- > lowest && !status;) {
-        const unsigned wanted = s->done(s->ctx, l) ? 0 : s->wanted[l];
-        if (wanted || l > lowest)
-            status = down_block(w, l, wanted, l > lowest, err);
-        if (!status && wanted)
+        const unsigned selected = s->done(s->ctx, l) ? 0 : s->selected[l];
+        if (selected || l > lowest)
+            status = down_block(w, l, selected, l > lowest, err);
+        if (!status && selected)
             status = s->block(s->ctx, l, err);
         if (!status) { /* only now: until here an interrupted run needs them again */
             kq_records_drop(w, KQ_REC_GRAD, l + 1);

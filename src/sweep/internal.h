@@ -90,7 +90,7 @@ kq_status kq_sweep_down(kq_sweeper *w, size_t lowest, kq_error *err);
 /* Back through one block for sequence seq = r % n_seq of record r: reads the block's input and the
  * gradient at its output, leaves the gradient at its input in k->dy, written to `dx` unless NULL. */
 kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block *block, size_t r,
-                                   kq_spill *in, kq_spill *dy, kq_spill *dx, unsigned wanted,
+                                   kq_spill *in, kq_spill *dy, kq_spill *dx, unsigned selected,
                                    kq_linear_sink *sink, void *ctx, kq_error *err);
 /* One block forward, inputs to inputs of the next. */
 kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err);
@@ -99,9 +99,10 @@ kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_
                                    const float *G, size_t T, bool accumulate, kq_error *err);
 
 /* sweep_store.c: the factors of a block, of every estimate that takes gradients of whole samples, one
- * linear after the other; and, when keep_dx, the gradient at the block's input. wanted 0, or no such
+ * linear after the other; and, when keep_dx, the gradient at the block's input. selected 0, or no such
  * estimate: the block is only passed through. */
-kq_status kq_sweep_gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err);
+kq_status kq_sweep_gradient_block(kq_sweeper *w, size_t layer, unsigned selected, bool keep_dx,
+                                  kq_error *err);
 /* The forms in which a linear's gradients are needed, a bit each: multiplied out, factored. */
 unsigned kq_sweep_forms(const kq_sweeper *w, int id);
 /* Bytes held of one block beside its weights and what kq_sweep_worker has; and on disk. */
@@ -111,9 +112,9 @@ void kq_sweep_store_plan(const kq_sweeper *w, size_t *memory, size_t *disk);
  * down; input_block: of either. keep: pass the gradient at the block's input, or its output, on to the
  * next block as well (an estimate over all sequences). */
 kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err);
-kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted,
+kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned selected,
                                bool keep, kq_error *err);
-kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted,
+kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned selected,
                                bool keep, kq_error *err);
 /* Bytes of what is held of one block. */
 size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward, bool diagonal);

@@ -58,7 +58,7 @@ typedef struct block_gradients {
     kq_block block;
     /* out: the gradient at the block's input; NULL once it is written */
     kq_spill *in, *dy, *out;
-    unsigned wanted;                           /* linears whose gradients this pass makes */
+    unsigned selected;                         /* linears whose gradients this pass makes */
     size_t first;                              /* the unit that memory begins with */
     uint16_t *memory[KQ_N_FORMS][KQ_N_LINEAR]; /* [units, or slots of a stream; width]; owned */
     /* a record a unit; owned, never committed: it goes when it is closed */
@@ -101,11 +101,11 @@ static kq_status unit_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
     kq_status status = KQ_OK;
     for (size_t nth = 0; nth < B && !status; nth++) {
         gradient_sink sink = {b, k, unit, nth};
-        status = kq_sweep_backward_record(b->w, k, &b->block, unit * B + nth, b->in, b->dy, b->out, b->wanted,
-                                          put_gradient, &sink, err);
+        status = kq_sweep_backward_record(b->w, k, &b->block, unit * B + nth, b->in, b->dy, b->out,
+                                          b->selected, put_gradient, &sink, err);
     }
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-        if (!(b->wanted >> id & 1))
+        if (!(b->selected >> id & 1))
             continue;
         if (b->w->forms[id] >> WHOLE & 1)
             kq_f32_to_bf16_n(k->G[id], place(b, k, WHOLE, id, unit), width_of(b->w, WHOLE, id));
@@ -176,13 +176,13 @@ static kq_status make_file(block_gradients *b, int form, int id, size_t count, s
     return status;
 }
 
-/* Room for `count` units of every wanted linear. */
+/* Room for `count` units of every selected linear. */
 static kq_status make_room(block_gradients *b, size_t count, bool on_disk, kq_error *err)
 {
     kq_status status = KQ_OK;
     for (int id = 0; id < KQ_N_LINEAR; id++)
         for (int form = 0; form < KQ_N_FORMS && !status; form++) {
-            if (!(b->wanted >> id & 1) || !(b->w->forms[id] >> form & 1))
+            if (!(b->selected >> id & 1) || !(b->w->forms[id] >> form & 1))
                 continue;
             const size_t width = width_of(b->w, form, id);
             status = on_disk ? make_file(b, form, id, count, width * sizeof(uint16_t), err)
@@ -348,7 +348,7 @@ static kq_status stored_block(block_gradients *b, bool keep_dx, size_t n_estimat
 {
     kq_sweeper *w = b->w;
     const kq_sweep *s = w->s;
-    const unsigned wanted = b->wanted;
+    const unsigned selected = b->selected;
     double start = kq_now_s();
     size_t done = 0;
     kq_status status = make_room(b, units_of(w), s->way == KQ_WAY_DISK, err);
@@ -362,7 +362,7 @@ static kq_status stored_block(block_gradients *b, bool keep_dx, size_t n_estimat
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         for (size_t i = 0; i < s->n_estimates && !status; i++) {
             const kq_sweep_estimate *e = &s->estimates[i];
-            if (!(wanted >> id & 1) || !takes_gradients(e))
+            if (!(selected >> id & 1) || !takes_gradients(e))
                 continue;
             status = factor_linear(b, e, id, err);
             const double share = (double)++done / (double)(n_estimates * KQ_N_LINEAR);
@@ -389,14 +389,14 @@ typedef struct stream_item {
 
 enum { MAX_SET = 64, SLOTS_A_WORKER = 2 };
 
-/* The estimates of the wanted linears, linear by linear; at most n_estimates * KQ_N_LINEAR. */
-static size_t list_items(const kq_sweeper *w, unsigned wanted, stream_item *items)
+/* The estimates of the selected linears, linear by linear; at most n_estimates * KQ_N_LINEAR. */
+static size_t list_items(const kq_sweeper *w, unsigned selected, stream_item *items)
 {
     size_t n = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++)
         for (size_t i = 0; i < w->s->n_estimates; i++) {
             const kq_sweep_estimate *e = &w->s->estimates[i];
-            if (wanted >> id & 1 && takes_gradients(e))
+            if (selected >> id & 1 && takes_gradients(e))
                 items[n++] = (stream_item){.e = e,
                                            .id = id,
                                            .form = form_of(w, e, id),
@@ -489,9 +489,9 @@ static kq_status stream_pass(void *ctx, kq_gradient_sink *to, kq_error *err)
     for (size_t i = 0; i < st->count; i++)
         st->items[i].next = st->items[i].pending = 0;
     for (b->first = 0; b->first < units && (to->wanted || b->out) && !status; b->first += slots) {
-        b->wanted = 0;
+        b->selected = 0;
         for (size_t i = 0; i < st->count; i++)
-            b->wanted |= to->wanted >> i & 1 ? 1u << st->items[i].id : 0;
+            b->selected |= to->wanted >> i & 1 ? 1u << st->items[i].id : 0;
         const size_t count = units - b->first < slots ? units - b->first : slots;
         double start = kq_now_s();
         status = kq_sweep_each(w, count, unit_item, b, "backward", down(w, b->layer, st->share),
@@ -551,7 +551,7 @@ static kq_status streamed_block(block_gradients *b, bool keep_dx, kq_error *err)
         status =
             kq_alloc_for((void **)&items, w->s->n_estimates * KQ_N_LINEAR, sizeof *items, "estimates", err);
     if (!status) {
-        n = list_items(w, b->wanted, items);
+        n = list_items(w, b->selected, items);
         status = open_block(b, keep_dx, err);
     }
     while (done < n && !status) {
@@ -566,16 +566,16 @@ static kq_status streamed_block(block_gradients *b, bool keep_dx, kq_error *err)
     return status;
 }
 
-kq_status kq_sweep_gradient_block(kq_sweeper *w, size_t layer, unsigned wanted, bool keep_dx, kq_error *err)
+kq_status kq_sweep_gradient_block(kq_sweeper *w, size_t layer, unsigned selected, bool keep_dx, kq_error *err)
 {
     size_t n_estimates = 0;
     for (size_t i = 0; i < w->s->n_estimates; i++)
         n_estimates += takes_gradients(&w->s->estimates[i]);
-    block_gradients b = {.w = w, .layer = layer, .wanted = n_estimates ? wanted : 0};
-    if (!b.wanted && !keep_dx)
+    block_gradients b = {.w = w, .layer = layer, .selected = n_estimates ? selected : 0};
+    if (!b.selected && !keep_dx)
         return KQ_OK;
-    return b.wanted && w->s->way == KQ_WAY_STREAM ? streamed_block(&b, keep_dx, err)
-                                                  : stored_block(&b, keep_dx, n_estimates, err);
+    return b.selected && w->s->way == KQ_WAY_STREAM ? streamed_block(&b, keep_dx, err)
+                                                    : stored_block(&b, keep_dx, n_estimates, err);
 }
 
 /* ---- the plan ---- */

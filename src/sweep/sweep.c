@@ -194,10 +194,10 @@ static kq_status identity_sweep(kq_sweeper *w, kq_error *err)
     const kq_factor_report none = {.converged = true};
     kq_status status = KQ_OK;
     for (size_t l = 0; l < w->cfg->n_layer && !status; l++) {
-        if (!s->wanted[l] || s->done(s->ctx, l))
+        if (!s->selected[l] || s->done(s->ctx, l))
             continue;
         for (int id = 0; id < KQ_N_LINEAR && !status; id++)
-            if (s->wanted[l] >> id & 1)
+            if (s->selected[l] >> id & 1)
                 status = kq_sweep_hand_out(w, s->estimates, l, (kq_linear_id)id, NULL, NULL, &none, err);
         if (!status)
             status = s->block(s->ctx, l, err);
@@ -217,7 +217,7 @@ kq_status kq_sweep_run(const kq_sweep *s, kq_sweep_report *report, kq_error *err
     size_t lowest = w.cfg->n_layer, highest = 0;
     bool left = false;
     for (size_t l = 0; l < w.cfg->n_layer; l++) {
-        if (!s->wanted[l])
+        if (!s->selected[l])
             continue;
         lowest = l < lowest ? l : lowest;
         highest = l;

@@ -1,4 +1,4 @@
-/* One pass over the calibration text that yields the Kronecker factors of every wanted linear, block by
+/* One pass over the calibration text that yields the Kronecker factors of every selected linear, block by
  * block (docs/math.md, "Factors").
  *
  * Methods that need gradients: a forward pass keeps every block's input (bf16, spilled to the work
@@ -56,12 +56,12 @@ typedef struct kq_sweep {
     uint64_t seed;        /* of sampled labels */
     /* input-only, alone: `linear` gets H_in [n], the diagonal of sum_t x_t x_t^T alone, not divided by D */
     bool diagonal;
-    const uint8_t *wanted;                 /* [n_layer] bit id set: factors of that linear are wanted */
+    const uint8_t *selected;               /* [n_layer] bit id set: factors of that linear are selected */
     const kq_job *job;                     /* the work folder for spills */
     void *ctx;                             /* what the functions below get */
     bool (*done)(void *ctx, size_t layer); /* the block's result is on disk already */
     /* Factors of one linear; NULL stands for the identity, of a linear without gradient (report->lack)
-     * too. Called once for every estimate and wanted linear, block by block. */
+     * too. Called once for every estimate and selected linear, block by block. */
     kq_status (*linear)(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
                         const kq_factor_report *report, kq_error *err);
     /* all of a block's linears were handed out, for all estimates */

@@ -19,7 +19,7 @@ static size_t group_of(size_t n_seq)
     return n_seq < GROUP ? n_seq : GROUP;
 }
 
-/* One block's tokens and what is made of them. Arrays of a linear that is not wanted are NULL. */
+/* One block's tokens and what is made of them. Arrays of a linear that is not selected are NULL. */
 typedef struct token_block {
     kq_sweeper *w;
     const kq_sweep_estimate *e;
@@ -27,15 +27,15 @@ typedef struct token_block {
     kq_block block;
     /* out: the block's output on the way up, the gradient at its input on the way down */
     kq_spill *in, *dy, *out;
-    unsigned wanted;
+    unsigned selected;
     size_t first, rows; /* the group's first record, of the estimate's; tokens in it */
     bool norms;         /* take ||G_i||_F^2 along */
     size_t m[KQ_N_LINEAR], n[KQ_N_LINEAR];
     float *X[N_INPUTS];    /* [GROUP * T, n] */
     float *g[KQ_N_LINEAR]; /* [GROUP * T, m] */
     float *H_in[KQ_N_LINEAR], *H_out[KQ_N_LINEAR];
-    unsigned lacking; /* bit id: it is wanted, but no token moves the loss through it */
-    /* [n_rec] ||G_i||_F^2; when only the diagonal is wanted, [n] sum_t x_t^2 */
+    unsigned lacking; /* bit id: it is selected, but no token moves the loss through it */
+    /* [n_rec] ||G_i||_F^2; when only the diagonal is selected, [n] sum_t x_t^2 */
     double *square[KQ_N_LINEAR];
     /* [GROUP * T]; the quadratic form [widest, widest]; [GROUP * T, widest] */
     float *weight, *form, *scaled;
@@ -58,7 +58,7 @@ static kq_status keep_tokens(void *ctx, kq_linear_id id, const float *X, const f
     const size_t row = (s->i - b->first) * T;
     if (input_of[i] == id && b->X[i])
         memcpy(b->X[i] + row * b->n[id], X, T * b->n[id] * sizeof *X);
-    if (!G || !(b->wanted >> id & 1))
+    if (!G || !(b->selected >> id & 1))
         return KQ_OK;
     memcpy(b->g[id] + row * b->m[id], G, T * b->m[id] * sizeof *G);
     if (!b->norms)
@@ -91,7 +91,7 @@ static kq_status down_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
 {
     token_block *b = ctx;
     token_sink sink = {.b = b, .k = k, .i = b->first + i};
-    unsigned ids = b->wanted;
+    unsigned ids = b->selected;
     for (int j = 0; j < N_INPUTS; j++)
         if (b->X[j])
             ids |= 1u << input_of[j]; /* so that the shared input is handed out */
@@ -124,7 +124,7 @@ static kq_status new_block(token_block *b, size_t layer, bool backward, kq_error
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t *m = &b->m[id], *n = &b->n[id];
         kq_linear_shape(b->w->cfg, (kq_linear_id)id, m, n);
-        if (!(b->wanted >> id & 1))
+        if (!(b->selected >> id & 1))
             continue;
         widest = *n > widest ? *n : widest;
         widest = *m > widest ? *m : widest;
@@ -178,13 +178,13 @@ static void add_group(token_block *b, const float *tokens, size_t width, const f
     kq_token_gram(tokens, form ? b->weight : NULL, b->rows, width, H, b->scaled, threads);
 }
 
-/* Unweighted sums over an input that linears share are taken once, for the first of them that is wanted,
+/* Unweighted sums over an input that linears share are taken once, for the first of them that is selected,
  * and copied. -1: none to copy from. */
 static int same_sums(const token_block *b, const kq_token_pass *pass, int id)
 {
     if (pass->in && pass->weight == KQ_WEIGHT_ONE)
         for (int other = 0; other < id; other++)
-            if ((b->wanted >> other & 1) && input_index[other] == input_index[id])
+            if ((b->selected >> other & 1) && input_index[other] == input_index[id])
                 return other;
     return -1;
 }
@@ -222,11 +222,11 @@ static double mean_square(const token_block *b, int id)
 static void find_lacking(token_block *b, const kq_token_pass *pass)
 {
     for (int id = 0; id < KQ_N_LINEAR; id++)
-        if ((b->wanted >> id & 1) &&
+        if ((b->selected >> id & 1) &&
             (mean_square(b, id) < KQ_TINY_SQUARE || (pass->in && kq_factor_is_tiny(b->H_in[id], b->n[id])) ||
              (pass->out && kq_factor_is_tiny(b->H_out[id], b->m[id]))))
             b->lacking |= 1u << id;
-    b->wanted &= ~b->lacking;
+    b->selected &= ~b->lacking;
 }
 
 /* One pass over all tokens of the block. */
@@ -252,13 +252,13 @@ static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_it
         w->report->backward_s += kq_now_s() - start;
         start = kq_now_s();
         for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-            if (b->wanted >> id & 1)
+            if (b->selected >> id & 1)
                 status = add_linear(b, id, pass, b->H_in[id], b->H_out[id], &report[id], err);
         }
         w->report->factor_s += kq_now_s() - start;
     }
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-        if (!(b->wanted >> id & 1))
+        if (!(b->selected >> id & 1))
             continue;
         const int same = same_sums(b, pass, id);
         if (same >= 0)
@@ -281,16 +281,16 @@ static double share_of(const token_block *b, int id)
 {
     double all = 0;
     for (int other = 0; other < KQ_N_LINEAR; other++)
-        all += (b->wanted | b->lacking) >> other & 1 ? (double)b->m[other] * (double)b->n[other] : 0;
+        all += (b->selected | b->lacking) >> other & 1 ? (double)b->m[other] * (double)b->n[other] : 0;
     return (double)b->m[id] * (double)b->n[id] / all;
 }
 
-kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted,
+kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned selected,
                                bool keep, kq_error *err)
 {
     const kq_factor_options *f = e->factor;
     const size_t passes = kq_method_passes(f), L = w->cfg->n_layer;
-    token_block b = {.w = w, .e = e, .n_rec = kq_sweep_n_records(w, e), .wanted = wanted};
+    token_block b = {.w = w, .e = e, .n_rec = kq_sweep_n_records(w, e), .selected = selected};
     kq_factor_report report[KQ_N_LINEAR] = {0};
     double started = kq_now_s();
     kq_status status = new_block(&b, layer, true, err);
@@ -318,7 +318,7 @@ kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
     kq_spill_close(b.dy);
     const double elapsed = kq_now_s() - started;
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-        if (!(wanted >> id & 1))
+        if (!(selected >> id & 1))
             continue;
         double square = 0;
         for (size_t r = 0; r < b.n_rec; r++)
@@ -363,7 +363,7 @@ static kq_status run_diagonal(token_block *b, double from, double to, kq_error *
     int first[N_INPUTS] = {-1, -1, -1, -1};
     kq_status status = KQ_OK;
     for (int id = KQ_N_LINEAR; id-- > 0;)
-        if (b->wanted >> id & 1)
+        if (b->selected >> id & 1)
             first[input_index[id]] = id;
     for (b->first = 0; b->first < n && !status; b->first += group) {
         const size_t count = n - b->first < group ? n - b->first : group;
@@ -375,13 +375,13 @@ static kq_status run_diagonal(token_block *b, double from, double to, kq_error *
                 add_squares(b->X[i], count * b->w->s->T, b->n[first[i]], b->square[first[i]], b->w->threads);
     }
     for (int id = 0; id < KQ_N_LINEAR && !status; id++)
-        if (b->wanted >> id & 1)
+        if (b->selected >> id & 1)
             for (size_t j = 0; j < b->n[id]; j++)
                 b->H_in[id][j] = (float)b->square[first[input_index[id]]][j];
     return status;
 }
 
-kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned wanted,
+kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t layer, unsigned selected,
                                bool keep, kq_error *err)
 {
     const double L = (double)w->cfg->n_layer,
@@ -390,7 +390,7 @@ kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
     const char *stage = w->backward ? "backward" : "forward";
     const kq_token_pass pass = kq_method_pass(e->factor, 0);
     const double started = kq_now_s();
-    token_block b = {.w = w, .e = e, .n_rec = e->n_seq, .wanted = wanted};
+    token_block b = {.w = w, .e = e, .n_rec = e->n_seq, .selected = selected};
     kq_factor_report report[KQ_N_LINEAR] = {0};
     kq_status status = new_block(&b, layer, false, err);
     if (!status)
@@ -404,7 +404,7 @@ kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
     status = kq_records_finish(b.out, status, err);
     const double elapsed = kq_now_s() - started;
     for (int id = 0; id < KQ_N_LINEAR && !status; id++)
-        if (wanted >> id & 1) {
+        if (selected >> id & 1) {
             report[id] = (kq_factor_report){.converged = true, .seconds = elapsed * share_of(&b, id)};
             if (!w->s->diagonal && kq_factor_is_tiny(b.H_in[id], b.n[id]))
                 report[id].lack = KQ_LACK_INPUT;
@@ -420,7 +420,7 @@ kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err)
     const kq_sweep *s = w->s;
     double start = kq_now_s();
     size_t from = 0;
-    while (from < highest && (s->done(s->ctx, from) || !s->wanted[from]) &&
+    while (from < highest && (s->done(s->ctx, from) || !s->selected[from]) &&
            kq_records_there(w, KQ_REC_INPUT, from + 1))
         from++;
     kq_status status = KQ_OK;
@@ -430,15 +430,15 @@ kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err)
         w->head = NULL;
     }
     for (size_t l = from; l <= highest && !status; l++) {
-        const unsigned wanted = s->done(s->ctx, l) ? 0 : s->wanted[l];
+        const unsigned selected = s->done(s->ctx, l) ? 0 : s->selected[l];
         const bool alone = s->n_estimates == 1; /* then it passes the outputs on as well */
-        if (alone && (wanted || l < highest))
-            status = kq_sweep_input_block(w, s->estimates, l, wanted, l < highest, err);
-        for (size_t i = 0; i < s->n_estimates && !alone && wanted && !status; i++)
-            status = kq_sweep_input_block(w, &s->estimates[i], l, wanted, false, err);
+        if (alone && (selected || l < highest))
+            status = kq_sweep_input_block(w, s->estimates, l, selected, l < highest, err);
+        for (size_t i = 0; i < s->n_estimates && !alone && selected && !status; i++)
+            status = kq_sweep_input_block(w, &s->estimates[i], l, selected, false, err);
         if (!alone && l < highest && !status)
             status = kq_sweep_forward_block(w, l, err);
-        if (!status && wanted)
+        if (!status && selected)
             status = s->block(s->ctx, l, err);
         if (!status)
             kq_records_drop(w, KQ_REC_INPUT, l);

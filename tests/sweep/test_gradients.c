@@ -70,7 +70,7 @@ static void sweep_gradients_are_pytorchs(void **state)
         snprintf(name, sizeof name, "sweep-%d.work", i);
         temp_path(work, name);
         check_ok(kq_job_open(done, work, "{}", false, false, &job, &err));
-        const uint8_t wanted[2] = {127, 127};
+        const uint8_t selected[2] = {127, 127};
         kq_factor_options factor = kq_factor_defaults();
         factor.threads = 2;
         factor.method = methods[i];
@@ -85,7 +85,7 @@ static void sweep_gradients_are_pytorchs(void **state)
                       .isa = kq_isa_best(),
                       .compute = KQ_F32,
                       .threads = 2,
-                      .wanted = wanted,
+                      .selected = selected,
                       .job = &job,
                       .ctx = &c,
                       .done = never_done,
@@ -146,7 +146,7 @@ static void way_sweep(const char *name, int case_, kq_gradient_way way, int thre
     const kq_sweep_estimate e[2] = {
         {.factor = &f[0], .batch = case_ == 3 ? 3 : 1, .n_seq = WAYS_SEQ, .ctx = &k[0]},
         {.factor = &f[1], .batch = 2, .n_seq = 6, .seq = some, .ctx = &k[1]}};
-    const uint8_t wanted[3] = {127, 0, 1 << KQ_UP | 1 << KQ_DOWN | 1 << KQ_V};
+    const uint8_t selected[3] = {127, 0, 1 << KQ_UP | 1 << KQ_DOWN | 1 << KQ_V};
     const bool sampled = case_ == 2;
     kq_sweep s = {.weights = &w,
                   .ids = ids,
@@ -163,7 +163,7 @@ static void way_sweep(const char *name, int case_, kq_gradient_way way, int thre
                   .stream_bytes = stream_bytes,
                   .estimates = e,
                   .n_estimates = case_ == 0 || case_ == 3 ? 1 : 2,
-                  .wanted = wanted,
+                  .selected = selected,
                   .job = &job,
                   .done = never_done,
                   .linear = keep_factors,

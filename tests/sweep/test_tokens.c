@@ -1,7 +1,7 @@
 /* Methods over tokens give the factors of the same method over gradients where both are defined. */
 #include "sweep/common.h"
 
-static void token_sweep(const char *name, kq_method method, int passes, size_t draws, const uint8_t *wanted,
+static void token_sweep(const char *name, kq_method method, int passes, size_t draws, const uint8_t *selected,
                         int threads, kept *k)
 {
     kq_error err;
@@ -35,7 +35,7 @@ static void token_sweep(const char *name, kq_method method, int passes, size_t d
                   .isa = kq_isa_best(),
                   .compute = KQ_F32,
                   .threads = threads,
-                  .wanted = wanted,
+                  .selected = selected,
                   .job = &job,
                   .ctx = k,
                   .done = never_done,
