@@ -143,6 +143,21 @@ static int help(const char *command)
     return finish_stdout(commands[at].run(2, argv));
 }
 
+/* Every command with its options, as JSON: what scripts/make_man.py reads. */
+static int help_json(void)
+{
+    char name[32], option[] = "--help-json", *argv[] = {name, option, NULL};
+    printf("{\"version\": \"%s\", \"commands\": [\n", kq_version());
+    for (size_t i = 0; commands[i].name; i++) {
+        snprintf(name, sizeof name, "%s", commands[i].name);
+        printf("%s{\"summary\": \"%s\", \"help\":\n", i ? ",\n" : "", commands[i].about);
+        commands[i].run(2, argv);
+        printf("}");
+    }
+    puts("\n]}");
+    return finish_stdout(EXIT_OK);
+}
+
 int main(int argc, char **argv)
 {
     /* started again below, the process would be called "exe" in ps and top */
@@ -157,7 +172,7 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         if (argc > 2)
-            return help(argv[2]);
+            return strcmp(argv[2], "--json") ? help(argv[2]) : help_json();
         usage(stdout);
         return finish_stdout(EXIT_OK);
     }
