@@ -159,8 +159,17 @@ void cli_stop_at_once(void);
 /* The kq_warning_handler of the program. */
 void cli_warning(void *ctx, const char *message);
 
-/* "1.23 GB", into buf. */
+/* A warning of the program's own, shown like one of the library. */
+void cli_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Seconds since an arbitrary start, monotonic. */
+double cli_now_s(void);
+/* "1.23 GB"; "90 s", "43 min", "2.5 h"; into buf. */
 const char *cli_bytes(double bytes, char buf[32]);
+const char *cli_duration(double seconds, char buf[32]);
+/* Fill *err as the library does, and return the status. */
+kq_status cli_error(kq_error *err, kq_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 int cmd_info(int argc, char **argv);
 int cmd_calibrate(int argc, char **argv);

@@ -1,13 +1,10 @@
+/* kronq bench: tokens a second, as llama-bench measures them. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/mem.h"
-#include "base/threads.h"
-#include "base/time.h"
 #include "cli.h"
-#include "decode/engine.h"
 
 enum { MAX_TESTS = 16 };
 
@@ -27,9 +24,9 @@ static int parse_list(const char *text, bool prompt, test *tests, size_t *n, kq_
         char *end;
         const unsigned long v = strtoul(p, &end, 10);
         if (end == p || v > 1u << 20 || (*end && *end != ',') || *n == MAX_TESTS)
-            return kq_fail(err, KQ_E_ARG,
-                           "--%s %s: whole numbers with commas between are expected (%d tests at most)",
-                           prompt ? "pp" : "tg", text, MAX_TESTS);
+            return cli_error(err, KQ_E_ARG,
+                             "--%s %s: whole numbers with commas between are expected (%d tests at most)",
+                             prompt ? "pp" : "tg", text, MAX_TESTS);
         if (v)
             tests[(*n)++] = (test){prompt, v};
         if (!*end)
@@ -38,66 +35,168 @@ static int parse_list(const char *text, bool prompt, test *tests, size_t *n, kq_
     }
 }
 
-/* One run from an empty slot; ids are spread over the vocabulary. */
-static kq_status once(kq_engine *e, const test *t, const int32_t *ids, float *logits, kq_error *err)
+/* A model that is measured. */
+typedef struct bench {
+    const cli *c;
+    const char *path;
+    kq_model *model;
+    const int32_t *ids; /* spread over the vocabulary */
+    float *logits;      /* [vocab_size] */
+} bench;
+
+/* One run from an empty cache. */
+static kq_status run_once(const bench *b, const test *t, kq_error *err)
 {
-    kq_engine_truncate(e, 0, 0);
-    kq_status st = KQ_OK;
-    if (t->prompt) {
-        const kq_engine_piece p = {.slot = 0, .ids = ids, .n = t->n, .n_logits = 1, .logits = logits};
-        return kq_engine_run(e, &p, 1, err);
-    }
-    for (size_t i = 0; i < t->n && !st; i++) {
-        const kq_engine_piece p = {.slot = 0, .ids = ids + i, .n = 1, .n_logits = 1, .logits = logits};
-        st = kq_engine_run(e, &p, 1, err);
-    }
-    return st;
+    const size_t step = t->prompt ? t->n : 1;
+    kq_status status = KQ_OK;
+    kq_model_truncate(b->model, 0, 0);
+    for (size_t i = 0; i < t->n && !status; i += step)
+        status = kq_model_append(b->model, 0, b->ids + i, step, 1, b->logits, err);
+    return status;
 }
 
-static kq_status measure(kq_engine *e, const test *t, size_t repetitions, const int32_t *ids, float *logits,
-                         measured *m, kq_error *err)
+static kq_status measure(const bench *b, const test *t, measured *m, kq_error *err)
 {
     double sum = 0, sum2 = 0, rates = 0, rates2 = 0;
     const test warm = {t->prompt, t->n < 32 ? t->n : 32};
-    kq_status st = once(e, &warm, ids, logits, err);
+    kq_status status = run_once(b, &warm, err);
     m->min_s = INFINITY;
-    for (size_t i = 0; i < repetitions && !st; i++) {
-        const double start = kq_now_s();
-        st = once(e, t, ids, logits, err);
-        const double s = kq_now_s() - start, r = (double)t->n / s;
+    for (size_t i = 0; i < b->c->repetitions && !status; i++) {
+        const double start = cli_now_s();
+        status = run_once(b, t, err);
+        const double s = cli_now_s() - start, r = (double)t->n / s;
         sum += s, sum2 += s * s, rates += r, rates2 += r * r;
         m->min_s = fmin(m->min_s, s);
     }
-    const double n = (double)repetitions;
+    const double n = (double)b->c->repetitions;
     m->mean_s = sum / n, m->rate = rates / n;
     m->sd_s = n > 1 ? sqrt(fmax(0, (sum2 - sum * sum / n) / (n - 1))) : 0;
     m->rate_sd = n > 1 ? sqrt(fmax(0, (rates2 - rates * rates / n) / (n - 1))) : 0;
-    return st;
+    return status;
 }
 
-/* "llama 30 layers x 576, kronq 2 bits hyb" */
-static void describe(const kq_model_file *f, const kq_engine_options *opt, char what[96], double *bits)
+/* "llama 30x576, packed" */
+static void describe(const kq_model *model, char what[96])
 {
-    const kq_config *c = kq_source_config(kq_model_file_source(f));
-    const int dense = opt->compute == KQ_F32 ? 32 : 16;
-    double sum = 0, weights = 0;
-    bool stored = false;
-    for (size_t l = 0; l < c->n_layer; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) { /* they may differ */
-            size_t m, n;
-            const int k = kq_model_file_bits(f, l, (kq_linear_id)id);
-            kq_linear_shape(c, (kq_linear_id)id, &m, &n);
-            stored = stored || k;
-            weights += (double)m * (double)n;
-            sum += (double)m * (double)n * (k ? k : dense);
-        }
-    const bool packed = stored && (opt->weights == KQ_WEIGHTS_PACKED ||
-                                   (opt->weights == KQ_WEIGHTS_AUTO && opt->compute == KQ_BF16));
-    *bits = packed ? sum / weights : dense;
-    snprintf(what, 96, "%s %zux%zu, %s", c->arch == KQ_ARCH_QWEN3 ? "qwen3" : "llama", c->n_layer, c->d_model,
-             packed                   ? "packed"
-             : opt->compute == KQ_F32 ? "f32"
-                                      : "bf16");
+    const kq_model_info *m = kq_model_get_info(model);
+    snprintf(what, 96, "%s %zux%zu, %s", m->architecture, m->n_layer, m->d_model,
+             kq_model_get_engine(model)->weights);
+}
+
+enum format { MD, CSV, JSON };
+
+static void print_head(enum format format, bool table6)
+{
+    static const char *const table[] = {
+        "| model | type | size | threads | test | t/s |\n| --- | --- | ---: | ---: | --- | ---: |",
+        "model,type,size_bytes,threads,test,n,avg_ts,stddev_ts,avg_ns,stddev_ns,min_ns"};
+    static const char *const latencies[] = {
+        "| model | seq len | bit | test | total latency (ms) | latency per token (ms) |\n"
+        "| --- | ---: | ---: | --- | ---: | ---: |",
+        "model,seq_len,bit,test,total_ms,total_ms_sd,per_token_ms"};
+    if (format != JSON)
+        puts((table6 ? latencies : table)[format]);
+}
+
+static json_t *as_json(const bench *b, const test *t, const measured *r)
+{
+    const kq_engine_info *e = kq_model_get_engine(b->model);
+    char what[96];
+    describe(b->model, what);
+    return json_pack("{s:s, s:s, s:f, s:I, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", b->path,
+                     "type", what, "bits", e->bits, "size_bytes", (json_int_t)e->bytes_per_token, "threads",
+                     e->threads, "test", t->prompt ? "pp" : "tg", "n", (json_int_t)t->n, "repetitions",
+                     (json_int_t)b->c->repetitions, "avg_ts", r->rate, "stddev_ts", r->rate_sd, "avg_ns",
+                     r->mean_s * 1e9, "stddev_ns", r->sd_s * 1e9, "min_ns", r->min_s * 1e9);
+}
+
+static void print_row(const bench *b, const test *t, const measured *r, enum format format)
+{
+    const kq_engine_info *e = kq_model_get_engine(b->model);
+    const char *kind = t->prompt ? "pp" : "tg";
+    char what[96], size[32];
+    describe(b->model, what);
+    if (b->c->table6)
+        printf(format == CSV ? "%s,%zu,%.4g,%s,%.2f,%.2f,%.4f\n"
+                             : "| %s | %zu | %.4g | %s | %.1f ± %.1f | %.3f |\n",
+               b->path, t->n, e->bits, t->prompt ? "prompt" : "generate", r->mean_s * 1e3, r->sd_s * 1e3,
+               r->mean_s * 1e3 / (double)t->n);
+    else if (format == CSV)
+        printf("%s,\"%s\",%zu,%d,%s%zu,%zu,%.2f,%.2f,%.0f,%.0f,%.0f\n", b->path, what, e->bytes_per_token,
+               e->threads, kind, t->n, t->n, r->rate, r->rate_sd, r->mean_s * 1e9, r->sd_s * 1e9,
+               r->min_s * 1e9);
+    else
+        printf("| %s | %s | %s | %d | %s%zu | %.2f ± %.2f |\n", b->path, what,
+               cli_bytes((double)e->bytes_per_token, size), e->threads, kind, t->n, r->rate, r->rate_sd);
+}
+
+/* What is measured: the same tests for every model. */
+typedef struct plan {
+    test tests[MAX_TESTS];
+    size_t n, longest;
+    enum format format;
+    json_t *list; /* of the format JSON */
+} plan;
+
+static kq_status read_plan(const cli *c, plan *p, kq_error *err)
+{
+    const char *format = c->format ? c->format : c->json ? "json" : "md";
+    kq_status status = KQ_OK;
+    p->format = !strcmp(format, "csv") ? CSV : !strcmp(format, "json") ? JSON : MD;
+    if (p->format == MD && strcmp(format, "md"))
+        return cli_error(err, KQ_E_ARG, "--format %s (md, csv or json)", format);
+    if (c->table6)
+        for (size_t n = 1024; n <= 2048; n *= 2)
+            for (int prompt = 0; prompt < 2; prompt++)
+                p->tests[p->n++] = (test){prompt, n};
+    else if (!(status = parse_list(c->pp ? c->pp : "512", true, p->tests, &p->n, err)))
+        status = parse_list(c->tg ? c->tg : "128", false, p->tests, &p->n, err);
+    p->longest = 32;
+    for (size_t i = 0; i < p->n; i++)
+        p->longest = p->tests[i].n > p->longest ? p->tests[i].n : p->longest;
+    return status;
+}
+
+static kq_status measure_model(const cli *c, const char *path, plan *p, bool first, kq_error *err)
+{
+    bench b = {.c = c, .path = path};
+    int32_t *ids = NULL;
+    kq_model_options opt = kq_model_defaults();
+    opt.common = c->q.common;
+    opt.kv = c->kv;
+    opt.weights = c->weights;
+    if (!c->quiet)
+        fprintf(stderr, "%s: loading\n", path);
+    kq_status status = kq_model_open(path, &opt, &b.model, err);
+    if (!status)
+        status = kq_model_load(b.model, p->longest, err);
+    if (!status) {
+        const size_t vocab = kq_model_get_info(b.model)->vocab_size;
+        b.ids = ids = malloc(p->longest * sizeof *ids);
+        b.logits = malloc(vocab * sizeof *b.logits);
+        if (!ids || !b.logits)
+            status = cli_error(err, KQ_E_MEMORY, "out of memory: logits");
+        for (size_t i = 0; i < p->longest && !status; i++)
+            ids[i] = (int32_t)((i * 7919 + 11) % vocab);
+    }
+    if (!status && first)
+        print_head(p->format, c->table6);
+    for (size_t i = 0; i < p->n && !status; i++) {
+        measured r;
+        if (!c->quiet)
+            fprintf(stderr, "%s: %s%zu\n", path, p->tests[i].prompt ? "pp" : "tg", p->tests[i].n);
+        if ((status = measure(&b, &p->tests[i], &r, err)))
+            break;
+        if (p->format == JSON)
+            json_array_append_new(p->list, as_json(&b, &p->tests[i], &r));
+        else
+            print_row(&b, &p->tests[i], &r, p->format);
+        fflush(stdout);
+    }
+    kq_model_close(b.model);
+    free(b.logits);
+    free(ids);
+    return status;
 }
 
 int cmd_bench(int argc, char **argv)
@@ -116,111 +215,15 @@ int cmd_bench(int argc, char **argv)
          (exit_status = cli_misplaced(&c, format_too, "contradicts --json")) >= 0))
         return exit_status;
     kq_error err;
-    kq_engine_options opt = kq_engine_defaults();
-    test tests[MAX_TESTS];
-    size_t n_tests = 0, longest = 0;
-    int asked = 0;
-    const char *format = c.format ? c.format : c.json ? "json" : "md";
-    const bool csv = !strcmp(format, "csv"), json = !strcmp(format, "json");
-    kq_status st = KQ_OK;
-    json_t *list = NULL;
-    if (!csv && !json && strcmp(format, "md"))
-        st = kq_fail(&err, KQ_E_ARG, "--format %s (md, csv or json)", format);
-    if (c.table6 && !st) {
-        for (size_t n = 1024; n <= 2048; n *= 2)
-            for (int prompt = 0; prompt < 2; prompt++)
-                tests[n_tests++] = (test){prompt, n};
-    } else if (!st && !(st = parse_list(c.pp ? c.pp : "512", true, tests, &n_tests, &err))) {
-        st = parse_list(c.tg ? c.tg : "128", false, tests, &n_tests, &err);
-    }
-    if (!st && !(st = kq_isa_pick(c.q.common.isa, &opt.isa, &err)) && c.q.common.compute)
-        st = kq_compute_pick(c.q.common.compute, opt.isa, &opt.compute, &err);
-    if (!st)
-        st = kq_threads_pick(c.q.common.threads, &asked, &err);
-    if (!st && c.kv)
-        st = kq_kv_parse(c.kv, &opt.kv, &err);
-    if (!st && c.weights)
-        st = kq_engine_weights_parse(c.weights, &opt.weights, &err);
-    if (st)
-        return cli_fail(&err);
-    kq_kern_init(opt.isa);
-    for (size_t i = 0; i < n_tests; i++)
-        longest = tests[i].n > longest ? tests[i].n : longest;
-    opt.max_T = longest > 32 ? longest : 32;
-    if (json)
-        list = json_array();
-
-    for (size_t m = 0; m <= c.n_also && !st; m++) {
-        const char *path = m ? c.also[m - 1] : c.model;
-        kq_model_file *model = NULL;
-        kq_engine *e = NULL;
-        float *logits = NULL;
-        int32_t *ids = NULL;
-        char what[96], size[32];
-        double bits = 0;
-        if (!c.quiet)
-            fprintf(stderr, "%s: loading\n", path);
-        if ((st = kq_model_file_open(path, opt.isa, &model, &err)))
-            goto next;
-        opt.threads = kq_engine_threads(kq_source_config(kq_model_file_source(model)), asked);
-        if ((st = kq_engine_new(model, &opt, &e, &err)))
-            goto next;
-        const size_t vocab = kq_engine_config(e)->vocab_size;
-        if ((st = kq_alloc_for((void **)&logits, vocab, sizeof *logits, "logits", &err)) ||
-            (st = kq_alloc_for((void **)&ids, opt.max_T, sizeof *ids, "tokens", &err)))
-            goto next;
-        for (size_t i = 0; i < opt.max_T; i++)
-            ids[i] = (int32_t)((i * 7919 + 11) % vocab);
-        describe(model, &opt, what, &bits);
-        cli_bytes((double)kq_engine_bytes_per_token(e), size);
-        if (m == 0 && !json)
-            puts(c.table6 ? csv ? "model,seq_len,bit,test,total_ms,total_ms_sd,per_token_ms"
-                                : "| model | seq len | bit | test | total latency (ms) | latency per token "
-                                  "(ms) |\n| --- | ---: | ---: | --- | ---: | ---: |"
-                 : csv    ? "model,type,size_bytes,threads,test,n,avg_ts,stddev_ts,avg_ns,stddev_ns,min_ns"
-                       : "| model | type | size | threads | test | t/s |\n| --- | --- | ---: | ---: | --- | "
-                         "---: |");
-        for (size_t i = 0; i < n_tests && !st; i++) {
-            const test *t = &tests[i];
-            measured r;
-            if (!c.quiet)
-                fprintf(stderr, "%s: %s%zu\n", path, t->prompt ? "pp" : "tg", t->n);
-            if ((st = measure(e, t, c.repetitions, ids, logits, &r, &err)))
-                break;
-            const char *kind = t->prompt ? "pp" : "tg";
-            if (json)
-                json_array_append_new(
-                    list, json_pack("{s:s, s:s, s:f, s:I, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}",
-                                    "model", path, "type", what, "bits", bits, "size_bytes",
-                                    (json_int_t)kq_engine_bytes_per_token(e), "threads", opt.threads, "test",
-                                    kind, "n", (json_int_t)t->n, "repetitions", (json_int_t)c.repetitions,
-                                    "avg_ts", r.rate, "stddev_ts", r.rate_sd, "avg_ns", r.mean_s * 1e9,
-                                    "stddev_ns", r.sd_s * 1e9, "min_ns", r.min_s * 1e9));
-            else if (c.table6)
-                printf(csv ? "%s,%zu,%.4g,%s,%.2f,%.2f,%.4f\n"
-                           : "| %s | %zu | %.4g | %s | %.1f ± %.1f | %.3f |\n",
-                       path, t->n, bits, t->prompt ? "prompt" : "generate", r.mean_s * 1e3, r.sd_s * 1e3,
-                       r.mean_s * 1e3 / (double)t->n);
-            else if (csv)
-                printf("%s,\"%s\",%zu,%d,%s%zu,%zu,%.2f,%.2f,%.0f,%.0f,%.0f\n", path, what,
-                       kq_engine_bytes_per_token(e), opt.threads, kind, t->n, t->n, r.rate, r.rate_sd,
-                       r.mean_s * 1e9, r.sd_s * 1e9, r.min_s * 1e9);
-            else
-                printf("| %s | %s | %s | %d | %s%zu | %.2f ± %.2f |\n", path, what, size, opt.threads, kind,
-                       t->n, r.rate, r.rate_sd);
-            fflush(stdout);
-        }
-    next:
-        kq_engine_free(e);
-        kq_model_file_close(model);
-        kq_free(logits);
-        kq_free(ids);
-    }
-    if (json && !st) {
-        char *text = json_dumps(list, JSON_INDENT(1));
+    plan p = {.list = json_array()};
+    kq_status status = read_plan(&c, &p, &err);
+    for (size_t m = 0; m <= c.n_also && !status; m++)
+        status = measure_model(&c, m ? c.also[m - 1] : c.model, &p, m == 0, &err);
+    if (p.format == JSON && !status) {
+        char *text = json_dumps(p.list, JSON_INDENT(1));
         puts(text ? text : "[]");
         free(text);
     }
-    json_decref(list);
-    return st ? cli_fail(&err) : EXIT_OK;
+    json_decref(p.list);
+    return status ? cli_fail(&err) : EXIT_OK;
 }

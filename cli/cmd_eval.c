@@ -2,14 +2,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
-#include "checkpoint/card.h"
+#include <sys/stat.h>
+
 #include "cli.h"
-#include "text/text.h"
 
 static double real(const json_t *o, const char *key)
 {
     return json_number_value(json_object_get(o, key));
+}
+
+static const char *word(const json_t *o, const char *key)
+{
+    return json_string_value(json_object_get(o, key));
 }
 
 static void print_text(const cli *c, const json_t *r)
@@ -62,10 +66,21 @@ static void print_table(const json_t *r)
     }
 }
 
+/* The last part of a path. */
+static const char *file_name(const char *path)
+{
+    const char *start = path;
+    for (const char *p = path; *p; p++)
+        if (*p == '/' && p[1] && p[1] != '/')
+            start = p + 1;
+    return start;
+}
+
 /* The figures of a perplexity run as rows of MODEL/README.md. */
 static kq_status text_on_card(const cli *c, const json_t *r, kq_error *err)
 {
-    const char *text = c->ppl ? kq_text_name(c->ppl) : "the text of the saved logits";
+    const char *const file = word(json_array_get(json_object_get(r, "texts"), 0), "file"),
+                      *const text = c->ppl && file ? file : "the text of the saved logits";
     char what[300], value[200];
     snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", text, real(r, "windows"),
              real(r, "ctx"));
@@ -73,8 +88,8 @@ static kq_status text_on_card(const cli *c, const json_t *r, kq_error *err)
     kq_status status = kq_card_add_figure(c->model, what, value, err);
     if (status || !c->kld)
         return status;
-    snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`",
-             kq_path_name(c->kld), text);
+    snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`", file_name(c->kld),
+             text);
     snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", real(r, "kld"),
              real(r, "kld_stderr"), 100 * real(r, "top1"));
     return kq_card_add_figure(c->model, what, value, err);
@@ -130,7 +145,8 @@ int cmd_eval(int argc, char **argv)
                 c.ppl ? "ppl" : "kld");
         return EXIT_USAGE;
     }
-    if (c.card && !kq_path_is_dir(c.model)) {
+    struct stat st;
+    if (c.card && (stat(c.model, &st) || !S_ISDIR(st.st_mode))) {
         cli_say("kronq eval: --card: %s is no folder, it has no README.md to write into", c.model);
         return EXIT_USAGE;
     }

@@ -1,50 +1,42 @@
+/* kronq info: what a model holds, and what quantizing it would take. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/time.h"
-#include "checkpoint/checkpoint.h"
 #include "cli.h"
-#include "format/json.h"
-#include "source/rope.h"
 
-static json_t *describe(const kq_source *src, bool tensors)
+/* o[key] = the value that the text says; nothing without a text. */
+static void set_json(json_t *o, const char *key, const char *text)
 {
-    const kq_config *cfg = kq_source_config(src);
+    if (text)
+        json_object_set_new(o, key, json_loads(text, JSON_DECODE_ANY, NULL));
+}
+
+static json_t *describe(const kq_model *model, bool with_tensors)
+{
+    const kq_model_info *m = kq_model_get_info(model);
     json_t *types = json_object(), *list = json_array();
-    size_t bytes = 0, elements = 0;
-    for (size_t i = 0; i < kq_source_n_tensors(src); i++) {
-        const kq_tensor *t = kq_source_tensor(src, i);
-        const char *type = kq_dtype_name(t->dtype);
-        bytes += t->size_bytes;
-        elements += t->n_elem;
-        json_object_set_new(types, type, json_integer(json_integer_value(json_object_get(types, type)) + 1));
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const kq_tensor_info *t = kq_model_get_tensor(model, i);
+        json_object_set_new(types, t->type,
+                            json_integer(json_integer_value(json_object_get(types, t->type)) + 1));
         json_t *shape = json_array();
         for (size_t d = 0; d < t->rank; d++)
             json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "type", type, "shape",
-                                              shape, "bytes", (json_int_t)t->size_bytes));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "type", t->type,
+                                              "shape", shape, "bytes", (json_int_t)t->bytes));
     }
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:I, s:I, s:I, s:o}", "path",
-        kq_source_path(src), "kind",
-        kq_source_is_kronq(src)                    ? "kronq checkpoint"
-        : kq_source_kind_of(src) == KQ_SOURCE_GGUF ? "GGUF"
-                                                   : "Hugging Face folder",
-        "architecture", cfg->arch == KQ_ARCH_QWEN3 ? "qwen3" : "llama", "layers", (json_int_t)cfg->n_layer,
-        "d_model", (json_int_t)cfg->d_model, "heads", (json_int_t)cfg->n_head, "kv_heads",
-        (json_int_t)cfg->n_kv_head, "head_dim", (json_int_t)cfg->head_dim, "d_ff", (json_int_t)cfg->d_ff,
-        "vocab", (json_int_t)cfg->vocab_size, "context", (json_int_t)cfg->max_position, "tied_embeddings",
-        cfg->tie_embeddings, "rope_theta", cfg->rope_theta, "tensors", (json_int_t)kq_source_n_tensors(src),
-        "tensor_elements", (json_int_t)elements, "tensor_bytes", (json_int_t)bytes, "types", types);
-    if (cfg->rope_scaling.kind != KQ_ROPE_PLAIN)
-        json_object_set_new(o, "rope_scaling", kq_rope_to_json(cfg));
-    if (kq_source_is_kronq(src)) {
-        json_t *config = kq_json_again(kq_source_config_json(src));
-        json_object_set(o, "quantization_config", json_object_get(config, "quantization_config"));
-        json_decref(config);
-    }
-    if (tensors)
+        m->path, "kind", m->kind, "architecture", m->architecture, "layers", (json_int_t)m->n_layer,
+        "d_model", (json_int_t)m->d_model, "heads", (json_int_t)m->n_head, "kv_heads",
+        (json_int_t)m->n_kv_head, "head_dim", (json_int_t)m->head_dim, "d_ff", (json_int_t)m->d_ff, "vocab",
+        (json_int_t)m->vocab_size, "context", (json_int_t)m->context, "tied_embeddings", m->tied_embeddings,
+        "rope_theta", m->rope_theta, "tensors", (json_int_t)m->n_tensors, "tensor_elements",
+        (json_int_t)m->tensor_elements, "tensor_bytes", (json_int_t)m->tensor_bytes, "types", types);
+    set_json(o, "rope_scaling", m->rope_scaling_json);
+    set_json(o, "quantization_config", m->quantization_json);
+    if (with_tensors)
         json_object_set(o, "tensor_list", list);
     json_decref(list);
     return o;
@@ -96,9 +88,10 @@ static int print_ways(const cli *c)
         const json_t *s = json_object_get(way, "seconds");
         printf("%-10s %10s %10s %9.0f %10s ", word(way, "gradients"), cli_bytes(real(way, "memory_bytes"), a),
                cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"),
-               kq_duration(real(s, "forward"), d));
-        printf("%10s %10s %10s %10s", kq_duration(real(s, "backward"), a), kq_duration(real(s, "factors"), b),
-               kq_duration(real(s, "rounding"), d), kq_duration(real(s, "total"), e));
+               cli_duration(real(s, "forward"), d));
+        printf("%10s %10s %10s %10s", cli_duration(real(s, "backward"), a),
+               cli_duration(real(s, "factors"), b), cli_duration(real(s, "rounding"), d),
+               cli_duration(real(s, "total"), e));
         if (json_is_string(json_object_get(way, "refused")))
             printf("  %s", word(way, "refused"));
         printf("\n");
@@ -115,6 +108,54 @@ static int print_ways(const cli *c)
     return EXIT_OK;
 }
 
+/* What quantizing the model would take, or why that cannot be said (it has no tokenizer): the rest is still
+ * worth knowing. context: the model's, or 0. */
+static void add_plan(cli *c, json_t *o, size_t context)
+{
+    kq_error err;
+    char *text = NULL;
+    c->q.calibration.text = NULL;
+    if (context && c->q.calibration.seq_len > context)
+        c->q.calibration.seq_len = context;
+    if (kq_plan(c->model, &c->q, &text, &err)) {
+        json_object_set_new(o, "plan_error", json_string(err.message));
+        return;
+    }
+    json_t *plan = json_loads(text, 0, NULL);
+    json_object_del(plan, "modules");
+    json_object_set_new(o, "plan", plan);
+    free(text);
+}
+
+static void print_object(const char *key, json_t *value)
+{
+    const char *name;
+    json_t *member;
+    printf("%s:\n", key);
+    json_object_foreach(value, name, member) {
+        char *text = json_dumps(member, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
+        printf("  %-22s %.100s%s\n", name, text ? text : "?", text && strlen(text) > 100 ? " ..." : "");
+        free(text);
+    }
+}
+
+static void print_all(json_t *o)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(o, key, value) {
+        if (!strcmp(key, "tensor_list")) {
+            print_tensors(value);
+        } else if (json_is_object(value)) {
+            print_object(key, value);
+        } else {
+            char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+            printf("%-24s %s\n", key, text ? text : "?");
+            free(text);
+        }
+    }
+}
+
 int cmd_info(int argc, char **argv)
 {
     cli c;
@@ -127,56 +168,20 @@ int cmd_info(int argc, char **argv)
     if (c.plan)
         return print_ways(&c);
     kq_error err;
-    kq_model_file *f;
-    if (kq_model_file_open(c.model, KQ_ISA_REF, &f, &err))
+    kq_model *model;
+    if (kq_model_open(c.model, NULL, &model, &err))
         return cli_fail(&err);
-    const kq_source *src = kq_model_file_source(f);
-    json_t *o = describe(src, c.tensors);
-    if (!kq_source_is_kronq(src)) {
-        char *plan = NULL;
-        c.q.calibration.text = NULL;
-        if (c.q.calibration.seq_len > kq_source_config(src)->max_position &&
-            kq_source_config(src)->max_position)
-            c.q.calibration.seq_len = kq_source_config(src)->max_position;
-        if (kq_plan(c.model, &c.q, &plan, &err)) { /* no tokenizer, say: the rest is still worth knowing */
-            json_object_set_new(o, "plan_error", json_string(err.message));
-        } else {
-            json_t *p = json_loads(plan, 0, NULL);
-            json_object_del(p, "modules");
-            json_object_set_new(o, "plan", p);
-            free(plan);
-        }
-    }
+    json_t *o = describe(model, c.tensors);
+    if (!kq_model_get_info(model)->quantization_json)
+        add_plan(&c, o, kq_model_get_info(model)->context);
     if (c.json) {
         char *text = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
         puts(text ? text : "{}");
         free(text);
     } else {
-        const char *key;
-        json_t *value;
-        json_object_foreach(o, key, value) {
-            if (!strcmp(key, "tensor_list")) {
-                print_tensors(value);
-                continue;
-            }
-            if (json_is_object(value)) {
-                json_t *sub;
-                const char *name;
-                printf("%s:\n", key);
-                json_object_foreach(value, name, sub) {
-                    char *text = json_dumps(sub, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
-                    printf("  %-22s %.100s%s\n", name, text ? text : "?",
-                           text && strlen(text) > 100 ? " ..." : "");
-                    free(text);
-                }
-                continue;
-            }
-            char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-            printf("%-24s %s\n", key, text ? text : "?");
-            free(text);
-        }
+        print_all(o);
     }
     json_decref(o);
-    kq_model_file_close(f);
+    kq_model_close(model);
     return EXIT_OK;
 }

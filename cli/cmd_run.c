@@ -1,224 +1,149 @@
-#include <omp.h>
+/* kronq run: a model continues a text, or holds a conversation. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/mem.h"
-#include "base/threads.h"
-#include "base/time.h"
-#include "chat/chat.h"
 #include "cli.h"
-#include "generate/generate.h"
-#include "generate/sample.h"
-
-typedef struct answer {
-    bool print;
-    char *text; /* owned, not terminated */
-    size_t size, cap;
-    bool failed;
-} answer;
-
-static int emit(void *ctx, const char *text, size_t size)
-{
-    answer *a = ctx;
-    cli_stop_gently(NULL); /* before the first word there is nothing to finish */
-    if (a->print && (fwrite(text, 1, size, stdout) != size || fflush(stdout)))
-        return 1; /* nobody is listening: stop */
-    if (size + 1 > a->cap - a->size) {
-        size_t cap = 2 * (a->cap + size + 1);
-        char *grown = realloc(a->text, cap);
-        if (!grown) {
-            a->failed = true;
-            return 1;
-        }
-        a->text = grown;
-        a->cap = cap;
-    }
-    memcpy(a->text + a->size, text, size);
-    a->size += size;
-    a->text[a->size] = 0;
-    return cli_stop_asked() != 0;
-}
 
 typedef struct run {
     const cli *c;
-    kq_model_file *model;
-    kq_tokenizer *tok;
-    kq_engine *engine;
-    int threads;                      /* at most */
-    size_t context;                   /* tokens the engine's slot holds */
-    json_t *messages, *template_args; /* owned: array, object */
-    int32_t *cached;
-    size_t n_cached; /* owned: the tokens in the slot */
-    kq_sampling sampling;
-    answer out;
-    kq_generated made;
-    size_t n_prompt;
+    kq_model *model;
+    kq_chat_options chat;
+    kq_message *messages; /* owned, and the contents of all of them */
+    size_t n_messages;
+    kq_generation *made; /* owned: the last answer */
 } run;
+
+static int emit(void *ctx, const char *text, size_t size)
+{
+    const run *r = ctx;
+    cli_stop_gently(NULL); /* before the first word there is nothing to finish */
+    if (!r->c->json && (fwrite(text, 1, size, stdout) != size || fflush(stdout)))
+        return 1; /* nobody is listening: stop */
+    return cli_stop_asked() != 0;
+}
 
 static kq_status add_message(run *r, const char *role, const char *content, kq_error *err)
 {
-    if (!r->messages && !(r->messages = json_array()))
-        return kq_fail(err, KQ_E_MEMORY, "out of memory: the conversation");
-    if (json_array_append_new(r->messages, json_pack("{s:s, s:s}", "role", role, "content", content)))
-        return kq_fail(err, KQ_E_ARG, "the message of role %s is not UTF-8", role);
+    kq_message *grown = realloc(r->messages, (r->n_messages + 1) * sizeof *grown);
+    char *copy = grown ? strdup(content) : NULL;
+    r->messages = grown ? grown : r->messages;
+    if (!copy)
+        return cli_error(err, KQ_E_MEMORY, "out of memory: the conversation");
+    r->messages[r->n_messages++] = (kq_message){role, copy};
     return KQ_OK;
 }
 
-/* Options first, then what the model's authors recommend, then ours. A recommended penalty is one of
- * sampling: with --temp 0 the most likely token is taken. */
-static kq_status choose_sampling(run *r, kq_error *err)
+/* Answer to token ids. Without a conversation the context is no larger than what is asked for. */
+static kq_status answer_ids(run *r, const int32_t *ids, size_t n_ids, kq_error *err)
 {
     const cli *c = r->c;
-    const kq_sampling ours = {.temperature = 0.8, .top_k = 40, .top_p = 0.95, .seed = c->q.common.seed};
-    kq_sampling *s = &r->sampling;
-    const kq_status status = kq_sampling_recommended(kq_model_file_source(r->model), &ours, s, err);
-    s->temperature = c->temperature >= 0 ? c->temperature : s->temperature;
-    s->top_k = c->top_k >= 0 ? c->top_k : s->top_k;
-    s->top_p = c->top_p >= 0 ? c->top_p : s->top_p;
-    s->min_p = c->min_p >= 0 ? c->min_p : s->min_p;
-    s->repetition_penalty = c->repeat_penalty >= 0 ? c->repeat_penalty
-                            : c->temperature == 0  ? 0
-                                                   : s->repetition_penalty;
+    const size_t most = kq_model_get_info(r->model)->context;
+    kq_generation_options opt = kq_generation_defaults();
+    opt.n_max = c->n_predict;
+    opt.temperature = c->temperature;
+    opt.top_k = c->top_k;
+    opt.top_p = c->top_p;
+    opt.min_p = c->min_p;
+    opt.repetition_penalty = c->repeat_penalty;
+    opt.seed = c->q.common.seed;
+    opt.stop = c->stop;
+    opt.n_stop = c->n_stop;
+    opt.emit = emit;
+    opt.ctx = r;
+    kq_generation_free(r->made);
+    r->made = NULL;
+    kq_status status = KQ_OK;
+    if (!kq_model_get_engine(r->model) && n_ids && (!most || n_ids < most))
+        status =
+            kq_model_load(r->model, most && c->n_predict > most - n_ids ? most : n_ids + c->n_predict, err);
+    return status ? status : kq_model_generate(r->model, ids, n_ids, &opt, &r->made, err);
+}
+
+/* Answer to a text, which is already in the model's chat format when `formatted`: then it holds the beginning
+ * token where the model wants one. */
+static kq_status answer_text(run *r, const char *text, bool formatted, kq_error *err)
+{
+    int32_t *ids;
+    size_t n_ids;
+    kq_status status = kq_model_tokenize(r->model, text, strlen(text), !formatted, true, &ids, &n_ids, err);
+    if (!status)
+        status = answer_ids(r, ids, n_ids, err);
+    free(ids);
     return status;
 }
 
-static kq_status make_engine(run *r, size_t max_T, kq_error *err)
+static kq_status answer_message(run *r, const char *user, kq_error *err)
 {
-    const cli *c = r->c;
-    kq_engine_options opt = kq_engine_defaults();
-    kq_status status;
-    if ((status = kq_isa_pick(c->q.common.isa, &opt.isa, err)) ||
-        (c->q.common.compute &&
-         (status = kq_compute_pick(c->q.common.compute, opt.isa, &opt.compute, err))) ||
-        (c->kv && (status = kq_kv_parse(c->kv, &opt.kv, err))) ||
-        (c->weights && (status = kq_engine_weights_parse(c->weights, &opt.weights, err))))
-        return status;
-    opt.threads = kq_engine_threads(kq_source_config(kq_model_file_source(r->model)), r->threads);
-    opt.max_T = r->context = max_T;
-    return kq_engine_new(r->model, &opt, &r->engine, err);
-}
-
-/* Answer to text (already in the model's format when `formatted`). */
-static kq_status answer_to(run *r, const char *text, bool formatted, kq_error *err)
-{
-    const cli *c = r->c;
-    const kq_config *cfg = kq_source_config(kq_model_file_source(r->model));
-    const size_t limit = cfg->max_position;
-    int32_t *ids = NULL, *made = NULL;
-    size_t n = 0, same = 0, n_max = c->n_predict;
-    kq_status status;
-    r->out.size = 0;
-    /* a chat template writes the beginning token itself where the model wants one */
-    if ((status = kq_tokenizer_encode(r->tok, text, strlen(text), !formatted, true, &ids, &n, err)))
-        goto out;
-    const size_t most = r->engine ? r->context : limit ? limit : SIZE_MAX;
-    if (!n || n >= most) {
-        status = n ? kq_fail(err, KQ_E_ARG, "the prompt has %zu tokens, the %s context is %zu", n,
-                             r->engine ? "conversation's" : "model's", most)
-                   : kq_fail(err, KQ_E_ARG, "-p: the prompt is empty");
-        goto out;
-    }
-    if (n_max > most - n)
-        n_max = most - n; /* the model knows no positions beyond */
-    if (!r->engine && (status = make_engine(r, n + n_max, err)))
-        goto out;
-    while (same < n && same < r->n_cached && r->cached[same] == ids[same])
-        same++;
-    if ((status = kq_alloc_for((void **)&made, n + n_max, sizeof *made, "the answer", err)))
-        goto out;
-    const kq_generate_options opt = {
-        .n_max = n_max,
-        .stop = c->stop,
-        .n_stop = c->n_stop,
-        .emit = emit,
-        .ctx = &r->out,
-        .ids = made + n,
-        .sampling = r->sampling,
-    };
-    r->n_prompt = n;
-    status = kq_generate(r->engine, 0, r->tok, ids, n, same, &opt, &r->made, err);
-    if (!status && r->out.failed)
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the answer");
-    if (!status) {
-        memcpy(made, ids, n * sizeof *made);
-        kq_free(r->cached);
-        r->cached = made;
-        r->n_cached = kq_engine_length(r->engine, 0);
-        made = NULL;
-    }
-out:
-    kq_free(ids);
-    kq_free(made);
+    char *prompt = NULL;
+    kq_status status = add_message(r, "user", user, err);
+    if (!status)
+        status = kq_model_chat_prompt(r->model, r->messages, r->n_messages, &r->chat, &prompt, err);
+    if (!status)
+        status = answer_text(r, prompt, true, err);
+    if (!status)
+        status = add_message(r, "assistant", r->made->text, err);
+    free(prompt);
     return status;
-}
-
-static double rate(size_t n, double seconds)
-{
-    return seconds > 0 ? (double)n / seconds : 0;
-}
-
-/* The first new token comes out of the prompt's pass: n - 1 (or n, when an end token followed) single
- * steps. */
-static size_t steps_of(const kq_generated *g)
-{
-    return g->finish == KQ_END_TOKEN || g->n == 0 ? g->n : g->n - 1;
 }
 
 static void print_figures(const run *r)
 {
-    const kq_generated *g = &r->made;
+    const kq_generation *g = r->made;
     if (!r->c->quiet)
         fprintf(stderr, "[prompt: %zu of %zu tokens run, %.1f tokens/s; answer: %zu tokens, %.1f tokens/s]\n",
-                g->n_prompt, r->n_prompt, rate(g->n_prompt, g->prompt_s), g->n,
-                rate(steps_of(g), g->generate_s));
+                g->n_prompt_run, g->n_prompt, g->prompt_rate, g->n_ids, g->answer_rate);
 }
 
 static void print_json(const run *r)
 {
-    static const char *const finish[] = {"length", "end", "stop", "interrupted"};
-    const kq_generated *g = &r->made;
+    static const char *const end[] = {"length", "end", "stop", "interrupted"};
+    const kq_generation *g = r->made;
     json_t *j =
         json_pack("{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "model", r->c->model, "text",
-                  r->out.text ? r->out.text : "", r->out.size, "finish", finish[g->finish], "prompt_tokens",
-                  (json_int_t)r->n_prompt, "tokens", (json_int_t)g->n, "seconds", g->prompt_s + g->generate_s,
-                  "prompt_seconds", g->prompt_s, "answer_seconds", g->generate_s, "prompt_tokens_per_second",
-                  rate(g->n_prompt, g->prompt_s), "tokens_per_second", rate(steps_of(g), g->generate_s));
+                  g->text, g->text_size, "finish", end[g->end], "prompt_tokens", (json_int_t)g->n_prompt,
+                  "tokens", (json_int_t)g->n_ids, "seconds", g->prompt_seconds + g->answer_seconds,
+                  "prompt_seconds", g->prompt_seconds, "answer_seconds", g->answer_seconds,
+                  "prompt_tokens_per_second", g->prompt_rate, "tokens_per_second", g->answer_rate);
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     puts(text ? text : "{}");
     free(text);
     json_decref(j);
 }
 
-static kq_status say(run *r, const char *user, kq_error *err)
+static void print_answer(const run *r)
 {
-    char *rendered = NULL;
-    kq_status status = add_message(r, "user", user, err);
-    const kq_chat chat = {
-        .messages = r->messages, .arguments = r->template_args, .add_generation_prompt = true};
-    if (!status)
-        status = kq_chat_render(r->tok, &chat, &rendered, err);
-    if (!status)
-        status = answer_to(r, rendered, true, err);
-    if (!status)
-        status = add_message(r, "assistant", r->out.text && r->out.size ? r->out.text : "", err);
-    kq_free(rendered);
-    return status;
+    if (r->c->json) {
+        print_json(r);
+        return;
+    }
+    putchar('\n');
+    fflush(stdout);
+    print_figures(r);
+}
+
+/* One line of standard input without its end; NULL at the end of input. *line is the caller's, as in getline.
+ */
+static char *read_line(char **line, size_t *cap)
+{
+    ssize_t n = getline(line, cap, stdin);
+    if (n < 0)
+        return NULL;
+    while (n > 0 && ((*line)[n - 1] == '\n' || (*line)[n - 1] == '\r'))
+        (*line)[--n] = 0;
+    return *line;
 }
 
 /* A line of stdin a message, until its end. */
 static kq_status converse(run *r, kq_error *err)
 {
     const bool terminal = isatty(STDIN_FILENO);
-    const kq_config *cfg = kq_source_config(kq_model_file_source(r->model));
-    size_t context = cfg->max_position && cfg->max_position < 4096 ? cfg->max_position : 4096;
-    if (r->c->e.ctx != kq_eval_text_defaults().ctx)
-        context = r->c->e.ctx;
-    if (cfg->max_position && context > cfg->max_position)
-        return kq_fail(err, KQ_E_ARG, "--ctx %zu: the model's context is %zu", context, cfg->max_position);
-    kq_status status = make_engine(r, context, err);
+    const size_t most = kq_model_get_info(r->model)->context, asked = r->c->e.ctx;
+    if (most && asked > most)
+        return cli_error(err, KQ_E_ARG, "--ctx %zu: the model's context is %zu", asked, most);
+    kq_status status = kq_model_load(r->model, asked, err);
     char *line = NULL;
     size_t cap = 0;
     if (terminal && !status)
@@ -230,28 +155,52 @@ static kq_status converse(run *r, kq_error *err)
             cli_stop_forget();
         fflush(stdout);
         cli_stop_at_once();
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0)
+        const char *message = read_line(&line, &cap);
+        if (!message)
             break;
-        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
-            line[--n] = 0;
-        if (!n)
+        if (!*message)
             continue;
         cli_stop_gently("kronq: stopping at the next token; Ctrl-C again ends the program");
-        if ((status = say(r, line, err)))
-            break;
-        if (r->c->json)
-            print_json(r);
-        else {
-            putchar('\n');
-            fflush(stdout);
-            print_figures(r);
-        }
+        if (!(status = answer_message(r, message, err)))
+            print_answer(r);
     }
     if (terminal)
         fputc('\n', stderr);
     free(line);
     return status;
+}
+
+/* Everything that can be refused before the weights are made ready. */
+static kq_status open_model(run *r, kq_error *err)
+{
+    const cli *c = r->c;
+    int32_t *none;
+    size_t n_none;
+    kq_model_options opt = kq_model_defaults();
+    opt.common = c->q.common;
+    opt.kv = c->kv;
+    opt.weights = c->weights;
+    kq_status status = kq_model_open(c->model, &opt, &r->model, err);
+    if (status || (status = kq_model_tokenize(r->model, "", 0, false, false, &none, &n_none, err)))
+        return status;
+    free(none);
+    r->chat = kq_chat_defaults();
+    r->chat.argument = c->template_arg;
+    r->chat.n_argument = c->n_template_arg;
+    if (!c->chat)
+        return c->n_template_arg ? cli_error(err, KQ_E_ARG, "--template-arg goes with --chat") : KQ_OK;
+    if (c->system)
+        status = add_message(r, "system", c->system, err);
+    return status ? status : kq_model_check_chat(r->model, &r->chat, err);
+}
+
+static void close_run(run *r)
+{
+    kq_generation_free(r->made);
+    kq_model_close(r->model);
+    for (size_t i = 0; i < r->n_messages; i++)
+        free((char *)r->messages[i].content);
+    free(r->messages);
 }
 
 int cmd_run(int argc, char **argv)
@@ -280,48 +229,14 @@ int cmd_run(int argc, char **argv)
     if (cli_given(&c, "temp") && c.temperature == 0)
         cli_no_effect(&c, of_draws, "--temp 0");
     kq_error err;
-    kq_isa isa;
-    run r = {.c = &c, .out = {.print = !c.json}};
-    kq_status status;
-    if ((status = kq_isa_pick(c.q.common.isa, &isa, &err)) ||
-        (status = kq_threads_pick(c.q.common.threads, &r.threads, &err)))
-        goto out;
-    kq_kern_init(isa);
-    if ((status = kq_model_file_open(c.model, isa, &r.model, &err)) ||
-        (status = kq_tokenizer_open(kq_model_file_source(r.model), &r.tok, &err)))
-        goto out;
-    if ((status = choose_sampling(&r, &err)))
-        goto out;
-    if (c.system && (status = c.chat ? add_message(&r, "system", c.system, &err)
-                                     : kq_fail(&err, KQ_E_ARG, "--system goes with --chat")))
-        goto out;
-    if (c.n_template_arg && !c.chat && (status = kq_fail(&err, KQ_E_ARG, "--template-arg goes with --chat")))
-        goto out;
-    for (size_t i = 0; i < c.n_template_arg; i++)
-        if ((status = kq_chat_argument(&r.template_args, c.template_arg[i], &err)))
-            goto out;
-    if (c.chat && (status = kq_chat_check(r.tok, &err))) /* before the weights are made ready */
-        goto out;
-    if (!c.prompt) {
-        status = converse(&r, &err);
-        goto out;
-    }
-    if ((status = c.chat ? say(&r, c.prompt, &err) : answer_to(&r, c.prompt, false, &err)))
-        goto out;
-    if (c.json) {
-        print_json(&r);
-    } else {
-        putchar('\n');
-        print_figures(&r);
-    }
-out:
-    kq_engine_free(r.engine);
-    if (r.tok)
-        kq_tokenizer_close(r.tok);
-    kq_model_file_close(r.model);
-    json_decref(r.messages);
-    json_decref(r.template_args);
-    kq_free(r.cached);
-    free(r.out.text);
+    run r = {.c = &c};
+    kq_status status = open_model(&r, &err);
+    if (!status)
+        status = !c.prompt ? converse(&r, &err)
+                 : c.chat  ? answer_message(&r, c.prompt, &err)
+                           : answer_text(&r, c.prompt, false, &err);
+    if (!status && c.prompt)
+        print_answer(&r);
+    close_run(&r);
     return status ? cli_fail(&err) : EXIT_OK;
 }

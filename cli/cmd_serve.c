@@ -1,15 +1,11 @@
-#include <omp.h>
+/* kronq serve: OpenAI's API over HTTP, until a signal ends it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "base/mem.h"
-#include "base/threads.h"
 #include "cli.h"
-#include "request/head.h"
-#include "serve/serve.h"
 
 static const char about[] =
     "Answer over HTTP as OpenAI's API does, until Ctrl-C (or SIGTERM), which lets what runs finish; a second "
@@ -36,25 +32,6 @@ static void log_line(void *ctx, const char *line)
 {
     (void)ctx;
     fprintf(stderr, "%s\n", line);
-}
-
-/* --cors and --allow-host. -1: they are fine. */
-static int check_words(const cli *c)
-{
-    for (size_t i = 0; i < c->n_cors; i++)
-        if (strcmp(c->cors[i], "*") && !kq_head_origin_valid(c->cors[i])) {
-            cli_say("kronq serve: --cors '%s': an origin as browsers send it is expected (https://host or "
-                    "http://host:port, nothing behind it), or *",
-                    c->cors[i]);
-            return EXIT_USAGE;
-        }
-    for (size_t i = 0; i < c->n_allow_host; i++)
-        if (!*c->allow_host[i] || strpbrk(c->allow_host[i], "/ *")) {
-            cli_say("kronq serve: --allow-host '%s': a host name or an address is expected",
-                    c->allow_host[i]);
-            return EXIT_USAGE;
-        }
-    return -1;
 }
 
 /* What the model is called must fit into JSON. -1: it does. */
@@ -100,7 +77,6 @@ static kq_serve_options server_options(const cli *c, char name[256])
     so.api_key = key && *key ? key : NULL;
     so.other_name = c->model_name ? c->model_name : name;
     so.model_name = c->alias ? c->alias : so.other_name;
-    so.model_path = c->model;
     so.any_model = c->any_model;
     so.cors = c->cors;
     so.n_cors = c->n_cors;
@@ -114,6 +90,57 @@ static kq_serve_options server_options(const cli *c, char name[256])
     return so;
 }
 
+static const char *url_of(const kq_serve_options *so, const kq_server *server, char url[300])
+{
+    const bool v6 = strchr(so->host, ':') != NULL && so->host[0] != '[';
+    snprintf(url, 300, v6 ? "http://[%s]:%u" : "http://%s:%u", so->host, kq_server_port(server));
+    return url;
+}
+
+/* The server is ready: where, and what it serves. */
+static void announce(const cli *c, const kq_serve_options *so, const kq_model *model, const kq_server *server)
+{
+    const kq_engine_info *e = kq_model_get_engine(model);
+    char url[300], bytes[32];
+    url_of(so, server, url);
+    if (c->json) {
+        json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I}", "url", url, "model", so->model_name, "ctx",
+                              (json_int_t)e->context, "slots", (json_int_t)e->sequences, "bytes",
+                              (json_int_t)e->bytes);
+        char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+        puts(text ? text : "{}");
+        fflush(stdout);
+        free(text);
+        json_decref(j);
+    }
+    if (!c->quiet)
+        fprintf(stderr, "%s on %s: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n",
+                so->model_name, url, e->sequences, e->context, e->compute, e->kv,
+                cli_bytes((double)e->bytes, bytes));
+}
+
+/* Make the weights ready for sequences of --ctx tokens. */
+static kq_status load(const cli *c, kq_model *model, kq_error *err)
+{
+    const size_t most = kq_model_get_info(model)->context;
+    size_t ctx = c->e.ctx;
+    if (!ctx) /* not given */
+        ctx = most && most < 2048 ? most : 2048;
+    if (ctx < 2 || (most && ctx > most))
+        return cli_error(err, KQ_E_ARG, "--ctx %zu: 2 to %zu, the model's context, is expected", ctx, most);
+    return kq_model_load(model, ctx, err);
+}
+
+/* From the first request to the signal that ends it. */
+static void serve_until_signal(const cli *c, kq_server *server)
+{
+    cli_stop_wait();
+    if (!c->quiet)
+        fprintf(stderr, "finishing what runs; Ctrl-C again stops at once\n");
+    if (!kq_server_stop(server, NULL, NULL) && !c->quiet)
+        fprintf(stderr, "some requests were cut off\n");
+}
+
 int cmd_serve(int argc, char **argv)
 {
     cli c;
@@ -121,16 +148,9 @@ int cmd_serve(int argc, char **argv)
     if (exit_status >= 0)
         return exit_status;
     kq_error err;
-    kq_isa isa;
-    int threads;
-    kq_compute kind;
-    kq_kv_type kv;
-    kq_model_file *model = NULL;
-    kq_tokenizer *tok = NULL;
-    kq_engine *engine = NULL;
+    kq_model *model = NULL;
     kq_server *server = NULL;
-    kq_status status;
-    char bytes[32], name[256];
+    char name[256];
     bool loopback;
     if (c.port > 65535) {
         cli_say("kronq serve: --port %zu: 0 to 65535 is expected", c.port);
@@ -141,74 +161,28 @@ int cmd_serve(int argc, char **argv)
             "kronq serve: --slots (1 to 4096), --queue (at least 1) or --max-body (1 to 1G) is out of range");
         return EXIT_USAGE;
     }
-    kq_serve_options so = server_options(&c, name);
-    if ((exit_status = check_words(&c)) >= 0 || (exit_status = check_name(&c, so.model_name)) >= 0)
+    const kq_serve_options so = server_options(&c, name);
+    if ((exit_status = check_name(&c, so.model_name)) >= 0)
         return exit_status;
     raise_files();
-    if ((status = kq_server_check(&so, &loopback, &err)) ||
-        (status = kq_isa_pick(c.q.common.isa, &isa, &err)) ||
-        (status = kq_threads_pick(c.q.common.threads, &threads, &err)) ||
-        (status = kq_compute_pick(c.q.common.compute, isa, &kind, &err)) ||
-        (status = kq_kv_parse(c.kv ? c.kv : "bf16", &kv, &err)))
-        goto out;
-    kq_kern_init(isa);
-    if ((status = kq_model_file_open(c.model, isa, &model, &err)) ||
-        (status = kq_tokenizer_open(kq_model_file_source(model), &tok, &err)))
-        goto out;
-    const kq_config *cfg = kq_source_config(kq_model_file_source(model));
-    size_t ctx = c.e.ctx;
-    if (!ctx) /* not given */
-        ctx = cfg->max_position && cfg->max_position < 2048 ? cfg->max_position : 2048;
-    if (ctx < 2 || (cfg->max_position && ctx > cfg->max_position)) {
-        status = kq_fail(&err, KQ_E_ARG, "--ctx %zu: 2 to %zu, the model's context, is expected", ctx,
-                         cfg->max_position);
-        goto out;
-    }
-    const kq_engine_options eo = {.isa = isa,
-                                  .compute = kind,
-                                  .threads = kq_engine_threads(cfg, threads),
-                                  .n_slots = c.slots,
-                                  .max_T = ctx,
-                                  .kv = kv};
-    if ((status = kq_engine_new(model, &eo, &engine, &err)))
-        goto out;
-    if ((status = kq_sampling_recommended(kq_model_file_source(model), &so.sampling, &so.sampling, &err)))
+    kq_model_options mo = kq_model_defaults();
+    mo.common = c.q.common;
+    if (!mo.common.compute)
+        mo.common.compute = "auto";
+    mo.kv = c.kv;
+    mo.sequences = c.slots;
+    kq_status status;
+    if ((status = kq_serve_check(&so, &loopback, &err)) ||
+        (status = kq_model_open(c.model, &mo, &model, &err)) || (status = load(&c, model, &err)))
         goto out;
     cli_stop_gently(NULL);
-    if ((status =
-             kq_server_start(&so, kq_stepper_engine(engine), cfg, tok, kq_kern_pick(isa), &server, &err)))
+    if ((status = kq_serve(model, &so, &server, &err)))
         goto out;
-    const bool v6 = strchr(so.host, ':') != NULL && so.host[0] != '[';
-    if (c.json) {
-        char url[300];
-        snprintf(url, sizeof url, v6 ? "http://[%s]:%u" : "http://%s:%u", so.host, kq_server_port(server));
-        json_t *j =
-            json_pack("{s:s, s:s, s:I, s:I, s:I}", "url", url, "model", so.model_name, "ctx", (json_int_t)ctx,
-                      "slots", (json_int_t)c.slots, "bytes", (json_int_t)kq_engine_bytes(engine));
-        char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-        puts(text ? text : "{}");
-        fflush(stdout);
-        free(text);
-        json_decref(j);
-    }
-    if (!c.quiet)
-        fprintf(stderr,
-                v6 ? "%s on http://[%s]:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n"
-                   : "%s on http://%s:%u: %zu sequences of %zu tokens, %s, kv %s, %s; Ctrl-C ends it\n",
-                so.model_name, so.host, kq_server_port(server), c.slots, ctx,
-                kind == KQ_BF16 ? "bf16" : "f32", kq_kv_name(kv),
-                cli_bytes((double)kq_engine_bytes(engine), bytes));
+    announce(&c, &so, model, server);
     if (!so.api_key && !loopback)
         cli_say("kronq serve: other machines may reach %s, and no key is asked for (--api-key)", so.host);
-    cli_stop_wait();
-    if (!c.quiet)
-        fprintf(stderr, "finishing what runs; Ctrl-C again stops at once\n");
-    if (!kq_server_stop(server, NULL, NULL) && !c.quiet)
-        fprintf(stderr, "some requests were cut off\n");
+    serve_until_signal(&c, server);
 out:
-    kq_engine_free(engine);
-    if (tok)
-        kq_tokenizer_close(tok);
-    kq_model_file_close(model);
+    kq_model_close(model);
     return status ? cli_fail(&err) : EXIT_OK;
 }

@@ -8,7 +8,6 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "base/isa.h"
 #include "cli.h"
 
 static const struct {
@@ -88,14 +87,9 @@ static void set_environment(int argc, char **argv)
         else if (!strncmp(argv[i], "--isa=", 6))
             name = argv[i] + 6;
     }
-    kq_isa isa;
-    if (name && !getenv("OPENBLAS_CORETYPE") && !kq_isa_pick(name, &isa, NULL) && isa != kq_isa_best()) {
-        static const char *const core[] = {[KQ_ISA_REF] = "Prescott",
-                                           [KQ_ISA_AVX2] = "Haswell",
-                                           [KQ_ISA_AVX512] = "SkylakeX",
-                                           [KQ_ISA_AMX] = "SapphireRapids"};
-        again = !setenv("OPENBLAS_CORETYPE", core[isa], 1);
-    }
+    const char *core = kq_openblas_core(name);
+    if (core && !getenv("OPENBLAS_CORETYPE"))
+        again = !setenv("OPENBLAS_CORETYPE", core, 1);
     if (!getenv("OMP_WAIT_POLICY"))
         again = !setenv("OMP_WAIT_POLICY", "passive", 1) || again;
     if (again)

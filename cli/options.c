@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/warn.h"
 #include "cli.h"
 
 /* ---- rows ---- */
@@ -465,7 +464,7 @@ void cli_no_effect(const cli *c, const char *const *names, const char *beside)
     char shown[64];
     for (; *names; names++)
         if (cli_given(c, *names))
-            kq_warn("--%s has no effect with %s", cli_option_name(cli_option(c, *names), shown), beside);
+            cli_warn("--%s has no effect with %s", cli_option_name(cli_option(c, *names), shown), beside);
 }
 
 /* Is the method among the words of the row (kq_setting.methods)? */

@@ -4,8 +4,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/hash.h"
-#include "base/time.h"
 #include "cli.h"
 
 static bool line_open; /* a rewritten line is on the screen */
@@ -37,7 +35,7 @@ static int show(void *ctx, const char *stage, double fraction, const char *note)
         return 1;
     if (c->quiet)
         return 0;
-    const double t = kq_now_s();
+    const double t = cli_now_s();
     const bool terminal = isatty(STDERR_FILENO);
     if (note) {
         cli_progress_end();
@@ -74,7 +72,9 @@ void cli_warning(void *ctx, const char *message)
     static uint64_t said[256];
     static size_t n;
     (void)ctx;
-    const uint64_t hash = kq_hash64(message, strlen(message), 0);
+    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
+    for (const char *c = message; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * 0x100000001b3;
     for (size_t i = 0; i < n && i < 256; i++)
         if (said[i] == hash)
             return;

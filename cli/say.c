@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/mem.h"
 #include "cli.h"
 
 static const char *resumable; /* what continues the command at work: "the same command with --resume" */
@@ -64,11 +63,6 @@ int cli_fail(const kq_error *err)
     cli_say("kronq: %s%s%s%s", err->message, hint ? "; " : "", hint ? resumable : "",
             hint ? " continues" : "");
     return err->status == KQ_E_ARG ? EXIT_USAGE : EXIT_FAILED;
-}
-
-const char *cli_bytes(double bytes, char buf[32])
-{
-    return kq_bytes_text(bytes, buf);
 }
 
 void cli_print_costs(const json_t *report)

@@ -13,7 +13,6 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "base/time.h"
 #include "cli.h"
 
 /* SIGQUIT keeps its meaning: an end at once, with a core. */
@@ -77,7 +76,7 @@ static void *await(void *unused)
             number = sent_to_a_thread();
         else if (number == SIGINT && only_by_kill && info.si_code == SI_KERNEL)
             continue;
-        const double now_s = kq_now_s();
+        const double now_s = cli_now_s();
         const char *text = atomic_load(&notice);
         if (number > 0 &&
             (!atomic_load(&gentle) || (atomic_load(&asked) && now_s - first_s > AGAIN_MS / 1e3)))

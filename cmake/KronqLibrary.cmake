@@ -9,14 +9,6 @@ endforeach()
 get_property(libs GLOBAL PROPERTY KRONQ_ROOM_LIBS)
 list(REMOVE_DUPLICATES libs)
 
-# The program uses more than the header offers, so it is linked from the rooms themselves.
-add_library(kronq_rooms STATIC ${objects})
-target_link_libraries(kronq_rooms PUBLIC kronq_flags ${libs})
-file(GLOB cli_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cli/*.c)
-add_executable(kronq_cli ${cli_sources})
-set_target_properties(kronq_cli PROPERTIES OUTPUT_NAME kronq)
-target_link_libraries(kronq_cli PRIVATE kronq_rooms)
-
 # Until 1.0 a new minor version may change the interface, so the SONAME has both numbers.
 add_library(kronq_shared SHARED ${objects})
 set_target_properties(kronq_shared PROPERTIES OUTPUT_NAME kronq VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
@@ -31,6 +23,13 @@ add_custom_command(OUTPUT ${whole} DEPENDS ${objects} COMMAND_EXPAND_LISTS VERBA
   COMMAND ${CMAKE_OBJCOPY} --localize-hidden ${whole})
 add_library(kronq_static STATIC ${whole})
 set_target_properties(kronq_static PROPERTIES OUTPUT_NAME kronq LINKER_LANGUAGE C)
+
+# The program is a user of the library like any other: it sees include/ only, and the linker finds nothing in libkronq.a but what kronq.h declares.
+file(GLOB cli_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cli/*.c)
+add_executable(kronq_cli ${cli_sources})
+set_target_properties(kronq_cli PROPERTIES OUTPUT_NAME kronq)
+target_include_directories(kronq_cli PRIVATE ${CMAKE_SOURCE_DIR}/include)
+target_link_libraries(kronq_cli PRIVATE kronq_compile kronq_static ${libs} PkgConfig::JANSSON)
 
 # What a program needs beside libkronq.a. (As Requires.private in the pkg-config file they would give their compile flags to everybody.)
 set(KRONQ_STATIC_LIBS jansson pcre2-8 utf8proc xxhash z zstd openblas microhttpd dnnl gomp m)

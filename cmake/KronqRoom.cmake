@@ -2,21 +2,23 @@
 # kronq_room_tests(NAME [DEPS room...]): each tests/NAME/test_WHAT.c becomes one cmocka program (target NAME_test_WHAT), run by ctest.
 set(KRONQ_ROOMS "" CACHE INTERNAL "")
 
-add_library(kronq_flags INTERFACE)
-target_compile_definitions(kronq_flags INTERFACE _GNU_SOURCE)
-target_include_directories(kronq_flags INTERFACE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
+# How everything is compiled, the program too; and what the rooms of the library see beside that.
+add_library(kronq_compile INTERFACE)
+target_compile_definitions(kronq_compile INTERFACE _GNU_SOURCE)
 # -ffp-contract=off: a plain C reference must not depend on whether the compiler may fuse; kernels ask for FMA by name.
-target_compile_options(kronq_flags INTERFACE -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes
+target_compile_options(kronq_compile INTERFACE -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes
                        -Wmissing-prototypes -Wvla -ffp-contract=off $<$<BOOL:${KRONQ_WERROR}>:-Werror>)
-target_link_libraries(kronq_flags INTERFACE OpenMP::OpenMP_C m)
+target_link_libraries(kronq_compile INTERFACE OpenMP::OpenMP_C m)
 if(KRONQ_SANITIZE)
-  target_compile_options(kronq_flags INTERFACE -fsanitize=${KRONQ_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
-  target_link_options(kronq_flags INTERFACE -fsanitize=${KRONQ_SANITIZE})
+  target_compile_options(kronq_compile INTERFACE -fsanitize=${KRONQ_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(kronq_compile INTERFACE -fsanitize=${KRONQ_SANITIZE})
 endif()
-
 if(KRONQ_FUZZ)
-  target_compile_options(kronq_flags INTERFACE -fsanitize=fuzzer-no-link)
+  target_compile_options(kronq_compile INTERFACE -fsanitize=fuzzer-no-link)
 endif()
+add_library(kronq_flags INTERFACE)
+target_include_directories(kronq_flags INTERFACE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
+target_link_libraries(kronq_flags INTERFACE kronq_compile)
 
 function(kronq_room name)
   cmake_parse_arguments(R "" "" "DEPS;LIBS" ${ARGN})

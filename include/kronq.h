@@ -1,8 +1,8 @@
-/* kronq: quantize language models to 2-4 bits per weight, guided by the curvature of the loss on both
- * sides
- * of every weight matrix.
+/* kronq: quantize language models to 2-4 bits a weight, guided by the curvature of the loss on both sides of
+ * every weight matrix; and run, measure, serve and export the result.
  *
- * A complete program:
+ *
+ * QUANTIZE: a complete program
  *
  *     #include <kronq.h>
  *     #include <stdio.h>
@@ -11,28 +11,98 @@
  *         kq_error err;
  *         kq_quantize_options opt = kq_quantize_defaults();
  *         opt.bits = 2;
- *         if (kq_quantize("model.gguf", "out", &opt, NULL, &err)) { fprintf(stderr, "%s\n",
- *           err.message); return 1; }
+ *         if (kq_quantize("model.gguf", "out", &opt, NULL, &err)) {
+ *             fprintf(stderr, "%s\n", err.message);
+ *             return 1;
+ *         }
  *         return 0;
  *     }
  *
- * cc program.c $(pkg-config --cflags --libs kronq)
+ * RUN: a complete program
  *
- * MODEL is everywhere a Hugging Face folder, a .gguf file or a kronq checkpoint. The library neither
- * prints nor exits.
- * Strings in option structs are borrowed for the call. Functions may be called from several threads, on
- * different outputs.
+ *     #include <kronq.h>
+ *     #include <stdio.h>
+ *     static int print(void *ctx, const char *text, size_t size)
+ *     {
+ *         return fwrite(text, 1, size, ctx) != size;
+ *     }
+ *     int main(void)
+ *     {
+ *         kq_error err;
+ *         kq_model *model;
+ *         kq_message question = {"user", "Why is the sky blue?"};
+ *         kq_generation_options opt = kq_generation_defaults();
+ *         opt.emit = print;
+ *         opt.ctx = stdout;
+ *         if (kq_model_open("out", NULL, &model, &err) ||
+ *             kq_model_chat(model, &question, 1, NULL, &opt, NULL, &err)) {
+ *             fprintf(stderr, "%s\n", err.message);
+ *             return 1;
+ *         }
+ *         kq_model_close(model);
+ *         return 0;
+ *     }
  *
- * Signals: the library installs no handler. Your own handlers (of a profiler, a timer, Ctrl-C) are safe:
- * while a thread multiplies f32 matrices through oneDNN, whose code points the stack pointer at the
- * heap, every signal that does not come from a fault waits until that product is done, a few
- * milliseconds at most. A profiler by SIGPROF or SIGALRM therefore sees such a product at its end. */
+ * cc program.c $(pkg-config --cflags --libs kronq)        or find_package(kronq) and kronq::kronq in CMake.
+ * The folder examples/ of the sources has more.
+ *
+ *
+ * WHAT HOLDS EVERYWHERE
+ *
+ * Models. MODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint (a folder that kq_quantize
+ * wrote). Tensors and modules have their Hugging Face names, whatever the file calls them.
+ *
+ * Errors. A function that can fail returns a kq_status; 0 is success. The last argument, which may be NULL,
+ * gets the status and one line for a person. What a function gives back through a pointer is NULL after a
+ * failure, where nothing else is said. The library neither prints nor exits.
+ *
+ * Options. A struct of options begins with its size. Take it from its kq_..._defaults() and change members;
+ * NULL in its place stands for the defaults. A program that was compiled with an older header of the same
+ * minor version hands in a shorter struct, and what this lacks has its default. A longer struct, of a newer
+ * header, is taken while everything in it that this library does not know is zero; else KQ_E_ARG. Strings and
+ * arrays in options are borrowed for the call. Members called `reserved` belong to the library.
+ *
+ * Results. Structs that the library gives back are its own: read them, do not copy them, and free them with
+ * the function that is named. They may grow at their end. Texts and arrays that it gives back are the
+ * caller's: free(). Reports are JSON, in UTF-8; what most programs want of them is there as a struct, too.
+ *
+ * Threads. Functions may be called from several threads at the same time, on different outputs and different
+ * kq_model. One kq_model is used by one thread at a time.
+ *
+ * Locale. Numbers in files, texts and messages have a point, whatever locale the program has set. Your own
+ * functions (progress, emit, warnings) are called in your locale.
+ *
+ * Signals. The library installs no handler. Your own handlers (of a profiler, a timer, Ctrl-C) are safe:
+ * while a thread multiplies f32 matrices through oneDNN, whose code points the stack pointer at the heap,
+ * every signal that does not come from a fault waits until that product is done, a few milliseconds at most.
+ * A profiler by SIGPROF or SIGALRM therefore sees such a product at its end.
+ *
+ *
+ * CONTENTS
+ *
+ *     Version, errors, warnings          kq_version, kq_error, kq_set_warning_handler
+ *     What all long work shares          kq_common, kq_text_options
+ *     Quantize                           kq_quantize, kq_quantize_gguf, kq_quantize_result
+ *     Factors and importance matrices    kq_calibrate, kq_calibrate_all, kq_imatrix
+ *     Plans                              kq_plan, kq_plan_ways, kq_plan_gguf
+ *     Export                             kq_export
+ *     A model in memory                  kq_model_open, kq_model_get_info, kq_model_load
+ *       tokens and chat                  kq_model_tokenize, kq_model_chat_prompt
+ *       logits, text, perplexity         kq_model_logits, kq_model_generate, kq_model_perplexity
+ *     Serve                              kq_serve
+ *     Measure                            kq_eval_text, kq_eval_tasks, kq_eval_result
+ *     Compare and report                 kq_compare, kq_report
+ *     Settings by name                   kq_settings, kq_setting_set
+ *     This machine                       kq_selfcheck, kq_openblas_core
+ */
 #ifndef KRONQ_H
 #define KRONQ_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* ---- Version, errors, warnings ------------------------------------------------------------------------- */
 
 /* The version of this header. kq_version tells that of the library that the program runs with. */
 #define KRONQ_VERSION_MAJOR 0
@@ -71,32 +141,36 @@ typedef struct kq_error {
 /* "0.1.0" */
 const char *kq_version(void);
 
-/* Warnings: what is worth a person's notice although the work goes on (an index file that is out of
- * date, a layer without gradient). The library prints nothing: it calls this function with one line,
- * from one thread at a time. The function must not call kronq. There is one handler a process; NULL, the
- * default: no warnings. A warning may come twice when a model is opened twice. */
+/* Warnings: what is worth a person's notice although the work goes on (an index file that is out of date, a
+ * layer without gradient). The library calls this function with one line, from one thread at a time. The
+ * function must not call kronq. There is one handler a process; NULL, the default: no warnings. A warning may
+ * come twice when a model is opened twice. */
 typedef void kq_warning_handler(void *ctx, const char *message);
 void kq_set_warning_handler(kq_warning_handler *handler, void *ctx);
 
-/* How to run, common to all long work. */
+/* ---- What all long work shares ------------------------------------------------------------------------- */
+
+/* How to run. Zeros are the defaults. */
 typedef struct kq_common {
     int threads; /* 0: as many as the machine has; results do not depend on it */
-    /* "ref", "avx2", "avx512", "amx"; NULL: the best there is (or the environment's KRONQ_ISA) */
+    /* "ref", "avx2", "avx512", "amx": use no more than this; NULL: the best there is (or the environment's
+     * KRONQ_ISA) */
     const char *isa;
     /* matrix products in "f32" or "bf16"; NULL: bf16 where the processor is faster at it */
     const char *compute;
-    uint64_t seed;
-    /* Called now and then, from one thread at a time: what is being done (never NULL), and what share of
-     * that stage is finished (0..1). note is a line worth showing once, or NULL; with one, stage and
-     * fraction are those of the work at hand. Nonzero stops the work with KQ_E_INTERRUPTED; it can be
-     * resumed. */
+    uint64_t seed; /* of everything random */
+    /* NULL, or a function that is called now and then, from one thread at a time: what is being done (never
+     * NULL), and what share of that stage is finished (0..1). note is a line worth showing once, or NULL;
+     * with one, stage and fraction are those of the work at hand. Nonzero stops the work with
+     * KQ_E_INTERRUPTED; it can be resumed. */
     int (*progress)(void *ctx, const char *stage, double fraction, const char *note);
     void *ctx;
+    uint64_t reserved[4];
 } kq_common;
 
 /* How texts are read (docs/texts.md). A text is a file, "-" for standard input, or a pipe, of plain text
- * (one document), JSON lines or JSON (documents, conversations), packed with gzip or zstd or not. What
- * it is shows in its bytes. */
+ * (one document), JSON lines or JSON (documents, conversations), packed with gzip or zstd or not. What it is
+ * shows in its bytes. */
 typedef struct kq_text_options {
     /* NULL or "auto": look; "text": running text, whatever it looks like; "json": JSON lines, or JSON */
     const char *format;
@@ -104,6 +178,8 @@ typedef struct kq_text_options {
      * their ids, as in transformers */
     bool spell_special;
 } kq_text_options;
+
+/* ---- Quantize ------------------------------------------------------------------------------------------ */
 
 /* Where the curvature comes from. */
 typedef struct kq_calibration {
@@ -116,29 +192,30 @@ typedef struct kq_calibration {
     bool sampled_labels;
     /* sampled_labels: draws a sequence, from one forward pass: 1 */
     size_t draws;
-    /* "flipflop", "fastkron", "yaqa-a", "yaqa-b", "kfac", "flipflop-tokens", "input-only", "diag",
-     * "none" */
+    /* "flipflop", "fastkron", "yaqa-a", "yaqa-b", "kfac", "flipflop-tokens", "input-only", "diag", "none" */
     const char *method;
-    double rho;
-    int rounds; /* flipflop, flipflop-tokens: 1e-2, 3 */
+    double rho; /* flipflop, flipflop-tokens: regularisation of the inverted factor, 1e-2 */
+    int rounds; /* flipflop, flipflop-tokens: 3 */
     /* flipflop: gradients that the rounds before the last take, the first ones: 16; 0: all */
     size_t early;
     int passes; /* yaqa-a: passes over the tokens, 2 */
     /* flipflop: products in f32 even where 16-bit block integers are twice as fast (error 2e-4 at most) */
     bool exact;
-    double tol;
-    int max_iter; /* fastkron, yaqa-b, diag: 1e-3, 32 */
-    /* likewise: start from a random matrix instead of the identity */
+    double tol;   /* fastkron, yaqa-b, diag: residual to reach, 1e-3 */
+    int max_iter; /* fastkron, yaqa-b, diag: at most this many steps, 32 */
+    /* fastkron, yaqa-b, diag: start from a random matrix instead of the identity */
     bool start_random;
     /* Rounding from a factor file: which of the members above must be what the file was made with
      * ("text", "tokens", "seq_len", "batch", "labels", "draws", "method", "rho", "rounds", "early",
-     * "passes", "exact", "tol", "max_iter", "start", "parse_special",
-     * "text_format"); the others are not looked at then. */
+     * "passes", "exact", "tol", "max_iter", "start", "parse_special", "text_format"); the others are not
+     * looked at then. */
     const char *const *given;
     size_t n_given;
+    uint64_t reserved[8];
 } kq_calibration;
 
 typedef struct kq_quantize_options {
+    size_t size;
     kq_common common;
     kq_calibration calibration;
     /* a weight: 2, 3 or 4; or an average between them, shared out to the modules by what each would lose
@@ -164,8 +241,8 @@ typedef struct kq_quantize_options {
     /* what the process may take at its peak, bytes resident (VmHWM): decides what follows; 0: no limit */
     size_t memory;
     /* where a block's gradients are while its factors are found: "memory", "disk" (the same bytes), or
-     * "stream": nowhere, made again for every product (the same factors to 1e-3, the same bytes if
-     * memory allows). NULL: what fits */
+     * "stream": nowhere, made again for every product (the same factors to 1e-3, the same bytes if memory
+     * allows). NULL: what fits */
     const char *gradients;
     /* kq_quantize_gguf only: */
     /* "Q4_0", "Q4_K_M", ...: llama-quantize's file types, with its mixtures */
@@ -174,70 +251,459 @@ typedef struct kq_quantize_options {
     /* "REGEX=TYPE", on Hugging Face and GGUF names; the first that matches counts */
     const char *const *tensor_type;
     size_t n_tensor_type;
-    /* where rows are no whole number of blocks: a type, "llama" for llama-quantize's choice; NULL:
-     * refuse */
+    /* where rows are no whole number of blocks: a type, "llama" for llama-quantize's choice; NULL: refuse */
     const char *fallback;
     int sweeps; /* of block descent after the first pass: 0 */
 } kq_quantize_options;
 
-kq_quantize_options kq_quantize_defaults(void);
+void kq_quantize_options_init(kq_quantize_options *opt, size_t size);
+static inline kq_quantize_options kq_quantize_defaults(void)
+{
+    kq_quantize_options opt;
+    kq_quantize_options_init(&opt, sizeof opt);
+    return opt;
+}
 
-/* Quantize MODEL into the folder OUT. report_json (may be NULL): a JSON object with "bits", "bpw",
- * "file_bytes", "seconds", "peak_rss_bytes", "predicted_loss" (nats a token), "relative_mse" and one
- * entry a module (with "identity", a reason, where no gradient came and identity factors served); free()
- * it. Until it succeeds OUT has no config.json. */
+/* Quantize MODEL into the folder OUT, a kronq checkpoint. Until it succeeds OUT has no config.json.
+ * report_json (may be NULL): a JSON object with "bits", "bpw", "file_bytes", "seconds", "peak_rss_bytes",
+ * "predicted_loss" (nats a token), "relative_mse" and one entry a module (with "identity", a reason, where no
+ * gradient came and identity factors served); free() it. It is {"complete": true} when opt->resume finds
+ * nothing left to do. Memory, disk and time: kq_plan tells them before. */
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json,
                       kq_error *err);
 
-/* Quantize MODEL onto the block types of llama.cpp, into one GGUF file that it loads (options: those
- * above, and bits, code, embed_bits, head_bits and shard_size have no meaning). Linears that `only`
- * leaves out keep the type they are stored in. The report as for kq_quantize. */
+/* Quantize MODEL onto the block types of llama.cpp, into one GGUF file that it loads. Options as for
+ * kq_quantize; bits, code, embed_bits, head_bits and shard_size have no meaning. Linears that opt->only
+ * leaves out keep the type they are stored in. The report as for kq_quantize, with a "type" a module. */
 kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *opt,
                            char **report_json, kq_error *err);
 
-/* Only the factors, into a safetensors file, to round from several times. Uses common, calibration,
- * only, shard_size, resume, memory, gradients; factor_bf16: store them in half the space. */
+/* One quantized linear W [rows, columns] = [outputs, inputs]. */
+typedef struct kq_module_result {
+    const char *name; /* "model.layers.3.self_attn.q_proj" */
+    size_t rows, columns;
+    double bits;           /* of the code a weight; of the GGUF type, for kq_quantize_gguf */
+    double bpw;            /* bits a weight, with signs and scales */
+    double relative_mse;   /* |W' - What'|^2 / |W'|^2, in the rotated basis; kq_quantize_gguf: of W itself */
+    double predicted_loss; /* nats a token; NaN: the method predicts nothing */
+    const char *type;      /* of the GGUF ("Q4_K"); NULL: kronq's trellis */
+    const char *identity;  /* why its factors were the identity ("no gradient"); NULL: they were not */
+} kq_module_result;
+
+/* What a report of kq_quantize or kq_quantize_gguf says, to its nine digits. NaN: it does not say it. */
+typedef struct kq_quantize_result {
+    bool complete;          /* it was finished before, and nothing was done: all that follows is NaN or 0 */
+    double bits;            /* of the code a weight, on average over the quantized ones */
+    double bpw, bpw_file;   /* bits a quantized weight; bits of the file a parameter of the model */
+    size_t file_bytes;      /* of all files with tensors */
+    size_t n_weights;       /* that were quantized */
+    double predicted_loss;  /* rise of the loss, nats a token; NaN: the method predicts nothing */
+    double relative_mse;    /* of all quantized weights */
+    double calibration_nll; /* of the calibration text under the model, nats a token */
+    double seconds;         /* in all */
+    size_t peak_rss_bytes;  /* of the process so far */
+    size_t n_modules;       /* linears that were quantized */
+    const kq_module_result *const *module; /* [n_modules], in the order of the model */
+} kq_quantize_result;
+
+/* Read a report, that of a call or what `kronq quantize --json` printed. KQ_E_FORMAT: it is none. */
+kq_status kq_quantize_result_read(const char *report_json, kq_quantize_result **out, kq_error *err);
+void kq_quantize_result_free(kq_quantize_result *result); /* NULL is fine */
+
+/* ---- Factors and importance matrices --------------------------------------------------------------------
+ */
+
+/* Only the factors, into a safetensors file, to round from several times (opt->factors of kq_quantize). Uses
+ * common, calibration, only, shard_size, resume, memory, gradients; factor_bf16: store them in half the
+ * space. */
 kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt,
                        bool factor_bf16, char **report_json, kq_error *err);
 
-/* Several factor files from one pass over the text. They may differ in method, tokens, batch and the
- * method's settings; text, seq_len, sampled_labels and draws are those of opt->calibration for all of
- * them. Each file is what kq_calibrate would have made (with a batch above 1 to 1e-3: sums of gradients
- * rounded to bf16 once more, unless all files share the batch and the tokens). The report holds
- * "estimates": [{"file", "file_bytes", "settings", "modules"}]. */
+/* One file of kq_calibrate_all. */
 typedef struct kq_estimate {
     const char *out_file;
     kq_calibration calibration;
 } kq_estimate;
+
+/* Several factor files from one pass over the text. estimates [n] may differ in method, tokens, batch and the
+ * method's settings; text, seq_len, sampled_labels and draws are those of opt->calibration for all of them.
+ * Each file is what kq_calibrate would have made (with a batch above 1 to 1e-3: sums of gradients rounded to
+ * bf16 once more, unless all files share the batch and the tokens). The report holds "estimates": [{"file",
+ * "file_bytes", "settings", "modules"}]. */
 kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size_t n,
                            const kq_quantize_options *opt, bool factor_bf16, char **report_json,
                            kq_error *err);
 
-/* llama.cpp's importance matrix of MODEL (the sums of squares of every linear's inputs), as the GGUF
- * file that llama-quantize --imatrix takes. Uses common, calibration (text, tokens, seq_len) and only.
- * As in llama-imatrix every sequence begins with the beginning token where the tokenizer adds one. */
+/* llama.cpp's importance matrix of MODEL (the sums of squares of every linear's inputs), as the GGUF file
+ * that llama-quantize --imatrix takes. Uses common, calibration (text, tokens, seq_len) and only. As in
+ * llama-imatrix every sequence begins with the beginning token where the tokenizer adds one. */
 kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_options *opt,
                      char **report_json, kq_error *err);
+
+/* ---- Plans --------------------------------------------------------------------------------------------- */
 
 /* What kq_quantize would do, without doing it: shapes, types, sizes, memory, disk. A JSON object; free()
  * it. */
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
-/* The same for each way of keeping gradients, with an estimate of the time, from rates that this machine
- * is measured for (a second): {"ways": [{"gradients", "memory_bytes", "disk_bytes", "seconds": {"total",
- * ...}}], "measured": ...}. MODEL needs no weights: a folder with a config.json will do. */
+
+/* What kq_quantize would do for each way of keeping gradients, with an estimate of the time, from rates that
+ * this machine is measured for (a second): {"ways": [{"gradients", "memory_bytes", "disk_bytes", "seconds":
+ * {"total", ...}}], "measured": ...}. MODEL needs no weights: a folder with a config.json will do. */
 kq_status kq_plan_ways(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
+
+/* What kq_quantize_gguf would do. */
 kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
 
+/* ---- Export -------------------------------------------------------------------------------------------- */
+
+typedef struct kq_export_options {
+    size_t size;
+    kq_common common;
+    const char *to;   /* "bf16": a Hugging Face folder; "gguf": a file for llama.cpp */
+    const char *type; /* gguf: "F16" (also NULL), "BF16", "Q8_0", "F32" */
+    /* gguf: the type of tensors whose rows are no whole number of Q8_0's blocks; NULL: refuse them by name */
+    const char *fallback;
+    size_t shard_size; /* bf16: bytes */
+} kq_export_options;
+
+void kq_export_options_init(kq_export_options *opt, size_t size);
+static inline kq_export_options kq_export_defaults(void)
+{
+    kq_export_options opt;
+    kq_export_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* MODEL's weights, dequantized, as an ordinary model that needs no kronq. OUT is a folder (bf16) or a file
+ * (gguf) that is not there yet; it appears, or gets its config.json, only when it is whole. report_json (may
+ * be NULL): "file_bytes", "tensors", "seconds", "peak_rss_bytes"; free() it. */
+kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json,
+                    kq_error *err);
+
+/* ---- A model in memory ----------------------------------------------------------------------------------
+ */
+
+typedef struct kq_model kq_model;
+
+typedef struct kq_model_options {
+    size_t size;
+    /* Its seed is not used. compute NULL: bf16. compute "f32": weights and sums in f32; "bf16": dense weights
+     * in bf16, packed ones in 13-bit integers; "auto": what this processor is faster at. The threads wait for
+     * each other several times a block, so a small model gets fewer than asked for. */
+    kq_common common;
+    /* what a checkpoint's packed weights become: "packed": they stay so, and are decoded at every use;
+     * "dense": decoded once; "auto", the default: packed with bf16, dense with f32 */
+    const char *weights;
+    const char *kv;   /* key/value cache in "bf16" (also NULL), "f16" or "f32" */
+    size_t context;   /* tokens a sequence may have; 0: what the model knows, at most 4096 */
+    size_t sequences; /* that are kept side by side, each with a cache of `context` tokens: 1 */
+} kq_model_options;
+
+void kq_model_options_init(kq_model_options *opt, size_t size);
+static inline kq_model_options kq_model_defaults(void)
+{
+    kq_model_options opt;
+    kq_model_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Open MODEL: files are mapped and checked; weights are made ready when they are first used (kq_model_load).
+ * KQ_E_UNSUPPORTED names what kronq does not know. The model's path must stay as it is until it is closed. */
+kq_status kq_model_open(const char *model, const kq_model_options *opt, kq_model **out, kq_error *err);
+void kq_model_close(kq_model *model); /* NULL is fine */
+
+/* What the files say. */
+typedef struct kq_model_info {
+    const char *path;
+    const char *kind;         /* "kronq checkpoint", "GGUF" or "Hugging Face folder" */
+    const char *architecture; /* "llama" or "qwen3" */
+    size_t n_layer, d_model, n_head, n_kv_head, head_dim, d_ff, vocab_size;
+    size_t context; /* tokens the model was made for; 0: it does not say */
+    bool tied_embeddings;
+    double rope_theta;
+    const char *rope_scaling_json; /* as in a config.json; NULL: none */
+    const char *quantization_json; /* a kronq checkpoint's quantization_config; NULL: none */
+    double bits;         /* of the linears' weights as stored in kronq's trellis, on average; 0: none */
+    size_t n_parameters; /* of the architecture */
+    size_t n_tensors;    /* in the files */
+    size_t tensor_elements, tensor_bytes; /* of all of them, as stored */
+} kq_model_info;
+
+/* Owned by the model. Nothing is computed or read. */
+const kq_model_info *kq_model_get_info(const kq_model *model);
+
+/* A tensor as it is stored. */
+typedef struct kq_tensor_info {
+    const char *name;      /* "model.layers.0.mlp.up_proj.weight" */
+    const char *type;      /* "BF16", "Q4_1", ... */
+    size_t rank, shape[4]; /* row-major, outermost first */
+    size_t n_elements, bytes;
+} kq_tensor_info;
+
+/* Tensor i < n_tensors, in the order of the file, owned by the model; NULL: no such tensor. */
+const kq_tensor_info *kq_model_get_tensor(const kq_model *model, size_t i);
+
+/* Make weights and caches ready now, for sequences of `context` tokens (0: the options'). The functions that
+ * compute do it themselves when it is not done. Done again with a larger context everything starts anew, and
+ * what the sequences held is forgotten; with a smaller one nothing happens. KQ_E_ARG: the context is below 1
+ * or beyond the model's. KQ_E_MEMORY. */
+kq_status kq_model_load(kq_model *model, size_t context, kq_error *err);
+
+/* What a loaded model is computed with. */
+typedef struct kq_engine_info {
+    const char *isa, *compute, *kv; /* as in the options */
+    const char *weights;            /* "packed", "bf16" or "f32" */
+    double bits;                    /* a weight of the linears, as they are held */
+    int threads;
+    size_t context, sequences;
+    size_t bytes;           /* of memory: weights (mapped ones counted), caches and scratch */
+    size_t bytes_per_token; /* of the weights that one step of one sequence reads */
+} kq_engine_info;
+
+/* Owned by the model; NULL: not loaded yet. */
+const kq_engine_info *kq_model_get_engine(const kq_model *model);
+
+/* ---- Tokens and chat ---- */
+
+/* Token ids of text [size bytes]; invalid UTF-8 is replaced by U+FFFD. add_special: with what the tokenizer
+ * itself puts before or behind a text (LLaMA: a beginning token; SmolLM2 and Qwen: nothing). parse_special:
+ * special tokens that the text spells out ("<|im_end|>") become their ids. *ids: free(). KQ_E_UNSUPPORTED:
+ * the model's tokenizer is not known. */
+kq_status kq_model_tokenize(kq_model *model, const char *text, size_t size, bool add_special,
+                            bool parse_special, int32_t **ids, size_t *n_ids, kq_error *err);
+
+/* The bytes of ids [n_ids], not always whole UTF-8 characters, with a final NUL that *size does not count.
+ * skip_special leaves special tokens out. *text: free(). KQ_E_ARG: a negative id. */
+kq_status kq_model_detokenize(kq_model *model, const int32_t *ids, size_t n_ids, bool skip_special,
+                              char **text, size_t *size, kq_error *err);
+
+/* The bytes that one token adds inside a text, owned by the model. A character may come in parts. */
+kq_status kq_model_token_bytes(kq_model *model, int32_t id, const char **bytes, size_t *size, kq_error *err);
+
+typedef enum kq_token_role {
+    KQ_TOKEN_BEGIN = 0,   /* the tokenizer's bos */
+    KQ_TOKEN_END,         /* the tokenizer's eos */
+    KQ_TOKEN_DOCUMENT_END /* what separates documents: "<|endoftext|>" where there is one, else eos */
+} kq_token_role;
+
+/* The id that has a role, or that is spelt exactly so ("<|im_end|>"). -1: none, or no tokenizer. */
+int32_t kq_model_token(kq_model *model, kq_token_role role);
+int32_t kq_model_token_id(kq_model *model, const char *token);
+/* Does it mark something, instead of being text? Does it end an answer? False without a tokenizer. */
+bool kq_model_is_special(kq_model *model, int32_t id);
+bool kq_model_ends(kq_model *model, int32_t id);
+
+/* One turn of a conversation. Both are UTF-8. */
+typedef struct kq_message {
+    const char *role; /* "system", "user", "assistant", or what the model's template knows */
+    const char *content;
+} kq_message;
+
+typedef struct kq_chat_options {
+    size_t size;
+    /* "KEY=VALUE" each: variables for the template, VALUE being JSON or else a text ("enable_thinking=false")
+     */
+    const char *const *argument;
+    size_t n_argument;
+    /* JSON: an array of tools as OpenAI's API has them; NULL: none */
+    const char *tools_json;
+    /* the prompt ends within the last message, which the model goes on with, instead of with the beginning of
+     * an assistant's answer */
+    bool continue_last;
+} kq_chat_options;
+
+void kq_chat_options_init(kq_chat_options *opt, size_t size);
+static inline kq_chat_options kq_chat_defaults(void)
+{
+    kq_chat_options opt;
+    kq_chat_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Has the model a chat template that kronq reads, and are the options in order? KQ_E_UNSUPPORTED and KQ_E_ARG
+ * say why not. */
+kq_status kq_model_check_chat(kq_model *model, const kq_chat_options *opt, kq_error *err);
+
+/* Messages [n] as the text that the model is given, by its own chat template as transformers runs it.
+ * *prompt: free(). Tokenize it with add_special false and parse_special true: it holds the beginning token
+ * where the template writes one. KQ_E_ARG: the template refuses these messages, or one is not UTF-8. A
+ * special token that is spelt in a message becomes one, as with transformers. */
+kq_status kq_model_chat_prompt(kq_model *model, const kq_message *messages, size_t n,
+                               const kq_chat_options *opt, char **prompt, kq_error *err);
+
+/* ---- Logits, text, perplexity ---- */
+
+/* logits [n_ids, vocab_size], the caller's: for each position of ids the scores of the next token, before any
+ * softmax, computed from an empty cache in sequence 0, which holds ids afterwards. The same bits for every
+ * number of threads. KQ_E_ARG: n_ids is 0 or beyond the context, or an id is not the model's; KQ_E_NUMERIC:
+ * NaN or Inf. */
+kq_status kq_model_logits(kq_model *model, const int32_t *ids, size_t n_ids, float *logits, kq_error *err);
+
+/* Append ids to a sequence (0 <= sequence < sequences); logits [n_logits, vocab_size]: after each of the last
+ * n_logits of them (0: none wanted, NULL). The logits of a position are the same bits however its sequence
+ * was cut into pieces. On failure the sequence is as long as before. */
+kq_status kq_model_append(kq_model *model, size_t sequence, const int32_t *ids, size_t n_ids, size_t n_logits,
+                          float *logits, kq_error *err);
+/* Tokens in the sequence's cache; and forget all but the first `length` of them. */
+size_t kq_model_length(const kq_model *model, size_t sequence);
+void kq_model_truncate(kq_model *model, size_t sequence, size_t length);
+
+/* How tokens are drawn: first the temperature, then the top_k most likely, then of those the fewest most
+ * likely whose probabilities reach top_p, then min_p (the order of Hugging Face). */
+typedef struct kq_sampling {
+    double temperature; /* 0: the most likely */
+    int top_k;          /* 0: off */
+    double top_p;       /* 1: off */
+    uint64_t seed;
+    /* tokens less likely than this share of the most likely one's probability are left out; 0: off */
+    double min_p;
+    /* logits of tokens that are in the context are divided by it if positive, else multiplied; 0 or 1: off */
+    double repetition_penalty;
+} kq_sampling;
+
+typedef struct kq_generation_options {
+    size_t size;
+    size_t n_max; /* new tokens at most, no more than the context has room for: 128 */
+    /* Negative (the default): as the model's generation_config.json recommends (what it leaves out is off);
+     * if it says nothing, temperature 0.8, top_k 40, top_p 0.95. A recommended repetition penalty is not
+     * applied with temperature 0. kq_sampling explains them. */
+    double temperature, top_p, min_p, repetition_penalty;
+    int top_k;
+    uint64_t seed;
+    /* texts that end the answer before them */
+    const char *const *stop;
+    size_t n_stop;
+    /* NULL, or a function that gets the text as it comes: whole UTF-8 characters, held back only while they
+     * may be the beginning of a stop text. Nonzero ends the answer, which is no error. */
+    int (*emit)(void *ctx, const char *text, size_t size);
+    void *ctx;
+    /* the sequence that it happens in: what it holds of the prompt already is not computed again, and after
+     * it the sequence holds the prompt and all new tokens but the last */
+    size_t sequence;
+} kq_generation_options;
+
+void kq_generation_options_init(kq_generation_options *opt, size_t size);
+static inline kq_generation_options kq_generation_defaults(void)
+{
+    kq_generation_options opt;
+    kq_generation_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Why an answer ended. */
+typedef enum kq_end {
+    KQ_END_LENGTH = 0, /* n_max, or the context is full */
+    KQ_END_TOKEN,      /* the model's own end token */
+    KQ_END_STOP,       /* a stop text */
+    KQ_END_CALLER      /* emit said so */
+} kq_end;
+
+typedef struct kq_generation {
+    const char *text; /* UTF-8 with a final NUL; bytes that are no UTF-8 are U+FFFD */
+    size_t text_size;
+    const int32_t *ids; /* [n_ids] the new tokens, without an end token */
+    size_t n_ids;
+    kq_end end;
+    size_t n_prompt, n_prompt_run; /* tokens of the prompt; of these, what was computed */
+    double prompt_seconds, answer_seconds;
+    double prompt_rate, answer_rate; /* tokens a second; the first new token belongs to the prompt's pass */
+} kq_generation;
+
+void kq_generation_free(kq_generation *generation); /* NULL is fine */
+
+/* Continue a prompt of token ids. *out (out may be NULL): kq_generation_free. KQ_E_ARG: the prompt is empty,
+ * or fills the context. */
+kq_status kq_model_generate(kq_model *model, const int32_t *ids, size_t n_ids,
+                            const kq_generation_options *opt, kq_generation **out, kq_error *err);
+/* Continue a text (UTF-8, ended by a NUL). */
+kq_status kq_model_complete(kq_model *model, const char *text, const kq_generation_options *opt,
+                            kq_generation **out, kq_error *err);
+/* Answer messages [n]. For a conversation call it with all of its messages each time: only what is new is
+ * computed. */
+kq_status kq_model_chat(kq_model *model, const kq_message *messages, size_t n, const kq_chat_options *chat,
+                        const kq_generation_options *opt, kq_generation **out, kq_error *err);
+
+typedef struct kq_eval_result kq_eval_result;
+
+/* Perplexity of ids [n_ids] in whole windows of `window` tokens (0: 2048, or the model's context if that is
+ * less), each from an empty context, its first token not scored. It runs block by block, in the model's
+ * compute type, without kq_model_load. *out: kq_eval_result_free. KQ_E_ARG: there is not one whole window. */
+kq_status kq_model_perplexity(kq_model *model, const int32_t *ids, size_t n_ids, size_t window,
+                              kq_eval_result **out, kq_error *err);
+
+/* ---- Serve --------------------------------------------------------------------------------------------- */
+
+typedef struct kq_serve_options {
+    size_t size;
+    const char *host;    /* an address or a name of this machine: "127.0.0.1" */
+    unsigned port;       /* 8080; 0: any that is free */
+    const char *api_key; /* NULL: none is asked for */
+    /* what the model is called in answers; NULL: other_name */
+    const char *model_name;
+    /* what requests may call it too, beside its path; NULL: the last part of its path */
+    const char *other_name;
+    bool any_model;       /* requests may call it anything */
+    kq_sampling sampling; /* where neither a request nor the model's generation_config.json says anything:
+                             temperature 1, everything else off */
+    /* With no key and only loopback addresses, a request whose Host header is no name of loopback and none of
+     * these is refused (DNS rebinding). */
+    const char *const *allowed_host;
+    size_t n_allowed_host;
+    /* origins whose pages may ask, as browsers send them ("https://host[:port]"), or "*" for all */
+    const char *const *cors;
+    size_t n_cors;
+    size_t max_body;    /* bytes of a request: 4 MiB */
+    size_t max_choices; /* answers of one request (prompts * n): 128 */
+    size_t max_jobs;    /* requests that wait or run: 256 */
+    /* 1024, or what file descriptors there are; an idle one is closed for one that asks */
+    size_t max_connections;
+    size_t max_per_address;                   /* of one client's address: 512, at most half of them */
+    double receive_s;                         /* from a request's first byte to its last: 30 s */
+    double request_s;                         /* and to its answer: 600 s; 0: no limit */
+    double idle_s;                            /* a connection on which nothing moves is closed after: 60 s */
+    double drain_s;                           /* kq_server_stop, what runs may take: 30 s */
+    void (*log)(void *ctx, const char *line); /* one line a request; NULL: none. From several threads */
+    void *log_ctx;
+} kq_serve_options;
+
+void kq_serve_options_init(kq_serve_options *opt, size_t size);
+static inline kq_serve_options kq_serve_defaults(void)
+{
+    kq_serve_options opt;
+    kq_serve_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Can the options' address be listened on, and are their words in order? To be asked before a model is
+ * opened. *loopback (may be NULL): only this machine itself can connect to it. Errors as kq_serve. */
+kq_status kq_serve_check(const kq_serve_options *opt, bool *loopback, kq_error *err);
+
+typedef struct kq_server kq_server;
+
+/* Answer over HTTP as OpenAI's API does (docs/serve.md), on threads of its own, from now until
+ * kq_server_stop. Requests that come at the same time are computed together, as many as the model has
+ * sequences; each may have as many tokens as its context. The model must stay open and is the server's alone
+ * until then; so must the options' strings. KQ_E_ARG: an origin or a host name is none; KQ_E_IO: the host has
+ * no address here, or another program listens on the port. */
+kq_status kq_serve(kq_model *model, const kq_serve_options *opt, kq_server **out, kq_error *err);
+unsigned kq_server_port(const kq_server *server);
+/* Take no more requests and wait for those at work, drain_s at most or until `hurry` (may be NULL) says so;
+ * then stop and free. True: all were finished. */
+bool kq_server_stop(kq_server *server, bool (*hurry)(void *ctx), void *ctx);
+
+/* ---- Measure ------------------------------------------------------------------------------------------- */
+
 typedef struct kq_eval_text_options {
+    size_t size;
     kq_common common;
     /* tokens a window; 0: those of the saved logits, else 2048 or the model's context if that is less */
     size_t ctx;
     size_t chunks; /* at most this many windows (0: all) */
-    /* what the process may take at its peak, bytes resident: fewer windows at once, the same figures; 0:
-     * no limit */
+    /* what the process may take at its peak, bytes resident: fewer windows at once, the same figures; 0: no
+     * limit */
     size_t memory;
-    /* write MODEL's predictions in llama.cpp's format (llama-perplexity --kl-divergence-base) to this
-     * file; NULL: no */
+    /* write MODEL's predictions in llama.cpp's format (llama-perplexity --kl-divergence-base) to this file;
+     * NULL: no */
     const char *save_logits;
     /* a folder for the reference's hidden states on these windows, f32 [windows, ctx, d_model]: computed
      * once, then read. The figures are the same bits with and without. NULL: none */
@@ -248,17 +714,45 @@ typedef struct kq_eval_text_options {
      * NULL: none */
     const char *logits;
 } kq_eval_text_options;
-kq_eval_text_options kq_eval_text_defaults(void);
 
-/* Perplexity of MODEL on a text (documents are joined by the end-of-text token) and, when reference is
- * not NULL, its KL divergence to that model on the same windows, as a JSON object, result_json (may be
- * NULL: "ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"; "kld_percentiles"; "per_window");
- * free() it.
- * reference may also be a file of saved logits, which brings its own windows: text_file may then be
- * NULL. With one, or with save_logits, llama.cpp's convention holds ("convention" in the JSON;
- * docs/format.md, "Saved logits"). KQ_E_ARG when ctx is beyond a model's context. */
+void kq_eval_text_options_init(kq_eval_text_options *opt, size_t size);
+static inline kq_eval_text_options kq_eval_text_defaults(void)
+{
+    kq_eval_text_options opt;
+    kq_eval_text_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Perplexity of MODEL on a text (documents are joined by the end-of-text token) and, when reference is not
+ * NULL, its KL divergence to that model on the same windows. result_json (may be NULL): a JSON object with
+ * "ppl", "nll", "tokens", "kld", "top1", each with "..._stderr"; "kld_percentiles"; "per_window"; free() it.
+ * reference may also be a file of saved logits, which brings its own windows: text_file may then be NULL.
+ * With one, or with save_logits, llama.cpp's convention holds ("convention" in the JSON; docs/format.md,
+ * "Saved logits"). KQ_E_ARG when ctx is beyond a model's context. */
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file,
                        const kq_eval_text_options *opt, char **result_json, kq_error *err);
+
+/* Figures of one model on one text. A `_stderr` takes the tokens as independent draws, a `_stderr_windows`
+ * the windows' means (docs/math.md, "Measures"): the first is somewhat too small, the second rough with few
+ * windows and NaN with one. What compares with a reference is NaN when there was none. */
+struct kq_eval_result {
+    size_t windows, tokens;                     /* tokens: that were scored */
+    double nll, nll_stderr, nll_stderr_windows; /* nats a token */
+    double ppl, ppl_stderr, ppl_stderr_windows; /* exp(nll) */
+    bool has_reference;
+    /* mean over the positions of KL(reference || model), nats */
+    double kld, kld_stderr, kld_stderr_windows;
+    double kld_median, kld_90, kld_99, kld_max;
+    /* share of the positions with the same most likely token, 0..1 */
+    double top1, top1_stderr, top1_stderr_windows;
+    double reference_ppl;
+    double ln_ppl_ratio, ln_ppl_ratio_stderr; /* ln(ppl / reference_ppl), its paired standard error */
+    double seconds;
+};
+
+/* Read a result, that of kq_eval_text or what `kronq eval --ppl --json` printed. KQ_E_FORMAT: it is none. */
+kq_status kq_eval_result_read(const char *result_json, kq_eval_result **out, kq_error *err);
+void kq_eval_result_free(kq_eval_result *result); /* NULL is fine */
 
 /* One of "arc_easy", "arc_challenge", "piqa", "boolq", "hellaswag", "winogrande", and its documents: a
  * JSON-lines file with the data set's own fields. */
@@ -267,99 +761,99 @@ typedef struct kq_task_file {
 } kq_task_file;
 
 typedef struct kq_eval_tasks_options {
+    size_t size;
     kq_common common;
     size_t limit; /* at most this many documents of each task, the first ones (0: all) */
-    /* as above: the model's blocks are read again for every group of documents, the same figures; 0: no
-     * limit */
+    /* what the process may take at its peak, bytes resident: the model's blocks are read again for every
+     * group of documents, the same figures; 0: no limit */
     size_t memory;
     /* what became of each document, as JSON lines; NULL: not wanted. What is scored so far is kept in
      * FILE.partial */
     const char *samples_file;
     bool resume; /* go on from FILE.partial */
 } kq_eval_tasks_options;
-kq_eval_tasks_options kq_eval_tasks_defaults(void);
 
-/* Accuracy of MODEL on multiple-choice tasks, zero-shot, prompts and scores as lm-evaluation-harness
- * defines them. result_json (may be NULL): a JSON object in the harness's layout ("results":
- * {"arc_easy": {"acc,none", "acc_stderr,none", "acc_norm,none", ...}}, "versions", "n-samples", ...);
- * free() it. */
+void kq_eval_tasks_options_init(kq_eval_tasks_options *opt, size_t size);
+static inline kq_eval_tasks_options kq_eval_tasks_defaults(void)
+{
+    kq_eval_tasks_options opt;
+    kq_eval_tasks_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Accuracy of MODEL on multiple-choice tasks [n_tasks], zero-shot, prompts and scores as
+ * lm-evaluation-harness defines them. result_json (may be NULL): a JSON object in the harness's layout
+ * ("results": {"arc_easy": {"acc,none", "acc_stderr,none", "acc_norm,none", ...}}, "versions", "n-samples",
+ * ...); free() it. */
 kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks,
                         const kq_eval_tasks_options *opt, char **result_json, kq_error *err);
+
+/* Put a figure into the model card DIR/README.md: a row of the table between the lines "<!-- kronq eval -->"
+ * and "<!-- kronq eval end -->", in the place of the row with the same `what`. README.md and the two lines
+ * are made where they are missing; the rest of the file stays. Text for one line each; '|' and line breaks
+ * become spaces. */
+kq_status kq_card_add_figure(const char *dir, const char *what, const char *value, kq_error *err);
+
+/* ---- Compare and report -------------------------------------------------------------------------------- */
 
 /* One row of a comparison: MODEL quantized in one way. */
 typedef struct kq_compare_row {
     const char *spec; /* what the tables call the method: "flipflop:rho=1e-1" */
-    /* calibration, bits, code, sigma_reg, only, ..., and common.seed; the rest of common, factors and
-     * resume are not looked at */
+    /* calibration, bits, code, sigma_reg, only, ..., and common.seed; the rest of common, factors and resume
+     * are not looked at */
     kq_quantize_options options;
 } kq_compare_row;
 
 typedef struct kq_compare_options {
+    size_t size;
     kq_common common; /* its seed is not looked at */
-    /* measured: perplexity and KL divergence to MODEL on each */
+    /* texts to measure on: perplexity, and KL divergence to MODEL, on each */
     const char *const *text;
     size_t n_text;
     /* how these are read; the rows' texts: calibration.reading, which must be the same in all rows */
     kq_text_options reading;
     size_t ctx, chunks; /* as for kq_eval_text; 0: its defaults */
+    /* tasks to measure accuracy on */
     const kq_task_file *tasks;
-    size_t n_tasks;   /* and accuracy on each */
+    size_t n_tasks;
     size_t limit;     /* documents a task; 0: all */
-    size_t memory;    /* of the evaluation, as there; rows have their own */
+    size_t memory;    /* as for kq_eval_text; rows have their own */
     bool factor_bf16; /* factor files in half the space */
     /* else a checkpoint goes once it is measured, a factor file once no row needs it any more */
     bool keep_models, keep_factors;
 } kq_compare_options;
-kq_compare_options kq_compare_defaults(void);
 
-/* Quantize MODEL in every way that rows names, measure each result against MODEL, and keep the figures
- * in the folder DIR: rows/ROW.json, the factors' reports factors/NAME.json, and after every row
- * table.md, table.csv and table.json of all rows that DIR has (docs/format.md, "Comparisons"). Rows that
- * need the same factors share them, and factors that need the same gradients share one pass over the
- * text (kq_calibrate_all).
- * What is done is not done again: an interrupted comparison continues when it is asked for again, and
- * more rows can be added to DIR. KQ_E_MISMATCH: DIR is a comparison of another model, of other texts or
- * settings of the evaluation. result_json (may be NULL): as table.json. */
+void kq_compare_options_init(kq_compare_options *opt, size_t size);
+static inline kq_compare_options kq_compare_defaults(void)
+{
+    kq_compare_options opt;
+    kq_compare_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Quantize MODEL in every way that rows [n_rows] name, measure each result against MODEL, and keep the
+ * figures in the folder DIR: rows/ROW.json, the factors' reports factors/NAME.json, and after every row
+ * table.md, table.csv and table.json of all rows that DIR has (docs/format.md, "Comparisons"). Rows that need
+ * the same factors share them, and factors that need the same gradients share one pass over the text
+ * (kq_calibrate_all). What is done is not done again: an interrupted comparison continues when it is asked
+ * for again, and more rows can be added to DIR. KQ_E_MISMATCH: DIR is a comparison of another model, of other
+ * texts or settings of the evaluation. result_json (may be NULL): as table.json. */
 kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows,
                      const kq_compare_options *opt, char **result_json, kq_error *err);
-/* What kq_compare would do: a JSON object with "rows" (name, spec, done, factors), "passes" and
- * "disk_bytes"; free() it. Nothing is written. */
+
+/* What kq_compare would do: a JSON object with "rows" (name, spec, done, factors), "passes" and "disk_bytes";
+ * free() it. Nothing is written. */
 kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows,
                           const kq_compare_options *opt, char **plan_json, kq_error *err);
 
-/* One self-contained HTML page of what DIR, a folder of kq_compare, holds so far: figures and tables,
- * without script or network. out_file NULL: DIR/report.html. Texts from DIR are escaped; KQ_E_FORMAT
- * when a file is not what kq_compare writes. */
+/* One self-contained HTML page of what DIR, a folder of kq_compare, holds so far: figures and tables, without
+ * script or network. out_file NULL: DIR/report.html. Texts from DIR are escaped; KQ_E_FORMAT when a file is
+ * not what kq_compare writes. */
 kq_status kq_report(const char *dir, const char *out_file, kq_error *err);
 
-typedef struct kq_export_options {
-    kq_common common;
-    const char *to;   /* "bf16": a Hugging Face folder; "gguf": a file for llama.cpp */
-    const char *type; /* gguf: "F16" (also NULL), "BF16", "Q8_0", "F32" */
-    /* gguf: the type of tensors whose rows are no whole number of Q8_0's blocks; NULL: refuse them by
-     * name */
-    const char *fallback;
-    size_t shard_size; /* bf16: bytes */
-} kq_export_options;
-kq_export_options kq_export_defaults(void);
+/* ---- Settings by name ---------------------------------------------------------------------------------- */
 
-/* MODEL's weights, dequantized, as an ordinary model that needs no kronq. OUT is a folder (bf16) or a
- * file (gguf) that is not there yet; it appears, or gets its config.json, only when it is whole.
- * report_json (may be NULL): "file_bytes", "tensors", "seconds", "peak_rss_bytes"; free() it. */
-kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json,
-                    kq_error *err);
-
-/* Compare every kernel of every instruction set that this processor has (at or below common->isa) with
- * plain C, on random inputs: a second or two. common may be NULL; of it isa, progress and ctx count.
- * report_json (may be NULL): "isa", "checked", "failed" and one entry a kernel in "checks" ("room",
- * "kernel", "isa", "error", "bound", "ok"); free() it. It is given also with KQ_E_NUMERIC: a kernel
- * differs, the message names the first. The environment's KRONQ_WITHOUT=vnni,vbmi checks what a
- * processor without them would run. */
-kq_status kq_selfcheck(const kq_common *common, char **report_json, kq_error *err);
-
-/* ---- Settings by name ----
- *
- * Every member of the option structs that a person may set, as one table: name, type, default, range,
+/* Every member of the option structs that a person may set, as one table: name, type, default, range,
  * help. The defaults functions above are filled from it, every function checks its options against it,
  * and the command line of `kronq`, its help and the settings in files come from it. A program that takes
  * options of its own from words (a command line, a form, a configuration file) can use it for the same
@@ -470,6 +964,22 @@ kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *sett
 /* The same for KQ_SETTING_TEXTS: the whole list, borrowed. */
 kq_status kq_setting_set_list(kq_options_id id, void *options, const kq_setting *setting,
                               const char *const *texts, size_t n, kq_error *err);
+
+/* ---- This machine ---------------------------------------------------------------------------------------
+ */
+
+/* Compare every kernel of every instruction set that this processor has (at or below common->isa) with plain
+ * C, on random inputs: a second or two. common may be NULL; of it isa, progress and ctx count. report_json
+ * (may be NULL): "isa", "checked", "failed" and one entry a kernel in "checks" ("room", "kernel", "isa",
+ * "error", "bound", "ok"); free() it. It is given also with KQ_E_NUMERIC: a kernel differs, the message names
+ * the first. The environment's KRONQ_WITHOUT=vnni,vbmi checks what a processor without them would run. */
+kq_status kq_selfcheck(const kq_common *common, char **report_json, kq_error *err);
+
+/* kq_common.isa holds kronq's own kernels and oneDNN to an instruction set. OpenBLAS chooses its kernels when
+ * it is loaded, before main, by the environment's OPENBLAS_CORETYPE: this is the value that holds it to isa,
+ * static; NULL: none is needed, or isa is no instruction set of this machine. A program that wants
+ * reproducible bytes sets it and starts itself again, as `kronq` does. */
+const char *kq_openblas_core(const char *isa);
 
 #ifdef __GNUC__
 #pragma GCC visibility pop

@@ -23,10 +23,4 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *quantization_con
 /* Write dir/README.md for the weights of src as an ordinary model in bf16. */
 kq_status kq_card_exported(const kq_source *src, const char *dir, size_t file_bytes, kq_error *err);
 
-/* Put a figure into the section of dir/README.md that stands between the lines "<!-- kronq eval -->" and
- * "<!-- kronq eval end -->": a row of its table, replacing the row with the same `what`. Without
- * README.md or markers they are made at its end; the rest of the file stays as it is. Text for one line
- * each; '|' and line breaks become spaces. */
-kq_status kq_card_add_figure(const char *dir, const char *what, const char *value, kq_error *err);
-
 #endif

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/progress.h"
 #include "base/time.h"
 #include "compare/compare.h"
@@ -358,16 +359,20 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
     kq_cmp c;
     char path[KQ_CMP_PATH], *text = NULL;
     int lock = -1;
-    kq_compare_options guarded = *options;
+    kq_compare_options guarded;
     const kq_compare_options *opt = &guarded;
     kq_progress guard;
-    guarded.common = kq_progress_guard(&options->common, &guard);
     if (result_json)
         *result_json = NULL;
+    kq_status status = KQ_OPTIONS_READ(kq_compare_options, &guarded, options, err);
+    if (status)
+        return status;
+    const kq_common common = guarded.common;
+    guarded.common = kq_progress_guard(&common, &guard);
     if (!opt->n_text && !opt->n_tasks)
         return kq_fail(err, KQ_E_ARG,
                        "nothing to measure: a text (--ppl FILE) or a task (--task NAME=FILE) is needed");
-    kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
+    status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
     if (status)
         return status;
     const size_t new_folders = kq_missing_folders(dir);

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "compare/compare.h"
 #include "eval/eval.h"
 #include "quant/bits.h"
@@ -450,6 +451,22 @@ static kq_status check_measures(const char *model, const kq_compare_options *opt
     return status;
 }
 
+/* Row i of the caller, whose rows may be shorter or longer than ours: their options say how long. */
+static kq_status read_row(const kq_compare_row *rows, size_t i, kq_compare_row *out, kq_error *err)
+{
+    const size_t align = _Alignof(kq_compare_row),
+                 stride =
+                     (offsetof(kq_compare_row, options) + rows->options.size + align - 1) / align * align;
+    const kq_compare_row *row = (const void *)((const char *)rows + i * stride);
+    out->spec = row->spec;
+    if (!row->spec)
+        return kq_fail(err, KQ_E_ARG, "row %zu has no name (kq_compare_row.spec)", i);
+    if (row->options.size != rows->options.size)
+        return kq_fail(err, KQ_E_ARG, "row %zu has options of %zu bytes, the first row of %zu", i,
+                       row->options.size, rows->options.size);
+    return KQ_OPTIONS_READ(kq_quantize_options, &out->options, &row->options, err);
+}
+
 kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *rows, size_t n,
                       const kq_compare_options *opt, kq_cmp *c, kq_error *err)
 {
@@ -460,17 +477,18 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
         kq_settings_check(KQ_COMPARE_OPTIONS, KQ_FOR_COMPARE_TEXTS | KQ_FOR_COMPARE_TASKS, opt, err);
     if (status)
         return status;
+    kq_compare_row row;
     for (size_t i = 0; i < n; i++)
-        if (!rows[i].spec)
-            return kq_fail(err, KQ_E_ARG, "row %zu has no name (kq_compare_row.spec)", i);
+        if ((status = read_row(rows, i, &row, err)))
+            return status;
     kq_text_keep(); /* until kq_cmp_close */
     status = kq_alloc_for((void **)&c->row, n, sizeof *c->row, "rows", err);
     if (!status)
         status = kq_alloc_for((void **)&c->factors, n, sizeof *c->factors, "rows", err);
     for (size_t i = 0; i < n && !status; i++) {
         kq_cmp_row *r = &c->row[c->n++];
-        if ((status = open_row(c, r, &rows[i], err)))
-            kq_fail_within(err, status, rows[i].spec);
+        if ((status = read_row(rows, i, &row, err)) || (status = open_row(c, r, &row, err)))
+            kq_fail_within(err, status, row.spec);
         for (const kq_cmp_row *s = c->row; s < r && !status; s++)
             if (json_equal(s->settings, r->settings)) {
                 if (!c->n_same++)
@@ -509,12 +527,17 @@ void kq_cmp_close(kq_cmp *c)
 }
 
 kq_status kq_compare_plan(const char *model, const char *dir, const kq_compare_row *rows, size_t n_rows,
-                          const kq_compare_options *opt, char **plan_json, kq_error *err)
+                          const kq_compare_options *given, char **plan_json, kq_error *err)
 {
     KQ_C_LOCALE;
     kq_cmp c;
+    kq_compare_options whole;
+    const kq_compare_options *opt = &whole;
     *plan_json = NULL;
-    kq_status status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
+    kq_status status = KQ_OPTIONS_READ(kq_compare_options, &whole, given, err);
+    if (status)
+        return status;
+    status = kq_cmp_open(model, dir, rows, n_rows, opt, &c, err);
     if (status)
         return status;
     json_t *list = json_array(), *passes = json_array();

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/text.h"
 #include "estimate/seconds.h"
 #include "generate/self_text.h"
@@ -140,14 +141,17 @@ kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char
 {
     KQ_C_LOCALE;
     static const char *const some_text[] = {"TEXT"};
-    kq_quantize_options opt = *given;
+    kq_quantize_options opt;
     kq_prepared p = {0};
     kq_config cfg;
     kq_rates rates;
     *plan_json = NULL;
+    kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &opt, given, err);
+    if (status)
+        return status;
     opt.calibration.text = some_text; /* what writing a text takes is told apart, as self_text_bytes */
     opt.calibration.n_text = 1;
-    kq_status status = read_config(model, &cfg, err);
+    status = read_config(model, &cfg, err);
     if (!status)
         status = kq_prepare_config(&cfg, &opt, &p, err);
     if (!status)

@@ -54,7 +54,7 @@ enum { KQ_N_QUANTILE = 11 };
 /* 0, 0.001, 0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 1 */
 extern const double kq_quantile[KQ_N_QUANTILE];
 
-typedef struct kq_eval_result {
+typedef struct kq_eval_figures {
     /* tokens scored: windows * (ctx - 1); half: windows * (ctx - 1 - ctx/2) */
     size_t windows, tokens;
     double nll, nll_stderr, nll_stderr_windows; /* mean nats a token */
@@ -69,7 +69,7 @@ typedef struct kq_eval_result {
     double dp_mean, dp_rms; /* of p(next token) - reference's p(next token) */
     /* share of those positions with the same most likely token (ties: lowest id) */
     double top1, top1_stderr, top1_stderr_windows;
-} kq_eval_result;
+} kq_eval_figures;
 
 /* Perplexity of consecutive windows of `ctx` ids (last ctx-1 tokens of every whole window scored), and,
  * when reference is not NULL, the KL divergence on the same windows (both models in the same compute
@@ -81,7 +81,7 @@ typedef struct kq_eval_result {
  * KQ_E_INTERRUPTED when progress said so, KQ_E_MEMORY when opt->memory cannot hold. *out is only written
  * on success. */
 kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, const int32_t *ids, size_t n_ids,
-                      const kq_eval_options *opt, kq_eval_result *out, kq_error *err);
+                      const kq_eval_options *opt, kq_eval_figures *out, kq_error *err);
 
 /* Whether opt->memory will do for windows of opt->ctx tokens of models of these shapes (reference may be
  * NULL): KQ_E_MEMORY, as from kq_evaluate itself. */

@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/threads.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
@@ -222,7 +223,7 @@ static kq_status open_cache(job *j, const char *cache, size_t chunks, kq_error *
     return kq_hidden_open(cache, key, windows, j->o.ctx, kq_source_config(src)->d_model, &j->o.hidden, err);
 }
 
-static kq_status write_windows(const char *path, const job *j, const kq_eval_result *res, kq_error *err)
+static kq_status write_windows(const char *path, const job *j, const kq_eval_figures *res, kq_error *err)
 {
     kq_out *out;
     kq_status st = kq_out_open(path, &out, err);
@@ -245,7 +246,7 @@ static kq_status write_windows(const char *path, const job *j, const kq_eval_res
     return st ? st : kq_out_commit(out, err);
 }
 
-static void set_comparison(json_t *o, const char *reference, const kq_eval_result *res)
+static void set_comparison(json_t *o, const char *reference, const kq_eval_figures *res)
 {
     static const char *const name[KQ_N_QUANTILE] = {"min", "0.1", "1",  "5",    "10", "median",
                                                     "90",  "95",  "99", "99.9", "max"};
@@ -265,7 +266,7 @@ static void set_comparison(json_t *o, const char *reference, const kq_eval_resul
 }
 
 static json_t *report(const job *j, const char *model, const char *reference, const char *text_file,
-                      bool spell_special, const kq_eval_result *res, double seconds)
+                      bool spell_special, const kq_eval_figures *res, double seconds)
 {
     json_t *o = json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I}", "model", model, "text",
                           text_file ? kq_text_shown(text_file) : NULL, "convention",
@@ -296,26 +297,29 @@ static json_t *report(const job *j, const char *model, const char *reference, co
 }
 
 kq_status kq_eval_text(const char *model, const char *reference, const char *text_file,
-                       const kq_eval_text_options *opt, char **result_json, kq_error *err)
+                       const kq_eval_text_options *given, char **result_json, kq_error *err)
 {
     KQ_C_LOCALE;
+    kq_eval_text_options whole;
+    const kq_eval_text_options *opt = &whole;
     const double start = kq_now_s();
     const bool saved = reference && kq_kld_base_is(reference);
     job j = {0};
-    kq_eval_result res;
+    kq_eval_figures res;
     if (result_json)
         *result_json = NULL;
-    kq_status bad = kq_settings_check(KQ_EVAL_TEXT_OPTIONS, KQ_FOR_EVAL_TEXT, opt, err);
-    if (bad)
-        return bad;
+    kq_status st = KQ_OPTIONS_READ(kq_eval_text_options, &whole, given, err);
+    if (!st)
+        st = kq_settings_check(KQ_EVAL_TEXT_OPTIONS, KQ_FOR_EVAL_TEXT, &whole, err);
+    if (st)
+        return st;
     if (!text_file && !saved)
         return kq_fail(err, KQ_E_ARG,
                        "a text is missing (--ppl FILE): only a file of saved logits brings its own");
     if (opt->cache && (!reference || saved))
         return kq_fail(err, KQ_E_ARG,
                        "--cache keeps a reference model's hidden states: --kld MODEL is missing");
-    kq_status st = kq_eval_options_of(&opt->common, &j.o, err);
-    if (st)
+    if ((st = kq_eval_options_of(&opt->common, &j.o, err)))
         return st;
     j.o.chunks = opt->chunks;
     j.o.memory = opt->memory;

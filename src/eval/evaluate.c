@@ -321,10 +321,10 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
     return st == KQ_OK ? advance(r, "scores", (double)(n * r->n_side), err) : st;
 }
 
-static kq_status summarise(const run *r, size_t windows, kq_eval_result *out, kq_error *err)
+static kq_status summarise(const run *r, size_t windows, kq_eval_figures *out, kq_error *err)
 {
     const size_t n_pos = r->to - r->from;
-    kq_eval_result e = {.windows = windows, .tokens = windows * r->scored};
+    kq_eval_figures e = {.windows = windows, .tokens = windows * r->scored};
     kq_mean_stderr(r->nll, e.tokens, r->scored, &e.nll, &e.nll_stderr, &e.nll_stderr_windows);
     e.ppl = exp(e.nll);
     e.ppl_stderr = e.ppl * e.nll_stderr;
@@ -425,7 +425,7 @@ static kq_status make_room(run *r, size_t windows, kq_error *err)
 }
 
 kq_status kq_evaluate(const kq_weights *model, const kq_weights *reference, const int32_t *ids, size_t n_ids,
-                      const kq_eval_options *opt, kq_eval_result *out, kq_error *err)
+                      const kq_eval_options *opt, kq_eval_figures *out, kq_error *err)
 {
     const size_t ctx = opt->ctx;
     size_t windows = 0;

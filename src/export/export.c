@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/text.h"
 #include "base/time.h"
 #include "export/rows.h"
@@ -99,10 +100,12 @@ static char *make_report(const kq_export_job *x, double seconds, kq_error *err)
     return text;
 }
 
-kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json,
+kq_status kq_export(const char *model, const char *out, const kq_export_options *given, char **report_json,
                     kq_error *err)
 {
     KQ_C_LOCALE;
+    kq_export_options whole;
+    const kq_export_options *opt = &whole;
     kq_model_file *file = NULL;
     kq_isa isa;
     bool new_folder = false;
@@ -111,9 +114,11 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     const double start = kq_now_s();
     if (report_json)
         *report_json = NULL;
-    kq_status bad = kq_settings_check(KQ_EXPORT_OPTIONS, KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF, opt, err);
-    if (bad)
-        return bad;
+    kq_status status = KQ_OPTIONS_READ(kq_export_options, &whole, given, err);
+    if (!status)
+        status = kq_settings_check(KQ_EXPORT_OPTIONS, KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF, &whole, err);
+    if (status)
+        return status;
     const char *to = opt->to ? opt->to : "";
     const bool gguf = !strcmp(to, "gguf");
     if (!gguf && strcmp(to, "bf16"))
@@ -121,7 +126,6 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
                        *to ? to : "''");
     if (!gguf && (opt->type || opt->fallback))
         return kq_fail(err, KQ_E_ARG, "--%s goes with --to gguf", opt->type ? "type" : "fallback");
-    kq_status status;
     if ((status = kq_isa_pick(opt->common.isa, &isa, err)) ||
         (status = kq_model_file_open(model, isa, &file, err)))
         return status;

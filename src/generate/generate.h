@@ -23,12 +23,6 @@ typedef struct kq_generate_options {
     int32_t *ids; /* [n_max], gets the new tokens; may be NULL */
 } kq_generate_options;
 
-typedef enum kq_end {
-    KQ_END_LENGTH = 0, /* n_max is reached */
-    KQ_END_TOKEN,      /* an end token was drawn */
-    KQ_END_STOP,       /* a stop string has come */
-    KQ_END_CALLER      /* emit asked to stop */
-} kq_end;
 typedef struct kq_generated {
     size_t n; /* new tokens, without the ending one */
     kq_end finish;

@@ -4,15 +4,6 @@
 
 #include "source/source.h"
 
-typedef struct kq_sampling {
-    double temperature; /* 0: the most likely */
-    int top_k;          /* 0: off */
-    double top_p;       /* 1: off */
-    uint64_t seed;
-    /* tokens less likely than this share of the most likely one's probability are left out; 0: off */
-    double min_p;
-    double repetition_penalty; /* for kq_penalize; 0 or 1: off */
-} kq_sampling;
 /* What the model's authors recommend for drawing: temperature, top_p, top_k, min_p and repetition_penalty of
  * its folder's generation_config.json (do_sample is not read, as vLLM does not read it). What they leave out
  * is off. When they say nothing, or the model is a GGUF, *out is `otherwise`. The seed is always

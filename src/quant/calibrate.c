@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/progress.h"
 #include "base/time.h"
 #include "factors/file.h"
@@ -202,11 +203,15 @@ static kq_quantize_options options_of(const kq_quantize_options *opt, const kq_e
 }
 
 kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size_t n,
-                           const kq_quantize_options *opt, bool factor_bf16, char **report_json,
+                           const kq_quantize_options *given, bool factor_bf16, char **report_json,
                            kq_error *err)
 {
+    kq_quantize_options opt;
     if (report_json)
         *report_json = NULL;
+    kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &opt, given, err);
+    if (status)
+        return status;
     if (!n)
         return kq_fail(err, KQ_E_ARG, "calibration of nothing");
     kq_output *outputs = kq_calloc(n, sizeof *outputs);
@@ -214,10 +219,10 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
     for (size_t i = 0; outputs && c && i < n; i++) {
         c[i].bf16 = factor_bf16;
         outputs[i] =
-            (kq_output){.name = estimates[i].out_file, .opt = options_of(opt, &estimates[i]), .ctx = &c[i]};
+            (kq_output){.name = estimates[i].out_file, .opt = options_of(&opt, &estimates[i]), .ctx = &c[i]};
     }
-    kq_status status = outputs && c ? kq_work_run(model, &factors_receiver, outputs, n, report_json, err)
-                                    : kq_fail(err, KQ_E_MEMORY, "out of memory: calibration");
+    status = outputs && c ? kq_work_run(model, &factors_receiver, outputs, n, report_json, err)
+                          : kq_fail(err, KQ_E_MEMORY, "out of memory: calibration");
     kq_free(outputs);
     kq_free(c);
     return status;
@@ -226,6 +231,10 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
 kq_status kq_calibrate(const char *model, const char *out_file, const kq_quantize_options *opt,
                        bool factor_bf16, char **report_json, kq_error *err)
 {
-    const kq_estimate one = {.out_file = out_file, .calibration = opt->calibration};
-    return kq_calibrate_all(model, &one, 1, opt, factor_bf16, report_json, err);
+    kq_quantize_options whole;
+    if (report_json)
+        *report_json = NULL;
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &whole, opt, err);
+    const kq_estimate one = {.out_file = out_file, .calibration = whole.calibration};
+    return status ? status : kq_calibrate_all(model, &one, 1, &whole, factor_bf16, report_json, err);
 }

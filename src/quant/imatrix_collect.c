@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/time.h"
 #include "factors/imatrix.h"
 #include "format/gguf.h"
@@ -194,7 +195,12 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
                      char **report_json, kq_error *err)
 {
     collector c = {{0}};
-    kq_output o = {.name = out_file, .opt = *opt, .ctx = &c};
+    kq_output o = {.name = out_file, .ctx = &c};
+    if (report_json)
+        *report_json = NULL;
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
+    if (status)
+        return status;
     o.opt.calibration.method = "input-only";
     o.opt.calibration.batch = o.opt.calibration.draws = 1;
     o.opt.calibration.sampled_labels = false;

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/text.h"
 #include "base/time.h"
 #include "quant/bits.h"
@@ -527,13 +528,18 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
                       kq_error *err)
 {
     quantizer q = {.ids = 0};
-    kq_output o = {.name = out, .opt = *opt, .ctx = &q, .bits = &q.bits};
-    return kq_work_run(model, &checkpoint_receiver, &o, 1, report_json, err);
+    kq_output o = {.name = out, .ctx = &q, .bits = &q.bits};
+    if (report_json)
+        *report_json = NULL;
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
+    return status ? status : kq_work_run(model, &checkpoint_receiver, &o, 1, report_json, err);
 }
 
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
     quantizer q = {.ids = 0};
-    kq_output o = {.name = model, .opt = *opt, .ctx = &q, .bits = &q.bits};
-    return kq_work_plan(model, &checkpoint_receiver, &o, plan_json, err);
+    kq_output o = {.name = model, .ctx = &q, .bits = &q.bits};
+    *plan_json = NULL;
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
+    return status ? status : kq_work_plan(model, &checkpoint_receiver, &o, plan_json, err);
 }

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "checkpoint/gguf_save.h"
+#include "base/options.h"
 #include "format/encode.h"
 #include "quant/check.h"
 #include "quant/rounding.h"
@@ -288,13 +289,18 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
                            char **report_json, kq_error *err)
 {
     quantizer q = {.ids = 0};
-    kq_output o = {.name = out_file, .opt = *opt, .ctx = &q};
-    return kq_work_run(model, &gguf_receiver, &o, 1, report_json, err);
+    kq_output o = {.name = out_file, .ctx = &q};
+    if (report_json)
+        *report_json = NULL;
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
+    return status ? status : kq_work_run(model, &gguf_receiver, &o, 1, report_json, err);
 }
 
 kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
     quantizer q = {.ids = 0};
-    kq_output o = {.name = model, .opt = *opt, .ctx = &q};
-    return kq_work_plan(model, &gguf_receiver, &o, plan_json, err);
+    kq_output o = {.name = model, .ctx = &q};
+    *plan_json = NULL;
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
+    return status ? status : kq_work_plan(model, &gguf_receiver, &o, plan_json, err);
 }

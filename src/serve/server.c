@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/time.h"
 #include "serve/answer.h"
 #include "serve/door.h"
@@ -97,20 +98,21 @@ typedef struct call {
     char model_asked[260], origin[260]; /* origin: the page that asks, when it may; "" */
 } call;
 
-kq_serve_options kq_serve_defaults(void)
+void kq_serve_options_init(kq_serve_options *opt, size_t size)
 {
-    return (kq_serve_options){.host = "127.0.0.1",
-                              .port = 8080,
-                              .max_body = 4u << 20,
-                              .max_choices = 128,
-                              .max_jobs = 256,
-                              .max_connections = 1024,
-                              .max_per_address = 512,
-                              .sampling = {.temperature = 1, .top_p = 1},
-                              .receive_s = 30,
-                              .request_s = 600,
-                              .idle_s = 60,
-                              .drain_s = 30};
+    const kq_serve_options defaults = {.host = "127.0.0.1",
+                                       .port = 8080,
+                                       .max_body = 4u << 20,
+                                       .max_choices = 128,
+                                       .max_jobs = 256,
+                                       .max_connections = 1024,
+                                       .max_per_address = 512,
+                                       .sampling = {.temperature = 1, .top_p = 1},
+                                       .receive_s = 30,
+                                       .request_s = 600,
+                                       .idle_s = 60,
+                                       .drain_s = 30};
+    kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
 
 /* ---- answers ---- */
@@ -836,8 +838,8 @@ kq_status kq_server_check(const kq_serve_options *opt, bool *loopback, kq_error 
     return st;
 }
 
-kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const kq_config *cfg,
-                          const kq_tokenizer *tok, const kq_kern *kern, kq_server **out, kq_error *err)
+kq_status kq_server_start(const kq_serve_options *opt, const kq_served *served, kq_server **out,
+                          kq_error *err)
 {
     kq_status st;
     *out = NULL;
@@ -845,22 +847,22 @@ kq_status kq_server_start(const kq_serve_options *opt, kq_stepper stepper, const
     if (!s)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the server");
     s->opt = *opt;
-    s->tok = tok;
+    s->tok = served->tok;
     s->limits = (kq_api_limits){.model = opt->model_name,
-                                .other_name = {opt->other_name, opt->model_path},
+                                .other_name = {opt->other_name, served->path},
                                 .any_model = opt->any_model,
-                                .vocab_size = stepper.vocab_size,
-                                .context = stepper.max_T,
+                                .vocab_size = served->stepper.vocab_size,
+                                .context = served->stepper.max_T,
                                 .max_choices = opt->max_choices,
                                 .sampling = opt->sampling};
     if (getrandom(&s->id_key, sizeof s->id_key, 0) < 0)
         s->id_key = (uint64_t)time(NULL);
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->metrics.lock, NULL);
-    const kq_batch_options bo = {.stepper = stepper,
-                                 .tok = tok,
-                                 .cfg = cfg,
-                                 .kern = kern,
+    const kq_batch_options bo = {.stepper = served->stepper,
+                                 .tok = served->tok,
+                                 .cfg = served->cfg,
+                                 .kern = served->kern,
                                  .rows = KQ_ENGINE_ROWS,
                                  .max_jobs = opt->max_jobs};
     if ((st = open_door(opt, s, &s->door, err)) || (st = kq_batch_new(&bo, &s->batch, err)) ||

@@ -1,6 +1,8 @@
 /* Defaults and ranges of whole option structs, and the functions of kronq.h that give them. */
 #include <string.h>
 
+#include "base/locale.h"
+#include "base/options.h"
 #include "settings/words.h"
 
 void kq_settings_defaults(kq_options_id id, void *options)
@@ -41,38 +43,43 @@ bool kq_setting_counts_with(const kq_setting *setting, const char *method)
     return *methods == '!' ? !kq_words_has(methods + 1, method) : kq_words_has(methods, method);
 }
 
-kq_quantize_options kq_quantize_defaults(void)
+void kq_quantize_options_init(kq_quantize_options *opt, size_t size)
 {
-    kq_quantize_options o = {0};
-    kq_settings_defaults(KQ_QUANTIZE_OPTIONS, &o);
-    return o;
+    KQ_C_LOCALE;
+    kq_quantize_options defaults = {0};
+    kq_settings_defaults(KQ_QUANTIZE_OPTIONS, &defaults);
+    kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
 
-kq_eval_text_options kq_eval_text_defaults(void)
+void kq_eval_text_options_init(kq_eval_text_options *opt, size_t size)
 {
-    kq_eval_text_options o = {0};
-    kq_settings_defaults(KQ_EVAL_TEXT_OPTIONS, &o);
-    return o;
+    KQ_C_LOCALE;
+    kq_eval_text_options defaults = {0};
+    kq_settings_defaults(KQ_EVAL_TEXT_OPTIONS, &defaults);
+    kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
 
-kq_eval_tasks_options kq_eval_tasks_defaults(void)
+void kq_eval_tasks_options_init(kq_eval_tasks_options *opt, size_t size)
 {
-    kq_eval_tasks_options o = {0};
-    kq_settings_defaults(KQ_EVAL_TASKS_OPTIONS, &o);
-    return o;
+    KQ_C_LOCALE;
+    kq_eval_tasks_options defaults = {0};
+    kq_settings_defaults(KQ_EVAL_TASKS_OPTIONS, &defaults);
+    kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
 
-kq_compare_options kq_compare_defaults(void)
+void kq_compare_options_init(kq_compare_options *opt, size_t size)
 {
-    kq_compare_options o = {0};
-    kq_settings_defaults(KQ_COMPARE_OPTIONS, &o);
-    return o;
+    KQ_C_LOCALE;
+    kq_compare_options defaults = {0};
+    kq_settings_defaults(KQ_COMPARE_OPTIONS, &defaults);
+    kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
 
-kq_export_options kq_export_defaults(void)
+void kq_export_options_init(kq_export_options *opt, size_t size)
 {
-    kq_export_options o = {0};
-    kq_settings_defaults(KQ_EXPORT_OPTIONS, &o);
-    o.to = "bf16"; /* no setting: it says which function is meant */
-    return o;
+    KQ_C_LOCALE;
+    kq_export_options defaults = {0};
+    kq_settings_defaults(KQ_EXPORT_OPTIONS, &defaults);
+    defaults.to = "bf16"; /* no setting: it says which function is meant */
+    kq_options_fill(opt, size, &defaults, sizeof defaults);
 }

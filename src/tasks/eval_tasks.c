@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "settings/settings.h"
@@ -355,9 +356,11 @@ static kq_status open_journal(run *r, const kq_source *src, const kq_eval_option
 }
 
 kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks,
-                        const kq_eval_tasks_options *opt, char **result_json, kq_error *err)
+                        const kq_eval_tasks_options *given, char **result_json, kq_error *err)
 {
     KQ_C_LOCALE;
+    kq_eval_tasks_options whole;
+    const kq_eval_tasks_options *opt = &whole;
     const double start = kq_now_s();
     kq_model_file *m = NULL;
     kq_tokenizer *tok = NULL;
@@ -367,17 +370,18 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     size_t longest = 1, largest = 1, max_length = 0;
     if (result_json)
         *result_json = NULL;
-    kq_status bad = kq_settings_check(KQ_EVAL_TASKS_OPTIONS, KQ_FOR_EVAL_TASKS, opt, err);
-    if (bad)
-        return bad;
+    kq_status st = KQ_OPTIONS_READ(kq_eval_tasks_options, &whole, given, err);
+    if (!st)
+        st = kq_settings_check(KQ_EVAL_TASKS_OPTIONS, KQ_FOR_EVAL_TASKS, &whole, err);
+    if (st)
+        return st;
     for (size_t i = 0; i < n_tasks; i++)
         for (size_t k = 0; k < i; k++)
             if (!strcmp(tasks[i].name, tasks[k].name))
                 return kq_fail(err, KQ_E_ARG, "--task %s: given twice", tasks[i].name);
     if (!n_tasks)
         return kq_fail(err, KQ_E_ARG, "no task is given");
-    kq_status st = kq_eval_options_of(&opt->common, &o, err);
-    if (st)
+    if ((st = kq_eval_options_of(&opt->common, &o, err)))
         return st;
     o.memory = opt->memory;
     if (!(r.t = kq_calloc(n_tasks, sizeof *r.t)))

@@ -4,7 +4,7 @@
 HEADER=$(dirname "$0")/../../include/kronq.h
 
 say "both libraries export the functions of kronq.h and nothing else"
-"$CC" -E -P "$HEADER" | tr '\n' ' ' | tr ';' '\n' | grep -v typedef | grep -oE '\bkq_[a-z_0-9]+ *\(' | tr -d '( ' | sort -u >declared
+"$CC" -E -P "$HEADER" | tr '\n' ' ' | tr ';' '\n' | grep -v -e typedef -e 'static inline' | grep -oE '\bkq_[a-z_0-9]+ *\(' | tr -d '( ' | sort -u >declared
 [ "$(wc -l <declared)" -gt 15 ] || fail "only $(wc -l <declared) functions found in kronq.h"
 nm -D --defined-only "$BUILD/libkronq.so" | awk '{print $3}' | sort -u >shared
 diff declared shared >diff.out || fail "libkronq.so exports something else: $(cat diff.out)"
@@ -16,7 +16,7 @@ say "an installed library builds the program of kronq.h's first page, shared and
 must cmake --install "$BUILD" --prefix "$W/prefix"
 [ -x prefix/bin/kronq ] || fail "no program in prefix/bin"
 [ -n "$(find prefix -name LICENSE)" ] && [ -n "$(find prefix -name format.md)" ] || fail "no licence or no documents are installed"
-sed -n '/#include <kronq.h>/,/^ \*     }$/s/^ \*     //p' "$W/prefix/include/kronq.h" >program.c
+sed -n '/^ \* QUANTIZE:/,/^ \* RUN:/s/^ \*     //p' "$W/prefix/include/kronq.h" >program.c
 grep -q kq_quantize program.c || fail "no program in kronq.h"
 sed -i "s|\"model.gguf\"|\"$GGUF\"|; s|opt.bits = 2;|opt.bits = 2; opt.calibration.method = \"none\";|" program.c
 PKG_CONFIG_PATH=$(dirname "$(find "$W/prefix" -name kronq.pc)")

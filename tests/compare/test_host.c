@@ -305,8 +305,8 @@ static void same_bytes_in_a_comma_locale(void **state)
     setlocale(LC_ALL, "C");
 }
 
-/* A host that forgot kq_..._defaults() hears what is wrong; where 0 has a meaning, it works. Nothing is
- * made, and an error that nobody wants is dropped. */
+/* A host that forgot kq_..._defaults() hears what is wrong. Nothing is made, and an error that nobody wants
+ * is dropped. */
 static void structs_of_zeros(void **state)
 {
     (void)state;
@@ -315,23 +315,30 @@ static void structs_of_zeros(void **state)
     static const kq_eval_text_options e;
     static const kq_eval_tasks_options t;
     static const kq_export_options x;
-    const kq_compare_row row = {0};
-    const kq_compare_options c = {.text = text, .n_text = 1};
+    static const kq_compare_options c;
+    kq_compare_options text_only = kq_compare_defaults();
+    text_only.text = text;
+    text_only.n_text = 1;
     at(path, "zero", "out");
     for (int i = 0; i < 2; i++) {
         kq_error *to = i ? NULL : &err;
         assert_int_equal(kq_quantize(MODEL, path, &q, NULL, to), KQ_E_ARG);
+        if (to)
+            assert_non_null(strstr(to->message, "begin with the struct that kq_quantize_defaults() returns"));
         assert_int_equal(kq_quantize_gguf(MODEL, path, &q, NULL, to), KQ_E_ARG);
         assert_int_equal(kq_calibrate(MODEL, path, &q, false, NULL, to), KQ_E_ARG);
         assert_int_equal(kq_imatrix(MODEL, path, &q, NULL, to), KQ_E_ARG);
         assert_int_equal(kq_export(MODEL, path, &x, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_eval_text(MODEL, NULL, TEXT, &e, NULL, to), KQ_E_ARG);
         assert_int_equal(kq_eval_tasks(MODEL, NULL, 0, &t, NULL, to), KQ_E_ARG);
-        assert_int_equal(kq_compare(MODEL, path, &row, 1, &c, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_compare(MODEL, path, &(kq_compare_row){"zero", q}, 1, &text_only, NULL, to),
+                         KQ_E_ARG);
         assert_int_equal(kq_compare(MODEL, path, NULL, 0, &c, NULL, to), KQ_E_ARG);
+        assert_int_equal(kq_compare(MODEL, path, NULL, 0, &text_only, NULL, to), KQ_E_ARG);
     }
     assert_non_null(strstr(err.message, "nothing to compare"));
     assert_false(kq_path_exists(path));
-    check_ok(kq_eval_text(MODEL, NULL, TEXT, &e, NULL, &err));
+    check_ok(kq_eval_text(MODEL, NULL, TEXT, NULL, NULL, &err)); /* NULL: the defaults */
 }
 
 int main(void)

@@ -98,7 +98,7 @@ static void test_golden(void **state)
         size_t n = ctx * windows + 37; /* more than whole windows */
         text(ids, n, w.cfg->vocab_size);
         kq_eval_options opt = options(ctx, 2);
-        kq_eval_result e;
+        kq_eval_figures e;
         check_ok(kq_evaluate(&r.w, &w, ids, n, &opt, &e, &err));
         assert_int_equal(e.windows, windows);
         assert_int_equal(e.tokens, windows * (ctx - 1));
@@ -118,7 +118,7 @@ static void test_golden(void **state)
         check_number(e.top1_stderr, sqrt(top1 * (1 - top1) / (n_pos - 1)), 1e-9);
 
         /* without a reference the same perplexity, bit for bit, and no divergence */
-        kq_eval_result alone;
+        kq_eval_figures alone;
         check_ok(kq_evaluate(&r.w, NULL, ids, n, &opt, &alone, &err));
         assert_false(alone.has_kld);
         assert_true(alone.nll == e.nll && alone.ppl == e.ppl && alone.nll_stderr == e.nll_stderr);
@@ -148,7 +148,7 @@ static void test_threads(void **state)
     rounded_init(&r, w);
     int32_t ids[700];
     text(ids, 700, w.cfg->vocab_size);
-    kq_eval_result first, e;
+    kq_eval_figures first, e;
     for (int threads = 1; threads <= 8; threads += threads < 4 ? 1 : 4) {
         kq_eval_options opt = options(130, threads); /* 5 windows; two whole tiles of 64 and one of 2 */
         check_ok(kq_evaluate(&r.w, &w, ids, 700, &opt, threads == 1 ? &first : &e, &err));
@@ -199,7 +199,7 @@ static void test_chain(void **state)
         kq_error err;
         kq_eval_options opt = options(CTX, 3);
         opt.chunks = chunks;
-        kq_eval_result e;
+        kq_eval_figures e;
         check_ok(kq_evaluate(&q.w, &p.w, ids, N, &opt, &e, &err));
         assert_int_equal(e.windows, windows);
         check_number(e.nll, nll / (double)(windows * (CTX - 1)), 1e-5);
@@ -227,7 +227,7 @@ static void test_flat_and_widths(void **state)
     int32_t ids[64];
     text(ids, 64, 40);
     kq_eval_options opt = options(32, 1);
-    kq_eval_result e;
+    kq_eval_figures e;
     check_ok(kq_evaluate(&a.w, &b.w, ids, 64, &opt, &e, &err));
     check_number(e.ppl, 40.0, 1e-4);
     check_number(e.nll_stderr, 0.0, 1e-6);
@@ -264,7 +264,7 @@ static void test_refused(void **state)
     rounded_init(&r, w);
     int32_t ids[300];
     text(ids, 300, w.cfg->vocab_size);
-    kq_eval_result e, untouched;
+    kq_eval_figures e, untouched;
     memset(&e, 0x5a, sizeof e);
     memset(&untouched, 0x5a, sizeof untouched);
     kq_eval_options opt = options(100, 2);
@@ -296,7 +296,7 @@ static void test_refused(void **state)
         watch seen = {.stop_at = stop};
         opt.progress = watching;
         opt.progress_ctx = &seen;
-        kq_eval_result whole;
+        kq_eval_figures whole;
         kq_status st = kq_evaluate(&r.w, &w, ids, 300, &opt, &whole, &err);
         if (st == KQ_OK) {
             assert_true(stop > 4);
@@ -312,7 +312,7 @@ static void test_refused(void **state)
      * written */
     opt.threads = 1;
     for (size_t n = 1;; n++) {
-        kq_eval_result whole;
+        kq_eval_figures whole;
         kq_alloc_fail_after(n);
         kq_status st = kq_evaluate(&r.w, &w, ids, 300, &opt, &whole, &err);
         kq_alloc_fail_after(0);
@@ -344,7 +344,7 @@ static void test_hidden(void **state)
     int32_t ids[CTX * WINDOWS];
     text(ids, CTX * WINDOWS, w.cfg->vocab_size);
     kq_eval_options opt = options(CTX, 2);
-    kq_eval_result plain, e;
+    kq_eval_figures plain, e;
     check_ok(kq_evaluate(&q.w, &w, ids, CTX * WINDOWS, &opt, &plain, &err));
     check_fails(kq_evaluate(&q.w, &broken.w, ids, CTX * WINDOWS, &opt, &e, &err), KQ_E_NUMERIC, "reference");
 

@@ -63,7 +63,7 @@ static void test_read(void **state)
     opt.half = true;
     opt.base = &base;
     opt.per_window = window;
-    kq_eval_result e;
+    kq_eval_figures e;
     check_ok(kq_evaluate(&w, NULL, base.ids, CTX * WINDOWS, &opt, &e, &err));
     assert_int_equal(e.tokens, WINDOWS * (CTX - 1 - CTX / 2));
     /* f32 here, f64 there: 2e-5 of values around 6 */
@@ -116,7 +116,7 @@ static void test_write(void **state)
     opt.ctx = CTX;
     opt.compute = KQ_F32;
     opt.half = true;
-    kq_eval_result e;
+    kq_eval_figures e;
     for (int threads = 1; threads <= 3; threads += 2) {
         opt.threads = threads;
         opt.base = NULL;
@@ -197,7 +197,7 @@ static void test_damaged(void **state)
     static const float rubbish[] = {NAN, INFINITY, -1, 1};
     const size_t row = (size_t)(base.rows - data) + 21 * kq_kld_row_bytes(base.vocab);
     for (int i = 0; i < 8; i++) {
-        kq_eval_result e;
+        kq_eval_figures e;
         write_file(data, base.map.size, row + 4 * (size_t)(i / 4), &rubbish[i % 4], 4);
         check_ok(kq_kld_base_open("bad.kld", &bad, &err));
         opt.base = &bad;
