@@ -14,6 +14,8 @@ add_library(kronq_shared SHARED ${objects})
 set_target_properties(kronq_shared PROPERTIES OUTPUT_NAME kronq VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 target_link_libraries(kronq_shared PRIVATE kronq_flags ${libs})
 target_link_options(kronq_shared PRIVATE -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/kronq.map)
+target_include_directories(kronq_shared INTERFACE ${CMAKE_SOURCE_DIR}/include)
+add_library(kronq::kronq ALIAS kronq_shared) # as find_package(kronq) calls it
 set_target_properties(kronq_shared PROPERTIES LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/kronq.map)
 
 # An archive has no visibility of its own: all objects become one, and what is hidden becomes local to it.
