@@ -28,7 +28,6 @@ page QUANTIZE >program.c
 page RUN >run.c
 grep -q kq_quantize program.c && grep -q kq_model_chat run.c || fail "no programs in kronq.h"
 sed -i "s|\"model.gguf\"|\"$GGUF\"|; s|opt.bits = 2;|opt.bits = 2; opt.calibration.method = \"none\";|" program.c
-sed -i "s|kq_model_chat(model, &question, 1, NULL, |kq_model_complete(model, question.content, |" run.c # the tiny model has no chat template
 PKG_CONFIG_PATH=$(dirname "$(find "$W/prefix" -name kronq.pc)")
 lib=$(dirname "$(find "$W/prefix" -name libkronq.so)")
 export PKG_CONFIG_PATH LD_LIBRARY_PATH="$lib"
