@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/locale.h"
 #include "base/mem.h"
 #include "base/options.h"
 #include "base/time.h"
@@ -366,6 +367,7 @@ static bool render(call *c)
 
 static void work_on(void *ctx, kq_work_item *item)
 {
+    KQ_C_LOCALE; /* numbers of a chat template */
     (void)ctx;
     call *c = (call *)item;
     bool woken = false;
@@ -695,6 +697,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
                                   const char *method, const char *version, const char *data, size_t *size,
                                   void **state)
 {
+    KQ_C_LOCALE; /* numbers of the metrics; a thread of the HTTP library begins with the host's locale */
     kq_server *s = ctx;
     call *c = *state;
     if (!c) {
