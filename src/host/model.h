@@ -1,6 +1,6 @@
 /* What a kq_model of kronq.h is made of. Internal to this room. */
-#ifndef KQ_LIBRARY_MODEL_H
-#define KQ_LIBRARY_MODEL_H
+#ifndef KQ_HOST_MODEL_H
+#define KQ_HOST_MODEL_H
 
 #include "decode/engine.h"
 #include "generate/sample.h"

@@ -8,7 +8,7 @@
 #include "base/progress.h"
 #include "base/time.h"
 #include "eval/eval.h"
-#include "library/model.h"
+#include "host/model.h"
 
 enum { WINDOW = 2048 /* tokens, where the caller does not say and the model's context allows it */ };
 

@@ -4,7 +4,7 @@
 
 #include "base/locale.h"
 #include "base/options.h"
-#include "library/model.h"
+#include "host/model.h"
 #include "request/head.h"
 #include "serve/serve.h"
 

@@ -7,7 +7,7 @@
 #include "base/options.h"
 #include "chat/chat.h"
 #include "generate/generate.h"
-#include "library/model.h"
+#include "host/model.h"
 
 kq_status kq_model_open_tokenizer(kq_model *m, kq_error *err)
 {

@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "base/options.h"
 #include "generate/generate.h"
-#include "library/model.h"
+#include "host/model.h"
 
 /* ---- logits -------------------------------------------------------------------------------------------- */
 

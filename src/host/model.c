@@ -2,7 +2,7 @@
  * this one keeps what a host program would have to keep itself: files, tokenizer, engine, and which tokens
  * the caches hold. Weights and tokenizer are made ready when they are first wanted, so that describing a
  * model costs nothing. */
-#include "library/model.h"
+#include "host/model.h"
 
 #include <stdlib.h>
 #include <string.h>
