@@ -241,7 +241,7 @@ kq_status kq_from_factors_run(const kq_prepared *p, const kq_factor_file *file, 
         }
         if (!status)
             status = s->block(s->ctx, l, err);
-        if (!status && kq_sweep_tell(s, stage, (double)(l + 1) / (double)n_layer))
+        if (!status && kq_sweep_progress(s, stage, (double)(l + 1) / (double)n_layer))
             status = kq_fail(err, KQ_E_INTERRUPTED, "stopped while %s", stage);
     }
     return status;

@@ -1,3 +1,6 @@
+/* Spills: files of records of one size, each followed by its 64-bit checksum, which is seeded with the
+ * record's number so that two records cannot be exchanged unnoticed. Plain positioned reads and writes, not a
+ * map: a full disk must be an error, and with a map it is a signal. */
 #include "sweep/spill.h"
 
 #include <errno.h>
@@ -18,7 +21,8 @@ struct kq_spill {
     char *path, *tmp; /* owned */
 };
 
-static kq_status start(const char *path, size_t n_records, size_t record_bytes, kq_spill **out, kq_error *err)
+static kq_status new_spill(const char *path, size_t n_records, size_t record_bytes, kq_spill **out,
+                           kq_error *err)
 {
     kq_spill *s = kq_calloc(1, sizeof *s);
     if (s) {
@@ -39,12 +43,12 @@ kq_status kq_spill_create(const char *path, size_t n_records, size_t record_byte
     *out = NULL;
     kq_spill *s = NULL;
     char size[32];
-    kq_status status = start(path, n_records, record_bytes, &s, err);
+    kq_status status = new_spill(path, n_records, record_bytes, &s, err);
     if (status)
         return status;
     s->created = true;
     s->fd = open(s->tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    /* claim the space now: a full disk is then found before the work, not after it */
+    /* Claim the space now, so that a full disk is found before the work and not after it. */
     int full = s->fd < 0 ? errno : posix_fallocate(s->fd, 0, (off_t)(n_records * (record_bytes + 8)));
     if (full && full != EOPNOTSUPP && full != EINVAL) {
         status = kq_fail(err, KQ_E_IO, "%s: cannot be created with %s: %s", s->tmp,
@@ -61,7 +65,7 @@ kq_status kq_spill_open(const char *path, size_t n_records, size_t record_bytes,
 {
     *out = NULL;
     kq_spill *s = NULL;
-    kq_status status = start(path, n_records, record_bytes, &s, err);
+    kq_status status = new_spill(path, n_records, record_bytes, &s, err);
     if (status)
         return status;
     struct stat st;

@@ -1,6 +1,6 @@
 /* One block's weight gradients, wherever they are kept (kq_gradient_way), and the factors of the
  * estimates that take them. */
-#include "sweep/internal.h"
+#include "sweep/store.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -10,6 +10,7 @@
 #include "base/first_error.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "sweep/block_pass.h"
 
 /* How a unit's gradient is kept: multiplied out, [m, n]; or as g [uT, m] and x [uT, n], u sequences of T
  * tokens (kq_gradients.T). */
@@ -55,9 +56,7 @@ static kq_factor_options options_of(const kq_sweeper *w, const kq_sweep_estimate
 typedef struct block_gradients {
     kq_sweeper *w;
     size_t layer;
-    kq_block block;
-    /* out: the gradient at the block's input; NULL once it is written */
-    kq_spill *in, *dy, *out;
+    kq_block_pass pass;                        /* out becomes NULL once it is written */
     unsigned selected;                         /* linears whose gradients this pass makes */
     size_t first;                              /* the unit that memory begins with */
     uint16_t *memory[KQ_N_FORMS][KQ_N_LINEAR]; /* [units, or slots of a stream; width]; owned */
@@ -65,7 +64,8 @@ typedef struct block_gradients {
     kq_spill *disk[KQ_N_FORMS][KQ_N_LINEAR];
 } block_gradients;
 
-static uint16_t *place(const block_gradients *b, const kq_sweep_worker *k, int form, int id, size_t unit)
+static uint16_t *unit_address(const block_gradients *b, const kq_sweep_worker *k, int form, int id,
+                              size_t unit)
 {
     uint16_t *memory = b->memory[form][id];
     return memory ? memory + (unit - b->first) * width_of(b->w, form, id) : k->unit[form][id];
@@ -87,7 +87,7 @@ static kq_status put_gradient(void *ctx, kq_linear_id id, const float *X, const 
     if (forms >> FACTORED & 1) {
         size_t m, n;
         kq_linear_shape(w->cfg, id, &m, &n);
-        uint16_t *g = place(s->b, s->k, FACTORED, id, s->unit);
+        uint16_t *g = unit_address(s->b, s->k, FACTORED, id, s->unit);
         kq_f32_to_bf16_n(G, g + s->nth * T * m, T * m);
         kq_f32_to_bf16_n(X, g + w->unit * T * m + s->nth * T * n, T * n);
     }
@@ -101,14 +101,14 @@ static kq_status unit_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
     kq_status status = KQ_OK;
     for (size_t nth = 0; nth < B && !status; nth++) {
         gradient_sink sink = {b, k, unit, nth};
-        status = kq_sweep_backward_record(b->w, k, &b->block, unit * B + nth, b->in, b->dy, b->out,
-                                          b->selected, put_gradient, &sink, err);
+        status = kq_sweep_backward_record(b->w, k, &b->pass, unit * B + nth, b->selected, put_gradient, &sink,
+                                          err);
     }
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
         if (!(b->selected >> id & 1))
             continue;
         if (b->w->forms[id] >> WHOLE & 1)
-            kq_f32_to_bf16_n(k->G[id], place(b, k, WHOLE, id, unit), width_of(b->w, WHOLE, id));
+            kq_f32_to_bf16_n(k->G[id], unit_address(b, k, WHOLE, id, unit), width_of(b->w, WHOLE, id));
         for (int form = 0; form < KQ_N_FORMS && !status; form++)
             if (b->disk[form][id])
                 status = kq_spill_write(b->disk[form][id], unit, k->unit[form][id], err);
@@ -130,27 +130,27 @@ static double down(const kq_sweeper *w, size_t layer, double share)
 static kq_status open_block(block_gradients *b, bool keep_dx, kq_error *err)
 {
     kq_sweeper *w = b->w;
-    kq_status status = kq_records_open(w, KQ_REC_INPUT, b->layer, &b->in, err);
+    kq_status status = kq_records_open(w, KQ_REC_INPUT, b->layer, &b->pass.in, err);
     if (!status)
-        status = kq_records_open(w, KQ_REC_GRAD, b->layer + 1, &b->dy, err);
+        status = kq_records_open(w, KQ_REC_GRAD, b->layer + 1, &b->pass.dy, err);
     if (!status && keep_dx)
-        status = kq_records_create(w, KQ_REC_GRAD, b->layer, &b->out, err);
-    return status ? status : kq_block_load(w->mc, w->s->weights, b->layer, &b->block, err);
+        status = kq_records_create(w, KQ_REC_GRAD, b->layer, &b->pass.out, err);
+    return status ? status : kq_block_load(w->mc, w->s->weights, b->layer, &b->pass.block, err);
 }
 
 static kq_status finish_dx(block_gradients *b, kq_status status, kq_error *err)
 {
-    kq_spill *out = b->out;
-    b->out = NULL;
+    kq_spill *out = b->pass.out;
+    b->pass.out = NULL;
     return kq_records_finish(out, status, err);
 }
 
 static kq_status close_block(block_gradients *b, kq_status status, kq_error *err)
 {
-    kq_block_free(&b->block);
-    kq_spill_close(b->in);
-    kq_spill_close(b->dy);
-    b->in = b->dy = NULL;
+    kq_block_free(&b->pass.block);
+    kq_spill_close(b->pass.in);
+    kq_spill_close(b->pass.dy);
+    b->pass.in = b->pass.dy = NULL;
     return finish_dx(b, status, err);
 }
 
@@ -267,7 +267,7 @@ static int factor_progress(void *ctx, double fraction)
 {
     (void)fraction;
     const kq_sweeper *w = ctx;
-    return kq_sweep_tell(w->s, NULL, 0);
+    return kq_sweep_progress(w->s, NULL, 0);
 }
 
 static void scale_by(float *H, size_t n, float by)
@@ -355,8 +355,8 @@ static kq_status stored_block(block_gradients *b, bool keep_dx, size_t n_estimat
     if (!status)
         status = open_block(b, keep_dx, err);
     if (!status)
-        status = kq_sweep_each(w, units_of(w), unit_item, b, "backward", down(w, b->layer, 0),
-                               down(w, b->layer, 0.5), err);
+        status = kq_sweep_for_each(w, units_of(w), unit_item, b, "backward", down(w, b->layer, 0),
+                                   down(w, b->layer, 0.5), err);
     status = close_block(b, status, err);
     w->report->backward_s += kq_now_s() - start;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -366,7 +366,7 @@ static kq_status stored_block(block_gradients *b, bool keep_dx, size_t n_estimat
                 continue;
             status = factor_linear(b, e, id, err);
             const double share = (double)++done / (double)(n_estimates * KQ_N_LINEAR);
-            if (!status && kq_sweep_tell(s, "backward", down(w, b->layer, 0.5 + 0.5 * share)))
+            if (!status && kq_sweep_progress(s, "backward", down(w, b->layer, 0.5 + 0.5 * share)))
                 status = kq_fail(err, KQ_E_INTERRUPTED, "stopped in the backward sweep");
         }
         drop_linear(b, id);
@@ -488,14 +488,14 @@ static kq_status stream_pass(void *ctx, kq_gradient_sink *to, kq_error *err)
     kq_status status = KQ_OK;
     for (size_t i = 0; i < st->count; i++)
         st->items[i].next = st->items[i].pending = 0;
-    for (b->first = 0; b->first < units && (to->wanted || b->out) && !status; b->first += slots) {
+    for (b->first = 0; b->first < units && (to->wanted || b->pass.out) && !status; b->first += slots) {
         b->selected = 0;
         for (size_t i = 0; i < st->count; i++)
             b->selected |= to->wanted >> i & 1 ? 1u << st->items[i].id : 0;
         const size_t count = units - b->first < slots ? units - b->first : slots;
         double start = kq_now_s();
-        status = kq_sweep_each(w, count, unit_item, b, "backward", down(w, b->layer, st->share),
-                               down(w, b->layer, st->share), err);
+        status = kq_sweep_for_each(w, count, unit_item, b, "backward", down(w, b->layer, st->share),
+                                   down(w, b->layer, st->share), err);
         w->report->backward_s += kq_now_s() - start;
         start = kq_now_s();
         for (size_t i = 0; i < st->count && !status; i++)
@@ -504,7 +504,7 @@ static kq_status stream_pass(void *ctx, kq_gradient_sink *to, kq_error *err)
                     name_error(b->layer, st->items[i].id, feed(b, &st->items[i], i, count, to, err), err);
         w->report->factor_s += kq_now_s() - start;
     }
-    return b->out ? finish_dx(b, status, err) : status;
+    return b->pass.out ? finish_dx(b, status, err) : status;
 }
 
 static kq_status run_set(block_gradients *b, stream_item *items, size_t count, kq_error *err)

@@ -1,11 +1,12 @@
 /* Methods over tokens: the inputs x_t, and the gradients g_t at the outputs, of one block at a time, a
  * group of sequences at a time. */
-#include "sweep/internal.h"
+#include "sweep/tokens.h"
 
 #include <string.h>
 
 #include "base/mem.h"
 #include "base/time.h"
+#include "sweep/block_pass.h"
 
 enum { N_INPUTS = 4, GROUP = 8 /* sequences held at a time */ };
 
@@ -24,9 +25,7 @@ typedef struct token_block {
     kq_sweeper *w;
     const kq_sweep_estimate *e;
     size_t n_rec; /* records it looks at */
-    kq_block block;
-    /* out: the block's output on the way up, the gradient at its input on the way down */
-    kq_spill *in, *dy, *out;
+    kq_block_pass pass;
     unsigned selected;
     size_t first, rows; /* the group's first record, of the estimate's; tokens in it */
     bool norms;         /* take ||G_i||_F^2 along */
@@ -80,11 +79,11 @@ static kq_status up_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
     token_block *b = ctx;
     token_sink sink = {.b = b, .k = k, .i = b->first + i};
     const size_t seq = kq_sweep_record(b->w, b->e, sink.i) % b->w->s->n_seq;
-    kq_status status = kq_records_read_input(b->w, k, b->in, seq, err);
+    kq_status status = kq_records_read_input(b->w, k, b->pass.in, seq, err);
     if (!status)
-        status = kq_block_forward_sink(b->w->mc, &b->block, k->x, b->w->s->T, k->x, k->scratch, keep_tokens,
-                                       &sink, err);
-    return status || !b->out ? status : kq_records_write_input(b->w, k, b->out, seq, err);
+        status = kq_block_forward_sink(b->w->mc, &b->pass.block, k->x, b->w->s->T, k->x, k->scratch,
+                                       keep_tokens, &sink, err);
+    return status || !b->pass.out ? status : kq_records_write_input(b->w, k, b->pass.out, seq, err);
 }
 
 static kq_status down_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
@@ -95,8 +94,8 @@ static kq_status down_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
     for (int j = 0; j < N_INPUTS; j++)
         if (b->X[j])
             ids |= 1u << input_of[j]; /* so that the shared input is handed out */
-    return kq_sweep_backward_record(b->w, k, &b->block, kq_sweep_record(b->w, b->e, sink.i), b->in, b->dy,
-                                    b->out, ids, keep_tokens, &sink, err);
+    return kq_sweep_backward_record(b->w, k, &b->pass, kq_sweep_record(b->w, b->e, sink.i), ids, keep_tokens,
+                                    &sink, err);
 }
 
 static void free_block(token_block *b)
@@ -112,7 +111,7 @@ static void free_block(token_block *b)
     kq_free(b->weight);
     kq_free(b->form);
     kq_free(b->scaled);
-    kq_block_free(&b->block);
+    kq_block_free(&b->pass.block);
 }
 
 static kq_status new_block(token_block *b, size_t layer, bool backward, kq_error *err)
@@ -147,7 +146,7 @@ static kq_status new_block(token_block *b, size_t layer, bool backward, kq_error
     }
     if (!ok)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: token statistics of layer %zu", layer);
-    return kq_block_load(b->w->mc, s->weights, layer, &b->block, err);
+    return kq_block_load(b->w->mc, s->weights, layer, &b->pass.block, err);
 }
 
 size_t kq_sweep_token_bytes(const kq_config *cfg, size_t T, size_t n_seq, bool backward, bool diagonal)
@@ -248,7 +247,7 @@ static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_it
                      end = from + (to - from) * (double)(b->first + count) / (double)n;
         b->rows = count * w->s->T;
         double start = kq_now_s();
-        status = kq_sweep_each(w, count, item, b, stage, at, end, err);
+        status = kq_sweep_for_each(w, count, item, b, stage, at, end, err);
         w->report->backward_s += kq_now_s() - start;
         start = kq_now_s();
         for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
@@ -269,7 +268,7 @@ static kq_status run_pass(token_block *b, const kq_token_pass *pass, kq_sweep_it
             status = kq_token_finish(b->H_out[id], b->m[id], n, err);
         if (status) {
             char name[128];
-            kq_linear_name(name, sizeof name, b->block.layer, (kq_linear_id)id);
+            kq_linear_name(name, sizeof name, b->pass.block.layer, (kq_linear_id)id);
             kq_fail_within(err, status, name);
         }
     }
@@ -295,27 +294,27 @@ kq_status kq_sweep_token_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
     double started = kq_now_s();
     kq_status status = new_block(&b, layer, true, err);
     if (!status)
-        status = kq_records_open(w, KQ_REC_INPUT, layer, &b.in, err);
+        status = kq_records_open(w, KQ_REC_INPUT, layer, &b.pass.in, err);
     if (!status)
-        status = kq_records_open(w, KQ_REC_GRAD, layer + 1, &b.dy, err);
+        status = kq_records_open(w, KQ_REC_GRAD, layer + 1, &b.pass.dy, err);
     for (size_t i = 0; i < passes && !status; i++) {
         const kq_token_pass pass = kq_method_pass(f, i);
         const double from = ((double)(L - 1 - layer) + (double)i / (double)passes) / (double)L;
         b.norms = i == 0;
         if (i == 0 && keep)
-            status = kq_records_create(w, KQ_REC_GRAD, layer, &b.out, err);
+            status = kq_records_create(w, KQ_REC_GRAD, layer, &b.pass.out, err);
         if (!status)
             status = run_pass(&b, &pass, down_item, "backward", from, from + 1 / ((double)passes * (double)L),
                               report, err);
         if (!status)
             find_lacking(&b, &pass);
         if (i == 0) {
-            status = kq_records_finish(b.out, status, err);
-            b.out = NULL;
+            status = kq_records_finish(b.pass.out, status, err);
+            b.pass.out = NULL;
         }
     }
-    kq_spill_close(b.in);
-    kq_spill_close(b.dy);
+    kq_spill_close(b.pass.in);
+    kq_spill_close(b.pass.dy);
     const double elapsed = kq_now_s() - started;
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
         if (!(selected >> id & 1))
@@ -369,7 +368,7 @@ static kq_status run_diagonal(token_block *b, double from, double to, kq_error *
         const size_t count = n - b->first < group ? n - b->first : group;
         const double at = from + (to - from) * (double)b->first / (double)n,
                      end = from + (to - from) * (double)(b->first + count) / (double)n;
-        status = kq_sweep_each(b->w, count, up_item, b, "forward", at, end, err);
+        status = kq_sweep_for_each(b->w, count, up_item, b, "forward", at, end, err);
         for (int i = 0; i < N_INPUTS && !status; i++)
             if (first[i] >= 0)
                 add_squares(b->X[i], count * b->w->s->T, b->n[first[i]], b->square[first[i]], b->w->threads);
@@ -394,14 +393,14 @@ kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
     kq_factor_report report[KQ_N_LINEAR] = {0};
     kq_status status = new_block(&b, layer, false, err);
     if (!status)
-        status = kq_records_open(w, KQ_REC_INPUT, layer, &b.in, err);
+        status = kq_records_open(w, KQ_REC_INPUT, layer, &b.pass.in, err);
     if (!status && keep)
-        status = kq_records_create(w, KQ_REC_INPUT, layer + 1, &b.out, err);
+        status = kq_records_create(w, KQ_REC_INPUT, layer + 1, &b.pass.out, err);
     if (!status)
         status = w->s->diagonal ? run_diagonal(&b, from, to, err)
                                 : run_pass(&b, &pass, up_item, stage, from, to, report, err);
-    kq_spill_close(b.in);
-    status = kq_records_finish(b.out, status, err);
+    kq_spill_close(b.pass.in);
+    status = kq_records_finish(b.pass.out, status, err);
     const double elapsed = kq_now_s() - started;
     for (int id = 0; id < KQ_N_LINEAR && !status; id++)
         if (selected >> id & 1) {
@@ -412,38 +411,5 @@ kq_status kq_sweep_input_block(kq_sweeper *w, const kq_sweep_estimate *e, size_t
                                        NULL, &report[id], err);
         }
     free_block(&b);
-    return status;
-}
-
-kq_status kq_sweep_up(kq_sweeper *w, size_t highest, kq_error *err)
-{
-    const kq_sweep *s = w->s;
-    double start = kq_now_s();
-    size_t from = 0;
-    while (from < highest && (s->done(s->ctx, from) || !s->selected[from]) &&
-           kq_records_there(w, KQ_REC_INPUT, from + 1))
-        from++;
-    kq_status status = KQ_OK;
-    if (!from && !(status = kq_sweep_need_head(w, err))) {
-        status = kq_sweep_embed(w, err);
-        kq_head_free(w->head);
-        w->head = NULL;
-    }
-    for (size_t l = from; l <= highest && !status; l++) {
-        const unsigned selected = s->done(s->ctx, l) ? 0 : s->selected[l];
-        const bool alone = s->n_estimates == 1; /* then it passes the outputs on as well */
-        if (alone && (selected || l < highest))
-            status = kq_sweep_input_block(w, s->estimates, l, selected, l < highest, err);
-        for (size_t i = 0; i < s->n_estimates && !alone && selected && !status; i++)
-            status = kq_sweep_input_block(w, &s->estimates[i], l, selected, false, err);
-        if (!alone && l < highest && !status)
-            status = kq_sweep_forward_block(w, l, err);
-        if (!status && selected)
-            status = s->block(s->ctx, l, err);
-        if (!status)
-            kq_records_drop(w, KQ_REC_INPUT, l);
-    }
-    w->report->forward_s = kq_now_s() - start - w->report->callback_s;
-    w->report->backward_s = w->report->factor_s = 0; /* all of it one pass forward */
     return status;
 }
