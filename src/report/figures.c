@@ -1,4 +1,5 @@
-/* Figures of the rows of a comparison: each row is one mark in each. */
+/* Figures of the rows of a comparison: each row is one mark. Titles say the result, because a reader who
+ * skims sees nothing else. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +7,7 @@
 #include "base/mem.h"
 #include "report/report.h"
 
-enum { MOST_PANELS = 12, ACROSS = 3 };
+enum { MOST_PLOTS = 12, ACROSS = 3 };
 static const double page_width = 1000;
 
 static double clamped(const kq_axis *a, double x)
@@ -15,12 +16,12 @@ static double clamped(const kq_axis *a, double x)
 }
 
 /* Marks of different series that would lie on each other are set apart sideways. */
-static double aside(const kq_rp *p, size_t series, double most)
+static double sideways(const kq_rp *p, size_t series, double most)
 {
     return p->n_series < 2 ? 0 : most * (2.0 * (double)series / (double)(p->n_series - 1) - 1);
 }
 
-static void tip(char *buf, size_t cap, const kq_rp_row *r, const char *what, double value)
+static void tooltip_of(char *buf, size_t cap, const kq_rp_row *r, const char *what, double value)
 {
     char number[32];
     snprintf(buf, cap, "%.200s, %.4g bits, seed %lld: %s %s", r->spec, r->bits,
@@ -87,32 +88,33 @@ static const kq_rp_row *smallest(const kq_rp *p)
 
 /* ---- against tokens ---- */
 
-typedef struct token_panel {
+typedef struct token_plot {
     const kq_rp *p;
     size_t text;
     double bits;
-    kq_panel axes;
+    kq_plot axes;
     double none_at; /* where rows without calibration stand, pixels; NaN: there are none */
-} token_panel;
+} token_plot;
 
-static bool in_panel(const token_panel *t, const kq_rp_row *r)
+static bool in_plot(const token_plot *t, const kq_rp_row *r)
 {
     return r->bits == t->bits;
 }
 
-static double token_x(const token_panel *t, const kq_rp_row *r)
+static double token_x(const token_plot *t, const kq_rp_row *r)
 {
-    return (isfinite(r->tokens) ? kq_axis_at(&t->axes.x, r->tokens) : t->none_at) + aside(t->p, r->series, 5);
+    return (isfinite(r->tokens) ? kq_axis_at(&t->axes.x, r->tokens) : t->none_at) +
+           sideways(t->p, r->series, 5);
 }
 
-static void series_line(const token_panel *t, FILE *f, size_t series)
+static void series_line(const token_plot *t, FILE *f, size_t series)
 {
     const kq_rp *p = t->p;
     double x[64], y[64], tokens[64];
     size_t n = 0;
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
-        if (r->group != i || r->series != series || !in_panel(t, r))
+        if (r->group != i || r->series != series || !in_plot(t, r))
             continue;
         const double mean = clamped(&t->axes.y, kq_rp_mean(p, r, t->text, "kld"));
         if (!isfinite(r->tokens)) { /* what everything else is to be compared with */
@@ -133,96 +135,130 @@ static void series_line(const token_panel *t, FILE *f, size_t series)
     kq_svg_line(f, x, y, n, series, "");
 }
 
-static void draw_token_panel(token_panel *t, FILE *f, const double *ticks, size_t n_ticks)
+static void draw_token_plot(token_plot *t, FILE *f, const double *ticks, size_t n_ticks)
 {
     char buf[400];
     t->axes.x_tick = n_ticks <= 10 ? ticks : NULL;
     t->axes.n_x_tick = n_ticks;
     t->axes.x_label = kq_tokens_text;
-    kq_svg_panel(f, &t->axes);
+    kq_svg_plot(f, &t->axes);
     if (isfinite(t->none_at))
         kq_svg_label(f, t->none_at, t->axes.y.at0 + 19, "middle", "tick", "none");
     for (size_t s = 0; s < t->p->n_series; s++)
         series_line(t, f, s);
     for (size_t i = 0; i < t->p->n; i++) {
         const kq_rp_row *r = &t->p->row[i];
-        if (!in_panel(t, r))
+        if (!in_plot(t, r))
             continue;
         const double kld = kq_rp_measure(r, t->text, "kld");
-        tip(buf, sizeof buf, r, "KLD", kld);
+        tooltip_of(buf, sizeof buf, r, "KLD", kld);
         kq_svg_mark(f, token_x(t, r), clamped(&t->axes.y, kld), r->series, false, "pt", buf);
     }
 }
 
-static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
+/* The figure's plots, one for each number of bits, in rows of `across`. */
+typedef struct token_grid {
+    const kq_rp *p;
+    size_t text;
+    double bits[MOST_PLOTS];
+    size_t n_bits, across, down;
+    double wide, tall, step_x, step_y; /* a plot, and the way to the next, in pixels */
+    bool any_none;                     /* some row has no calibration */
+} token_grid;
+
+static token_grid make_token_grid(const kq_rp *p, size_t text)
 {
-    char title[500], name[32], kld[32], tokens_text[32];
-    double bits[MOST_PANELS], *x = scratch, *y = scratch + p->n;
-    size_t n = 0, n_none = 0;
-    for (size_t i = 0; i < p->n; i++) {
-        x[i] = p->row[i].tokens;
-        n_none += !isfinite(x[i]);
-    }
-    const size_t n_bits = all_bits(p, bits, MOST_PANELS);
-    size_t drawn = 0;
+    token_grid g = {.p = p, .text = text};
+    g.n_bits = all_bits(p, g.bits, MOST_PLOTS);
+    g.across = g.n_bits < ACROSS ? g.n_bits : ACROSS;
+    g.down = (g.n_bits + g.across - 1) / g.across;
+    g.wide = (page_width + 20) / (double)g.across - 86;
+    g.tall = g.across == 1 ? 300 : 230;
+    g.step_x = g.wide + 86;
+    g.step_y = g.tall + 88;
     for (size_t i = 0; i < p->n; i++)
-        for (size_t b = 0; b < n_bits; b++)
-            drawn += p->row[i].bits == bits[b];
-    const double none_room = n_none ? 44 : 0;
-    const size_t across = n_bits < ACROSS ? n_bits : ACROSS, down = (n_bits + across - 1) / across;
-    const double wide = (page_width + 20) / (double)across - 86, tall = across == 1 ? 300 : 230,
-                 step_x = wide + 86, step_y = tall + 88;
+        g.any_none = g.any_none || !isfinite(p->row[i].tokens);
+    return g;
+}
+
+static void tokens_title(const kq_rp *p, size_t text, char *title, size_t cap)
+{
+    char kld[32], tokens[32];
     const kq_rp_row *b = best(p, text, smallest(p));
+    kq_number_text(kq_rp_mean(p, b, text, "kld"), kld);
     if (isfinite(b->tokens))
         snprintf(
-            title, sizeof title,
-            "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, %s "
-            "nats",
-            b->bits, p->series[b->series], kq_tokens_text(b->tokens, tokens_text),
-            kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
+            title, cap,
+            "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s with %s tokens, "
+            "%s nats",
+            b->bits, p->series[b->series], kq_tokens_text(b->tokens, tokens), kld);
     else
-        snprintf(title, sizeof title,
-                 "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, without "
-                 "calibration, "
-                 "%s nats",
-                 b->bits, p->series[b->series], kq_number_text(kq_rp_mean(p, b, text, "kld"), kld));
+        snprintf(title, cap,
+                 "KL divergence against calibration tokens: at %.4g bits the lowest is %.150s, "
+                 "without calibration, %s nats",
+                 b->bits, p->series[b->series], kld);
+}
+
+/* Plot k of the grid. tokens: the axis that all plots share; ticks [n_ticks]: the numbers of tokens that
+ * there are; y [p->n]: scratch. */
+static void grid_plot(const token_grid *g, FILE *f, size_t k, const kq_axis *tokens, const double *ticks,
+                      size_t n_ticks, double *y)
+{
+    const kq_rp *p = g->p;
+    const double left = 64 + (double)(k % g->across) * g->step_x,
+                 top = 30 + (double)(k / g->across) * g->step_y, none_room = g->any_none ? 44 : 0;
+    char title[40], y_name[300];
+    snprintf(title, sizeof title, "%.4g bits", g->bits[k]);
+    snprintf(y_name, sizeof y_name, "KL divergence (nats), %.200s", kq_rp_text_name(p, g->text));
+    for (size_t i = 0; i < p->n; i++)
+        y[i] = p->row[i].bits == g->bits[k] ? kq_rp_measure(&p->row[i], g->text, "kld") : (double)NAN;
+    token_plot t = {.p = p,
+                    .text = g->text,
+                    .bits = g->bits[k],
+                    .none_at = g->any_none ? left + 22 : (double)NAN,
+                    .axes = {.x = *tokens,
+                             .y = kq_axis_around(y, p->n, true, top + g->tall, top),
+                             .x_name = "calibration tokens",
+                             .y_name = k % g->across ? NULL : y_name,
+                             .title = title}};
+    t.axes.x.at0 = left + none_room;
+    t.axes.x.at1 = left + g->wide;
+    draw_token_plot(&t, f, ticks, n_ticks);
+    if (g->any_none)
+        fprintf(f, "<path class=\"frame\" d=\"M%.1f %.1fH%.1f\"/>\n", left, top + g->tall,
+                left + none_room - 8);
+}
+
+/* scratch [2 p->n] */
+static void tokens_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
+{
+    static const char all_drawn[] =
+        "A mark is one seed, a line the mean over seeds; methods are set apart sideways. "
+        "Both axes are logarithmic, each panel with a range of its own. "
+        "Methods that need no calibration stand at the left, and the dotted line carries their mean across.";
+    static const char some_drawn[] =
+        "A mark is one seed, a line the mean over seeds. Both axes are logarithmic. "
+        "Only the twelve lowest numbers of bits are drawn.";
+    char title[500], name[32];
+    double *tokens = scratch;
+    const token_grid g = make_token_grid(p, text);
+    size_t drawn = 0;
+    for (size_t i = 0; i < p->n; i++) {
+        tokens[i] = p->row[i].tokens;
+        for (size_t b = 0; b < g.n_bits; b++)
+            drawn += p->row[i].bits == g.bits[b];
+    }
+    tokens_title(p, text, title, sizeof title);
     snprintf(name, sizeof name, "tokens-%zu", text);
     kq_rp_open(p, f, name, title);
     kq_rp_legend(p, f);
-    kq_svg_begin(f, page_width, (double)down * step_y, title);
-    const kq_axis span = kq_axis_around(x, p->n, true, 0, 1);
-    n = distinct(x, p->n);
-    for (size_t k = 0; k < n_bits; k++) {
-        const double left = 64 + (double)(k % across) * step_x, top = 30 + (double)(k / across) * step_y;
-        char panel_title[40], y_name[300];
-        snprintf(panel_title, sizeof panel_title, "%.4g bits", bits[k]);
-        snprintf(y_name, sizeof y_name, "KL divergence (nats), %.200s", kq_rp_text_name(p, text));
-        for (size_t i = 0; i < p->n; i++)
-            y[i] = p->row[i].bits == bits[k] ? kq_rp_measure(&p->row[i], text, "kld") : (double)NAN;
-        token_panel t = {.p = p, .text = text, .bits = bits[k], .none_at = n_none ? left + 22 : (double)NAN};
-        t.axes = (kq_panel){.x = span,
-                            .y = kq_axis_around(y, p->n, true, top + tall, top),
-                            .x_name = "calibration tokens",
-                            .y_name = k % across ? NULL : y_name,
-                            .title = panel_title};
-        t.axes.x.at0 = left + none_room;
-        t.axes.x.at1 = left + wide;
-        draw_token_panel(&t, f, x, n);
-        if (n_none)
-            fprintf(f, "<path class=\"frame\" d=\"M%.1f %.1fH%.1f\"/>\n", left, top + tall,
-                    left + none_room - 8);
-    }
+    kq_svg_begin(f, page_width, (double)g.down * g.step_y, title);
+    const kq_axis span = kq_axis_around(tokens, p->n, true, 0, 1);
+    const size_t n_tokens = distinct(tokens, p->n);
+    for (size_t k = 0; k < g.n_bits; k++)
+        grid_plot(&g, f, k, &span, tokens, n_tokens, scratch + p->n);
     kq_svg_end(f);
-    kq_rp_close(
-        f,
-        drawn == p->n
-            ? "A mark is one seed, a line the mean over seeds; methods are set apart sideways. Both axes are "
-              "logarithmic, each panel with a range of its own. "
-              "Methods that need no calibration stand at the left, and the dotted line carries their mean "
-              "across."
-            : "A mark is one seed, a line the mean over seeds. Both axes are logarithmic. Only the twelve "
-              "lowest "
-              "numbers of bits are drawn.");
+    kq_rp_close(f, drawn == p->n ? all_drawn : some_drawn);
 }
 
 /* ---- against size ---- */
@@ -255,78 +291,108 @@ static double on_line(const kq_rp *p, const kq_rp_row *r, size_t text)
     return exp((1 - w) * log(kq_rp_mean(p, lo, text, "kld")) + w * log(kq_rp_mean(p, hi, text, "kld")));
 }
 
-static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
+static void size_title(const kq_rp *p, size_t text, char *title, size_t cap)
 {
-    char title[600], name[32], y_name[300], buf[400], number[32], other[32];
-    double *x = scratch, *y = scratch + p->n;
+    char highest[32], lowest[32];
     size_t mixed = 0, below = 0;
-    bool mixed_any = false;
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
-        x[i] = r->bpw;
-        y[i] = kq_rp_measure(r, text, "kld");
-        mixed_any = mixed_any || r->mixed;
         if (r->group == i && r->mixed && isfinite(on_line(p, r, text))) {
             mixed++;
             below += kq_rp_mean(p, r, text, "kld") < on_line(p, r, text);
         }
     }
     const kq_rp_row *lo = best(p, text, NULL), *hi = best(p, text, smallest(p));
-    kq_number_text(kq_rp_mean(p, hi, text, "kld"), number);
-    int len = kq_rp_same_size(lo, hi)
-                  ? snprintf(title, sizeof title,
-                             "KL divergence against size: %s nats at %.3f bits a weight with "
-                             "the best method, %.150s",
-                             number, hi->bpw, hi->spec)
-                  : snprintf(title, sizeof title,
-                             "KL divergence against size: from %s nats at %.3f bits a weight to "
-                             "%s at %.3f with the best methods",
-                             number, hi->bpw, kq_number_text(kq_rp_mean(p, lo, text, "kld"), other), lo->bpw);
+    kq_number_text(kq_rp_mean(p, hi, text, "kld"), highest);
+    kq_number_text(kq_rp_mean(p, lo, text, "kld"), lowest);
+    const int len = kq_rp_same_size(lo, hi)
+                        ? snprintf(title, cap,
+                                   "KL divergence against size: %s nats at %.3f bits a weight with the best "
+                                   "method, %.150s",
+                                   highest, hi->bpw, hi->spec)
+                        : snprintf(title, cap,
+                                   "KL divergence against size: from %s nats at %.3f bits a weight to %s at "
+                                   "%.3f with the best methods",
+                                   highest, hi->bpw, lowest, lo->bpw);
     if (mixed)
-        snprintf(title + len, sizeof title - (size_t)len,
+        snprintf(title + len, cap - (size_t)len,
                  "; %zu of %zu mixed results lie below the line between whole numbers of bits", below, mixed);
+}
+
+/* For each series, the line through its means at whole numbers of bits. */
+static void size_lines(const kq_rp *p, FILE *f, size_t text, const kq_plot *axes)
+{
+    for (size_t s = 0; s < p->n_series; s++) {
+        double x[16], y[16];
+        size_t n = 0;
+        for (double b = 1; b <= 16; b++) {
+            const kq_rp_row *a = anchor(p, s, b);
+            if (a) {
+                x[n] = kq_axis_at(&axes->x, a->bpw) + sideways(p, s, 14);
+                y[n++] = clamped(&axes->y, kq_rp_mean(p, a, text, "kld"));
+            }
+        }
+        kq_svg_line(f, x, y, n, s, "");
+    }
+}
+
+/* scratch [2 p->n] */
+static void size_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
+{
+    static const char plain[] =
+        "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole "
+        "numbers of bits, with the most calibration tokens.";
+    static const char with_mixed[] =
+        "A mark is one row; methods are set apart sideways. Lines join the means over seeds at whole "
+        "numbers of bits, with the most calibration tokens, straight on this logarithmic axis. "
+        "Where bits are shared out to the modules the mark is hollow: "
+        "below its method's line that is better than giving every module the same.";
+    char title[600], name[32], y_name[300], tooltip[400];
+    double *x = scratch, *y = scratch + p->n;
+    bool mixed = false;
+    for (size_t i = 0; i < p->n; i++) {
+        x[i] = p->row[i].bpw;
+        y[i] = kq_rp_measure(&p->row[i], text, "kld");
+        mixed = mixed || p->row[i].mixed;
+    }
+    size_title(p, text, title, sizeof title);
     snprintf(name, sizeof name, "size-%zu", text);
     snprintf(y_name, sizeof y_name, "KL divergence (nats), %.200s", kq_rp_text_name(p, text));
     kq_rp_open(p, f, name, title);
     kq_rp_legend(p, f);
     kq_svg_begin(f, page_width, 440, title);
-    const kq_panel axes = {.x = kq_axis_around(x, p->n, false, 64, page_width - 8),
-                           .y = kq_axis_around(y, p->n, true, 385, 16),
-                           .x_name = "bits a quantized weight (codes, signs and scales)",
-                           .y_name = y_name};
-    kq_svg_panel(f, &axes);
-    for (size_t s = 0; s < p->n_series; s++) {
-        double lx[16], ly[16];
-        size_t n = 0;
-        for (double b = 1; b <= 16; b++) {
-            const kq_rp_row *a = anchor(p, s, b);
-            if (a) {
-                lx[n] = kq_axis_at(&axes.x, a->bpw) + aside(p, s, 14);
-                ly[n++] = clamped(&axes.y, kq_rp_mean(p, a, text, "kld"));
-            }
-        }
-        kq_svg_line(f, lx, ly, n, s, "");
-    }
+    const kq_plot axes = {.x = kq_axis_around(x, p->n, false, 64, page_width - 8),
+                          .y = kq_axis_around(y, p->n, true, 385, 16),
+                          .x_name = "bits a quantized weight (codes, signs and scales)",
+                          .y_name = y_name};
+    kq_svg_plot(f, &axes);
+    size_lines(p, f, text, &axes);
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
-        tip(buf, sizeof buf, r, "KLD", y[i]);
-        kq_svg_mark(f, kq_axis_at(&axes.x, r->bpw) + aside(p, r->series, 14), clamped(&axes.y, y[i]),
-                    r->series, r->mixed, "pt", buf);
+        tooltip_of(tooltip, sizeof tooltip, r, "KLD", y[i]);
+        kq_svg_mark(f, kq_axis_at(&axes.x, r->bpw) + sideways(p, r->series, 14), clamped(&axes.y, y[i]),
+                    r->series, r->mixed, "pt", tooltip);
     }
     kq_svg_end(f);
-    kq_rp_close(f, mixed_any ? "A mark is one row; methods are set apart sideways. Lines join the means over "
-                               "seeds at whole numbers of "
-                               "bits, with the most calibration tokens, straight on this logarithmic axis. "
-                               "Where bits are shared out to the "
-                               "modules the mark is hollow: below its method's line that is better than "
-                               "giving every module the same."
-                             : "A mark is one row; methods are set apart sideways. Lines join the means over "
-                               "seeds at whole numbers of "
-                               "bits, with the most calibration tokens.");
+    kq_rp_close(f, mixed ? with_mixed : plain);
 }
 
 /* ---- predicted against measured ---- */
 
+/* The line where measured is predicted. */
+static void diagonal(FILE *f, const kq_plot *axes)
+{
+    const double a = fmax(axes->x.lo, axes->y.lo), b = fmin(axes->x.hi, axes->y.hi);
+    if (!(a < b))
+        return;
+    fprintf(f, "<path class=\"rule\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", kq_axis_at(&axes->x, a),
+            kq_axis_at(&axes->y, a), kq_axis_at(&axes->x, b), kq_axis_at(&axes->y, b));
+    const double at = axes->x.log ? sqrt(a * b) : (a + b) / 2;
+    kq_svg_label(f, kq_axis_at(&axes->x, at) + 10, kq_axis_at(&axes->y, at) + 14, "start", "note",
+                 "measured = predicted");
+}
+
+/* scratch [4 p->n] */
 static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
 {
     char title[500], name[32], buf[400];
@@ -356,19 +422,12 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
     char y_name[300];
     snprintf(y_name, sizeof y_name, "measured rise of the loss (nats a token), %.180s",
              kq_rp_text_name(p, text));
-    const kq_panel axes = {.x = kq_axis_around(x, p->n, log, 64, 700),
-                           .y = kq_axis_around(both, n, log, 385, 16),
-                           .x_name = "predicted rise of the loss by eq. 1 (nats a token)",
-                           .y_name = y_name};
-    kq_svg_panel(f, &axes);
-    const double a = fmax(axes.x.lo, axes.y.lo), b = fmin(axes.x.hi, axes.y.hi);
-    if (a < b) {
-        fprintf(f, "<path class=\"rule\" d=\"M%.1f %.1fL%.1f %.1f\"/>\n", kq_axis_at(&axes.x, a),
-                kq_axis_at(&axes.y, a), kq_axis_at(&axes.x, b), kq_axis_at(&axes.y, b));
-        const double at = log ? sqrt(a * b) : (a + b) / 2;
-        kq_svg_label(f, kq_axis_at(&axes.x, at) + 10, kq_axis_at(&axes.y, at) + 14, "start", "note",
-                     "measured = predicted");
-    }
+    const kq_plot axes = {.x = kq_axis_around(x, p->n, log, 64, 700),
+                          .y = kq_axis_around(both, n, log, 385, 16),
+                          .x_name = "predicted rise of the loss by eq. 1 (nats a token)",
+                          .y_name = y_name};
+    kq_svg_plot(f, &axes);
+    diagonal(f, &axes);
     for (size_t i = 0; i < p->n; i++) {
         const kq_rp_row *r = &p->row[i];
         const double se = kq_rp_measure(r, text, "loss_rise_stderr");
@@ -379,13 +438,12 @@ static void predicted_figure(kq_rp *p, FILE *f, size_t text, double *scratch)
                          ey[2] = {clamped(&axes.y, y[i] - se), clamped(&axes.y, y[i] + se)};
             kq_svg_line(f, ex, ey, 2, r->series, "faint");
         }
-        tip(buf, sizeof buf, r, "loss rise", y[i]);
+        tooltip_of(buf, sizeof buf, r, "loss rise", y[i]);
         kq_svg_mark(f, kq_axis_at(&axes.x, x[i]), clamped(&axes.y, y[i]), r->series, r->mixed, "pp", buf);
     }
     kq_svg_end(f);
-    kq_rp_close(f, "A mark is one row of a method that predicts; bars are standard errors over tokens. Eq. 1 "
-                   "is the second-order term at "
-                   "the original weights, on the calibration text; "
+    kq_rp_close(f, "A mark is one row of a method that predicts; bars are standard errors over tokens. Eq. "
+                   "1 is the second-order term at the original weights, on the calibration text; "
                    "measured is on the text that the axis names.");
 }
 

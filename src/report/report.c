@@ -77,9 +77,8 @@ static void print_facts(const kq_rp *p, FILE *f)
 
 static void print_page(kq_rp *p, FILE *f)
 {
-    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta name=\"viewport\" "
-          "content=\"width=device-width, "
-          "initial-scale=1\"/>\n<title>",
+    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
+          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>",
           f);
     kq_html_text(f, kq_rp_string(p->about, "model"));
     fputs(": ways to quantize it</title>\n<style>\n", f);

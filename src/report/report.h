@@ -1,6 +1,7 @@
-/* The report of a comparison: what its folder holds (rows.c), put on a page (report.c) by figures (figures.c:
- * rows; layers.c: modules of rows and factors) and tables (tables.c). page.c has the parts that they share.
- */
+/* The page of a comparison. rows.c reads what the folder holds; page.c has the parts that figures and tables
+ * share; the figures are figures.c (a mark a row), spectra.c (the search for factors) and modules.c (a cell a
+ * module); the tables are tables.c. report.c puts them together. Private to src/report: kq_report is what
+ * others call (kronq.h). */
 #ifndef KQ_REPORT_REPORT_H
 #define KQ_REPORT_REPORT_H
 
@@ -68,12 +69,17 @@ void kq_rp_bits_cell(FILE *f, double bits);
 void kq_rp_tokens_cell(FILE *f, double tokens);
 int kq_rp_ppl_digits(double x); /* behind the point, for five significant digits */
 
-/* ---- figures.c, layers.c, tables.c ---- */
+/* ---- figures.c, spectra.c, modules.c, tables.c ---- */
 
-/* figures of every text: against tokens, against size, predicted against measured */
+/* Figures of every text: quality against tokens, quality against size, loss predicted against measured. */
 void kq_rp_quality(kq_rp *p, FILE *f);
-void kq_rp_spectra(kq_rp *p, FILE *f); /* spectral gaps and convergence of the factors */
-void kq_rp_modules(kq_rp *p, FILE *f); /* error and bits of every module; the hardest of them */
+/* Spectral gaps and convergence of the factors. */
+void kq_rp_spectra(kq_rp *p, FILE *f);
+/* sigma2 / sigma1 of a module's report in a factor file; NaN: it has none. */
+double kq_rp_gap(const json_t *module);
+bool kq_rp_has_gaps(const kq_rp_factors *factors);
+/* Error and bits of every module, and the hardest of them. */
+void kq_rp_modules(kq_rp *p, FILE *f);
 
 /* The table over seeds, and the table of every row. */
 void kq_rp_summary(const kq_rp *p, FILE *f);

@@ -1,3 +1,5 @@
+/* SVG and HTML by printf. A page has a few dozen kinds of elements; a library for them would be larger than
+ * this file, and another dependency. */
 #include "report/svg.h"
 
 #include <math.h>
@@ -5,7 +7,7 @@
 #include <string.h>
 
 /* Bytes of the UTF-8 character at s; 0: there is none (a text cut short, a control character). */
-static size_t character(const char *s)
+static size_t character_size(const char *s)
 {
     const unsigned char c = (unsigned char)*s;
     const size_t n = c < 0x80                ? 1
@@ -22,7 +24,7 @@ static size_t character(const char *s)
 void kq_html_text(FILE *f, const char *s)
 {
     while (*s) {
-        const size_t n = character(s);
+        const size_t n = character_size(s);
         switch (*s) {
         case '<': fputs("&lt;", f); break;
         case '>': fputs("&gt;", f); break;
@@ -184,7 +186,7 @@ void kq_svg_label(FILE *f, double x, double y, const char *anchor, const char *c
     fputs("</text>\n", f);
 }
 
-void kq_svg_panel(FILE *f, const kq_panel *p)
+void kq_svg_plot(FILE *f, const kq_plot *p)
 {
     double tick[KQ_TICKS];
     char buf[32];

@@ -7,8 +7,8 @@
 static void text_heads(const kq_rp *p, FILE *f)
 {
     for (size_t t = 0; t < p->n_text; t++)
-        fputs("<th>loss "
-              "rise<br/>(nats/token)</th><th>KLD<br/>(nats)</th><th>top-1<br/>(%)</th><th>perplexity</th>",
+        fputs("<th>loss rise<br/>(nats/token)</th><th>KLD<br/>(nats)</th><th>top-1<br/>(%)</th>"
+              "<th>perplexity</th>",
               f);
     const json_t *v;
     size_t i;
@@ -117,14 +117,12 @@ void kq_rp_summary(const kq_rp *p, FILE *f)
     double mean, sd;
     size_t n;
     fputs("<h2>Summary</h2>\n<p>Mean over seeds, with their standard deviation where there are several. "
-          "Shaded: the lowest KL divergence "
-          "of its size.</p>\n"
-          "<div class=\"wide\"><table id=\"summary\">\n<thead>",
+          "Shaded: the lowest KL divergence of its size.</p>\n<div class=\"wide\"><table id=\"summary\">\n"
+          "<thead>",
           f);
     group_heads(p, f, 6, "");
-    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th><th>bits a "
-          "weight<br/>of the "
-          "file</th><th>predicted by<br/>eq. 1 (nats/token)</th>",
+    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th>"
+          "<th>bits a weight<br/>of the file</th><th>predicted by<br/>eq. 1 (nats/token)</th>",
           f);
     text_heads(p, f);
     fputs("</tr></thead>\n<tbody>\n", f);
@@ -150,23 +148,18 @@ void kq_rp_all_rows(const kq_rp *p, FILE *f)
 {
     const json_t *v;
     size_t t, k;
-    fputs("<h2>Every row</h2>\n<p>&#177;: standard error over tokens (documents for accuracies), taken as "
-          "independent. The calibration's "
-          "seconds are those of the pass over the text that "
-          "rows share; times and peaks of work that was interrupted are not known (n/a).</p>\n<div "
-          "class=\"wide\"><table "
-          "id=\"rows\">\n<thead>",
+    fputs("<h2>Every row</h2>\n<p>&#177;: standard error over tokens (documents for accuracies), "
+          "taken as independent. The calibration's seconds are those of the pass over the text that rows "
+          "share; times and peaks of work that was interrupted are not known (n/a).</p>\n"
+          "<div class=\"wide\"><table id=\"rows\">\n<thead>",
           f);
     group_heads(p, f, 4,
-                "<th class=\"group\" colspan=\"4\">seconds</th><th class=\"group\" colspan=\"3\">peak memory "
-                "(MB)</th><th "
-                "colspan=\"4\"></th>");
-    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seed</th><th>calibration</"
-          "th><th>factors</th><th>rounding</th>"
-          "<th>evaluation</th><th>calibration</th><th>rounding</th><th>evaluation</th><th>bits a "
-          "quantized<br/>weight</th><th>bits a weight<br/>of the "
-          "file</th><th>relative<br/>error</th>"
-          "<th>predicted by<br/>eq. 1 (nats/token)</th>",
+                "<th class=\"group\" colspan=\"4\">seconds</th>"
+                "<th class=\"group\" colspan=\"3\">peak memory (MB)</th><th colspan=\"4\"></th>");
+    fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seed</th><th>calibration</th>"
+          "<th>factors</th><th>rounding</th><th>evaluation</th><th>calibration</th><th>rounding</th>"
+          "<th>evaluation</th><th>bits a quantized<br/>weight</th><th>bits a weight<br/>of the file</th>"
+          "<th>relative<br/>error</th><th>predicted by<br/>eq. 1 (nats/token)</th>",
           f);
     text_heads(p, f);
     fputs("</tr></thead>\n<tbody>\n", f);
