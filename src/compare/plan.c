@@ -411,8 +411,8 @@ static kq_status find_done(kq_cmp *c, kq_error *err)
             else if (key)
                 status =
                     kq_fail(err, KQ_E_MISMATCH,
-                            "%s: was made with another %s (%s); give it in the spec (%s:%s=...), or choose "
-                            "another folder",
+                            "%s: was made with another %s (%s); give it in the spec (%s:%s=...), "
+                            "or choose another folder",
                             path, key, text, r->spec, key);
             r->done = !status;
             json_decref(there);

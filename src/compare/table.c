@@ -444,10 +444,9 @@ static void markdown(const table *t, FILE *f)
     size_t n = 10;
     fputs("# Ways to quantize ", f);
     md_text(f, string(t->about, "model"));
-    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, shared pass) | factors (s) | "
-          "rounding (s) | peak memory "
-          "(MB): calibration / rounding / "
-          "evaluation | bits a weight of the file | loss rise by eq. 1 (nats/token)",
+    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, "
+          "shared pass) | factors (s) | rounding (s) | peak memory (MB): "
+          "calibration / rounding / evaluation | bits a weight of the file | loss rise by eq. 1 (nats/token)",
           f);
     md_quality_head(t, f, &n);
     md_rule(f, n);
@@ -459,9 +458,8 @@ static void markdown(const table *t, FILE *f)
         if (t->group[r] != r || kind_size(t, r) < 2)
             continue;
         if (!any) {
-            fputs("\nMean ± standard deviation over seeds:\n\n| method | bits | calibration tokens | seeds | "
-                  "loss rise by eq. 1 "
-                  "(nats/token)",
+            fputs("\nMean ± standard deviation over seeds:\n\n"
+                  "| method | bits | calibration tokens | seeds | loss rise by eq. 1 (nats/token)",
                   f);
             n = 5;
             md_quality_head(t, f, &n);
@@ -482,13 +480,11 @@ static void markdown(const table *t, FILE *f)
         fputs(" |\n", f);
     }
     fprintf(f,
-            "\nLoss rise: mean negative log-likelihood minus the original's, with its paired standard error "
-            "over tokens. KLD: mean "
-            "over all positions of KL(original || row). "
-            "Windows of %lld tokens (0: the default), at most %lld (0: all); %s products, instruction set "
-            "%s. n/a: not measured, or "
-            "not predicted by the method; times of "
-            "work that was interrupted are not known.\n",
+            "\nLoss rise: mean negative log-likelihood minus the original's, "
+            "with its paired standard error over tokens. KLD: mean over all positions of KL(original || "
+            "row). Windows of %lld tokens (0: the default), at most %lld (0: all); %s products, "
+            "instruction set %s. n/a: not measured, or not predicted by the method; "
+            "times of work that was interrupted are not known.\n",
             (long long)json_integer_value(json_object_get(t->about, "ctx")),
             (long long)json_integer_value(json_object_get(t->about, "chunks")), string(t->about, "compute"),
             string(t->about, "isa"));

@@ -266,8 +266,8 @@ kq_status kq_factor_file_open(const char *path, kq_factor_file **out, kq_error *
             const char *settings = kq_st_meta(f->files[0], "kronq.factors");
             if (!settings)
                 status = kq_fail(err, KQ_E_FORMAT,
-                                 "%s: is not a factor file (its metadata has no \"kronq.factors\"); make one "
-                                 "with kronq calibrate",
+                                 "%s: is not a factor file (its metadata has no \"kronq.factors\"); "
+                                 "make one with kronq calibrate",
                                  path);
             else if (!(f->settings = strdup(settings)))
                 status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);

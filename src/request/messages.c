@@ -176,8 +176,8 @@ static bool check_role(const char *role, kq_api_error *e)
         if (!strcmp(role, roles[i]))
             return true;
     return kq_api_fail(e, 400, "messages", "unsupported_value",
-                       "messages: the role '%.50s' is not supported "
-                       "(system, developer, user, assistant and tool are)",
+                       "messages: the role '%.50s' is not supported (system, developer, user, "
+                       "assistant and tool are)",
                        role);
 }
 
@@ -296,8 +296,8 @@ bool kq_api_tools(json_t *v, json_t **out, kq_api_error *e)
         if (!json_is_string(type) || strcmp(json_string_value(type), "function") ||
             !json_is_object(function) || !json_is_string(json_object_get(function, "name")))
             return kq_api_fail(e, 400, "tools", "unsupported_value",
-                               "'tools': {\"type\": \"function\", \"function\": {\"name\", ...}} is "
-                               "expected; other types of tools are not supported");
+                               "'tools': {\"type\": \"function\", \"function\": {\"name\", "
+                               "...}} is expected; other types of tools are not supported");
     }
     *out = json_array_size(v) ? json_incref(v) : NULL;
     return true;

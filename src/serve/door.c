@@ -169,8 +169,8 @@ static kq_status open_listeners(kq_door *d, kq_error *err)
     freeaddrinfo(list);
     if (why == EADDRINUSE)
         return kq_fail(err, KQ_E_IO,
-                       "--port %u: another program listens on it (host %.200s); end that one, or give "
-                       "another port (0: any free one)",
+                       "--port %u: another program listens on it (host %.200s); end that one, "
+                       "or give another port (0: any free one)",
                        d->opt.port, d->opt.host);
     if (why)
         return kq_fail(err, KQ_E_IO, "--host %.200s --port %u: cannot listen there: %s", d->opt.host,
@@ -266,8 +266,8 @@ static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
     for (size_t i = 0; i < sizeof reason / sizeof *reason; i++)
         words = reason[i].status == e->http ? reason[i].words : words;
     const int n = snprintf(out, sizeof out,
-                           "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: "
-                           "%zu\r\nConnection: close\r\n\r\n%s",
+                           "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+                           "Connection: close\r\n\r\n%s",
                            e->http, words, text ? strlen(text) : 0, text ? text : "");
     free(text);
     if (n > 0 && send(g->fd, out, (size_t)n < sizeof out ? (size_t)n : sizeof out - 1, MSG_NOSIGNAL) < 0)

@@ -140,8 +140,8 @@ bool kq_query_fits(const kq_api_limits *limits, const kq_query *j, kq_api_error 
                                param);
         if (n > limits->context || (n == limits->context && j->request.max_tokens))
             return kq_api_fail(e, 400, param, "context_length_exceeded",
-                               "This model's maximum context length is %zu tokens; '%s' has %zu, and one new "
-                               "token at least is asked for.",
+                               "This model's maximum context length is %zu tokens; '%s' has %zu, "
+                               "and one new token at least is asked for.",
                                limits->context, param, n);
         for (size_t t = 0; t < n; t++)
             if (j->prompt[i].ids[t] < 0 || (size_t)j->prompt[i].ids[t] >= limits->vocab_size)

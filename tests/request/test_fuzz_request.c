@@ -33,10 +33,10 @@ static void heads(void **state)
     (void)state;
     static const char *const seed[] = {
         "HGET /v1/models?a=b HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\n",
-        "HPOST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 12\r\nExpect: "
-        "100-continue\r\n\r\n{}",
-        "H\r\nPOST http://x/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\nContent-Length: "
-        "2\r\n\r\n"};
+        "HPOST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\n"
+        "{}",
+        "H\r\nPOST http://x/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n"
+        "Content-Length: 2\r\n\r\n"};
     kq_rng rng = kq_rng_stream(2, "heads");
     for (int i = 0; i < ROUNDS; i++) {
         uint8_t buf[CAP];

@@ -397,8 +397,8 @@ static void heads(void **state)
     } cases[] = {
         {"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 0},
         {"GET /health HTTP/1.0\r\n\r\n", 0},
-        {"\r\nPOST /v1/completions?x=1 HTTP/1.1\r\nhost:\tlocalhost:8080 \r\nContent-Length: "
-         "12\r\nContent-Length: 12\r\nExpect: 100-continue\r\nX-Empty:\r\n\r\n",
+        {"\r\nPOST /v1/completions?x=1 HTTP/1.1\r\nhost:\tlocalhost:8080 \r\nContent-Length: 12\r\n"
+         "Content-Length: 12\r\nExpect: 100-continue\r\nX-Empty:\r\n\r\n",
          0},
         {"POST /tokenize HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: Chunked\r\n\r\n", 0},
         {"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\n\r\n", 0},
