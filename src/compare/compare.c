@@ -1,4 +1,6 @@
-/* kq_compare: passes over the text, and the rows that wait for them. */
+/* kq_compare: passes over the text, and the rows that wait for them. Rows are grouped by pass, because the
+ * pass is the dearest part of a row and several rows can share it; factor files go as soon as no row waits
+ * for them. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,18 +14,19 @@
 #include "base/mem.h"
 #include "base/options.h"
 #include "base/progress.h"
+#include "base/text.h"
 #include "base/time.h"
 #include "compare/compare.h"
 #include "quant/plan.h"
 
-/* What the library below reports, with the place in the comparison before it; its notes (one a module)
- * are not passed on. */
+/* Passes on what the library below reports, with the row or pass before it ("row 3/8: rounding"). Its notes,
+ * one a module, are not passed on. */
 typedef struct watcher {
     const kq_common *to;
     char where[64];
 } watcher;
 
-static int watch(void *ctx, const char *stage, double fraction, const char *note)
+static int report_progress(void *ctx, const char *stage, double fraction, const char *note)
 {
     const watcher *w = ctx;
     char text[128];
@@ -37,7 +40,7 @@ static kq_common watched(const kq_common *common, watcher *w)
     kq_common c = *common;
     w->to = common;
     if (common->progress) {
-        c.progress = watch;
+        c.progress = report_progress;
         c.ctx = w;
     }
     return c;
@@ -45,8 +48,8 @@ static kq_common watched(const kq_common *common, watcher *w)
 
 /* ---- passes ---- */
 
-static kq_status factor_path(const kq_cmp *c, const kq_cmp_factors *f, const char *suffix,
-                             char path[KQ_CMP_PATH], kq_error *err)
+static kq_status factor_path(const kq_cmp *c, const kq_cmp_factors *f, const char *suffix, char **path,
+                             kq_error *err)
 {
     return kq_cmp_path(path, c->dir, "factors", f->name, suffix, err);
 }
@@ -56,17 +59,17 @@ static double sum_seconds(const json_t *modules)
     const char *key;
     json_t *m;
     double s = 0;
-    json_object_foreach((json_t *)modules, key, m) s += json_number_value(json_object_get(m, "seconds"));
+    json_object_foreach((json_t *)modules, key, m)
+        s += json_number_value(json_object_get(m, "seconds"));
     return s;
 }
 
 /* factors/NAME.json out of the pass's report. whole: nothing of it was done by an earlier, interrupted
  * run, so that its times are known. */
 static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const json_t *report,
-                             const json_t *one, size_t shared, bool whole, bool peak, kq_error *err)
+                             const json_t *own, size_t shared, bool whole, bool peak, kq_error *err)
 {
-    char path[KQ_CMP_PATH];
-    const json_t *s = json_object_get(report, "seconds"), *modules = json_object_get(one, "modules");
+    const json_t *s = json_object_get(report, "seconds"), *modules = json_object_get(own, "modules");
     json_t *o = json_pack("{s:i, s:O, s:I, s:b, s:O?, s:O?}", "format", 1, "settings", f->settings,
                           "shared_by", (json_int_t)shared, "kept", c->opt->keep_factors, "calibration_nll",
                           json_object_get(report, "calibration_nll"), "modules", modules);
@@ -81,100 +84,150 @@ static kq_status keep_report(const kq_cmp *c, const kq_cmp_factors *f, const jso
     json_object_set(o, "peak_rss_bytes",
                     peak && whole ? json_object_get(report, "peak_rss_bytes") : json_null());
     json_object_set(o, "file_bytes",
-                    json_object_get(one, "file_bytes") ? json_object_get(one, "file_bytes") : json_null());
-    kq_status status = factor_path(c, f, ".json", path, err);
-    if (!status)
-        status = kq_cmp_store(path, o, err);
+                    json_object_get(own, "file_bytes") ? json_object_get(own, "file_bytes") : json_null());
+    kq_status status = kq_cmp_store_in(c->dir, "factors", f->name, o, err);
     json_decref(o);
     return status;
 }
 
-/* Settings that a pass was interrupted with and that are no longer asked for: begin it anew. */
+/* Remove FILE.SUFFIX. */
+static kq_status remove_beside(const char *file, const char *suffix, kq_error *err)
+{
+    char *path;
+    kq_status status = kq_format(&path, err, "%s%s", file, suffix);
+    if (!status)
+        status = kq_remove_tree(path, err);
+    kq_free(path);
+    return status;
+}
+
+/* A pass was interrupted with settings that are no longer asked for: begin it anew. */
 static kq_status drop_pass(const kq_estimate *e, size_t n, kq_error *err)
 {
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < n && !status; i++) {
-        char path[KQ_CMP_PATH + 16];
-        snprintf(path, sizeof path, "%s.pass", e[i].out_file);
-        if (!(status = kq_remove_tree(path, err))) {
-            snprintf(path, sizeof path, "%s.work", e[i].out_file);
-            status = kq_remove_tree(path, err);
+    for (size_t i = 0; i < n && !status; i++)
+        if (!(status = remove_beside(e[i].out_file, ".pass", err)))
+            status = remove_beside(e[i].out_file, ".work", err);
+    return status;
+}
+
+/* Was a part of the pass done by an earlier run? */
+static bool has_begun(const kq_estimate *e, size_t n)
+{
+    bool begun = false;
+    for (size_t i = 0; i < n && !begun; i++) {
+        char *work;
+        begun = kq_path_exists(e[i].out_file);
+        if (!kq_format(&work, NULL, "%s.work", e[i].out_file))
+            begun = begun || kq_path_exists(work);
+        kq_free(work);
+    }
+    return begun;
+}
+
+/* The factors that one pass over the text makes. */
+typedef struct pass {
+    const kq_cmp_factors **f; /* owned [n] */
+    kq_estimate *e;           /* owned [n]; out_file is owned too */
+    size_t n, bytes;          /* of the factor files */
+} pass;
+
+/* Does the folder have these factors, with their report? *file: their factor file's path. */
+static kq_status find_factor_file(const kq_cmp *c, const kq_cmp_factors *f, char **file, bool *there,
+                                  kq_error *err)
+{
+    char *report = NULL;
+    kq_status status = factor_path(c, f, ".safetensors", file, err);
+    if (!status)
+        status = factor_path(c, f, ".json", &report, err);
+    *there = !status && kq_path_exists(report) && kq_path_exists(*file);
+    kq_free(report);
+    return status;
+}
+
+/* The factors of pass p that rows wait for and that are not there yet. */
+static kq_status open_pass(const kq_cmp *c, size_t p, pass *a, kq_error *err)
+{
+    *a = (pass){0};
+    kq_status status = kq_alloc_for((void **)&a->f, c->n_factors, sizeof *a->f, "factors", err);
+    if (!status)
+        status = kq_alloc_for((void **)&a->e, c->n_factors, sizeof *a->e, "factors", err);
+    for (size_t i = 0; i < c->n_factors && !status; i++) {
+        const kq_cmp_factors *f = &c->factors[i];
+        char *file;
+        bool there;
+        if (f->pass != p || !f->waiting)
+            continue;
+        if ((status = find_factor_file(c, f, &file, &there, err)) || there) {
+            kq_free(file);
+            continue;
         }
+        a->f[a->n] = f;
+        a->e[a->n++] = (kq_estimate){.out_file = file, .calibration = f->calibration};
+        a->bytes += f->bytes;
     }
     return status;
 }
 
-static bool begun(const kq_estimate *e, size_t n)
+static void close_pass(pass *a)
 {
-    for (size_t i = 0; i < n; i++) {
-        char path[KQ_CMP_PATH + 16];
-        snprintf(path, sizeof path, "%s.work", e[i].out_file);
-        if (kq_path_exists(path) || kq_path_exists(e[i].out_file))
-            return true;
-    }
-    return false;
+    for (size_t i = 0; i < a->n; i++)
+        kq_free((char *)a->e[i].out_file);
+    kq_free(a->f);
+    kq_free(a->e);
 }
 
-/* The factors of pass p that rows wait for and that are not there yet; when there are any, line says so
- * first. */
-static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_common *common, kq_error *err)
+/* The settings of the first factors are those of all, as far as the pass is concerned. (Methods over inputs
+ * ignore how labels are drawn.) */
+static kq_quantize_options pass_options(const kq_cmp *c, const pass *a, const kq_common *common)
 {
-    const kq_cmp_factors **f = NULL;
-    kq_estimate *e = NULL;
-    char(*path)[KQ_CMP_PATH] = NULL, *text = NULL;
+    const kq_cmp_row *r = c->row;
+    while (r->factors < 0 || &c->factors[r->factors] != a->f[0])
+        r++;
+    kq_quantize_options opt = r->opt;
+    opt.calibration = a->f[0]->calibration;
+    opt.common = *common;
+    opt.common.seed = a->f[0]->seed;
+    opt.shard_size = SIZE_MAX; /* one file, to be removed as one */
+    return opt;
+}
+
+/* Make the factors and write their reports. */
+static kq_status calibrate_pass(const kq_cmp *c, const pass *a, const kq_common *common, kq_error *err)
+{
+    const kq_quantize_options opt = pass_options(c, a, common);
     json_t *report = NULL;
-    size_t n = 0, bytes = 0;
-    kq_status status = kq_alloc_for((void **)&f, c->n_factors, sizeof *f, "factors", err);
+    char *text = NULL;
+    bool whole = !has_begun(a->e, a->n);
+    kq_status status = whole ? kq_check_disk(c->dir, a->bytes, err) : KQ_OK;
+    const bool peak = kq_peak_rss_reset();
     if (!status)
-        status = kq_alloc_for((void **)&e, c->n_factors, sizeof *e, "factors", err);
-    if (!status)
-        status = kq_alloc_for((void **)&path, c->n_factors, sizeof *path, "factors", err);
-    for (size_t i = 0; i < c->n_factors && !status; i++) {
-        const kq_cmp_factors *one = &c->factors[i];
-        if (one->pass != p || !one->waiting || (status = factor_path(c, one, ".json", path[n], err)))
-            continue;
-        const bool reported = kq_path_exists(path[n]);
-        if ((status = factor_path(c, one, ".safetensors", path[n], err)) ||
-            (reported && kq_path_exists(path[n])))
-            continue;
-        f[n] = one;
-        e[n] = (kq_estimate){.out_file = path[n], .calibration = one->calibration};
-        bytes += one->bytes;
-        n++;
+        status = kq_calibrate_all(c->model, a->e, a->n, &opt, c->opt->factor_bf16, &text, err);
+    if (status == KQ_E_MISMATCH && !(status = drop_pass(a->e, a->n, err))) {
+        whole = true;
+        status = kq_calibrate_all(c->model, a->e, a->n, &opt, c->opt->factor_bf16, &text, err);
     }
-    if (!status && n && !(status = kq_progress_note(&c->opt->common, line, err))) {
-        /* the settings of the first are those of all, as far as the pass is concerned; labels do not
-         * matter to methods over inputs */
-        const kq_cmp_row *r = c->row;
-        while (r->factors < 0 || &c->factors[r->factors] != f[0])
-            r++;
-        kq_quantize_options opt = r->opt;
-        opt.calibration = f[0]->calibration;
-        opt.common = *common;
-        opt.common.seed = f[0]->seed;
-        opt.shard_size = SIZE_MAX; /* one file, to be removed as one */
-        bool whole = !begun(e, n);
-        if (whole)
-            status = kq_check_disk(c->dir, bytes, err);
-        const bool peak = kq_peak_rss_reset();
-        if (!status)
-            status = kq_calibrate_all(c->model, e, n, &opt, c->opt->factor_bf16, &text, err);
-        if (status == KQ_E_MISMATCH && !(status = drop_pass(e, n, err))) {
-            whole = true;
-            status = kq_calibrate_all(c->model, e, n, &opt, c->opt->factor_bf16, &text, err);
-        }
-        if (!status && !(report = json_loads(text, 0, NULL)))
-            status = kq_fail(err, KQ_E_MEMORY, "out of memory: the calibration's report");
-        for (size_t i = 0; i < n && !status; i++)
-            status = keep_report(c, f[i], report,
-                                 n > 1 ? json_array_get(json_object_get(report, "estimates"), i) : report, n,
-                                 whole, peak, err);
+    if (!status && !(report = json_loads(text, 0, NULL)))
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the calibration's report");
+    for (size_t i = 0; i < a->n && !status; i++) {
+        const json_t *own = a->n > 1 ? json_array_get(json_object_get(report, "estimates"), i) : report;
+        status = keep_report(c, a->f[i], report, own, a->n, whole, peak, err);
     }
     json_decref(report);
     free(text);
-    kq_free(f);
-    kq_free(e);
-    kq_free(path);
+    return status;
+}
+
+/* Run pass p, unless all its factors are there. line announces it. */
+static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_common *common, kq_error *err)
+{
+    pass a;
+    kq_status status = open_pass(c, p, &a, err);
+    if (!status && a.n)
+        status = kq_progress_note(&c->opt->common, line, err);
+    if (!status && a.n)
+        status = calibrate_pass(c, &a, common, err);
+    close_pass(&a);
     return status;
 }
 
@@ -182,16 +235,15 @@ static kq_status run_pass(const kq_cmp *c, size_t p, const char *line, const kq_
  * to keep stays. */
 static kq_status release(const kq_cmp *c, const kq_cmp_factors *f, kq_error *err)
 {
-    char path[KQ_CMP_PATH];
+    char *path = NULL;
     json_t *report;
     if (f->waiting || c->opt->keep_factors)
         return KQ_OK;
-    kq_status status = factor_path(c, f, ".json", path, err);
-    if (status || !kq_path_exists(path) || (status = kq_cmp_load(path, &report, err)))
-        return status;
-    if (!json_is_true(json_object_get(report, "kept")) &&
-        !(status = factor_path(c, f, ".safetensors", path, err)))
+    kq_status status = kq_cmp_load_if_there(c->dir, "factors", f->name, &report, err);
+    if (report && !json_is_true(json_object_get(report, "kept")) &&
+        !(status = factor_path(c, f, ".safetensors", &path, err)))
         status = kq_remove_tree(path, err);
+    kq_free(path);
     json_decref(report);
     return status;
 }
@@ -217,7 +269,7 @@ typedef struct pace {
     double passes_s;
 } pace;
 
-static kq_status announce(const kq_cmp *c, const kq_cmp_row *r, const pace *p, kq_error *err)
+static kq_status announce_row(const kq_cmp *c, const kq_cmp_row *r, const pace *p, kq_error *err)
 {
     char line[600], left[32];
     int n = snprintf(line, sizeof line, "row %zu of %zu: %.300s, %g bits, seed %llu", c->n - p->left + 1,
@@ -238,7 +290,7 @@ static kq_status run_row(kq_cmp *c, size_t i, pace *p, char **text, kq_error *er
     const double start = kq_now_s();
     kq_common common = watched(&c->opt->common, &w);
     snprintf(w.where, sizeof w.where, "row %zu/%zu", c->n - p->left + 1, c->n);
-    kq_status status = announce(c, r, p, err);
+    kq_status status = announce_row(c, r, p, err);
     if (!status)
         status = kq_cmp_row_run(c, r, &common, err);
     if (status)
@@ -314,13 +366,16 @@ static kq_status run_all(kq_cmp *c, char **text, kq_error *err)
 
 static kq_status lock_folder(const char *dir, int *fd, kq_error *err)
 {
-    char path[KQ_CMP_PATH];
-    kq_status status = kq_cmp_path(path, dir, NULL, "lock", "", err);
+    char *path;
+    kq_status status = kq_cmp_path(&path, dir, NULL, "lock", "", err);
     if (status)
         return status;
     *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (*fd < 0)
-        return kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
+        status = kq_fail(err, KQ_E_IO, "%s: %s", path, strerror(errno));
+    kq_free(path);
+    if (status)
+        return status;
     if (flock(*fd, LOCK_EX | LOCK_NB))
         return kq_fail(err, KQ_E_IO, "%s: another kronq is at work there", dir);
     return KQ_OK;
@@ -331,11 +386,13 @@ enum { N_FOLDER = sizeof folder / sizeof *folder };
 
 static kq_status make_folders(const char *dir, kq_error *err)
 {
-    char path[KQ_CMP_PATH];
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < N_FOLDER && !status; i++)
-        if (!(status = kq_cmp_path(path, dir, NULL, folder[i], "", err)))
+    for (size_t i = 0; i < N_FOLDER && !status; i++) {
+        char *path;
+        if (!(status = kq_cmp_path(&path, dir, NULL, folder[i], "", err)))
             status = kq_mkdirs(path, err);
+        kq_free(path);
+    }
     return status;
 }
 
@@ -343,12 +400,16 @@ static kq_status make_folders(const char *dir, kq_error *err)
  * empty. */
 static void remove_folders(const char *dir, size_t n)
 {
-    char path[KQ_CMP_PATH];
-    for (size_t i = 0; i < N_FOLDER; i++)
-        if (!kq_cmp_path(path, dir, NULL, folder[i], "", NULL))
+    char *path;
+    for (size_t i = 0; i < N_FOLDER; i++) {
+        if (!kq_cmp_path(&path, dir, NULL, folder[i], "", NULL))
             kq_remove_folders(path, 1);
-    if (n && !kq_cmp_path(path, dir, NULL, "lock", "", NULL))
+        kq_free(path);
+    }
+    if (n && !kq_cmp_path(&path, dir, NULL, "lock", "", NULL)) {
         remove(path);
+        kq_free(path);
+    }
     kq_remove_folders(dir, n);
 }
 
@@ -357,7 +418,7 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
 {
     KQ_C_LOCALE;
     kq_cmp c;
-    char path[KQ_CMP_PATH], *text = NULL;
+    char *text = NULL;
     int lock = -1;
     kq_compare_options guarded;
     const kq_compare_options *opt = &guarded;
@@ -378,8 +439,7 @@ kq_status kq_compare(const char *model, const char *dir, const kq_compare_row *r
     const size_t new_folders = kq_missing_folders(dir);
     if ((status = make_folders(dir, err)) || (status = lock_folder(dir, &lock, err)))
         goto out;
-    if ((status = kq_cmp_path(path, dir, NULL, "compare.json", "", err)) ||
-        (status = kq_cmp_store(path, c.about, err))) {
+    if ((status = kq_cmp_store_in(dir, NULL, "compare", c.about, err))) {
         remove_folders(dir, new_folders);
         goto out;
     }

@@ -1,11 +1,11 @@
-/* Comparing ways to quantize one model: what is to be done (plan.c), doing it row by row (compare.c,
- * row.c), the tables (table.c).
+/* Comparing ways to quantize one model: what is to be done (plan.c), doing it row by row (compare.c, row.c),
+ * reading it again (read.c), and the tables (table.c).
  *
  * DIR/compare.json   the model, the texts and tasks, and the names of all rows in their order
  * DIR/rows/          ROW.json: a finished row's settings and figures
- * DIR/factors/       NAME.safetensors while rows need it, NAME.json: its report, which stays
- * DIR/models/        ROW/: the checkpoint while it is measured, ROW.json beside it: the report of its
- * making DIR/reference/     what is kept of MODEL's own predictions
+ * DIR/factors/       NAME.safetensors while rows need it; NAME.json: its report, which stays
+ * DIR/models/        ROW/: the checkpoint while it is measured; ROW.json: the report of its making
+ * DIR/reference/     what is kept of MODEL's own predictions
  * DIR/table.md, table.csv, table.json */
 #ifndef KQ_COMPARE_COMPARE_H
 #define KQ_COMPARE_COMPARE_H
@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "base/error.h"
+#include "compare/files.h"
 
 enum { KQ_CMP_NAME = 160, KQ_CMP_NO_FACTORS = -1 };
 
@@ -72,14 +73,5 @@ kq_status kq_cmp_read(const char *dir, json_t **about, json_t **rows, kq_error *
 /* The tables of all finished rows that compare.json names, into DIR; text (may be NULL): table.json's,
  * free() it. */
 kq_status kq_cmp_tables(const char *dir, char **text, kq_error *err);
-
-/* ---- files of DIR ---- */
-enum { KQ_CMP_PATH = 4400 };
-/* "DIR/folder/name.suffix"; folder may be NULL, suffix "" */
-kq_status kq_cmp_path(char buf[KQ_CMP_PATH], const char *dir, const char *folder, const char *name,
-                      const char *suffix, kq_error *err);
-/* A JSON object from a file of at most 64 MB; KQ_E_FORMAT when it is none. The caller owns *out. */
-kq_status kq_cmp_load(const char *path, json_t **out, kq_error *err);
-kq_status kq_cmp_store(const char *path, const json_t *o, kq_error *err);
 
 #endif

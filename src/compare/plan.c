@@ -1,3 +1,6 @@
+/* What a comparison has to do: every row is checked before any work, so that a wrong one is found now and not
+ * after a night; then it is settled which factors and which passes over the text the rows share, and what the
+ * folder has. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,44 +18,6 @@
 #include "settings/settings.h"
 #include "tasks/tasks.h"
 #include "text/text.h"
-
-kq_status kq_cmp_path(char buf[KQ_CMP_PATH], const char *dir, const char *folder, const char *name,
-                      const char *suffix, kq_error *err)
-{
-    const int len =
-        snprintf(buf, KQ_CMP_PATH, "%s/%s%s%s%s", dir, folder ? folder : "", folder ? "/" : "", name, suffix);
-    return len < 0 || len >= KQ_CMP_PATH ? kq_fail(err, KQ_E_ARG, "%s: the path is too long", dir) : KQ_OK;
-}
-
-kq_status kq_cmp_load(const char *path, json_t **out, kq_error *err)
-{
-    char *text;
-    size_t size;
-    json_error_t je;
-    *out = NULL;
-    kq_status status = kq_file_read(path, 64u << 20, &text, &size, err);
-    if (status)
-        return status;
-    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &je);
-    kq_free(text);
-    if (json_is_object(*out))
-        return KQ_OK;
-    status = kq_fail(err, KQ_E_FORMAT, "%s: %s (line %d)", path, *out ? "a JSON object is expected" : je.text,
-                     *out ? 1 : je.line);
-    json_decref(*out);
-    *out = NULL;
-    return status;
-}
-
-kq_status kq_cmp_store(const char *path, const json_t *o, kq_error *err)
-{
-    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
-    if (!text)
-        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    kq_status status = kq_file_write(path, text, strlen(text), err);
-    free(text);
-    return status;
-}
 
 kq_quantize_options kq_cmp_options(const kq_cmp *c, const kq_quantize_options *opt)
 {
@@ -76,8 +41,8 @@ static void hash_text(const char *text, char *hex, size_t digits)
     hex[digits] = 0;
 }
 
-/* A file name that can be read: letters, digits and what is harmless; a hash where that is not the whole
- * truth. */
+/* A file name that people can read, out of the row's spec: letters, digits and a few harmless signs; with a
+ * hash where the spec has others or is long. */
 static void name_row(kq_cmp_row *r)
 {
     char hex[17];
@@ -103,8 +68,8 @@ static void name_row(kq_cmp_row *r)
              (unsigned long long)r->opt.common.seed);
 }
 
-/* Random are: text that the model writes, labels that are drawn, a random start. Other factors are the
- * same for every seed. */
+/* The seed that the factors depend on; 0: none, they are the same for every seed. Random are text that the
+ * model writes, labels that are drawn, and a random start. */
 static uint64_t factor_seed(const kq_prepared *p)
 {
     const kq_calibration *c = &p->opt->calibration;
@@ -127,7 +92,7 @@ static size_t factor_bytes(const kq_prepared *p, bool bf16)
     return bytes;
 }
 
-/* The same pass over the text serves both: same text, sequences and labels, same seed. */
+/* Can one pass over the text make both? It can when text, sequences, labels and seed are the same. */
 static bool same_pass(const kq_cmp_factors *a, const kq_cmp_factors *b)
 {
     const json_t *x = json_object_get(a->settings, "calibration"),
@@ -181,9 +146,9 @@ static kq_status find_factors(kq_cmp *c, kq_prepared *p, int *which, kq_error *e
     return KQ_OK;
 }
 
-/* A row before it with the same calibration and seed, whose options were checked: the factors are the
- * same, and need not be settled again. */
-static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
+/* A row before r with the same calibration and seed, whose options have been checked: its factors are r's
+ * too, and need not be settled again. */
+static const kq_cmp_row *same_calibration(const kq_cmp *c, const kq_cmp_row *r)
 {
     const kq_quantize_options *a = &r->opt;
     for (const kq_cmp_row *s = c->row; s < r; s++)
@@ -195,8 +160,8 @@ static const kq_cmp_row *twin(const kq_cmp *c, const kq_cmp_row *r)
     return NULL;
 }
 
-/* What memory is sure to be too little for is refused before any work: the factors of one row alone, and
- * the evaluation. */
+/* Refuse before any work what is sure not to fit into memory: the factors of one row alone, or the
+ * evaluation. */
 static kq_status check_memory(const kq_cmp *c, const kq_prepared *p, kq_error *err)
 {
     size_t memory, disk;
@@ -234,7 +199,7 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
         if (!strcmp(s->name, r->name))
             return kq_fail(err, KQ_E_ARG, "it is asked for twice with %g bits and seed %llu", o->bits,
                            (unsigned long long)o->common.seed);
-    const kq_cmp_row *same = twin(c, r);
+    const kq_cmp_row *same = same_calibration(c, r);
     if (same)
         r->factors = same->factors;
     else if (!(status = kq_prepare(c->model, o, true, &p, err)) && !(status = kq_bits_open(&p, &bits, err)) &&
@@ -260,7 +225,7 @@ static kq_status open_row(kq_cmp *c, kq_cmp_row *r, const kq_compare_row *in, kq
     return r->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
 }
 
-/* Of a text as far as it is measured, how says what of it; or of a task's file, how NULL. */
+/* The hash of a text as far as it is measured (how says what of it), or of a task's file (how NULL). */
 static kq_status hash_file(const char *path, const kq_text_how *how, char hex[33], kq_error *err)
 {
     kq_hash *h = kq_hash_new();
@@ -326,13 +291,12 @@ static kq_status describe(kq_cmp *c, const kq_tokenizer *tok, kq_error *err)
     return status || c->about ? status : kq_fail(err, KQ_E_MEMORY, "out of memory: compare.json");
 }
 
-/* The first of a's members that b has otherwise, NULL when none; text: "then ..., now ...". */
+/* The first member that differs between the two objects, NULL when none does; text: "then ..., now ...". */
 static const char *differs(const json_t *then, const json_t *now, char text[500])
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)now, key, value)
-    {
+    json_object_foreach((json_t *)now, key, value) {
         const json_t *old = json_object_get(then, key);
         if (json_equal(old, value))
             continue;
@@ -347,24 +311,22 @@ static const char *differs(const json_t *then, const json_t *now, char text[500]
         free(b);
         return key;
     }
-    json_object_foreach((json_t *)then, key, value) if (!json_object_get(now, key))
-    {
-        snprintf(text, 500, "then there, now absent");
-        return key;
-    }
+    json_object_foreach((json_t *)then, key, value)
+        if (!json_object_get(now, key)) {
+            snprintf(text, 500, "then there, now absent");
+            return key;
+        }
     return NULL;
 }
 
-/* DIR's compare.json must be of the same model, texts and evaluation; its rows come first, ours that it
- * does not have after them. */
-static kq_status meet_folder(kq_cmp *c, kq_error *err)
+/* DIR's compare.json, if there is one, must be of the same model, texts and evaluation. Its rows stay first;
+ * new rows come after them. */
+static kq_status join_folder(kq_cmp *c, kq_error *err)
 {
-    char path[KQ_CMP_PATH], text[500];
+    char text[500];
     json_t *there, *value;
-    kq_status status = kq_cmp_path(path, c->dir, NULL, "compare.json", "", err);
-    if (status || !kq_path_exists(path))
-        return status;
-    if ((status = kq_cmp_load(path, &there, err)))
+    kq_status status = kq_cmp_load_if_there(c->dir, NULL, "compare", &there, err);
+    if (!there)
         return status;
     json_t *rows = json_object_get(there, "rows"), *now = json_copy(c->about), *then = json_copy(there);
     static const char *const free_to_change[] = {"rows", "kronq"};
@@ -374,15 +336,15 @@ static kq_status meet_folder(kq_cmp *c, kq_error *err)
     }
     const char *key = differs(then, now, text);
     if (key)
-        status = kq_fail(err, KQ_E_MISMATCH, "%s: is of another comparison (%s: %s); choose another folder",
-                         path, key, text);
+        status = kq_fail(err, KQ_E_MISMATCH,
+                         "%s/compare.json: is of another comparison (%s: %s); choose another folder", c->dir,
+                         key, text);
     else if (!json_is_array(rows))
-        status = kq_fail(err, KQ_E_FORMAT, "%s: has no list of rows", path);
+        status = kq_fail(err, KQ_E_FORMAT, "%s/compare.json: has no list of rows", c->dir);
     if (!status) {
         json_t *all = json_deep_copy(rows);
         size_t i, j;
-        json_array_foreach(json_object_get(c->about, "rows"), i, value)
-        {
+        json_array_foreach(json_object_get(c->about, "rows"), i, value) {
             for (j = 0; j < json_array_size(rows) && !json_equal(json_array_get(rows, j), value);)
                 j++;
             if (j == json_array_size(rows))
@@ -396,27 +358,34 @@ static kq_status meet_folder(kq_cmp *c, kq_error *err)
     return status;
 }
 
+/* Is the row finished already, with the settings that it has now? */
+static kq_status check_done(const kq_cmp *c, kq_cmp_row *r, kq_error *err)
+{
+    char text[500];
+    json_t *there;
+    kq_status status = kq_cmp_load_if_there(c->dir, "rows", r->name, &there, err);
+    if (!there)
+        return status;
+    const json_t *settings = json_object_get(there, "settings");
+    const char *key = differs(settings, r->settings, text);
+    if (!json_is_object(settings))
+        status = kq_fail(err, KQ_E_FORMAT, "%s/rows/%s.json: has no settings", c->dir, r->name);
+    else if (key)
+        status = kq_fail(err, KQ_E_MISMATCH,
+                         "%s/rows/%s.json: was made with another %s (%s); give it in the spec (%s:%s=...), "
+                         "or choose another folder",
+                         c->dir, r->name, key, text, r->spec, key);
+    r->done = !status;
+    json_decref(there);
+    return status;
+}
+
 static kq_status find_done(kq_cmp *c, kq_error *err)
 {
     kq_status status = KQ_OK;
     for (size_t i = 0; i < c->n && !status; i++) {
         kq_cmp_row *r = &c->row[i];
-        char path[KQ_CMP_PATH], text[500];
-        json_t *there;
-        if (!(status = kq_cmp_path(path, c->dir, "rows", r->name, ".json", err)) && kq_path_exists(path) &&
-            !(status = kq_cmp_load(path, &there, err))) {
-            const char *key = differs(json_object_get(there, "settings"), r->settings, text);
-            if (!json_is_object(json_object_get(there, "settings")))
-                status = kq_fail(err, KQ_E_FORMAT, "%s: has no settings", path);
-            else if (key)
-                status =
-                    kq_fail(err, KQ_E_MISMATCH,
-                            "%s: was made with another %s (%s); give it in the spec (%s:%s=...), "
-                            "or choose another folder",
-                            path, key, text, r->spec, key);
-            r->done = !status;
-            json_decref(there);
-        }
+        status = check_done(c, r, err);
         if (!r->done && r->factors >= 0)
             c->factors[r->factors].waiting++;
     }
@@ -504,7 +473,7 @@ kq_status kq_cmp_open(const char *model, const char *dir, const kq_compare_row *
     kq_tokenizer *tok = NULL;
     if (!status && opt->n_text && !(status = kq_model_file_open(model, KQ_ISA_REF, &file, err)))
         status = kq_tokenizer_open(kq_model_file_source(file), &tok, err);
-    if (!status && !(status = describe(c, tok, err)) && !(status = meet_folder(c, err)))
+    if (!status && !(status = describe(c, tok, err)) && !(status = join_folder(c, err)))
         status = find_done(c, err);
     kq_tokenizer_close(tok);
     kq_model_file_close(file);

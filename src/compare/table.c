@@ -41,8 +41,8 @@ static const char *string(const json_t *o, const char *key)
     return s ? s : "";
 }
 
-static void add(table *t, int text, const char *task, const char *suffix, const char *group, const char *name,
-                const char *key, bool quality)
+static void add_column(table *t, int text, const char *task, const char *suffix, const char *group,
+                       const char *name, const char *key, bool quality)
 {
     column *c = &t->col[t->n_col++];
     *c = (column){.group = group, .name = name, .text = text, .task = task, .quality = quality};
@@ -57,29 +57,31 @@ static void set_columns(table *t)
     static const char *const task_key[] = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr"};
     const json_t *v;
     size_t i;
-    add(t, -1, NULL, NULL, NULL, "bits", "bits", false);
-    add(t, -1, NULL, NULL, NULL, "tokens", "tokens", false);
-    add(t, -1, NULL, NULL, NULL, "seed", "seed", false);
-    add(t, -1, NULL, NULL, "seconds", "calibration", "calibration_s", false);
-    add(t, -1, NULL, NULL, "seconds", "factors", "factors_s", false);
-    add(t, -1, NULL, NULL, "seconds", "rounding", "rounding_s", false);
-    add(t, -1, NULL, NULL, "seconds", "evaluation", "evaluation_s", false);
-    add(t, -1, NULL, NULL, "peak_rss_bytes", "calibration", "calibration_peak_bytes", false);
-    add(t, -1, NULL, NULL, "peak_rss_bytes", "rounding", "rounding_peak_bytes", false);
-    add(t, -1, NULL, NULL, "peak_rss_bytes", "evaluation", "evaluation_peak_bytes", false);
-    add(t, -1, NULL, NULL, NULL, "file_bytes", "file_bytes", false);
-    add(t, -1, NULL, NULL, NULL, "bpw", "bpw", false);
-    add(t, -1, NULL, NULL, NULL, "bpw_file", "bpw_file", false);
-    add(t, -1, NULL, NULL, NULL, "relative_mse", "relative_mse", true);
-    add(t, -1, NULL, NULL, NULL, "predicted_loss", "predicted_loss", true);
-    json_array_foreach(json_object_get(t->about, "texts"), i,
-                       v) for (size_t k = 0; k < sizeof text_key / sizeof *text_key; k++)
-        add(t, (int)i, NULL, string(v, "name"), NULL, text_key[k], text_key[k],
-            !strstr(text_key[k], "stderr"));
-    json_array_foreach(json_object_get(t->about, "tasks"), i,
-                       v) for (size_t k = 0; k < sizeof task_key / sizeof *task_key; k++)
-        add(t, -1, string(v, "name"), string(v, "name"), NULL, task_key[k], task_key[k],
-            !strstr(task_key[k], "stderr"));
+    add_column(t, -1, NULL, NULL, NULL, "bits", "bits", false);
+    add_column(t, -1, NULL, NULL, NULL, "tokens", "tokens", false);
+    add_column(t, -1, NULL, NULL, NULL, "seed", "seed", false);
+    add_column(t, -1, NULL, NULL, "seconds", "calibration", "calibration_s", false);
+    add_column(t, -1, NULL, NULL, "seconds", "factors", "factors_s", false);
+    add_column(t, -1, NULL, NULL, "seconds", "rounding", "rounding_s", false);
+    add_column(t, -1, NULL, NULL, "seconds", "evaluation", "evaluation_s", false);
+    add_column(t, -1, NULL, NULL, "peak_rss_bytes", "calibration", "calibration_peak_bytes", false);
+    add_column(t, -1, NULL, NULL, "peak_rss_bytes", "rounding", "rounding_peak_bytes", false);
+    add_column(t, -1, NULL, NULL, "peak_rss_bytes", "evaluation", "evaluation_peak_bytes", false);
+    add_column(t, -1, NULL, NULL, NULL, "file_bytes", "file_bytes", false);
+    add_column(t, -1, NULL, NULL, NULL, "bpw", "bpw", false);
+    add_column(t, -1, NULL, NULL, NULL, "bpw_file", "bpw_file", false);
+    add_column(t, -1, NULL, NULL, NULL, "relative_mse", "relative_mse", true);
+    add_column(t, -1, NULL, NULL, NULL, "predicted_loss", "predicted_loss", true);
+    json_array_foreach(json_object_get(t->about, "texts"), i, v) {
+        for (size_t k = 0; k < sizeof text_key / sizeof *text_key; k++)
+            add_column(t, (int)i, NULL, string(v, "name"), NULL, text_key[k], text_key[k],
+                       !strstr(text_key[k], "stderr"));
+    }
+    json_array_foreach(json_object_get(t->about, "tasks"), i, v) {
+        for (size_t k = 0; k < sizeof task_key / sizeof *task_key; k++)
+            add_column(t, -1, string(v, "name"), string(v, "name"), NULL, task_key[k], task_key[k],
+                       !strstr(task_key[k], "stderr"));
+    }
 }
 
 static double value(const json_t *row, const column *c)
@@ -100,7 +102,7 @@ static double cell(const table *t, size_t row, const column *c)
     return t->cell[row * t->n_col + (size_t)(c - t->col)];
 }
 
-static const column *find(const table *t, int text, const char *task, const char *name)
+static const column *find_column(const table *t, int text, const char *task, const char *name)
 {
     for (size_t i = 0; i < t->n_col; i++) {
         const column *c = &t->col[i];
@@ -111,7 +113,7 @@ static const column *find(const table *t, int text, const char *task, const char
     return NULL;
 }
 
-/* Rows i and j differ in nothing but the seed. */
+/* Do the rows a and b differ in nothing but the seed? */
 static bool same_kind(const json_t *a, const json_t *b)
 {
     static const char *const key[] = {"spec", "bits", "tokens"};
@@ -123,13 +125,11 @@ static bool same_kind(const json_t *a, const json_t *b)
 
 static kq_status open_table(const char *dir, table *t, kq_error *err)
 {
-    char path[KQ_CMP_PATH];
     *t = (table){0};
     kq_status status = kq_cmp_read(dir, &t->about, &t->rows, err);
-    if (status || (status = kq_cmp_path(path, dir, "reference", "tasks", ".json", err)))
-        return status;
-    if (json_array_size(json_object_get(t->about, "tasks")) && kq_path_exists(path) &&
-        (status = kq_cmp_load(path, &t->reference, err)))
+    if (!status && json_array_size(json_object_get(t->about, "tasks")))
+        status = kq_cmp_load_if_there(dir, "reference", "tasks", &t->reference, err);
+    if (status)
         return status;
     t->n_row = json_array_size(t->rows);
     const size_t most = 16 + 9 * json_array_size(json_object_get(t->about, "texts")) +
@@ -337,24 +337,27 @@ static void md_quality(const table *t, FILE *f, size_t r, bool kind)
     const json_t *v;
     size_t i;
     double mean, sd;
-    json_array_foreach(json_object_get(t->about, "texts"), i, v) for (size_t k = 0;
-                                                                      k < sizeof text / sizeof *text; k++)
-    {
-        const column *c = find(t, (int)i, NULL, text[k].name);
-        if (kind)
-            over_seeds(t, r, c, &mean, &sd);
-        else
-            mean = cell(t, r, c),
-            sd = text[k].error ? cell(t, r, find(t, (int)i, NULL, text[k].error)) : (double)NAN;
-        md_measure(f, mean * text[k].scale, sd * text[k].scale, text[k].format);
+    json_array_foreach(json_object_get(t->about, "texts"), i, v) {
+        for (size_t k = 0; k < sizeof text / sizeof *text; k++) {
+            const column *c = find_column(t, (int)i, NULL, text[k].name),
+                         *e = text[k].error ? find_column(t, (int)i, NULL, text[k].error) : NULL;
+            if (kind) {
+                over_seeds(t, r, c, &mean, &sd);
+            } else {
+                mean = cell(t, r, c);
+                sd = or_nan(t, r, e);
+            }
+            md_measure(f, mean * text[k].scale, sd * text[k].scale, text[k].format);
+        }
     }
-    json_array_foreach(json_object_get(t->about, "tasks"), i, v)
-    {
-        const column *c = find(t, -1, string(v, "name"), "acc");
-        if (kind)
+    json_array_foreach(json_object_get(t->about, "tasks"), i, v) {
+        const column *c = find_column(t, -1, string(v, "name"), "acc");
+        if (kind) {
             over_seeds(t, r, c, &mean, &sd);
-        else
-            mean = cell(t, r, c), sd = or_nan(t, r, find(t, -1, string(v, "name"), "acc_stderr"));
+        } else {
+            mean = cell(t, r, c);
+            sd = or_nan(t, r, find_column(t, -1, string(v, "name"), "acc_stderr"));
+        }
         md_measure(f, 100 * mean, 100 * sd, "%.2f");
     }
 }
@@ -363,8 +366,7 @@ static void md_quality_head(const table *t, FILE *f, size_t *n)
 {
     const json_t *v;
     size_t i;
-    json_array_foreach(json_object_get(t->about, "texts"), i, v)
-    {
+    json_array_foreach(json_object_get(t->about, "texts"), i, v) {
         static const char *const name[] = {"loss rise (nats/token)", "KLD (nats)", "top-1 agreement (%)",
                                            "perplexity"};
         for (size_t k = 0; k < 4; k++) {
@@ -373,8 +375,7 @@ static void md_quality_head(const table *t, FILE *f, size_t *n)
             ++*n;
         }
     }
-    json_array_foreach(json_object_get(t->about, "tasks"), i, v)
-    {
+    json_array_foreach(json_object_get(t->about, "tasks"), i, v) {
         fputs(" | ", f);
         md_text(f, string(v, "name"));
         fputs(" accuracy (%)", f);
@@ -405,20 +406,20 @@ static void md_row(const table *t, FILE *f, size_t r)
     md_text(f, string(row_of(t, r), "spec"));
     for (int i = 0; i < 3; i++) {
         fputs(" | ", f);
-        md_number(f, cell(t, r, find(t, -1, NULL, plain[i])), "%.10g");
+        md_number(f, cell(t, r, find_column(t, -1, NULL, plain[i])), "%.10g");
     }
     for (int i = 0; i < 3; i++) {
         fputs(" | ", f);
-        md_number(f, cell(t, r, find(t, -1, NULL, seconds[i])), "%.1f");
+        md_number(f, cell(t, r, find_column(t, -1, NULL, seconds[i])), "%.1f");
     }
     for (int i = 0; i < 3; i++) {
         fputs(i ? " / " : " | ", f);
-        md_megabytes(f, cell(t, r, find(t, -1, NULL, peak[i])));
+        md_megabytes(f, cell(t, r, find_column(t, -1, NULL, peak[i])));
     }
     fputs(" | ", f);
-    md_number(f, cell(t, r, find(t, -1, NULL, "bpw_file")), "%.3f");
+    md_number(f, cell(t, r, find_column(t, -1, NULL, "bpw_file")), "%.3f");
     fputs(" | ", f);
-    md_number(f, cell(t, r, find(t, -1, NULL, "predicted_loss")), "%.4f");
+    md_number(f, cell(t, r, find_column(t, -1, NULL, "predicted_loss")), "%.4f");
     md_quality(t, f, r, false);
     fputs(" |\n", f);
 }
@@ -428,15 +429,51 @@ static void md_reference(const table *t, FILE *f)
     const json_t *v;
     size_t i;
     fputs("| original | n/a | n/a | n/a | n/a | n/a | n/a | n/a | n/a | n/a", f);
-    json_array_foreach(json_object_get(t->about, "texts"), i, v)
-    {
+    json_array_foreach(json_object_get(t->about, "texts"), i, v) {
         fputs(" | 0 | 0 | 100 | ", f);
-        md_number(f, reference_value(t, find(t, (int)i, NULL, "ppl")), "%.3f");
+        md_number(f, reference_value(t, find_column(t, (int)i, NULL, "ppl")), "%.3f");
     }
     json_array_foreach(json_object_get(t->about, "tasks"), i, v)
-        md_measure(f, 100 * reference_value(t, find(t, -1, string(v, "name"), "acc")),
-                   100 * reference_value(t, find(t, -1, string(v, "name"), "acc_stderr")), "%.2f");
+        md_measure(f, 100 * reference_value(t, find_column(t, -1, string(v, "name"), "acc")),
+                   100 * reference_value(t, find_column(t, -1, string(v, "name"), "acc_stderr")), "%.2f");
     fputs(" |\n", f);
+}
+
+/* A kind of rows as mean and deviation over its seeds. */
+static void md_kind(const table *t, FILE *f, size_t r)
+{
+    double mean, sd;
+    fputs("| ", f);
+    md_text(f, string(row_of(t, r), "spec"));
+    fputs(" | ", f);
+    md_number(f, cell(t, r, find_column(t, -1, NULL, "bits")), "%.10g");
+    fputs(" | ", f);
+    md_number(f, cell(t, r, find_column(t, -1, NULL, "tokens")), "%.10g");
+    fprintf(f, " | %zu", kind_size(t, r));
+    over_seeds(t, r, find_column(t, -1, NULL, "predicted_loss"), &mean, &sd);
+    md_measure(f, mean, sd, "%.4f");
+    md_quality(t, f, r, true);
+    fputs(" |\n", f);
+}
+
+/* The table over seeds, if some kind has several. */
+static void md_kinds(const table *t, FILE *f)
+{
+    bool any = false;
+    for (size_t r = 0; r < t->n_row; r++) {
+        if (t->group[r] != r || kind_size(t, r) < 2)
+            continue;
+        if (!any) {
+            size_t n = 5;
+            fputs("\nMean ± standard deviation over seeds:\n\n"
+                  "| method | bits | calibration tokens | seeds | loss rise by eq. 1 (nats/token)",
+                  f);
+            md_quality_head(t, f, &n);
+            md_rule(f, n);
+        }
+        any = true;
+        md_kind(t, f, r);
+    }
 }
 
 static void markdown(const table *t, FILE *f)
@@ -444,46 +481,21 @@ static void markdown(const table *t, FILE *f)
     size_t n = 10;
     fputs("# Ways to quantize ", f);
     md_text(f, string(t->about, "model"));
-    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, "
-          "shared pass) | factors (s) | rounding (s) | peak memory (MB): "
-          "calibration / rounding / evaluation | bits a weight of the file | loss rise by eq. 1 (nats/token)",
+    fputs("\n\n| method | bits | calibration tokens | seed | calibration (s, shared pass) | factors (s) | "
+          "rounding (s) | peak memory (MB): calibration / rounding / evaluation | "
+          "bits a weight of the file | loss rise by eq. 1 (nats/token)",
           f);
     md_quality_head(t, f, &n);
     md_rule(f, n);
     md_reference(t, f);
     for (size_t r = 0; r < t->n_row; r++)
         md_row(t, f, r);
-    bool any = false;
-    for (size_t r = 0; r < t->n_row; r++) {
-        if (t->group[r] != r || kind_size(t, r) < 2)
-            continue;
-        if (!any) {
-            fputs("\nMean ± standard deviation over seeds:\n\n"
-                  "| method | bits | calibration tokens | seeds | loss rise by eq. 1 (nats/token)",
-                  f);
-            n = 5;
-            md_quality_head(t, f, &n);
-            md_rule(f, n);
-        }
-        any = true;
-        double mean, sd;
-        fputs("| ", f);
-        md_text(f, string(row_of(t, r), "spec"));
-        fputs(" | ", f);
-        md_number(f, cell(t, r, find(t, -1, NULL, "bits")), "%.10g");
-        fputs(" | ", f);
-        md_number(f, cell(t, r, find(t, -1, NULL, "tokens")), "%.10g");
-        fprintf(f, " | %zu", kind_size(t, r));
-        over_seeds(t, r, find(t, -1, NULL, "predicted_loss"), &mean, &sd);
-        md_measure(f, mean, sd, "%.4f");
-        md_quality(t, f, r, true);
-        fputs(" |\n", f);
-    }
+    md_kinds(t, f);
     fprintf(f,
-            "\nLoss rise: mean negative log-likelihood minus the original's, "
-            "with its paired standard error over tokens. KLD: mean over all positions of KL(original || "
-            "row). Windows of %lld tokens (0: the default), at most %lld (0: all); %s products, "
-            "instruction set %s. n/a: not measured, or not predicted by the method; "
+            "\nLoss rise: mean negative log-likelihood minus the original's, with its paired standard error "
+            "over tokens. KLD: mean over all positions of KL(original || row). "
+            "Windows of %lld tokens (0: the default), at most %lld (0: all); "
+            "%s products, instruction set %s. n/a: not measured, or not predicted by the method; "
             "times of work that was interrupted are not known.\n",
             (long long)json_integer_value(json_object_get(t->about, "ctx")),
             (long long)json_integer_value(json_object_get(t->about, "chunks")), string(t->about, "compute"),
@@ -493,9 +505,9 @@ static void markdown(const table *t, FILE *f)
 static kq_status write_text(const char *dir, const char *name, const table *t,
                             void (*print)(const table *t, FILE *f), kq_error *err)
 {
-    char path[KQ_CMP_PATH], *text = NULL;
+    char *path, *text = NULL;
     size_t size;
-    kq_status status = kq_cmp_path(path, dir, NULL, name, "", err);
+    kq_status status = kq_cmp_path(&path, dir, NULL, name, "", err);
     if (status)
         return status;
     FILE *f = open_memstream(&text, &size);
@@ -506,23 +518,22 @@ static kq_status write_text(const char *dir, const char *name, const table *t,
     else
         status = kq_file_write(path, text, size, err);
     free(text);
+    kq_free(path);
     return status;
 }
 
 kq_status kq_cmp_tables(const char *dir, char **text, kq_error *err)
 {
     table t;
-    char path[KQ_CMP_PATH];
     if (text)
         *text = NULL;
     kq_status status = open_table(dir, &t, err);
     if (!status && !(status = write_text(dir, "table.md", &t, markdown, err)) &&
-        !(status = write_text(dir, "table.csv", &t, csv, err)) &&
-        !(status = kq_cmp_path(path, dir, NULL, "table.json", "", err))) {
+        !(status = write_text(dir, "table.csv", &t, csv, err))) {
         json_t *o = table_json(&t);
-        status = kq_cmp_store(path, o, err);
+        status = kq_cmp_store_in(dir, NULL, "table", o, err);
         if (!status && text && !(*text = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(12))))
-            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+            status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory: table.json", dir);
         json_decref(o);
     }
     close_table(&t);

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/locale.h"
+#include "base/mem.h"
 #include "report/report.h"
 
 extern const unsigned char kq_report_css[];
@@ -99,10 +100,10 @@ kq_status kq_report(const char *dir, const char *out_file, kq_error *err)
 {
     KQ_C_LOCALE;
     kq_rp p;
-    char *text = NULL, path[KQ_CMP_PATH];
+    char *text = NULL, *path = NULL;
     size_t size = 0;
     kq_status status = kq_rp_read(dir, &p, err);
-    if (!status && !out_file && !(status = kq_cmp_path(path, dir, NULL, "report.html", "", err)))
+    if (!status && !out_file && !(status = kq_cmp_path(&path, dir, NULL, "report.html", "", err)))
         out_file = path;
     if (!status) {
         FILE *f = open_memstream(&text, &size);
@@ -112,6 +113,7 @@ kq_status kq_report(const char *dir, const char *out_file, kq_error *err)
                                  : kq_file_write(out_file, text, size, err);
     }
     free(text);
+    kq_free(path);
     kq_rp_free(&p);
     return status;
 }

@@ -127,21 +127,26 @@ static kq_status check_factor_module(const char *path, const char *name, const j
 static kq_status read_factors(kq_rp *p, const kq_rp_row *r, kq_error *err)
 {
     const char *name = json_string_value(json_object_get(r->o, "factors")), *module;
-    char path[KQ_CMP_PATH];
+    char *path;
     json_t *o, *m;
     for (size_t i = 0; name && i < p->n_factors; i++)
         if (!strcmp(p->factors[i].name, name))
             return KQ_OK;
     if (!name)
         return KQ_OK;
-    kq_status status = kq_cmp_path(path, p->dir, "factors", name, ".json", err);
-    if (status || !kq_path_exists(path) || (status = kq_cmp_load(path, &o, err)))
+    kq_status status = kq_cmp_load_if_there(p->dir, "factors", name, &o, err);
+    if (!o)
         return status;
+    if ((status = kq_cmp_path(&path, p->dir, "factors", name, ".json", err))) {
+        json_decref(o);
+        return status;
+    }
     const json_t *modules = json_object_get(o, "modules");
     if (modules && !json_is_object(modules) && !json_is_null(modules))
         status = kq_fail(err, KQ_E_FORMAT, "%s: modules is not an object", path);
     json_object_foreach((json_t *)modules, module, m)
         status = status ? status : check_factor_module(path, module, m, err);
+    kq_free(path);
     if (status) {
         json_decref(o);
         return status;

@@ -12,7 +12,7 @@ marks=$((2 * $(ls cmp/rows | wc -l)))
 refuse 1 "no folder of .kronq compare." "$KRONQ" report "$HF"
 refuse 2 "is one argument too many" "$KRONQ" report cmp cmp
 echo '{"format": 1}' >cmp/rows/none_tokens=256-2bit-seed0.json
-refuse 1 "none_tokens=256-2bit-seed0.json: row is not a short text" "$KRONQ" report cmp
+refuse 1 "none_tokens=256-2bit-seed0.json: key \"row\" is missing" "$KRONQ" report cmp
 
 browser=$(command -v chromium-headless-shell || command -v chromium || command -v chromium-browser || command -v google-chrome) ||
     { say "SKIP: no Chromium here to look at the page with"; exit 0; }

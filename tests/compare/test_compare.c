@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/mem.h"
 #include "check.h"
 #include "compare/compare.h"
 #include "temp_folder.h"
@@ -133,10 +134,11 @@ static void test_names(void **state)
 
 static void put(const char *name, const char *content)
 {
-    char path[KQ_CMP_PATH];
+    char *path;
     kq_error err;
-    check_ok(kq_cmp_path(path, temp_folder, NULL, name, "", &err));
+    check_ok(kq_cmp_path(&path, temp_folder, NULL, name, "", &err));
     check_ok(kq_file_write(path, content, strlen(content), &err));
+    kq_free(path);
 }
 
 #define ABOUT(texts, rows)                                                          \
@@ -164,30 +166,31 @@ static void test_hostile(void **state)
         {"", NULL, "compare.json"},
         {"[1]", NULL, "a JSON object is expected"},
         {"{\"format\": 1, \"format\": 1}", NULL, "duplicate"},
-        {"{}", NULL, "format is not a whole number"},
-        {ABOUT("[]", "3"), NULL, "rows is not a list"},
-        {ABOUT("[]", "[\"../a\"]"), NULL, "rows[0] is not the name of a row"},
-        {ABOUT("[]", "[\"a\", \"/etc/passwd\"]"), NULL, "rows[1] is not the name of a row"},
+        {"{}", NULL, "key \"format\" is missing: a whole number"},
+        {ABOUT("[]", "3"), NULL, "key \"rows\": found 3, a list"},
+        {ABOUT("[]", "[\"../a\"]"), NULL, "key \"rows[0]\": found"},
+        {ABOUT("[]", "[\"a\", \"/etc/passwd\"]"), NULL, "key \"rows[1]\": found"},
         {ABOUT("[]", "[\"a\\u0000b\"]"), NULL, "compare.json"},
-        {ABOUT("[]", "[\".\"]"), NULL, "rows[0] is not the name of a row"},
-        {ABOUT("[{\"name\": 1}]", "[]"), NULL, "texts.name is not a short text"},
-        {ABOUT("[]", "[\"a\"]"), "{}", "row is not a short text"},
-        {ABOUT("[]", "[\"a\"]"), ROW("\"2\"", "1", "{}", "\"f\""), "bits is not a number from 1 to 32"},
-        {ABOUT("[]", "[\"a\"]"), ROW("2", "null", "{}", "\"f\""), "texts.kld is not a number"},
+        {ABOUT("[]", "[\".\"]"), NULL, "key \"rows[0]\": found"},
+        {ABOUT("[{\"name\": 1}]", "[]"), NULL, "key \"texts[0].name\": found 1"},
+        {ABOUT("[]", "[\"a\"]"), "{}", "key \"row\" is missing"},
+        {ABOUT("[]", "[\"a\"]"), ROW("\"2\"", "1", "{}", "\"f\""),
+         "key \"bits\": found \"2\", a number from 1 to 32"},
+        {ABOUT("[]", "[\"a\"]"), ROW("2", "null", "{}", "\"f\""), "key \"texts[0].kld\""},
         {ABOUT("[]", "[\"a\"]"), ROW("2", "1e999", "{}", "\"f\""), "rows/a.json"},
-        {ABOUT("[]", "[\"a\"]"), ROW("2", "1", "[]", "\"f\""), "modules is not an object"},
+        {ABOUT("[]", "[\"a\"]"), ROW("2", "1", "[]", "\"f\""), "key \"modules\": found"},
         {ABOUT("[]", "[\"a\"]"), ROW("2", "1", "{\"m\": {\"bits\": 2}}", "\"f\""),
-         "modules.relative_mse is not a number"},
-        {ABOUT("[]", "[\"a\"]"), ROW("2", "1", "{}", "\"../../f\""),
-         "factors is not the name of a factor file"},
+         "key \"modules.m.relative_mse\" is missing"},
+        {ABOUT("[]", "[\"a\"]"), ROW("2", "1", "{}", "\"../../f\""), "key \"factors\": found \"../../f\""},
         {ABOUT("[{\"name\": \"other\"}]", "[\"a\"]"), ROW("2", "1", "{}", "\"f\""),
          "has no figures of other"},
     };
-    char path[KQ_CMP_PATH];
+    char *path;
     kq_error err;
     json_t *about, *rows;
-    check_ok(kq_cmp_path(path, temp_folder, NULL, "rows", "", &err));
+    check_ok(kq_cmp_path(&path, temp_folder, NULL, "rows", "", &err));
     check_ok(kq_mkdirs(path, &err));
+    kq_free(path);
     check_fails(kq_cmp_read(temp_folder, &about, &rows, &err), KQ_E_IO, "no folder of `kronq compare`");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         put("compare.json", bad[i].about);

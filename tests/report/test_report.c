@@ -55,37 +55,39 @@ static int make_comparison(void **state)
     return 0;
 }
 
-static void in_dir(char path[KQ_CMP_PATH], const char *folder, const char *name, const char *suffix)
+/* The path of a file of the comparison's folder; kq_free. */
+static char *in_dir(const char *folder, const char *name, const char *suffix)
 {
     kq_error err;
-    check_ok(kq_cmp_path(path, temp_folder, folder, name, suffix, &err));
+    char *path;
+    check_ok(kq_cmp_path(&path, temp_folder, folder, name, suffix, &err));
+    return path;
 }
 
 static json_t *load(const char *folder, const char *name)
 {
-    char path[KQ_CMP_PATH];
+    char *path = in_dir(folder, name, ".json");
     kq_error err;
     json_t *o;
-    in_dir(path, folder, name, ".json");
     check_ok(kq_cmp_load(path, &o, &err));
+    kq_free(path);
     return o;
 }
 
 static void store(const char *folder, const char *name, json_t *o)
 {
-    char path[KQ_CMP_PATH];
+    char *path = in_dir(folder, name, ".json");
     kq_error err;
-    in_dir(path, folder, name, ".json");
     check_ok(kq_cmp_store(path, o, &err));
+    kq_free(path);
     json_decref(o);
 }
 
 static char *report(void)
 {
-    char path[KQ_CMP_PATH], *page;
+    char *path = in_dir(NULL, "report", ".html"), *page;
     size_t size;
     kq_error err;
-    in_dir(path, NULL, "report", ".html");
     check_ok(kq_report(temp_folder, NULL, &err));
     check_ok(kq_file_read(path, 1 << 26, &page, &size, &err));
     assert_int_equal(strlen(page), size);
@@ -278,7 +280,7 @@ static void test_hostile(void **state)
 {
     (void)state;
     kq_error err;
-    char path[KQ_CMP_PATH];
+    char *path = in_dir(NULL, "bad", ".html");
     json_t *fast = load("rows", "fastkron_tokens=256-2bit-seed0"), *o;
     char factors[KQ_CMP_NAME];
     snprintf(factors, sizeof factors, "%s", json_string_value(json_object_get(fast, "factors")));
@@ -294,7 +296,6 @@ static void test_hostile(void **state)
         {"trace", "[[1, 0.5], [2]]", "trace[1] is not [products, residual]"},
         {"trace", "[[1, 0.5], [2, \"</svg>\"]]", "trace[1] is not [products, residual]"},
     };
-    in_dir(path, NULL, "bad", ".html");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         o = load("factors", factors);
         json_t *whole = json_deep_copy(o);
