@@ -5,14 +5,14 @@
 
 #include "base/mem.h"
 
-kq_status kq_grow(void **block, size_t *cap, size_t used, size_t need, size_t elem, const char *what,
+kq_status kq_grow(void **block, size_t *cap, size_t used, size_t needed, size_t elem, const char *what,
                   kq_error *err)
 {
-    if (need <= *cap && *block)
+    if (needed <= *cap && *block)
         return KQ_OK;
-    size_t next = *cap > SIZE_MAX / 2 ? need : *cap * 2;
-    if (next < need)
-        next = need;
+    size_t next = *cap > SIZE_MAX / 2 ? needed : *cap * 2;
+    if (next < needed)
+        next = needed;
     if (next < 16)
         next = 16;
     void *fresh = NULL;
@@ -29,18 +29,18 @@ kq_status kq_grow(void **block, size_t *cap, size_t used, size_t need, size_t el
 
 kq_status kq_buffer_add(kq_buffer *buf, const void *data, size_t size, kq_error *err)
 {
-    size_t need;
-    if (!kq_add_size(buf->size, size, &need))
+    size_t needed;
+    if (!kq_add_size(buf->size, size, &needed))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: a text of %zu bytes", size);
-    if (need > buf->cap || !buf->data) {
+    if (needed > buf->cap || !buf->data) {
         void *block = buf->data;
-        kq_status status = kq_grow(&block, &buf->cap, buf->size, need, 1, "a text", err);
+        kq_status status = kq_grow(&block, &buf->cap, buf->size, needed, 1, "a text", err);
         if (status)
             return status;
         buf->data = block;
     }
     if (size)
         memcpy(buf->data + buf->size, data, size);
-    buf->size = need;
+    buf->size = needed;
     return KQ_OK;
 }

@@ -4,10 +4,10 @@
 
 #include "base/error.h"
 
-/* Make *block (kq_free) hold at least `need` elements of `elem` bytes, keeping the first `used`; the
+/* Make *block (kq_free) hold at least `needed` elements of `elem` bytes, keeping the first `used`; the
  * capacity at least doubles. *block may be NULL with *cap 0. `what` names the array in the message of
  * KQ_E_MEMORY; *block and *cap are then unchanged. */
-kq_status kq_grow(void **block, size_t *cap, size_t used, size_t need, size_t elem, const char *what,
+kq_status kq_grow(void **block, size_t *cap, size_t used, size_t needed, size_t elem, const char *what,
                   kq_error *err);
 
 /* Bytes that grow: zeroed at first, data is the owner's (kq_free). */

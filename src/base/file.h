@@ -13,8 +13,8 @@ typedef struct kq_map {
 } kq_map;
 /* KQ_E_IO: missing, a folder, unreadable */
 kq_status kq_map_open(const char *path, kq_map *out, kq_error *err);
-/* These bytes of a map have been read and will not be soon: their pages no longer count as this
- * process's memory. Reading them again is fine. */
+/* Give back the pages of these bytes of a map: they no longer count as memory of this process. They may be
+ * read again; then they come from the file. */
 void kq_map_release(const void *data, size_t size);
 void kq_map_close(kq_map *map); /* zeroed map is fine */
 
@@ -40,8 +40,8 @@ bool kq_path_exists(const char *path);
 bool kq_exists_in(const char *dir, const char *name); /* DIR/NAME; takes no memory, so it cannot fail */
 bool kq_path_is_dir(const char *path);
 kq_status kq_mkdirs(const char *path, kq_error *err);
-/* How many of the folders that path names are not there: the last one, the one before it, ...; and
- * removing so many again, as far as they are empty. */
+/* How many folders at the end of path do not exist yet; and, after kq_mkdirs has made them, removing so many
+ * again, as far as they are empty. So a job that fails leaves no folders behind. */
 size_t kq_missing_folders(const char *path);
 void kq_remove_folders(const char *path, size_t n);
 /* Remove a file, or a folder with all that is in it; links are removed, not followed. Nothing there is

@@ -4,7 +4,8 @@
 
 #include "base/error.h"
 
-/* *out = a * b or a + b; false (and *out untouched) on overflow. For every size that a file had a say in. */
+/* *out = a * b or a + b; false (and *out untouched) on overflow. For every size that depends on
+ * what a file says. */
 static inline bool kq_mul_size(size_t a, size_t b, size_t *out)
 {
     size_t r;
@@ -25,7 +26,7 @@ static inline bool kq_add_size(size_t a, size_t b, size_t *out)
 /* count * size bytes, 64-byte aligned, not cleared; NULL when it overflows or memory is out. count 0
  * gives a valid block. Free with kq_free. */
 void *kq_alloc(size_t count, size_t size);
-/* The same, cleared to zero. */
+/* kq_alloc, cleared to zero. */
 void *kq_calloc(size_t count, size_t size);
 /* free(); NULL is fine. */
 void kq_free(void *block);
@@ -43,8 +44,8 @@ size_t kq_peak_rss_bytes(void);
  * where the system does not allow it. */
 bool kq_peak_rss_reset(void);
 
-/* From now on what is freed goes back to the system at once, where malloc can be told so (glibc): else
- * the peak is up to twice the plan. */
+/* From now on freed memory goes back to the system at once, where malloc has a setting for it (glibc).
+ * Without this, the peak was up to twice the plan. */
 void kq_mem_give_back(void);
 
 /* Let the n-th allocation from now fail (tests of the out-of-memory paths); 0 turns it off. Not

@@ -1,4 +1,4 @@
-/* The one clock. */
+/* Clocks: all times of the library come from here. */
 #ifndef KQ_BASE_TIME_H
 #define KQ_BASE_TIME_H
 

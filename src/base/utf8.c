@@ -6,15 +6,15 @@ kq_utf8 kq_utf8_next(const char *s, size_t n)
 {
     const unsigned char *b = (const unsigned char *)s;
     unsigned char lo = 0x80, hi = 0xBF; /* allowed second byte (Unicode standard, table 3-7) */
-    size_t want;
+    size_t length;
     if (b[0] < 0x80)
         return (kq_utf8){KQ_UTF8_CHAR, 1};
     else if (b[0] >= 0xC2 && b[0] <= 0xDF)
-        want = 2;
+        length = 2;
     else if (b[0] >= 0xE0 && b[0] <= 0xEF)
-        want = 3;
+        length = 3;
     else if (b[0] >= 0xF0 && b[0] <= 0xF4)
-        want = 4;
+        length = 4;
     else
         return (kq_utf8){KQ_UTF8_INVALID, 1};
     switch (b[0]) {
@@ -24,7 +24,7 @@ kq_utf8 kq_utf8_next(const char *s, size_t n)
     case 0xF4: hi = 0x8F; break;
     default: break;
     }
-    for (size_t i = 1; i < want; i++) {
+    for (size_t i = 1; i < length; i++) {
         if (i == n)
             return (kq_utf8){KQ_UTF8_INCOMPLETE, n};
         if (b[i] < lo || b[i] > hi)
@@ -32,7 +32,7 @@ kq_utf8 kq_utf8_next(const char *s, size_t n)
         lo = 0x80;
         hi = 0xBF;
     }
-    return (kq_utf8){KQ_UTF8_CHAR, want};
+    return (kq_utf8){KQ_UTF8_CHAR, length};
 }
 
 size_t kq_utf8_valid(const char *s, size_t size)

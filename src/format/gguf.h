@@ -1,5 +1,4 @@
-/* GGUF version 2 and 3, read-only: metadata, tensor table, tensor bytes. Internal to src/io (config,
- * tokenizer, source). */
+/* Reading GGUF files of versions 2 and 3: metadata, table of tensors, bytes of tensors. */
 #ifndef KQ_FORMAT_GGUF_H
 #define KQ_FORMAT_GGUF_H
 
@@ -51,27 +50,29 @@ typedef struct kq_gguf kq_gguf;
 /* Map and check everything but the weights: counts and lengths against the bytes that remain, types,
  * duplicate keys and names, alignment, that tensor offsets are exactly the running sum of padded sizes
  * and that all data is there. KQ_E_FORMAT names the field; KQ_E_UNSUPPORTED: another version, a
- * big-endian file, a tensor type whose size is not known. */
-/* The first part of a split file (NAME-00001-of-00003.gguf, as llama-gguf-split names them) is the whole
- * model: the other parts are found beside it, their tensors stand behind its own. Another part, a
- * missing one, one of another model, wrong counts, a tensor twice: refused by name. */
+ * big-endian file, a tensor type whose size is not known.
+ * A model may be split into parts (NAME-00001-of-00003.gguf, as llama-gguf-split names them). Its first part
+ * opens all of it: the other parts are found in the same folder, and their tensors come after its own. An
+ * error names what is wrong: a path that is another part, a part that is missing or of another model, wrong
+ * counts, or a tensor that is there twice. */
 kq_status kq_gguf_open(const char *path, kq_gguf **out, kq_error *err);
-/* The same on bytes in memory, borrowed until kq_gguf_close; path is only for messages. One file: the
- * parts of a split model are not looked for. */
+/* Check and open the bytes of one file in memory, which are borrowed until kq_gguf_close; path is for
+ * messages only. The other parts of a split model are not opened. */
 kq_status kq_gguf_open_memory(const void *data, size_t size, const char *path, kq_gguf **out, kq_error *err);
 void kq_gguf_close(kq_gguf *g); /* NULL is fine */
 
 const char *kq_gguf_path(const kq_gguf *g);
 size_t kq_gguf_n_kv(const kq_gguf *g);
 const kq_gguf_kv *kq_gguf_kv_at(const kq_gguf *g, size_t i);
-const kq_gguf_kv *kq_gguf_find(const kq_gguf *g, const char *key); /* NULL: not there. Logarithmic. */
+const kq_gguf_kv *kq_gguf_find(const kq_gguf *g, const char *key); /* NULL: not there. By halving. */
 size_t kq_gguf_n_tensors(const kq_gguf *g);
 const kq_gguf_tensor *kq_gguf_tensor_at(const kq_gguf *g, size_t i); /* in file order */
 
 /* Element i of a value (i = 0 for a scalar) with conversion. False, *out untouched, when kv is NULL, i
  * is out of range, or the type does not fit: int takes every integer type and bool (U64 above INT64_MAX:
  * false); f64 every number; bool only bool; str only strings (*text points into the map and is NOT
- * NUL-terminated). So a narrower element type than expected can never be read out of bounds. */
+ * NUL-terminated). Every read of a value goes through these, so that no file can have it read as another type
+ * than it has. */
 bool kq_gguf_int(const kq_gguf_kv *kv, size_t i, int64_t *out);
 bool kq_gguf_f64(const kq_gguf_kv *kv, size_t i, double *out);
 bool kq_gguf_bool(const kq_gguf_kv *kv, size_t i, bool *out);
@@ -79,7 +80,7 @@ bool kq_gguf_str(const kq_gguf_kv *kv, size_t i, const char **text, size_t *size
 /* A string value equal to `text`? */
 bool kq_gguf_str_is(const kq_gguf_kv *kv, size_t i, const char *text);
 
-/* "Q4_1", ...; "type 153" has no name: NULL. */
+/* The name of a ggml type ("Q4_1"); NULL: there is no such type. */
 const char *kq_ggml_type_name(uint32_t type);
 /* Elements and bytes of one block (1 element for plain types); false when the type is unknown. */
 bool kq_ggml_type_size(uint32_t type, uint32_t *block_elems, uint32_t *block_bytes);

@@ -7,7 +7,7 @@
 typedef struct kq_gguf_writer kq_gguf_writer;
 
 /* The file appears under PATH only after a successful finish. Metadata and the table of tensors are kept
- * in memory until the first tensor's data; of the data nothing is. */
+ * in memory until the first tensor's data come; data are written at once. */
 kq_status kq_gguf_writer_new(const char *path, kq_gguf_writer **out, kq_error *err);
 
 /* One metadata pair. Every number type of the format: value points at one element of the type in this
@@ -27,7 +27,8 @@ kq_status kq_gguf_writer_strings(kq_gguf_writer *w, const char *key, const char 
 /* A pair of another file, unchanged; general.alignment is left out: what is written here is aligned to
  * the format's default. */
 kq_status kq_gguf_writer_copy(kq_gguf_writer *w, const kq_gguf_kv *kv, kq_error *err);
-/* Was this key written? (So that what is known better goes first and a copy of the rest follows.) */
+/* Was this key written? A caller that changes some pairs of a file writes these first, and then copies those
+ * that are not written yet. */
 bool kq_gguf_writer_has(const kq_gguf_writer *w, const char *key);
 
 /* The next tensor of the table: name at most 63 bytes, ggml type number, ne[rank] fastest first (a row's
@@ -35,7 +36,8 @@ bool kq_gguf_writer_has(const kq_gguf_writer *w, const char *key);
  * is not known, rows that are no whole number of the type's blocks. */
 kq_status kq_gguf_writer_declare(kq_gguf_writer *w, const char *name, uint32_t type, uint32_t rank,
                                  const uint64_t *ne, kq_error *err);
-/* Bytes of a tensor with these dimensions; KQ_E_ARG as above, `name` is for the message. */
+/* Bytes of a tensor with these dimensions. KQ_E_ARG: what kq_gguf_writer_declare refuses too; name is for the
+ * message. */
 kq_status kq_gguf_tensor_size(const char *name, uint32_t type, uint32_t rank, const uint64_t *ne,
                               size_t *size_bytes, kq_error *err);
 /* The next declared tensor's bytes, in one or more calls; padding is added. KQ_E_ARG when more or fewer

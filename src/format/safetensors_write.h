@@ -7,10 +7,12 @@
 
 typedef struct kq_st_writer kq_st_writer;
 
-/* metadata: n_meta pairs of strings for __metadata__ (may be 0). The file appears under PATH only after
- * a successful finish. */
+/* The file appears under PATH only after a successful finish. */
 kq_status kq_st_writer_new(const char *path, kq_st_writer **out, kq_error *err);
+/* One pair of __metadata__, before the first tensor's data. */
 kq_status kq_st_writer_meta(kq_st_writer *w, const char *key, const char *value, kq_error *err);
+/* The next tensor: its name, type and shape. KQ_E_ARG: a name that is there already, a type that safetensors
+ * has not. */
 kq_status kq_st_writer_declare(kq_st_writer *w, const char *name, kq_dtype dtype, size_t rank,
                                const size_t *shape, kq_error *err);
 /* The next declared tensor's bytes, in one or more calls; the first call writes the header. KQ_E_ARG
@@ -35,18 +37,20 @@ kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_dec
                              kq_status (*data)(void *ctx, size_t i, kq_st_writer *w, kq_error *err),
                              void *ctx, size_t *file_bytes, kq_error *err);
 
-/* A single safetensors file, mapped and checked (all rules of the format: cases 1-28 of the malformed
- * list). */
+/* One safetensors file, mapped and checked against all rules of the format: the length and form of the
+ * header, types, shapes, and tensors that fill the data without gaps or overlaps. KQ_E_FORMAT names the
+ * tensor. */
 typedef struct kq_st_file kq_st_file;
 kq_status kq_st_open(const char *path, kq_st_file **out, kq_error *err);
-/* The same on bytes in memory, borrowed until kq_st_close; path is only for messages. */
+/* Check and open a file's bytes in memory, which are borrowed until kq_st_close; path is for messages only.
+ */
 kq_status kq_st_open_memory(const void *data, size_t size, const char *path, kq_st_file **out, kq_error *err);
 void kq_st_close(kq_st_file *f); /* NULL is fine */
 size_t kq_st_n_tensors(const kq_st_file *f);
 const kq_tensor *kq_st_tensor(const kq_st_file *f, size_t i); /* in the order of their bytes */
 const kq_tensor *kq_st_find(const kq_st_file *f, const char *name);
 const char *kq_st_meta(const kq_st_file *f, const char *key); /* NULL: not there */
-/* of the i-th text; NULL: there is none */
+/* The key of pair i of __metadata__; NULL: there are not so many. */
 const char *kq_st_meta_key(const kq_st_file *f, size_t i);
 
 #endif

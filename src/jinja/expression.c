@@ -13,7 +13,7 @@ void kq_j_advance(j_parser *p)
     p->has_next = false;
 }
 
-const j_tok *kq_j_look(j_parser *p)
+const j_tok *kq_j_peek(j_parser *p)
 {
     if (!p->has_next)
         p->next = kq_j_lex(p);
@@ -21,14 +21,14 @@ const j_tok *kq_j_look(j_parser *p)
     return &p->next;
 }
 
-bool kq_j_at(const j_parser *p, j_tok_kind kind, const char *name)
+bool kq_j_is_at(const j_parser *p, j_tok_kind kind, const char *name)
 {
     return p->tok.kind == kind && (!name || !strcmp(p->tok.name, name));
 }
 
 bool kq_j_skip(j_parser *p, j_tok_kind kind, const char *name)
 {
-    const bool there = kq_j_at(p, kind, name);
+    const bool there = kq_j_is_at(p, kind, name);
     if (there)
         kq_j_advance(p);
     return there;
@@ -129,10 +129,10 @@ static j_node *list(j_parser *p)
 {
     j_node *n = kq_j_node(p, N_LIST, p->tok.line);
     kq_j_expect(p, T_OP, "[");
-    while (!kq_j_at(p, T_OP, "]")) {
+    while (!kq_j_is_at(p, T_OP, "]")) {
         if (n->list.n)
             kq_j_expect(p, T_OP, ",");
-        if (kq_j_at(p, T_OP, "]"))
+        if (kq_j_is_at(p, T_OP, "]"))
             break;
         kq_j_add(p, &n->list, kq_j_expression(p, true));
     }
@@ -144,10 +144,10 @@ static j_node *dict(j_parser *p)
 {
     j_node *n = kq_j_node(p, N_DICT, p->tok.line);
     kq_j_expect(p, T_OP, "{");
-    while (!kq_j_at(p, T_OP, "}")) {
+    while (!kq_j_is_at(p, T_OP, "}")) {
         if (n->list.n)
             kq_j_expect(p, T_OP, ",");
-        if (kq_j_at(p, T_OP, "}"))
+        if (kq_j_is_at(p, T_OP, "}"))
             break;
         kq_j_add(p, &n->list, kq_j_expression(p, true));
         kq_j_expect(p, T_OP, ":");
@@ -160,9 +160,9 @@ static j_node *dict(j_parser *p)
 j_node *kq_j_primary(j_parser *p)
 {
     j_node *n;
-    if (kq_j_at(p, T_OP, "["))
+    if (kq_j_is_at(p, T_OP, "["))
         return list(p);
-    if (kq_j_at(p, T_OP, "{"))
+    if (kq_j_is_at(p, T_OP, "{"))
         return dict(p);
     if (kq_j_skip(p, T_OP, "(")) {
         n = kq_j_tuple(p, true, true, NULL);
@@ -199,24 +199,24 @@ static void arguments(j_parser *p, j_node *n)
 {
     size_t cap = 0;
     kq_j_expect(p, T_OP, "(");
-    for (bool first = true; !kq_j_at(p, T_OP, ")"); first = false) {
+    for (bool first = true; !kq_j_is_at(p, T_OP, ")"); first = false) {
         if (!first) {
             kq_j_expect(p, T_OP, ",");
-            if (kq_j_at(p, T_OP, ")"))
+            if (kq_j_is_at(p, T_OP, ")"))
                 break;
         }
-        const bool named = kq_j_at(p, T_OP, "**");
-        if (named || kq_j_at(p, T_OP, "*")) { /* each once, * before **, both after the others */
+        const bool named = kq_j_is_at(p, T_OP, "**");
+        if (named || kq_j_is_at(p, T_OP, "*")) { /* each once, * before **, both after the others */
             if (n->c || (!named && n->b))
                 bad(p, "the arguments after * and ** are the last ones");
             kq_j_advance(p);
             *(named ? &n->c : &n->b) = kq_j_expression(p, true);
             continue;
         }
-        if (n->c || (n->b && !(p->tok.kind == T_NAME && kq_j_look(p)->kind == T_OP &&
-                               !strcmp(kq_j_look(p)->name, "="))))
+        if (n->c || (n->b && !(p->tok.kind == T_NAME && kq_j_peek(p)->kind == T_OP &&
+                               !strcmp(kq_j_peek(p)->name, "="))))
             bad(p, "the arguments after * and ** are the last ones");
-        const j_tok *next = p->tok.kind == T_NAME ? kq_j_look(p) : NULL;
+        const j_tok *next = p->tok.kind == T_NAME ? kq_j_peek(p) : NULL;
         if (next && next->kind == T_OP && !strcmp(next->name, "=")) {
             kq_py_grow(p->r, &n->key, &cap, n->other.n, sizeof *n->key);
             n->key[n->other.n] = p->tok.name;
@@ -237,8 +237,9 @@ static void arguments(j_parser *p, j_node *n)
 
 static j_node *slice_part(j_parser *p)
 {
-    return kq_j_at(p, T_OP, ":") || kq_j_at(p, T_OP, "]") || kq_j_at(p, T_OP, ",") ? NULL
-                                                                                   : kq_j_expression(p, true);
+    return kq_j_is_at(p, T_OP, ":") || kq_j_is_at(p, T_OP, "]") || kq_j_is_at(p, T_OP, ",")
+               ? NULL
+               : kq_j_expression(p, true);
 }
 
 /* [key], [start:stop:step] */
@@ -248,17 +249,17 @@ static j_node *subscript(j_parser *p, j_node *of)
     j_node *n = kq_j_node(p, N_ITEM, line);
     n->a = of;
     kq_j_expect(p, T_OP, "[");
-    if (kq_j_at(p, T_OP, "]"))
+    if (kq_j_is_at(p, T_OP, "]"))
         bad(p, "a subscript is empty");
     j_node *first = slice_part(p);
-    if (kq_j_at(p, T_OP, ",")) {
+    if (kq_j_is_at(p, T_OP, ",")) {
         if (!first)
             bad(p, "a subscript begins with a comma");
         n->b = kq_j_node(p, N_TUPLE, line);
         kq_j_add(p, &n->b->list, first);
         while (kq_j_skip(p, T_OP, ","))
             kq_j_add(p, &n->b->list, kq_j_expression(p, true));
-    } else if (!kq_j_at(p, T_OP, ":")) {
+    } else if (!kq_j_is_at(p, T_OP, ":")) {
         n->b = first;
     } else {
         n->type = N_SLICE;
@@ -286,11 +287,11 @@ static j_node *call(j_parser *p, j_node *of)
 static j_node *postfix(j_parser *p, j_node *n)
 {
     for (;;) {
-        if (kq_j_at(p, T_OP, "[")) {
+        if (kq_j_is_at(p, T_OP, "[")) {
             n = subscript(p, n);
-        } else if (kq_j_at(p, T_OP, "(")) {
+        } else if (kq_j_is_at(p, T_OP, "(")) {
             n = call(p, n);
-        } else if (kq_j_at(p, T_OP, ".")) {
+        } else if (kq_j_is_at(p, T_OP, ".")) {
             j_node *of = n;
             n = kq_j_node(p, N_ATTR, p->tok.line);
             n->a = of;
@@ -311,7 +312,7 @@ static j_node *postfix(j_parser *p, j_node *n)
 static const char *dotted(j_parser *p)
 {
     const char *s = kq_j_expect_name(p);
-    if (kq_j_at(p, T_OP, "."))
+    if (kq_j_is_at(p, T_OP, "."))
         not_here(p, "'%.40s.' is not supported as the name of a filter or test", s);
     return s;
 }
@@ -340,7 +341,7 @@ j_node *kq_j_filters(j_parser *p, j_node *node, bool start_inline)
         n->name = dotted(p);
         n->op = kq_j_filter_find(n->name);
         note(p, n, "filter");
-        if (kq_j_at(p, T_OP, "("))
+        if (kq_j_is_at(p, T_OP, "("))
             arguments(p, n);
         node = n;
     }
@@ -357,13 +358,13 @@ static j_node *test(j_parser *p, j_node *of)
     n->op = kq_j_test_find(n->name);
     note(p, n, "test");
     const j_tok *t = &p->tok;
-    if (kq_j_at(p, T_OP, "(")) {
+    if (kq_j_is_at(p, T_OP, "(")) {
         arguments(p, n);
     } else if ((t->kind == T_NAME && strcmp(t->name, "else") && strcmp(t->name, "or") &&
                 strcmp(t->name, "and")) ||
-               t->kind == T_STRING || t->kind == T_INT || t->kind == T_FLOAT || kq_j_at(p, T_OP, "[") ||
-               kq_j_at(p, T_OP, "{")) {
-        if (kq_j_at(p, T_NAME, "is"))
+               t->kind == T_STRING || t->kind == T_INT || t->kind == T_FLOAT || kq_j_is_at(p, T_OP, "[") ||
+               kq_j_is_at(p, T_OP, "{")) {
+        if (kq_j_is_at(p, T_NAME, "is"))
             bad(p, "tests cannot be chained with is");
         kq_j_add(p, &n->list, postfix(p, kq_j_primary(p)));
     }
@@ -373,11 +374,11 @@ static j_node *test(j_parser *p, j_node *of)
 static j_node *filters_and_tests(j_parser *p, j_node *n)
 {
     for (;;) {
-        if (kq_j_at(p, T_OP, "|"))
+        if (kq_j_is_at(p, T_OP, "|"))
             n = kq_j_filters(p, n, false);
-        else if (kq_j_at(p, T_NAME, "is"))
+        else if (kq_j_is_at(p, T_NAME, "is"))
             n = test(p, n);
-        else if (kq_j_at(p, T_OP, "("))
+        else if (kq_j_is_at(p, T_OP, "("))
             n = call(p, n);
         else
             return n;
@@ -388,9 +389,9 @@ static j_node *filters_and_tests(j_parser *p, j_node *n)
 
 static j_node *unary(j_parser *p, bool with_filter)
 {
-    const bool minus = kq_j_at(p, T_OP, "-");
+    const bool minus = kq_j_is_at(p, T_OP, "-");
     j_node *n;
-    if (minus || kq_j_at(p, T_OP, "+")) {
+    if (minus || kq_j_is_at(p, T_OP, "+")) {
         const int line = p->tok.line;
         kq_j_advance(p);
         kq_j_deeper(p);
@@ -432,7 +433,7 @@ static j_node *product(j_parser *p)
 static j_node *concat(j_parser *p)
 {
     j_node *n = product(p);
-    if (!kq_j_at(p, T_OP, "~"))
+    if (!kq_j_is_at(p, T_OP, "~"))
         return n;
     j_node *all = kq_j_node(p, N_CONCAT, n->line);
     kq_j_add(p, &all->list, n);
@@ -445,8 +446,8 @@ static j_node *sum(j_parser *p)
 {
     j_node *n = concat(p);
     for (;;) {
-        const bool plus = kq_j_at(p, T_OP, "+");
-        if (!plus && !kq_j_at(p, T_OP, "-"))
+        const bool plus = kq_j_is_at(p, T_OP, "+");
+        if (!plus && !kq_j_is_at(p, T_OP, "-"))
             return n;
         kq_j_advance(p);
         n = binary(p, N_BINARY, plus ? PY_ADD : PY_SUB, n, concat(p));
@@ -470,8 +471,8 @@ static j_node *comparison(j_parser *p)
             op = (int)ops[i].op;
         } else if (kq_j_skip(p, T_NAME, "in")) {
             op = PY_IN;
-        } else if (kq_j_at(p, T_NAME, "not") && kq_j_look(p)->kind == T_NAME &&
-                   !strcmp(kq_j_look(p)->name, "in")) {
+        } else if (kq_j_is_at(p, T_NAME, "not") && kq_j_peek(p)->kind == T_NAME &&
+                   !strcmp(kq_j_peek(p)->name, "in")) {
             kq_j_advance(p);
             kq_j_advance(p);
             op = PY_NOT_IN;
@@ -486,7 +487,7 @@ static j_node *comparison(j_parser *p)
 
 static j_node *negation(j_parser *p)
 {
-    if (!kq_j_at(p, T_NAME, "not"))
+    if (!kq_j_is_at(p, T_NAME, "not"))
         return comparison(p);
     kq_j_advance(p);
     kq_j_deeper(p);
@@ -539,11 +540,11 @@ j_node *kq_j_tuple(j_parser *p, bool with_cond, bool parentheses, const char *en
     for (bool first = true;; first = false) {
         if (!first)
             kq_j_expect(p, T_OP, ",");
-        if (p->tok.kind == T_VAR_END || p->tok.kind == T_BLOCK_END || kq_j_at(p, T_OP, ")") ||
-            (end_name && kq_j_at(p, T_NAME, end_name)))
+        if (p->tok.kind == T_VAR_END || p->tok.kind == T_BLOCK_END || kq_j_is_at(p, T_OP, ")") ||
+            (end_name && kq_j_is_at(p, T_NAME, end_name)))
             break;
         kq_j_add(p, &n->list, kq_j_expression(p, with_cond));
-        if (!kq_j_at(p, T_OP, ","))
+        if (!kq_j_is_at(p, T_OP, ","))
             break;
         several = true;
     }

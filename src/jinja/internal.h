@@ -185,8 +185,8 @@ void kq_j_lex_start(j_parser *p, const char *source, size_t size);
 j_tok kq_j_lex(j_parser *p);
 const char *kq_j_intern(j_parser *p, const char *s, size_t n);
 void kq_j_advance(j_parser *p);
-const j_tok *kq_j_look(j_parser *p);
-bool kq_j_at(const j_parser *p, j_tok_kind kind, const char *name); /* the token is this NAME or OP */
+const j_tok *kq_j_peek(j_parser *p);
+bool kq_j_is_at(const j_parser *p, j_tok_kind kind, const char *name); /* the token is this NAME or OP */
 bool kq_j_skip(j_parser *p, j_tok_kind kind, const char *name);
 void kq_j_expect(j_parser *p, j_tok_kind kind, const char *name);
 const char *kq_j_expect_name(j_parser *p);

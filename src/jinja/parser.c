@@ -36,7 +36,7 @@ static void body(j_parser *p, j_body *out, const char *const *ends)
         case T_BLOCK_BEGIN:
             kq_j_advance(p);
             for (size_t i = 0; ends && ends[i]; i++)
-                if (kq_j_at(p, T_NAME, ends[i])) {
+                if (kq_j_is_at(p, T_NAME, ends[i])) {
                     p->nesting--;
                     return;
                 }
@@ -92,7 +92,8 @@ static j_node *target(j_parser *p, bool with_namespace, const char *end_name)
     bool several = false;
     kq_j_deeper(p);
     for (;;) {
-        if (p->tok.kind == T_BLOCK_END || kq_j_at(p, T_OP, ")") || (end_name && kq_j_at(p, T_NAME, end_name)))
+        if (p->tok.kind == T_BLOCK_END || kq_j_is_at(p, T_OP, ")") ||
+            (end_name && kq_j_is_at(p, T_NAME, end_name)))
             break;
         if (kq_j_skip(p, T_OP, "(")) {
             kq_j_add(p, &all->list, target(p, with_namespace, NULL));
@@ -154,7 +155,7 @@ static j_node *for_loop(j_parser *p, int line)
     if (kq_j_skip(p, T_NAME, "if"))
         n->c = kq_j_expression(p, true);
     p->soft = soft;
-    if (kq_j_at(p, T_NAME, "recursive"))
+    if (kq_j_is_at(p, T_NAME, "recursive"))
         not_here(p, "recursive loops are not supported");
     const size_t first = p->t->n_used;
     n->key = kq_py_alloc(p->r, first - test + 1, sizeof *n->key);
@@ -196,7 +197,7 @@ static j_node *signature(j_parser *p)
     const bool soft = p->soft;
     p->soft = false;
     kq_j_expect(p, T_OP, "(");
-    while (!kq_j_at(p, T_OP, ")")) {
+    while (!kq_j_is_at(p, T_OP, ")")) {
         if (n->list.n)
             kq_j_expect(p, T_OP, ",");
         kq_j_add(p, &n->list, store_name(p));
@@ -229,7 +230,7 @@ static void function_body(j_parser *p, j_node *n, const char *end)
 static j_node *call_block(j_parser *p, int line)
 {
     j_node *n = kq_j_node(p, N_CALL_BLOCK, line);
-    n->a = kq_j_at(p, T_OP, "(") ? signature(p) : kq_j_node(p, N_LIST, line);
+    n->a = kq_j_is_at(p, T_OP, "(") ? signature(p) : kq_j_node(p, N_LIST, line);
     n->b = kq_j_expression(p, true);
     if (n->b->type != N_CALL)
         bad(p, "{%% call %%} wants a call");

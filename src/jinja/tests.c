@@ -7,7 +7,7 @@ static void none(py_run *r, const py_args *a, const char *what)
     kq_py_match_args(r, what, a, "", 0, v);
 }
 
-static py_val one(py_run *r, const py_args *a, const char *what)
+static py_val operand(py_run *r, const py_args *a, const char *what)
 {
     py_val v[1];
     kq_py_match_args(r, what, a, "other", 1, v);
@@ -89,12 +89,12 @@ bool kq_j_plain_test(py_run *r, int test, py_val v, const py_args *a)
     py_val other;
     switch (tests[test].kind) {
     case 't': none(r, a, name); return type_test(r, name, v);
-    case 'c': return kq_py_compare(r, tests[test].op, v, one(r, a, name));
-    case 's': return is_same(r, v, one(r, a, name));
+    case 'c': return kq_py_compare(r, tests[test].op, v, operand(r, a, name));
+    case 's': return is_same(r, v, operand(r, a, name));
     case 'l': none(r, a, name); return is_case(r, v, *name == 'u');
     default: break;
     }
-    other = tests[test].kind == 'd' ? one(r, a, name) : py_int(2);
+    other = tests[test].kind == 'd' ? operand(r, a, name) : py_int(2);
     if (tests[test].kind == 'o')
         none(r, a, name);
     const py_val rest = v.kind == PY_STR ? (py_type_error(r, "'%s' of a string", name), v)

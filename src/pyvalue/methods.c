@@ -189,7 +189,8 @@ static py_val partition(py_run *r, const py_str *s, const py_str *by, bool right
     return out;
 }
 
-/* isdigit and friends: beyond ASCII only letters and marks are told apart. */
+/* isdigit, isalpha, isspace, isalnum. Beyond ASCII only letters and white space are known: another character
+ * fails. */
 static bool all_of(py_run *r, const py_str *s, const char *name)
 {
     size_t size;

@@ -9,7 +9,7 @@
 #include "base/warn.h"
 #include "base/mem.h"
 
-/* What a name says. */
+/* What a name meaning. */
 enum {
     EOT = 1,
     EOM = 2,
@@ -26,7 +26,7 @@ enum {
 
 static const struct named {
     const char *name;
-    unsigned says;
+    unsigned meaning;
 } names[] = {
     {"<|eot_id|>", EOT | ENDS},
     {"<|im_end|>", EOT | ENDS},
@@ -103,7 +103,7 @@ static const struct named {
 enum { N_NAME = sizeof names / sizeof *names };
 
 /* The roles that a key can give, in the order of their bits; of the first three prefix names an older
- * key says the same. */
+ * key meaning the same. */
 static const char *const role_keys[N_ROLE] = {"eot",     "eom",     "fim_pre", "fim_suf",
                                               "fim_mid", "fim_pad", "fim_rep", "fim_sep"};
 static const char *const older_keys[N_ROLE] = {[2] = "prefix", [3] = "suffix", [4] = "middle"};
@@ -111,7 +111,7 @@ static const char *const older_keys[N_ROLE] = {[2] = "prefix", [3] = "suffix", [
 bool kq_gguf_ends_by_name(const char *name)
 {
     for (size_t i = 0; i < N_NAME; i++)
-        if ((names[i].says & ENDS) && !strcmp(names[i].name, name))
+        if ((names[i].meaning & ENDS) && !strcmp(names[i].name, name))
             return true;
     return false;
 }
@@ -182,7 +182,7 @@ static void roles_by_name(reader *r)
     for (int role = 0; role < N_ROLE; role++) {
         int32_t found = -1;
         for (size_t k = 0; k < N_NAME && r->role[role] < 0; k++)
-            if ((names[k].says & 1u << role) && r->has[k] >= 0 && (found < 0 || r->has[k] < found))
+            if ((names[k].meaning & 1u << role) && r->has[k] >= 0 && (found < 0 || r->has[k] < found))
                 found = r->has[k];
         if (found >= 0) {
             r->role[role] = found;
@@ -262,11 +262,11 @@ static kq_status find_ends(reader *r)
     for (size_t k = 0; k < N_NAME; k++) {
         if (r->has[k] < 0)
             continue;
-        if (names[k].says & ENDS)
+        if (names[k].meaning & ENDS)
             retype(r, r->has[k], KQ_TOKEN_CONTROL);
-        else if (names[k].says & SHOWN)
+        else if (names[k].meaning & SHOWN)
             retype(r, r->has[k], KQ_TOKEN_USER);
-        if ((names[k].says & ENDS) && (status = add_end(r, r->has[k])))
+        if ((names[k].meaning & ENDS) && (status = add_end(r, r->has[k])))
             return status;
     }
     qsort(s->end + first, s->n_end - first, sizeof *s->end, by_id);

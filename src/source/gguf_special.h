@@ -1,5 +1,5 @@
 /* The tokens of a GGUF that mean something: by their keys, and by name where llama.cpp goes by names.
- * Internal to src/io. */
+ * */
 #ifndef KQ_SOURCE_GGUF_SPECIAL_H
 #define KQ_SOURCE_GGUF_SPECIAL_H
 

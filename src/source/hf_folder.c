@@ -513,7 +513,7 @@ static void settle_head(kq_hf_folder *f)
 /* ---- the folder ---- */
 
 /* Files by their names, as they were opened; in each the order of its bytes. */
-static int compare_place(const void *a, const void *b)
+static int compare_position(const void *a, const void *b)
 {
     const kq_tensor *s = a, *t = b;
     int order = strcmp(s->file, t->file);
@@ -581,7 +581,7 @@ kq_status kq_hf_folder_open(const char *dir, kq_hf_folder *f, kq_error *err)
         !(status = f->storage.kronq ? KQ_OK : check_index(f, map, dir, err)))
         settle_head(f);
     if (!status)
-        qsort(f->tensor, f->n, sizeof *f->tensor, compare_place);
+        qsort(f->tensor, f->n, sizeof *f->tensor, compare_position);
     json_decref(root);
     kq_free(all);
     if (status)

@@ -1,6 +1,6 @@
-/* A model on disk: a Hugging Face folder (safetensors) or a .gguf file, seen alike: Hugging Face tensor
- * names, Hugging Face row order of q and k, row-major shapes. Everything is mapped; a tensor is
- * converted only when it is read, and its pages are let go then. */
+/* A model on disk: a Hugging Face folder (safetensors) or a .gguf file. Both give the same view: the names of
+ * Hugging Face, its order of the rows of q and k, row-major shapes. The files are mapped; a tensor is
+ * converted when it is read, and its pages are given back then. */
 #ifndef KQ_SOURCE_SOURCE_H
 #define KQ_SOURCE_SOURCE_H
 
@@ -15,9 +15,10 @@ typedef enum kq_source_kind { KQ_SOURCE_HF, KQ_SOURCE_GGUF } kq_source_kind;
  * reading the weights: formats, sizes, the architecture, and that every tensor the architecture needs is
  * there with its shape. A folder may also be a kronq
  * checkpoint (config.json has quantization_config.quant_method "kronq"): then a linear may come as
- * `<module>.trellis` and friends instead of `<module>.weight`, and their shapes are checked by the
- * checkpoint room. source/hf_folder.h says which of a folder's files and tensors count. KQ_E_UNSUPPORTED
- * names what is not supported (model_type, attention_bias, sliding_window in use, experts, rope type,
+ * `<module>.trellis` and other tensors of the module instead of `<module>.weight`, and their shapes are
+ * checked by the checkpoint room. source/hf_folder.h says which of a folder's files and tensors count.
+ * KQ_E_UNSUPPORTED names what is not supported (model_type, attention_bias, sliding_window in use, experts,
+ * rope type,
  * ...). */
 kq_status kq_source_open(const char *path, kq_source **out, kq_error *err);
 void kq_source_close(kq_source *src);

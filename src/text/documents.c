@@ -41,7 +41,7 @@ static int stop(void *ctx)
 }
 
 /* One more piece of text behind what is at hand. */
-static kq_status more(reader *r, kq_error *err)
+static kq_status read_more(reader *r, kq_error *err)
 {
     if (r->end)
         return KQ_OK;
@@ -115,7 +115,7 @@ static kq_status skip_space(reader *r, char *c, kq_error *err)
             return *c = r->buf[r->at], KQ_OK;
         if (r->end || (status = check_reach(r, err)) || r->enough)
             return status;
-        status = more(r, err);
+        status = read_more(r, err);
     }
     return status;
 }
@@ -132,7 +132,7 @@ static kq_status value_size(reader *r, size_t from, bool first_line, size_t *siz
     *closed = false;
     for (;; i++) {
         while (r->at + i == r->n && !r->end) {
-            kq_status status = more(r, err);
+            kq_status status = read_more(r, err);
             if (status)
                 return status;
         }
@@ -226,7 +226,7 @@ static kq_status read_lines(reader *r, kq_error *err)
         size_t seen = 0;
         while (!(nl = memchr(r->buf + r->at + seen, '\n', r->n - r->at - seen)) && !r->end) {
             seen = r->n - r->at;
-            if ((status = more(r, err)))
+            if ((status = read_more(r, err)))
                 return status;
         }
         const size_t size = nl ? (size_t)(nl - (r->buf + r->at)) : r->n - r->at;
@@ -257,7 +257,7 @@ static kq_status peek(reader *r, size_t *at, char *c, kq_error *err)
 {
     for (*c = 0;; ++*at) {
         while (r->at + *at == r->n && !r->end) {
-            kq_status status = more(r, err);
+            kq_status status = read_more(r, err);
             if (status)
                 return status;
         }
@@ -321,11 +321,11 @@ static kq_status read_values(reader *r, kq_error *err)
     char c;
     kq_status status = KQ_OK;
     while (!status && !r->enough && !(status = skip_space(r, &c, err)) && c && !r->enough) {
-        bool one = true;
+        bool single = true;
         if (c == '[')
-            status = list_is_conversation(r, &one, err);
+            status = list_is_conversation(r, &single, err);
         if (!status)
-            status = one ? read_value(r, err) : read_list(r, err);
+            status = single ? read_value(r, err) : read_list(r, err);
     }
     return status;
 }
@@ -348,7 +348,7 @@ static kq_status read_text(reader *r, kq_error *err)
 {
     kq_status status = KQ_OK;
     while (!status && !r->end && r->n - r->at <= r->how->reach)
-        status = more(r, err);
+        status = read_more(r, err);
     size_t size = r->n - r->at;
     if (!status && size > r->how->reach)
         size = cut_at(r->buf + r->at, r->how->reach);
@@ -565,7 +565,7 @@ kq_status kq_text_load(const char *path, size_t most, char **text, size_t *size,
     *size = 0;
     kq_status status = kq_stream_open(path, &r.s, NULL, NULL, err);
     while (!status && !r.end && r.n <= most)
-        status = more(&r, err);
+        status = read_more(&r, err);
     if (!status && r.n > most)
         status = kq_fail(err, KQ_E_ARG, "%s: more than %zu MB, the most that is read", r.path, most >> 20);
     if (!status && !r.buf)
@@ -575,7 +575,7 @@ kq_status kq_text_load(const char *path, size_t most, char **text, size_t *size,
         kq_free(r.buf);
         return status;
     }
-    r.buf[r.n] = 0; /* more() left room for a piece, and the last one was empty */
+    r.buf[r.n] = 0; /* read_more left room for a piece, and the last one was empty */
     *text = r.buf;
     *size = r.n;
     return KQ_OK;

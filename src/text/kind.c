@@ -61,7 +61,7 @@ static const struct {
     {0, 4, "RIFF", "a RIFF file (WebP, WAV, AVI)", NO_TEXT},
     {0, 4, "II*\0", "a TIFF picture", NO_TEXT},
     {0, 4, "MM\0*", "a TIFF picture", NO_TEXT},
-    {4, 4, "ftyp", "an MP4 film or its kin", NO_TEXT},
+    {4, 4, "ftyp", "an MP4 film, or a file of the same container", NO_TEXT},
     {0, 4, "\x1a\x45\xdf\xa3", "a Matroska film", NO_TEXT},
     {0, 4, "OggS", "an Ogg file", NO_TEXT},
     {0, 4, "fLaC", "a FLAC file", NO_TEXT},

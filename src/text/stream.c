@@ -147,17 +147,17 @@ static kq_status copy_raw(kq_stream *s, uint8_t *out, size_t cap, size_t *n, con
     return status;
 }
 
-/* At least `want` bytes at s->at, fewer only at the end. */
-static kq_status fill(kq_stream *s, size_t want, const waiting *w, kq_error *err)
+/* Have at least so many bytes at s->at; fewer only at the end. */
+static kq_status fill(kq_stream *s, size_t least, const waiting *w, kq_error *err)
 {
     kq_status status = KQ_OK;
-    if (s->n - s->at >= want || s->end)
+    if (s->n - s->at >= least || s->end)
         return KQ_OK;
     if (s->at)
         memmove(s->bytes, s->bytes + s->at, s->n - s->at);
     s->n -= s->at;
     s->at = 0;
-    while (s->n < want && !s->end && !status) {
+    while (s->n < least && !s->end && !status) {
         size_t n = 0;
         uint8_t *out = s->bytes + s->n;
         const size_t cap = UNPACKED - s->n;
@@ -367,8 +367,8 @@ static kq_status refuse_other(const kq_stream *s, const uint8_t *head, size_t n,
     return KQ_OK;
 }
 
-/* The file's first HEAD bytes, as they are. */
-static kq_status look(kq_stream *s, const waiting *w, kq_error *err)
+/* Read the file's first HEAD bytes, before any unpacking, and find out what they are. */
+static kq_status read_head(kq_stream *s, const waiting *w, kq_error *err)
 {
     const char *what, *hint;
     while (s->raw_n < HEAD && !s->raw_end) {
@@ -401,7 +401,7 @@ kq_status kq_stream_open(const char *path, kq_stream **out, int (*stop)(void *ct
     s->line = 1;
     kq_status status = kq_bytes_open(path, &s->file, err);
     if (!status)
-        status = look(s, &w, err);
+        status = read_head(s, &w, err);
     if (!status)
         status = fill(s, HEAD, &w, err);
     if (!status && s->packing != KQ_BYTES_PLAIN)

@@ -69,7 +69,7 @@ kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, si
     size_t done = 0, from = 0, start, end;
     *out = NULL;
     *n_out = 0;
-    kq_status status = kq_tok_ask(&s, err);
+    kq_status status = kq_tok_check_stop(&s, err);
     if (status)
         goto out;
     if (size && kq_utf8_valid(text, size) < size) {

@@ -95,12 +95,12 @@ typedef struct kq_tok_scratch {
 void kq_tok_scratch_free(kq_tok_scratch *s);
 /* Every loop over a text counts its steps (bytes, matches, merges) here: KQ_E_INTERRUPTED when the
  * caller asks to stop. */
-kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err);
+kq_status kq_tok_check_stop(kq_tok_scratch *s, kq_error *err);
 static inline kq_status kq_tok_steps(kq_tok_scratch *s, size_t n, kq_error *err)
 {
     enum { STEPS_A_QUESTION = 1 << 14 };
     s->steps += n;
-    return s->steps < STEPS_A_QUESTION ? KQ_OK : kq_tok_ask(s, err);
+    return s->steps < STEPS_A_QUESTION ? KQ_OK : kq_tok_check_stop(s, err);
 }
 
 /* The pattern of a tokenizer.json, if it is one of those that patterns.c has: KQ_E_UNSUPPORTED with its

@@ -15,7 +15,7 @@ kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err)
     return KQ_OK;
 }
 
-kq_status kq_tok_ask(kq_tok_scratch *s, kq_error *err)
+kq_status kq_tok_check_stop(kq_tok_scratch *s, kq_error *err)
 {
     s->steps = 0;
     return s->stop && s->stop(s->ctx)

@@ -88,10 +88,11 @@ static bool names_type(const json_t *v, const char *type)
     if (json_is_string(json_object_get(v, "type")) &&
         !strcmp(json_string_value(json_object_get(v, "type")), type))
         return true;
-    json_object_foreach(
-        (json_t *)v, key,
-        item) if (json_is_array(item)) for (i = 0; i < json_array_size(item);
-                                            i++) if (names_type(json_array_get(item, i), type)) return true;
+    json_object_foreach((json_t *)v, key, item)
+        if (json_is_array(item))
+            for (i = 0; i < json_array_size(item); i++)
+                if (names_type(json_array_get(item, i), type))
+                    return true;
     return false;
 }
 
@@ -309,8 +310,7 @@ static kq_status file_tokens(folder *f, listing *l)
     kq_status status;
     if (added && !json_is_array(added) && !json_is_null(added))
         return kq_fail(f->err, KQ_E_FORMAT, "%s: added_tokens is not an array", f->path);
-    json_array_foreach(added, i, t)
-    {
+    json_array_foreach(added, i, t) {
         const json_t *content = json_object_get(t, "content"), *id = json_object_get(t, "id");
         char at[32];
         snprintf(at, sizeof at, "%zu", i);
@@ -342,9 +342,10 @@ static json_t *special_texts(const folder *f)
         if (json_is_string(v))
             bad = json_object_setn_new(texts, json_string_value(v), json_string_length(v), json_true());
     }
-    json_array_foreach(json_object_get(f->config, "extra_special_tokens"), i, t) if (kq_token_text(t) && !bad)
-        bad = json_object_setn_new(texts, json_string_value(kq_token_text(t)),
-                                   json_string_length(kq_token_text(t)), json_true());
+    json_array_foreach(json_object_get(f->config, "extra_special_tokens"), i, t)
+        if (kq_token_text(t) && !bad)
+            bad = json_object_setn_new(texts, json_string_value(kq_token_text(t)),
+                                       json_string_length(kq_token_text(t)), json_true());
     if (bad)
         json_decref(texts);
     return bad ? NULL : texts;
@@ -360,8 +361,7 @@ static kq_status side_tokens(folder *f, listing *l)
     if (decoder && !json_is_object(decoder))
         return kq_fail(f->err, KQ_E_FORMAT, "%s/tokenizer_config.json: added_tokens_decoder is not an object",
                        f->dir);
-    json_object_foreach((json_t *)decoder, key, t)
-    {
+    json_object_foreach((json_t *)decoder, key, t) {
         json_int_t id;
         if (!read_number(key, &id) || !json_is_object(t) || !kq_token_text(t))
             return bad_token(f, "tokenizer_config.json", "added_tokens_decoder", key);
@@ -372,8 +372,7 @@ static kq_status side_tokens(folder *f, listing *l)
         return KQ_OK;
     json_t *special = special_texts(f);
     status = special ? KQ_OK : no_memory(f);
-    json_object_foreach(f->added, key, t)
-    {
+    json_object_foreach(f->added, key, t) {
         if (status)
             break;
         json_t *content = json_string(key);
@@ -429,7 +428,7 @@ static bool ends_token(const char *key)
     return n > 6 && !strcmp(key + n - 6, "_token");
 }
 
-/* "image_token" and such. */
+/* Is it the key of a token with a role that only some models have, as "image_token"? */
 static bool other_role(const char *key)
 {
     for (size_t i = 0; i < N_ROLES; i++)
@@ -463,11 +462,10 @@ static kq_status merge_config(folder *f)
     };
     const char *key;
     json_t *v;
-    json_object_foreach(f->config, key,
-                        v) if (json_is_string(v) && other_role(key) &&
-                               json_object_set_new(f->firm, key, json_true())) return no_memory(f);
-    json_object_foreach(f->map, key, v)
-    {
+    json_object_foreach(f->config, key, v)
+        if (json_is_string(v) && other_role(key) && json_object_set_new(f->firm, key, json_true()))
+            return no_memory(f);
+    json_object_foreach(f->map, key, v) {
         if (json_object_get(f->firm, key))
             continue;
         json_t *copy = json_deep_copy(v);
@@ -499,15 +497,21 @@ static kq_status named_tokens(folder *f, named *n)
         if ((status = name_token(f, n, json_object_get(f->config, roles[i]), true)))
             return status;
     for (int firm = 0; firm < 2; firm++)
-        json_object_foreach(f->config, key, v) if (other_role(key) &&
-                                                   (json_object_get(f->firm, key) != NULL) == firm &&
-                                                   (status = name_token(f, n, v, true))) return status;
-    json_object_foreach(json_object_get(f->config, "model_specific_special_tokens"), key,
-                        v) if ((status = name_token(f, n, v, true))) return status;
-    json_object_foreach((json_t *)extra, key, v) if ((status = name_token(f, n, v, true))) return status;
+        json_object_foreach(f->config, key, v)
+            if (other_role(key) && (json_object_get(f->firm, key) != NULL) == firm &&
+                (status = name_token(f, n, v, true)))
+                return status;
+    json_object_foreach(json_object_get(f->config, "model_specific_special_tokens"), key, v)
+        if ((status = name_token(f, n, v, true)))
+            return status;
+    json_object_foreach((json_t *)extra, key, v)
+        if ((status = name_token(f, n, v, true)))
+            return status;
     if (!json_is_array(extra) || !json_array_size(extra))
         extra = more;
-    json_array_foreach(extra, i, v) if ((status = name_token(f, n, v, false))) return status;
+    json_array_foreach(extra, i, v)
+        if ((status = name_token(f, n, v, false)))
+            return status;
     return KQ_OK;
 }
 
@@ -542,8 +546,7 @@ static kq_status add_all(folder *f, listing *file, listing *side, const named *n
         status = add(f, json_incref(x->token), x->id, &next);
     }
     const size_t n_listed = json_array_size(f->list);
-    json_array_foreach(n->list, i, t)
-    {
+    json_array_foreach(n->list, i, t) {
         const json_t *old = found(f, json_object_get(t, "content"));
         if (status || (old && json_integer_value(json_object_get(old, "place")) < (json_int_t)n_listed))
             continue;
@@ -552,8 +555,9 @@ static kq_status add_all(folder *f, listing *file, listing *side, const named *n
     }
     if (f->class == CLASS_QWEN2 && !status) { /* adds its special tokens once more, with the flags of such */
         next = next_id(f);
-        json_array_foreach(n->list, i, t) if (!status) status =
-            add(f, token(json_object_get(t, "content"), NULL, true), -1, &next);
+        json_array_foreach(n->list, i, t)
+            if (!status)
+                status = add(f, token(json_object_get(t, "content"), NULL, true), -1, &next);
     }
     return status;
 }
@@ -574,8 +578,7 @@ static kq_status added_tokens(folder *f)
              !(status = side_tokens(f, &side)) && !(status = named_tokens(f, &n)) &&
              !(status = add_all(f, &file, &side, &n)) && json_object_set(f->root, "added_tokens", f->list))
         status = no_memory(f);
-    json_array_foreach(f->list, i, t)
-    {
+    json_array_foreach(f->list, i, t) {
         if (json_is_true(json_object_get(t, "once_special")))
             json_object_set_new(t, "special", json_true());
         json_object_del(t, "once_special");

@@ -23,7 +23,7 @@ static kq_status gguf_text(const kq_gguf *g, const char *key, const char *path, 
 kq_status kq_chat_templates_of_gguf(const kq_gguf *g, const char *path, json_t **out, kq_error *err)
 {
     const kq_gguf_kv *names = kq_gguf_find(g, "tokenizer.chat_templates");
-    json_t *one = NULL, *list;
+    json_t *template = NULL, *list;
     const char *s;
     size_t size;
     kq_status status = gguf_text(g, "tokenizer.chat_template", path, out, err);
@@ -39,9 +39,9 @@ kq_status kq_chat_templates_of_gguf(const kq_gguf *g, const char *path, json_t *
             status =
                 kq_fail(err, KQ_E_FORMAT, "%s: entry %zu of tokenizer.chat_templates is not a name", path, i);
         snprintf(key, sizeof key, "tokenizer.chat_template.%.*s", size > 100 ? 100 : (int)size, s);
-        if (status || (status = gguf_text(g, key, path, &one, err)) || !one)
+        if (status || (status = gguf_text(g, key, path, &template, err)) || !template)
             continue;
-        if (json_array_append_new(list, json_pack("{s:s%,s:o}", "name", s, size, "template", one)))
+        if (json_array_append_new(list, json_pack("{s:s%,s:o}", "name", s, size, "template", template)))
             status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory: chat templates", path);
     }
     json_decref(*out);
