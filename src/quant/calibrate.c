@@ -34,10 +34,8 @@ static kq_status prepare(kq_output *o, kq_error *err)
 static kq_status identify(kq_output *o, kq_error *err)
 {
     const calibrator *c = o->ctx;
-    json_object_set_new(o->settings, "only", json_string(o->opt.only ? o->opt.only : ""));
     json_object_set_new(o->settings, "factor_dtype", json_string(c->bf16 ? "bf16" : "f32"));
-    o->identity = json_dumps(o->settings, JSON_COMPACT | JSON_SORT_KEYS);
-    return o->identity ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+    return kq_identify_by_settings(o, err);
 }
 
 static kq_status check_complete(const kq_output *o, kq_error *err)

@@ -32,13 +32,6 @@ static void drop_block(kq_output *o)
     }
 }
 
-static kq_status identify(kq_output *o, kq_error *err)
-{
-    json_object_set_new(o->settings, "only", json_string(o->opt.only ? o->opt.only : ""));
-    o->identity = json_dumps(o->settings, JSON_COMPACT | JSON_SORT_KEYS);
-    return o->identity ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
-}
-
 static kq_status check_complete(const kq_output *o, kq_error *err)
 {
     kq_gguf *g;
@@ -183,7 +176,7 @@ static const kq_receiver imatrix_receiver = {
               .diagonal = true,
               .linear = keep_squares,
               .block = write_block},
-    .identify = identify,
+    .identify = kq_identify_by_settings,
     .check_complete = check_complete,
     .sequences = put_beginning_tokens,
     .finish = finish,

@@ -50,6 +50,13 @@ kq_status kq_work_open_source(kq_output *o, kq_error *err)
     return KQ_OK;
 }
 
+kq_status kq_identify_by_settings(kq_output *o, kq_error *err)
+{
+    json_object_set_new(o->settings, "only", json_string(o->opt.only ? o->opt.only : ""));
+    o->identity = json_dumps(o->settings, JSON_COMPACT | JSON_SORT_KEYS);
+    return o->identity ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
+}
+
 static kq_status prepare_output(kq_output *o, kq_error *err)
 {
     const kq_receiver *r = o->work->receiver;

@@ -145,6 +145,8 @@ kq_status kq_work_plan(const char *model, const kq_receiver *r, kq_output *outpu
 /* The model's fingerprint and where factors come from: the factor file is opened and checked, or the settings
  * of the calibration are collected. Fills in settings, w->file, w->predicts and w->seq_len. */
 kq_status kq_work_open_source(kq_output *o, kq_error *err);
+/* A receiver's identify: the output depends on its settings and on --only, and on nothing else. */
+kq_status kq_identify_by_settings(kq_output *o, kq_error *err);
 /* Run a stage over the output's work: by the factor file when there is one, else by the sweep. */
 kq_status kq_work_stage(kq_work *w, const kq_stage *stage, kq_error *err);
 
