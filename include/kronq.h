@@ -60,11 +60,14 @@
  * NULL in its place stands for the defaults. A program that was compiled with an older header of the same
  * minor version hands in a shorter struct, and what this lacks has its default. A longer struct, of a newer
  * header, is taken while everything in it that this library does not know is zero; else KQ_E_ARG. Strings and
- * arrays in options are borrowed for the call. Members called `reserved` belong to the library.
+ * arrays in options are borrowed for the call. Members called `reserved` belong to the library: what later
+ * versions add to a struct without a size comes out of them. kq_..._options_init(&opt, sizeof opt), which
+ * kq_..._defaults() calls, fills a struct that exists already; bindings of other languages call it.
  *
  * Results. Structs that the library gives back are its own: read them, do not copy them, and free them with
  * the function that is named. They may grow at their end. Texts and arrays that it gives back are the
- * caller's: free(). Reports are JSON, in UTF-8; what most programs want of them is there as a struct, too.
+ * caller's: free(). Reports are JSON, in UTF-8; what most programs want of them can be read into a struct,
+ * kq_quantize_result and kq_eval_result.
  *
  * Threads. Functions may be called from several threads at the same time, on different outputs and different
  * kq_model. One kq_model is used by one thread at a time.
@@ -82,7 +85,7 @@
  *
  *     Version, errors, warnings          kq_version, kq_error, kq_set_warning_handler
  *     What all long work shares          kq_common, kq_text_options
- *     Quantize                           kq_quantize, kq_quantize_gguf, kq_quantize_result
+ *     Quantize                           kq_quantize, kq_quantize_gguf, kq_quantize_result_read
  *     Factors and importance matrices    kq_calibrate, kq_calibrate_all, kq_imatrix
  *     Plans                              kq_plan, kq_plan_ways, kq_plan_gguf
  *     Export                             kq_export
@@ -90,7 +93,7 @@
  *       tokens and chat                  kq_model_tokenize, kq_model_chat_prompt
  *       logits, text, perplexity         kq_model_logits, kq_model_generate, kq_model_perplexity
  *     Serve                              kq_serve
- *     Measure                            kq_eval_text, kq_eval_tasks, kq_eval_result
+ *     Measure                            kq_eval_text, kq_eval_tasks, kq_eval_result_read
  *     Compare and report                 kq_compare, kq_report
  *     Settings by name                   kq_settings, kq_setting_set
  *     This machine                       kq_selfcheck, kq_openblas_core
@@ -150,7 +153,7 @@ void kq_set_warning_handler(kq_warning_handler *handler, void *ctx);
 
 /* ---- What all long work shares ------------------------------------------------------------------------- */
 
-/* How to run. Zeros are the defaults. */
+/* How to run. Zeros are the defaults. A part of every struct of options for long work. */
 typedef struct kq_common {
     int threads; /* 0: as many as the machine has; results do not depend on it */
     /* "ref", "avx2", "avx512", "amx": use no more than this; NULL: the best there is (or the environment's
@@ -224,7 +227,7 @@ typedef struct kq_quantize_options {
     /* "REGEX=BITS": exceptions, on Hugging Face names; the first that matches counts */
     const char *const *module_bits;
     size_t n_module_bits;
-    const char *code; /* "hyb", "1mad", "3inst" */
+    const char *code; /* trellis code: "hyb" (default), "1mad", "3inst" */
     double sigma_reg; /* added to each factor's unit mean diagonal: 0.1 */
     /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0.5 */
     double shrink;
@@ -232,8 +235,8 @@ typedef struct kq_quantize_options {
     const char *only;
     /* a file of kq_calibrate, or an imatrix of llama.cpp; NULL: calibrate now */
     const char *factors;
-    int embed_bits, head_bits; /* 16, 8 or 4 */
-    size_t shard_size;         /* bytes */
+    int embed_bits, head_bits; /* of the embedding, of an untied head: 16, 8 (default) or 4 */
+    size_t shard_size;         /* bytes of a file, above which the weights are split: 8 GiB */
     bool resume;               /* continue an interrupted run with the same settings */
     /* discard what an interrupted run has left unfinished, and start anew; a finished result is never
      * touched */
@@ -244,8 +247,8 @@ typedef struct kq_quantize_options {
      * "stream": nowhere, made again for every product (the same factors to 1e-3, the same bytes if memory
      * allows). NULL: what fits */
     const char *gradients;
-    /* kq_quantize_gguf only: */
-    /* "Q4_0", "Q4_K_M", ...: llama-quantize's file types, with its mixtures */
+    /* All that follows is kq_quantize_gguf's alone. "Q4_0", "Q4_K_M", ...: llama-quantize's file types, with
+     * its mixtures */
     const char *gguf_type;
     bool pure; /* no mixture: every tensor gets the type itself */
     /* "REGEX=TYPE", on Hugging Face and GGUF names; the first that matches counts */
@@ -310,8 +313,7 @@ typedef struct kq_quantize_result {
 kq_status kq_quantize_result_read(const char *report_json, kq_quantize_result **out, kq_error *err);
 void kq_quantize_result_free(kq_quantize_result *result); /* NULL is fine */
 
-/* ---- Factors and importance matrices --------------------------------------------------------------------
- */
+/* ---- Factors and importance matrices ------------------------------------------------------------------- */
 
 /* Only the factors, into a safetensors file, to round from several times (opt->factors of kq_quantize). Uses
  * common, calibration, only, shard_size, resume, memory, gradients; factor_bf16: store them in half the
@@ -363,7 +365,7 @@ typedef struct kq_export_options {
     const char *type; /* gguf: "F16" (also NULL), "BF16", "Q8_0", "F32" */
     /* gguf: the type of tensors whose rows are no whole number of Q8_0's blocks; NULL: refuse them by name */
     const char *fallback;
-    size_t shard_size; /* bf16: bytes */
+    size_t shard_size; /* bf16: bytes of a file, above which the weights are split: 8 GiB */
 } kq_export_options;
 
 void kq_export_options_init(kq_export_options *opt, size_t size);
@@ -380,8 +382,7 @@ static inline kq_export_options kq_export_defaults(void)
 kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json,
                     kq_error *err);
 
-/* ---- A model in memory ----------------------------------------------------------------------------------
- */
+/* ---- A model in memory --------------------------------------------------------------------------------- */
 
 typedef struct kq_model kq_model;
 
@@ -407,8 +408,10 @@ static inline kq_model_options kq_model_defaults(void)
     return opt;
 }
 
-/* Open MODEL: files are mapped and checked; weights are made ready when they are first used (kq_model_load).
- * KQ_E_UNSUPPORTED names what kronq does not know. The model's path must stay as it is until it is closed. */
+/* Open MODEL: files are mapped and checked, which takes milliseconds; weights and tokenizer are made ready
+ * when they are first used. *out: kq_model_close. KQ_E_IO: no such file; KQ_E_FORMAT, KQ_E_SHAPE: damaged;
+ * KQ_E_UNSUPPORTED names what kronq does not know. The files must stay as they are until the model is closed;
+ * opt->common.progress and ctx are kept for kq_model_perplexity. */
 kq_status kq_model_open(const char *model, const kq_model_options *opt, kq_model **out, kq_error *err);
 void kq_model_close(kq_model *model); /* NULL is fine */
 
@@ -429,7 +432,7 @@ typedef struct kq_model_info {
     size_t tensor_elements, tensor_bytes; /* of all of them, as stored */
 } kq_model_info;
 
-/* Owned by the model. Nothing is computed or read. */
+/* Owned by the model. */
 const kq_model_info *kq_model_get_info(const kq_model *model);
 
 /* A tensor as it is stored. */
@@ -444,9 +447,10 @@ typedef struct kq_tensor_info {
 const kq_tensor_info *kq_model_get_tensor(const kq_model *model, size_t i);
 
 /* Make weights and caches ready now, for sequences of `context` tokens (0: the options'). The functions that
- * compute do it themselves when it is not done. Done again with a larger context everything starts anew, and
- * what the sequences held is forgotten; with a smaller one nothing happens. KQ_E_ARG: the context is below 1
- * or beyond the model's. KQ_E_MEMORY. */
+ * compute do it themselves when it is not done. With a larger context than before the weights are made ready
+ * anew and what the sequences held is forgotten; with a smaller one nothing happens. Beyond the model's own
+ * context its predictions mean nothing. KQ_E_MEMORY; KQ_E_UNSUPPORTED: a rotary scaling that is not known for
+ * so long a context. */
 kq_status kq_model_load(kq_model *model, size_t context, kq_error *err);
 
 /* What a loaded model is computed with. */
@@ -965,8 +969,7 @@ kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *sett
 kq_status kq_setting_set_list(kq_options_id id, void *options, const kq_setting *setting,
                               const char *const *texts, size_t n, kq_error *err);
 
-/* ---- This machine ---------------------------------------------------------------------------------------
- */
+/* ---- This machine -------------------------------------------------------------------------------------- */
 
 /* Compare every kernel of every instruction set that this processor has (at or below common->isa) with plain
  * C, on random inputs: a second or two. common may be NULL; of it isa, progress and ctx count. report_json

@@ -9,6 +9,7 @@
 #include "base/time.h"
 #include "eval/eval.h"
 #include "host/model.h"
+#include "host/report.h"
 
 enum { WINDOW = 2048 /* tokens, where the caller does not say and the model's context allows it */ };
 
@@ -75,18 +76,6 @@ kq_status kq_model_perplexity(kq_model *m, const int32_t *ids, size_t n_ids, siz
 
 /* ---- the JSON of kq_eval_text -------------------------------------------------------------------------- */
 
-static double number(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
-static size_t whole(const json_t *object, const char *key)
-{
-    const double value = number(object, key);
-    return value > 0 ? (size_t)value : 0;
-}
-
 kq_status kq_eval_result_read(const char *result_json, kq_eval_result **out, kq_error *err)
 {
     KQ_C_LOCALE;
@@ -102,29 +91,29 @@ kq_status kq_eval_result_read(const char *result_json, kq_eval_result **out, kq_
     if (!status && !r)
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
     if (!status)
-        *r = (kq_eval_result){.windows = whole(o, "windows"),
-                              .tokens = whole(o, "tokens"),
-                              .nll = number(o, "nll"),
-                              .nll_stderr = number(o, "nll_stderr"),
-                              .nll_stderr_windows = number(o, "nll_stderr_windows"),
-                              .ppl = number(o, "ppl"),
-                              .ppl_stderr = number(o, "ppl_stderr"),
-                              .ppl_stderr_windows = number(o, "ppl_stderr_windows"),
+        *r = (kq_eval_result){.windows = kq_report_whole(o, "windows"),
+                              .tokens = kq_report_whole(o, "tokens"),
+                              .nll = kq_report_number(o, "nll"),
+                              .nll_stderr = kq_report_number(o, "nll_stderr"),
+                              .nll_stderr_windows = kq_report_number(o, "nll_stderr_windows"),
+                              .ppl = kq_report_number(o, "ppl"),
+                              .ppl_stderr = kq_report_number(o, "ppl_stderr"),
+                              .ppl_stderr_windows = kq_report_number(o, "ppl_stderr_windows"),
                               .has_reference = json_object_get(o, "kld") != NULL,
-                              .kld = number(o, "kld"),
-                              .kld_stderr = number(o, "kld_stderr"),
-                              .kld_stderr_windows = number(o, "kld_stderr_windows"),
-                              .kld_median = number(q, "median"),
-                              .kld_90 = number(q, "90"),
-                              .kld_99 = number(q, "99"),
-                              .kld_max = number(q, "max"),
-                              .top1 = number(o, "top1"),
-                              .top1_stderr = number(o, "top1_stderr"),
-                              .top1_stderr_windows = number(o, "top1_stderr_windows"),
-                              .reference_ppl = number(o, "reference_ppl"),
-                              .ln_ppl_ratio = number(o, "ln_ppl_ratio"),
-                              .ln_ppl_ratio_stderr = number(o, "ln_ppl_ratio_stderr"),
-                              .seconds = number(o, "seconds")};
+                              .kld = kq_report_number(o, "kld"),
+                              .kld_stderr = kq_report_number(o, "kld_stderr"),
+                              .kld_stderr_windows = kq_report_number(o, "kld_stderr_windows"),
+                              .kld_median = kq_report_number(q, "median"),
+                              .kld_90 = kq_report_number(q, "90"),
+                              .kld_99 = kq_report_number(q, "99"),
+                              .kld_max = kq_report_number(q, "max"),
+                              .top1 = kq_report_number(o, "top1"),
+                              .top1_stderr = kq_report_number(o, "top1_stderr"),
+                              .top1_stderr_windows = kq_report_number(o, "top1_stderr_windows"),
+                              .reference_ppl = kq_report_number(o, "reference_ppl"),
+                              .ln_ppl_ratio = kq_report_number(o, "ln_ppl_ratio"),
+                              .ln_ppl_ratio_stderr = kq_report_number(o, "ln_ppl_ratio_stderr"),
+                              .seconds = kq_report_number(o, "seconds")};
     *out = r;
     json_decref(o);
     return status;

@@ -6,7 +6,7 @@
 
 #include "base/locale.h"
 #include "base/mem.h"
-#include "kronq.h"
+#include "host/report.h"
 
 /* What a kq_quantize_result stands in: it, its modules and the JSON that their texts belong to. */
 typedef struct result {
@@ -16,29 +16,17 @@ typedef struct result {
     const kq_module_result **list; /* owned: a pointer to each */
 } result;
 
-static double number(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
-static size_t whole(const json_t *object, const char *key)
-{
-    const double value = number(object, key);
-    return value > 0 ? (size_t)value : 0;
-}
-
 static kq_module_result read_module(const char *name, const json_t *o)
 {
     const json_t *shape = json_object_get(o, "shape");
-    const double bpw = number(o, "bpw");
+    const double bpw = kq_report_number(o, "bpw");
     return (kq_module_result){.name = name,
                               .rows = (size_t)json_integer_value(json_array_get(shape, 0)),
                               .columns = (size_t)json_integer_value(json_array_get(shape, 1)),
-                              .bits = json_object_get(o, "bits") ? number(o, "bits") : bpw,
+                              .bits = json_object_get(o, "bits") ? kq_report_number(o, "bits") : bpw,
                               .bpw = bpw,
-                              .relative_mse = number(o, "relative_mse"),
-                              .predicted_loss = number(o, "predicted_loss"),
+                              .relative_mse = kq_report_number(o, "relative_mse"),
+                              .predicted_loss = kq_report_number(o, "predicted_loss"),
                               .type = json_string_value(json_object_get(o, "type")),
                               .identity = json_string_value(json_object_get(o, "identity"))};
 }
@@ -54,8 +42,7 @@ static kq_status read_modules(result *r, const json_t *modules, kq_error *err)
     size_t i = 0;
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)modules, name, value)
-    {
+    json_object_foreach((json_t *)modules, name, value) {
         r->module[i] = read_module(name, value);
         r->list[i] = &r->module[i];
         i++;
@@ -79,18 +66,18 @@ kq_status kq_quantize_result_read(const char *report_json, kq_quantize_result **
     if (!complete && !(json_is_number(json_object_get(o, "bpw")) && json_object_get(o, "modules")))
         status = kq_fail(err, KQ_E_FORMAT, "this is no report of kq_quantize: %s",
                          o ? "it has no \"bpw\" or no \"modules\"" : wrong.text);
-    r->public =
-        (kq_quantize_result){.complete = complete,
-                             .bits = json_object_get(o, "bits") ? number(o, "bits") : number(o, "bpw"),
-                             .bpw = number(o, "bpw"),
-                             .bpw_file = number(o, "bpw_file"),
-                             .file_bytes = whole(o, "file_bytes"),
-                             .n_weights = whole(o, "quantized_weights"),
-                             .predicted_loss = number(o, "predicted_loss"),
-                             .relative_mse = number(o, "relative_mse"),
-                             .calibration_nll = number(o, "calibration_nll"),
-                             .seconds = number(json_object_get(o, "seconds"), "total"),
-                             .peak_rss_bytes = whole(o, "peak_rss_bytes")};
+    r->public = (kq_quantize_result){.complete = complete,
+                                     .bits = json_object_get(o, "bits") ? kq_report_number(o, "bits")
+                                                                        : kq_report_number(o, "bpw"),
+                                     .bpw = kq_report_number(o, "bpw"),
+                                     .bpw_file = kq_report_number(o, "bpw_file"),
+                                     .file_bytes = kq_report_whole(o, "file_bytes"),
+                                     .n_weights = kq_report_whole(o, "quantized_weights"),
+                                     .predicted_loss = kq_report_number(o, "predicted_loss"),
+                                     .relative_mse = kq_report_number(o, "relative_mse"),
+                                     .calibration_nll = kq_report_number(o, "calibration_nll"),
+                                     .seconds = kq_report_number(json_object_get(o, "seconds"), "total"),
+                                     .peak_rss_bytes = kq_report_whole(o, "peak_rss_bytes")};
     if (!status)
         status = read_modules(r, json_object_get(o, "modules"), err);
     if (status)
