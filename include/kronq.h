@@ -109,9 +109,9 @@
 
 /* The version of this header. kq_version tells that of the library that the program runs with. */
 #define KRONQ_VERSION_MAJOR 0
-#define KRONQ_VERSION_MINOR 1
+#define KRONQ_VERSION_MINOR 2
 #define KRONQ_VERSION_PATCH 0
-#define KRONQ_VERSION "0.1.0"
+#define KRONQ_VERSION "0.2.0"
 
 #ifdef __cplusplus
 extern "C" {
@@ -141,7 +141,7 @@ typedef struct kq_error {
     char message[1024];
 } kq_error;
 
-/* "0.1.0" */
+/* "0.2.0" */
 const char *kq_version(void);
 
 /* Warnings: what is worth a person's notice although the work goes on (an index file that is out of date, a

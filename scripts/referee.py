@@ -39,8 +39,12 @@ def scrub(value):
     return value
 
 
+# kronq's version stands in checkpoints, factor files and reports. Here it is always written as this one, so that versions can be compared. main() sets VERSION.
+ANY_VERSION, VERSION = b"0.1.0", b"0.1.0"
+
+
 def digest(data):
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashlib.sha256(data.replace(VERSION, ANY_VERSION)).hexdigest()[:16]
 
 
 def digest_json(data):
@@ -56,7 +60,7 @@ def digest_tree(folder):
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         h.update(str(file.relative_to(folder)).encode())
         if file.name != "README.md":
-            h.update(file.read_bytes())
+            h.update(file.read_bytes().replace(VERSION, ANY_VERSION))
     return h.hexdigest()[:16]
 
 
@@ -182,7 +186,9 @@ def main():
     parser.add_argument("kronq", help="the program")
     parser.add_argument("--isa", default="ref,avx2,avx512", help="instruction sets, comma-separated; one that the processor lacks is left out and said")
     args = parser.parse_args()
+    global VERSION
     kronq = str(pathlib.Path(args.kronq).resolve())
+    VERSION = subprocess.run([kronq, "--version"], capture_output=True, check=True).stdout.split()[1]
     os.environ.update(OMP_WAIT_POLICY="passive", LC_ALL="C")
     os.environ.pop("KRONQ_ISA", None)
     differ = 0
