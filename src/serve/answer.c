@@ -1,3 +1,5 @@
+/* Answers as JSON. Log-probabilities come in two shapes, because OpenAI's two APIs have two; vLLM's clients
+ * compare numbers with ==, so a number that appears twice in an answer is one double. */
 #include "serve/answer.h"
 
 #include <math.h>
@@ -78,10 +80,10 @@ typedef struct lists {
 /* Entry i of the sequence's scores. Both the token's own number and the same token's number among the
  * most likely ones are the same double, so that readers may compare them with ==. The token itself is
  * always among them, as in OpenAI's answers. */
-static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *query, const kq_sequence *s,
                       size_t i, size_t offset)
 {
-    const size_t k = (size_t)job->request.n_top;
+    const size_t k = (size_t)query->request.n_top;
     const kq_score *own = &s->score[i];
     bool ok = !json_array_append_new(l->tokens, key_json(a->tok, own->id)) &&
               !json_array_append_new(l->offsets, json_integer((json_int_t)offset));
@@ -105,19 +107,19 @@ static bool add_entry(lists *l, const kq_answer_context *a, const kq_query *job,
 }
 
 /* Tokens [from, to) of the answer, with the prompt's before them when asked. NULL: out of memory. */
-static json_t *legacy_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+static json_t *legacy_logprobs(const kq_answer_context *a, const kq_query *query, const kq_sequence *s,
                                bool prompt, size_t from, size_t to)
 {
-    const size_t n_prompt = job->score_prompt ? s->n_prompt : 0,
-                 *place = job->prompt[s->index / job->request.n].offset;
-    lists l = {json_array(), json_array(), job->request.n_top ? json_array() : NULL, json_array()};
+    const size_t n_prompt = query->score_prompt ? s->n_prompt : 0,
+                 *place = query->prompt[s->index / query->request.n].offset;
+    lists l = {json_array(), json_array(), query->request.n_top ? json_array() : NULL, json_array()};
     const size_t offset = place ? place[n_prompt] : 0; /* where the answer begins */
     bool ok = true;
     for (size_t i = 0; prompt && i < n_prompt; i++)
-        ok = ok && add_entry(&l, a, job, s, i, place ? place[i] : 0);
+        ok = ok && add_entry(&l, a, query, s, i, place ? place[i] : 0);
     for (size_t i = from; i < to; i++)
         ok =
-            ok && add_entry(&l, a, job, s, n_prompt + i,
+            ok && add_entry(&l, a, query, s, n_prompt + i,
                             offset + characters(s->text.data, s->made_from[i] < s->text.size ? s->made_from[i]
                                                                                              : s->text.size));
     json_t *j = json_pack("{s:o, s:o, s:o, s:o}", "tokens", l.tokens, "token_logprobs", l.logprobs,
@@ -144,10 +146,10 @@ static json_t *chat_token(const kq_answer_context *a, const kq_score *t)
                      "bytes", list);
 }
 
-static json_t *chat_logprobs(const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+static json_t *chat_logprobs(const kq_answer_context *a, const kq_query *query, const kq_sequence *s,
                              size_t from, size_t to)
 {
-    const size_t k = (size_t)job->request.n_top;
+    const size_t k = (size_t)query->request.n_top;
     json_t *content = json_array();
     for (size_t i = from; i < to; i++) {
         json_t *one = chat_token(a, &s->score[i]), *top = json_array();
@@ -184,34 +186,35 @@ static json_t *finish_json(const kq_sequence *s)
                                            : json_null();
 }
 
-static json_t *usage(const kq_query *job)
+static json_t *usage(const kq_query *query)
 {
     size_t prompt = 0, made = 0, reused = 0;
-    for (size_t i = 0; i < job->n_prompt; i++)
-        prompt += job->prompt[i].n;
-    for (size_t i = 0; i < job->n_seq; i++) {
-        made += job->seq[i].n_made;
-        reused += job->seq[i].n_reused;
+    for (size_t i = 0; i < query->n_prompt; i++)
+        prompt += query->prompt[i].n;
+    for (size_t i = 0; i < query->n_seq; i++) {
+        made += query->seq[i].n_made;
+        reused += query->seq[i].n_reused;
     }
     return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)prompt, "completion_tokens",
                      (json_int_t)made, "total_tokens", (json_int_t)(prompt + made), "prompt_tokens_details",
                      "cached_tokens", (json_int_t)reused);
 }
 
-static json_t *frame(const kq_answer_context *a, const kq_query *job, json_t *choices, bool part)
+static json_t *frame(const kq_answer_context *a, const kq_query *query, json_t *choices, bool part)
 {
-    const char *object = job->request.api == KQ_API_COMPLETIONS ? "text_completion"
-                         : part                                 ? "chat.completion.chunk"
-                                                                : "chat.completion";
+    const char *object = query->request.api == KQ_API_COMPLETIONS ? "text_completion"
+                         : part                                   ? "chat.completion.chunk"
+                                                                  : "chat.completion";
     return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", a->id, "object", object, "created",
                      (json_int_t)a->created, "model", a->model, "choices", choices);
 }
 
 /* The text of a prompt, to echo it: as it was given, or as its ids read (special tokens written out).
  * NULL: out of memory. */
-static char *prompt_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s, size_t *size)
+static char *prompt_text(const kq_answer_context *a, const kq_query *query, const kq_sequence *s,
+                         size_t *size)
 {
-    const kq_prompt *given = &job->request.prompt[s->index / job->request.n];
+    const kq_prompt *given = &query->request.prompt[s->index / query->request.n];
     char *out = NULL;
     if (given->text) {
         if ((out = kq_alloc(given->size + 1, 1)))
@@ -222,12 +225,12 @@ static char *prompt_text(const kq_answer_context *a, const kq_query *job, const 
     return kq_prompt_text(a->tok, s->prompt, s->n_prompt, size);
 }
 
-static json_t *completion_text(const kq_answer_context *a, const kq_query *job, const kq_sequence *s,
+static json_t *completion_text(const kq_answer_context *a, const kq_query *query, const kq_sequence *s,
                                bool prompt, size_t from, size_t to)
 {
     size_t n = 0;
     char *before = NULL, *all;
-    if (prompt && !(before = prompt_text(a, job, s, &n)))
+    if (prompt && !(before = prompt_text(a, query, s, &n)))
         return NULL;
     if (!(all = kq_alloc(n + (to - from) + 1, 1))) {
         kq_free(before);
@@ -243,41 +246,41 @@ static json_t *completion_text(const kq_answer_context *a, const kq_query *job, 
     return j;
 }
 
-json_t *kq_answer_whole(const kq_answer_context *a, const kq_query *job)
+json_t *kq_answer_whole(const kq_answer_context *a, const kq_query *query)
 {
-    const kq_api_request *r = &job->request;
+    const kq_api_request *r = &query->request;
     json_t *choices = json_array();
-    for (size_t i = 0; i < job->n_seq; i++) {
-        const kq_sequence *s = &job->seq[i];
+    for (size_t i = 0; i < query->n_seq; i++) {
+        const kq_sequence *s = &query->seq[i];
         const size_t tokens = tokens_until(s, s->text.size);
         json_t *choice;
         if (r->api == KQ_API_CHAT)
             choice = json_pack("{s:i, s:{s:s, s:o, s:n}, s:o, s:o}", "index", (int)s->index, "message",
                                "role", "assistant", "content",
-                               completion_text(a, job, s, false, 0, s->text.size), "refusal", "logprobs",
-                               r->logprobs ? chat_logprobs(a, job, s, 0, tokens) : json_null(),
+                               completion_text(a, query, s, false, 0, s->text.size), "refusal", "logprobs",
+                               r->logprobs ? chat_logprobs(a, query, s, 0, tokens) : json_null(),
                                "finish_reason", finish_json(s));
         else
             choice = json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "text",
-                               completion_text(a, job, s, r->echo, 0, s->text.size), "logprobs",
-                               r->logprobs ? legacy_logprobs(a, job, s, r->echo, 0, tokens) : json_null(),
+                               completion_text(a, query, s, r->echo, 0, s->text.size), "logprobs",
+                               r->logprobs ? legacy_logprobs(a, query, s, r->echo, 0, tokens) : json_null(),
                                "finish_reason", finish_json(s));
         if (json_array_append_new(choices, choice)) {
             json_decref(choices);
             return NULL;
         }
     }
-    json_t *j = frame(a, job, choices, false);
-    if (j && json_object_set_new(j, "usage", usage(job))) {
+    json_t *j = frame(a, query, choices, false);
+    if (j && json_object_set_new(j, "usage", usage(query))) {
         json_decref(j);
         return NULL;
     }
     return j;
 }
 
-json_t *kq_answer_part(const kq_answer_context *a, const kq_query *job, kq_sequence *s, bool *none)
+json_t *kq_answer_part(const kq_answer_context *a, const kq_query *query, kq_sequence *s, bool *none)
 {
-    const kq_api_request *r = &job->request;
+    const kq_api_request *r = &query->request;
     const bool chat = r->api == KQ_API_CHAT, first = s->sent_text == SIZE_MAX;
     const size_t from = first ? 0 : s->sent_text, to = s->text.safe;
     const bool start = first && (chat || r->echo), last = s->finish && !s->sent_finish;
@@ -287,7 +290,7 @@ json_t *kq_answer_part(const kq_answer_context *a, const kq_query *job, kq_seque
         *none = true;
         return NULL;
     }
-    if (start && r->echo && job->score_prompt &&
+    if (start && r->echo && query->score_prompt &&
         s->n_score < s->n_prompt) { /* the prompt goes out when it has its scores */
         *none = true;
         return NULL;
@@ -300,32 +303,32 @@ json_t *kq_answer_part(const kq_answer_context *a, const kq_query *job, kq_seque
         if (start)
             json_object_set_new(delta, "role", json_string("assistant"));
         if (start || to > from)
-            json_object_set_new(delta, "content", completion_text(a, job, s, false, from, to));
+            json_object_set_new(delta, "content", completion_text(a, query, s, false, from, to));
         choice = json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "delta", delta, "logprobs",
                            r->logprobs && tokens > s->sent_tokens
-                               ? chat_logprobs(a, job, s, s->sent_tokens, tokens)
+                               ? chat_logprobs(a, query, s, s->sent_tokens, tokens)
                                : json_null(),
                            "finish_reason", finish_json(s));
     } else {
         choice =
             json_pack("{s:i, s:o, s:o, s:o}", "index", (int)s->index, "text",
-                      completion_text(a, job, s, start, from, to), "logprobs",
-                      r->logprobs ? legacy_logprobs(a, job, s, start, s->sent_tokens, tokens) : json_null(),
+                      completion_text(a, query, s, start, from, to), "logprobs",
+                      r->logprobs ? legacy_logprobs(a, query, s, start, s->sent_tokens, tokens) : json_null(),
                       "finish_reason", finish_json(s));
     }
     s->sent_text = to;
     s->sent_tokens = tokens;
     s->sent_finish = s->finish != KQ_FINISH_NOT;
-    json_t *j = choice ? frame(a, job, json_pack("[o]", choice), true) : NULL;
+    json_t *j = choice ? frame(a, query, json_pack("[o]", choice), true) : NULL;
     if (j && r->include_usage)
         json_object_set_new(j, "usage", json_null());
     return j;
 }
 
-json_t *kq_answer_usage_part(const kq_answer_context *a, const kq_query *job)
+json_t *kq_answer_usage_part(const kq_answer_context *a, const kq_query *query)
 {
-    json_t *j = frame(a, job, json_array(), true);
-    if (j && json_object_set_new(j, "usage", usage(job))) {
+    json_t *j = frame(a, query, json_array(), true);
+    if (j && json_object_set_new(j, "usage", usage(query))) {
         json_decref(j);
         return NULL;
     }

@@ -1,3 +1,5 @@
+/* The scheduler. One thread runs the model; it alone touches slots, logits and the step's plan, so these need
+ * no lock. The lock guards what other threads see: the list of queries, and the results in them. */
 #include "serve/batch.h"
 
 #include <math.h>
@@ -16,20 +18,21 @@ enum {
     WORTH_WAITING = 32 /* tokens of a common beginning */
 };
 
-/* What a slot holds, and the scores of its tokens where they are known (token i given those before, and
- * the most likely one there). */
-typedef struct record {
+/* The score of a token that a slot holds, given the tokens before it, and the most likely token there. */
+typedef struct known_score {
     double logprob, top_logprob;
     int32_t top;
-} record;
+} known_score;
+/* What a slot of the engine holds. It stays when its sequence has ended, for the next prompt that begins
+ * alike. */
 typedef struct slot {
-    int32_t *ids;
-    size_t n; /* owned [max_T] */
-    record *rec;
-    size_t n_rec; /* owned [max_T]; entries 1 .. n_rec - 1 are good */
+    int32_t *ids; /* owned [max_T], n of them */
+    size_t n;
+    known_score *rec; /* owned [max_T + 1]; entries 1 to n_rec - 1 are known */
+    size_t n_rec;
     kq_sequence *seq;
-    kq_query *job; /* NULL: free */
-    uint64_t used; /* larger: later */
+    kq_query *query; /* NULL: free */
+    uint64_t used;   /* larger: later */
 } slot;
 
 struct kq_batch {
@@ -38,13 +41,13 @@ struct kq_batch {
     pthread_mutex_t lock;
     pthread_cond_t work;
     bool stop;
-    kq_query *first; /* jobs in order of arrival, finished ones taken out */
-    size_t n_jobs;
+    kq_query *first; /* queries in order of arrival, finished ones taken out */
+    size_t n_queries;
     slot *slots;
     uint64_t clock;
     /* in order of admission; entry i of both belong together */
     kq_sequence **active;
-    kq_query **active_job;
+    kq_query **active_query;
     size_t n_active;
     float *logits, *raw; /* [n_slots + SCORE_ROWS, vocab]; [vocab] */
     size_t logit_rows;
@@ -80,181 +83,48 @@ kq_stepper kq_stepper_engine(kq_engine *e)
                         .run = engine_run};
 }
 
-/* ---- jobs ---- */
+/* ---- queries ---- */
 
-kq_query *kq_query_new(void)
+static void release_locked(kq_query *q)
 {
-    kq_query *j = kq_calloc(1, sizeof *j);
-    if (j)
-        j->refs = 1;
-    return j;
+    if (--q->refs == 0)
+        kq_query_free(q);
 }
 
-static void free_sequences(kq_query *j)
+void kq_query_release(kq_batch *b, kq_query *q)
 {
-    for (size_t i = 0; i < j->n_seq; i++) {
-        kq_text_clear(&j->seq[i].text);
-        kq_free(j->seq[i].score);
-        kq_free(j->seq[i].top);
-        kq_free(j->seq[i].made);
-        kq_free(j->seq[i].made_from);
-        kq_free(j->seq[i].said);
-        kq_free(j->seq[i].count);
-    }
-    kq_free(j->seq);
-    j->seq = NULL;
-    j->n_seq = 0;
-}
-
-static void job_free(kq_query *j)
-{
-    free_sequences(j);
-    for (size_t i = 0; i < j->n_prompt; i++) {
-        kq_free(j->prompt[i].text);
-        kq_free(j->prompt[i].ids);
-        kq_free(j->prompt[i].offset);
-    }
-    kq_free(j->prompt);
-    kq_api_request_clear(&j->request);
-    kq_free(j);
-}
-
-static void release_locked(kq_query *j)
-{
-    if (--j->refs == 0)
-        job_free(j);
-}
-
-void kq_query_release(kq_batch *b, kq_query *j)
-{
-    if (!j)
+    if (!q)
         return;
     pthread_mutex_lock(&b->lock);
-    release_locked(j);
+    release_locked(q);
     pthread_mutex_unlock(&b->lock);
 }
 
-static bool penalizes(const kq_sampling *s)
+bool kq_batch_submit(kq_batch *b, kq_query *q, kq_api_error *e)
 {
-    return s->repetition_penalty > 0 && s->repetition_penalty != 1;
-}
-static bool counts(const kq_api_request *r)
-{
-    return r->frequency_penalty != 0 || r->presence_penalty != 0;
-}
-
-static int by_id(const void *a, const void *b)
-{
-    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    return (x > y) - (x < y);
-}
-
-/* What the penalties of a sequence need, so that a token costs them no more than the different ones
- * before it. */
-static bool make_penalties(const kq_api_request *r, const kq_prompt *p, kq_sequence *s)
-{
-    if (counts(r) && !(s->count = kq_alloc(s->max_tokens, sizeof *s->count)))
+    if (!kq_query_make_sequences(q, b->opt.tok, b->opt.stepper.max_T, e))
         return false;
-    if (!penalizes(&r->sampling))
-        return true;
-    if (!(s->said = kq_alloc(p->n + s->max_tokens, sizeof *s->said)))
-        return false;
-    memcpy(s->said, p->ids, p->n * sizeof *s->said);
-    qsort(s->said, p->n, sizeof *s->said, by_id);
-    for (size_t i = 0; i < p->n; i++)
-        if (!i || s->said[i] != s->said[s->n_said - 1])
-            s->said[s->n_said++] = s->said[i];
-    return true;
-}
-
-static void note_made(kq_sequence *s, int32_t id)
-{
-    size_t i = 0;
-    while (s->said && i < s->n_said && s->said[i] != id)
-        i++;
-    if (s->said && i == s->n_said)
-        s->said[s->n_said++] = id;
-    for (i = 0; s->count && i < s->n_count && s->count[i].id != id;)
-        i++;
-    if (s->count && i == s->n_count)
-        s->count[s->n_count++] = (struct kq_count){id, 0};
-    if (s->count)
-        s->count[i].n++;
-}
-
-/* The sequences of a job. */
-static bool make_sequences(kq_batch *b, kq_query *j, kq_api_error *e)
-{
-    const kq_api_request *r = &j->request;
-    const size_t n = j->n_prompt * r->n;
-    if (!(j->seq = kq_calloc(n, sizeof *j->seq)))
-        goto memory;
-    for (j->n_seq = 0; j->n_seq < n; j->n_seq++) {
-        kq_sequence *s = &j->seq[j->n_seq];
-        const kq_prompt *p = &j->prompt[j->n_seq / r->n];
-        kq_error err;
-        *s = (kq_sequence){.index = j->n_seq,
-                           .prompt = p->ids,
-                           .n_prompt = p->n,
-                           .max_tokens = r->max_tokens,
-                           .sent_text = SIZE_MAX};
-        if (s->max_tokens > b->opt.stepper.max_T -
-                                p->n) /* callers have checked what was asked for; this is "as many as fit" */
-            s->max_tokens = b->opt.stepper.max_T - p->n;
-        /* the last token's logits are only for what follows */
-        s->feed = s->max_tokens ? p->n : j->score_prompt ? p->n - 1 : 0;
-        s->rng = kq_rng_stream(r->sampling.seed + j->n_seq, "serve");
-        const size_t scores = (j->score_prompt ? p->n : 0) + (r->logprobs ? s->max_tokens : 0);
-        s->score = kq_alloc(scores, sizeof *s->score);
-        s->top = kq_alloc(scores * (size_t)r->n_top, sizeof *s->top);
-        s->made = kq_alloc(s->max_tokens, sizeof *s->made);
-        s->made_from = kq_alloc(s->max_tokens, sizeof *s->made_from);
-        if (!s->score || !s->top || !s->made || !s->made_from || !make_penalties(r, p, s) ||
-            kq_text_begin(&s->text, b->opt.tok, p->ids, p->n, &err)) {
-            j->n_seq++;
-            goto memory;
-        }
-        if (j->score_prompt)
-            s->score[s->n_score++] = (kq_score){p->ids[0], NAN};
-    }
-    return true;
-memory:
-    return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later");
-}
-
-bool kq_batch_submit(kq_batch *b, kq_query *j, kq_api_error *e)
-{
-    if (!make_sequences(b, j, e)) {
-        free_sequences(j);
-        return false;
-    }
     pthread_mutex_lock(&b->lock);
-    bool ok = !b->stop && b->n_jobs < b->opt.max_jobs;
+    bool ok = !b->stop && b->n_queries < b->opt.max_queries;
     if (ok) {
         kq_query **at = &b->first;
         while (*at)
-            at = &(*at)->next_job;
-        *at = j;
-        j->refs++;
-        j->start_s = kq_now_s();
-        b->n_jobs++;
+            at = &(*at)->next;
+        *at = q;
+        q->refs++;
+        q->start_s = kq_now_s();
+        b->n_queries++;
         pthread_cond_signal(&b->work);
     } else if (b->stop) {
         kq_api_fail(e, 503, NULL, "shutting_down", "the server is shutting down");
     } else {
         kq_api_fail(e, 429, NULL, "queue_full", "%zu requests wait or run already; try again later",
-                    b->n_jobs);
+                    b->n_queries);
     }
     pthread_mutex_unlock(&b->lock);
     if (!ok)
-        free_sequences(j);
+        kq_query_free_sequences(q);
     return ok;
-}
-
-/* The model thread looks before every step, and it only sleeps when there is no job. */
-void kq_batch_cancel(kq_query *j)
-{
-    atomic_store(&j->give_up, true);
 }
 
 void kq_batch_lock(kq_batch *b)
@@ -270,40 +140,42 @@ kq_batch_stats kq_batch_statistics(kq_batch *b)
 {
     pthread_mutex_lock(&b->lock);
     kq_batch_stats s = b->stats;
-    s.jobs = b->n_jobs;
+    s.queries = b->n_queries;
     s.active = b->n_active;
-    for (const kq_query *j = b->first; j; j = j->next_job)
-        s.waiting += j->n_seq - j->n_admitted;
+    for (const kq_query *q = b->first; q; q = q->next)
+        s.waiting += q->n_seq - q->n_admitted;
     pthread_mutex_unlock(&b->lock);
     return s;
 }
 
-/* ---- ends (all under the lock) ---- */
+/* ---- endings; all of these are called under the lock ---- */
 
-static void wake(kq_query *j)
+static void wake(kq_query *q)
 {
-    if (j->parked) {
-        j->parked = false;
-        j->wake(j->wake_ctx);
+    if (q->parked) {
+        q->parked = false;
+        q->wake(q->wake_ctx);
     }
 }
 
-/* The job leaves the list; the caller still holds a pointer only if it has a reference. */
-static void job_done(kq_batch *b, kq_query *j)
+/* The query leaves the list; the caller still holds a pointer only if it has a reference. */
+static void end_query(kq_batch *b, kq_query *q)
 {
     kq_query **at = &b->first;
-    while (*at != j)
-        at = &(*at)->next_job;
-    *at = j->next_job;
-    b->n_jobs--;
-    j->done = true;
-    j->end_s = kq_now_s();
-    *(j->failed ? &b->stats.jobs_failed : j->cancelled ? &b->stats.jobs_cancelled : &b->stats.jobs_done) += 1;
-    wake(j);
-    release_locked(j);
+    while (*at != q)
+        at = &(*at)->next;
+    *at = q->next;
+    b->n_queries--;
+    q->done = true;
+    q->end_s = kq_now_s();
+    *(q->failed      ? &b->stats.queries_failed
+      : q->cancelled ? &b->stats.queries_cancelled
+                     : &b->stats.queries_done) += 1;
+    wake(q);
+    release_locked(q);
 }
 
-static void seq_end(kq_batch *b, kq_query *j, kq_sequence *s, kq_finish how)
+static void end_sequence(kq_batch *b, kq_query *q, kq_sequence *s, kq_finish how)
 {
     if (s->finish)
         return;
@@ -311,64 +183,64 @@ static void seq_end(kq_batch *b, kq_query *j, kq_sequence *s, kq_finish how)
     if (s->state != KQ_SEQ_WAITS) {
         slot *sl = &b->slots[s->slot];
         sl->seq = NULL;
-        sl->job = NULL;
+        sl->query = NULL;
         sl->used = ++b->clock;
-        j->n_active--;
+        q->n_active--;
     }
     s->state = KQ_SEQ_ENDED;
-    j->n_done++;
+    q->n_done++;
 }
 
-static void job_stop(kq_batch *b, kq_query *j)
+static void stop_query(kq_batch *b, kq_query *q)
 {
-    for (size_t i = 0; i < j->n_seq; i++)
-        seq_end(b, j, &j->seq[i], KQ_FINISH_ERROR);
-    j->n_admitted = j->n_seq;
+    for (size_t i = 0; i < q->n_seq; i++)
+        end_sequence(b, q, &q->seq[i], KQ_FINISH_ERROR);
+    q->n_admitted = q->n_seq;
 }
 
-static void job_fail(kq_batch *b, kq_query *j, const kq_api_error *e)
+static void fail_query(kq_batch *b, kq_query *q, const kq_api_error *e)
 {
-    if (!j->failed)
-        j->error = *e;
-    j->failed = true;
-    job_stop(b, j);
+    if (!q->failed)
+        q->error = *e;
+    q->failed = true;
+    stop_query(b, q);
 }
 
-/* Take ended sequences out of the active ones, and jobs out of the list whose last has ended. */
-static void sweep(kq_batch *b)
+/* Take ended sequences out of the active ones, and queries out of the list whose last has ended. */
+static void remove_ended(kq_batch *b)
 {
     size_t n = 0;
     for (size_t i = 0; i < b->n_active; i++)
         if (b->active[i]->state != KQ_SEQ_ENDED) {
             b->active[n] = b->active[i];
-            b->active_job[n++] = b->active_job[i];
+            b->active_query[n++] = b->active_query[i];
         }
     b->n_active = n;
-    for (kq_query *j = b->first, *next; j; j = next) {
-        next = j->next_job;
-        if (j->n_done == j->n_seq)
-            job_done(b, j);
+    for (kq_query *q = b->first, *next; q; q = next) {
+        next = q->next;
+        if (q->n_done == q->n_seq)
+            end_query(b, q);
     }
 }
 
 static void cancel_and_expire(kq_batch *b)
 {
     const double now = kq_now_s();
-    for (kq_query *j = b->first; j; j = j->next_job) {
+    for (kq_query *q = b->first; q; q = q->next) {
         kq_api_error e;
-        if (atomic_load(&j->give_up) || b->stop) {
-            j->cancelled = true;
-            job_stop(b, j);
-        } else if (j->deadline_s > 0 && now > j->deadline_s) {
+        if (atomic_load(&q->give_up) || b->stop) {
+            q->cancelled = true;
+            stop_query(b, q);
+        } else if (q->deadline_s > 0 && now > q->deadline_s) {
             kq_api_fail(&e, 503, NULL, "timeout", "the request took longer than the server's limit");
-            job_fail(b, j, &e);
+            fail_query(b, q, &e);
         }
     }
 }
 
 /* ---- what a slot still holds ---- */
 
-static size_t common(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
+static size_t common_beginning(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
 {
     size_t n = n_a < n_b ? n_a : n_b, i = 0;
     while (i < n && a[i] == b[i])
@@ -378,15 +250,15 @@ static size_t common(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
 
 /* Tokens of s's prompt that need not be run when slot sl's are taken over. At least one token is run,
  * for its logits; a prompt that is scored needs the scores of what it skips, and of the first it runs. */
-static size_t usable(const slot *sl, const kq_query *j, const kq_sequence *s)
+static size_t reusable_tokens(const slot *sl, const kq_query *q, const kq_sequence *s)
 {
-    size_t n = common(sl->ids, sl->n, s->prompt, s->feed);
+    size_t n = common_beginning(sl->ids, sl->n, s->prompt, s->feed);
     if (n >= s->feed)
         n = s->feed - 1;
-    if (j->score_prompt) {
-        if (j->request.n_top > 1)
+    if (q->score_prompt) {
+        if (q->request.n_top > 1)
             return 0;
-        if (n + 1 > common(sl->ids, sl->n, s->prompt, s->feed))
+        if (n + 1 > common_beginning(sl->ids, sl->n, s->prompt, s->feed))
             n = n ? n - 1 : 0;
         if (n >= sl->n_rec)
             n = sl->n_rec ? sl->n_rec - 1 : 0;
@@ -396,22 +268,22 @@ static size_t usable(const slot *sl, const kq_query *j, const kq_sequence *s)
 
 /* Take over the longest beginning there is. False: it pays to wait for another sequence that is just
  * computing a longer one. */
-static bool begin(kq_batch *b, kq_query *j, kq_sequence *s)
+static bool begin_prompt(kq_batch *b, kq_query *q, kq_sequence *s)
 {
-    size_t best = s->slot, n = usable(&b->slots[s->slot], j, s);
+    size_t best = s->slot, n = reusable_tokens(&b->slots[s->slot], q, s);
     for (size_t i = 0; i < b->opt.stepper.n_slots; i++) {
-        size_t u = usable(&b->slots[i], j, s);
+        size_t u = reusable_tokens(&b->slots[i], q, s);
         if (u > n) {
             best = i;
             n = u;
         }
     }
-    for (size_t i = 0; i < b->n_active && b->active[i] != s;
-         i++) { /* those admitted before: nobody waits in a circle */
+    /* only for sequences that were admitted before, so that nobody waits in a circle */
+    for (size_t i = 0; i < b->n_active && b->active[i] != s; i++) {
         const kq_sequence *o = b->active[i];
         if ((o->state == KQ_SEQ_PROMPT || o->state == KQ_SEQ_FRESH) &&
-            (!j->score_prompt || (b->active_job[i]->score_prompt && j->request.n_top <= 1)) &&
-            common(o->prompt, o->feed, s->prompt, s->feed) >= n + WORTH_WAITING)
+            (!q->score_prompt || (b->active_query[i]->score_prompt && q->request.n_top <= 1)) &&
+            common_beginning(o->prompt, o->feed, s->prompt, s->feed) >= n + WORTH_WAITING)
             return false;
     }
     slot *to = &b->slots[s->slot], *from = &b->slots[best];
@@ -426,13 +298,13 @@ static bool begin(kq_batch *b, kq_query *j, kq_sequence *s)
     b->opt.stepper.truncate(b->opt.stepper.ctx, s->slot, n);
     to->n = n;
     /* the score of the token at n holds if the token is the same there */
-    const size_t known = j->score_prompt ? n + 1 : n;
+    const size_t known = q->score_prompt ? n + 1 : n;
     to->n_rec = n == 0 ? 1 : to->n_rec < known ? to->n_rec : known;
-    if (j->score_prompt)
+    if (q->score_prompt)
         for (size_t i = 1; i <= n; i++) {
-            const record *r = &to->rec[i];
+            const known_score *r = &to->rec[i];
             s->score[s->n_score] = (kq_score){s->prompt[i], r->logprob};
-            if (j->request.n_top)
+            if (q->request.n_top)
                 s->top[s->n_score] = (kq_score){r->top, r->top_logprob};
             s->n_score++;
         }
@@ -443,30 +315,30 @@ static bool begin(kq_batch *b, kq_query *j, kq_sequence *s)
     return true;
 }
 
-/* Give free slots to waiting sequences: each to the job that holds the fewest, then to the oldest. */
+/* Give free slots to waiting sequences: each to the query that holds the fewest, then to the oldest. */
 static void admit(kq_batch *b)
 {
     const size_t n_slots = b->opt.stepper.n_slots;
     for (;;) {
-        kq_query *j = NULL;
+        kq_query *q = NULL;
         size_t best = n_slots, length = 0;
-        for (kq_query *k = b->first; k; k = k->next_job)
-            if (k->n_admitted < k->n_seq && (!j || k->n_active < j->n_active))
-                j = k;
-        if (!j)
+        for (kq_query *k = b->first; k; k = k->next)
+            if (k->n_admitted < k->n_seq && (!q || k->n_active < q->n_active))
+                q = k;
+        if (!q)
             return;
-        kq_sequence *s = &j->seq[j->n_admitted];
+        kq_sequence *s = &q->seq[q->n_admitted];
         if (!s->feed) { /* nothing is asked of the model */
-            j->n_admitted++;
+            q->n_admitted++;
             kq_error err;
             if (kq_text_end(&s->text, NULL, 0, &err) == KQ_OK)
-                seq_end(b, j, s, KQ_FINISH_LENGTH);
+                end_sequence(b, q, s, KQ_FINISH_LENGTH);
             continue;
         }
         for (size_t i = 0; i < n_slots; i++) {
             if (b->slots[i].seq)
                 continue;
-            size_t n = usable(&b->slots[i], j, s);
+            size_t n = reusable_tokens(&b->slots[i], q, s);
             if (best == n_slots || n > length || (n == length && b->slots[i].used < b->slots[best].used)) {
                 best = i;
                 length = n;
@@ -474,20 +346,22 @@ static void admit(kq_batch *b)
         }
         if (best == n_slots)
             return;
-        j->n_admitted++;
-        j->n_active++;
+        q->n_admitted++;
+        q->n_active++;
         s->slot = best;
         s->state = KQ_SEQ_FRESH;
         b->slots[best].seq = s;
-        b->slots[best].job = j;
+        b->slots[best].query = q;
         b->active[b->n_active] = s;
-        b->active_job[b->n_active++] = j;
+        b->active_query[b->n_active++] = q;
     }
 }
 
 /* ---- one step ---- */
 
-static size_t plan(kq_batch *b)
+/* Choose the pieces of the next step: a row for every answer, then prompts in the rows that are left. Returns
+ * their number. */
+static size_t plan_step(kq_batch *b)
 {
     size_t rows = b->opt.rows, free_logits = b->logit_rows, n = 0;
     const size_t V = b->opt.stepper.vocab_size;
@@ -508,13 +382,13 @@ static size_t plan(kq_batch *b)
         rows = BUSY_ROWS;
     for (size_t i = 0; i < b->n_active && rows; i++) {
         kq_sequence *s = b->active[i];
-        kq_query *j = b->active_job[i];
-        if (s->state == KQ_SEQ_FRESH && !begin(b, j, s))
+        kq_query *q = b->active_query[i];
+        if (s->state == KQ_SEQ_FRESH && !begin_prompt(b, q, s))
             continue;
         if (s->state != KQ_SEQ_PROMPT)
             continue;
         size_t take = s->feed - s->at < rows ? s->feed - s->at : rows, want = 0;
-        if (j->score_prompt) {
+        if (q->score_prompt) {
             take = take < free_logits ? take : free_logits;
             want = take;
         } else if (s->at + take == s->feed) {
@@ -558,29 +432,29 @@ static void most_likely(const float *row, size_t n, double lse, int k, kq_score 
 }
 
 /* Write score entry `at` of s for token id from a row. */
-static void score(kq_batch *b, const kq_query *j, kq_sequence *s, size_t at, int32_t id, const float *row,
-                  record *rec)
+static void score(kq_batch *b, const kq_query *q, kq_sequence *s, size_t at, int32_t id, const float *row,
+                  known_score *rec)
 {
     const size_t V = b->opt.stepper.vocab_size;
     const kq_row_stats st = kq_row_score(b->opt.kern, row, V);
-    const size_t k = (size_t)j->request.n_top;
+    const size_t k = (size_t)q->request.n_top;
     s->score[at] = (kq_score){id, (double)row[id] - st.lse};
     if (k == 1)
         s->top[at] = (kq_score){st.top, (double)st.max - st.lse};
     else if (k)
         most_likely(row, V, st.lse, (int)k, s->top + at * k);
     if (rec)
-        *rec = (record){s->score[at].logprob, (double)st.max - st.lse, st.top};
+        *rec = (known_score){s->score[at].logprob, (double)st.max - st.lse, st.top};
 }
 
 /* The next token from a row (which is overwritten); -1: NaN or Inf. */
-static int32_t draw(kq_batch *b, const kq_query *j, kq_sequence *s, float *row)
+static int32_t draw_token(kq_batch *b, const kq_query *q, kq_sequence *s, float *row)
 {
-    const kq_api_request *r = &j->request;
+    const kq_api_request *r = &q->request;
     for (size_t i = 0; i < r->n_bias; i++)
         row[r->bias[i].id] += r->bias[i].value;
-    for (size_t i = 0; i < s->n_said; i++) { /* as kq_penalize, whose ids come anew each time */
-        float *x = &row[s->said[i]];
+    for (size_t i = 0; i < s->n_seen; i++) { /* as kq_penalize, whose ids come anew each time */
+        float *x = &row[s->seen[i]];
         *x = (float)(*x > 0 ? *x / r->sampling.repetition_penalty : *x * r->sampling.repetition_penalty);
     }
     for (size_t i = 0; i < s->n_count; i++)
@@ -588,12 +462,13 @@ static int32_t draw(kq_batch *b, const kq_query *j, kq_sequence *s, float *row)
     return kq_sample(row, b->opt.stepper.vocab_size, &r->sampling, kq_rng_uniform(&s->rng));
 }
 
-/* Outside the lock: what the logits of piece p say. Scores are written behind what readers see. */
-static void look(kq_batch *b, size_t p)
+/* Outside the lock: take scores and the next token from the logits of piece p. Scores are written behind what
+ * readers see. */
+static void read_logits(kq_batch *b, size_t p)
 {
     const kq_engine_piece *piece = &b->piece[p];
     kq_sequence *s = b->active[b->piece_active[p]];
-    const kq_query *j = b->active_job[b->piece_active[p]];
+    const kq_query *q = b->active_query[b->piece_active[p]];
     const size_t V = b->opt.stepper.vocab_size;
     size_t at = s->n_score;
     b->piece_next[p] = -2; /* no token yet */
@@ -603,109 +478,137 @@ static void look(kq_batch *b, size_t p)
             s->state == KQ_SEQ_PROMPT ? s->at + piece->n - piece->n_logits + i : s->n_prompt;
         if (position + 1 < s->n_prompt) {
             slot *sl = &b->slots[s->slot];
-            score(b, j, s, at++, s->prompt[position + 1], row, &sl->rec[position + 1]);
+            score(b, q, s, at++, s->prompt[position + 1], row, &sl->rec[position + 1]);
             if (sl->n_rec == position + 1)
                 sl->n_rec++;
             continue;
         }
         if (!s->max_tokens)
             continue;
-        if (j->request.logprobs)
+        if (q->request.logprobs)
             memcpy(b->raw, row, V * sizeof *row);
-        int32_t id = draw(b, j, s, row);
-        if (id >= 0 && j->request.logprobs)
-            score(b, j, s, at, id, b->raw, NULL);
+        int32_t id = draw_token(b, q, s, row);
+        if (id >= 0 && q->request.logprobs)
+            score(b, q, s, at, id, b->raw, NULL);
         b->piece_next[p] = id;
     }
 }
 
-static bool ends(const kq_batch *b, const kq_query *j, int32_t id)
+static bool is_end_token(const kq_batch *b, const kq_query *q, int32_t id)
 {
-    for (size_t i = 0; i < j->request.n_stop_id; i++)
-        if (id == j->request.stop_id[i])
+    for (size_t i = 0; i < q->request.n_stop_id; i++)
+        if (id == q->request.stop_id[i])
             return true;
-    if (j->request.ignore_eos)
+    if (q->request.ignore_eos)
         return false;
     return kq_is_end(b->opt.cfg, b->opt.tok, id);
 }
 
-/* Under the lock: piece p was run; show what came of it. */
+/* Under the lock: a piece of a prompt was run. True: the prompt is complete, and the answer's first token
+ * follows. */
+static bool publish_prompt(kq_batch *b, kq_query *q, kq_sequence *s, size_t n)
+{
+    kq_error err;
+    if (q->score_prompt) {
+        for (size_t i = 0; i < n; i++)
+            s->n_score += s->at + i + 1 < s->n_prompt;
+        b->stats.scored_tokens += n;
+    }
+    s->at += n;
+    b->stats.prompt_tokens += n;
+    if (s->at < s->feed)
+        return false;
+    if (s->max_tokens) {
+        s->state = KQ_SEQ_ANSWERS;
+        return true;
+    }
+    if (kq_text_end(&s->text, NULL, 0, &err) == KQ_OK)
+        end_sequence(b, q, s, KQ_FINISH_LENGTH);
+    return false;
+}
+
+/* Under the lock: append a token to the answer. *how: whether and how it ends with it. KQ_E_MEMORY. */
+static kq_status append_token(kq_batch *b, kq_query *q, kq_sequence *s, int32_t id, kq_finish *how,
+                              kq_error *err)
+{
+    const char *const *stop = (const char *const *)q->request.stop;
+    const size_t n_stop = q->request.n_stop;
+    kq_status status = KQ_OK;
+    s->made_from[s->n_made] = s->text.size; /* n_made < max_tokens */
+    if (is_end_token(b, q, id)) {
+        *how = KQ_FINISH_STOP;
+        s->end_scored = q->request.logprobs;
+    } else {
+        s->made[s->n_made++] = id;
+        kq_sequence_note_token(s, id);
+        b->stats.made_tokens++;
+        status = kq_text_add(&s->text, b->opt.tok, id, stop, n_stop, err);
+        *how = s->text.stopped              ? KQ_FINISH_STOP
+               : s->n_made == s->max_tokens ? KQ_FINISH_LENGTH
+                                            : KQ_FINISH_NOT;
+    }
+    s->n_score += q->request.logprobs;
+    s->next = id;
+    if (!status && *how) {
+        status = kq_text_end(&s->text, stop, n_stop, err);
+        *how = s->text.stopped ? KQ_FINISH_STOP : *how;
+    }
+    return status;
+}
+
+/* Under the lock: piece p was run; show readers what came of it. */
 static void publish(kq_batch *b, size_t p)
 {
     const kq_engine_piece *piece = &b->piece[p];
     kq_sequence *s = b->active[b->piece_active[p]];
-    kq_query *j = b->active_job[b->piece_active[p]];
+    kq_query *q = b->active_query[b->piece_active[p]];
     slot *sl = &b->slots[s->slot];
     const int32_t id = b->piece_next[p];
+    const size_t shown = s->text.safe;
+    kq_finish how = KQ_FINISH_NOT;
     kq_api_error e;
     kq_error err;
     if (s->finish)
         return;
     if (b->piece_status[p]) {
         kq_api_fail(&e, 500, NULL, "model_error", "the model failed on this request");
-        job_fail(b, j, &e);
+        fail_query(b, q, &e);
         return;
     }
     memcpy(sl->ids + sl->n, piece->ids, piece->n * sizeof *sl->ids);
     sl->n += piece->n;
-    if (s->state == KQ_SEQ_PROMPT) {
-        if (j->score_prompt) {
-            for (size_t i = 0; i < piece->n; i++)
-                s->n_score += s->at + i + 1 < s->n_prompt;
-            b->stats.scored_tokens += piece->n;
-        }
-        s->at += piece->n;
-        b->stats.prompt_tokens += piece->n;
-        if (s->at < s->feed)
-            return;
-        if (!s->max_tokens) {
-            if (kq_text_end(&s->text, NULL, 0, &err) == KQ_OK)
-                seq_end(b, j, s, KQ_FINISH_LENGTH);
-            return;
-        }
-        s->state = KQ_SEQ_ANSWERS;
-    }
+    if (s->state == KQ_SEQ_PROMPT && !publish_prompt(b, q, s, piece->n))
+        return;
     if (id < 0) {
         kq_api_fail(&e, 500, NULL, "model_error", "the model's output holds NaN or Inf");
-        job_fail(b, j, &e);
+        fail_query(b, q, &e);
         return;
     }
-    if (!(j->first_s > 0))
-        j->first_s = kq_now_s();
-    kq_finish how = KQ_FINISH_NOT;
-    kq_status st = KQ_OK;
-    const char *const *stop = (const char *const *)j->request.stop;
-    const size_t n_stop = j->request.n_stop, before = s->text.safe;
-    if (ends(b, j, id)) {
-        how = KQ_FINISH_STOP;
-        s->end_scored = j->request.logprobs;
-        s->n_score += j->request.logprobs;
-        s->made_from[s->n_made] = s->text.size; /* n_made < max_tokens */
-    } else {
-        s->made_from[s->n_made] = s->text.size;
-        s->made[s->n_made++] = id;
-        note_made(s, id);
-        s->n_score += j->request.logprobs;
-        b->stats.made_tokens++;
-        st = kq_text_add(&s->text, b->opt.tok, id, stop, n_stop, &err);
-        how = s->text.stopped              ? KQ_FINISH_STOP
-              : s->n_made == s->max_tokens ? KQ_FINISH_LENGTH
-                                           : KQ_FINISH_NOT;
-    }
-    if (!st && how) {
-        st = kq_text_end(&s->text, stop, n_stop, &err);
-        how = s->text.stopped ? KQ_FINISH_STOP : how;
-    }
-    if (st) {
-        kq_api_fail(&e, 503, NULL, "out_of_memory", "out of memory; try again later");
-        job_fail(b, j, &e);
+    if (!(q->first_s > 0))
+        q->first_s = kq_now_s();
+    if (append_token(b, q, s, id, &how, &err)) {
+        kq_api_no_memory(&e);
+        fail_query(b, q, &e);
         return;
     }
-    s->next = id;
     if (how)
-        seq_end(b, j, s, how);
-    if (j->request.stream && (how || s->text.safe > before))
-        wake(j);
+        end_sequence(b, q, s, how);
+    if (q->request.stream && (how || s->text.safe > shown))
+        wake(q);
+}
+
+/* Run the n planned pieces, outside the lock. When a step of several fails, each piece is run alone: who
+ * spoils a step spoils it for himself only. */
+static void run_step(kq_batch *b, size_t n)
+{
+    const kq_stepper *stepper = &b->opt.stepper;
+    kq_error err;
+    const kq_status all = stepper->run(stepper->ctx, b->piece, n, &err);
+    for (size_t p = 0; p < n; p++) {
+        b->piece_status[p] = !all ? KQ_OK : n == 1 ? all : stepper->run(stepper->ctx, &b->piece[p], 1, &err);
+        if (!b->piece_status[p])
+            read_logits(b, p);
+    }
 }
 
 static void *model_thread(void *ctx)
@@ -714,10 +617,10 @@ static void *model_thread(void *ctx)
     pthread_mutex_lock(&b->lock);
     for (;;) {
         cancel_and_expire(b);
-        sweep(b);
+        remove_ended(b);
         admit(b);
-        sweep(b); /* those that asked nothing */
-        const size_t n = plan(b);
+        remove_ended(b); /* those that asked nothing */
+        const size_t n = plan_step(b);
         if (!n) {
             if (b->stop && !b->first)
                 break;
@@ -727,15 +630,7 @@ static void *model_thread(void *ctx)
         }
         pthread_mutex_unlock(&b->lock);
         const double start = kq_now_s();
-        kq_error err;
-        kq_status all = b->opt.stepper.run(b->opt.stepper.ctx, b->piece, n, &err);
-        for (size_t p = 0; p < n; p++) { /* who spoils a step spoils it for himself only */
-            b->piece_status[p] = !all     ? KQ_OK
-                                 : n == 1 ? all
-                                          : b->opt.stepper.run(b->opt.stepper.ctx, &b->piece[p], 1, &err);
-            if (!b->piece_status[p])
-                look(b, p);
-        }
+        run_step(b, n);
         const double seconds = kq_now_s() - start;
         pthread_mutex_lock(&b->lock);
         b->stats.busy_s += seconds;
@@ -755,7 +650,7 @@ static void destroy(kq_batch *b)
     }
     kq_free(b->slots);
     kq_free(b->active);
-    kq_free(b->active_job);
+    kq_free(b->active_query);
     kq_free(b->logits);
     kq_free(b->raw);
     kq_free(b->piece);
@@ -782,15 +677,15 @@ kq_status kq_batch_new(const kq_batch_options *opt, kq_batch **out, kq_error *er
     b->logit_rows = S + SCORE_ROWS;
     b->slots = kq_calloc(S, sizeof *b->slots);
     b->active = kq_alloc(S, sizeof *b->active);
-    b->active_job = kq_alloc(S, sizeof *b->active_job);
+    b->active_query = kq_alloc(S, sizeof *b->active_query);
     b->logits = kq_alloc(b->logit_rows * V, sizeof *b->logits);
     b->raw = kq_alloc(V, sizeof *b->raw);
     b->piece = kq_alloc(S, sizeof *b->piece);
     b->piece_active = kq_alloc(S, sizeof *b->piece_active);
     b->piece_status = kq_alloc(S, sizeof *b->piece_status);
     b->piece_next = kq_alloc(S, sizeof *b->piece_next);
-    bool ok = b->slots && b->active && b->active_job && b->logits && b->raw && b->piece && b->piece_active &&
-              b->piece_status && b->piece_next;
+    bool ok = b->slots && b->active && b->active_query && b->logits && b->raw && b->piece &&
+              b->piece_active && b->piece_status && b->piece_next;
     for (size_t i = 0; ok && i < S; i++) {
         b->slots[i].ids = kq_alloc(T, sizeof *b->slots[i].ids);
         b->slots[i].rec = kq_alloc(T + 1, sizeof *b->slots[i].rec);

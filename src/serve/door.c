@@ -1,3 +1,5 @@
+/* The door: one thread with epoll. libmicrohttpd would give a slow client a state in its table at once; here
+ * a connection costs a small struct until its request's head is whole. */
 #include "serve/door.h"
 
 #include <arpa/inet.h>
@@ -27,11 +29,11 @@ static const double LINGER_S = 1;
 static const double HAND_OVER_S = 10;
 
 /* GONE: closed, to be freed by the door's thread */
-typedef enum place { AT_DOOR = 0, LINGERS, HANDED, TAKEN, GONE } place;
+typedef enum guest_state { AT_DOOR = 0, LINGERS, HANDED, TAKEN, GONE } guest_state;
 
 struct kq_guest {
     int fd;
-    place place;
+    guest_state state;
     unsigned char address[16];
     struct sockaddr_storage from;
     socklen_t from_size;
@@ -39,7 +41,7 @@ struct kq_guest {
     double moved; /* connected, handed over or answered last */
     bool busy;    /* a request is arriving (its head is whole) or being answered */
     bool sent_away;
-    kq_query *job; /* borrowed; NULL: none at work */
+    kq_query *query; /* borrowed; NULL: none at work */
     bool left;
     kq_guest *next, *before;
 };
@@ -224,7 +226,7 @@ static void unlink_guest(kq_door *d, kq_guest *g)
 
 static bool at_door(const kq_guest *g)
 {
-    return g->place == AT_DOOR || g->place == LINGERS;
+    return g->state == AT_DOOR || g->state == LINGERS;
 }
 
 /* A guest at the door goes: only the door's thread closes these, and it frees them when no event can
@@ -233,7 +235,7 @@ static void close_guest(kq_guest *g)
 {
     close(g->fd);
     g->fd = -1;
-    g->place = GONE;
+    g->state = GONE;
 }
 
 /* Read and forget what a refused client still sends. */
@@ -273,7 +275,7 @@ static void answer_at_door(kq_door *d, kq_guest *g, const kq_api_error *e)
     if (n > 0 && send(g->fd, out, (size_t)n < sizeof out ? (size_t)n : sizeof out - 1, MSG_NOSIGNAL) < 0)
         shutdown(g->fd, SHUT_RDWR);
     shutdown(g->fd, SHUT_WR);
-    g->place = LINGERS;
+    g->state = LINGERS;
     g->moved = kq_now_s();
     if (d->opt.refused)
         d->opt.refused(d->opt.ctx, e);
@@ -287,8 +289,8 @@ static bool send_one_away(kq_door *d, const unsigned char *address)
 {
     kq_guest *idlest = NULL, *slowest = NULL;
     for (kq_guest *g = d->guests; g; g = g->next) {
-        const bool idle = g->place == AT_DOOR || g->place == LINGERS || (g->place == TAKEN && !g->busy),
-                   arriving = g->place == TAKEN && g->busy && g->since > 0;
+        const bool idle = g->state == AT_DOOR || g->state == LINGERS || (g->state == TAKEN && !g->busy),
+                   arriving = g->state == TAKEN && g->busy && g->since > 0;
         if (g->sent_away || (address && memcmp(g->address, address, sizeof g->address)))
             continue;
         if (idle && (!idlest || g->moved < idlest->moved))
@@ -311,7 +313,7 @@ static bool make_room(kq_door *d, const unsigned char *address)
 {
     size_t all = 0, same = 0;
     for (const kq_guest *g = d->guests; g; g = g->next)
-        if (g->place != GONE && !g->sent_away) {
+        if (g->state != GONE && !g->sent_away) {
             all++;
             same += !memcmp(g->address, address, sizeof g->address);
         }
@@ -333,8 +335,8 @@ static void address_bytes(const struct sockaddr_storage *a, unsigned char out[16
 
 static void welcome(kq_door *d, int fd, const struct sockaddr_storage *from, socklen_t size)
 {
-    for (kq_guest *g = d->guests, *next; g;
-         g = next) { /* whoever had this number is gone, and said nothing */
+    /* whoever had this number is gone, and has not said so */
+    for (kq_guest *g = d->guests, *next; g; g = next) {
         next = g->next;
         if (g->fd == fd)
             unlink_guest(d, g);
@@ -382,14 +384,14 @@ static void accept_all(kq_door *d, int listener)
 }
 
 /* Something came from a guest, or it left. */
-static void hear(kq_door *d, kq_guest *g, unsigned events)
+static void on_guest_event(kq_door *d, kq_guest *g, unsigned events)
 {
     kq_api_error e;
-    if (g->place == LINGERS) {
+    if (g->state == LINGERS) {
         drain(d, g);
         return;
     }
-    if (g->place != AT_DOOR)
+    if (g->state != AT_DOOR)
         return;
     /* the bytes stay for whoever takes over */
     const ssize_t n = recv(g->fd, d->head, KQ_HEAD_BYTES, MSG_PEEK);
@@ -408,17 +410,17 @@ static void hear(kq_door *d, kq_guest *g, unsigned events)
             close_guest(g);
     } else {
         epoll_ctl(d->epoll, EPOLL_CTL_DEL, g->fd, NULL);
-        g->place = HANDED;
+        g->state = HANDED;
         g->moved = kq_now_s();
         const int fd = g->fd;
         pthread_mutex_unlock(&d->lock); /* whoever takes over may call back at once */
-        const bool taken = d->opt.take(d->opt.ctx, fd, (struct sockaddr *)&g->from, g->from_size);
+        const bool taken = d->opt.hand_over(d->opt.ctx, fd, (struct sockaddr *)&g->from, g->from_size);
         pthread_mutex_lock(&d->lock);
         if (!taken)
             for (kq_guest *k = d->guests; k; k = k->next)
-                if (k == g && k->place == HANDED) {
+                if (k == g && k->state == HANDED) {
                     k->fd = -1;
-                    k->place = GONE;
+                    k->state = GONE;
                 }
     }
 }
@@ -430,28 +432,28 @@ static void hear(kq_door *d, kq_guest *g, unsigned events)
  * second is not idle. */
 static void look_after(kq_door *d, kq_guest *g, double now)
 {
-    if (g->place == AT_DOOR && g->since > 0 && now - g->since > d->opt.receive_s) {
+    if (g->state == AT_DOOR && g->since > 0 && now - g->since > d->opt.receive_s) {
         kq_api_error e;
         kq_api_fail(&e, 408, NULL, "request_timeout", "the request did not arrive within %g seconds",
                     d->opt.receive_s);
         answer_at_door(d, g, &e);
-    } else if ((g->place == AT_DOOR && !(g->since > 0) && now - g->moved > d->opt.idle_s) ||
-               (g->place == LINGERS && now - g->moved > LINGER_S)) {
+    } else if ((g->state == AT_DOOR && !(g->since > 0) && now - g->moved > d->opt.idle_s) ||
+               (g->state == LINGERS && now - g->moved > LINGER_S)) {
         close_guest(g);
-    } else if (g->place == HANDED &&
+    } else if (g->state == HANDED &&
                now - g->moved > HAND_OVER_S) { /* the library closed it, and said nothing */
         g->fd = -1;
-        g->place = GONE;
-    } else if (g->place == TAKEN) {
+        g->state = GONE;
+    } else if (g->state == TAKEN) {
         struct pollfd p = {.fd = g->fd, .events = POLLRDHUP};
         const bool left = poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR),
                    idle = !g->busy && now - g->moved > LINGER_S;
         if ((g->since > 0 && now - g->since > d->opt.receive_s) ||
             (!g->busy && now - g->moved > d->opt.idle_s + d->opt.receive_s) || (left && idle))
             shutdown(g->fd, SHUT_RDWR); /* the last: the library may miss that nothing more comes */
-        if (g->job && !g->left && left) {
+        if (g->query && !g->left && left) {
             g->left = true;
-            kq_batch_cancel(g->job);
+            kq_query_cancel(g->query);
         }
     }
 }
@@ -472,7 +474,7 @@ static void *door_thread(void *ctx)
                 if (!d->shut)
                     accept_all(d, *l);
             } else {
-                hear(d, event[i].data.ptr, event[i].events);
+                on_guest_event(d, event[i].data.ptr, event[i].events);
             }
         }
         const double now = kq_now_s();
@@ -481,10 +483,10 @@ static void *door_thread(void *ctx)
         for (kq_guest *g = d->guests, *next; g; g = next) {
             if (look)
                 look_after(d, g, now);
-            if (d->shut && g->place == AT_DOOR)
+            if (d->shut && g->state == AT_DOOR)
                 close_guest(g);
             next = g->next;
-            if (g->place == GONE)
+            if (g->state == GONE)
                 unlink_guest(d, g);
         }
     }
@@ -536,10 +538,10 @@ kq_guest *kq_door_guest(kq_door *d, int fd)
 {
     pthread_mutex_lock(&d->lock);
     kq_guest *g = d->guests;
-    while (g && (g->fd != fd || g->place != HANDED))
+    while (g && (g->fd != fd || g->state != HANDED))
         g = g->next;
     if (g)
-        g->place = TAKEN;
+        g->state = TAKEN;
     pthread_mutex_unlock(&d->lock);
     return g;
 }
@@ -574,12 +576,12 @@ void kq_guest_arrived(kq_door *d, kq_guest *g)
     pthread_mutex_unlock(&d->lock);
 }
 
-void kq_guest_works(kq_door *d, kq_guest *g, kq_query *job)
+void kq_guest_works(kq_door *d, kq_guest *g, kq_query *query)
 {
     if (!g)
         return;
     pthread_mutex_lock(&d->lock);
-    g->job = job;
+    g->query = query;
     pthread_mutex_unlock(&d->lock);
 }
 
@@ -588,7 +590,7 @@ void kq_guest_done(kq_door *d, kq_guest *g)
     if (!g)
         return;
     pthread_mutex_lock(&d->lock);
-    g->job = NULL;
+    g->query = NULL;
     g->busy = false;
     g->since = 0;
     g->moved = kq_now_s();
@@ -599,7 +601,7 @@ void kq_door_cancel(kq_door *d)
 {
     pthread_mutex_lock(&d->lock);
     for (kq_guest *g = d->guests; g; g = g->next)
-        if (g->job)
-            kq_batch_cancel(g->job);
+        if (g->query)
+            kq_query_cancel(g->query);
     pthread_mutex_unlock(&d->lock);
 }

@@ -12,7 +12,7 @@
 
 #include <sys/socket.h>
 
-#include "serve/batch.h"
+#include "serve/query.h"
 
 typedef struct kq_door_options {
     const char *host;       /* an address or a name; a name's addresses are all listened on */
@@ -21,9 +21,10 @@ typedef struct kq_door_options {
     size_t max_per_address; /* of one client's address */
     double receive_s;       /* from the first byte of a request to its last */
     double idle_s;          /* a connection without a request */
-    /* a connection whose head is whole: the fd is the callee's. False: closed already */
-    bool (*take)(void *ctx, int fd, const struct sockaddr *addr, socklen_t size);
-    /* a request was answered here; may be NULL */
+    /* Take over a connection whose head is whole: fd is the callee's from now on. False: it has closed it
+     * already. The door's lock is not held. */
+    bool (*hand_over)(void *ctx, int fd, const struct sockaddr *addr, socklen_t size);
+    /* A request was refused here; may be NULL. Called under the door's lock: it must not call the door. */
     void (*refused)(void *ctx, const kq_api_error *e);
     void *ctx;
 } kq_door_options;
@@ -40,20 +41,26 @@ unsigned kq_door_port(const kq_door *d);
 bool kq_door_loopback(const kq_door *d); /* only this machine itself can connect */
 /* Accept no more; connections without a request are closed. Those that were handed over are watched on. */
 void kq_door_shut(kq_door *d);
-/* after the connections that were handed over have ended. NULL is fine */
+/* To be called when the connections that were handed over have ended. NULL is fine. */
 void kq_door_free(kq_door *d);
 
-/* Whoever took the connection fd over has it now; NULL: unknown here. */
+/* The guest of a connection that was handed over; the callee calls this when it has it. NULL: unknown here.
+ */
 kq_guest *kq_door_guest(kq_door *d, int fd);
-/* It is about to be closed. To be called before that, so that its fd stays its own here. */
+/* The connection is about to be closed. To be called before, because another connection may get its fd right
+ * after. */
 void kq_door_leaves(kq_door *d, kq_guest *g);
 
-/* A request's head has come: when its first byte did, on kq_now_s' clock. g may be NULL in all of these. */
+/* A request's head has come. Returns when its first byte did, on kq_now_s' clock. g may be NULL in all of
+ * these, and all take the door's lock. */
 double kq_guest_begins(kq_door *d, kq_guest *g);
-void kq_guest_arrived(kq_door *d, kq_guest *g); /* its last byte too */
-/* job is cancelled when the client leaves; borrowed until kq_guest_done */
-void kq_guest_works(kq_door *d, kq_guest *g, kq_query *job);
-void kq_guest_done(kq_door *d, kq_guest *g); /* it has been answered */
-void kq_door_cancel(kq_door *d);             /* all jobs at work */
+/* The last byte of the request has come, too. */
+void kq_guest_arrived(kq_door *d, kq_guest *g);
+/* From now on query is cancelled when the client leaves. Borrowed until kq_guest_done. */
+void kq_guest_works(kq_door *d, kq_guest *g, kq_query *query);
+/* The request has been answered. */
+void kq_guest_done(kq_door *d, kq_guest *g);
+/* Cancel all queries at work. */
+void kq_door_cancel(kq_door *d);
 
 #endif

@@ -1,3 +1,4 @@
+/* Counters for Prometheus. Text by printf: the format is a line a number. */
 #include "serve/metrics.h"
 
 #include <stdio.h>
@@ -47,9 +48,9 @@ char *kq_metrics_page(kq_metrics *m, const kq_batch_stats *s, const char *const 
         return NULL;
     const struct {
         const char *name, *type, *help;
-        double value;
-    } one[] = {
-        {"kronq_requests_active", "gauge", "Requests that wait or run.", (double)s->jobs},
+        double now;
+    } value[] = {
+        {"kronq_requests_active", "gauge", "Requests that wait or run.", (double)s->queries},
         {"kronq_sequences_active", "gauge", "Answers being computed.", (double)s->active},
         {"kronq_sequences_waiting", "gauge", "Answers waiting for a slot.", (double)s->waiting},
         {"kronq_prompt_tokens_total", "counter", "Prompt tokens computed.", (double)s->prompt_tokens},
@@ -60,15 +61,15 @@ char *kq_metrics_page(kq_metrics *m, const kq_batch_stats *s, const char *const 
         {"kronq_generated_tokens_total", "counter", "Tokens generated.", (double)s->made_tokens},
         {"kronq_engine_steps_total", "counter", "Steps of the model.", (double)s->steps},
         {"kronq_engine_busy_seconds_total", "counter", "Time the model worked.", s->busy_s},
-        {"kronq_requests_done_total", "counter", "Requests answered by the model.", (double)s->jobs_done},
+        {"kronq_requests_done_total", "counter", "Requests answered by the model.", (double)s->queries_done},
         {"kronq_requests_cancelled_total", "counter", "Requests whose client left.",
-         (double)s->jobs_cancelled},
+         (double)s->queries_cancelled},
         {"kronq_requests_failed_total", "counter", "Requests that failed or ran out of time.",
-         (double)s->jobs_failed},
+         (double)s->queries_failed},
     };
-    for (size_t i = 0; i < sizeof one / sizeof *one; i++)
-        fprintf(f, "# HELP %s %s\n# TYPE %s %s\n%s %.17g\n", one[i].name, one[i].help, one[i].name,
-                one[i].type, one[i].name, one[i].value);
+    for (size_t i = 0; i < sizeof value / sizeof *value; i++)
+        fprintf(f, "# HELP %s %s\n# TYPE %s %s\n%s %.17g\n", value[i].name, value[i].help, value[i].name,
+                value[i].type, value[i].name, value[i].now);
     pthread_mutex_lock(&m->lock);
     fputs("# HELP kronq_http_answers_total HTTP answers.\n# TYPE kronq_http_answers_total counter\n", f);
     for (int p = 0; p < KQ_METRIC_PATHS; p++)

@@ -15,14 +15,17 @@ typedef struct kq_histogram {
 } kq_histogram;
 
 typedef struct kq_metrics {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock;                 /* the rest. The owner makes and destroys it */
     uint64_t answers[KQ_METRIC_PATHS][6]; /* by path and hundreds of the status (0: the client left) */
     kq_histogram seconds, first_token;
 } kq_metrics;
 
-/* first_token < 0: there was none */
+/* Count an answer. seconds: from the request's first byte to the end of its answer; first_token: to its first
+ * token, below 0: there was none. Takes m's lock and no other, so it may be called under another one (the
+ * door does). */
 void kq_metrics_answer(kq_metrics *m, int path, int status, double seconds, double first_token);
-/* The page; paths [KQ_METRIC_PATHS] are label values. kq_free; NULL: out of memory. */
+/* The page as text [size]; paths [KQ_METRIC_PATHS] are the values of its label "path". kq_free; NULL: out of
+ * memory. */
 char *kq_metrics_page(kq_metrics *m, const kq_batch_stats *s, const char *const *paths, size_t *size);
 
 #endif

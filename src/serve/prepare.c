@@ -1,3 +1,5 @@
+/* From texts to ids. It runs on the threads of work.h and may take long (a template, a text of megabytes), so
+ * everything in it that takes time asks whether the client is still there. */
 #include "serve/prepare.h"
 
 #include <string.h>
@@ -12,32 +14,28 @@
 /* characters that a normalizer may have written otherwise in a row, on both sides together */
 enum { RESYNC = 24 };
 
-static bool no_memory(kq_api_error *e)
-{
-    return kq_api_fail(e, 503, NULL, "out_of_memory", "out of memory; try again later");
-}
-
 static bool ended(void *ctx)
 {
-    kq_query *j = ctx;
-    return atomic_load(&j->give_up) || (j->deadline_s > 0 && kq_now_s() > j->deadline_s);
+    kq_query *q = ctx;
+    return atomic_load(&q->give_up) || (q->deadline_s > 0 && kq_now_s() > q->deadline_s);
 }
 
-bool kq_query_in_time(kq_query *j, kq_api_error *e)
+bool kq_query_in_time(kq_query *q, kq_api_error *e)
 {
-    if (!ended(j))
+    if (!ended(q))
         return true;
-    return atomic_load(&j->give_up)
+    return atomic_load(&q->give_up)
                ? kq_api_fail(e, 503, NULL, "cancelled", "the request was cancelled")
                : kq_api_fail(e, 503, NULL, "timeout", "the request took longer than the server's limit");
 }
 
-static bool tell(const kq_error *err, kq_query *j, kq_api_error *e)
+/* The API's error for one of the library's. */
+static bool translate_error(const kq_error *err, kq_query *q, kq_api_error *e)
 {
-    const char *param = j->request.messages ? "messages" : "prompt";
+    const char *param = q->request.messages ? "messages" : "prompt";
     switch (err->status) {
-    case KQ_E_INTERRUPTED: return kq_query_in_time(j, e); /* it is not */
-    case KQ_E_MEMORY: return no_memory(e);
+    case KQ_E_INTERRUPTED: return kq_query_in_time(q, e); /* it is not */
+    case KQ_E_MEMORY: return kq_api_no_memory(e);
     case KQ_E_ARG:
     case KQ_E_UNSUPPORTED:
     case KQ_E_FORMAT: return kq_api_fail(e, 400, param, "invalid_value", "%.480s", err->message);
@@ -84,67 +82,67 @@ static kq_status chat_ids(const kq_tokenizer *tok, const kq_api_request *r, cons
     return st;
 }
 
-static bool one_prompt(const kq_tokenizer *tok, kq_query *j, const kq_prompt *given, size_t shown,
+static bool one_prompt(const kq_tokenizer *tok, kq_query *q, const kq_prompt *given, size_t shown,
                        kq_prompt *out, kq_api_error *e)
 {
-    const kq_encode_options opt = {.add_special = given && j->request.add_special_tokens,
+    const kq_encode_options opt = {.add_special = given && q->request.add_special_tokens,
                                    .parse_special = true,
                                    .stop = ended,
-                                   .ctx = j};
+                                   .ctx = q};
     kq_error err;
     kq_status st = KQ_OK;
     if (!given)
-        st = chat_ids(tok, &j->request, &opt, out, &err);
+        st = chat_ids(tok, &q->request, &opt, out, &err);
     else if (given->text)
         st = kq_tokenizer_encode_with(tok, given->text, given->size, &opt, &out->ids, &out->n, &err);
     else if (!(out->ids = kq_alloc(given->n ? given->n : 1, sizeof *out->ids)))
-        return no_memory(e);
+        return kq_api_no_memory(e);
     else
         memcpy(out->ids, given->ids, (out->n = given->n) * sizeof *out->ids);
     if (st)
-        return tell(&err, j, e);
+        return translate_error(&err, q, e);
     if (out->n > shown || !given)
         return true;
     if (given->text)
         return (out->offset =
                     kq_prompt_offsets(tok, given->text, given->size, opt.add_special, out->ids, out->n)) ||
-               no_memory(e);
+               kq_api_no_memory(e);
     size_t size = 0;
     char *text = kq_prompt_text(tok, out->ids, out->n, &size);
     out->offset = text ? kq_prompt_offsets(tok, text, size, false, out->ids, out->n) : NULL;
     kq_free(text);
-    return out->offset || no_memory(e);
+    return out->offset || kq_api_no_memory(e);
 }
 
-bool kq_query_prepare(const kq_tokenizer *tok, kq_query *j, size_t shown, kq_api_error *e)
+bool kq_query_prepare(const kq_tokenizer *tok, kq_query *q, size_t shown, kq_api_error *e)
 {
-    const kq_api_request *r = &j->request;
+    const kq_api_request *r = &q->request;
     const size_t n = r->messages ? 1 : r->n_prompt;
-    if (!(j->prompt = kq_calloc(n, sizeof *j->prompt)))
-        return no_memory(e);
-    j->n_prompt = n;
+    if (!(q->prompt = kq_calloc(n, sizeof *q->prompt)))
+        return kq_api_no_memory(e);
+    q->n_prompt = n;
     for (size_t i = 0; i < n; i++)
-        if (!kq_query_in_time(j, e) ||
-            !one_prompt(tok, j, r->messages ? NULL : &r->prompt[i], shown, &j->prompt[i], e))
+        if (!kq_query_in_time(q, e) ||
+            !one_prompt(tok, q, r->messages ? NULL : &r->prompt[i], shown, &q->prompt[i], e))
             return false;
     return true;
 }
 
-bool kq_query_fits(const kq_api_limits *limits, const kq_query *j, kq_api_error *e)
+bool kq_query_fits(const kq_api_limits *limits, const kq_query *q, kq_api_error *e)
 {
-    const char *param = j->request.api == KQ_API_CHAT ? "messages" : "prompt";
-    for (size_t i = 0; i < j->n_prompt; i++) {
-        const size_t n = j->prompt[i].n;
+    const char *param = q->request.api == KQ_API_CHAT ? "messages" : "prompt";
+    for (size_t i = 0; i < q->n_prompt; i++) {
+        const size_t n = q->prompt[i].n;
         if (!n)
             return kq_api_fail(e, 400, param, "invalid_value", "'%s' has no tokens; at least one is needed",
                                param);
-        if (n > limits->context || (n == limits->context && j->request.max_tokens))
+        if (n > limits->context || (n == limits->context && q->request.max_tokens))
             return kq_api_fail(e, 400, param, "context_length_exceeded",
                                "This model's maximum context length is %zu tokens; '%s' has %zu, "
                                "and one new token at least is asked for.",
                                limits->context, param, n);
         for (size_t t = 0; t < n; t++)
-            if (j->prompt[i].ids[t] < 0 || (size_t)j->prompt[i].ids[t] >= limits->vocab_size)
+            if (q->prompt[i].ids[t] < 0 || (size_t)q->prompt[i].ids[t] >= limits->vocab_size)
                 return kq_api_fail(e, 400, param, "invalid_value",
                                    "a token of '%s' is not in the model's vocabulary", param);
     }

@@ -2,19 +2,19 @@
 #ifndef KQ_SERVE_PREPARE_H
 #define KQ_SERVE_PREPARE_H
 
-#include "serve/batch.h"
+#include "serve/query.h"
 
-/* False with *e, 503: job->give_up is set or job->deadline_s is over. */
-bool kq_query_in_time(kq_query *job, kq_api_error *e);
+/* False with *e, 503: query->give_up is set or query->deadline_s is over. */
+bool kq_query_in_time(kq_query *query, kq_api_error *e);
 
-/* Fill job->prompt from job->request: render messages, encode texts, copy ids; with the places (offset)
+/* Fill query->prompt from query->request: render messages, encode texts, copy ids; with the places (offset)
  * of the tokens of prompts of at most `shown` tokens. Ends early as
- * kq_query_in_time says. False with *e; job->prompt is then for kq_query_release to free. */
-bool kq_query_prepare(const kq_tokenizer *tok, kq_query *job, size_t shown, kq_api_error *e);
+ * kq_query_in_time says. False with *e; query->prompt is then for kq_query_release to free. */
+bool kq_query_prepare(const kq_tokenizer *tok, kq_query *query, size_t shown, kq_api_error *e);
 
 /* Is there room for what is asked, and is every id the model's? More new tokens than the context has
  * room for is no error; no room for one is. */
-bool kq_query_fits(const kq_api_limits *limits, const kq_query *job, kq_api_error *e);
+bool kq_query_fits(const kq_api_limits *limits, const kq_query *query, kq_api_error *e);
 
 /* Stop strings that are one special token have no text to be found in: they become stop tokens. */
 void kq_query_stops(const kq_tokenizer *tok, kq_api_request *r);

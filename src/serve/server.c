@@ -1,7 +1,11 @@
-/* HTTP in front of the scheduler, on libmicrohttpd. Its threads never wait: a connection whose request
- * is being prepared (work.h) or answered (batch.h) is suspended, and whoever has something for it
- * resumes it. Connections come from the door (door.h), which has seen that the head of their first
- * request is whole and in order, and which looks after clients that are slow, idle or gone. */
+/* HTTP in front of the scheduler, on libmicrohttpd. Its threads never wait: a connection whose request is
+ * being prepared (work.h) or answered (batch.h) is suspended, and whoever has something for it resumes it.
+ * Connections come from the door (door.h), which has seen that the head of their first request is whole and
+ * in order, and which handles clients that are slow, idle or gone.
+ *
+ * Locks: the batch's (queries and what readers see of them), the door's (its connections), this file's
+ * (calls, draining, ids), those of work.c (its queues) and metrics.c (its counters). Only the last two are
+ * taken inside another: work.c's inside the batch's (on_news), metrics.c's inside the door's (on_refused). */
 #include "serve/serve.h"
 
 #include <errno.h>
@@ -14,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/buffer.h"
 #include "base/locale.h"
 #include "base/mem.h"
 #include "base/options.h"
@@ -30,7 +35,7 @@ enum {
     DRAIN_BYTES = 1 << 26,
     HTTP_THREADS = 2,
     SMALL_BODY = 64 << 10,   /* bytes of a request that never waits for a larger one */
-    SMALL_ANSWER = 64 << 10, /* numbers in it, likewise */
+    SMALL_ANSWER = 64 << 10, /* numbers in an answer that never waits for a larger one */
     OWN_FILES = 64           /* file descriptors that are no connections */
 };
 
@@ -82,20 +87,20 @@ typedef struct call {
     char *body;
     size_t size, cap; /* owned */
     bool too_large, answered;
-    /* found in the head, and told after the body; or found while preparing */
+    /* found in the head, and answered after the body has come; or found while preparing */
     kq_api_error error;
     bool failed;
     /* changed by whoever is to resume the connection, before it does */
     stage stage;
-    kq_query *job; /* one reference */
-    char *reply;   /* owned (malloc): the answer, JSON */
+    kq_query *query; /* one reference */
+    char *reply;     /* owned (malloc): the answer, JSON */
     kq_answer_context answer;
     kq_guest *guest; /* borrowed */
     int status;
     /* stream */
-    char *out;
-    size_t out_at, out_size; /* owned (malloc): events on their way */
-    bool closed;
+    kq_buffer events;                   /* owned: events on their way */
+    size_t events_sent;                 /* bytes of them */
+    bool closed;                        /* the last event is among them */
     char model_asked[260], origin[260]; /* origin: the page that asks, when it may; "" */
 } call;
 
@@ -259,27 +264,22 @@ static enum MHD_Result get(call *c)
 
 /* ---- preparing, on a thread of its own ---- */
 
-static bool reply_no_memory(call *c)
-{
-    return kq_api_fail(&c->error, 503, NULL, "out_of_memory", "out of memory; try again later");
-}
-
 /* Takes the reference of j. False with c->error. */
 static bool reply_json(call *c, json_t *j)
 {
     c->reply = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
-    return c->reply || reply_no_memory(c);
+    return c->reply || kq_api_no_memory(&c->error);
 }
 
 /* The answer of /tokenize: written by hand, as there may be millions of ids. */
 static bool reply_tokens(call *c, const kq_prompt *p)
 {
-    const bool names = c->job->request.return_token_strs;
+    const bool names = c->query->request.return_token_strs;
     size_t size = 0;
     FILE *f = open_memstream(&c->reply, &size);
     if (!f)
-        return reply_no_memory(c);
+        return kq_api_no_memory(&c->error);
     fprintf(f, "{\"count\":%zu,\"max_model_len\":%zu,\"tokens\":[", p->n, c->server->limits.context);
     for (size_t i = 0; i < p->n; i++)
         fprintf(f, i ? ",%d" : "%d", p->ids[i]);
@@ -297,15 +297,15 @@ static bool reply_tokens(call *c, const kq_prompt *p)
     if (names)
         fputs("]}", f);
     const bool failed = ferror(f);
-    return (!fclose(f) && !failed) || reply_no_memory(c);
+    return (!fclose(f) && !failed) || kq_api_no_memory(&c->error);
 }
 
-/* Submit the job, which is ready. False with c->error. *woken: the model resumes the connection, or has
+/* Submit the query, which is ready. False with c->error. *woken: the model resumes the connection, or has
  * already; c may then be gone. */
 static bool submit(call *c, bool *woken)
 {
     kq_server *s = c->server;
-    kq_query *j = c->job;
+    kq_query *j = c->query;
     kq_api_request *r = &j->request;
     kq_query_stops(s->tok, r);
     j->score_prompt = r->echo && r->logprobs;
@@ -331,9 +331,9 @@ static bool submit(call *c, bool *woken)
 static bool prepare(call *c, bool *woken)
 {
     kq_server *s = c->server;
-    kq_query *j = c->job;
+    kq_query *j = c->query;
     kq_api_request *r = &j->request;
-    const kq_api api = (kq_api)c->path; /* the first four are the four */
+    const kq_api api = (kq_api)c->path; /* the first four paths are the four APIs, in their order */
     if (!kq_query_in_time(j, &c->error) ||
         !kq_api_parse(api, c->body ? c->body : "", c->size, &s->limits, r, &c->error))
         return false;
@@ -354,10 +354,10 @@ static bool prepare(call *c, bool *woken)
     return kq_query_fits(&s->limits, j, &c->error) && submit(c, woken);
 }
 
-/* The answer of a job that is done: nobody else looks at it any more. False with c->error. */
+/* Write down the answer of a query that is done: no other thread changes it any more. False with c->error. */
 static bool render(call *c)
 {
-    const kq_query *j = c->job;
+    const kq_query *j = c->query;
     c->stage = HAS_REPLY;
     if (!j->failed && !j->cancelled)
         return reply_json(c, kq_answer_whole(&c->answer, j));
@@ -372,7 +372,7 @@ static void work_on(void *ctx, kq_work_item *item)
     call *c = (call *)item;
     bool woken = false;
     if (!(c->stage == ANSWERS ? render(c) : prepare(c, &woken))) {
-        c->job->parked = woken = false;
+        c->query->parked = woken = false;
         c->stage = REFUSED;
     }
     if (!woken)
@@ -381,7 +381,7 @@ static void work_on(void *ctx, kq_work_item *item)
 
 /* ---- completions ---- */
 
-/* How many tokens, and numbers beside them, the answer of a job that is done shows. */
+/* How many tokens, and numbers beside them, the answer of a query that is done shows. */
 static size_t answer_numbers(const kq_query *j)
 {
     size_t n = 0;
@@ -397,24 +397,61 @@ static void on_news(void *ctx)
     if (c->stage == STREAMS)
         MHD_resume_connection(c->connection);
     else
-        kq_work_add(c->server->work, &c->work, answer_numbers(c->job) <= SMALL_ANSWER);
+        kq_work_add(c->server->work, &c->work, answer_numbers(c->query) <= SMALL_ANSWER);
 }
 
-/* Append one event to what waits to be sent. */
+/* Append one event to what waits to be sent. Takes the reference of j. False: out of memory. */
 static bool add_event(call *c, json_t *j)
 {
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
-    if (!text)
-        return false;
-    const size_t n = strlen(text) + 8;
-    char *grown = realloc(c->out, c->out_size + n + 1);
-    if (grown) {
-        c->out = grown;
-        c->out_size += (size_t)snprintf(grown + c->out_size, n + 1, "data: %s\n\n", text);
-    }
+    const bool ok = text && !kq_buffer_add(&c->events, "data: ", 6, NULL) &&
+                    !kq_buffer_add(&c->events, text, strlen(text), NULL) &&
+                    !kq_buffer_add(&c->events, "\n\n", 2, NULL);
     free(text);
-    return grown != NULL;
+    return ok;
+}
+
+/* The last events of a query that is done: its error or the usage, and the mark of the end. */
+static bool add_last_events(call *c)
+{
+    static const char end[] = "data: [DONE]\n\n";
+    const kq_query *q = c->query;
+    bool ok = true;
+    c->closed = true;
+    if (q->failed || q->cancelled) {
+        kq_api_error e = q->error;
+        if (!q->failed)
+            kq_api_fail(&e, 503, NULL, "cancelled", "the request was cancelled");
+        ok = add_event(c, kq_answer_error(&e));
+    } else if (q->request.include_usage) {
+        ok = add_event(c, kq_answer_usage_part(&c->answer, q));
+    }
+    return ok && !kq_buffer_add(&c->events, end, sizeof end - 1, NULL);
+}
+
+/* Everything that is new, as events. When nothing is, the connection is suspended until the model has news;
+ * that happens under the batch's lock, so that no news can come between the look and the suspension. False:
+ * out of memory. */
+static bool collect_events(call *c)
+{
+    kq_query *q = c->query;
+    bool ok = true;
+    c->events_sent = c->events.size = 0;
+    kq_batch_lock(c->server->batch);
+    for (size_t i = 0; i < q->n_seq && ok; i++)
+        for (bool none = false; ok && !none;) {
+            json_t *part = kq_answer_part(&c->answer, q, &q->seq[i], &none);
+            ok = none || add_event(c, part);
+        }
+    if (ok && q->done) {
+        ok = add_last_events(c);
+    } else if (ok && !c->events.size) {
+        q->parked = true;
+        MHD_suspend_connection(c->connection);
+    }
+    kq_batch_unlock(c->server->batch);
+    return ok;
 }
 
 /* libmicrohttpd asks for the next bytes of a stream. */
@@ -422,45 +459,16 @@ static ssize_t stream_bytes(void *ctx, uint64_t pos, char *buf, size_t max)
 {
     (void)pos;
     call *c = ctx;
-    kq_query *j = c->job;
-    if (c->out_at == c->out_size) {
+    if (c->events_sent == c->events.size) {
         if (c->closed)
             return MHD_CONTENT_READER_END_OF_STREAM;
-        c->out_at = c->out_size = 0;
-        bool ok = true;
-        kq_batch_lock(c->server->batch);
-        for (size_t i = 0; i < j->n_seq && ok; i++)
-            for (bool none = false; ok && !none;) {
-                json_t *part = kq_answer_part(&c->answer, j, &j->seq[i], &none);
-                ok = none || add_event(c, part);
-            }
-        if (ok && j->done) {
-            if (j->failed || j->cancelled) {
-                kq_api_error e = j->error;
-                if (!j->failed)
-                    kq_api_fail(&e, 503, NULL, "cancelled", "the request was cancelled");
-                ok = add_event(c, kq_answer_error(&e));
-            } else if (j->request.include_usage) {
-                ok = add_event(c, kq_answer_usage_part(&c->answer, j));
-            }
-            char *grown = realloc(c->out, c->out_size + 16);
-            ok = ok && grown;
-            c->out = grown ? grown : c->out;
-            if (ok)
-                c->out_size += (size_t)snprintf(c->out + c->out_size, 16, "data: [DONE]\n\n");
-            c->closed = true;
-        } else if (ok && !c->out_size) {
-            j->parked = true;
-            MHD_suspend_connection(c->connection);
-        }
-        kq_batch_unlock(c->server->batch);
-        if (!ok)
+        if (!collect_events(c))
             return MHD_CONTENT_READER_END_WITH_ERROR;
     }
-    const size_t n = c->out_size - c->out_at < max ? c->out_size - c->out_at : max;
+    const size_t left = c->events.size - c->events_sent, n = left < max ? left : max;
     if (n)
-        memcpy(buf, c->out + c->out_at, n);
-    c->out_at += n;
+        memcpy(buf, c->events.data + c->events_sent, n);
+    c->events_sent += n;
     return (ssize_t)n;
 }
 
@@ -491,15 +499,15 @@ static enum MHD_Result post(call *c)
         kq_api_fail(&e, 429, NULL, "queue_full", "%zu requests wait already; try again later", waiting);
         return send_error(c, &e);
     }
-    if (!(c->job = kq_query_new())) {
+    if (!(c->query = kq_query_new())) {
         kq_api_fail(&e, 503, NULL, "out_of_memory", "out of memory; try again later");
         return send_error(c, &e);
     }
-    c->job->deadline_s = s->opt.request_s > 0 ? c->start_s + s->opt.request_s : 0;
-    c->job->wake = on_news;
-    c->job->wake_ctx = c;
+    c->query->deadline_s = s->opt.request_s > 0 ? c->start_s + s->opt.request_s : 0;
+    c->query->wake = on_news;
+    c->query->wake_ctx = c;
     c->stage = PREPARES;
-    kq_guest_works(s->door, c->guest, c->job); /* the call's reference outlives this */
+    kq_guest_works(s->door, c->guest, c->query); /* the call's reference outlives this */
     MHD_suspend_connection(c->connection);
     kq_work_add(s->work, &c->work, c->size <= SMALL_BODY);
     return MHD_YES;
@@ -734,13 +742,13 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
     const double seconds = kq_now_s() - c->start_s;
     double first = -1;
     size_t made = 0;
-    if (c->job) {
-        kq_batch_cancel(c->job); /* a job that is done stays done */
+    if (c->query) {
+        kq_query_cancel(c->query); /* a query that is done stays done */
         kq_batch_lock(s->batch);
-        c->job->parked = false; /* nobody is there to be woken */
-        first = c->job->first_s > 0 ? c->job->first_s - c->start_s : -1;
-        for (size_t i = 0; i < c->job->n_seq; i++)
-            made += c->job->seq[i].n_made;
+        c->query->parked = false; /* nobody is there to be woken */
+        first = c->query->first_s > 0 ? c->query->first_s - c->start_s : -1;
+        for (size_t i = 0; i < c->query->n_seq; i++)
+            made += c->query->seq[i].n_made;
         kq_batch_unlock(s->batch);
     }
     kq_guest_done(s->door, c->guest);
@@ -752,10 +760,10 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
                  c->status, 1e3 * seconds, made, status ? "" : " (the client left)");
         s->opt.log(s->opt.log_ctx, line);
     }
-    kq_query_release(s->batch, c->job);
+    kq_query_release(s->batch, c->query);
     free(c->reply);
     kq_free(c->body);
-    free(c->out);
+    kq_free(c->events.data);
     kq_free(c);
     *state = NULL;
     pthread_mutex_lock(&s->lock);
@@ -779,7 +787,7 @@ static void on_connection(void *ctx, struct MHD_Connection *connection, void **s
     }
 }
 
-static bool on_take(void *ctx, int fd, const struct sockaddr *addr, socklen_t size)
+static bool on_hand_over(void *ctx, int fd, const struct sockaddr *addr, socklen_t size)
 {
     kq_server *s = ctx;
     return MHD_add_connection(s->daemon, fd, addr, size) == MHD_YES;
@@ -826,7 +834,7 @@ static kq_status open_door(const kq_serve_options *opt, kq_server *s, kq_door **
                                .max_per_address = opt->max_per_address < n / 2 ? opt->max_per_address : n / 2,
                                .receive_s = opt->receive_s,
                                .idle_s = opt->idle_s,
-                               .take = on_take,
+                               .hand_over = on_hand_over,
                                .refused = on_refused,
                                .ctx = s};
     return kq_door_open(&d, out, err);
@@ -867,7 +875,7 @@ kq_status kq_server_start(const kq_serve_options *opt, const kq_served *served, 
                                  .cfg = served->cfg,
                                  .kern = served->kern,
                                  .rows = KQ_ENGINE_ROWS,
-                                 .max_jobs = opt->max_jobs};
+                                 .max_queries = opt->max_jobs};
     if ((st = open_door(opt, s, &s->door, err)) || (st = kq_batch_new(&bo, &s->batch, err)) ||
         (st = kq_work_new(work_on, s, &s->work, err)))
         goto fail;
@@ -934,7 +942,7 @@ bool kq_server_stop(kq_server *s, bool (*hurry)(void *ctx), void *ctx)
      * suspended connection cannot be closed */
     for (double t = kq_now_s();
          calls_at_work(s) &&
-         (kq_now_s() - t < 5 || kq_batch_statistics(s->batch).jobs || kq_work_busy(s->work));)
+         (kq_now_s() - t < 5 || kq_batch_statistics(s->batch).queries || kq_work_busy(s->work));)
         usleep(20000);
     kq_work_free(s->work);
     MHD_stop_daemon(s->daemon);

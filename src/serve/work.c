@@ -1,3 +1,5 @@
+/* Two threads and two queues. One thread takes small pieces only, so that a long text never makes a short
+ * request wait; the other takes large pieces first, then small ones. */
 #include "serve/work.h"
 
 #include <pthread.h>
@@ -12,14 +14,15 @@ struct kq_work {
     void (*run)(void *ctx, kq_work_item *item);
     void *ctx;
     pthread_t thread[2];
-    size_t n_threads, n, n_running;
-    pthread_mutex_t lock;
+    size_t n_threads;
+    pthread_mutex_t lock; /* all that follows */
+    size_t n, n_running;  /* pieces that wait; pieces at work */
     pthread_cond_t more;
     lane small, large;
-    bool stop, one_started;
+    bool stop, first_started;
 };
 
-static kq_work_item *take(lane *l)
+static kq_work_item *pop_item(lane *l)
 {
     kq_work_item *item = l->first;
     if (item && !(l->first = item->next))
@@ -31,12 +34,12 @@ static void *work_thread(void *ctx)
 {
     kq_work *w = ctx;
     pthread_mutex_lock(&w->lock);
-    const bool all = w->one_started; /* the first thread is for small ones */
-    w->one_started = true;
+    const bool all = w->first_started; /* the first thread is for small ones */
+    w->first_started = true;
     for (;;) {
-        kq_work_item *item = all ? take(&w->large) : NULL;
+        kq_work_item *item = all ? pop_item(&w->large) : NULL;
         if (!item)
-            item = take(&w->small);
+            item = pop_item(&w->small);
         if (item) {
             w->n--;
             w->n_running++;

@@ -15,8 +15,8 @@
 
 enum { V = 384, T = 96, SLOTS = 3, END = 2 };
 
-/* A step waits at the gate while it is not open. So a test can submit jobs while an earlier one is surely at
- * work, however busy the machine is. */
+/* A step waits at the gate while it is not open. So a test can submit queries while an earlier one is surely
+ * at work, however busy the machine is. */
 enum { OPEN, CLOSED, HOLDS_A_STEP };
 
 typedef struct toy {
@@ -25,8 +25,8 @@ typedef struct toy {
     size_t steps, rows_max, delay_us;
     int32_t poison; /* a step with this id fails; -1: none */
     atomic_int gate;
-    /* NULL, or: the gate closes when this job is done, and other_done says how many sequences of the other
-     * job were done before the last step of this one */
+    /* NULL, or: the gate closes when this query is done, and other_done says how many sequences of the other
+     * query were done before the last step of this one */
     const kq_query *watched, *other;
     size_t other_done;
 } toy;
@@ -119,7 +119,7 @@ typedef struct fixture {
     kq_batch *b;
 } fixture;
 
-static void start(fixture *f, size_t rows, size_t max_jobs)
+static void start(fixture *f, size_t rows, size_t max_queries)
 {
     kq_error err;
     f->t = (toy){.poison = -1};
@@ -136,7 +136,7 @@ static void start(fixture *f, size_t rows, size_t max_jobs)
                                   .cfg = &f->cfg,
                                   .kern = kq_kern_pick(KQ_ISA_REF),
                                   .rows = rows,
-                                  .max_jobs = max_jobs};
+                                  .max_queries = max_queries};
     check_ok(kq_batch_new(&opt, &f->b, &err));
 }
 
@@ -148,8 +148,8 @@ static void *stop(void *ctx)
     return NULL;
 }
 
-/* A job of n_prompt prompts [n] each. */
-static kq_query *job_of(const int32_t *ids, const size_t *n, size_t n_prompt, size_t max_tokens)
+/* A query of n_prompt prompts [n] each. */
+static kq_query *query_of(const int32_t *ids, const size_t *n, size_t n_prompt, size_t max_tokens)
 {
     kq_query *j = kq_query_new();
     assert_non_null(j);
@@ -175,8 +175,8 @@ static void finish(fixture *f, kq_query *j)
     }
 }
 
-/* What a job's sequences must be, one at a time. */
-static void check_job(const kq_query *j)
+/* What a query's sequences must be, one at a time. */
+static void check_query(const kq_query *j)
 {
     float row[V];
     assert_false(j->failed || j->cancelled);
@@ -225,15 +225,15 @@ static void check_job(const kq_query *j)
     }
 }
 
-/* Forty jobs of up to six prompts with common beginnings, scored or not, at once on three slots, for
+/* Forty queries of up to six prompts with common beginnings, scored or not, at once on three slots, for
  * several sizes of a step. */
 static void everything_at_once(void **state)
 {
     (void)state;
     for (size_t rows = 4; rows <= 64; rows *= 4) {
         fixture f;
-        kq_query *job[40];
-        kq_rng rng = kq_rng_stream(rows, "jobs");
+        kq_query *query[40];
+        kq_rng rng = kq_rng_stream(rows, "queries");
         start(&f, rows, 100);
         for (size_t i = 0; i < 40; i++) {
             int32_t ids[6 * T];
@@ -245,20 +245,20 @@ static void everything_at_once(void **state)
                     ids[at++] = k < same ? (int32_t)(k * 7 % 300 + 10 + kq_rng_u64(&rng) % 64 / 63)
                                          : (int32_t)(kq_rng_u64(&rng) % (V - 3) + 3);
             }
-            job[i] = job_of(ids, n, n_prompt, kq_rng_u64(&rng) % 12);
-            job[i]->score_prompt = kq_rng_u64(&rng) % 2;
-            job[i]->request.logprobs = job[i]->score_prompt || kq_rng_u64(&rng) % 2;
-            job[i]->request.n_top = job[i]->request.logprobs ? (int)(kq_rng_u64(&rng) % 4) : 0;
+            query[i] = query_of(ids, n, n_prompt, kq_rng_u64(&rng) % 12);
+            query[i]->score_prompt = kq_rng_u64(&rng) % 2;
+            query[i]->request.logprobs = query[i]->score_prompt || kq_rng_u64(&rng) % 2;
+            query[i]->request.n_top = query[i]->request.logprobs ? (int)(kq_rng_u64(&rng) % 4) : 0;
             kq_api_error e;
-            assert_true(kq_batch_submit(f.b, job[i], &e));
+            assert_true(kq_batch_submit(f.b, query[i], &e));
         }
         size_t reused = 0;
         for (size_t i = 0; i < 40; i++) {
-            finish(&f, job[i]);
-            check_job(job[i]);
-            for (size_t k = 0; k < job[i]->n_seq; k++)
-                reused += job[i]->seq[k].n_reused;
-            kq_query_release(f.b, job[i]);
+            finish(&f, query[i]);
+            check_query(query[i]);
+            for (size_t k = 0; k < query[i]->n_seq; k++)
+                reused += query[i]->seq[k].n_reused;
+            kq_query_release(f.b, query[i]);
         }
         printf("rows %zu: %zu steps of at most %zu rows, %zu prompt tokens reused\n", rows, f.t.steps,
                f.t.rows_max, reused);
@@ -280,7 +280,7 @@ static void several_answers(void **state)
         ids[i] = i + 20;
     start(&f, 32, 10);
     for (int round = 0; round < 2; round++) {
-        kq_query *j = job_of(ids, &n, 1, 8);
+        kq_query *j = query_of(ids, &n, 1, 8);
         kq_api_error e;
         j->request.n = 3;
         j->request.ignore_eos = true;
@@ -315,7 +315,7 @@ static void fairness(void **state)
         n[i] = 8;
     start(&f, 64, 10);
     atomic_store(&f.t.gate, CLOSED);
-    kq_query *big = job_of(ids, n, 40, 30), *small = job_of(two, &four, 1, 5);
+    kq_query *big = query_of(ids, n, 40, 30), *small = query_of(two, &four, 1, 5);
     kq_api_error e;
     big->request.ignore_eos = small->request.ignore_eos = true;
     assert_true(kq_batch_submit(f.b, big, &e));
@@ -327,7 +327,7 @@ static void fairness(void **state)
     wait_for_a_step(&f.t);
     printf("%zu of 40 were through\n", f.t.other_done);
     assert_true(f.t.other_done <= SLOTS); /* those that had the slots already */
-    kq_batch_cancel(big);
+    kq_query_cancel(big);
     atomic_store(&f.t.gate, OPEN);
     finish(&f, big);
     assert_true(big->cancelled && !big->failed);
@@ -345,7 +345,7 @@ static void limits(void **state)
     kq_api_error e;
     start(&f, 16, 2);
     f.t.delay_us = 2000;
-    kq_query *a = job_of(ids, &n, 1, 90), *b = job_of(ids, &n, 1, 90), *c = job_of(ids, &n, 1, 1);
+    kq_query *a = query_of(ids, &n, 1, 90), *b = query_of(ids, &n, 1, 90), *c = query_of(ids, &n, 1, 1);
     a->request.ignore_eos = b->request.ignore_eos = true;
     atomic_store(&f.t.gate, CLOSED);
     assert_true(kq_batch_submit(f.b, a, &e));
@@ -358,26 +358,27 @@ static void limits(void **state)
     finish(&f, b); /* its time is up */
     assert_true(b->failed && b->error.http == 503 && !strcmp(b->error.code, "timeout"));
     finish(&f, a);
-    check_job(&(kq_query){.n_seq = 0});
+    check_query(&(kq_query){.n_seq = 0});
     assert_int_equal(a->seq[0].n_made, 90);
     /* one that spoils a step spoils it for itself only */
     f.t.delay_us = 0;
     f.t.poison = 100;
-    kq_query *p = job_of(bad, &n, 1, 4), *q = job_of(ids, &n, 1, 4);
+    kq_query *p = query_of(bad, &n, 1, 4), *q = query_of(ids, &n, 1, 4);
     assert_true(kq_batch_submit(f.b, p, &e));
     assert_true(kq_batch_submit(f.b, q, &e));
     finish(&f, p);
     finish(&f, q);
     assert_true(p->failed && p->error.http == 500);
-    check_job(q);
+    check_query(q);
     kq_batch_stats s = kq_batch_statistics(f.b);
-    assert_true(s.jobs == 0 && s.active == 0 && s.waiting == 0 && s.jobs_failed == 2 && s.jobs_done == 2);
+    assert_true(s.queries == 0 && s.active == 0 && s.waiting == 0 && s.queries_failed == 2 &&
+                s.queries_done == 2);
     kq_query_release(f.b, a), kq_query_release(f.b, b), kq_query_release(f.b, c), kq_query_release(f.b, p),
         kq_query_release(f.b, q);
     stop(&f);
 }
 
-/* Ending with a job at work cancels it, and refuses what comes from then on. */
+/* Ending with a query at work cancels it, and refuses what comes from then on. */
 static void ending(void **state)
 {
     (void)state;
@@ -387,12 +388,13 @@ static void ending(void **state)
     kq_api_error e;
     start(&f, 16, 2);
     atomic_store(&f.t.gate, CLOSED);
-    kq_query *last = job_of(ids, &n, 1, 90), *full = job_of(ids, &n, 1, 1), *late = job_of(ids, &n, 1, 1);
+    kq_query *last = query_of(ids, &n, 1, 90), *full = query_of(ids, &n, 1, 1),
+             *late = query_of(ids, &n, 1, 1);
     assert_true(kq_batch_submit(f.b, last, &e));
     wait_for_a_step(&f.t);
     assert_true(kq_batch_submit(f.b, full, &e)); /* the queue is full, until the ending begins */
     kq_batch_lock(f.b);
-    last->refs++; /* as a connection would hold it: freed by hand below */
+    last->refs++; /* as a connection would hold it: freed below */
     kq_batch_unlock(f.b);
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, stop, &f), 0);
@@ -405,11 +407,7 @@ static void ending(void **state)
     atomic_store(&f.t.gate, OPEN);
     pthread_join(thread, NULL);
     assert_true(last->done && last->cancelled);
-    kq_api_request_clear(&last->request);
-    kq_text_clear(&last->seq->text);
-    kq_free(last->seq->score), kq_free(last->seq->top), kq_free(last->seq->made),
-        kq_free(last->seq->made_from), kq_free(last->seq);
-    kq_free(last->prompt->ids), kq_free(last->prompt), kq_free(last);
+    kq_query_free(last);
 }
 
 /* ---- text and stop strings ---- */

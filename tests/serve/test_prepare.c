@@ -14,8 +14,7 @@ static void offsets(void **state)
     json_t *cases = json_load_file(KRONQ_GOLDEN_DIR "/serve_offsets.json", 0, NULL), *one;
     size_t c, n_wrong = 0;
     assert_true(json_array_size(cases) > 50);
-    json_array_foreach(cases, c, one)
-    {
+    json_array_foreach(cases, c, one) {
         const char *text = json_string_value(json_object_get(one, "text")),
                    *name = json_string_value(json_object_get(one, "tokenizer"));
         const json_t *want = json_object_get(one, "offsets"), *ids_want = json_object_get(one, "ids");
