@@ -1,3 +1,5 @@
+/* imatrix files. Values stay in the mapped file and are read where they are, unaligned: a file of a large
+ * model has hundreds of megabytes, of which one linear is used at a time. */
 #include "factors/imatrix.h"
 
 #include <float.h>
@@ -103,21 +105,21 @@ static kq_status add_entry(kq_imatrix_file *f, const char *name, const uint8_t *
 /* ---- the GGUF form ---- */
 
 /* One of the two tensors of an entry: name[0 .. len) is the entry's. */
-typedef struct half {
+typedef struct entry_half {
     const kq_gguf_tensor *t;
     size_t len;
     bool counts;
-} half;
+} entry_half;
 
 static int compare_halves(const void *a, const void *b)
 {
-    const half *x = a, *y = b;
+    const entry_half *x = a, *y = b;
     const size_t n = x->len < y->len ? x->len : y->len;
     const int c = memcmp(x->t->name, y->t->name, n);
     return c ? c : x->len != y->len ? (x->len > y->len ? 1 : -1) : (int)x->counts - (int)y->counts;
 }
 
-static kq_status pair_up(kq_imatrix_file *f, const half *sum, const half *counts, kq_error *err)
+static kq_status pair_up(kq_imatrix_file *f, const entry_half *sum, const entry_half *counts, kq_error *err)
 {
     char name[NAME];
     snprintf(name, sizeof name, "%.*s", (int)sum->len, sum->t->name);
@@ -136,7 +138,7 @@ static kq_status pair_up(kq_imatrix_file *f, const half *sum, const half *counts
 static kq_status read_gguf_entries(kq_imatrix_file *f, kq_error *err)
 {
     const size_t n = kq_gguf_n_tensors(f->gguf);
-    half *halves = NULL;
+    entry_half *halves = NULL;
     size_t found = 0;
     kq_status status = kq_alloc_for((void **)&halves, n, sizeof *halves, "the imatrix's table", err);
     for (size_t i = 0; i < n && !status; i++) {
@@ -145,7 +147,7 @@ static kq_status read_gguf_entries(kq_imatrix_file *f, kq_error *err)
         for (int k = 0; k < 2; k++) {
             const size_t len = strlen(t->name), tail = strlen(suffix[k]);
             if (len > tail && !strcmp(t->name + len - tail, suffix[k]))
-                halves[found++] = (half){.t = t, .len = len - tail, .counts = k};
+                halves[found++] = (entry_half){.t = t, .len = len - tail, .counts = k};
         }
     }
     if (!status)
@@ -153,7 +155,7 @@ static kq_status read_gguf_entries(kq_imatrix_file *f, kq_error *err)
     if (!status && !(f->entries = kq_calloc(found / 2 + 1, sizeof *f->entries)))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->path);
     for (size_t i = 0; i < found && !status; i += 2) {
-        const half *a = &halves[i], *b = i + 1 < found ? &halves[i + 1] : NULL;
+        const entry_half *a = &halves[i], *b = i + 1 < found ? &halves[i + 1] : NULL;
         if (!b || a->counts || !b->counts || a->len != b->len || memcmp(a->t->name, b->t->name, a->len))
             status = kq_fail(err, KQ_E_FORMAT, "%s: %s has no %s beside it", f->path, a->t->name,
                              a->counts ? ".in_sum2" : ".counts");
@@ -213,7 +215,7 @@ typedef struct cursor {
     size_t left;
 } cursor;
 
-static bool take(cursor *c, size_t n, const uint8_t **p)
+static bool next_bytes(cursor *c, size_t n, const uint8_t **p)
 {
     if (c->left < n)
         return false;
@@ -223,10 +225,10 @@ static bool take(cursor *c, size_t n, const uint8_t **p)
     return true;
 }
 
-static bool take_i32(cursor *c, int32_t *v)
+static bool next_i32(cursor *c, int32_t *v)
 {
     const uint8_t *p;
-    if (!take(c, 4, &p))
+    if (!next_bytes(c, 4, &p))
         return false;
     *v = (int32_t)load32(p);
     return true;
@@ -237,28 +239,28 @@ static kq_status read_dat(kq_imatrix_file *f, cursor c, json_t *texts, size_t *c
     int32_t n = 0, len, calls, values;
     const uint8_t *p, *sum;
     char name[NAME];
-    if (!take_i32(&c, &n) || n < 1 || n > MAX_ENTRIES ||
-        (size_t)n > c.left / 16) /* an entry: 4 + 1 + 4 + 4 + 4 bytes at least */
+    /* an entry has 4 + 1 + 4 + 4 + 4 bytes at least */
+    if (!next_i32(&c, &n) || n < 1 || n > MAX_ENTRIES || (size_t)n > c.left / 16)
         return kq_fail(err, KQ_E_FORMAT, "%s: %d entries do not fit into %zu bytes", f->path, (int)n, c.left);
     if (!(f->entries = kq_calloc((size_t)n, sizeof *f->entries)))
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", f->path);
     for (int32_t i = 0; i < n; i++) {
-        if (!take_i32(&c, &len) || len < 1 || len >= NAME || !take(&c, (size_t)len, &p))
+        if (!next_i32(&c, &len) || len < 1 || len >= NAME || !next_bytes(&c, (size_t)len, &p))
             return kq_fail(err, KQ_E_FORMAT, "%s: the name of entry %d is cut off, empty or too long",
                            f->path, (int)i);
         memcpy(name, p, (size_t)len);
         name[len] = '\0';
-        if (!take_i32(&c, &calls) || !take_i32(&c, &values) || values < 1 || (size_t)values > c.left / 4 ||
-            !take(&c, 4 * (size_t)values, &sum))
+        if (!next_i32(&c, &calls) || !next_i32(&c, &values) || values < 1 || (size_t)values > c.left / 4 ||
+            !next_bytes(&c, 4 * (size_t)values, &sum))
             return kq_fail(err, KQ_E_FORMAT, "%s: %s: its values are cut off", f->path, name);
         /* llama-quantize takes values without calls as they are */
         kq_status status = add_entry(f, name, sum, (size_t)values, calls > 0 ? calls : 1, err);
         if (status)
             return status;
     }
-    if (take_i32(&c, &calls) && calls > 0)
+    if (next_i32(&c, &calls) && calls > 0)
         *chunks = (size_t)calls;
-    if (take_i32(&c, &len) && len > 0 && take(&c, (size_t)len, &p))
+    if (next_i32(&c, &len) && len > 0 && next_bytes(&c, (size_t)len, &p))
         json_array_append_new(texts, text_name((const char *)p, (size_t)len));
     return KQ_OK;
 }
@@ -378,7 +380,7 @@ kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n
     }
     if (!(e->count > 0))
         *lack = KQ_LACK_COUNT;
-    else if (!(total / (double)n >= 1e-35)) /* as kq_factor_is_tiny */
+    else if (!(total / (double)n >= 1e-35)) /* the bound of kq_factor_is_tiny */
         *lack = KQ_LACK_VALUES;
     return KQ_OK;
 }

@@ -17,24 +17,25 @@ typedef struct kq_imatrix_file kq_imatrix_file;
 /* Do these bytes begin as an imatrix does? Any GGUF counts: opening it says what it is instead. */
 bool kq_imatrix_recognise(const uint8_t *data, size_t size);
 
-/* Map and check everything: KQ_E_FORMAT names the entry: no data, sums without counts or the other way,
- * not F32, experts (several matrices in one), a name twice. KQ_E_NUMERIC: a sum that is NaN, Inf or
- * negative, a count that is NaN or Inf. */
+/* Map and check everything. KQ_E_FORMAT names the entry that has no values, sums without counts, counts
+ * without sums, another type than F32, or a name that another entry has. KQ_E_UNSUPPORTED: experts, several
+ * matrices in one. KQ_E_NUMERIC: a sum that is NaN, Inf or negative, or a count that is NaN or Inf. */
 kq_status kq_imatrix_open(const char *path, kq_imatrix_file **out, kq_error *err);
 /* The same on bytes in memory, borrowed until kq_imatrix_close; path is only for messages. */
 kq_status kq_imatrix_open_memory(const uint8_t *data, size_t size, const char *path, kq_imatrix_file **out,
                                  kq_error *err);
-void kq_imatrix_close(kq_imatrix_file *f); /* NULL is fine */
+/* NULL is fine. */
+void kq_imatrix_close(kq_imatrix_file *f);
 
 /* What it says about itself, as JSON text (owned by f): "method" "imatrix", "imatrix" (the file's name
  * and hash), "calibration" with "text", "tokens" and, when the file tells, "seq_len". */
 const char *kq_imatrix_settings(const kq_imatrix_file *f);
 size_t kq_imatrix_n_entries(const kq_imatrix_file *f);
 
-/* mean[n]: mean squares of the inputs of a module (Hugging Face name, "model.layers.3.mlp.up_proj");
- * mean may be NULL to ask for the rest only. *lack: the file tells nothing of this module, and mean
- * means nothing: no entry, one with a count of 0, or one that is zero throughout. llama-quantize goes on
- * without such entries, and so does kronq. KQ_E_SHAPE: another number of inputs. */
+/* mean [n]: the mean squares of the inputs of a module (Hugging Face name, "model.layers.3.mlp.up_proj"); may
+ * be NULL. *lack other than KQ_LACK_NOTHING: the file tells nothing of this module (it has no entry, an entry
+ * with a count of 0, or one that is zero throughout), and mean means nothing. llama-quantize goes on without
+ * such entries, and so does kronq. KQ_E_SHAPE: the entry has another number of inputs. */
 kq_status kq_imatrix_read(const kq_imatrix_file *f, const char *module, size_t n, float *mean, kq_lack *lack,
                           kq_error *err);
 

@@ -1,5 +1,8 @@
+/* Reasons for identity factors. They are collected first and warned of once, because a model may have
+ * hundreds of such modules for one reason. */
 #include "factors/lacks.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,6 +18,14 @@ void kq_lacks_add(kq_lacks *l, kq_lack lack, const char *module)
     const size_t len = strlen(names);
     if (l->n[lack]++ < NAMED)
         snprintf(names + len, sizeof l->names[lack] - len, "%s%s", len ? ", " : "", module);
+}
+
+kq_lack kq_lack_in_report(const char *report)
+{
+    json_t *o = report ? json_loads(report, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    const kq_lack lack = kq_lack_of(json_string_value(json_object_get(o, "identity")));
+    json_decref(o);
+    return lack;
 }
 
 static const char *words(kq_lack lack)

@@ -12,6 +12,7 @@
 #include "base/time.h"
 #include "factors/file.h"
 #include "factors/lacks.h"
+#include "factors/part.h"
 #include "quant/plan.h"
 #include "quant/work.h"
 

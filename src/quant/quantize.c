@@ -14,6 +14,7 @@
 #include "base/options.h"
 #include "base/text.h"
 #include "base/time.h"
+#include "factors/part.h"
 #include "quant/bits.h"
 #include "quant/check.h"
 #include "quant/checkpoint_settings.h"

@@ -16,6 +16,7 @@
 #include "kern/gemm.h"
 #include "kronq.h"
 #include "factors/file.h"
+#include "factors/part.h"
 #include "sweep/job.h"
 #include "sweep/spill.h"
 #include "sweep/sweep.h"
