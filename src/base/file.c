@@ -341,12 +341,3 @@ kq_status kq_path_dir(const char *path, char **out, kq_error *err)
         return kq_format(out, err, ".");
     return kq_format(out, err, "%.*s", (int)(slash - path) + (slash == path), path);
 }
-
-kq_status kq_path_join(char *buf, size_t cap, const char *dir, const char *name, kq_error *err)
-{
-    size_t n = strlen(dir);
-    int len = snprintf(buf, cap, "%s%s%s", dir, n && dir[n - 1] == '/' ? "" : "/", name);
-    if (len < 0 || (size_t)len >= cap)
-        return kq_fail(err, KQ_E_ARG, "%s/%s: the path is too long", dir, name);
-    return KQ_OK;
-}

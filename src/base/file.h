@@ -51,7 +51,5 @@ kq_status kq_remove_tree(const char *path, kq_error *err);
 const char *kq_path_name(const char *path);
 /* The folder of a path as a new string, the caller's (kq_free): "." of "a", "/" of "/a". */
 kq_status kq_path_dir(const char *path, char **out, kq_error *err);
-/* "dir/name" into buf; KQ_E_ARG when it does not fit. */
-kq_status kq_path_join(char *buf, size_t cap, const char *dir, const char *name, kq_error *err);
 
 #endif

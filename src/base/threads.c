@@ -3,47 +3,51 @@
  * every barrier. */
 #include "base/threads.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/mem.h"
-#include "base/text.h"
+#include "base/error.h"
 #include "base/warn.h"
 
-/* The first n numbers of a file such as "200000 100000"; "max 100000" has none. */
-static bool read_numbers(const char *folder, const char *name, int n, double *x, double *y)
+/* The first n numbers of a file such as "200000 100000"; "max 100000" has none. Files are opened from
+ * descriptors of their folders, so that no path has to be put together. */
+static bool read_numbers(int folder, const char *name, int n, double *x, double *y)
 {
-    char *path;
-    FILE *f = kq_format(&path, NULL, "%s/%s", folder, name) ? NULL : fopen(path, "re");
-    kq_free(path);
+    const int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+    FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
     const bool ok = f && fscanf(f, n == 1 ? "%lf" : "%lf %lf", x, y) == n && *x > 0;
     if (f)
         fclose(f);
+    else if (fd >= 0)
+        close(fd);
     return ok;
 }
 
-static void add_share(const char *folder, double *least)
+/* The share of the group whose folder is named, relative to root. */
+static void add_share(int root, const char *name, double *least)
 {
     double quota, period = 0;
+    const int folder = openat(root, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0)
+        return;
     if (read_numbers(folder, "cpu.max", 2, &quota, &period) && period > 0 && quota / period < *least)
         *least = quota / period;
+    close(folder);
 }
 
 /* The shares of the group that a line of /proc/self/cgroup names, "0::/a/b", and of the groups above it. */
-static void group_line(char *line, double *least)
+static void group_line(int root, char *line, double *least)
 {
     if (strncmp(line, "0::/", 4))
         return;
     line[strcspn(line, "\n")] = 0;
-    for (char *end = line + strlen(line); end > line + 3; *(end = strrchr(line, '/')) = 0) {
-        char *folder;
-        if (!kq_format(&folder, NULL, "/sys/fs/cgroup%s", line + 3))
-            add_share(folder, least);
-        kq_free(folder);
-    }
+    for (char *end = line + strlen(line); end > line + 3; *(end = strrchr(line, '/')) = 0)
+        if (line[4])
+            add_share(root, line + 4, least);
 }
 
 /* Processors' time that the control groups allow, as a number of processors; a large number: no limit.
@@ -54,16 +58,20 @@ static double group_share(void)
     char *line = NULL;
     size_t cap = 0;
     double least = 1e9, quota, period;
-    if (read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", 1, &quota, NULL) &&
-        read_numbers("/sys/fs/cgroup/cpu", "cpu.cfs_period_us", 1, &period, NULL))
+    const int root = open("/sys/fs/cgroup", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0)
+        return least;
+    if (read_numbers(root, "cpu/cpu.cfs_quota_us", 1, &quota, NULL) &&
+        read_numbers(root, "cpu/cpu.cfs_period_us", 1, &period, NULL))
         least = quota / period;
     FILE *f = fopen("/proc/self/cgroup", "re");
     while (f && getline(&line, &cap, f) > 0)
-        group_line(line, &least);
+        group_line(root, line, &least);
     free(line);
     if (f)
         fclose(f);
-    add_share("/sys/fs/cgroup", &least);
+    add_share(root, ".", &least);
+    close(root);
     return least;
 }
 

@@ -37,7 +37,7 @@ static bool text_open(text *t)
 static kq_status text_write(text *t, const char *dir, kq_error *err)
 {
     char *path = NULL;
-    kq_status status = kq_format(&path, err, "%s/README.md", dir);
+    kq_status status = kq_path_in(&path, err, dir, "README.md");
     const bool failed = ferror(t->f) | fclose(t->f);
     if (!status)
         status = failed ? kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path)
@@ -266,7 +266,7 @@ kq_status kq_card_add_figure(const char *dir, const char *what, const char *valu
     char *path = NULL, *old = NULL;
     size_t size = 0;
     text t;
-    kq_status status = kq_format(&path, err, "%s/README.md", dir);
+    kq_status status = kq_path_in(&path, err, dir, "README.md");
     if (!status && kq_path_exists(path))
         status = kq_file_read(path, MAX_CARD, &old, &size, err);
     if (!status && !text_open(&t))

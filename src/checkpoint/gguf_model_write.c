@@ -131,7 +131,7 @@ void kq_source_about(const kq_source *src, kq_about *about)
     } else {
         char *path = NULL, *text = NULL;
         size_t size;
-        if (!kq_format(&path, NULL, "%s/README.md", kq_source_path(src)) && kq_path_exists(path) &&
+        if (!kq_path_in(&path, NULL, kq_source_path(src), "README.md") && kq_path_exists(path) &&
             !kq_file_read(path, 1 << 20, &text, &size, NULL)) {
             front_matter(text, "model_name", about->name, sizeof about->name);
             front_matter(text, "license", about->license, sizeof about->license);

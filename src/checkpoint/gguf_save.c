@@ -158,7 +158,7 @@ kq_status kq_gguf_try_metadata(const kq_gguf_save_options *o, kq_error *err)
     char *path;
     kq_gguf_writer *w = NULL;
     kq_error why = {0};
-    kq_status status = kq_format(&path, err, "%s/job.json.try", o->part_dir);
+    kq_status status = kq_path_in(&path, err, o->part_dir, "job.json.try");
     if (status)
         return status;
     status = kq_gguf_writer_new(path, &w, err);
@@ -193,7 +193,7 @@ static uint32_t ggml_type(kq_dtype type)
 static kq_status open_part(const saver *s, size_t layer, kq_st_file **part, kq_error *err)
 {
     char *path;
-    kq_status status = kq_format(&path, err, "%s/block-%05zu.safetensors", s->o->part_dir, layer);
+    kq_status status = kq_path_in(&path, err, s->o->part_dir, "block-%05zu.safetensors", layer);
     kq_st_close(*part);
     *part = NULL;
     if (!status)

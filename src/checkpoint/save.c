@@ -225,7 +225,7 @@ static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err
 static kq_status write_json(const char *dir, const char *name, const json_t *value, kq_error *err)
 {
     char *path = NULL;
-    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
+    kq_status status = kq_path_in(&path, err, dir, "%s", name);
     char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     if (!status && !text)
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
@@ -266,7 +266,7 @@ extern const size_t kq_modeling_py_size;
 static kq_status write_modeling(const char *dir, kq_error *err)
 {
     char *path = NULL;
-    kq_status status = kq_format(&path, err, "%s/modeling_kronq.py", dir);
+    kq_status status = kq_path_in(&path, err, dir, "modeling_kronq.py");
     if (!status)
         status = kq_file_write(path, kq_modeling_py, kq_modeling_py_size, err);
     kq_free(path);
@@ -407,7 +407,7 @@ static kq_status open_part(saving *z, size_t l, kq_error *err)
 {
     const kq_config *cfg = kq_source_config(z->o->src);
     char *path = NULL;
-    kq_status status = kq_format(&path, err, "%s/block-%05zu.safetensors", z->o->part_dir, l);
+    kq_status status = kq_path_in(&path, err, z->o->part_dir, "block-%05zu.safetensors", l);
     if (!status && kq_path_exists(path))
         status = kq_st_open(path, &z->parts[l], err);
     kq_free(path);

@@ -34,8 +34,8 @@ static kq_status copy_file(const char *from, const char *dir, const char *name, 
     char *a = NULL, *b = NULL, *text = NULL;
     size_t size;
     kq_status status;
-    if (!(status = kq_format(&a, err, "%s/%s", from, name)) &&
-        !(status = kq_format(&b, err, "%s/%s", dir, name)) && kq_path_exists(a) &&
+    if (!(status = kq_path_in(&a, err, from, "%s", name)) &&
+        !(status = kq_path_in(&b, err, dir, "%s", name)) && kq_path_exists(a) &&
         !(status = kq_file_read(a, KQ_TOK_MAX_FILE, &text, &size, err)))
         status = kq_file_write(b, text, size, err);
     kq_free(text);
@@ -51,8 +51,8 @@ static kq_status copy_templates(const char *from, const char *dir, kq_error *err
     char *a = NULL, *b = NULL, **names = NULL;
     size_t n = 0;
     kq_status status;
-    if (!(status = kq_format(&a, err, "%s/%s", from, folder)) &&
-        !(status = kq_format(&b, err, "%s/%s", dir, folder)) &&
+    if (!(status = kq_path_in(&a, err, from, "%s", folder)) &&
+        !(status = kq_path_in(&b, err, dir, "%s", folder)) &&
         !(status = kq_chat_template_files(from, &names, &n, err))) {
         if (n)
             status = kq_mkdirs(b, err);
@@ -95,7 +95,7 @@ static kq_status dump(const json_t *v, const char *what, char **out, kq_error *e
 static kq_status write_json(const char *dir, const char *name, const json_t *v, kq_error *err)
 {
     char *path = NULL, *text = NULL;
-    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
+    kq_status status = kq_path_in(&path, err, dir, "%s", name);
     if (!status && !(status = dump(v, name, &text, err)))
         status = kq_file_write(path, text, strlen(text), err);
     kq_free(text);

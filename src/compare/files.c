@@ -12,7 +12,7 @@
 kq_status kq_cmp_path(char **out, const char *dir, const char *folder, const char *name, const char *suffix,
                       kq_error *err)
 {
-    return kq_format(out, err, "%s/%s%s%s%s", dir, folder ? folder : "", folder ? "/" : "", name, suffix);
+    return kq_path_in(out, err, dir, "%s%s%s%s", folder ? folder : "", folder ? "/" : "", name, suffix);
 }
 
 kq_status kq_cmp_load(const char *path, json_t **out, kq_error *err)

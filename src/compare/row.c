@@ -37,7 +37,7 @@ static kq_status parse(char *text, json_t **out, kq_error *err)
 static bool is_whole(const row *w)
 {
     char *config;
-    const bool whole = !kq_format(&config, NULL, "%s/config.json", w->model) && kq_path_exists(config);
+    const bool whole = !kq_path_in(&config, NULL, w->model, "config.json") && kq_path_exists(config);
     kq_free(config);
     return whole;
 }

@@ -52,7 +52,7 @@ static kq_status read_config(const char *model, kq_config *cfg, kq_error *err)
         kq_source_close(src);
         return status;
     }
-    kq_status status = kq_format(&path, err, "%s/config.json", model);
+    kq_status status = kq_path_in(&path, err, model, "config.json");
     if (!status && !(status = kq_file_read(path, 1 << 26, &text, &size, err))) {
         status = kq_config_from_json(text, size, path, cfg, &storage, err);
         kq_free(text);

@@ -74,7 +74,7 @@ kq_status kq_hidden_open(const char *folder, const char *key, size_t windows, si
     if (!status && !kq_mul_size(ctx, d, &h->values))
         status = kq_fail(err, KQ_E_ARG, "a window of %zu tokens is too large", ctx);
     if (!status)
-        status = kq_format(&h->path, err, "%s/%s.safetensors", folder, hex);
+        status = kq_path_in(&h->path, err, folder, "%s.safetensors", hex);
     if (!status)
         status = kq_path_exists(h->path) ? open_file(h, key, shape, err) : begin_file(h, key, shape, err);
     if (status) {

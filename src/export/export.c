@@ -54,8 +54,8 @@ static kq_status begin_folder(const char *out, bool *new_folder, int *lock, kq_e
                        "%s: is not empty and holds no unfinished export; choose another output or remove it",
                        out);
     kq_status status;
-    if ((status = kq_mkdirs(out, err)) || (status = kq_format(&lock_path, err, "%s/%s", out, unfinished)) ||
-        (status = kq_format(&config, err, "%s/config.json", out)))
+    if ((status = kq_mkdirs(out, err)) || (status = kq_path_in(&lock_path, err, out, "%s", unfinished)) ||
+        (status = kq_path_in(&config, err, out, "config.json")))
         goto out;
     *lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (*lock < 0)
@@ -77,7 +77,7 @@ static kq_status write_folder(kq_export_job *x, bool *new_folder, int *lock, kq_
     char *lock_path = NULL;
     kq_status status = begin_folder(x->out, new_folder, lock, err);
     if (!status && !(status = kq_export_hf(x, err)) &&
-        !(status = kq_format(&lock_path, err, "%s/%s", x->out, unfinished)))
+        !(status = kq_path_in(&lock_path, err, x->out, "%s", unfinished)))
         unlink(lock_path);
     kq_free(lock_path);
     return status;

@@ -62,7 +62,7 @@ static kq_status put_tensor(void *ctx, size_t i, kq_st_writer *w, kq_error *err)
 static kq_status write_config(const kq_export_job *x, kq_error *err)
 {
     char *path = NULL, *text = NULL;
-    kq_status status = kq_format(&path, err, "%s/config.json", x->out);
+    kq_status status = kq_path_in(&path, err, x->out, "config.json");
     if (status || (status = kq_config_json(x->src, &text, err))) {
         kq_free(path);
         return status;

@@ -55,7 +55,7 @@ static kq_status write_index(const char *dir, size_t total, json_t *map, kq_erro
     json_t *index =
         json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
     char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
-    kq_status status = kq_format(&path, err, "%s/model.safetensors.index.json", dir);
+    kq_status status = kq_path_in(&path, err, dir, "model.safetensors.index.json");
     if (!status)
         status = text ? kq_file_write(path, text, strlen(text), err)
                       : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
@@ -118,7 +118,7 @@ kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_dec
             if (json_object_set_new(map, decl[last].name, json_string(name)))
                 status = kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
         }
-        if (!status && !(status = kq_format(&path, err, "%s/%s", dir, name))) {
+        if (!status && !(status = kq_path_in(&path, err, dir, "%s", name))) {
             if (!(status = write_shard(path, decl, first, last, data, ctx, err)))
                 status = add_size(path, file_bytes, err);
             kq_free(path);

@@ -75,9 +75,9 @@ static kq_status check_output(const char *out, const char *work_name, kq_error *
 
 static kq_status locate(kq_output *o, kq_error *err)
 {
-    kq_status status = kq_format(&o->done_path, err, "%s/config.json", o->name);
+    kq_status status = kq_path_in(&o->done_path, err, o->name, "config.json");
     if (!status)
-        status = kq_format(&o->work_dir, err, "%s/.kronq-work", o->name);
+        status = kq_path_in(&o->work_dir, err, o->name, ".kronq-work");
     return status ? status : check_output(o->name, ".kronq-work", err);
 }
 

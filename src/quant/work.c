@@ -197,7 +197,7 @@ static kq_status open_pass(kq_work *w, bool left, kq_error *err)
     if (!status)
         status = kq_format(&work_dir, err, "%s.pass", first->name);
     if (!status) /* no file of that name is ever written: the outputs themselves say what is done */
-        status = left ? kq_format(&done_path, err, "%s/complete", work_dir)
+        status = left ? kq_path_in(&done_path, err, work_dir, "complete")
                       : kq_format(&done_path, err, "%s", first->name);
     if (!status)
         status = kq_job_open(done_path, work_dir, text, first->opt.resume, first->opt.fresh, &w->pass, err);

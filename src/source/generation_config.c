@@ -156,7 +156,7 @@ kq_status kq_generation_config_read(const char *dir, size_t vocab_size, kq_gener
 {
     char *path;
     *out = (kq_generation_config){0};
-    kq_status status = kq_format(&path, err, "%s/generation_config.json", dir);
+    kq_status status = kq_path_in(&path, err, dir, "generation_config.json");
     if (!status && kq_path_exists(path))
         status = read_file(path, vocab_size, out, err);
     kq_free(path);

@@ -44,7 +44,7 @@ static bool plain_name(const char *name)
 static kq_status open_file(kq_hf_folder *f, const char *dir, const char *name, kq_error *err)
 {
     char *path;
-    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
+    kq_status status = kq_path_in(&path, err, dir, "%s", name);
     if (!status && !(status = kq_st_open(path, &f->file[f->n_file], err)))
         f->n_file++;
     kq_free(path);
@@ -100,7 +100,7 @@ static kq_status open_index(kq_hf_folder *f, const char *dir, const char *name, 
                             kq_error *err)
 {
     char *path;
-    kq_status status = kq_format(&path, err, "%s/%s", dir, name);
+    kq_status status = kq_path_in(&path, err, dir, "%s", name);
     if (!status && !(status = kq_json_read(path, MAX_INDEX, root, err))) {
         *map = json_object_get(*root, "weight_map");
         status = json_is_object(*map) && json_object_size(*map)
@@ -175,7 +175,7 @@ static kq_status warn_of_index(const char *dir, const char *index, const char *s
     json_t *root = NULL, *value;
     if (!kq_exists_in(dir, index))
         return KQ_OK;
-    kq_status status = kq_format(&path, err, "%s/%s", dir, index);
+    kq_status status = kq_path_in(&path, err, dir, "%s", index);
     if (status)
         return status;
     bool names_single = !kq_json_read(path, MAX_INDEX, &root, NULL);
@@ -562,7 +562,7 @@ static kq_status read_config(kq_hf_folder *f, const char *dir, kq_error *err)
                        dir);
     if (!kq_exists_in(dir, "config.json"))
         return no_config(dir, err);
-    kq_status status = kq_format(&path, err, "%s/config.json", dir);
+    kq_status status = kq_path_in(&path, err, dir, "config.json");
     if (!status && !(status = kq_file_read(path, MAX_CONFIG, &f->config_json, &size, err)))
         status = kq_config_from_json(f->config_json, size, path, &f->cfg, &f->storage, err);
     kq_free(path);

@@ -22,7 +22,7 @@
 kq_status kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suffix, char **out,
                       kq_error *err)
 {
-    return kq_format(out, err, "%s/%s-%05zu.%s", job->work_dir, stem, i, suffix);
+    return kq_path_in(out, err, job->work_dir, "%s-%05zu.%s", stem, i, suffix);
 }
 
 char *kq_job_setting_text(const json_t *value)
@@ -111,7 +111,7 @@ static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(con
 static bool has_settings(const char *work_dir)
 {
     char *path;
-    if (kq_format(&path, NULL, "%s/job.json", work_dir))
+    if (kq_path_in(&path, NULL, work_dir, "job.json"))
         return false;
     const bool there = kq_path_exists(path);
     kq_free(path);
@@ -176,7 +176,7 @@ static kq_status lock_folder(kq_job *job, kq_error *err)
 {
     char *path;
     bool again = true;
-    kq_status status = kq_format(&path, err, "%s/lock", job->work_dir);
+    kq_status status = kq_path_in(&path, err, job->work_dir, "lock");
     for (int i = 0; i < 100 && again && !status; i++)
         status = lock_file(job, path, &again, err);
     if (!status && again)
@@ -231,7 +231,7 @@ static kq_status settle_settings(const kq_job *job, const char *settings, bool r
     json_error_t json_err;
     json_t *now = json_loads(settings, JSON_REJECT_DUPLICATES, &json_err);
     char *text = NULL, *path = NULL;
-    kq_status status = now ? kq_format(&path, err, "%s/job.json", job->work_dir)
+    kq_status status = now ? kq_path_in(&path, err, job->work_dir, "job.json")
                            : kq_fail(err, KQ_E_ARG, "settings of the job: %s", json_err.text);
     if (!status && unfinished)
         status = check_settings(path, job->work_dir, now, resume, err);
@@ -293,7 +293,7 @@ void kq_job_finish(kq_job *job)
         return;
     char *path;
     clear_folder(job->work_dir, true, is_ours);
-    if (!kq_format(&path, NULL, "%s/lock", job->work_dir))
+    if (!kq_path_in(&path, NULL, job->work_dir, "lock"))
         unlink(path); /* last: until then nobody else can have the folder */
     kq_free(path);
     /* those above it only when nothing is in them */

@@ -82,7 +82,7 @@ static int unlinked_file(void)
 {
     const char *dir = getenv("TMPDIR");
     char *path;
-    if (kq_format(&path, NULL, "%s/kronq-text-XXXXXX", dir && *dir ? dir : "/tmp"))
+    if (kq_path_in(&path, NULL, dir && *dir ? dir : "/tmp", "kronq-text-XXXXXX"))
         return errno = ENOMEM, -1;
     const int fd = mkostemp(path, O_CLOEXEC), error = errno;
     if (fd >= 0)

@@ -33,8 +33,7 @@ static kq_status from_config(kq_tokenizer *tok, const json_t *t, const char *pat
     if (!json_is_array(t) || json_array_size(t) > KQ_MAX_CHAT_TEMPLATES)
         return kq_fail(err, KQ_E_FORMAT,
                        "%s: chat_template is neither a text nor a list of {\"name\", \"template\"}", path);
-    json_array_foreach((json_t *)t, i, item)
-    {
+    json_array_foreach((json_t *)t, i, item) {
         const json_t *name = json_object_get(item, "name"), *text = json_object_get(item, "template");
         if (!json_is_string(name) || !json_is_string(text))
             return kq_fail(err, KQ_E_FORMAT,
@@ -64,15 +63,14 @@ kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config,
     json_decref(tok->special_map);
     if (!(tok->special_map = json_object()))
         return no_memory(path, err);
-    json_object_foreach((json_t *)config, key,
-                        v) if (role(key) && kq_token_text(v) &&
-                               json_object_set(tok->special_map, key,
-                                               (json_t *)kq_token_text(v))) return no_memory(path, err);
+    json_object_foreach((json_t *)config, key, v)
+        if (role(key) && kq_token_text(v) &&
+            json_object_set(tok->special_map, key, (json_t *)kq_token_text(v)))
+            return no_memory(path, err);
     for (size_t i = 0; i < 2; i++)
-        json_object_foreach(json_object_get(config, named[i]), key,
-                            v) if (kq_token_text(v) &&
-                                   json_object_set(tok->special_map, key,
-                                                   (json_t *)kq_token_text(v))) return no_memory(path, err);
+        json_object_foreach(json_object_get(config, named[i]), key, v)
+            if (kq_token_text(v) && json_object_set(tok->special_map, key, (json_t *)kq_token_text(v)))
+                return no_memory(path, err);
     return KQ_OK;
 }
 
@@ -121,7 +119,7 @@ kq_status kq_chat_template_files(const char *dir, char ***names, size_t *n, kq_e
     char *path;
     *names = NULL;
     *n = 0;
-    kq_status status = kq_format(&path, err, "%s/additional_chat_templates", dir);
+    kq_status status = kq_path_in(&path, err, dir, "additional_chat_templates");
     DIR *d = status ? NULL : opendir(path);
     if (d && !(*names = kq_calloc(KQ_MAX_CHAT_TEMPLATES, sizeof **names)))
         status = no_memory(path, err);
@@ -150,7 +148,7 @@ void kq_chat_template_files_free(char **names, size_t n)
 static kq_status add_beside(json_t *all, const char *name, const char *dir, const char *file, kq_error *err)
 {
     char *path;
-    kq_status status = kq_format(&path, err, "%s/%s", dir, file);
+    kq_status status = kq_path_in(&path, err, dir, "%s", file);
     if (!status && kq_path_exists(path))
         status = add_file(all, name, path, err);
     kq_free(path);
@@ -164,7 +162,7 @@ kq_status kq_chat_templates_from_folder(kq_tokenizer *tok, const char *dir, kq_e
     json_t *all = json_object();
     kq_status status = all ? KQ_OK : no_memory(dir, err);
     if (!status && !(status = add_beside(all, "default", dir, "chat_template.jinja", err)) &&
-        !(status = kq_format(&more, err, "%s/additional_chat_templates", dir)))
+        !(status = kq_path_in(&more, err, dir, "additional_chat_templates")))
         status = kq_chat_template_files(dir, &names, &n, err);
     for (size_t i = 0; i < n && !status; i++) {
         char name[256] = "";

@@ -46,8 +46,7 @@ static kq_status fill_tokens(vocabulary *v, const json_t *root, bool spm, const 
         v->text[i] = v->pad[i];
         v->type[i] = KQ_TOKEN_UNUSED;
     }
-    json_object_foreach(json_object_get(model, "vocab"), text, value)
-    {
+    json_object_foreach(json_object_get(model, "vocab"), text, value) {
         const json_int_t id = json_integer_value(value);
         if (id < 0 || (size_t)id >= v->n)
             return kq_fail(err, KQ_E_MISMATCH, "%s: token \"%.60s\" has id %lld, the embedding has %zu rows",
@@ -55,8 +54,7 @@ static kq_status fill_tokens(vocabulary *v, const json_t *root, bool spm, const 
         v->text[id] = text;
         v->type[id] = spm && is_byte_token(text) ? KQ_TOKEN_BYTE : KQ_TOKEN_NORMAL;
     }
-    json_array_foreach(json_object_get(root, "added_tokens"), i, value)
-    {
+    json_array_foreach(json_object_get(root, "added_tokens"), i, value) {
         const json_int_t id = json_integer_value(json_object_get(value, "id"));
         const char *content = json_string_value(json_object_get(value, "content"));
         if ((size_t)id >= v->n) /* no text can give it: kq_tokenizer_open has warned */
@@ -110,8 +108,7 @@ static kq_status find_scores(vocabulary *v, const json_t *root, kq_error *err)
     bool *made = kq_calloc(v->n, sizeof *made);
     if (!made)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", v->path);
-    json_array_foreach(merges, i, merge)
-    {
+    json_array_foreach(merges, i, merge) {
         if ((status = merge_text(v, merge, i, "", &buf, err)))
             break;
         const json_t *id = json_object_get(vocab, buf.data);
@@ -156,8 +153,7 @@ static kq_status write_merges(kq_gguf_writer *w, const vocabulary *v, const json
     size_t *at = kq_alloc(n, sizeof *at), i;
     const char **text = kq_alloc(n, sizeof *text);
     kq_status status = at && text ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", v->path);
-    json_array_foreach(merges, i, merge)
-    {
+    json_array_foreach(merges, i, merge) {
         if (status || (status = merge_text(v, merge, i, " ", &buf, err)))
             break;
         at[i] = all.size;
@@ -258,8 +254,7 @@ static kq_status write_templates(kq_gguf_writer *w, const kq_tokenizer *tok, kq_
     size_t n = 0;
     json_t *text;
     kq_status status = KQ_OK;
-    json_object_foreach(tok->chat_templates, key, text)
-    {
+    json_object_foreach(tok->chat_templates, key, text) {
         char full[200];
         if (!strcmp(key, "default")) {
             status = kq_gguf_writer_str(w, "tokenizer.chat_template", json_string_value(text), err);
@@ -313,7 +308,7 @@ kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_er
     kq_tokenizer *tok = NULL;
     json_t *root = NULL, *config = NULL;
     char *file;
-    kq_status status = kq_format(&file, err, "%s/tokenizer.json", kq_source_path(src));
+    kq_status status = kq_path_in(&file, err, kq_source_path(src), "tokenizer.json");
     vocabulary v = {.path = file, .n = cfg->vocab_size};
     if (status ||
         (status = kq_tokenizer_open(src, &tok, err)) || /* so every later step may trust the JSON's form */

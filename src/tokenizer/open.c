@@ -14,7 +14,7 @@ static kq_status read_beside(kq_tokenizer *tok, const json_t *config, const char
     char *dir = NULL, *path = NULL;
     kq_status status;
     (void)((status = kq_path_dir(tokenizer_json, &dir, err)) ||
-           (status = kq_format(&path, err, "%s/tokenizer_config.json", dir)) ||
+           (status = kq_path_in(&path, err, dir, "tokenizer_config.json")) ||
            (status = kq_tokenizer_apply_config(tok, config, path, err)) ||
            (status = kq_chat_templates_from_folder(tok, dir, err)));
     kq_free(path);
@@ -82,7 +82,7 @@ static kq_status open_gguf(const kq_source *src, kq_tokenizer **tok, kq_error *e
 static kq_status open_folder(const kq_source *src, kq_tokenizer **tok, kq_error *err)
 {
     char *path;
-    kq_status status = kq_format(&path, err, "%s/tokenizer.json", kq_source_path(src));
+    kq_status status = kq_path_in(&path, err, kq_source_path(src), "tokenizer.json");
     if (!status && !kq_path_exists(path))
         status = kq_fail(err, KQ_E_UNSUPPORTED,
                          "%s: no tokenizer.json (older tokenizer files: load and save the folder once with "

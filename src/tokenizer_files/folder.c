@@ -53,7 +53,7 @@ static kq_status no_memory(folder *f)
 static kq_status load_beside(folder *f, const char *name, json_t **out)
 {
     char *path;
-    kq_status status = kq_format(&path, f->err, "%s/%s", f->dir, name);
+    kq_status status = kq_path_in(&path, f->err, f->dir, "%s", name);
     if (!status && kq_path_exists(path) && !(status = kq_json_read(path, KQ_TOK_MAX_FILE, out, f->err)))
         status = kq_json_get_object(kq_json_root(*out, path), KQ_JSON_REQUIRED, NULL, f->err);
     kq_free(path);

@@ -143,7 +143,7 @@ static void test_paths(void **state)
 {
     (void)state;
     kq_error err = {0};
-    char path[256], deep[300], buf[16];
+    char path[256], deep[300];
     temp_path(path, "p");
     snprintf(deep, sizeof deep, "%s/q//r/", path);
     check_ok(kq_mkdirs(deep, &err));
@@ -163,13 +163,6 @@ static void test_paths(void **state)
     snprintf(deep, sizeof deep, "%s/q", path);
     assert_int_equal(rmdir(deep), 0);
     assert_int_equal(rmdir(path), 0);
-
-    check_ok(kq_path_join(buf, sizeof buf, "a", "b", &err));
-    assert_string_equal(buf, "a/b");
-    check_ok(kq_path_join(buf, sizeof buf, "a/", "b", &err));
-    assert_string_equal(buf, "a/b");
-    check_ok(kq_path_join(buf, sizeof buf, "1234567", "1234567", &err)); /* 15 and a NUL: just fits */
-    check_fails(kq_path_join(buf, sizeof buf, "1234567", "12345678", &err), KQ_E_ARG, "too long");
 }
 
 /* A tree goes whole; what a link in it points at stays. */
