@@ -1,3 +1,5 @@
+/* A forecast needs one conditioning of each module's factors; rounding it at every number of bits would need
+ * three searches. So bits are chosen by forecasts, and each module is rounded once. bits.h. */
 #include "quant/bits.h"
 
 #include <math.h>
@@ -11,14 +13,14 @@
 #include "settings/settings.h"
 #include "sweep/seal.h"
 
-static bool whole(double bits)
+static bool is_whole(double bits)
 {
     return bits == floor(bits);
 }
 
-static bool mixed(const kq_quantize_options *opt)
+static bool is_mixed(const kq_quantize_options *opt)
 {
-    return !whole(opt->bits) || opt->n_module_bits;
+    return !is_whole(opt->bits) || opt->n_module_bits;
 }
 
 /* Of a linear in bits, forecasts and everything else that has one entry a linear. */
@@ -32,7 +34,7 @@ kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err)
     return kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, opt, err);
 }
 
-/* One "REGEX=BITS", for the selected modules that no earlier one matched. */
+/* One "REGEX=BITS", for the selected modules that no earlier rule matched. */
 static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
 {
     const char *equals = strrchr(text, '=');
@@ -67,7 +69,7 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
 
 kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
 {
-    *b = (kq_bits){.p = p, .settled = true, .shared = !whole(p->opt->bits)};
+    *b = (kq_bits){.p = p, .settled = true, .shared = !is_whole(p->opt->bits)};
     if (!(b->k = kq_calloc(p->cfg->n_layer * KQ_N_LINEAR, 1)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the modules' bits");
     for (size_t i = 0; i < p->opt->n_module_bits; i++) {
@@ -86,7 +88,7 @@ kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
         total += weights;
         least += weights * (b->k[i] ? b->k[i] : KQ_BITS_MIN);
     }
-    if (b->shared && least > p->opt->bits * total) /* before hours of work, not after */
+    if (b->shared && least > p->opt->bits * total) /* refuse it before hours of work, not after */
         return kq_fail(err, KQ_E_ARG, "--bits %g: with --module-bits the average is at least %.4g",
                        p->opt->bits, least / total);
     return KQ_OK;
@@ -130,7 +132,7 @@ double kq_bits_forecast(const kq_bits *b, size_t layer, kq_linear_id id)
 
 bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings)
 {
-    if (!mixed(opt))
+    if (!is_mixed(opt))
         return true;
     bool ok = !json_object_set_new(settings, "bits_asked", kq_bits_number(opt->bits));
     json_t *rules = json_array();
@@ -154,12 +156,12 @@ json_t *kq_quantize_settings(const kq_quantize_options *opt)
 
 json_t *kq_bits_number(double bits)
 {
-    return whole(bits) ? json_integer((json_int_t)bits) : json_real(bits);
+    return is_whole(bits) ? json_integer((json_int_t)bits) : json_real(bits);
 }
 
 const char *kq_bits_text(const kq_quantize_options *opt, char buf[64])
 {
-    snprintf(buf, 64, "%g bits%s%s", opt->bits, whole(opt->bits) ? "" : " on average",
+    snprintf(buf, 64, "%g bits%s%s", opt->bits, is_whole(opt->bits) ? "" : " on average",
              opt->n_module_bits ? ", some by --module-bits" : "");
     return buf;
 }
@@ -191,8 +193,8 @@ static kq_status forecast_linear(kq_output *o, const kq_linear_factors *f, kq_er
     return status;
 }
 
-/* A block's forecasts as the job keeps them: an array with one entry for each linear, [loss, spread] or
- * null. */
+/* A block's file of forecasts: a JSON array with an entry for each linear, [loss, spread], or null where it
+ * is not selected. */
 static kq_status write_forecasts(kq_output *o, size_t layer, const char *path, kq_error *err)
 {
     json_t *list = json_array();

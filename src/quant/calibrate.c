@@ -14,6 +14,7 @@
 #include "factors/lacks.h"
 #include "factors/part.h"
 #include "quant/plan.h"
+#include "quant/sequences.h"
 #include "quant/work.h"
 
 /* One file of factors in the making. */
@@ -145,7 +146,7 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
                      "backward", w->swept.backward_s, "factors", w->swept.factor_s, "total",
                      kq_now_s() - w->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(),
                      "planned_bytes", (json_int_t)w->memory, "gradients", kq_gradient_way_name(w->sweep.way));
-    kq_prepare_report_texts(&w->outputs->p, *out);
+    kq_report_texts(&w->outputs->p, *out);
     if (w->n == 1) {
         json_t *file = describe_file(w->outputs);
         json_object_del(file, "file");

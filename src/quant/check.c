@@ -1,3 +1,5 @@
+/* Every value is read once before the work, at the speed of the disk: a NaN in the last block would otherwise
+ * end a run of hours. check.h. */
 #include "quant/check.h"
 
 #include <float.h>
@@ -11,6 +13,7 @@
 #include "base/warn.h"
 #include "format/encode.h"
 #include "generate/generate.h"
+#include "quant/sequences.h"
 
 enum { SLAB = 1 << 18 }; /* values at a time, or a row */
 
@@ -24,8 +27,8 @@ static bool is_head(const kq_tensor *t)
     return !strcmp(t->name, "lm_head.weight");
 }
 
-/* Embedding and head rows of a checkpoint of kronq's: scales in F16, codes to 127 or 7. 0: the tensor is
- * not of these. */
+/* The largest code of embedding and head rows of a kronq checkpoint, whose scales are in F16: 127 or 7. 0:
+ * the tensor is not stored so. */
 static float packed_reach(const kq_prepared *p, bool packed, const kq_tensor *t)
 {
     const int bits = !packed           ? 16
@@ -73,7 +76,8 @@ typedef struct piece {
     size_t row0, rows, row;
 } piece;
 
-static kq_status look(const kq_prepared *p, const piece *c, float *x, float *largest, kq_error *err)
+/* Check one piece; *largest: of its absolute values. */
+static kq_status check_piece(const kq_prepared *p, const piece *c, float *x, float *largest, kq_error *err)
 {
     kq_status status = kq_source_read_f32(p->src, c->t, c->row0, c->rows, x, err);
     const size_t n = c->rows * c->row;
@@ -108,9 +112,10 @@ static kq_status look(const kq_prepared *p, const piece *c, float *x, float *lar
     return status;
 }
 
-/* trellis: packed with one scale, which has to be a normal number of at most KQ_PACKED_SCALE_MAX. */
-static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dtype type, float reach,
-                                bool trellis, kq_error *err)
+/* Check a tensor, its pieces in parallel. trellis: it gets one scale, a normal number of at most
+ * KQ_PACKED_SCALE_MAX. */
+static kq_status check_tensor(const kq_prepared *p, const kq_tensor *t, kq_dtype type, float reach,
+                              bool trellis, kq_error *err)
 {
     const size_t rows = t->rank == 2 ? t->shape[0] : t->n_elem, row = t->rank == 2 ? t->shape[1] : 1,
                  step = row < SLAB ? SLAB / row : 1;
@@ -131,8 +136,8 @@ static kq_status look_at_tensor(const kq_prepared *p, const kq_tensor *t, kq_dty
                          row};
         kq_error e;
         if (!kq_first_error_skip(&f, i))
-            kq_first_error_note(&f, i,
-                                look(p, &c, x + (size_t)omp_get_thread_num() * step * row, &most[i], &e), &e);
+            kq_first_error_note(
+                &f, i, check_piece(p, &c, x + (size_t)omp_get_thread_num() * step * row, &most[i], &e), &e);
     }
     status = kq_first_error_get(&f, err);
     for (size_t i = 0; i < n && !status; i++)
@@ -161,8 +166,8 @@ kq_status kq_check_weights(const kq_prepared *p, const kq_gguf_types *types, boo
         const kq_tensor *t = kq_source_tensor(p->src, i);
         if ((t->rank == 1 || t->rank == 2) && t->n_elem && is_number(t->dtype) &&
             !(p->cfg->tie_embeddings && !strcmp(t->name, "lm_head.weight")))
-            status = look_at_tensor(p, t, type_of(p, types, t), packed_reach(p, packed, t),
-                                    is_packed_linear(p, packed, t), err);
+            status = check_tensor(p, t, type_of(p, types, t), packed_reach(p, packed, t),
+                                  is_packed_linear(p, packed, t), err);
     }
     return status;
 }
@@ -173,7 +178,7 @@ kq_status kq_check_texts(kq_prepared *p, const size_t *counts, size_t n_counts, 
     if (!p->tok || !p->n_seq)
         return KQ_OK;
     if (p->opt->calibration.n_text)
-        return kq_prepare_windows(p, NULL, counts, n_counts, err);
+        return kq_prepare_sequences(p, NULL, counts, n_counts, err);
     kq_status status = kq_text_start(p->tok, &start, err);
     if (!status && (start < 0 || (size_t)start >= p->cfg->vocab_size))
         status = kq_fail(

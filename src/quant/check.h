@@ -1,4 +1,4 @@
-/* What can be refused before any work: weights that are no numbers or beyond what their new type holds,
+/* What can be refused before any work: weights that are no numbers or that their new type cannot hold, and
  * texts that are missing or too short. */
 #ifndef KQ_QUANT_CHECK_H
 #define KQ_QUANT_CHECK_H
@@ -6,14 +6,17 @@
 #include "grid/types.h"
 #include "quant/prepare.h"
 
-/* Look at every value of the model. types: what kq_quantize_gguf will write; NULL: nothing of that kind.
- * packed: kq_quantize's embedding and head rows. KQ_E_NUMERIC names tensor and place: NaN, Inf, or a
- * value that the type's scales cannot reach. A tensor so small that F16 scales hardly hold it is warned
- * of. Several threads, the first error in the order of the file. */
+/* Read every value of the model and check that it can be stored. types: the block types that kq_quantize_gguf
+ * will write; NULL: it is not a GGUF that will be written. packed: kq_quantize will write a checkpoint, whose
+ * embedding and head rows have scales in F16 and whose selected linears have one scale each. KQ_E_NUMERIC
+ * names the tensor, the position and the value: NaN, Inf, or beyond what the scales can reach; of several
+ * errors it is the first in the order of the file. A tensor so small that its scales hardly hold it is warned
+ * of. */
 kq_status kq_check_weights(const kq_prepared *p, const kq_gguf_types *types, bool packed, kq_error *err);
 
-/* The calibration's texts hold enough sequences for every one of the counts; p->windows then holds those. A
- * model that writes its own text has a token to begin with. KQ_E_ARG; nothing to do without a calibration. */
+/* Check that the calibration's texts hold enough sequences for every one of the counts [n_counts], and put
+ * these into p->windows; or, where the model writes its own text, that it has a token to begin with. Nothing
+ * is checked when no calibration is needed. KQ_E_ARG. */
 kq_status kq_check_texts(kq_prepared *p, const size_t *counts, size_t n_counts, kq_error *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* A factor file is checked as a whole before hours are spent on its first modules. from_factors.h. */
 #include "quant/from_factors.h"
 
 #include <stdlib.h>
@@ -6,6 +7,7 @@
 #include "base/mem.h"
 #include "factors/lacks.h"
 #include "settings/settings.h"
+#include "quant/sequences.h"
 
 /* Does an imatrix have an entry for any linear of the model, selected or not? */
 static bool has_any_entry(const kq_prepared *p, const kq_factor_file *file)
@@ -58,7 +60,7 @@ static json_t *given_text(const comparison *c, kq_error *err)
     kq_tokenizer *tok = NULL;
     kq_status status = c->p->opt->calibration.n_text ? kq_tokenizer_open(c->p->src, &tok, err) : KQ_OK;
     if (!status)
-        status = kq_prepare_text_hash(c->p->opt, tok, tokens > 0 ? (size_t)tokens : 0, hex, err);
+        status = kq_text_fingerprint(c->p->opt, tok, tokens > 0 ? (size_t)tokens : 0, hex, err);
     if (tok)
         kq_tokenizer_close(tok);
     return status ? NULL : json_string(hex);
@@ -123,7 +125,7 @@ static kq_status differs(const comparison *c, const kq_setting *s, const json_t 
     return KQ_E_MISMATCH;
 }
 
-static kq_status check_one(const comparison *c, const char *name, kq_error *err)
+static kq_status check_given_setting(const comparison *c, const char *name, kq_error *err)
 {
     const kq_calibration *mine = &c->p->opt->calibration;
     const kq_setting *s = kq_setting_find(name, KQ_FOR_QUANTIZE);
@@ -149,7 +151,7 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
     const comparison c = {.p = p, .file = settings, .calibration = json_object_get(settings, "calibration")};
     kq_status status = KQ_OK;
     for (size_t i = 0; i < p->opt->calibration.n_given && !status; i++)
-        status = check_one(&c, p->opt->calibration.given[i], err);
+        status = check_given_setting(&c, p->opt->calibration.given[i], err);
     return status;
 }
 
@@ -166,7 +168,8 @@ static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_
                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", p->opt->factors);
 }
 
-static kq_status check(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
+/* A file of kq_calibrate names its model and its method. */
+static kq_status check_factors(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
 {
     const char *path = p->opt->factors;
     json_t *s = json_loads(kq_factor_file_settings(file), JSON_REJECT_DUPLICATES, NULL);
@@ -204,7 +207,7 @@ kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **s
     if (status)
         return status;
     return kq_factor_file_is_imatrix(*file) ? check_imatrix(p, *file, settings, err)
-                                            : check(p, *file, settings, err);
+                                            : check_factors(p, *file, settings, err);
 }
 
 /* The factors of one linear, handed to s->linear. */

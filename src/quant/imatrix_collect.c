@@ -10,6 +10,7 @@
 #include "factors/imatrix.h"
 #include "format/gguf.h"
 #include "format/safetensors_write.h"
+#include "quant/sequences.h"
 #include "quant/work.h"
 
 typedef struct collector {
@@ -164,7 +165,7 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
                      "seconds", "forward", w->swept.forward_s, "total", kq_now_s() - w->start,
                      "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",
                      (json_int_t)w->memory, "settings", o->settings);
-    kq_prepare_report_texts(&o->p, *out);
+    kq_report_texts(&o->p, *out);
     return KQ_OK;
 }
 

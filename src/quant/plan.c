@@ -1,4 +1,5 @@
-/* What a sweep will take of memory and of disk, and which way of keeping gradients fits: plan.h. */
+/* A plan is a sum over what the code allocates, so every figure comes from the room that allocates it; the
+ * choice tries the ways of keeping gradients from the fastest to the smallest. plan.h. */
 #include "quant/plan.h"
 
 #include "base/mem.h"
@@ -30,19 +31,20 @@ static bool disk_of(const char *dir, struct statvfs *v)
     return found;
 }
 
-kq_status kq_check_disk(const char *dir, size_t needed, kq_error *err)
+kq_status kq_check_disk(const char *path, size_t needed, kq_error *err)
 {
     struct statvfs v;
-    char there[32], need[32];
-    if (disk_of(dir, &v) && v.f_blocks /* else it counts none */ &&
+    char free_text[32], needed_text[32];
+    if (disk_of(path, &v) && v.f_blocks /* a file system that counts no blocks tells nothing */ &&
         (double)v.f_bavail * (double)v.f_frsize < (double)needed)
-        return kq_fail(err, KQ_E_IO, "%s: %s free, about %s needed for block inputs and the result", dir,
-                       kq_bytes_text((double)v.f_bavail * (double)v.f_frsize, there),
-                       kq_bytes_text((double)needed, need));
+        return kq_fail(err, KQ_E_IO, "%s: %s free, about %s needed for block inputs and the result", path,
+                       kq_bytes_text((double)v.f_bavail * (double)v.f_frsize, free_text),
+                       kq_bytes_text((double)needed, needed_text));
     return KQ_OK;
 }
 
-/* The largest tensor: the file is mapped, and let go tensor by tensor. Without a file, in bf16. */
+/* Bytes of the largest tensor, all that is resident of the mapped file at a time. Without a file it is the
+ * embedding in bf16. */
 static size_t largest_tensor(const kq_prepared *p)
 {
     size_t largest = p->src ? 0 : 2 * p->cfg->vocab_size * p->cfg->d_model;
@@ -56,8 +58,8 @@ void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes
 {
     size_t source = largest_tensor(p);
     kq_sweep_plan(p->cfg, s, memory_bytes, disk_bytes);
-    if (p->n_seq && !p->opt->calibration
-                         .n_text) { /* the model writes the text first, whole in memory; then that is freed */
+    if (p->n_seq && !p->opt->calibration.n_text) {
+        /* the model, whole in memory, writes the text first; then it is freed */
         const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
         *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
     }
@@ -105,7 +107,8 @@ typedef struct setup {
     size_t chunk_bytes, stream_bytes;
 } setup;
 
-static size_t need(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *disk)
+/* Set the sweep up and count: peak bytes of memory, *disk bytes of disk. */
+static size_t set_up(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *disk)
 {
     size_t memory;
     s->way = u->way;
@@ -116,8 +119,8 @@ static size_t need(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *di
     return memory;
 }
 
-/* What is tried, best first: memory, disk, disk with fewer sequences at once; then a stream, with all
- * its estimates and full chunks before fewer of either. */
+/* What is tried, the best first: memory; disk; disk with fewer sequences at once; then a stream, first with
+ * all estimates at once and full chunks, then with smaller chunks, then with fewer estimates at once. */
 static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand, size_t limit, setup list[64])
 {
     size_t n = 0;
@@ -144,51 +147,53 @@ static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand,
     return n;
 }
 
+/* --memory is too little for every setup that was tried. */
+static kq_status refuse_memory(const kq_prepared *p, kq_gradient_way best, size_t least, kq_error *err)
+{
+    const size_t limit = p->opt->memory;
+    const kq_needs needs = p->opt->factors ? KQ_NEEDS_NOTHING : kq_method_needs(p->factor.method);
+    const bool gradients = needs == KQ_NEEDS_GRADIENTS,
+               writes = needs != KQ_NEEDS_NOTHING && !p->opt->calibration.n_text;
+    const size_t writing = writes ? kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute) : 0;
+    return kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: this takes at least %zuM%s%s%s",
+                   limit >> 20, (least >> 20) + 1, gradients ? " (--gradients " : "",
+                   gradients ? kq_gradient_way_name(best) : "",
+                   writing > limit ? "); give --text: the model that writes its own is whole in memory"
+                   : gradients     ? "); a shorter --seq-len takes less"
+                                   : "");
+}
+
 kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, size_t more_disk,
                          size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
 {
     const char *name = p->opt->gradients;
     const size_t limit = p->opt->memory, room = free_disk(dir);
-    const bool seeks = kq_method_needs(p->factor.method) != KQ_NEEDS_NOTHING && !p->opt->factors;
+    const bool has_choice = kq_method_needs(p->factor.method) != KQ_NEEDS_NOTHING && !p->opt->factors;
     setup list[64], best = {0};
-    kq_gradient_way hand = KQ_WAY_MEMORY;
+    kq_gradient_way asked = KQ_WAY_MEMORY;
     size_t least = SIZE_MAX, disk = 0;
-    for (hand = KQ_WAY_MEMORY; name && hand <= KQ_WAY_STREAM && strcmp(name, kq_gradient_way_name(hand));
-         hand++)
-        ;
-    if (hand > KQ_WAY_STREAM)
+    while (name && asked <= KQ_WAY_STREAM && strcmp(name, kq_gradient_way_name(asked)))
+        asked++;
+    if (asked > KQ_WAY_STREAM)
         return kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", name);
     kq_mem_give_back();
-    const size_t n = list_setups(s, name != NULL, hand, limit, list);
+    const size_t n = has_choice ? list_setups(s, name != NULL, asked, limit, list) : 1;
+    if (!has_choice)
+        list[0] = (setup){asked, s->threads > 0 ? s->threads : 1, 0, 0};
     bool found = false;
     for (size_t i = 0; i < n && !found; i++) {
-        const size_t memory = need(p, s, &list[i], &disk);
-        if (memory < least) {
-            least = memory;
+        const size_t memory = set_up(p, s, &list[i], &disk);
+        const bool fits_memory = !limit || memory <= limit,
+                   fits_disk = name || list[i].way != KQ_WAY_DISK || disk + more_disk <= room;
+        found = fits_memory && fits_disk;
+        if (found || memory < least)
             best = list[i];
-        }
-        found =
-            (!limit || memory <= limit) && (name || list[i].way != KQ_WAY_DISK || disk + more_disk <= room);
-        if (found)
-            best = list[i];
-        if (!seeks)
-            break;
+        least = memory < least ? memory : least;
     }
-    *memory_bytes = need(p, s, &best, disk_bytes);
+    *memory_bytes = set_up(p, s, &best, disk_bytes);
     *disk_bytes += more_disk;
-    if (found)
-        return KQ_OK;
-    if (!limit || *memory_bytes <= limit)
-        return KQ_OK; /* the disk is too small: kq_check_disk says so */
-    const bool writes = seeks && !p->opt->calibration.n_text,
-               gradients = seeks && kq_method_needs(p->factor.method) == KQ_NEEDS_GRADIENTS;
-    const size_t writing = writes ? kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute) : 0;
-    return kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: this takes at least %zuM%s%s%s",
-                   limit >> 20, (least >> 20) + 1, gradients ? " (--gradients " : "",
-                   gradients ? kq_gradient_way_name(best.way) : "",
-                   writing > limit ? "); give --text: the model that writes its own is whole in memory"
-                   : gradients     ? "); a shorter --seq-len takes less"
-                                   : "");
+    /* a disk that is too small is told by kq_check_disk */
+    return found || !limit || *memory_bytes <= limit ? KQ_OK : refuse_memory(p, best.way, least, err);
 }
 
 void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes)

@@ -1,19 +1,17 @@
+/* What every long work and every plan settle first, in the order in which a user wants to hear of mistakes:
+ * options, then the model, then the modules, then the texts. prepare.h. */
 #include "quant/prepare.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
-#include "base/hash.h"
 #include "base/mem.h"
 #include "base/threads.h"
-#include "eval/eval.h"
 #include "kern/gemm.h"
-#include "source/regex.h"
+#include "quant/sequences.h"
 #include "settings/settings.h"
-#include "sweep/spill.h"
-#include "generate/self_text.h"
+#include "source/regex.h"
 
 bool kq_selected_next(const kq_prepared *p, size_t *index, kq_model_tensor *t)
 {
@@ -115,7 +113,7 @@ static kq_status prepare_modules(kq_prepared *p, kq_error *err)
     return select_modules(p, err);
 }
 
-static kq_status prepare_sequences(kq_prepared *p, kq_error *err)
+static kq_status count_sequences(kq_prepared *p, kq_error *err)
 {
     const kq_calibration *c = &p->opt->calibration;
     p->n_seq = p->estimate.n_seq = c->seq_len ? c->tokens / c->seq_len : 0;
@@ -129,7 +127,7 @@ kq_status kq_prepare_config(const kq_config *cfg, const kq_quantize_options *opt
     p->cfg = cfg;
     if (!status)
         status = prepare_modules(p, err);
-    return status || p->factor.method == KQ_NONE ? status : prepare_sequences(p, err);
+    return status || p->factor.method == KQ_NONE ? status : count_sequences(p, err);
 }
 
 kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p,
@@ -143,7 +141,7 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     if ((status = kq_model_file_open(model, p->isa, &p->model, err)))
         return status;
     kq_text_keep();
-    p->keeps = true;
+    p->keeps_pipes = true;
     p->src = kq_model_file_source(p->model);
     p->cfg = kq_source_config(p->src);
     if (kq_source_is_kronq(p->src))
@@ -151,11 +149,11 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     else
         status = prepare_modules(p, err);
     if (!status && needs_factors && method != KQ_NONE) {
-        if (!(status = prepare_sequences(p, err)))
+        if (!(status = count_sequences(p, err)))
             status = kq_tokenizer_open(p->src, &p->tok, err);
         if (!status) /* before any work: a mistyped name, a file that is no text, a conversation that the
                         model has no template for */
-            status = kq_prepare_text_hash(opt, p->tok, c->tokens, p->text_hash, err);
+            status = kq_text_fingerprint(opt, p->tok, c->tokens, p->text_hash, err);
     }
     return status;
 }
@@ -167,7 +165,7 @@ void kq_prepared_free(kq_prepared *p)
     kq_model_file_close(p->model);
     kq_free(p->selected);
     kq_windows_free(&p->windows);
-    if (p->keeps)
+    if (p->keeps_pipes)
         kq_text_forget();
     *p = (kq_prepared){0};
 }
@@ -175,30 +173,6 @@ void kq_prepared_free(kq_prepared *p)
 kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err)
 {
     return p->fingerprint[0] ? KQ_OK : kq_source_fingerprint(p->src, p->fingerprint, err);
-}
-
-kq_status kq_prepare_text_hash(const kq_quantize_options *opt, const kq_tokenizer *tok, size_t tokens,
-                               char hex[33], kq_error *err)
-{
-    const kq_calibration *c = &opt->calibration;
-    const kq_text_how how = {
-        .options = c->reading, .tok = tok, .reach = kq_text_reach(tokens), .common = &opt->common};
-    const char *rendered;
-    hex[0] = 0;
-    if (!c->n_text)
-        return KQ_OK;
-    kq_hash *h = kq_hash_new();
-    if (!h)
-        return kq_fail(err, KQ_E_MEMORY, "out of memory");
-    kq_status status = KQ_OK;
-    for (size_t i = 0; i < c->n_text && !status; i++) {
-        kq_text_info info;
-        status = kq_text_hash(c->text[i], &how, true, h, &info, err);
-        if (!status && info.conversations && tok && (rendered = kq_tokenizer_chat_template(tok)))
-            kq_hash_add(h, rendered, strlen(rendered));
-    }
-    kq_hash_finish(h, hex);
-    return status;
 }
 
 /* "text", "text_hash" and "tokens" of the settings: what the options say of them is not all. */
@@ -233,101 +207,6 @@ json_t *kq_prepare_settings(const kq_prepared *p, kq_error *err)
     json_decref(o);
     kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
     return NULL;
-}
-
-static int self_text_progress(void *ctx, const char *stage, double fraction)
-{
-    (void)stage;
-    const kq_common *c = ctx;
-    return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
-}
-
-/* The sequences out of the file that an interrupted run left. */
-static kq_status read_own_text(const kq_prepared *p, const char *path, size_t bytes, int32_t *ids,
-                               kq_error *err)
-{
-    kq_spill *file = NULL;
-    kq_status status = kq_spill_open(path, 1, bytes, &file, err);
-    if (!status)
-        status = kq_spill_read(file, 0, ids, err);
-    kq_spill_close(file);
-    for (size_t i = 0; i < bytes / sizeof *ids && !status; i++)
-        if (ids[i] < 0 || (size_t)ids[i] >= p->cfg->vocab_size)
-            status = kq_fail(err, KQ_E_FORMAT,
-                             "%s: token %zu is %d, outside the vocabulary; --fresh discards the "
-                             "unfinished work and starts anew",
-                             path, i, (int)ids[i]);
-    return status;
-}
-
-/* Sampled from the model, and kept in the file for --resume. */
-static kq_status write_own_text(const kq_prepared *p, const char *path, size_t n, int32_t *ids, kq_error *err)
-{
-    const size_t seq_len = p->opt->calibration.seq_len;
-    kq_spill *file = NULL;
-    kq_eval_options o = kq_eval_defaults();
-    o.threads = p->threads;
-    o.isa = p->isa;
-    o.compute = p->compute;
-    o.progress = self_text_progress;
-    o.progress_ctx = (void *)&p->opt->common;
-    kq_status status =
-        kq_self_text(kq_model_file_weights(p->model), p->tok, n, seq_len, &o, p->opt->common.seed, ids, err);
-    if (status || (status = kq_spill_create(path, 1, n * seq_len * sizeof *ids, &file, err)))
-        return status;
-    if (!(status = kq_spill_write(file, 0, ids, err)))
-        return kq_spill_commit(file, err);
-    kq_spill_close(file);
-    return status;
-}
-
-/* n sequences that the model writes itself, or wrote before an interruption. */
-static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_windows *out, kq_error *err)
-{
-    const size_t bytes = n * p->opt->calibration.seq_len * sizeof *out->ids;
-    char *path;
-    out->n = n;
-    kq_status status = kq_job_path(job, "tokens", 0, "i32", &path, err);
-    if (!status)
-        status = kq_alloc_for((void **)&out->ids, bytes, 1, "token ids", err);
-    if (!status)
-        status = kq_alloc_for((void **)&out->number, n, sizeof *out->number, "windows", err);
-    for (size_t i = 0; i < n && !status; i++)
-        out->number[i] = (uint32_t)i;
-    if (!status)
-        status = kq_path_exists(path) ? read_own_text(p, path, bytes, out->ids, err)
-                                      : write_own_text(p, path, n, out->ids, err);
-    kq_free(path);
-    return status;
-}
-
-kq_status kq_prepare_windows(kq_prepared *p, const kq_job *job, const size_t *counts, size_t n_counts,
-                             kq_error *err)
-{
-    const kq_calibration *c = &p->opt->calibration;
-    size_t most = 0;
-    if (p->windows.n) /* already there: kq_check_inputs */
-        return KQ_OK;
-    if (c->n_text)
-        return kq_text_windows(
-            &(kq_text_how){.options = c->reading, .tok = p->tok, .common = &p->opt->common}, c->text,
-            c->n_text, counts, n_counts, c->seq_len, &p->windows, err);
-    for (size_t i = 0; i < n_counts; i++)
-        most = counts[i] > most ? counts[i] : most;
-    return self_windows(p, job, most, &p->windows, err);
-}
-
-kq_status kq_prepare_ids(kq_prepared *p, const kq_job *job, kq_error *err)
-{
-    return p->n_seq ? kq_prepare_windows(p, job, &p->n_seq, 1, err) : KQ_OK;
-}
-
-void kq_prepare_report_texts(const kq_prepared *p, json_t *report)
-{
-    if (!p->windows.report)
-        return;
-    json_object_set(report, "texts", p->windows.report);
-    json_object_set_new(report, "parse_special", json_boolean(!p->opt->calibration.reading.spell_special));
 }
 
 kq_sweep kq_prepare_sweep(const kq_prepared *p, const kq_job *job)

@@ -4,7 +4,6 @@
  * folder by the sweep; then a forecast of every linear's loss settles the bits; then the linears are rounded.
  */
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>

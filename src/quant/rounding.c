@@ -10,6 +10,7 @@
 #include "base/time.h"
 #include "factors/lacks.h"
 #include "quant/plan.h"
+#include "quant/sequences.h"
 
 static kq_module_report new_report(const kq_output *o, const kq_linear_factors *f)
 {
@@ -130,7 +131,7 @@ kq_status kq_rounding_report(const kq_work *w, json_t *own, const kq_rounding_su
                   kq_now_s() - w->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",
                   (json_int_t)w->memory, "gradients", kq_gradient_way_name(w->sweep.way), "settings",
                   w->outputs->settings, "modules", sums->modules);
-    kq_prepare_report_texts(&w->outputs->p, own);
+    kq_report_texts(&w->outputs->p, own);
     const bool ok = own && common && !json_object_update(own, common);
     json_decref(common);
     *out = own;

@@ -16,6 +16,7 @@
 #include "base/time.h"
 #include "quant/check.h"
 #include "quant/plan.h"
+#include "quant/sequences.h"
 #include "sweep/seal.h"
 
 /* ---- prepare ---- */
@@ -231,12 +232,12 @@ static kq_status announce(kq_work *w, kq_error *err)
 }
 
 /* Token ids of the calibration into the sweep, when a sweep will run. */
-static kq_status prepare_sequences(kq_work *w, kq_error *err)
+static kq_status make_sequences(kq_work *w, kq_error *err)
 {
     kq_output *first = w->outputs;
     if (w->file || !first->p.n_seq)
         return KQ_OK;
-    kq_status status = kq_prepare_windows(&first->p, w->sweep.job, w->counts, w->n, err);
+    kq_status status = kq_prepare_sequences(&first->p, w->sweep.job, w->counts, w->n, err);
     if (!status && w->receiver->sequences)
         status = w->receiver->sequences(first, err);
     w->sweep.ids = first->p.windows.ids;
@@ -317,7 +318,7 @@ static kq_status make_outputs(kq_work *w, kq_error *err)
 {
     const kq_receiver *r = w->receiver;
     kq_status status = plan(w, w->outputs->name, err);
-    if (status || (status = announce(w, err)) || (status = prepare_sequences(w, err)) ||
+    if (status || (status = announce(w, err)) || (status = make_sequences(w, err)) ||
         (r->before && (status = r->before(w->outputs, err))) || (status = kq_work_stage(w, &r->stage, err)))
         return status;
     const double start = kq_now_s();
