@@ -1,5 +1,5 @@
-/* Writing the GGUF of a quantized model: rounded linears from the part files, embedding and head rounded
- * on the way, the rest as it is. */
+/* Writes the GGUF of a quantized model: the linears come from part files, the embedding and the head are
+ * rounded on the way, and everything else keeps its values. */
 #ifndef KQ_CHECKPOINT_GGUF_SAVE_H
 #define KQ_CHECKPOINT_GGUF_SAVE_H
 
@@ -21,14 +21,16 @@ typedef struct kq_gguf_save_options {
     const kq_common *common; /* whose progress function hears of the embedding */
 } kq_gguf_save_options;
 
+/* Write the file, under its name only when it is whole. KQ_E_FORMAT: a part file is not what this work wrote;
+ * KQ_E_INTERRUPTED: the progress function asks to stop. */
 kq_status kq_gguf_save(const kq_gguf_save_options *o, const char *path, kq_gguf_saved *saved, kq_error *err);
-/* Before the work: can the file's metadata be written (a tokenizer that GGUF has a name for)? Writes a file
- * job.json.try into part_dir and removes it. */
+/* Before hours of work: can the file's metadata be written? GGUF must have a name for the tokenizer. A file
+ * job.json.try is written into part_dir and removed. */
 kq_status kq_gguf_try_metadata(const kq_gguf_save_options *o, kq_error *err);
-/* PATH was written with these settings, else KQ_E_MISMATCH. */
+/* KQ_E_MISMATCH: the file at path was not written with these settings. */
 kq_status kq_gguf_check_saved(const char *path, const char *settings, kq_error *err);
 
-/* Bytes of all tensors as they will be, and of the quantized linears alone. */
+/* Bytes of all tensors of the file, and of its quantized linears alone. */
 size_t kq_gguf_planned_bytes(const kq_source *src, const kq_gguf_types *t);
 size_t kq_gguf_linear_bytes(const kq_gguf_types *t, const kq_config *cfg);
 

@@ -23,8 +23,8 @@ void kq_windows_pick(const kq_windows *w, size_t count, uint32_t *seq)
     }
 }
 
-/* The windows that some count takes, out of the text's ids. */
-static kq_status take_windows(const kq_text_ids *list, const size_t *counts, size_t n_counts, size_t seq_len,
+/* Copy the windows that one of the counts takes out of the text's ids. */
+static kq_status copy_windows(const kq_text_ids *list, const size_t *counts, size_t n_counts, size_t seq_len,
                               kq_windows *out, kq_error *err)
 {
     uint8_t *taken = kq_calloc(out->of, 1);
@@ -52,16 +52,16 @@ kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size
                           const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out,
                           kq_error *err)
 {
-    size_t most = 0, want;
+    size_t most = 0, n_tokens;
     *out = (kq_windows){0};
     for (size_t c = 0; c < n_counts; c++)
         most = counts[c] > most ? counts[c] : most;
-    if (!kq_mul_size(most, seq_len, &want))
+    if (!kq_mul_size(most, seq_len, &n_tokens))
         return kq_fail(err, KQ_E_ARG, "%zu sequences of %zu tokens are too many", most, seq_len);
     kq_text_how h = *how;
     kq_text_ids list;
-    h.reach = kq_text_reach(want);
-    kq_status status = kq_text_encode(files, n_files, &h, want, false, false, &list, err);
+    h.reach = kq_text_reach(n_tokens);
+    kq_status status = kq_text_encode(files, n_files, &h, n_tokens, false, false, &list, err);
     if (status)
         return status;
     out->of = list.n / seq_len;
@@ -72,7 +72,7 @@ kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size
                          kq_text_shown(files[0]), n_files > 1 ? " and the other texts" : "", list.n, out->of,
                          seq_len, most);
     if (!status)
-        status = take_windows(&list, counts, n_counts, seq_len, out, err);
+        status = copy_windows(&list, counts, n_counts, seq_len, out, err);
     if (status)
         kq_windows_free(out);
     else

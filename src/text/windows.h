@@ -1,28 +1,30 @@
-/* Calibration text -> sequences of token ids (docs/math.md, "Fisher information": samples). */
+/* A text cut into sequences of calibration (docs/math.md, "Fisher information": samples).
+ *
+ * Which windows a calibration takes depends on its own number of sequences only, so that several calibrations
+ * can share one reading of the text and each has the sequences that it would have alone. */
 #ifndef KQ_TEXT_WINDOWS_H
 #define KQ_TEXT_WINDOWS_H
 
 #include "text/text.h"
 
-/* Sequences of calibration: windows of the text, each once, in its order. */
+/* Windows of a text, each once, in the order of the text; or sequences that the model wrote. */
 typedef struct kq_windows {
-    int32_t *ids;     /* owned, [n, seq_len] */
-    uint32_t *number; /* owned, [n]: which window of the text */
-    /* `of` whole windows are in what was read; 0: text of the model's own, of which the first ones are
-     * taken */
-    size_t n, of;
-    json_t *report; /* owned: kq_text_ids' of the texts; NULL: text of the model's own */
+    int32_t *ids;     /* owned [n, seq_len] */
+    uint32_t *number; /* owned [n]: which window of the text each is */
+    size_t n;
+    size_t of;      /* whole windows in what was read of the text; 0: the model wrote the sequences */
+    json_t *report; /* owned: what the texts turned out to be (kq_text_ids); NULL: the model wrote them */
 } kq_windows;
 
-/* The files' documents as kq_text_encode joins them, read as far as kq_text_reach says of the largest
- * count (how->reach is not looked at). Of the whole windows of seq_len tokens in them, window i *
- * floor(windows / count) is taken for i < count: every window that one of the counts takes. KQ_E_ARG:
- * empty or too short a text. */
+/* Encode the files' documents, joined by kq_text_encode, and cut them into whole windows of seq_len tokens. A
+ * count takes the windows i * floor(windows / count), i < count; *out gets every window that one of the
+ * counts [n_counts] takes. The texts are read as far as kq_text_reach says of the largest count; how->reach
+ * is not used. KQ_E_ARG: the text is empty or too short. */
 kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size_t n_files,
                           const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out,
                           kq_error *err);
 void kq_windows_free(kq_windows *w);
-/* The windows that this count takes: their indices in w, seq [count]. count: one of those w was made for. */
+/* The windows that a count, one of those that w was made for, takes: their indices in w, seq [count]. */
 void kq_windows_pick(const kq_windows *w, size_t count, uint32_t *seq);
 
 #endif
