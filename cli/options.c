@@ -467,22 +467,6 @@ void cli_no_effect(const cli *c, const char *const *names, const char *beside)
             cli_warn("--%s has no effect with %s", cli_option_name(cli_option(c, *names), shown), beside);
 }
 
-/* Is the method among the words of the row (kq_setting.methods)? */
-static bool counts_with(const kq_setting *s, const char *method)
-{
-    const char *w = s->methods;
-    if (!w)
-        return true;
-    const bool all_but = *w == '!';
-    bool found = false;
-    for (w += all_but; *w && !found;) {
-        const size_t len = strcspn(w, " ");
-        found = strlen(method) == len && !strncmp(w, method, len);
-        w += len + (w[len] == ' ');
-    }
-    return found != all_but;
-}
-
 void cli_no_effect_with_method(const cli *c)
 {
     const char *method = c->q.calibration.method;
@@ -491,6 +475,6 @@ void cli_no_effect_with_method(const cli *c)
         return;
     snprintf(beside, sizeof beside, "--method %.40s", method);
     for (size_t i = 0; i < c->n_seen; i++)
-        if (!counts_with(c->seen[i], method))
+        if (!kq_setting_counts_with(c->seen[i], method))
             cli_no_effect(c, (const char *const[]){c->seen[i]->name, NULL}, beside);
 }

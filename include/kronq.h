@@ -208,10 +208,9 @@ typedef struct kq_calibration {
     int max_iter; /* fastkron, yaqa-b, diag: at most this many steps, 32 */
     /* fastkron, yaqa-b, diag: start from a random matrix instead of the identity */
     bool start_random;
-    /* Rounding from a factor file: which of the members above must be what the file was made with
-     * ("text", "tokens", "seq_len", "batch", "labels", "draws", "method", "rho", "rounds", "early",
-     * "passes", "exact", "tol", "max_iter", "start", "parse_special", "text_format"); the others are not
-     * looked at then. */
+    /* Rounding from a factor file: which of the members above must be what the file was made with, by their
+     * names in the table of settings ("tokens", "labels", "method", ...: kq_settings, those with
+     * KQ_IN_CALIBRATION or KQ_IN_FACTORS); the others are not looked at then. */
     const char *const *given;
     size_t n_given;
     uint64_t reserved[8];
@@ -962,12 +961,15 @@ const kq_setting *kq_settings(size_t *n);
 /* Set one member of an option struct from a text. text is borrowed as long as the options are used; for
  * KQ_SETTING_FLAG and _NOT NULL, "yes" or "true" is on, "no" or "false" off. KQ_E_ARG: it is no value of
  * this setting (the message names setting, value and what is expected), the setting is not one of these
- * options, or it is a list. Members are only written on success. */
+ * options (or of a newer version than they), or it is a list. Members are only written on success. */
 kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *setting, const char *text,
                          kq_error *err);
 /* The same for KQ_SETTING_TEXTS: the whole list, borrowed. */
 kq_status kq_setting_set_list(kq_options_id id, void *options, const kq_setting *setting,
                               const char *const *texts, size_t n, kq_error *err);
+
+/* Has the setting an effect with this method of calibration ("kfac")? */
+bool kq_setting_counts_with(const kq_setting *setting, const char *method);
 
 /* ---- This machine -------------------------------------------------------------------------------------- */
 

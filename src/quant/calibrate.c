@@ -16,6 +16,7 @@
 #include "quant/plan.h"
 #include "quant/sequences.h"
 #include "quant/work.h"
+#include "settings/settings.h"
 
 /* One file of factors in the making. */
 typedef struct calibrator {
@@ -189,12 +190,7 @@ static kq_quantize_options options_of(const kq_quantize_options *opt, const kq_e
     kq_calibration *c = &own.calibration;
     kq_method method;
     *c = estimate->calibration;
-    c->text = opt->calibration.text;
-    c->n_text = opt->calibration.n_text;
-    c->reading = opt->calibration.reading;
-    c->seq_len = opt->calibration.seq_len;
-    c->sampled_labels = opt->calibration.sampled_labels;
-    c->draws = opt->calibration.draws;
+    kq_settings_copy(KQ_QUANTIZE_OPTIONS, opt, &own, KQ_OF_THE_PASS);
     if (kq_method_parse(c->method, &method, NULL) == KQ_OK && !kq_method_needs_gradients(method)) {
         c->sampled_labels = false; /* it looks at inputs alone */
         c->draws = 1;

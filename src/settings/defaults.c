@@ -25,6 +25,16 @@ kq_status kq_settings_check(kq_options_id id, unsigned takers, const void *optio
     return status;
 }
 
+void kq_settings_copy(kq_options_id id, const void *from, void *to, unsigned marks)
+{
+    size_t n;
+    const kq_setting *s = kq_settings(&n);
+    for (size_t i = 0; i < n; i++)
+        if ((s[i].marks & marks) && s[i].at[id])
+            memcpy((char *)kq_setting_member(id, to, &s[i]), kq_setting_member(id, from, &s[i]),
+                   kq_setting_size(s[i].type));
+}
+
 const kq_setting *kq_setting_find(const char *name, unsigned takers)
 {
     size_t n;
@@ -46,7 +56,7 @@ bool kq_setting_counts_with(const kq_setting *setting, const char *method)
 void kq_quantize_options_init(kq_quantize_options *opt, size_t size)
 {
     KQ_C_LOCALE;
-    kq_quantize_options defaults = {0};
+    kq_quantize_options defaults = {.size = sizeof defaults};
     kq_settings_defaults(KQ_QUANTIZE_OPTIONS, &defaults);
     kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
@@ -54,7 +64,7 @@ void kq_quantize_options_init(kq_quantize_options *opt, size_t size)
 void kq_eval_text_options_init(kq_eval_text_options *opt, size_t size)
 {
     KQ_C_LOCALE;
-    kq_eval_text_options defaults = {0};
+    kq_eval_text_options defaults = {.size = sizeof defaults};
     kq_settings_defaults(KQ_EVAL_TEXT_OPTIONS, &defaults);
     kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
@@ -62,7 +72,7 @@ void kq_eval_text_options_init(kq_eval_text_options *opt, size_t size)
 void kq_eval_tasks_options_init(kq_eval_tasks_options *opt, size_t size)
 {
     KQ_C_LOCALE;
-    kq_eval_tasks_options defaults = {0};
+    kq_eval_tasks_options defaults = {.size = sizeof defaults};
     kq_settings_defaults(KQ_EVAL_TASKS_OPTIONS, &defaults);
     kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
@@ -70,7 +80,7 @@ void kq_eval_tasks_options_init(kq_eval_tasks_options *opt, size_t size)
 void kq_compare_options_init(kq_compare_options *opt, size_t size)
 {
     KQ_C_LOCALE;
-    kq_compare_options defaults = {0};
+    kq_compare_options defaults = {.size = sizeof defaults};
     kq_settings_defaults(KQ_COMPARE_OPTIONS, &defaults);
     kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
@@ -78,7 +88,7 @@ void kq_compare_options_init(kq_compare_options *opt, size_t size)
 void kq_export_options_init(kq_export_options *opt, size_t size)
 {
     KQ_C_LOCALE;
-    kq_export_options defaults = {0};
+    kq_export_options defaults = {.size = sizeof defaults};
     kq_settings_defaults(KQ_EXPORT_OPTIONS, &defaults);
     defaults.to = "bf16"; /* no setting: it says which function is meant */
     kq_options_fill(opt, size, &defaults, sizeof defaults);

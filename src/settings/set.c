@@ -143,9 +143,33 @@ static kq_status set_word(const kq_setting *s, char *member, const char *text, k
     return KQ_OK;
 }
 
+size_t kq_setting_size(kq_setting_type type)
+{
+    switch (type) {
+    case KQ_SETTING_TEXTS: return sizeof(kq_text_list);
+    case KQ_SETTING_FLAG:
+    case KQ_SETTING_NOT:
+    case KQ_SETTING_CHOICE: return sizeof(bool);
+    case KQ_SETTING_INT: return sizeof(int);
+    case KQ_SETTING_COUNT:
+    case KQ_SETTING_BYTES: return sizeof(size_t);
+    case KQ_SETTING_SEED: return sizeof(uint64_t);
+    case KQ_SETTING_REAL: return sizeof(double);
+    default: return sizeof(const char *);
+    }
+}
+
 const char *kq_setting_member(kq_options_id id, const void *options, const kq_setting *setting)
 {
     return setting->at[id] ? (const char *)options + setting->at[id] - 1 : NULL;
+}
+
+/* A struct of a program that was compiled with an older kronq.h ends before the members of this one. */
+static bool is_long_enough(kq_options_id id, const void *options, const kq_setting *s)
+{
+    size_t size;
+    memcpy(&size, options, sizeof size);
+    return id == KQ_OTHER_OPTIONS || s->at[id] - 1u + kq_setting_size(s->type) <= size;
 }
 
 static kq_status find_member(kq_options_id id, void *options, const kq_setting *s, char **member,
@@ -153,8 +177,9 @@ static kq_status find_member(kq_options_id id, void *options, const kq_setting *
 {
     char name[64];
     *member = (char *)kq_setting_member(id, options, s);
-    return *member ? KQ_OK
-                   : kq_fail(err, KQ_E_ARG, "%s: is no setting of these options", shown_name(s, name));
+    return *member && is_long_enough(id, options, s)
+               ? KQ_OK
+               : kq_fail(err, KQ_E_ARG, "%s: is no setting of these options", shown_name(s, name));
 }
 
 kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *setting, const char *text,

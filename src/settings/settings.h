@@ -17,12 +17,14 @@ void kq_settings_defaults(kq_options_id id, void *options);
  * of kq_taker) takes are looked at; a default is always right. KQ_E_ARG: "--early 7: ... is expected". */
 kq_status kq_settings_check(kq_options_id id, unsigned takers, const void *options, kq_error *err);
 
+/* Copy the members of every setting with one of `marks` from one struct to another of the same kind. Texts
+ * and lists are borrowed by both. */
+void kq_settings_copy(kq_options_id id, const void *from, void *to, unsigned marks);
+
 /* The row of this name that one of `takers` takes; NULL: there is none. */
 const kq_setting *kq_setting_find(const char *name, unsigned takers);
 /* Has the member its default? An unset text is the default. */
 bool kq_setting_is_default(kq_options_id id, const void *options, const kq_setting *setting);
-/* Has the setting an effect with this method of calibration (its name)? */
-bool kq_setting_counts_with(const kq_setting *setting, const char *method);
 
 /* Write " --name value" to the file, as a command line would give it; a regular expression in quotes. */
 void kq_setting_print(kq_options_id id, const void *options, const kq_setting *setting, FILE *f);

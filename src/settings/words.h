@@ -16,6 +16,8 @@ bool kq_words_first_is(const char *words, const char *word);
 /* "identity or random", "f32, bf16 or auto", into buf. */
 const char *kq_words_list(const char *words, char buf[200]);
 
+/* Bytes of a member of this type. */
+size_t kq_setting_size(kq_setting_type type);
 /* Where the setting's value is in *options; NULL: nowhere. */
 const char *kq_setting_member(kq_options_id id, const void *options, const kq_setting *setting);
 /* Is this one number or word in its range? */

@@ -50,6 +50,7 @@ static void rows_are_whole(void **state)
             fail_msg("%s: nobody who takes it takes %s", s[i].name, s[i].with);
         for (int id = 0; id < KQ_N_OPTIONS; id++) {
             char room[sizeof(kq_quantize_options)] = {0};
+            memcpy(room, &(size_t){sizeof room}, sizeof(size_t));
             if (s[i].at[id] && s[i].value)
                 check_ok(kq_setting_set((kq_options_id)id, room, &s[i], s[i].value, &err));
             if (s[i].at[id])
@@ -178,6 +179,18 @@ static void nonsense_is_refused(void **state)
     assert_memory_equal(&o, &before, sizeof o);
 }
 
+/* A struct of an older version, which ends before the member, is not written beyond its end. */
+static void a_struct_that_ends_before_the_member(void **state)
+{
+    (void)state;
+    kq_quantize_options o = kq_quantize_defaults();
+    o.size = offsetof(kq_quantize_options, sweeps);
+    check_ok(kq_setting_set(KQ_QUANTIZE_OPTIONS, &o, kq_setting_find("bits", KQ_FOR_QUANTIZE), "3", &err));
+    check_fails(kq_setting_set(KQ_QUANTIZE_OPTIONS, &o, row("sweeps"), "3", &err), KQ_E_ARG,
+                "--sweeps: is no setting of these options");
+    assert_int_equal(o.sweeps, 0);
+}
+
 static void ranges_hold_in_the_library(void **state)
 {
     (void)state;
@@ -251,6 +264,38 @@ static void settings_in_files(void **state)
     json_decref(d);
 }
 
+/* Estimators called by themselves (kq_factor_defaults) have the defaults of the table. */
+static void defaults_of_estimators(void **state)
+{
+    (void)state;
+    const kq_calibration c = kq_quantize_defaults().calibration;
+    const kq_factor_options f = kq_factor_defaults();
+    assert_string_equal(c.method, kq_method_name(f.method));
+    assert_true(c.rho == f.rho && c.tol == f.tol && c.exact == f.exact && c.start_random == f.start_random);
+    assert_true(c.rounds == f.rounds && c.early == f.early && c.passes == f.passes);
+    assert_int_equal(c.max_iter, f.max_iter);
+}
+
+/* What the files of one pass share goes from one struct to another; all else stays. */
+static void copies_of_settings(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"a.txt", "b.txt"};
+    kq_quantize_options from = kq_quantize_defaults(), to = from;
+    from.calibration.text = texts;
+    from.calibration.n_text = 2;
+    from.calibration.seq_len = 7;
+    from.calibration.draws = 3;
+    from.calibration.sampled_labels = from.calibration.reading.spell_special = true;
+    from.calibration.tokens = from.calibration.batch = 5;
+    from.calibration.rho = 5;
+    kq_settings_copy(KQ_QUANTIZE_OPTIONS, &from, &to, KQ_OF_THE_PASS);
+    assert_true(to.calibration.text == texts && to.calibration.n_text == 2 && to.calibration.seq_len == 7);
+    assert_true(to.calibration.sampled_labels && to.calibration.draws == 3);
+    assert_true(to.calibration.reading.spell_special);
+    assert_true(to.calibration.tokens == 131072 && to.calibration.batch == 1 && to.calibration.rho == 0.01);
+}
+
 /* The words that a command line would have for every type. */
 static void words_of_a_command_line(void **state)
 {
@@ -299,8 +344,11 @@ int main(void)
         cmocka_unit_test(words_are_those_of_the_rooms),
         cmocka_unit_test(texts_become_members),
         cmocka_unit_test(nonsense_is_refused),
+        cmocka_unit_test(a_struct_that_ends_before_the_member),
         cmocka_unit_test(ranges_hold_in_the_library),
         cmocka_unit_test(settings_in_files),
+        cmocka_unit_test(defaults_of_estimators),
+        cmocka_unit_test(copies_of_settings),
         cmocka_unit_test(words_of_a_command_line),
         cmocka_unit_test(commas),
     };
