@@ -161,7 +161,8 @@ int cmd_info(int argc, char **argv)
     cli c;
     int exit_status = cli_parse(
         &c, argc, argv, "info MODEL [--tensors | --plan] [--json]",
-        "What a model file holds; and for one that is not quantized, what quantizing it would take.\n\n"
+        "What a model file holds; and for one that is not quantized, what quantizing it would take.\n"
+        "All options but --tensors and --json go with --plan.\n\n"
         "  kronq info --plan llama-2-7b/ --memory 24G");
     if (exit_status >= 0)
         return exit_status;

@@ -10,11 +10,13 @@
 
 #include "cli.h"
 
+enum { MOST_LINE = 4096 }; /* bytes of a message: what is longer is cut */
+
 static const char *resumable; /* what continues the command at work: "the same command with --resume" */
 
 void cli_say(const char *format, ...)
 {
-    char line[4096];
+    char line[MOST_LINE];
     va_list args;
     va_start(args, format);
     const int n = vsnprintf(line, sizeof line, format, args);
