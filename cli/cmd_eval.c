@@ -1,7 +1,7 @@
+/* kronq eval: perplexity and KL divergence on a text, or accuracy on tasks. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
 #include <sys/stat.h>
 
 #include "cli.h"
@@ -11,27 +11,20 @@ static double real(const json_t *o, const char *key)
     return json_number_value(json_object_get(o, key));
 }
 
-static const char *word(const json_t *o, const char *key)
+static void print_text(const cli *c, const kq_eval_result *r)
 {
-    return json_string_value(json_object_get(o, key));
-}
-
-static void print_text(const cli *c, const json_t *r)
-{
-    printf("perplexity %.4f +/- %.4f over %.0f tokens in %.0f windows of %.0f\n", real(r, "ppl"),
-           real(r, "ppl_stderr"), real(r, "tokens"), real(r, "windows"), real(r, "ctx"));
-    if (c->kld)
+    printf("perplexity %.4f +/- %.4f over %zu tokens in %zu windows of %zu\n", r->ppl, r->ppl_stderr,
+           r->tokens, r->windows, r->ctx);
+    if (r->has_reference) {
         printf("KL divergence to %s: %.5f +/- %.5f nats; same most likely token %.2f%% +/- %.2f%%\n", c->kld,
-               real(r, "kld"), real(r, "kld_stderr"), 100 * real(r, "top1"), 100 * real(r, "top1_stderr"));
-    const json_t *q = json_object_get(r, "kld_percentiles");
-    if (q)
+               r->kld, r->kld_stderr, 100 * r->top1, 100 * r->top1_stderr);
         printf("  median %.5f, 90%% %.5f, 95%% %.5f, 99%% %.5f, 99.9%% %.5f, largest %.5f; ln(ppl / "
                "reference's %.4f) %.5f +/- %.5f; "
                "RMS difference of the next token's probability %.3f%%\n",
-               real(q, "median"), real(q, "90"), real(q, "95"), real(q, "99"), real(q, "99.9"),
-               real(q, "max"), real(r, "reference_ppl"), real(r, "ln_ppl_ratio"),
-               real(r, "ln_ppl_ratio_stderr"), 100 * real(r, "dp_rms"));
-    if (!strcmp(json_string_value(json_object_get(r, "convention")), "llama.cpp"))
+               r->kld_median, r->kld_90, r->kld_95, r->kld_99, r->kld_999, r->kld_max, r->reference_ppl,
+               r->ln_ppl_ratio, r->ln_ppl_ratio_stderr, 100 * r->dp_rms);
+    }
+    if (r->llama_cpp)
         puts("  (llama.cpp's convention: only the second half of each window is scored)");
 }
 
@@ -77,21 +70,19 @@ static const char *file_name(const char *path)
 }
 
 /* The figures of a perplexity run as rows of MODEL/README.md. */
-static kq_status text_on_card(const cli *c, const json_t *r, kq_error *err)
+static kq_status text_on_card(const cli *c, const kq_eval_result *r, kq_error *err)
 {
-    const char *const file = word(json_array_get(json_object_get(r, "texts"), 0), "file"),
-                      *const text = c->ppl && file ? file : "the text of the saved logits";
+    const char *const text = c->ppl && r->text ? r->text : "the text of the saved logits";
     char what[300], value[200];
-    snprintf(what, sizeof what, "Perplexity, `%.100s`, %.0f windows of %.0f tokens", text, real(r, "windows"),
-             real(r, "ctx"));
-    snprintf(value, sizeof value, "%.4f +/- %.4f", real(r, "ppl"), real(r, "ppl_stderr"));
+    snprintf(what, sizeof what, "Perplexity, `%.100s`, %zu windows of %zu tokens", text, r->windows, r->ctx);
+    snprintf(value, sizeof value, "%.4f +/- %.4f", r->ppl, r->ppl_stderr);
     kq_status status = kq_card_add_figure(c->model, what, value, err);
     if (status || !c->kld)
         return status;
     snprintf(what, sizeof what, "KL divergence to `%.100s`, the same windows of `%.100s`", file_name(c->kld),
              text);
-    snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", real(r, "kld"),
-             real(r, "kld_stderr"), 100 * real(r, "top1"));
+    snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", r->kld, r->kld_stderr,
+             100 * r->top1);
     return kq_card_add_figure(c->model, what, value, err);
 }
 
@@ -116,6 +107,73 @@ static kq_status tasks_on_card(const cli *c, const json_t *r, kq_error *err)
     return status;
 }
 
+/* What is given must make one measurement. -1: it does. */
+static int check(const cli *c)
+{
+    struct stat st;
+    if (!c->ppl && !c->n_task && !c->kld) {
+        cli_say("kronq eval: --ppl FILE is missing: it names the text; or --task NAME=FILE.jsonl; see kronq "
+                "eval --help");
+        return EXIT_USAGE;
+    }
+    if ((c->ppl || c->kld) && c->n_task) {
+        cli_say("kronq eval: --task and --%s are two measurements: run kronq eval twice",
+                c->ppl ? "ppl" : "kld");
+        return EXIT_USAGE;
+    }
+    if (c->card && (stat(c->model, &st) || !S_ISDIR(st.st_mode))) {
+        cli_say("kronq eval: --card: %s is no folder, it has no README.md to write into", c->model);
+        return EXIT_USAGE;
+    }
+    int status = c->n_task ? cli_only_for(c, KQ_FOR_EVAL_TASKS, "belongs to --ppl, not to --task")
+                           : cli_only_for(c, KQ_FOR_EVAL_TEXT, "belongs to --task");
+    const char *const files[] = {c->e.save_logits, c->e.per_window, c->e.logits, c->t.samples_file};
+    for (size_t i = 0; i < sizeof files / sizeof *files && status < 0; i++)
+        status = cli_check_output(files[i]);
+    return status;
+}
+
+static int eval_text(cli *c)
+{
+    kq_error err;
+    char *text = NULL;
+    kq_eval_result *r = NULL;
+    cli_progress(c, &c->e.common);
+    kq_status status = kq_eval_text(c->model, c->kld, c->ppl, &c->e, &text, &err);
+    if (!status)
+        status = kq_eval_result_read(text, &r, &err);
+    cli_progress_end();
+    if (!status && c->card)
+        status = text_on_card(c, r, &err);
+    if (!status && c->json)
+        puts(text);
+    else if (!status)
+        print_text(c, r);
+    kq_eval_result_free(r);
+    free(text);
+    return status ? cli_fail(&err) : EXIT_OK;
+}
+
+static int eval_tasks(cli *c)
+{
+    kq_error err;
+    char *text = NULL;
+    cli_resumable(c->t.samples_file ? "the same command with --resume" : NULL);
+    cli_progress(c, &c->t.common);
+    kq_status status = kq_eval_tasks(c->model, c->tasks, c->n_task, &c->t, &text, &err);
+    cli_progress_end();
+    json_t *r = status ? NULL : json_loads(text, 0, NULL);
+    if (!status && c->card)
+        status = tasks_on_card(c, r, &err);
+    if (!status && c->json)
+        puts(text);
+    else if (!status)
+        print_table(r);
+    json_decref(r);
+    free(text);
+    return status ? cli_fail(&err) : EXIT_OK;
+}
+
 int cmd_eval(int argc, char **argv)
 {
     cli c;
@@ -132,52 +190,8 @@ int cmd_eval(int argc, char **argv)
                   "FILE.jsonl holds a document a line, with the data set's own fields.\n\n"
                   "  kronq eval out --ppl wiki.txt --kld original.gguf --chunks 8\n"
                   "  kronq eval out --task arc_easy=arc_easy.jsonl --task piqa=piqa.jsonl --limit 200");
-    if (status >= 0)
+    if (status >= 0 || (status = check(&c)) >= 0)
         return status;
-    if (!c.ppl && !c.n_task && !c.kld) {
-        fputs("kronq eval: --ppl FILE is missing: it names the text; or --task NAME=FILE.jsonl; see kronq "
-              "eval --help\n",
-              stderr);
-        return EXIT_USAGE;
-    }
-    if ((c.ppl || c.kld) && c.n_task) {
-        cli_say("kronq eval: --task and --%s are two measurements: run kronq eval twice",
-                c.ppl ? "ppl" : "kld");
-        return EXIT_USAGE;
-    }
-    struct stat st;
-    if (c.card && (stat(c.model, &st) || !S_ISDIR(st.st_mode))) {
-        cli_say("kronq eval: --card: %s is no folder, it has no README.md to write into", c.model);
-        return EXIT_USAGE;
-    }
-    if ((status = c.n_task ? cli_only_for(&c, KQ_FOR_EVAL_TASKS, "belongs to --ppl, not to --task")
-                           : cli_only_for(&c, KQ_FOR_EVAL_TEXT, "belongs to --task")) >= 0)
-        return status;
-    const char *const files[] = {c.e.save_logits, c.e.per_window, c.e.logits, c.t.samples_file};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        if ((status = cli_check_output(files[i])) >= 0)
-            return status;
-    cli_resumable(c.n_task && c.t.samples_file ? "the same command with --resume" : NULL);
-    kq_error err;
-    char *text = NULL;
-    cli_progress(&c, c.n_task ? &c.t.common : &c.e.common);
-    if (c.n_task ? kq_eval_tasks(c.model, c.tasks, c.n_task, &c.t, &text, &err)
-                 : kq_eval_text(c.model, c.kld, c.ppl, &c.e, &text, &err))
-        return cli_fail(&err);
-    cli_progress_end();
-    json_t *r = json_loads(text, 0, NULL);
-    if (c.card && (c.n_task ? tasks_on_card(&c, r, &err) : text_on_card(&c, r, &err))) {
-        json_decref(r);
-        free(text);
-        return cli_fail(&err);
-    }
-    if (c.json)
-        puts(text);
-    else if (c.n_task)
-        print_table(r);
-    else
-        print_text(&c, r);
-    json_decref(r);
-    free(text);
-    return EXIT_OK;
+    cli_resumable(NULL);
+    return c.n_task ? eval_tasks(&c) : eval_text(&c);
 }

@@ -1,3 +1,4 @@
+/* kronq selfcheck: every kernel of this processor against plain C. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -739,17 +739,22 @@ kq_status kq_eval_text(const char *model, const char *reference, const char *tex
  * the windows' means (docs/math.md, "Measures"): the first is somewhat too small, the second rough with few
  * windows and NaN with one. What compares with a reference is NaN when there was none. */
 struct kq_eval_result {
-    size_t windows, tokens;                     /* tokens: that were scored */
+    const char *text;    /* what reports call the text; NULL: ids, or the text of the saved logits */
+    size_t windows, ctx; /* consecutive windows of ctx tokens each */
+    size_t tokens;       /* that were scored */
+    bool llama_cpp;      /* by llama.cpp's convention: only the second half of each window */
     double nll, nll_stderr, nll_stderr_windows; /* nats a token */
     double ppl, ppl_stderr, ppl_stderr_windows; /* exp(nll) */
     bool has_reference;
     /* mean over the positions of KL(reference || model), nats */
     double kld, kld_stderr, kld_stderr_windows;
-    double kld_median, kld_90, kld_99, kld_max;
+    double kld_median, kld_90, kld_95, kld_99, kld_999, kld_max; /* percentiles; kld_999 is the 99.9th */
     /* share of the positions with the same most likely token, 0..1 */
     double top1, top1_stderr, top1_stderr_windows;
     double reference_ppl;
     double ln_ppl_ratio, ln_ppl_ratio_stderr; /* ln(ppl / reference_ppl), its paired standard error */
+    /* mean and root mean square of the difference of the next token's probability, model - reference */
+    double dp_mean, dp_rms;
     double seconds;
 };
 

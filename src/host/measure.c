@@ -15,33 +15,37 @@ enum { WINDOW = 2048 /* tokens, where the caller does not say and the model's co
 
 /* ---- a model in memory --------------------------------------------------------------------------------- */
 
-static kq_eval_result *result_of(const kq_eval_figures *f, double seconds)
+/* What a kq_eval_result stands in: it, and the JSON that its text belongs to. */
+typedef struct result {
+    kq_eval_result public; /* first: it is what the caller frees */
+    json_t *json;          /* owned; NULL: none */
+} result;
+
+static kq_eval_result *result_of(const kq_eval_figures *f, size_t window, double seconds)
 {
-    kq_eval_result *r = kq_calloc(1, sizeof *r);
-    if (r)
-        *r = (kq_eval_result){.windows = f->windows,
-                              .tokens = f->tokens,
-                              .nll = f->nll,
-                              .nll_stderr = f->nll_stderr,
-                              .nll_stderr_windows = f->nll_stderr_windows,
-                              .ppl = f->ppl,
-                              .ppl_stderr = f->ppl_stderr,
-                              .ppl_stderr_windows = f->ppl_stderr_windows,
-                              .kld = NAN,
-                              .kld_stderr = NAN,
-                              .kld_stderr_windows = NAN,
-                              .kld_median = NAN,
-                              .kld_90 = NAN,
-                              .kld_99 = NAN,
-                              .kld_max = NAN,
-                              .top1 = NAN,
-                              .top1_stderr = NAN,
-                              .top1_stderr_windows = NAN,
-                              .reference_ppl = NAN,
-                              .ln_ppl_ratio = NAN,
-                              .ln_ppl_ratio_stderr = NAN,
-                              .seconds = seconds};
-    return r;
+    result *r = kq_calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->public = (kq_eval_result){.windows = f->windows,
+                                 .ctx = window,
+                                 .tokens = f->tokens,
+                                 .nll = f->nll,
+                                 .nll_stderr = f->nll_stderr,
+                                 .nll_stderr_windows = f->nll_stderr_windows,
+                                 .ppl = f->ppl,
+                                 .ppl_stderr = f->ppl_stderr,
+                                 .ppl_stderr_windows = f->ppl_stderr_windows,
+                                 .seconds = seconds};
+    double *const of_a_reference[] = {
+        &r->public.kld,           &r->public.kld_stderr,   &r->public.kld_stderr_windows,
+        &r->public.kld_median,    &r->public.kld_90,       &r->public.kld_95,
+        &r->public.kld_99,        &r->public.kld_999,      &r->public.kld_max,
+        &r->public.top1,          &r->public.top1_stderr,  &r->public.top1_stderr_windows,
+        &r->public.reference_ppl, &r->public.ln_ppl_ratio, &r->public.ln_ppl_ratio_stderr,
+        &r->public.dp_mean,       &r->public.dp_rms};
+    for (size_t i = 0; i < sizeof of_a_reference / sizeof *of_a_reference; i++)
+        *of_a_reference[i] = NAN;
+    return &r->public;
 }
 
 kq_status kq_model_perplexity(kq_model *m, const int32_t *ids, size_t n_ids, size_t window,
@@ -70,7 +74,7 @@ kq_status kq_model_perplexity(kq_model *m, const int32_t *ids, size_t n_ids, siz
                            m->cfg->vocab_size);
     if ((status = kq_evaluate(kq_model_file_weights(m->file), NULL, ids, n_ids, &opt, &figures, err)))
         return status;
-    *out = result_of(&figures, kq_now_s() - start);
+    *out = result_of(&figures, opt.ctx, kq_now_s() - start);
     return *out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
 }
 
@@ -80,46 +84,58 @@ kq_status kq_eval_result_read(const char *result_json, kq_eval_result **out, kq_
 {
     KQ_C_LOCALE;
     json_error_t wrong;
-    json_t *o = json_loads(result_json, 0, &wrong);
-    const json_t *q = json_object_get(o, "kld_percentiles");
-    kq_status status = KQ_OK;
     *out = NULL;
-    if (!json_is_number(json_object_get(o, "ppl")) || !json_is_number(json_object_get(o, "windows")))
-        status = kq_fail(err, KQ_E_FORMAT, "this is no result of kq_eval_text: %s",
-                         o ? "it has no perplexity" : wrong.text);
-    kq_eval_result *r = status ? NULL : kq_calloc(1, sizeof *r);
-    if (!status && !r)
-        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
-    if (!status)
-        *r = (kq_eval_result){.windows = kq_report_whole(o, "windows"),
-                              .tokens = kq_report_whole(o, "tokens"),
-                              .nll = kq_report_number(o, "nll"),
-                              .nll_stderr = kq_report_number(o, "nll_stderr"),
-                              .nll_stderr_windows = kq_report_number(o, "nll_stderr_windows"),
-                              .ppl = kq_report_number(o, "ppl"),
-                              .ppl_stderr = kq_report_number(o, "ppl_stderr"),
-                              .ppl_stderr_windows = kq_report_number(o, "ppl_stderr_windows"),
-                              .has_reference = json_object_get(o, "kld") != NULL,
-                              .kld = kq_report_number(o, "kld"),
-                              .kld_stderr = kq_report_number(o, "kld_stderr"),
-                              .kld_stderr_windows = kq_report_number(o, "kld_stderr_windows"),
-                              .kld_median = kq_report_number(q, "median"),
-                              .kld_90 = kq_report_number(q, "90"),
-                              .kld_99 = kq_report_number(q, "99"),
-                              .kld_max = kq_report_number(q, "max"),
-                              .top1 = kq_report_number(o, "top1"),
-                              .top1_stderr = kq_report_number(o, "top1_stderr"),
-                              .top1_stderr_windows = kq_report_number(o, "top1_stderr_windows"),
-                              .reference_ppl = kq_report_number(o, "reference_ppl"),
-                              .ln_ppl_ratio = kq_report_number(o, "ln_ppl_ratio"),
-                              .ln_ppl_ratio_stderr = kq_report_number(o, "ln_ppl_ratio_stderr"),
-                              .seconds = kq_report_number(o, "seconds")};
-    *out = r;
-    json_decref(o);
-    return status;
+    result *r = kq_calloc(1, sizeof *r);
+    if (!r)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
+    const json_t *o = r->json = json_loads(result_json, 0, &wrong),
+                 *q = json_object_get(o, "kld_percentiles"),
+                 *text = json_array_get(json_object_get(o, "texts"), 0);
+    const char *convention = json_string_value(json_object_get(o, "convention"));
+    if (!json_is_number(json_object_get(o, "ppl")) || !json_is_number(json_object_get(o, "windows"))) {
+        kq_eval_result_free(&r->public);
+        return kq_fail(err, KQ_E_FORMAT, "this is no result of kq_eval_text: %s",
+                       o ? "it has no perplexity" : wrong.text);
+    }
+    r->public = (kq_eval_result){.text = json_string_value(json_object_get(text, "file")),
+                                 .windows = kq_report_whole(o, "windows"),
+                                 .ctx = kq_report_whole(o, "ctx"),
+                                 .tokens = kq_report_whole(o, "tokens"),
+                                 .llama_cpp = convention && !strcmp(convention, "llama.cpp"),
+                                 .nll = kq_report_number(o, "nll"),
+                                 .nll_stderr = kq_report_number(o, "nll_stderr"),
+                                 .nll_stderr_windows = kq_report_number(o, "nll_stderr_windows"),
+                                 .ppl = kq_report_number(o, "ppl"),
+                                 .ppl_stderr = kq_report_number(o, "ppl_stderr"),
+                                 .ppl_stderr_windows = kq_report_number(o, "ppl_stderr_windows"),
+                                 .has_reference = json_object_get(o, "kld") != NULL,
+                                 .kld = kq_report_number(o, "kld"),
+                                 .kld_stderr = kq_report_number(o, "kld_stderr"),
+                                 .kld_stderr_windows = kq_report_number(o, "kld_stderr_windows"),
+                                 .kld_median = kq_report_number(q, "median"),
+                                 .kld_90 = kq_report_number(q, "90"),
+                                 .kld_95 = kq_report_number(q, "95"),
+                                 .kld_99 = kq_report_number(q, "99"),
+                                 .kld_999 = kq_report_number(q, "99.9"),
+                                 .kld_max = kq_report_number(q, "max"),
+                                 .top1 = kq_report_number(o, "top1"),
+                                 .top1_stderr = kq_report_number(o, "top1_stderr"),
+                                 .top1_stderr_windows = kq_report_number(o, "top1_stderr_windows"),
+                                 .reference_ppl = kq_report_number(o, "reference_ppl"),
+                                 .ln_ppl_ratio = kq_report_number(o, "ln_ppl_ratio"),
+                                 .ln_ppl_ratio_stderr = kq_report_number(o, "ln_ppl_ratio_stderr"),
+                                 .dp_mean = kq_report_number(o, "dp_mean"),
+                                 .dp_rms = kq_report_number(o, "dp_rms"),
+                                 .seconds = kq_report_number(o, "seconds")};
+    *out = &r->public;
+    return KQ_OK;
 }
 
-void kq_eval_result_free(kq_eval_result *result)
+void kq_eval_result_free(kq_eval_result *of)
 {
-    kq_free(result);
+    result *r = (result *)of;
+    if (!r)
+        return;
+    json_decref(r->json);
+    kq_free(r);
 }
