@@ -306,6 +306,7 @@ static void perplexity_is_that_of_eval(void **state)
     check_near(own->ppl, read->ppl, 1e-7 * read->ppl);
     assert_false(own->has_reference);
     assert_true(isnan(own->kld));
+    kq_eval_result_free(own);
     check_fails(kq_model_perplexity(m, ids, n, CONTEXT + 1, &own, &err), KQ_E_ARG, "context is 512");
     assert_null(own);
     check_fails(kq_model_perplexity(m, ids, WINDOW - 1, WINDOW, &own, &err), KQ_E_ARG, "window");
