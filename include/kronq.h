@@ -629,8 +629,10 @@ kq_status kq_model_chat(kq_model *model, const kq_message *messages, size_t n, c
 typedef struct kq_eval_result kq_eval_result;
 
 /* Perplexity of ids [n_ids] in whole windows of `window` tokens (0: 2048, or the model's context if that is
- * less), each from an empty context, its first token not scored. It runs block by block, in the model's
- * compute type, without kq_model_load. *out: kq_eval_result_free. KQ_E_ARG: there is not one whole window. */
+ * less), each from an empty context, its first token not scored: the figures of kq_eval_text on these ids. It
+ * runs block by block, with one block in memory, without kq_model_load; in the options' compute type (NULL or
+ * "auto": bf16 where the processor is faster at it). *out: kq_eval_result_free. KQ_E_ARG: there is not one
+ * whole window, a window is beyond the model's context, or an id is not the model's. KQ_E_INTERRUPTED. */
 kq_status kq_model_perplexity(kq_model *model, const int32_t *ids, size_t n_ids, size_t window,
                               kq_eval_result **out, kq_error *err);
 
@@ -804,7 +806,7 @@ kq_status kq_card_add_figure(const char *dir, const char *what, const char *valu
 
 /* ---- Compare and report -------------------------------------------------------------------------------- */
 
-/* One row of a comparison: MODEL quantized in one way. */
+/* One row of a comparison: MODEL quantized in one way. All rows of a call have options of the same size. */
 typedef struct kq_compare_row {
     const char *spec; /* what the tables call the method: "flipflop:rho=1e-1" */
     /* calibration, bits, code, sigma_reg, only, ..., and common.seed; the rest of common, factors and resume
