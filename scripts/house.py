@@ -13,6 +13,9 @@ import pathlib
 import re
 import sys
 
+# Functions that may have ten or more parameters: they stand in the order of BLAS' sgemm, which readers know.
+MIRRORS = {"kq_gemm_f32", "kq_gemm_f32_tiled", "kq_gemm_bf16", "kq_gemm_bf16_tiled"}
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CODE = ("src", "cli", "include", "tests", "bench", "examples")
 PRODUCT = ("src", "cli", "include")
@@ -108,7 +111,7 @@ def measure():
     out["functions"] = [(f"{p}:{line} {n}", size) for p, n, line, size, _ in everything]
     out["functions above 60 lines"] = sorted([(f"{p}:{line} {n}", size) for p, n, line, size, _ in everything if size > 60], key=lambda x: -x[1])
     out["lines in the longest function"] = [max(((f"{p}:{line} {n}", size) for p, n, line, size, _ in everything), key=lambda x: x[1])]
-    out["functions with ten or more parameters"] = [(f"{p}:{line} {n}", k) for p, n, line, _, k in everything if k >= 10]
+    out["functions with ten or more parameters"] = [(f"{p}:{line} {n}", k) for p, n, line, _, k in everything if k >= 10 and n not in MIRRORS]
     wide, bare, buffers, long_tests = [], [], [], []
     for path in files(CODE, (".c", ".h")):
         text = path.read_text(errors="replace")

@@ -1,3 +1,7 @@
+/* Matrix products in f32 and bf16 through OpenBLAS and oneDNN. Neither library alone will do: OpenBLAS has no
+ * bf16 and cannot be held to an instruction set once it is loaded, oneDNN is slower on small products. Both
+ * are held to one thread a call, because their own threading changes the last bits with the number of
+ * threads. */
 #include "kern/gemm.h"
 
 #include <cblas.h>
@@ -21,7 +25,7 @@ enum { INIT_NONE, INIT_RUNNING, INIT_DONE };
 static atomic_int init_state;
 /* Written once by the thread that wins init_state, read only after INIT_DONE was seen (acquire). */
 static kq_isa the_isa;
-/* the caller wants less than the machine has: BLAS cannot be held back, oneDNN can */
+/* The caller asked for less than the machine has: OpenBLAS cannot be held back, oneDNN can. */
 static bool f32_through_dnnl;
 static bool bf16_through_dnnl;
 static dnnl_engine_t engine;
@@ -77,7 +81,7 @@ void kq_kern_init(kq_isa isa)
     atomic_store_explicit(&init_state, INIT_DONE, memory_order_release);
 }
 
-static inline void need_init(void)
+static inline void ensure_init(void)
 {
     if (atomic_load_explicit(&init_state, memory_order_acquire) != INIT_DONE)
         kq_kern_init(kq_isa_best());
@@ -126,44 +130,72 @@ static void release_signals(uint64_t before)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
 }
 
-/* true: done. */
-static bool sgemm_by_dnnl(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A,
-                          size_t lda, const float *B, size_t ldb, float beta, float *C, size_t ldc)
+/* C [m, n] = alpha op(A) op(B) + beta C. */
+typedef struct sgemm {
+    bool ta, tb;
+    size_t m, n, k;
+    float alpha, beta;
+    const float *A, *B;
+    float *C;
+    size_t lda, ldb, ldc;
+} sgemm;
+
+/* False: oneDNN refused it. */
+static bool sgemm_by_dnnl(const sgemm *g)
 {
     const uint64_t signals = hold_signals();
-    const dnnl_status_t st =
-        dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', (dnnl_dim_t)m, (dnnl_dim_t)n, (dnnl_dim_t)k, alpha, A,
-                   (dnnl_dim_t)lda, B, (dnnl_dim_t)ldb, beta, C, (dnnl_dim_t)ldc);
+    const dnnl_status_t st = dnnl_sgemm(
+        g->ta ? 'T' : 'N', g->tb ? 'T' : 'N', (dnnl_dim_t)g->m, (dnnl_dim_t)g->n, (dnnl_dim_t)g->k, g->alpha,
+        g->A, (dnnl_dim_t)g->lda, g->B, (dnnl_dim_t)g->ldb, g->beta, g->C, (dnnl_dim_t)g->ldc);
     release_signals(signals);
     return st == dnnl_success;
 }
 
-static void gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
-                     const float *B, size_t ldb, float beta, float *C, size_t ldc)
+static void gemm_f32(const sgemm *g)
 {
-    if (m == 0 || n == 0)
+    if (g->m == 0 || g->n == 0)
         return;
-    /* Measured on an Ice Lake core at the model's shapes, oneDNN against OpenBLAS 0.3.21, GFLOP/s: 1024
-     * x 1536 x 576 160 : 131, 128 x 1024 x 64 115-135 : 75, 64 x 64 x 64 50-100 : 70-150, 24 x 1536 x
-     * 576 (B transposed) 34 : 76. On a Sapphire Rapids core, signals held : OpenBLAS: 256 x 512 x 576
-     * 198 : 170, 128 x 1024 x 64 198 : 140, 256 x 512 x 4096 175 : 160, 64 x 192 x 64 160-190 : 115-197. */
-    bool large = m >= 48 && m * n >= 96 * 96;
-    if ((f32_through_dnnl || large) && sgemm_by_dnnl(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc))
+    /* Measured in GFLOP/s, oneDNN against OpenBLAS 0.3.21, at the model's shapes:
+     *     Ice Lake         1024 x 1536 x 576                160        131
+     *                      128 x 1024 x 64              115-135         75
+     *                      64 x 64 x 64                  50-100     70-150
+     *                      24 x 1536 x 576, B transposed     34         76
+     *     Sapphire Rapids  256 x 512 x 576                  198        170
+     *     (signals held)   128 x 1024 x 64                  198        140
+     *                      256 x 512 x 4096                 175        160
+     *                      64 x 192 x 64                160-190    115-197 */
+    const bool large = g->m >= 48 && g->m * g->n >= 96 * 96;
+    if ((f32_through_dnnl || large) && sgemm_by_dnnl(g))
         return;
-    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)m,
-                (blasint)n, (blasint)k, alpha, A, (blasint)lda, B, (blasint)ldb, beta, C, (blasint)ldc);
+    cblas_sgemm(CblasRowMajor, g->ta ? CblasTrans : CblasNoTrans, g->tb ? CblasTrans : CblasNoTrans,
+                (blasint)g->m, (blasint)g->n, (blasint)g->k, g->alpha, g->A, (blasint)g->lda, g->B,
+                (blasint)g->ldb, g->beta, g->C, (blasint)g->ldc);
 }
 
 void kq_gemm_f32(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A, size_t lda,
                  const float *B, size_t ldb, float beta, float *C, size_t ldc)
 {
-    need_init();
+    ensure_init();
+    const sgemm g = {.ta = ta,
+                     .tb = tb,
+                     .m = m,
+                     .n = n,
+                     .k = k,
+                     .alpha = alpha,
+                     .beta = beta,
+                     .A = A,
+                     .B = B,
+                     .C = C,
+                     .lda = lda,
+                     .ldb = ldb,
+                     .ldc = ldc};
     int threads = kq_one_thread_begin();
-    gemm_f32(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
+    gemm_f32(&g);
     kq_one_thread_end(threads);
 }
 
-/* The tiles depend on the shape alone; large enough that packing A and B anew for each costs little. */
+/* The tiles of C. They depend on the shape alone, and are so large that packing A and B anew for each costs
+ * little. */
 typedef struct tiling {
     size_t tm, tn, cols, n;
 } tiling;
@@ -178,7 +210,7 @@ static tiling tiling_of(size_t m, size_t n)
 void kq_gemm_f32_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *A,
                        size_t lda, const float *B, size_t ldb, float beta, float *C, size_t ldc, int threads)
 {
-    need_init();
+    ensure_init();
     tiling g = tiling_of(m, n);
     if (omp_in_parallel() || threads < 1)
         threads = 1;
@@ -193,12 +225,13 @@ void kq_gemm_f32_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, float alp
 
 kq_isa kq_kern_isa(void)
 {
-    need_init();
+    ensure_init();
     return the_isa;
 }
 
 /* ---- bf16 ---------------------------------------------------------------------------------------------- */
 
+/* What a primitive of oneDNN is made for: the key of the cache. */
 typedef struct shape {
     size_t m, n, k, lda, ldb, ldc;
     bool ta, tb, accumulate;
@@ -208,10 +241,12 @@ typedef struct entry {
     shape key;
     dnnl_primitive_t prim;
     dnnl_memory_t a, b, c, pad; /* handles are set at every call */
-    size_t pad_bytes, used;
+    size_t pad_bytes;
+    size_t used; /* the cache's clock when it was last used */
 } entry;
 
-/* A model has about a dozen shapes a sequence length; attention's tiles are in f32. */
+/* Primitives that a thread keeps. A model has about a dozen shapes for each sequence length (attention is in
+ * f32). */
 enum { CACHE_N = 64 };
 
 typedef struct cache {
@@ -415,8 +450,19 @@ static kq_status gemm_bf16_by_f32(const shape *s, const uint16_t *A, const uint1
             kq_bf16_to_f32_n(A + (s->ta ? (k0 + i) * s->lda : i * s->lda + k0), a + i * a_cols, a_cols);
         for (size_t i = 0; i < b_rows; i++)
             kq_bf16_to_f32_n(B + (s->tb ? i * s->ldb + k0 : (k0 + i) * s->ldb), b + i * b_cols, b_cols);
-        gemm_f32(s->ta, s->tb, s->m, s->n, kn, 1.0f, a, a_cols, b, b_cols,
-                 s->accumulate || k0 > 0 ? 1.0f : 0.0f, C, s->ldc);
+        gemm_f32(&(sgemm){.ta = s->ta,
+                          .tb = s->tb,
+                          .m = s->m,
+                          .n = s->n,
+                          .k = kn,
+                          .alpha = 1,
+                          .beta = s->accumulate || k0 > 0 ? 1.0f : 0.0f,
+                          .A = a,
+                          .B = b,
+                          .C = C,
+                          .lda = a_cols,
+                          .ldb = b_cols,
+                          .ldc = s->ldc});
     }
 out:
     kq_free(a);
@@ -467,7 +513,7 @@ kq_status kq_gemm_bf16(bool ta, bool tb, size_t m, size_t n, size_t k, const uin
 {
     if (m == 0 || n == 0)
         return KQ_OK;
-    need_init();
+    ensure_init();
     shape s = {.m = m,
                .n = n,
                .k = k,
@@ -487,7 +533,7 @@ kq_status kq_gemm_bf16_tiled(bool ta, bool tb, size_t m, size_t n, size_t k, con
                              const uint16_t *B, size_t ldb, bool accumulate, float *C, size_t ldc,
                              int threads, kq_error *err)
 {
-    need_init();
+    ensure_init();
     tiling g = tiling_of(m, n);
     if (omp_in_parallel() || threads < 1)
         threads = 1;

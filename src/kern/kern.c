@@ -1,3 +1,5 @@
+/* The choice of kernels. A table is picked once by who needs it and handed down, so that tests can run any of
+ * them. */
 #include "kern/kern.h"
 
 const kq_kern *kq_kern_pick(kq_isa isa)

@@ -1,12 +1,9 @@
-/* The kernels, written once over a vector of VF_N floats; included once per instruction set. Wants
- *   TARGET, FN(name), VF_N, vf; vf_set1, vf_load(p), vf_store(p, v), vf_part(p, k, fill) and
- *     vf_part_store(p, k, v) for the first
- *   k < VF_N lanes, vf_keep(v, k) (the other lanes to 0), vf_add, vf_sub, vf_mul, vf_div, vf_fma (ab+c),
- *     vf_fnma (c-ab), vf_max and
- *   vf_min (the second operand when one is NaN), vf_round, vf_pow2(v, n) = v 2^n, vf_sum, vf_hmax,
- *     vf_has_nonfinite,
- *   vf_load_bf16(p), vf_part_bf16(p, k), vf_store_bf16(p, v), vf_part_store_bf16(p, k, v), KERN_NAME,
- *     KERN_TABLE. */
+/* The kernels, written once over a vector of VF_N floats and included once per instruction set. The including
+ * file defines TARGET, FN(name), VF_N, vf (the vector), KERN_NAME, KERN_TABLE; vf_set1, vf_load(p),
+ * vf_store(p, v); vf_part(p, k, fill) and vf_part_store(p, k, v) for the first k < VF_N lanes, the other
+ * lanes being `fill`; vf_keep(v, k), the other lanes to 0; vf_add, vf_sub, vf_mul, vf_div, vf_fma (a b + c),
+ * vf_fnma (c - a b), vf_max and vf_min (the second operand where one is NaN), vf_round, vf_pow2(v, n) = v
+ * 2^n, vf_sum and vf_hmax over the lanes; vf_load_bf16(p), vf_part_bf16(p, k), vf_store_bf16(p, v). */
 
 /* exp: x = n ln 2 + r, |r| <= ln(2)/2, a polynomial of degree 6 in r (the coefficients of Cephes' expf,
  * Moshier 1989), then the exponent. Below -86.99 (n < -125) the result is 0; above 88.37 the argument

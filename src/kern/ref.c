@@ -1,4 +1,5 @@
-/* The kernels in plain C: what the others must agree with. */
+/* The kernels in plain C: the definition of each, which the other tables must agree with (selfcheck,
+ * tests/kern). They are also what runs on a processor without AVX2. */
 #include "kern/kern.h"
 
 #include <math.h>

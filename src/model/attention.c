@@ -1,15 +1,19 @@
+/* Causal attention of one key head (docs/math.md, eq. 15, 25, 26), a tile of queries at a time: the scores of
+ * a tile exist, those of a sequence never do. The backward pass keeps each row's log sum exp only and makes
+ * the probabilities again (Dao et al. 2022). */
 #include <string.h>
 
 #include "model/internal.h"
 
-size_t kq_attn_tile(const kq_model_ctx *mc)
+size_t kq_attn_tile_queries(const kq_model_ctx *mc)
 {
     return mc->group >= KQ_ATTN_ROWS ? 1 : KQ_ATTN_ROWS / mc->group;
 }
 
-void kq_attn_forward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, size_t pos0,
-                     size_t n, float *O, float *lse, float *S)
+void kq_attn_forward(const kq_model_ctx *mc, const kq_attn_tile *z, float *O, float *lse, float *S)
 {
+    const float *Q = z->Q, *K = z->K, *V = z->V;
+    const size_t pos0 = z->pos0, n = z->n;
     const size_t hd = mc->cfg.head_dim, rows = n * mc->group, keys = pos0 + n;
     kq_gemm_f32(false, true, rows, keys, hd, 1.0f, Q, hd, K, hd, 0.0f, S, keys);
     for (size_t r = 0; r < rows; r++) {
@@ -22,25 +26,26 @@ void kq_attn_forward(const kq_model_ctx *mc, const float *Q, const float *K, con
     kq_gemm_f32(false, false, rows, hd, keys, 1.0f, S, keys, V, hd, 0.0f, O, hd);
 }
 
-void kq_attn_backward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, const float *O,
-                      const float *dO, const float *lse, size_t pos0, size_t n, float *dQ, float *dK,
-                      float *dV, float *S, float *D)
+void kq_attn_backward(const kq_model_ctx *mc, const kq_attn_tile *z, const kq_attn_gradient *g, float *S,
+                      float *D)
 {
+    const float *Q = z->Q, *K = z->K, *V = z->V, *dO = g->dO;
+    const size_t pos0 = z->pos0, n = z->n;
     const size_t hd = mc->cfg.head_dim, rows = n * mc->group, keys = pos0 + n;
     kq_gemm_f32(false, true, rows, keys, hd, 1.0f, Q, hd, K, hd, 0.0f, S, keys);
     kq_gemm_f32(false, true, rows, keys, hd, 1.0f, dO, hd, V, hd, 0.0f, D, keys);
     for (size_t r = 0; r < rows; r++) {
         size_t seen = pos0 + r / mc->group + 1;
         float *p = S + r * keys, *d = D + r * keys;
-        mc->kern->softmax_again(p, seen, mc->attn_scale, lse[r]);
+        mc->kern->softmax_again(p, seen, mc->attn_scale, g->lse[r]);
         memset(p + seen, 0, (keys - seen) * sizeof *p);
         /* sum_s p_s dp_s = sum_s p_s (dO . V_s) = dO . O */
-        mc->kern->softmax_back(p, d, seen, mc->kern->dot(dO + r * hd, O + r * hd, hd), mc->attn_scale);
+        mc->kern->softmax_back(p, d, seen, mc->kern->dot(dO + r * hd, g->O + r * hd, hd), mc->attn_scale);
         memset(d + seen, 0, (keys - seen) * sizeof *d);
     }
-    kq_gemm_f32(true, false, keys, hd, rows, 1.0f, S, keys, dO, hd, 1.0f, dV, hd);
-    kq_gemm_f32(false, false, rows, hd, keys, 1.0f, D, keys, K, hd, 0.0f, dQ, hd);
-    kq_gemm_f32(true, false, keys, hd, rows, 1.0f, D, keys, Q, hd, 1.0f, dK, hd);
+    kq_gemm_f32(true, false, keys, hd, rows, 1.0f, S, keys, dO, hd, 1.0f, g->dV, hd);
+    kq_gemm_f32(false, false, rows, hd, keys, 1.0f, D, keys, K, hd, 0.0f, g->dQ, hd);
+    kq_gemm_f32(true, false, keys, hd, rows, 1.0f, D, keys, Q, hd, 1.0f, g->dK, hd);
 }
 
 void kq_head_rotate(const kq_model_ctx *mc, const float *norm, const float *x, size_t pos, float *y, float *r)

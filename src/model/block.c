@@ -1,3 +1,6 @@
+/* One block, forward and backward (docs/math.md, eq. 11 to 17 and 22 to 28). The backward pass recomputes the
+ * block from its input, so that nothing but that input is kept between the two passes; every array lives in
+ * the caller's scratch. */
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
@@ -102,7 +105,8 @@ typedef struct work {
     uint16_t *xb; /* [T, widest], only for bf16 products */
 } work;
 
-static float *take(char **base, size_t *used, size_t n)
+/* The next n floats of the scratch, at a multiple of 64 bytes; NULL where only the size is asked for. */
+static float *slice_of(char **base, size_t *used, size_t n)
 {
     float *p = *base ? (float *)(void *)(*base + *used) : NULL;
     *used += (n * sizeof(float) + 63) / 64 * 64;
@@ -113,52 +117,52 @@ static size_t lay_out(const kq_model_ctx *mc, size_t T, bool back, void *scratch
 {
     const kq_config *c = &mc->cfg;
     const size_t d = c->d_model, dq = mc->dq, dkv = mc->dkv, ff = c->d_ff,
-                 tile_q = kq_attn_tile(mc) < T ? kq_attn_tile(mc) : T;
+                 tile_q = kq_attn_tile_queries(mc) < T ? kq_attn_tile_queries(mc) : T;
     const size_t tile = tile_q * mc->group * T;
     const bool normed = c->arch == KQ_ARCH_QWEN3;
     size_t used = 0;
     char *base = scratch;
     memset(w, 0, sizeof *w);
-    w->xn = take(&base, &used, T * d);
-    w->x2 = take(&base, &used, T * d);
-    w->xn2 = back ? take(&base, &used, T * d) : w->xn;
-    w->q = take(&base, &used, T * dq);
-    w->k = take(&base, &used, T * dkv);
-    w->v = take(&base, &used, T * dkv);
+    w->xn = slice_of(&base, &used, T * d);
+    w->x2 = slice_of(&base, &used, T * d);
+    w->xn2 = back ? slice_of(&base, &used, T * d) : w->xn;
+    w->q = slice_of(&base, &used, T * dq);
+    w->k = slice_of(&base, &used, T * dkv);
+    w->v = slice_of(&base, &used, T * dkv);
     /* the raw q is needed again only to go back through its norm */
-    w->o = back && normed ? take(&base, &used, T * dq) : w->q;
-    w->qh = take(&base, &used, T * dq);
-    w->kh = take(&base, &used, T * dkv);
-    w->vh = take(&base, &used, T * dkv);
-    w->oh = take(&base, &used, T * dq);
-    w->tile = take(&base, &used, tile);
-    w->g = take(&base, &used, T * ff);
-    w->u = take(&base, &used, T * ff);
+    w->o = back && normed ? slice_of(&base, &used, T * dq) : w->q;
+    w->qh = slice_of(&base, &used, T * dq);
+    w->kh = slice_of(&base, &used, T * dkv);
+    w->vh = slice_of(&base, &used, T * dkv);
+    w->oh = slice_of(&base, &used, T * dq);
+    w->tile = slice_of(&base, &used, tile);
+    w->g = slice_of(&base, &used, T * ff);
+    w->u = slice_of(&base, &used, T * ff);
     w->more_tiles = 2 * T * ff / tile;
     if (back) {
-        w->h = take(&base, &used, T * ff);
-        w->tile2 = take(&base, &used, tile);
-        w->lse = take(&base, &used, T * c->n_head);
-        w->r1 = take(&base, &used, T);
-        w->r2 = take(&base, &used, T);
+        w->h = slice_of(&base, &used, T * ff);
+        w->tile2 = slice_of(&base, &used, tile);
+        w->lse = slice_of(&base, &used, T * c->n_head);
+        w->r1 = slice_of(&base, &used, T);
+        w->r2 = slice_of(&base, &used, T);
         if (normed) {
-            w->rq = take(&base, &used, T * c->n_head);
-            w->rk = take(&base, &used, T * c->n_kv_head);
+            w->rq = slice_of(&base, &used, T * c->n_head);
+            w->rk = slice_of(&base, &used, T * c->n_kv_head);
         }
-        w->dxn = take(&base, &used, T * d);
-        w->dx2 = take(&base, &used, T * d);
-        w->dq = take(&base, &used, T * dq);
-        w->dk = take(&base, &used, T * dkv);
-        w->dv = take(&base, &used, T * dkv);
-        w->dqh = take(&base, &used, T * dq);
-        w->dkh = take(&base, &used, T * dkv);
-        w->dvh = take(&base, &used, T * dkv);
-        w->doh = take(&base, &used, T * dq);
+        w->dxn = slice_of(&base, &used, T * d);
+        w->dx2 = slice_of(&base, &used, T * d);
+        w->dq = slice_of(&base, &used, T * dq);
+        w->dk = slice_of(&base, &used, T * dkv);
+        w->dv = slice_of(&base, &used, T * dkv);
+        w->dqh = slice_of(&base, &used, T * dq);
+        w->dkh = slice_of(&base, &used, T * dkv);
+        w->dvh = slice_of(&base, &used, T * dkv);
+        w->doh = slice_of(&base, &used, T * dq);
     } else {
         w->h = w->g;
     }
     if (mc->compute == KQ_BF16)
-        w->xb = (uint16_t *)(void *)take(&base, &used, (T * mc->widest + 1) / 2);
+        w->xb = (uint16_t *)(void *)slice_of(&base, &used, (T * mc->widest + 1) / 2);
     return used;
 }
 
@@ -224,7 +228,8 @@ static void rows_to_heads(const kq_model_ctx *mc, const float *rows, size_t T, f
 
 static void attention(const kq_model_ctx *mc, size_t T, work *w, int threads)
 {
-    const size_t hd = mc->cfg.head_dim, tile_q = kq_attn_tile(mc), per_head = (T + tile_q - 1) / tile_q;
+    const size_t hd = mc->cfg.head_dim, tile_q = kq_attn_tile_queries(mc),
+                 per_head = (T + tile_q - 1) / tile_q;
     const size_t n_tiles = per_head * mc->cfg.n_kv_head, tile = (tile_q < T ? tile_q : T) * mc->group * T;
     if ((size_t)threads > w->more_tiles + 1)
         threads = (int)w->more_tiles + 1;
@@ -235,8 +240,9 @@ static void attention(const kq_model_ctx *mc, size_t T, work *w, int threads)
         /* the longest first */
         size_t j = i % mc->cfg.n_kv_head, t0 = (per_head - 1 - i / mc->cfg.n_kv_head) * tile_q;
         size_t row = (j * T + t0) * mc->group, n = T - t0 < tile_q ? T - t0 : tile_q;
-        kq_attn_forward(mc, w->qh + row * hd, w->kh + j * T * hd, w->vh + j * T * hd, t0, n, w->oh + row * hd,
-                        w->lse ? w->lse + row : NULL, S);
+        const kq_attn_tile z = {
+            .Q = w->qh + row * hd, .K = w->kh + j * T * hd, .V = w->vh + j * T * hd, .pos0 = t0, .n = n};
+        kq_attn_forward(mc, &z, w->oh + row * hd, w->lse ? w->lse + row : NULL, S);
     }
 }
 
@@ -248,22 +254,22 @@ static void swiglu_rows(const kq_model_ctx *mc, size_t T, work *w, int threads)
         mc->kern->swiglu(w->g + t * ff, w->u + t * ff, w->h + t * ff, ff);
 }
 
-static kq_status tell(kq_linear_sink *sink, void *ctx, kq_linear_id id, const float *X, size_t T,
-                      kq_error *err)
+static kq_status give_input(const kq_linear_sink *sink, kq_linear_id id, const float *X, size_t T,
+                            kq_error *err)
 {
-    return sink ? sink(ctx, id, X, NULL, T, err) : KQ_OK;
+    return sink ? sink->give(sink->ctx, id, X, NULL, T, err) : KQ_OK;
 }
 
-/* The block up to down_proj's input h, and x2, to which down_proj's output is still to be added. */
+/* The block up to down_proj's input h, and x2, to which the caller adds down_proj's output. */
 static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, work *w,
-                              kq_linear_sink *sink, void *ctx, int threads, kq_error *err)
+                              const kq_linear_sink *sink, int threads, kq_error *err)
 {
     const size_t d = mc->cfg.d_model;
     kq_status st;
 
     norm_rows(mc, x, b->attn_norm, T, w->xn, w->r1, threads);
     for (int id = KQ_Q; id <= KQ_V; id++)
-        if ((st = tell(sink, ctx, (kq_linear_id)id, w->xn, T, err)) != KQ_OK)
+        if ((st = give_input(sink, (kq_linear_id)id, w->xn, T, err)) != KQ_OK)
             return st;
     kq_to_compute(mc, w->xn, T * d, w->xb, threads);
     if ((st = kq_linear_forward(mc, &b->lin[KQ_Q], w->xn, w->xb, T, false, w->q, threads, err)) != KQ_OK ||
@@ -274,7 +280,7 @@ static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const f
     attention(mc, T, w, threads);
     heads_to_rows(mc, w->oh, T, w->o, threads);
 
-    if ((st = tell(sink, ctx, KQ_O, w->o, T, err)) != KQ_OK)
+    if ((st = give_input(sink, KQ_O, w->o, T, err)) != KQ_OK)
         return st;
     memcpy(w->x2, x, T * d * sizeof *x);
     kq_to_compute(mc, w->o, T * mc->dq, w->xb, threads);
@@ -282,8 +288,8 @@ static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const f
         return st;
 
     norm_rows(mc, w->x2, b->mlp_norm, T, w->xn2, w->r2, threads);
-    if ((st = tell(sink, ctx, KQ_GATE, w->xn2, T, err)) != KQ_OK ||
-        (st = tell(sink, ctx, KQ_UP, w->xn2, T, err)) != KQ_OK)
+    if ((st = give_input(sink, KQ_GATE, w->xn2, T, err)) != KQ_OK ||
+        (st = give_input(sink, KQ_UP, w->xn2, T, err)) != KQ_OK)
         return st;
     kq_to_compute(mc, w->xn2, T * d, w->xb, threads);
     if ((st = kq_linear_forward(mc, &b->lin[KQ_GATE], w->xn2, w->xb, T, false, w->g, threads, err)) !=
@@ -302,7 +308,7 @@ static kq_status check_call(const kq_model_ctx *mc, size_t T, kq_error *err)
 }
 
 static kq_status forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
-                         void *scratch, int threads, kq_linear_sink *sink, void *ctx, kq_error *err)
+                         void *scratch, int threads, const kq_linear_sink *sink, kq_error *err)
 {
     work w;
     kq_status st = check_call(mc, T, err);
@@ -311,8 +317,8 @@ static kq_status forward(const kq_model_ctx *mc, const kq_block *b, const float 
     if (threads < 1 || omp_in_parallel())
         threads = 1;
     lay_out(mc, T, false, scratch, &w);
-    if ((st = forward_to_h(mc, b, x, T, &w, sink, ctx, threads, err)) != KQ_OK ||
-        (st = tell(sink, ctx, KQ_DOWN, w.h, T, err)) != KQ_OK)
+    if ((st = forward_to_h(mc, b, x, T, &w, sink, threads, err)) != KQ_OK ||
+        (st = give_input(sink, KQ_DOWN, w.h, T, err)) != KQ_OK)
         return st;
     memcpy(y, w.x2, T * mc->cfg.d_model * sizeof *y);
     kq_to_compute(mc, w.h, T * mc->cfg.d_ff, w.xb, threads);
@@ -326,13 +332,13 @@ static kq_status forward(const kq_model_ctx *mc, const kq_block *b, const float 
 kq_status kq_block_forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                            void *scratch, int threads, kq_error *err)
 {
-    return forward(mc, b, x, T, y, scratch, threads, NULL, NULL, err);
+    return forward(mc, b, x, T, y, scratch, threads, NULL, err);
 }
 
 kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
-                                void *scratch, kq_linear_sink *sink, void *ctx, kq_error *err)
+                                void *scratch, const kq_linear_sink *sink, kq_error *err)
 {
-    return forward(mc, b, x, T, y, scratch, 1, sink, ctx, err);
+    return forward(mc, b, x, T, y, scratch, 1, sink, err);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
@@ -357,7 +363,7 @@ static void norm_rows_back(const kq_model_ctx *mc, const float *x, const float *
 static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, work *w)
 {
     const size_t hd = mc->cfg.head_dim, half = hd / 2, nh = mc->cfg.n_head, nkv = mc->cfg.n_kv_head,
-                 tile_q = kq_attn_tile(mc);
+                 tile_q = kq_attn_tile_queries(mc);
     const kq_kern *kern = mc->kern;
 
     rows_to_heads(mc, w->dq, T, w->doh);
@@ -366,9 +372,15 @@ static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, 
     for (size_t j = 0; j < nkv; j++)
         for (size_t t0 = 0; t0 < T; t0 += tile_q) {
             size_t at = (j * T + t0) * mc->group, n = T - t0 < tile_q ? T - t0 : tile_q, kv = j * T * hd;
-            kq_attn_backward(mc, w->qh + at * hd, w->kh + kv, w->vh + kv, w->oh + at * hd, w->doh + at * hd,
-                             w->lse + at, t0, n, w->dqh + at * hd, w->dkh + kv, w->dvh + kv, w->tile,
-                             w->tile2);
+            const kq_attn_tile z = {
+                .Q = w->qh + at * hd, .K = w->kh + kv, .V = w->vh + kv, .pos0 = t0, .n = n};
+            const kq_attn_gradient g = {.O = w->oh + at * hd,
+                                        .lse = w->lse + at,
+                                        .dO = w->doh + at * hd,
+                                        .dQ = w->dqh + at * hd,
+                                        .dK = w->dkh + kv,
+                                        .dV = w->dvh + kv};
+            kq_attn_backward(mc, &z, &g, w->tile, w->tile2);
         }
     for (size_t t = 0; t < T; t++) {
         const float *c = mc->cos + t * half, *s = mc->sin + t * half;
@@ -391,29 +403,27 @@ static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, 
 }
 
 kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy,
-                            size_t T, float *dx, unsigned wanted, kq_linear_sink *sink, void *ctx,
-                            void *scratch, kq_error *err)
+                            size_t T, float *dx, const kq_linear_sink *sink, void *scratch, kq_error *err)
 {
+    const unsigned selected = sink ? sink->selected : 0;
     const unsigned attn = 1u << KQ_Q | 1u << KQ_K | 1u << KQ_V;
     const size_t d = mc->cfg.d_model, ff = mc->cfg.d_ff;
     work w;
     kq_status st = check_call(mc, T, err);
     if (st != KQ_OK)
         return st;
-    if (!sink)
-        wanted = 0;
     lay_out(mc, T, true, scratch, &w);
-    if ((st = forward_to_h(mc, b, x, T, &w, NULL, NULL, 1, err)) != KQ_OK)
+    if ((st = forward_to_h(mc, b, x, T, &w, NULL, 1, err)) != KQ_OK)
         return st;
 
-#define SINK(id, X, G) ((wanted >> (id)&1) && (st = sink(ctx, id, X, G, T, err)) != KQ_OK)
+#define SINK(id, X, G) ((selected >> (id)&1) && (st = sink->give(sink->ctx, id, X, G, T, err)) != KQ_OK)
     /* y = x2 + W_down h */
     if (SINK(KQ_DOWN, w.h, dy))
         return st;
-    if (!dx && !(wanted & ~(1u << KQ_DOWN)))
+    if (!dx && !(selected & ~(1u << KQ_DOWN)))
         return KQ_OK;
-    if ((st = back_linear(mc, b, KQ_DOWN, dy, T, false, w.h, &w, err)) !=
-        KQ_OK) /* h is done with: dh takes its place */
+    /* h is read no more: dh takes its place */
+    if ((st = back_linear(mc, b, KQ_DOWN, dy, T, false, w.h, &w, err)) != KQ_OK)
         return st;
     mc->kern->swiglu_back(w.g, w.u, w.h, T * ff);
     if (SINK(KQ_GATE, w.xn2, w.g) || SINK(KQ_UP, w.xn2, w.u))
@@ -426,7 +436,7 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
     /* x2 = x + W_o o */
     if (SINK(KQ_O, w.o, w.dx2))
         return st;
-    if (!dx && !(wanted & attn))
+    if (!dx && !(selected & attn))
         return KQ_OK;
     if ((st = back_linear(mc, b, KQ_O, w.dx2, T, false, w.dq, &w, err)) != KQ_OK)
         return st;

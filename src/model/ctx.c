@@ -1,3 +1,5 @@
+/* What all blocks share: the configuration, the kernels, the table of the rotary embedding; and how tensors
+ * are read into the type of the products. */
 #include <math.h>
 
 #include "base/f16.h"

@@ -1,3 +1,5 @@
+/* Embedding, final norm and head (docs/math.md, eq. 10, 18 to 21). Losses go by tiles of 64 tokens, so that
+ * [T, vocab] logits never exist. */
 #include <math.h>
 #include <omp.h>
 #include <string.h>

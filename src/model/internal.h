@@ -1,4 +1,4 @@
-/* What the files of this room share. */
+/* Inside the room: the context, linears, attention. */
 #ifndef KQ_MODEL_INTERNAL_H
 #define KQ_MODEL_INTERNAL_H
 
@@ -21,27 +21,38 @@ kq_status kq_load_rows(const kq_model_ctx *mc, const kq_weights *w, const char *
                        size_t cols, float **f32, uint16_t **bf16, kq_error *err);
 kq_status kq_load_vector(const kq_weights *w, const char *name, size_t n, float **out, kq_error *err);
 
-/* X [T, n] in the type of the products: xb when that is bf16 (filled here), else nothing happens. */
+/* The operand X [count] in the type of the products: xb is filled where that is bf16; otherwise nothing
+ * happens. */
 void kq_to_compute(const kq_model_ctx *mc, const float *X, size_t count, uint16_t *xb, int threads);
-/* Y [T, m] (+)= X W^T; X must have been through kq_to_compute. */
+/* Eq. 12: Y [T, m] (+)= X W^T for X [T, n] and xb, what kq_to_compute made of X. */
 kq_status kq_linear_forward(const kq_model_ctx *mc, const kq_linear *lin, const float *X, const uint16_t *xb,
                             size_t T, bool accumulate, float *Y, int threads, kq_error *err);
-/* dX [T, n] (+)= G W; G likewise. One thread. */
+/* Eq. 22: dX [T, n] (+)= G W for G [T, m] and gb, what kq_to_compute made of G. One thread. */
 kq_status kq_linear_backward(const kq_model_ctx *mc, const kq_linear *lin, const float *G, const uint16_t *gb,
                              size_t T, bool accumulate, float *dX, kq_error *err);
 
-/* Causal attention of one key head, a tile of queries at a time. The `group` query heads that share it
- * stand as neighbouring rows: row t * group + g is query t of head g.  Q, O [n * group, head_dim] of the
- * tile's n queries, at positions pos0..pos0+n-1; K, V [pos0 + n, head_dim]. S [n * group, pos0 + n]
- * scratch. lse [n * group]: log sum exp of each row's scaled scores (may be NULL). */
+/* Causal attention of one key head (eq. 15), a tile of n queries at positions pos0 .. pos0+n-1. The `group`
+ * query heads that share the key head stand as neighbouring rows: row t * group + g is query t of head g. */
 enum { KQ_ATTN_ROWS = 128 };
-size_t kq_attn_tile(const kq_model_ctx *mc); /* queries a tile: about KQ_ATTN_ROWS rows */
-void kq_attn_forward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, size_t pos0,
-                     size_t n, float *O, float *lse, float *S);
-/* Back through it. dO [n * group, head_dim]; dQ is written, dK and dV [pos0 + n, head_dim] are added to.
- * S, D: two such scratch arrays. */
-void kq_attn_backward(const kq_model_ctx *mc, const float *Q, const float *K, const float *V, const float *O,
-                      const float *dO, const float *lse, size_t pos0, size_t n, float *dQ, float *dK,
-                      float *dV, float *S, float *D);
+typedef struct kq_attn_tile {
+    const float *Q;     /* [n * group, head_dim], through the rotary embedding */
+    const float *K, *V; /* [pos0 + n, head_dim] */
+    size_t pos0, n;
+} kq_attn_tile;
+size_t kq_attn_tile_queries(const kq_model_ctx *mc); /* queries a tile: about KQ_ATTN_ROWS rows */
+/* O [n * group, head_dim]; lse [n * group]: lse of each row's scaled scores (eq. 19), may be NULL. S [n *
+ * group, pos0 + n]: scratch. */
+void kq_attn_forward(const kq_model_ctx *mc, const kq_attn_tile *z, float *O, float *lse, float *S);
+
+/* Back through it (eq. 25, 26). */
+typedef struct kq_attn_gradient {
+    const float *O, *lse; /* of the forward pass */
+    const float *dO;      /* [n * group, head_dim] */
+    float *dQ;            /* [n * group, head_dim], written */
+    float *dK, *dV;       /* [pos0 + n, head_dim], added to */
+} kq_attn_gradient;
+/* S, D [n * group, pos0 + n]: scratch. */
+void kq_attn_backward(const kq_model_ctx *mc, const kq_attn_tile *z, const kq_attn_gradient *g, float *S,
+                      float *D);
 
 #endif

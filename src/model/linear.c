@@ -1,3 +1,4 @@
+/* One linear, forward (eq. 12) and backward (eq. 22), in the type of the products. */
 #include "model/internal.h"
 
 void kq_to_compute(const kq_model_ctx *mc, const float *X, size_t count, uint16_t *xb, int threads)

@@ -59,29 +59,40 @@ typedef struct kq_segment {
     size_t row, n, prefix_row, prefix_n;
 } kq_segment;
 
-/* x = block(x) in place for all n_seg segments of x [T, d], which cover its rows without overlap;
- * prefix_n + n <= the context's max_T. scratch: kq_block_packed_scratch_bytes(mc, T, longest, threads),
- * longest being the greatest prefix_n + n. threads spread the work over fixed tiles: the same bits for
- * every number of threads (but not for another packing: a product's last bits depend on its number of
- * rows). */
+/* The segments of one pass: they cover the T rows without overlap. */
+typedef struct kq_packing {
+    size_t T;
+    const kq_segment *seg; /* [n_seg], borrowed */
+    size_t n_seg;
+    size_t longest; /* the greatest prefix_n + n, at most the context's max_T */
+} kq_packing;
+
+/* x = block(x) in place for all segments of x [T, d]. scratch: kq_block_packed_scratch_bytes(mc, T, longest,
+ * threads). threads spread the work over fixed tiles: the same bits for every number of threads, but not for
+ * another packing, because a product's last bits depend on its number of rows. KQ_E_ARG: a segment outside
+ * the rows or longer than `longest`; KQ_E_NUMERIC: NaN or Inf in the output; KQ_E_MEMORY. */
 size_t kq_block_packed_scratch_bytes(const kq_model_ctx *mc, size_t T, size_t longest, int threads);
-kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, size_t T,
-                                  const kq_segment *seg, size_t n_seg, size_t longest, void *scratch,
-                                  int threads, kq_error *err);
+kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, const kq_packing *p,
+                                  void *scratch, int threads, kq_error *err);
 
-/* Forward that also hands out each linear's input: sink(ctx, id, X [T, n], NULL, T). For input-only
- * statistics. sink may be NULL. */
-typedef kq_status kq_linear_sink(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T,
-                                 kq_error *err);
+/* Where a pass hands the inputs and gradients of its linears. */
+typedef struct kq_linear_sink {
+    /* X [T, n]: the linear's input. G [T, m]: dLoss/d(its output), NULL in a forward pass; its weight
+     * gradient is G^T X (eq. 22). Both are valid during the call only. An error ends the pass. */
+    kq_status (*give)(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err);
+    void *ctx;
+    unsigned selected; /* a backward pass gives the linears whose bit is set; a forward pass gives all */
+} kq_linear_sink;
+
+/* kq_block_forward on one thread that gives each linear's input to the sink. */
 kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
-                                void *scratch, kq_linear_sink *sink, void *ctx, kq_error *err);
+                                void *scratch, const kq_linear_sink *sink, kq_error *err);
 
-/* Recompute the block from x, back-propagate dy = dLoss/dy [T, d] to dx [T, d] (may be dy's array; NULL:
- * not wanted), and for every linear with bit id of `wanted` set call sink(ctx, id, X [T, n], G [T, m],
- * T) where G = dLoss/d(output): its weight gradient is G^T X. X and G are only valid during the call. */
+/* Recompute the block from x [T, d], back-propagate dy = dLoss/dy [T, d] to dx [T, d] (may be dy's array;
+ * NULL: not wanted), and give the selected linears' inputs and gradients to the sink (NULL: none). scratch:
+ * kq_block_scratch_bytes(mc, T, true). KQ_E_NUMERIC: NaN or Inf in dx; the sink's own errors. */
 kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy,
-                            size_t T, float *dx, unsigned wanted, kq_linear_sink *sink, void *ctx,
-                            void *scratch, kq_error *err);
+                            size_t T, float *dx, const kq_linear_sink *sink, void *scratch, kq_error *err);
 
 /* Embedding, final norm and head. E and (when untied) the head are held in the compute type. */
 typedef struct kq_head kq_head;

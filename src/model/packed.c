@@ -1,20 +1,20 @@
+/* Many short sequences in one pass (the answers of a task): rows of all segments go through the linears
+ * together, and only attention looks at segments, one (segment, key head) a task. */
 #include <omp.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "model/internal.h"
 
-/* Rows of all segments go through the linears together; only attention looks at segments, one (segment,
- * key head) a task. */
 typedef struct work {
     float *xn, *q, *k, *v, *g, *u; /* [T, d], [T, dq], [T, dkv] twice, [T, d_ff] twice */
     uint16_t *xb;                  /* [T, widest], only for bf16 products */
-    /* a slice a thread: K, V [longest, head_dim]; Q, O [rows, head_dim]; S [rows, longest] */
+    /* scratch, a slice for each thread: K, V [longest, head_dim]; Q, O [rows, head_dim]; S [rows, longest] */
     float *mine;
     size_t slice; /* floats */
 } work;
 
-static float *take(char *base, size_t *used, size_t n)
+static float *slice_of(char *base, size_t *used, size_t n)
 {
     float *p = base ? (float *)(void *)(base + *used) : NULL;
     *used += (n * sizeof(float) + 63) / 64 * 64;
@@ -24,18 +24,19 @@ static float *take(char *base, size_t *used, size_t n)
 static size_t lay_out(const kq_model_ctx *mc, size_t T, size_t longest, int threads, void *scratch, work *w)
 {
     const kq_config *c = &mc->cfg;
-    const size_t tile = kq_attn_tile(mc) < longest ? kq_attn_tile(mc) : longest, rows = tile * mc->group;
+    const size_t tile = kq_attn_tile_queries(mc) < longest ? kq_attn_tile_queries(mc) : longest,
+                 rows = tile * mc->group;
     size_t used = 0;
-    w->xn = take(scratch, &used, T * c->d_model);
-    w->q = take(scratch, &used, T * mc->dq);
-    w->k = take(scratch, &used, T * mc->dkv);
-    w->v = take(scratch, &used, T * mc->dkv);
-    w->g = take(scratch, &used, T * c->d_ff);
-    w->u = take(scratch, &used, T * c->d_ff);
-    w->xb =
-        mc->compute == KQ_BF16 ? (uint16_t *)(void *)take(scratch, &used, (T * mc->widest + 1) / 2) : NULL;
+    w->xn = slice_of(scratch, &used, T * c->d_model);
+    w->q = slice_of(scratch, &used, T * mc->dq);
+    w->k = slice_of(scratch, &used, T * mc->dkv);
+    w->v = slice_of(scratch, &used, T * mc->dkv);
+    w->g = slice_of(scratch, &used, T * c->d_ff);
+    w->u = slice_of(scratch, &used, T * c->d_ff);
+    w->xb = mc->compute == KQ_BF16 ? (uint16_t *)(void *)slice_of(scratch, &used, (T * mc->widest + 1) / 2)
+                                   : NULL;
     w->slice = (2 * longest * c->head_dim + 2 * rows * c->head_dim + rows * longest + 15) / 16 * 16;
-    w->mine = take(scratch, &used, w->slice * (size_t)(threads < 1 ? 1 : threads));
+    w->mine = slice_of(scratch, &used, w->slice * (size_t)(threads < 1 ? 1 : threads));
     return used;
 }
 
@@ -69,7 +70,7 @@ static void rotate(const kq_model_ctx *mc, const kq_block *b, const kq_segment *
         }
 }
 
-/* n rows of width hd, from rows of width stride. */
+/* Copy n rows of `width` values that lie `stride` apart. */
 static void gather(const float *from, size_t stride, size_t n, size_t width, float *to)
 {
     for (size_t i = 0; i < n; i++)
@@ -81,7 +82,7 @@ static void attend(const kq_model_ctx *mc, const kq_segment *s, size_t j, size_t
                    float *mine)
 {
     const size_t hd = mc->cfg.head_dim, group = mc->group, wide = group * hd, total = s->prefix_n + s->n,
-                 tile_q = kq_attn_tile(mc);
+                 tile_q = kq_attn_tile_queries(mc);
     const size_t rows = (tile_q < longest ? tile_q : longest) * group;
     float *K = mine, *V = K + longest * hd, *Q = V + longest * hd, *O = Q + rows * hd, *S = O + rows * hd;
     const struct {
@@ -96,15 +97,16 @@ static void attend(const kq_model_ctx *mc, const kq_segment *s, size_t j, size_t
         /* the group's heads are neighbours: rows t * group + g */
         float *q = w->q + (s->row + t - s->prefix_n) * mc->dq + j * wide;
         gather(q, mc->dq, n, wide, Q);
-        kq_attn_forward(mc, Q, K, V, t, n, O, NULL, S);
+        kq_attn_forward(mc, &(kq_attn_tile){.Q = Q, .K = K, .V = V, .pos0 = t, .n = n}, O, NULL, S);
         for (size_t i = 0; i < n; i++)
             memcpy(q + i * mc->dq, O + i * wide, wide * sizeof *q);
     }
 }
 
-static kq_status check(const kq_model_ctx *mc, size_t T, const kq_segment *seg, size_t n_seg, size_t longest,
-                       kq_error *err)
+static kq_status check(const kq_model_ctx *mc, const kq_packing *p, kq_error *err)
 {
+    const size_t T = p->T, n_seg = p->n_seg, longest = p->longest;
+    const kq_segment *seg = p->seg;
     if (longest < 1 || longest > mc->max_T)
         return kq_fail(err, KQ_E_ARG, "a sequence of %zu tokens, but the model context was made for 1..%zu",
                        longest, mc->max_T);
@@ -115,13 +117,14 @@ static kq_status check(const kq_model_ctx *mc, size_t T, const kq_segment *seg, 
     return KQ_OK;
 }
 
-kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, size_t T,
-                                  const kq_segment *seg, size_t n_seg, size_t longest, void *scratch,
-                                  int threads, kq_error *err)
+kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, const kq_packing *p,
+                                  void *scratch, int threads, kq_error *err)
 {
+    const size_t T = p->T, n_seg = p->n_seg, longest = p->longest;
+    const kq_segment *seg = p->seg;
     const size_t d = mc->cfg.d_model, ff = mc->cfg.d_ff, nkv = mc->cfg.n_kv_head;
     work w;
-    kq_status st = check(mc, T, seg, n_seg, longest, err);
+    kq_status st = check(mc, p, err);
     if (st != KQ_OK || T == 0)
         return st;
     if (threads < 1 || omp_in_parallel())

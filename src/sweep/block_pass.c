@@ -51,13 +51,13 @@ kq_status kq_sweep_weight_gradient(kq_sweeper *w, kq_sweep_worker *k, kq_linear_
 }
 
 kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block_pass *p, size_t r,
-                                   unsigned selected, kq_linear_sink *sink, void *ctx, kq_error *err)
+                                   const kq_linear_sink *sink, kq_error *err)
 {
     kq_status status = kq_records_read_input(w, k, p->in, r % w->s->n_seq, err);
     if (!status)
         status = kq_spill_read(p->dy, r, k->dy, err);
     if (!status)
-        status = kq_block_backward(w->mc, &p->block, k->x, k->dy, w->s->T, p->out ? k->dy : NULL, selected,
-                                   sink, ctx, k->scratch, err);
+        status = kq_block_backward(w->mc, &p->block, k->x, k->dy, w->s->T, p->out ? k->dy : NULL, sink,
+                                   k->scratch, err);
     return status || !p->out ? status : kq_spill_write(p->out, r, k->dy, err);
 }

@@ -21,7 +21,7 @@ kq_status kq_sweep_forward_block(kq_sweeper *w, size_t layer, kq_error *err);
  * gradient at its output, gives the selected linears' inputs and gradients to sink, and leaves the gradient
  * at the block's input in k->dy, written to p->out unless NULL. */
 kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_block_pass *p, size_t r,
-                                   unsigned selected, kq_linear_sink *sink, void *ctx, kq_error *err);
+                                   const kq_linear_sink *sink, kq_error *err);
 
 /* k->G[id] (+)= G^T X, the gradient of one sequence: X [T, n] the linear's inputs, G [T, m] the gradients at
  * its outputs. accumulate: add to what is there. */

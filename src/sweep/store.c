@@ -101,8 +101,9 @@ static kq_status unit_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
     kq_status status = KQ_OK;
     for (size_t nth = 0; nth < B && !status; nth++) {
         gradient_sink sink = {b, k, unit, nth};
-        status = kq_sweep_backward_record(b->w, k, &b->pass, unit * B + nth, b->selected, put_gradient, &sink,
-                                          err);
+        status = kq_sweep_backward_record(
+            b->w, k, &b->pass, unit * B + nth,
+            &(kq_linear_sink){.give = put_gradient, .ctx = &sink, .selected = b->selected}, err);
     }
     for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
         if (!(b->selected >> id & 1))

@@ -82,7 +82,7 @@ static kq_status up_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *err)
     kq_status status = kq_records_read_input(b->w, k, b->pass.in, seq, err);
     if (!status)
         status = kq_block_forward_sink(b->w->mc, &b->pass.block, k->x, b->w->s->T, k->x, k->scratch,
-                                       keep_tokens, &sink, err);
+                                       &(kq_linear_sink){.give = keep_tokens, .ctx = &sink}, err);
     return status || !b->pass.out ? status : kq_records_write_input(b->w, k, b->pass.out, seq, err);
 }
 
@@ -94,8 +94,9 @@ static kq_status down_item(void *ctx, kq_sweep_worker *k, size_t i, kq_error *er
     for (int j = 0; j < N_INPUTS; j++)
         if (b->X[j])
             ids |= 1u << input_of[j]; /* so that the shared input is handed out */
-    return kq_sweep_backward_record(b->w, k, &b->pass, kq_sweep_record(b->w, b->e, sink.i), ids, keep_tokens,
-                                    &sink, err);
+    return kq_sweep_backward_record(b->w, k, &b->pass, kq_sweep_record(b->w, b->e, sink.i),
+                                    &(kq_linear_sink){.give = keep_tokens, .ctx = &sink, .selected = ids},
+                                    err);
 }
 
 static void free_block(token_block *b)

@@ -318,8 +318,11 @@ static kq_status run_blocks(kq_scorer *s, job *j, int (*step)(void *ctx, double 
         }
         for (size_t i = 0; i < j->n_pack && !st; i++) {
             const pack *p = &j->packs[i];
-            st = kq_block_forward_packed(s->mc, b, j->x + p->row0 * s->d, p->rows, j->seg + p->seg0, p->n_seg,
-                                         p->longest, scratch, s->threads, err);
+            st = kq_block_forward_packed(
+                s->mc, b, j->x + p->row0 * s->d,
+                &(kq_packing){
+                    .T = p->rows, .seg = j->seg + p->seg0, .n_seg = p->n_seg, .longest = p->longest},
+                scratch, s->threads, err);
         }
         kq_block_free(&once);
         if (!st && step && step(ctx, (double)(layer + 1) / (double)(n_layer + 1)))

@@ -82,8 +82,9 @@ static void run_family(const char *family, kq_compute compute)
         grads gr = {.cfg = c};
         for (int id = 0; id < KQ_N_LINEAR; id++)
             gr.dW[id] = kq_calloc(b[i].lin[id].m * b[i].lin[id].n, 4);
-        check_ok(
-            kq_block_backward(mc, &b[i], x[i], dx, T, dx, (1u << KQ_N_LINEAR) - 1, add_grad, &gr, bwd, &err));
+        check_ok(kq_block_backward(
+            mc, &b[i], x[i], dx, T, dx,
+            &(kq_linear_sink){.give = add_grad, .ctx = &gr, .selected = (1u << KQ_N_LINEAR) - 1}, bwd, &err));
         assert_int_equal(gr.n, KQ_N_LINEAR);
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             char name[160];

@@ -52,7 +52,7 @@ static void test_finite_difference(void **state)
         float *x = kq_alloc(n, 4), *u = kq_alloc(n, 4), *v = kq_alloc(n, 4), *dx = kq_alloc(n, 4),
               *y0 = kq_alloc(n, 4), *y1 = kq_alloc(n, 4);
         random_rows(x, n, "x"), random_rows(v, n, "v");
-        check_ok(kq_block_backward(s.mc, &s.b, x, v, T, dx, 0, NULL, NULL, s.scratch, &err));
+        check_ok(kq_block_backward(s.mc, &s.b, x, v, T, dx, NULL, s.scratch, &err));
         for (int trial = 0; trial < 4; trial++) {
             char label[16];
             snprintf(label, sizeof label, "u%d", trial);
@@ -149,22 +149,27 @@ static void test_sinks(void **state)
     random_rows(x, T * d, "x"), random_rows(dy, T * d, "dy");
     check_ok(kq_block_forward(s.mc, &s.b, x, T, y, s.scratch, 1, &err));
     seen f = {.stop_at = KQ_N_LINEAR};
-    check_ok(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch, see, &f, &err));
+    check_ok(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch, &(kq_linear_sink){.give = see, .ctx = &f},
+                                   &err));
     assert_memory_equal(y, z, T * d * 4);
     assert_int_equal(f.n, 7);
     f = (seen){.stop_at = KQ_GATE};
-    check_fails(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch, see, &f, &err), KQ_E_INTERRUPTED,
-                "stop");
+    check_fails(kq_block_forward_sink(s.mc, &s.b, x, T, z, s.scratch,
+                                      &(kq_linear_sink){.give = see, .ctx = &f}, &err),
+                KQ_E_INTERRUPTED, "stop");
 
     seen b = {.stop_at = KQ_N_LINEAR, .grads = true}; /* only what was asked for, also without dx */
-    check_ok(
-        kq_block_backward(s.mc, &s.b, x, dy, T, NULL, 1u << KQ_GATE | 1u << KQ_V, see, &b, s.scratch, &err));
+    check_ok(kq_block_backward(
+        s.mc, &s.b, x, dy, T, NULL,
+        &(kq_linear_sink){.give = see, .ctx = &b, .selected = 1u << KQ_GATE | 1u << KQ_V}, s.scratch, &err));
     assert_int_equal(b.n, 2);
     assert_int_equal(b.order[0], KQ_GATE);
     assert_int_equal(b.order[1], KQ_V);
     b = (seen){.stop_at = KQ_O, .grads = true};
-    check_fails(kq_block_backward(s.mc, &s.b, x, dy, T, y, 127, see, &b, s.scratch, &err), KQ_E_INTERRUPTED,
-                "stop");
+    check_fails(kq_block_backward(s.mc, &s.b, x, dy, T, y,
+                                  &(kq_linear_sink){.give = see, .ctx = &b, .selected = 127}, s.scratch,
+                                  &err),
+                KQ_E_INTERRUPTED, "stop");
     assert_int_equal(b.order[b.n - 1], KQ_O);
     kq_free(x), kq_free(dy), kq_free(y), kq_free(z);
     setup_free(&s);

@@ -44,10 +44,13 @@ static void run(const char *family, kq_compute compute, double tol)
     for (size_t i = 0; i < T * d; i++)
         x[i] = (float)kq_rng_normal(&rng);
     memcpy(y, x, T * d * sizeof *x);
-    check_ok(kq_block_forward_packed(mc, &b, y, T, seg, N_SEQ, LONGEST, scratch, 1, &err));
+    check_ok(kq_block_forward_packed(
+        mc, &b, y, &(kq_packing){.T = T, .seg = seg, .n_seg = N_SEQ, .longest = LONGEST}, scratch, 1, &err));
     for (int threads = 2; threads <= 3; threads++) {
         memcpy(z, x, T * d * sizeof *x);
-        check_ok(kq_block_forward_packed(mc, &b, z, T, seg, N_SEQ, LONGEST, scratch, threads, &err));
+        check_ok(kq_block_forward_packed(
+            mc, &b, z, &(kq_packing){.T = T, .seg = seg, .n_seg = N_SEQ, .longest = LONGEST}, scratch,
+            threads, &err));
         assert_memory_equal(y, z, T * d * sizeof *y);
     }
     for (int i = 0; i < N_SEQ; i++) {
@@ -58,12 +61,18 @@ static void run(const char *family, kq_compute compute, double tol)
     }
     const kq_segment outside = {.row = T - 3, .n = 4},
                      late = {.row = 0, .n = 10, .prefix_row = 20, .prefix_n = LONGEST - 9};
-    check_fails(kq_block_forward_packed(mc, &b, z, T, &outside, 1, LONGEST, scratch, 1, &err), KQ_E_ARG,
-                "segment 0");
-    check_fails(kq_block_forward_packed(mc, &b, z, T, &late, 1, LONGEST, scratch, 1, &err), KQ_E_ARG,
-                "segment 0");
-    check_fails(kq_block_forward_packed(mc, &b, z, T, seg, N_SEQ, LONGEST + 1, scratch, 1, &err), KQ_E_ARG,
-                "a sequence of 151 tokens");
+    check_fails(kq_block_forward_packed(
+                    mc, &b, z, &(kq_packing){.T = T, .seg = &outside, .n_seg = 1, .longest = LONGEST},
+                    scratch, 1, &err),
+                KQ_E_ARG, "segment 0");
+    check_fails(kq_block_forward_packed(mc, &b, z,
+                                        &(kq_packing){.T = T, .seg = &late, .n_seg = 1, .longest = LONGEST},
+                                        scratch, 1, &err),
+                KQ_E_ARG, "segment 0");
+    check_fails(kq_block_forward_packed(
+                    mc, &b, z, &(kq_packing){.T = T, .seg = seg, .n_seg = N_SEQ, .longest = LONGEST + 1},
+                    scratch, 1, &err),
+                KQ_E_ARG, "a sequence of 151 tokens");
     kq_free(x);
     kq_free(y);
     kq_free(z);
