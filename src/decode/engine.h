@@ -1,5 +1,5 @@
 /* The engine: a whole model in memory that continues many sequences at once, each in a slot with its own
- * key/value cache.
+ * key/value cache (docs/math.md, "Decoding").
  *
  *     kq_engine_options opt = kq_engine_defaults();
  *     opt.max_T = 2048;
@@ -8,11 +8,10 @@
  *     kq_engine_run(engine, &p, 1, &err);         -> logits [vocab] after the last id
  *
  * What holds (tests/decode/test_engine.c):
- *   - The logits of a position are the same bits whatever else is in the call, however its sequence was
- *     cut into pieces, in which slot it is,
- *     and for every number of threads: each sum is taken in an order that depends on the model alone.
- *       For one instruction set, compute, kind
- *     of weights and kv type.
+ *   - The logits of a position have the same bits whatever else is in the call, however its sequence was cut
+ * into pieces, in whatever slot it is, and for every number of threads, because each sum is taken in an order
+ * that depends on the model alone. This holds for one instruction set, compute type, kind of weights and kv
+ * type.
  *   - With compute F32 and KV F32 the logits are kq_block_forward's to rounding. */
 #ifndef KQ_DECODE_ENGINE_H
 #define KQ_DECODE_ENGINE_H
@@ -45,18 +44,18 @@ typedef struct kq_engine_options {
 /* best isa, BF16, all threads, 1 slot of 2048 tokens, AUTO, BF16 */
 kq_engine_options kq_engine_defaults(void);
 
-/* How many threads to give an engine: `asked` (0: all) or fewer. Its threads wait for each other several
- * times a block, so that more than there are processors crawl (a model of 3 blocks x 64: 0.1 s with one
- * thread, above 60 s with 16 on two processors), and a small model is faster with one. */
+/* How many threads an engine should have: `asked` (0: all processors) or fewer. Its threads wait for each
+ * other several times a block: with more threads than processors they crawl (a model of 3 blocks of width 64:
+ * 0.1 s with one thread, above 60 s with 16 on two processors), and a small model is fastest with one. */
 int kq_engine_threads(const kq_config *c, int asked);
 
-/* one call at a time; the caller's lock if several threads use it */
+/* For one call at a time: several threads need a lock of their own. */
 typedef struct kq_engine kq_engine;
 
 /* model is borrowed and must outlive the engine (packed weights are read where they are mapped). */
 kq_status kq_engine_new(const kq_model_file *model, const kq_engine_options *opt, kq_engine **out,
                         kq_error *err);
-/* The same from any weights, all dense; w is borrowed likewise. */
+/* From any weights, all of them dense; w is borrowed and must outlive the engine. */
 kq_status kq_engine_new_dense(const kq_weights *w, const kq_engine_options *opt, kq_engine **out,
                               kq_error *err);
 void kq_engine_free(kq_engine *e); /* NULL is fine */
@@ -66,20 +65,19 @@ size_t kq_engine_n_slots(const kq_engine *e);
 size_t kq_engine_max_T(const kq_engine *e);
 /* Bytes of memory: weights (mapped ones counted), caches and scratch. */
 size_t kq_engine_bytes(const kq_engine *e);
-/* Of these, what one step of a single sequence reads of the weights: the bound by memory is the
- * machine's bytes a second over this. */
+/* Bytes of the weights that one step of a single sequence reads. The machine's bytes a second over this
+ * number bound the tokens a second. */
 size_t kq_engine_bytes_per_token(const kq_engine *e);
 
 size_t kq_engine_length(const kq_engine *e, size_t slot); /* tokens in the slot's cache */
-/* Forget all but the first `length` tokens (nothing happens when there are no more): a new sequence, a
- * stopped answer, a shared prefix. */
+/* Forget all but the first `length` tokens of a slot; nothing happens when it holds no more. */
 void kq_engine_truncate(kq_engine *e, size_t slot, size_t length);
 /* Make slot `to` hold the first `length` tokens of slot `from` (to != from). KQ_E_ARG: no such slot, or
  * `from` holds fewer. */
 kq_status kq_engine_copy(kq_engine *e, size_t from, size_t to, size_t length, kq_error *err);
 
-/* Append n >= 1 ids to a slot; logits [n_logits, vocab], n_logits <= n: after each of the last n_logits
- * of them (0: none wanted, NULL). */
+/* Append n >= 1 ids to a slot. logits [n_logits, vocab] receives those after each of the last n_logits ids,
+ * n_logits <= n; with n_logits 0 it may be NULL. */
 typedef struct kq_engine_piece {
     size_t slot;
     const int32_t *ids;

@@ -1,6 +1,7 @@
-/* The kernels of decoding. Each value's sum is taken in an order that depends on the row's length alone,
- * never on how many rows or vectors share the call. They cannot fail, allocate nothing and run on the
- * calling thread; pointers need no alignment. */
+/* The kernels of decoding (docs/math.md, "Decoding"). Each value's sum is taken in an order that depends on
+ * the row's length alone, never on how many rows or vectors share the call: so the logits of a position do
+ * not depend on the batch. They cannot fail, allocate nothing and run on the calling thread; pointers need no
+ * alignment. kernels_ref.c defines them. */
 #ifndef KQ_DECODE_KERNELS_H
 #define KQ_DECODE_KERNELS_H
 
@@ -26,14 +27,15 @@ typedef struct kq_decode_kern {
     /* Sylvester's transform across the n / step rows of x [n / step, step], n / step a power of two; not
      * normalised. */
     void (*sylvester)(float *x, size_t n, size_t step);
-    /* y[r] of one vector x against rows stored in 8 (int8) or 4 bits with a scale a group (checkpoint.h,
-     * kq_rows_encode): sums within a group first. T vectors likewise. scales: f32 [rows, n / group]. */
+    /* y[t * ldy + r] of T vectors x against rows stored in 8 bits (int8) or 4 bits with one scale a group
+     * (kq_rows_encode): a group is summed first, then the groups. scales: f32 [rows, n / group]. */
     void (*dots_q8)(const int8_t *q, const float *scales, size_t rows, size_t n, size_t group, const float *x,
                     size_t ldx, size_t T, float *y, size_t ldy);
     void (*dots_q4)(const uint8_t *q, const float *scales, size_t rows, size_t n, size_t group,
                     const float *x, size_t ldx, size_t T, float *y, size_t ldy);
 } kq_decode_kern;
 
+/* The best at or below isa, which the machine must run. */
 const kq_decode_kern *kq_decode_kern_pick(kq_isa isa);
 extern const kq_decode_kern kq_decode_kern_ref;
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-/* What the kernels of decoding mean, in plain C, and the choice between them. */
+/* The kernels of decoding in plain C, which define them, and the choice between the tables. */
 #include "base/f16.h"
 #include "decode/kernels.h"
 

@@ -1,9 +1,10 @@
-/* The kernels, written once over a vector of VF_N floats; included once per instruction set. Wants
- * TARGET, FN(name), VF_N, vf; vf_set1, vf_load, vf_store, vf_part(p, k) and vf_part_store(p, k, v) for
- * the first k < VF_N lanes (the others 0), vf_add, vf_sub, vf_fma (ab + c), vf_sum, vf_load_bf16(p),
- * vf_part_bf16(p, k), vf_load_f16, vf_part_f16, vf_store_f16(p, v), vf_load_i8(p), vf_load_u4(p) (VF_N
- * nibbles less 8, low half first), ROWS and VECS (the register block), KERN_NAME, KERN_TABLE. Every dot
- * product has one accumulator of VF_N lanes, whatever the block. */
+/* The kernels of decoding, written once over a vector of VF_N floats and included once per instruction set.
+ * The including file defines TARGET, FN(name), VF_N, vf (the vector), KERN_NAME, KERN_TABLE, ROWS and VECS
+ * (the register block); vf_set1, vf_load, vf_store, vf_part(p, k) and vf_part_store(p, k, v) for the first k
+ * < VF_N lanes (the others are 0), vf_add, vf_sub, vf_fma (a b + c), vf_sum; vf_load_bf16(p), vf_part_bf16(p,
+ * k), vf_load_f16, vf_part_f16, vf_store_f16(p, v), vf_load_i8(p), vf_load_u4(p) (VF_N nibbles less 8, low
+ * half first). Every dot product has one accumulator of VF_N lanes, whatever the block, so that its bits do
+ * not depend on the block. */
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define PART_F32(p, k) vf_part(p, k)
 
@@ -139,60 +140,60 @@ enum { FN(rows_ahead) = 16 };
 
 /* acc = sum over groups of scale * (sum over the group, per lane): one accumulator of VF_N lanes a dot
  * product here too. */
-#define DOTS_Q(name, type, bits, load)                                                                   \
-    INLINE void FN(name##_block)(const type *q, size_t row_bytes, const float *scales, size_t n,         \
-                                 size_t group, const float *x, size_t ldx, float *y, size_t ldy,         \
-                                 const int R, const int V)                                               \
-    {                                                                                                    \
-        vf acc[4][4];                                                                                    \
-        const size_t n_groups = n / group;                                                               \
-        _Pragma("GCC unroll 4") for (int r = 0; r < R; r++)                                              \
-            _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) acc[r][t] = vf_set1(0);                  \
-        for (size_t g = 0; g < n_groups; g++)                                                            \
-            _Pragma("GCC unroll 4") for (int r = 0; r < R; r++)                                          \
-            {                                                                                            \
-                vf part[4];                                                                              \
-                __builtin_prefetch((const char *)q + ((size_t)r + FN(rows_ahead)) * row_bytes +          \
-                                   g * group * bits / 8);                                                \
-                _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) part[t] = vf_set1(0);                \
-                for (size_t i = g * group; i < (g + 1) * group; i += VF_N) {                             \
-                    vf w = load(q + (size_t)r * row_bytes + i * bits / 8);                               \
-                    _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) part[t] =                        \
-                        vf_fma(w, vf_load(x + (size_t)t * ldx + i), part[t]);                            \
-                }                                                                                        \
-                vf s = vf_set1(scales[(size_t)r * n_groups + g]);                                        \
-                _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) acc[r][t] =                          \
-                    vf_fma(s, part[t], acc[r][t]);                                                       \
-            }                                                                                            \
-        _Pragma("GCC unroll 4") for (int t = 0; t < V; t++)                                              \
-            _Pragma("GCC unroll 4") for (int r = 0; r < R; r++) y[(size_t)t * ldy + (size_t)r] =         \
-                vf_sum(acc[r][t]);                                                                       \
-    }                                                                                                    \
-    static TARGET void FN(name)(const type *q, const float *scales, size_t rows, size_t n, size_t group, \
-                                const float *x, size_t ldx, size_t T, float *y, size_t ldy)              \
-    {                                                                                                    \
-        const size_t row_bytes = (n * bits + 7) / 8, n_groups = n / group;                               \
-        if (group % VF_N) {                                                                              \
-            kq_decode_kern_ref.name(q, scales, rows, n, group, x, ldx, T, y, ldy);                       \
-            return;                                                                                      \
-        }                                                                                                \
-        size_t r = 0;                                                                                    \
-        for (; rows - r >= 4; r += 4) {                                                                  \
-            size_t t = 0;                                                                                \
-            for (; T - t >= 4; t += 4)                                                                   \
-                FN(name##_block)                                                                         \
-                (q + r * row_bytes, row_bytes, scales + r * n_groups, n, group, x + t * ldx, ldx,        \
-                 y + t * ldy + r, ldy, 4, 4);                                                            \
-            for (; t < T; t++)                                                                           \
-                FN(name##_block)                                                                         \
-                (q + r * row_bytes, row_bytes, scales + r * n_groups, n, group, x + t * ldx, ldx,        \
-                 y + t * ldy + r, ldy, 4, 1);                                                            \
-        }                                                                                                \
-        for (; r < rows; r++)                                                                            \
-            for (size_t t = 0; t < T; t++)                                                               \
-                FN(name##_block)                                                                         \
-                (q + r * row_bytes, row_bytes, scales + r * n_groups, n, group, x + t * ldx, ldx,        \
-                 y + t * ldy + r, ldy, 1, 1);                                                            \
+#define DOTS_Q(name, type, bits, load)                                                                     \
+    INLINE void FN(name##_block)(const type *q, size_t row_bytes, const float *scales, size_t n,           \
+                                 size_t group, const float *x, size_t ldx, float *y, size_t ldy,           \
+                                 const int R, const int V)                                                 \
+    {                                                                                                      \
+        vf acc[4][4];                                                                                      \
+        const size_t n_groups = n / group;                                                                 \
+        _Pragma("GCC unroll 4") for (int r = 0; r < R; r++)                                                \
+            _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) acc[r][t] = vf_set1(0);                    \
+        for (size_t g = 0; g < n_groups; g++)                                                              \
+            _Pragma("GCC unroll 4") for (int r = 0; r < R; r++)                                            \
+            {                                                                                              \
+                vf part[4];                                                                                \
+                __builtin_prefetch((const char *)q + ((size_t)r + FN(rows_ahead)) * row_bytes +            \
+                                   g * group * bits / 8);                                                  \
+                _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) part[t] = vf_set1(0);                  \
+                for (size_t i = g * group; i < (g + 1) * group; i += VF_N) {                               \
+                    vf w = load(q + (size_t)r * row_bytes + i * bits / 8);                                 \
+                    _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) part[t] =                          \
+                        vf_fma(w, vf_load(x + (size_t)t * ldx + i), part[t]);                              \
+                }                                                                                          \
+                vf s = vf_set1(scales[(size_t)r * n_groups + g]);                                          \
+                _Pragma("GCC unroll 4") for (int t = 0; t < V; t++) acc[r][t] =                            \
+                    vf_fma(s, part[t], acc[r][t]);                                                         \
+            }                                                                                              \
+        _Pragma("GCC unroll 4") for (int t = 0; t < V; t++)                                                \
+            _Pragma("GCC unroll 4") for (int r = 0; r < R; r++) y[(size_t)t * ldy + (size_t)r] =           \
+                vf_sum(acc[r][t]);                                                                         \
+    }                                                                                                      \
+    static TARGET void FN(name)(const type *q, const float *scales, size_t rows, size_t n, size_t group,   \
+                                const float *x, size_t ldx, size_t T, float *y, size_t ldy)                \
+    {                                                                                                      \
+        const size_t row_bytes = (n * bits + 7) / 8, n_groups = n / group;                                 \
+        if (group % VF_N) {                                                                                \
+            kq_decode_kern_ref.name(q, scales, rows, n, group, x, ldx, T, y, ldy);                         \
+            return;                                                                                        \
+        }                                                                                                  \
+        size_t r = 0;                                                                                      \
+        for (; rows - r >= 4; r += 4) {                                                                    \
+            size_t t = 0;                                                                                  \
+            for (; T - t >= 4; t += 4)                                                                     \
+                FN(name##_block)                                                                           \
+            (q + r * row_bytes, row_bytes, scales + r * n_groups, n, group, x + t * ldx, ldx,              \
+             y + t * ldy + r, ldy, 4, 4);                                                                  \
+            for (; t < T; t++)                                                                             \
+                FN(name##_block)                                                                           \
+            (q + r * row_bytes, row_bytes, scales + r * n_groups, n, group, x + t * ldx, ldx,              \
+             y + t * ldy + r, ldy, 4, 1);                                                                  \
+        }                                                                                                  \
+        for (; r < rows; r++)                                                                              \
+            for (size_t t = 0; t < T; t++)                                                                 \
+                FN(name##_block)                                                                           \
+        (q + r * row_bytes, row_bytes, scales + r * n_groups, n, group, x + t * ldx, ldx, y + t * ldy + r, \
+         ldy, 1, 1);                                                                                       \
     }
 DOTS_Q(dots_q8, int8_t, 8, vf_load_i8)
 DOTS_Q(dots_q4, uint8_t, 4, vf_load_u4)

@@ -1,3 +1,5 @@
+/* Products with a matrix of any kind. What the kernels do is the same for one vector and for many: each
+ * value's sum has one order. */
 #include "decode/matrix.h"
 
 #include <string.h>
@@ -44,31 +46,31 @@ void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size
         k->dots_q4(M->q + r0 * ((n + 1) / 2), M->scales + r0 * (n / M->group), rows, n, M->group, x, ldx, T,
                    y, ldy);
         break;
-    case KQ_MATRIX_PACKED: break; /* below */
+    case KQ_MATRIX_PACKED: break; /* kq_matrix_tile */
     }
 }
 
-void kq_matrix_rotate_in(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, const float *x,
-                         void *z, float *step, float *scratch)
+void kq_matrix_rotate_in(const kq_matrix *M, const kq_matrix_kern *k, const float *x, void *z, float *step,
+                         float *scratch)
 {
     float *signed_x = scratch, *rotated = M->code ? scratch + M->n_pad : z;
     for (size_t i = 0; i < M->n; i++)
         signed_x[i] = x[i] * M->su[i];
     memset(signed_x + M->n, 0, (M->n_pad - M->n) * sizeof *signed_x);
-    kq_rotate(M->u_n, k, false, signed_x, rotated);
-    *step = M->code ? p->quantize(rotated, M->n_pad, M->code->x_max, z) : 1;
+    kq_rotate(M->u_n, k->dense, false, signed_x, rotated);
+    *step = M->code ? k->packed->quantize(rotated, M->n_pad, M->code->x_max, z) : 1;
 }
 
-void kq_matrix_tile(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, size_t tile,
-                    const void *z, size_t ldz, size_t T, float *y, size_t ldy, void *panel)
+void kq_matrix_tile(const kq_matrix *M, const kq_matrix_kern *k, size_t tile, const void *z, size_t ldz,
+                    size_t T, float *y, size_t ldy, void *panel)
 {
     const size_t nt = M->n_pad / 16, words = kq_trellis_words(M->trellis);
     const uint16_t *w = M->words + tile * nt * words;
     if (M->code && T == 1) {
-        p->dot(M->code, w, nt, z, y);
+        k->packed->dot(M->code, w, nt, z, y);
     } else if (M->code) {
-        p->decode(M->code, w, nt, panel);
-        p->dots(panel, nt, z, ldz, T, y, ldy);
+        k->packed->decode(M->code, w, nt, panel);
+        k->packed->dots(panel, nt, z, ldz, T, y, ldy);
     } else {
         float *dense = panel, value[KQ_TILE_SIZE];
         for (size_t c = 0; c < nt; c++) {
@@ -76,7 +78,7 @@ void kq_matrix_tile(const kq_matrix *M, const kq_decode_kern *k, const kq_packed
             for (size_t r = 0; r < 16; r++)
                 memcpy(dense + r * M->n_pad + c * 16, value + r * 16, 16 * sizeof *dense);
         }
-        k->dots_f32(dense, M->n_pad, 16, M->n_pad, z, ldz, T, y, ldy);
+        k->dense->dots_f32(dense, M->n_pad, 16, M->n_pad, z, ldz, T, y, ldy);
     }
 }
 

@@ -1,4 +1,5 @@
-/* A weight matrix as the engine holds it: dense, or as the checkpoint stores it. */
+/* A weight matrix as the engine holds it: dense in f32 or bf16, rows in 8 or 4 bits, or a packed trellis; and
+ * its product with T vectors. A packed one is never decoded as a whole (docs/math.md, "Decoding"). */
 #ifndef KQ_DECODE_MATRIX_H
 #define KQ_DECODE_MATRIX_H
 
@@ -33,21 +34,30 @@ typedef struct kq_matrix {
     const kq_rotation *u_m, *u_n;
 } kq_matrix;
 void kq_matrix_free(kq_matrix *M);
-size_t kq_matrix_bytes(const kq_matrix *M);
+size_t kq_matrix_bytes(const kq_matrix *M); /* that one product reads, mapped bytes included */
 
-/* Not packed: y[t * ldy + r - r0] = (W x_t)[r] for rows r0 <= r < r1 and T vectors. */
+/* The kernels of an instruction set that products need. */
+typedef struct kq_matrix_kern {
+    const kq_decode_kern *dense;
+    const kq_packed_kern *packed;
+} kq_matrix_kern;
+
+/* A matrix that is not packed: y[t * ldy + r - r0] = (W x_t)[r] for rows r0 <= r < r1 and T vectors x_t, ldx
+ * apart. */
 void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size_t r1, const float *x,
                     size_t ldx, size_t T, float *y, size_t ldy);
 
-/* Packed, in three steps. One vector x [n] to z (n_pad floats, or as many int16 when M->code is set;
- * *step then). scratch: 2 n_pad floats. */
-void kq_matrix_rotate_in(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, const float *x,
-                         void *z, float *step, float *scratch);
-/* Row tile: y[t * ldy + r] for its 16 rows of W' and T vectors z, ldz (floats or int16) apart. panel: 16
+/* A packed matrix, in three steps.
+ * 1. One vector x [n], signed and rotated, to z: n_pad floats, or n_pad int16 where M->code is set, z ~ q *
+ * *step then. scratch: 2 n_pad floats. */
+void kq_matrix_rotate_in(const kq_matrix *M, const kq_matrix_kern *k, const float *x, void *z, float *step,
+                         float *scratch);
+/* 2. One row of tiles: y[t * ldy + r] for its 16 rows of W' and T vectors z, ldz elements apart. panel: 16
  * n_pad floats, 64-byte aligned. */
-void kq_matrix_tile(const kq_matrix *M, const kq_decode_kern *k, const kq_packed_kern *p, size_t tile,
-                    const void *z, size_t ldz, size_t T, float *y, size_t ldy, void *panel);
-/* y [m] from the product w [m_pad] (changed). scratch: m_pad floats. */
+void kq_matrix_tile(const kq_matrix *M, const kq_matrix_kern *k, size_t tile, const void *z, size_t ldz,
+                    size_t T, float *y, size_t ldy, void *panel);
+/* 3. y [m] from one vector's product w [m_pad], rotated back and signed; w is changed. scratch: m_pad floats.
+ */
 void kq_matrix_rotate_out(const kq_matrix *M, const kq_decode_kern *k, float *w, float step, float *y,
                           float *scratch);
 

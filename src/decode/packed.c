@@ -1,4 +1,4 @@
-/* The integers of a code, and the products in plain C. */
+/* The integers of a code, and the products in plain C, which define what the other kernels compute. */
 #include "decode/packed.h"
 
 #include <math.h>
@@ -56,7 +56,8 @@ kq_status kq_packed_code_new(const kq_trellis *t, kq_packed_code **out, kq_error
     for (size_t i = 0; i < n; i++)
         largest = fmaxf(largest, fabsf(value[i]));
     int w_max = KQ_PACKED_W_MAX;
-    if (c->code == KQ_1MAD) { /* the sum of four bytes less 510, over 147.8: integers as they are */
+    if (c->code ==
+        KQ_1MAD) { /* a value is the sum of four bytes less 510, over 147.8: the integers are exact */
         c->inverse = 147.800537f;
         w_max = 510;
     } else {

@@ -1,3 +1,6 @@
+/* The orthogonal transforms of round/hadamard.c for one vector, through the kernels of this room: the same
+ * matrices in another order of the same sums. round's own go through BLAS, whose call overhead a pass over a
+ * small model would feel. */
 #include "decode/rotate.h"
 
 #include <math.h>

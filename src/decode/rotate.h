@@ -1,5 +1,5 @@
-/* The orthogonal transforms of round/round.h for one vector at a time, without a library call: a pass
- * over a small model makes hundreds. */
+/* The orthogonal transforms of round/round.h (eq. 50) for one vector at a time, without a library call: a
+ * pass over a small model makes hundreds of them. */
 #ifndef KQ_DECODE_ROTATE_H
 #define KQ_DECODE_ROTATE_H
 
@@ -7,6 +7,7 @@
 #include "round/round.h"
 
 typedef struct kq_rotation kq_rotation; /* read-only after creation */
+/* Order n as kq_hadamard_new; *out is the caller's. KQ_E_ARG, KQ_E_MEMORY. */
 kq_status kq_rotation_new(size_t n, kq_rotation **out, kq_error *err);
 void kq_rotation_free(kq_rotation *r);
 size_t kq_rotation_order(const kq_rotation *r);

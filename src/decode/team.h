@@ -1,6 +1,6 @@
-/* Threads that go through the same program together: a barrier that waits spinning (a pass over a small
- * model has hundreds of them, each a few microseconds apart), and work handed out item by item between
- * two barriers. Inside one OpenMP parallel region. */
+/* Threads that go through the same program together, inside one OpenMP parallel region: work handed out item
+ * by item, and a barrier between two phases. The barrier spins, because a pass over a small model has
+ * hundreds of them, a few microseconds apart. */
 #ifndef KQ_DECODE_TEAM_H
 #define KQ_DECODE_TEAM_H
 
@@ -15,7 +15,8 @@ typedef struct kq_team {
     _Alignas(64) atomic_size_t next;
 } kq_team;
 
-/* The next item of the present phase; who gets `total` or more has nothing left to do but the barrier. */
+/* The next item of the present phase. A thread that gets the phase's number of items, or more, goes to the
+ * barrier. */
 static inline size_t kq_team_next(kq_team *t)
 {
     return atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed);
@@ -23,7 +24,7 @@ static inline size_t kq_team_next(kq_team *t)
 
 static inline void kq_team_barrier(kq_team *t)
 {
-    /* a few dozen microseconds, then let others run: the machine may be shared */
+    /* rounds of a few dozen microseconds in all; then let others run, for the machine may be shared */
     enum { SPIN = 10000 };
     unsigned round = atomic_load_explicit(&t->round, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
