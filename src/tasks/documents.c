@@ -1,3 +1,6 @@
+/* The tasks and their documents: what each field of a JSON line becomes, as lm-evaluation-harness 0.4 has it
+ * in its YAML files and Python functions (lm_eval/tasks, MIT; read and written anew). scripts/check_tasks.py
+ * compares every request with it. */
 #include <ctype.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -9,7 +12,7 @@
 #include "tasks/tasks.h"
 #include "text/text.h"
 
-/* One document being read: everything a message needs. */
+/* One document being read, with what messages need. */
 typedef struct reader {
     const char *path;
     size_t line;

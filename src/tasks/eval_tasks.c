@@ -1,4 +1,5 @@
-/* kq_eval_tasks: any MODEL, any of the tasks; the results as lm-evaluation-harness lays them out. */
+/* kq_eval_tasks, the library's multiple-choice evaluation: any MODEL, any of the tasks. Results and samples
+ * have the keys of lm-evaluation-harness, so that scripts made for it read them. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,12 +12,14 @@
 #include "base/locale.h"
 #include "base/mem.h"
 #include "base/options.h"
+#include "base/text.h"
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "settings/settings.h"
 #include "tasks/tasks.h"
 #include "text/text.h"
 
+/* One task: its documents, their requests, and the scores so far. */
 typedef struct task_run {
     const kq_task *task;
     const char *path;
@@ -92,7 +95,7 @@ static kq_status task_open(task_run *t, const kq_task_file *file, size_t limit, 
 
 /* ---- scoring ------------------------------------------------------------------------------------------- */
 
-static int step(void *ctx, double fraction)
+static int report_progress(void *ctx, double fraction)
 {
     const run *r = ctx;
     const kq_common *c = &r->opt->common;
@@ -101,7 +104,8 @@ static int step(void *ctx, double fraction)
                : 0;
 }
 
-static kq_status keep(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n, kq_error *err)
+static kq_status restore_scores(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll, size_t n,
+                                kq_error *err)
 {
     const run *r = ctx;
     if (task >= r->n || doc >= r->t[task].n || n != r->t[task].docs[doc].n)
@@ -145,7 +149,7 @@ static kq_status score_task(run *r, size_t index, kq_scorer *scorer, size_t max_
         r->rows_now = (double)rows;
         if (!done)
             st = kq_scorer_run(scorer, t->req + t->first[from], n_req + from, to - from, max_length,
-                               t->ll + t->first[from], step, r, err);
+                               t->ll + t->first[from], report_progress, r, err);
         r->rows_done += (double)rows;
         for (size_t i = from; i < to && !st && !done && r->journal; i++)
             st = kq_journal_add(r->journal, index, i, t->ll + t->first[i], t->docs[i].n, err);
@@ -302,9 +306,10 @@ static kq_status write_samples(const run *r, const char *path, kq_error *err)
     return st ? st : kq_out_commit(out, err);
 }
 
-/* ---- the job ------------------------------------------------------------------------------------------- */
+/* ---- the journal of a job ------------------------------------------------------------------------------ */
 
-/* What must be the same for kept documents to count, as one line. *text: free(). */
+/* The settings on which scores depend, as one line: kept scores count only if they are the same. *text:
+ * free(). */
 static kq_status settings_text(const run *r, const kq_source *src, const kq_eval_options *o, char **text,
                                kq_error *err)
 {
@@ -344,15 +349,87 @@ static kq_status open_journal(run *r, const kq_source *src, const kq_eval_option
                                         "it had scored is kept beside it")
                               : KQ_OK;
     kq_status st = settings_text(r, src, o, &settings, err);
-    if (!st && asprintf(&path, "%s.partial", r->opt->samples_file) < 0) {
-        path = NULL;
-        st = kq_fail(err, KQ_E_MEMORY, "out of memory: a path");
-    }
     if (!st)
-        st = kq_journal_open(path, settings, r->opt->resume, keep, r, &r->journal, err);
-    free(path);
+        st = kq_format(&path, err, "%s.partial", r->opt->samples_file);
+    if (!st)
+        st = kq_journal_open(path, settings, r->opt->resume, restore_scores, r, &r->journal, err);
+    kq_free(path);
     free(settings);
     return st;
+}
+
+/* Everything kq_eval_tasks opens. */
+typedef struct job {
+    run r;
+    kq_model_file *m;
+    kq_tokenizer *tok;
+    kq_scorer *scorer;
+    kq_eval_options o;
+    size_t max_length; /* tokens that the model takes */
+} job;
+
+static kq_status check_names(const kq_task_file *tasks, size_t n_tasks, kq_error *err)
+{
+    for (size_t i = 0; i < n_tasks; i++)
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(tasks[i].name, tasks[k].name))
+                return kq_fail(err, KQ_E_ARG, "--task %s: given twice", tasks[i].name);
+    return n_tasks ? KQ_OK : kq_fail(err, KQ_E_ARG, "no task is given");
+}
+
+/* The model, its tokenizer, and the requests of all tasks. */
+static kq_status open_tasks(job *j, const char *model, const kq_task_file *tasks, kq_error *err)
+{
+    run *r = &j->r;
+    kq_status st;
+    if ((st = kq_model_file_open(model, j->o.isa, &j->m, err)) ||
+        (st = kq_tokenizer_open(kq_model_file_source(j->m), &j->tok, err)))
+        return st;
+    j->max_length = kq_model_file_weights(j->m)->cfg->max_position;
+    for (size_t i = 0; i < r->n && !st; i++)
+        st = task_open(&r->t[i], &tasks[i], r->opt->limit, j->tok, j->max_length, err);
+    return st;
+}
+
+/* A scorer for the longest request and the largest document; r->rows_all, for progress. */
+static kq_status make_scorer(job *j, kq_error *err)
+{
+    run *r = &j->r;
+    size_t longest = 1, largest = 1;
+    for (size_t i = 0; i < r->n; i++) {
+        const task_run *t = &r->t[i];
+        for (size_t k = 0; k < t->n_req; k++) {
+            const size_t n = t->req[k].n - 1 < j->max_length ? t->req[k].n - 1 : j->max_length;
+            longest = n > longest ? n : longest;
+        }
+        for (size_t k = 0; k < t->n; k++) {
+            const size_t rows = kq_document_rows(t->req + t->first[k], t->docs[k].n, j->max_length);
+            largest = rows > largest ? rows : largest;
+        }
+        for (size_t from = 0, rows; from < t->n; r->rows_all += (double)rows)
+            from = group_end(t, from, j->max_length, &rows);
+    }
+    return kq_scorer_new(kq_model_file_weights(j->m), longest, largest, &j->o, &j->scorer, err);
+}
+
+static kq_status score_tasks(job *j, kq_error *err)
+{
+    kq_status st;
+    if ((st = make_scorer(j, err)) || (st = open_journal(&j->r, kq_model_file_source(j->m), &j->o, err)))
+        return st;
+    for (size_t i = 0; i < j->r.n && !st; i++)
+        st = score_task(&j->r, i, j->scorer, j->max_length, err);
+    if (!st && j->r.opt->samples_file)
+        st = write_samples(&j->r, j->r.opt->samples_file, err);
+    return st;
+}
+
+static kq_status write_result(const job *j, const char *model, double seconds, char **out, kq_error *err)
+{
+    json_t *o = results(&j->r, model, &j->o, j->max_length, seconds);
+    *out = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(o);
+    return *out ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
 }
 
 kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_tasks,
@@ -362,76 +439,30 @@ kq_status kq_eval_tasks(const char *model, const kq_task_file *tasks, size_t n_t
     kq_eval_tasks_options whole;
     const kq_eval_tasks_options *opt = &whole;
     const double start = kq_now_s();
-    kq_model_file *m = NULL;
-    kq_tokenizer *tok = NULL;
-    kq_scorer *scorer = NULL;
-    kq_eval_options o;
-    run r = {.opt = opt, .n = n_tasks};
-    size_t longest = 1, largest = 1, max_length = 0;
+    job j = {.r = {.opt = opt, .n = n_tasks}};
     if (result_json)
         *result_json = NULL;
     kq_status st = KQ_OPTIONS_READ(kq_eval_tasks_options, &whole, given, err);
-    if (!st)
-        st = kq_settings_check(KQ_EVAL_TASKS_OPTIONS, KQ_FOR_EVAL_TASKS, &whole, err);
-    if (st)
+    if (st || (st = kq_settings_check(KQ_EVAL_TASKS_OPTIONS, KQ_FOR_EVAL_TASKS, opt, err)) ||
+        (st = check_names(tasks, n_tasks, err)) || (st = kq_eval_options_of(&opt->common, &j.o, err)))
         return st;
-    for (size_t i = 0; i < n_tasks; i++)
-        for (size_t k = 0; k < i; k++)
-            if (!strcmp(tasks[i].name, tasks[k].name))
-                return kq_fail(err, KQ_E_ARG, "--task %s: given twice", tasks[i].name);
-    if (!n_tasks)
-        return kq_fail(err, KQ_E_ARG, "no task is given");
-    if ((st = kq_eval_options_of(&opt->common, &o, err)))
-        return st;
-    o.memory = opt->memory;
-    if (!(r.t = kq_calloc(n_tasks, sizeof *r.t)))
+    j.o.memory = opt->memory;
+    if (!(j.r.t = kq_calloc(n_tasks, sizeof *j.r.t)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: tasks");
     kq_text_keep();
-    if ((st = kq_model_file_open(model, o.isa, &m, err)) ||
-        (st = kq_tokenizer_open(kq_model_file_source(m), &tok, err)))
-        goto out;
-    max_length = kq_model_file_weights(m)->cfg->max_position;
-    for (size_t i = 0; i < n_tasks && !st; i++)
-        st = task_open(&r.t[i], &tasks[i], opt->limit, tok, max_length, err);
-    if (st)
-        goto out;
-    for (size_t i = 0; i < n_tasks; i++) {
-        for (size_t k = 0; k < r.t[i].n_req; k++) {
-            const size_t n = r.t[i].req[k].n - 1 < max_length ? r.t[i].req[k].n - 1 : max_length;
-            longest = n > longest ? n : longest;
-        }
-        for (size_t k = 0; k < r.t[i].n; k++) {
-            const size_t rows = kq_document_rows(r.t[i].req + r.t[i].first[k], r.t[i].docs[k].n, max_length);
-            largest = rows > largest ? rows : largest;
-        }
-        for (size_t from = 0, rows; from < r.t[i].n; r.rows_all += (double)rows)
-            from = group_end(&r.t[i], from, max_length, &rows);
+    if (!(st = open_tasks(&j, model, tasks, err)) && !(st = score_tasks(&j, err))) {
+        kq_journal_close(j.r.journal, true); /* the results are written: nothing is left to resume */
+        j.r.journal = NULL;
+        if (result_json)
+            st = write_result(&j, model, kq_now_s() - start, result_json, err);
     }
-    if ((st = kq_scorer_new(kq_model_file_weights(m), longest, largest, &o, &scorer, err)) ||
-        (st = open_journal(&r, kq_model_file_source(m), &o, err)))
-        goto out;
-    for (size_t i = 0; i < n_tasks && !st; i++)
-        st = score_task(&r, i, scorer, max_length, err);
-    if (st)
-        goto out;
-    if (opt->samples_file && (st = write_samples(&r, opt->samples_file, err)))
-        goto out;
-    kq_journal_close(r.journal, true);
-    r.journal = NULL;
-    if (!result_json)
-        goto out;
-    json_t *j = results(&r, model, &o, max_length, kq_now_s() - start);
-    if (!j || !(*result_json = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(17))))
-        st = kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
-    json_decref(j);
-out:
     kq_text_forget();
-    kq_journal_close(r.journal, false);
-    kq_scorer_free(scorer);
+    kq_journal_close(j.r.journal, false);
+    kq_scorer_free(j.scorer);
     for (size_t i = 0; i < n_tasks; i++)
-        task_close(&r.t[i]);
-    kq_free(r.t);
-    kq_tokenizer_close(tok);
-    kq_model_file_close(m);
+        task_close(&j.r.t[i]);
+    kq_free(j.r.t);
+    kq_tokenizer_close(j.tok);
+    kq_model_file_close(j.m);
     return st;
 }

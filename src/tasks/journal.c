@@ -1,3 +1,5 @@
+/* Scores that survive an interruption: one line a document, each led by the checksum of its text, so that a
+ * line that was cut off or damaged is told from a whole one. */
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>

@@ -1,7 +1,7 @@
-/* Why block by block over packed documents, and not a decoder with a key/value cache: the products are
- * then as large as the memory allows (what makes f32 fast), a model that does not fit in memory is
- * scored all the same, one block at a time, and a document's common beginning is computed once without a
- * cache to manage. */
+/* Scoring requests, block by block over packed documents. A decoder with a key/value cache would do as well,
+ * but here the products are as large as the memory allows, which makes f32 fast; a model that does not fit in
+ * memory is scored one block at a time; and the common beginning of a document's requests is computed once
+ * without a cache to manage. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>

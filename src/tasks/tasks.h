@@ -1,9 +1,9 @@
 /* Multiple-choice tasks as lm-evaluation-harness defines them: documents become requests (context,
  * continuation), a request's score is the log-likelihood of the continuation given the context, and the
  * choice with the largest score is the answer.
- * The rules are those of lm-evaluation-harness 0.4 (EleutherAI, MIT): lm_eval/tasks,
- * lm_eval/api/task.py, lm_eval/api/model.py and lm_eval/models/huggingface.py, read and written anew;
- * scripts/check_tasks.py compares every choice with it. */
+ * The rules are those of lm-evaluation-harness 0.4 (EleutherAI, MIT): lm_eval/tasks, lm_eval/api/task.py,
+ * lm_eval/api/model.py and lm_eval/models/huggingface.py, read and written anew; scripts/check_tasks.py
+ * compares every choice with it. */
 #ifndef KQ_TASKS_TASKS_H
 #define KQ_TASKS_TASKS_H
 
@@ -71,24 +71,24 @@ typedef struct kq_loglikelihood {
     bool greedy;
 } kq_loglikelihood;
 
-/* A model ready to score requests. w is borrowed. longest: tokens of the longest request (its inputs:
+/* A model that is ready to score requests. w is borrowed. longest: tokens of the longest request (its inputs:
  * the last token is only predicted); largest: rows of the largest document. opt: threads, isa, compute
  * and memory (KQ_E_MEMORY when that is too little). */
 typedef struct kq_scorer kq_scorer;
 kq_status kq_scorer_new(const kq_weights *w, size_t longest, size_t largest, const kq_eval_options *opt,
                         kq_scorer **out, kq_error *err);
 void kq_scorer_free(kq_scorer *s);
-/* Score n_docs documents; document i has n_req[i] requests, which follow one another in req; out
- * likewise. The tokens that a document's requests begin with alike are computed once. Inputs longer than
- * max_length lose their beginning. The result depends on which documents are scored together in its last
- * bits only, and not on the threads. step (may be NULL) is called after each block with its share in
+/* Score n_docs documents. Document i has n_req[i] requests, which follow one another in req; their scores
+ * follow one another in out. The tokens that all requests of a document begin with are computed once. Inputs
+ * longer than max_length lose their beginning. The result depends on which documents are scored together in
+ * its last bits only, and not on the threads. step (may be NULL) is called after each block with its share in
  * this call; nonzero stops. */
 kq_status kq_scorer_run(kq_scorer *s, const kq_encoded *req, const size_t *n_req, size_t n_docs,
                         size_t max_length, kq_loglikelihood *out, int (*step)(void *ctx, double fraction),
                         void *ctx, kq_error *err);
-/* Rows (tokens after sharing) a document takes, and how many are worth scoring in one call. */
+/* Rows that a document takes: its tokens, shared beginnings counted once. */
 size_t kq_document_rows(const kq_encoded *req, size_t n_req, size_t max_length);
-enum { KQ_SCORER_ROWS = 8192 };
+enum { KQ_SCORER_ROWS = 8192 }; /* rows that are worth scoring in one call */
 
 /* acc and acc_norm of one document: the answers by sum and by sum / choice_chars, ties to the first. */
 typedef struct kq_answer {
@@ -100,9 +100,9 @@ kq_answer kq_document_answer(const kq_document *doc, const kq_loglikelihood *ll)
 
 /* FILE: a first line with the job's settings, then one line a scored document, each led by its checksum. */
 typedef struct kq_journal kq_journal;
-/* Start anew (KQ_E_ARG when the file exists: resume or remove it), or go on: documents that were kept
- * are handed to keep, in order. Settings that differ are KQ_E_MISMATCH; an unfinished last line is
- * dropped, any other damage refused. */
+/* Without resume: start a file (KQ_E_ARG when it exists). With resume: go on with the file if it exists;
+ * documents that were kept are handed to keep, in order. KQ_E_MISMATCH: the settings differ. An unfinished
+ * last line is dropped; any other damage is KQ_E_FORMAT. */
 kq_status kq_journal_open(const char *path, const char *settings, bool resume,
                           kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll,
                                             size_t n, kq_error *err),

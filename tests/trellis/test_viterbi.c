@@ -84,7 +84,7 @@ static void test_exhaustive(void **state)
     static const int shapes[][3] = {{4, 1, 10}, {4, 2, 6}, {5, 2, 6}, {6, 2, 5},
                                     {6, 3, 4},  {4, 3, 4}, {6, 4, 3}};
     kq_rng rng = kq_rng_stream(11, "small");
-    char scratch[4096];
+    uint32_t scratch[1024];
     for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++)
         for (int rep = 0; rep < 6; rep++) {
             small p = {.L = shapes[shape][0], .R = shapes[shape][1], .n = shapes[shape][2]};
@@ -120,7 +120,7 @@ static void test_ties(void **state)
 {
     (void)state;
     small p = {.L = 6, .R = 2, .n = 6};
-    char scratch[4096];
+    uint32_t scratch[1024];
     uint16_t states[2 * MAX_STEPS] = {0};
     kq_viterbi_ref(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, 3, states, scratch);
     for (int i = 0; i < p.n; i++)
