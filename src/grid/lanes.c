@@ -1,6 +1,6 @@
 /* The kernel that tries sixteen scales at once (kq_grid_lanes_fn), compiled for each instruction set from one
  * template. The template is plain C, because the compiler makes vectors of it as they are. */
-#include "grid/internal.h"
+#include "grid/lanes.h"
 
 #include <string.h>
 

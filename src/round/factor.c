@@ -13,7 +13,6 @@
 #include "kern/gemm.h"
 #include "kern/lapack.h"
 #include "round/matrix.h"
-#include "round/side.h"
 
 enum {
     PANEL = 128,   /* rows and columns of a tile of the factorisation */

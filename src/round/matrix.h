@@ -7,6 +7,12 @@
 
 #include "round/round.h"
 
+/* A number of threads that OpenMP takes. */
+static inline int kq_at_least_one(int threads)
+{
+    return threads < 1 ? 1 : threads;
+}
+
 /* dst [cols, rows] = transpose of src [rows, cols]; they must not overlap. */
 void kq_transpose(const float *src, size_t rows, size_t cols, float *dst, int threads);
 /* A <- A^T in place, A [n, n]. */

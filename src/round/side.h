@@ -35,9 +35,4 @@ kq_status kq_side_rotated_factor(const kq_side *side, double shrink, int threads
 /* KQ_E_ARG for a shape that cannot be rounded, KQ_E_NUMERIC for NaN or Inf in W. */
 kq_status kq_round_check_weight(const kq_round_input *in, kq_error *err);
 
-static inline int kq_at_least_one(int threads)
-{
-    return threads < 1 ? 1 : threads;
-}
-
 #endif

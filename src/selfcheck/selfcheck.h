@@ -25,15 +25,17 @@ kq_status kq_checker_note(kq_checker *c, const char *room, const char *kernel, c
 /* A group of kernels is done: progress. */
 kq_status kq_checker_step(kq_checker *c, const char *what, kq_error *err);
 
-/* max |got - want| over max |want|. */
+/* The largest |got - want| over the largest |want| of n values; NaN where one of got is. */
 double kq_check_distance(const float *got, const float *want, size_t n);
 
-/* The groups. Each notes all of its kernels for every instruction set up to best. */
+/* The groups. Each notes all of its kernels for every instruction set up to `best`. */
 /* kern/: between the matrix products */
 kq_status kq_check_vector_kernels(kq_checker *c, kq_isa best, kq_error *err);
 /* kern/: matrix products in f32 and bf16; fisher/: in block integers */
 kq_status kq_check_products(kq_checker *c, kq_error *err);
 kq_status kq_check_trellis(kq_checker *c, kq_isa best, kq_error *err); /* trellis/: the search */
+/* grid/: sixteen scales at once */
+kq_status kq_check_grid(kq_checker *c, kq_isa best, kq_error *err);
 /* decode/: products from stored weights */
 kq_status kq_check_decode(kq_checker *c, kq_isa best, kq_error *err);
 
