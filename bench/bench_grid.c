@@ -65,6 +65,7 @@ int main(int argc, char **argv)
             size_t m, n, elems, bytes;
             char name[128];
             bool has_out;
+            kq_lack lack;
             kq_linear_shape(weights->cfg, id, &m, &n);
             kq_dtype_block(type, &elems, &bytes);
             if (n % elems)
@@ -74,7 +75,7 @@ int main(int argc, char **argv)
                   *diag = kq_calloc(n * n, 4), *What = kq_alloc(m * n, 4);
             uint8_t *blocks = kq_alloc(m * n / elems, bytes);
             if (weights->linear(weights->ctx, (size_t)atoi(layers[l]), id, W, &err) ||
-                kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, &err))
+                kq_factor_file_read(file, name, m, n, H_in, H_out, &has_out, &lack, &err))
                 die(&err);
             for (size_t j = 0; j < n; j++)
                 diag[j * n + j] = H_in[j * n + j];
@@ -87,11 +88,14 @@ int main(int argc, char **argv)
                 const int f = settings[s].factors;
                 const double start = kq_now_s();
                 if (kq_grid_round(type,
-                                  &(kq_round_input){name, W, m, n,
-                                                    f == 3 ? diag
-                                                    : f    ? H_in
-                                                           : NULL,
-                                                    f == 2 ? H_out : NULL, false},
+                                  &(kq_round_input){.name = name,
+                                                    .W = W,
+                                                    .m = m,
+                                                    .n = n,
+                                                    .H_in = f == 3 ? diag
+                                                            : f    ? H_in
+                                                                   : NULL,
+                                                    .H_out = f == 2 ? H_out : NULL},
                                   &opt, blocks, &rep, &err))
                     die(&err);
                 seconds[s] += kq_now_s() - start;

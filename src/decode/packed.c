@@ -118,19 +118,25 @@ static void dots_ref(const int16_t *panel, size_t n_tiles, const int16_t *x, siz
         }
 }
 
-static void dot_ref(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x,
-                    float y[16])
+void kq_packed_dot_by_panel(const kq_packed_kern *kern, const kq_packed_code *c, const uint16_t *words,
+                            size_t n_tiles, const int16_t *x, float y[16])
 {
     int16_t panel[KQ_PACKED_FLUSH * KQ_PANEL_TILE];
     memset(y, 0, 16 * sizeof *y);
     for (size_t tile = 0; tile < n_tiles; tile += KQ_PACKED_FLUSH) {
         const size_t k = n_tiles - tile < KQ_PACKED_FLUSH ? n_tiles - tile : KQ_PACKED_FLUSH;
         float part[16];
-        decode_ref(c, words + tile * c->words, k, panel);
-        dots_ref(panel, k, x + tile * 16, 0, 1, part, 0);
+        kern->decode(c, words + tile * c->words, k, panel);
+        kern->dots(panel, k, x + tile * 16, 0, 1, part, 0);
         for (size_t r = 0; r < 16; r++)
             y[r] += part[r];
     }
+}
+
+static void dot_ref(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x,
+                    float y[16])
+{
+    kq_packed_dot_by_panel(&kq_packed_kern_ref, c, words, n_tiles, x, y);
 }
 
 static float quantize_ref(const float *x, size_t n, int x_max, int16_t *q)

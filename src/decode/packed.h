@@ -51,6 +51,9 @@ typedef struct kq_packed_kern {
     /* x [n] (n a multiple of 16) to integers in the order of a vector; returns the step: x ~ q * step. */
     float (*quantize)(const float *x, size_t n, int x_max, int16_t *q);
 } kq_packed_kern;
+/* `dot` made of a kernel's own decode and dots, eight tiles at a time, for kernels without a faster one. */
+void kq_packed_dot_by_panel(const kq_packed_kern *kern, const kq_packed_code *c, const uint16_t *words,
+                            size_t n_tiles, const int16_t *x, float y[16]);
 /* The best for this processor at or below isa. That for AVX-512 also needs VBMI, VBMI2 and VNNI. */
 const kq_packed_kern *kq_packed_kern_pick(kq_isa isa);
 extern const kq_packed_kern kq_packed_kern_ref;

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "base/buffer.h"
 #include "base/mem.h"
 #include "base/warn.h"
 #include "export/rows.h"
@@ -105,14 +106,9 @@ static kq_status check_rows(void *ctx, const float *rows, size_t n, kq_error *er
 static kq_status encode_rows(void *ctx, const float *rows, size_t n, kq_error *err)
 {
     encoder *e = ctx;
-    kq_status status = KQ_OK;
-    if (e->cap < n * e->row_bytes) {
-        kq_free(e->buf);
-        e->cap = 0;
-        if ((status = kq_alloc_for((void **)&e->buf, n, e->row_bytes, e->name, err)))
-            return status;
-        e->cap = n * e->row_bytes;
-    }
+    kq_status status = kq_grow((void **)&e->buf, &e->cap, 0, n * e->row_bytes, 1, e->name, err);
+    if (status)
+        return status;
     size_t at = SIZE_MAX;
     if ((status = kq_encode(e->dtype, rows, n * e->cols, e->buf, &at, err)))
         return at == SIZE_MAX ? kq_fail_within(err, status, e->name) : too_large(e, rows, at, err);

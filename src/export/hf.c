@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "base/buffer.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -30,14 +31,9 @@ typedef struct hf_writer {
 static kq_status put_rows(void *ctx, const float *rows, size_t n, kq_error *err)
 {
     hf_writer *h = ctx;
-    kq_status status = KQ_OK;
-    if (h->cap < n * h->cols) {
-        kq_free(h->buf);
-        h->cap = 0;
-        if ((status = kq_alloc_for((void **)&h->buf, n * h->cols, 2, h->name, err)))
-            return status;
-        h->cap = n * h->cols;
-    }
+    kq_status status = kq_grow((void **)&h->buf, &h->cap, 0, n * h->cols, 2, h->name, err);
+    if (status)
+        return status;
     size_t at;
     if (!kq_type_holds(KQ_T_BF16, rows, n * h->cols, &at))
         return kq_fail(err, KQ_E_NUMERIC,

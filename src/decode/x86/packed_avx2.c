@@ -136,19 +136,9 @@ static TARGET void dots(const int16_t *panel, size_t n_tiles, const int16_t *x, 
         dots_block(panel, n_tiles, x + t * ldx, ldx, y + t * ldy, ldy, 1);
 }
 
-static TARGET void dot(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x,
-                       float y[16])
+static void dot(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float y[16])
 {
-    int16_t panel[KQ_PACKED_FLUSH * KQ_PANEL_TILE];
-    memset(y, 0, 16 * sizeof *y);
-    for (size_t tile = 0; tile < n_tiles; tile += KQ_PACKED_FLUSH) {
-        const size_t k = n_tiles - tile < KQ_PACKED_FLUSH ? n_tiles - tile : KQ_PACKED_FLUSH;
-        float part[16];
-        decode(c, words + tile * c->words, k, panel);
-        dots(panel, k, x + tile * 16, 0, 1, part, 0);
-        for (size_t r = 0; r < 16; r++)
-            y[r] += part[r];
-    }
+    kq_packed_dot_by_panel(&kq_packed_kern_avx2, c, words, n_tiles, x, y);
 }
 
 static float quantize(const float *x, size_t n, int x_max, int16_t *q)

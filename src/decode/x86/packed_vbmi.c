@@ -16,8 +16,8 @@
 #define LOAD(p) _mm512_loadu_si512((const void *)(p))
 #define SELECT(mask, a, b) _mm512_ternarylogic_epi32(mask, a, b, 0xCA) /* mask ? a : b, bit by bit */
 
-/* The 32 states of vector j: lane i = 2 r + h is row r, at step j (h = 0) or j + 8 / V. */
-/* 2 bits: the words, and those one further on; else words 0..31 and 32.. */
+/* A tile's words. At 2 bits: a holds the words, b the words one further on; at 3 and 4 bits: words 0..31 and
+ * 32 on. */
 typedef struct tile {
     __m512i a, b;
 } tile;
@@ -49,6 +49,7 @@ INLINE __m512i funnel(__m512i a, __m512i b, int bits)
     }
 }
 
+/* The 32 states of vector j: lane i = 2 r + h is row r, at step j (h = 0) or j + 8 / V. */
 INLINE __m512i states(const kq_packed_code *c, tile t, const int k, const int V, const int j)
 {
     if (k == 2)
@@ -171,11 +172,19 @@ INLINE void dot_all(const kq_packed_code *c, const uint16_t *words, size_t n_til
     {                                                                                                \
         dot_all(c, words, n_tiles, x, y, code, k);                                                   \
     }
+/* clang-format off */
 ONE(hyb2, KQ_HYB, 2)
-ONE(hyb3, KQ_HYB, 3) ONE(hyb4, KQ_HYB, 4) ONE(mad2, KQ_1MAD, 2) ONE(mad3, KQ_1MAD, 3) ONE(mad4, KQ_1MAD, 4)
-    ONE(inst2, KQ_3INST, 2) ONE(inst3_, KQ_3INST, 3) ONE(inst4, KQ_3INST, 4)
+ONE(hyb3, KQ_HYB, 3)
+ONE(hyb4, KQ_HYB, 4)
+ONE(mad2, KQ_1MAD, 2)
+ONE(mad3, KQ_1MAD, 3)
+ONE(mad4, KQ_1MAD, 4)
+ONE(inst2, KQ_3INST, 2)
+ONE(inst3_, KQ_3INST, 3)
+ONE(inst4, KQ_3INST, 4)
+/* clang-format on */
 
-        static void decode(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)
+static void decode(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)
 {
     static void (*const all[KQ_N_CODE][3])(const kq_packed_code *, const uint16_t *, size_t,
                                            int16_t *) = {{decode_hyb2, decode_hyb3, decode_hyb4},
