@@ -273,6 +273,39 @@ static void a_conversation_computes_only_what_is_new(void **state)
     assert_int_equal(system("rm -rf chat_model"), 0);
 }
 
+/* ---- server ---- */
+
+/* What requests leave in the caches is nothing that a later call may build upon. */
+static void a_model_is_its_owners_again_after_a_server(void **state)
+{
+    (void)state;
+    kq_model *m = open_model(MODEL, 64, 2);
+    kq_serve_options opt = kq_serve_defaults();
+    kq_generation_options few = kq_generation_defaults();
+    kq_server *server;
+    kq_generation *g;
+    bool loopback = false;
+    static const int32_t ids[6] = {5, 6, 7, 8, 9, 10};
+    static const char *const wrong[] = {"https://a.example/"};
+    few.n_max = 2;
+    kq_generation_free(generate(m, ids, 6, &few));
+    opt.port = 0;
+    check_ok(kq_serve_check(&opt, &loopback, &err));
+    assert_true(loopback);
+    check_ok(kq_serve(m, &opt, &server, &err));
+    assert_true(kq_server_port(server) > 0);
+    assert_true(kq_server_stop(server, NULL, NULL));
+    g = generate(m, ids, 6, &few);
+    assert_int_equal(g->n_prompt_run, 6);
+    kq_generation_free(g);
+    opt.cors = wrong;
+    opt.n_cors = 1;
+    check_fails(kq_serve_check(&opt, NULL, &err), KQ_E_ARG, "https://a.example/");
+    check_fails(kq_serve(m, &opt, &server, &err), KQ_E_ARG, "origin");
+    assert_null(server);
+    kq_model_close(m);
+}
+
 /* ---- measures ---- */
 
 static void perplexity_is_that_of_eval(void **state)
@@ -366,6 +399,7 @@ int main(void)
         cmocka_unit_test(a_cache_changes_no_answer),
         cmocka_unit_test(an_answer_ends),
         cmocka_unit_test(a_conversation_computes_only_what_is_new),
+        cmocka_unit_test(a_model_is_its_owners_again_after_a_server),
         cmocka_unit_test(perplexity_is_that_of_eval),
         cmocka_unit_test(a_report_as_a_struct),
     };
