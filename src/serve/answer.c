@@ -152,12 +152,12 @@ static json_t *chat_logprobs(const kq_answer_context *a, const kq_query *query, 
     const size_t k = (size_t)query->request.n_top;
     json_t *content = json_array();
     for (size_t i = from; i < to; i++) {
-        json_t *one = chat_token(a, &s->score[i]), *top = json_array();
+        json_t *token = chat_token(a, &s->score[i]), *top = json_array();
         for (size_t j = 0; j < k; j++)
             if (s->top[i * k + j].id >= 0)
                 json_array_append_new(top, chat_token(a, &s->top[i * k + j]));
-        json_object_set_new(one, "top_logprobs", top);
-        if (json_array_append_new(content, one)) {
+        json_object_set_new(token, "top_logprobs", top);
+        if (json_array_append_new(content, token)) {
             json_decref(content);
             return NULL;
         }

@@ -274,33 +274,33 @@ static size_t spaces(const chars *c, size_t at)
 
 /* place[j]: character of the text where part j of the tokens' bytes is, for each of them, and place[n]
  * the text's end. */
-static size_t *align(const chars *text, const chars *said)
+static size_t *align(const chars *text, const chars *decoded)
 {
-    size_t *place = kq_alloc(said->n + 1, sizeof *place), i = 0, j = 0;
+    size_t *place = kq_alloc(decoded->n + 1, sizeof *place), i = 0, j = 0;
     if (!place)
         return NULL;
-    while (j < said->n) {
-        if (said->code[j] == ' ' &&
-            (!j ||
-             said->code[j - 1] != ' ')) { /* a space that was put before a word comes before the text's own */
-            const size_t put = spaces(said, j), given = spaces(text, i);
+    while (j < decoded->n) {
+        if (decoded->code[j] == ' ' &&
+            (!j || decoded->code[j - 1] !=
+                       ' ')) { /* a space that was put before a word comes before the text's own */
+            const size_t put = spaces(decoded, j), given = spaces(text, i);
             for (size_t k = given; k < put; k++)
                 place[j++] = text->owner[i];
-            if (j == said->n)
+            if (j == decoded->n)
                 break;
         }
-        if (same(text, i, said, j)) {
+        if (same(text, i, decoded, j)) {
             place[j++] = text->owner[i++];
             continue;
         }
         const size_t from = j, before = text->owner[i];
-        resync(text, &i, said, &j);
-        if (j > said->n)
-            j = said->n;
+        resync(text, &i, decoded, &j);
+        if (j > decoded->n)
+            j = decoded->n;
         for (size_t k = from; k < j; k++)
             place[k] = before;
     }
-    place[said->n] = text->owner[text->n];
+    place[decoded->n] = text->owner[text->n];
     return place;
 }
 
@@ -325,8 +325,8 @@ size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size
     size_t first = 0, last = 0, bytes = 0, *from = kq_alloc(n + 1, sizeof *from), *place = NULL,
            *offset = kq_alloc(n + 1, sizeof *offset);
     chars a = {0}, b = {0};
-    char *said = NULL;
-    const char *one;
+    char *decoded = NULL;
+    const char *token;
     if (added)
         around(tok, ids, n, &first, &last);
     for (int pass = 0; from && offset && pass < 2; pass++) { /* count, then copy */
@@ -334,17 +334,17 @@ size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size
         for (size_t i = 0; i < n; i++) {
             size_t k = 0;
             from[i] = bytes;
-            if (i < first || i >= n - last || kq_tokenizer_token_bytes(tok, ids[i], &one, &k, NULL))
+            if (i < first || i >= n - last || kq_tokenizer_token_bytes(tok, ids[i], &token, &k, NULL))
                 continue;
-            if (said && k)
-                memcpy(said + bytes, one, k);
+            if (decoded && k)
+                memcpy(decoded + bytes, token, k);
             bytes += k;
         }
         from[n] = bytes;
-        if (!pass && !(said = kq_alloc(bytes + 1, 1)))
+        if (!pass && !(decoded = kq_alloc(bytes + 1, 1)))
             break;
     }
-    if (said && cut(text, size, &a) && cut(said, bytes, &b) && (place = align(&a, &b))) {
+    if (decoded && cut(text, size, &a) && cut(decoded, bytes, &b) && (place = align(&a, &b))) {
         /* parts: at the token's beginning or behind; the first of the character before */
         size_t c = 0, inside = 0;
         for (size_t i = 0; i < n; i++) {
@@ -359,7 +359,7 @@ size_t *kq_prompt_offsets(const kq_tokenizer *tok, const char *text, size_t size
         kq_free(offset);
         offset = NULL;
     }
-    kq_free(said);
+    kq_free(decoded);
     free_chars(&a);
     free_chars(&b);
     kq_free(place);
