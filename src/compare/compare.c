@@ -17,7 +17,7 @@
 #include "base/text.h"
 #include "base/time.h"
 #include "compare/compare.h"
-#include "quant/plan.h"
+#include "prepare/plan.h"
 
 /* Passes on what the library below reports, with the row or pass before it ("row 3/8: rounding"). Its notes,
  * one a module, are not passed on. */

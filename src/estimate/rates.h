@@ -3,7 +3,7 @@
 #ifndef KQ_ESTIMATE_RATES_H
 #define KQ_ESTIMATE_RATES_H
 
-#include "quant/prepare.h"
+#include "prepare/prepare.h"
 
 typedef struct kq_rates {
     double gemm;   /* FLOP/s of products as forward and backward make them, all threads together */

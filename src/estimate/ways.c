@@ -10,8 +10,8 @@
 #include "base/text.h"
 #include "estimate/seconds.h"
 #include "generate/self_text.h"
+#include "prepare/plan.h"
 #include "quant/bits.h"
-#include "quant/plan.h"
 #include "source/config_json.h"
 
 static size_t result_bytes(const kq_prepared *p)

@@ -9,8 +9,8 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "source/regex.h"
 #include "settings/settings.h"
+#include "source/regex.h"
 #include "sweep/seal.h"
 
 static bool is_whole(double bits)

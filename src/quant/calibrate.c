@@ -13,8 +13,8 @@
 #include "factors/file.h"
 #include "factors/lacks.h"
 #include "factors/part.h"
-#include "quant/plan.h"
-#include "quant/sequences.h"
+#include "prepare/plan.h"
+#include "prepare/sequences.h"
 #include "quant/work.h"
 #include "settings/settings.h"
 

@@ -10,7 +10,7 @@
 #include "factors/imatrix.h"
 #include "format/gguf.h"
 #include "format/safetensors_write.h"
-#include "quant/sequences.h"
+#include "prepare/sequences.h"
 #include "quant/work.h"
 
 typedef struct collector {

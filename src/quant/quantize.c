@@ -14,10 +14,10 @@
 #include "base/text.h"
 #include "base/time.h"
 #include "factors/part.h"
+#include "prepare/check.h"
+#include "prepare/plan.h"
 #include "quant/bits.h"
-#include "quant/check.h"
 #include "quant/checkpoint_settings.h"
-#include "quant/plan.h"
 #include "quant/rounding.h"
 #include "sweep/seal.h"
 

@@ -5,10 +5,11 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "checkpoint/gguf_save.h"
 #include "base/options.h"
+#include "checkpoint/gguf_save.h"
 #include "format/encode.h"
-#include "quant/check.h"
+#include "grid/grid.h"
+#include "prepare/check.h"
 #include "quant/rounding.h"
 #include "settings/settings.h"
 #include "source/rope.h"

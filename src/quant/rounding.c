@@ -9,8 +9,8 @@
 #include "base/progress.h"
 #include "base/time.h"
 #include "factors/lacks.h"
-#include "quant/plan.h"
-#include "quant/sequences.h"
+#include "prepare/plan.h"
+#include "prepare/sequences.h"
 
 static kq_module_report new_report(const kq_output *o, const kq_linear_factors *f)
 {

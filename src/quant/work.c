@@ -14,9 +14,9 @@
 #include "base/progress.h"
 #include "base/text.h"
 #include "base/time.h"
-#include "quant/check.h"
-#include "quant/plan.h"
-#include "quant/sequences.h"
+#include "prepare/check.h"
+#include "prepare/plan.h"
+#include "prepare/sequences.h"
 #include "sweep/seal.h"
 
 /* ---- prepare ---- */

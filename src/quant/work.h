@@ -18,8 +18,8 @@
 #define KQ_QUANT_WORK_H
 
 #include "base/progress.h"
+#include "prepare/from_factors.h"
 #include "quant/block_note.h"
-#include "quant/from_factors.h"
 
 typedef struct kq_work kq_work;
 struct kq_bits;

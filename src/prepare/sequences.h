@@ -1,9 +1,9 @@
 /* The calibration's sequences of token ids: windows of the given texts, or text that the model writes itself.
  */
-#ifndef KQ_QUANT_SEQUENCES_H
-#define KQ_QUANT_SEQUENCES_H
+#ifndef KQ_PREPARE_SEQUENCES_H
+#define KQ_PREPARE_SEQUENCES_H
 
-#include "quant/prepare.h"
+#include "prepare/prepare.h"
 
 /* Fingerprint of the given texts, in hexadecimal, as far as a calibration of `tokens` tokens reads them; ""
  * without any. The settings hold it as "text_hash". tok: the model's tokenizer, whose chat template belongs

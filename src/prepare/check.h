@@ -1,10 +1,10 @@
 /* What can be refused before any work: weights that are no numbers or that their new type cannot hold, and
  * texts that are missing or too short. */
-#ifndef KQ_QUANT_CHECK_H
-#define KQ_QUANT_CHECK_H
+#ifndef KQ_PREPARE_CHECK_H
+#define KQ_PREPARE_CHECK_H
 
 #include "grid/types.h"
-#include "quant/prepare.h"
+#include "prepare/prepare.h"
 
 /* Read every value of the model and check that it can be stored. types: the block types that kq_quantize_gguf
  * will write; NULL: it is not a GGUF that will be written. packed: kq_quantize will write a checkpoint, whose

@@ -1,6 +1,6 @@
 /* A plan is a sum over what the code allocates, so every figure comes from the room that allocates it; the
  * choice tries the ways of keeping gradients from the fastest to the smallest. plan.h. */
-#include "quant/plan.h"
+#include "prepare/plan.h"
 
 #include "base/mem.h"
 #include "base/text.h"

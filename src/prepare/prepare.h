@@ -1,7 +1,7 @@
 /* What every long work and every plan settle first: how to compute, the model, which of its linears, the
  * method of calibration and how many sequences it takes. Nothing is written. */
-#ifndef KQ_QUANT_PREPARE_H
-#define KQ_QUANT_PREPARE_H
+#ifndef KQ_PREPARE_PREPARE_H
+#define KQ_PREPARE_PREPARE_H
 
 #include <jansson.h>
 

@@ -1,6 +1,6 @@
 /* Every value is read once before the work, at the speed of the disk: a NaN in the last block would otherwise
  * end a run of hours. check.h. */
-#include "quant/check.h"
+#include "prepare/check.h"
 
 #include <float.h>
 #include <math.h>
@@ -13,7 +13,7 @@
 #include "base/warn.h"
 #include "format/encode.h"
 #include "generate/generate.h"
-#include "quant/sequences.h"
+#include "prepare/sequences.h"
 
 enum { SLAB = 1 << 18 }; /* values at a time, or a row */
 

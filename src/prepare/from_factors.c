@@ -1,13 +1,13 @@
 /* A factor file is checked as a whole before hours are spent on its first modules. from_factors.h. */
-#include "quant/from_factors.h"
+#include "prepare/from_factors.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "factors/lacks.h"
+#include "prepare/sequences.h"
 #include "settings/settings.h"
-#include "quant/sequences.h"
 
 /* Does an imatrix have an entry for any linear of the model, selected or not? */
 static bool has_any_entry(const kq_prepared *p, const kq_factor_file *file)

@@ -1,10 +1,10 @@
 /* A factor file in the sweep's place: it hands out the same factors in the same order, without texts and
  * gradients. */
-#ifndef KQ_QUANT_FROM_FACTORS_H
-#define KQ_QUANT_FROM_FACTORS_H
+#ifndef KQ_PREPARE_FROM_FACTORS_H
+#define KQ_PREPARE_FROM_FACTORS_H
 
 #include "factors/file.h"
-#include "quant/prepare.h"
+#include "prepare/prepare.h"
 
 /* Open p->opt->factors and check that it belongs to the model (p's fingerprint must be known), holds every
  * selected module, and was made with the values that calibration.given names: an option that is silently

@@ -1,6 +1,6 @@
 /* What every long work and every plan settle first, in the order in which a user wants to hear of mistakes:
  * options, then the model, then the modules, then the texts. prepare.h. */
-#include "quant/prepare.h"
+#include "prepare/prepare.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "kern/gemm.h"
-#include "quant/sequences.h"
+#include "prepare/sequences.h"
 #include "settings/settings.h"
 #include "source/regex.h"
 

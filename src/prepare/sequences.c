@@ -1,7 +1,7 @@
 /* The calibration's sequences come from texts, or the model writes them itself; both are settled by the same
  * settings, so that a resumed run sees the same tokens. A pipe is read once and kept (kq_text_keep).
  * sequences.h. */
-#include "quant/sequences.h"
+#include "prepare/sequences.h"
 
 #include <string.h>
 

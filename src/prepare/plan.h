@@ -1,9 +1,9 @@
 /* What a sweep will take of memory and of disk, before it starts, and the way of keeping gradients that fits.
  */
-#ifndef KQ_QUANT_PLAN_H
-#define KQ_QUANT_PLAN_H
+#ifndef KQ_PREPARE_PLAN_H
+#define KQ_PREPARE_PLAN_H
 
-#include "quant/prepare.h"
+#include "prepare/prepare.h"
 
 /* Peak bytes of memory, and bytes of disk, of a sweep as it is set up (way, workers, chunk_bytes,
  * stream_bytes). The mapped model, the program itself and the token ids are counted. */
