@@ -6,41 +6,46 @@
 #include "base/text.h"
 #include "generate/self_text.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-/* The file system that dir is on, or will be: that of the nearest folder above it that exists. */
-static bool disk_of(const char *dir, struct statvfs *v)
+/* Bytes free on the file system that path is on, or will be: that of the nearest folder above it that exists.
+ * Infinity: it is not known. */
+static kq_status free_bytes(const char *path, double *out, kq_error *err)
 {
-    char *path;
-    if (kq_format(&path, NULL, "%s", dir))
-        return false;
-    bool found = !statvfs(path, v);
-    for (char *slash; !found && (slash = strrchr(path, '/'));) {
-        const bool root = slash == path;
+    struct statvfs v;
+    char *folder;
+    kq_status status = kq_format(&folder, err, "%s", path);
+    if (status)
+        return status;
+    bool found = !statvfs(folder, &v);
+    for (char *slash; !found && (slash = strrchr(folder, '/'));) {
+        const bool root = slash == folder;
         slash[root] = 0; /* "/" keeps its slash */
-        found = !statvfs(path, v);
+        found = !statvfs(folder, &v);
         if (root)
             break;
     }
-    if (!found && !strchr(path, '/'))
-        found = !statvfs(".", v);
-    kq_free(path);
-    return found;
+    if (!found && !strchr(folder, '/'))
+        found = !statvfs(".", &v);
+    kq_free(folder);
+    /* a file system that counts no blocks tells nothing */
+    *out = found && v.f_blocks ? (double)v.f_bavail * (double)v.f_frsize : INFINITY;
+    return KQ_OK;
 }
 
 kq_status kq_check_disk(const char *path, size_t needed, kq_error *err)
 {
-    struct statvfs v;
+    double bytes;
     char free_text[32], needed_text[32];
-    if (disk_of(path, &v) && v.f_blocks /* a file system that counts no blocks tells nothing */ &&
-        (double)v.f_bavail * (double)v.f_frsize < (double)needed)
-        return kq_fail(err, KQ_E_IO, "%s: %s free, about %s needed for block inputs and the result", path,
-                       kq_bytes_text((double)v.f_bavail * (double)v.f_frsize, free_text),
-                       kq_bytes_text((double)needed, needed_text));
-    return KQ_OK;
+    kq_status status = free_bytes(path, &bytes, err);
+    if (status || bytes >= (double)needed)
+        return status;
+    return kq_fail(err, KQ_E_IO, "%s: %s free, about %s needed for block inputs and the result", path,
+                   kq_bytes_text(bytes, free_text), kq_bytes_text((double)needed, needed_text));
 }
 
 /* Bytes of the largest tensor, all that is resident of the mapped file at a time. Without a file it is the
@@ -89,15 +94,6 @@ const char *kq_plan_words(const kq_prepared *p, const kq_sweep *s, char buf[160]
                  s->workers ? s->workers : s->threads,
                  (s->workers ? s->workers : s->threads) == 1 ? "" : "s");
     return buf;
-}
-
-static size_t free_disk(const char *dir)
-{
-    struct statvfs v;
-    if (!dir || !disk_of(dir, &v) || !v.f_blocks)
-        return SIZE_MAX;
-    const double bytes = (double)v.f_bavail * (double)v.f_frsize;
-    return bytes < 1e18 ? (size_t)bytes : SIZE_MAX;
 }
 
 /* One way of running the sweep. */
@@ -167,7 +163,8 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
                          size_t *memory_bytes, size_t *disk_bytes, kq_error *err)
 {
     const char *name = p->opt->gradients;
-    const size_t limit = p->opt->memory, room = free_disk(dir);
+    const size_t limit = p->opt->memory;
+    double room = INFINITY;
     const bool has_choice = kq_method_needs(p->factor.method) != KQ_NEEDS_NOTHING && !p->opt->factors;
     setup list[64], best = {0};
     kq_gradient_way asked = KQ_WAY_MEMORY;
@@ -176,6 +173,9 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
         asked++;
     if (asked > KQ_WAY_STREAM)
         return kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", name);
+    kq_status status = dir ? free_bytes(dir, &room, err) : KQ_OK;
+    if (status)
+        return status;
     kq_mem_give_back();
     const size_t n = has_choice ? list_setups(s, name != NULL, asked, limit, list) : 1;
     if (!has_choice)
@@ -184,7 +184,7 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
     for (size_t i = 0; i < n && !found; i++) {
         const size_t memory = set_up(p, s, &list[i], &disk);
         const bool fits_memory = !limit || memory <= limit,
-                   fits_disk = name || list[i].way != KQ_WAY_DISK || disk + more_disk <= room;
+                   fits_disk = name || list[i].way != KQ_WAY_DISK || (double)(disk + more_disk) <= room;
         found = fits_memory && fits_disk;
         if (found || memory < least)
             best = list[i];

@@ -108,14 +108,43 @@ static size_t clear_folder(const char *dir, bool remove_files, bool (*which)(con
     return n;
 }
 
+/* Is there a file of this name in the folder? Nothing is allocated, so that "no" never means "out of memory":
+ * work would then be taken for none, and removed. */
+static bool has_file(const char *dir, const char *name)
+{
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const bool there = fd >= 0 && !faccessat(fd, name, F_OK, 0);
+    if (fd >= 0)
+        close(fd);
+    return there;
+}
+
+static void remove_file(const char *dir, const char *name)
+{
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    unlinkat(fd, name, 0);
+    close(fd);
+}
+
 static bool has_settings(const char *work_dir)
 {
-    char *path;
-    if (kq_path_in(&path, NULL, work_dir, "job.json"))
-        return false;
-    const bool there = kq_path_exists(path);
-    kq_free(path);
-    return there;
+    return has_file(work_dir, "job.json");
+}
+
+bool kq_job_has_file(const kq_job *job, const char *stem, size_t i, const char *suffix)
+{
+    char name[96];
+    snprintf(name, sizeof name, "%s-%05zu.%s", stem, i, suffix);
+    return has_file(job->work_dir, name);
+}
+
+void kq_job_remove_file(const kq_job *job, const char *stem, size_t i, const char *suffix)
+{
+    char name[96];
+    snprintf(name, sizeof name, "%s-%05zu.%s", stem, i, suffix);
+    remove_file(job->work_dir, name);
 }
 
 static bool has_work(const char *work_dir)
@@ -291,11 +320,8 @@ void kq_job_finish(kq_job *job)
 {
     if (job->lock < 0)
         return;
-    char *path;
     clear_folder(job->work_dir, true, is_ours);
-    if (!kq_path_in(&path, NULL, job->work_dir, "lock"))
-        unlink(path); /* last: until then nobody else can have the folder */
-    kq_free(path);
+    remove_file(job->work_dir, "lock"); /* last: until then nobody else can have the folder */
     /* those above it only when nothing is in them */
     kq_remove_folders(job->work_dir, job->made > 1 ? job->made : 1);
     close(job->lock);

@@ -40,6 +40,11 @@ void kq_job_close(kq_job *job);
 kq_status kq_job_path(const kq_job *job, const char *stem, size_t i, const char *suffix, char **out,
                       kq_error *err);
 
+/* Is WORK/STEM-00012.SUFFIX there? Stem and suffix are short names of kronq's own. */
+bool kq_job_has_file(const kq_job *job, const char *stem, size_t i, const char *suffix);
+/* Remove it, if it is there. */
+void kq_job_remove_file(const kq_job *job, const char *stem, size_t i, const char *suffix);
+
 /* A setting's value as a message shows it: a real with nine digits, "absent" for NULL. The caller's (free);
  * NULL: out of memory. */
 char *kq_job_setting_text(const struct json_t *value);

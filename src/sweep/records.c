@@ -3,10 +3,7 @@
  * block and written again once a layer. */
 #include "sweep/records.h"
 
-#include <unistd.h>
-
 #include "base/f16.h"
-#include "base/file.h"
 #include "base/mem.h"
 
 static const struct {
@@ -26,20 +23,12 @@ static size_t count_of(const kq_sweeper *w, kq_record_kind kind)
 
 bool kq_records_there(const kq_sweeper *w, kq_record_kind kind, size_t layer)
 {
-    char *path;
-    if (path_of(w, kind, layer, &path, NULL))
-        return false;
-    const bool there = kq_path_exists(path);
-    kq_free(path);
-    return there;
+    return kq_job_has_file(w->s->job, kinds[kind].stem, layer, kinds[kind].suffix);
 }
 
 void kq_records_drop(const kq_sweeper *w, kq_record_kind kind, size_t layer)
 {
-    char *path;
-    if (!path_of(w, kind, layer, &path, NULL))
-        unlink(path);
-    kq_free(path);
+    kq_job_remove_file(w->s->job, kinds[kind].stem, layer, kinds[kind].suffix);
 }
 
 kq_status kq_records_open(const kq_sweeper *w, kq_record_kind kind, size_t layer, kq_spill **out,

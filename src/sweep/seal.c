@@ -30,16 +30,6 @@ kq_status kq_seal_write(const char *path, kq_error *err)
     return status;
 }
 
-bool kq_seal_exists(const char *path)
-{
-    char *seal;
-    if (kq_format(&seal, NULL, "%s.seal", path))
-        return false;
-    const bool sealed = kq_path_exists(seal);
-    kq_free(seal);
-    return sealed;
-}
-
 kq_status kq_seal_check(const char *path, kq_error *err)
 {
     char hex[17], *seal = NULL, *text = NULL;
@@ -58,12 +48,9 @@ kq_status kq_seal_check(const char *path, kq_error *err)
 
 bool kq_job_part_done(const kq_job *job, const char *stem, size_t i, const char *suffix)
 {
-    char *path;
-    if (kq_job_path(job, stem, i, suffix, &path, NULL))
-        return false;
-    const bool done = kq_seal_exists(path);
-    kq_free(path);
-    return done;
+    char seal[64];
+    snprintf(seal, sizeof seal, "%s.seal", suffix);
+    return kq_job_has_file(job, stem, i, seal);
 }
 
 kq_status kq_job_check_parts(const kq_job *job, const char *stem, size_t n, const char *suffix, kq_error *err)
@@ -71,9 +58,9 @@ kq_status kq_job_check_parts(const kq_job *job, const char *stem, size_t n, cons
     kq_status status = KQ_OK;
     for (size_t i = 0; i < n && !status; i++) {
         char *path;
-        if ((status = kq_job_path(job, stem, i, suffix, &path, err)))
-            break;
-        if (kq_seal_exists(path))
+        if (!kq_job_part_done(job, stem, i, suffix))
+            continue;
+        if (!(status = kq_job_path(job, stem, i, suffix, &path, err)))
             status = kq_seal_check(path, err);
         kq_free(path);
     }

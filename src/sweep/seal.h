@@ -6,7 +6,6 @@
 #include "sweep/job.h"
 
 kq_status kq_seal_write(const char *path, kq_error *err);
-bool kq_seal_exists(const char *path);
 /* KQ_E_FORMAT: the file is damaged. */
 kq_status kq_seal_check(const char *path, kq_error *err);
 
