@@ -220,11 +220,12 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
 {
     const quantizer *q = w->outputs->ctx;
     json_t *own =
-        json_pack("{s:s, s:f, s:f, s:I, s:I, s:f}", "type", q->types.mix->name, "bpw",
+        json_pack("{s:s, s:f, s:f, s:I, s:I, s:f, s:o, s:f}", "type", q->types.mix->name, "bpw",
                   8.0 * (double)kq_gguf_linear_bytes(&q->types, w->outputs->p.cfg) / q->sums.weights,
                   "bpw_file", 8.0 * (double)q->saved.file_bytes / (double)q->saved.n_parameters, "file_bytes",
                   (json_int_t)q->saved.file_bytes, "quantized_modules", (json_int_t)q->sums.n,
-                  "quantized_weights", q->sums.weights);
+                  "quantized_weights", q->sums.weights, "predicted_loss",
+                  kq_json_number(q->sums.predicted_loss), "relative_mse", q->sums.relative_mse);
     return kq_rounding_report(w, own, &q->sums, out, err);
 }
 
@@ -249,10 +250,11 @@ static json_t *plan(const kq_work *w)
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
             weights += type_of(q, l, id) == KQ_T_OTHER ? 0 : m * n;
         }
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:I}", "type", q->types.mix->name, "embedding",
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:I}", "type", q->types.mix->name, "embedding",
                      kq_dtype_name(q->types.embed), "head",
-                     q->types.head == KQ_T_OTHER ? "tied" : kq_dtype_name(q->types.head), "quantized_modules",
-                     (json_int_t)p->n_selected, "quantized_weights", (json_int_t)weights, "bpw",
+                     q->types.head == KQ_T_OTHER ? "tied" : kq_dtype_name(q->types.head), "method",
+                     kq_work_method(w), "quantized_modules", (json_int_t)p->n_selected, "quantized_weights",
+                     (json_int_t)weights, "bpw",
                      weights ? 8.0 * (double)kq_gguf_linear_bytes(&q->types, p->cfg) / (double)weights : 0.0,
                      "file_bytes", (json_int_t)kq_gguf_planned_bytes(p->src, &q->types));
 }

@@ -124,8 +124,7 @@ kq_status kq_rounding_report(const kq_work *w, json_t *own, const kq_rounding_su
 {
     const kq_sweep_report *s = &w->swept;
     json_t *common =
-        json_pack("{s:o, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:s, s:O, s:O}",
-                  "predicted_loss", kq_json_number(sums->predicted_loss), "relative_mse", sums->relative_mse,
+        json_pack("{s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:s, s:O, s:O}",
                   "calibration_nll", kq_json_number(s->nll), "seconds", "forward", s->forward_s, "backward",
                   s->backward_s, "factors", s->factor_s, "rounding", w->round_s, "saving", w->save_s, "total",
                   kq_now_s() - w->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",

@@ -434,20 +434,26 @@ static json_t *plan_linears(const kq_output *o)
     return modules;
 }
 
+const char *kq_work_method(const kq_work *w)
+{
+    const kq_prepared *p = &w->outputs->p;
+    return p->opt->factors ? p->opt->factors : kq_method_name(p->factor.method);
+}
+
 static kq_status describe_plan(const kq_work *w, char **plan_json, kq_error *err)
 {
     const kq_prepared *p = &w->outputs->p;
-    json_t *own = w->receiver->plan(w);
-    json_t *o = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:i}", "model", w->model, "method",
-        p->opt->factors ? p->opt->factors : kq_method_name(p->factor.method), "planned_memory_bytes",
-        (json_int_t)w->memory, "planned_disk_bytes", (json_int_t)w->disk, "calibration_tokens",
-        (json_int_t)(p->n_seq * p->opt->calibration.seq_len), "gradients", kq_gradient_way_name(w->sweep.way),
-        "isa", kq_isa_name(p->isa), "compute", p->compute == KQ_BF16 ? "bf16" : "f32", "threads", p->threads);
-    if (o && own && !json_object_update(o, own) &&
+    json_t *own = w->receiver->plan(w), *o = json_pack("{s:s}", "model", w->model);
+    json_t *common = json_pack("{s:I, s:I, s:I, s:s, s:s, s:s, s:i}", "planned_memory_bytes",
+                               (json_int_t)w->memory, "planned_disk_bytes", (json_int_t)w->disk,
+                               "calibration_tokens", (json_int_t)(p->n_seq * p->opt->calibration.seq_len),
+                               "gradients", kq_gradient_way_name(w->sweep.way), "isa", kq_isa_name(p->isa),
+                               "compute", p->compute == KQ_BF16 ? "bf16" : "f32", "threads", p->threads);
+    if (o && own && common && !json_object_update(o, own) && !json_object_update(o, common) &&
         !json_object_set_new(o, "modules", plan_linears(w->outputs)))
         *plan_json = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     json_decref(own);
+    json_decref(common);
     json_decref(o);
     return *plan_json ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
 }

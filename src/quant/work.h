@@ -147,6 +147,8 @@ kq_status kq_work_plan(const char *model, const kq_receiver *r, kq_output *outpu
 kq_status kq_work_open_source(kq_output *o, kq_error *err);
 /* A receiver's identify: the output depends on its settings and on --only, and on nothing else. */
 kq_status kq_identify_by_settings(kq_output *o, kq_error *err);
+/* What a plan calls the method: its name, or the factor file that brings it. */
+const char *kq_work_method(const kq_work *w);
 /* Run a stage over the output's work: by the factor file when there is one, else by the sweep. */
 kq_status kq_work_stage(kq_work *w, const kq_stage *stage, kq_error *err);
 
