@@ -251,27 +251,40 @@ int cli_apply_spec(cli *c, char *text)
 
 /* ---- the command line ---- */
 
+/* The words that may be typed behind "--": "seq-len", "parse-special", "no-parse-special". */
+typedef struct typed_names {
+    char text[2 * CLI_MOST_OPTIONS][64 + 3];
+    size_t n;
+} typed_names;
+
+static void list_names(const cli *c, typed_names *list)
+{
+    const kq_setting *s;
+    char name[64];
+    list->n = 0;
+    for (size_t i = 0; i < CLI_MOST_OPTIONS && (s = cli_option_at(c, i)); i++) {
+        snprintf(list->text[list->n++], sizeof *list->text, "%s", cli_option_name(s, name));
+        if (s->type == KQ_SETTING_NOT)
+            snprintf(list->text[list->n++], sizeof *list->text, "no-%s", name);
+    }
+}
+
 static const char *nth_name(const void *list, size_t i)
 {
-    const kq_setting *s = cli_option_at(list, i);
-    return s ? s->name : NULL;
+    const typed_names *all = list;
+    return i < all->n ? all->text[i] : NULL;
 }
 
 static int unknown(const cli *c, const char *option)
 {
     char word[64];
+    typed_names all;
     snprintf(word, sizeof word, "%s", option + strspn(option, "-"));
     word[strcspn(word, "=")] = 0;
-    for (char *at = word; *at; at++)
-        *at = *at == '-' ? '_' : *at;
-    const char *meant = cli_nearest(word, nth_name, c);
-    if (meant) {
-        snprintf(word, sizeof word, "%s", meant);
-        for (char *at = word; *at; at++)
-            *at = *at == '_' ? '-' : *at;
-    }
+    list_names(c, &all);
+    const char *meant = cli_nearest(word, nth_name, &all);
     cli_say("kronq %s: unknown option %s%s%s%s; see kronq %s --help", c->command, option,
-            meant ? "; did you mean --" : "", meant ? word : "", meant ? "?" : "", c->command);
+            meant ? "; did you mean --" : "", meant ? meant : "", meant ? "?" : "", c->command);
     return EXIT_USAGE;
 }
 

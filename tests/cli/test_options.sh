@@ -32,6 +32,8 @@ quantize HF -o never --tokns=32 | unknown option --tokns=32; did you mean --toke
 quantize HF -o never --xyzzy | unknown option --xyzzy; see
 quantize HF -o never -x | unknown option -x; see
 eval HF --pp TEXT | unknown option --pp; did you mean --ppl\?
+eval HF --no-parse-specal | unknown option --no-parse-specal; did you mean --no-parse-special\?
+eval HF --parse-specal | unknown option --parse-specal; did you mean --parse-special\?
 serve HF --prot 80 | unknown option --prot; did you mean --port\?
 run HF --promt x | unknown option --promt; did you mean --prompt\?
 info HF -n 3 | unknown option -n
