@@ -165,9 +165,9 @@ static kq_status measure_model(const cli *c, const char *path, plan *p, bool fir
     opt.common = c->q.common;
     opt.kv = c->kv;
     opt.weights = c->weights;
-    if (!c->quiet)
+    kq_status status = kq_model_open(path, &opt, &b.model, err); /* refuses wrong options too */
+    if (!status && !c->quiet)
         fprintf(stderr, "%s: loading\n", path);
-    kq_status status = kq_model_open(path, &opt, &b.model, err);
     if (!status)
         status = kq_model_load(b.model, p->longest, err);
     if (!status) {
