@@ -78,9 +78,23 @@ struct kq_out {
     uint8_t buffer[OUT_BUFFER];
 };
 
+/* The finished file is renamed over its name. Over a device (/dev/full, /dev/stdout) that would put a file in
+ * the device's place, for every program of the machine. */
+static kq_status check_is_file(const char *path, kq_error *err)
+{
+    struct stat st;
+    if (stat(path, &st) || S_ISREG(st.st_mode))
+        return KQ_OK;
+    return kq_fail(err, KQ_E_IO, "%s: is %s; the name of a file is expected", path,
+                   S_ISDIR(st.st_mode) ? "a folder" : "a device or a pipe");
+}
+
 kq_status kq_out_open(const char *path, kq_out **out, kq_error *err)
 {
     *out = NULL;
+    kq_status refused = check_is_file(path, err);
+    if (refused)
+        return refused;
     kq_out *o = kq_alloc(1, sizeof *o);
     if (!o)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);

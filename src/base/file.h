@@ -21,6 +21,7 @@ void kq_map_close(kq_map *map); /* zeroed map is fine */
 /* A file being written: PATH.tmp until kq_out_commit flushes it to the disk (fsync), renames it to PATH
  * and syncs the folder. */
 typedef struct kq_out kq_out;
+/* KQ_E_IO: PATH cannot be created, or is a folder, a device or a pipe, whose place a file must not take. */
 kq_status kq_out_open(const char *path, kq_out **out, kq_error *err);
 /* buffered; KQ_E_IO names the file and why (disk full) */
 kq_status kq_out_write(kq_out *out, const void *data, size_t size, kq_error *err);

@@ -118,8 +118,9 @@ static bool has_begun(const kq_estimate *e, size_t n)
     for (size_t i = 0; i < n && !begun; i++) {
         char *work;
         begun = kq_path_exists(e[i].out_file);
-        if (!kq_format(&work, NULL, "%s.work", e[i].out_file))
-            begun = begun || kq_path_exists(work);
+        /* out of memory: unknown, so that seconds of a whole pass are not claimed */
+        const kq_status unknown = kq_format(&work, NULL, "%s.work", e[i].out_file);
+        begun = begun || unknown || kq_path_exists(work);
         kq_free(work);
     }
     return begun;

@@ -36,10 +36,7 @@ static kq_status parse(char *text, json_t **out, kq_error *err)
 /* Does the checkpoint's folder hold a whole one? A config.json is written last. */
 static bool is_whole(const row *w)
 {
-    char *config;
-    const bool whole = !kq_path_in(&config, NULL, w->model, "config.json") && kq_path_exists(config);
-    kq_free(config);
-    return whole;
+    return kq_exists_in(w->model, "config.json");
 }
 
 /* kq_quantize, with its report. What a row of the same name with other settings left behind is removed first.

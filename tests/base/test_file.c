@@ -224,6 +224,22 @@ static void test_hash(void **state)
     assert_string_not_equal(hex, other);
 }
 
+/* A finished file is renamed over its name; a device or a pipe there would be gone. */
+static void test_no_file_takes_a_pipes_place(void **state)
+{
+    (void)state;
+    kq_error err;
+    char path[256];
+    struct stat st;
+    temp_path(path, "pipe");
+    assert_int_equal(mkfifo(path, 0666), 0);
+    check_fails(kq_file_write(path, "x", 1, &err), KQ_E_IO, "is a device or a pipe");
+    assert_true(!stat(path, &st) && S_ISFIFO(st.st_mode));
+    check_fails(kq_file_write("/dev/null", "x", 1, &err), KQ_E_IO, "is a device or a pipe");
+    assert_true(!stat("/dev/null", &st) && S_ISCHR(st.st_mode));
+    check_fails(kq_file_write(temp_folder, "x", 1, &err), KQ_E_IO, "is a folder");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
