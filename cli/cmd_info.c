@@ -170,7 +170,9 @@ int cmd_info(int argc, char **argv)
         return print_ways(&c);
     kq_error err;
     kq_model *model;
-    if (kq_model_open(c.model, NULL, &model, &err))
+    kq_model_options opt = kq_model_defaults();
+    opt.common.isa = "ref"; /* nothing is computed: a wrong KRONQ_ISA only leaves out the plan */
+    if (kq_model_open(c.model, &opt, &model, &err))
         return cli_fail(&err);
     json_t *o = describe(model, c.tensors);
     if (!kq_model_get_info(model)->quantization_json)

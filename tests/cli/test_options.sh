@@ -204,6 +204,10 @@ grep -q "warning: --threads 1024: this process may use [0-9]* processor" must.er
 must taskset -c "$(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')" "$KRONQ" eval "$HF" --ppl "$TEXT" --ctx 64 --chunks 2 --threads 2 --quiet
 grep -q "warning: --threads 2: this process may use 1 processor;" must.err || fail "affinity: $(cat must.err)"
 
+say "what a file holds is told whatever KRONQ_ISA says"
+KRONQ_ISA=foo must "$KRONQ" info "$HF"
+grep -q "^plan_error .*KRONQ_ISA=foo is unknown" must.out || fail "no plan_error"
+
 say "the last of an option given twice counts"
 must "$KRONQ" eval "$HF" --ppl "$TEXT" --ctx 64 --ctx 128 --json --quiet
 [ "$(get must.out ctx)" = 128 ] || fail "ctx $(get must.out ctx)"
