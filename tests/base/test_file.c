@@ -243,9 +243,13 @@ static void test_no_file_takes_a_pipes_place(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_file_round_trip), cmocka_unit_test(test_file_refused),
-        cmocka_unit_test(test_disk_full),       cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_remove_tree),     cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_file_round_trip),
+        cmocka_unit_test(test_file_refused),
+        cmocka_unit_test(test_no_file_takes_a_pipes_place),
+        cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_remove_tree),
+        cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove);
 }
