@@ -117,7 +117,8 @@ def measure():
         text = path.read_text(errors="replace")
         lines = text.split("\n")
         wide += [(f"{name(path)}:{n}", len(line)) for n, line in enumerate(lines, 1) if len(line) > 110]
-        buffers += [(f"{name(path)}:{n}", 1) for n, line in enumerate(lines, 1) if re.search(r"\[(4[0-9]{3}|PATH_MAX)\]", line) and "char" in line]
+        if path.parts[len(ROOT.parts)] in PRODUCT:
+            buffers += [(f"{name(path)}:{n}", 1) for n, line in enumerate(lines, 1) if re.search(r"\[(4[0-9]{3}|PATH_MAX)\]", line) and "char" in line]
         if not text.lstrip().startswith("/*"):
             bare.append((name(path), 1))
     for path in files(("tests",), (".c", ".h", ".py", ".sh")):
