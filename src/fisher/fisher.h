@@ -171,8 +171,7 @@ double kq_factors_passes(const kq_factor_options *opt, size_t D);
 /* The arithmetic of that many products, as kq_factor_report counts it. Of G only the sizes are read. */
 double kq_factors_flop(const kq_gradients *G, const kq_factor_options *opt, int products);
 
-/* ---- gradients that are kept nowhere: several estimates side by side ------------------------------------
- */
+/* ---- gradients that are kept nowhere: several estimates side by side --------------------------------- */
 
 /* Where a pass hands its samples: those of each source (a linear of the block) in order, any number at a
  * time. `wanted` shrinks during the pass: a source whose bit is clear may be left out, and when no bit is
@@ -209,8 +208,7 @@ size_t kq_factors_stream_bytes(const kq_stream_linear *linears, size_t count);
 kq_status kq_fisher_product(const kq_gradients *G, bool adjoint, const float *Y, float *out,
                             kq_compute compute, int threads, kq_error *err);
 
-/* ---- statistics over tokens: tokens.c (docs/math.md, "Token-level estimators", eq. 44 to 47) ------------
- */
+/* ---- statistics over tokens: tokens.c (docs/math.md, "Token-level estimators", eq. 44 to 47) --------- */
 
 /* Which sums a pass over the tokens adds up, H_in = sum_t w_t x_t x_t^T and H_out = sum_t w_t g_t g_t^T, and
  * with what weights. */
@@ -246,8 +244,7 @@ kq_status kq_token_weight(kq_token_weighting kind, const float *H, size_t n, dou
 void kq_token_quadratic(const float *X, size_t rows, size_t n, const float *W, float *q, float *scratch,
                         int threads);
 
-/* ---- finished factors: factor.c --------------------------------------------------------------------------
- */
+/* ---- finished factors: factor.c ---------------------------------------------------------------------- */
 
 /* Eq. 6: scale so that tr(H_in) tr(H_out) = target = (1/D) sum_i ||G_i||_F^2 and tr(H_in)/n = tr(H_out)/m.
  * KQ_E_NUMERIC: a trace is zero, negative or not finite. */

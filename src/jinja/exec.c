@@ -278,12 +278,12 @@ static void define_variables(py_run *r, const kq_jinja *t, const json_t *variabl
 {
     const char *key;
     json_t *v;
-    json_object_foreach((json_t *)variables, key, v) for (size_t i = 0; i < t->n_used;
-                                                          i++) if (!strcmp(t->used[i], key))
-    { /* those that it names nowhere are left out */
-        kq_j_define(r, j_state(r)->env, t->used[i], kq_py_from_json(r, v));
-        break;
-    }
+    json_object_foreach((json_t *)variables, key, v)
+        for (size_t i = 0; i < t->n_used; i++)
+            if (!strcmp(t->used[i], key)) { /* those that it names nowhere are left out */
+                kq_j_define(r, j_state(r)->env, t->used[i], kq_py_from_json(r, v));
+                break;
+            }
 }
 
 kq_status kq_jinja_render(const kq_jinja *t, const json_t *variables, const struct tm *now,

@@ -155,12 +155,12 @@ py_val kq_py_from_json(py_run *r, const json_t *v)
         break;
     case JSON_ARRAY:
         out = kq_py_list(r, PY_LIST, json_array_size(v));
-        json_array_foreach(v, i, item) kq_py_push(r, out.l, kq_py_from_json(r, item));
+        json_array_foreach(v, i, item)
+            kq_py_push(r, out.l, kq_py_from_json(r, item));
         break;
     case JSON_OBJECT:
         out = kq_py_dict(r, json_object_size(v));
-        json_object_foreach((json_t *)v, key, item)
-        {
+        json_object_foreach((json_t *)v, key, item) {
             const py_val k = kq_py_cstr(r, key);
             dict_append(r, out.m, k, kq_py_from_json(r, item)); /* a JSON object has no key twice */
         }

@@ -294,12 +294,11 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
     const kq_output *o = w->outputs;
     const quantizer *q = o->ctx;
     const kq_save_report *s = &q->saved;
-    json_t *own =
-        json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f}", "bits", kq_bits_number(s->bits), "bpw",
-                  s->bpw_linear, "bpw_file", s->bpw_file, "file_bytes", (json_int_t)s->file_bytes,
-                  "quantized_modules", (json_int_t)s->n_quantized, "quantized_weights",
-                  (json_int_t)s->n_weights_quantized, "predicted_loss",
-                  kq_json_number(q->sums.predicted_loss), "relative_mse", q->sums.relative_mse);
+    json_t *own = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:o, s:f}", "bits", kq_bits_number(s->bits),
+                            "bpw", s->bpw_linear, "bpw_file", s->bpw_file, "file_bytes",
+                            (json_int_t)s->file_bytes, "quantized_modules", (json_int_t)s->n_quantized,
+                            "quantized_weights", (json_int_t)s->n_weights_quantized, "predicted_loss",
+                            kq_json_number(q->sums.predicted_loss), "relative_mse", q->sums.relative_mse);
     if (q->bits.forecast) {
         const kq_allocation *a = &q->bits.allocation;
         const double T = (double)w->seq_len;
@@ -329,13 +328,12 @@ static json_t *plan(const kq_work *w)
     const kq_output *o = w->outputs;
     kq_save_report save;
     plan_checkpoint(o, &save);
-    return json_pack(
-        "{s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I}", "bits",
-        kq_bits_number(o->bits->settled ? save.bits : o->opt.bits), "bits_settled", o->bits->settled, "code",
-        o->opt.code, "method", kq_work_method(w), "quantized_modules", (json_int_t)save.n_quantized,
-        "quantized_weights", (json_int_t)save.n_weights_quantized, "bpw", save.bpw_linear, "bpw_file",
-        save.bpw_file, "file_bytes", (json_int_t)save.file_bytes, "parameters",
-        (json_int_t)save.n_parameters);
+    return json_pack("{s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I}", "bits",
+                     kq_bits_number(o->bits->settled ? save.bits : o->opt.bits), "bits_settled",
+                     o->bits->settled, "code", o->opt.code, "method", kq_work_method(w), "quantized_modules",
+                     (json_int_t)save.n_quantized, "quantized_weights", (json_int_t)save.n_weights_quantized,
+                     "bpw", save.bpw_linear, "bpw_file", save.bpw_file, "file_bytes",
+                     (json_int_t)save.file_bytes, "parameters", (json_int_t)save.n_parameters);
 }
 
 /* How a side of a linear is rotated: "padded" when it is no multiple of a tile. */

@@ -124,9 +124,9 @@ kq_status kq_rounding_report(const kq_work *w, json_t *own, const kq_rounding_su
 {
     const kq_sweep_report *s = &w->swept;
     json_t *common =
-        json_pack("{s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:s, s:O, s:O}",
-                  "calibration_nll", kq_json_number(s->nll), "seconds", "forward", s->forward_s, "backward",
-                  s->backward_s, "factors", s->factor_s, "rounding", w->round_s, "saving", w->save_s, "total",
+        json_pack("{s:o, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:I, s:s, s:O, s:O}", "calibration_nll",
+                  kq_json_number(s->nll), "seconds", "forward", s->forward_s, "backward", s->backward_s,
+                  "factors", s->factor_s, "rounding", w->round_s, "saving", w->save_s, "total",
                   kq_now_s() - w->start, "peak_rss_bytes", (json_int_t)kq_peak_rss_bytes(), "planned_bytes",
                   (json_int_t)w->memory, "gradients", kq_gradient_way_name(w->sweep.way), "settings",
                   w->outputs->settings, "modules", sums->modules);

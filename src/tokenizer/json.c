@@ -39,14 +39,12 @@ static kq_status find_top(const kq_tokenizer *tok, const json_t *vocab, const js
     int32_t id = 0;
     kq_status status;
     *top = -1;
-    json_object_foreach((json_t *)vocab, key, value)
-    {
+    json_object_foreach((json_t *)vocab, key, value) {
         if ((status = kq_tok_read_id(tok, value, key, &id, err)))
             return status;
         *top = id > *top ? id : *top;
     }
-    json_array_foreach(added, i, value)
-    {
+    json_array_foreach(added, i, value) {
         const char *content = json_string_value(json_object_get(value, "content"));
         if (!content)
             return kq_fail(err, KQ_E_FORMAT, "%s: added_tokens[%zu] has no content", tok->path, i);
@@ -105,8 +103,7 @@ static kq_status read_vocab(kq_tokenizer *tok, const json_t *vocab, const json_t
     tok->n_id = (size_t)top + 1;
     if ((status = make_tables(tok, json_object_size(vocab), err)))
         return status;
-    json_object_foreach((json_t *)vocab, key, value)
-    {
+    json_object_foreach((json_t *)vocab, key, value) {
         const int32_t id = (int32_t)json_integer_value(value);
         if ((status = set_token(tok, id, key, strlen(key), err)))
             return status;
@@ -178,7 +175,9 @@ static kq_status read_added(kq_tokenizer *tok, const json_t *added, kq_error *er
     tok->added = kq_calloc(json_array_size(added), sizeof *tok->added);
     if (!tok->added)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: added tokens");
-    json_array_foreach(added, i, item) if ((status = read_one_added(tok, item, &scratch, err))) break;
+    json_array_foreach(added, i, item)
+        if ((status = read_one_added(tok, item, &scratch, err)))
+            break;
     if (!status && !(status = kq_tok_added_set(&tok->raw_set, tok->added, tok->n_added, false, err)))
         status = kq_tok_added_set(&tok->norm_set, tok->added, tok->n_added, true, err);
     kq_tok_scratch_free(&scratch);
@@ -253,8 +252,7 @@ static kq_status read_merges(kq_tokenizer *tok, const json_t *merges, kq_error *
     tok->merge = kq_calloc(slots, sizeof *tok->merge);
     if (!tok->merge)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: %zu merges", n);
-    json_array_foreach(merges, i, item)
-    {
+    json_array_foreach(merges, i, item) {
         status = split_merge(item, half, size)
                      ? add_merge(tok, i, half[0], size[0], half[1], size[1], &both, err)
                      : kq_fail(err, KQ_E_FORMAT,
@@ -307,8 +305,7 @@ static kq_status read_template(kq_tokenizer *tok, const json_t *v, kq_error *err
     kq_tok_ids side[2] = {0};
     if (tok->n_prefix || tok->n_suffix)
         return kq_tok_refuse(tok, "post_processor", "two TemplateProcessing", err);
-    json_array_foreach(single, i, item)
-    {
+    json_array_foreach(single, i, item) {
         const json_t *special = json_object_get(item, "SpecialToken"),
                      *seq = json_object_get(item, "Sequence");
         if (seq) {
@@ -324,8 +321,7 @@ static kq_status read_template(kq_tokenizer *tok, const json_t *v, kq_error *err
             goto out;
         }
         json_t *id;
-        json_array_foreach(ids, j, id)
-        {
+        json_array_foreach(ids, j, id) {
             int32_t x = 0;
             if ((status = kq_tok_read_id(tok, id, name, &x, err)))
                 goto out;

@@ -17,8 +17,7 @@ kq_status kq_tok_sequence(const kq_sequence_part *part, kq_tokenizer *tok, const
     if (!json_is_array(list) || depth > MAX_DEPTH)
         return kq_fail(err, KQ_E_FORMAT, "%s: a %s Sequence without its list, or nested too deeply",
                        tok->path, part->name);
-    json_array_foreach(list, i, item)
-    {
+    json_array_foreach(list, i, item) {
         kq_status status = part->read(tok, item, ctx, depth + 1, err);
         if (status)
             return status;

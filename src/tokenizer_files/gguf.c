@@ -206,8 +206,7 @@ static bool is_merged(const reader *r, size_t token, const json_t *merges)
     const char *name = json_string_value(r->name[token]);
     const json_t *pair;
     size_t i;
-    json_array_foreach(merges, i, pair)
-    {
+    json_array_foreach(merges, i, pair) {
         const char *left = json_string_value(json_array_get(pair, 0));
         const size_t n = strlen(left);
         if (!strncmp(name, left, n) && !strcmp(name + n, json_string_value(json_array_get(pair, 1))))

@@ -43,9 +43,9 @@ json_t *kq_gguf_pre_json(const char *name, bool add_prefix_space)
     for (i = 0; i < sizeof pre_kinds / sizeof *pre_kinds && !pre; i++)
         if (!strcmp(pre_kinds[i].name, name))
             pre = json_loads(pre_kinds[i].json, 0, NULL);
-    json_array_foreach(json_object_get(pre, "pretokenizers"), i,
-                       step) if (json_object_get(step, "add_prefix_space"))
-        json_object_set_new(step, "add_prefix_space", json_boolean(add_prefix_space));
+    json_array_foreach(json_object_get(pre, "pretokenizers"), i, step)
+        if (json_object_get(step, "add_prefix_space"))
+            json_object_set_new(step, "add_prefix_space", json_boolean(add_prefix_space));
     return pre;
 }
 
@@ -55,7 +55,8 @@ static json_t *plain_pre(const json_t *pre)
 {
     json_t *copy = json_deep_copy(pre), *steps = json_object_get(copy, "pretokenizers"), *step;
     size_t i;
-    json_array_foreach(steps, i, step) json_object_del(step, "trim_offsets");
+    json_array_foreach(steps, i, step)
+        json_object_del(step, "trim_offsets");
     json_object_del(copy, "trim_offsets");
     if (json_array_size(steps) != 1)
         return copy;

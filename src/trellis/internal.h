@@ -98,8 +98,7 @@ static inline uint32_t kq_state_cost(const kq_trellis *t, const kq_step *w, uint
     return (uint32_t)(n - kq_mulhrs(e[2], w->a[1]) + (flip ? q : -q));
 }
 
-/* ---- the search in plain C: viterbi_ref.c ---------------------------------------------------------------
- */
+/* ---- the search in plain C: viterbi_ref.c ------------------------------------------------------------ */
 
 /* The cost of step `step` (0 to n_steps - 1) in state `state`. */
 typedef uint32_t (*kq_cost_fn)(const void *ctx, int step, uint32_t state);
@@ -124,8 +123,7 @@ void kq_viterbi_ref_pass(const kq_walk_problem *w, int first, int n, long seam, 
  * seam (half_window <= n_steps / 2) fixes the seam, then the closed one. states [n_steps]. */
 void kq_viterbi_ref(const kq_walk_problem *w, int half_window, uint16_t *states, void *scratch);
 
-/* ---- the search on vectors: viterbi_template.h -----------------------------------------------------------
- */
+/* ---- the search on vectors: viterbi_template.h ------------------------------------------------------- */
 
 /* One instruction set's search. search finds the states that kq_viterbi_ref finds, for at most t->batch
  * tiles: steps [n_tiles, t->n_steps], states [n_tiles, t->n_steps]. */

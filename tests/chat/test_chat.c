@@ -35,16 +35,14 @@ static void against_transformers(void **state)
     json_t *all = golden_json("chat/cases.json"), *rows, *row;
     const char *name;
     size_t n = 0, templates = 0, errors = 0, i;
-    json_object_foreach(json_object_get(all, "results"), name, rows)
-    {
+    json_object_foreach(json_object_get(all, "results"), name, rows) {
         char path[100];
         size_t size;
         snprintf(path, sizeof path, "chat/%s.jinja", name);
         char *source = golden_read(path, &size);
         kq_tokenizer *tok = make(json_deep_copy(json_object_get(all, "special")), source);
         templates++;
-        json_array_foreach(rows, i, row)
-        {
+        json_array_foreach(rows, i, row) {
             const json_int_t talk = json_integer_value(json_array_get(row, 0)),
                              mode = json_integer_value(json_array_get(row, 1));
             const char *want = json_string_value(json_array_get(row, 2));

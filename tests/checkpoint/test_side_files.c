@@ -121,7 +121,8 @@ static void put_tokenizer(gguf *g, const char *file, const char *model, const ch
     const char *name, **names = kq_calloc(n, sizeof *names);
     bool spm = !strcmp(model, "llama");
     assert_non_null(names);
-    json_object_foreach(vocab, name, v) names[json_integer_value(v)] = name;
+    json_object_foreach(vocab, name, v)
+        names[json_integer_value(v)] = name;
     kv_str(g, "tokenizer.ggml.model", model);
     if (pre)
         kv_str(g, "tokenizer.ggml.pre", pre);
@@ -132,9 +133,9 @@ static void put_tokenizer(gguf *g, const char *file, const char *model, const ch
     for (i = 0; i < n; i++) {
         uint32_t type = spm ? i == 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : 1 : 1;
         size_t j;
-        json_array_foreach(added, j,
-                           item) if (!spm && (size_t)json_integer_value(json_object_get(item, "id")) == i)
-            type = 3;
+        json_array_foreach(added, j, item)
+            if (!spm && (size_t)json_integer_value(json_object_get(item, "id")) == i)
+                type = 3;
         put_u32(&g->kv, type);
     }
     if (spm) {
@@ -148,8 +149,7 @@ static void put_tokenizer(gguf *g, const char *file, const char *model, const ch
         kv_u32(g, "tokenizer.ggml.eos_token_id", 2);
     } else {
         kv_array(g, "tokenizer.ggml.merges", KQ_GGUF_STRING, json_array_size(merges));
-        json_array_foreach(merges, i, item)
-        {
+        json_array_foreach(merges, i, item) {
             char pair[512];
             int len = snprintf(pair, sizeof pair, "%s %s", json_string_value(json_array_get(item, 0)),
                                json_string_value(json_array_get(item, 1)));

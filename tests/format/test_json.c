@@ -29,14 +29,14 @@ static void write_value(FILE *f, const json_t *v)
         return;
     case JSON_ARRAY:
         fputc('[', f);
-        json_array_foreach(v, i, item) write_value(f, item);
+        json_array_foreach(v, i, item)
+            write_value(f, item);
         fputc(']', f);
         return;
     case JSON_OBJECT: break;
     }
     fputc('{', f);
-    json_object_foreach((json_t *)v, key, item)
-    {
+    json_object_foreach((json_t *)v, key, item) {
         fputc('s', f);
         for (const char *c = key; *c; c++)
             fprintf(f, "%02x", (unsigned char)*c);

@@ -35,8 +35,7 @@ static void against_jinja2(void **state)
     json_t *all = json_load_file(KRONQ_GOLDEN_DIR "/chat/expressions.json", 0, NULL), *c;
     size_t i, equal = 0, both = 0, refused = 0, wrong = 0;
     assert_true(json_array_size(json_object_get(all, "cases")) >= 3000);
-    json_array_foreach(json_object_get(all, "cases"), i, c)
-    {
+    json_array_foreach(json_object_get(all, "cases"), i, c) {
         const json_t *source = json_array_get(c, 0), *want = json_array_get(c, 1);
         kq_error err;
         size_t n;

@@ -27,8 +27,8 @@ static size_t count(const json_t *report, const char *isa)
 {
     size_t i, n = 0;
     json_t *entry;
-    json_array_foreach(json_object_get(report, "checks"), i, entry) n +=
-        !strcmp(json_string_value(json_object_get(entry, "isa")), isa);
+    json_array_foreach(json_object_get(report, "checks"), i, entry)
+        n += !strcmp(json_string_value(json_object_get(entry, "isa")), isa);
     return n;
 }
 

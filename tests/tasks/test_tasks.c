@@ -61,11 +61,10 @@ static void test_golden(void **state)
         const json_t *w = json_object_get(want, names[t]), *metrics = json_object_get(w, "metrics"), *value;
         const json_t *g = json_object_get(json_object_get(got, "results"), names[t]);
         const char *key;
-        json_object_foreach(
-            (json_t *)metrics, key,
-            value) if (!(fabs(json_number_value(json_object_get(g, key)) - json_number_value(value)) < 1e-12))
-            fail_msg("%s %s: %.17g, lm_eval has %.17g", names[t], key,
-                     json_number_value(json_object_get(g, key)), json_number_value(value));
+        json_object_foreach((json_t *)metrics, key, value)
+            if (!(fabs(json_number_value(json_object_get(g, key)) - json_number_value(value)) < 1e-12))
+                fail_msg("%s %s: %.17g, lm_eval has %.17g", names[t], key,
+                         json_number_value(json_object_get(g, key)), json_number_value(value));
         /* name, alias, sample_len */
         assert_int_equal(json_object_size(g), json_object_size(metrics) + 3);
         assert_true(json_number_value(json_object_get(json_object_get(got, "versions"), names[t])) ==

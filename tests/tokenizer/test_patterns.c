@@ -32,8 +32,7 @@ static void as_tokenizers_cuts(void **state)
     kq_error err;
     json_t *all = golden_json("cases/patterns/patterns.json"), *p, *t;
     size_t i, j;
-    json_array_foreach(json_object_get(all, "patterns"), i, p)
-    {
+    json_array_foreach(json_object_get(all, "patterns"), i, p) {
         const json_t *text = json_object_get(p, "pattern");
         kq_pre pre = {.kind = KQ_PRE_SPLIT, .behavior = KQ_ISOLATED};
         assert_string_equal(kq_pattern_known(i), json_string_value(text));

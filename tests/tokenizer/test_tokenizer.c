@@ -265,13 +265,13 @@ static void refused(void **state)
          ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":\"Isolated\"}}",
          KQ_E_UNSUPPORTED, "none of those"},
         {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}+\"},"
-                   "\"behavior\":\"Isolated\"}}",
+         "\"behavior\":\"Isolated\"}}",
          KQ_E_UNSUPPORTED, "none of those"},
         {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\h\"},\"behavior\":"
-                   "\"Isolated\"}}",
+         "\"Isolated\"}}",
          KQ_E_UNSUPPORTED, "none of those"},
         {"{" MODEL ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?{x})\"},\"behavior\":"
-                   "\"Isolated\"}}",
+         "\"Isolated\"}}",
          KQ_E_UNSUPPORTED, "none of those"},
         {"{" MODEL
          ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Sideways\"}}",
@@ -279,7 +279,7 @@ static void refused(void **state)
         {"{" MODEL ",\"decoder\":{\"type\":\"WordPiece\"}}", KQ_E_UNSUPPORTED, "WordPiece"},
         {"{" MODEL ",\"post_processor\":{\"type\":\"BertProcessing\"}}", KQ_E_UNSUPPORTED, "BertProcessing"},
         {"{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
-                   "\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}],"
+         "\"id\":\"x\"}},{\"Sequence\":{\"id\":\"A\"}}],"
          "\"special_tokens\":{\"x\":{\"ids\":[7]}}}}",
          KQ_E_FORMAT, "not in the vocabulary"},
         {"{" MODEL

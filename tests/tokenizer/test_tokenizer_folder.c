@@ -34,7 +34,8 @@ static void make_folder(const char *dir, const json_t *c)
     check_ok(kq_mkdirs(dir, &err));
     json_object_update(tok, json_object_get(c, "set"));
     write_file(dir, "tokenizer.json", tok);
-    json_object_foreach(json_object_get(c, "files"), name, v) write_file(dir, name, v);
+    json_object_foreach(json_object_get(c, "files"), name, v)
+        write_file(dir, name, v);
     json_decref(tok);
 }
 
@@ -69,8 +70,7 @@ static void check_case(const json_t *c, const json_t *texts, size_t index)
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     if (kq_tokenizer_open_file(path, &tok, &err))
         fail_msg("case %zu, %s: %s", index, json_string_value(json_object_get(c, "name")), err.message);
-    json_array_foreach(texts, i, text)
-    {
+    json_array_foreach(texts, i, text) {
         for (int bare = 0; bare < 2; bare++) {
             snprintf(what, sizeof what, "case %zu, %.80s (%s), text %zu, %s: %.120s", index,
                      json_string_value(json_object_get(c, "name")),
@@ -108,7 +108,8 @@ static void as_auto_tokenizer_does(void **state)
            *c;
     size_t i;
     assert_true(json_array_size(json_object_get(all, "cases")) > 80);
-    json_array_foreach(json_object_get(all, "cases"), i, c) check_case(c, json_object_get(all, "texts"), i);
+    json_array_foreach(json_object_get(all, "cases"), i, c)
+        check_case(c, json_object_get(all, "texts"), i);
     json_decref(all);
 }
 
@@ -129,8 +130,7 @@ static void hostile_side_files(void **state)
         if (strcmp(json_string_value(json_object_get(c, "base")), "tiny_cli/hf/tokenizer.json") != 0)
             continue;
         make_folder(dir, c);
-        json_object_foreach(json_object_get(c, "files"), name, v)
-        {
+        json_object_foreach(json_object_get(c, "files"), name, v) {
             char *text = json_dumps(v, 0);
             const size_t size = strlen(text);
             snprintf(path, sizeof path, "%s/%s", dir, name);

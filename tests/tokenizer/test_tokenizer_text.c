@@ -43,8 +43,7 @@ static void as_python_does(void **state)
     for (size_t f = 0; f < 4; f++) {
         kq_buffer text = {0}, want = {0};
         for (int round = 0; round < 40; round++)
-            json_array_foreach(all, i, row)
-            {
+            json_array_foreach(all, i, row) {
                 const json_t *t = json_object_get(row, "text"), *w = json_object_get(row, forms[f].name);
                 if (!round)
                     check_form(f, json_string_value(t), json_string_length(t), json_string_value(w),

@@ -92,8 +92,7 @@ static inline void check_family(const kq_tokenizer *tok, const char *family)
     kq_free(text);
 
     size_t i;
-    json_array_foreach(cases, i, c)
-    {
+    json_array_foreach(cases, i, c) {
         const char *hex = json_string_value(json_object_get(c, "hex"));
         char raw[1024];
         size_t len = strlen(hex) / 2;
