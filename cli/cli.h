@@ -80,6 +80,8 @@ typedef struct cli {
     bool table6;
 } cli;
 
+/* Who takes a setting (bits of kq_taker) when the command has this name; 0: there is no such command. */
+unsigned cli_takers_of(const char *command);
 /* The rows of the program's own options, static. */
 const kq_setting *cli_own_options(size_t *n);
 /* The option that this command takes, by its name ("seq_len"): the program's own or the library's; NULL:

@@ -1,5 +1,6 @@
 /* Progress on stderr: one line that is rewritten on a terminal; in a log a line when a stage ends, and when
  * nothing was shown for a minute. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -81,6 +82,19 @@ void cli_warning(void *ctx, const char *message)
     said[n++ % 256] = hash;
     cli_progress_end();
     fprintf(stderr, "kronq: warning: %s\n", message);
+}
+
+void cli_warn(const char *format, ...)
+{
+    char message[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    for (char *c = message; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 127)
+            *c = '?';
+    cli_warning(NULL, message);
 }
 
 void cli_progress(cli *c, kq_common *common)

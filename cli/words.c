@@ -45,16 +45,3 @@ kq_status cli_error(kq_error *err, kq_status status, const char *format, ...)
     va_end(args);
     return err->status = status;
 }
-
-void cli_warn(const char *format, ...)
-{
-    char message[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
-    va_end(args);
-    for (char *c = message; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 127)
-            *c = '?';
-    cli_warning(NULL, message);
-}

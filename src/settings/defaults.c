@@ -1,4 +1,4 @@
-/* Defaults and ranges of whole option structs, and the functions of kronq.h that give them. */
+/* Defaults of whole option structs, and the functions of kronq.h that give them. */
 #include <string.h>
 
 #include "base/locale.h"
@@ -12,17 +12,6 @@ void kq_settings_defaults(kq_options_id id, void *options)
     for (size_t i = 0; i < n; i++)
         if (s[i].value && s[i].at[id])
             kq_setting_set(id, options, &s[i], s[i].value, NULL);
-}
-
-kq_status kq_settings_check(kq_options_id id, unsigned takers, const void *options, kq_error *err)
-{
-    size_t n;
-    const kq_setting *s = kq_settings(&n);
-    kq_status status = KQ_OK;
-    for (size_t i = 0; i < n && !status; i++)
-        if (s[i].takers & takers)
-            status = kq_setting_check(id, options, &s[i], err);
-    return status;
 }
 
 void kq_settings_copy(kq_options_id id, const void *from, void *to, unsigned marks)

@@ -36,45 +36,6 @@ static bool parse_real(const char *text, double *out)
     return true;
 }
 
-/* "--seq-len", into buf: what a message calls the setting. */
-static const char *shown_name(const kq_setting *s, char buf[64])
-{
-    snprintf(buf, 64, "--%s", s->name);
-    for (char *at = buf; *at; at++)
-        *at = *at == '_' ? '-' : *at;
-    return buf;
-}
-
-static kq_status refuse(const kq_setting *s, const char *value, const char *expected, kq_error *err)
-{
-    char name[64];
-    return kq_fail(err, KQ_E_ARG, "%s %s: %s", shown_name(s, name), value, expected);
-}
-
-/* What is expected of a number, into buf. */
-static const char *range_text(const kq_setting *s, char buf[200])
-{
-    if (s->expected)
-        snprintf(buf, 200, "%s", s->expected);
-    else if (isinf(s->most))
-        snprintf(buf, 200, "at least %.10g is expected", s->least);
-    else if (s->most >= 1e6)
-        snprintf(buf, 200, "at least %.10g is expected, and at most %.10g", s->least, s->most);
-    else
-        snprintf(buf, 200, "%.10g to %.10g is expected", s->least, s->most);
-    return buf;
-}
-
-static bool in_range(const kq_setting *s, double v)
-{
-    char text[32];
-    if (s->words && s->type != KQ_SETTING_TEXT) {
-        snprintf(text, sizeof text, "%.10g", v);
-        return kq_words_has(s->words, text);
-    }
-    return (s->least == 0 && s->most == 0) || (v >= s->least && v <= s->most);
-}
-
 /* What a text can be where it is no value of the type at all. */
 static const char *type_text(const kq_setting *s)
 {
@@ -109,9 +70,9 @@ static kq_status set_number(const kq_setting *s, char *member, const char *text,
     double real;
     uint64_t whole = 0;
     if (!parse_number(s, text, &real, &whole))
-        return refuse(s, text, type_text(s), err);
-    if (!(s->marks & KQ_CHECKED_AT_WORK) && !in_range(s, real))
-        return refuse(s, text, range_text(s, expected), err);
+        return kq_setting_refuse(s, text, type_text(s), err);
+    if (!(s->marks & KQ_CHECKED_AT_WORK) && !kq_setting_in_range(s, real))
+        return kq_setting_refuse(s, text, kq_setting_range_text(s, expected), err);
     switch (s->type) {
     case KQ_SETTING_INT: memcpy(member, &(int){(int)whole}, sizeof(int)); break;
     case KQ_SETTING_SEED: memcpy(member, &whole, sizeof whole); break;
@@ -125,7 +86,7 @@ static kq_status set_flag(const kq_setting *s, char *member, const char *text, k
 {
     const bool on = !text || kq_words_has("yes true", text);
     if (!on && !kq_words_has("no false", text))
-        return refuse(s, text, type_text(s), err);
+        return kq_setting_refuse(s, text, type_text(s), err);
     memcpy(member, &(bool){s->type == KQ_SETTING_NOT ? !on : on}, sizeof(bool));
     return KQ_OK;
 }
@@ -135,33 +96,12 @@ static kq_status set_word(const kq_setting *s, char *member, const char *text, k
 {
     char expected[200];
     if (!kq_words_has(s->words, text))
-        return refuse(s, text, kq_words_list(s->words, expected), err);
+        return kq_setting_refuse(s, text, kq_words_list(s->words, expected), err);
     if (s->type == KQ_SETTING_CHOICE)
         memcpy(member, &(bool){!kq_words_first_is(s->words, text)}, sizeof(bool));
     else
         memcpy(member, &text, sizeof text);
     return KQ_OK;
-}
-
-size_t kq_setting_size(kq_setting_type type)
-{
-    switch (type) {
-    case KQ_SETTING_TEXTS: return sizeof(kq_text_list);
-    case KQ_SETTING_FLAG:
-    case KQ_SETTING_NOT:
-    case KQ_SETTING_CHOICE: return sizeof(bool);
-    case KQ_SETTING_INT: return sizeof(int);
-    case KQ_SETTING_COUNT:
-    case KQ_SETTING_BYTES: return sizeof(size_t);
-    case KQ_SETTING_SEED: return sizeof(uint64_t);
-    case KQ_SETTING_REAL: return sizeof(double);
-    default: return sizeof(const char *);
-    }
-}
-
-const char *kq_setting_member(kq_options_id id, const void *options, const kq_setting *setting)
-{
-    return setting->at[id] ? (const char *)options + setting->at[id] - 1 : NULL;
 }
 
 /* A struct of a program that was compiled with an older kronq.h ends before the members of this one. */
@@ -179,7 +119,7 @@ static kq_status find_member(kq_options_id id, void *options, const kq_setting *
     *member = (char *)kq_setting_member(id, options, s);
     return *member && is_long_enough(id, options, s)
                ? KQ_OK
-               : kq_fail(err, KQ_E_ARG, "%s: is no setting of these options", shown_name(s, name));
+               : kq_fail(err, KQ_E_ARG, "%s: is no setting of these options", kq_setting_shown_name(s, name));
 }
 
 kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *setting, const char *text,
@@ -194,14 +134,14 @@ kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *sett
     if (flag)
         return set_flag(setting, member, text, err);
     if (!text)
-        return kq_fail(err, KQ_E_ARG, "%s: a value is missing", shown_name(setting, name));
+        return kq_fail(err, KQ_E_ARG, "%s: a value is missing", kq_setting_shown_name(setting, name));
     switch (setting->type) {
     case KQ_SETTING_TEXTS:
         return kq_fail(err, KQ_E_ARG, "%s: is a list; kq_setting_set_list sets it",
-                       shown_name(setting, name));
+                       kq_setting_shown_name(setting, name));
     case KQ_SETTING_TEXT:
         if (!*text && !(setting->marks & KQ_MAY_BE_EMPTY))
-            return refuse(setting, "''", "it may not be empty", err);
+            return kq_setting_refuse(setting, "''", "it may not be empty", err);
         memcpy(member, &text, sizeof text);
         return KQ_OK;
     case KQ_SETTING_WORD:
@@ -218,30 +158,10 @@ kq_status kq_setting_set_list(kq_options_id id, void *options, const kq_setting 
     if (status)
         return status;
     if (setting->type != KQ_SETTING_TEXTS)
-        return kq_fail(err, KQ_E_ARG, "%s: is no list", shown_name(setting, name));
+        return kq_fail(err, KQ_E_ARG, "%s: is no list", kq_setting_shown_name(setting, name));
     for (size_t i = 0; i < n; i++)
         if (!texts[i] || !*texts[i])
-            return refuse(setting, "''", "it may not be empty", err);
+            return kq_setting_refuse(setting, "''", "it may not be empty", err);
     memcpy(member, &(kq_text_list){texts, n}, sizeof(kq_text_list));
     return KQ_OK;
-}
-
-kq_status kq_setting_check(kq_options_id id, const void *options, const kq_setting *setting, kq_error *err)
-{
-    char value[64], expected[200];
-    const char *member = kq_setting_member(id, options, setting);
-    double v;
-    if (!member || setting->type < KQ_SETTING_INT || setting->type == KQ_SETTING_SEED ||
-        kq_setting_is_default(id, options, setting))
-        return KQ_OK;
-    if (setting->type == KQ_SETTING_REAL)
-        memcpy(&v, member, sizeof v);
-    else if (setting->type == KQ_SETTING_INT)
-        v = *(const int *)(const void *)member;
-    else
-        v = (double)*(const size_t *)(const void *)member;
-    if (in_range(setting, v))
-        return KQ_OK;
-    snprintf(value, sizeof value, "%.10g", v);
-    return refuse(setting, value, range_text(setting, expected), err);
 }

@@ -38,3 +38,24 @@ const char *kq_words_list(const char *words, char buf[200])
     }
     return buf;
 }
+
+size_t kq_setting_size(kq_setting_type type)
+{
+    switch (type) {
+    case KQ_SETTING_TEXTS: return sizeof(kq_text_list);
+    case KQ_SETTING_FLAG:
+    case KQ_SETTING_NOT:
+    case KQ_SETTING_CHOICE: return sizeof(bool);
+    case KQ_SETTING_INT: return sizeof(int);
+    case KQ_SETTING_COUNT:
+    case KQ_SETTING_BYTES: return sizeof(size_t);
+    case KQ_SETTING_SEED: return sizeof(uint64_t);
+    case KQ_SETTING_REAL: return sizeof(double);
+    default: return sizeof(const char *);
+    }
+}
+
+const char *kq_setting_member(kq_options_id id, const void *options, const kq_setting *setting)
+{
+    return setting->at[id] ? (const char *)options + setting->at[id] - 1 : NULL;
+}

@@ -20,7 +20,13 @@ const char *kq_words_list(const char *words, char buf[200]);
 size_t kq_setting_size(kq_setting_type type);
 /* Where the setting's value is in *options; NULL: nowhere. */
 const char *kq_setting_member(kq_options_id id, const void *options, const kq_setting *setting);
-/* Is this one number or word in its range? */
-kq_status kq_setting_check(kq_options_id id, const void *options, const kq_setting *setting, kq_error *err);
+/* "--max-iter", as messages name the setting. */
+const char *kq_setting_shown_name(const kq_setting *setting, char buf[64]);
+/* KQ_E_ARG: "--early 7: what is expected". */
+kq_status kq_setting_refuse(const kq_setting *setting, const char *value, const char *expected,
+                            kq_error *err);
+/* What is expected of a number, into buf. */
+const char *kq_setting_range_text(const kq_setting *setting, char buf[200]);
+bool kq_setting_in_range(const kq_setting *setting, double v);
 
 #endif
