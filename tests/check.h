@@ -32,6 +32,13 @@
                      err.message, words);                                                          \
     } while (0)
 
+/* |got - want| <= tol, in double. */
+#define check_number(got, want, tol)                                                \
+    do {                                                                            \
+        if (!(fabs((got) - (want)) <= (tol)))                                       \
+            fail_msg("%s is %.9g, want %.9g", #got, (double)(got), (double)(want)); \
+    } while (0)
+
 /* ||a - b|| / ||b||, Frobenius; NaN when either holds one. */
 static inline double check_rel(const float *a, const float *b, size_t n)
 {

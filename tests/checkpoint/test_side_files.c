@@ -482,13 +482,7 @@ static void from_gguf(void **state)
     assert_int_equal(kq_tokenizer_eos(tok), 2);
     check_family(tok, "smollm");
     kq_tokenizer_close(tok);
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                                        "generation_config.json"};
-    for (size_t i = 0; i < 4; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
-        assert_int_equal(unlink(path), 0);
-    }
-    assert_int_equal(rmdir(dir), 0); /* nothing else was written */
+    check_side_files(dir);
 }
 
 static void from_folder(void **state)

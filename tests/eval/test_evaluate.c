@@ -72,12 +72,6 @@ static kq_source *open_tiny(const char *family)
     return src;
 }
 
-#define check_number(got, want, tol)                                                \
-    do {                                                                            \
-        if (!(fabs((got) - (want)) <= (tol)))                                       \
-            fail_msg("%s is %.9g, want %.9g", #got, (double)(got), (double)(want)); \
-    } while (0)
-
 static void test_golden(void **state)
 {
     (void)state;

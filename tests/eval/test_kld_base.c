@@ -29,12 +29,6 @@ static kq_source *open_tiny(kq_weights *w)
     return src;
 }
 
-#define check_number(got, want, tol)                                                \
-    do {                                                                            \
-        if (!(fabs((got) - (want)) <= (tol)))                                       \
-            fail_msg("%s is %.9g, want %.9g", #got, (double)(got), (double)(want)); \
-    } while (0)
-
 static void test_read(void **state)
 {
     (void)state;

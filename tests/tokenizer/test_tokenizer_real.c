@@ -44,13 +44,7 @@ static void written_and_read(void **state)
     assert_int_equal(kq_tokenizer_bos(tok), 1);
     check_family(tok, "real");
     kq_tokenizer_close(tok);
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                                        "generation_config.json"};
-    for (size_t i = 0; i < 4; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
-        assert_int_equal(unlink(path), 0);
-    }
-    assert_int_equal(rmdir(dir), 0);
+    check_side_files(dir);
 }
 
 int main(void)

@@ -7,6 +7,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "check.h"
+
+#include <unistd.h>
 #include "tokenizer/internal.h"
 
 static inline char *golden_read(const char *name, size_t *size)
@@ -122,6 +124,19 @@ static inline void check_family(const kq_tokenizer *tok, const char *family)
     }
     kq_free(buf.data);
     json_decref(all);
+}
+
+/* The side files made of a GGUF lie in dir, and nothing else; both are removed. */
+static inline void check_side_files(const char *dir)
+{
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                        "generation_config.json"};
+    char path[256];
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(rmdir(dir), 0);
 }
 
 #endif
