@@ -1,12 +1,14 @@
-/* Time the factor step: of one block of SmolLM2-135M (seven linears, D samples of random bf16
- * gradients), or of one shape, against the rate of the same threads' matrix products in the same run.
- *     bench_fisher [--threads N] [--samples D] [--rounds N] [--max-iter N] [--method
- *       flipflop|fastkron|yaqa-b] [--compute f32|bf16] [--tries N]
+/* Time the estimation of the factors: of one block of SmolLM2-135M (seven linears, D samples of random bf16
+ * gradients), or of one shape. The rate is printed beside that of plain matrix products, which the same
+ * threads compute in the same run.
+ *     bench_fisher [--threads N] [--samples D] [--rounds N] [--max-iter N]
+ *                  [--method flipflop|fastkron|yaqa-b] [--compute f32|bf16] [--tries N]
  *                  [--shape MxN [--tokens T]]
- * flipflop in f32 runs both ways (kq_factor_options.exact), where block integers do not exist both are
- * exact. --tokens: the samples are g_i^T x_i of T tokens, and run whole and factored; their factors are
- * compared. GFLOP counts useful arithmetic: a triangular middle and a symmetric result at half price.
- * Rates are of one core, by processor time: they hold on a machine that others use too. */
+ * flipflop in f32 runs twice, with block integers and exactly (kq_factor_options.exact). On a machine without
+ * kernels for block integers both runs are exact. With --tokens the samples are g_i^T x_i of T tokens; they
+ * run whole and factored, and the two results are compared. GFLOP counts useful arithmetic: a triangular
+ * matrix in the middle and a symmetric result count half. Rates are of one core and by processor time, so
+ * that they hold on a machine that others use too. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>

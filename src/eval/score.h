@@ -13,9 +13,8 @@ typedef struct kq_row_stats {
 /* log-sum-exp and most likely token of one row of n >= 1 logits. */
 kq_row_stats kq_row_score(const kq_kern *kern, const float *logits, size_t n);
 
-/* KL(p || q) in nats of two rows of n logits with their stats; exp [n] is scratch.
- *     KL = sum_j p_j (lp_j - lq_j) - (lse_p - lse_q),   p_j = exp(lp_j) / sum_j exp(lp_j)
- *       (docs/math.md, eq. 82)
+/* KL(p || q) in nats of two rows of n logits with their stats (docs/math.md, eq. 82); exp [n] is scratch.
+ *     KL = sum_j p_j (lp_j - lq_j) - (lse_p - lse_q),   p_j = exp(lp_j) / sum_j exp(lp_j).
  * The sums are in double over 16 fixed lanes. Equal rows give exactly 0; rounding alone can make it
  * negative, by about 1e-7 times the spread of lp - lq. */
 double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, const float *lq,

@@ -12,15 +12,14 @@
  * be of any type, so ask for json_is_object. path is for messages. KQ_E_FORMAT says the line and what is
  * wrong there. Time and memory are linear in size; 2048 levels of nesting at most. More than RFC 8259 is
  * read:
- *   a key twice in one object: the last one counts;
- *   integers beyond 64 bits: reals (Python keeps all digits; like Python, 4300 digits are the most);
- *   NaN, Infinity, -Infinity, and numbers beyond a double's range (1e999): jansson has no such number,
- *     so they become the strings "NaN", "Infinity" and
- *   "-Infinity". A field that must be a number is thus refused, and a field that nobody looks at harms
- *     nothing;
- *   escaped surrogates without a partner: U+FFFD (Python keeps them, but no UTF-8 text can);
- *   "\u0000" in values (json_string_length knows the length). In keys it is refused, because jansson
- *     cannot hold it.
+ *   - The same key twice in one object: the last one counts.
+ *   - Integers beyond 64 bits become reals (Python keeps all digits). 4300 digits are the most, as in Python.
+ *   - NaN, Infinity, -Infinity and numbers beyond a double's range (1e999) become the strings "NaN",
+ *     "Infinity" and "-Infinity", because jansson has no such numbers. A field that must be a number is thus
+ *     refused, and a field that nobody reads does no harm.
+ *   - Escaped surrogates without a partner become U+FFFD (Python keeps them, but no UTF-8 text can).
+ *   - "\u0000" is read in values (json_string_length knows the length). In keys it is refused, because
+ *     jansson cannot hold it.
  * What Python refuses is refused: text after the value, single quotes, comments, a byte order mark
  * (transformers refuses it too), control characters in strings, invalid UTF-8. */
 kq_status kq_json_parse(const char *text, size_t size, const char *path, json_t **root, kq_error *err);
@@ -37,8 +36,8 @@ kq_status kq_json_read(const char *path, size_t max_size, json_t **root, kq_erro
  *   kq_json_get_size(kq_json_field(&root, "hidden_size"), KQ_JSON_REQUIRED, 1, SIZE_MAX, &cfg->d_model, err)
  *   kq_json_get_number(kq_json_field(&rope, "factor"), KQ_JSON_OPTIONAL, 1, INFINITY, &factor, err)
  *
- * The last fails with "config.json: key "rope_scaling.factor": found "two", a number of at least 1 is
- * expected". */
+ * The last line may fail with this message: config.json: key "rope_scaling.factor": found "two", a number of
+ * at least 1 is expected. */
 
 /* A value and the way to it. Everything is borrowed: the JSON, the strings, and the parent, which must live
  * as long as the node is used. */

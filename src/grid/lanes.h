@@ -20,10 +20,11 @@ typedef struct kq_grid {
 const kq_grid *kq_grid_of(kq_dtype type); /* NULL: not a grid that can be rounded onto */
 
 /* Sixteen (scale, offset) pairs tried on one group of n <= 32 weights, each with the feedback inside the
- * group, from the last weight to the first:  t_j = v_j + sum_{j'>j} (w_j' - what_j') L[j'][j],  what_j =
- * scale q_j + offset the level nearest to t_j,
- *         cost = sum_j D_j (t_j - what_j)^2.
- * L has row stride ld and is read below its diagonal only; NULL: none. q [n][16] codes as floats. */
+ * group, from the last weight to the first:
+ *     t_j = v_j + sum_{j'>j} (w_j' - what_j') L[j'][j],
+ *     what_j = scale q_j + offset, the level nearest to t_j,
+ *     cost = sum_j D_j (t_j - what_j)^2.
+ * L has row stride ld and is read below its diagonal only; NULL: no feedback. q [n][16]: codes as floats. */
 typedef struct kq_grid_lanes {
     float scale[KQ_GRID_LANES], offset[KQ_GRID_LANES]; /* in */
     float cost[KQ_GRID_LANES], q[32][KQ_GRID_LANES];   /* out */

@@ -106,9 +106,10 @@ kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logi
                          int threads, kq_error *err);
 
 /* Cross-entropy, worked through in tiles of KQ_HEAD_TILE tokens so that [T, vocab] never exists.
- *   x [T, d] final hidden states; target [T], -1 = not scored. nll [T] (may be NULL): nats, 0 where not
- *     scored.
- *   dx [T, d] (may be NULL): d(sum of nll)/dx.
+ *   x [T, d]               the final hidden states
+ *   target [T]             the token that should come next; -1: this position is not scored
+ *   nll [T], may be NULL   the loss of each position in nats; 0 where it is not scored
+ *   dx [T, d], may be NULL d(sum of nll)/dx
  * scratch: kq_head_scratch_bytes(). Single thread. */
 enum { KQ_HEAD_TILE = 64 };
 size_t kq_head_scratch_bytes(const kq_model_ctx *mc);

@@ -1,15 +1,16 @@
 /* The frame of long work: everything that quantizing to a checkpoint, quantizing to a GGUF, calibrating and
  * making an imatrix have in common.
  *
- * All four go over the blocks of a model once and do something with the factors of every selected linear;
- * they differ in what. The frame (work.c) does what does not differ, in this order:
+ * All four go over the blocks of a model once and use the factors of every selected linear; they differ in
+ * what they make of the factors. The frame (work.c) does the rest, in this order:
  *
  *   prepare   options are checked, the model is opened, the settings are collected; nothing is written yet
  *   check     weights, texts, memory and disk are good enough; nothing is written yet
  *   open      the work folder is made, or taken up again (--resume), or cleared (--fresh), and locked
  *   announce  one line says what will be done and what it takes
- *   stage     the sweep, or a factor file, yields factors block by block; each finished block is a sealed
- * file finish    the result is written, the report is made, the work folder is removed
+ *   stage     the sweep, or a factor file, yields factors block by block; each finished block is a
+ *             sealed file
+ *   finish    the result is written, the report is made, the work folder is removed
  *
  * What differs is a receiver: a table of functions (struct kq_receiver). quantize.c rounds to a trellis,
  * quantize_gguf.c rounds to a grid, calibrate.c keeps the factors of one or several estimates,

@@ -5,10 +5,10 @@
  *   1. q = 1: b = 1.
  *   2. Otherwise b is the first of 4q, 8q, 16q, .. 2^e q that is at most 1024 and has one of these
  *      constructions, tried in this order: Paley I (b - 1 is a prime and 3 mod 4), Paley II (b/2 - 1 is a
- * prime and 1 mod 4), Williamson (b = 172).
- *   3. If there is none (the fall-back), b = q and B is the discrete Hartley matrix, B(i,j) = cos(t) +
- * sin(t), t = 2 pi i j / q: B B^T = q I and no entry exceeds sqrt 2, so that the result is as incoherent as a
- *      Hadamard matrix within that factor.
+ *      prime and 1 mod 4), Williamson (b = 172).
+ *   3. If there is none (the fall-back), b = q and B is the discrete Hartley matrix, B(i,j) = cos(t) + sin(t)
+ *      with t = 2 pi i j / q. B B^T = q I and no entry exceeds sqrt 2, so that the result is as incoherent as
+ *      a Hadamard matrix within that factor.
  * The constructions, with chi the Legendre symbol modulo the prime p and I the identity:
  *   Paley I, p = b - 1:     B(0,0) = B(0,j) = 1, B(i,0) = -1, B(i,j) = chi(i - j) + I(i,j) for i, j >= 1.
  *   Paley II, p = b/2 - 1:  C(0,0) = 0, C(0,j) = C(i,0) = 1, C(i,j) = chi(i - j);

@@ -21,20 +21,22 @@ typedef struct kq_hf_folder {
 } kq_hf_folder;
 
 /* Open DIR. Weights are chosen as transformers 5.23 chooses them:
- *   model.safetensors when it is there (or the file that config.json's transformers_weights names), an
- *     index beside it is not looked at; else every file
- *   that model.safetensors.index.json names, in the order of their names: a tensor that several files
- *     hold is taken from the last, whatever the
- *   index says, and a tensor that the index does not list is taken all the same;
- *   names with a prefix "model." too few or too many are understood;
- *   what the architecture has no place for is left out, with a warning (none for rotary_emb.inv_freq);
- *   tie_word_embeddings with another lm_head.weight stored: they are not tied, with a warning
- *     (cfg.tie_embeddings is false then); with lm_head.weight
- *   alone it stands for the embedding.
- * Where transformers would go on with random numbers for a tensor that is missing, the caller must
- * refuse (source.c does). generation_config.json's end tokens take the place of config.json's. A kronq
- * checkpoint's tensors are all taken as they are named.
- * KQ_E_UNSUPPORTED: an adapter, other weight files, FP8 in a form that is not read. Zeroed on failure. */
+ *   - Where model.safetensors exists (or the file that config.json's transformers_weights names), it is the
+ *     only file that is read; an index beside it is ignored.
+ *   - Otherwise every file that model.safetensors.index.json names is read, in the order of their names. A
+ *     tensor that several files hold is taken from the last of them, whatever the index says. A tensor that
+ *     the index does not list is taken too.
+ *   - A name may have the prefix "model." once too often, or lack it.
+ *   - A tensor that the architecture has no place for is left out with a warning (without one for
+ *     rotary_emb.inv_freq).
+ *   - Where tie_word_embeddings is set but the folder has a different lm_head.weight, the head is not tied:
+ *     there is a warning, and cfg.tie_embeddings becomes false. Where lm_head.weight is stored without an
+ *     embedding, it stands for the embedding.
+ * Where a tensor is missing, transformers would go on with random numbers; the caller must refuse (source.c
+ * does). The end tokens of generation_config.json take the place of config.json's. The tensors of a kronq
+ * checkpoint are all taken as they are named.
+ * KQ_E_UNSUPPORTED: an adapter, other weight files, FP8 in a form that is not read. *out is zeroed on
+ * failure. */
 kq_status kq_hf_folder_open(const char *dir, kq_hf_folder *out, kq_error *err);
 void kq_hf_folder_close(kq_hf_folder *f);
 

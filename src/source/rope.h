@@ -4,14 +4,15 @@
  * Pair i < head_dim / 2 at position t turns by t f_i, and cos and sin are multiplied by the attention
  * factor a (1 but for YaRN and tables). With p_i = theta^(-2i/head_dim), s the factor and P the original
  * context:
- *   plain, dynamic  f_i = p_i                    (dynamic: up to max_position tokens; transformers
- *     changes f with the length beyond)
- *   linear          f_i = p_i / s
- *   llama3          f_i = p_i for wavelengths 2 pi / p_i below P / high, p_i / s above P / low, smooth
- *     between
- *   yarn            f_i = p_i ((1 - r_i) + r_i / s), r_i a ramp from 0 to 1 between the pairs that turn
- *     beta_fast and beta_slow times in P
- *   table           f_i = p_i / divisor_i        (GGUF's rope_freqs.weight; transformers' longrope) */
+ *   plain     f_i = p_i
+ *   dynamic   f_i = p_i, for at most max_position tokens; for longer texts transformers changes f with the
+ *             length, and kronq refuses them
+ *   linear    f_i = p_i / s
+ *   llama3    f_i = p_i where the wavelength 2 pi / p_i is below P / high, f_i = p_i / s where it is above
+ *             P / low, and a smooth passage between the two
+ *   yarn      f_i = p_i ((1 - r_i) + r_i / s), where r_i is a ramp from 0 to 1 between the pair that turns
+ *             beta_fast times in P and the pair that turns beta_slow times
+ *   table     f_i = p_i / divisor_i (GGUF's rope_freqs.weight; transformers' longrope) */
 #ifndef KQ_SOURCE_ROPE_H
 #define KQ_SOURCE_ROPE_H
 

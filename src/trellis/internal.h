@@ -3,15 +3,14 @@
  * holds as many as possible.
  *
  * Costs. A step with target w (V values) meets state s with
- *     cost(s) = n - r -+ q + base   ~   U |w - c(s)|^2     (a non-negative integer below 2^16 -
- *       KQ_VITERBI_CAP)
- *     n = round(U |c|^2),  base = round(U |w|^2) + 8,  q = mulhrs(C0, A0),  r = mulhrs(C1, A1)  (V = 1:
- *       no q; r from C0, A0)
- *     C = round(c S), A = round(w U 65536 / S),  mulhrs(x, y) = (x y + 2^14) >> 15, as the vector
- *       instruction does.
- * The 8 pays for all roundings, so that no cost is negative. A target longer than W (its length over the
- * V values) is shortened to W before, which keeps every cost in range; U, S and W are set when the
- * trellis is made (choose_units in trellis.c).
+ *     cost(s) = n - r -+ q + base   ~   U |w - c(s)|^2,
+ *     n = round(U |c|^2),  base = round(U |w|^2) + 8,
+ *     q = mulhrs(C0, A0),  r = mulhrs(C1, A1)     (where V is 1 there is no q, and r is made of C0 and A0),
+ *     C = round(c S),  A = round(w U 65536 / S),
+ *     mulhrs(x, y) = (x y + 2^14) >> 15, which is what the vector instruction computes.
+ * A cost is an integer from 0 to below 2^16 - KQ_VITERBI_CAP. The 8 is more than all roundings together, so
+ * that no cost is negative. A target longer than W (its length over the V values) is first shortened to W,
+ * which keeps every cost in range. U, S and W are set when the trellis is made (choose_units in trellis.c).
  *
  * hyb has two symmetries: c(~s) = c(s), and c(s ^ 2^15) is c(s) with the first value negated (s(s+1) is
  * unchanged by the first in 16 bits, and changes by 2^15 under the second). So four states share n, q

@@ -7,12 +7,20 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-/* Half the length of the first pass, in bits: at most 256 for hyb; half the sequence for the other codes,
- * which is QTIP's pass over the whole rotated sequence. A shorter first pass loses squared error against the
- * whole sequence, on 600 (hyb) and 200 (1mad) Gaussian tiles: half of      96     128    160    192    224
- * bits hyb 2 bits   0.62   0.39   0.22   0.10   0.04 % hyb 3 bits   0.62   0.39   0.25   0.16   0.13 % hyb 4
- * bits   0.35   0.28   0.17   0.11   0.07 % 1mad 2 bits  1.03   0.61   0.31   0.32   0.07 % 1mad 3 bits  1.32
- * 0.96   0.72   0.58   0.43 % 1mad 4 bits  1.68   1.36 % At 2 bits 256 bits is half the sequence. */
+/* Half the length of the first pass, in bits. For hyb it is at most 256, which at 2 bits is half the
+ * sequence. For the other codes it is half the sequence, which is QTIP's pass over the whole rotated
+ * sequence.
+ *
+ * A shorter first pass makes the squared error larger. By how much, against a pass over the whole sequence,
+ * was measured on 600 (hyb) and 200 (1mad) Gaussian tiles:
+ *
+ *   half the length   96     128    160    192    224 bits
+ *   hyb, 2 bits       0.62   0.39   0.22   0.10   0.04 %
+ *   hyb, 3 bits       0.62   0.39   0.25   0.16   0.13 %
+ *   hyb, 4 bits       0.35   0.28   0.17   0.11   0.07 %
+ *   1mad, 2 bits      1.03   0.61   0.31   0.32   0.07 %
+ *   1mad, 3 bits      1.32   0.96   0.72   0.58   0.43 %
+ *   1mad, 4 bits      1.68   1.36   (not measured further) */
 enum { HALF_WINDOW_BITS = 256 };
 
 const kq_viterbi *kq_viterbi_for(kq_isa isa)
