@@ -16,24 +16,23 @@ typedef struct kq_gguf_slot {
     uint64_t ne[2]; /* fastest first: a row's length, then the rows; ne[1] is 1 for rank 1 */
     size_t layer;
     int linear; /* kq_linear_id of a linear; -1 for the others */
-    /* not 0: rows lie interleaved by heads of this size, row r is Hugging Face's row kq_gguf_hf_row(r,
-     * head_dim) */
+    /* not 0: the rows are reordered within each attention head of this size, so that row r of the file is
+     * Hugging Face's row kq_gguf_hf_row(r, head_dim) */
     size_t head_dim;
 } kq_gguf_slot;
 
-/* All tensors of a model of this architecture in the order of the file: embedding, output (untied),
- * output_norm, rope_freqs (where kq_rope_gguf_form says so), then
- * block by block. *slots is the caller's (kq_free). */
+/* All tensors of a model of this architecture in the order of the file: embedding, output (when the head is
+ * not tied), output_norm, rope_freqs (where kq_rope_gguf_form says so), then block by block. *slots [*n] is
+ * the caller's (kq_free). */
 kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, kq_error *err);
-/* llama.cpp's rotary embedding turns neighbours (2j, 2j + 1) of a head where Hugging Face's turns (j, j
- * + d/2): which row of Hugging Face's order is row r of the file's. */
+/* The row of Hugging Face's order that is row r of the file. llama.cpp's rotary embedding turns neighbours
+ * (2j, 2j + 1) of an attention head, and Hugging Face's turns (j, j + head_dim/2). */
 size_t kq_gguf_hf_row(size_t r, size_t head_dim);
-/* Every metadata pair of the model: architecture, tokenizer, general.*. From a GGUF source all pairs are
- * carried over except those that speak of the old file (file type, split, imatrix); from a folder they
- * are made from config.json, tokenizer.json, tokenizer_config.json and README.md's front matter. Keys
- * that were written before this call are left alone, so the caller may say better. file_type is
- * llama.cpp's number (1 F16, 7 Q8_0, 32 BF16, ...). KQ_E_UNSUPPORTED: a tokenizer that GGUF has no name
- * for. */
+/* Write every metadata pair of the model: architecture, tokenizer, general.*. From a GGUF source all pairs
+ * are carried over except those that describe the old file (file type, split, imatrix). From a folder they
+ * are made from config.json, tokenizer.json, tokenizer_config.json and README.md's front matter. A key that
+ * was written before this call is left alone, so that the caller's value counts. file_type is llama.cpp's
+ * number (1 F16, 7 Q8_0, 32 BF16, ...). KQ_E_UNSUPPORTED: a tokenizer that GGUF has no name for. */
 kq_status kq_gguf_write_model(kq_gguf_writer *w, const kq_source *src, uint32_t file_type, kq_error *err);
 
 /* ---- what is known of a model besides its weights ---- */

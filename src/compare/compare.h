@@ -1,12 +1,14 @@
-/* Comparing ways to quantize one model: what is to be done (plan.c), doing it row by row (compare.c, row.c),
- * reading it again (read.c), and the tables (table.c).
+/* Comparing ways to quantize one model: plan.c finds out what is to be done, compare.c and row.c do it row by
+ * row, read.c reads a finished folder, and table.c writes the tables. The folder DIR holds everything, so
+ * that an interrupted comparison continues there:
  *
- * DIR/compare.json   the model, the texts and tasks, and the names of all rows in their order
- * DIR/rows/          ROW.json: a finished row's settings and figures
- * DIR/factors/       NAME.safetensors while rows need it; NAME.json: its report, which stays
- * DIR/models/        ROW/: the checkpoint while it is measured; ROW.json: the report of its making
- * DIR/reference/     what is kept of MODEL's own predictions
- * DIR/table.md, table.csv, table.json */
+ *   DIR/compare.json   the model, the texts and tasks, and the names of all rows in their order
+ *   DIR/rows/          ROW.json: the settings and figures of a finished row
+ *   DIR/factors/       NAME.safetensors: a factor file, as long as rows wait for it; NAME.json: its report,
+ *                      which stays
+ *   DIR/models/        ROW/: the checkpoint while it is measured; ROW.json: the report of how it was made
+ *   DIR/reference/     what is kept of MODEL's own predictions
+ *   DIR/table.md, table.csv, table.json: the tables */
 #ifndef KQ_COMPARE_COMPARE_H
 #define KQ_COMPARE_COMPARE_H
 

@@ -7,12 +7,12 @@
  *     kq_engine_piece p = {.slot = 0, .ids = ids, .n = n, .n_logits = 1, .logits = logits};
  *     kq_engine_run(engine, &p, 1, &err);         -> logits [vocab] after the last id
  *
- * What holds (tests/decode/test_engine.c):
+ * What the engine promises (tests/decode/test_engine.c checks it):
  *   - The logits of a position have the same bits whatever else is in the call, however its sequence was cut
- * into pieces, in whatever slot it is, and for every number of threads, because each sum is taken in an order
- * that depends on the model alone. This holds for one instruction set, compute type, kind of weights and kv
- * type.
- *   - With compute F32 and KV F32 the logits are kq_block_forward's to rounding. */
+ *     into pieces, in whatever slot it is, and for every number of threads. This is so because each sum is
+ *     taken in an order that depends on the model alone. It holds for one instruction set, one compute type,
+ *     one kind of weights and one type of the caches.
+ *   - With compute F32 and caches in F32 the logits equal those of kq_block_forward but for rounding. */
 #ifndef KQ_DECODE_ENGINE_H
 #define KQ_DECODE_ENGINE_H
 
@@ -23,9 +23,9 @@ typedef enum kq_kv_type { KQ_KV_BF16 = 0, KQ_KV_F16, KQ_KV_F32 } kq_kv_type;
 const char *kq_kv_name(kq_kv_type kv); /* "bf16", "f16", "f32" */
 kq_status kq_kv_parse(const char *name, kq_kv_type *out, kq_error *err);
 
-/* AUTO: packed linears stay packed with compute BF16 and become dense with compute F32 (4 bytes a
- * weight, but exact and faster); embedding and head stay as they are stored. PACKED, DENSE: one or the
- * other. A model without packed linears is dense in any case. */
+/* How packed linears are held in memory. PACKED: as they are stored. DENSE: as plain numbers. AUTO: packed
+ * with compute BF16, dense with compute F32 (4 bytes a weight, but exact and faster), while embedding and
+ * head stay as they are stored. A model without packed linears is always dense. */
 typedef enum kq_engine_weights { KQ_WEIGHTS_AUTO = 0, KQ_WEIGHTS_PACKED, KQ_WEIGHTS_DENSE } kq_engine_weights;
 /* "auto", "packed", "dense" */
 kq_status kq_engine_weights_parse(const char *name, kq_engine_weights *out, kq_error *err);

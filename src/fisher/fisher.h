@@ -136,15 +136,16 @@ typedef struct kq_factor_report {
     bool converged;       /* residual <= tol; true for direct methods */
     int regularised;      /* flipflop: how often Cholesky failed and rho was added again */
     double trace_product; /* tr(H_in) tr(H_out) = (1/D) sum_i ||G_i||_F^2 */
-    double seconds, flop; /* time of the factor step; multiplications and additions that it did */
+    double seconds, flop; /* time of the estimation; multiplications and additions that it did */
 } kq_factor_report;
 
-/* Is a sample of T tokens better kept factored (eq. 7)? It is when that stores no more, T(m+n) values against
- * mn, and multiplies less. Multiply-adds a sample, as the mean of A and A* with triangular and symmetric work
- * counted once (c = 1/2 for flipflop's triangular middles, c = 1 for the symmetric ones of the other
- * methods): whole      mn(m+n)(c + 1/2)/2, taken for half of that in block integers factored   T(m^2+n^2)(c +
- * 1/2)/2 + T^2(m+n) 3/4 The factors differ, because bf16 rounds G_i in the one case, g_i and x_i in the
- * other. */
+/* Is a sample of T tokens better kept factored (eq. 7)? It is when it then stores no more values, T(m+n)
+ * against mn, and multiplies less. The multiply-adds of a sample, as the mean of A and A*, are
+ *   whole:     mn(m+n)(c + 1/2)/2, and half of that in block integers
+ *   factored:  T(m^2+n^2)(c + 1/2)/2 + T^2(m+n) 3/4
+ * with triangular and symmetric work counted once; c is 1/2 for the triangular middles of flipflop and 1 for
+ * the symmetric middles of the other methods. The two ways give different factors, because bf16 rounds G_i
+ * in the first and g_i and x_i in the second. */
 bool kq_factored_pays(size_t m, size_t n, size_t T, const kq_factor_options *opt);
 
 /* Factors by opt->method (one of KQ_NEEDS_GRADIENTS) into H_in [n,n] and H_out [m,m], the caller's:

@@ -1,12 +1,13 @@
 /* Golub-Kahan-Lanczos on the operator of eq. 2 (Golub & Kahan 1965; Chekalina et al. 2026), with full
  * reorthogonalisation: docs/math.md, eq. 40 to 43.
  *
- * A vector of the iteration is a symmetric matrix, kept as its packed lower triangle with the off-diagonal
- * times sqrt 2: the dot product of two such vectors is the Frobenius product of the matrices, at half the
- * storage. After k steps A V = U B,   A* U = V B^T + beta_k v_{k+1} e_k^T (eq. 41) with B upper bidiagonal
- * (alpha on the diagonal, beta above it). With the singular value decomposition B = P S Q^T: u = U p_1 and v
- * = V q_1, ||A v - sigma u|| = 0 by construction, and ||A* u - sigma v|| = beta_k |P_k1|, which stops the
- * iteration (eq. 42). */
+ * A vector of the iteration is a symmetric matrix. It is kept as its packed lower triangle with the entries
+ * off the diagonal times sqrt 2, so that the dot product of two such vectors is the Frobenius product of the
+ * matrices, at half the storage. After k steps
+ *     A V = U B,   A* U = V B^T + beta_k v_{k+1} e_k^T     (eq. 41)
+ * with B upper bidiagonal (alpha on the diagonal, beta above it). Let B = P S Q^T be its singular value
+ * decomposition, u = U p_1 and v = V q_1. Then ||A v - sigma u|| = 0 by construction, and
+ * ||A* u - sigma v|| = beta_k |P_k1|. The iteration stops when that is small (eq. 42). */
 #include <assert.h>
 #include <math.h>
 #include <string.h>

@@ -31,8 +31,9 @@ typedef struct kq_product_plan {
 } kq_product_plan;
 
 /* Factored samples G_i = g_i^T x_i, g_i [T,m], x_i [T,n], are never multiplied out (eq. 7). With a_i = g_i
- * and p_i = x_i (adjoint: a_i = x_i, p_i = g_i) G_i Y G_i^T = a_i^T S_i a_i,   S_i = p_i Y p_i^T [T,T], and
- * with Y = C^T C: S_i = (p_i C^T)(p_i C^T)^T. kq_factored_pays has the cost. */
+ * and p_i = x_i (in the adjoint a_i = x_i and p_i = g_i):
+ *     G_i Y G_i^T = a_i^T S_i a_i,   S_i = p_i Y p_i^T [T,T],
+ * and with Y = C^T C: S_i = (p_i C^T)(p_i C^T)^T. kq_factored_pays has the cost. */
 
 /* A product in the making: begun, fed its samples in order, ended. Samples are multiplied a chunk at a time,
  * however they arrive, so that the bits do not depend on how they arrive. The slices' meaning depends on the

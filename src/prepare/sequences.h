@@ -12,10 +12,10 @@
 kq_status kq_text_fingerprint(const kq_quantize_options *opt, const kq_tokenizer *tok, size_t tokens,
                               char hex[33], kq_error *err);
 
-/* Fill in p->windows with every sequence that one of the counts [n_counts], all positive, takes; nothing is
- * done when they are there. Without a text the model writes as many as the largest count says, into the work
- * folder of job, where
- * --resume finds them; job may be NULL when there is a text. KQ_E_ARG: the texts are too short. */
+/* Fill in p->windows with every sequence that one of the counts [n_counts], all positive, takes. Nothing is
+ * done when they are there already. Without a text the model writes as many sequences as the largest count
+ * says, into the work folder of job, where a resumed run finds them. job may be NULL when there is a text.
+ * KQ_E_ARG: the texts are too short. */
 kq_status kq_prepare_sequences(kq_prepared *p, const kq_job *job, const size_t *counts, size_t n_counts,
                                kq_error *err);
 /* Add to a report what the texts turned out to be: "texts" (kq_text_ids) and "parse_special". Nothing is

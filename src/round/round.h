@@ -82,7 +82,8 @@ typedef struct kq_tile_rounder {
 kq_tile_rounder kq_trellis_rounder(const kq_trellis *t);
 
 /* Round all tiles of in->Wp with the quantizer q, the feedback of eq. 60 included.
- *   packed [m/16, n/16, q->words]   the tiles' codes        What [m, n]   decoded values times the scale
+ *   packed [m/16, n/16, q->words]   the tiles' codes
+ *   What [m, n]                     the decoded values times the scale
  * Tiles on one anti-diagonal are rounded at once, on `threads` threads. KQ_E_ARG: m or n is no multiple of
  * 16, the scale is negative or not finite, or q->batch is out of range; KQ_E_MEMORY: it allocates about
  * 8 m n bytes. */
