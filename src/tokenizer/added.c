@@ -1,6 +1,6 @@
-/* Added tokens ("<|im_end|>"), which are found in a text before it is cut into words. A vocabulary may have
- * thousands that begin alike, and a text may be hostile: they are kept in the order of their bytes and found
- * by halving. */
+/* Added tokens ("<|im_end|>"), which are found in a text before it is cut into words. They are kept in the
+ * order of their bytes and found by halving, because a vocabulary may have thousands that begin alike and a
+ * text may be made to slow the search down. */
 #include <string.h>
 
 #include <utf8proc.h>
@@ -41,8 +41,8 @@ static bool is_space(uint32_t cp)
            cp == 0x3000;
 }
 
-/* In [lo, hi), whose tokens are longer than depth and share what stands before it: the first whose byte
- * there is b or more. */
+/* The first token of [lo, hi) whose byte at `depth` is b or more. All tokens of [lo, hi) are longer than
+ * depth and share their first `depth` bytes. */
 static size_t first_from(const kq_added_set *set, size_t lo, size_t hi, size_t depth, unsigned b)
 {
     while (lo < hi) {
@@ -55,9 +55,9 @@ static size_t first_from(const kq_added_set *set, size_t lo, size_t hi, size_t d
     return lo;
 }
 
-/* The longest token that s begins with: the range of those that share its first `depth` bytes is
- * narrowed byte by byte, so that thousands of tokens with one beginning ("<|reserved_special_token_...")
- * cost a few comparisons, not one each. */
+/* The longest token that s begins with. The range of the tokens that share its first `depth` bytes is
+ * narrowed byte by byte, so that thousands of tokens with one beginning ("<|reserved_special_token_...") cost
+ * a few comparisons and not thousands. */
 static const kq_added *match_at(const kq_added_set *set, const char *s, size_t left)
 {
     size_t lo = set->first[(unsigned char)s[0]], hi = set->first[(unsigned char)s[0] + 1];
@@ -92,13 +92,13 @@ const kq_added *kq_tok_next_added(const kq_tokenizer *tok, const kq_added_set *s
             continue;
         size_t lo = i, hi = i + a->match_size;
         *from = hi;
-        i = hi - 1; /* matches do not overlap, even those turned down below */
+        i = hi - 1; /* matches do not overlap, and those that are rejected below count too */
         if (!parse_special && tok->special[a->id])
             continue;
         if (a->single_word && ((lo && is_word(kq_utf8_get(s + lo - char_before(s, lo)))) ||
                                (hi < size && is_word(kq_utf8_get(s + hi)))))
             continue;
-        if (lo < done) /* swallowed by the white space of the token before */
+        if (lo < done) /* the token before has taken it with its white space */
             continue;
         if (a->lstrip)
             while (lo > done && is_space(kq_utf8_get(s + lo - char_before(s, lo))))
@@ -114,7 +114,7 @@ const kq_added *kq_tok_next_added(const kq_tokenizer *tok, const kq_added_set *s
     return NULL;
 }
 
-/* By bytes, a prefix before what it begins. */
+/* The order of the bytes; a token stands before those that begin with it. */
 static bool goes_first(const kq_added *a, const kq_added *b)
 {
     const size_t n = a->match_size < b->match_size ? a->match_size : b->match_size;
@@ -134,8 +134,8 @@ kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, b
     for (size_t i = 0; i < n; i++)
         if (added[i].normalized == normalized && added[i].match_size)
             set->item[set->n++] = &added[i];
-    for (size_t width = 1; width < set->n;
-         width *= 2) { /* merge sort: stable, so that the first of two equal ones stays first */
+    /* merge sort: stable, so that the first of two equal ones stays first */
+    for (size_t width = 1; width < set->n; width *= 2) {
         for (size_t lo = 0; lo < set->n; lo += 2 * width) {
             size_t mid = lo + width < set->n ? lo + width : set->n,
                    hi = lo + 2 * width < set->n ? lo + 2 * width : set->n;

@@ -1,12 +1,14 @@
-/* Byte pair encoding of one piece, with the results of Hugging Face's `tokenizers`: always the pair of
- * lowest rank, leftmost first. */
+/* Byte pair encoding of one piece of text. At each step the pair of neighbours with the lowest rank is
+ * merged, the leftmost of several equal ones first, as Hugging Face's `tokenizers` does it. Short pieces are
+ * scanned, long ones use a heap, so that no text takes more than n log n steps; in a long text, pieces that
+ * have been seen before are taken from a cache. */
 #include <string.h>
 
 #include "base/hash.h"
 #include "tokenizer/internal.h"
 
 enum {
-    SHORT_PIECE = 32, /* symbols up to which a scan over all pairs beats the heap */
+    SHORT_PIECE = 32, /* up to so many symbols a scan over all pairs is faster than the heap */
     CACHE_SLOTS = 1 << 15,
     CACHE_MAX_PIECE = 48,
     CACHE_MAX_IDS = 8
@@ -24,8 +26,8 @@ struct kq_bpe_cache {
     kq_buffer key;
 };
 
-/* One symbol of a long piece, in a list. prev and next are indices, -1 at the ends; id -1 marks a symbol
- * merged into its left neighbour. */
+/* One symbol of a long piece, in a linked list. prev and next are indices, -1 at the ends. id -1 marks a
+ * symbol that was merged into its left neighbour. */
 typedef struct symbol {
     int32_t id, prev, next;
 } symbol;
@@ -45,7 +47,8 @@ static const kq_merge *find_merge(const kq_tokenizer *tok, int32_t left, int32_t
     }
 }
 
-/* The piece's characters as ids. dst holds `size` ids: a character gives at most one id, or one a byte. */
+/* Write the piece's characters as ids to dst and return their number. dst has room for `size` ids, which is
+ * enough: a character gives one id at most, or one for each of its bytes. */
 static size_t first_symbols(const kq_tokenizer *tok, const char *s, size_t size, int32_t *dst)
 {
     size_t n = 0, unk = 0; /* unk: unknown tokens waiting to be written */
@@ -84,7 +87,7 @@ static size_t first_symbols(const kq_tokenizer *tok, const char *s, size_t size,
     return n;
 }
 
-/* n <= SHORT_PIECE symbols, merged in place; returns how many are left. */
+/* Merge n <= SHORT_PIECE symbols in place and return how many are left. */
 static size_t merge_short(const kq_tokenizer *tok, int32_t *id, size_t n)
 {
     uint32_t rank[SHORT_PIECE];
@@ -143,9 +146,10 @@ static void sift_up(candidate *heap, size_t i)
     heap[i] = x;
 }
 
-/* Long pieces: a heap of candidate pairs, O(n log n). An entry whose pair has changed since it was
- * pushed is skipped when it comes up (the text from its position on has grown, so it cannot give the
- * same token). At most 3n entries are ever pushed: n - 1 at first, two a merge. */
+/* Merge the n symbols of a long piece with a heap of candidate pairs, in O(n log n) steps. An entry whose
+ * pair has changed since it was pushed is skipped when it is taken out: the symbol at its position has become
+ * longer, so that the pair cannot give the same token. At most 3n entries are ever pushed: n - 1 at first,
+ * and two for each merge. */
 static kq_status merge_long(const kq_tokenizer *tok, symbol *sym, size_t n, kq_tok_scratch *scratch,
                             kq_error *err)
 {

@@ -18,7 +18,7 @@ static kq_status no_memory(const char *path, kq_error *err)
     return kq_fail(err, KQ_E_MEMORY, "%s: out of memory: chat templates", path);
 }
 
-/* "chat_template": one text, or a list of {"name", "template"}. */
+/* Read "chat_template" of a tokenizer_config.json, which is one text or a list of {"name", "template"}. */
 static kq_status from_config(kq_tokenizer *tok, const json_t *t, const char *path, kq_error *err)
 {
     const json_t *item;
@@ -53,7 +53,7 @@ static bool role(const char *key)
 kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path,
                                         kq_error *err)
 {
-    /* objects: the first as transformers 5 writes it */
+    /* two keys whose value is an object; transformers 5 writes the first */
     const char *const named[] = {"model_specific_special_tokens", "extra_special_tokens"};
     const char *key;
     json_t *v;
@@ -98,7 +98,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* The names of an open folder's templates into names [KQ_MAX_CHAT_TEMPLATES]. */
+/* Put the names of an open folder's templates into names [KQ_MAX_CHAT_TEMPLATES]. */
 static kq_status list_files(DIR *d, const char *path, char **names, size_t *n, kq_error *err)
 {
     for (const struct dirent *e; (e = readdir(d));) {
@@ -144,7 +144,7 @@ void kq_chat_template_files_free(char **names, size_t n)
     kq_free(names);
 }
 
-/* DIR/FILE, if it is there, as the template of a name. */
+/* Add DIR/FILE, if it exists, as the template `name`. */
 static kq_status add_beside(json_t *all, const char *name, const char *dir, const char *file, kq_error *err)
 {
     char *path;
@@ -171,7 +171,7 @@ kq_status kq_chat_templates_from_folder(kq_tokenizer *tok, const char *dir, kq_e
     }
     kq_chat_template_files_free(names, n);
     kq_free(more);
-    if (!status && json_object_size(all)) { /* files win over tokenizer_config.json */
+    if (!status && json_object_size(all)) { /* files take the place of tokenizer_config.json's templates */
         json_decref(tok->chat_templates);
         tok->chat_templates = json_incref(all);
     }

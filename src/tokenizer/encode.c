@@ -1,9 +1,10 @@
-/* Encoding and decoding. */
+/* Encoding and decoding a whole text. Encoding cuts the text at added tokens, normalises what lies between,
+ * cuts that into pieces and hands each to byte pair encoding. Decoding joins the bytes of the tokens. */
 #include <string.h>
 
 #include "tokenizer/internal.h"
 
-enum { CACHE_FROM = 4096 }; /* bytes of text from which a word cache pays */
+enum { CACHE_FROM = 4096 }; /* bytes: for shorter texts a cache of words costs more than it saves */
 
 /* ---- encoding ------------------------------------------------------------------------------------------ */
 
@@ -17,8 +18,8 @@ static kq_status encode_words(const kq_tokenizer *tok, const char *text, size_t 
     return status;
 }
 
-/* A stretch of raw text between the added tokens found in it: normalise, look for those that are matched
- * in normalised text. */
+/* Encode raw text between two added tokens: normalise it and look for the added tokens that are matched in
+ * normalised text. */
 static kq_status encode_stretch(const kq_tokenizer *tok, const char *raw, size_t raw_size, bool at_start,
                                 bool parse_special, kq_tok_scratch *s, kq_tok_ids *ids, kq_error *err)
 {
@@ -100,7 +101,7 @@ kq_status kq_tokenizer_encode_with(const kq_tokenizer *tok, const char *text, si
             status = kq_tok_ids_add(&ids, tok->suffix[i], err);
     if (!status)
         status = check_ids(tok, &ids, err);
-    if (!status && !ids.data) { /* no ids at all: still a block that can be freed */
+    if (!status && !ids.data) { /* an empty result is still a block that can be freed */
         void *block = NULL;
         status = kq_grow(&block, &ids.cap, 0, 1, sizeof *ids.data, "the tokenizer", err);
         ids.data = block;
@@ -150,7 +151,7 @@ kq_status kq_tokenizer_decode(const kq_tokenizer *tok, const int32_t *ids, size_
             status = kq_buffer_add(&buf, tok->decoded.data + t->dec_off, t->dec_size, err);
         }
     }
-    if (!status) { /* the Strip that follows Fuse */
+    if (!status) { /* the decoder's Strip after Fuse, which acts on the whole text */
         size_t lo = 0, k = tok->strip_size;
         for (size_t i = 0;
              i < tok->strip_start && k && buf.size - lo >= k && !memcmp(buf.data + lo, tok->strip_char, k);

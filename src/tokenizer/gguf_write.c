@@ -1,6 +1,7 @@
-/* tokenizer.json and tokenizer_config.json as the tokenizer.ggml.* metadata of a GGUF: the other
- * direction of tokenizer_files/gguf.c. What llama.cpp's convert_hf_to_gguf.py writes for the same folder, but
- * for LLaMA-2's scores: they are found again from the merges, so that tokenizer.model is not needed. */
+/* Writes tokenizer.json and tokenizer_config.json as the tokenizer.ggml.* metadata of a GGUF: the other
+ * direction of tokenizer_files/gguf.c. The result is what llama.cpp's convert_hf_to_gguf.py writes for the
+ * same folder, except for LLaMA-2's scores. Those are computed from the merges, so that tokenizer.model is
+ * not needed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +29,8 @@ static bool is_byte_token(const char *s)
            strspn(s + 3, "0123456789ABCDEFabcdef") == 2;
 }
 
-/* Some models do not mark tokens as special that every program treats as such. */
+/* Does the text look like a special token? Some models do not mark all tokens as special that every program
+ * treats so. */
 static bool looks_special(const char *s)
 {
     const size_t n = strlen(s);
@@ -57,7 +59,7 @@ static kq_status fill_tokens(vocabulary *v, const json_t *root, bool spm, const 
     json_array_foreach(json_object_get(root, "added_tokens"), i, value) {
         const json_int_t id = json_integer_value(json_object_get(value, "id"));
         const char *content = json_string_value(json_object_get(value, "content"));
-        if ((size_t)id >= v->n) /* no text can give it: kq_tokenizer_open has warned */
+        if ((size_t)id >= v->n) /* no text can give this id; kq_tokenizer_open has warned */
             continue;
         v->text[id] = content;
         v->type[id] = spm && unk && !strcmp(content, unk) ? KQ_TOKEN_UNKNOWN
@@ -68,7 +70,7 @@ static kq_status fill_tokens(vocabulary *v, const json_t *root, bool spm, const 
     return KQ_OK;
 }
 
-/* Both halves of a merge, [a, b] or "a b", joined by `between` into buf (cleared first). */
+/* Clear buf and put both halves of a merge ([a, b] or "a b") into it, with `between` between them. */
 static kq_status merge_text(const vocabulary *v, const json_t *merge, size_t index, const char *between,
                             kq_buffer *buf, kq_error *err)
 {
@@ -95,9 +97,9 @@ static kq_status merge_text(const vocabulary *v, const json_t *merge, size_t ind
     return status;
 }
 
-/* sentencepiece's scores: pieces are numbered down from 0 in the order in which merges make them. The
- * merges of one piece stand together in every vocabulary that has come from scores; in another, no
- * scores could give the same order. */
+/* Find sentencepiece's scores again: pieces are numbered down from 0 in the order in which merges make them.
+ * In every vocabulary that was made from scores, all merges that make one piece stand together. Where they do
+ * not, no scores could give the same order, and the vocabulary is refused. */
 static kq_status find_scores(vocabulary *v, const json_t *root, kq_error *err)
 {
     const json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab"),
@@ -170,7 +172,8 @@ static kq_status write_merges(kq_gguf_writer *w, const vocabulary *v, const json
     return status;
 }
 
-/* What the post-processor adds must be what two flags can say. */
+/* GGUF has two flags for what the post-processor adds: a beginning token and an end token. Anything else is
+ * refused. */
 static kq_status write_added(kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err)
 {
     const bool bos = tok->n_prefix == 1 && tok->prefix[0] == tok->bos,
@@ -211,13 +214,13 @@ static kq_status write_ids(kq_gguf_writer *w, const kq_tokenizer *tok, const jso
         (status = write_id(w, "unknown", unk, err)) ||
         (status = write_id(w, "padding", role_id(tok, config, "pad_token"), err)))
         return status;
-    for (size_t i = 0; i < cfg->n_eos; i++) /* an end of the turn that is not the end of the text */
+    for (size_t i = 0; i < cfg->n_eos; i++) /* a token that ends a turn of a conversation but not the text */
         for (size_t k = 0; k < 2; k++)
             if (cfg->eos_id[i] != tok->eos && kq_tokenizer_id(tok, ends_turn[k]) == cfg->eos_id[i] &&
                 (status = write_id(w, "eot", cfg->eos_id[i], err)))
                 return status;
-    for (size_t i = 0; i < cfg->n_eos;
-         i++) { /* other end tokens are known by their names, or take the two keys that are left */
+    /* llama.cpp knows other end tokens by their names; the rest take the two keys that are left */
+    for (size_t i = 0; i < cfg->n_eos; i++) {
         const kq_token *t = (size_t)cfg->eos_id[i] < tok->n_id ? &tok->token[cfg->eos_id[i]] : NULL;
         char name[64];
         snprintf(name, sizeof name, "%.*s",
@@ -246,7 +249,8 @@ static bool adds_space_prefix(const kq_tokenizer *tok)
     return false;
 }
 
-/* As llama.cpp's converter writes them: names with '_' for what is neither letter nor digit. */
+/* Write the chat templates as llama.cpp's converter does: in a name, '_' stands for what is neither a letter
+ * nor a digit. */
 static kq_status write_templates(kq_gguf_writer *w, const kq_tokenizer *tok, kq_error *err)
 {
     char name[KQ_MAX_CHAT_TEMPLATES][120];
@@ -274,7 +278,7 @@ static kq_status write_templates(kq_gguf_writer *w, const kq_tokenizer *tok, kq_
     return n ? kq_gguf_writer_strings(w, "tokenizer.chat_templates", list, n, err) : KQ_OK;
 }
 
-/* Token texts, types and, for LLaMA-2's kind, scores; or merges. */
+/* Write the tokens' texts and types, and then the scores (LLaMA-2's kind) or the merges (all others). */
 static kq_status write_vocabulary(kq_gguf_writer *w, vocabulary *v, const json_t *root, bool spm,
                                   kq_error *err)
 {
@@ -311,7 +315,7 @@ kq_status kq_tokenizer_write_gguf(kq_gguf_writer *w, const kq_source *src, kq_er
     kq_status status = kq_path_in(&file, err, kq_source_path(src), "tokenizer.json");
     vocabulary v = {.path = file, .n = cfg->vocab_size};
     if (status ||
-        (status = kq_tokenizer_open(src, &tok, err)) || /* so every later step may trust the JSON's form */
+        (status = kq_tokenizer_open(src, &tok, err)) || /* this checks the JSON's form for all later steps */
         (status = kq_tokenizer_folder_json(file, &root, &config, err)))
         goto out;
     const bool spm = tok->byte_fallback;

@@ -1,5 +1,5 @@
-/* Inside the tokenizer: what its files share (loader, normaliser and pre-tokenizer, BPE). Not for other
- * rooms. */
+/* Inside the room: what its files share. An encoding goes through them in this order: added tokens (added.c),
+ * normalizers and pre-tokenizers (pretokenize.c), byte pair encoding (bpe.c). */
 #ifndef KQ_TOKENIZER_INTERNAL_H
 #define KQ_TOKENIZER_INTERNAL_H
 
@@ -25,7 +25,7 @@ int kq_char_byte(uint32_t cp);
 
 /* ---- patterns, normalisers, pre-tokenizers ------------------------------------------------------------- */
 
-/* one of the two; owned */
+/* What a text is cut at: a regular expression or a literal text. One of the two is set; both are owned. */
 typedef struct kq_pattern {
     pcre2_code *code;
     char *literal;
@@ -37,8 +37,8 @@ typedef struct kq_norm {
     kq_norm_kind kind;
     int form;           /* utf8proc options of NFC, NFD, NFKC, NFKD */
     kq_pattern pattern; /* REPLACE */
-    char *content;
-    size_t content_size; /* PREPEND, REPLACE; owned */
+    char *content;      /* PREPEND, REPLACE; owned */
+    size_t content_size;
 } kq_norm;
 
 typedef enum kq_pre_kind { KQ_PRE_SPLIT, KQ_PRE_DIGITS, KQ_PRE_BYTE_LEVEL, KQ_PRE_METASPACE } kq_pre_kind;
@@ -56,13 +56,13 @@ typedef struct kq_pre {
     kq_behavior behavior;
     bool invert;                      /* SPLIT; BYTE_LEVEL with its regex */
     bool use_regex, add_prefix_space; /* BYTE_LEVEL */
-    char *replacement;
-    size_t replacement_size; /* METASPACE; owned */
+    char *replacement;                /* METASPACE; owned */
+    size_t replacement_size;
     kq_prepend prepend;
     bool split; /* METASPACE */
 } kq_pre;
 
-/* at_start: begins at byte 0 of the caller's text */
+/* A piece of a text, as an offset and a size. at_start: it begins at byte 0 of the caller's text. */
 typedef struct kq_piece {
     size_t off, size;
     bool at_start;
@@ -103,8 +103,8 @@ static inline kq_status kq_tok_steps(kq_tok_scratch *s, size_t n, kq_error *err)
     return s->steps < STEPS_A_QUESTION ? KQ_OK : kq_tok_check_stop(s, err);
 }
 
-/* The pattern of a tokenizer.json, if it is one of those that patterns.c has: KQ_E_UNSUPPORTED with its
- * text if not. `where` names it in messages. */
+/* *out = the pattern of a tokenizer.json whose text is `regex`. KQ_E_UNSUPPORTED: it is none of those that
+ * patterns.c has. `where` names it in messages. */
 kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq_pattern *out, kq_error *err);
 const char *kq_pattern_known(size_t i); /* their texts; NULL after the last */
 kq_status kq_pattern_literal(const char *s, size_t size, kq_pattern *out, kq_error *err);
@@ -131,9 +131,9 @@ kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size
 
 /* ---- the tokenizer ------------------------------------------------------------------------------------- */
 
-/* text and decoded bytes, in the arenas; off UINT32_MAX: no such id */
+/* One token: where its text and its decoded bytes are in the tokenizer's two arenas. */
 typedef struct kq_token {
-    uint32_t off, size;
+    uint32_t off, size; /* off UINT32_MAX: no token has this id */
     uint32_t dec_off, dec_size;
 } kq_token;
 
@@ -145,41 +145,38 @@ typedef struct kq_added {
     bool special, lstrip, rstrip, single_word, normalized;
 } kq_added;
 
-/* Added tokens that are looked for in one pass, in the order of their bytes; first: where each first
- * byte begins. */
-/* item owned, entries borrowed */
+/* Added tokens that are looked for in one pass. */
 typedef struct kq_added_set {
-    const kq_added **item;
+    const kq_added **item; /* owned [n], the entries borrowed; in the order of their bytes */
     size_t n;
-    uint32_t first[257];
+    uint32_t first[257]; /* first[b]: the first item that begins with byte b or a higher one */
 } kq_added_set;
 
-/* key (left << 32 | right) + 1; 0: empty */
+/* One slot of the hash table of merges. */
 typedef struct kq_merge {
-    uint64_t key;
+    uint64_t key; /* (left id << 32 | right id) + 1; 0: the slot is empty */
     uint32_t rank;
-    int32_t id;
+    int32_t id; /* of the token that the two become */
 } kq_merge;
 
 struct kq_tokenizer {
     char *path;
-    /* vocabulary */
-    kq_token *token;
-    size_t n_id;             /* by id */
-    kq_buffer text, decoded; /* arenas */
-    /* open addressing over ids, -1 empty; the model's vocabulary */
-    int32_t *map;
+    /* the vocabulary */
+    kq_token *token; /* [n_id] */
+    size_t n_id;
+    kq_buffer text, decoded; /* the arenas of all tokens' texts and decoded bytes */
+    int32_t *map;            /* hash table of the model's vocabulary: ids, -1 in an empty slot */
     size_t map_mask;
-    bool *in_model;         /* by id */
-    int32_t char_id[0x400]; /* id of a one-character token, -1 none */
-    int32_t byte_id[256];   /* "<0x0A>", -1 none */
-    /* BPE */
+    bool *in_model;         /* [n_id]: the token is in the model's vocabulary */
+    int32_t char_id[0x400]; /* id of the token that is this one character; -1: none */
+    int32_t byte_id[256];   /* id of the token for this byte ("<0x0A>"); -1: none */
+    /* byte pair encoding */
     kq_merge *merge;
     size_t merge_mask;
     int merge_shift;
     bool byte_fallback, fuse_unk, ignore_merges;
     int32_t unk_id;
-    /* stages */
+    /* the stages around it */
     kq_norm *norm;
     size_t n_norm;
     kq_pre *pre;
@@ -187,18 +184,18 @@ struct kq_tokenizer {
     kq_added *added;
     size_t n_added;
     kq_added_set raw_set, norm_set;
-    bool *special; /* by id */
-    int32_t *prefix, *suffix;
-    size_t n_prefix, n_suffix; /* the post-processor */
-    /* decoder */
+    bool *special;            /* [n_id] */
+    int32_t *prefix, *suffix; /* ids that the post-processor puts before and after a text */
+    size_t n_prefix, n_suffix;
+    /* the decoder */
     bool join_space; /* no decoder: tokens are joined with a space */
     /* Metaspace: the first token loses every replacement character */
     bool meta_decoder;
     char *meta;
     size_t meta_size;
     char strip_char[4];
-    size_t strip_size, strip_start, strip_stop; /* after Fuse */
-    /* around it */
+    size_t strip_size, strip_start, strip_stop; /* the decoder's Strip after Fuse */
+    /* what the model's other files say */
     int32_t bos, eos;
     /* rows of the model's embedding, 0: not known. No text may give an id beyond them */
     size_t n_rows;
@@ -210,8 +207,8 @@ struct kq_tokenizer {
 
 /* Read bos, eos, split_special_tokens and the chat template from a tokenizer_config.json. */
 kq_status kq_tokenizer_apply_config(kq_tokenizer *tok, const json_t *config, const char *path, kq_error *err);
-/* The same for chat templates and the names of special tokens; and templates in files of a folder, which
- * win. */
+/* Read chat templates and the names of special tokens from a tokenizer_config.json; then the templates that
+ * are files of a folder, which take the place of those. */
 kq_status kq_chat_templates_from_config(kq_tokenizer *tok, const json_t *config, const char *path,
                                         kq_error *err);
 kq_status kq_chat_templates_from_folder(kq_tokenizer *tok, const char *dir, kq_error *err);
@@ -220,8 +217,9 @@ int32_t kq_tok_lookup(const kq_tokenizer *tok, const char *s, size_t size);
 kq_status kq_tok_added_set(kq_added_set *set, const kq_added *added, size_t n, bool normalized,
                            kq_error *err);
 
-/* The next added token of the set at or after *from in s [size]: its extent with stripped white space in
- * [*start, *end), and *from behind the match itself. done: where the last one ended. NULL: none left. */
+/* The next added token of the set at or after *from in s [size]; NULL: there is none. [*start, *end) is its
+ * extent with the white space that it takes along, and *from becomes the end of the match itself. done: where
+ * the token before it ended. */
 const kq_added *kq_tok_next_added(const kq_tokenizer *tok, const kq_added_set *set, const char *s,
                                   size_t size, bool parse_special, size_t done, size_t *from, size_t *start,
                                   size_t *end);

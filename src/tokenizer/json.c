@@ -21,7 +21,7 @@ static kq_status set_token(kq_tokenizer *tok, int32_t id, const char *s, size_t 
     size_t off = tok->text.size;
     kq_status status = kq_buffer_add(&tok->text, s, size, err);
     if (!status)
-        status = kq_buffer_add(&tok->text, "", 1, err); /* a NUL, for messages */
+        status = kq_buffer_add(&tok->text, "", 1, err); /* a final NUL, because messages print the text */
     if (!status && tok->text.size >= UINT32_MAX)
         status = kq_fail(err, KQ_E_FORMAT, "%s: the vocabulary is larger than 4 GB", tok->path);
     if (!status)
@@ -29,7 +29,7 @@ static kq_status set_token(kq_tokenizer *tok, int32_t id, const char *s, size_t 
     return status;
 }
 
-/* The highest id of a token, in the vocabulary and among the added tokens; checks all of them. */
+/* Check all ids of the vocabulary and of the added tokens, and find the highest. */
 static kq_status find_top(const kq_tokenizer *tok, const json_t *vocab, const json_t *added, int32_t *top,
                           kq_error *err)
 {
@@ -55,7 +55,7 @@ static kq_status find_top(const kq_tokenizer *tok, const json_t *vocab, const js
     return KQ_OK;
 }
 
-/* The tables by id and the map, empty, for n_vocab tokens of the model. */
+/* Allocate the tables by id, and an empty map for n_vocab tokens of the model. */
 static kq_status make_tables(kq_tokenizer *tok, size_t n_vocab, kq_error *err)
 {
     size_t slots = 16;
@@ -74,7 +74,8 @@ static kq_status make_tables(kq_tokenizer *tok, size_t n_vocab, kq_error *err)
     return KQ_OK;
 }
 
-/* Tokens that are looked up for every character: of one character, and of one byte ("<0x0A>"). */
+/* Fill the two tables that are read for every character: tokens of one character and of one byte ("<0x0A>").
+ */
 static void find_single(kq_tokenizer *tok)
 {
     for (uint32_t cp = 0; cp < 0x400; cp++) {
@@ -114,7 +115,7 @@ static kq_status read_vocab(kq_tokenizer *tok, const json_t *vocab, const json_t
     return KQ_OK;
 }
 
-/* Give an added token its id, which the vocabulary or an added token before it may have already. */
+/* Give an added token its id. The vocabulary or an earlier added token may have this id already. */
 static kq_status place_added(kq_tokenizer *tok, int32_t id, const char *s, size_t size, kq_error *err)
 {
     const int32_t model_id = kq_tok_lookup(tok, s, size);
@@ -206,7 +207,7 @@ static kq_status add_merge(kq_tokenizer *tok, size_t rank, const char *l, size_t
     size_t i = kq_merge_slot(tok, key);
     while (tok->merge[i].key && tok->merge[i].key != key)
         i = (i + 1) & tok->merge_mask;
-    /* written twice: the later rank holds, as in `tokenizers` */
+    /* of a merge that is written twice the later rank counts, as in `tokenizers` */
     tok->merge[i] = (kq_merge){key, (uint32_t)rank, id};
     return KQ_OK;
 }
@@ -356,7 +357,7 @@ static kq_status read_post(kq_tokenizer *tok, const json_t *v, void *ctx, int de
     if (!v || json_is_null(v))
         return KQ_OK;
     const char *type = kq_tok_type(v);
-    if (!strcmp(type, "ByteLevel")) /* only moves offsets */
+    if (!strcmp(type, "ByteLevel")) /* it only changes offsets, which kronq does not have */
         return KQ_OK;
     if (!strcmp(type, "TemplateProcessing"))
         return read_template(tok, v, err);

@@ -1,6 +1,7 @@
-/* The decoder of a tokenizer.json. Its steps act on each token alone, up to Fuse: so they are run once for
- * every token when the tokenizer is read, and decoding a text is copying bytes. What acts on the whole text,
- * a Strip after Fuse and the first token's space, is kept for then. */
+/* Reads the decoder of a tokenizer.json. Its steps up to Fuse act on each token alone. They are therefore run
+ * once for every token when the tokenizer is read, and decoding a text is only copying bytes. Two things act
+ * on the whole text and are done when a text is decoded: a Strip after Fuse, and the space of the first
+ * token. */
 #include <string.h>
 
 #include "tokenizer/json_parts.h"
@@ -19,7 +20,7 @@ typedef struct decoder {
     bool fused;
 } decoder;
 
-/* The Strip after Fuse is not one of the steps of a token: *fused says that it was taken. */
+/* Read a Strip step. After Fuse it acts on the whole text and is kept in tok; *fused then says so. */
 static kq_status read_strip(kq_tokenizer *tok, const json_t *v, const decoder *d, decode_op *op,
                             kq_error *err)
 {
@@ -138,7 +139,7 @@ static kq_status run_op(const decode_op *op, const char *s, size_t size, kq_buff
         for (size_t i = 0; i < size && !status;) {
             int b = kq_char_byte(kq_utf8_get(s + i));
             char c = (char)b;
-            if (b < 0) { /* one character that stands for no byte: the token is meant literally */
+            if (b < 0) { /* a character that stands for no byte: the token's text is taken literally */
                 out->size = 0;
                 return kq_buffer_add(out, s, size, err);
             }
@@ -173,15 +174,16 @@ static kq_status run_op(const decode_op *op, const char *s, size_t size, kq_buff
     return status;
 }
 
-/* Run the steps on one token; *buf are the two texts that they take turns with. */
+/* Run the steps on one token. buf: two texts; each step reads one and writes the other. */
 static kq_status decode_token(kq_tokenizer *tok, const decoder *d, kq_token *t, const kq_added *added,
                               kq_buffer buf[2], kq_error *err)
 {
     const char *s = tok->text.data + t->off;
     size_t size = t->size;
     kq_status status = KQ_OK;
-    if (added && added->normalized) { /* `tokenizers` writes what it looked for: LLaMA-2's normalizer has put
-                                         a space in front */
+    if (added && added->normalized) {
+        /* `tokenizers` decodes such a token to its normalised text; LLaMA-2's normalizer has put a space in
+         * front of it */
         s = added->match;
         size = added->match_size;
     }

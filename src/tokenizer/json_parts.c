@@ -1,4 +1,5 @@
-/* What the readers of a tokenizer.json's parts share. */
+/* What the readers of a tokenizer.json's parts share: walking a Sequence of parts, copying strings, reading
+ * patterns and ids, and refusing by name what is not supported. */
 #include "tokenizer/json_parts.h"
 
 #include <stdio.h>
@@ -6,7 +7,7 @@
 
 #include "tokenizer_files/tokenizer_files.h"
 
-enum { MAX_DEPTH = 8 }; /* Sequences within each other */
+enum { MAX_DEPTH = 8 }; /* Sequences within Sequences */
 
 kq_status kq_tok_sequence(const kq_sequence_part *part, kq_tokenizer *tok, const json_t *v, void *ctx,
                           int depth, kq_error *err)

@@ -1,5 +1,5 @@
-/* What a text goes through before it is cut into tokens: the normalizer and the pre_tokenizer of a
- * tokenizer.json. */
+/* Reads the normalizer and the pre_tokenizer of a tokenizer.json: what a text goes through before byte pair
+ * encoding. */
 #include <string.h>
 
 #include <utf8proc.h>
@@ -116,7 +116,7 @@ static kq_status read_pre(kq_tokenizer *tok, const json_t *v, void *ctx, int dep
     if (tok->n_pre >= KQ_TOK_MAX_STAGES)
         return kq_fail(err, KQ_E_UNSUPPORTED, "%s: more than %d pre-tokenizers", tok->path,
                        KQ_TOK_MAX_STAGES);
-    kq_pre *p = &tok->pre[tok->n_pre++]; /* counted at once: what it owns is freed with the tokenizer */
+    kq_pre *p = &tok->pre[tok->n_pre++]; /* counted at once: the tokenizer frees what it owns */
     if (!strcmp(type, "ByteLevel"))
         return read_byte_level(v, p, err);
     if (!strcmp(type, "Split"))

@@ -1,6 +1,6 @@
-/* Unicode normal forms in linear time: characters are decomposed and composed by utf8proc, whose own
- * ordering of combining marks takes time with the square of a run of marks (80,000 marks: 17 s), so that
- * the ordering is done here. Only a run of marks is held at a time, not the text. */
+/* Unicode normal forms in linear time. utf8proc decomposes and composes the characters. Its own ordering of
+ * combining marks takes time that grows with the square of a run of marks (17 s for 80,000 marks), so the
+ * ordering is done here. Only one run of marks is held at a time, not the whole text. */
 #include <string.h>
 
 #include <utf8proc.h>
@@ -8,12 +8,13 @@
 #include "tokenizer/internal.h"
 
 enum {
-    SHORT_RUN = 16,   /* marks up to which insertion beats counting */
+    SHORT_RUN = 16,   /* up to so many marks insertion sort is faster than counting sort */
     MOST_CHARS = 32,  /* one character decomposes into 18 at most (U+FDFA in NFKC) */
     FLUSH_FROM = 4096 /* characters held before those that are done are written */
 };
 
-/* Decomposed characters that are not written yet: a starter and what follows it. */
+/* Decomposed characters that are not written yet: a starter (a character of combining class 0) and what
+ * follows it. */
 typedef struct held {
     utf8proc_int32_t *cp, *sorted;
     size_t n, cap, cap_sorted;
@@ -25,7 +26,7 @@ static unsigned combining_class(utf8proc_int32_t cp)
     return c > 0 && c < 256 ? (unsigned)c : 0;
 }
 
-/* Stable, by class: counting, so that a run of n marks takes n steps. */
+/* Sort a run of n marks by their combining class, stably. It is a counting sort, which takes n steps. */
 static kq_status sort_run(held *h, utf8proc_int32_t *run, size_t n, kq_error *err)
 {
     if (n <= SHORT_RUN) {
@@ -69,8 +70,8 @@ static kq_status order_marks(held *h, kq_error *err)
     return status;
 }
 
-/* Order, compose, write. last: nothing comes after; else the last starter and its marks stay, since what
- * comes next may compose with them. */
+/* Order, compose and write the characters that are held. last: no text follows. Otherwise the last starter
+ * and its marks stay, because what follows may compose with them. */
 static kq_status flush(held *h, int form, bool last, kq_buffer *out, kq_error *err)
 {
     kq_status status = order_marks(h, err);
@@ -124,7 +125,7 @@ kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch
         size_t ascii = i;
         while (ascii < size && (unsigned char)text[ascii] < 0x80)
             ascii++;
-        if (ascii > i + 1) { /* they stay as they are; only the last one may compose with what follows */
+        if (ascii > i + 1) { /* ASCII stays as it is; only its last character may compose with what follows */
             if (!(status = flush(&h, form, true, out, err)))
                 status = kq_buffer_add(out, text + i, ascii - 1 - i, err);
             h.n = 0;
@@ -135,8 +136,8 @@ kq_status kq_normal_form(int form, const char *text, size_t size, kq_tok_scratch
         if (!(status = decompose(&h, kq_utf8_get(text + i), form, err)))
             status = kq_tok_steps(s, n, err);
         i += n;
-        if (!status && h.n >= FLUSH_FROM && h.n > held_before &&
-            !combining_class(h.cp[held_before])) /* else a run of marks would be sorted again and again */
+        /* without this a run of marks would be sorted again and again */
+        if (!status && h.n >= FLUSH_FROM && h.n > held_before && !combining_class(h.cp[held_before]))
             status = flush(&h, form, false, out, err);
     }
     if (!status)

@@ -1,5 +1,5 @@
 /* Opening a model's tokenizer: its files become JSON (src/tokenizer_files/), the JSON becomes the tokenizer
- * (json.c), and both are held against the model. */
+ * (json.c), and the ids are checked against the rows of the model's embedding. */
 #include "base/file.h"
 #include "base/text.h"
 #include "base/warn.h"
@@ -7,7 +7,7 @@
 #include "tokenizer/internal.h"
 #include "tokenizer_files/tokenizer_files.h"
 
-/* tokenizer_config.json, as it was read, and chat templates in files of tokenizer.json's folder. */
+/* Apply tokenizer_config.json, which has been read, and the chat templates in tokenizer.json's folder. */
 static kq_status read_beside(kq_tokenizer *tok, const json_t *config, const char *tokenizer_json,
                              kq_error *err)
 {
@@ -41,8 +41,8 @@ kq_status kq_tokenizer_open_file(const char *path, kq_tokenizer **out, kq_error 
     return status;
 }
 
-/* A token beyond the model's rows has no embedding: no text may give it. What every text begins with
- * must have one. */
+/* A token beyond the model's rows has no embedding, so no text may give it. It is an error at once where
+ * every text would begin or end with such a token. */
 static kq_status check_rows(kq_tokenizer *tok, size_t n_rows, kq_error *err)
 {
     size_t n = 0;

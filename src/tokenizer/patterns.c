@@ -1,6 +1,6 @@
-/* The splitting patterns that tokenizer.json files of the field have. A pattern that a file brings is
- * looked up here and never run itself: what runs is our own text of it, of which it is known that its
- * time grows with the size of a text, whatever the text is. */
+/* The splitting patterns of the tokenizer.json files that exist in the field. A pattern from a file is looked
+ * up here and never run itself, because a hostile pattern could take exponential time. What runs is the text
+ * in this table, which takes linear time whatever the text is. */
 #include <string.h>
 
 #include "tokenizer/internal.h"
@@ -27,33 +27,51 @@
     "\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[" ends "]*|\\s*[" ends "]+|\\s+(?!\\S)|\\s+"
 
 static const char *const known[] = {
-    /* GPT-2, SmolLM; ByteLevel's own */
-    GPT2_HEAD "|\\s+", GPT2_HEAD, /* Falcon */
+    /* GPT-2, SmolLM, and ByteLevel's own pattern; then Falcon's */
+    GPT2_HEAD "|\\s+",
+    GPT2_HEAD,
     /* GPT-2 as tiktoken writes it */
     "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
     /* LLaMA-3, SmolLM3, DeepSeek-R1's LLaMA */
     MODERN(WORDS, "\\p{N}{1,3}"),
-    /* Qwen2, Qwen3, DeepSeek-R1's Qwen */
-    MODERN(WORDS, "\\p{N}"), MODERN(WORDS, "\\p{N}+"), /* MiniCPM */
-    /* the same, as llama.cpp writes them */
-    MODERN(WORDS_SPELLED, "\\p{N}{1,3}"), MODERN(WORDS_SPELLED, "\\p{N}"),
+    /* Qwen2, Qwen3, DeepSeek-R1's Qwen; then MiniCPM */
+    MODERN(WORDS, "\\p{N}"),
+    MODERN(WORDS, "\\p{N}+"),
+    /* LLaMA-3 and Qwen2 as llama.cpp writes them */
+    MODERN(WORDS_SPELLED, "\\p{N}{1,3}"),
+    MODERN(WORDS_SPELLED, "\\p{N}"),
     /* Qwen3.5 */
     WORDS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" SPACES,
-    /* cl100k as tiktoken writes it; Ling */
-    TIKTOKEN("\\p{N}{1,3}"), TIKTOKEN("\\p{N}"), CASED(WORDS "?", "\\p{N}{1,3}"), /* o200k: GPT-4o, LLaMA-4 */
-    CASED("", "\\p{N}"),                                                          /* Mistral's Tekken */
-    SEED("\\r\\n"), SEED("\r\n"),                                                 /* Seed-Coder */
-    "[\\r\\n]", "[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "\\p{N}",                 /* DeepSeek-Coder */
-    "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+", "\\p{N}{1,3}",
-    DEEPSEEK3("\\r\\n"), DEEPSEEK3("\r\n"), /* DeepSeek-V3 */
+    /* cl100k as tiktoken writes it; then Ling; then o200k (GPT-4o, LLaMA-4) */
+    TIKTOKEN("\\p{N}{1,3}"),
+    TIKTOKEN("\\p{N}"),
+    CASED(WORDS "?", "\\p{N}{1,3}"),
+    /* Mistral's Tekken */
+    CASED("", "\\p{N}"),
+    /* Seed-Coder */
+    SEED("\\r\\n"),
+    SEED("\r\n"),
+    /* DeepSeek-Coder: five patterns, and its range of Chinese characters */
+    "[\\r\\n]",
+    "[\r\n]",
+    "\\s?\\p{L}+",
+    "\\s?\\p{P}+",
+    "\\p{N}",
+    "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+",
+    /* DeepSeek-V3: four patterns */
+    "\\p{N}{1,3}",
+    DEEPSEEK3("\\r\\n"),
+    DEEPSEEK3("\r\n"),
     "[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+",
-    " ?[^(\\s|.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c)]+", /* BLOOM,
-                                                                                                       Poro,
-                                                                                                       Viking
-                                                                                                     */
-    /* llama.cpp's default, Falcon */
-    "[\\p{P}\\$\\+<=>\\^~\\|]+", "[\\p{P}\\$\\+<=>\\^~\\|`]+", "\\p{N}+", "[0-9][0-9][0-9]",
-    "[^\\n]+|[\\n]+", /* lines: Gemma's kin */
+    /* BLOOM, Poro, Viking */
+    " ?[^(\\s|.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c)]+",
+    /* llama.cpp's default pre-tokenizer, and Falcon's */
+    "[\\p{P}\\$\\+<=>\\^~\\|]+",
+    "[\\p{P}\\$\\+<=>\\^~\\|`]+",
+    "\\p{N}+",
+    "[0-9][0-9][0-9]",
+    /* whole lines: Gemma and its relatives */
+    "[^\\n]+|[\\n]+",
 };
 
 /* Unicode White_Space: what \s means in Oniguruma, which `tokenizers` runs (PCRE2's \s also takes U+180E). */
@@ -65,7 +83,7 @@ static kq_status put(kq_buffer *out, const char *s, kq_error *err)
     return kq_buffer_add(out, s, strlen(s), err);
 }
 
-/* One of known, for PCRE2: \s and \S are written out, all else means the same. */
+/* Write one of the known patterns for PCRE2: \s and \S are spelled out; all else means the same. */
 static kq_status for_pcre2(const char *re, kq_buffer *out, kq_error *err)
 {
     kq_status status = KQ_OK;
@@ -121,9 +139,8 @@ kq_status kq_pattern_regex(const char *regex, size_t size, const char *where, kq
             status = kq_fail(err, KQ_E_MEMORY, "%s: a regex could not be compiled (PCRE2's error %d)", where,
                              code);
         else
-            (void)pcre2_jit_compile(
-                out->code,
-                PCRE2_JIT_COMPLETE); /* where it is not to be had, the interpreter gives the same matches */
+            /* on a machine without PCRE2's compiler, its interpreter gives the same matches */
+            (void)pcre2_jit_compile(out->code, PCRE2_JIT_COMPLETE);
     }
     pcre2_compile_context_free(context);
     kq_free(text.data);

@@ -1,4 +1,5 @@
-/* Normalisers, pre-tokenizers and their patterns, as Hugging Face's `tokenizers` runs them. */
+/* Runs normalizers and pre-tokenizers as Hugging Face's `tokenizers` does: a normalizer rewrites a text, a
+ * pre-tokenizer cuts it into pieces, of which byte pair encoding then takes one at a time. */
 #include <stdio.h>
 #include <string.h>
 
@@ -52,7 +53,8 @@ static kq_status run_regex(const pcre2_code *code, const char *text, size_t size
         s->match_context = pcre2_match_context_create(NULL);
         if (!s->match || !s->match_context)
             return kq_fail(err, KQ_E_MEMORY, "out of memory: a regex match");
-        /* the patterns are ours, and linear; the default ends a run of 10 million spaces */
+        /* the patterns come from patterns.c and take linear time; PCRE2's default limit would refuse a text
+         * of 10 million spaces */
         pcre2_set_match_limit(s->match_context, UINT32_MAX);
     }
     int rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, s->match, s->match_context);
@@ -79,7 +81,8 @@ static kq_status run_regex(const pcre2_code *code, const char *text, size_t size
     return KQ_OK;
 }
 
-/* Fill s->span: text cut into matches and what lies between them, in order, covering all of it. */
+/* Cut the text into the pattern's matches and what lies between them, in order, into s->span. The spans cover
+ * the whole text. */
 static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, kq_tok_scratch *s,
                             kq_error *err)
 {
@@ -103,7 +106,8 @@ static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, 
         }
         if (!found)
             break;
-        if (end == start && start < from) /* cannot happen with \K refused; a guard against no progress */
+        /* this would never end; only a pattern with \K could do it, and those are refused */
+        if (end == start && start < from)
             break;
         if (start > done && (status = add_span(s, done, start - done, false, err)))
             return status;
@@ -119,7 +123,7 @@ static kq_status find_spans(const kq_pattern *p, const char *text, size_t size, 
     return status;
 }
 
-/* What `tokenizers` calls SplitDelimiterBehavior, on s->span. */
+/* Join or drop the spans of s->span as the behavior says (`tokenizers` calls it SplitDelimiterBehavior). */
 static void apply_behavior(kq_tok_scratch *s, kq_behavior behavior)
 {
     kq_span *v = s->span;
@@ -142,7 +146,7 @@ static void apply_behavior(kq_tok_scratch *s, kq_behavior behavior)
         }
         s->n_span = n;
     } else if (behavior == KQ_MERGED_NEXT) {
-        n = s->n_span; /* v[n..] is what has been written, from the back */
+        n = s->n_span; /* v[n] and all after it are the result so far, which grows to the front */
         for (size_t i = s->n_span; i-- > 0;) {
             kq_span x = v[i];
             bool join = n < s->n_span && x.match && !before;
@@ -178,7 +182,7 @@ kq_status kq_normalize(const kq_norm *norm, size_t n_norm, const char *text, siz
     for (size_t i = 0; i < n_norm && !status && size; i++) {
         kq_buffer *to = &s->norm[text == s->norm[0].data];
         if (norm[i].kind == KQ_NORM_FORM) {
-            /* Below U+0300 everything is already in NFC; ASCII is in every form. */
+            /* Text below U+0300 is in NFC already, and ASCII is in every form. */
             unsigned char limit = norm[i].form == (UTF8PROC_STABLE | UTF8PROC_COMPOSE) ? 0xcc : 0x80;
             size_t j = 0;
             while (j < size && (unsigned char)text[j] < limit)
@@ -229,7 +233,7 @@ static bool is_numeric(uint32_t cp)
     return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
 }
 
-/* Spans of single numeric characters, and of what lies between. */
+/* Cut the text into single numeric characters and what lies between them, into s->span. */
 static kq_status digit_spans(const char *text, size_t size, kq_tok_scratch *s, kq_error *err)
 {
     kq_status status = KQ_OK;
@@ -253,7 +257,7 @@ static kq_status digit_spans(const char *text, size_t size, kq_tok_scratch *s, k
     return status;
 }
 
-/* Append the stand-in characters of text. */
+/* Append the text to out with each byte as its printable stand-in (kq_byte_char). */
 static kq_status map_bytes(const char *text, size_t size, kq_buffer *out, kq_error *err)
 {
     size_t most;
@@ -291,7 +295,8 @@ static kq_status one_span(size_t size, kq_tok_scratch *s, kq_error *err)
     return add_span(s, 0, size, false, err);
 }
 
-/* Spaces become the replacement, with one in front where the scheme says so; then each begins a span. */
+/* Metaspace: each space becomes the replacement, and one is put in front where the scheme says so. Then every
+ * replacement begins a span. */
 static kq_status cut_metaspace(const kq_pre *pre, bool at_start, cut *c, kq_tok_scratch *s, kq_error *err)
 {
     kq_buffer *work = &s->work;
@@ -352,8 +357,8 @@ static bool makes_new_text(const kq_pre *pre)
     return pre->kind == KQ_PRE_METASPACE || pre->kind == KQ_PRE_BYTE_LEVEL;
 }
 
-/* One pre-tokenizer on one piece [base + in.off, in.size): pieces into side `to`; ByteLevel and Metaspace
- * append new text to `fresh`. */
+/* Run one pre-tokenizer on one piece, the in.size bytes at base + in.off. Its pieces are added to side `to`.
+ * ByteLevel and Metaspace append the text that they make to `fresh`. */
 static kq_status run_pre(const kq_pre *pre, const char *base, kq_piece in, int to, kq_buffer *fresh,
                          kq_tok_scratch *s, kq_error *err)
 {
@@ -386,7 +391,7 @@ kq_status kq_pretokenize(const kq_pre *pre, size_t n_pre, const char *text, size
     for (size_t k = 0; k < n_pre && !status; k++) {
         int to = 1 - side;
         s->n_piece[to] = 0;
-        /* the one that does not hold the text being read */
+        /* of the two buffers the one that does not hold the text being read */
         kq_buffer *fresh = &s->text[text == s->text[0].data];
         if (makes_new_text(&pre[k]))
             fresh->size = 0;

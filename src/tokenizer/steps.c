@@ -1,4 +1,4 @@
-/* What every step of an encoding does: adding ids, and asking whether the caller wants to stop. */
+/* What every stage of an encoding does: it adds ids, and asks whether the caller wants to stop. */
 #include "tokenizer/internal.h"
 
 kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err)
