@@ -90,6 +90,7 @@ static char *report(void)
     kq_error err;
     check_ok(kq_report(temp_folder, NULL, &err));
     check_ok(kq_file_read(path, 1 << 26, &page, &size, &err));
+    kq_free(path);
     assert_int_equal(strlen(page), size);
     return page;
 }
@@ -322,6 +323,7 @@ static void test_hostile(void **state)
     check_fails(kq_report("no/such/folder", path, &err), KQ_E_IO, "no folder of `kronq compare`");
     check_ok(kq_report(temp_folder, path, &err));
     assert_true(kq_path_exists(path));
+    kq_free(path);
 }
 
 int main(void)
