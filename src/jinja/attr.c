@@ -13,7 +13,8 @@ static py_val bound(py_run *r, py_val self, const char *name)
     return (py_val){.kind = PY_METHOD, .method = m};
 }
 
-/* An attribute of Python's, without looking at items. PY_MISSING: none. */
+/* The attribute that a Python object of this type has under this name; items are not tried. PY_MISSING: there
+ * is none. */
 static py_val attribute(py_run *r, py_val v, const char *name)
 {
     if (v.kind == PY_UNDEFINED)
@@ -96,7 +97,7 @@ py_val kq_j_getitem(py_run *r, py_val v, py_val key)
     return py_undefined("an item that is not there");
 }
 
-/* Python's slice.indices. */
+/* One bound of a slice as an index, computed as Python's slice.indices does. */
 static int64_t bound_of(py_run *r, py_val v, int64_t n, int64_t step, int64_t otherwise)
 {
     if (v.kind == PY_MISSING || v.kind == PY_NONE)
@@ -118,7 +119,7 @@ py_val kq_j_slice(py_run *r, py_val v, py_val start, py_val stop, py_val step)
     if (v.kind != PY_STR && !py_is_list(v)) {
         if (v.kind == PY_RANGE)
             kq_py_fail(r, KQ_E_UNSUPPORTED, "a slice of a range is not supported");
-        /* jinja2 raises, but not for constants */
+        /* jinja2 raises an error here, but not for constants; so this is refused */
         kq_py_fail(r, KQ_E_UNSUPPORTED, "a value of type %s has no slices", kq_py_type_name(v));
     }
     kq_py_not_safe(r, v, "taken apart");

@@ -1,4 +1,4 @@
-/* Expressions. */
+/* Evaluates expressions: one function for each kind of node, which gives a value. */
 #include "jinja/internal.h"
 
 static py_val lookup(py_run *r, const char *name)

@@ -1,4 +1,5 @@
-/* Statements, scopes, macros; and the run of a whole template. */
+/* Runs statements and whole templates. Scopes and macros are here too, because a macro is a value whose call
+ * runs statements in a scope of its own. */
 #include "jinja/internal.h"
 
 /* ---- scopes ---- */
@@ -43,7 +44,7 @@ static void assign(py_run *r, const j_node *target, py_val v)
     }
 }
 
-/* Run a body into a string, in a scope of its own. */
+/* Run a body in a scope of its own; its output is the string that is returned. */
 static py_val captured(py_run *r, const j_body *body, j_env *scope)
 {
     py_buf b = {0}, *sink = j_state(r)->sink;
@@ -56,7 +57,7 @@ static py_val captured(py_run *r, const j_body *body, j_env *scope)
     return kq_py_buf_str(r, &b);
 }
 
-/* The filters of {% filter %} and {% set x | f %}, whose innermost value is v. */
+/* Apply the filters of {% filter %} or {% set x | f %} to v. */
 static py_val filtered(py_run *r, const j_node *n, py_val v)
 {
     py_args args;
@@ -134,7 +135,7 @@ static py_val call_block(py_run *r, const j_node *n)
 
 /* ---- loops ---- */
 
-/* Whether the filter of a loop may give another answer after the body has run: it reads something that a
+/* Can the body of a loop change what the loop's filter answers? It can when the filter reads something that a
  * body can change. */
 static bool changeable(py_run *r, const j_node *n)
 {
@@ -166,11 +167,11 @@ static const py_list *chosen(py_run *r, const j_node *n, const py_list *items)
     return out;
 }
 
-/* n->op: the body names loop. */
+/* Run a for statement. n->op says whether its body uses the variable `loop`. */
 static j_flow for_loop(py_run *r, const j_node *n)
 {
     const py_list *items = kq_py_items(r, kq_j_eval(r, n->b));
-    /* then Python's generator asks the filter between the bodies */
+    /* Python's generator asks the filter before each body; the order matters only then */
     const bool late = n->c && changeable(r, n);
     bool any = false;
     j_env *outer = j_state(r)->env;
@@ -180,7 +181,7 @@ static j_flow for_loop(py_run *r, const j_node *n)
     if (n->c && !late)
         items = chosen(r, n, items);
     py_loop *loop = kq_py_alloc(r, 1, sizeof *loop);
-    *loop = (py_loop){.items = items, .depth = 1}; /* only recursive loops go deeper */
+    *loop = (py_loop){.items = items, .depth = 1}; /* only a recursive loop has a greater depth */
     for (size_t i = 0; i < items->n; i++) {
         j_env *scope = kq_j_push_env(r, outer);
         py_tick(r);
@@ -193,7 +194,7 @@ static j_flow for_loop(py_run *r, const j_node *n)
             kq_j_define(r, scope, n->name, (py_val){.kind = PY_LOOP, .loop = loop});
         const j_flow flow = kq_j_exec(r, &n->list);
         j_state(r)->env = outer;
-        /* jinja2 runs else too when every iteration ended by continue or break */
+        /* jinja2 runs else also when every iteration ended by continue or break */
         any |= flow == FLOW_ON;
         if (flow == FLOW_BREAK)
             break;
@@ -280,7 +281,7 @@ static void define_variables(py_run *r, const kq_jinja *t, const json_t *variabl
     json_t *v;
     json_object_foreach((json_t *)variables, key, v)
         for (size_t i = 0; i < t->n_used; i++)
-            if (!strcmp(t->used[i], key)) { /* those that it names nowhere are left out */
+            if (!strcmp(t->used[i], key)) { /* variables that the template never names are left out */
                 kq_j_define(r, j_state(r)->env, t->used[i], kq_py_from_json(r, v));
                 break;
             }

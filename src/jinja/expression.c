@@ -1,5 +1,5 @@
-/* From tokens to the tree of an expression, with Jinja's precedence: jinja2/parser.py (3.1.6) is the
- * referee. */
+/* Parses expressions: from tokens to a tree, with Jinja's precedence of operators. In case of doubt it does
+ * what jinja2/parser.py (3.1.6) does. */
 #include "jinja/internal.h"
 
 #define bad(p, ...) ((p)->r->line = (p)->tok.line, kq_py_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
@@ -103,7 +103,7 @@ static j_node *constant(j_parser *p, py_val v)
     j_node *n = kq_j_node(p, N_CONST, p->tok.line);
     n->value = v;
     if (v.kind == PY_STR)
-        kq_py_chars(v.s); /* counted now: a template is shared by threads */
+        kq_py_chars(v.s); /* counted now, because threads share the template later */
     return n;
 }
 
@@ -169,7 +169,7 @@ j_node *kq_j_primary(j_parser *p)
         kq_j_expect(p, T_OP, ")");
         return n;
     }
-    if (p->tok.kind == T_STRING) { /* strings side by side are one */
+    if (p->tok.kind == T_STRING) { /* neighbouring strings are one string */
         py_buf b = {0};
         n = constant(p, p->tok.value);
         kq_j_advance(p);
@@ -194,7 +194,8 @@ j_node *kq_j_primary(j_parser *p)
 
 /* ---- what follows a primary ---- */
 
-/* Arguments in parentheses into n->list, n->other and n->key. */
+/* Parse arguments in parentheses: positional ones into n->list, the values and names of the others into
+ * n->other and n->key. */
 static void arguments(j_parser *p, j_node *n)
 {
     size_t cap = 0;
@@ -206,7 +207,8 @@ static void arguments(j_parser *p, j_node *n)
                 break;
         }
         const bool named = kq_j_is_at(p, T_OP, "**");
-        if (named || kq_j_is_at(p, T_OP, "*")) { /* each once, * before **, both after the others */
+        /* * and ** may come once each, in this order, after all other arguments */
+        if (named || kq_j_is_at(p, T_OP, "*")) {
             if (n->c || (!named && n->b))
                 bad(p, "the arguments after * and ** are the last ones");
             kq_j_advance(p);
@@ -242,7 +244,7 @@ static j_node *slice_part(j_parser *p)
                : kq_j_expression(p, true);
 }
 
-/* [key], [start:stop:step] */
+/* Parse [key] or [start:stop:step] behind the expression `of`. */
 static j_node *subscript(j_parser *p, j_node *of)
 {
     const int line = p->tok.line;
@@ -317,7 +319,7 @@ static const char *dotted(j_parser *p)
     return s;
 }
 
-/* Is the filter or test known? */
+/* Remember the first filter or test that is not known. */
 static void note(j_parser *p, const j_node *n, const char *what)
 {
     if (n->op >= 0 || p->soft || p->unknown)
@@ -454,7 +456,8 @@ static j_node *sum(j_parser *p)
     }
 }
 
-/* a < b <= c: n->a, then n->list with an operand each, whose op says which comparison */
+/* Parse a chain of comparisons, a < b <= c: n->a is the first operand, n->list has the others, and the op of
+ * each says how it is compared with the one before. */
 static j_node *comparison(j_parser *p)
 {
     static const struct {
@@ -512,7 +515,7 @@ static j_node *disjunction(j_parser *p)
     return n;
 }
 
-/* a if b else c: N_COND with b, a, c */
+/* Parse an expression. With with_cond it may be `a if b else c`, which becomes N_COND with b, a, c. */
 j_node *kq_j_expression(j_parser *p, bool with_cond)
 {
     const j_node *unknown = p->unknown;
@@ -520,7 +523,7 @@ j_node *kq_j_expression(j_parser *p, bool with_cond)
     kq_j_deeper(p);
     j_node *n = disjunction(p);
     while (with_cond && kq_j_skip(p, T_NAME, "if")) {
-        p->unknown = unknown; /* what stands before the if is within it, too */
+        p->unknown = unknown; /* the expression before the if is conditional too */
         p->soft = true;
         j_node *all = binary(p, N_COND, 0, disjunction(p), n);
         if (kq_j_skip(p, T_NAME, "else"))
@@ -532,7 +535,7 @@ j_node *kq_j_expression(j_parser *p, bool with_cond)
     return n;
 }
 
-/* An expression, or several with commas: a tuple. */
+/* Parse an expression, or several with commas between them, which are a tuple. */
 j_node *kq_j_tuple(j_parser *p, bool with_cond, bool parentheses, const char *end_name)
 {
     j_node *n = kq_j_node(p, N_TUPLE, p->tok.line);

@@ -1,5 +1,5 @@
-/* Filters of lists and objects. What is a generator in Python can be walked once and has no length here
- * either. */
+/* Filters of lists and objects. A filter whose result is a generator in Python gives a value that can be
+ * walked once and has no length, so that templates behave as they do there. */
 #include "jinja/internal.h"
 
 static bool given(py_val v)
@@ -11,7 +11,8 @@ static bool yes(py_run *r, py_val v)
     return given(v) && kq_py_truth(r, v);
 }
 
-/* "a.b.0" of an item, as jinja2's make_attrgetter; attribute not given or None: the item itself. */
+/* The attribute "a.b.0" of an item, as jinja2's make_attrgetter finds it. Where no attribute is given, or
+ * None, it is the item itself. */
 py_val kq_j_attribute_of(py_run *r, py_val item, py_val attribute)
 {
     if (!given(attribute) || attribute.kind == PY_NONE)
@@ -99,8 +100,8 @@ static py_val f_sum(py_run *r, py_val x, const py_args *a)
     for (size_t i = 0; i < items->n; i++) {
         const py_val item = kq_j_attribute_of(r, items->v[i], v[0]);
         if (item.kind == PY_FLOAT)
-            kq_py_fail(r, KQ_E_UNSUPPORTED,
-                       "sum of floats"); /* Python 3.12 sums them another way than 3.11 */
+            /* Python 3.12 and 3.11 give different sums of floats */
+            kq_py_fail(r, KQ_E_UNSUPPORTED, "sum of floats");
         total = kq_py_binary(r, PY_ADD, total, item);
     }
     return total;
@@ -159,7 +160,7 @@ typedef struct keyed {
     py_val key, item;
 } keyed;
 
-/* Stable, so that equal keys stay in order. */
+/* Sort v [n] by key. The sort is stable: equal keys stay in order. spare [n] is scratch. */
 static void merge_sort(py_run *r, keyed *v, keyed *spare, size_t n, bool reverse)
 {
     const size_t half = n / 2;
@@ -194,7 +195,7 @@ static py_val f_sort(py_run *r, py_val x, const py_args *a)
     kq_py_match_args(r, "sort", a, "reverse,case_sensitive,attribute", 0, v);
     const py_list *items = kq_py_items(r, x);
     py_list *keys = kq_py_list(r, PY_LIST, items->n).l;
-    for (size_t i = 0; i < items->n; i++) { /* attribute "a,b": a list of keys */
+    for (size_t i = 0; i < items->n; i++) { /* the attribute "a,b" means that the key is a list */
         py_val key = kq_py_list(r, PY_LIST, 1);
         if (v[2].kind == PY_STR) {
             const char *s = v[2].s->p, *end = s + v[2].s->n;

@@ -1,5 +1,5 @@
-/* Filters of one value: text, numbers, JSON. jinja2/filters.py (3.1.6) is the referee; tojson is
- * transformers'. */
+/* Filters of one value: text, numbers, JSON. They do what jinja2/filters.py (3.1.6) does, except tojson,
+ * which does what transformers' own tojson does. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@ static bool given(py_val v)
     return v.kind != PY_MISSING;
 }
 
-/* soft_str: what is no string becomes one. A string marked safe stays so. */
+/* jinja2's soft_str: a value that is no string becomes one; a string that is marked safe stays so. */
 static py_val soft(py_run *r, py_val v)
 {
     if (v.kind == PY_STR)
@@ -114,7 +114,7 @@ static py_val f_length(py_run *r, py_val x, const py_args *a)
 
 /* ---- numbers ---- */
 
-/* int(text): white space around, a sign, digits with single underscores. */
+/* Python's int(text): white space around, a sign, digits with single underscores between them. */
 static bool whole_text(py_run *r, const py_str *s, int64_t *out)
 {
     const py_str *t = kq_py_strip(r, s, NULL, true, true).s;
@@ -142,7 +142,7 @@ static bool whole_text(py_run *r, const py_str *s, int64_t *out)
     return true;
 }
 
-/* float(text), but not "inf", "nan" and forms like "1." that are rare: those are refused. */
+/* Python's float(text). "inf", "nan" and rare forms like "1." are refused. */
 static bool real_text(py_run *r, const py_str *s, double *out)
 {
     const py_str *t = kq_py_strip(r, s, NULL, true, true).s;
@@ -235,7 +235,7 @@ static py_val f_round(py_run *r, py_val x, const py_args *a)
             return py_int(py_whole(x));
         if (!isfinite(x.d))
             kq_py_fail(r, KQ_E_UNSUPPORTED, "round of a number that is not finite");
-        /* correctly rounded, as Python's; read back in the same locale */
+        /* rounded correctly, as in Python, and read back in the same locale */
         snprintf(text, sizeof text, "%.*f", (int)precision, x.d);
         return py_float(strtod(text, NULL));
     }
@@ -291,7 +291,7 @@ static py_val f_indent(py_run *r, py_val x, const py_args *a)
         }
     const py_str *s = kq_py_as_str(r, x, "indent");
     kq_py_put(r, &b, s->p, s->n);
-    kq_py_put(r, &b, "\n", 1); /* so that the last line end is kept */
+    kq_py_put(r, &b, "\n", 1); /* without this the last line end would be lost */
     const py_list *lines = kq_py_splitlines(r, kq_py_buf_str(r, &b).s, false).l;
     b = (py_buf){0};
     for (size_t i = 0; i < lines->n; i++) {

@@ -10,7 +10,7 @@ static py_val strftime_now(py_run *r, const py_str *format)
 {
     py_buf b = {0};
     char text[200], directive[8];
-    /* Python's names of days and months are English unless a program asks for others */
+    /* in Python the names of days and months are English unless a program changes the locale */
     const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     bool ok = c != (locale_t)0;
     for (size_t i = 0; ok && i < format->n; i++) {
@@ -29,7 +29,7 @@ static py_val strftime_now(py_run *r, const py_str *format)
         const char d = i < format->n ? format->p[i] : 0;
         if (!d || !strchr("aAbBcCdDeFgGhHIjklmMnprRStTuUVwWxXyYzZ%", d)) {
             ok = false;
-        } else if (d != 'z' && d != 'Z') { /* a time without a zone: both are empty */
+        } else if (d != 'z' && d != 'Z') { /* %z and %Z are empty for a time without a zone */
             snprintf(directive, sizeof directive, minus ? "%%-%c" : "%%%c", d);
             if (strftime_l(text, sizeof text, directive, j_state(r)->now, c))
                 kq_py_puts(r, &b, text);
@@ -76,7 +76,7 @@ static py_val f_range(py_run *r, const py_args *a)
     return (py_val){.kind = PY_RANGE, .r = g};
 }
 
-/* dict(object or pairs, name=value...) */
+/* The function dict(object or pairs, name=value, ...). */
 static py_val f_dict(py_run *r, const py_args *a)
 {
     py_val out = kq_py_dict(r, a->n_kv);
@@ -189,7 +189,7 @@ py_val kq_j_cycler_attr(py_run *r, py_val v, const char *name)
 
 py_val kq_j_cycler_call(py_run *r, py_val v, const char *name)
 {
-    if (!name) { /* a joiner: nothing the first time */
+    if (!name) { /* the call of a joiner: an empty string the first time */
         const bool used = v.it->used;
         v.it->used = true;
         return used ? v.it->items.v[0] : kq_py_cstr(r, "");

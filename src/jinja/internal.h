@@ -1,7 +1,7 @@
-/* Inside the engine: the tree of a template, the parser, the library and a run. Not for other rooms. Values
- * and what Python does with them are in src/pyvalue/. From the bottom: library (filters, tests, functions),
- * lexer, expression, parser; then eval and exec, which call each other, because a macro is a value whose call
- * runs statements. */
+/* Inside the room: the tree of a template, the parser, the library and a run. Values, and what Python does
+ * with them, are in src/pyvalue/. The files from the bottom up: library (filters, tests, functions), lexer,
+ * expression, parser, eval, exec. eval and exec call each other, because a macro is a value whose call runs
+ * statements. */
 #ifndef KQ_JINJA_INTERNAL_H
 #define KQ_JINJA_INTERNAL_H
 
@@ -60,14 +60,14 @@ typedef struct j_body {
 } j_body;
 typedef struct j_node {
     j_type type;
-    /* py_op; FILTER, TEST: index into their table, -1: not known; MACRO, FOR: whether the body names
-     * caller, or loop */
+    /* an operator: its py_op; FILTER, TEST: the index into their table, -1: not known; MACRO: does the body
+     * name `caller`; FOR: does the body name `loop` */
     int op;
     int line;
     const char *name;         /* interned */
     py_val value;             /* CONST, DATA */
-    struct j_node *a, *b, *c; /* of what has arguments: b, c are those after * and ** */
-    /* items, positional arguments, a body; values of keyword arguments, an else body */
+    struct j_node *a, *b, *c; /* where there are arguments, b and c are those after * and ** */
+    /* list: items, positional arguments, or a body; other: values of keyword arguments, or an else body */
     j_body list, other;
     const char **key; /* names of keyword arguments, [other.n] */
 } j_node;
@@ -92,15 +92,15 @@ typedef struct j_env {
     size_t n, cap;
 } j_env;
 
-/* A render: the run of values, and where the evaluator is. */
+/* One rendering of a template: the run of its values, and where the evaluator is. */
 typedef struct j_render {
-    py_run run; /* first: a pointer to it is a pointer to the render */
+    py_run run; /* the first member: j_state turns a pointer to it into one to the render */
     int depth;  /* nodes and macros within each other */
     j_env *env;
     py_buf *sink; /* takes what is printed */
     const struct tm *now;
 } j_render;
-/* Of a run that renders; a parse has none. */
+/* The render that a run belongs to. Only a run that renders has one; a run that parses has none. */
 static inline j_render *j_state(py_run *r)
 {
     return (j_render *)(void *)r;
@@ -113,20 +113,21 @@ typedef struct j_filter_entry {
     const char *name;
     j_filter run;
 } j_filter_entry;
-/* Tables that end with a NULL name. */
+/* The tables of filters; each ends with a NULL name. */
 extern const j_filter_entry kq_j_value_filters[], kq_j_list_filters[];
 int kq_j_filter_find(const char *name); /* -1: unknown */
 py_val kq_j_filter(py_run *r, int filter, py_val v, const py_args *a);
 int kq_j_test_find(const char *name); /* -1: unknown */
 bool kq_j_test(py_run *r, int test, py_val v, const py_args *a);
-/* Those that need no other filter or test. */
+/* The same for the tests of tests.c, which need no other filter or test. */
 int kq_j_plain_test_find(const char *name);
 bool kq_j_plain_test(py_run *r, int test, py_val v, const py_args *a);
-/* "a.b.0" of an item, as jinja2's make_attrgetter; attribute MISSING or None: the item itself. */
+/* The attribute "a.b.0" of an item, as jinja2's make_attrgetter finds it. attribute MISSING or None: the item
+ * itself. */
 py_val kq_j_attribute_of(py_run *r, py_val item, py_val attribute);
 int kq_j_function_find(const char *name); /* -1: unknown */
 py_val kq_j_call_function(py_run *r, int function, const py_args *a);
-/* A cycler's and a loop's attributes and methods. A joiner's call has no name: NULL. */
+/* Attributes and methods of a cycler and of a loop. name NULL: the call of a joiner. */
 py_val kq_j_cycler_attr(py_run *r, py_val v, const char *name);
 py_val kq_j_cycler_call(py_run *r, py_val v, const char *name);
 py_val kq_j_loop_attr(py_run *r, py_val loop, const char *name);
@@ -153,7 +154,7 @@ typedef enum j_tok_kind {
     T_FLOAT,
     T_OP
 } j_tok_kind;
-/* name: NAME, OP; interned */
+/* One token of a template. name: of NAME and OP, interned. */
 typedef struct j_tok {
     j_tok_kind kind;
     int line;
@@ -169,11 +170,12 @@ typedef struct j_parser {
     int n_closing;
     j_tok tok, next;
     bool has_next;
-    int nesting, loops; /* loops: for statements around that break may leave */
+    int nesting, loops; /* loops: how many for statements around it break may leave */
     bool names_caller;
-    /* within an if: a filter or test that is not known fails only when it is run, as in jinja2 */
+    /* inside an if: a filter or test that is not known fails only when it is run, as in jinja2 */
     bool soft;
-    const j_node *unknown; /* the first one elsewhere, NULL: none; what: "filter" or "test" */
+    const j_node *unknown; /* the first filter or test outside an if that is not known, NULL: none; what:
+                              "filter" or "test" */
     const char *unknown_what;
     struct {
         const char **v;
@@ -199,8 +201,8 @@ j_node *kq_j_tuple(j_parser *p, bool with_cond, bool parentheses, const char *en
 j_node *kq_j_primary(j_parser *p);
 j_node *kq_j_filters(j_parser *p, j_node *node, bool start_inline);
 
-/* Fail if the filter or test of a node is not known: when the node runs, or when it is parsed outside an if.
- */
+/* Fail if the filter or test of a node is not known. Called when the node runs, or when it is parsed outside
+ * an if. */
 void kq_j_known(py_run *r, const j_node *n, const char *what);
 
 /* ---- eval.c, exec.c ---- */

@@ -1,10 +1,10 @@
-/* From the source to tokens, as jinja2's lexer does with trim_blocks and lstrip_blocks: jinja2/lexer.py
- * (3.1.6) is the referee. */
+/* Cuts the source into tokens, as jinja2's lexer does with trim_blocks and lstrip_blocks. In case of doubt it
+ * does what jinja2/lexer.py (3.1.6) does. */
 #include <stdlib.h>
 
 #include "jinja/internal.h"
 
-/* BEFORE: data has been given, the begin comes next */
+/* BEFORE_...: the text before a tag has been given, and the tag's beginning is the next token */
 enum { ROOT, IN_BLOCK, IN_VAR, BEFORE_BLOCK, BEFORE_VAR };
 
 #define bad(p, ...) ((p)->r->line = (p)->line, kq_py_fail((p)->r, KQ_E_FORMAT, __VA_ARGS__))
@@ -25,7 +25,8 @@ const char *kq_j_intern(j_parser *p, const char *s, size_t n)
     return p->names[h].v[p->names[h].n++] = copy;
 }
 
-/* Line ends become "\n"; one at the very end is dropped (keep_trailing_newline is false). */
+/* Begin with a source. Line ends become "\n"; one at the very end is dropped (keep_trailing_newline is
+ * false). */
 void kq_j_lex_start(j_parser *p, const char *source, size_t size)
 {
     char *copy = kq_py_alloc(p->r, size + 1, 1);
@@ -82,8 +83,8 @@ static bool starts(const j_parser *p, const char *s, const char *with)
     return (size_t)(p->end - s) >= n && !memcmp(s, with, n);
 }
 
-/* The end of a tag ("%}", "}}" or "#}") at s, with its sign and the white space that goes with it; NULL:
- * none here. */
+/* The end of a tag ("%}", "}}" or "#}") at s: the position behind it, its sign and the white space that is
+ * dropped with it. NULL: no tag ends here. */
 static const char *tag_end(const j_parser *p, const char *s, const char *close, bool block)
 {
     const bool minus = s < p->end && *s == '-', plus = block && s < p->end && *s == '+';
@@ -95,7 +96,7 @@ static const char *tag_end(const j_parser *p, const char *s, const char *close, 
     return block && !plus && s < p->end && *s == '\n' ? s + 1 : s;
 }
 
-/* Whether a tag {% WORD %} begins at s; *sign: '-', '+' or 0, *after: behind the word. */
+/* Does a tag {% WORD %} begin at s? *sign: its '-', '+' or 0; *after: the position behind the word. */
 static bool word_tag(const j_parser *p, const char *s, const char *word, char *sign, const char **after)
 {
     if (!starts(p, s, "{%"))
@@ -109,7 +110,7 @@ static bool word_tag(const j_parser *p, const char *s, const char *word, char *s
     return true;
 }
 
-/* The end of the text before a tag, after what its sign or lstrip_blocks take away. */
+/* The end of the text before a tag, without the white space that the tag's sign or lstrip_blocks remove. */
 static const char *stripped(const j_parser *p, const char *text, const char *end, char sign, bool variable)
 {
     if (sign == '-')
@@ -139,7 +140,7 @@ static void skip_comment(j_parser *p)
     consume(p, tag_end(p, s > p->at && (s[-1] == '-' || s[-1] == '+') ? s - 1 : s, "#}", true));
 }
 
-/* The text of {% raw %}, up to its end. */
+/* The text between {% raw %} and {% endraw %}. */
 static j_tok raw_text(j_parser *p)
 {
     const int line = p->line;
@@ -221,7 +222,7 @@ static void put_cp(j_parser *p, py_buf *b, uint32_t cp)
     kq_py_put(p->r, b, out, kq_utf8_put(cp, out));
 }
 
-/* One escape as Python's unicode-escape reads it; s is behind the backslash. */
+/* Read one escape as Python's unicode-escape does; s is behind the backslash. Returns where it ends. */
 static const char *escape(j_parser *p, py_buf *b, const char *s, const char *end)
 {
     static const char from[] = "\\'\"abfnrtv", to[] = "\\'\"\a\b\f\n\r\t\v";
@@ -253,7 +254,7 @@ static const char *escape(j_parser *p, py_buf *b, const char *s, const char *end
     }
     if (*s == 'N' || (unsigned char)*s >= 0x80)
         kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a string has an escape that kronq does not read");
-    kq_py_put(p->r, b, "\\", 1); /* unknown ones stay */
+    kq_py_put(p->r, b, "\\", 1); /* an escape that is not known stays as it is */
     kq_py_put(p->r, b, s, 1);
     return s + 1;
 }
@@ -281,7 +282,7 @@ static bool digit(char c)
     return c >= '0' && c <= '9';
 }
 
-/* digits with single underscores between them */
+/* The end of the digits at s, which may have single underscores between them. */
 static const char *digits(const j_parser *p, const char *s)
 {
     while (s < p->end &&
@@ -299,7 +300,7 @@ static j_tok number_token(j_parser *p)
     bool real = false;
     if (*start == '0' && start + 1 < p->end && strchr("xXoObB", start[1]))
         kq_py_fail(p->r, KQ_E_UNSUPPORTED, "a number that is not decimal");
-    if (!(start > p->s && start[-1] == '.')) { /* x.1.2 */
+    if (!(start > p->s && start[-1] == '.')) { /* no fraction in x.1.2, which is an item of an item */
         const char *fraction = end;
         if (end + 1 < p->end && *end == '.' && digit(end[1]))
             fraction = digits(p, end + 1);

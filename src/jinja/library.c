@@ -1,6 +1,6 @@
-/* Filters and tests by name: the parser and the evaluator ask here. The filters that run another filter or a
- * test for each item, and the tests that ask whether a name is known, stand here too, because they need the
- * whole library. */
+/* Finds filters and tests by name, for the parser and the evaluator. Filters that run another filter or a
+ * test for each item are here too, and so are tests that ask whether a name is known: they need the whole
+ * library. */
 #include "jinja/internal.h"
 
 static bool given(py_val v)
@@ -95,7 +95,7 @@ static const j_filter_entry own_filters[] = {
     {"select", f_select}, {"selectattr", f_selectattr}, {NULL, NULL},
 };
 
-/* A filter's number counts through the three tables. */
+/* A filter's number is its position in these three tables, counted through. */
 static const j_filter_entry *const filter_tables[] = {kq_j_value_filters, kq_j_list_filters, own_filters};
 enum { N_TABLES = sizeof filter_tables / sizeof *filter_tables };
 
@@ -121,7 +121,7 @@ py_val kq_j_filter(py_run *r, int filter, py_val v, const py_args *a)
 
 /* ---- tests ---- */
 
-enum { IS_FILTER = 1000, IS_TEST }; /* their numbers, beyond those of tests.c */
+enum { IS_FILTER = 1000, IS_TEST }; /* the numbers of two more tests, above those of tests.c */
 
 int kq_j_test_find(const char *name)
 {
@@ -139,5 +139,5 @@ bool kq_j_test(py_run *r, int test, py_val v, const py_args *a)
     const char *name = name_of(r, v, what);
     if ((test == IS_FILTER ? kq_j_filter_find(name) : kq_j_test_find(name)) < 0)
         kq_py_fail(r, KQ_E_UNSUPPORTED, "'is %s' of a name that is not known here", what);
-    return true; /* jinja2 knows more filters than this engine: false is never certain */
+    return true; /* never false: jinja2 knows more filters and tests than this engine */
 }

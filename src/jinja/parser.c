@@ -1,4 +1,4 @@
-/* From tokens to the tree of a template: statements. */
+/* Parses statements: from tokens to the tree of a whole template. Expressions are parsed by expression.c. */
 #include <stdio.h>
 
 #include "jinja/internal.h"
@@ -8,8 +8,8 @@
 
 static j_node *statement(j_parser *p);
 
-/* Everything up to a tag with one of the end names (NULL-terminated; NULL: to the end of the template).
- * The tag's name is the current token then. */
+/* Parse everything up to a tag with one of the names `ends` (its last entry is NULL; NULL: to the end of the
+ * template). Afterwards the tag's name is the current token. */
 static void body(j_parser *p, j_body *out, const char *const *ends)
 {
     kq_j_deeper(p);
@@ -49,7 +49,8 @@ static void body(j_parser *p, j_body *out, const char *const *ends)
     }
 }
 
-/* The body of a statement: behind its tag, up to the end tag, whose name it takes. soft: it is an if's. */
+/* Parse the body of a statement, from behind its tag to the end tag, whose name is consumed. soft: the
+ * statement is an if. */
 static const char *inner(j_parser *p, j_body *out, bool soft, const char *end, const char *end2,
                          const char *end3)
 {
@@ -63,7 +64,7 @@ static const char *inner(j_parser *p, j_body *out, bool soft, const char *end, c
     return kq_j_expect_name(p);
 }
 
-/* The same where break may not leave: the body becomes a string, or is a function's. */
+/* Parse a body that break cannot leave, because it becomes a string or belongs to a function. */
 static void closed_inner(j_parser *p, j_body *out, const char *end)
 {
     const int loops = p->loops;
@@ -85,7 +86,7 @@ static j_node *store_name(j_parser *p)
     return n;
 }
 
-/* name, namespace.attribute, or several with commas */
+/* Parse what a value is assigned to: a name, namespace.attribute, or several names with commas. */
 static j_node *target(j_parser *p, bool with_namespace, const char *end_name)
 {
     j_node *all = kq_j_node(p, N_TUPLE, p->tok.line);
@@ -118,7 +119,7 @@ static j_node *target(j_parser *p, bool with_namespace, const char *end_name)
     return several ? all : all->list.v[0];
 }
 
-/* Filters of a block. */
+/* Parse the filters of a block. */
 static j_node *hard_filters(j_parser *p, bool start_inline)
 {
     const bool soft = p->soft;
@@ -142,7 +143,8 @@ static j_node *set(j_parser *p, int line)
     return n;
 }
 
-/* n->op: the body names loop; n->key: the names that the filter reads, up to a NULL */
+/* Parse a for statement. n->op: does the body name `loop`; n->key: the names that the filter reads, ended by
+ * NULL. */
 static j_node *for_loop(j_parser *p, int line)
 {
     j_node *n = kq_j_node(p, N_FOR, line);
@@ -172,7 +174,7 @@ static j_node *for_loop(j_parser *p, int line)
     return n;
 }
 
-/* elif is the next test: n->c */
+/* Parse an if statement. n->c is the next test, that of elif. */
 static j_node *if_else(j_parser *p, int line)
 {
     j_node *first = kq_j_node(p, N_IF, line);
@@ -190,7 +192,7 @@ static j_node *if_else(j_parser *p, int line)
     }
 }
 
-/* Parameters and their defaults: list, other (of the last ones). */
+/* Parse the parameters of a function into n->list, and the defaults of the last ones into n->other. */
 static j_node *signature(j_parser *p)
 {
     j_node *n = kq_j_node(p, N_LIST, p->tok.line);
@@ -213,7 +215,7 @@ static j_node *signature(j_parser *p)
     return n;
 }
 
-/* The body of a function; n->op: whether it names caller. */
+/* Parse the body of a function. n->op: does it name `caller`. */
 static void function_body(j_parser *p, j_node *n, const char *end)
 {
     const bool outer = p->names_caller;

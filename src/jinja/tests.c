@@ -1,4 +1,4 @@
-/* Tests: what stands behind "is". jinja2/tests.py (3.1.6) is the referee. */
+/* Tests: what stands behind "is" in an expression. They do what jinja2/tests.py (3.1.6) does. */
 #include "jinja/internal.h"
 
 static void none(py_run *r, const py_args *a, const char *what)
@@ -14,7 +14,7 @@ static py_val operand(py_run *r, const py_args *a, const char *what)
     return v[0];
 }
 
-/* Tests that look at the value's type alone. */
+/* The tests that depend on the value's type alone. */
 static bool type_test(py_run *r, const char *name, py_val v)
 {
     const py_kind k = v.kind;
@@ -57,7 +57,8 @@ static bool is_case(py_run *r, py_val v, bool upper)
     return kq_py_all_case(r, kq_py_text(r, v), upper);
 }
 
-/* The table: kind 't': by type alone; 'c': a comparison (op); else a letter of its own. */
+/* The table of tests. Kind 't': by type alone; 'c': a comparison, by op; every other test has a letter of its
+ * own. */
 static const struct {
     const char *name;
     char kind;

@@ -1,4 +1,4 @@
-/* The arguments of a call, matched with the names of a function's parameters as Python matches them. */
+/* Matches the arguments of a call with the parameters of a function, as Python does. */
 #include "pyvalue/args.h"
 
 #include <string.h>

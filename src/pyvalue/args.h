@@ -1,10 +1,10 @@
-/* Arguments of a call. */
+/* The arguments of a call of a filter, test, function or method. */
 #ifndef KQ_PYVALUE_ARGS_H
 #define KQ_PYVALUE_ARGS_H
 
 #include "pyvalue/value.h"
 
-/* v [n]: by position; kv [n_kv]: by name, key [n_kv]. */
+/* v [n]: the arguments by position; key [n_kv] and kv [n_kv]: the names and values of those by name. */
 typedef struct py_args {
     py_val *v;
     size_t n;
@@ -13,9 +13,9 @@ typedef struct py_args {
     size_t n_kv;
 } py_args;
 
-/* Match the arguments with the parameters "a,b,c": v [their number]. Those that are not given are MISSING.
- * Fails on too many, unknown or missing ones: the first `required` must be there. what: the function, for
- * messages. */
+/* Match the arguments with the parameters "a,b,c". v [number of parameters] gets their values; MISSING stands
+ * for those that are not given. Fails when there are too many arguments, one with an unknown name, or when
+ * one of the first `required` parameters is missing. what: the function, for messages. */
 void kq_py_match_args(py_run *r, const char *what, const py_args *a, const char *names, size_t required,
                       py_val *v);
 /* The value as an integer, or as a string that is not marked safe; fails on any other type. */

@@ -1,4 +1,4 @@
-/* The table behind kq_py_special_case_of. */
+/* The table that kq_py_special_case_of searches. */
 #ifndef KQ_PYVALUE_CASE_TABLE_H
 #define KQ_PYVALUE_CASE_TABLE_H
 

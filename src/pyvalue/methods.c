@@ -1,4 +1,5 @@
-/* Methods of strings, lists and objects, as Python has them. */
+/* Methods of strings, lists and objects, as Python has them. A method of Python's that is not built here is
+ * refused by name, so that a template never gets a wrong answer. */
 #include "pyvalue/methods.h"
 
 #include <string.h>
@@ -103,7 +104,7 @@ static py_val split_space(py_run *r, const py_str *s, int64_t most)
         if (at == s->n)
             return out;
         const size_t start = at;
-        if (most-- == 0) { /* the rest, without the white space at its end */
+        if (most-- == 0) { /* the rest of the text is the last item, without the white space at its end */
             const py_str rest = {s->p + start, s->n - start, SIZE_MAX};
             kq_py_push(r, out.l, kq_py_strip(r, &rest, NULL, false, true));
             return out;
@@ -189,8 +190,8 @@ static py_val partition(py_run *r, const py_str *s, const py_str *by, bool right
     return out;
 }
 
-/* isdigit, isalpha, isspace, isalnum. Beyond ASCII only letters and white space are known: another character
- * fails. */
+/* The methods isdigit, isalpha, isspace and isalnum. Of the characters beyond ASCII only letters and white
+ * space are known; any other one is refused. */
 static bool all_of(py_run *r, const py_str *s, const char *name)
 {
     size_t size;
@@ -209,7 +210,7 @@ static bool all_of(py_run *r, const py_str *s, const char *name)
     return s->n > 0;
 }
 
-/* "{} {0} {name}".format(...), without conversions and format specs */
+/* "{} {0} {name}".format(...), without conversions ("!r") and format specifications (":>8"). */
 static py_val format(py_run *r, const py_str *s, const py_args *a)
 {
     py_buf b = {0};
@@ -276,7 +277,7 @@ static py_val str_method(py_run *r, const py_str *s, const char *name, const py_
     py_val v[3];
     if (a->n_kv && strcmp(name, "split") && strcmp(name, "rsplit") && strcmp(name, "splitlines") &&
         strcmp(name, "format"))
-        py_type_error(r, "%s takes no arguments by name", name); /* as in Python up to 3.12 */
+        py_type_error(r, "%s takes no arguments by name", name); /* Python up to 3.12 has none either */
     if (!strcmp(name, "strip") || !strcmp(name, "lstrip") || !strcmp(name, "rstrip"))
         return strip(r, s, a, name);
     if (!strcmp(name, "split") || !strcmp(name, "rsplit"))

@@ -1,4 +1,5 @@
-/* Arithmetic and comparison of values, as Python does it. Integers beyond 64 bits are refused. */
+/* Arithmetic and comparison of values, as Python does it. Python's integers have no bound; here a result
+ * beyond 64 bits is refused. */
 #include "pyvalue/ops.h"
 
 #include <math.h>
@@ -280,7 +281,7 @@ static const char *fixed(py_run *r, py_buf *b, const char *s, const char *end, p
     snprintf(text, sizeof text, "%.*f", precision, d);
     for (char *c = text; *c; c++)
         if (!(*c >= '0' && *c <= '9') && *c != '-')
-            *c = '.'; /* the locale's decimal point, one byte in all of glibc's locales that are not exotic */
+            *c = '.'; /* the locale's decimal point, which is one byte in nearly all locales */
     kq_py_puts(r, b, text);
     return s + 1;
 }

@@ -38,7 +38,8 @@ py_val kq_py_buf_str(py_run *r, const py_buf *b)
 
 /* ---- numbers ---- */
 
-/* Digits and exponent of the shortest decimal that reads back as d (> 0): 0.d1d2... * 10^*point. */
+/* The shortest decimal that reads back as d (> 0), as 0.d1d2... * 10^*point: its digits, whose number is
+ * returned, and *point. */
 static int shortest(double d, char digits[20], int *point)
 {
     char text[40];
@@ -49,7 +50,7 @@ static int shortest(double d, char digits[20], int *point)
             break;
     }
     for (const char *s = text; *s && *s != 'e'; s++)
-        if (*s >= '0' && *s <= '9') /* whatever the locale's decimal point is */
+        if (*s >= '0' && *s <= '9') /* this leaves out the decimal point, whatever it is in the locale */
             digits[n++] = *s;
     *point = atoi(strchr(text, 'e') + 1) + 1;
     while (n > 1 && digits[n - 1] == '0')
@@ -102,8 +103,8 @@ void kq_py_float_text(double d, char out[40])
 
 bool kq_py_parse_float(const char *p, size_t n, double *out)
 {
-    while (n > 1 && p[0] == '0' && p[1] >= '0' &&
-           p[1] <= '9') { /* jansson wants JSON's form, and knows the locale's decimal point */
+    /* jansson converts it, because it knows the locale's decimal point; JSON has no leading zeros */
+    while (n > 1 && p[0] == '0' && p[1] >= '0' && p[1] <= '9') {
         p++;
         n--;
     }
@@ -289,7 +290,8 @@ static py_val sorted_keys(py_run *r, py_val dict)
 {
     const py_list keys = {dict.m->key, dict.m->n, dict.m->n};
     py_list *sorted = kq_py_list(r, PY_LIST, keys.n).l;
-    for (size_t i = 0; i < keys.n; i++) { /* insertion keeps equal ones in order; objects are small */
+    /* insertion sort, which keeps equal keys in order; objects are small */
+    for (size_t i = 0; i < keys.n; i++) {
         size_t at = sorted->n;
         kq_py_push(r, sorted, keys.v[i]);
         while (at && kq_py_less(r, keys.v[i], sorted->v[at - 1])) {

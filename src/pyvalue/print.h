@@ -17,17 +17,18 @@ py_val kq_py_buf_str(py_run *r, const py_buf *b);    /* the text as a value */
 
 const py_str *kq_py_text(py_run *r, py_val v); /* str(v) */
 
-/* json.dumps: indent NULL: one line; item and key: the separators behind an item and behind a key. */
+/* How json.dumps writes. indent NULL: on one line; item and key: the separators behind an item and behind a
+ * key. */
 typedef struct py_dump {
     bool ascii, sort;
     const py_str *indent, *item, *key;
 } py_dump;
-/* level: of indentation at which v begins, 0 at first */
+/* Append v as json.dumps writes it. level: the depth of indentation at which v begins; callers give 0. */
 void kq_py_dump(py_run *r, py_buf *b, py_val v, const py_dump *how, size_t level);
 
-/* repr(d), whatever the locale. */
+/* Python's repr(d) into out, whatever the locale. */
 void kq_py_float_text(double d, char out[40]);
-/* Digits [. digits] [e digits], whatever the locale. False: something else. */
+/* Read p [n] as digits [. digits] [e digits], whatever the locale. False: it is something else. */
 bool kq_py_parse_float(const char *p, size_t n, double *out);
 
 #endif

@@ -1,5 +1,5 @@
-/* The arena of a run, its bounds, and the way out of it. A bound is checked where memory is taken or text is
- * walked, so that no function of a value can be made slow or large by a hostile template or message. */
+/* The arena of a run, its bounds, and the way out of it. Bounds are checked where memory is taken and where
+ * text is walked, so that a hostile template or message cannot make any function slow or large. */
 #include "pyvalue/run.h"
 
 #include <stdarg.h>
@@ -53,7 +53,7 @@ void *kq_py_alloc(py_run *r, size_t n, size_t size)
         if (block == BLOCK || !a->head) {
             b->next = a->head;
             a->head = b;
-        } else { /* a large one goes behind the one that is being filled */
+        } else { /* a block for one large value is put behind the block that is being filled */
             b->next = a->head->next;
             a->head->next = b;
             b->used = size;

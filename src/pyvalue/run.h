@@ -9,13 +9,14 @@
 
 #include "base/error.h"
 
-enum { /* bounds: a hit is an error, KQ_E_ARG */
-       /* steps of a run: nodes run, values made, and 64 bytes copied or searched count one each: one to three
-          seconds */
-       KQ_PY_MAX_STEPS = 50000000,
-       KQ_PY_MAX_MEMORY = 256 << 20, /* bytes of all values of one run */
-       KQ_PY_MAX_OUTPUT = 32 << 20,  /* bytes of any one string */
-       KQ_PY_MAX_VALUE_DEPTH = 200   /* lists and objects within each other */
+/* Bounds of a run; passing one is an error, KQ_E_ARG. */
+enum {
+    /* steps: a node that is run, a value that is made, and 64 bytes that are copied or searched count one
+     * each; so many steps take one to three seconds */
+    KQ_PY_MAX_STEPS = 50000000,
+    KQ_PY_MAX_MEMORY = 256 << 20, /* bytes of all values of one run */
+    KQ_PY_MAX_OUTPUT = 32 << 20,  /* bytes of any one string */
+    KQ_PY_MAX_VALUE_DEPTH = 200   /* lists and objects within each other */
 };
 
 typedef struct py_arena {
@@ -33,7 +34,7 @@ typedef struct py_run {
     const char *name;        /* of the template, for messages */
     int line;                /* where the run is in it, for messages */
     size_t steps;            /* left */
-    bool (*stop)(void *ctx); /* asked every thousandth of a second or so; true ends the run. NULL: none */
+    bool (*stop)(void *ctx); /* asked about every thousandth of a second; true ends the run; may be NULL */
     void *stop_ctx;
     int value_depth; /* lists and objects around the value that is being walked */
 } py_run;
@@ -42,18 +43,18 @@ typedef struct py_run {
 void kq_py_fail(py_run *r, kq_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4), noreturn));
 #define py_type_error(r, ...) kq_py_fail(r, KQ_E_ARG, __VA_ARGS__)
-/* n elements of size bytes, cleared. */
+/* n elements of `size` bytes from the arena, cleared to zero. */
 void *kq_py_alloc(py_run *r, size_t n, size_t size);
 /* *block (a pointer to a pointer) afterwards holds at least n + 1 elements; the first n are kept. */
 void kq_py_grow(py_run *r, void *block, size_t *cap, size_t n, size_t size);
 void kq_py_arena_free(py_arena *a);
-/* Count steps; fails when none are left, and when the owner wants to stop. */
+/* Count steps. Fails when none are left, and when the owner wants to stop. */
 void kq_py_spend(py_run *r, size_t steps);
 static inline void py_tick(py_run *r)
 {
     kq_py_spend(r, 1);
 }
-/* Go one level deeper in a value, and back. */
+/* Go one level deeper into a value, and back. Too many levels fail. */
 void kq_py_enter(py_run *r);
 static inline void py_leave(py_run *r)
 {

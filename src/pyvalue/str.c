@@ -1,5 +1,5 @@
-/* Strings by code points: lengths, white space, upper and lower case, lines and replacing, as Python's str
- * has them. */
+/* What Python's str does with a text, by code points: lengths, white space, upper and lower case, lines and
+ * replacing. Filters and methods share it. */
 #include "pyvalue/str.h"
 
 #include <string.h>
@@ -64,7 +64,7 @@ static void put_case(py_run *r, py_buf *b, uint32_t cp, py_case how)
 {
     char out[4];
     if (how == PY_LOWER) {
-        if (cp == 0x3a3) /* its lower case depends on what stands around it */
+        if (cp == 0x3a3) /* the lower case of a sigma depends on the characters around it */
             kq_py_fail(r, KQ_E_UNSUPPORTED, "the lower case of U+03A3 is not supported");
         if (cp == 0x130) {
             kq_py_puts(r, b, "i\xcc\x87");
@@ -107,7 +107,7 @@ py_val kq_py_case(py_run *r, const py_str *s, py_case how)
             put_case(r, &b, cp, start ? PY_TITLE : PY_LOWER);
             start = case_of(r, cp) == UNCASED;
             break;
-        case PY_FILTER_TITLE: /* item[0].upper() + item[1:].lower(), a run of breaks being an item too */
+        case PY_FILTER_TITLE: /* item[0].upper() + item[1:].lower(); a run of word breaks is an item too */
             put_case(r, &b, cp, start ? PY_UPPER : PY_LOWER);
             start = word_break(cp);
         }
@@ -150,7 +150,7 @@ py_val kq_py_replace(py_run *r, const py_str *s, const py_str *old, const py_str
 {
     py_buf b = {0};
     size_t at = 0, size;
-    if (!old->n) { /* between all characters */
+    if (!old->n) { /* an empty `old` stands between all characters */
         while (count--) {
             kq_py_put(r, &b, by->p, by->n);
             if (at == s->n)

@@ -1,5 +1,6 @@
-/* What Python's str knows about a character, out of utf8proc's tables. Python 3.11 has Unicode 14 and
- * utf8proc may have a later version: characters that a later version has added differ. */
+/* What Python's str knows about a character, taken from utf8proc's tables. Python 3.11 has Unicode 14.
+ * utf8proc may have a later version; the answers then differ for characters that the later version
+ * has added. */
 #include "pyvalue/unicode.h"
 
 #include <utf8proc.h>

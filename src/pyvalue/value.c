@@ -1,5 +1,6 @@
-/* Values: making them, from JSON, truth, equality, order, iteration. Objects keep their entries in the order
- * of insertion and are searched from the front: those of messages and tools are small. */
+/* Values: making them, also from JSON; their truth, equality and order; iterating over them. An object keeps
+ * its entries in the order of insertion and is searched from the front, because objects in messages and tools
+ * are small. */
 #include "pyvalue/value.h"
 
 #include <string.h>
@@ -36,7 +37,8 @@ size_t kq_py_chars(const py_str *s)
         return s->chars;
     for (size_t i = 0; i < s->n; i++)
         n += ((unsigned char)s->p[i] & 0xc0) != 0x80;
-    /* strings of a run belong to one thread; constants of a template are counted when they are made */
+    /* no race: a run's strings belong to one thread, and a template's constants were counted when they were
+     * made */
     ((py_str *)s)->chars = n;
     return n;
 }
@@ -142,7 +144,7 @@ py_val kq_py_from_json(py_run *r, const json_t *v)
     case JSON_TRUE:
     case JSON_FALSE: out = py_bool(json_is_true(v)); break;
     case JSON_INTEGER: out = py_int(json_integer_value(v)); break;
-    case JSON_REAL: /* an integer of Python's beyond 64 bits comes as a real too, without its digits */
+    case JSON_REAL: /* an integer beyond 64 bits was read as a real and has lost its digits (format/json.h) */
         if (!(json_real_value(v) > -0x1p63 && json_real_value(v) < 0x1p63))
             kq_py_fail(r, KQ_E_UNSUPPORTED, "a number of the messages, tools or arguments is beyond 64 bits");
         out = py_float(json_real_value(v));
@@ -218,7 +220,7 @@ static bool dicts_equal(py_run *r, const py_dict *a, const py_dict *b)
     return a->n == b->n;
 }
 
-/* int and float as Python compares them: exactly. -1, 0, 1; 2: NaN. */
+/* Compare an int or float with another exactly, as Python does. Returns -1, 0 or 1; 2: one is NaN. */
 static int order_numbers(py_val a, py_val b)
 {
     if (a.kind != PY_FLOAT && b.kind != PY_FLOAT)
@@ -258,7 +260,7 @@ bool kq_py_equal(py_run *r, py_val a, py_val b)
 
 static int order_text(const py_str *a, const py_str *b)
 {
-    /* of UTF-8, the order of code points */
+    /* the order of the bytes of UTF-8 is the order of the code points */
     const int c = memcmp(a->p, b->p, a->n < b->n ? a->n : b->n);
     return c ? c : (a->n > b->n) - (a->n < b->n);
 }
@@ -284,7 +286,8 @@ bool kq_py_less(py_run *r, py_val a, py_val b)
     return less;
 }
 
-/* Every place that is compared is paid for, so that no text and no pattern make it slow. */
+/* Every position that is compared counts as steps, so that no text and no pattern can make the
+ * search slow. */
 const char *kq_py_find(py_run *r, const char *s, size_t n, const py_str *what)
 {
     if (!what->n)

@@ -1,6 +1,6 @@
-/* Python's values, as far as Jinja templates of chat models see them: numbers, strings, lists, tuples,
- * objects, ranges, views, generators. The kinds of the template language itself (loops, macros, functions)
- * are kinds of values too; what they do belongs to the jinja room. */
+/* Python's values, as far as the Jinja templates of chat models see them: numbers, strings, lists, tuples,
+ * objects, ranges, views, generators. The template language's own kinds (loops, macros, functions) are kinds
+ * of values too, but what they do is in the jinja room. */
 #ifndef KQ_PYVALUE_VALUE_H
 #define KQ_PYVALUE_VALUE_H
 
@@ -9,7 +9,7 @@
 #include "pyvalue/run.h"
 
 typedef enum py_kind {
-    PY_MISSING, /* no value at all: an argument that was not given. Templates never see it */
+    PY_MISSING, /* no value: an argument that was not given. Templates never see it */
     PY_UNDEFINED,
     PY_NONE,
     PY_BOOL,
@@ -21,7 +21,7 @@ typedef enum py_kind {
     PY_DICT,
     PY_RANGE,
     PY_VIEW, /* d.items(), d.keys(), d.values() */
-    PY_ITER, /* a generator or iterator of Python's: walked once; it has no length */
+    PY_ITER, /* a generator or iterator: it is walked once and has no length */
     PY_NAMESPACE,
     PY_LOOP,
     PY_MACRO,
@@ -31,7 +31,7 @@ typedef enum py_kind {
     PY_JOINER
 } py_kind;
 
-/* valid UTF-8; chars: code points, SIZE_MAX before they are counted */
+/* A text in valid UTF-8. chars: its number of code points, SIZE_MAX before they are counted. */
 typedef struct py_str {
     const char *p;
     size_t n;
@@ -40,7 +40,7 @@ typedef struct py_str {
 
 typedef struct py_val {
     py_kind kind;
-    /* STR: Markup (after |safe or |escape); UNDEFINED: an attribute that the sandbox hides */
+    /* STR: it is marked safe (after |safe or |escape); UNDEFINED: the sandbox hides this attribute */
     bool safe;
     union {
         bool b;
@@ -56,7 +56,7 @@ typedef struct py_val {
         struct py_macro *macro;
         struct py_method *method;
         int function;
-        const char *why; /* UNDEFINED: a name, for messages; NULL: none */
+        const char *why; /* UNDEFINED: the name of what is undefined, for messages; NULL: none */
     };
 } py_val;
 
@@ -80,7 +80,7 @@ typedef struct py_iter {
     size_t at;
     bool used;
 } py_iter;
-/* changed: the arguments of the last loop.changed() */
+/* A loop's variable `loop`. changed: the arguments of the last loop.changed(). */
 typedef struct py_loop {
     const py_list *items;
     size_t i;
@@ -141,8 +141,8 @@ py_val kq_py_cstr(py_run *r, const char *p);     /* a literal */
 bool kq_py_equals_text(py_val v, const char *s); /* the string s */
 size_t kq_py_chars(const py_str *s);             /* code points; counted once */
 const char *kq_py_type_name(py_val v);           /* as Python says it */
-/* Fail on a string that is marked safe, where Python would escape what is joined with it: what says what is
- * done. */
+/* Fail on a string that is marked safe, where Python would escape what is joined with it. what: the
+ * operation, for messages. */
 void kq_py_not_safe(py_run *r, py_val v, const char *what);
 
 /* ---- lists and objects ---- */
@@ -151,24 +151,24 @@ py_val kq_py_list(py_run *r, py_kind kind, size_t cap);
 void kq_py_push(py_run *r, py_list *l, py_val v);
 py_val kq_py_pair(py_run *r, py_val a, py_val b); /* a tuple */
 py_val kq_py_dict(py_run *r, size_t cap);
-/* An old entry of this key is replaced; unhashable keys fail. */
+/* Set an entry. An old entry with this key is replaced; a key that cannot be hashed in Python fails. */
 void kq_py_dict_set(py_run *r, py_dict *d, py_val key, py_val value);
 const py_val *kq_py_dict_get(py_run *r, const py_dict *d, py_val key); /* NULL: not there */
-/* Strings of v are kept, not copied: v must outlive the run. */
+/* A value from JSON. The strings of v are not copied, so v must outlive the run. */
 py_val kq_py_from_json(py_run *r, const json_t *v);
 
 /* ---- truth, equality, order ---- */
 
 bool kq_py_truth(py_run *r, py_val v);
 bool kq_py_equal(py_run *r, py_val a, py_val b);
-bool kq_py_less(py_run *r, py_val a, py_val b); /* a < b; what has no order fails */
-/* The first occurrence of what in s [n]; NULL: not there. */
+bool kq_py_less(py_run *r, py_val a, py_val b); /* a < b; values without an order fail */
+/* The first occurrence of `what` in s [n]; NULL: there is none. */
 const char *kq_py_find(py_run *r, const char *s, size_t n, const py_str *what);
 bool kq_py_contains(py_run *r, py_val in, py_val what);
 
 /* ---- iterating ---- */
 
-/* The items; what cannot be iterated fails. A generator (ITER) gives them once. */
+/* The items of a value; a value that cannot be iterated fails. A generator (ITER) gives its items once. */
 const py_list *kq_py_items(py_run *r, py_val v);
 py_list *kq_py_list_of(py_run *r, py_val v); /* a fresh list of them */
 int64_t kq_py_length(py_run *r, py_val v);
