@@ -1,6 +1,6 @@
-/* A conversation through the model's own template, as transformers' apply_chat_template does it
- * (tokenization_utils_base.py and utils/chat_template_utils.py of 5.23): which template, what it sees,
- * and where a prefilled answer ends. */
+/* Runs a conversation through the model's own template, as transformers' apply_chat_template does
+ * (tokenization_utils_base.py and utils/chat_template_utils.py of 5.23): it chooses the template, gives it
+ * the messages in the form that it expects, and finds where a prefilled answer ends. */
 #include "chat/chat.h"
 
 #include <ctype.h>
@@ -15,9 +15,9 @@
 #include "jinja/jinja.h"
 #include "pyvalue/unicode.h"
 
-/* put behind a prefilled answer, and looked for in the rendered text */
+/* put behind a prefilled answer; the rendered text is cut where it is found */
 static const char tag[] = "CONTINUE_FINAL_MESSAGE_TAG ";
-/* one value under several names */
+/* templates read the same value under one of these names */
 static const char *const reasoning[] = {"reasoning_content", "thinking", "reasoning"};
 
 static kq_status no_memory(kq_error *err)
@@ -45,7 +45,7 @@ static kq_status choose(const kq_tokenizer *tok, const kq_chat *chat, const char
 
 /* ---- what it sees ---- */
 
-/* A message without the fields that are null, and with its reasoning under each of its names. */
+/* A copy of a message without the fields that are null, and with its reasoning under all three names. */
 static json_t *plain_message(const json_t *m)
 {
     const json_t *thought = NULL;
@@ -99,8 +99,8 @@ static json_t *tagged(const json_t *text)
     return out;
 }
 
-/* Put the tag behind the last message's text, or its last part that has a text. *text: that text before,
- * borrowed from the caller's messages. */
+/* Put the tag behind the text of the last message, or behind its last part that has a text. *text: the text
+ * without the tag, borrowed from the caller's messages. */
 static kq_status mark_final(json_t *messages, const char *source, const json_t **text, kq_error *err)
 {
     json_t *last = json_array_get(messages, json_array_size(messages) - 1),
@@ -143,7 +143,7 @@ static kq_status check_tools(const json_t *tools, kq_error *err)
     return !tools || json_is_array(tools) ? KQ_OK : kq_fail(err, KQ_E_ARG, "tools are not a list");
 }
 
-/* Names that apply_chat_template takes for itself. */
+/* Refuse arguments with names that apply_chat_template uses itself. */
 static kq_status check_arguments(const json_t *arguments, kq_error *err)
 {
     static const char *const taken[] = {"messages",
@@ -188,7 +188,8 @@ static kq_status variables(const kq_tokenizer *tok, const kq_chat *chat, json_t 
     return KQ_OK;
 }
 
-/* What is given and not read changes nothing, in transformers too; here it is said. */
+/* Warn of tools and arguments that the template does not read. They change nothing; transformers ignores them
+ * too, but without a word. */
 static void warn_unread(const kq_jinja *t, const char *name, const kq_chat *chat)
 {
     const char *key;
@@ -207,7 +208,7 @@ typedef struct span {
     size_t n;
 } span;
 
-/* Bytes of the white space, as Python's str.isspace has it, at s [n]; 0: none. */
+/* How many bytes the white space character at s [n] has (Python's str.isspace); 0: there is none. */
 static size_t space_at(const char *s, size_t n)
 {
     size_t size = 0;
@@ -234,7 +235,7 @@ static span strip(span x, bool left)
 
 static kq_status cut_at_tag(char *text, size_t *size, const json_t *final, kq_error *err)
 {
-    const size_t bare = sizeof tag - 2; /* without its space */
+    const size_t bare = sizeof tag - 2; /* the tag without the space at its end */
     const span wanted = strip((span){json_string_value(final), json_string_length(final)}, true);
     size_t at = *size >= bare ? *size - bare + 1 : 0;
     while (at-- > 0)
@@ -251,7 +252,8 @@ static kq_status cut_at_tag(char *text, size_t *size, const json_t *final, kq_er
 
 /* ---- the whole ---- */
 
-/* The local time; SOURCE_DATE_EPOCH (seconds since 1970) in its place, so that runs can be repeated. */
+/* The local time; or that of SOURCE_DATE_EPOCH (seconds since 1970) where it is set, so that runs can be
+ * repeated. */
 static struct tm local_time(void)
 {
     const char *fixed = getenv("SOURCE_DATE_EPOCH");
@@ -280,7 +282,7 @@ static kq_status run(const kq_tokenizer *tok, const kq_chat *chat, const char *n
         (status = plain_messages(chat->messages, &messages, err)))
         goto out;
     if (chat->continue_final_message) {
-        /* final lies in it */
+        /* `final` points into it */
         kept =
             json_incref(json_object_get(json_array_get(messages, json_array_size(messages) - 1), "content"));
         if ((status = mark_final(messages, json_string_value(source), &final, err)))
@@ -341,7 +343,7 @@ kq_status kq_chat_check(const kq_tokenizer *tok, kq_error *err)
 
 bool kq_chat_takes_tools(const kq_tokenizer *tok)
 {
-    const json_t *none = json_array(), *source = NULL; /* any list will do */
+    const json_t *none = json_array(), *source = NULL; /* any list of tools gives the same choice */
     const kq_chat with_tools = {.tools = none};
     const char *which;
     kq_jinja *t = NULL;
@@ -368,7 +370,8 @@ static size_t back_over_word(const char *s, size_t at, const char *word)
     return at >= n && !memcmp(s + at - n, word, n) ? at - n : SIZE_MAX;
 }
 
-/* Is the name that ends at s[at] what a loop walks through: for ITEM in message['NAME']? */
+/* Does a loop walk through what the name that ends at s[at] stands for, as in: for ITEM
+ * in message['NAME']? */
 static bool walked(const char *s, size_t at)
 {
     at = back_over(s, at, "_.'\"[]-");
@@ -402,7 +405,7 @@ kq_chat_ways kq_chat_ways_of(const kq_tokenizer *tok, const json_t *tools)
         if (n == 7 && !strchr(".([_", *end) && !isalnum((unsigned char)*end))
             ways.parts = ways.parts || walked(s, (size_t)(p - s));
         end += strspn(end, " ");
-        if (n == 4 && starts(end, "==")) { /* part.type == 'text' */
+        if (n == 4 && starts(end, "==")) { /* a comparison as in part.type == 'text' */
             end += 2 + strspn(end + 2, " ");
             ways.parts = ways.parts || ((*end == '\'' || *end == '"') &&
                                         (starts(end + 1, "text") || starts(end + 1, "image")));

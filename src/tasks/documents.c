@@ -1,6 +1,6 @@
-/* The tasks and their documents: what each field of a JSON line becomes, as lm-evaluation-harness 0.4 has it
- * in its YAML files and Python functions (lm_eval/tasks, MIT; read and written anew). scripts/check_tasks.py
- * compares every request with it. */
+/* The tasks and their documents: how the fields of a JSON line become requests. The rules are those of the
+ * YAML files and Python functions of lm-evaluation-harness 0.4 (lm_eval/tasks, MIT; read and written anew).
+ * scripts/check_tasks.py compares every request with the harness. */
 #include <ctype.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include "tasks/tasks.h"
 #include "text/text.h"
 
-/* One document being read, with what messages need. */
+/* One document that is being read, and where it is in its file, for messages. */
 typedef struct reader {
     const char *path;
     size_t line;
@@ -35,7 +35,8 @@ static kq_status get_text(const reader *r, const char *field, const char **out)
     return KQ_OK;
 }
 
-/* A whole number below n, as a number, a string of digits, or true and false. */
+/* Read a whole number below n, which the file may write as a number, as a string of digits, or as true or
+ * false. */
 static kq_status get_label(const reader *r, const char *field, size_t n, size_t *out)
 {
     const json_t *v = json_object_get(r->doc, field);
@@ -81,7 +82,7 @@ static kq_status start_requests(const reader *r, kq_document *doc, size_t n)
     return doc->req ? KQ_OK : kq_fail(r->err, KQ_E_MEMORY, "%s: line %zu: out of memory", r->path, r->line);
 }
 
-/* strdup and asprintf come from malloc as kq_alloc does: kq_free frees both. */
+/* Fill in a request. Its texts come from strdup and asprintf; kq_free frees what malloc has made. */
 static kq_status set_request(const reader *r, kq_request *req, const char *context, const char *choice)
 {
     req->choice_chars = kq_str_len(choice);
@@ -109,7 +110,7 @@ static kq_status no_memory(const reader *r)
 
 /* ---- one function a family of tasks -------------------------------------------------------------------- */
 
-/* question, choices {text, label}, answerKey */
+/* The fields are question, choices {text, label}, answerKey. */
 static kq_status read_arc(const reader *r, kq_document *doc)
 {
     const char *question, *key, *choice[KQ_TASK_MAX_CHOICES];
@@ -140,7 +141,7 @@ static kq_status read_arc(const reader *r, kq_document *doc)
     return st;
 }
 
-/* goal, sol1, sol2, label */
+/* The fields are goal, sol1, sol2, label. */
 static kq_status read_piqa(const reader *r, kq_document *doc)
 {
     const char *goal, *sol[2];
@@ -156,7 +157,7 @@ static kq_status read_piqa(const reader *r, kq_document *doc)
     return st;
 }
 
-/* passage, question, label */
+/* The fields are passage, question, label. */
 static kq_status read_boolq(const reader *r, kq_document *doc)
 {
     static const char *const answer[] = {"no", "yes"};
@@ -173,7 +174,7 @@ static kq_status read_boolq(const reader *r, kq_document *doc)
     return st;
 }
 
-/* activity_label, ctx_a, ctx_b, endings, label */
+/* The fields are activity_label, ctx_a, ctx_b, endings, label. */
 static kq_status read_hellaswag(const reader *r, kq_document *doc)
 {
     const char *activity, *ctx_a, *ctx_b;
@@ -205,8 +206,8 @@ static kq_status read_hellaswag(const reader *r, kq_document *doc)
     return st;
 }
 
-/* sentence with a "_", option1, option2, answer: each option takes the blank's place in the context, and
- * what follows the blank is the continuation */
+/* The fields are sentence (with a blank, "_"), option1, option2, answer. Each option takes the place of the
+ * blank in the context, and what follows the blank is the continuation. */
 static kq_status read_winogrande(const reader *r, kq_document *doc)
 {
     const char *sentence, *option[2], *answer, *blank;
@@ -231,7 +232,7 @@ static kq_status read_winogrande(const reader *r, kq_document *doc)
             break;
         }
         st = set_request(r, &doc->req[i], context, rest);
-        /* the harness's choices are the contexts here; acc_norm is not reported */
+        /* in the harness the contexts are this task's choices; acc_norm is not reported for it */
         doc->req[i].choice_chars = kq_str_len(context);
         free(context);
     }

@@ -1,5 +1,6 @@
-/* kq_eval_tasks, the library's multiple-choice evaluation: any MODEL, any of the tasks. Results and samples
- * have the keys of lm-evaluation-harness, so that scripts made for it read them. */
+/* kq_eval_tasks, the library's multiple-choice evaluation of any MODEL on any of the tasks. Results and
+ * samples have the keys of lm-evaluation-harness, so that scripts that were made for the harness can read
+ * them. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -26,10 +27,10 @@ typedef struct task_run {
     kq_document *docs;
     size_t n, n_file;
     kq_encoded *req;
-    size_t n_req;         /* all documents' requests, one after another */
-    size_t *first;        /* [n + 1] document i's requests are first[i] .. first[i + 1] - 1 */
+    size_t n_req;         /* requests of all documents, one document after the other */
+    size_t *first;        /* [n + 1]: document i has the requests first[i] .. first[i + 1] - 1 */
     kq_loglikelihood *ll; /* [n_req] */
-    bool *done;           /* [n] */
+    bool *done;           /* [n]: which documents have scores */
 } task_run;
 
 typedef struct run {
@@ -37,7 +38,7 @@ typedef struct run {
     task_run *t;
     size_t n;
     kq_journal *journal;
-    /* progress: rows of the model's work */
+    /* for progress: the rows that the model has gone over, and all of them */
     const char *stage;
     double rows_done, rows_now, rows_all;
 } run;
@@ -115,8 +116,8 @@ static kq_status restore_scores(void *ctx, size_t task, size_t doc, const kq_log
     return KQ_OK;
 }
 
-/* Documents from `from` on that are scored in one call. The cut depends on nothing else, so that a
- * resumed run repeats the same products. */
+/* The end of the group of documents that begins at `from` and is scored in one call. It depends on the
+ * documents alone, so that a resumed run computes the same products. */
 static size_t group_end(const task_run *t, size_t from, size_t max_length, size_t *rows)
 {
     size_t to = from;
@@ -165,7 +166,7 @@ static kq_status score_task(run *r, size_t index, kq_scorer *scorer, size_t max_
 typedef struct mean {
     double sum, sum2;
     size_t n;
-} mean; /* of zeros and ones: exact */
+} mean; /* a mean of zeros and ones is exact */
 
 static void mean_add(mean *m, bool hit)
 {
@@ -174,8 +175,8 @@ static void mean_add(mean *m, bool hit)
     m->n++;
 }
 
-/* "NAME,none" and "NAME_stderr,none": sample standard deviation / sqrt(n), as
- * lm_eval.api.metrics.mean_stderr; "N/A" for one document. */
+/* Set "NAME,none" to the mean, and "NAME_stderr,none" to the sample standard deviation / sqrt(n), as
+ * lm_eval.api.metrics.mean_stderr computes it; "N/A" for one document. */
 static void set_metric(json_t *o, const char *name, const mean *m)
 {
     char key[64];
@@ -308,8 +309,8 @@ static kq_status write_samples(const run *r, const char *path, kq_error *err)
 
 /* ---- the journal of a job ------------------------------------------------------------------------------ */
 
-/* The settings on which scores depend, as one line: kept scores count only if they are the same. *text:
- * free(). */
+/* *text = the settings on which scores depend, as one line of JSON, the caller's (free). A resumed run uses
+ * the scores of a journal only when this line is the same. */
 static kq_status settings_text(const run *r, const kq_source *src, const kq_eval_options *o, char **text,
                                kq_error *err)
 {
@@ -365,7 +366,7 @@ typedef struct job {
     kq_tokenizer *tok;
     kq_scorer *scorer;
     kq_eval_options o;
-    size_t max_length; /* tokens that the model takes */
+    size_t max_length; /* most tokens that the model takes */
 } job;
 
 static kq_status check_names(const kq_task_file *tasks, size_t n_tasks, kq_error *err)
@@ -377,7 +378,7 @@ static kq_status check_names(const kq_task_file *tasks, size_t n_tasks, kq_error
     return n_tasks ? KQ_OK : kq_fail(err, KQ_E_ARG, "no task is given");
 }
 
-/* The model, its tokenizer, and the requests of all tasks. */
+/* Open the model and its tokenizer, and read the requests of all tasks. */
 static kq_status open_tasks(job *j, const char *model, const kq_task_file *tasks, kq_error *err)
 {
     run *r = &j->r;
@@ -391,7 +392,7 @@ static kq_status open_tasks(job *j, const char *model, const kq_task_file *tasks
     return st;
 }
 
-/* A scorer for the longest request and the largest document; r->rows_all, for progress. */
+/* Make a scorer for the longest request and the largest document, and count r->rows_all for progress. */
 static kq_status make_scorer(job *j, kq_error *err)
 {
     run *r = &j->r;

@@ -1,5 +1,5 @@
-/* Scores that survive an interruption: one line a document, each led by the checksum of its text, so that a
- * line that was cut off or damaged is told from a whole one. */
+/* The journal: the scores so far, one line a document, so that an interrupted evaluation continues. Each line
+ * begins with the checksum of its text, so that a line that was cut off or damaged is recognised. */
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -18,7 +18,7 @@ struct kq_journal {
     char *path;
 };
 
-/* "<16 hexadecimal digits of the rest's XXH3-64> rest\n" */
+/* Append the line "CHECKSUM TEXT\n". CHECKSUM is the XXH3-64 of TEXT in 16 hexadecimal digits. */
 static kq_status add_line(kq_journal *j, const char *text, kq_error *err)
 {
     if (fprintf(j->file, "%016llx %s\n", (unsigned long long)kq_hash64(text, strlen(text), 0), text) < 0)
@@ -26,7 +26,7 @@ static kq_status add_line(kq_journal *j, const char *text, kq_error *err)
     return KQ_OK;
 }
 
-/* The text of a whole line [n] without its checksum; NULL: damaged. */
+/* The text of a line [n] without its checksum; NULL: the line is damaged. */
 static const char *check_line(const char *line, size_t n, size_t *n_text)
 {
     char sum[24];
@@ -61,7 +61,7 @@ static kq_status replay(const char *path, const char *text, size_t n,
     return st;
 }
 
-/* Everything that is whole; *end: bytes of it. */
+/* Read all whole lines and hand them to `keep`. *end: how many bytes of the file they take. */
 static kq_status read_back(const char *path, const char *settings,
                            kq_status (*keep)(void *ctx, size_t task, size_t doc, const kq_loglikelihood *ll,
                                              size_t n, kq_error *err),
@@ -76,7 +76,7 @@ static kq_status read_back(const char *path, const char *settings,
     for (size_t line = 1; *end < map.size && !st; line++) {
         const char *nl = memchr(data + *end, '\n', map.size - *end), *text;
         size_t n;
-        if (!nl) /* the interruption itself */
+        if (!nl) /* the line that was being written when the run was interrupted */
             break;
         if (!(text = check_line(data + *end, (size_t)(nl - data) - *end, &n)))
             st = kq_fail(err, KQ_E_FORMAT, "%s: line %zu is damaged; remove the file and start again", path,
@@ -137,7 +137,7 @@ kq_status kq_journal_add(kq_journal *j, size_t task, size_t doc, const kq_loglik
     }
     json_t *o = json_pack("{s:I, s:I, s:o, s:o}", "task", (json_int_t)task, "doc", (json_int_t)doc, "ll",
                           values, "greedy", greedy);
-    /* 17 digits: every double comes back as it was */
+    /* jansson writes 17 digits, so that every double is read back exactly */
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     kq_status st = text ? add_line(j, text, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", j->path);
     free(text);

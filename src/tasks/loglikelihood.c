@@ -1,7 +1,7 @@
-/* Scoring requests, block by block over packed documents. A decoder with a key/value cache would do as well,
- * but here the products are as large as the memory allows, which makes f32 fast; a model that does not fit in
- * memory is scored one block at a time; and the common beginning of a document's requests is computed once
- * without a cache to manage. */
+/* Scores requests block by block over packed documents. The engine with its key/value caches could do it too.
+ * This way has three advantages: the products are as large as the memory allows, which makes f32 fast; a
+ * model that does not fit into memory is scored one block at a time; and what a document's requests begin
+ * with is computed once, without a cache. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -15,13 +15,15 @@
 #include "tasks/python_text.h"
 #include "tasks/tasks.h"
 
-/* rows that go through a block together; a longer document goes alone */
+/* rows that go through a block together; a document with more rows goes alone */
 enum { PACK_ROWS = 2048 };
-#define KEEP_BYTES ((size_t)2 << 30) /* a model whose blocks fit in this stays in memory between calls */
+/* a model whose blocks take no more bytes stays in memory between calls */
+#define KEEP_BYTES ((size_t)2 << 30)
 
 /* ---- text to ids --------------------------------------------------------------------------------------- */
 
-/* The tokenizer adds its special tokens, unless the text begins with the beginning token written out. */
+/* Encode a text with the tokenizer's special tokens, or without them when the text itself begins with the
+ * beginning token. */
 static kq_status encode(const kq_tokenizer *tok, const char *text, size_t size, int32_t **ids, size_t *n,
                         kq_error *err)
 {
@@ -68,7 +70,8 @@ kq_status kq_request_encode(const kq_tokenizer *tok, const kq_request *req, kq_e
 
 /* ---- a document's requests as rows --------------------------------------------------------------------- */
 
-/* What the model is fed: the last max_length + 1 ids, without the very last. */
+/* The ids that the model is given: of the request's last max_length + 1 ids all but the very last, which is
+ * only predicted. */
 typedef struct input {
     const int32_t *ids;
     size_t n;
@@ -80,7 +83,7 @@ static input input_of(const kq_encoded *e, size_t max_length)
     return (input){e->ids + cut, e->n - cut - 1};
 }
 
-/* Ids that all n inputs begin with. */
+/* How many ids all n inputs share at their beginning. */
 static size_t shared_prefix(const kq_encoded *req, size_t n, size_t max_length)
 {
     const input first = input_of(&req[0], max_length);
@@ -111,18 +114,18 @@ struct kq_scorer {
     kq_model_ctx *mc;
     kq_head *head;
     const kq_kern *kern;
-    kq_block *blocks; /* [n_layer] when they stay in memory, else NULL */
+    kq_block *blocks; /* [n_layer] when the blocks stay in memory, else NULL */
     size_t longest, d, vocab, n_loaded;
     int threads;
 };
 
-/* One token to be predicted: by the hidden state of which row. */
+/* One token that is to be predicted, and the row whose hidden state predicts it. */
 typedef struct target {
     size_t row, request;
     int32_t id;
 } target;
-/* Documents that go through a block together: segments of rows [row0, row0 + rows), their row numbers
- * counted from row0. */
+/* Documents that go through a block together: the segments of the rows [row0, row0 + rows). Their row numbers
+ * are counted from row0. */
 typedef struct pack {
     size_t row0, rows, seg0, n_seg, longest;
 } pack;
@@ -151,14 +154,14 @@ void kq_scorer_free(kq_scorer *s)
     kq_free(s);
 }
 
-/* Logits of a tile and what they come from, of one thread, in floats. */
+/* How many floats one thread needs for the logits of a tile and their inputs. */
 static size_t tile_slice(const kq_scorer *s)
 {
     return KQ_HEAD_TILE * (s->vocab + 2 * s->d);
 }
 
-/* Peak bytes, without blocks that stay: the program, the head, a call's hidden states, and a block at
- * work or tiles of logits. */
+/* The peak of memory in bytes, without blocks that stay in memory: the program, the head, the hidden states
+ * of a call, and either a block at work or tiles of logits. */
 static size_t scorer_bytes(const kq_scorer *s, size_t largest, kq_compute compute)
 {
     const kq_config *cfg = s->w->cfg;
@@ -215,8 +218,8 @@ static void job_free(job *j)
     kq_free(j->targets);
 }
 
-/* Lay n requests of one document into rows that begin at `row` (of which the pack begins at row0),
- * sharing what they begin with alike. */
+/* Lay n requests of one document into rows from `row` on (the pack begins at row0). What all of them begin
+ * with takes rows only once. */
 static void add_document(job *j, const kq_encoded *req, size_t n, size_t request0, size_t max_length,
                          const pack *p, size_t *row)
 {
@@ -332,11 +335,11 @@ static kq_status run_blocks(kq_scorer *s, job *j, int (*step)(void *ctx, double 
     return st;
 }
 
-/* Logits of the rows that predict something, a tile of them at a time, and what becomes of each target:
- * lp [n_target], hit [n_target]. */
+/* Compute the logits of the rows that predict something, a tile at a time. lp [n_target]: the log-probability
+ * of each target; hit [n_target]: was it the most likely token? */
 static kq_status run_head(const kq_scorer *s, const job *j, double *lp, bool *hit, kq_error *err)
 {
-    /* tile t: targets tile[t] .. tile[t + 1] - 1, at most KQ_HEAD_TILE different rows */
+    /* tile t has the targets tile[t] .. tile[t + 1] - 1, which belong to at most KQ_HEAD_TILE rows */
     size_t *tile, n_tile = 0, rows = 0;
     kq_status st = kq_alloc_for((void **)&tile, j->n_target + 1, sizeof *tile, "tiles", err);
     if (st)
@@ -416,7 +419,8 @@ kq_status kq_scorer_run(kq_scorer *s, const kq_encoded *req, const size_t *n_req
             n += n_req[i];
         for (size_t i = 0; i < n; i++)
             out[i] = (kq_loglikelihood){.greedy = true};
-        for (size_t i = 0; i < j.n_target; i++) { /* sorted by row: a request's tokens come in their order */
+        /* targets are sorted by row, so that the tokens of a request come in their order */
+        for (size_t i = 0; i < j.n_target; i++) {
             out[j.targets[i].request].value += lp[i];
             out[j.targets[i].request].greedy &= hit[i];
         }

@@ -1,5 +1,5 @@
-/* Texts as lm-evaluation-harness prepares them for its tasks. Its Python code relies on str's idea of white
- * space and letter case, which differs from C's. */
+/* Texts as lm-evaluation-harness prepares them for its tasks. Its Python code relies on what Python's str
+ * calls white space and letter case, which is not what C's functions call so. */
 #include "tasks/python_text.h"
 
 #include <stdio.h>
@@ -13,7 +13,7 @@ static int32_t next(const char *s, size_t *size)
 {
     utf8proc_int32_t c;
     utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)s, -1, &c);
-    *size = n < 1 ? 1 : (size_t)n; /* the text is valid: n < 1 is its end */
+    *size = n < 1 ? 1 : (size_t)n; /* the text is valid UTF-8, so n < 1 only at its end */
     return n < 1 ? (unsigned char)*s : c;
 }
 
@@ -57,7 +57,7 @@ static bool is_case_ignorable(int32_t c)
            c == 0xb7 || c == 0x2019 || c == 0x2018;
 }
 
-/* The sigma at byte `at` stands at the end of a word. */
+/* Does the sigma at byte `at` stand at the end of a word? */
 static bool is_final_sigma(const char *s, size_t at)
 {
     bool before = false;
@@ -82,7 +82,7 @@ static int32_t lower(const char *s, size_t at, int32_t c)
 
 kq_status kq_str_capitalize(const char *s, char **out, kq_error *err)
 {
-    /* the most that one character grows to: U+0390, 2 bytes, becomes 6 */
+    /* no character grows by more than U+0390, whose 2 bytes become 6 */
     size_t size = strlen(s), room, used = 0, n;
     *out = NULL;
     if (!kq_mul_size(size, 3, &room) || !kq_add_size(room, 4, &room))
@@ -121,7 +121,7 @@ static void replace(char *s, const char *from, const char *to)
     *w = 0;
 }
 
-/* re.sub(r"\[.*?\]", "", s): "." is no newline. */
+/* Python's re.sub(r"\[.*?\]", "", s), where "." matches no newline. */
 static void drop_brackets(char *s)
 {
     char *w = s;
