@@ -1,6 +1,6 @@
-/* Model cards (card.h). The text is written with stdio into memory and goes to the disk in one piece, so that
- * an interrupted run leaves the old card. The section of `kronq eval` is found by its two marker lines;
- * everything outside them is the user's. */
+/* Writes model cards. The text is made in memory and goes to the disk in one piece, so that an interrupted
+ * run leaves the old card. The section of `kronq eval` stands between two marker lines; everything outside
+ * them belongs to the user and is kept. */
 #include "checkpoint/card.h"
 
 #include <math.h>
@@ -14,12 +14,12 @@
 #include "checkpoint/gguf_model_write.h"
 #include "format/json.h"
 
-enum { MAX_CARD = 16 << 20 }; /* bytes of a README.md that is read */
+enum { MAX_CARD = 16 << 20 }; /* bytes: a larger README.md is not read */
 
 static const char begin_mark[] = "<!-- kronq eval -->", end_mark[] = "<!-- kronq eval end -->";
 static const char table_head[] = "| Measured with `kronq eval` | |\n| --- | --- |\n";
 
-/* A text that grows by stdio; ferror(f): out of memory. */
+/* A text in memory that stdio writes to. ferror(f): out of memory. */
 typedef struct text {
     char *data;
     size_t size;
@@ -33,7 +33,7 @@ static bool text_open(text *t)
     return t->f != NULL;
 }
 
-/* Close and write to dir/README.md. */
+/* Close the text and write it to dir/README.md. */
 static kq_status text_write(text *t, const char *dir, kq_error *err)
 {
     char *path = NULL;
@@ -47,7 +47,7 @@ static kq_status text_write(text *t, const char *dir, kq_error *err)
     return status;
 }
 
-/* A YAML string that cannot be taken for anything else. */
+/* Write a YAML string in quotes, so that it cannot be read as a number or anything else. */
 static void yaml_string(FILE *f, const char *key, const char *value)
 {
     fprintf(f, "%s: \"", key);
@@ -70,7 +70,8 @@ static double real(const json_t *o, const char *key)
     return json_number_value(json_object_get(o, key));
 }
 
-/* base: of what these weights are a quantized version; "" unknown. qc: NULL when they are not. */
+/* base: the model of which these weights are a quantized version; "": unknown. qc: the quantization_config;
+ * NULL: the weights are not quantized. */
 static void front_matter(FILE *f, const kq_about *about, const char *base, const json_t *qc)
 {
     fputs("---\n", f);
@@ -234,7 +235,8 @@ static void cell(FILE *f, const char *s)
         fputc(*s == '|' || *s == '\n' || *s == '\r' ? ' ' : *s, f);
 }
 
-/* The new section out of the old one's rows (NULL: none): every row but that of `what`, then the new one. */
+/* Write the new section: every row of the old section (NULL: there is none) but that of `what`, and then the
+ * new row. */
 static void section(FILE *f, const char *old, const char *old_end, const char *what, const char *value)
 {
     text row;

@@ -7,7 +7,7 @@
 
 #include "source/source.h"
 
-/* What the card of a quantized model tells besides what quantization_config holds. */
+/* What the card of a quantized model says besides quantization_config. */
 typedef struct kq_card_facts {
     /* one line that makes the checkpoint again; file names without folders */
     const char *command;
@@ -16,7 +16,7 @@ typedef struct kq_card_facts {
     size_t file_bytes, n_parameters;
 } kq_card_facts;
 
-/* Write dir/README.md for a packed checkpoint. quantization_config as config.json will hold it. */
+/* Write dir/README.md for a packed checkpoint. quantization_config: the object that config.json will hold. */
 kq_status kq_card_quantized(const kq_source *src, const json_t *quantization_config,
                             const kq_card_facts *facts, const char *dir, kq_error *err);
 

@@ -1,4 +1,4 @@
-/* kronq checkpoints, as docs/format.md specifies them: written and read back as weights.
+/* kronq checkpoints, as docs/format.md specifies them: writing them, and reading them as weights.
  *
  * While a model is quantized, each finished block is one part file, PART_DIR/block-00012.safetensors. When
  * all blocks are done, the parts and the tensors that stay as they are become model.safetensors (or shards);
@@ -12,7 +12,7 @@
 
 /* ---- a block's packed linears: part.c ---- */
 
-/* What is known of one quantized linear besides its bits; every number of it is reproducible. */
+/* What is known of one quantized linear besides its weights. The same run gives the same numbers again. */
 typedef struct kq_module_report {
     char name[128]; /* "model.layers.3.self_attn.q_proj" */
     size_t m, n;
@@ -23,20 +23,21 @@ typedef struct kq_module_report {
     double sigma1, sigma2;   /* of methods that iterate; NaN for the others */
     int products;            /* of the factor estimate */
     int extra_in, extra_out; /* how often sigma_reg was added again (eq. 54) */
-    /* why its factors were the identity although the method has others ("no gradient"); otherwise "" */
+    /* why the linear was rounded with the identity although the method has factors ("no gradient"); "": it
+     * was not */
     char identity[32];
 } kq_module_report;
 
-/* Write the quantized linears of one block as a part file. packed[id] and report[id], whose bits are
- * packed[id]'s, are used where bit id of `ids` is set. */
+/* Write the quantized linears of one block as a part file. packed[id] and report[id] are used where bit id of
+ * `ids` is set. The number of bits in the report is that of packed[id]. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err);
 /* The report as JSON text, the caller's (free); NULL: out of memory. A part file's metadata holds it under
  * the module's name. */
 char *kq_module_report_json(const kq_module_report *r);
-struct json_t *kq_json_number(double x); /* a real; null for NaN and Inf */
-/* Read back the reports (indexed by kq_linear_id; name[0] == 0 where absent) of a part file, checking
- * that it is whole. */
+struct json_t *kq_json_number(double x); /* x as a JSON real, new; null for NaN and Inf */
+/* Read the reports of a part file, indexed by kq_linear_id; name[0] is 0 where the file has no such linear.
+ * The file is checked to be whole. */
 kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report report[KQ_N_LINEAR],
                                kq_error *err);
 
@@ -48,10 +49,10 @@ typedef struct kq_save_options {
     const char *part_dir; /* where the part files are */
     kq_code code;
     int embed_bits, head_bits; /* 16, 8 or 4; head_bits is ignored when the head is tied */
-    size_t shard_size;         /* bytes; a bigger checkpoint is sharded */
+    size_t shard_size;         /* bytes; a larger checkpoint is written as several files */
     /* for the model card: the line that makes the checkpoint again; NULL: no card is written */
     const char *command;
-    /* for the model card: nats a token (NaN: unknown), and of the quantized weights */
+    /* for the model card: the loss in nats a token (NaN: unknown), and the error of the quantized weights */
     double predicted_loss, relative_mse;
     /* members of quantization_config that the caller adds: "method", "calibration", "seed", ... (a JSON
      * object) */
@@ -69,8 +70,8 @@ typedef struct kq_save_report {
 /* Gather the part files into a checkpoint in opt->dir, which exists. KQ_E_UNSUPPORTED, KQ_E_NUMERIC, KQ_E_IO
  * and KQ_E_FORMAT name the tensor or the file; config.json is then not there. */
 kq_status kq_checkpoint_save(const kq_save_options *opt, kq_save_report *report, kq_error *err);
-/* The report's figures computed from shapes alone, before any work: bits(ctx, layer, id) says how many bits a
- * linear gets (an average where the number is not known yet), 0 for one that is not quantized. */
+/* Compute the figures of a report from shapes alone, before any work. bits(ctx, layer, id) gives the bits of
+ * a linear (an average where the number is not known yet), and 0 for one that is not quantized. */
 void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
                         double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report);
@@ -79,9 +80,9 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
 
 /* Columns that share one scale: the largest of 64, 32, 16 that divides n, else the whole row. */
 size_t kq_rows_group(size_t n);
-/* Round one row [n] of f32 to `bits` (8 or 4) with one f16 scale a group, symmetric: value = q * scale,
- * |q| <= 127 or 7. q: n bytes (8 bits: int8), or (n + 1) / 2 bytes (4 bits: the even column in the low
- * half, stored with 8 added). */
+/* Round one row [n] of f32 to `bits` (8 or 4) bits with one f16 scale for each group. The code is symmetric:
+ * value = q * scale with |q| <= 127 (8 bits) or 7 (4 bits). q: n bytes as int8 (8 bits), or (n + 1) / 2 bytes
+ * (4 bits, with 8 added; the even column is the low half of a byte). scales [n / kq_rows_group(n)]. */
 void kq_rows_encode(const float *row, size_t n, int bits, uint8_t *q, uint16_t *scales);
 void kq_rows_decode(const uint8_t *q, const uint16_t *scales, size_t n, int bits, float *row);
 
@@ -94,15 +95,15 @@ kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, 
 void kq_model_file_close(kq_model_file *f); /* NULL is fine */
 const kq_source *kq_model_file_source(const kq_model_file *f);
 const kq_weights *kq_model_file_weights(const kq_model_file *f);
-/* Bits of a linear as stored: k for a packed one, 0 when it is a plain tensor. */
+/* How many bits a weight of this linear has in the file: k when it is packed, 0 when it is a plain tensor. */
 int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id);
-/* A packed linear as it lies in the file: *out's arrays are checked and borrowed (not for kq_packed_free;
- * `trellis` may stand at an odd address), *trellis is its code, borrowed. Of a plain linear *trellis is NULL.
+/* A packed linear as it is in the file. The arrays of *out are checked and borrowed, so do not free them;
+ * out->trellis may be at an odd address. *trellis is its code, borrowed; NULL: the linear is not packed.
  * KQ_E_SHAPE, KQ_E_FORMAT, KQ_E_NUMERIC: the tensors are not what docs/format.md says. */
 kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out,
                                const kq_trellis **trellis, kq_error *err);
 
-/* Rows of the embedding or the head in 8 or 4 bits as they lie in the file; everything is borrowed. */
+/* Rows of the embedding or the head in 8 or 4 bits, as they are in the file. Everything is borrowed. */
 typedef struct kq_packed_rows {
     int bits; /* 0: the tensor is plain */
     size_t rows, n, group, row_bytes;
@@ -110,9 +111,9 @@ typedef struct kq_packed_rows {
     const uint8_t *q, *scales;
     const kq_tensor *scales_tensor;
 } kq_packed_rows;
-/* *out by the plain tensor's name ("lm_head.weight"). */
+/* Fill in *out for a tensor by its plain name ("lm_head.weight"). */
 kq_status kq_model_file_rows(const kq_model_file *f, const char *name, kq_packed_rows *out, kq_error *err);
-/* One row's scales [n / group], checked to be finite. */
+/* Copy the scales [n / group] of one row. KQ_E_NUMERIC: one is not finite. */
 kq_status kq_packed_rows_scales(const kq_packed_rows *r, size_t row, uint16_t *scales, kq_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* What of a model is not weights, as GGUF: names and order of the tensors, metadata, and what is known of
- * where the model comes from. Restated from llama.cpp's convert_hf_to_gguf.py, because its output is what
+/* Everything of a model that is not weights, for a GGUF: names and order of the tensors, metadata, and where
+ * the model comes from. The rules are those of llama.cpp's convert_hf_to_gguf.py, because its output is what
  * other programs expect. */
 #include "checkpoint/gguf_model_write.h"
 
@@ -60,8 +60,8 @@ kq_status kq_gguf_layout(const kq_config *cfg, kq_gguf_slot **slots, size_t *n, 
 
 /* ---- about the model ---- */
 
-/* The value of `key:` in the YAML front matter of a README.md, for plain one-line values; a list's first
- * "- value" too. */
+/* The value of `key:` in the YAML front matter of a README.md. Plain values on one line are read, and of a
+ * list the first "- value". */
 static void front_matter(const char *text, const char *key, char *out, size_t cap)
 {
     const size_t len = strlen(key);
@@ -162,7 +162,7 @@ void kq_source_about(const kq_source *src, kq_about *about)
 
 /* ---- metadata ---- */
 
-/* These speak of the file that is left behind. */
+/* Does this key describe the old file and not the model? */
 static bool describes_old_file(const char *key)
 {
     static const char *const prefixes[] = {"split.", "quantize.imatrix.", "general.file_type",
@@ -192,7 +192,7 @@ static kq_status write_str(kq_gguf_writer *w, const char *key, const char *text,
     return !*text || kq_gguf_writer_has(w, key) ? KQ_OK : kq_gguf_writer_str(w, key, text, err);
 }
 
-/* "135M", "8.0B": as gguf's size_label rounds it. */
+/* The number of parameters as "135M" or "8.0B", rounded as gguf's size_label is. */
 static void size_label(const kq_config *cfg, char out[32])
 {
     double n = (double)cfg->vocab_size * (double)cfg->d_model * (cfg->tie_embeddings ? 1 : 2) +
@@ -207,8 +207,8 @@ static void size_label(const kq_config *cfg, char out[32])
     snprintf(out, 32, "%.*f%s", x < 10 ? 1 : 0, x, unit);
 }
 
-/* What of rope_scaling is not in rope_freqs.weight. llama.cpp multiplies what attn_factor says with
- * YaRN's own attention factor. */
+/* Write what rope_freqs.weight does not hold of the rotary embedding's scaling. llama.cpp multiplies
+ * attn_factor by YaRN's own attention factor. */
 static kq_status write_rope(kq_gguf_writer *w, const kq_config *cfg, const char *arch, kq_error *err)
 {
     const kq_rope_scaling *s = &cfg->rope_scaling;
@@ -227,8 +227,8 @@ static kq_status write_rope(kq_gguf_writer *w, const kq_config *cfg, const char 
     return status;
 }
 
-/* With a rope_freqs.weight the rope keys of the old file may be in the table already: they are written
- * anew. */
+/* Copy the metadata of a GGUF source. Its rope keys are not copied but written anew, because
+ * rope_freqs.weight may hold the same scaling already. */
 static kq_status carry_over(kq_gguf_writer *w, const kq_source *src, kq_error *err)
 {
     const kq_gguf *g = kq_source_gguf(src);

@@ -1,12 +1,12 @@
-/* A model as a GGUF file: everything but the weights themselves, in the names, keys and row order of
- * llama.cpp's convert_hf_to_gguf.py. */
+/* Writing a model as a GGUF file: everything but the weights themselves. Names, keys and the order of rows
+ * are those of llama.cpp's convert_hf_to_gguf.py. */
 #ifndef KQ_CHECKPOINT_GGUF_MODEL_WRITE_H
 #define KQ_CHECKPOINT_GGUF_MODEL_WRITE_H
 
 #include "format/gguf_write.h"
 #include "source/source.h"
 
-/* One tensor of the file: where it comes from and how it lies there. */
+/* One tensor of the file: its name and shape, and the tensor of the model that it comes from. */
 typedef struct kq_gguf_slot {
     char name[64]; /* "blk.3.attn_q.weight" */
     /* "model.layers.3.self_attn.q_proj.weight"; "" for rope_freqs.weight: kq_rope_divisors gives its
@@ -43,10 +43,10 @@ typedef struct kq_about {
     /* a repository, an address or a name: what the model was made from; "" unknown */
     char base_model[256];
 } kq_about;
-/* From a GGUF's general.*, or from config.json's _name_or_path and the front matter of README.md in a
- * folder. */
+/* Fill in *about from a GGUF's general.*; for a folder from config.json's _name_or_path and the front matter
+ * of README.md. */
 void kq_source_about(const kq_source *src, kq_about *about);
-/* Has the form of a repository on the hub, "owner/name"? */
+/* Does the name have the form of a repository on the hub, "owner/name"? */
 bool kq_is_repository(const char *name);
 
 #endif

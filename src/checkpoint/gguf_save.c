@@ -1,4 +1,6 @@
-/* The GGUF of a quantized model, tensor by tensor in the order of llama.cpp: gguf_save.h. */
+/* Writes the GGUF of a quantized model, tensor by tensor in llama.cpp's order. A tensor's bytes come from a
+ * part file, from rounding its rows here, or from the source, so that only some rows are in memory at
+ * a time. */
 #include "checkpoint/gguf_save.h"
 
 #include <stdio.h>
@@ -21,7 +23,7 @@ typedef struct entry {
     kq_gguf_slot slot;
     const kq_tensor *t; /* of the source, borrowed; NULL for rope_freqs.weight */
     kq_dtype type;      /* in the file */
-    /* rounded already; rounded here; converted; the source's own bytes; computed */
+    /* in this order: rounded already; rounded here; converted; the source's own bytes; computed */
     enum { PART, ROWS, PLAIN, STORED, ROPE } from;
 } entry;
 
@@ -32,8 +34,8 @@ typedef struct saver {
     size_t n;
 } saver;
 
-/* Where each tensor's bytes come from. A linear that was not selected keeps its own bytes where the source
- * is a GGUF, else its own plain type. */
+/* Decide where the bytes of each tensor come from. A linear that was not selected keeps its bytes when the
+ * source is a GGUF, and its plain type otherwise. */
 static kq_status list_tensors(saver *s, kq_error *err)
 {
     const kq_source *src = s->o->src;
@@ -80,7 +82,7 @@ static size_t rows_of(const kq_tensor *t)
     return t->rank == 2 ? t->shape[0] : 1;
 }
 
-/* Rows in Hugging Face's order to the writer, in the file's. */
+/* Give rows that are in Hugging Face's order to the writer in the file's order. */
 static kq_status write_rows(kq_gguf_writer *w, const entry *e, const uint8_t *data, size_t rows, size_t size,
                             kq_error *err)
 {
@@ -111,8 +113,8 @@ static kq_status write_part(kq_gguf_writer *w, const entry *e, const kq_st_file 
     return write_rows(w, e, b->data, b->shape[0], row, err);
 }
 
-/* Rows straight from the source, a slab at a time: converted, or rounded each for itself. A q or k goes
- * whole, its rows change places. */
+/* Write a tensor's rows from the source, a slab at a time, converted or rounded without factors. A q or k
+ * projection is written as a whole, because its rows change places. */
 static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entry *e, kq_error *err)
 {
     const size_t rows = rows_of(e->t), n = cols_of(e->t), row = kq_gguf_row_bytes(e->type, 1, n),

@@ -18,19 +18,19 @@ typedef struct kq_gguf_save_options {
     const char *part_dir;
     const char *settings;    /* JSON text, kept in the file as kronq.settings */
     int threads;             /* the file does not depend on it */
-    const kq_common *common; /* whose progress function hears of the embedding */
+    const kq_common *common; /* its progress function is called while the embedding is rounded */
 } kq_gguf_save_options;
 
 /* Write the file, under its name only when it is whole. KQ_E_FORMAT: a part file is not what this work wrote;
  * KQ_E_INTERRUPTED: the progress function asks to stop. */
 kq_status kq_gguf_save(const kq_gguf_save_options *o, const char *path, kq_gguf_saved *saved, kq_error *err);
-/* Before hours of work: can the file's metadata be written? GGUF must have a name for the tokenizer. A file
- * job.json.try is written into part_dir and removed. */
+/* Check before hours of work that the file's metadata can be written: GGUF must have a name for the
+ * tokenizer. A file job.json.try is written into part_dir and removed again. */
 kq_status kq_gguf_try_metadata(const kq_gguf_save_options *o, kq_error *err);
 /* KQ_E_MISMATCH: the file at path was not written with these settings. */
 kq_status kq_gguf_check_saved(const char *path, const char *settings, kq_error *err);
 
-/* Bytes of all tensors of the file, and of its quantized linears alone. */
+/* Bytes of all tensors of the file; and of its quantized linears alone. */
 size_t kq_gguf_planned_bytes(const kq_source *src, const kq_gguf_types *t);
 size_t kq_gguf_linear_bytes(const kq_gguf_types *t, const kq_config *cfg);
 

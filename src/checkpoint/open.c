@@ -1,6 +1,6 @@
-/* Opening any MODEL as weights: a folder or a GGUF as they are, a kronq checkpoint through its trellis codes.
+/* Opens any MODEL as weights: a folder or a GGUF as they are, a kronq checkpoint through its trellis codes.
  * Every tensor of a checkpoint is checked against the shapes of docs/format.md before it is used, because the
- * file may be a stranger's. */
+ * file may come from a stranger. */
 #include "base/f16.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -37,8 +37,8 @@ void kq_model_file_close(kq_model_file *f)
     kq_free(f);
 }
 
-/* *out = the tensor `module`.`suffix`, which must have this type and shape; the error names what was found.
- */
+/* *out = the tensor `module`.`suffix`, which must have this type and shape; the error names what
+ * was found. */
 static kq_status find_tensor(const kq_source *src, const char *module, const char *suffix, kq_dtype dtype,
                              size_t rank, const size_t *shape, const kq_tensor **out, kq_error *err)
 {
@@ -229,7 +229,7 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
     return status;
 }
 
-/* The code and its table, as config.json and the file have them; a trellis for every number of bits in
+/* Read the code from config.json and its table from the file, and make a trellis for every number of bits in
  * use. */
 static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
 {

@@ -1,5 +1,5 @@
-/* Part files: one finished block's packed linears as a safetensors file, with each linear's report in the
- * metadata. A run that is interrupted resumes from them. */
+/* Part files: the packed linears of one finished block as a safetensors file, with the report of each linear
+ * in its metadata. A run that was interrupted continues from them. */
 #include "checkpoint/checkpoint.h"
 
 #include "base/mem.h"

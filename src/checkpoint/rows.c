@@ -25,7 +25,7 @@ void kq_rows_encode(const float *row, size_t n, int bits, uint8_t *q, uint16_t *
         scales[g] = kq_f32_to_f16(top / (float)max);
         const float s = kq_f16_to_f32(scales[g]);
         for (size_t i = 0; i < group; i++) {
-            /* divided by the scale as it is stored, so that the rounding of the scale costs nothing more */
+            /* divided by the scale as it is stored, so that the rounding of the scale adds no error */
             long v = s > 0 ? lrintf(x[i] / s) : 0;
             v = v > max ? max : v < -max ? -max : v;
             const size_t at = g * group + i;

@@ -1,6 +1,6 @@
-/* Gathering the part files into a checkpoint (docs/format.md): the list of tensors first, then the
- * safetensors files in one pass, then the files beside them, config.json last, because a folder with a
- * config.json counts as complete. */
+/* Gathers the part files into a checkpoint (docs/format.md). It makes the list of tensors, then writes the
+ * safetensors files in one pass, and then the files beside them. config.json is the last file, because a
+ * folder with a config.json counts as complete. */
 #include "base/buffer.h"
 #include "base/f16.h"
 #include "base/file.h"
@@ -81,7 +81,7 @@ static bool is_integer(kq_dtype t)
     return t == KQ_T_I8 || t == KQ_T_I16 || t == KQ_T_I32 || t == KQ_T_I64 || t == KQ_T_U8 || t == KQ_T_BOOL;
 }
 
-/* What stays as it is keeps its type; block-quantized source types become bf16. */
+/* The type in which a tensor is kept: its own, or bf16 when the source has it in a block type. */
 static kq_dtype kept_dtype(kq_dtype t)
 {
     return is_integer(t) ? t : kq_dtype_plain(t);
@@ -104,7 +104,7 @@ static kq_status add_rows(entries *list, const kq_tensor *t, int bits, kq_error 
     return status ? status : add(list, s, err);
 }
 
-/* Every plain tensor of the source that no part file replaces. */
+/* Add every plain tensor of the source that no part file replaces. */
 static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file *const *parts, size_t n_parts,
                             kq_error *err)
 {
@@ -123,7 +123,7 @@ static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file 
             return kq_fail(err, KQ_E_UNSUPPORTED, "%s: tensor name of %zu bytes, at most %d are kept",
                            t->file, len, NAME - 1);
         if (is_head(t) && kq_source_config(o->src)->tie_embeddings)
-            continue; /* a copy of the embedding that some exports carry */
+            continue; /* a copy of the embedding, which some programs write although the head is tied */
         const int bits = is_head(t) ? o->head_bits : is_rows(t) ? o->embed_bits : 16;
         kq_status status;
         if (bits < 16) {
@@ -283,7 +283,7 @@ static bool same_bits(const json_t *bits_of)
     return true;
 }
 
-/* The model card, and config.json with quantization_config and auto_map: the last file to appear. */
+/* Write the model card, and then config.json with quantization_config and auto_map, the last file of all. */
 static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of,
                               json_t *skipped, kq_error *err)
 {
@@ -328,7 +328,7 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
     return status;
 }
 
-/* Signs, scale and packed bits of one linear. */
+/* Bits that one linear takes: its signs, its scale and its trellis words. */
 static double packed_bits(size_t m, size_t n, double k)
 {
     return (double)((m + 15) / 16 * ((n + 15) / 16) * 256) * k + 8 * (double)(m + n) + 32;
@@ -432,7 +432,8 @@ static kq_status open_part(saving *z, size_t l, kq_error *err)
     return status;
 }
 
-/* The list of the checkpoint's tensors: what the source keeps, the part files' tensors, hyb's table. */
+/* Make the list of the checkpoint's tensors: those that are kept, those of the part files, the table
+ * of hyb. */
 static kq_status list_tensors(saving *z, kq_error *err)
 {
     const size_t n_layer = kq_source_config(z->o->src)->n_layer;
@@ -454,7 +455,7 @@ static kq_status list_tensors(saving *z, kq_error *err)
     return status;
 }
 
-/* The report's figures, and the files beside the weights; config.json is the last. */
+/* Compute the figures of the report and write the files beside the weights, config.json last. */
 static kq_status write_side_files(saving *z, kq_error *err)
 {
     kq_save_report *r = z->report;

@@ -1,6 +1,7 @@
-/* The small files beside the weights: config.json, the tokenizer's files, the chat template,
- * generation_config.json. A folder's are copied byte for byte; a GGUF's are made from its metadata and read
- * back before they are written. */
+/* Writes the small files beside the weights: config.json, the tokenizer's files, the chat template,
+ * generation_config.json. Those of a folder are copied byte for byte. For a GGUF they are made from its
+ * metadata, and kronq reads them itself before they are written, so that no file is written that cannot be
+ * read. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 
-/* Copied byte for byte from a folder, each if it is there. */
+/* The files that are copied byte for byte from a folder, where they exist. */
 static const char *const copied[] = {"tokenizer.json",
                                      "tokenizer_config.json",
                                      "special_tokens_map.json",
@@ -28,7 +29,7 @@ static const char *const copied[] = {"tokenizer.json",
                                      "tokenizer.model",
                                      "added_tokens.json"};
 
-/* The file `name` of the folder `from` to the folder `dir`; nothing where there is none. */
+/* Copy the file `name` of the folder `from` to the folder `dir`; do nothing where it does not exist. */
 static kq_status copy_file(const char *from, const char *dir, const char *name, kq_error *err)
 {
     char *a = NULL, *b = NULL, *text = NULL;
@@ -44,7 +45,7 @@ static kq_status copy_file(const char *from, const char *dir, const char *name, 
     return status;
 }
 
-/* The files of additional_chat_templates. */
+/* Copy the files of additional_chat_templates. */
 static kq_status copy_templates(const char *from, const char *dir, kq_error *err)
 {
     static const char folder[] = "additional_chat_templates";
@@ -103,7 +104,7 @@ static kq_status write_json(const char *dir, const char *name, const json_t *v, 
     return status;
 }
 
-/* One id, or a list of them. */
+/* The end tokens as JSON: one id, or a list of several. */
 static json_t *eos_json(const kq_config *cfg)
 {
     if (cfg->n_eos == 1)
@@ -122,9 +123,9 @@ kq_status kq_write_hf_side_files(const kq_source *src, const char *dir, kq_error
     kq_status status;
     if (kq_source_kind_of(src) == KQ_SOURCE_HF)
         return copy_all(kq_source_path(src), dir, err);
+    /* nothing is written that cannot be read */
     if ((status = kq_tokenizer_gguf_json(kq_source_gguf(src), cfg->max_position, &tokenizer, &config, err)) ||
-        (status = kq_tokenizer_from_json(tokenizer, kq_source_path(src), &tok,
-                                         err))) /* nothing is written that cannot be read */
+        (status = kq_tokenizer_from_json(tokenizer, kq_source_path(src), &tok, err)))
         goto out;
     map = json_object();
     gen = json_pack("{s:b}", "_from_model_config", 1);
@@ -189,8 +190,8 @@ static kq_status folder_config(const kq_source *src, char **json, kq_error *err)
         return kq_fail(err, KQ_E_FORMAT, "%s/config.json is not a JSON object", kq_source_path(src));
     }
     kq_status status;
-    /* auto_map names files of code beside the source, and transformers_weights a file of weights, which
-     * are not copied. A head that is stored although the configuration ties it is not tied. */
+    /* auto_map names files of code, and transformers_weights a file of weights; neither is copied. Where a
+     * head is stored although the configuration ties it, the head is not tied. */
     static const char *const dropped[] = {"quantization_config", "auto_map", "transformers_weights"};
     const bool tied = kq_source_config(src)->tie_embeddings,
                untied = !tied && json_is_true(json_object_get(root, "tie_word_embeddings"));

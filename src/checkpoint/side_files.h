@@ -1,5 +1,5 @@
 /* The small files beside the weights: config.json, the tokenizer's files, the chat template,
- * generation_config.json. */
+ * generation_config.json. With them, other programs can load what kronq writes. */
 #ifndef KQ_CHECKPOINT_SIDE_FILES_H
 #define KQ_CHECKPOINT_SIDE_FILES_H
 

@@ -1,6 +1,6 @@
-/* Causal attention of one key head (docs/math.md, eq. 15, 25, 26), a tile of queries at a time: the scores of
- * a tile exist, those of a sequence never do. The backward pass keeps each row's log sum exp only and makes
- * the probabilities again (Dao et al. 2022). */
+/* Causal attention of one key head (docs/math.md, eq. 15, 25, 26), a tile of queries at a time. Only the
+ * scores of one tile are in memory, never those of a whole sequence. For the backward pass only the
+ * log-sum-exp of each row is kept, and the probabilities are computed again (Dao et al. 2022). */
 #include <string.h>
 
 #include "model/internal.h"

@@ -1,6 +1,6 @@
 /* One block, forward and backward (docs/math.md, eq. 11 to 17 and 22 to 28). The backward pass recomputes the
- * block from its input, so that nothing but that input is kept between the two passes; every array lives in
- * the caller's scratch. */
+ * block from its input, so that only the input is kept between the two passes. Every array is a slice of the
+ * caller's scratch. */
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
@@ -88,17 +88,17 @@ size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute)
 
 /* ---- scratch ------------------------------------------------------------------------------------------- */
 
-/* All arrays of one pass over T tokens. "heads": [n_kv_head][T * group][head_dim], the order in which
- * attention wants them. */
+/* All arrays of one pass over T tokens. Those marked "heads" are [n_kv_head][T * group][head_dim], the order
+ * that attention.c reads. */
 typedef struct work {
-    float *xn, *x2, *xn2;     /* [T, d]: normed input; after attention; that, normed */
+    float *xn, *x2, *xn2;     /* [T, d]: the normed input; the sum after attention; that sum, normed */
     float *q, *k, *v, *o;     /* [T, dq] or [T, dkv] */
     float *qh, *kh, *vh, *oh; /* heads */
     float *lse;               /* [n_kv_head][T * group] */
-    float *r1, *r2, *rq, *rk; /* factors of the norms, one a row (rq, rk: one a head) */
+    float *r1, *r2, *rq, *rk; /* factors of the norms, one for each row (rq, rk: one for each head) */
     float *g, *u, *h;         /* [T, d_ff] */
     float *tile, *tile2;      /* scores of one tile of queries */
-    size_t more_tiles;        /* how many further tiles fit where g and u will be */
+    size_t more_tiles;        /* how many further tiles fit into the place of g and u */
     float *dxn, *dx2;         /* [T, d] */
     float *dq, *dk, *dv;      /* [T, dq] or [T, dkv]; dq first holds dO */
     float *dqh, *dkh, *dvh, *doh;
@@ -129,7 +129,7 @@ static size_t lay_out(const kq_model_ctx *mc, size_t T, bool back, void *scratch
     w->q = slice_of(&base, &used, T * dq);
     w->k = slice_of(&base, &used, T * dkv);
     w->v = slice_of(&base, &used, T * dkv);
-    /* the raw q is needed again only to go back through its norm */
+    /* q before its norm is read again only by the backward pass through that norm */
     w->o = back && normed ? slice_of(&base, &used, T * dq) : w->q;
     w->qh = slice_of(&base, &used, T * dq);
     w->kh = slice_of(&base, &used, T * dkv);
@@ -186,13 +186,13 @@ static void norm_rows(const kq_model_ctx *mc, const float *x, const float *weigh
     }
 }
 
-/* [T, n_head, head_dim] to and from attention's order, row t * group + g of key head j. */
+/* The offset of an attention head of token t in attention's order: row t * group + g of key head j. */
 static inline size_t head_at(const kq_model_ctx *mc, size_t T, size_t t, size_t head)
 {
     return ((head / mc->group * T + t) * mc->group + head % mc->group) * mc->cfg.head_dim;
 }
 
-/* Normalise and rotate q and k, and bring all three into attention's order. */
+/* Normalise and rotate q and k, and bring q, k and v into attention's order. */
 static void split_heads(const kq_model_ctx *mc, const kq_block *b, size_t T, work *w, int threads)
 {
     const size_t hd = mc->cfg.head_dim, nh = mc->cfg.n_head, nkv = mc->cfg.n_kv_head;
@@ -237,7 +237,7 @@ static void attention(const kq_model_ctx *mc, size_t T, work *w, int threads)
     for (size_t i = 0; i < n_tiles; i++) {
         int me = omp_get_thread_num();
         float *S = threads > 1 && me > 0 ? w->g + (size_t)(me - 1) * tile : w->tile;
-        /* the longest first */
+        /* the tiles with the most work come first, so that the threads end together */
         size_t j = i % mc->cfg.n_kv_head, t0 = (per_head - 1 - i / mc->cfg.n_kv_head) * tile_q;
         size_t row = (j * T + t0) * mc->group, n = T - t0 < tile_q ? T - t0 : tile_q;
         const kq_attn_tile z = {
@@ -260,7 +260,8 @@ static kq_status give_input(const kq_linear_sink *sink, kq_linear_id id, const f
     return sink ? sink->give(sink->ctx, id, X, NULL, T, err) : KQ_OK;
 }
 
-/* The block up to down_proj's input h, and x2, to which the caller adds down_proj's output. */
+/* Compute the block up to h, the input of down_proj, and x2, to which the caller adds the output of
+ * down_proj. */
 static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, work *w,
                               const kq_linear_sink *sink, int threads, kq_error *err)
 {
@@ -422,7 +423,7 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
         return st;
     if (!dx && !(selected & ~(1u << KQ_DOWN)))
         return KQ_OK;
-    /* h is read no more: dh takes its place */
+    /* h is not read any more, so dh takes its place */
     if ((st = back_linear(mc, b, KQ_DOWN, dy, T, false, w.h, &w, err)) != KQ_OK)
         return st;
     mc->kern->swiglu_back(w.g, w.u, w.h, T * ff);

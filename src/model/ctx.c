@@ -1,5 +1,5 @@
-/* What all blocks share: the configuration, the kernels, the table of the rotary embedding; and how tensors
- * are read into the type of the products. */
+/* What all blocks share: the configuration, the kernels and the table of the rotary embedding. Reading
+ * tensors into the type of the products is here too, because it depends on nothing else. */
 #include <math.h>
 
 #include "base/f16.h"
@@ -48,9 +48,8 @@ kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute,
         kq_model_ctx_free(mc);
         return st;
     }
-    /* The angle is rounded to f32, as in transformers; its cosine is not. The attention factor scales
-     * the whole rotation, so that the backward pass, which multiplies by the transpose, needs no word
-     * about it. */
+    /* The angle is rounded to f32, as in transformers; its cosine is computed in double. The attention factor
+     * is part of cos and sin, so the backward pass, which multiplies by the transpose, has it too. */
     const double a = kq_rope_attention(cfg);
     kq_rope_frequencies(cfg, freq);
     for (size_t t = 0; t < max_T; t++)

@@ -1,5 +1,5 @@
-/* Embedding, final norm and head (docs/math.md, eq. 10, 18 to 21). Losses go by tiles of 64 tokens, so that
- * [T, vocab] logits never exist. */
+/* Embedding, final norm and head (docs/math.md, eq. 10, 18 to 21). The loss is computed in tiles of 64
+ * tokens, so that the logits of a whole sequence, [T, vocab], are never in memory. */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
@@ -84,7 +84,7 @@ kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logi
         return KQ_OK;
     if (threads < 1 || omp_in_parallel())
         threads = 1;
-    if (T == 1) { /* one pass over the matrix, at the speed of memory */
+    if (T == 1) { /* one token: one pass over the matrix, as fast as memory gives it */
         const size_t piece = 512, n = (vocab + piece - 1) / piece;
         mc->kern->rms_norm(x, h->norm, xn, d, mc->cfg.rms_eps);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
@@ -103,8 +103,8 @@ kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logi
         kq_gemm_f32_tiled(false, true, T, vocab, d, 1.0f, xn, d, h->W, d, 0.0f, logits, vocab, threads);
         return KQ_OK;
     }
-    /* bf16 rows fill scratch from the front; each is normed at its end: T * 2 bytes never reach (T - 1)
-     * * 4 for T >= 2. */
+    /* The rows in bf16 fill scratch from its front. Each row is first normed in f32 at the end of scratch,
+     * where it never meets them: T rows of 2 bytes a value end before (T - 1) rows of 4 for T >= 2. */
     uint16_t *xb = scratch;
     float *row = xn + (T - 1) * d;
     for (size_t t = 0; t < T; t++) {
@@ -142,7 +142,7 @@ size_t kq_head_scratch_bytes(const kq_model_ctx *mc)
     return lay_out(mc, NULL, &w);
 }
 
-/* Logits of n tokens, at most a tile, into w->logits; the norm's factors into w->r. */
+/* Compute the logits of n tokens, at most a tile, into w->logits, and the factors of the norm into w->r. */
 static kq_status tile_logits(const kq_head *h, const float *x, size_t n, loss_work *w, kq_error *err)
 {
     const kq_model_ctx *mc = h->mc;
@@ -154,7 +154,7 @@ static kq_status tile_logits(const kq_head *h, const float *x, size_t n, loss_wo
     return kq_linear_forward(mc, &lin, w->xn, w->xb, n, false, w->logits, 1, err);
 }
 
-/* One tile of n tokens. */
+/* The loss of one tile of n tokens, and its gradient. */
 static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int32_t *target, float *nll,
                            float *dx, loss_work *w, kq_error *err)
 {
@@ -179,7 +179,7 @@ static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int
             return kq_fail(err, KQ_E_NUMERIC, "the head's output holds NaN or Inf");
         if (nll)
             nll[t] = (float)loss;
-        if (dx) { /* dlogits = softmax - onehot */
+        if (dx) { /* d(loss)/d(logits) = softmax - onehot(target) */
             mc->kern->exp_sum(row, vocab, (float)lse);
             row[target[t]] -= 1.0f;
         }
@@ -234,8 +234,8 @@ kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float
                 return kq_fail(err, KQ_E_NUMERIC, "the head's output holds NaN or Inf");
             double left = u[t0 + t] * sum;
             size_t id = 0;
-            for (size_t last = 0; id < vocab; id++) { /* ids share [0, 1) in their order; rounding at its end
-                                                         goes to the last likely one */
+            /* ids share [0, 1) in their order; rounding at its end goes to the last likely one */
+            for (size_t last = 0; id < vocab; id++) {
                 const double p = exp((double)row[id] - top);
                 last = p > 0 ? id : last;
                 if ((left -= p) < 0)

@@ -1,4 +1,4 @@
-/* Inside the room: the context, linears, attention. */
+/* Inside the room: the context that all blocks share, one linear, and attention of one key head. */
 #ifndef KQ_MODEL_INTERNAL_H
 #define KQ_MODEL_INTERNAL_H
 
@@ -44,7 +44,7 @@ size_t kq_attn_tile_queries(const kq_model_ctx *mc); /* queries a tile: about KQ
  * group, pos0 + n]: scratch. */
 void kq_attn_forward(const kq_model_ctx *mc, const kq_attn_tile *z, float *O, float *lse, float *S);
 
-/* Back through it (eq. 25, 26). */
+/* The arrays of the backward pass through kq_attn_forward (eq. 25, 26). */
 typedef struct kq_attn_gradient {
     const float *O, *lse; /* of the forward pass */
     const float *dO;      /* [n * group, head_dim] */

@@ -1,4 +1,5 @@
-/* One linear, forward (eq. 12) and backward (eq. 22), in the type of the products. */
+/* One linear, forward (eq. 12) and backward (eq. 22). The products are in f32 or in bf16, as the context
+ * says. */
 #include "model/internal.h"
 
 void kq_to_compute(const kq_model_ctx *mc, const float *X, size_t count, uint16_t *xb, int threads)

@@ -1,9 +1,8 @@
 /* Forward and backward of LLaMA-2/3 and Qwen3, one block and one sequence at a time.
  *
- * Every function here runs on the calling thread alone (threads work on different sequences), except
- * where it takes `threads`. Activations are f32 [T, width] row-major; compute says in what type the
- * matrix products are done.
- * Notation and equations: docs/math.md, "The model". d = d_model, T = tokens of the sequence. */
+ * A function runs on the calling thread alone, unless it takes `threads`: the caller's threads work on
+ * different sequences. Activations are f32 [T, width] row-major. The compute type is that of the matrix
+ * products. Notation and equations: docs/math.md, "The model". d = d_model, T = tokens of the sequence. */
 #ifndef KQ_MODEL_MODEL_H
 #define KQ_MODEL_MODEL_H
 
@@ -17,12 +16,12 @@ kq_status kq_model_ctx_new(const kq_config *cfg, kq_isa isa, kq_compute compute,
 void kq_model_ctx_free(kq_model_ctx *mc);
 const kq_config *kq_model_ctx_config(const kq_model_ctx *mc);
 
-/* One head of one token: y = rope(norm ? rms_norm(x, norm) : x, pos). *r (may be NULL) is the norm's
- * factor. x and y may be one array. */
+/* One attention head of one token: y = rope(norm ? rms_norm(x, norm) : x, pos). x and y are [head_dim] and
+ * may be the same array. *r (may be NULL) gets the norm's factor. */
 void kq_head_rotate(const kq_model_ctx *mc, const float *norm, const float *x, size_t pos, float *y,
                     float *r);
 
-/* One linear's weights in the compute type: exactly one pointer is set; owned by its block. */
+/* The weights of one linear in the compute type. Exactly one pointer is set; the block owns it. */
 typedef struct kq_linear {
     size_t m, n;
     float *f32;
@@ -39,22 +38,22 @@ kq_status kq_block_load(const kq_model_ctx *mc, const kq_weights *w, size_t laye
                         kq_error *err);
 void kq_block_free(kq_block *b); /* a zeroed block is fine */
 size_t kq_block_bytes(const kq_config *cfg, kq_compute compute);
-/* with the largest linear in f32, on its way into the block */
+/* Bytes at the peak while a block is loaded: the block, and its largest linear in f32. */
 size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute);
 
-/* Scratch for one thread: as large as forward or backward over T tokens needs. */
+/* Bytes of scratch that a forward or backward pass over T tokens needs. */
 size_t kq_block_scratch_bytes(const kq_model_ctx *mc, size_t T, bool backward);
 
-/* y = block(x), causal, positions 0..T-1. x, y [T, d]; they may be the same array. scratch:
- * kq_block_scratch_bytes(mc, T, false). threads > 1 spreads the work over fixed tiles (same bits for
- * every number of threads); 1 inside a parallel region. */
+/* y = block(x), causal, at positions 0 to T - 1. x, y [T, d]; they may be the same array. scratch:
+ * kq_block_scratch_bytes(mc, T, false). threads: the work is spread over fixed tiles, with the same bits for
+ * every number of threads; inside a parallel region it must be 1. */
 kq_status kq_block_forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                            void *scratch, int threads, kq_error *err);
 
-/* One of many short sequences packed into one pass, or the piece of one: rows [row, row + n) of x. With
- * prefix_n > 0 it continues the rows [prefix_row, prefix_row + prefix_n), which are a whole segment
- * without a prefix: several segments may continue the same one, whose rows are then computed once. Row
- * row + i stands at position prefix_n + i and sees the prefix and its own segment's rows up to itself. */
+/* One of many short sequences that are packed into one pass, or a piece of one: the rows [row, row + n) of x.
+ * With prefix_n > 0 it continues the rows [prefix_row, prefix_row + prefix_n), which must be a whole segment
+ * without a prefix. Several segments may continue the same prefix, whose rows are then computed once. Row row
+ * + i is at position prefix_n + i; it sees the prefix and the rows of its own segment up to itself. */
 typedef struct kq_segment {
     size_t row, n, prefix_row, prefix_n;
 } kq_segment;
@@ -68,9 +67,10 @@ typedef struct kq_packing {
 } kq_packing;
 
 /* x = block(x) in place for all segments of x [T, d]. scratch: kq_block_packed_scratch_bytes(mc, T, longest,
- * threads). threads spread the work over fixed tiles: the same bits for every number of threads, but not for
- * another packing, because a product's last bits depend on its number of rows. KQ_E_ARG: a segment outside
- * the rows or longer than `longest`; KQ_E_NUMERIC: NaN or Inf in the output; KQ_E_MEMORY. */
+ * threads). The bits are the same for every number of threads, because the work is spread over fixed tiles.
+ * Another packing gives other last bits, because those of a product depend on its number of rows. KQ_E_ARG: a
+ * segment is outside the rows or longer than `longest`; KQ_E_NUMERIC: NaN or Inf in the
+ * output; KQ_E_MEMORY. */
 size_t kq_block_packed_scratch_bytes(const kq_model_ctx *mc, size_t T, size_t longest, int threads);
 kq_status kq_block_forward_packed(const kq_model_ctx *mc, const kq_block *b, float *x, const kq_packing *p,
                                   void *scratch, int threads, kq_error *err);
@@ -84,7 +84,7 @@ typedef struct kq_linear_sink {
     unsigned selected; /* a backward pass gives the linears whose bit is set; a forward pass gives all */
 } kq_linear_sink;
 
-/* kq_block_forward on one thread that gives each linear's input to the sink. */
+/* kq_block_forward on one thread, which also gives each linear's input to the sink. */
 kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                                 void *scratch, const kq_linear_sink *sink, kq_error *err);
 
@@ -94,7 +94,8 @@ kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const
 kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy,
                             size_t T, float *dx, const kq_linear_sink *sink, void *scratch, kq_error *err);
 
-/* Embedding, final norm and head. E and (when untied) the head are held in the compute type. */
+/* Embedding, final norm and head. The embedding E and, when it is not tied, the head are held in the compute
+ * type. */
 typedef struct kq_head kq_head;
 kq_status kq_head_load(const kq_model_ctx *mc, const kq_weights *w, kq_head **out, kq_error *err);
 void kq_head_free(kq_head *h);
@@ -116,8 +117,9 @@ size_t kq_head_scratch_bytes(const kq_model_ctx *mc);
 kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll,
                        float *dx, void *scratch, kq_error *err);
 
-/* A next token for every position of x [T, d], drawn from the model's own distribution: u [T] uniform in
- * [0, 1), ids [T]. scratch: kq_head_scratch_bytes(). Single thread. KQ_E_NUMERIC: NaN or Inf. */
+/* Draw a next token for every position of x [T, d] from the model's own distribution. u [T]: uniform random
+ * numbers in [0, 1). ids [T]: the result. scratch: kq_head_scratch_bytes(). Single thread. KQ_E_NUMERIC: NaN
+ * or Inf. */
 kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids,
                          void *scratch, kq_error *err);
 

@@ -1,5 +1,6 @@
-/* Many short sequences in one pass (the answers of a task): rows of all segments go through the linears
- * together, and only attention looks at segments, one (segment, key head) a task. */
+/* Many short sequences in one pass (the answers of a task). The rows of all segments go through the linears
+ * together, which makes the products large. Only attention works segment by segment; one segment and one key
+ * head are the work of one thread at a time. */
 #include <omp.h>
 #include <string.h>
 
@@ -77,7 +78,7 @@ static void gather(const float *from, size_t stride, size_t n, size_t width, flo
         memcpy(to + i * width, from + i * stride, width * sizeof *to);
 }
 
-/* One key head of one segment; the output takes the place of its queries. */
+/* Attention of one key head of one segment. The output takes the place of the queries. */
 static void attend(const kq_model_ctx *mc, const kq_segment *s, size_t j, size_t longest, work *w,
                    float *mine)
 {
@@ -94,7 +95,7 @@ static void attend(const kq_model_ctx *mc, const kq_segment *s, size_t j, size_t
     }
     for (size_t t = s->prefix_n; t < total; t += tile_q) {
         const size_t n = total - t < tile_q ? total - t : tile_q;
-        /* the group's heads are neighbours: rows t * group + g */
+        /* the query heads of a group are neighbours: rows t * group + g */
         float *q = w->q + (s->row + t - s->prefix_n) * mc->dq + j * wide;
         gather(q, mc->dq, n, wide, Q);
         kq_attn_forward(mc, &(kq_attn_tile){.Q = Q, .K = K, .V = V, .pos0 = t, .n = n}, O, NULL, S);

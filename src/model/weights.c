@@ -1,4 +1,4 @@
-/* Weights straight from a source that is not packed: every tensor is read by its Hugging Face name. */
+/* The weights of a source that is not packed: every tensor is read by its Hugging Face name. */
 #include "model/weights.h"
 
 static kq_status read_tensor(const kq_source *src, const char *name, size_t row0, size_t n_rows, float *dst,

@@ -1,5 +1,5 @@
-/* Where a model's weights come from, without saying how they are stored: a plain source, or a packed
- * kronq checkpoint. */
+/* The interface through which all code reads a model's weights. Behind it is a plain source or a packed kronq
+ * checkpoint; a caller does not know which. */
 #ifndef KQ_MODEL_WEIGHTS_H
 #define KQ_MODEL_WEIGHTS_H
 
@@ -15,8 +15,7 @@ struct kq_weights {
     kq_status (*rows)(void *ctx, const char *name, size_t row0, size_t n_rows, float *dst, kq_error *err);
 };
 
-/* Weights straight from a source that is not a kronq checkpoint. src is borrowed and must outlive the
- * result. */
+/* The weights of a source that is not a kronq checkpoint. src is borrowed and must outlive the result. */
 kq_weights kq_weights_from_source(const kq_source *src);
 
 #endif
