@@ -1,5 +1,5 @@
-/* kq_eval_text, the library's evaluation: any MODEL, any text file, a reference model or a file of saved
- * logits; then the result as JSON and as the files that were asked for. */
+/* kq_eval_text, the library's evaluation of any MODEL on any text file, with or without a reference model or
+ * a file of saved logits. The result is JSON, and the files that were asked for. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -40,8 +40,8 @@ kq_status kq_eval_options_of(const kq_common *common, kq_eval_options *out, kq_e
     return KQ_OK;
 }
 
-/* Ids of the text, as many as opt wants, and in *first the token that the tokenizer puts before every
- * text (-1: none). */
+/* Read as many ids of the text as opt asks for. *first: the token that the tokenizer puts before every text;
+ * -1: none. */
 static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, const kq_eval_text_options *opt,
                           kq_text_ids *out, int32_t *first, kq_error *err)
 {
@@ -67,7 +67,7 @@ static kq_status text_ids(const kq_source *src, const char *path, size_t ctx, co
     return status;
 }
 
-/* The first window's ids [ctx] and logits [ctx, vocab]. */
+/* Write the ids [ctx] and the logits [ctx, vocab] of the first window to a file. */
 static kq_status write_logits(const char *path, const int32_t *ids, const float *logits, size_t ctx,
                               size_t vocab, kq_error *err)
 {
@@ -85,8 +85,8 @@ static kq_status write_logits(const char *path, const int32_t *ids, const float 
     return kq_st_writer_finish(w, err);
 }
 
-/* A value with its standard errors, tokens taken as independent ("..._stderr") and windows
- * ("..._stderr_windows"; null with one window). */
+/* Set a value and its two standard errors: "..._stderr" takes tokens as independent, "..._stderr_windows"
+ * takes windows (null with one window). */
 static void set_measure(json_t *o, const char *name, double value, double error, double error_windows)
 {
     char key[64];
@@ -100,11 +100,11 @@ static void set_measure(json_t *o, const char *name, double value, double error,
 /* Everything kq_eval_text opens. */
 typedef struct job {
     kq_model_file *m, *r; /* the model; a reference model, or NULL */
-    kq_kld_base base;     /* saved logits, or zero */
-    kq_text_ids read;     /* the text; its ids are `ids` where the saved logits bring none */
+    kq_kld_base base;     /* saved logits; zeroed: there are none */
+    kq_text_ids read;     /* the text; `ids` are its ids, unless the saved logits bring theirs */
     int32_t *ids;         /* as they are fed to the model */
-    /* as they are in the text: the same but for first tokens of windows that were replaced. NULL: the
-     * same */
+    /* the ids as they are in the text, where the first token of each window was replaced in `ids`; NULL: none
+     * was replaced */
     int32_t *text;
     size_t n_ids;
     kq_eval_options o;
@@ -124,8 +124,8 @@ static void job_close(job *j)
     kq_model_file_close(j->r);
 }
 
-/* Tokens a window: what was asked for, the saved logits' own, or the default; no more than the models
- * were made for. */
+/* Choose the tokens of a window: what was asked for, what the saved logits have, or the default; never more
+ * than the models were made for. */
 static kq_status choose_ctx(job *j, const char *model, const char *reference, const kq_eval_text_options *opt,
                             kq_error *err)
 {
@@ -149,7 +149,8 @@ static kq_status choose_ctx(job *j, const char *model, const char *reference, co
     return j->o.ctx < 2 ? kq_fail(err, KQ_E_ARG, "--ctx %zu: at least 2 tokens are needed", j->o.ctx) : KQ_OK;
 }
 
-/* The ids: the text's, or the saved logits' own. When both are given they must be the same. */
+/* Choose the ids: those of the text or those of the saved logits. When both are given they must be
+ * the same. */
 static kq_status choose_ids(job *j, const char *text_file, const kq_eval_text_options *opt, kq_error *err)
 {
     int32_t first = -1;
@@ -172,7 +173,7 @@ static kq_status choose_ids(job *j, const char *text_file, const kq_eval_text_op
         j->n_ids = n_base;
     if (st || !j->o.half || first < 0)
         return st;
-    /* llama.cpp puts the beginning token in the place of each window's first */
+    /* llama.cpp replaces the first token of each window by the beginning token */
     if ((st = kq_alloc_for((void **)&j->text, j->n_ids, sizeof *j->text, "token ids", err)))
         return st;
     memcpy(j->text, j->ids, j->n_ids * sizeof *j->ids);
@@ -181,7 +182,7 @@ static kq_status choose_ids(job *j, const char *text_file, const kq_eval_text_op
     return KQ_OK;
 }
 
-/* The outputs beside the figures: the first window's logits, figures by window, saved logits. */
+/* Open the outputs beside the figures: logits of the first window, figures of each window, saved logits. */
 static kq_status open_outputs(job *j, const kq_eval_text_options *opt, kq_error *err)
 {
     const size_t vocab = kq_source_config(kq_model_file_source(j->m))->vocab_size, all = j->n_ids / j->o.ctx;
@@ -203,15 +204,15 @@ static kq_status open_outputs(job *j, const kq_eval_text_options *opt, kq_error 
     return st;
 }
 
-/* The reference's hidden states on these windows, in the folder `cache`: all that they depend on makes
- * the file's name. */
+/* Open the file of the reference's hidden states on these windows in the folder `cache`. Its name is a hash
+ * of everything that the states depend on. */
 static kq_status open_cache(job *j, const char *cache, size_t chunks, kq_error *err)
 {
     const kq_source *src = kq_model_file_source(j->r);
     const size_t all = j->n_ids / j->o.ctx, windows = chunks && chunks < all ? chunks : all;
     char model[33], ids[33], key[300];
     kq_status st = windows ? kq_source_fingerprint(src, model, err) : KQ_OK;
-    if (st || !windows) /* kq_evaluate reports a text without a window */
+    if (st || !windows) /* no whole window: kq_evaluate reports it */
         return st;
     kq_hash *h = kq_hash_new();
     if (!h)

@@ -1,6 +1,6 @@
-/* Perplexity and KL divergence of consecutive windows (docs/math.md, eq. 80 to 86). The models go by block by
- * block over groups of windows, so that one block of each is in memory at a time, whatever the model's size.
- */
+/* Perplexity and KL divergence of consecutive windows (docs/math.md, eq. 80 to 86). Each block is loaded once
+ * for a group of windows, so that only one block of each model is in memory at a time, whatever the model's
+ * size. */
 #include "eval/eval.h"
 
 #include <math.h>
@@ -12,7 +12,8 @@
 #include "base/threads.h"
 #include "eval/score.h"
 
-/* Hidden states of one group of windows, both models together, where no less is asked for. */
+/* bytes of hidden states of one group of windows, both models together, unless a memory limit asks
+ * for less */
 #define GROUP_BYTES ((size_t)512 << 20)
 
 typedef struct side {
@@ -22,19 +23,20 @@ typedef struct side {
     kq_head *head;
     size_t d;
     float *h;          /* [group, ctx, d] hidden states */
-    kq_hidden *hidden; /* its states on disk: read, or added to; NULL: neither */
+    kq_hidden *hidden; /* the file of its states, which is read or added to; NULL: none */
 } side;
 
 typedef struct run {
     const kq_eval_options *opt;
     const kq_kern *kern;
     int threads;
-    size_t ctx, group, n_side; /* windows a group; 1 or 2 models */
-    /* positions from .. to-1 of a window are compared; the first `scored` of them predict a token of it */
+    size_t ctx, group, n_side; /* group: windows of a group; n_side: 1 or 2 models */
+    /* the positions from .. to-1 of a window are compared; the first `scored` of them predict a token of the
+     * window */
     size_t from, to, scored;
     bool compare; /* with a reference model or saved logits */
     side side[2]; /* model, reference */
-    /* [windows, scored]: nll, the reference's nll, difference of the probabilities */
+    /* [windows, scored]: nll, the reference's nll, the difference of the next token's probabilities */
     double *nll, *ref, *dp;
     double *kld, *same; /* [windows, to - from] */
     double done, work;  /* for progress: blocks and heads times windows */
@@ -56,20 +58,20 @@ static kq_status advance(run *r, const char *stage, double work, kq_error *err)
 
 /* ---- memory ---- */
 
-/* Block forward of one thread. */
+/* Bytes of scratch that one thread needs for a forward pass through a block. */
 static size_t scratch_slice(const kq_model_ctx *mc, size_t ctx)
 {
     return (kq_block_scratch_bytes(mc, ctx, false) + 63) & ~(size_t)63;
 }
 
-/* Logits of a tile and its scores, of one thread, in floats. */
+/* How many floats one thread needs for the logits of a tile and their scores. */
 static size_t tile_slice(size_t n_side, size_t vocab, size_t d_max)
 {
     return (n_side * KQ_HEAD_TILE + 2) * vocab + KQ_HEAD_TILE * d_max;
 }
 
-/* At the peak, beside the hidden states of a group: the program, the heads, the scores of all windows,
- * and either a block, the scratch of its forward pass and a linear on its way into it, or tiles of
+/* Bytes at the peak without the hidden states of a group: the program, the heads, the scores of all windows,
+ * and the larger of two: a block with the scratch of its forward pass and one linear in f32, or tiles of
  * logits. */
 static size_t fixed_bytes(const kq_model_ctx *const mc[2], size_t n_side, size_t ctx, size_t windows,
                           int threads, const kq_eval_options *opt)
@@ -99,7 +101,7 @@ static kq_status check_memory(size_t limit, size_t fixed, size_t window_bytes, k
                : KQ_OK;
 }
 
-/* Windows at once: as many as GROUP_BYTES or the memory limit hold. */
+/* Choose how many windows are evaluated at once: as many as GROUP_BYTES and the memory limit can hold. */
 static kq_status choose_group(run *r, size_t windows, size_t window_bytes, kq_error *err)
 {
     const kq_model_ctx *mc[2] = {r->side[0].mc, r->side[1].mc};
@@ -161,13 +163,13 @@ static kq_status forward_window(const run *r, side *s, const kq_block *b, size_t
                                 char *scratch, int threads, kq_error *err)
 {
     float *h = s->h + g * r->ctx * s->d;
-    /* the block names the layer where NaN or Inf appeared; here whose, and in which window */
+    /* the error names the layer where NaN or Inf appeared; the model and the window are added here */
     kq_error e;
     kq_status st = kq_block_forward(s->mc, b, h, r->ctx, h, scratch, threads, &e);
     return st == KQ_OK ? st : kq_fail(err, st, "%s, window %zu: %s", s->name, window0 + g, e.message);
 }
 
-/* Hidden states of windows [window0, window0 + n) after the last block, into s->h. */
+/* Compute the hidden states of windows [window0, window0 + n) after the last block, into s->h. */
 static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window0, size_t n, kq_error *err)
 {
     kq_status st = KQ_OK;
@@ -182,7 +184,8 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
         return st;
     for (size_t g = 0; g < n && st == KQ_OK; g++)
         st = kq_head_embed(s->head, ids + (window0 + g) * r->ctx, r->ctx, s->h + g * r->ctx * s->d, err);
-    /* Whole rounds of windows one a thread; what is left over one by one, each on all threads. */
+    /* As long as there is a window for each thread, a thread has a window of its own. The windows that are
+     * left over are computed one by one, each by all threads. */
     size_t whole = n / (size_t)r->threads * (size_t)r->threads;
     for (size_t layer = 0; layer < s->w->cfg->n_layer && st == KQ_OK; layer++) {
         st = kq_block_load(s->mc, s->w, layer, &b, err);
@@ -211,8 +214,8 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
     return st == KQ_OK && s->hidden ? kq_hidden_add(s->hidden, s->h, n, err) : st;
 }
 
-/* The scores of one position. lp: the model's (and the reference's) logits after it. row: where the model's
- * row of saved logits is encoded; NULL: nowhere. */
+/* Compute the scores of one position. lp: the logits of the model (and of the reference) there. row: where
+ * the model's logits are encoded for a file of saved logits; NULL: nowhere. */
 static kq_status score_position(run *r, const int32_t *ids, size_t window, size_t t, float *const lp[2],
                                 float *scratch, uint8_t *row, kq_error *err)
 {
@@ -256,8 +259,8 @@ static kq_status score_position(run *r, const int32_t *ids, size_t window, size_
     return KQ_OK;
 }
 
-/* One tile of at most KQ_HEAD_TILE positions: both models' logits, then the scores of each position.
- * rows: where the model's rows are to be encoded, NULL: nowhere. */
+/* Compute one tile of at most KQ_HEAD_TILE positions: the logits of both models, then the scores of each
+ * position. rows: where the model's logits are encoded for a file of saved logits; NULL: nowhere. */
 static kq_status score_tile(run *r, const int32_t *ids, size_t window0, size_t g, size_t t0, float *scratch,
                             uint8_t *rows, kq_error *err)
 {
@@ -288,7 +291,7 @@ static kq_status score_group(run *r, const int32_t *ids, size_t window0, size_t 
     size_t per_window = (r->to - r->from + KQ_HEAD_TILE - 1) / KQ_HEAD_TILE, tiles = n * per_window;
     size_t slice = tile_slice(r->n_side, vocab, d_max), row_bytes = kq_kld_row_bytes(vocab);
     int threads = tiles < (size_t)r->threads ? (int)tiles : r->threads;
-    /* rows to save are written in their order, a round of tiles at a time */
+    /* saved logits are written in order, so the tiles go in rounds of one tile a thread */
     size_t round = r->opt->save ? (size_t)threads : tiles;
     float *scratch;
     uint8_t *rows = NULL;
@@ -354,7 +357,7 @@ static kq_status summarise(const run *r, size_t windows, kq_eval_figures *out, k
             e.reference_nll += r->ref[i] / (double)e.tokens;
             e.dp_mean += r->dp[i] / (double)e.tokens;
             square += r->dp[i] * r->dp[i] / (double)e.tokens;
-            r->ref[i] = r->nll[i] - r->ref[i]; /* its mean is the ratio's logarithm */
+            r->ref[i] = r->nll[i] - r->ref[i]; /* the mean of this difference is the logarithm of the ratio */
         }
         e.dp_rms = sqrt(square);
         kq_mean_stderr(r->ref, e.tokens, e.tokens, &e.ratio, &e.ratio_stderr, &sw);
@@ -381,7 +384,7 @@ static kq_status check_options(const kq_weights *model, const kq_weights *refere
     return KQ_OK;
 }
 
-/* Windows of the text that are measured, after all checks of the input. */
+/* Check the input and choose how many windows of the text are measured. */
 static kq_status choose_windows(const kq_weights *model, const kq_weights *reference, size_t n_ids,
                                 const kq_eval_options *opt, size_t *windows, kq_error *err)
 {
@@ -402,7 +405,7 @@ static kq_status choose_windows(const kq_weights *model, const kq_weights *refer
     return check_options(model, reference, *windows, opt, err);
 }
 
-/* Hidden states of a group, scores of all windows. */
+/* Allocate the hidden states of a group and the scores of all windows. */
 static kq_status make_room(run *r, size_t windows, kq_error *err)
 {
     size_t width = 0, window_bytes;

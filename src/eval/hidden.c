@@ -1,5 +1,5 @@
-/* A reference's hidden states on disk (hidden.h): a safetensors file named by the hash of all that the states
- * depend on, with a checksum for each window, because a damaged file would otherwise only show as a slightly
+/* The hidden states of a reference as a safetensors file, whose name is a hash of everything that the states
+ * depend on. Each window has a checksum, because a damaged file would only show as a slightly
  * wrong measure. */
 #include "eval/hidden.h"
 

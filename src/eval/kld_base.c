@@ -1,5 +1,6 @@
-/* Files of saved logits, byte for byte as llama.cpp's llama-perplexity writes and reads them
- * (tools/perplexity, MIT; its arithmetic restated), so that figures of both programs can be compared. */
+/* Writes and reads files of saved logits, byte for byte as llama.cpp's llama-perplexity does
+ * (tools/perplexity, MIT; the arithmetic is the same), so that the figures of both programs can
+ * be compared. */
 #include "eval/kld_base.h"
 
 #include <math.h>

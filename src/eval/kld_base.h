@@ -15,20 +15,21 @@ typedef struct kq_kld_base {
     const uint8_t *rows; /* [windows, ctx - 1 - ctx/2, kq_kld_row_bytes(vocab)] */
 } kq_kld_base;
 
-/* Does PATH begin as such a file does? */
+/* Does the file at path begin as a file of saved logits does? */
 bool kq_kld_base_is(const char *path);
-/* KQ_E_FORMAT names what does not fit: the file's length must be exactly what its header says. */
+/* Open a file of saved logits; *out is the caller's (kq_kld_base_close). KQ_E_FORMAT names what is wrong; the
+ * file must be exactly as long as its header says. */
 kq_status kq_kld_base_open(const char *path, kq_kld_base *out, kq_error *err);
 void kq_kld_base_close(kq_kld_base *b); /* zeroed is fine */
 
 size_t kq_kld_row_bytes(size_t vocab);
-/* Logits [vocab] with their stats as one row: f32 scale, f32 smallest log-probability, then u16
- * multiples of scale above it. */
+/* Encode logits [vocab] with their stats as one row: the scale (f32), the smallest log-probability (f32), and
+ * then each log-probability as a u16 multiple of the scale above the smallest. */
 void kq_kld_row_encode(const float *logits, const kq_row_stats *st, size_t vocab, uint8_t *row);
 
-/* One position compared with the file's, as llama-perplexity does it: KL over the tokens that the file
- * gives more than e^-16, not renormalised. */
-/* nll: the file's, of token `next`; top: its most likely, ties to the lowest id */
+/* One position compared with the file's, as llama-perplexity does it: the KL divergence is summed over the
+ * tokens to which the file gives more than e^-16, without renormalising. */
+/* nll: the file's, of the token `next`; top: the file's most likely token, ties to the lowest id */
 typedef struct kq_kld_row {
     double kl, nll;
     int32_t top;

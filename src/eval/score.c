@@ -1,6 +1,6 @@
 /* Scores of one position (eq. 19, 82, 83) and the statistics of many (eq. 84, 85). Sums are in double over
- * fixed lanes, so that equal logits give a KL of exactly 0 and every number of threads gives the same bits.
- */
+ * fixed lanes, so that equal logits give a KL of exactly 0 and every number of threads gives the
+ * same bits. */
 #include "eval/eval.h"
 
 #include <math.h>
@@ -49,7 +49,8 @@ double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, co
     return lanes_sum(num) / lanes_sum(den) - (p->lse - q->lse);
 }
 
-/* Mean and standard error of m values, value i being the mean of x's `cluster` values from i * cluster on. */
+/* The standard error of m values around their mean. Value i is the mean of the `cluster` values of x from
+ * i * cluster on. */
 static double stderr_of(const double *x, size_t m, size_t cluster, double mean)
 {
     double ss = 0;

@@ -1,4 +1,5 @@
-/* Comparing next-token distributions, one position at a time. For the rooms eval and tasks. */
+/* Comparing distributions of the next token, one position at a time. All rooms that measure use it, so that
+ * their figures agree. */
 #ifndef KQ_EVAL_SCORE_H
 #define KQ_EVAL_SCORE_H
 
@@ -25,8 +26,8 @@ double kq_row_kl(const kq_kern *kern, const float *lp, const kq_row_stats *p, co
  * (NaN with fewer than two clusters; n is a multiple of cluster). */
 void kq_mean_stderr(const double *x, size_t n, size_t cluster, double *mean, double *se, double *se_cluster);
 
-/* Quantiles of x [n], n >= 1, which is sorted in place: linear between the two values around q (n - 1);
- * q of kq_quantile (eval.h). */
+/* out [KQ_N_QUANTILE] = the quantiles q of kq_quantile (eval.h) of x [n], n >= 1: linear between the two
+ * values around position q (n - 1). x is sorted in place. */
 void kq_quantiles(double *x, size_t n, double *out);
 
 #endif

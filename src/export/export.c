@@ -1,5 +1,6 @@
-/* kq_export: open any MODEL, prepare the output, write it. A folder that is being written holds a lock file;
- * only such a folder, or an empty one, is written into, and a second export into it is refused. */
+/* kq_export: opens any MODEL, prepares the output and writes it. A folder that is being written holds a lock
+ * file. Only such a folder or an empty one is written into, so that no file of the user's is lost, and a
+ * second export into the same folder is refused. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -19,10 +20,10 @@
 #include "export/rows.h"
 #include "settings/settings.h"
 
-/* a file in a folder that is being written; it is removed when the folder is complete */
+/* the lock file of a folder that is being written; it is removed when the folder is complete */
 static const char unfinished[] = ".kronq-export";
 
-/* Remove the weight files of an export that was interrupted: this one may have fewer shards. */
+/* Remove the weight files of an interrupted export, because the new one may have fewer of them. */
 static void drop_leftovers(const char *dir)
 {
     DIR *d = opendir(dir);
@@ -33,8 +34,8 @@ static void drop_leftovers(const char *dir)
         closedir(d);
 }
 
-/* A folder to write into: absent, empty, or left by an export that did not finish. *lock is held until it is
- * closed. */
+/* Make the folder, or take one that is empty or was left by an export that did not finish. The lock is held
+ * until *lock is closed. */
 static kq_status begin_folder(const char *out, bool *new_folder, int *lock, kq_error *err)
 {
     char *lock_path = NULL, *config = NULL;
@@ -140,7 +141,7 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     }
     if (!status && report_json && !(*report_json = make_report(&x, kq_now_s() - start, err)))
         status = KQ_E_MEMORY;
-    if (status && new_folder && lock >= 0) /* everything in it is this run's */
+    if (status && new_folder && lock >= 0) /* this run has made everything in it */
         kq_remove_tree(out, NULL);
     if (status && new_folder)
         kq_remove_folders(out, made);

@@ -1,4 +1,5 @@
-/* The dequantized weights as a GGUF file for llama.cpp. */
+/* Writes the dequantized weights as a GGUF file for llama.cpp. Values that the file's type cannot hold are
+ * found before the file is begun. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@
 #include "format/json.h"
 #include "source/rope.h"
 
-/* What a file may consist of: ggml's type and llama.cpp's name for such a file. */
+/* The types that a file may have: ggml's type, and llama.cpp's number for such a file. */
 static const struct file_kind {
     const char *name;
     kq_dtype dtype;
@@ -38,7 +39,7 @@ static const struct file_kind *find_kind(const char *name)
     return NULL;
 }
 
-/* How the weights came about (bits, method, code), for readers of the file's metadata. */
+/* Write into the metadata how the weights were made (bits, method, code). */
 static kq_status write_origin(kq_gguf_writer *w, const kq_export_job *x, const char *type, kq_error *err)
 {
     if (!kq_source_is_kronq(x->src))
@@ -71,7 +72,7 @@ typedef struct encoder {
     const char *name, *file; /* file: for messages */
     kq_dtype dtype;
     size_t cols, row_bytes;
-    size_t row, head_dim; /* rows done; not 0: they come interleaved by heads */
+    size_t row, head_dim; /* row: rows done; head_dim: not 0 when the rows come in llama.cpp's order */
     float largest;        /* magnitude so far */
     uint8_t *buf;         /* owned */
     size_t cap;
@@ -90,7 +91,7 @@ static kq_status too_large(const encoder *e, const float *rows, size_t at, kq_er
                                           : "its scales are half floats, 65504 at most");
 }
 
-/* Can the type hold these rows? Asked before anything is written. */
+/* Check that the type can hold these rows, before anything is written. */
 static kq_status check_rows(void *ctx, const float *rows, size_t n, kq_error *err)
 {
     encoder *e = ctx;
@@ -129,8 +130,8 @@ static void begin_slot(const kq_export_job *x, const kq_gguf_slot *s, encoder *e
     e->largest = 0;
 }
 
-/* Values that a type cannot hold are found before the file is begun. The packed linears of a kronq checkpoint
- * need no check: they were checked when it was made. */
+/* Check that the type of a tensor can hold its values. The packed linears of a kronq checkpoint were checked
+ * when it was made, and are not checked again. */
 static kq_status check_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e, kq_error *err)
 {
     begin_slot(x, s, e);

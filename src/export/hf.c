@@ -1,5 +1,5 @@
-/* The dequantized weights as an ordinary Hugging Face folder in bf16, which loads without any code of
- * kronq's. */
+/* Writes the dequantized weights as an ordinary Hugging Face folder in bf16, which other programs load
+ * without any code of kronq's. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@
 
 typedef struct hf_writer {
     kq_export_job *x;
-    kq_gguf_slot *slots; /* owned; those of GGUF but rope_freqs, in Hugging Face's shapes */
+    kq_gguf_slot *slots; /* owned; the tensors of a GGUF without rope_freqs, in Hugging Face's shapes */
     size_t n;
     kq_st_writer *w;  /* of the shard at work; borrowed */
     const char *name; /* of the tensor at work */
@@ -65,7 +65,7 @@ static kq_status write_config(const kq_export_job *x, kq_error *err)
     }
     json_t *config = kq_json_again(text);
     kq_free(text);
-    /* transformers 5 writes dtype, 4 wrote torch_dtype; each reads both */
+    /* transformers 5 writes dtype, and 4 wrote torch_dtype; both versions read both */
     if (!config || json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype",
                                        json_string("bfloat16")))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);

@@ -1,11 +1,11 @@
-/* A tensor's rows for an export, some at a time, so that the peak is one linear in f32. */
+/* Gives a tensor's rows to an export, some at a time, so that at most one linear is in memory in f32. */
 #include "export/rows.h"
 
 #include <string.h>
 
 #include "base/mem.h"
 
-enum { ROWS = 256 }; /* that are handed out at a time */
+enum { ROWS = 256 }; /* most rows that are given at a time */
 
 kq_status kq_export_progress(const kq_export_job *x, size_t i, size_t n, kq_error *err)
 {
@@ -22,7 +22,8 @@ kq_status kq_export_rows(const kq_export_job *x, const kq_gguf_slot *s, size_t h
     const char *hf_name = s->hf_name;
     const int linear = s->linear;
     const size_t rows = s->ne[1], cols = s->ne[0];
-    const bool vector = rows == 1 && linear < 0; /* kq_weights counts a vector as rows of one */
+    /* for kq_weights a vector is a column of rows with one value each */
+    const bool vector = rows == 1 && linear < 0;
     const size_t step = vector ? 1 : rows < ROWS ? rows : ROWS;
     float *W = NULL, *some = NULL;
     kq_status status = kq_alloc_for((void **)&some, step * cols, sizeof *some, hf_name, err);

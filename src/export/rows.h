@@ -1,4 +1,5 @@
-/* Inside the room: what the two kinds of output share: the job, and a tensor's rows. */
+/* Inside the room: what both kinds of output (folder and GGUF) share: the job, and reading a
+ * tensor's rows. */
 #ifndef KQ_EXPORT_ROWS_H
 #define KQ_EXPORT_ROWS_H
 
@@ -14,7 +15,7 @@ typedef struct kq_export_job {
     size_t n_tensors, n_fallback; /* result; tensors stored in --fallback's type */
 } kq_export_job;
 
-/* Gets the next n rows of a tensor as they are to be stored: f32 [n, cols]. */
+/* A function that takes the next n rows of a tensor, f32 [n, cols], in the order in which they are stored. */
 typedef kq_status kq_export_sink(void *ctx, const float *rows, size_t n, kq_error *err);
 
 /* Give the slot's tensor to the sink, some rows at a time. head_dim 0: in Hugging Face's row order; otherwise
