@@ -107,8 +107,8 @@ static kq_status engine_new(const kq_weights *w, const kq_model_file *model, con
                             kq_engine **out, kq_error *err)
 {
     *out = NULL;
-    if (opt->n_slots < 1 || opt->n_slots > 65536)
-        return kq_fail(err, KQ_E_ARG, "an engine of %zu sequences (1 to 65536)", opt->n_slots);
+    if (opt->n_slots < 1 || opt->n_slots > KQ_ENGINE_SLOTS)
+        return kq_fail(err, KQ_E_ARG, "an engine of %zu sequences (1 to %d)", opt->n_slots, KQ_ENGINE_SLOTS);
     if (opt->kv < KQ_KV_BF16 || opt->kv > KQ_KV_F32)
         return kq_fail(err, KQ_E_ARG, "unknown type %d of the key/value cache", (int)opt->kv);
     kq_engine *e = kq_calloc(1, sizeof *e);

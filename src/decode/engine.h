@@ -30,13 +30,15 @@ typedef enum kq_engine_weights { KQ_WEIGHTS_AUTO = 0, KQ_WEIGHTS_PACKED, KQ_WEIG
 /* "auto", "packed", "dense" */
 kq_status kq_engine_weights_parse(const char *name, kq_engine_weights *out, kq_error *err);
 
+enum { KQ_ENGINE_SLOTS = 65536 /* at most */ };
+
 typedef struct kq_engine_options {
     kq_isa isa;
     /* F32: weights and sums in f32. BF16: dense weights in bf16; packed linears in 13-bit integers
      * (docs/math.md, "Decoding") */
     kq_compute compute;
     int threads;    /* less than 1: as kq_engine_threads says */
-    size_t n_slots; /* sequences: 1 to 65536 */
+    size_t n_slots; /* sequences: 1 to KQ_ENGINE_SLOTS */
     size_t max_T;   /* tokens a slot */
     kq_engine_weights weights;
     kq_kv_type kv;

@@ -2,6 +2,7 @@
  * no rewriting and are parsed as they are. */
 #include "format/json.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,12 +255,24 @@ kq_status kq_json_parse(const char *text, size_t size, const char *path, json_t 
         (void)pass_text(&write);
     }
     json_error_t why;
-    *root = json_loadb(copy ? copy : text, copy ? count.n : size, JSON_ALLOW_NUL | JSON_DECODE_ANY, &why);
+    const kq_status status =
+        kq_json_load(copy ? copy : text, copy ? count.n : size, JSON_ALLOW_NUL | JSON_DECODE_ANY, root, &why);
     kq_free(copy);
-    if (!*root)
-        return kq_fail(err, json_error_code(&why) == json_error_out_of_memory ? KQ_E_MEMORY : KQ_E_FORMAT,
-                       "%s: not valid JSON: %s (line %d)", path, why.text, why.line);
-    return KQ_OK;
+    if (status == KQ_E_FORMAT)
+        return kq_fail(err, status, "%s: not valid JSON: %s (line %d)", path, why.text, why.line);
+    return status ? kq_fail(err, status, "%s: %s", path, why.text) : KQ_OK;
+}
+
+kq_status kq_json_load(const char *text, size_t size, size_t flags, json_t **root, json_error_t *why)
+{
+    errno = 0;
+    *root = json_loadb(text, size, flags, why);
+    if (errno != ENOMEM && (*root || json_error_code(why) != json_error_out_of_memory))
+        return *root ? KQ_OK : KQ_E_FORMAT;
+    json_decref(*root);
+    *root = NULL;
+    snprintf(why->text, sizeof why->text, "out of memory: the JSON");
+    return KQ_E_MEMORY;
 }
 
 kq_status kq_json_read(const char *path, size_t max_size, json_t **root, kq_error *err)

@@ -27,6 +27,12 @@ kq_status kq_json_parse(const char *text, size_t size, const char *path, json_t 
 /* The same for a file of at most max_size bytes. */
 kq_status kq_json_read(const char *path, size_t max_size, json_t **root, kq_error *err);
 
+/* json_loadb of jansson, told apart by errno whether memory is out or the JSON broken. jansson itself often
+ * says nothing, or blames the text; and where the buffer of a string cannot grow it leaves out a byte and
+ * goes on, which stays unseen when a number follows (reading it clears errno). KQ_E_FORMAT or KQ_E_MEMORY:
+ * *root is NULL, and why->text says what is wrong. err is not written. */
+kq_status kq_json_load(const char *text, size_t size, size_t flags, json_t **root, json_error_t *why);
+
 /* ---- typed fields ----
  *
  * A reader of a file walks from its root by key and by index, and takes each value as the type that it

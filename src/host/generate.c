@@ -50,7 +50,7 @@ size_t kq_model_length(const kq_model *m, size_t sequence)
 
 void kq_model_truncate(kq_model *m, size_t sequence, size_t length)
 {
-    if (m->engine)
+    if (m->engine && !m->busy)
         kq_engine_truncate(m->engine, sequence, length);
 }
 
@@ -198,7 +198,9 @@ kq_status kq_model_generate(kq_model *m, const int32_t *ids, size_t n_ids, const
                                      .emit = collect,
                                      .ctx = &a,
                                      .ids = fresh};
+    m->busy = true;
     status = kq_generate(m->engine, opt.sequence, m->tok, ids, n_ids, same, &how, &made, err);
+    m->busy = false;
     if (!status && (a.status || (a.status = kq_buffer_add(&a.text, "", 1, &a.err))))
         status = kq_fail(err, a.status, "%s", a.err.message);
     if (status) {

@@ -141,6 +141,9 @@ static kq_status choose(kq_model *m, const kq_model_options *opt, kq_error *err)
     m->common.isa = m->common.compute = NULL;
     m->context = opt->context;
     m->sequences = opt->sequences;
+    if (m->sequences < 1 || m->sequences > KQ_ENGINE_SLOTS)
+        return kq_fail(err, KQ_E_ARG, "sequences is %zu, 1 to %d are possible", m->sequences,
+                       KQ_ENGINE_SLOTS);
     if ((status = kq_isa_pick(opt->common.isa, &m->isa, err)))
         return status;
     m->compute = KQ_BF16;
@@ -231,9 +234,22 @@ static void describe_engine(kq_model *m)
                                       .bytes_per_token = kq_engine_bytes_per_token(m->engine)};
 }
 
+static kq_status check_idle(const kq_model *m, kq_error *err)
+{
+    return m->busy
+               ? kq_fail(err, KQ_E_ARG,
+                         "%s: the model is at work, for a server (kq_server_stop ends it) or on the answer "
+                         "whose emit makes this call",
+                         m->info.path)
+               : KQ_OK;
+}
+
 kq_status kq_model_load(kq_model *m, size_t context, kq_error *err)
 {
     KQ_C_LOCALE;
+    kq_status status = check_idle(m, err);
+    if (status)
+        return status;
     for (size_t i = 0; m->served && i < m->sequences; i++) /* by requests, whose tokens nobody kept */
         kq_engine_truncate(m->engine, i, 0);
     m->served = false;
@@ -255,9 +271,9 @@ kq_status kq_model_load(kq_model *m, size_t context, kq_error *err)
     kq_free(m->held);
     m->engine = NULL;
     m->held = NULL;
-    kq_status status = kq_mul_size(m->sequences, context, &tokens)
-                           ? kq_alloc_for((void **)&m->held, tokens, sizeof *m->held, "the tokens", err)
-                           : kq_fail(err, KQ_E_ARG, "a context of %zu tokens is too large", context);
+    status = kq_mul_size(m->sequences, context, &tokens)
+                 ? kq_alloc_for((void **)&m->held, tokens, sizeof *m->held, "the tokens", err)
+                 : kq_fail(err, KQ_E_ARG, "a context of %zu tokens is too large", context);
     if (!status)
         status = kq_engine_new(m->file, &opt, &m->engine, err);
     if (!status)

@@ -28,7 +28,10 @@ struct kq_model {
     kq_sampling sampling; /* what the authors recommend, or kronq's own */
     kq_engine *engine;
     kq_engine_info engine_info;
-    bool served;   /* the caches hold what a server left there */
+    bool served; /* the caches hold what a server left there */
+    /* a server answers with the model, or emit was called within an answer of it: nothing else may touch
+     * the engine */
+    bool busy;
     int32_t *held; /* owned [sequences, context]: the tokens in the caches */
 };
 

@@ -8,9 +8,12 @@
 #include "request/head.h"
 #include "serve/serve.h"
 
-/* Origins and host names as browsers send them. */
-static kq_status check_words(const kq_serve_options *opt, kq_error *err)
+/* The options as the serve room has them: where to listen; origins and host names as browsers send them. */
+static kq_status check_words(kq_serve_options *opt, kq_error *err)
 {
+    opt->host = opt->host ? opt->host : "127.0.0.1";
+    if (opt->port > 65535)
+        return kq_fail(err, KQ_E_ARG, "--port %u: 65535 is the highest", opt->port);
     for (size_t i = 0; i < opt->n_cors; i++)
         if (strcmp(opt->cors[i], "*") && !kq_head_origin_valid(opt->cors[i]))
             return kq_fail(err, KQ_E_ARG,
@@ -53,7 +56,10 @@ kq_status kq_serve(kq_model *m, const kq_serve_options *given, kq_server **out, 
                               .cfg = m->cfg,
                               .tok = m->tok,
                               .kern = kq_kern_pick(m->isa),
-                              .path = m->info.path};
+                              .path = m->info.path,
+                              .busy = &m->busy};
     m->served = true;
-    return kq_server_start(&opt, &served, out, err);
+    status = kq_server_start(&opt, &served, out, err);
+    m->busy = !status;
+    return status;
 }

@@ -1,4 +1,5 @@
 /* Tokens and chat of a kq_model. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,6 +7,7 @@
 #include "base/mem.h"
 #include "base/options.h"
 #include "chat/chat.h"
+#include "format/json.h"
 #include "generate/generate.h"
 #include "host/model.h"
 
@@ -92,12 +94,32 @@ static kq_status read_chat(const kq_chat_options *given, kq_chat_options *opt, j
         status = kq_chat_argument(arguments, opt->argument[i], err);
     if (!status && opt->tools_json) {
         json_error_t wrong;
-        *tools = json_loads(opt->tools_json, JSON_REJECT_DUPLICATES, &wrong);
-        if (!json_is_array(*tools))
-            status = kq_fail(err, KQ_E_ARG, "the tools of a chat: %s",
-                             *tools ? "an array is expected" : wrong.text);
+        status =
+            kq_json_load(opt->tools_json, strlen(opt->tools_json), JSON_REJECT_DUPLICATES, tools, &wrong);
+        if (status || !json_is_array(*tools))
+            status = kq_fail(err, status == KQ_E_MEMORY ? status : KQ_E_ARG, "the tools of a chat: %s",
+                             status ? wrong.text : "an array is expected");
     }
     return status;
+}
+
+/* Messages [n] as a list of the chat room; *list is the caller's also after an error. */
+static kq_status list_messages(const kq_message *messages, size_t n, json_t **list, kq_error *err)
+{
+    *list = json_array();
+    if (!*list)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: the messages");
+    for (size_t i = 0; i < n; i++) {
+        const kq_message *m = &messages[i];
+        if (!m->role || !m->content)
+            return kq_fail(err, KQ_E_ARG, "message %zu: its %s is NULL", i, m->role ? "content" : "role");
+        errno = 0;
+        if (json_array_append_new(*list, json_pack("{s:s, s:s}", "role", m->role, "content", m->content)))
+            return errno == ENOMEM
+                       ? kq_fail(err, KQ_E_MEMORY, "out of memory: the messages")
+                       : kq_fail(err, KQ_E_ARG, "message %zu, of %s: it is not UTF-8", i, m->role);
+    }
+    return KQ_OK;
 }
 
 kq_status kq_model_check_chat(kq_model *m, const kq_chat_options *given, kq_error *err)
@@ -118,13 +140,11 @@ kq_status kq_model_chat_prompt(kq_model *m, const kq_message *messages, size_t n
 {
     KQ_C_LOCALE;
     kq_chat_options opt;
-    json_t *arguments = NULL, *tools = NULL, *list = json_array();
+    json_t *arguments = NULL, *tools = NULL, *list = NULL;
     *prompt = NULL;
     kq_status status = read_chat(given, &opt, &arguments, &tools, err);
-    for (size_t i = 0; i < n && !status; i++)
-        if (json_array_append_new(
-                list, json_pack("{s:s, s:s}", "role", messages[i].role, "content", messages[i].content)))
-            status = kq_fail(err, KQ_E_ARG, "the message of role %s is not UTF-8", messages[i].role);
+    if (!status)
+        status = list_messages(messages, n, &list, err);
     const kq_chat chat = {.messages = list,
                           .tools = tools,
                           .arguments = arguments,

@@ -16,6 +16,7 @@ typedef struct kq_served {
     const kq_tokenizer *tok;
     const kq_kern *kern;
     const char *path; /* of the model: a name that requests may use too; NULL: none */
+    bool *busy;       /* NULL, or what becomes false when the server has ended */
 } kq_served;
 /* Listen and answer from now on, on threads of its own. The options' strings are borrowed; model_name and
  * other_name are set. KQ_E_IO: the host has no address here, or another program listens on the port. */

@@ -70,6 +70,7 @@ struct kq_server {
     pthread_mutex_t lock; /* calls, draining, ids */
     size_t calls;         /* requests that have begun and not been answered */
     bool draining;
+    bool *busy; /* NULL, or what becomes false when the server has ended */
     uint64_t id_key, n_ids;
 };
 
@@ -849,6 +850,13 @@ kq_status kq_server_check(const kq_serve_options *opt, bool *loopback, kq_error 
     return st;
 }
 
+/* A key that nobody can guess; the time where the system has no random numbers. */
+static uint64_t random_key(void)
+{
+    uint64_t key;
+    return getrandom(&key, sizeof key, 0) == (ssize_t)sizeof key ? key : (uint64_t)time(NULL);
+}
+
 kq_status kq_server_start(const kq_serve_options *opt, const kq_served *served, kq_server **out,
                           kq_error *err)
 {
@@ -859,6 +867,7 @@ kq_status kq_server_start(const kq_serve_options *opt, const kq_served *served, 
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the server");
     s->opt = *opt;
     s->tok = served->tok;
+    s->busy = served->busy;
     s->limits = (kq_api_limits){.model = opt->model_name,
                                 .other_name = {opt->other_name, served->path},
                                 .any_model = opt->any_model,
@@ -866,8 +875,7 @@ kq_status kq_server_start(const kq_serve_options *opt, const kq_served *served, 
                                 .context = served->stepper.max_T,
                                 .max_choices = opt->max_choices,
                                 .sampling = opt->sampling};
-    if (getrandom(&s->id_key, sizeof s->id_key, 0) < 0)
-        s->id_key = (uint64_t)time(NULL);
+    s->id_key = random_key();
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->metrics.lock, NULL);
     const kq_batch_options bo = {.stepper = served->stepper,
@@ -950,6 +958,8 @@ bool kq_server_stop(kq_server *s, bool (*hurry)(void *ctx), void *ctx)
     kq_batch_free(s->batch);
     pthread_mutex_destroy(&s->metrics.lock);
     pthread_mutex_destroy(&s->lock);
+    if (s->busy)
+        *s->busy = false;
     kq_free(s);
     return all;
 }

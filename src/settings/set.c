@@ -116,7 +116,7 @@ static kq_status find_member(kq_options_id id, void *options, const kq_setting *
                              kq_error *err)
 {
     char name[64];
-    *member = (char *)kq_setting_member(id, options, s);
+    *member = id >= 0 && id < KQ_N_OPTIONS ? (char *)kq_setting_member(id, options, s) : NULL;
     return *member && is_long_enough(id, options, s)
                ? KQ_OK
                : kq_fail(err, KQ_E_ARG, "%s: is no setting of these options", kq_setting_shown_name(s, name));

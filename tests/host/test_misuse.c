@@ -1,6 +1,6 @@
 /* What a host program may do wrong, and what may go wrong under it: calls out of a callback, NULL where a
- * text text belongs, numbers out of range, memory that is not there. Each ends with an error that names the
- * cause, and leaves a model that works. */
+ * text belongs, numbers out of range, memory that is not there. Each ends with an error that names the cause,
+ * and leaves a model that works. */
 #include <locale.h>
 
 #include "check.h"
@@ -31,6 +31,64 @@ static kq_generation_options greedy(size_t n_max)
 }
 
 /* ---- calls out of a callback ---- */
+
+static int call_back(void *ctx, const char *text, size_t size)
+{
+    (void)text, (void)size;
+    kq_model *m = ctx;
+    kq_generation *g;
+    kq_server *server;
+    int32_t *ids;
+    size_t n;
+    check_fails(kq_model_generate(m, prompt, 3, NULL, &g, &err), KQ_E_ARG, "at work");
+    check_fails(kq_model_append(m, 0, prompt, 3, 0, NULL, &err), KQ_E_ARG, "at work");
+    check_fails(kq_model_load(m, 500, &err), KQ_E_ARG, "at work");
+    check_fails(kq_serve(m, NULL, &server, &err), KQ_E_ARG, "at work");
+    kq_model_truncate(m, 0, 0);
+    check_ok(
+        kq_model_tokenize(m, "a", 1, false, true, &ids, &n, &err)); /* what does not compute may be called */
+    free(ids);
+    return 0;
+}
+
+static void emit_cannot_disturb_its_answer(void **state)
+{
+    (void)state;
+    kq_model *m = open_model(MODEL), *fresh = open_model(MODEL);
+    kq_generation_options opt = greedy(20);
+    kq_generation *a, *b;
+    check_ok(kq_model_generate(fresh, prompt, 6, &opt, &a, &err));
+    opt.emit = call_back;
+    opt.ctx = m;
+    check_ok(kq_model_generate(m, prompt, 6, &opt, &b, &err));
+    assert_string_equal(a->text, b->text);
+    kq_generation_free(a);
+    kq_generation_free(b);
+    check_ok(kq_model_generate(m, prompt, 6, NULL, NULL, &err)); /* and it is free again */
+    kq_model_close(m);
+    kq_model_close(fresh);
+}
+
+static void a_served_model_is_the_servers(void **state)
+{
+    (void)state;
+    kq_model *m = open_model(MODEL);
+    kq_serve_options opt = kq_serve_defaults();
+    kq_server *server, *second;
+    opt.port = 70000;
+    check_fails(kq_serve(m, &opt, &server, &err), KQ_E_ARG, "65535");
+    assert_null(server);
+    check_fails(kq_serve_check(&opt, NULL, &err), KQ_E_ARG, "65535");
+    opt.port = 0;
+    opt.host = NULL; /* the default */
+    check_ok(kq_serve(m, &opt, &server, &err));
+    check_fails(kq_serve(m, &opt, &second, &err), KQ_E_ARG, "kq_server_stop");
+    assert_null(second);
+    check_fails(kq_model_generate(m, prompt, 6, NULL, NULL, &err), KQ_E_ARG, "kq_server_stop");
+    assert_true(kq_server_stop(server, NULL, NULL));
+    check_ok(kq_model_generate(m, prompt, 6, NULL, NULL, &err));
+    kq_model_close(m);
+}
 
 typedef struct place {
     kq_model *other;
@@ -71,10 +129,45 @@ static void a_call_out_of_emit_leaves_the_locale(void **state)
     kq_model_close(m);
 }
 
+/* ---- arguments ---- */
+
+static void arguments_out_of_range(void **state)
+{
+    (void)state;
+    kq_model *m;
+    kq_model_options opt = kq_model_defaults();
+    static const size_t sequences[] = {0, 65537, SIZE_MAX};
+    for (int i = 0; i < 3; i++) {
+        opt.sequences = sequences[i];
+        check_fails(kq_model_open(MODEL, &opt, &m, &err), KQ_E_ARG, "sequences");
+        assert_null(m);
+    }
+    m = open_model(MODEL);
+    char *text;
+    kq_message message = {"user", NULL};
+    check_fails(kq_model_chat_prompt(m, &message, 1, NULL, &text, &err), KQ_E_ARG, "content is NULL");
+    message = (kq_message){NULL, "the water"};
+    check_fails(kq_model_chat_prompt(m, &message, 1, NULL, &text, &err), KQ_E_ARG, "role is NULL");
+    assert_null(text);
+    assert_int_equal(kq_model_length(m, 7), 0);
+    check_ok(kq_model_load(m, 0, &err));
+    assert_int_equal(kq_model_length(m, 7), 0);
+    kq_model_truncate(m, (size_t)1 << 50, 0);
+    kq_model_close(m);
+    size_t n;
+    const kq_setting *s = kq_settings(&n);
+    kq_quantize_options q = kq_quantize_defaults();
+    check_fails(kq_setting_set((kq_options_id)-1, &q, s, "2", &err), KQ_E_ARG, "no setting");
+    check_fails(kq_setting_set(KQ_N_OPTIONS, &q, s, "2", &err), KQ_E_ARG, "no setting");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(emit_cannot_disturb_its_answer),
+        cmocka_unit_test(a_served_model_is_the_servers),
         cmocka_unit_test(a_call_out_of_emit_leaves_the_locale),
+        cmocka_unit_test(arguments_out_of_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
