@@ -4,6 +4,7 @@
 #include "chat/chat.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -434,9 +435,14 @@ kq_status kq_chat_argument(json_t **arguments, const char *text, kq_error *err)
             err, KQ_E_ARG,
             "template argument %s: the value is JSON: true, false or null (\"\\\"%s\\\"\" for the text)", key,
             eq + 1);
-    if (kq_json_parse(eq + 1, strlen(eq + 1), key, &v, NULL) && !(v = json_string(eq + 1)))
+    const kq_status json = kq_json_parse(eq + 1, strlen(eq + 1), key, &v, NULL);
+    errno = 0;
+    if (json == KQ_E_FORMAT && !(v = json_string(eq + 1)) && errno != ENOMEM)
         return kq_fail(err, KQ_E_ARG, "template argument %s: the value is not UTF-8", key);
-    if ((!*arguments && !(*arguments = json_object())) || json_object_set_new(*arguments, key, v))
-        return kq_fail(err, KQ_E_ARG, "template argument %s: the name is not UTF-8, or out of memory", key);
+    if (!v || (!*arguments && !(*arguments = json_object())))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: template argument %s", key);
+    if (json_object_set_new(*arguments, key, v))
+        return kq_fail(err, errno == ENOMEM ? KQ_E_MEMORY : KQ_E_ARG,
+                       "template argument %s: the name is not UTF-8, or out of memory", key);
     return check_arguments(*arguments, err);
 }

@@ -241,7 +241,9 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
     kq_status status = KQ_OK;
     float(*table)[2] = NULL;
     const json_int_t version = json_integer_value(json_object_get(qc, "format_version"));
-    if (version != 1)
+    if (!config)
+        status = kq_fail(err, KQ_E_MEMORY, "out of memory: the configuration");
+    else if (version != 1)
         status = kq_fail(err, KQ_E_UNSUPPORTED,
                          "%s/config.json: quantization_config.format_version is %lld, this kronq reads 1",
                          path, (long long)version);

@@ -215,13 +215,17 @@ static kq_status parse_file(kq_st_file *f, kq_error *err)
     if (header < 2 || f->data[8] != '{')
         return kq_fail(err, KQ_E_FORMAT, "%s: the header does not begin with '{'", f->path);
     json_error_t json_error;
-    json_t *root = json_loadb((const char *)f->data + 8, (size_t)header, JSON_REJECT_DUPLICATES, &json_error);
-    if (!root)
-        return kq_fail(err, KQ_E_FORMAT, "%s: the header is broken at byte %d: %s", f->path,
-                       json_error.position, json_error.text);
-    kq_status status = json_is_object(root)
-                           ? parse_tensors(f, root, f->data + 8 + header, f->size - 8 - (size_t)header, err)
-                           : kq_fail(err, KQ_E_FORMAT, "%s: the header is not an object", f->path);
+    json_t *root;
+    kq_status status =
+        kq_json_load((const char *)f->data + 8, (size_t)header, JSON_REJECT_DUPLICATES, &root, &json_error);
+    if (status == KQ_E_FORMAT)
+        return kq_fail(err, status, "%s: the header is broken at byte %d: %s", f->path, json_error.position,
+                       json_error.text);
+    if (status)
+        return kq_fail(err, status, "%s: %s", f->path, json_error.text);
+    status = json_is_object(root)
+                 ? parse_tensors(f, root, f->data + 8 + header, f->size - 8 - (size_t)header, err)
+                 : kq_fail(err, KQ_E_FORMAT, "%s: the header is not an object", f->path);
     json_decref(root);
     return status;
 }

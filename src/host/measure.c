@@ -83,19 +83,20 @@ kq_status kq_model_perplexity(kq_model *m, const int32_t *ids, size_t n_ids, siz
 kq_status kq_eval_result_read(const char *result_json, kq_eval_result **out, kq_error *err)
 {
     KQ_C_LOCALE;
-    json_error_t wrong;
     *out = NULL;
     result *r = kq_calloc(1, sizeof *r);
     if (!r)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the result");
-    const json_t *o = r->json = json_loads(result_json, 0, &wrong),
-                 *q = json_object_get(o, "kld_percentiles"),
+    kq_status status = kq_report_load(result_json, "result of kq_eval_text", &r->json, err);
+    const json_t *o = r->json, *q = json_object_get(o, "kld_percentiles"),
                  *text = json_array_get(json_object_get(o, "texts"), 0);
     const char *convention = json_string_value(json_object_get(o, "convention"));
-    if (!json_is_number(json_object_get(o, "ppl")) || !json_is_number(json_object_get(o, "windows"))) {
+    if (!status &&
+        (!json_is_number(json_object_get(o, "ppl")) || !json_is_number(json_object_get(o, "windows"))))
+        status = kq_fail(err, KQ_E_FORMAT, "this is no result of kq_eval_text: it has no perplexity");
+    if (status) {
         kq_eval_result_free(&r->public);
-        return kq_fail(err, KQ_E_FORMAT, "this is no result of kq_eval_text: %s",
-                       o ? "it has no perplexity" : wrong.text);
+        return status;
     }
     r->public = (kq_eval_result){.text = json_string_value(json_object_get(text, "file")),
                                  .windows = kq_report_whole(o, "windows"),

@@ -21,8 +21,8 @@ static kq_module_result read_module(const char *name, const json_t *o)
     const json_t *shape = json_object_get(o, "shape");
     const double bpw = kq_report_number(o, "bpw");
     return (kq_module_result){.name = name,
-                              .rows = (size_t)json_integer_value(json_array_get(shape, 0)),
-                              .columns = (size_t)json_integer_value(json_array_get(shape, 1)),
+                              .rows = kq_report_size(json_array_get(shape, 0)),
+                              .columns = kq_report_size(json_array_get(shape, 1)),
                               .bits = json_object_get(o, "bits") ? kq_report_number(o, "bits") : bpw,
                               .bpw = bpw,
                               .relative_mse = kq_report_number(o, "relative_mse"),
@@ -55,17 +55,17 @@ static kq_status read_modules(result *r, const json_t *modules, kq_error *err)
 kq_status kq_quantize_result_read(const char *report_json, kq_quantize_result **out, kq_error *err)
 {
     KQ_C_LOCALE;
-    json_error_t wrong;
     *out = NULL;
     result *r = kq_calloc(1, sizeof *r);
     if (!r)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-    const json_t *o = r->json = json_loads(report_json, 0, &wrong);
+    kq_status status = kq_report_load(report_json, "report of kq_quantize", &r->json, err);
+    const json_t *o = r->json;
     const bool complete = json_is_true(json_object_get(o, "complete"));
-    kq_status status = KQ_OK;
-    if (!complete && !(json_is_number(json_object_get(o, "bpw")) && json_object_get(o, "modules")))
-        status = kq_fail(err, KQ_E_FORMAT, "this is no report of kq_quantize: %s",
-                         o ? "it has no \"bpw\" or no \"modules\"" : wrong.text);
+    if (!status && !complete &&
+        !(json_is_number(json_object_get(o, "bpw")) && json_is_object(json_object_get(o, "modules"))))
+        status = kq_fail(err, KQ_E_FORMAT,
+                         "this is no report of kq_quantize: it has no \"bpw\" or no \"modules\"");
     r->public = (kq_quantize_result){.complete = complete,
                                      .bits = json_object_get(o, "bits") ? kq_report_number(o, "bits")
                                                                         : kq_report_number(o, "bpw"),

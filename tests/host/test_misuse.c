@@ -1,6 +1,8 @@
 /* What a host program may do wrong, and what may go wrong under it: calls out of a callback, NULL where a
  * text belongs, numbers out of range, memory that is not there. Each ends with an error that names the cause,
  * and leaves a model that works. */
+#include <errno.h>
+#include <jansson.h>
 #include <locale.h>
 
 #include "check.h"
@@ -161,6 +163,58 @@ static void arguments_out_of_range(void **state)
     check_fails(kq_setting_set(KQ_N_OPTIONS, &q, s, "2", &err), KQ_E_ARG, "no setting");
 }
 
+static void reports_with_strange_numbers(void **state)
+{
+    (void)state;
+    kq_quantize_result *r;
+    check_fails(kq_quantize_result_read("{\"bpw\": 2, \"modules\": 5}", &r, &err), KQ_E_FORMAT, "modules");
+    assert_null(r);
+    check_ok(kq_quantize_result_read("{\"bpw\": 2, \"file_bytes\": 1e300, \"modules\":"
+                                     "{\"a\": {\"shape\": [-1, \"x\"]}, \"b\": 5}}",
+                                     &r, &err));
+    assert_int_equal(r->n_modules, 2);
+    assert_int_equal(r->file_bytes, 0);
+    assert_int_equal(r->module[0]->rows, 0);
+    assert_int_equal(r->module[0]->columns, 0);
+    kq_quantize_result_free(r);
+}
+
+/* ---- memory ---- */
+
+static long left; /* allocations of jansson until one fails; 0: none does */
+
+static void *failing_malloc(size_t size)
+{
+    if (left && !--left) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return malloc(size);
+}
+
+/* Every n-th allocation of the JSON reader: no file is to blame for it. */
+static void lack_of_memory_is_called_so(void **state)
+{
+    (void)state;
+    const kq_generation_options opt = greedy(2);
+    json_set_alloc_funcs(failing_malloc, free);
+    int failures = 0;
+    for (long n = 1; n < 2500; n += n < 400 ? 3 : 53) {
+        kq_model *m;
+        left = n;
+        kq_status status = kq_model_open(MODEL, NULL, &m, &err);
+        if (!status)
+            status = kq_model_complete(m, "the water", &opt, NULL, &err);
+        left = 0;
+        failures += status != KQ_OK;
+        if (status && status != KQ_E_MEMORY)
+            fail_msg("allocation %ld: status %d, %s", n, (int)status, err.message);
+        kq_model_close(m);
+    }
+    json_set_alloc_funcs(malloc, free);
+    assert_true(failures > 100);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -168,6 +222,8 @@ int main(void)
         cmocka_unit_test(a_served_model_is_the_servers),
         cmocka_unit_test(a_call_out_of_emit_leaves_the_locale),
         cmocka_unit_test(arguments_out_of_range),
+        cmocka_unit_test(reports_with_strange_numbers),
+        cmocka_unit_test(lack_of_memory_is_called_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
