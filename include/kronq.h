@@ -52,9 +52,15 @@
  * Models. MODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint (a folder that kq_quantize
  * wrote). Tensors and modules have their Hugging Face names, whatever the file calls them.
  *
+ * Pointers. A pointer may be NULL only where this header says so; everything else is a mistake of the program
+ * that is not looked for. Texts end with a NUL where no size stands beside them. An array of 0 entries may be
+ * NULL; so may report_json and result_json, where the report is not wanted, and strings in options whose
+ * default is NULL.
+ *
  * Errors. A function that can fail returns a kq_status; 0 is success. The last argument, which may be NULL,
  * gets the status and one line for a person. What a function gives back through a pointer is NULL after a
- * failure, where nothing else is said. The library neither prints nor exits.
+ * failure, where nothing else is said. The library neither prints nor exits. Messages name an option as the
+ * command line of `kronq` writes it ("--seq-len" for seq_len).
  *
  * Options. A struct of options begins with its size. Take it from its kq_..._defaults() and change members;
  * NULL in its place stands for the defaults. A program that was compiled with an older header of the same
@@ -68,6 +74,14 @@
  * the function that is named. They may grow at their end. Texts and arrays that it gives back are the
  * caller's: free(). Reports are JSON, in UTF-8; what most programs want of them can be read into a struct,
  * kq_quantize_result and kq_eval_result.
+ *
+ * Memory. When it runs out a function returns KQ_E_MEMORY, and what it was called on can be used again or be
+ * freed. Libraries below kronq may end the process instead: oneDNN does, within a product of matrices.
+ *
+ * Callbacks. Your own functions (progress, emit, hurry) must return: no longjmp and no C++ exception may
+ * leave them. They may call the library on other models. emit may call on its own model what does not
+ * compute: tokens, chat prompts, descriptions. What computes with the model's caches returns KQ_E_ARG there,
+ * kq_model_truncate does nothing, and kq_model_close is a mistake.
  *
  * Threads. Functions may be called from several threads at the same time, on different outputs and different
  * kq_model. One kq_model is used by one thread at a time.
@@ -396,7 +410,7 @@ typedef struct kq_model_options {
     const char *weights;
     const char *kv;   /* key/value cache in "bf16" (also NULL), "f16" or "f32" */
     size_t context;   /* tokens a sequence may have; 0: what the model knows, at most 4096 */
-    size_t sequences; /* that are kept side by side, each with a cache of `context` tokens: 1 */
+    size_t sequences; /* kept side by side, each with a cache of `context` tokens: 1 (at most 65536) */
 } kq_model_options;
 
 void kq_model_options_init(kq_model_options *opt, size_t size);
@@ -476,11 +490,13 @@ kq_status kq_model_tokenize(kq_model *model, const char *text, size_t size, bool
                             bool parse_special, int32_t **ids, size_t *n_ids, kq_error *err);
 
 /* The bytes of ids [n_ids], not always whole UTF-8 characters, with a final NUL that *size does not count.
- * skip_special leaves special tokens out. *text: free(). KQ_E_ARG: a negative id. */
+ * skip_special leaves special tokens out. An id that the tokenizer does not have adds nothing: a model's
+ * vocabulary may be larger than its tokenizer's. *text: free(). KQ_E_ARG: a negative id. */
 kq_status kq_model_detokenize(kq_model *model, const int32_t *ids, size_t n_ids, bool skip_special,
                               char **text, size_t *size, kq_error *err);
 
-/* The bytes that one token adds inside a text, owned by the model. A character may come in parts. */
+/* The bytes that one token adds inside a text, owned by the model. A character may come in parts. None for an
+ * id that the tokenizer does not have; KQ_E_ARG: a negative id. */
 kq_status kq_model_token_bytes(kq_model *model, int32_t id, const char **bytes, size_t *size, kq_error *err);
 
 typedef enum kq_token_role {
@@ -492,7 +508,8 @@ typedef enum kq_token_role {
 /* The id that has a role, or that is spelt exactly so ("<|im_end|>"). -1: none, or no tokenizer. */
 int32_t kq_model_token(kq_model *model, kq_token_role role);
 int32_t kq_model_token_id(kq_model *model, const char *token);
-/* Does it mark something, instead of being text? Does it end an answer? False without a tokenizer. */
+/* Does it mark something, instead of being text? Does it end an answer? False without a tokenizer, and for an
+ * id that is none. */
 bool kq_model_is_special(kq_model *model, int32_t id);
 bool kq_model_ends(kq_model *model, int32_t id);
 
@@ -529,25 +546,27 @@ kq_status kq_model_check_chat(kq_model *model, const kq_chat_options *opt, kq_er
 
 /* Messages [n] as the text that the model is given, by its own chat template as transformers runs it.
  * *prompt: free(). Tokenize it with add_special false and parse_special true: it holds the beginning token
- * where the template writes one. KQ_E_ARG: the template refuses these messages, or one is not UTF-8. A
- * special token that is spelt in a message becomes one, as with transformers. */
+ * where the template writes one. KQ_E_ARG: there is no message, the template refuses these, or one is not
+ * UTF-8 or NULL. A special token that is spelt in a message becomes one, as with transformers. */
 kq_status kq_model_chat_prompt(kq_model *model, const kq_message *messages, size_t n,
                                const kq_chat_options *opt, char **prompt, kq_error *err);
 
 /* ---- Logits, text, perplexity ---- */
 
 /* logits [n_ids, vocab_size], the caller's: for each position of ids the scores of the next token, before any
- * softmax, computed from an empty cache in sequence 0, which holds ids afterwards. The same bits for every
- * number of threads. KQ_E_ARG: n_ids is 0 or beyond the context, or an id is not the model's; KQ_E_NUMERIC:
- * NaN or Inf. */
+ * softmax, computed from an empty cache in sequence 0, which holds ids afterwards (nothing after a failure).
+ * The same bits for every number of threads. KQ_E_ARG: n_ids is 0 or beyond the context, or an id is not the
+ * model's; KQ_E_NUMERIC: NaN or Inf. */
 kq_status kq_model_logits(kq_model *model, const int32_t *ids, size_t n_ids, float *logits, kq_error *err);
 
-/* Append ids to a sequence (0 <= sequence < sequences); logits [n_logits, vocab_size]: after each of the last
- * n_logits of them (0: none wanted, NULL). The logits of a position are the same bits however its sequence
- * was cut into pieces. On failure the sequence is as long as before. */
+/* Append ids (one at least) to a sequence (0 <= sequence < sequences); logits [n_logits, vocab_size]: after
+ * each of the last n_logits of them (0: none wanted, NULL). The logits of a position are the same bits
+ * however its sequence was cut into pieces. Errors as for kq_model_logits; on failure the sequence is as long
+ * as before. */
 kq_status kq_model_append(kq_model *model, size_t sequence, const int32_t *ids, size_t n_ids, size_t n_logits,
                           float *logits, kq_error *err);
-/* Tokens in the sequence's cache; and forget all but the first `length` of them. */
+/* Tokens in the sequence's cache (0: no such sequence, or not loaded yet); and forget all but the first
+ * `length` of them, if there are more. */
 size_t kq_model_length(const kq_model *model, size_t sequence);
 void kq_model_truncate(kq_model *model, size_t sequence, size_t length);
 
@@ -566,22 +585,26 @@ typedef struct kq_sampling {
 
 typedef struct kq_generation_options {
     size_t size;
-    size_t n_max; /* new tokens at most, no more than the context has room for: 128 */
+    /* new tokens at most, no more than the context has room for: 128. 0: nothing is computed, and the
+     * sequence keeps what it has in common with the prompt */
+    size_t n_max;
     /* Negative (the default): as the model's generation_config.json recommends (what it leaves out is off);
      * if it says nothing, temperature 0.8, top_k 40, top_p 0.95. A recommended repetition penalty is not
      * applied with temperature 0. kq_sampling explains them. */
     double temperature, top_p, min_p, repetition_penalty;
     int top_k;
     uint64_t seed;
-    /* texts that end the answer before them */
+    /* texts that end the answer before them; the one that begins first counts, "" is passed over */
     const char *const *stop;
     size_t n_stop;
     /* NULL, or a function that gets the text as it comes: whole UTF-8 characters, held back only while they
-     * may be the beginning of a stop text. Nonzero ends the answer, which is no error. */
+     * may be the beginning of a stop text. Nonzero ends the answer, which is no error: kq_generation then has
+     * the text up to here. */
     int (*emit)(void *ctx, const char *text, size_t size);
     void *ctx;
     /* the sequence that it happens in: what it holds of the prompt already is not computed again, and after
-     * it the sequence holds the prompt and all new tokens but the last */
+     * it the sequence holds the prompt and the new tokens, but not the last one unless an end token followed;
+     * after a failure it may hold nothing */
     size_t sequence;
 } kq_generation_options;
 
@@ -640,8 +663,8 @@ kq_status kq_model_perplexity(kq_model *model, const int32_t *ids, size_t n_ids,
 
 typedef struct kq_serve_options {
     size_t size;
-    const char *host;    /* an address or a name of this machine: "127.0.0.1" */
-    unsigned port;       /* 8080; 0: any that is free */
+    const char *host;    /* an address or a name of this machine: "127.0.0.1" (also NULL) */
+    unsigned port;       /* 8080, at most 65535; 0: any that is free */
     const char *api_key; /* NULL: none is asked for */
     /* what the model is called in answers; NULL: other_name */
     const char *model_name;
@@ -688,12 +711,14 @@ typedef struct kq_server kq_server;
 /* Answer over HTTP as OpenAI's API does (docs/serve.md), on threads of its own, from now until
  * kq_server_stop. Requests that come at the same time are computed together, as many as the model has
  * sequences; each may have as many tokens as its context. The model must stay open and is the server's alone
- * until then; so must the options' strings. KQ_E_ARG: an origin or a host name is none; KQ_E_IO: the host has
- * no address here, or another program listens on the port. */
+ * until then (what computes with its caches returns KQ_E_ARG); so must the options' strings. KQ_E_ARG: an
+ * origin or a host name is none, or the model is at work already; KQ_E_IO: the host has no address here, or
+ * another program listens on the port. */
 kq_status kq_serve(kq_model *model, const kq_serve_options *opt, kq_server **out, kq_error *err);
+/* The port that it listens on. */
 unsigned kq_server_port(const kq_server *server);
 /* Take no more requests and wait for those at work, drain_s at most or until `hurry` (may be NULL) says so;
- * then stop and free. True: all were finished. */
+ * then stop and free. True: all were finished, or server is NULL. */
 bool kq_server_stop(kq_server *server, bool (*hurry)(void *ctx), void *ctx);
 
 /* ---- Measure ------------------------------------------------------------------------------------------- */
