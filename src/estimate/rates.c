@@ -1,5 +1,6 @@
-/* Every rate comes from a small run of the very function whose time is estimated: a figure taken from the
- * processor's name would be wrong on the next machine. rates.h. */
+/* Measures how fast this machine is. Every rate comes from a short run of the same function whose time is
+ * estimated, because figures that are looked up by the processor's name would be wrong on the
+ * next machine. */
 #include "estimate/rates.h"
 
 #include <math.h>
@@ -19,7 +20,8 @@ static void fill(uint16_t *g, size_t n)
         g[i] = kq_f32_to_bf16((float)kq_rng_normal(&rng));
 }
 
-/* Products as forward makes them, every thread its own, for a quarter of a second. */
+/* The rate of products as the forward pass makes them, each thread its own, measured for a quarter of a
+ * second. */
 static kq_status gemm_rate(const kq_prepared *p, double *out, kq_error *err)
 {
     const size_t N = 512;
@@ -51,7 +53,8 @@ static kq_status gemm_rate(const kq_prepared *p, double *out, kq_error *err)
     return KQ_OK;
 }
 
-/* The method itself on a small layer, in the form that most linears will have. */
+/* The rate of the method, measured on a small layer whose gradients have the form (whole or factored) that
+ * most linears will have. */
 static kq_status factor_rate(const kq_prepared *p, double *out, kq_error *err)
 {
     enum { D = 24, N = 768, TOKENS = 256 };

@@ -1,12 +1,12 @@
-/* The arithmetic of each stage is counted from shapes; only its speed is measured. The counts are those of
- * the code, not of a textbook: what is recomputed is counted again. seconds.h. */
+/* Estimates the seconds of each stage. Its arithmetic is counted from shapes, and only its speed is measured.
+ * The counts are those of this code and not of a textbook: what the code computes twice is counted twice. */
 #include "estimate/seconds.h"
 
 #include <math.h>
 
-/* Forward with the head and backward reach this share of the rate that gemm_rate measures: 0.85 and 1.0
- * on SmolLM2 with sequences of 1024 (SPEED.md); the model's larger products are faster than the 512^3
- * measured, what lies between them is slower. */
+/* The forward pass with the head, and the backward pass, reach this share of the rate that gemm_rate
+ * measures: 0.85 and 1.0 on SmolLM2 with sequences of 1024 (SPEED.md). The model's products are larger and
+ * faster than the 512^3 that are measured; the work between the products is slower. */
 static const double share_of_gemm = 0.85;
 
 double kq_count_passes(const kq_prepared *p, const kq_sweep *s)
@@ -18,8 +18,9 @@ double kq_count_passes(const kq_prepared *p, const kq_sweep *s)
                : 1;
 }
 
-/* With T tokens a sequence, q the width of all heads: a block's products take 2 P operations a token,
- * causal attention 2 T q forward and 5 T q back; the head 2 V d forward, and as much back. */
+/* Operations a token, with T tokens in a sequence, P weights in a block's linears and q the width of all
+ * attention heads: the products of a block take 2 P, causal attention 2 T q forward and 5 T q backward, and
+ * the head 2 V d forward and as much backward. */
 kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const kq_rates *r)
 {
     const kq_config *cfg = p->cfg;
@@ -41,7 +42,8 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
         gradients += G.T ? 0 : 2 * M * N;
         if (needs == KQ_NEEDS_GRADIENTS)
             factors += kq_factors_flop(&G, &p->factor, kq_factors_products(&p->factor)) / r->factor;
-        else if (needs == KQ_NEEDS_TOKENS) /* half of a sum, and the weights' quadratic forms */
+        /* half of each symmetric sum, and the quadratic forms that weight the tokens */
+        else if (needs == KQ_NEEDS_TOKENS)
             factors +=
                 tokens * draws * (double)kq_method_passes(&p->factor) * 1.5 * (M * M + N * N) / 2 / gemm;
         else if (needs == KQ_NEEDS_INPUTS)
@@ -55,7 +57,7 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
     size_t lowest = cfg->n_layer;
     for (size_t l = cfg->n_layer; l-- > 0;)
         lowest = p->selected[l] ? l : lowest;
-    /* blocks only passed through */
+    /* through: blocks that the backward pass only goes through */
     const double L = (double)cfg->n_layer, selected = (double)blocks, through = L - (double)lowest - selected;
     kq_stage_seconds t = {.factors = selected * factors, .rounding = selected * (search + feedback + ldl)};
     if (needs == KQ_NEEDS_NOTHING)
@@ -64,7 +66,8 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
     if (needs == KQ_NEEDS_INPUTS)
         return t;
     t.forward += tokens * draws * 2 * head / gemm;
-    const double down = 2 * block + 3.5 * attention; /* recomputed, and back to the inputs */
+    /* the block is recomputed, and gradients go back to its inputs */
+    const double down = 2 * block + 3.5 * attention;
     t.backward =
         tokens * draws * (through * down + selected * kq_count_passes(p, s) * (down + gradients)) / gemm;
     return t;

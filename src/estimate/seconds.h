@@ -1,4 +1,5 @@
-/* Seconds of each stage of quantizing a model, by counted arithmetic over measured rates. */
+/* How many seconds each stage of quantizing a model will take: counted arithmetic divided by
+ * measured rates. */
 #ifndef KQ_ESTIMATE_SECONDS_H
 #define KQ_ESTIMATE_SECONDS_H
 
@@ -8,9 +9,10 @@ typedef struct kq_stage_seconds {
     double forward, backward, factors, rounding;
 } kq_stage_seconds;
 
-/* Of a sweep as it is settled (way, draws, sequences) and of the rounding after it. */
+/* The seconds of a sweep as it is set up (way, draws, sequences), and of the rounding after it. */
 kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const kq_rates *r);
-/* How often the backward pass goes over a block's samples; early rounds of flipflop are parts of a pass. */
+/* How often the backward pass goes over the samples of a block. The early rounds of flipflop count as parts
+ * of a pass, because they read fewer samples. */
 double kq_count_passes(const kq_prepared *p, const kq_sweep *s);
 
 #endif

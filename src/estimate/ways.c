@@ -1,5 +1,6 @@
-/* kq_plan_ways: what calibrating and rounding a model would take, for each way of keeping gradients, from its
- * configuration alone. No weights are needed, so that a model can be judged before it is downloaded. */
+/* kq_plan_ways: the memory, disk and time that calibrating and rounding a model would take, for each way of
+ * keeping gradients. It reads the model's configuration and no weights, so that a model can be judged before
+ * it is downloaded. */
 #include <jansson.h>
 #include <string.h>
 
@@ -73,7 +74,7 @@ static json_t *describe(const kq_prepared *p, const kq_sweep *s, size_t memory, 
                      kq_count_passes(p, s), "seconds", seconds);
 }
 
-/* What rounding the largest linear takes beside the sweep. */
+/* Bytes that rounding the largest linear takes beside the sweep. */
 static size_t rounding_bytes(const kq_config *cfg)
 {
     size_t most = 0;
@@ -86,7 +87,7 @@ static size_t rounding_bytes(const kq_config *cfg)
     return most;
 }
 
-/* The entry of one way. Too little memory for it is no error: the entry says why it is refused. */
+/* Add the entry of one way. Too little memory is no error: the entry then says why the way is refused. */
 static kq_status add_way(kq_prepared *p, const kq_rates *r, kq_gradient_way way, json_t *ways, kq_error *err)
 {
     const kq_quantize_options *given = p->opt;
@@ -115,7 +116,7 @@ static kq_status add_ways(kq_prepared *p, const kq_rates *r, json_t *ways, kq_er
             continue;
         status = add_way(p, r, way, ways, err);
         if (kq_method_needs(p->factor.method) != KQ_NEEDS_GRADIENTS)
-            break; /* no gradients to keep */
+            break; /* the method keeps no gradients, so that there is only one way */
     }
     if (!status && !json_array_size(ways))
         return kq_fail(err, KQ_E_ARG, "--gradients %s is unknown; use memory, disk or stream", only);
@@ -149,7 +150,8 @@ kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char
     kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &opt, given, err);
     if (status)
         return status;
-    opt.calibration.text = some_text; /* what writing a text takes is told apart, as self_text_bytes */
+    /* the memory for writing a text is a figure of its own, self_text_bytes */
+    opt.calibration.text = some_text;
     opt.calibration.n_text = 1;
     status = read_config(model, &cfg, err);
     if (!status)

@@ -1,5 +1,5 @@
-/* Every value is read once before the work, at the speed of the disk: a NaN in the last block would otherwise
- * end a run of hours. check.h. */
+/* Checks weights and texts before the work begins. Every value of the model is read once, which takes as long
+ * as reading the file; without this, a NaN in the last block would end a run of hours. */
 #include "prepare/check.h"
 
 #include <float.h>
@@ -15,7 +15,7 @@
 #include "generate/generate.h"
 #include "prepare/sequences.h"
 
-enum { SLAB = 1 << 18 }; /* values at a time, or a row */
+enum { SLAB = 1 << 18 }; /* values that are read at a time; a longer row is read as a whole */
 
 static bool is_embedding(const kq_tensor *t)
 {
@@ -27,8 +27,8 @@ static bool is_head(const kq_tensor *t)
     return !strcmp(t->name, "lm_head.weight");
 }
 
-/* The largest code of embedding and head rows of a kronq checkpoint, whose scales are in F16: 127 or 7. 0:
- * the tensor is not stored so. */
+/* The largest code (127 or 7) of a tensor whose rows a kronq checkpoint stores in 8 or 4 bits with scales in
+ * F16: embedding or head. 0: the tensor is not stored so. */
 static float packed_reach(const kq_prepared *p, bool packed, const kq_tensor *t)
 {
     const int bits = !packed           ? 16
@@ -38,7 +38,7 @@ static float packed_reach(const kq_prepared *p, bool packed, const kq_tensor *t)
     return bits == 8 ? 127 : bits == 4 ? 7 : 0;
 }
 
-/* Which linear's weights these are: layer * KQ_N_LINEAR + id; SIZE_MAX: no linear's. */
+/* The number of the linear whose weights these are, layer * KQ_N_LINEAR + id; SIZE_MAX: of none. */
 static size_t linear_of(const kq_prepared *p, const kq_tensor *t)
 {
     kq_model_tensor found;
@@ -47,7 +47,8 @@ static size_t linear_of(const kq_prepared *p, const kq_tensor *t)
     return is_linear ? found.layer * KQ_N_LINEAR + (size_t)found.linear : SIZE_MAX;
 }
 
-/* The type that a tensor will be stored in; KQ_T_F32: as it is, or packed with a scale of its own. */
+/* The type that a tensor will be stored in. KQ_T_F32 stands for a tensor that stays as it is, or that is
+ * packed with a scale of its own. */
 static kq_dtype type_of(const kq_prepared *p, const kq_gguf_types *types, const kq_tensor *t)
 {
     if (!types || t->rank != 2)
@@ -60,7 +61,7 @@ static kq_dtype type_of(const kq_prepared *p, const kq_gguf_types *types, const 
     return linear == SIZE_MAX ? KQ_T_F32 : types->linear[linear];
 }
 
-/* Will kq_quantize give it a trellis and one scale? */
+/* Will kq_quantize store the tensor as a packed linear, with one scale? */
 static bool is_packed_linear(const kq_prepared *p, bool packed, const kq_tensor *t)
 {
     const size_t linear = packed ? linear_of(p, t) : SIZE_MAX;
@@ -71,12 +72,13 @@ static bool is_packed_linear(const kq_prepared *p, bool packed, const kq_tensor 
 typedef struct piece {
     const kq_tensor *t;
     kq_dtype type;
-    float reach; /* of scales that end at 65504, when not 0; else the type's counts */
-    float most;  /* no value may be larger */
+    /* not 0: the largest code of scales in F16, which end at 65504; 0: the type's own limit counts */
+    float reach;
+    float most; /* no value may be larger */
     size_t row0, rows, row;
 } piece;
 
-/* Check one piece; *largest: of its absolute values. */
+/* Check one piece. *largest: the largest absolute value. */
 static kq_status check_piece(const kq_prepared *p, const piece *c, float *x, float *largest, kq_error *err)
 {
     kq_status status = kq_source_read_f32(p->src, c->t, c->row0, c->rows, x, err);
@@ -112,8 +114,8 @@ static kq_status check_piece(const kq_prepared *p, const piece *c, float *x, flo
     return status;
 }
 
-/* Check a tensor, its pieces in parallel. trellis: it gets one scale, a normal number of at most
- * KQ_PACKED_SCALE_MAX. */
+/* Check a tensor, its pieces in parallel. trellis: the tensor gets one scale, which must be a normal number
+ * of at most KQ_PACKED_SCALE_MAX. */
 static kq_status check_tensor(const kq_prepared *p, const kq_tensor *t, kq_dtype type, float reach,
                               bool trellis, kq_error *err)
 {

@@ -1,4 +1,5 @@
-/* A factor file is checked as a whole before hours are spent on its first modules. from_factors.h. */
+/* Takes factors from a file instead of a sweep. The file is checked as a whole before hours are spent on its
+ * first modules. */
 #include "prepare/from_factors.h"
 
 #include <stdlib.h>
@@ -21,8 +22,8 @@ static bool has_any_entry(const kq_prepared *p, const kq_factor_file *file)
     return false;
 }
 
-/* Every selected module is there and its values are numbers, before hours are spent on the first ones.
- * Modules of which the file tells nothing are warned of. */
+/* Check that every selected module is in the file and that its values are numbers. Warns of modules for which
+ * the file has no factors. */
 static kq_status check_modules(const kq_prepared *p, const kq_factor_file *file, bool both, kq_error *err)
 {
     kq_lacks lacks = {0};
@@ -44,15 +45,16 @@ static kq_status check_modules(const kq_prepared *p, const kq_factor_file *file,
     return status;
 }
 
-/* A setting of a calibration as a factor file's settings have it: what the caller gave, and what the file
- * was made with. */
+/* The two sides of a comparison of settings: what the caller gave, and what the file was made with. Both are
+ * compared in the form that a factor file's settings have. */
 typedef struct comparison {
     const kq_prepared *p;
     const json_t *file;        /* the file's settings */
     const json_t *calibration; /* their "calibration" */
 } comparison;
 
-/* The hash of the caller's texts, as far as the file's calibration reads them. NULL: err is filled in. */
+/* The hash of the caller's texts, of which as much is read as the file's calibration has read. NULL: err is
+ * filled in. */
 static json_t *given_text(const comparison *c, kq_error *err)
 {
     const json_int_t tokens = json_integer_value(json_object_get(c->calibration, "tokens"));
@@ -66,8 +68,8 @@ static json_t *given_text(const comparison *c, kq_error *err)
     return status ? NULL : json_string(hex);
 }
 
-/* The caller's number of tokens: whole sequences of the file's length, or of the caller's if that is given
- * too. */
+/* The caller's number of tokens, as a whole number of sequences. Their length is the caller's if it was
+ * given, and otherwise the file's. */
 static json_t *given_tokens(const comparison *c)
 {
     const kq_calibration *mine = &c->p->opt->calibration;
@@ -77,7 +79,7 @@ static json_t *given_tokens(const comparison *c)
     return json_integer((json_int_t)(T ? mine->tokens / T * T : mine->tokens));
 }
 
-/* What the caller gave, new. NULL: err is filled in. */
+/* The value that the caller gave, as new JSON. NULL: err is filled in. */
 static json_t *given_value(const comparison *c, const kq_setting *s, kq_error *err)
 {
     if (!strcmp(s->name, "text"))
@@ -89,8 +91,8 @@ static json_t *given_value(const comparison *c, const kq_setting *s, kq_error *e
     return value;
 }
 
-/* What the file was made with, new; NULL: it does not tell. A setting that is left out had its default,
- * in a file of kronq's; another program's imatrix tells nothing. */
+/* The value that the file was made with, as new JSON; NULL: the file does not say. A file of kronq's leaves
+ * out settings that had their defaults; an imatrix of another program says nothing. */
 static json_t *file_value(const comparison *c, const kq_setting *s)
 {
     json_t *value = json_object_get(c->file, s->name);
@@ -136,7 +138,7 @@ static kq_status check_given_setting(const comparison *c, const char *name, kq_e
         return KQ_OK;
     json_t *asked = given_value(c, s, err), *there = file_value(c, s);
     kq_status status = asked ? KQ_OK : err ? err->status : KQ_E_MEMORY;
-    /* a file of which no label is drawn tells no number of draws: there is one */
+    /* a file whose labels were not drawn has no number of draws; it counts as one */
     if (!status && !json_equal(asked, there) && (there || strcmp(name, "draws") || mine->draws != 1))
         status = differs(c, s, there, asked, err);
     json_decref(asked);
@@ -144,7 +146,7 @@ static kq_status check_given_setting(const comparison *c, const char *name, kq_e
     return status;
 }
 
-/* What the caller named must be what the file was made with: an option that is silently without effect
+/* Check that the file was made with the values that the caller gave. An option that has silently no effect
  * would be worse than none. */
 static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_error *err)
 {
@@ -155,7 +157,7 @@ static kq_status check_given(const kq_prepared *p, const json_t *settings, kq_er
     return status;
 }
 
-/* An imatrix names no model: it fits when its entries have the model's numbers of inputs. */
+/* Check an imatrix. It names no model, so it fits when its entries have the model's numbers of inputs. */
 static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
 {
     kq_status status = check_modules(p, file, false, err);
@@ -168,7 +170,7 @@ static kq_status check_imatrix(kq_prepared *p, const kq_factor_file *file, json_
                      : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", p->opt->factors);
 }
 
-/* A file of kq_calibrate names its model and its method. */
+/* Check a file of kq_calibrate, which names its model and its method. */
 static kq_status check_factors(kq_prepared *p, const kq_factor_file *file, json_t **settings, kq_error *err)
 {
     const char *path = p->opt->factors;
@@ -210,7 +212,7 @@ kq_status kq_from_factors_open(kq_prepared *p, kq_factor_file **file, json_t **s
                                             : check_factors(p, *file, settings, err);
 }
 
-/* The factors of one linear, handed to s->linear. */
+/* Read the factors of one linear and give them to s->linear. */
 static kq_status read_linear(const kq_factor_file *file, const kq_model_tensor *t, const kq_sweep *s,
                              kq_error *err)
 {

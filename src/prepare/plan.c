@@ -1,5 +1,6 @@
-/* A plan is a sum over what the code allocates, so every figure comes from the room that allocates it; the
- * choice tries the ways of keeping gradients from the fastest to the smallest. plan.h. */
+/* Plans memory and disk. A plan is the sum of what the code will allocate, and every figure comes from the
+ * room that allocates it. To choose a way of keeping gradients, the ways are tried from the fastest to the
+ * smallest. */
 #include "prepare/plan.h"
 
 #include "base/mem.h"
@@ -12,8 +13,8 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-/* Bytes free on the file system that path is on, or will be: that of the nearest folder above it that exists.
- * Infinity: it is not known. */
+/* Free bytes on the file system of path. Where path does not exist yet, it is that of the nearest folder
+ * above it. Infinity: it is not known. */
 static kq_status free_bytes(const char *path, double *out, kq_error *err)
 {
     struct statvfs v;
@@ -32,7 +33,7 @@ static kq_status free_bytes(const char *path, double *out, kq_error *err)
     if (!found && !strchr(folder, '/'))
         found = !statvfs(".", &v);
     kq_free(folder);
-    /* a file system that counts no blocks tells nothing */
+    /* some file systems have no blocks to count */
     *out = found && v.f_blocks ? (double)v.f_bavail * (double)v.f_frsize : INFINITY;
     return KQ_OK;
 }
@@ -48,8 +49,8 @@ kq_status kq_check_disk(const char *path, size_t needed, kq_error *err)
                    kq_bytes_text(bytes, free_text), kq_bytes_text((double)needed, needed_text));
 }
 
-/* Bytes of the largest tensor, all that is resident of the mapped file at a time. Without a file it is the
- * embedding in bf16. */
+/* Bytes of the largest tensor: no more of the mapped model file is resident at a time. Where only the
+ * configuration is known, it is the embedding in bf16. */
 static size_t largest_tensor(const kq_prepared *p)
 {
     size_t largest = p->src ? 0 : 2 * p->cfg->vocab_size * p->cfg->d_model;
@@ -64,12 +65,12 @@ void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes
     size_t source = largest_tensor(p);
     kq_sweep_plan(p->cfg, s, memory_bytes, disk_bytes);
     if (p->n_seq && !p->opt->calibration.n_text) {
-        /* the model, whole in memory, writes the text first; then it is freed */
+        /* the whole model is in memory while it writes its text, and is freed afterwards */
         const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
         *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
     }
     struct stat st;
-    if (p->opt->factors && !stat(p->opt->factors, &st)) /* mapped as a whole */
+    if (p->opt->factors && !stat(p->opt->factors, &st)) /* a factor file is mapped as a whole */
         source += (size_t)st.st_size;
     *memory_bytes += source + KQ_PROGRAM_BYTES + 2 * s->n_seq * s->T * sizeof(int32_t);
 }
@@ -96,14 +97,14 @@ const char *kq_plan_words(const kq_prepared *p, const kq_sweep *s, char buf[160]
     return buf;
 }
 
-/* One way of running the sweep. */
+/* One way of running the sweep, which may fit into the memory or not. */
 typedef struct setup {
     kq_gradient_way way;
     int workers;
     size_t chunk_bytes, stream_bytes;
 } setup;
 
-/* Set the sweep up and count: peak bytes of memory, *disk bytes of disk. */
+/* Set the sweep up as u says. Returns its peak of memory in bytes; *disk: bytes of disk. */
 static size_t set_up(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *disk)
 {
     size_t memory;
@@ -115,8 +116,8 @@ static size_t set_up(const kq_prepared *p, kq_sweep *s, const setup *u, size_t *
     return memory;
 }
 
-/* What is tried, the best first: memory; disk; disk with fewer sequences at once; then a stream, first with
- * all estimates at once and full chunks, then with smaller chunks, then with fewer estimates at once. */
+/* List what is tried, the fastest first: memory; disk; disk with fewer sequences at once; stream with all
+ * estimates at once and full chunks; stream with smaller chunks; stream with fewer estimates at once. */
 static size_t list_setups(const kq_sweep *s, bool by_hand, kq_gradient_way hand, size_t limit, setup list[64])
 {
     size_t n = 0;
@@ -192,7 +193,7 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
     }
     *memory_bytes = set_up(p, s, &best, disk_bytes);
     *disk_bytes += more_disk;
-    /* a disk that is too small is told by kq_check_disk */
+    /* kq_check_disk reports a disk that is too small */
     return found || !limit || *memory_bytes <= limit ? KQ_OK : refuse_memory(p, best.way, least, err);
 }
 

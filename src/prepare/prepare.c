@@ -1,5 +1,5 @@
-/* What every long work and every plan settle first, in the order in which a user wants to hear of mistakes:
- * options, then the model, then the modules, then the texts. prepare.h. */
+/* Checks and opens what all long work and every plan need. The order is that in which a user wants to hear of
+ * mistakes: options, then the model, then the modules, then the texts. */
 #include "prepare/prepare.h"
 
 #include <stdio.h>
@@ -23,7 +23,7 @@ bool kq_selected_next(const kq_prepared *p, size_t *index, kq_model_tensor *t)
     return false;
 }
 
-/* The linears whose names --only matches; all of them without it. */
+/* Select the linears whose names --only matches; without --only all of them. */
 static kq_status select_modules(kq_prepared *p, kq_error *err)
 {
     const char *only = p->opt->only;
@@ -73,7 +73,7 @@ static kq_status check_calibration(const kq_prepared *p, kq_error *err)
     return KQ_OK;
 }
 
-/* What needs no model: how to compute, and the method. */
+/* Check the options that need no model: how to compute, and the method. */
 static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p, kq_error *err)
 {
     *p = (kq_prepared){.opt = opt};
@@ -105,7 +105,7 @@ static kq_status prepare_options(const kq_quantize_options *opt, kq_prepared *p,
     return KQ_OK;
 }
 
-/* Which linears of p->cfg. */
+/* Find out which linears of p->cfg are selected. */
 static kq_status prepare_modules(kq_prepared *p, kq_error *err)
 {
     if (!(p->selected = kq_calloc(p->cfg->n_layer, 1)))
@@ -151,8 +151,9 @@ kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool nee
     if (!status && needs_factors && method != KQ_NONE) {
         if (!(status = count_sequences(p, err)))
             status = kq_tokenizer_open(p->src, &p->tok, err);
-        if (!status) /* before any work: a mistyped name, a file that is no text, a conversation that the
-                        model has no template for */
+        /* before any work: a mistyped name, a file that is no text, a conversation that the model has no
+         * template for */
+        if (!status)
             status = kq_text_fingerprint(opt, p->tok, c->tokens, p->text_hash, err);
     }
     return status;
@@ -175,7 +176,8 @@ kq_status kq_prepare_fingerprint(kq_prepared *p, kq_error *err)
     return p->fingerprint[0] ? KQ_OK : kq_source_fingerprint(p->src, p->fingerprint, err);
 }
 
-/* "text", "text_hash" and "tokens" of the settings: what the options say of them is not all. */
+/* "text", "text_hash" and "tokens" of the settings. They need more than the options: the text's hash, and the
+ * number of tokens that are read. */
 static json_t *text_settings(const kq_prepared *p)
 {
     const kq_calibration *c = &p->opt->calibration;

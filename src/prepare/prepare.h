@@ -1,5 +1,5 @@
-/* What every long work and every plan settle first: how to compute, the model, which of its linears, the
- * method of calibration and how many sequences it takes. Nothing is written. */
+/* What all long work and every plan find out first: how to compute, the model, which of its linears are
+ * selected, the method of calibration and how many sequences it takes. Nothing is written. */
 #ifndef KQ_PREPARE_PREPARE_H
 #define KQ_PREPARE_PREPARE_H
 
@@ -12,8 +12,8 @@
 #include "text/windows.h"
 #include "tokenizer/tokenizer.h"
 
-/* Zeroed, then filled in by kq_prepare or kq_prepare_config. It must not be moved: estimate points at factor.
- */
+/* Zeroed, then filled in by kq_prepare or kq_prepare_config. It must not be moved: estimate points
+ * at factor. */
 typedef struct kq_prepared {
     const kq_quantize_options *opt; /* borrowed */
     kq_model_file *model;           /* owned, as is everything below; NULL after kq_prepare_config */
@@ -35,9 +35,9 @@ typedef struct kq_prepared {
 } kq_prepared;
 
 /* Check the options, open the model, and read the texts once. needs_factors: false when the factors come from
- * a file, so that no text is needed. p is to be freed after a failure too. KQ_E_ARG: an option out of range,
- * an unknown method, a MODEL that is quantized already, --only that matches nothing; and the errors of
- * opening a model and reading texts. */
+ * a file, so that no text is needed. Free *p (kq_prepared_free) after a failure too. KQ_E_ARG: an option is
+ * out of range, the method is unknown, MODEL is quantized already, or --only matches nothing. Errors of
+ * opening a model and of reading texts come as they are. */
 kq_status kq_prepare(const char *model, const kq_quantize_options *opt, bool needs_factors, kq_prepared *p,
                      kq_error *err);
 /* kq_prepare for a model of which only the configuration (borrowed) is known. This is enough for a plan. */

@@ -1,6 +1,6 @@
-/* The calibration's sequences come from texts, or the model writes them itself; both are settled by the same
- * settings, so that a resumed run sees the same tokens. A pipe is read once and kept (kq_text_keep).
- * sequences.h. */
+/* Makes the calibration's sequences from texts, or lets the model write them. Both depend on the settings
+ * alone, so that a resumed run sees the same tokens. A pipe is read once and kept for the second reading
+ * (kq_text_keep). */
 #include "prepare/sequences.h"
 
 #include <string.h>
@@ -43,7 +43,7 @@ static int self_text_progress(void *ctx, const char *stage, double fraction)
     return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
 }
 
-/* The sequences out of the file that an interrupted run left. */
+/* Read the sequences from the file that an interrupted run has left. */
 static kq_status read_own_text(const kq_prepared *p, const char *path, size_t bytes, int32_t *ids,
                                kq_error *err)
 {
@@ -61,7 +61,7 @@ static kq_status read_own_text(const kq_prepared *p, const char *path, size_t by
     return status;
 }
 
-/* Sampled from the model, and kept in the file for --resume. */
+/* Sample n sequences from the model, and keep them in the file for a resumed run. */
 static kq_status write_own_text(const kq_prepared *p, const char *path, size_t n, int32_t *ids, kq_error *err)
 {
     const size_t seq_len = p->opt->calibration.seq_len;
@@ -82,7 +82,7 @@ static kq_status write_own_text(const kq_prepared *p, const char *path, size_t n
     return status;
 }
 
-/* n sequences that the model writes itself, or wrote before an interruption. */
+/* Get n sequences that the model writes itself, or has written before an interruption. */
 static kq_status self_windows(kq_prepared *p, const kq_job *job, size_t n, kq_windows *out, kq_error *err)
 {
     const size_t bytes = n * p->opt->calibration.seq_len * sizeof *out->ids;
@@ -107,7 +107,7 @@ kq_status kq_prepare_sequences(kq_prepared *p, const kq_job *job, const size_t *
 {
     const kq_calibration *c = &p->opt->calibration;
     size_t most = 0;
-    if (p->windows.n) /* kq_check_texts made them */
+    if (p->windows.n) /* kq_check_texts has made them already */
         return KQ_OK;
     if (c->n_text)
         return kq_text_windows(
