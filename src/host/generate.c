@@ -1,6 +1,6 @@
-/* Logits and text of a kq_model. Each sequence's tokens are kept beside its cache, so that a prompt that
- * begins with what the cache holds is not computed again: a conversation's next turn costs only what is new.
- */
+/* Logits and text of a kq_model. The tokens of each sequence are kept beside its cache. Where a prompt begins
+ * with these tokens, they are not computed again, so that the next turn of a conversation costs only its new
+ * tokens. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,8 +63,9 @@ void kq_generation_options_init(kq_generation_options *opt, size_t size)
     kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
 
-/* Options first, then what the model's authors recommend, then kronq's own. A recommended penalty is one of
- * sampling: with temperature 0 the most likely token is taken. */
+/* Choose how tokens are drawn: first what the options say, then what the model's authors recommend, then
+ * kronq's defaults. A recommended penalty is meant for sampling and is not used with temperature 0, which
+ * takes the most likely token. */
 static kq_status choose_sampling(kq_model *m, const kq_generation_options *opt, kq_sampling *s, kq_error *err)
 {
     const kq_sampling ours = {.temperature = 0.8, .top_k = 40, .top_p = 0.95};
@@ -87,7 +88,7 @@ static kq_status choose_sampling(kq_model *m, const kq_generation_options *opt, 
     return KQ_OK;
 }
 
-/* Is there room for a prompt of n tokens and one new token? */
+/* Check that there is room for a prompt of n tokens and one new token. */
 static kq_status check_prompt(const kq_model *m, size_t n, kq_error *err)
 {
     const size_t model = m->cfg->max_position, sequence = m->engine ? kq_engine_max_T(m->engine) : 0;
@@ -101,7 +102,7 @@ static kq_status check_prompt(const kq_model *m, size_t n, kq_error *err)
     return KQ_OK;
 }
 
-/* The answer as it grows. */
+/* The answer while it is being written. */
 typedef struct answer {
     const kq_generation_options *opt;
     kq_buffer text;
@@ -113,7 +114,7 @@ static int collect(void *ctx, const char *text, size_t size)
 {
     answer *a = ctx;
     int stop = 0;
-    if (a->opt->emit) { /* the host's own function runs in its locale */
+    if (a->opt->emit) { /* the host program's function runs in the host program's locale */
         const locale_t ours = kq_locale_host();
         stop = a->opt->emit(a->opt->ctx, text, size);
         uselocale(ours);
@@ -122,7 +123,8 @@ static int collect(void *ctx, const char *text, size_t size)
     return stop || a->status;
 }
 
-/* The first new token comes out of the prompt's pass: n - 1 single steps, or n when an end token followed. */
+/* How many single steps were computed. The pass over the prompt gives the first new token, so that n tokens
+ * take n - 1 steps; n when an end token followed. */
 static size_t steps_of(const kq_generated *made)
 {
     return made->finish == KQ_END_TOKEN || !made->n ? made->n : made->n - 1;
@@ -133,7 +135,7 @@ static double rate(size_t n, double seconds)
     return seconds > 0 ? (double)n / seconds : 0;
 }
 
-/* Takes the text and the ids [made->n]. */
+/* Make the result for the caller. It takes over the text and the ids [made->n]. */
 static kq_status give(const kq_generated *made, size_t n_prompt, kq_buffer *text, int32_t *ids,
                       kq_generation **out, kq_error *err)
 {
@@ -181,7 +183,8 @@ kq_status kq_model_generate(kq_model *m, const int32_t *ids, size_t n_ids, const
         return status;
     const size_t loaded = kq_engine_max_T(m->engine), most = m->cfg->max_position,
                  room = (most && most < loaded ? most : loaded) - n_ids;
-    const size_t n_max = opt.n_max < room ? opt.n_max : room; /* the model knows no positions beyond */
+    /* the model has no positions beyond its context */
+    const size_t n_max = opt.n_max < room ? opt.n_max : room;
     int32_t *held = kq_model_held(m, opt.sequence), *fresh = NULL;
     const size_t n_held = kq_engine_length(m->engine, opt.sequence);
     size_t same = 0;
@@ -204,7 +207,8 @@ kq_status kq_model_generate(kq_model *m, const int32_t *ids, size_t n_ids, const
     if (!status && (a.status || (a.status = kq_buffer_add(&a.text, "", 1, &a.err))))
         status = kq_fail(err, a.status, "%s", a.err.message);
     if (status) {
-        kq_engine_truncate(m->engine, opt.sequence, 0); /* how much of the prompt it holds is not known */
+        /* after a failure nobody knows what the cache holds */
+        kq_engine_truncate(m->engine, opt.sequence, 0);
     } else {
         const size_t length = kq_engine_length(m->engine, opt.sequence);
         memcpy(held, ids, (n_ids < length ? n_ids : length) * sizeof *held);
@@ -225,7 +229,7 @@ static kq_status generate_from(kq_model *m, const char *text, bool formatted,
     size_t n_ids;
     if (out)
         *out = NULL;
-    /* a chat template writes the beginning token itself where the model wants one */
+    /* a chat template writes the beginning token itself */
     kq_status status = kq_model_tokenize(m, text, strlen(text), !formatted, true, &ids, &n_ids, err);
     if (!status)
         status = kq_model_generate(m, ids, n_ids, opt, out, err);

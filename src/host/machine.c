@@ -1,4 +1,5 @@
-/* What a host program may want to know of this machine. */
+/* OpenBLAS chooses its kernels when it is loaded, before kronq can say anything. A host program that lowers
+ * the instruction set asks here for the word that OpenBLAS wants in its environment. */
 #include "base/isa.h"
 
 const char *kq_openblas_core(const char *isa)

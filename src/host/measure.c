@@ -11,13 +11,16 @@
 #include "host/model.h"
 #include "host/report.h"
 
-enum { WINDOW = 2048 /* tokens, where the caller does not say and the model's context allows it */ };
+enum {
+    WINDOW =
+        2048 /* tokens of a window where the caller gives none; less where the model's context is smaller */
+};
 
 /* ---- a model in memory --------------------------------------------------------------------------------- */
 
-/* What a kq_eval_result stands in: it, and the JSON that its text belongs to. */
+/* A kq_eval_result together with the JSON that its text belongs to. */
 typedef struct result {
-    kq_eval_result public; /* first: it is what the caller frees */
+    kq_eval_result public; /* the first member, because the caller frees the struct through a pointer to it */
     json_t *json;          /* owned; NULL: none */
 } result;
 

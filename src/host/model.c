@@ -1,7 +1,7 @@
-/* kq_model: a model of any kind, opened, described and made ready to compute. The rooms below do the work;
- * this one keeps what a host program would have to keep itself: files, tokenizer, engine, and which tokens
- * the caches hold. Weights and tokenizer are made ready when they are first wanted, so that describing a
- * model costs nothing. */
+/* kq_model: a model of any kind, opened, described and made ready to compute. The rooms below do the work.
+ * This one keeps what a host program would otherwise have to keep: files, tokenizer, engine, and which tokens
+ * the caches hold. Weights and tokenizer are loaded when they are first used, so that describing a model
+ * costs nothing. */
 #include "host/model.h"
 
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 #include "format/json.h"
 #include "source/rope.h"
 
-enum { CONTEXT = 4096 /* tokens, where neither the caller nor the model says fewer */ };
+enum { CONTEXT = 4096 /* tokens of a sequence, unless the caller or the model says fewer */ };
 
 void kq_model_options_init(kq_model_options *opt, size_t size)
 {
@@ -26,7 +26,7 @@ void kq_model_options_init(kq_model_options *opt, size_t size)
 
 /* ---- opening ------------------------------------------------------------------------------------------- */
 
-/* Numbers of the architecture's tensors. */
+/* How many parameters the tensors of this architecture have. */
 static size_t count_parameters(const kq_config *c)
 {
     const bool norms_of_heads = c->arch == KQ_ARCH_QWEN3;
@@ -38,8 +38,8 @@ static size_t count_parameters(const kq_config *c)
     return c->n_layer * block + c->d_model + (c->tie_embeddings ? 1 : 2) * c->vocab_size * c->d_model;
 }
 
-/* Bits a weight of the linears on average: `plain` for those that are not in kronq's trellis, or only those
- * in the trellis when plain is 0. *stored: is there any in the trellis? */
+/* The average number of bits of the linears' weights. plain: the bits of linears that are not packed; 0: only
+ * packed linears count. *stored: is any linear packed? */
 static double average_bits(const kq_model *m, int plain, bool *stored)
 {
     double bits = 0, weights = 0;
@@ -79,7 +79,7 @@ static kq_status describe_tensors(kq_model *m, kq_error *err)
     return status;
 }
 
-/* The open-ended parts of a configuration, as JSON. */
+/* The parts of a configuration whose members depend on the model, as JSON. */
 static kq_status describe_json(kq_model *m, kq_error *err)
 {
     const kq_source *src = kq_model_file_source(m->file);
@@ -132,7 +132,7 @@ static kq_status describe(kq_model *m, kq_error *err)
     return status;
 }
 
-/* What the options say in words. */
+/* Read the options that are words: instruction set, compute type, type of the caches. */
 static kq_status choose(kq_model *m, const kq_model_options *opt, kq_error *err)
 {
     const char *compute = opt->common.compute;
@@ -250,7 +250,8 @@ kq_status kq_model_load(kq_model *m, size_t context, kq_error *err)
     kq_status status = check_idle(m, err);
     if (status)
         return status;
-    for (size_t i = 0; m->served && i < m->sequences; i++) /* by requests, whose tokens nobody kept */
+    /* a server has filled these caches, and the tokens of its requests were not kept */
+    for (size_t i = 0; m->served && i < m->sequences; i++)
         kq_engine_truncate(m->engine, i, 0);
     m->served = false;
     if (m->engine && context <= kq_engine_max_T(m->engine))

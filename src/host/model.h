@@ -1,4 +1,4 @@
-/* What a kq_model of kronq.h is made of. Internal to this room. */
+/* Inside the room: the members of kronq.h's kq_model, which its files share. */
 #ifndef KQ_HOST_MODEL_H
 #define KQ_HOST_MODEL_H
 
@@ -8,11 +8,11 @@
 
 struct kq_model {
     /* as they were chosen when the model was opened */
-    kq_common common; /* its strings are not kept: isa and compute follow */
+    kq_common common; /* its strings are not kept; isa and compute below are what they said */
     kq_isa isa;
-    kq_compute compute; /* of the engine */
-    const char *asked;  /* "bf16", "f32" or NULL: of kq_model_perplexity */
-    int threads;        /* at most */
+    kq_compute compute; /* the compute type of the engine */
+    const char *asked;  /* the compute type of kq_model_perplexity: "bf16", "f32", or NULL for its default */
+    int threads;        /* at most so many are used */
     kq_kv_type kv;
     kq_engine_weights weights;
     size_t context, sequences; /* context 0: not chosen */
@@ -28,17 +28,17 @@ struct kq_model {
     kq_sampling sampling; /* what the authors recommend, or kronq's own */
     kq_engine *engine;
     kq_engine_info engine_info;
-    bool served; /* the caches hold what a server left there */
+    bool served; /* the caches hold the tokens of a server's requests */
     /* a server answers with the model, or emit was called within an answer of it: nothing else may touch
      * the engine */
     bool busy;
     int32_t *held; /* owned [sequences, context]: the tokens in the caches */
 };
 
-/* The tokenizer, opened when it is first wanted. */
+/* Open the tokenizer, unless it is open already. */
 kq_status kq_model_open_tokenizer(kq_model *m, kq_error *err);
 
-/* Tokens of a sequence's cache [kq_engine_length]. */
+/* The tokens that are in a sequence's cache [kq_engine_length]. */
 int32_t *kq_model_held(const kq_model *m, size_t sequence);
 
 #endif

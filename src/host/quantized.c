@@ -8,9 +8,10 @@
 #include "base/mem.h"
 #include "host/report.h"
 
-/* What a kq_quantize_result stands in: it, its modules and the JSON that their texts belong to. */
+/* A kq_quantize_result together with its modules and the JSON that their texts belong to. */
 typedef struct result {
-    kq_quantize_result public; /* first: it is what the caller frees */
+    /* the first member, because the caller frees the struct through a pointer to it */
+    kq_quantize_result public;
     json_t *json;
     kq_module_result *module;      /* owned [n_modules] */
     const kq_module_result **list; /* owned: a pointer to each */

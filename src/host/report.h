@@ -1,6 +1,6 @@
-/* Figures of a report in JSON, for the structs of kronq.h. What a report does not say is NaN or 0: reports of
- * different work have different figures, and null stands for a figure that means nothing. Internal to this
- * room. */
+/* Inside the room: reads figures from a report in JSON, for the structs of kronq.h. A figure that the report
+ * does not have, or that is null, becomes NaN or 0, because reports of different work have
+ * different figures. */
 #ifndef KQ_HOST_REPORT_H
 #define KQ_HOST_REPORT_H
 
@@ -10,7 +10,7 @@
 
 #include "format/json.h"
 
-/* The number under this key; NaN: there is none. object may be NULL. */
+/* The number with this key; NaN: there is none. object may be NULL. */
 static inline double kq_report_number(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);

@@ -1,5 +1,5 @@
-/* kq_serve: the server of a kq_model. The serve room does the work; here the options become what it expects.
- */
+/* kq_serve: the server of a kq_model. The serve room does the work; this file checks the options of kronq.h
+ * and translates them for it. */
 #include <string.h>
 
 #include "base/locale.h"

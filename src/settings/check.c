@@ -1,5 +1,5 @@
-/* The ranges of the table, held by every function of kronq.h that takes options: a host program may have put
- * any number into a struct. */
+/* Checks a whole struct of options against the ranges of the table. Every function of kronq.h that takes
+ * options calls it, because a host program may put any number into a struct. */
 #include <stdio.h>
 #include <string.h>
 

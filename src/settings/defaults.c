@@ -1,4 +1,5 @@
-/* Defaults of whole option structs, and the functions of kronq.h that give them. */
+/* Fills whole structs of options with the defaults of the table: the functions of kronq.h that every host
+ * program begins with. */
 #include <string.h>
 
 #include "base/locale.h"
@@ -79,6 +80,6 @@ void kq_export_options_init(kq_export_options *opt, size_t size)
     KQ_C_LOCALE;
     kq_export_options defaults = {.size = sizeof defaults};
     kq_settings_defaults(KQ_EXPORT_OPTIONS, &defaults);
-    defaults.to = "bf16"; /* no setting: it says which function is meant */
+    defaults.to = "bf16"; /* `to` has no row in the table: it says what kind of output is made */
     kq_options_fill(opt, size, &defaults, sizeof defaults);
 }

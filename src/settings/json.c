@@ -1,5 +1,6 @@
-/* Settings as JSON: what identifies a factor file, a job, a checkpoint and a row of a comparison. The
- * bytes of files depend on the order of the table and on the types given here. */
+/* Writes settings as JSON, by which a factor file, a job, a checkpoint and a row of a comparison are
+ * identified. The bytes of files depend on the order of the table and on the JSON types that are
+ * chosen here. */
 #include <jansson.h>
 #include <string.h>
 
@@ -12,7 +13,7 @@ static const char *text_of(const char *member)
     return text;
 }
 
-/* The word that a KQ_SETTING_CHOICE stands for. */
+/* The word that the value of a KQ_SETTING_CHOICE stands for, as JSON. */
 static json_t *choice(const kq_setting *s, bool second)
 {
     const size_t first = strcspn(s->words, " ");
@@ -45,13 +46,13 @@ json_t *kq_setting_json(kq_options_id id, const void *options, const kq_setting 
     case KQ_SETTING_BYTES: return json_integer((json_int_t) * (const size_t *)m);
     case KQ_SETTING_SEED: return json_integer((json_int_t) * (const uint64_t *)m);
     case KQ_SETTING_REAL: return json_real(*(const double *)m);
-    default: /* an unset text is the default's */
+    default: /* a text that is not set counts as the default */
         text = text_of(member);
         return json_string(text ? text : setting->value ? setting->value : "");
     }
 }
 
-/* Room for any member, for a default by itself. */
+/* Room for a member of any type, so that a default can be written without a struct of options. */
 typedef union kq_any {
     kq_text_list texts;
     const char *text;
@@ -62,7 +63,7 @@ typedef union kq_any {
     double real;
 } kq_any;
 
-/* The default alone: a row of the same type whose member is *room. */
+/* A row like s whose member is *room, which gets the default. */
 static kq_setting alone(const kq_setting *s, kq_any *room)
 {
     kq_setting row = *s;
@@ -100,7 +101,8 @@ bool kq_setting_is_default(kq_options_id id, const void *options, const kq_setti
     }
 }
 
-/* Does the setting say anything beside the others? */
+/* Is this setting written? It is not where it has no effect with the method or beside another setting's
+ * default, and not where it has its default and is marked KQ_UNLESS_DEFAULT. */
 static bool counts(kq_options_id id, const void *options, const kq_setting *s, const char *method)
 {
     const kq_setting *with = s->with ? kq_setting_find(s->with, s->takers) : NULL;

@@ -1,4 +1,4 @@
-/* Settings as words of a command line, for the model card that says how a checkpoint was made. */
+/* Writes settings as words of a command line, for the model card, which says how a checkpoint was made. */
 #include <inttypes.h>
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* What is said of a value that is not expected, and whether a number is in its setting's range. */
+/* Checks whether a number is in its setting's range, and writes the message for a value that is not. */
 #include <math.h>
 #include <stdio.h>
 
@@ -19,7 +19,7 @@ kq_status kq_setting_refuse(const kq_setting *s, const char *value, const char *
     return kq_fail(err, KQ_E_ARG, "%s %s: %s", kq_setting_shown_name(s, name), value, expected);
 }
 
-/* What is expected of a number, into buf. */
+/* Which numbers are expected ("from 0 to less than 1"), into buf. */
 const char *kq_setting_range_text(const kq_setting *s, char buf[200])
 {
     if (s->expected)

@@ -1,4 +1,5 @@
-/* Settings from texts: the parsers behind the command line, the defaults and the ranges. */
+/* Sets settings from texts. The command line, SPECs and the defaults of the table are all read here, so that
+ * a text means the same everywhere. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +9,7 @@
 #include "base/locale.h"
 #include "settings/words.h"
 
-/* A whole number, with k, M or G for 2^10, 2^20, 2^30. */
+/* Read a whole number, which may end in k, M or G for 2^10, 2^20, 2^30. */
 static bool parse_whole(const char *text, uint64_t most, uint64_t *out)
 {
     char *end;
@@ -29,14 +30,14 @@ static bool parse_real(const char *text, double *out)
     char *end;
     errno = 0;
     const double v = strtod(text, &end);
-    if (errno || end == text || *end || !isfinite(v) || v < 0 ||
-        text[strspn(text, "+-.0123456789eE")]) /* strtod also takes hexadecimal */
+    /* strtod also takes hexadecimal */
+    if (errno || end == text || *end || !isfinite(v) || v < 0 || text[strspn(text, "+-.0123456789eE")])
         return false;
     *out = v;
     return true;
 }
 
-/* What a text can be where it is no value of the type at all. */
+/* What is expected, for the message about a text that is no value of the setting's type. */
 static const char *type_text(const kq_setting *s)
 {
     switch (s->type) {
@@ -49,7 +50,7 @@ static const char *type_text(const kq_setting *s)
     }
 }
 
-/* The number in text. False: there is none. */
+/* Read the number in text. False: it is no number of the setting's type. */
 static bool parse_number(const kq_setting *s, const char *text, double *real, uint64_t *whole)
 {
     static const uint64_t most[] = {[KQ_SETTING_INT] = (uint64_t)1 << 30,
@@ -91,7 +92,7 @@ static kq_status set_flag(const kq_setting *s, char *member, const char *text, k
     return KQ_OK;
 }
 
-/* One of the setting's words. */
+/* Set a member to one of the setting's words. */
 static kq_status set_word(const kq_setting *s, char *member, const char *text, kq_error *err)
 {
     char expected[200];
@@ -104,7 +105,8 @@ static kq_status set_word(const kq_setting *s, char *member, const char *text, k
     return KQ_OK;
 }
 
-/* A struct of a program that was compiled with an older kronq.h ends before the members of this one. */
+/* Does *options have this setting's member? The struct of a program that was compiled with an older kronq.h
+ * may end before it. */
 static bool is_long_enough(kq_options_id id, const void *options, const kq_setting *s)
 {
     size_t size;

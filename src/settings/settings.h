@@ -1,5 +1,5 @@
 /* The table of settings (kronq.h, "Settings by name"), for the rooms that use it: defaults, ranges, and
- * values as JSON. One row of table.c a setting; nothing here knows what a setting is good for. */
+ * values as JSON. Every setting is one row of table.c. This room does not know what a setting does. */
 #ifndef KQ_SETTINGS_SETTINGS_H
 #define KQ_SETTINGS_SETTINGS_H
 
@@ -9,12 +9,12 @@
 
 struct json_t; /* jansson's json_t */
 
-/* Write the default of every setting that *options has. What has none is left as it is, so clear the
- * struct first. */
+/* Write the default of every setting that *options has. Members without a setting stay as they are, so clear
+ * the struct first. */
 void kq_settings_defaults(kq_options_id id, void *options);
 
-/* Are the numbers and words of *options in the ranges of the table? Only rows that one of `takers` (bits
- * of kq_taker) takes are looked at; a default is always right. KQ_E_ARG: "--early 7: ... is expected". */
+/* Check that the numbers and words of *options are in the ranges of the table. Only rows that one of `takers`
+ * (bits of kq_taker) takes are checked; a default is always right. KQ_E_ARG: "--early 7: ... is expected". */
 kq_status kq_settings_check(kq_options_id id, unsigned takers, const void *options, kq_error *err);
 
 /* Copy the members of every setting with one of `marks` from one struct to another of the same kind. Texts
@@ -23,20 +23,20 @@ void kq_settings_copy(kq_options_id id, const void *from, void *to, unsigned mar
 
 /* The row of this name that one of `takers` takes; NULL: there is none. */
 const kq_setting *kq_setting_find(const char *name, unsigned takers);
-/* Has the member its default? An unset text is the default. */
+/* Does the member have its default? A text that is not set has it. */
 bool kq_setting_is_default(kq_options_id id, const void *options, const kq_setting *setting);
 
-/* Write " --name value" to the file, as a command line would give it; a regular expression in quotes. */
+/* Write " --name value" to the file, as on a command line. A regular expression is put in quotes. */
 void kq_setting_print(kq_options_id id, const void *options, const kq_setting *setting, FILE *f);
 
-/* The value as JSON, new: a string ("" for no text), a number, a boolean, or an array of strings. A real
- * number stays one even when it is whole. NULL: out of memory. */
+/* The value as new JSON: a string ("" for no text), a number, a boolean, or an array of strings. A whole
+ * number is a JSON real where the setting is real. NULL: out of memory. */
 struct json_t *kq_setting_json(kq_options_id id, const void *options, const kq_setting *setting);
-/* The default as JSON, new. NULL: out of memory. */
+/* The default as new JSON. NULL: out of memory. */
 struct json_t *kq_setting_default_json(const kq_setting *setting);
 /* Add to the JSON object `into` every setting of *options that has one of `marks` and an effect with
- * `method` (NULL: whatever the method), in the order of the table. Not KQ_WRITTEN_APART. False: out of
- * memory. */
+ * `method` (NULL: whatever the method), in the order of the table. Settings marked KQ_WRITTEN_APART are left
+ * out. False: out of memory. */
 bool kq_settings_write(kq_options_id id, const void *options, unsigned marks, const char *method,
                        struct json_t *into);
 

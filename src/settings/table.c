@@ -1,9 +1,9 @@
 /* The one table of settings. A new setting of a calibration is a member of kq_calibration (kronq.h), a row
- * here, and the code that uses it: option, help, default, range, completion, the settings in factor files
- * and jobs, and the checks against them follow from the row.
+ * here, and the code that uses it. Everything else follows from the row: option, help, default, range,
+ * completion, the settings in factor files and jobs, and the checks against them.
  *
- * The order of the rows is the order of the help texts and of the members in JSON files: files are
- * compared by their bytes, so a row is not moved without need. */
+ * The order of the rows is the order of the help texts and of the members in JSON files. Files are compared
+ * by their bytes, so do not move a row without need. */
 #include <float.h>
 #include <math.h>
 
@@ -19,13 +19,13 @@
 #define EVERYWHERE(member) \
     QUANTIZE(member), EVAL_TEXT(member), EVAL_TASKS(member), COMPARE(member), EXPORT(member)
 
-/* Who takes them. */
+/* Groups of commands that take the same settings. */
 enum {
     QUANTIZING = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF,
     EVALUATING = KQ_FOR_EVAL_TEXT | KQ_FOR_EVAL_TASKS,
     COMPARING = KQ_FOR_COMPARE_TEXTS | KQ_FOR_COMPARE_TASKS,
     EXPORTING = KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF,
-    /* what finds factors, and the texts for them */
+    /* commands that estimate factors, and the settings of the texts for them */
     SAMPLING = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_COMPARE_ROW | COMPARING,
     READING = QUANTIZING | KQ_FOR_CALIBRATE | COMPARING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT,
     LONG_WORK = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_IMATRIX,
@@ -37,7 +37,7 @@ enum {
 #define ITERATE "fastkron yaqa-b diag"
 #define FLIPFLOPS "flipflop flipflop-tokens"
 
-/* Numbers beyond which a setting is a mistake of writing, whatever the model. */
+/* Larger numbers are mistyped, whatever the model. */
 #define MANY 1e9
 #define TOKENS 1e15
 #define BYTES 1e18

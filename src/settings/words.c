@@ -1,4 +1,5 @@
-/* Lists of words in one text, a space between: short, static, and readable in the table. */
+/* Lists of words in one text, with a space between two words: "text sampled". A row of the table can then
+ * have its words as a plain string. */
 #include "settings/words.h"
 
 #include <stdio.h>

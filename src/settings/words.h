@@ -1,16 +1,17 @@
-/* What the files of this room share: lists of words ("text sampled", a space between), and members. */
+/* Inside the room: what its files share. Lists of words in one text ("text sampled", a space between two
+ * words), and where the value of a setting is in a struct of options. */
 #ifndef KQ_SETTINGS_WORDS_H
 #define KQ_SETTINGS_WORDS_H
 
 #include "settings/settings.h"
 
-/* The member of KQ_SETTING_TEXTS: two members of every option struct, one behind the other. */
+/* The member of a KQ_SETTING_TEXTS. In the structs of options it is two members, one behind the other. */
 typedef struct kq_text_list {
     const char *const *text;
     size_t n;
 } kq_text_list;
 
-/* Is it one of the words? */
+/* Is `word` one of the words? */
 bool kq_words_has(const char *words, const char *word);
 bool kq_words_first_is(const char *words, const char *word);
 /* "identity or random", "f32, bf16 or auto", into buf. */
@@ -25,7 +26,7 @@ const char *kq_setting_shown_name(const kq_setting *setting, char buf[64]);
 /* KQ_E_ARG: "--early 7: what is expected". */
 kq_status kq_setting_refuse(const kq_setting *setting, const char *value, const char *expected,
                             kq_error *err);
-/* What is expected of a number, into buf. */
+/* Which numbers are expected ("from 0 to less than 1"), into buf. */
 const char *kq_setting_range_text(const kq_setting *setting, char buf[200]);
 bool kq_setting_in_range(const kq_setting *setting, double v);
 
