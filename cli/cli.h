@@ -1,4 +1,5 @@
-/* What the commands of the program share: options, progress on stderr, numbers, JSON. */
+/* What the commands of the program share: reading options, showing progress on stderr, ending by a signal,
+ * printing numbers and errors. */
 #ifndef KQ_CLI_CLI_H
 #define KQ_CLI_CLI_H
 
@@ -9,7 +10,7 @@
 /* Exit statuses. */
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-/* A list that was given by repeating an option. */
+/* The values of an option that was given several times. */
 typedef struct cli_list {
     const kq_setting *option;
     const char *const *texts; /* stays until the program ends */
@@ -18,25 +19,28 @@ typedef struct cli_list {
 
 enum { CLI_MOST_LISTS = 12, CLI_MOST_OPTIONS = 128 };
 
-/* Everything any command can be told; a command uses what it understands (cli_parse refuses the rest).
- * What the library takes is in the option structs; the other members have rows in own_options.c. */
+/* Everything that can be said on a command line. Each command reads the part that it takes; cli_parse refuses
+ * the rest. What the library takes is in its structs of options; the other members have rows in
+ * own_options.c. */
 typedef struct cli {
     const char *command;
-    unsigned takers; /* bits of kq_taker: what the command may turn out to be */
+    unsigned takers; /* bits of kq_taker: all that the command may turn out to do */
     const char *model;
-    /* options of the library; a setting is written into each that has it */
+    /* the library's options; a setting is written into every struct that has it */
     kq_quantize_options q;
     kq_eval_text_options e;
     kq_eval_tasks_options t;
     kq_compare_options o;
     kq_export_options x;
-    /* what was given: the rows, and for a factor file the names of the calibration's settings */
+    /* seen: the rows of the options that were given; given: the names of those settings of the calibration
+     * that a factor file must agree with */
     const kq_setting *seen[CLI_MOST_OPTIONS];
     size_t n_seen;
     const char *given[CLI_MOST_OPTIONS];
     cli_list lists[CLI_MOST_LISTS];
     size_t n_lists;
-    /* for messages: the option that is being read, as it was given (-n); the SPEC of compare; or NULL */
+    /* for messages; typed: the option that is being read, as it was given (-n); spec: the SPEC of compare; or
+     * NULL */
     const char *typed, *spec;
     /* several commands */
     const char *out, *to, *kv, *weights;
@@ -44,7 +48,7 @@ typedef struct cli {
     const char *ppl, *kld;
     const char *const *task_words; /* NAME=FILE, of n_task_words */
     size_t n_task_words;
-    kq_task_file tasks[16]; /* the same, cut up */
+    kq_task_file tasks[16]; /* the same, cut at the "=" */
     size_t n_task;
     bool card, tensors, plan;
     /* compare: lists as they were given */
@@ -80,7 +84,7 @@ typedef struct cli {
     bool table6;
 } cli;
 
-/* Who takes a setting (bits of kq_taker) when the command has this name; 0: there is no such command. */
+/* The bits of kq_taker that stand for the command of this name; 0: there is no such command. */
 unsigned cli_takers_of(const char *command);
 /* The rows of the program's own options, static. */
 const kq_setting *cli_own_options(size_t *n);
@@ -92,70 +96,74 @@ const kq_setting *cli_option_at(const cli *c, size_t i);
 /* What a person writes for it: "seq-len", into buf. */
 const char *cli_option_name(const kq_setting *option, char buf[64]);
 
-/* Parse argv of one command. usage and about are printed for --help; the second word of usage is what the
- * command works on (MODEL, DIR), "[options]" when it takes nothing. Returns -1 to go on, else an exit
- * status. */
+/* Parse the arguments of one command. usage and about are printed for --help. The second word of usage is
+ * what the command works on (MODEL, DIR), or "[options]" when it works on nothing. Returns -1 to go on, or an
+ * exit status to end with. */
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about);
 
-/* Set one option of c from a text, as the command line would; value is NULL for a switch, may be cut up
- * and must live as long as c. Returns -1, else an exit status after saying what is wrong. */
+/* Set one option of c from a text, as the command line would. value is NULL for a switch; it may be changed,
+ * and must live as long as c. Returns -1; or an exit status after saying what is wrong. */
 int cli_apply(cli *c, const kq_setting *option, char *value);
-/* Read a SPEC of compare, "flipflop:rho=1e-1:rounds=2", over what c says already. text is cut up and must
- * live as long as c. Returns what cli_apply does. */
+/* Read a SPEC of compare, "flipflop:rho=1e-1:rounds=2", on top of what c holds already. text is changed, and
+ * must live as long as c. Returns -1; or an exit status after saying what is wrong. */
 int cli_apply_spec(cli *c, char *text);
 
-/* The help text of the command; the same as one JSON object, for man pages and completions. */
+/* Print the help text of the command; or the same as one JSON object, for man pages and completions. */
 void cli_print_help(const cli *c, const char *usage, const char *about);
 void cli_print_help_json(const cli *c, const char *usage, const char *about);
 
 /* Was the option of this name given on the command line? */
 bool cli_given(const cli *c, const char *name);
-/* The command has turned out to be `takers`: an option that was given and that none of them takes is
- * refused, "--sweeps " and why. Returns -1 when there is none. */
+/* Call it once it is known what the command does (`takers`). An option that was given, but that none of
+ * `takers` takes, is refused with the message "--sweeps " and why. Returns -1 when there is none, or an exit
+ * status. */
 int cli_only_for(const cli *c, unsigned takers, const char *why);
-/* Options (names, ended by NULL) that mean nothing here: the first one that was given is refused, "--system
- * " and why. Returns -1 when none was. */
+/* Refuse options (names, ended by NULL) that mean nothing here: the first one that was given gets the message
+ * "--system " and why. Returns -1 when none was given, or an exit status. */
 int cli_misplaced(const cli *c, const char *const *names, const char *why);
-/* The same options are only warned of: "--top-p has no effect with --temp 0". */
+/* Warn of options (names, ended by NULL) that were given and have no effect: "--top-p has no effect with
+ * --temp 0". */
 void cli_no_effect(const cli *c, const char *const *names, const char *beside);
 /* Warn of given options that have no effect with the method of calibration (not with --factors, which
  * brings its method). */
 void cli_no_effect_with_method(const cli *c);
-/* A file that is to be written after long work: is there a folder for it that may be written to? path
- * NULL: none. Returns -1, else an exit status after saying why not. */
+/* Check before long work that the file `path` can be written: that its folder exists and may be written to.
+ * path may be NULL. Returns -1; or an exit status after saying why not. */
 int cli_check_output(const char *path);
-/* The name nearest to a mistyped word, or NULL when none is near. name gives the names of a list one by
- * one, then NULL. */
+/* The name that is nearest to a mistyped word; NULL: none is near. name(list, i) gives the i-th name, and
+ * NULL behind the last. */
 const char *cli_nearest(const char *word, const char *(*name)(const void *list, size_t i), const void *list);
 
-/* One line on stderr, whatever the words of the command line hold that are quoted in it: control
- * characters become '?', what is longer than 4 kB is cut. */
+/* Print one line on stderr. It may quote words of the command line, so control characters become '?', and a
+ * line of more than 4 kB is cut. */
 void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The report's seconds and memory, on stderr. */
+/* Print the report's seconds and memory on stderr. */
 void cli_print_costs(const json_t *report);
 /* Print the error as one line and give the exit status that fits it. */
 int cli_fail(const kq_error *err);
-/* What continues an interrupted run of this command, when that is not simply --resume where it has the
- * option: "the same command", or NULL for nothing. */
+/* Say what continues an interrupted run of this command: "the same command"; NULL: nothing does. Without this
+ * call it is --resume where the command has that option. */
 void cli_resumable(const char *how);
-/* A progress function for kq_common, ctx is the cli; a signal stops the work through it from now on. */
+/* Put the program's progress function into *common. From now on a signal stops the work through it. */
 void cli_progress(cli *c, kq_common *common);
 void cli_progress_end(void);
 
-/* SIGINT, SIGTERM and SIGHUP. At first each ends the program at once, as if nothing had been done about
- * it. What is ignored when the program begins stays ignored, but for a SIGINT by kill. Call it before
- * there is any other thread. */
+/* Begin to wait for SIGINT, SIGTERM and SIGHUP. At first each of them ends the program at once, as it would
+ * without this call. A signal that is ignored when the program begins stays ignored, except a SIGINT that was
+ * sent with kill. Call it before any other thread is started. */
 void cli_signals_begin(void);
-/* From now on the first signal only asks to stop; a second one ends the program at once. notice: what to
- * say on a terminal when the stop takes more than a second, or NULL; it must stay. */
+/* From now on the first signal only asks to stop, and a second one ends the program at once. notice: the line
+ * that is shown on a terminal when stopping takes more than a second; NULL: none. It must live until the
+ * program ends. */
 void cli_stop_gently(const char *notice);
 /* The signal that asked to stop, or 0. */
 int cli_stop_asked(void);
-/* Wait for it. */
+/* Wait for a signal that asks to stop. */
 void cli_stop_wait(void);
-/* It asked for no more than what has been stopped. */
+/* Forget the signal, because it meant only what has been stopped by now (one answer, say). */
 void cli_stop_forget(void);
-/* End by the signal that asked, if one did; and the next one ends the program at once. */
+/* End the program by the signal that asked to stop, if there was one. Otherwise the next signal ends it at
+ * once. */
 void cli_stop_at_once(void);
 
 /* The kq_warning_handler of the program. */

@@ -14,7 +14,8 @@ typedef struct test {
 } test;
 
 typedef struct measured {
-    /* seconds a run; tokens a second, its standard deviation over the runs */
+    /* mean_s, sd_s, min_s: seconds of a run; rate: tokens a second, and its standard deviation over
+     * the runs */
     double mean_s, sd_s, min_s, rate, rate_sd;
 } measured;
 
@@ -40,7 +41,7 @@ typedef struct bench {
     const cli *c;
     const char *path;
     kq_model *model;
-    const int32_t *ids; /* spread over the vocabulary */
+    const int32_t *ids; /* token ids that are spread over the vocabulary */
     float *logits;      /* [vocab_size] */
 } bench;
 
@@ -165,7 +166,7 @@ static kq_status measure_model(const cli *c, const char *path, plan *p, bool fir
     opt.common = c->q.common;
     opt.kv = c->kv;
     opt.weights = c->weights;
-    kq_status status = kq_model_open(path, &opt, &b.model, err); /* refuses wrong options too */
+    kq_status status = kq_model_open(path, &opt, &b.model, err); /* this refuses wrong options too */
     if (!status && !c->quiet)
         fprintf(stderr, "%s: loading\n", path);
     if (!status)

@@ -1,4 +1,5 @@
-/* kronq calibrate: the factors alone, into a file to round from. */
+/* kronq calibrate: writes the factors alone into a file, from which kronq quantize can round
+ * several times. */
 #include <stdio.h>
 #include <stdlib.h>
 

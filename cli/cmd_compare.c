@@ -1,12 +1,12 @@
-/* kronq compare: many ways to quantize one model. A SPEC of the command line is a method and settings; every
- * SPEC, number of bits and seed together are one row. */
+/* kronq compare: compares many ways to quantize one model. A SPEC of the command line is a method with its
+ * settings. Each combination of a SPEC, a number of bits and a seed is one row. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
 
-/* One SPEC as written, with sweeps written into it, and what it says. */
+/* One SPEC with one value of every --sweep written into it, and what it says. */
 typedef struct spec {
     char *name, *words; /* owned; words are cut up */
     cli c;
@@ -35,7 +35,7 @@ static int out_of_memory(void)
     return EXIT_FAILED;
 }
 
-/* The specs multiplied by the values of sweep i and those after it. */
+/* Add the SPEC `text` once for each combination of values of the sweeps i and following. */
 static int add_spec(job *j, const cli *c, const char *text, size_t i)
 {
     if (i < c->n_sweeps) {
@@ -78,7 +78,8 @@ static int add_specs(job *j, const cli *c)
             free(one);
             p += n;
         }
-    for (size_t i = 0; i < j->n_spec && status < 0; i++) { /* only now: the array does not move any more */
+    /* only now, because pointers into the array are kept and it does not move any more */
+    for (size_t i = 0; i < j->n_spec && status < 0; i++) {
         spec *s = &j->spec[i];
         s->c = *c;
         status = cli_apply_spec(&s->c, s->words);

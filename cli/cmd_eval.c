@@ -1,4 +1,4 @@
-/* kronq eval: perplexity and KL divergence on a text, or accuracy on tasks. */
+/* kronq eval: measures perplexity and KL divergence on a text, or accuracy on tasks. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,7 +107,7 @@ static kq_status tasks_on_card(const cli *c, const json_t *r, kq_error *err)
     return status;
 }
 
-/* What is given must make one measurement. -1: it does. */
+/* Check that the options together ask for one measurement. Returns -1 when they do, or an exit status. */
 static int check(const cli *c)
 {
     struct stat st;

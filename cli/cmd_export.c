@@ -1,4 +1,4 @@
-/* kronq export: the weights as an ordinary model, for other programs. */
+/* kronq export: writes the weights as an ordinary model, for other programs. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

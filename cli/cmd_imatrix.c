@@ -1,4 +1,4 @@
-/* kronq imatrix: the importance matrix that llama-quantize takes. */
+/* kronq imatrix: writes the importance matrix that llama-quantize reads. */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-/* kronq info: what a model holds, and what quantizing it would take. */
+/* kronq info: shows what a model holds, and how much memory, disk and time quantizing it would take. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,7 +171,7 @@ int cmd_info(int argc, char **argv)
     kq_error err;
     kq_model *model;
     kq_model_options opt = kq_model_defaults();
-    opt.common.isa = "ref"; /* nothing is computed: a wrong KRONQ_ISA only leaves out the plan */
+    opt.common.isa = "ref"; /* nothing is computed, so that with a wrong KRONQ_ISA only the plan is missing */
     if (kq_model_open(c.model, &opt, &model, &err))
         return cli_fail(&err);
     json_t *o = describe(model, c.tensors);

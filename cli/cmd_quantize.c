@@ -1,4 +1,4 @@
-/* kronq quantize: a checkpoint, or with --to gguf a file for llama.cpp. */
+/* kronq quantize: makes a checkpoint, or with --to gguf a file for llama.cpp. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

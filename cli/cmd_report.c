@@ -1,4 +1,4 @@
-/* kronq report: the page of a comparison. */
+/* kronq report: draws the HTML page of a comparison. */
 #include <stdio.h>
 
 #include "cli.h"

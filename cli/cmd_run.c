@@ -1,4 +1,4 @@
-/* kronq run: a model continues a text, or holds a conversation. */
+/* kronq run: lets a model continue a text, or holds a conversation with it. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +36,8 @@ static kq_status add_message(run *r, const char *role, const char *content, kq_e
     return KQ_OK;
 }
 
-/* Answer to token ids. Without a conversation the context is no larger than what is asked for. */
+/* Let the model answer to token ids. Outside a conversation the context is only as large as this answer
+ * needs. */
 static kq_status answer_ids(run *r, const int32_t *ids, size_t n_ids, kq_error *err)
 {
     const cli *c = r->c;
@@ -124,8 +125,8 @@ static void print_answer(const run *r)
     print_figures(r);
 }
 
-/* One line of standard input without its end; NULL at the end of input. *line is the caller's, as in getline.
- */
+/* One line of standard input without its end; NULL at the end of input. *line is the caller's, as
+ * in getline. */
 static char *read_line(char **line, size_t *cap)
 {
     ssize_t n = getline(line, cap, stdin);
@@ -136,7 +137,7 @@ static char *read_line(char **line, size_t *cap)
     return *line;
 }
 
-/* A line of stdin a message, until its end. */
+/* Hold a conversation: every line of standard input is a message, until its end. */
 static kq_status converse(run *r, kq_error *err)
 {
     const bool terminal = isatty(STDIN_FILENO);
@@ -151,7 +152,7 @@ static kq_status converse(run *r, kq_error *err)
     while (!status) {
         if (terminal)
             fputs("> ", stderr);
-        if (terminal && cli_stop_asked() == SIGINT) /* it meant the answer */
+        if (terminal && cli_stop_asked() == SIGINT) /* Ctrl-C meant the answer and not the program */
             cli_stop_forget();
         fflush(stdout);
         cli_stop_at_once();

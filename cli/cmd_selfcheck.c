@@ -5,9 +5,9 @@
 
 #include "cli.h"
 
-/* A line for each room, in the order of the report: how many kernels, and the largest error as a share
- * of what is allowed. A kernel that has to give the same bits (bound 0) has no such share: any error of
- * it is a difference. */
+/* Print a line for each room, in the order of the report: how many kernels it has, and the largest error as a
+ * share of what is allowed. A kernel that must give the same bits (bound 0) has no such share; any error is a
+ * failure. */
 static void print_rooms(const json_t *checks)
 {
     const json_t *entry;

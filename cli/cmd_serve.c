@@ -34,7 +34,7 @@ static void log_line(void *ctx, const char *line)
     fprintf(stderr, "%s\n", line);
 }
 
-/* What the model is called must fit into JSON. -1: it does. */
+/* Check that the model's name can be written into JSON. Returns -1 when it can, or an exit status. */
 static int check_name(const cli *c, const char *name)
 {
     json_t *j = json_string(name);
@@ -50,7 +50,7 @@ static int check_name(const cli *c, const char *name)
     return EXIT_USAGE;
 }
 
-/* Connections are file descriptors: as many as the system lets this process have. */
+/* Raise the limit of file descriptors as far as the system allows, because every connection takes one. */
 static void raise_files(void)
 {
     struct rlimit r;
@@ -60,7 +60,7 @@ static void raise_files(void)
     }
 }
 
-/* name: room for the last part of MODEL's path. */
+/* The options of the server. name: room for the last part of MODEL's path, which is the default name. */
 static kq_serve_options server_options(const cli *c, char name[256])
 {
     kq_serve_options so = kq_serve_defaults();
@@ -85,7 +85,8 @@ static kq_serve_options server_options(const cli *c, char name[256])
     so.max_jobs = c->queue;
     so.max_body = c->max_body;
     so.request_s = (double)c->timeout;
-    so.drain_s = c->timeout ? so.request_s : 1e9; /* what runs has its time */
+    /* without --timeout, answers in progress may take as long as they need */
+    so.drain_s = c->timeout ? so.request_s : 1e9;
     so.log = c->quiet ? NULL : log_line;
     return so;
 }
@@ -97,7 +98,7 @@ static const char *url_of(const kq_serve_options *so, const kq_server *server, c
     return url;
 }
 
-/* The server is ready: where, and what it serves. */
+/* Say that the server is ready, at which address, and what it serves. */
 static void announce(const cli *c, const kq_serve_options *so, const kq_model *model, const kq_server *server)
 {
     const kq_engine_info *e = kq_model_get_engine(model);
@@ -131,7 +132,7 @@ static kq_status load(const cli *c, kq_model *model, kq_error *err)
     return kq_model_load(model, ctx, err);
 }
 
-/* From the first request to the signal that ends it. */
+/* Serve until a signal ends the server. */
 static void serve_until_signal(const cli *c, kq_server *server)
 {
     cli_stop_wait();

@@ -1,6 +1,5 @@
-/* `kronq COMMAND --help`, and the same as JSON, from which scripts/make_man.py makes man pages and
- * completions. Both are made of the tables of options: the default, the methods and the words are not written
- * twice. */
+/* Prints `kronq COMMAND --help`, and the same as JSON, from which scripts/make_man.py makes man pages and
+ * completions. Both come from the tables of options, so that no default, method or word is written twice. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,14 +9,15 @@
 
 enum { LEFT = 28, WIDTH = 100 };
 
-/* Words with commas between, from words with spaces between. */
+/* Print a list of words with commas; in the table they are separated by spaces. */
 static void add_words(FILE *f, const char *words)
 {
     for (; *words; words++)
         fputs(*words == ' ' ? ", " : (const char[]){*words, 0}, f);
 }
 
-/* The methods it is for, what it is, its default; free() it. NULL: out of memory. */
+/* The description of an option: its methods, what it does, its default. The caller frees it (free). NULL: out
+ * of memory. */
 static char *description(const kq_setting *s)
 {
     char *text = NULL;
@@ -36,7 +36,7 @@ static char *description(const kq_setting *s)
     return fclose(f) ? (free(text), NULL) : text;
 }
 
-/* text in lines of WIDTH columns; `column` of the first is taken already. */
+/* Print text in lines of WIDTH columns. On the first line `column` columns are taken already. */
 static void print_wrapped(const char *text, int column)
 {
     for (const char *w = text; *w;) {

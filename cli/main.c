@@ -1,4 +1,5 @@
-/* kronq: the program. Commands are in cmd_*.c; this finds the one that is meant. */
+/* The program kronq. It prepares the process, finds the command that is meant (cmd_*.c) and checks at the end
+ * that all output has arrived. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -49,8 +50,8 @@ static void usage(FILE *to)
                 "  kronq run out -p \"Why is the sky blue?\" --chat\n");
 }
 
-/* A closed stdin, stdout or stderr would give its number to the next file that is opened, and what is
- * printed would end up there: hold the places. Reading and writing them fails, as it would have. */
+/* Fill the places of a closed stdin, stdout or stderr. Otherwise the next file that is opened would get the
+ * number, and what is printed would end up in that file. Reading and writing them still fails. */
 static void hold_standard_streams(void)
 {
     int fd;
@@ -61,7 +62,7 @@ static void hold_standard_streams(void)
         close(fd);
 }
 
-/* What was printed must have arrived: a full disk or a reader that left is a failure. */
+/* Check that what was printed has arrived. A full disk, or a reader that has left, is a failure. */
 static int finish_stdout(int status)
 {
     const bool failed = ferror(stdout), unwritten = fflush(stdout) != 0;
@@ -72,11 +73,11 @@ static int finish_stdout(int status)
     return status == EXIT_OK ? EXIT_FAILED : status;
 }
 
-/* Two libraries read the environment when they are loaded, before main: OpenBLAS for its kernels (so
- * that --isa holds it to a lower instruction set), and OpenMP for what idle threads do (spinning, its
- * default, takes the processor from whoever has work when the machine is shared: one stage of rounding
- * took 215 s instead of 13 s beside other jobs). So: set what the user has not set, and start again,
- * once. */
+/* Set variables of the environment that the user has not set, and start the program again, once. This is
+ * needed because two libraries read the environment when they are loaded, before main. OpenBLAS reads which
+ * kernels it uses, and --isa must hold it to a lower instruction set. OpenMP reads what idle threads do. By
+ * default they spin, which takes the processor from others on a shared machine: one stage of rounding took
+ * 215 s instead of 13 s beside other jobs. */
 static void set_environment(int argc, char **argv)
 {
     const char *name = getenv("KRONQ_ISA");
@@ -93,10 +94,11 @@ static void set_environment(int argc, char **argv)
     if (!getenv("OMP_WAIT_POLICY"))
         again = !setenv("OMP_WAIT_POLICY", "passive", 1) || again;
     if (again)
-        execv("/proc/self/exe", argv); /* where that is not possible the program works all the same */
+        /* where the program cannot start itself again, it works all the same */
+        execv("/proc/self/exe", argv);
 }
 
-/* The place of a command in the table; of its end when there is none of this name. */
+/* The index of a command in the table; the number of commands when there is none of this name. */
 static size_t find(const char *name)
 {
     size_t i = 0;
@@ -154,10 +156,10 @@ static int help_json(void)
 
 int main(int argc, char **argv)
 {
-    /* started again below, the process would be called "exe" in ps and top */
+    /* after it has started itself again, ps and top would call the process "exe" */
     prctl(PR_SET_NAME, "kronq");
     hold_standard_streams();
-    /* writing to a closed pipe, or past a file size limit, is an error like any other and not a death */
+    /* writing to a closed pipe, or beyond a limit of file sizes, shall be an error and not end the program */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     if (argc < 2) {
@@ -183,6 +185,6 @@ int main(int argc, char **argv)
     cli_signals_begin();
     kq_set_warning_handler(cli_warning, NULL);
     const int status = finish_stdout(commands[at].run(argc - 1, argv + 1));
-    cli_stop_at_once(); /* by the signal itself, so that a shell's loop ends too */
+    cli_stop_at_once(); /* end by the signal itself, so that a loop of a shell ends too */
     return status;
 }

@@ -1,4 +1,4 @@
-/* "did you mean": the word of a list that is nearest to a mistyped one. */
+/* Finds the word of a list that is nearest to a mistyped one, for "did you mean" in messages. */
 #include <ctype.h>
 #include <string.h>
 #include <strings.h>
@@ -10,8 +10,8 @@ static bool same_letter(char a, char b)
     return tolower((unsigned char)a) == tolower((unsigned char)b);
 }
 
-/* How far two words are apart, whatever their capitals: letters put in, left out, changed, or exchanged
- * with their neighbour (optimal string alignment). */
+/* The distance of two words: how many letters must be inserted, left out, changed, or exchanged with their
+ * neighbour (optimal string alignment). Capitals count as small letters. */
 static size_t distance(const char *a, const char *b)
 {
     enum { MOST = 40 };

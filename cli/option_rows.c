@@ -5,7 +5,7 @@
 
 #include "cli.h"
 
-/* What the words of the command line may turn out to mean, by command. */
+/* The takers of settings (bits of kq_taker) that each command may turn out to be. */
 static const struct {
     const char *command;
     unsigned takers;
@@ -40,7 +40,7 @@ const char *cli_option_name(const kq_setting *option, char buf[64])
     return buf;
 }
 
-/* The program's own options without a heading, then the library's, then the program's others. */
+/* First the program's own options without a heading, then the library's, then the program's others. */
 const kq_setting *cli_option_at(const cli *c, size_t i)
 {
     size_t n_own, n_library;

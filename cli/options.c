@@ -1,5 +1,6 @@
-/* The options of the command line: which row of the two tables a word means, and its value. The library's
- * table (kronq.h, "Settings by name") has what the library takes, own_options.c the rest. */
+/* Reads the options of the command line: it finds the row of a table that a word means, and sets its value.
+ * The library's table (kronq.h, "Settings by name") has what the library takes, and own_options.c has the
+ * rest. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,8 @@ static bool is_switch(const kq_setting *s)
 
 /* ---- values ---- */
 
-/* The library's message is "--NAME VALUE: what is expected": here NAME becomes what was typed. */
+/* Print the library's message "--NAME VALUE: what is expected" with the option as it was typed instead of
+ * NAME. */
 static int refuse(const cli *c, const kq_setting *option, const char *message)
 {
     char name[64];
@@ -28,7 +30,7 @@ static int refuse(const cli *c, const kq_setting *option, const char *message)
     return EXIT_USAGE;
 }
 
-/* The same for what the library does not know. */
+/* Print such a message for a value that the library does not check. */
 static int refuse_value(const cli *c, const char *name, const char *value, const char *expected)
 {
     if (c->spec)
@@ -46,14 +48,14 @@ static int out_of_memory(const cli *c)
     return EXIT_FAILED;
 }
 
-/* Arrays of the lists: they stay until the program ends, because copies of a cli share them. */
+/* The arrays of all lists. They live until the program ends, because copies of a cli share them. */
 typedef struct kept {
     struct kept *next;
     const char *texts[];
 } kept;
 static kept *all_kept;
 
-/* The list of this option, made when there is none; NULL: there are too many. */
+/* The list of this option, which is made where there is none; NULL: there are too many. */
 static cli_list *list_of(cli *c, const kq_setting *option)
 {
     for (size_t i = 0; i < c->n_lists; i++)
@@ -65,7 +67,7 @@ static cli_list *list_of(cli *c, const kq_setting *option)
     return &c->lists[c->n_lists++];
 }
 
-/* list with value behind it, in an array of its own. False: out of memory. */
+/* Append value to the list, which gets a new array. False: out of memory. */
 static bool append(cli_list *list, const char *value)
 {
     kept *k = malloc(sizeof *k + (list->n + 1) * sizeof *k->texts);
@@ -114,7 +116,8 @@ static void note_seen(cli *c, const kq_setting *option)
             return;
     if (c->n_seen < CLI_MOST_OPTIONS)
         c->seen[c->n_seen++] = option;
-    kq_calibration *cal = &c->q.calibration; /* with --factors these must be the file's */
+    /* with --factors the file must have been made with these values */
+    kq_calibration *cal = &c->q.calibration;
     if ((option->marks & (KQ_IN_CALIBRATION | KQ_IN_FACTORS)) && cal->n_given < CLI_MOST_OPTIONS) {
         c->given[cal->n_given++] = option->name;
         cal->given = c->given;
@@ -139,7 +142,7 @@ int cli_apply(cli *c, const kq_setting *option, char *value)
     return strcmp(option->name, "task") ? -1 : add_task(c, value);
 }
 
-/* One KEY=VALUE of a SPEC. own_text: the SPEC has texts of its own already. */
+/* Apply one KEY=VALUE of a SPEC. *own_text: the SPEC has given a text of its own already. */
 static int apply_setting(cli *c, char *key, bool *own_text)
 {
     char name[64], *value = strchr(key, '=');
@@ -155,7 +158,8 @@ static int apply_setting(cli *c, char *key, bool *own_text)
         return refuse_value(c, key, "", "a value is missing");
     if (is_switch(option) && value)
         return refuse_value(c, key, value, "takes no value");
-    if (!strcmp(key, "text") && !*own_text) { /* they take the place of the common ones */
+    /* a SPEC's texts take the place of those that all SPECs share */
+    if (!strcmp(key, "text") && !*own_text) {
         *own_text = true;
         *list_of(c, option) = (cli_list){.option = option};
         c->q.calibration.n_text = 0;
@@ -262,7 +266,7 @@ static bool find_option(const cli *c, char *text, word *w)
     return false;
 }
 
-/* One option and its value, which may be the word after it: *i is moved on. */
+/* Parse one option and its value. The value may be the next word of the command line; then *i is moved on. */
 static int parse_option(cli *c, int argc, char **argv, int *i)
 {
     static char off[] = "no";
@@ -291,8 +295,8 @@ static int parse_option(cli *c, int argc, char **argv, int *i)
     return status;
 }
 
-/* The word that is neither an option nor a value: MODEL, or DIR. noun: what the command calls it; NULL: it
- * takes none. */
+/* Take a word that is neither an option nor a value: MODEL or DIR. noun: what the command calls it; NULL: the
+ * command takes no such word. */
 static int parse_operand(cli *c, char *text, const char *noun, bool words_only)
 {
     if (!noun)
@@ -329,7 +333,7 @@ static void set_defaults(cli *c, const char *command)
             kq_setting_set(KQ_OTHER_OPTIONS, c, &own[i], own[i].value, NULL);
 }
 
-/* What a command line lacks, or has too much of, whatever the command. */
+/* Check a whole command line for what every command needs or refuses. */
 static int check_whole(const cli *c, const char *noun)
 {
     if (!c->model && noun) {
@@ -422,7 +426,7 @@ void cli_no_effect_with_method(const cli *c)
 {
     const char *method = c->q.calibration.method;
     char beside[64];
-    if (c->q.factors) /* they bring their method */
+    if (c->q.factors) /* a factor file brings its method */
         return;
     snprintf(beside, sizeof beside, "--method %.40s", method);
     for (size_t i = 0; i < c->n_seen; i++)

@@ -1,6 +1,6 @@
-/* The options that only the program knows: where to write, what to print, how to serve. They have rows like
- * those of the library (kronq.h, "Settings by name"), so that one parser and one help serve both. A name
- * may have several rows with different commands, each with a help text of its own. */
+/* The table of the options that only the program has: where to write, what to print, how to serve. Its rows
+ * are like those of the library (kronq.h, "Settings by name"), so that one parser and one help text serve
+ * both. A name may have several rows for different commands, each with its own help text. */
 #include "cli.h"
 
 #define OWN(member)                                     \

@@ -1,5 +1,5 @@
-/* Progress on stderr: one line that is rewritten on a terminal; in a log a line when a stage ends, and when
- * nothing was shown for a minute. */
+/* Shows progress on stderr. On a terminal it is one line that is rewritten. In a log there is a line when a
+ * stage ends, and when nothing was shown for a minute. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,9 +41,10 @@ static int show(void *ctx, const char *stage, double fraction, const char *note)
     if (note) {
         cli_progress_end();
         fprintf(stderr, "%s\n", note);
-        now.shown_s = terminal ? 0 : t; /* in a log a note shows well enough that the work goes on */
+        /* in a log a note also shows that the work goes on, so that the minute begins anew */
+        now.shown_s = terminal ? 0 : t;
     }
-    if (note || !stage) /* the stage is where it was */
+    if (note || !stage) /* a note does not change the stage */
         return 0;
     if (strcmp(now.stage, stage)) {
         snprintf(now.stage, sizeof now.stage, "%s", stage);
@@ -66,8 +67,8 @@ static int show(void *ctx, const char *stage, double fraction, const char *note)
     return 0;
 }
 
-/* Each warning once, above the line of progress. What was said is kept as hashes: 256 of them, then
- * repeats are shown again. */
+/* Show each warning once, above the line of progress. Warnings that were shown are kept as hashes, at most
+ * 256; after that, a repeated warning is shown again. */
 void cli_warning(void *ctx, const char *message)
 {
     static uint64_t said[256];

@@ -1,5 +1,5 @@
-/* What the program says when it ends: messages on one line, exit statuses, and outputs that could not be
- * written, found before the work begins. */
+/* What the program says when it ends: error messages on one line, and exit statuses. The check that outputs
+ * can be written is here too; it is made before the work begins. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 
 #include "cli.h"
 
-enum { MOST_LINE = 4096 }; /* bytes of a message: what is longer is cut */
+enum { MOST_LINE = 4096 }; /* bytes: a longer message is cut */
 
 static const char *resumable; /* what continues the command at work: "the same command with --resume" */
 

@@ -1,6 +1,6 @@
-/* The signals that ask a program to end. No handler is installed: every thread blocks them, one thread
- * waits for them. So no frame of a handler ever lands on a stack that a library has moved
- * (docs/dependencies.md, oneDNN), and no system call is cut short. */
+/* Handles the signals that ask a program to end. No handler is installed: all threads block these signals,
+ * and one thread waits for them. So no frame of a handler ever lands on a stack that a library has moved
+ * (docs/dependencies.md, oneDNN), and no system call is interrupted. */
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
@@ -15,12 +15,12 @@
 
 #include "cli.h"
 
-/* SIGQUIT keeps its meaning: an end at once, with a core. */
+/* SIGQUIT is not among them: it ends the program at once, with a core dump. */
 static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
 
 static sigset_t awaited;
-/* SIGINT was ignored when the program began: a shell's background job, which the terminal's Ctrl-C does
- * not mean */
+/* SIGINT was ignored when the program began, as in a background job of a shell, which Ctrl-C is not meant
+ * for; only a SIGINT sent with kill counts then */
 static bool only_by_kill;
 static atomic_int asked;   /* the signal that asked to stop; 0: none */
 static atomic_bool gentle; /* the first one only asks */
@@ -32,13 +32,13 @@ static _Noreturn void end_by(int number)
     sigset_t one;
     sigemptyset(&one);
     sigaddset(&one, number);
-    raise(number); /* for this thread, which lets it through now */
+    raise(number); /* raised for this thread, which unblocks it now */
     pthread_sigmask(SIG_UNBLOCK, &one, NULL);
-    _exit(128 + number); /* the first process of a container does not die of a signal */
+    _exit(128 + number); /* reached in the first process of a container, which signals do not end */
 }
 
-/* A signal that was sent to one thread (tgkill) stays with it, where it is blocked: the file of each
- * thread tells. */
+/* The signal that was sent to a single thread (tgkill), or 0. Such a signal stays pending in that thread,
+ * because it is blocked there; the thread's file in /proc shows it. */
 static int sent_to_a_thread(void)
 {
     int found = 0;
@@ -63,7 +63,8 @@ static int sent_to_a_thread(void)
 
 static void *await(void *unused)
 {
-    /* `timeout` and others signal the process and then its group: that is once */
+    /* `timeout` and others signal the process and then its group; within this time, two signals count
+     * as one */
     enum { AGAIN_MS = 200 };
     double first_s = 0;
     bool told = false;
@@ -102,7 +103,8 @@ void cli_signals_begin(void)
         struct sigaction before;
         if (sigaction(ends[i], NULL, &before))
             continue;
-        const bool ignored = before.sa_handler == SIG_IGN; /* by nohup, say: it stays so */
+        /* ignored since before the program began (nohup, say): it stays ignored */
+        const bool ignored = before.sa_handler == SIG_IGN;
         if (ignored && ends[i] != SIGINT)
             continue;
         only_by_kill = only_by_kill || ignored;
@@ -112,7 +114,8 @@ void cli_signals_begin(void)
     pthread_sigmask(SIG_BLOCK, &awaited, NULL);
     if (only_by_kill)
         signal(SIGINT, SIG_DFL);
-    if (pthread_create(&thread, NULL, await, NULL)) /* then each of them ends the program at once */
+    /* without the waiting thread, each of them ends the program at once */
+    if (pthread_create(&thread, NULL, await, NULL))
         pthread_sigmask(SIG_UNBLOCK, &awaited, NULL);
     else
         pthread_detach(thread);

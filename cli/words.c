@@ -1,5 +1,5 @@
-/* Numbers in words, and the clock: the few lines that the commands share and that are no business of the
- * library. */
+/* Bytes and seconds as texts for people, errors, and the clock: small functions that the commands share and
+ * that do not belong into the library. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
