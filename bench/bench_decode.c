@@ -1,11 +1,11 @@
-/* The kernels of decoding on one thread: checked against plain C, then timed. Peaks are measured beside
- * them: reading memory in order, and multiply-adds from registers.
+/* Checks the kernels of decoding against plain C and times them, on one thread. Two peaks of the machine are
+ * measured beside them: reading memory in order, and multiply-adds from registers.
  *
- *     bench_decode [runs]      (200)
+ *     bench_decode [runs]      (200 without an argument)
  *
- * Each line: the shortest of the runs and their median; weights a nanosecond; bytes a second and what
- * share that is of reading memory; the error of the product relative to exact weights and inputs, where
- * integers or bf16 stand for them. */
+ * Each line has: the shortest of the runs and their median; weights a nanosecond; bytes a second, and their
+ * share of the rate of reading memory; and, where integers or bf16 stand for the numbers, the error of the
+ * product against exact weights and inputs. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,7 +73,8 @@ int main(int argc, char **argv)
     double *s = kq_alloc(runs, sizeof *s);
     kq_rng rng = kq_rng_stream(1, "bench");
 
-    /* memory: a dot product of bf16 rows far larger than any cache, which no arithmetic holds up */
+    /* the rate of reading memory: a dot product of bf16 rows that are far larger than any cache, whose
+     * arithmetic takes less time than the reading */
     const size_t big = (size_t)256 << 20;
     uint16_t *bf16 = kq_alloc(big, 2);
     float *x = kq_alloc((size_t)BATCH * 16 * N, 4), *y = kq_alloc((size_t)BATCH * VOCAB, 4),
@@ -88,7 +89,7 @@ int main(int argc, char **argv)
     memory_rate = 2 * (double)big / line("read 512 MB in order", s, 0, 2 * (double)big, -1);
     runs = all_runs;
 
-    /* dense and rows */
+    /* dense linears, and rows of the embedding */
     TIME(s, k->dots_bf16(bf16, N, M, N, x, N, 1, y, M));
     line("bf16 1536 x 576, in cache", s, M * N, 2.0 * M * N, -1);
     TIME(s, k->dots_bf16(bf16, N, M, N, x, N, BATCH, y, M));
@@ -104,7 +105,7 @@ int main(int argc, char **argv)
     TIME(s, k->dots_q4((uint8_t *)q, scales, VOCAB, N, 64, x, N, 1, y, VOCAB));
     line("head of 4 bits, 49152 x 576", s, (double)VOCAB * N, (double)VOCAB * N * (0.5 + 4.0 / 64), -1);
 
-    /* packed */
+    /* packed linears */
     uint16_t *words = kq_alloc((size_t)M * NT * 64 / 16, 2);
     int16_t *panel = kq_alloc(NT * KQ_PANEL_TILE, 2), *z = kq_alloc((size_t)BATCH * N, 2);
     for (size_t i = 0; i < (size_t)M * NT * 64 / 16; i++)
@@ -123,7 +124,7 @@ int main(int argc, char **argv)
             float step[BATCH], want[16], value[256];
             for (size_t b = 0; b < BATCH; b++)
                 step[b] = p->quantize(x + b * N, N, c->x_max, z + b * N);
-            /* the answer, and its error; a bf16 product's beside it */
+            /* the error of the product, and that of a bf16 product beside it */
             double d = 0, d16 = 0, sum2 = 0;
             double exact[16] = {0}, half[16] = {0};
             for (size_t tile = 0; tile < NT; tile++) {
@@ -160,7 +161,7 @@ int main(int argc, char **argv)
         }
     printf("(the error beside 64 vectors is that of bf16 weights and inputs)\n");
 
-    /* what stands around the products */
+    /* the work around the products */
     static const size_t orders[] = {192, 576, 1536, 4096};
     for (size_t i = 0; i < 4; i++) {
         kq_rotation *r;

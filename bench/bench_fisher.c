@@ -48,7 +48,7 @@ static double peak(kq_compute compute, int threads)
     return best;
 }
 
-/* Four uniforms of 16 bits: near normal, fast. */
+/* Fill g with nearly normal numbers. Each is the sum of four uniform ones of 16 bits, which is fast. */
 static void fill(uint16_t *g, size_t n, float scale)
 {
     kq_rng rng = kq_rng_stream(n, "bench");
@@ -60,7 +60,7 @@ static void fill(uint16_t *g, size_t n, float scale)
     }
 }
 
-/* G_i = g_i^T x_i, rounded. */
+/* Multiply the factored samples out: G_i = g_i^T x_i, rounded to bf16. */
 static bool multiply_out(const uint16_t *tokens, size_t D, size_t m, size_t n, size_t T, uint16_t *g)
 {
     float *f = kq_alloc(T * (m + n) + m * n, sizeof *f), *G = f + T * (m + n);
@@ -147,7 +147,7 @@ int main(int argc, char **argv)
     if (T)
         fill(gx, D * tokens, 1);
 
-    /* The ways in alternation: the machine's load is then the same for all. */
+    /* The ways take turns, so that the machine's load is the same for all of them. */
     enum { INTEGER, EXACT, FACTORED, WAYS };
     static const char *const names[] = {"whole, integer", "whole", "factored"};
     const bool both = opt.method == KQ_FLIPFLOP && opt.compute == KQ_F32, run[WAYS] = {both, true, T > 0};

@@ -1,7 +1,9 @@
-/* What each stage of rounding onto GGUF grids gains, and its time, on a real model's blocks.
- *   bench_grid MODEL FACTORS TYPE [layer...]      (a factor file of `kronq calibrate`; layers: 3 14 25)
- * Prints, for each setting, the sum over the blocks' linears of tr(E H_in E^T H_out) / 2 with the
- * factors as estimated (eq. 1, nats a sequence). */
+/* Measures what each stage of rounding onto GGUF grids gains, and its time, on blocks of a real model.
+ *
+ *     bench_grid MODEL FACTORS TYPE [layer...]      (layers 3 14 25 without an argument)
+ *
+ * FACTORS is a factor file of `kronq calibrate`. For each setting it prints the sum over the blocks' linears
+ * of tr(E H_in E^T H_out) / 2 with the factors as they were estimated (eq. 1, nats a sequence). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

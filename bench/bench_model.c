@@ -1,9 +1,9 @@
-/* Speed of the model's inner loop, beside the machine's own f32 matrix product.
+/* Times the forward and backward pass of one block, beside the machine's rate of plain f32 matrix products.
  *
- *     bench_model [threads] [tokens]      (2, 1024)
+ *     bench_model [threads] [tokens]      (2 and 1024 without arguments)
  *
- * One SmolLM2-shaped block with random weights; each thread works on its own sequence. Checks that the
- * threads agree before timing. Prints the median of several runs and their spread. */
+ * The block has the shape of SmolLM2-135M's and random weights; each thread works on its own sequence. Before
+ * timing it checks that the threads agree. It prints the median of several runs and their spread. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -147,7 +147,7 @@ int main(int argc, char **argv)
         for (size_t j = 0; j < T * d; j++)
             x[i][j] = (float)kq_rng_normal(&rng);
     }
-    /* Multiply-adds that the block needs, causal attention counted without its masked half. */
+    /* Multiply-adds that the block needs. Of causal attention only the half that is not masked counts. */
     double linears = 0, keys = (double)T * (double)(T + 1) / 2, tokens = (double)T * threads;
     for (int id = 0; id < KQ_N_LINEAR; id++)
         linears += 2.0 * (double)(b.lin[id].m * b.lin[id].n) * (double)T;

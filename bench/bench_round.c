@@ -1,9 +1,11 @@
-/* Seconds of each stage of rounding one block of SmolLM2-135M (hidden 576, intermediate 1536, kv 192),
- * and 30 times that.
- *   bench_round [threads]
- * Weights and factors are random; the time depends on neither. "ldlq" is measured with the trellis code
- * and again with a rounder that costs nothing: what remains is the feedback's products and their
- * synchronisation. */
+/* Times each stage of rounding one block of SmolLM2-135M (hidden 576, intermediate 1536, kv 192), and prints
+ * 30 times that for the whole model.
+ *
+ *     bench_round [threads]
+ *
+ * Weights and factors are random, because the time does not depend on them. "ldlq" is measured twice: with
+ * the trellis code, and with a rounder that takes no time, so that only the products of the feedback and the
+ * waiting of threads for each other remain. */
 #include <stdio.h>
 #include <stdlib.h>
 

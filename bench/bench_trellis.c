@@ -1,13 +1,15 @@
-/* Time of the Viterbi search. For every code, bits and instruction set: check the answer against the
- * plain C search (2 tiles), then print ms a tile (median, least and most of the runs), us a weight, and
- * ns a step beside what the ports allow.
+/* Times the Viterbi search for every code, number of bits and instruction set.
  *
- *   bench_trellis [TILES [RUNS]]
+ *     bench_trellis [TILES [RUNS]]
  *
- * The bound: with two 512-bit vector ports of which only one does vpminuw and vpmulhrsw, hyb needs 13
- * operations for 128 states (6.5 cycles), 1mad and 3inst 4 for 32 (2 cycles); AVX2 three ports, two of
- * them for these: 13/3 cycles for 64 states and 4/3 for 16. The clock is measured by a chain of
- * dependent additions. */
+ * First it checks two tiles against the search in plain C. Then it prints ms a tile (median, least and most
+ * of the runs), us a weight, and ns a step beside the least time that the processor's vector ports allow.
+ *
+ * That bound is computed as follows. A processor with AVX-512 has two 512-bit vector ports, of which only one
+ * does vpminuw and vpmulhrsw. hyb takes 13 operations for 128 states (6.5 cycles); 1mad and 3inst take 4
+ * operations for 32 states (2 cycles). With AVX2 there are three ports, two of which do these instructions:
+ * 13/3 cycles for 64 states, and 4/3 cycles for 16. The clock is measured with a chain of additions that
+ * depend on each other. */
 #include <stdio.h>
 #include <stdlib.h>
 

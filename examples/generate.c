@@ -1,7 +1,10 @@
-/* Hold a conversation with a model, or let it continue a text:   generate MODEL [MESSAGE...]
+/* Hold a conversation with a model, or let it continue a text:
  *
- * Each MESSAGE is a turn of the user. The model keeps what it has computed of a conversation, so that every
- * further turn costs only its own tokens. A model without a chat template continues the messages as texts. */
+ *     generate MODEL [MESSAGE...]
+ *
+ * Each MESSAGE is a turn of the user. The model handle keeps what it has computed of a conversation, so that
+ * every further turn costs only its own tokens. A model without a chat template continues the messages as
+ * texts. */
 #include <kronq.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +15,7 @@ enum { MOST_TURNS = 32 };
 static int print(void *ctx, const char *text, size_t size)
 {
     fwrite(text, 1, size, ctx);
-    return fflush(ctx) != 0; /* nonzero ends the answer: nobody reads it */
+    return fflush(ctx) != 0; /* nonzero ends the answer, because nobody reads it any more */
 }
 
 int main(int argc, char **argv)
@@ -20,7 +23,7 @@ int main(int argc, char **argv)
     kq_error err;
     kq_model *model = NULL;
     kq_message conversation[2 * MOST_TURNS];
-    kq_generation *answer[MOST_TURNS] = {0}; /* their texts are part of the conversation */
+    kq_generation *answer[MOST_TURNS] = {0}; /* kept, because their texts are part of the conversation */
     size_t n = 0, turns = 0;
     kq_model_options open = kq_model_defaults();
     kq_generation_options opt = kq_generation_defaults();

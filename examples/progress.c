@@ -1,8 +1,9 @@
-/* Quantize with a bar of progress; Ctrl-C stops, and the same command continues:   progress MODEL OUT
- * [TEXT...]
+/* Quantize a model with a progress bar. Ctrl-C stops the work, and the same command continues it:
  *
- * The library calls `show` now and then. A nonzero answer stops the work at the next step; finished blocks
- * stay in OUT, and opt.resume goes on from there. */
+ *     progress MODEL OUT [TEXT...]
+ *
+ * The library calls `show` now and then. When `show` returns a nonzero value, the work stops at the next
+ * step. Finished blocks stay in OUT, and opt.resume continues from there. */
 #include <kronq.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +19,7 @@ static void on_signal(int number)
 
 typedef struct bar {
     char stage[64];
-    time_t start; /* of the stage */
+    time_t start; /* when the stage began */
 } bar;
 
 static int show(void *ctx, const char *stage, double fraction, const char *note)
@@ -52,8 +53,8 @@ int main(int argc, char **argv)
     opt.calibration.n_text = (size_t)argc - 3;
     opt.calibration.tokens = 16384;
     opt.calibration.seq_len = 256;
-    opt.resume = true; /* right the first time, too */
+    opt.resume = true; /* also for the first run, when there is nothing to continue */
     const kq_status status = kq_quantize(argv[1], argv[2], &opt, NULL, &err);
-    fprintf(stderr, "\n%s\n", status ? err.message : "done"); /* stopped: the same command continues */
+    fprintf(stderr, "\n%s\n", status ? err.message : "done"); /* after a stop the same command continues */
     return status == KQ_E_INTERRUPTED ? 130 : status != KQ_OK;
 }

@@ -1,4 +1,6 @@
-/* Quantize a model to 2 bits a weight and say what it costs:   quantize MODEL OUT [TEXT...]
+/* Quantize a model to 2 bits a weight and print what it costs:
+ *
+ *     quantize MODEL OUT [TEXT...]
  *
  * MODEL is a Hugging Face folder or a .gguf file; OUT becomes a folder that `kronq run`, the library and
  * kronq's plug-in for transformers read. Without TEXT the model writes its own text for calibration. */

@@ -1,4 +1,4 @@
-/* What every test program shares: cmocka, and comparisons that say by how much they failed. */
+/* What every test program includes: cmocka, and comparisons that print by how much they failed. */
 #ifndef KQ_TESTS_CHECK_H
 #define KQ_TESTS_CHECK_H
 
@@ -15,8 +15,8 @@
 
 #include "base/error.h"
 
-/* The call must succeed; otherwise its message is printed and the test fails. Needs `kq_error err` in
- * scope. */
+/* The call must succeed; otherwise its message is printed and the test fails. The call must fill in a
+ * variable `kq_error err`. */
 #define check_ok(call)                              \
     do {                                            \
         if ((call) != KQ_OK)                        \
@@ -39,7 +39,8 @@
             fail_msg("%s is %.9g, want %.9g", #got, (double)(got), (double)(want)); \
     } while (0)
 
-/* ||a - b|| / ||b||, Frobenius; NaN when either holds one. */
+/* The relative error ||a - b|| / ||b|| of n values in the Frobenius norm; NaN when one of the values
+ * is NaN. */
 static inline double check_rel(const float *a, const float *b, size_t n)
 {
     double d = 0, s = 0;

@@ -1,5 +1,5 @@
-/* Mutations of valid inputs for the tests that run a fuzzer's function over fixed inputs: the same seed gives
- * the same mutations on every machine. */
+/* Mutations of valid inputs, for tests that run a fuzzer's function over fixed inputs. The same seed gives
+ * the same mutations on every machine, so that a failure can be repeated. */
 #ifndef KQ_TESTS_MUTATE_H
 #define KQ_TESTS_MUTATE_H
 
@@ -8,14 +8,14 @@
 
 #include "base/rng.h"
 
-/* What a format's mutations are made of. */
+/* How the inputs of one format are changed. */
 typedef struct mutations {
     const char *letters;     /* bytes that mean something in the format */
-    size_t n_letters;        /* as many of them are used; 0: strlen(letters) */
-    const char *const *word; /* texts that are put in; may be NULL */
+    size_t n_letters;        /* how many of them are used; 0: strlen(letters) */
+    const char *const *word; /* words that are inserted; may be NULL */
     size_t n_word;
     bool numbers; /* binary fields are overwritten with numbers at the edges of their types */
-    int least;    /* changes an input gets: least to least + 3 */
+    int least;    /* an input gets `least` to `least` + 3 changes */
 } mutations;
 
 static inline void mutate_number(kq_rng *rng, uint8_t *p, size_t at, size_t n)
@@ -39,8 +39,8 @@ static inline void mutate_number(kq_rng *rng, uint8_t *p, size_t at, size_t n)
     memcpy(p + at, &v, width <= n - at ? width : n - at);
 }
 
-/* One change of p [n], which has room for cap bytes: a bit, a byte, a letter, a word put in, a piece taken
- * out or copied elsewhere. Returns the new size, at least 1. */
+/* Make one change in p [n], which has room for cap bytes: change a bit, a byte or a letter, insert a word,
+ * remove a piece or copy it elsewhere. Returns the new size, at least 1. */
 static inline size_t mutate_once(kq_rng *rng, uint8_t *p, size_t n, size_t cap, const mutations *how)
 {
     const size_t at = kq_rng_u64(rng) % n, from = kq_rng_u64(rng) % n;
@@ -80,7 +80,7 @@ static inline size_t mutate_once(kq_rng *rng, uint8_t *p, size_t n, size_t cap, 
     return n;
 }
 
-/* Several changes, and one time in eight an input that ends early. Returns the new size, at least 1. */
+/* Make several changes, and one time in eight cut the input short. Returns the new size, at least 1. */
 static inline size_t mutate(kq_rng *rng, uint8_t *p, size_t n, size_t cap, const mutations *how)
 {
     for (size_t k = kq_rng_u64(rng) % 4 + (size_t)how->least; k; k--)

@@ -1,5 +1,5 @@
-/* A folder for the files of one test program: empty when its tests begin, gone when they are over. It lies in
- * the working folder, so that two programs never meet.
+/* A folder for the files of one test program. It is empty when the tests begin and removed when they are
+ * over. Each program has a folder of its own in the working folder, so that two programs never meet.
  *
  *     return cmocka_run_group_tests(tests, temp_folder_make, temp_folder_remove); */
 #ifndef KQ_TESTS_TEMP_FOLDER_H
@@ -25,7 +25,7 @@ static inline int temp_folder_remove(void **state)
     return kq_remove_tree(temp_folder, NULL) ? 1 : 0;
 }
 
-/* The same two for tests that work inside the folder. */
+/* The two functions for tests that work inside the folder. */
 static inline int temp_folder_enter(void **state)
 {
     return temp_folder_make(state) || chdir(temp_folder);
@@ -36,14 +36,14 @@ static inline int temp_folder_leave(void **state)
     return chdir("..") || temp_folder_remove(state);
 }
 
-/* FOLDER/name, in path. */
+/* The path FOLDER/name, into path. */
 static inline const char *temp_path(char path[256], const char *name)
 {
     snprintf(path, 256, "%s/%s", temp_folder, name);
     return path;
 }
 
-/* A text as a file; it is made anew. */
+/* Write a text to a file, which is made anew. */
 static inline void temp_write(const char *path, const char *text)
 {
     kq_error err;
