@@ -11,10 +11,8 @@
 #include "host/model.h"
 #include "host/report.h"
 
-enum {
-    WINDOW =
-        2048 /* tokens of a window where the caller gives none; less where the model's context is smaller */
-};
+/* tokens of a window where the caller gives none; less where the model's context is smaller */
+enum { WINDOW = 2048 };
 
 /* ---- a model in memory --------------------------------------------------------------------------------- */
 
