@@ -139,5 +139,5 @@ bool kq_j_test(py_run *r, int test, py_val v, const py_args *a)
     const char *name = name_of(r, v, what);
     if ((test == IS_FILTER ? kq_j_filter_find(name) : kq_j_test_find(name)) < 0)
         kq_py_fail(r, KQ_E_UNSUPPORTED, "'is %s' of a name that is not known here", what);
-    return true; /* never false: jinja2 knows more filters and tests than this engine */
+    return true; /* never false: jinja2 knows more filters and tests than kronq */
 }

@@ -176,7 +176,7 @@ struct kq_tokenizer {
     int merge_shift;
     bool byte_fallback, fuse_unk, ignore_merges;
     int32_t unk_id;
-    /* the stages around it */
+    /* what is done before and after byte pair encoding */
     kq_norm *norm;
     size_t n_norm;
     kq_pre *pre;

@@ -1,4 +1,4 @@
-/* What every stage of an encoding does: it adds ids, and asks whether the caller wants to stop. */
+/* Two things that all parts of an encoding do: adding ids, and asking whether the caller wants to stop. */
 #include "tokenizer/internal.h"
 
 kq_status kq_tok_ids_add(kq_tok_ids *ids, int32_t id, kq_error *err)

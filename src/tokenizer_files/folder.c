@@ -1,8 +1,8 @@
-/* The tokenizer of a Hugging Face folder as AutoTokenizer of transformers 5 makes it, as one
- * tokenizer.json: the steps that the class of tokenizer_config.json has, and the added tokens of
- * tokenizer.json, tokenizer_config.json, special_tokens_map.json and added_tokens.json with the ids that
- * they get. What runs and what is exported are then one thing. Checked by running AutoTokenizer:
- * scripts/make_golden_tokenizer_folders.py. */
+/* Makes one tokenizer.json of a Hugging Face folder, as AutoTokenizer of transformers 5 understands the
+ * folder. It has the normalizer, pre-tokenizer and decoder of the class that tokenizer_config.json names, and
+ * the added tokens of tokenizer.json, tokenizer_config.json, special_tokens_map.json and added_tokens.json
+ * with the ids that they get. What is run and what is exported are then the same. The expected results of the
+ * tests come from AutoTokenizer itself (scripts/make_golden_tokenizer_folders.py). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,9 +16,9 @@
 #include "tokenizer_files/gguf_pre.h"
 #include "tokenizer_files/tokenizer_files.h"
 
-/* CLASS_FILE: TokenizersBackend (PreTrainedTokenizerFast), which runs tokenizer.json as it is. The
- * others take from it only the vocabulary, the merges and the post-processor, and bring their own
- * normalizer, pre-tokenizer and decoder. */
+/* The class of a tokenizer. CLASS_FILE: TokenizersBackend (PreTrainedTokenizerFast), which runs
+ * tokenizer.json as it is. The other classes take only the vocabulary, the merges and the post-processor from
+ * it, and have a normalizer, a pre-tokenizer and a decoder of their own. */
 typedef enum tokenizer_class { CLASS_FILE, CLASS_LLAMA, CLASS_CODE_LLAMA, CLASS_QWEN2 } tokenizer_class;
 
 typedef struct folder {
@@ -70,8 +70,8 @@ static kq_status load_all(folder *f)
         return status;
     if (!f->config && !(f->config = json_object()))
         return no_memory(f);
-    if (json_object_get(f->config,
-                        "added_tokens_decoder")) /* then transformers looks at neither of these two */
+    /* then transformers reads neither of these two */
+    if (json_object_get(f->config, "added_tokens_decoder"))
         return KQ_OK;
     return (status = load_beside(f, "special_tokens_map.json", &f->map))
                ? status
@@ -137,8 +137,8 @@ static kq_status class_steps(folder *f)
                  *legacy = json_object_get(f->config, "legacy");
     const char *type = json_string_value(json_object_get(model, "type"));
     const bool llama = f->class != CLASS_QWEN2, prefix = json_is_boolean(space) ? json_is_true(space) : llama;
-    if (f->class == CLASS_FILE || !json_is_object(model) ||
-        (type && strcmp(type, "BPE") != 0)) /* another type: refused by its name later */
+    /* another type: refused by its name later */
+    if (f->class == CLASS_FILE || !json_is_object(model) || (type && strcmp(type, "BPE") != 0))
         return KQ_OK;
     if (llama) {
         const char *scheme = !prefix                                           ? "never"
@@ -208,9 +208,9 @@ static json_t *found(const folder *f, const json_t *content)
     return json_object_getn(f->by_content, json_string_value(content), json_string_length(content));
 }
 
-/* As tokenizers' add_tokens: the vocabulary's own id where the text is in it, else the next one,
- * whatever the file says; a text that is there already keeps its id and takes the new flags. Takes the
- * reference of t. written: the id in the file, -1: none. */
+/* Add a token as add_tokens of `tokenizers` does. It gets the vocabulary's id when its text is in the
+ * vocabulary, and the next free id otherwise, whatever the file says. A text that was added before keeps its
+ * id and gets the new flags. Takes over the reference of t. written: the id in the file; -1: none. */
 static kq_status add(folder *f, json_t *t, json_int_t written, json_int_t *next)
 {
     const json_t *content = json_object_get(t, "content"),
@@ -234,8 +234,8 @@ static kq_status add(folder *f, json_t *t, json_int_t written, json_int_t *next)
     if (given > f->top)
         f->top = given;
     int bad = json_object_set_new(t, "id", json_integer(given));
-    if (json_is_true(json_object_get(t, "special"))) /* a text that was special once stays special for
-                                                        tokenizers, whatever its later flags say */
+    /* a text that was special once stays special for tokenizers, whatever its later flags say */
+    if (json_is_true(json_object_get(t, "special")))
         bad |= json_object_set_new(t, "once_special", json_true());
     if (old) {
         bad |= json_object_update_existing(old, t);
@@ -266,7 +266,7 @@ typedef struct listing {
     size_t n, cap;
 } listing;
 
-/* Takes the reference of t. A later entry of the same id holds (the order of sorting keeps them apart). */
+/* Put a token on a list. Of several with the same id the last one counts. Takes over the reference of t. */
 static kq_status list_token(folder *f, listing *l, json_int_t id, json_t *t)
 {
     void *block = l->item;
@@ -351,7 +351,7 @@ static json_t *special_texts(const folder *f)
     return bad ? NULL : texts;
 }
 
-/* added_tokens_decoder, or what transformers makes in its place. */
+/* List the tokens of added_tokens_decoder, or those that transformers takes in its place. */
 static kq_status side_tokens(folder *f, listing *l)
 {
     const json_t *decoder = json_object_get(f->config, "added_tokens_decoder");
@@ -537,7 +537,7 @@ static kq_status add_all(folder *f, listing *file, listing *side, const named *n
     next = next_id(f);
     for (i = 0; i < side->n && !status; i++) {
         listed *x = &side->item[i];
-        if (i + 1 < side->n && side->item[i + 1].id == x->id) /* written over */
+        if (i + 1 < side->n && side->item[i + 1].id == x->id) /* a later entry of this id replaces it */
             continue;
         const json_t *old = found(f, json_object_get(x->token, "content"));
         if (old && same_flags(old, x->token))
@@ -553,7 +553,8 @@ static kq_status add_all(folder *f, listing *file, listing *side, const named *n
         make_special(n, t);
         status = add(f, json_incref(t), -1, &next);
     }
-    if (f->class == CLASS_QWEN2 && !status) { /* adds its special tokens once more, with the flags of such */
+    /* this class adds its special tokens again, with the flags of special tokens */
+    if (f->class == CLASS_QWEN2 && !status) {
         next = next_id(f);
         json_array_foreach(n->list, i, t)
             if (!status)

@@ -1,6 +1,5 @@
-/* The tokenizer in a GGUF's metadata, rewritten as the tokenizer.json and tokenizer_config.json that
- * Hugging Face would have: one loader then serves both kinds of model, and what is exported is by
- * construction what is run. */
+/* Rewrites the tokenizer in a GGUF's metadata as the tokenizer.json and tokenizer_config.json that Hugging
+ * Face would have. One loader then serves both kinds of model, and what is exported is always what is run. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,9 +79,9 @@ static json_t *special_token(int64_t id, json_t *name, bool special)
                      "lstrip", 0, "rstrip", 0, "normalized", 0, "special", special);
 }
 
-/* A pair that makes a piece, in the order in which transformers' conversion of sentencepiece models
- * lists them: by score, then by the length of the left and of the right half in characters, all
- * descending, then as met. */
+/* A pair of pieces that makes a piece. The pairs are ordered as in transformers' conversion of sentencepiece
+ * models: by score, then by the length of the left half and of the right half in characters, all descending,
+ * and then in the order in which they were found. */
 typedef struct spm_merge {
     double score;
     uint32_t left_chars, right_chars, token, cut;
@@ -112,7 +111,7 @@ typedef struct merge_list {
     size_t n, cap;
 } merge_list;
 
-/* All cuts of token i into two pieces. left: room for its text. */
+/* Find all cuts of token i into two pieces. left: room for its text. */
 static kq_status cut_piece(reader *r, const json_t *vocab, size_t i, double score, char *left,
                            merge_list *list)
 {
@@ -149,11 +148,11 @@ static kq_status add_pair(const reader *r, json_t *merges, const char *a, size_t
                                                : KQ_OK;
 }
 
-/* sentencepiece files carry scores, not merges: two pieces merge when their concatenation is a piece, the
- * best score first. */
+/* Make merges from scores. sentencepiece's files have scores and no merges: two pieces merge when they make a
+ * piece together, the best score first. */
 static kq_status score_merges(reader *r, const json_t *vocab, json_t *merges)
 {
-    enum { MAX_PIECE = 1024 }; /* bytes: each cut is looked up, so that a hostile file would cost size^2 */
+    enum { MAX_PIECE = 1024 }; /* bytes: every cut is looked up, which takes size^2 steps in a hostile file */
     char left[MAX_PIECE + 1];
     merge_list list = {0};
     kq_status status = KQ_OK;
@@ -215,9 +214,9 @@ static bool is_merged(const reader *r, size_t token, const json_t *merges)
     return false;
 }
 
-/* Tokens whose names say what they are, whatever their types say: a converter that left "<|im_end|>" an
- * ordinary token would make every chat prompt wrong. Such a name that ordinary text merges into is a
- * piece of text here (llama.cpp makes it a control token too). Padding stays unused. */
+/* Correct the types of tokens whose names say what they are. If a converter left "<|im_end|>" an ordinary
+ * token, every chat prompt would be wrong. A token with such a name that ordinary text merges into stays a
+ * piece of text (llama.cpp makes it a control token too). Padding stays unused. */
 static void correct_types(reader *r, const json_t *merges)
 {
     for (size_t i = 0; i < r->special.n_retyped; i++) {

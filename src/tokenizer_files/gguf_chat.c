@@ -1,11 +1,11 @@
-/* Chat templates in a GGUF's metadata. */
+/* Reads the chat templates in a GGUF's metadata into the form that tokenizer_config.json has. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/utf8.h"
 #include "tokenizer_files/internal.h"
 
-/* One text; *out NULL: the key is not there. */
+/* *out = the text with this key; NULL: there is none. */
 static kq_status gguf_text(const kq_gguf *g, const char *key, const char *path, json_t **out, kq_error *err)
 {
     const char *s;

@@ -1,5 +1,5 @@
 /* The pre-tokenizers that a GGUF can name (tokenizer.ggml.pre), as the JSON of Hugging Face's files. A GGUF
- * has only the name; what stands behind it is in llama.cpp's source, and so it is in this table. */
+ * has only the name. What it means is written in llama.cpp's source, and therefore in this table. */
 #include "tokenizer_files/gguf_pre.h"
 
 #include <string.h>
@@ -71,8 +71,8 @@ const char *kq_gguf_pre_name(const json_t *tokenizer)
                  *ignore = json_object_get(json_object_get(tokenizer, "model"), "ignore_merges");
     const char *found = NULL, *form = json_string_value(json_object_get(norm, "type"));
     json_t *pre = plain_pre(json_object_get(tokenizer, "pre_tokenizer"));
-    /* llama.cpp does not normalise; NFC, which changes no text that is in it already, is what its
-     * converter passes over too */
+    /* llama.cpp does not normalise. Its converter ignores NFC, and so does this: most texts are in NFC
+     * already */
     const bool plain = !norm || json_is_null(norm) || (form && !strcmp(form, "NFC"));
     for (size_t i = 0; plain && !found && i < sizeof pre_kinds / sizeof *pre_kinds; i++) {
         json_t *raw = json_loads(pre_kinds[i].json, 0, NULL), *kind = plain_pre(raw);

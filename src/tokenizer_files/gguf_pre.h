@@ -1,12 +1,11 @@
-/* The pre-tokenizers that a GGUF can name. */
+/* The pre-tokenizers that a GGUF can name, and how they are written in a tokenizer.json. */
 #ifndef KQ_TOKENIZER_FILES_GGUF_PRE_H
 #define KQ_TOKENIZER_FILES_GGUF_PRE_H
 
 #include <jansson.h>
 #include <stdbool.h>
 
-/* What a tokenizer.ggml.pre stands for: a pre_tokenizer, and how the rest of a tokenizer.json goes with it.
- */
+/* What a tokenizer.ggml.pre stands for: a pre_tokenizer, and what the rest of the tokenizer.json is like. */
 typedef struct kq_gguf_pre {
     const char *name, *json; /* json: "pre_tokenizer" */
     bool nfc, ignore_merges;
