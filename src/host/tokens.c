@@ -1,4 +1,4 @@
-/* Tokens and chat of a kq_model. */
+/* Tokens and chat of a kq_model: text into ids and back, and messages into a prompt. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
