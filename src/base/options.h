@@ -1,7 +1,9 @@
 /* Structs of options that know their size, so that a program and a library of two versions understand each
  * other: every public struct of options begins with `size_t size`, and later versions add members at its end
- * only. A library thus meets structs that are shorter than its own (an older program) or longer (a newer
- * one). */
+ * only. That end is behind the padding: of a struct whose last member is a bool, the seven bytes that follow
+ * hold anything in a program that knew no member there, so a new member must not lie in them (put one of
+ * eight bytes first). A library thus meets structs that are shorter than its own (an older program) or longer
+ * (a newer one). */
 #ifndef KQ_BASE_OPTIONS_H
 #define KQ_BASE_OPTIONS_H
 
