@@ -322,7 +322,7 @@ typedef struct kq_quantize_result {
     const kq_module_result *const *module; /* [n_modules], in the order of the model */
 } kq_quantize_result;
 
-/* Read a report, that of a call or what `kronq quantize --json` printed. KQ_E_FORMAT: it is none. */
+/* Read a report, that of a call or what `kronq quantize --json` printed. KQ_E_FORMAT: it is none, or NULL. */
 kq_status kq_quantize_result_read(const char *report_json, kq_quantize_result **out, kq_error *err);
 void kq_quantize_result_free(kq_quantize_result *result); /* NULL is fine */
 
@@ -785,7 +785,8 @@ struct kq_eval_result {
     double seconds;
 };
 
-/* Read a result, that of kq_eval_text or what `kronq eval --ppl --json` printed. KQ_E_FORMAT: it is none. */
+/* Read a result, that of kq_eval_text or what `kronq eval --ppl --json` printed. KQ_E_FORMAT: it is none, or
+ * NULL. */
 kq_status kq_eval_result_read(const char *result_json, kq_eval_result **out, kq_error *err);
 void kq_eval_result_free(kq_eval_result *result); /* NULL is fine */
 

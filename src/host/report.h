@@ -35,6 +35,8 @@ static inline size_t kq_report_whole(const json_t *object, const char *key)
 static inline kq_status kq_report_load(const char *text, const char *what, json_t **out, kq_error *err)
 {
     json_error_t wrong;
+    if (!text) /* what a call that failed has left */
+        return kq_fail(err, KQ_E_FORMAT, "this is no %s: it is NULL", what);
     const kq_status status = kq_json_load(text, strlen(text), 0, out, &wrong);
     return status == KQ_E_FORMAT ? kq_fail(err, status, "this is no %s: %s", what, wrong.text)
            : status              ? kq_fail(err, status, "%s", wrong.text)

@@ -169,6 +169,7 @@ static void reports_with_strange_numbers(void **state)
     kq_quantize_result *r;
     check_fails(kq_quantize_result_read("{\"bpw\": 2, \"modules\": 5}", &r, &err), KQ_E_FORMAT, "modules");
     assert_null(r);
+    check_fails(kq_quantize_result_read(NULL, &r, &err), KQ_E_FORMAT, "NULL"); /* of a call that failed */
     check_ok(kq_quantize_result_read("{\"bpw\": 2, \"file_bytes\": 1e300, \"modules\":"
                                      "{\"a\": {\"shape\": [-1, \"x\"]}, \"b\": 5}}",
                                      &r, &err));
