@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """tests/golden/fisher_arpack.bin: the leading singular triplet of eq. 2 by ARPACK (scipy.sparse.linalg.svds), f64.
 
-The gradients come from a formula that tests/fisher/test_fisher.c repeats: value (i, a, b) is a splitmix64 hash of its index.
+The gradients come from a formula that tests/fisher/test_fastkron.c repeats: value (i, a, b) is a splitmix64 hash of its index.
 File, little-endian f64: sigma_1, sigma_2, H_in [n,n] (unit Frobenius norm, positive trace), H_out [m,m] (the same).
 """
 import sys
