@@ -44,6 +44,7 @@
  *     }
  *
  * cc program.c $(pkg-config --cflags --libs kronq)        or find_package(kronq) and kronq::kronq in CMake.
+ * This header is C99, and C++98 and later.
  * The folder examples/ of the sources has more.
  *
  *

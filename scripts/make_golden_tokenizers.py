@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden files for the tokenizer, and its side files (tests/io).
+"""Golden files for the tokenizer, and its side files (tests/tokenizer, tests/tokenizer_files).
 
     python scripts/make_golden_tokenizers.py tests/golden [MODEL.gguf]
 
