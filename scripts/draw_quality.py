@@ -37,7 +37,7 @@ class Curve:
 
 
 CURVES = {
-    "kronq": Curve("kronq", 61.5, 0.2, "circle"),
+    "kronq": Curve("kronq", 58.5, 0.3, "circle"),
     "one-sided": Curve("one-sided rounding", 66.3, 0.5, "square"),
     "llama.cpp": Curve("llama-quantize", 99.4, 0.135, "diamond"),
 }
