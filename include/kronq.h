@@ -225,7 +225,7 @@ typedef struct kq_calibration {
     bool start_random;
     /* Rounding from a factor file: which of the members above must be what the file was made with, by their
      * names in the table of settings ("tokens", "labels", "method", ...: kq_settings, those with
-     * KQ_IN_CALIBRATION or KQ_IN_FACTORS); the others are not looked at then. */
+     * KQ_IN_CALIBRATION or KQ_IN_FACTORS). The other members are ignored then. */
     const char *const *given;
     size_t n_given;
     uint64_t reserved[8];
@@ -836,14 +836,14 @@ kq_status kq_card_add_figure(const char *dir, const char *what, const char *valu
 /* One row of a comparison: MODEL quantized in one way. All rows of a call have options of the same size. */
 typedef struct kq_compare_row {
     const char *spec; /* what the tables call the method: "flipflop:rho=1e-1" */
-    /* calibration, bits, code, sigma_reg, only, ..., and common.seed; the rest of common, factors and resume
-     * are not looked at */
+    /* calibration, bits, code, sigma_reg, only, and so on, and common.seed. The rest of common, factors and
+     * resume are ignored. */
     kq_quantize_options options;
 } kq_compare_row;
 
 typedef struct kq_compare_options {
     size_t size;
-    kq_common common; /* its seed is not looked at */
+    kq_common common; /* its seed is ignored */
     /* texts to measure on: perplexity, and KL divergence to MODEL, on each */
     const char *const *text;
     size_t n_text;

@@ -11,7 +11,7 @@ struct json_t; /* jansson's json_t */
 
 typedef struct kq_job {
     char *work_dir; /* owned */
-    bool complete;  /* the result was there already, and resume was given */
+    bool complete;  /* resume was given, and the result exists */
     int lock;       /* file descriptor that holds the folder's lock; -1: none */
     size_t made;    /* folders that did not exist before: the work folder, the folder around it, and so on */
 } kq_job;

@@ -44,8 +44,8 @@ static void products(void **state)
                     kq_product_init(&p, &plan, block);
                     apply(&p, &s.G, adjoint, (kq_middle)kind, mid, got);
                     /* bf16: the middle and T are rounded to 8 bits, 2^-9 each in the worst case, mostly
-                     * averaged away. Integers: three roundings of
-                     * 1e-4 of the root mean square, averaged likewise. */
+                     * averaged away. Integers: three roundings of 1e-4 of the root mean square, mostly
+                     * averaged away, too. */
                     check_close(got, want, dim * dim, way == 1 ? 6e-3 : way == 2 ? 2e-4 : 2e-6);
                     if (kind == KQ_MID_SYMMETRIC) {
                         float *again = zeroed(dim * dim, sizeof *again);

@@ -68,7 +68,7 @@ static void case_34_stale_index(void **s)
     (void)s;
     shards();
     write_index(7, "b.safetensors", 0, n_list);
-    /* the single file goes first: the index and what it names are not looked at */
+    /* the single file goes first: the index and the files it names are not read */
     write_part("src_model/model.safetensors", 0, n_list, NULL);
     unlink("src_model/a.safetensors");
     check_values("src_model");
