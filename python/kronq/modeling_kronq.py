@@ -33,7 +33,7 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # versions 1 to this one are read; version 1 has su and sv as signs in I8
 TILE = 16
 STATES = 1 << 16
 CODES = {"hyb": 2, "1mad": 1, "3inst": 1}  # and V, the weights of one step
@@ -249,13 +249,13 @@ class Packed(nn.Module):
 class KronqLinear(Packed):
     """y = W x with W [out_features, in_features] packed at `bits` a weight."""
 
-    def __init__(self, in_features, out_features, bits, code):
+    def __init__(self, in_features, out_features, bits, code, scale_type=torch.float16):
         super().__init__()
         self.in_features, self.out_features, self.bits, self.code = in_features, out_features, bits, code
         rows, columns = -(-out_features // TILE), -(-in_features // TILE)
         self.register_buffer("trellis", torch.empty(rows, columns, TILE * bits, dtype=torch.int16))
-        self.register_buffer("su", torch.empty(in_features, dtype=torch.int8))
-        self.register_buffer("sv", torch.empty(out_features, dtype=torch.int8))
+        self.register_buffer("su", torch.empty(in_features, dtype=scale_type))
+        self.register_buffer("sv", torch.empty(out_features, dtype=scale_type))
         self.register_buffer("scale", torch.empty((), dtype=torch.float32))
 
     def extra_repr(self):
@@ -267,7 +267,7 @@ class KronqLinear(Packed):
         # f32 until the output: one large activation (LLaMA's first tokens have some of thousands) is spread by the rotation over all of h and y, and bf16
         # would round every other channel by its size
         columns = self.trellis.shape[1]
-        h = x.reshape(-1, self.in_features).float() * (self.su * self.scale)
+        h = x.reshape(-1, self.in_features).float() * (self.su.float() * self.scale)
         h = rotate(nn.functional.pad(h, (0, TILE * columns - self.in_features)), transpose=True)
         band = max(1, self.tile_weights // (TILE * TILE * columns))
         y = [nn.functional.linear(h, self.code.decode(trellis, torch.float32)) for trellis in self.trellis.split(band)]
@@ -276,7 +276,7 @@ class KronqLinear(Packed):
 
     def dense(self, dtype=torch.float32):
         """W [out_features, in_features]."""
-        w = rotate(self.code.decode(self.trellis, torch.float32)).narrow(1, 0, self.in_features) * (self.su * self.scale)
+        w = rotate(self.code.decode(self.trellis, torch.float32)).narrow(1, 0, self.in_features) * (self.su.float() * self.scale)
         return (rotate(w.t().contiguous()).narrow(1, 0, self.out_features) * self.sv).t().to(dtype).contiguous()
 
 
@@ -447,7 +447,7 @@ class KronqConfig(QuantizationConfigMixin):
             if not good(self.settings.get(key)):
                 raise KronqError(f"config.json: quantization_config.{key} is {self.settings.get(key)!r}, expected {expected}")
 
-        need("format_version", lambda v: v == FORMAT_VERSION, f"{FORMAT_VERSION}: a newer kronq is needed")
+        need("format_version", lambda v: v in range(1, FORMAT_VERSION + 1), f"1 to {FORMAT_VERSION}: a newer kronq is needed")
         need("code", lambda v: v in CODES, " or ".join(CODES))
         need("L", lambda v: v in (None, 16), 16)
         need("tile", lambda v: v in (None, [TILE, TILE]), [TILE, TILE])
@@ -532,6 +532,7 @@ class KronqQuantizer(HfQuantizer):
             if settings["code"] == "hyb" and settings["module_bits"]:
                 model.kronq = self.table = KronqTable()
             code = Code(settings["code"], self.table)
+            scale_type = torch.int8 if settings["format_version"] == 1 else torch.float16
             for name, bits in settings["module_bits"].items():
                 place = name if name in modules else name.removeprefix(base)
                 linear = modules.get(place)
@@ -540,7 +541,7 @@ class KronqQuantizer(HfQuantizer):
                         f"config.json: quantization_config.module_bits names {name}, expected a linear without bias, the model has "
                         + ("none of that name" if linear is None else repr(linear))
                     )
-                replace(place, KronqLinear(linear.in_features, linear.out_features, bits, code))
+                replace(place, KronqLinear(linear.in_features, linear.out_features, bits, code, scale_type))
 
             names = {id(module): name for name, module in modules.items()}
             embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -589,7 +590,7 @@ class KronqQuantizer(HfQuantizer):
     def _check_values(self, name, key, value):
         if value.is_meta:
             return
-        if key in ("su", "sv") and not bool((value.abs() == 1).all()):
+        if key in ("su", "sv") and not value.is_floating_point() and not bool((value.abs() == 1).all()):
             i = int((value.abs() != 1).nonzero()[0])
             raise KronqError(f"tensor {name}[{i}] is {int(value[i])}, expected +1 or -1")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):

@@ -58,3 +58,9 @@ void kq_f16_to_f32_n(const uint16_t *restrict src, float *restrict dst, size_t n
     for (size_t i = 0; i < n; i++)
         dst[i] = kq_f16_to_f32(src[i]);
 }
+
+void kq_f32_to_f16_n(const float *restrict src, uint16_t *restrict dst, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = kq_f32_to_f16(src[i]);
+}

@@ -31,5 +31,6 @@ uint16_t kq_f32_to_f16(float f);
 void kq_bf16_to_f32_n(const uint16_t *src, float *dst, size_t n);
 void kq_f32_to_bf16_n(const float *src, uint16_t *dst, size_t n);
 void kq_f16_to_f32_n(const uint16_t *src, float *dst, size_t n);
+void kq_f32_to_f16_n(const float *src, uint16_t *dst, size_t n);
 
 #endif

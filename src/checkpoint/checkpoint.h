@@ -10,6 +10,10 @@
 #include "model/weights.h"
 #include "round/round.h"
 
+/* quantization_config.format_version of what is written. Versions 1 to this one are read. Version 1 has su and
+ * sv as signs in I8. */
+enum { KQ_FORMAT_VERSION = 2 };
+
 /* ---- a block's packed linears: part.c ---- */
 
 /* What is known of one quantized linear besides its weights. The same run gives the same numbers again. */
@@ -61,7 +65,7 @@ typedef struct kq_save_options {
 
 typedef struct kq_save_report {
     size_t file_bytes; /* all safetensors files */
-    double bpw_linear; /* bits per quantized weight, signs and scales counted */
+    double bpw_linear; /* bits per quantized weight, scales counted */
     double bpw_file;   /* bits of the safetensors files per parameter of the model */
     double bits;       /* of the trellis, on average over the quantized weights */
     size_t n_quantized, n_weights_quantized, n_parameters;

@@ -15,6 +15,8 @@ struct kq_model_file {
     kq_source *src; /* owned */
     kq_weights weights;
     kq_trellis *trellis[5]; /* owned; by bits a weight, NULL where no module has that many */
+    /* owned [n_layer * KQ_N_LINEAR]: su [n], then sv [m] of each packed linear; NULL for others */
+    float **scales;
 };
 
 const kq_source *kq_model_file_source(const kq_model_file *f)
@@ -33,6 +35,10 @@ void kq_model_file_close(kq_model_file *f)
         return;
     for (int k = 0; k < 5; k++)
         kq_trellis_free(f->trellis[k]);
+    const size_t n_linear = f->scales ? kq_model_n_linears(kq_source_config(f->src)) : 0;
+    for (size_t i = 0; i < n_linear; i++)
+        kq_free(f->scales[i]);
+    kq_free(f->scales);
     kq_source_close(f->src);
     kq_free(f);
 }
@@ -87,29 +93,22 @@ kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_i
     const kq_tensor *t = find_trellis(f->src, layer, id, module);
     if (!t)
         return KQ_OK;
-    const kq_tensor *su, *sv, *scale;
+    const kq_tensor *scale;
+    float *scales = f->scales[layer * KQ_N_LINEAR + id];
     const size_t m_pad = (m + 15) / 16 * 16, n_pad = (n + 15) / 16 * 16;
     const int k = kq_model_file_bits(f, layer, id);
     kq_status status;
     if ((status = find_tensor(f->src, module, "trellis", KQ_T_I16, 3,
                               (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
-        (status = find_tensor(f->src, module, "su", KQ_T_I8, 1, &n, &su, err)) ||
-        (status = find_tensor(f->src, module, "sv", KQ_T_I8, 1, &m, &sv, err)) ||
         (status = find_tensor(f->src, module, "scale", KQ_T_F32, 0, NULL, &scale, err)))
         return status;
-    for (size_t i = 0; i < n + m; i++) {
-        int8_t s = (int8_t)(i < n ? su->data[i] : sv->data[i - n]);
-        if (s != 1 && s != -1)
-            return kq_fail(err, KQ_E_FORMAT, "%s: %s[%zu] is %d, expected +1 or -1", t->file,
-                           i < n ? su->name : sv->name, i < n ? i : i - n, s);
-    }
     kq_packed p = {.m = m,
                    .n = n,
                    .m_pad = m_pad,
                    .n_pad = n_pad,
                    .trellis = (uint16_t *)t->data,
-                   .su = (int8_t *)su->data,
-                   .sv = (int8_t *)sv->data};
+                   .su = scales,
+                   .sv = scales + n};
     memcpy(&p.scale, scale->data, sizeof p.scale);
     if (!(p.scale >= 0) || p.scale > KQ_PACKED_SCALE_MAX)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected 0 to %g", t->file, scale->name,
@@ -229,6 +228,42 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
     return status;
 }
 
+/* dst [n] = the scales of one side, `suffix` "su" or "sv". Version 1 has signs. NaN and Inf are refused. */
+static kq_status read_side(const kq_source *src, const char *module, const char *suffix, int version,
+                           size_t n, float *dst, kq_error *err)
+{
+    const kq_tensor *t;
+    kq_status status = find_tensor(src, module, suffix, version == 1 ? KQ_T_I8 : KQ_T_F16, 1, &n, &t, err);
+    if (!status)
+        status = kq_source_read_f32(src, t, 0, n, dst, err);
+    for (size_t i = 0; version == 1 && i < n && !status; i++)
+        if (dst[i] != 1 && dst[i] != -1)
+            status = kq_fail(err, KQ_E_FORMAT, "%s: %s[%zu] is %g, expected +1 or -1", t->file, t->name, i,
+                             (double)dst[i]);
+    return status;
+}
+
+/* Read su and sv of every packed linear. */
+static kq_status read_scales(kq_model_file *f, int version, kq_error *err)
+{
+    const kq_config *cfg = kq_source_config(f->src);
+    const size_t n_linear = kq_model_n_linears(cfg);
+    if (!(f->scales = kq_calloc(n_linear, sizeof *f->scales)))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: scales");
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < n_linear && !status; i++) {
+        char module[128];
+        size_t m, n;
+        kq_linear_shape(cfg, (kq_linear_id)(i % KQ_N_LINEAR), &m, &n);
+        if (!find_trellis(f->src, i / KQ_N_LINEAR, (kq_linear_id)(i % KQ_N_LINEAR), module))
+            continue;
+        if (!(status = kq_alloc_for((void **)&f->scales[i], m + n, sizeof **f->scales, "scales", err)) &&
+            !(status = read_side(f->src, module, "su", version, n, f->scales[i], err)))
+            status = read_side(f->src, module, "sv", version, m, f->scales[i] + n, err);
+    }
+    return status;
+}
+
 /* Read the code from config.json and its table from the file, and make a trellis for every number of bits in
  * use. */
 static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
@@ -243,10 +278,11 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
     const json_int_t version = json_integer_value(json_object_get(qc, "format_version"));
     if (!config)
         status = kq_fail(err, KQ_E_MEMORY, "out of memory: the configuration");
-    else if (version != 1)
-        status = kq_fail(err, KQ_E_UNSUPPORTED,
-                         "%s/config.json: quantization_config.format_version is %lld, this kronq reads 1",
-                         path, (long long)version);
+    else if (version < 1 || version > KQ_FORMAT_VERSION)
+        status =
+            kq_fail(err, KQ_E_UNSUPPORTED,
+                    "%s/config.json: quantization_config.format_version is %lld, this kronq reads 1 to %d",
+                    path, (long long)version, KQ_FORMAT_VERSION);
     else if (!code_name)
         status = kq_fail(err, KQ_E_FORMAT, "%s/config.json: quantization_config.code is missing", path);
     else
@@ -275,7 +311,7 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
     }
     kq_free(table);
     json_decref(config);
-    return status;
+    return status ? status : read_scales(f, (int)version, err);
 }
 
 kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, kq_error *err)

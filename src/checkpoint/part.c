@@ -2,6 +2,7 @@
  * in its metadata. A run that was interrupted continues from them. */
 #include "checkpoint/checkpoint.h"
 
+#include "base/f16.h"
 #include "base/mem.h"
 
 #include <jansson.h>
@@ -36,6 +37,18 @@ char *kq_module_report_json(const kq_module_report *r)
     return text;
 }
 
+static kq_status write_scales(kq_st_writer *w, const float *scales, size_t n, kq_error *err)
+{
+    uint16_t *half;
+    kq_status status = kq_alloc_for((void **)&half, n, sizeof *half, "scales", err);
+    if (status)
+        return status;
+    kq_f32_to_f16_n(scales, half, n);
+    status = kq_st_writer_data(w, half, n * sizeof *half, err);
+    kq_free(half);
+    return status;
+}
+
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err)
 {
@@ -59,8 +72,8 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
             size_t rank, shape[3];
         } parts[] = {
             {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * report[id].bits)}},
-            {"su", KQ_T_I8, 1, {p->n}},
-            {"sv", KQ_T_I8, 1, {p->m}},
+            {"su", KQ_T_F16, 1, {p->n}},
+            {"sv", KQ_T_F16, 1, {p->m}},
             {"scale", KQ_T_F32, 0, {0}},
         };
         for (size_t i = 0; i < sizeof parts / sizeof *parts && !status; i++) {
@@ -74,8 +87,7 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
         const kq_packed *p = &packed[id];
         if ((status = kq_st_writer_data(
                  w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * report[id].bits), err)) ||
-            (status = kq_st_writer_data(w, p->su, p->n, err)) ||
-            (status = kq_st_writer_data(w, p->sv, p->m, err)) ||
+            (status = write_scales(w, p->su, p->n, err)) || (status = write_scales(w, p->sv, p->m, err)) ||
             (status = kq_st_writer_data(w, &p->scale, sizeof p->scale, err)))
             break;
     }

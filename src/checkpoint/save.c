@@ -295,11 +295,12 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
            *extra = o->settings_json ? json_loads(o->settings_json, 0, NULL) : NULL;
     kq_free(text);
     const kq_code code = o->code;
-    json_t *qc = json_pack("{s:s, s:i, s:i, s:f, s:f, s:s, s:i, s:i, s:[i,i], s:i, s:O, s:O}", "quant_method",
-                           "kronq", "format_version", 1, "bits", (int)lround(report->bits), "bpw",
-                           report->bpw_linear, "bpw_file", report->bpw_file, "code", kq_code_name(code), "L",
-                           KQ_TRELLIS_L, "V", kq_code_V(code), "tile", KQ_TILE, KQ_TILE, "embed_bits",
-                           o->embed_bits, "module_bits", bits_of, "modules_to_not_convert", skipped);
+    json_t *qc =
+        json_pack("{s:s, s:i, s:i, s:f, s:f, s:s, s:i, s:i, s:[i,i], s:i, s:O, s:O}", "quant_method", "kronq",
+                  "format_version", KQ_FORMAT_VERSION, "bits", (int)lround(report->bits), "bpw",
+                  report->bpw_linear, "bpw_file", report->bpw_file, "code", kq_code_name(code), "L",
+                  KQ_TRELLIS_L, "V", kq_code_V(code), "tile", KQ_TILE, KQ_TILE, "embed_bits", o->embed_bits,
+                  "module_bits", bits_of, "modules_to_not_convert", skipped);
     if (qc && !kq_source_config(o->src)->tie_embeddings)
         json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
     if (qc && !same_bits(bits_of))
@@ -328,10 +329,10 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
     return status;
 }
 
-/* Bits that one linear takes: its signs, its scale and its trellis words. */
+/* Bits that one linear takes: its scales and its trellis words. */
 static double packed_bits(size_t m, size_t n, double k)
 {
-    return (double)((m + 15) / 16 * ((n + 15) / 16) * 256) * k + 8 * (double)(m + n) + 32;
+    return (double)((m + 15) / 16 * ((n + 15) / 16) * 256) * k + 16 * (double)(m + n) + 32;
 }
 
 static size_t count_parameters(const kq_config *cfg)

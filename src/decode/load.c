@@ -55,8 +55,8 @@ static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis 
     M->m_pad = p->m_pad, M->n_pad = p->n_pad;
     M->trellis = t;
     if ((st = rotation_of(e, p->m_pad, &M->u_m, err)) || (st = rotation_of(e, p->n_pad, &M->u_n, err)) ||
-        (st = kq_alloc_for((void **)&M->su, p->n, sizeof *M->su, "signs", err)) ||
-        (st = kq_alloc_for((void **)&M->sv, p->m, sizeof *M->sv, "signs", err)))
+        (st = kq_alloc_for((void **)&M->su, p->n, sizeof *M->su, "scales", err)) ||
+        (st = kq_alloc_for((void **)&M->sv, p->m, sizeof *M->sv, "scales", err)))
         return st;
     if (e->opt.compute == KQ_BF16) {
         if (!e->codes[k] && (st = kq_packed_code_new(t, &e->codes[k], err)))
@@ -66,7 +66,7 @@ static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis 
     for (size_t i = 0; i < p->n; i++)
         M->su[i] = p->su[i];
     for (size_t i = 0; i < p->m; i++)
-        M->sv[i] = (float)p->sv[i] * p->scale * (M->code ? M->code->unit : 1);
+        M->sv[i] = p->sv[i] * p->scale * (M->code ? M->code->unit : 1);
     M->words = p->trellis;
     if ((uintptr_t)p->trellis % 2) {
         const size_t n = p->m_pad / KQ_TILE * (p->n_pad / KQ_TILE) * kq_trellis_words(t);

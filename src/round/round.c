@@ -89,13 +89,13 @@ static kq_status side_ldl(const kq_side *side, const kq_round_options *opt, int 
 static kq_status rotate_weight(rounding *z, kq_error *err)
 {
     const size_t m = z->in->m, n = z->in->n, mp = z->packed.m_pad, np = z->packed.n_pad;
-    const int8_t *su = z->inputs.signs, *sv = z->outputs.signs;
+    const float *su = z->inputs.scales, *sv = z->outputs.scales;
     kq_status st = kq_alloc_for((void **)&z->Wp, mp * np, sizeof *z->Wp, "rotated weights", err);
     if (st != KQ_OK)
         return st;
     for (size_t i = 0; i < mp; i++)
         for (size_t j = 0; j < np; j++)
-            z->Wp[i * np + j] = i < m && j < n ? z->in->W[i * n + j] * (float)(sv[i] * su[j]) : 0;
+            z->Wp[i * np + j] = i < m && j < n ? z->in->W[i * n + j] * (sv[i] * su[j]) : 0;
     if ((st = rotate_both(z->outputs.u, z->inputs.u, false, z->Wp, z->threads, err)) == KQ_OK)
         z->energy = kq_sum_squares(z->Wp, mp * np);
     return st;
@@ -144,13 +144,13 @@ static kq_status round_tiles(rounding *z, const kq_trellis *t, kq_error *err)
 static kq_status predict_loss(rounding *z, kq_error *err)
 {
     const kq_round_input *in = z->in;
-    const int8_t *su = z->inputs.signs, *sv = z->outputs.signs;
+    const float *su = z->inputs.scales, *sv = z->outputs.scales;
     kq_status st = rotate_both(z->outputs.u, z->inputs.u, true, z->Wp, z->threads, err);
     if (st != KQ_OK)
         return st;
     for (size_t i = 0; i < in->m; i++)
         for (size_t j = 0; j < in->n; j++)
-            z->What[i * in->n + j] = z->Wp[i * z->packed.n_pad + j] * (float)(sv[i] * su[j]);
+            z->What[i * in->n + j] = z->Wp[i * z->packed.n_pad + j] * (sv[i] * su[j]);
     return kq_predicted_loss(z->What, in->m, in->n, in->H_in, in->H_out, z->threads,
                              &z->report.predicted_loss, err);
 }
@@ -178,9 +178,9 @@ kq_status kq_round_linear(const kq_trellis *t, const kq_round_input *in, const k
     if (st == KQ_OK && in->predicts)
         st = predict_loss(&z, err);
     if (st == KQ_OK) {
-        z.packed.su = z.inputs.signs; /* the signs move into the result */
-        z.packed.sv = z.outputs.signs;
-        z.inputs.signs = z.outputs.signs = NULL;
+        z.packed.su = z.inputs.scales; /* the scales move into the result */
+        z.packed.sv = z.outputs.scales;
+        z.inputs.scales = z.outputs.scales = NULL;
         z.report.seconds = kq_now_s() - start;
         if (report)
             *report = z.report;
@@ -234,7 +234,7 @@ kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What
         goto out;
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++)
-            What[i * n + j] = X[i * np + j] * (float)(p->sv[i] * p->su[j]);
+            What[i * n + j] = X[i * np + j] * (p->sv[i] * p->su[j]);
 out:
     kq_free(X);
     kq_hadamard_free(u_m);

@@ -124,7 +124,8 @@ typedef struct kq_packed {
      * the Hadamard transforms; these have the orders m_pad and n_pad. */
     size_t m_pad, n_pad;
     uint16_t *trellis; /* [m_pad/16, n_pad/16, 16 k] */
-    int8_t *su, *sv;   /* signs of the inputs [n] and of the outputs [m]: +1 or -1 */
+    /* scales with a random sign, of the inputs [n] and of the outputs [m]; a half float holds each exactly */
+    float *su, *sv;
     float scale;
 } kq_packed;
 void kq_packed_free(kq_packed *p); /* a zeroed one and NULL are fine */

@@ -21,12 +21,17 @@ kq_side kq_side_out(const kq_round_input *in)
 kq_status kq_side_begin(kq_side *side, uint64_t seed, kq_error *err)
 {
     char *stream = NULL;
+    int8_t *signs = NULL;
     kq_status st = kq_hadamard_new(kq_padded(side->n), &side->u, err);
     if (st == KQ_OK && (st = kq_format(&stream, err, "%s%s", side->module, side->suffix)) == KQ_OK &&
-        (st = kq_alloc_for((void **)&side->signs, side->n, 1, "signs", err)) == KQ_OK) {
+        (st = kq_alloc_for((void **)&signs, side->n, 1, "signs", err)) == KQ_OK &&
+        (st = kq_alloc_for((void **)&side->scales, side->n, sizeof *side->scales, "scales", err)) == KQ_OK) {
         kq_rng rng = kq_rng_stream(seed, stream);
-        kq_rng_signs(&rng, side->signs, side->n);
+        kq_rng_signs(&rng, signs, side->n);
+        for (size_t i = 0; i < side->n; i++)
+            side->scales[i] = signs[i];
     }
+    kq_free(signs);
     kq_free(stream);
     return st;
 }
@@ -34,16 +39,16 @@ kq_status kq_side_begin(kq_side *side, uint64_t seed, kq_error *err)
 void kq_side_free(kq_side *side)
 {
     kq_hadamard_free(side->u);
-    kq_free(side->signs);
+    kq_free(side->scales);
     side->u = NULL;
-    side->signs = NULL;
+    side->scales = NULL;
 }
 
 kq_status kq_side_rotated_factor(const kq_side *side, double shrink, int threads, float **out, kq_error *err)
 {
     *out = NULL;
     const float *H = side->H;
-    const int8_t *s = side->signs;
+    const float *s = side->scales;
     const size_t n = side->n, np = kq_padded(n), bad = kq_first_nonfinite(H, n * n);
     if (bad < n * n)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", side->module, side->factor,
@@ -54,7 +59,7 @@ kq_status kq_side_rotated_factor(const kq_side *side, double shrink, int threads
         return st;
     for (size_t i = 0; i < np; i++)
         for (size_t j = 0; j < np; j++)
-            A[i * np + j] = i < n && j < n ? H[i * n + j] * (float)(s[i] * s[j]) : 0;
+            A[i * np + j] = i < n && j < n ? H[i * n + j] * (s[i] * s[j]) : 0;
     kq_factor_shrink(A, np, shrink);
     kq_error why = {0};
     if ((st = kq_factor_rotate(side->u, NULL, A, np, threads, &why)) != KQ_OK) {

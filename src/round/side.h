@@ -18,12 +18,12 @@ typedef struct kq_side {
     const float *H;     /* [n, n], borrowed; NULL: the identity */
     size_t n;
     kq_hadamard *u; /* owned: of order kq_padded(n) */
-    int8_t *signs;  /* owned [n] */
+    float *scales;  /* owned [n]: +1 or -1 */
 } kq_side;
 
 kq_side kq_side_in(const kq_round_input *in);
 kq_side kq_side_out(const kq_round_input *in);
-/* Make u and signs. Whatever it returns, kq_side_free releases them. */
+/* Make u and scales. Whatever it returns, kq_side_free releases them. */
 kq_status kq_side_begin(kq_side *side, uint64_t seed, kq_error *err);
 void kq_side_free(kq_side *side);
 

@@ -219,6 +219,11 @@ static double sylvester(size_t i, size_t j, size_t n)
     return (__builtin_popcountll(i & j) % 2 ? -1 : 1) / sqrt((double)n);
 }
 
+static double half_at(const kq_tensor *t, size_t i)
+{
+    return kq_f16_to_f32((uint16_t)(t->data[2 * i] | t->data[2 * i + 1] << 8));
+}
+
 /* diag(sv) U_m What' U_n^T diag(su), What' from the words of the file; m and n powers of two. */
 static void decode_by_hand(const kq_st_file *file, const char *module, kq_code code, int k, size_t m,
                            size_t n, float *W)
@@ -232,8 +237,8 @@ static void decode_by_hand(const kq_st_file *file, const char *module, kq_code c
     }
     assert_true(t[0]->dtype == KQ_T_I16 && t[0]->rank == 3 && t[0]->shape[0] == m / 16 &&
                 t[0]->shape[1] == n / 16 && t[0]->shape[2] == (size_t)(16 * k));
-    assert_true(t[1]->dtype == KQ_T_I8 && t[1]->n_elem == n && t[2]->dtype == KQ_T_I8 && t[2]->n_elem == m &&
-                t[3]->dtype == KQ_T_F32 && t[3]->rank == 0);
+    assert_true(t[1]->dtype == KQ_T_F16 && t[1]->n_elem == n && t[2]->dtype == KQ_T_F16 &&
+                t[2]->n_elem == m && t[3]->dtype == KQ_T_F32 && t[3]->rank == 0);
     float scale, table[KQ_HYB_ENTRIES][2];
     memcpy(&scale, t[3]->data, 4);
     const kq_tensor *tab = kq_st_find(file, "kronq.hyb_table");
@@ -267,7 +272,7 @@ static void decode_by_hand(const kq_st_file *file, const char *module, kq_code c
             double sum = 0;
             for (size_t j = 0; j < n; j++)
                 sum += Q[i * n + j] * sylvester(c, j, n);
-            W[i * n + c] = (float)(sum * (int8_t)t[2]->data[i] * (int8_t)t[1]->data[c]);
+            W[i * n + c] = (float)(sum * half_at(t[2], i) * half_at(t[1], c));
         }
     free(P);
     free(Q);

@@ -138,7 +138,7 @@ fi
 say "a damaged checkpoint"
 must "$KRONQ" quantize "$HF" -o ck --bits 3 $FAST
 spoil_ck() { rm -rf bad && cp -r ck bad; }
-spoil_ck && config 's/"format_version": 1/"format_version": 9/' && refuse 1 "format_version is 9" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+spoil_ck && config 's/"format_version": 2/"format_version": 9/' && refuse 1 "format_version is 9" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 spoil_ck && config 's/"code": "hyb"/"code": "zzz"/' && refuse "1|2" "zzz" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 spoil_ck && truncate -s 30000 bad/model.safetensors && refuse 1 "bad/model.safetensors" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 for s in su sv scale trellis; do
@@ -147,6 +147,7 @@ for s in su sv scale trellis; do
 done
 header=$(($(od -An -tu8 -N 8 ck/model.safetensors)))
 dd if=ck/model.safetensors bs=1 skip=8 count=$header of=ck.json 2>/dev/null
-spoil_ck && poke bad/model.safetensors $((8 + header + $(get ck.json model.layers.0.self_attn.q_proj.su/data_offsets/0) + 3))
-refuse 1 "q_proj.su\[3\] is .*expected \+1 or -1" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+at=$((8 + header + $(get ck.json model.layers.0.self_attn.q_proj.su/data_offsets/0) + 7))
+spoil_ck && printf '\374' | dd of=bad/model.safetensors bs=1 seek=$at conv=notrunc 2>/dev/null # an exponent of 31
+refuse 1 "q_proj.su holds (Inf|NaN) at index 3" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 echo ok

@@ -70,7 +70,7 @@ same killed folder
 
 say "a checkpoint that is damaged"
 cp -r packed damaged
-sed -i 's/"format_version": 1/"format_version": 9/' damaged/config.json
+sed -i 's/"format_version": 2/"format_version": 9/' damaged/config.json
 refuse 1 'format_version' "$KRONQ" export damaged --to bf16 -o x --quiet
 [ ! -e x ] || fail "x should not be there"
 

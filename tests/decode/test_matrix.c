@@ -77,15 +77,17 @@ static void test_products(void **state)
                                .m_pad = m_pad,
                                .n_pad = n_pad,
                                .trellis = kq_alloc(m_pad / 16 * (n_pad / 16) * kq_trellis_words(t), 2),
-                               .su = kq_alloc(n, 1),
-                               .sv = kq_alloc(m, 1),
+                               .su = kq_alloc(n, 4),
+                               .sv = kq_alloc(m, 4),
                                .scale = 0.37f};
                 float *W = kq_alloc(m * n, 4), *x = kq_alloc(T * n, 4), *y = kq_alloc(T * m, 4),
                       *want = kq_alloc(T * m, 4);
                 for (size_t i = 0; i < m_pad / 16 * (n_pad / 16) * kq_trellis_words(t); i++)
                     p.trellis[i] = (uint16_t)kq_rng_u64(&rng);
-                kq_rng_signs(&rng, p.su, n);
-                kq_rng_signs(&rng, p.sv, m);
+                for (size_t i = 0; i < n; i++)
+                    p.su[i] = (float)(kq_rng_normal(&rng) < 0 ? -1 : 1) * (1 + 0.25f * (float)(i % 4));
+                for (size_t i = 0; i < m; i++)
+                    p.sv[i] = (float)(kq_rng_normal(&rng) < 0 ? -1 : 1) * (1 + 0.25f * (float)(i % 3));
                 for (size_t i = 0; i < T * n; i++)
                     x[i] = (float)kq_rng_normal(&rng);
                 x[3] = 50; /* an outlier: the rotation spreads it */

@@ -143,11 +143,37 @@ class Use(unittest.TestCase):
             types = {key: t.dtype for key, t in model.state_dict().items()}
             self.assertEqual(
                 {t for key, t in types.items() if key.endswith((".trellis", ".su", ".sv", ".qweight"))}
-                - {torch.int16, torch.int8, torch.uint8},
+                - {torch.int16, torch.int8, torch.uint8, torch.float16},
                 set(),
             )
             self.assertEqual({t for key, t in types.items() if key.endswith(".scale")}, {torch.float32})
             self.assertEqual(types[next(k for k in types if k.endswith("norm.weight"))], torch.bfloat16)
+
+    def test_format_version_1(self):
+        """Its su and sv are signs in I8. Both readers give what they give for the same weights in version 2, and refuse other values."""
+        with tempfile.TemporaryDirectory() as tmp:
+            out, plain = Path(tmp, "v1"), Path(tmp, "v2")
+            shutil.copytree(FOLDER / "tied", out)
+            shutil.copytree(FOLDER / "tied", plain)
+            tensors, config = checkpoints.read(out)
+            sides = [key for key in tensors if key.endswith((".su", ".sv"))]
+            tensors.update({key: tensors[key].sign() for key in sides})
+            checkpoints.write(plain, tensors, config)
+            tensors.update({key: tensors[key].to(torch.int8) for key in sides})
+            config["quantization_config"]["format_version"] = 1
+            checkpoints.write(out, tensors, config)
+            one, two = (AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32) for p in (out, plain))
+            self.assertTrue(torch.equal(logits(one), logits(two)))
+            verify(str(out), checkpoints.PROGRAM, checkpoints.TEXT, tokens=48)
+            tensors[sides[0]][3] = 2
+            checkpoints.write(out, tensors, config)
+            with self.assertRaisesRegex(ValueError, r"s[uv]\[3\] is 2, expected \+1 or -1"):
+                AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+            result = subprocess.run(
+                [checkpoints.PROGRAM, "export", str(out), "--to", "bf16", "-o", str(Path(tmp, "x"))], capture_output=True, text=True
+            )
+            self.assertEqual(result.returncode, 1)
+            self.assertRegex(result.stderr, r"s[uv]\[3\] is 2, expected \+1 or -1")
 
     def test_a_cast_leaves_packed_tensors_alone(self):
         model = load("tied")
@@ -310,7 +336,8 @@ class Damage(unittest.TestCase):
         self.refuse(rf"tensor {q}\.scale is F16", put(q + ".scale", lambda v: v.half()))
         self.refuse(rf"tensor {q}\.scale holds NaN", put(q + ".scale", lambda v: v * float("nan")))
         self.refuse(rf"tensor {q}\.scale is -", put(q + ".scale", lambda v: -v))
-        self.refuse(rf"tensor {q}\.su\[3\] is 0", put(q + ".su", lambda v: v * (torch.arange(len(v)) != 3)))
+        self.refuse(rf"tensor {q}\.su holds NaN or Inf", put(q + ".su", lambda v: v / 0))
+        self.refuse(rf"tensor {q}\.su is I8 .*, expected F16", put(q + ".su", lambda v: v.char()))
         self.refuse(r"tensor lm_head\.scales holds NaN or Inf", put("lm_head.scales", lambda v: v / 0))
         self.refuse(r"tensor kronq\.hyb_table holds NaN or Inf", put("kronq.hyb_table", lambda v: v * float("inf")))
 
@@ -318,7 +345,7 @@ class Damage(unittest.TestCase):
         def put(key, value):
             return lambda t, c: c.update({key: value})
 
-        self.refuse("format_version is 2, expected 1", put("format_version", 2))
+        self.refuse("format_version is 3, expected 1 to 2", put("format_version", 3))
         self.refuse("code is 'abc'", put("code", "abc"))
         self.refuse("module_bits is ", put("module_bits", {"model.layers.0.self_attn.q_proj": 5}))
         self.refuse("module_bits names model.layers.9", put("module_bits", {"model.layers.9.self_attn.q_proj": 2}))
