@@ -10,8 +10,8 @@
 #include "model/weights.h"
 #include "round/round.h"
 
-/* quantization_config.format_version of what is written. Versions 1 to this one are read. Version 1 has su and
- * sv as signs in I8. */
+/* quantization_config.format_version of what is written. Versions 1 to this one are read. Version 1 has su
+ * and sv as signs in I8. */
 enum { KQ_FORMAT_VERSION = 2 };
 
 /* ---- a block's packed linears: part.c ---- */
