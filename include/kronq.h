@@ -245,6 +245,9 @@ typedef struct kq_quantize_options {
     double sigma_reg; /* added to each factor's unit mean diagonal: 0.1 */
     /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0.5 */
     double shrink;
+    /* scales of rows and columns before the rounding to a trellis code: "curvature" (default), "rms", "none"
+     */
+    const char *channel_scales;
     /* regular expression; just the modules whose Hugging Face name matches. NULL: all */
     const char *only;
     /* a file of kq_calibrate, or an imatrix of llama.cpp; NULL: calibrate now */

@@ -154,7 +154,8 @@ static const kq_cmp_row *same_calibration(const kq_cmp *c, const kq_cmp_row *r)
     for (const kq_cmp_row *s = c->row; s < r; s++)
         if (!memcmp(&a->calibration, &s->opt.calibration, sizeof a->calibration) &&
             a->common.seed == s->opt.common.seed && a->only == s->opt.only &&
-            a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink && a->bits == floor(a->bits) &&
+            a->sigma_reg == s->opt.sigma_reg && a->shrink == s->opt.shrink &&
+            !strcmp(a->channel_scales, s->opt.channel_scales) && a->bits == floor(a->bits) &&
             !a->n_module_bits)
             return s;
     return NULL;

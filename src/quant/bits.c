@@ -69,12 +69,20 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
 
 kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
 {
-    *b = (kq_bits){.p = p, .settled = true, .shared = !is_whole(p->opt->bits)};
+    *b = (kq_bits){.p = p,
+                   .round = {.sigma_reg = p->opt->sigma_reg,
+                             .seed = p->opt->common.seed,
+                             .threads = p->threads,
+                             .shrink = p->opt->shrink},
+                   .settled = true,
+                   .shared = !is_whole(p->opt->bits)};
+    kq_status status = kq_channel_scales_parse(p->opt->channel_scales, &b->round.channel_scales, err);
+    if (status)
+        return status;
     if (!(b->k = kq_calloc(p->cfg->n_layer * KQ_N_LINEAR, 1)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the modules' bits");
     for (size_t i = 0; i < p->opt->n_module_bits; i++) {
-        kq_status status = apply_rule(b, p->opt->module_bits[i], err);
-        if (status)
+        if ((status = apply_rule(b, p->opt->module_bits[i], err)))
             return status;
     }
     double total = 0, least = 0;
@@ -172,10 +180,6 @@ static kq_status forecast_linear(kq_output *o, const kq_linear_factors *f, kq_er
 {
     kq_forecast *forecast = &o->bits->forecast[linear_index(f->layer, (int)f->id)];
     const kq_weights *weights = kq_model_file_weights(o->p.model);
-    const kq_round_options options = {.sigma_reg = o->opt.sigma_reg,
-                                      .seed = o->opt.common.seed,
-                                      .threads = o->p.threads,
-                                      .shrink = o->opt.shrink};
     float *W;
     if (f->report->lack) { /* nothing is lost there, at any number of bits */
         *forecast = (kq_forecast){.loss = 0, .spread = 1};
@@ -187,7 +191,7 @@ static kq_status forecast_linear(kq_output *o, const kq_linear_factors *f, kq_er
     if (!status) {
         const kq_round_input in = {
             .name = f->name, .W = W, .m = f->m, .n = f->n, .H_in = f->H_in, .H_out = f->H_out};
-        status = kq_forecast_linear(&in, &options, forecast, err);
+        status = kq_forecast_linear(&in, &o->bits->round, forecast, err);
     }
     kq_free(W);
     return status;

@@ -9,9 +9,10 @@
 
 typedef struct kq_bits {
     const kq_prepared *p; /* borrowed */
-    uint8_t *k;           /* owned [n_layer * KQ_N_LINEAR]: 2, 3 or 4; 0: not selected, or not chosen yet */
-    bool settled;         /* every selected module has its bits */
-    bool shared;          /* --bits is an average, which is or will be shared out */
+    kq_round_options round;
+    uint8_t *k;   /* owned [n_layer * KQ_N_LINEAR]: 2, 3 or 4; 0: not selected, or not chosen yet */
+    bool settled; /* every selected module has its bits */
+    bool shared;  /* --bits is an average, which is or will be shared out */
     /* what follows is known once bits have been shared out */
     kq_forecast *forecast;    /* owned [n_layer * KQ_N_LINEAR]; NULL before */
     double error[KQ_N_BITS];  /* the code's relative error at 2, 3, 4 bits */

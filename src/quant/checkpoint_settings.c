@@ -16,6 +16,7 @@ char *kq_checkpoint_settings(kq_output *o)
 {
     json_object_set_new(o->settings, "sigma_reg", json_real(o->opt.sigma_reg));
     json_object_set_new(o->settings, "shrink", json_real(o->opt.shrink));
+    json_object_set_new(o->settings, "channel_scales", json_string(o->opt.channel_scales));
     kq_bits_settings(&o->opt, o->settings);
     json_object_set_new(o->settings, "seed", json_integer((json_int_t)o->opt.common.seed));
     return json_dumps(o->settings, JSON_COMPACT);

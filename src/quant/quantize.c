@@ -209,15 +209,11 @@ static kq_status round_to_trellis(kq_output *o, const kq_linear_factors *f, cons
 {
     quantizer *q = o->ctx;
     const int bits = r->bits = (int)kq_bits_of(&q->bits, f->layer, f->id);
-    const kq_round_options options = {.sigma_reg = o->opt.sigma_reg,
-                                      .seed = o->opt.common.seed,
-                                      .threads = o->p.threads,
-                                      .shrink = o->opt.shrink};
     kq_round_report round;
     kq_status status =
         q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, o->p.isa, NULL, &q->trellis[bits], err);
     if (!status)
-        status = kq_round_linear(q->trellis[bits], in, &options, &q->packed[f->id], &round, err);
+        status = kq_round_linear(q->trellis[bits], in, &q->bits.round, &q->packed[f->id], &round, err);
     if (status)
         return status;
     q->ids |= 1u << f->id;

@@ -95,7 +95,7 @@ static kq_status rotate_weight(rounding *z, kq_error *err)
         return st;
     for (size_t i = 0; i < mp; i++)
         for (size_t j = 0; j < np; j++)
-            z->Wp[i * np + j] = i < m && j < n ? z->in->W[i * n + j] * (sv[i] * su[j]) : 0;
+            z->Wp[i * np + j] = i < m && j < n ? z->in->W[i * n + j] / (sv[i] * su[j]) : 0;
     if ((st = rotate_both(z->outputs.u, z->inputs.u, false, z->Wp, z->threads, err)) == KQ_OK)
         z->energy = kq_sum_squares(z->Wp, mp * np);
     return st;
@@ -171,6 +171,7 @@ kq_status kq_round_linear(const kq_trellis *t, const kq_round_input *in, const k
                   .report = {.predicted_loss = NAN}};
     if ((st = kq_side_begin(&z.inputs, opt->seed, err)) == KQ_OK &&
         (st = kq_side_begin(&z.outputs, opt->seed, err)) == KQ_OK &&
+        (st = kq_sides_scale(in, opt->channel_scales, &z.inputs, &z.outputs, err)) == KQ_OK &&
         (st = side_ldl(&z.inputs, opt, &z.report.extra_in, &z.L_in, err)) == KQ_OK &&
         (st = side_ldl(&z.outputs, opt, &z.report.extra_out, &z.L_out, err)) == KQ_OK &&
         (st = rotate_weight(&z, err)) == KQ_OK && (st = choose_scale(&z, t, err)) == KQ_OK)

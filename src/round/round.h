@@ -107,11 +107,22 @@ typedef struct kq_round_input {
     bool predicts;      /* the factors carry the scale of eq. 6, so that eq. 1 predicts the loss */
 } kq_round_input;
 
+/* How scales of rows and columns are chosen before the rotation (eq. 68): not at all, by their rms, or by
+ * their rms and their curvature. */
+typedef enum kq_channel_scales {
+    KQ_CHANNEL_SCALES_NONE = 0,
+    KQ_CHANNEL_SCALES_RMS,
+    KQ_CHANNEL_SCALES_CURVATURE
+} kq_channel_scales;
+/* KQ_E_ARG: the name is none of "none", "rms", "curvature". */
+kq_status kq_channel_scales_parse(const char *name, kq_channel_scales *out, kq_error *err);
+
 typedef struct kq_round_options {
     double sigma_reg; /* eq. 54 */
     uint64_t seed;    /* of the random signs */
     int threads;
     double shrink; /* eq. 63, for both factors */
+    kq_channel_scales channel_scales;
 } kq_round_options;
 
 /* The largest scale that is written or read: decoded weights and sums of them have to stay within f32. */

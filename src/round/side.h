@@ -18,16 +18,20 @@ typedef struct kq_side {
     const float *H;     /* [n, n], borrowed; NULL: the identity */
     size_t n;
     kq_hadamard *u; /* owned: of order kq_padded(n) */
-    float *scales;  /* owned [n]: +1 or -1 */
+    float *scales;  /* owned [n]: random signs times channel scales; half floats hold them exactly */
 } kq_side;
 
 kq_side kq_side_in(const kq_round_input *in);
 kq_side kq_side_out(const kq_round_input *in);
-/* Make u and scales. Whatever it returns, kq_side_free releases them. */
+/* Make u and scales, which are signs at first. Whatever it returns, kq_side_free releases them. */
 kq_status kq_side_begin(kq_side *side, uint64_t seed, kq_error *err);
 void kq_side_free(kq_side *side);
+/* Multiply the scales of both sides by those that `how` chooses (eq. 68). A side without a factor keeps its
+ * signs alone, because with scales its factor would no longer be the identity. */
+kq_status kq_sides_scale(const kq_round_input *in, kq_channel_scales how, kq_side *inputs, kq_side *outputs,
+                         kq_error *err);
 
-/* *out [np, np] (the caller's, kq_free) = the factor with its signs, shrunk (eq. 63), padded with zeros to
+/* *out [np, np] (the caller's, kq_free) = the factor with its scales, shrunk (eq. 63), padded with zeros to
  * np = kq_padded(n), rotated (eq. 51). H may not be NULL. KQ_E_NUMERIC: NaN or Inf in H; messages name the
  * module and the factor. */
 kq_status kq_side_rotated_factor(const kq_side *side, double shrink, int threads, float **out, kq_error *err);
