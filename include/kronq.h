@@ -241,7 +241,7 @@ typedef struct kq_quantize_options {
     /* "REGEX=BITS": exceptions, on Hugging Face names; the first that matches counts */
     const char *const *module_bits;
     size_t n_module_bits;
-    const char *code; /* trellis code: "hyb" (default), "1mad", "3inst" */
+    const char *code; /* trellis code: "hyb" (default), "1mad", "3inst", "mul1", "mcg" */
     double sigma_reg; /* added to each factor's unit mean diagonal: 0.1 */
     /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0.5 */
     double shrink;

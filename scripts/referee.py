@@ -84,6 +84,7 @@ class Referee:
         if tag.startswith("ref"):
             cal += ["--only", r"layers\.(0\.self_attn\.k|2\.mlp\.down)_proj"]
         for name, words in [("2-hyb", ["--bits", "2"]), ("2-1mad", ["--bits", "2", "--code", "1mad"]), ("3-3inst", ["--bits", "3", "--code", "3inst"]),
+                            ("2-mul1", ["--bits", "2", "--code", "mul1"]), ("4-mcg", ["--bits", "4", "--code", "mcg"]),
                             ("2.5-hyb", ["--bits", "2.5"])]:
             out = self.work / "out"
             report = self.run("quantize", TINY / "hf", "-o", out, *cal, *words, "--json", "--quiet", *how).stdout

@@ -36,7 +36,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 FORMAT_VERSION = 2  # versions 1 to this one are read; version 1 has su and sv as signs in I8
 TILE = 16
 STATES = 1 << 16
-CODES = {"hyb": 2, "1mad": 1, "3inst": 1}  # and V, the weights of one step
+CODES = {"hyb": 2, "1mad": 1, "3inst": 1, "mul1": 1, "mcg": 1}  # and V, the weights of one step
 DECODE = ("tiles", "cached")
 TILE_WEIGHTS = 1 << 20  # weights decoded at a time
 
@@ -165,11 +165,16 @@ class Code:
         if self.name == "1mad":
             y = (34038481 * x + 76625530) & 0xFFFFFFFF
             return ((sum((y >> s) & 255 for s in (0, 8, 16, 24)) - 510).double() / 147.800537).float().unsqueeze(1)
-        y = (89226354 * x + 64248484) & 0xFFFFFFFF
+        if self.name == "mul1":
+            y = (0x83DCD12D * x) & 0xFFFFFFFF
+            exact = (1024 + sum((y >> s) & 255 for s in (0, 8, 16, 24))).float() * (1774 / 2**18) - 1329 / 2**7  # 22 bits
+            return exact.to(torch.float16).float().unsqueeze(1)
+        y = (0xCBAC1FED * x if self.name == "mcg" else 89226354 * x + 64248484) & 0xFFFFFFFF
         z = (y & 0x8FFF8FFF) ^ 0x3B603B60
         halves = torch.stack((z & 0xFFFF, z >> 16))
         halves = torch.where(halves >= 1 << 15, halves - (1 << 16), halves).to(torch.int16).view(torch.float16)
-        return halves.float().sum(0).unsqueeze(1)
+        v = halves.float().sum(0).unsqueeze(1)
+        return v.to(torch.float16).float() if self.name == "mcg" else v
 
     def lookup(self, dtype, device):
         """The same as one word a state: [65536] of an integer type V weights wide. Kept for each dtype and device."""

@@ -2,10 +2,10 @@
  * instruction set gives the same bits (docs/math.md, "Decoding").
  *
  * A code's values are rounded once to integers of 13 bits: value ~ w * unit, |w| <= 4095 (1mad's values are
- * integers by nature: exact). A rotated vector is rounded to |x| <= x_max, x_max = floor((2^31 - 1) / (128
- * |w|_max)), so that 128 products cannot overflow 32 bits; after every 128 columns the sum is added to a
- * float. The relative error of a product, about 4e-4 for hyb, is a quarter of what rounding weights and
- * inputs to bf16 would make (bench_decode prints both).
+ * integers by nature: exact; mul1's are 4 sum - 2041 but for their rounding to half). A rotated vector is
+ * rounded to |x| <= x_max, x_max = floor((2^31 - 1) / (128 |w|_max)), so that 128 products cannot overflow 32
+ * bits; after every 128 columns the sum is added to a float. The relative error of a product, about 4e-4 for
+ * hyb, is a quarter of what rounding weights and inputs to bf16 would make (bench_decode prints both).
  *
  * A panel is 16 rows of the matrix (one row of tiles) in the order in which the kernels read it: [n/16
  * tiles][8][16 rows][2], entry (c, j, r, h) = column 16 c + j + 8 h of row r. A vector x has the order

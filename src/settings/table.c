@@ -32,7 +32,7 @@ enum {
     SPEAKING = KQ_FOR_RUN | KQ_FOR_SERVE | KQ_FOR_BENCH
 };
 
-#define CODES "hyb 1mad 3inst"
+#define CODES "hyb 1mad 3inst mul1 mcg"
 #define METHODS "flipflop fastkron yaqa-a yaqa-b kfac flipflop-tokens input-only diag none"
 #define ITERATE "fastkron yaqa-b diag"
 #define FLIPFLOPS "flipflop flipflop-tokens"
@@ -71,7 +71,7 @@ static const kq_setting table[] = {
      .argument = "C",
      .value = "hyb",
      .words = CODES,
-     .help = "trellis code: hyb, 1mad or 3inst",
+     .help = "trellis code: hyb, 1mad, 3inst, mul1 or mcg",
      .group = "bits",
      .takers = KQ_FOR_QUANTIZE | KQ_FOR_COMPARE_ROW | COMPARING,
      .marks = KQ_IN_CHECKPOINT,

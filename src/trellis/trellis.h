@@ -13,11 +13,11 @@
 
 enum { KQ_TRELLIS_L = 16, KQ_TILE = 16, KQ_TILE_SIZE = 256, KQ_HYB_ENTRIES = 512 };
 
-typedef enum kq_code { KQ_HYB = 0, KQ_1MAD, KQ_3INST, KQ_N_CODE } kq_code;
-const char *kq_code_name(kq_code code); /* "hyb", "1mad", "3inst" */
+typedef enum kq_code { KQ_HYB = 0, KQ_1MAD, KQ_3INST, KQ_MUL1, KQ_MCG, KQ_N_CODE } kq_code;
+const char *kq_code_name(kq_code code); /* "hyb", "1mad", "3inst", "mul1", "mcg" */
 /* The reverse. KQ_E_ARG: an unknown name. */
 kq_status kq_code_parse(const char *name, kq_code *out, kq_error *err);
-int kq_code_V(kq_code code); /* weights a step: 2, 1, 1 */
+int kq_code_V(kq_code code); /* weights a step: 2 for hyb, 1 for the others */
 
 /* kronq's own hyb table, 512 x 2: k-means of 2-D Gaussian samples, scaled to standard deviation 0.968246.
  * scripts/make_hyb_table.py made it. */

@@ -209,6 +209,12 @@ static float code_value(kq_code code, uint32_t state, int j, const float (*table
         return (float)((int)(x & 255) + (int)(x >> 8 & 255) + (int)(x >> 16 & 255) + (int)(x >> 24) - 510) /
                147.800537f;
     }
+    if (code == KQ_MUL1) {
+        const uint32_t x = state * 0x83dcd12du;
+        const double exact =
+            (1024 + (x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24)) * 1774 / 262144.0;
+        return kq_f16_to_f32(kq_f32_to_f16((float)(exact - 1329 / 128.0)));
+    }
     const uint32_t x = state * 89226354u + 64248484u, y = (x & 0x8fff8fffu) ^ 0x3b603b60u;
     return kq_f16_to_f32((uint16_t)y) + kq_f16_to_f32((uint16_t)(y >> 16));
 }
@@ -290,7 +296,8 @@ static void saved_is_what_was_rounded(void **state)
     } cases[] = {{"hf", KQ_HYB, 2, 8, 0},
                  {"hf", KQ_1MAD, 3, 16, 1 << 14},
                  {"model.gguf", KQ_3INST, 4, 4, (size_t)1 << 40},
-                 {"hf", KQ_HYB, 4, 4, 1}};
+                 {"hf", KQ_HYB, 4, 4, 1},
+                 {"hf", KQ_MUL1, 2, 8, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fixture f;
         char out[256], path[300], name[32];

@@ -79,7 +79,8 @@ static void each(kq_code code, int k)
     }
     printf("%s, %d bits: values within %.2g, products within %.2g of their norm\n", kq_code_name(code), k,
            worst, near);
-    assert_true(worst <= c->unit * 0.5001 && near < 6e-4);
+    /* mul1's integers leave out its values' rounding to half: 2^-10 at most, with units of 1.7e-3 */
+    assert_true(worst <= c->unit * (code == KQ_MUL1 ? 0.66 : 0.5001) && near < 6e-4);
     kq_packed_code_free(c);
     kq_trellis_free(t);
 }

@@ -92,6 +92,14 @@ def tile(words, code, table):
         elif code == "1mad":
             y = (34038481 * x + 76625530) % 2**32
             out.append((sum(y.to_bytes(4, "little")) - 510) / 147.800537)
+        elif code == "mul1":
+            total = sum((0x83DCD12D * x % 2**32).to_bytes(4, "little"))
+            half = np.array([0x1EEE, 0xC931], np.uint16).view(np.float16).astype(np.float64)
+            out.append(float(np.float16((1024 + total) * half[0] + half[1])))
+        elif code == "mcg":
+            y = 0xCBAC1FED * x % 2**32
+            a, b = np.frombuffer(((y & 0x8FFF8FFF) ^ 0x3B603B60).to_bytes(4, "little"), np.float16)
+            out.append(float(a + b))  # in half
         else:
             y = (89226354 * x + 64248484) % 2**32
             out.append(float(sum(np.frombuffer(((y & 0x8FFF8FFF) ^ 0x3B603B60).to_bytes(4, "little"), np.float16).astype(np.float64))))

@@ -36,6 +36,8 @@ CASES = {
     "llama2": ("llama2", "--bits", 2, "--code", "hyb", "--embed-bits", 8, "--head-bits", 4),
     "llama3": ("llama3", "--bits", 3, "--code", "1mad", "--embed-bits", 4),
     "qwen3": ("qwen3", "--bits", 4, "--code", "3inst", "--embed-bits", 16),
+    "mul1": ("llama3", "--bits", 2, "--code", "mul1", "--embed-bits", 8),
+    "mcg": ("llama3", "--bits", 3, "--code", "mcg", "--embed-bits", 8),
     "odd": ("cli_odd", "--bits", 3, "--code", "hyb", "--embed-bits", 4, "--head-bits", 8),
     "tied": ("cli_hf", "--bits", 2, "--code", "hyb", "--embed-bits", 8),
     "four": ("cli_hf", "--bits", 4, "--code", "hyb", "--embed-bits", 8),

@@ -45,9 +45,9 @@ static void test_passes(void **state)
      * KRONQ_ISA, not --isa) */
     assert_in_range(json_array_size(json_object_get(ref, "checks")), 2, 3);
     if (isas >= KQ_ISA_AVX2)
-        assert_true(count(all, "avx2") >= 20 + 10 + 9 + 9);
+        assert_true(count(all, "avx2") >= 20 + 10 + 15 + 15);
     if (isas >= KQ_ISA_AVX512)
-        assert_true(count(all, "avx512") >= 20 + 10 + 9);
+        assert_true(count(all, "avx512") >= 20 + 10 + 15);
     with_all = json_array_size(json_object_get(all, "checks"));
     json_decref(all);
     json_decref(ref);
@@ -62,7 +62,7 @@ static void test_features(void **state)
         skip();
     }
     json_t *without = run(NULL, "vnni,vbmi");
-    assert_int_equal(with_all, json_array_size(json_object_get(without, "checks")) + 9 + 1);
+    assert_int_equal(with_all, json_array_size(json_object_get(without, "checks")) + 15 + 1);
     json_decref(without);
     kq_error err;
     setenv("KRONQ_WITHOUT", "vnni,sse9", 1);

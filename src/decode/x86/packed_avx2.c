@@ -36,21 +36,52 @@ INLINE __m256i mad1(__m256i s)
     return _mm256_sub_epi32(x, _mm256_set1_epi32(510));
 }
 
+/* 4 sum - 2041 */
+INLINE __m256i mul1(__m256i s)
+{
+    __m256i x = _mm256_mullo_epi32(s, _mm256_set1_epi32((int)0x83DCD12D));
+    x = _mm256_madd_epi16(_mm256_maddubs_epi16(x, _mm256_set1_epi8(4)), _mm256_set1_epi16(1));
+    return _mm256_sub_epi32(x, _mm256_set1_epi32(2041));
+}
+
 INLINE __m256 halves(__m256i v) /* the low 16 bits of each lane as f16 */
 {
     __m256i p = _mm256_packus_epi32(v, v);
     return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(p, 0x08)));
 }
 
+/* x: the product of 3inst or mcg, whose halves are added. */
+INLINE __m256 sum_of_halves(__m256i x)
+{
+    x = _mm256_xor_si256(_mm256_and_si256(x, _mm256_set1_epi32((int)0x8FFF8FFF)),
+                         _mm256_set1_epi32(0x3B603B60));
+    return _mm256_add_ps(halves(_mm256_and_si256(x, _mm256_set1_epi32(0xffff))),
+                         halves(_mm256_srli_epi32(x, 16)));
+}
+
 INLINE __m256i inst3(__m256i s, float inverse)
 {
     __m256i x =
         _mm256_add_epi32(_mm256_mullo_epi32(s, _mm256_set1_epi32(89226354)), _mm256_set1_epi32(64248484));
-    x = _mm256_xor_si256(_mm256_and_si256(x, _mm256_set1_epi32((int)0x8FFF8FFF)),
-                         _mm256_set1_epi32(0x3B603B60));
-    __m256 v = _mm256_add_ps(halves(_mm256_and_si256(x, _mm256_set1_epi32(0xffff))),
-                             halves(_mm256_srli_epi32(x, 16)));
+    return _mm256_cvtps_epi32(_mm256_mul_ps(sum_of_halves(x), _mm256_set1_ps(inverse)));
+}
+
+INLINE __m256i mcg(__m256i s, float inverse)
+{
+    __m256 v = sum_of_halves(_mm256_mullo_epi32(s, _mm256_set1_epi32((int)0xCBAC1FED)));
+    v = _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
     return _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(inverse)));
+}
+
+/* The integers of 8 states of a code of one weight a step. */
+INLINE __m256i integers(__m256i s, const kq_packed_code *c)
+{
+    switch (c->code) {
+    case KQ_1MAD: return mad1(s);
+    case KQ_3INST: return inst3(s, c->inverse);
+    case KQ_MUL1: return mul1(s);
+    default: return mcg(s, c->inverse);
+    }
 }
 
 static TARGET void decode(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)
@@ -77,8 +108,8 @@ static TARGET void decode(const kq_packed_code *c, const uint16_t *words, size_t
             }
             for (size_t j = 0; j < 8; j++) {
                 __m256i p = states(w, c->k, r, j * k), q = states(w, c->k, r, (j + 8) * k);
-                p = c->code == KQ_1MAD ? mad1(p) : inst3(p, c->inverse);
-                q = c->code == KQ_1MAD ? mad1(q) : inst3(q, c->inverse);
+                p = integers(p, c);
+                q = integers(q, c);
                 _mm256_storeu_si256((void *)(out + 32 * j),
                                     _mm256_or_si256(_mm256_and_si256(p, low), _mm256_slli_epi32(q, 16)));
             }

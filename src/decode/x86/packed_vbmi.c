@@ -1,6 +1,6 @@
 /* Packed products for AVX-512 with VBMI, VBMI2 and VNNI (Ice Lake and Zen 4 on). The states of a tile
  * are cut out of its words 32 at a time by funnel shifts; hyb's table of 512 pairs is four planes of 512
- * bytes, looked up 64 at a time by vpermi2b; 1mad and 3inst are computed. The lanes are rows, so that
+ * bytes, looked up 64 at a time by vpermi2b; the other codes are computed. The lanes are rows, so that
  * sums need no reduction and an input is one broadcast of two columns. */
 #include "decode/packed.h"
 
@@ -96,15 +96,43 @@ INLINE __m512i mad1(__m512i s)
     return _mm512_dpbusd_epi32(_mm512_set1_epi32(-510), x, _mm512_set1_epi8(1));
 }
 
+/* 4 sum - 2041 */
+INLINE __m512i mul1(__m512i s)
+{
+    __m512i x = _mm512_mullo_epi32(s, _mm512_set1_epi32((int)0x83DCD12D));
+    return _mm512_dpbusd_epi32(_mm512_set1_epi32(-2041), x, _mm512_set1_epi8(4));
+}
+
+/* x: the product of 3inst or mcg, whose halves are added. */
+INLINE __m512 sum_of_halves(__m512i x)
+{
+    x = _mm512_xor_si512(_mm512_and_si512(x, _mm512_set1_epi32((int)0x8FFF8FFF)),
+                         _mm512_set1_epi32(0x3B603B60));
+    return _mm512_add_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)),
+                         _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16))));
+}
+
 INLINE __m512i inst3(__m512i s, __m512 inverse)
 {
     __m512i x =
         _mm512_add_epi32(_mm512_mullo_epi32(s, _mm512_set1_epi32(89226354)), _mm512_set1_epi32(64248484));
-    x = _mm512_xor_si512(_mm512_and_si512(x, _mm512_set1_epi32((int)0x8FFF8FFF)),
-                         _mm512_set1_epi32(0x3B603B60));
-    __m512 v = _mm512_add_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)),
-                             _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16))));
+    return _mm512_cvtps_epi32(_mm512_mul_ps(sum_of_halves(x), inverse));
+}
+
+INLINE __m512i mcg(__m512i s, __m512 inverse)
+{
+    __m512 v = sum_of_halves(_mm512_mullo_epi32(s, _mm512_set1_epi32((int)0xCBAC1FED)));
+    v = _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
     return _mm512_cvtps_epi32(_mm512_mul_ps(v, inverse));
+}
+
+/* The integers of 16 states of a code of one weight a step. */
+INLINE __m512i integers(__m512i s, const kq_code code, __m512 inverse)
+{
+    return code == KQ_1MAD    ? mad1(s)
+           : code == KQ_3INST ? inst3(s, inverse)
+           : code == KQ_MUL1  ? mul1(s)
+                              : mcg(s, inverse);
 }
 
 /* The eight vectors of a tile's weights. */
@@ -122,8 +150,8 @@ INLINE void decode_tile(const kq_packed_code *c, const uint16_t *words, const kq
     _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++)
     {
         __m512i s = states(c, t, k, 1, j), a = _mm512_and_si512(s, even), b = _mm512_srli_epi32(s, 16);
-        a = code == KQ_1MAD ? mad1(a) : inst3(a, inverse);
-        b = code == KQ_1MAD ? mad1(b) : inst3(b, inverse);
+        a = integers(a, code, inverse);
+        b = integers(b, code, inverse);
         w[j] = SELECT(even, a, _mm512_slli_epi32(b, 16));
     }
 }
@@ -182,6 +210,12 @@ ONE(mad4, KQ_1MAD, 4)
 ONE(inst2, KQ_3INST, 2)
 ONE(inst3_, KQ_3INST, 3)
 ONE(inst4, KQ_3INST, 4)
+ONE(mul2, KQ_MUL1, 2)
+ONE(mul3, KQ_MUL1, 3)
+ONE(mul4, KQ_MUL1, 4)
+ONE(mcg2, KQ_MCG, 2)
+ONE(mcg3, KQ_MCG, 3)
+ONE(mcg4, KQ_MCG, 4)
 /* clang-format on */
 
 static void decode(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, int16_t *panel)
@@ -189,15 +223,20 @@ static void decode(const kq_packed_code *c, const uint16_t *words, size_t n_tile
     static void (*const all[KQ_N_CODE][3])(const kq_packed_code *, const uint16_t *, size_t,
                                            int16_t *) = {{decode_hyb2, decode_hyb3, decode_hyb4},
                                                          {decode_mad2, decode_mad3, decode_mad4},
-                                                         {decode_inst2, decode_inst3_, decode_inst4}};
+                                                         {decode_inst2, decode_inst3_, decode_inst4},
+                                                         {decode_mul2, decode_mul3, decode_mul4},
+                                                         {decode_mcg2, decode_mcg3, decode_mcg4}};
     all[c->code][c->k - 2](c, words, n_tiles, panel);
 }
 
 static void dot(const kq_packed_code *c, const uint16_t *words, size_t n_tiles, const int16_t *x, float y[16])
 {
     static void (*const all[KQ_N_CODE][3])(const kq_packed_code *, const uint16_t *, size_t, const int16_t *,
-                                           float *) = {
-        {dot_hyb2, dot_hyb3, dot_hyb4}, {dot_mad2, dot_mad3, dot_mad4}, {dot_inst2, dot_inst3_, dot_inst4}};
+                                           float *) = {{dot_hyb2, dot_hyb3, dot_hyb4},
+                                                       {dot_mad2, dot_mad3, dot_mad4},
+                                                       {dot_inst2, dot_inst3_, dot_inst4},
+                                                       {dot_mul2, dot_mul3, dot_mul4},
+                                                       {dot_mcg2, dot_mcg3, dot_mcg4}};
     all[c->code][c->k - 2](c, words, n_tiles, x, y);
 }
 
