@@ -1,33 +1,46 @@
-/* Sharing out bits: 2, 3 or 4 a weight for each module, so that the sum of their losses is small and the
- * average is what was asked for. */
+/* Sharing out bits or bytes: every item (a module, the embedding) has a table of choices, and one choice of
+ * each item is taken, so that the sum of their losses is small and the sum of their costs is within a budget.
+ */
 #ifndef KQ_QUANT_ALLOCATE_H
 #define KQ_QUANT_ALLOCATE_H
 
 #include "base/error.h"
 
-enum { KQ_BITS_MIN = 2, KQ_BITS_MAX = 4, KQ_N_BITS = 3 };
+enum { KQ_BITS_MIN = 2, KQ_BITS_MAX = 4, KQ_N_BITS = 3, KQ_MOST_CHOICES = 12 };
 
-typedef struct kq_share {
-    double weights;         /* how many, a whole number: what a bit costs */
-    double loss[KQ_N_BITS]; /* at 2, 3, 4 bits */
-    int fixed;              /* 2, 3 or 4: not to be chosen; 0 */
-    int bits;               /* out */
-} kq_share;
+/* What an item may become. */
+typedef struct kq_choice {
+    double bits; /* a weight, as people call it: 2, 3, 4, 8, 16 */
+    double cost; /* a whole number: of bits or of bytes, the same unit in all items */
+    double loss; /* the forecast */
+} kq_choice;
+
+typedef struct kq_item {
+    kq_choice choice[KQ_MOST_CHOICES]; /* [n], n >= 1, each dearer than the one before */
+    size_t n;                          /* 1: nothing is to be chosen */
+    size_t chosen;                     /* out: an index of choice */
+} kq_item;
 
 typedef struct kq_allocation {
-    /* of bits, over all weights: at most what was asked for, and short of it by less than a bit of the
-     * smallest module that more bits would still help */
-    double average;
-    double loss;  /* the sum */
-    double bound; /* no assignment with the asked average has a lower sum than this */
+    double cost; /* the sum, at most the budget */
+    double loss; /* the sum */
+    double bound; /* no assignment within the budget has a lower sum than this */
 } kq_allocation;
 
-/* Eq. 67: from 2 bits everywhere up, one step of one module at a time, the steps that save most a bit
- * first. Where no module's loss at 3 bits lies above the chord between 2 and 4 (a code's does not) and
- * the steps taken are a whole prefix of that order, the assignment is the best of all with at most its
- * average; else loss - bound says how far it may be from it. Ties go to the first module.
- * KQ_E_ARG: the fixed ones alone need more than the average; KQ_E_NUMERIC: a loss that is negative or
- * not finite. */
-kq_status kq_allocate_bits(kq_share *shares, size_t n, double average, kq_allocation *out, kq_error *err);
+/* Eq. 67: from the cheapest choices up, one step of one item at a time, the steps that save most for their
+ * cost first. The steps of an item go along the lower convex hull of its choices. A step that does not fit is
+ * made shorter, or left out. Where the steps taken are a whole prefix of that order, the assignment is the
+ * best of all within the budget; else loss - bound says how far it may be from it. Ties go to the first item.
+ * The first n_tried items are tried in every combination, because a single step of theirs (of an embedding)
+ * may be a large part of the budget.
+ * KQ_E_ARG: the cheapest choices together exceed the budget; KQ_E_NUMERIC: a loss that is negative or not
+ * finite. */
+kq_status kq_allocate(kq_item *items, size_t n, size_t n_tried, double budget, kq_allocation *out,
+                      kq_error *err);
+
+/* The cheapest assignment that kq_allocate finds with a loss of at most `most`. KQ_E_ARG: even the dearest
+ * choices lose more. */
+kq_status kq_allocate_for_loss(kq_item *items, size_t n, size_t n_tried, double most, kq_allocation *out,
+                               kq_error *err);
 
 #endif

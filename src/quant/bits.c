@@ -276,33 +276,51 @@ static kq_status code_errors(kq_bits *b, kq_error *err)
     return status;
 }
 
+/* The choices of every selected linear: all numbers of bits, or the one that is settled. The cost is bits. */
+static void fill_items(const kq_bits *b, kq_item *items)
+{
+    kq_model_tensor t;
+    size_t n = 0;
+    for (size_t i = 0; kq_selected_next(b->p, &i, &t); i++) {
+        kq_item *s = &items[n++];
+        *s = (kq_item){.n = 0};
+        for (int k = KQ_BITS_MIN; k <= KQ_BITS_MAX; k++)
+            if (!b->k[i] || b->k[i] == k)
+                s->choice[s->n++] = (kq_choice){
+                    .bits = k,
+                    .cost = (double)t.rows * (double)t.cols * k,
+                    .loss = kq_forecast_loss(&b->forecast[i], b->error[k - KQ_BITS_MIN])};
+    }
+}
+
 /* Choose by the forecasts, and say how many modules got how many bits. */
 static kq_status allocate(kq_bits *b, kq_error *err)
 {
-    kq_share *shares;
+    kq_item *items;
     kq_model_tensor t;
+    double total = 0;
     size_t n = 0, count[KQ_N_BITS] = {0};
     kq_status status =
-        kq_alloc_for((void **)&shares, b->p->n_selected, sizeof *shares, "shares of the bits", err);
+        kq_alloc_for((void **)&items, b->p->n_selected, sizeof *items, "shares of the bits", err);
     if (status)
         return status;
-    for (size_t i = 0; kq_selected_next(b->p, &i, &t); i++) {
-        kq_share *s = &shares[n++];
-        *s = (kq_share){.weights = (double)t.rows * (double)t.cols, .fixed = b->k[i]};
-        for (int k = 0; k < KQ_N_BITS; k++)
-            s->loss[k] = kq_forecast_loss(&b->forecast[i], b->error[k]);
-    }
-    status = kq_allocate_bits(shares, n, b->p->opt->bits, &b->allocation, err);
-    n = 0;
+    fill_items(b, items);
+    for (size_t i = 0; kq_selected_next(b->p, &i, &t); i++)
+        total += (double)t.rows * (double)t.cols;
+    /* 2.3 * 10 is less than 23 */
+    status = kq_allocate(items, b->p->n_selected, 0, b->p->opt->bits * total * (1 + 1e-12), &b->allocation,
+                         err);
+    b->average = b->allocation.cost / total;
     for (size_t i = 0; kq_selected_next(b->p, &i, &t) && !status; i++) {
-        b->k[i] = (uint8_t)shares[n++].bits;
+        b->k[i] = (uint8_t)items[n].choice[items[n].chosen].bits;
         count[b->k[i] - KQ_BITS_MIN]++;
+        n++;
     }
-    kq_free(shares);
+    kq_free(items);
     char line[200];
     snprintf(line, sizeof line,
-             "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4",
-             b->allocation.average, count[0], count[1], count[2]);
+             "%.4f bits a weight on average: %zu modules with 2 bits, %zu with 3, %zu with 4", b->average,
+             count[0], count[1], count[2]);
     const kq_common *c = &b->p->opt->common;
     if (!status && c->progress && c->progress(c->ctx, NULL, 0, line))
         status = kq_fail(err, KQ_E_INTERRUPTED, "stopped after the bits were shared out");

@@ -17,6 +17,7 @@ typedef struct kq_bits {
     kq_forecast *forecast;    /* owned [n_layer * KQ_N_LINEAR]; NULL before */
     double error[KQ_N_BITS];  /* the code's relative error at 2, 3, 4 bits */
     kq_allocation allocation; /* losses in nats a sample */
+    double average;           /* bits of a selected weight */
 } kq_bits;
 
 /* Are the numbers that kq_quantize takes in their ranges, whatever the model is? KQ_E_ARG. */

@@ -300,7 +300,7 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
         const double T = (double)w->seq_len;
         json_object_set_new(own, "allocation",
                             json_pack("{s:f, s:f, s:f, s:f, s:f}", "asked", o->opt.bits, "average",
-                                      a->average, "forecast_loss", a->loss / T, "least_possible",
+                                      q->bits.average, "forecast_loss", a->loss / T, "least_possible",
                                       a->bound / T, "seconds", q->share_s));
     }
     return kq_rounding_report(w, own, &q->sums, out, err);
