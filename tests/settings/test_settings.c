@@ -251,8 +251,8 @@ static void settings_in_files(void **state)
             "{\"seq_len\":1024,\"batch\":1,\"labels\":\"sampled\",\"draws\":1,\"parse_special\":false,"
             "\"text_format\":\"json\"}");
     is_json(&o, KQ_IN_CHECKPOINT, NULL,
-            "{\"code\":\"hyb\",\"sigma_reg\":0.1,\"shrink\":0.5,\"channel_scales\":\"curvature\",\"only\":\"\",\"embed_bits\":8,"
-            "\"head_bits\":8,\"seed\":0}");
+            "{\"code\":\"hyb\",\"sigma_reg\":0.1,\"shrink\":0.5,\"channel_scales\":\"curvature\","
+            "\"only\":\"\",\"embed_bits\":8,\"head_bits\":8,\"seed\":0}");
     is_json(&o, KQ_IN_GGUF, NULL,
             "{\"pure\":false,\"tensor_type\":[],\"fallback\":\"\",\"sweeps\":0,\"sigma_reg\":0.1,"
             "\"shrink\":0.5,\"only\":\"\"}");
