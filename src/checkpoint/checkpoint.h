@@ -80,6 +80,12 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
                         double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report);
 
+/* The bytes of all safetensors files that kq_checkpoint_save would write, headers counted, from shapes alone.
+ * Of *opt: src, code, embed_bits, head_bits and shard_size. bits as above, whole numbers. */
+kq_status kq_checkpoint_bytes(const kq_save_options *opt,
+                              double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
+                              size_t *bytes, kq_error *err);
+
 /* ---- embedding and head rows: rows.c ---- */
 
 /* Columns that share one scale: the largest of 64, 32, 16 that divides n, else the whole row. */

@@ -104,8 +104,11 @@ static kq_status add_rows(entries *list, const kq_tensor *t, int bits, kq_error 
     return status ? status : add(list, s, err);
 }
 
-/* Add every plain tensor of the source that no part file replaces. */
-static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file *const *parts, size_t n_parts,
+/* Is the source's tensor NAME.weight of block `layer` replaced by a packed linear? ctx is the asker's. */
+typedef bool is_packed(void *ctx, size_t layer, const char *name);
+
+/* Add every plain tensor of the source that no packed linear replaces. */
+static kq_status add_source(entries *list, const kq_save_options *o, is_packed *packed, void *ctx,
                             kq_error *err)
 {
     for (size_t i = 0; i < kq_source_n_tensors(o->src); i++) {
@@ -114,9 +117,9 @@ static kq_status add_source(entries *list, const kq_save_options *o, kq_st_file 
         char name[NAME];
         const size_t len = strlen(t->name);
         if (len > 7 && len < NAME - 16 && !strcmp(t->name + len - 7, ".weight") &&
-            sscanf(t->name, "model.layers.%zu.", &layer) == 1 && layer < n_parts && parts[layer]) {
-            snprintf(name, sizeof name, "%.*s.trellis", (int)(len - 7), t->name);
-            if (kq_st_find(parts[layer], name))
+            sscanf(t->name, "model.layers.%zu.", &layer) == 1) {
+            snprintf(name, sizeof name, "%.*s", (int)(len - 7), t->name);
+            if (packed(ctx, layer, name))
                 continue;
         }
         if (len >= NAME)
@@ -236,12 +239,13 @@ static kq_status write_json(const char *dir, const char *name, const json_t *val
     return status;
 }
 
-static kq_status write_tensors(const kq_save_options *o, const entries *list, kq_save_report *report,
-                               kq_error *err)
+/* The entries as declarations, the caller's (kq_free). */
+static kq_status declare(const entries *list, kq_st_decl **out, kq_error *err)
 {
     kq_st_decl *decl;
     kq_status status =
         kq_alloc_for((void **)&decl, list->n, sizeof *decl, "the list of the checkpoint's tensors", err);
+    *out = decl;
     for (size_t i = 0; i < list->n && !status; i++) {
         const entry *e = &list->e[i];
         decl[i] = (kq_st_decl){.name = e->name,
@@ -249,6 +253,14 @@ static kq_status write_tensors(const kq_save_options *o, const entries *list, kq
                                .rank = e->rank,
                                .shape = {e->shape[0], e->shape[1], e->shape[2], e->shape[3]}};
     }
+    return status;
+}
+
+static kq_status write_tensors(const kq_save_options *o, const entries *list, kq_save_report *report,
+                               kq_error *err)
+{
+    kq_st_decl *decl;
+    kq_status status = declare(list, &decl, err);
     gathering g = {o->src, list};
     if (!status)
         status = kq_st_write_shards(o->dir, o->shard_size, decl, list->n, write_entry, &g,
@@ -433,12 +445,28 @@ static kq_status open_part(saving *z, size_t l, kq_error *err)
     return status;
 }
 
+static bool is_in_part(void *ctx, size_t layer, const char *name)
+{
+    const saving *z = ctx;
+    char tensor[NAME];
+    snprintf(tensor, sizeof tensor, "%s.trellis", name);
+    return layer < kq_source_config(z->o->src)->n_layer && z->parts[layer] &&
+           kq_st_find(z->parts[layer], tensor);
+}
+
+static kq_status add_table(entries *list, kq_code code, kq_error *err)
+{
+    entry e = make("kronq.hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2});
+    e.from = FROM_TABLE;
+    return code == KQ_HYB ? add(list, e, err) : KQ_OK;
+}
+
 /* Make the list of the checkpoint's tensors: those that are kept, those of the part files, the table
  * of hyb. */
 static kq_status list_tensors(saving *z, kq_error *err)
 {
     const size_t n_layer = kq_source_config(z->o->src)->n_layer;
-    kq_status status = add_source(&z->list, z->o, z->parts, n_layer, err);
+    kq_status status = add_source(&z->list, z->o, is_in_part, z, err);
     for (size_t l = 0; l < n_layer && !status; l++) {
         for (size_t i = 0; z->parts[l] && i < kq_st_n_tensors(z->parts[l]) && !status; i++) {
             const kq_tensor *t = kq_st_tensor(z->parts[l], i);
@@ -448,12 +476,7 @@ static kq_status list_tensors(saving *z, kq_error *err)
             status = add(&z->list, e, err);
         }
     }
-    if (!status && z->o->code == KQ_HYB) {
-        entry e = make("kronq.hyb_table", KQ_T_F32, 2, (size_t[]){KQ_HYB_ENTRIES, 2});
-        e.from = FROM_TABLE;
-        status = add(&z->list, e, err);
-    }
-    return status;
+    return status ? status : add_table(&z->list, z->o->code, err);
 }
 
 /* Compute the figures of the report and write the files beside the weights, config.json last. */
@@ -494,5 +517,63 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
     kq_free(z.list.e);
     json_decref(z.bits_of);
     json_decref(z.skipped);
+    return status;
+}
+
+/* ---- the size of a checkpoint, before any work ---- */
+
+/* The linears that will be packed, by the bits that they will have. */
+typedef struct packing {
+    const kq_config *cfg;
+    double (*bits)(void *ctx, size_t layer, kq_linear_id id);
+    void *ctx;
+} packing;
+
+static bool will_be_packed(void *ctx, size_t layer, const char *name)
+{
+    const packing *p = ctx;
+    for (int id = 0; id < KQ_N_LINEAR && layer < p->cfg->n_layer; id++) {
+        char module[128];
+        kq_linear_name(module, sizeof module, layer, (kq_linear_id)id);
+        if (!strcmp(module, name))
+            return p->bits(p->ctx, layer, (kq_linear_id)id) > 0;
+    }
+    return false;
+}
+
+/* The tensors of one packed linear, as kq_part_write declares them. */
+static kq_status add_packed(entries *list, const packing *p, size_t layer, kq_linear_id id, kq_error *err)
+{
+    static const char *const suffix[] = {"trellis", "su", "sv", "scale"};
+    char module[128];
+    size_t m, n;
+    const size_t k = (size_t)p->bits(p->ctx, layer, id);
+    kq_linear_name(module, sizeof module, layer, id);
+    kq_linear_shape(p->cfg, id, &m, &n);
+    entry parts[] = {make("", KQ_T_I16, 3, (size_t[]){(m + 15) / 16, (n + 15) / 16, 16 * k}),
+                     make("", KQ_T_F16, 1, &n), make("", KQ_T_F16, 1, &m), make("", KQ_T_F32, 0, NULL)};
+    kq_status status = KQ_OK;
+    for (size_t i = 0; k && i < sizeof parts / sizeof *parts && !status; i++) {
+        snprintf(parts[i].name, sizeof parts[i].name, "%s.%s", module, suffix[i]);
+        status = add(list, parts[i], err);
+    }
+    return status;
+}
+
+kq_status kq_checkpoint_bytes(const kq_save_options *o,
+                              double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
+                              size_t *bytes, kq_error *err)
+{
+    packing p = {kq_source_config(o->src), bits, ctx};
+    entries list = {0};
+    kq_st_decl *decl = NULL;
+    kq_status status = add_source(&list, o, will_be_packed, &p, err);
+    for (size_t l = 0; l < p.cfg->n_layer && !status; l++)
+        for (int id = 0; id < KQ_N_LINEAR && !status; id++)
+            status = add_packed(&list, &p, l, (kq_linear_id)id, err);
+    if (!status && !(status = add_table(&list, o->code, err)) && !(status = declare(&list, &decl, err)))
+        status = kq_st_planned_shards(o->shard_size, decl, list.n, bytes, err);
+    kq_free(decl);
+    kq_free(list.e);
     return status;
 }

@@ -83,6 +83,32 @@ static kq_status count_shards(const char *dir, size_t limit, const kq_st_decl *d
     return KQ_OK;
 }
 
+/* The end of the shard that begins with tensor `first`, and the bytes of its tensors. */
+static size_t shard_end(size_t limit, const kq_st_decl *decl, size_t n, size_t first, size_t *bytes)
+{
+    size_t last = first, size = 0;
+    for (*bytes = 0; last < n && tensor_bytes(&decl[last], &size) && fits(*bytes, size, limit); last++)
+        *bytes += size;
+    return last;
+}
+
+kq_status kq_st_planned_shards(size_t shard_size, const kq_st_decl *decl, size_t n, size_t *bytes,
+                               kq_error *err)
+{
+    const size_t limit = shard_size ? shard_size : SIZE_MAX;
+    size_t n_shards;
+    *bytes = 0;
+    kq_status status = count_shards("model.safetensors", limit, decl, n, &n_shards, err);
+    for (size_t first = 0; first < n && !status;) {
+        size_t ignored, one = 0;
+        const size_t last = shard_end(limit, decl, n, first, &ignored);
+        status = kq_st_planned_bytes(decl + first, last - first, &one, err);
+        *bytes += one;
+        first = last;
+    }
+    return status;
+}
+
 /* The size of a file that has just been written. */
 static kq_status add_size(const char *path, size_t *bytes, kq_error *err)
 {
@@ -99,7 +125,7 @@ kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_dec
                              data_fn *data, void *ctx, size_t *file_bytes, kq_error *err)
 {
     const size_t limit = shard_size ? shard_size : SIZE_MAX;
-    size_t n_shards, bytes = 0, total = 0, first = 0, size = 0;
+    size_t n_shards, bytes = 0, total = 0, first = 0;
     *file_bytes = 0;
     kq_status status = count_shards(dir, limit, decl, n, &n_shards, err);
     if (status)
@@ -112,12 +138,10 @@ kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_dec
             snprintf(name, sizeof name, "model.safetensors");
         else
             snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", shard + 1, n_shards);
-        size_t last = first;
-        for (bytes = 0; last < n && tensor_bytes(&decl[last], &size) && fits(bytes, size, limit); last++) {
-            bytes += size;
-            if (json_object_set_new(map, decl[last].name, json_string(name)))
+        const size_t last = shard_end(limit, decl, n, first, &bytes);
+        for (size_t i = first; i < last; i++)
+            if (json_object_set_new(map, decl[i].name, json_string(name)))
                 status = kq_fail(err, KQ_E_MEMORY, "out of memory: the index");
-        }
         if (!status && !(status = kq_path_in(&path, err, dir, "%s", name))) {
             if (!(status = write_shard(path, decl, first, last, data, ctx, err)))
                 status = add_size(path, file_bytes, err);

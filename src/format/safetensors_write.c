@@ -23,19 +23,25 @@ struct kq_st_writer {
     kq_status failed; /* the first failure; finish returns it */
 };
 
+/* A writer without a file. */
+static kq_status writer_alloc(const char *path, kq_st_writer **out, kq_error *err)
+{
+    kq_st_writer *w = kq_calloc(1, sizeof *w);
+    *out = w;
+    if (w && (w->path = strdup(path)) && (w->header = json_object()) && (w->meta = json_object()))
+        return KQ_OK;
+    kq_st_writer_abort(w);
+    *out = NULL;
+    return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+}
+
 kq_status kq_st_writer_new(const char *path, kq_st_writer **out, kq_error *err)
 {
+    kq_status status = writer_alloc(path, out, err);
+    if (status || !(status = kq_out_open(path, &(*out)->out, err)))
+        return status;
+    kq_st_writer_abort(*out);
     *out = NULL;
-    kq_st_writer *w = kq_calloc(1, sizeof *w);
-    kq_status status;
-    if (!w || !(w->path = strdup(path)) || !(w->header = json_object()) || !(w->meta = json_object()))
-        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    else
-        status = kq_out_open(path, &w->out, err);
-    if (status)
-        kq_st_writer_abort(w);
-    else
-        *out = w;
     return status;
 }
 
@@ -110,22 +116,52 @@ kq_status kq_st_writer_declare(kq_st_writer *w, const char *name, kq_dtype dtype
     return KQ_OK;
 }
 
-/* Header length, header padded with spaces so that the data begins at a multiple of 8. */
-static kq_status write_header(kq_st_writer *w, kq_error *err)
+/* The header's text, the caller's (free), and its size once it is padded so that the data begins at a
+ * multiple of 8. */
+static kq_status header_text(const kq_st_writer *w, char **text, size_t *padded, kq_error *err)
 {
     json_t *root = json_object();
-    char *text = NULL;
+    *text = NULL;
     if (root && (!json_object_size(w->meta) || !json_object_set(root, "__metadata__", w->meta)) &&
         !json_object_update(root, w->header))
-        text = json_dumps(root, JSON_COMPACT);
+        *text = json_dumps(root, JSON_COMPACT);
     json_decref(root);
-    if (!text)
+    if (!*text)
         return kq_fail(err, KQ_E_MEMORY, "%s: out of memory for the header", w->path);
-    size_t size = strlen(text), padded = (size + 7) & ~(size_t)7;
+    *padded = (strlen(*text) + 7) & ~(size_t)7;
+    return KQ_OK;
+}
+
+kq_status kq_st_planned_bytes(const kq_st_decl *decl, size_t n, size_t *bytes, kq_error *err)
+{
+    kq_st_writer *w;
+    kq_status status = writer_alloc("model.safetensors", &w, err);
+    if (status)
+        return status;
+    char *text = NULL;
+    size_t header = 0;
+    status = kq_st_writer_meta(w, "format", "pt", err);
+    for (size_t i = 0; i < n && !status; i++)
+        status = kq_st_writer_declare(w, decl[i].name, decl[i].dtype, decl[i].rank, decl[i].shape, err);
+    if (!status && !(status = header_text(w, &text, &header, err)))
+        *bytes = 8 + header + w->total;
+    free(text);
+    kq_st_writer_abort(w);
+    return status;
+}
+
+/* Header length, header, spaces up to its padded size. */
+static kq_status write_header(kq_st_writer *w, kq_error *err)
+{
+    char *text;
+    size_t padded;
+    kq_status status = header_text(w, &text, &padded, err);
+    if (status)
+        return status;
+    const size_t size = strlen(text);
     uint8_t length[8];
     for (int i = 0; i < 8; i++)
         length[i] = (uint8_t)(padded >> (8 * i));
-    kq_status status;
     if (padded > 100000000)
         status = kq_fail(err, KQ_E_UNSUPPORTED,
                          "%s: a header of %zu bytes passes safetensors' limit of 100 MB (use shards)",

@@ -36,6 +36,11 @@ typedef struct kq_st_decl {
 kq_status kq_st_write_shards(const char *dir, size_t shard_size, const kq_st_decl *decl, size_t n,
                              kq_status (*data)(void *ctx, size_t i, kq_st_writer *w, kq_error *err),
                              void *ctx, size_t *file_bytes, kq_error *err);
+/* The bytes of one safetensors file with these tensors, header and padding counted, without writing it. */
+kq_status kq_st_planned_bytes(const kq_st_decl *decl, size_t n, size_t *bytes, kq_error *err);
+/* The same for all files that kq_st_write_shards would write. */
+kq_status kq_st_planned_shards(size_t shard_size, const kq_st_decl *decl, size_t n, size_t *bytes,
+                               kq_error *err);
 
 /* One safetensors file, mapped and checked against all rules of the format: the length and form of the
  * header, types, shapes, and tensors that fill the data without gaps or overlaps. KQ_E_FORMAT names the
