@@ -38,10 +38,20 @@ static int print_plan(const cli *c, const char *text)
                json_string_value(json_object_get(plan, "head")));
     printf("\n%.0f modules, %.1f M weights at %.3f bits; file about %s", real(plan, "quantized_modules"),
            real(plan, "quantized_weights") / 1e6, real(plan, "bpw"), cli_bytes(real(plan, "file_bytes"), a));
-    if (json_is_false(json_object_get(plan, "bits_settled")))
+    const char *aim = json_string_value(json_object_get(plan, "aim"));
+    if (aim && json_is_false(json_object_get(plan, "bits_settled")))
+        printf(" at the most; the bits for %s are chosen when the factors are there (--factors)", aim);
+    else if (json_is_false(json_object_get(plan, "bits_settled")))
         printf(" (which module gets how many shows when the factors are there: --factors)");
     printf(gguf ? " and its metadata\n" : " (%.3f bits per weight of the whole model)\n",
            real(plan, "bpw_file"));
+    const json_t *chosen = json_object_get(plan, "allocation");
+    if (chosen)
+        printf(
+            "embedding %.0f bits; forecast of the KL divergence %.4g nats a token (linears %.4g, embedding "
+            "and head %.4g)\n",
+            real(plan, "embed_bits"), real(chosen, "forecast_kld"), real(chosen, "forecast_loss"),
+            real(chosen, "forecast_rows"));
     printf(
         "method %s, %.0f calibration tokens; needs about %s of memory and %s of disk; %s, %s, %.0f threads\n",
         json_string_value(json_object_get(plan, "method")), real(plan, "calibration_tokens"),
@@ -64,6 +74,10 @@ static void print_figures(const cli *c, const json_t *report)
     if (json_is_number(json_object_get(report, "predicted_loss")))
         fprintf(stderr, "predicted rise of the loss: %.4f nats a token (eq. 1)\n",
                 real(report, "predicted_loss"));
+    const json_t *chosen = json_object_get(report, "allocation");
+    if (json_object_get(chosen, "forecast_kld"))
+        fprintf(stderr, "forecast of the KL divergence: %.4f nats a token; `kronq eval --kld` measures it\n",
+                real(chosen, "forecast_kld"));
     cli_print_costs(report);
 }
 
@@ -97,16 +111,36 @@ static int quantize(cli *c, bool gguf)
     return EXIT_OK;
 }
 
+/* With --size, --bpw or --kld: --bits is refused, and what is said of the embedding and the head is kept. -1:
+ * go on. */
+static int take_aim(cli *c)
+{
+    static const char *const aims[] = {"size", "bpw", "kld"};
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof aims / sizeof *aims; i++)
+        n += cli_given(c, aims[i]);
+    if (!n)
+        return -1;
+    if (n > 1 || cli_given(c, "bits")) {
+        cli_say("kronq quantize: --bits, --size, --bpw and --kld each decide the bits; give one of them");
+        return EXIT_USAGE;
+    }
+    c->q.keep_embed_bits = cli_given(c, "embed_bits");
+    c->q.keep_head_bits = cli_given(c, "head_bits");
+    return -1;
+}
+
 int cmd_quantize(int argc, char **argv)
 {
     cli c;
     int status = cli_parse(
-        &c, argc, argv, "quantize MODEL -o OUT [--bits K] [options]",
+        &c, argc, argv, "quantize MODEL -o OUT [--bits K | --size SIZE] [options]",
         "Quantize every linear layer of MODEL to K bits a weight and write the checkpoint OUT (a Hugging "
         "Face folder).\n"
         "The curvature of the loss is measured on --text, or on text that the model writes itself.\n\n"
         "  kronq quantize model.gguf -o out --bits 2\n"
-        "  kronq quantize llama/ -o out --bits 3 --text c4.txt --tokens 96k\n\n"
+        "  kronq quantize llama/ -o out --bits 3 --text c4.txt --tokens 96k\n"
+        "  kronq quantize model.gguf -o out --size 60MB\n\n"
         "With --to gguf the weights are rounded onto the block types of llama.cpp itself, as one file that "
         "it loads:\n\n"
         "  kronq quantize model.gguf --to gguf --type Q4_K_M -o small.gguf");
@@ -117,6 +151,8 @@ int cmd_quantize(int argc, char **argv)
                                  "does not belong to --to gguf (--type and --tensor-type do)")
                   : cli_only_for(&c, KQ_FOR_QUANTIZE, "belongs to --to gguf");
     if (status >= 0)
+        return status;
+    if ((status = take_aim(&c)) >= 0)
         return status;
     cli_no_effect_with_method(&c);
     if (c.dry_run)

@@ -274,6 +274,15 @@ typedef struct kq_quantize_options {
     /* where rows are no whole number of blocks: a type, "llama" for llama-quantize's choice; NULL: refuse */
     const char *fallback;
     int sweeps; /* of block descent after the first pass: 0 */
+    /* kq_quantize: one of these three instead of `bits`, which is ignored then; 0: not this one. The bits of
+     * every linear, of the embedding and of the head are chosen by a forecast of what each would lose, so
+     * that the safetensors files have at most most_bytes together, or at most most_bpw bits for a weight of
+     * the model; or so that the smallest checkpoint is made whose forecast of the KL divergence is at most
+     * most_kld nats a token. It takes a method with gradients, or factors of one. */
+    size_t most_bytes;
+    double most_bpw, most_kld;
+    /* with one of the three: embed_bits, head_bits are to be kept, not chosen */
+    bool keep_embed_bits, keep_head_bits;
 } kq_quantize_options;
 
 void kq_quantize_options_init(kq_quantize_options *opt, size_t size);

@@ -157,6 +157,9 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_car
     if (isfinite(facts->predicted_loss))
         fprintf(f, "| Predicted rise of the loss | %.4f nats a token (second order) |\n",
                 facts->predicted_loss);
+    if (real(qc, "forecast_kld") > 0)
+        fprintf(f, "| Forecast of the KL divergence | %.4f nats a token, made before rounding |\n",
+                real(qc, "forecast_kld"));
     fprintf(f, "\nMade with\n\n    %s\n\n## Quality\n\n", facts->command);
     fprintf(f,
             "%s\nNothing measured yet: `kronq eval THIS_FOLDER --ppl text.txt --card` writes its figures "

@@ -2,6 +2,7 @@
  * keeping gradients. It reads the model's configuration and no weights, so that a model can be judged before
  * it is downloaded. */
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -23,7 +24,7 @@ static size_t result_bytes(const kq_prepared *p)
         for (int id = 0; id < KQ_N_LINEAR; id++) {
             size_t m, n;
             kq_linear_shape(p->cfg, (kq_linear_id)id, &m, &n);
-            bits += p->selected[l] >> id & 1 ? p->opt->bits * (double)(m * n) + 8 * (double)(m + n) + 32
+            bits += p->selected[l] >> id & 1 ? p->opt->bits * (double)(m * n) + 16 * (double)(m + n) + 32
                                              : 16 * (double)(m * n);
         }
     return (size_t)(bits / 8);
@@ -38,6 +39,32 @@ static size_t parameters(const kq_config *cfg)
         all += cfg->n_layer * m * n;
     }
     return all;
+}
+
+/* --size and --bpw: the average bits of the selected linears for which the file comes to the asked size, with
+ * the embedding and the head at 8 bits, or at 4 where 8 leave less than 2 to the linears. The choice itself
+ * needs factors. KQ_E_ARG: not even 2 bits and 4 fit. */
+static kq_status take_aim(const kq_prepared *p, kq_quantize_options *opt, kq_error *err)
+{
+    const double asked =
+        opt->most_bytes ? (double)opt->most_bytes : opt->most_bpw * (double)parameters(p->cfg) / 8;
+    if (!(asked > 0))
+        return KQ_OK;
+    for (int rows = 8; rows >= 4; rows /= 2) {
+        opt->embed_bits = opt->keep_embed_bits ? opt->embed_bits : rows;
+        opt->head_bits = opt->keep_head_bits ? opt->head_bits : rows;
+        opt->bits = 2;
+        const double at_2 = (double)result_bytes(p);
+        opt->bits = 4;
+        const double at_4 = (double)result_bytes(p);
+        if (asked < at_2)
+            continue;
+        opt->bits = at_4 > at_2 ? fmin(4, 2 + 2 * (asked - at_2) / (at_4 - at_2)) : 2;
+        return KQ_OK;
+    }
+    opt->bits = 2;
+    return kq_fail(err, KQ_E_ARG, "%s: the smallest checkpoint of this model has about %zu bytes",
+                   opt->most_bytes ? "--size" : "--bpw", result_bytes(p));
 }
 
 static kq_status read_config(const char *model, kq_config *cfg, kq_error *err)
@@ -156,6 +183,8 @@ kq_status kq_plan_ways(const char *model, const kq_quantize_options *given, char
     status = read_config(model, &cfg, err);
     if (!status)
         status = kq_prepare_config(&cfg, &opt, &p, err);
+    if (!status)
+        status = take_aim(&p, &opt, err);
     if (!status)
         status = kq_rates_measure(&p, &rates, err);
     json_t *ways = json_array(), *o = NULL;

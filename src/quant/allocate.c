@@ -171,8 +171,8 @@ kq_status kq_allocate(kq_item *items, size_t n, size_t n_tried, double budget, k
         out->bound = bound;
     } else {
         sum_up(items, n, out);
-        status = kq_fail(err, KQ_E_ARG, "the cheapest choices need %.0f, the budget is %.0f", out->cost,
-                         budget);
+        status =
+            kq_fail(err, KQ_E_ARG, "the cheapest choices need %.0f, the budget is %.0f", out->cost, budget);
     }
     kq_free(steps);
     kq_free(best);

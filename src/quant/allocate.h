@@ -22,8 +22,8 @@ typedef struct kq_item {
 } kq_item;
 
 typedef struct kq_allocation {
-    double cost; /* the sum, at most the budget */
-    double loss; /* the sum */
+    double cost;  /* the sum, at most the budget */
+    double loss;  /* the sum */
     double bound; /* no assignment within the budget has a lower sum than this */
 } kq_allocation;
 

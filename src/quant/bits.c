@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "quant/aim.h"
 #include "settings/settings.h"
 #include "source/regex.h"
 #include "sweep/seal.h"
@@ -20,7 +21,7 @@ static bool is_whole(double bits)
 
 static bool is_mixed(const kq_quantize_options *opt)
 {
-    return !is_whole(opt->bits) || opt->n_module_bits;
+    return !is_whole(opt->bits) || opt->n_module_bits || kq_aim_given(opt);
 }
 
 /* Of a linear in bits, forecasts and everything else that has one entry a linear. */
@@ -31,7 +32,8 @@ static size_t linear_index(size_t layer, int id)
 
 kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err)
 {
-    return kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, opt, err);
+    const kq_status status = kq_aim_check(opt, err);
+    return status ? status : kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, opt, err);
 }
 
 /* One "REGEX=BITS", for the selected modules that no earlier rule matched. */
@@ -69,13 +71,14 @@ static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
 
 kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
 {
+    const bool aim = kq_aim_given(p->opt);
     *b = (kq_bits){.p = p,
                    .round = {.sigma_reg = p->opt->sigma_reg,
                              .seed = p->opt->common.seed,
                              .threads = p->threads,
                              .shrink = p->opt->shrink},
-                   .settled = true,
-                   .shared = !is_whole(p->opt->bits)};
+                   .settled = !aim,
+                   .shared = aim || !is_whole(p->opt->bits)};
     kq_status status = kq_channel_scales_parse(p->opt->channel_scales, &b->round.channel_scales, err);
     if (status)
         return status;
@@ -96,7 +99,7 @@ kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
         total += weights;
         least += weights * (b->k[i] ? b->k[i] : KQ_BITS_MIN);
     }
-    if (b->shared && least > p->opt->bits * total) /* refuse it before hours of work, not after */
+    if (b->shared && !aim && least > p->opt->bits * total) /* refuse it before hours of work, not after */
         return kq_fail(err, KQ_E_ARG, "--bits %g: with --module-bits the average is at least %.4g",
                        p->opt->bits, least / total);
     return KQ_OK;
@@ -114,6 +117,13 @@ kq_status kq_bits_check_method(const kq_bits *b, kq_error *err)
     if (b->settled || kq_method_needs_gradients(b->p->factor.method))
         return KQ_OK;
     const char *file = b->p->opt->factors;
+    char aim[64];
+    if (kq_aim_given(b->p->opt))
+        return kq_fail(err, KQ_E_ARG,
+                       "%s%sthe method %s predicts no loss by which the bits for %s could be chosen; take "
+                       "factors of flipflop or another method with gradients, or --bits",
+                       file ? file : "", file ? ": " : "", kq_method_name(b->p->factor.method),
+                       kq_aim_text(b->p->opt, aim));
     return kq_fail(err, KQ_E_ARG,
                    "--bits %g: %s%sthe method %s predicts no loss by which bits could be shared out; take "
                    "factors of flipflop or "
@@ -127,7 +137,7 @@ double kq_bits_of(void *ctx, size_t layer, kq_linear_id id)
     if (!(b->p->selected[layer] >> id & 1))
         return 0;
     const int k = b->k[linear_index(layer, id)];
-    return k ? k : b->p->opt->bits;
+    return k ? k : kq_aim_given(b->p->opt) ? KQ_BITS_MAX : b->p->opt->bits;
 }
 
 double kq_bits_forecast(const kq_bits *b, size_t layer, kq_linear_id id)
@@ -142,7 +152,8 @@ bool kq_bits_settings(const kq_quantize_options *opt, json_t *settings)
 {
     if (!is_mixed(opt))
         return true;
-    bool ok = !json_object_set_new(settings, "bits_asked", kq_bits_number(opt->bits));
+    bool ok = kq_aim_given(opt) ? kq_aim_settings(opt, settings)
+                                : !json_object_set_new(settings, "bits_asked", kq_bits_number(opt->bits));
     json_t *rules = json_array();
     for (size_t i = 0; i < opt->n_module_bits; i++)
         ok = !json_array_append_new(rules, json_string(opt->module_bits[i])) && ok;
@@ -156,10 +167,23 @@ json_t *kq_quantize_settings(const kq_quantize_options *opt)
 {
     json_t *o = json_pack("{s:o}", "bits", kq_bits_number(opt->bits));
     if (o && kq_settings_write(KQ_QUANTIZE_OPTIONS, opt, KQ_IN_CHECKPOINT, NULL, o) &&
-        kq_bits_settings(opt, o))
+        kq_bits_settings(opt, o)) {
+        kq_bits_forget_chosen(opt, o);
         return o;
+    }
     json_decref(o);
     return NULL;
+}
+
+void kq_bits_forget_chosen(const kq_quantize_options *opt, json_t *settings)
+{
+    if (!kq_aim_given(opt))
+        return;
+    json_object_del(settings, "bits");
+    if (!opt->keep_embed_bits)
+        json_object_del(settings, "embed_bits");
+    if (!opt->keep_head_bits)
+        json_object_del(settings, "head_bits");
 }
 
 json_t *kq_bits_number(double bits)
@@ -169,8 +193,12 @@ json_t *kq_bits_number(double bits)
 
 const char *kq_bits_text(const kq_quantize_options *opt, char buf[64])
 {
-    snprintf(buf, 64, "%g bits%s%s", opt->bits, is_whole(opt->bits) ? "" : " on average",
-             opt->n_module_bits ? ", some by --module-bits" : "");
+    char aim[64];
+    if (kq_aim_given(opt))
+        snprintf(buf, 64, "%s", kq_aim_text(opt, aim));
+    else
+        snprintf(buf, 64, "%g bits%s%s", opt->bits, is_whole(opt->bits) ? "" : " on average",
+                 opt->n_module_bits ? ", some by --module-bits" : "");
     return buf;
 }
 
@@ -286,10 +314,10 @@ static void fill_items(const kq_bits *b, kq_item *items)
         *s = (kq_item){.n = 0};
         for (int k = KQ_BITS_MIN; k <= KQ_BITS_MAX; k++)
             if (!b->k[i] || b->k[i] == k)
-                s->choice[s->n++] = (kq_choice){
-                    .bits = k,
-                    .cost = (double)t.rows * (double)t.cols * k,
-                    .loss = kq_forecast_loss(&b->forecast[i], b->error[k - KQ_BITS_MIN])};
+                s->choice[s->n++] =
+                    (kq_choice){.bits = k,
+                                .cost = (double)t.rows * (double)t.cols * k,
+                                .loss = kq_forecast_loss(&b->forecast[i], b->error[k - KQ_BITS_MIN])};
     }
 }
 
@@ -308,8 +336,8 @@ static kq_status allocate(kq_bits *b, kq_error *err)
     for (size_t i = 0; kq_selected_next(b->p, &i, &t); i++)
         total += (double)t.rows * (double)t.cols;
     /* 2.3 * 10 is less than 23 */
-    status = kq_allocate(items, b->p->n_selected, 0, b->p->opt->bits * total * (1 + 1e-12), &b->allocation,
-                         err);
+    status =
+        kq_allocate(items, b->p->n_selected, 0, b->p->opt->bits * total * (1 + 1e-12), &b->allocation, err);
     b->average = b->allocation.cost / total;
     for (size_t i = 0; kq_selected_next(b->p, &i, &t) && !status; i++) {
         b->k[i] = (uint8_t)items[n].choice[items[n].chosen].bits;
@@ -340,6 +368,6 @@ kq_status kq_bits_share(kq_output *o, kq_error *err)
     if (!status)
         status = kq_work_stage(o->work, &forecasting, err);
     if (!status && !(status = code_errors(b, err)))
-        status = allocate(b, err);
+        status = kq_aim_given(&o->opt) ? kq_aim_choose(o, err) : allocate(b, err);
     return status;
 }

@@ -9,7 +9,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "quant/bits.h"
+#include "quant/aim.h"
 #include "settings/settings.h"
 
 char *kq_checkpoint_settings(kq_output *o)
@@ -18,8 +18,25 @@ char *kq_checkpoint_settings(kq_output *o)
     json_object_set_new(o->settings, "shrink", json_real(o->opt.shrink));
     json_object_set_new(o->settings, "channel_scales", json_string(o->opt.channel_scales));
     kq_bits_settings(&o->opt, o->settings);
+    if (kq_aim_given(&o->opt))
+        json_object_set_new(o->settings, "forecast_kld",
+                            json_real(o->bits->expected.linears_loss + o->bits->expected.rows_loss));
     json_object_set_new(o->settings, "seed", json_integer((json_int_t)o->opt.common.seed));
     return json_dumps(o->settings, JSON_COMPACT);
+}
+
+/* Did an aim choose this option's value? Then the command has the aim instead. */
+static bool was_chosen(const kq_quantize_options *o, const char *name)
+{
+    return kq_aim_given(o) && ((!strcmp(name, "embed_bits") && !o->keep_embed_bits) ||
+                               (!strcmp(name, "head_bits") && !o->keep_head_bits));
+}
+
+/* Is it in the command although it has its default, because an aim would choose it otherwise? */
+static bool is_kept(const kq_quantize_options *o, const char *name)
+{
+    return kq_aim_given(o) && ((!strcmp(name, "embed_bits") && o->keep_embed_bits) ||
+                               (!strcmp(name, "head_bits") && o->keep_head_bits));
 }
 
 /* The options with one of `marks` that are not at their defaults, but for those that
@@ -30,8 +47,8 @@ static void add_options(FILE *f, const kq_quantize_options *o, unsigned marks)
     const kq_setting *s = kq_settings(&n);
     for (size_t i = 0; i < n; i++)
         if ((s[i].marks & marks) && (s[i].takers & KQ_FOR_QUANTIZE) && !(s[i].marks & KQ_WRITTEN_APART) &&
-            strcmp(s[i].name, "seq_len") && strcmp(s[i].name, "seed") &&
-            !kq_setting_is_default(KQ_QUANTIZE_OPTIONS, o, &s[i]))
+            strcmp(s[i].name, "seq_len") && strcmp(s[i].name, "seed") && !was_chosen(o, s[i].name) &&
+            (is_kept(o, s[i].name) || !kq_setting_is_default(KQ_QUANTIZE_OPTIONS, o, &s[i])))
             kq_setting_print(KQ_QUANTIZE_OPTIONS, o, &s[i], f);
 }
 
@@ -45,7 +62,15 @@ char *kq_checkpoint_command(const kq_output *output)
     FILE *f = open_memstream(&text, &size);
     if (!f)
         return NULL;
-    fprintf(f, "kronq quantize %s -o OUT --bits %g", kq_path_name(output->work->model), o->bits);
+    fprintf(f, "kronq quantize %s -o OUT", kq_path_name(output->work->model));
+    if (o->most_bytes)
+        fprintf(f, " --size %zu", o->most_bytes);
+    else if (o->most_bpw > 0)
+        fprintf(f, " --bpw %g", o->most_bpw);
+    else if (o->most_kld > 0)
+        fprintf(f, " --kld %g", o->most_kld);
+    else
+        fprintf(f, " --bits %g", o->bits);
     for (size_t i = 0; i < o->n_module_bits; i++)
         fprintf(f, " --module-bits '%s'", o->module_bits[i]);
     if (o->factors)
@@ -77,17 +102,25 @@ static bool same_number(const json_t *a, const json_t *b)
 static json_t *expected_config(const kq_output *output, const json_t *qc)
 {
     const kq_quantize_options *o = &output->opt;
+    static const char *const aims[] = {"size_asked", "bpw_asked", "kld_asked"};
     json_t *expected = json_object();
-    bool ok = kq_settings_write(KQ_QUANTIZE_OPTIONS, o, KQ_IN_CHECKPOINT, NULL, expected);
+    bool ok = true;
+    for (size_t i = 0; i < sizeof aims / sizeof *aims; i++) /* the first to be compared */
+        if (json_object_get(qc, aims[i]))
+            ok = !json_object_set_new(expected, aims[i], json_null()) && ok;
+    ok = ok && kq_settings_write(KQ_QUANTIZE_OPTIONS, o, KQ_IN_CHECKPOINT, NULL, expected);
     json_object_del(expected, "only"); /* what it picks is counted */
     if (output->p.cfg->tie_embeddings)
         json_object_del(expected, "head_bits");
     ok = !json_object_update_missing(expected, output->settings) && ok;
     ok = kq_bits_settings(o, expected) && ok;
     json_object_del(expected, "bits_asked"); /* "bits" tells it where all modules have the same */
-    ok = !json_object_set_new(expected, json_object_get(qc, "bits_asked") ? "bits_asked" : "bits",
-                              kq_bits_number(o->bits)) &&
-         ok;
+    if (kq_aim_given(o))
+        kq_bits_forget_chosen(o, expected);
+    else
+        ok = !json_object_set_new(expected, json_object_get(qc, "bits_asked") ? "bits_asked" : "bits",
+                                  kq_bits_number(o->bits)) &&
+             ok;
     if (json_object_get(qc, "module_bits_rules") && !json_object_get(expected, "module_bits_rules"))
         ok = !json_object_set_new(expected, "module_bits_rules", json_null()) && ok;
     if (ok)

@@ -16,9 +16,10 @@
 #include "factors/part.h"
 #include "prepare/check.h"
 #include "prepare/plan.h"
-#include "quant/bits.h"
+#include "quant/aim.h"
 #include "quant/checkpoint_settings.h"
 #include "quant/rounding.h"
+#include "quant/rows_choices.h"
 #include "sweep/seal.h"
 
 typedef struct quantizer {
@@ -85,6 +86,8 @@ static kq_status prepare(kq_output *o, kq_error *err)
     quantizer *q = o->ctx;
     kq_status status = kq_code_parse(o->opt.code, &q->code, err);
     if (status || (status = kq_bits_open(&o->p, &q->bits, err)))
+        return status;
+    if (kq_aim_given(&o->opt) && ((status = kq_aim_check_reach(o, err)) || (status = kq_rows_check(o, err))))
         return status;
     if (!o->opt.factors)
         return kq_bits_check_method(&q->bits, err);
@@ -295,7 +298,11 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
                             (json_int_t)s->file_bytes, "quantized_modules", (json_int_t)s->n_quantized,
                             "quantized_weights", (json_int_t)s->n_weights_quantized, "predicted_loss",
                             kq_json_number(q->sums.predicted_loss), "relative_mse", q->sums.relative_mse);
-    if (q->bits.forecast) {
+    if (kq_aim_given(&o->opt)) {
+        json_t *allocation = kq_aim_report(o);
+        json_object_set_new(allocation, "seconds", json_real(q->share_s));
+        json_object_set_new(own, "allocation", allocation);
+    } else if (q->bits.forecast) {
         const kq_allocation *a = &q->bits.allocation;
         const double T = (double)w->seq_len;
         json_object_set_new(own, "allocation",
@@ -324,12 +331,26 @@ static json_t *plan(const kq_work *w)
     const kq_output *o = w->outputs;
     kq_save_report save;
     plan_checkpoint(o, &save);
-    return json_pack("{s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I}", "bits",
-                     kq_bits_number(o->bits->settled ? save.bits : o->opt.bits), "bits_settled",
-                     o->bits->settled, "code", o->opt.code, "method", kq_work_method(w), "quantized_modules",
-                     (json_int_t)save.n_quantized, "quantized_weights", (json_int_t)save.n_weights_quantized,
-                     "bpw", save.bpw_linear, "bpw_file", save.bpw_file, "file_bytes",
-                     (json_int_t)save.file_bytes, "parameters", (json_int_t)save.n_parameters);
+    const bool aim = kq_aim_given(&o->opt), settled = o->bits->settled;
+    json_t *plan =
+        json_pack("{s:o, s:b, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I}", "bits",
+                  kq_bits_number(settled || aim ? save.bits : o->opt.bits), "bits_settled", settled, "code",
+                  o->opt.code, "method", kq_work_method(w), "quantized_modules", (json_int_t)save.n_quantized,
+                  "quantized_weights", (json_int_t)save.n_weights_quantized, "bpw", save.bpw_linear,
+                  "bpw_file", save.bpw_file, "file_bytes", (json_int_t)save.file_bytes, "parameters",
+                  (json_int_t)save.n_parameters);
+    if (!plan || !aim)
+        return plan;
+    json_object_set_new(plan, "aim", json_string(kq_aim_text(&o->opt, (char[64]){0})));
+    if (!settled)
+        return plan;
+    json_object_set_new(plan, "file_bytes", json_integer((json_int_t)o->bits->expected.bytes));
+    json_object_set_new(plan, "bpw_file", json_real(o->bits->expected.bpw_file));
+    json_object_set_new(plan, "embed_bits", json_integer(o->opt.embed_bits));
+    if (!o->p.cfg->tie_embeddings)
+        json_object_set_new(plan, "head_bits", json_integer(o->opt.head_bits));
+    json_object_set_new(plan, "allocation", kq_aim_report(o));
+    return plan;
 }
 
 /* How a side of a linear is rotated: "padded" when it is no multiple of a tile. */

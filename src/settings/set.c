@@ -25,6 +25,31 @@ static bool parse_whole(const char *text, uint64_t most, uint64_t *out)
     return true;
 }
 
+/* Read a number of bytes: 700M and 700MiB are 700 times 2^20, 700MB is 700 times 10^6, and 1.5G is 1.5 times
+ * 2^30. */
+static bool parse_bytes(const char *text, uint64_t most, uint64_t *out)
+{
+    static const char letters[] = "kMG";
+    char *end;
+    if (*text < '0' || *text > '9' || parse_whole(text, most, out))
+        return *text >= '0' && *text <= '9';
+    errno = 0;
+    double v = strtod(text, &end);
+    const char *letter = *end == 'K' ? letters : *end ? strchr(letters, *end) : NULL;
+    if (errno || !letter || strspn(text, ".0123456789") != (size_t)(end - text))
+        return false;
+    end++;
+    const double step = !strcmp(end, "B") ? 1000 : 1024;
+    if (*end && strcmp(end, "B") && strcmp(end, "iB"))
+        return false;
+    for (const char *at = letters; at <= letter; at++)
+        v *= step;
+    if (!(v <= (double)most))
+        return false;
+    *out = (uint64_t)v;
+    return true;
+}
+
 static bool parse_real(const char *text, double *out)
 {
     char *end;
@@ -43,7 +68,7 @@ static const char *type_text(const kq_setting *s)
     switch (s->type) {
     case KQ_SETTING_INT: return "a whole number is expected";
     case KQ_SETTING_COUNT: return "a whole number is expected (k, M, G may follow)";
-    case KQ_SETTING_BYTES: return "a size in bytes is expected (k, M, G may follow)";
+    case KQ_SETTING_BYTES: return "a size in bytes is expected (k, M, G may follow; MB is 10^6 bytes)";
     case KQ_SETTING_SEED: return "a whole number below 2^63 is expected";
     case KQ_SETTING_REAL: return "a number of at least 0 is expected";
     default: return "yes or no";
@@ -59,7 +84,7 @@ static bool parse_number(const kq_setting *s, const char *text, double *real, ui
                                     [KQ_SETTING_SEED] = INT64_MAX};
     if (s->type == KQ_SETTING_REAL)
         return parse_real(text, real);
-    if (!parse_whole(text, most[s->type], whole))
+    if (!(s->type == KQ_SETTING_BYTES ? parse_bytes : parse_whole)(text, most[s->type], whole))
         return false;
     *real = (double)*whole;
     return true;

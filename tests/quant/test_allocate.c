@@ -153,8 +153,8 @@ static void hull_points(void **state)
             check_ok(share_out(s, N, spent / total, &a, &got));
             const double best = brute(s, spent / total);
             if (!(fabs(got - spent / total) < 1e-9) || !(a.loss <= best * (1 + 1e-9)))
-                fail_msg("draw %d, %g bits: average %g, loss %g, the best is %g", draws, spent / total,
-                         got, a.loss, best);
+                fail_msg("draw %d, %g bits: average %g, loss %g, the best is %g", draws, spent / total, got,
+                         a.loss, best);
         }
     }
 }
@@ -260,8 +260,7 @@ static void refused(void **state)
     check_ok(share_out(s, 2, 3.0, &a, &got));
     assert_true(s[0].bits == 4 && s[1].bits == 2 && a.loss == 4);
     s[1].loss[1] = NAN;
-    check_fails(share_out(s, 2, 3.0, &a, &got), KQ_E_NUMERIC,
-                "item 1: the forecast of its loss at 3 bits");
+    check_fails(share_out(s, 2, 3.0, &a, &got), KQ_E_NUMERIC, "item 1: the forecast of its loss at 3 bits");
     /* nothing to save in the first: its bits stay unspent */
     share dead[2] = {{.weights = 10}, {.weights = 10, .loss = {3, 2, 1}}};
     check_ok(share_out(dead, 2, 4, &a, &got));
@@ -271,7 +270,7 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(against_all_assignments),
-                                       cmocka_unit_test(hull_points),
-                                       cmocka_unit_test(items_of_any_cost), cmocka_unit_test(refused)};
+                                       cmocka_unit_test(hull_points), cmocka_unit_test(items_of_any_cost),
+                                       cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

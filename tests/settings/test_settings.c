@@ -131,6 +131,17 @@ static void texts_become_members(void **state)
     assert_false(o.calibration.reading.spell_special);
     check_ok(set(&o, "exact", NULL));
     assert_true(o.calibration.exact);
+    static const struct {
+        const char *text;
+        size_t bytes;
+    } sizes[] = {{"45000000", 45000000}, {"45M", 45 << 20},     {"45MiB", 45 << 20}, {"45MB", 45000000},
+                 {"1.5G", 3UL << 29},    {"1.5GB", 1500000000}, {"2kB", 2000},       {"2KiB", 2048},
+                 {"0.5M", 1 << 19},      {"7k", 7 << 10}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        check_ok(set(&o, "size", sizes[i].text));
+        if (o.most_bytes != sizes[i].bytes)
+            fail_msg("%s: %zu bytes, expected %zu", sizes[i].text, o.most_bytes, sizes[i].bytes);
+    }
     check_ok(set(&o, "seed", "9223372036854775807"));
     assert_true(o.common.seed == INT64_MAX);
     check_ok(set(&o, "code", "1mad"));
@@ -165,6 +176,13 @@ static void nonsense_is_refused(void **state)
         {"code", "", "--code '': it may not be empty"},
         {"seed", "9223372036854775808", "a whole number below 2^63"},
         {"memory", "lots", "--memory lots: a size in bytes"},
+        {"size", "45Mb", "--size 45Mb: a size in bytes"},
+        {"size", "1.5", "a size in bytes"},
+        {"size", "1.5.5M", "a size in bytes"},
+        {"size", "-1M", "a size in bytes"},
+        {"size", "1e3M", "a size in bytes"},
+        {"size", "99999999999999G", "a size in bytes"},
+        {"bpw", "0", "--bpw 0: more than 0"},
         {"memory", "0", "--memory 0: at least 1048576"},
         {"text", "a", "--text: is a list"},
         {"limit", "3", "--limit: is no setting of these options"},

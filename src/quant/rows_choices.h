@@ -1,0 +1,25 @@
+/* What the embedding and an untied head may become where an allocation chooses their bits: for each choice
+ * its bits, its bytes in the file, and what it is expected to lose (kq_choice). Whoever adds a way to store
+ * them adds a choice here. */
+#ifndef KQ_QUANT_ROWS_CHOICES_H
+#define KQ_QUANT_ROWS_CHOICES_H
+
+#include "quant/allocate.h"
+#include "quant/work.h"
+
+enum { KQ_ROWS_EMBED = 0, KQ_ROWS_HEAD = 1, KQ_N_ROWS = 2 };
+
+/* The choices without their losses, which are 0. *n is 1 where the head is tied to the embedding, else 2.
+ * Bits that the options keep (keep_embed_bits, keep_head_bits) are the only choice. */
+kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n, kq_error *err);
+
+/* Fill in the losses: the KL divergence, in nats a token, of the model with nothing but these rows rounded,
+ * as measured on about 2048 tokens of the calibration's text. With a factor file the text is --text, or else
+ * text that the model writes itself. The figures stay in the work folder for --resume, unless the work is
+ * only planned. */
+kq_status kq_rows_measure(kq_output *o, kq_item *rows, size_t n, kq_error *err);
+
+/* Before any work: does opt.memory allow the measurement? KQ_E_MEMORY, KQ_E_ARG. */
+kq_status kq_rows_check(const kq_output *o, kq_error *err);
+
+#endif
