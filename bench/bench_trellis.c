@@ -6,7 +6,7 @@
  * of the runs), us a weight, and ns a step beside the least time that the processor's vector ports allow.
  *
  * That bound is computed as follows. A processor with AVX-512 has two 512-bit vector ports, of which only one
- * does vpminuw and vpmulhrsw. hyb takes 13 operations for 128 states (6.5 cycles); 1mad and 3inst take 4
+ * does vpminuw and vpmulhrsw. hyb takes 13 operations for 128 states (6.5 cycles); the other codes take 4
  * operations for 32 states (2 cycles). With AVX2 there are three ports, two of which do these instructions:
  * 13/3 cycles for 64 states, and 4/3 cycles for 16. The clock is measured with a chain of additions that
  * depend on each other. */

@@ -7,21 +7,23 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-/* Half the length of the first pass, in bits. For hyb it is at most 256, which at 2 bits is half the
- * sequence. For the other codes it is half the sequence, which is QTIP's pass over the whole rotated
- * sequence.
+/* Half the length of the first pass: 256 bits for hyb, which at 2 bits is half the sequence, and 64 steps for
+ * the other codes. A shorter first pass makes the squared error larger, by (against a pass over the whole
+ * sequence)
  *
- * A shorter first pass makes the squared error larger. By how much, against a pass over the whole sequence,
- * was measured on 600 (hyb) and 200 (1mad) Gaussian tiles:
+ *   hyb, half the length    96     128    160    192    224 bits      (600 Gaussian tiles)
+ *     2 bits                0.62   0.39   0.22   0.10   0.04 %
+ *     3 bits                0.62   0.39   0.25   0.16   0.13 %
+ *     4 bits                0.35   0.28   0.17   0.11   0.07 %
+ *   mul1, half the length   32     48     64     80     96 steps      (1000 Gaussian tiles)
+ *     2 bits                1.13   0.75   0.50   0.40   0.24 %
+ *     3 bits                0.86   0.53   0.37   0.26   0.14 %
+ *     4 bits                0.70   0.45   0.34   0.23   0.11 %
  *
- *   half the length   96     128    160    192    224 bits
- *   hyb, 2 bits       0.62   0.39   0.22   0.10   0.04 %
- *   hyb, 3 bits       0.62   0.39   0.25   0.16   0.13 %
- *   hyb, 4 bits       0.35   0.28   0.17   0.11   0.07 %
- *   1mad, 2 bits      1.03   0.61   0.31   0.32   0.07 %
- *   1mad, 3 bits      1.32   0.96   0.72   0.58   0.43 %
- *   1mad, 4 bits      1.68   1.36   (not measured further) */
-enum { HALF_WINDOW_BITS = 256 };
+ * mul1's seam lies where kq_seam_of puts it. At step 0 the same passes cost 1.80, 1.12, 0.73, 0.39, 0.23 % at
+ * 2 bits, and 1.26, 0.79, 0.49, 0.29, 0.13 % at 4 bits, against a pass over the whole sequence with the seam
+ * at step 0, whose error is 0.07 to 0.16 % larger. */
+enum { HALF_WINDOW_BITS = 256, HALF_WINDOW_STEPS = 64 };
 
 const kq_viterbi *kq_viterbi_for(kq_isa isa)
 {
@@ -35,9 +37,10 @@ const kq_viterbi *kq_viterbi_for(kq_isa isa)
     return NULL;
 }
 
-/* The units U, S and W of internal.h. A cost is at most U (W + c_max)^2 + 32, which must leave room for
- * KQ_VITERBI_CAP below 2^16; A must fit in 16 bits: W U 65536 / S < 2^15. The more bits, the smaller the
- * errors and the finer the unit must be, the earlier targets are cut off. */
+/* The units U, S and W of internal.h. A and C of a code of one value a step must fit in 16 bits: W S < 2^15.
+ * A cost of hyb is at most U (W + c_max)^2 + 32, which must leave room for KQ_VITERBI_CAP below 2^16; its A
+ * must fit in 16 bits: W U 65536 / S < 2^15. The more bits, the smaller the errors and the finer the unit
+ * must be, the earlier targets are cut off. */
 static kq_status choose_units(kq_trellis *t, kq_error *err)
 {
     /* W by bits a weight, in standard deviations of the targets */
@@ -59,17 +62,23 @@ static kq_status choose_units(kq_trellis *t, kq_error *err)
     if (!(t->rms > 1e-3 && largest < 1e3))
         return kq_fail(err, KQ_E_ARG, "the hyb table has rms %g and largest value %g, want about 1", t->rms,
                        largest);
-    t->S = floor(32767 / largest);
     t->W = reach[t->k] * 0.9 * t->rms;
+    if (t->V == 1) {
+        t->S = 32767 / fmax(t->W, largest);
+        t->U = t->S * t->S / 32768;
+        return KQ_OK;
+    }
+    t->S = floor(32767 / largest);
     t->U = (65535 - KQ_VITERBI_CAP - 32) / ((t->W + longest) * (t->W + longest));
     t->W = fmin(t->W, 32767 * t->S / (65536 * t->U));
     return KQ_OK;
 }
 
-static void set_entry(const kq_trellis *t, const float *v, int16_t *e)
+/* hyb's n, C0 and C1. */
+static void set_entry(const kq_trellis *t, const float v[2], int16_t *e)
 {
     double len = 0;
-    for (int i = 0; i < t->V; i++) {
+    for (int i = 0; i < 2; i++) {
         len += (double)v[i] * v[i];
         e[1 + i] = (int16_t)lrint(v[i] * t->S);
     }
@@ -88,10 +97,10 @@ static kq_status make_values(kq_trellis *t, const float (*table)[2], kq_error *e
     return choose_units(t, err);
 }
 
-/* t->entry: n and C of each entry of hyb's table, or of each state of the other codes. */
+/* t->entry: n and C of each entry of hyb's table, or C of each state of the other codes. */
 static kq_status make_entries(kq_trellis *t, const float (*table)[2], kq_error *err)
 {
-    const size_t count = t->code == KQ_HYB ? 4 * KQ_HYB_ENTRIES : 2 * 65536;
+    const size_t count = t->code == KQ_HYB ? 4 * KQ_HYB_ENTRIES : 65536;
     kq_status st = kq_alloc_for((void **)&t->entry, count, sizeof *t->entry, "a trellis code", err);
     if (st != KQ_OK)
         return st;
@@ -101,7 +110,7 @@ static kq_status make_entries(kq_trellis *t, const float (*table)[2], kq_error *
             set_entry(t, table[i], t->entry + 4 * i);
     else
         for (size_t s = 0; s < 65536; s++)
-            set_entry(t, t->value + s, t->entry + 2 * s);
+            t->entry[s] = (int16_t)lrint(t->value[s] * t->S);
     return KQ_OK;
 }
 
@@ -109,8 +118,8 @@ static kq_status make_entries(kq_trellis *t, const float (*table)[2], kq_error *
  * reads them. */
 static kq_status make_trace(kq_trellis *t, kq_error *err)
 {
-    const size_t V = (size_t)t->V, J = (size_t)1 << t->R, G = 65536 / J;
-    kq_status st = kq_alloc_for((void **)&t->trace, 65536 * (V + 1), sizeof *t->trace, "a trellis code", err);
+    const size_t P = (size_t)t->planes, J = (size_t)1 << t->R, G = 65536 / J;
+    kq_status st = kq_alloc_for((void **)&t->trace, 65536 * P, sizeof *t->trace, "a trellis code", err);
     if (st != KQ_OK)
         return st;
     for (size_t g = 0; g < G; g++)
@@ -118,8 +127,8 @@ static kq_status make_trace(kq_trellis *t, kq_error *err)
             int16_t tmp[3];
             int flip;
             const int16_t *e = kq_state_entry(t, (uint32_t)(j * G + g), &flip, tmp);
-            for (size_t i = 0; i <= V; i++)
-                t->trace[(g * (V + 1) + i) * J + j] = e[i];
+            for (size_t i = 0; i < P; i++)
+                t->trace[(g * P + i) * J + j] = e[i];
         }
     return KQ_OK;
 }
@@ -157,7 +166,8 @@ kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2
     t->V = kq_code_V(code);
     t->R = k * t->V;
     t->n_steps = KQ_TILE_SIZE / t->V;
-    t->half_window = t->V == 2 ? HALF_WINDOW_BITS / t->R : t->n_steps / 2;
+    t->planes = t->V == 1 ? 1 : 3;
+    t->half_window = t->V == 2 ? HALF_WINDOW_BITS / t->R : HALF_WINDOW_STEPS;
     kq_status st;
     if ((st = make_values(t, table, err)) != KQ_OK || (st = make_entries(t, table, err)) != KQ_OK ||
         (st = make_trace(t, err)) != KQ_OK || (st = make_lanes(t, err)) != KQ_OK) {
@@ -200,10 +210,35 @@ double kq_trellis_rms(const kq_trellis *t)
     return t->rms;
 }
 
+/* The weights on either side of the seam that its choice looks at. Between 1 and 12 the result is the same.
+ */
+enum { SEAM_REACH = 4 };
+
+int kq_seam_of(const kq_trellis *t, const kq_step *steps)
+{
+    const int n = t->n_steps;
+    int64_t sum = 0, most = -1;
+    int at = 0;
+    if (t->V == 2)
+        return 0;
+    for (int i = -SEAM_REACH; i < SEAM_REACH; i++)
+        sum += steps[(i + n) % n].a[0] * steps[(i + n) % n].a[0];
+    for (int i = 0; i < n; i++) {
+        if (sum > most) {
+            most = sum;
+            at = i;
+        }
+        const int64_t leaves = steps[(i + n - SEAM_REACH) % n].a[0],
+                      enters = steps[(i + SEAM_REACH) % n].a[0];
+        sum += enters * enters - leaves * leaves;
+    }
+    return at;
+}
+
 /* Targets of one tile as the integers of a step. */
 static void quantize_steps(const kq_trellis *t, const float *w, kq_step *steps)
 {
-    const double scale = t->U * 65536 / t->S;
+    const double scale = t->V == 1 ? t->S : t->U * 65536 / t->S;
     for (int i = 0; i < t->n_steps; i++) {
         double x[2] = {0, 0}, len = 0;
         for (int v = 0; v < t->V; v++) {
@@ -214,7 +249,7 @@ static void quantize_steps(const kq_trellis *t, const float *w, kq_step *steps)
         double shrink = len > t->W * t->W ? t->W / sqrt(len) : 1;
         steps[i].a[0] = (int16_t)lrint(x[0] * shrink * scale);
         steps[i].a[1] = (int16_t)lrint(x[1] * shrink * scale);
-        steps[i].base = (uint16_t)(lrint(t->U * len * shrink * shrink) + 8);
+        steps[i].base = t->V == 1 ? 0 : (uint16_t)(lrint(t->U * len * shrink * shrink) + 8);
     }
 }
 
@@ -271,7 +306,8 @@ void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, 
     const kq_walk_problem problem = {.L = KQ_TRELLIS_L,
                                      .R = t->R,
                                      .n_steps = t->n_steps,
-                                     .cap = KQ_VITERBI_CAP,
+                                     .cap = t->V == 1 ? KQ_VITERBI_CAP_1 : KQ_VITERBI_CAP,
+                                     .before = t->V == 1,
                                      .cost = step_cost,
                                      .ctx = ctx};
     *ctx = t;
@@ -283,7 +319,7 @@ void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, 
         if (vit)
             vit->search(t, steps, (int)n, states, rest);
         else
-            kq_viterbi_ref(&problem, t->half_window, states, rest);
+            kq_viterbi_ref(&problem, kq_seam_of(t, steps), t->half_window, states, rest);
         for (size_t b = 0; b < n; b++)
             pack(t, states + b * n_steps, packed + (i + b) * n_words);
         if (decoded)

@@ -39,8 +39,8 @@ const float *kq_trellis_values(const kq_trellis *t); /* [65536, V]: what each st
 double kq_trellis_rms(const kq_trellis *t);
 
 /* Round tiles [n_tiles, 256] f32, already divided by the scale, to the nearest walks: packed [n_tiles, 16 k]
- * words, decoded [n_tiles, 256] (may be NULL). A walk is tail-biting: a pass over the sequence rotated by
- * half fixes the overlap, a second pass is constrained to it (eq. 73). Costs are integers and ties go to the
+ * words, decoded [n_tiles, 256] (may be NULL). A walk is tail-biting: a pass over the steps around the
+ * seam fixes the overlap, a second pass is constrained to it (eq. 73). Costs are integers and ties go to the
  * lowest state, so that every instruction set gives the same bits. For the search alone, a step whose target
  * is longer than 9, 6.5, 4.8 times 0.9 rms (at 2, 3, 4 bits) is shortened to that; NaN counts as 0. scratch:
  * kq_trellis_scratch_bytes(t), one block a thread. Runs on the calling thread and cannot fail. Several tiles

@@ -9,17 +9,17 @@ size_t kq_viterbi_ref_scratch(int L, int R, int n)
     return 2 * G * sizeof(uint32_t) + G * (size_t)n;
 }
 
-void kq_viterbi_ref_pass(const kq_walk_problem *w, int first, int n, long seam, uint16_t *states,
+void kq_viterbi_ref_pass(const kq_walk_problem *w, int first, int n, long group, uint16_t *states,
                          void *scratch)
 {
     const int L = w->L, R = w->R;
     const uint32_t G = 1u << (L - R), never = UINT32_MAX;
     /* best[g]: the cheapest walk so far whose last state is g modulo G; next: the same one step on */
-    uint32_t *best = scratch, *next = best + G;
+    uint32_t *best = scratch, *next = best + G, before = 0;
     uint8_t *from = (uint8_t *)(next + G); /* [n, G]: the top R bits of that last state */
 
     for (uint32_t g = 0; g < G; g++)
-        best[g] = seam < 0 || (uint32_t)seam == g ? 0 : never;
+        best[g] = group < 0 || (uint32_t)group == g ? 0 : never;
     for (int i = 0; i < n; i++) {
         uint32_t lowest = never;
         for (uint32_t g = 0; g < G; g++) {
@@ -38,20 +38,22 @@ void kq_viterbi_ref_pass(const kq_walk_problem *w, int first, int n, long seam, 
             if (next[g] < lowest)
                 lowest = next[g];
         }
+        const uint32_t floor = w->before ? before : lowest;
         for (uint32_t g = 0; g < G; g++)
             if (next[g] != never) {
-                next[g] -= lowest;
+                next[g] -= floor;
                 if (next[g] > w->cap)
                     next[g] = w->cap;
             }
+        before = lowest - floor;
         uint32_t *swap = best;
         best = next;
         next = swap;
     }
 
     uint32_t g = 0;
-    if (seam >= 0)
-        g = (uint32_t)seam;
+    if (group >= 0)
+        g = (uint32_t)group;
     else
         for (uint32_t i = 1; i < G; i++)
             if (best[i] < best[g])
@@ -63,8 +65,12 @@ void kq_viterbi_ref_pass(const kq_walk_problem *w, int first, int n, long seam, 
     }
 }
 
-void kq_viterbi_ref(const kq_walk_problem *w, int half_window, uint16_t *states, void *scratch)
+void kq_viterbi_ref(const kq_walk_problem *w, int seam, int half_window, uint16_t *states, void *scratch)
 {
-    kq_viterbi_ref_pass(w, w->n_steps - half_window, 2 * half_window, -1, states, scratch);
-    kq_viterbi_ref_pass(w, 0, w->n_steps, states[half_window] >> w->R, states, scratch);
+    const int n = w->n_steps;
+    uint16_t found[KQ_VITERBI_MAX_STEPS];
+    kq_viterbi_ref_pass(w, seam + n - half_window, 2 * half_window, -1, found, scratch);
+    kq_viterbi_ref_pass(w, seam, n, found[half_window] >> w->R, found, scratch);
+    for (int i = 0; i < n; i++)
+        states[(seam + i) % n] = found[i];
 }

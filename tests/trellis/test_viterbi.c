@@ -43,9 +43,9 @@ static void check_walk(const small *p, const uint16_t *states, bool closed)
     }
 }
 
-/* Cheapest closed walk with s_0 >> R == seam (seam < 0: any), by trying every circle of n R bits; lowest
+/* Cheapest closed walk with s_at >> R == group (group < 0: any), by trying every circle of n R bits; lowest
  * in bit order among equals. */
-static uint32_t exhaust_closed(const small *p, long seam)
+static uint32_t exhaust_closed_at(const small *p, int at, long group)
 {
     const int n_bits = p->n * p->R;
     uint32_t least = UINT32_MAX;
@@ -57,12 +57,17 @@ static uint32_t exhaust_closed(const small *p, long seam)
                 s = s << 1 | (uint32_t)(bits >> (n_bits - 1 - (i * p->R + b) % n_bits) & 1);
             states[i] = (uint16_t)s;
         }
-        if (seam >= 0 && states[0] >> p->R != seam)
+        if (group >= 0 && states[at] >> p->R != group)
             continue;
         uint32_t c = walk_cost(p, states);
         least = c < least ? c : least;
     }
     return least;
+}
+
+static uint32_t exhaust_closed(const small *p, long group)
+{
+    return exhaust_closed_at(p, 0, group);
 }
 
 static uint32_t exhaust_free(const small *p)
@@ -92,24 +97,28 @@ static void test_exhaustive(void **state)
             assert_true(kq_viterbi_ref_scratch(p.L, p.R, p.n) <= sizeof scratch);
             fill(&p, &rng, rep % 2 ? 4 : 100000);
 
-            kq_viterbi_ref_pass(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, 0, p.n, -1,
-                                states, scratch);
+            const kq_walk_problem w = {p.L, p.R, p.n, UINT32_MAX, rep > 2, small_cost, &p};
+            kq_viterbi_ref_pass(&w, 0, p.n, -1, states, scratch);
             check_walk(&p, states, false);
             assert_int_equal(walk_cost(&p, states), exhaust_free(&p));
 
             for (long seam = 0; seam < 1 << (p.L - p.R); seam++) {
-                kq_viterbi_ref_pass(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, 0, p.n,
-                                    seam, states, scratch);
+                kq_viterbi_ref_pass(&w, 0, p.n, seam, states, scratch);
                 check_walk(&p, states, true);
                 assert_int_equal(states[0] >> p.R, seam);
                 assert_int_equal(walk_cost(&p, states), exhaust_closed(&p, seam));
             }
             for (int half = 1; half <= p.n / 2; half++) {
-                kq_viterbi_ref(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, half, states,
-                               scratch);
+                kq_viterbi_ref(&w, 0, half, states, scratch);
                 check_walk(&p, states, true);
                 uint32_t c = walk_cost(&p, states);
                 assert_int_equal(c, exhaust_closed(&p, states[0] >> p.R));
+                assert_true(c >= exhaust_closed(&p, -1));
+                /* the seam elsewhere */
+                kq_viterbi_ref(&w, p.n - 2, half, states, scratch);
+                check_walk(&p, states, true);
+                c = walk_cost(&p, states);
+                assert_int_equal(c, exhaust_closed_at(&p, p.n - 2, states[p.n - 2] >> p.R));
                 assert_true(c >= exhaust_closed(&p, -1));
             }
         }
@@ -122,7 +131,8 @@ static void test_ties(void **state)
     small p = {.L = 6, .R = 2, .n = 6};
     uint32_t scratch[1024];
     uint16_t states[2 * MAX_STEPS] = {0};
-    kq_viterbi_ref(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, small_cost, &p}, 3, states, scratch);
+    kq_viterbi_ref(&(kq_walk_problem){p.L, p.R, p.n, UINT32_MAX, false, small_cost, &p}, 0, 3, states,
+                   scratch);
     for (int i = 0; i < p.n; i++)
         assert_int_equal(states[i], 0);
 }

@@ -16,6 +16,7 @@
 #define v_set1(x) _mm256_set1_epi16((int16_t)(x))
 #define v_add _mm256_add_epi16
 #define v_sub _mm256_sub_epi16
+#define v_subs _mm256_subs_epi16
 #define v_min _mm256_min_epu16
 #define v_mulhrs _mm256_mulhrs_epi16
 #define AI static inline __attribute__((always_inline)) TARGET

@@ -16,6 +16,7 @@
 #define v_set1(x) _mm512_set1_epi16((int16_t)(x))
 #define v_add _mm512_add_epi16
 #define v_sub _mm512_sub_epi16
+#define v_subs _mm512_subs_epi16
 #define v_min _mm512_min_epu16
 #define v_mulhrs _mm512_mulhrs_epi16
 #define AI static inline __attribute__((always_inline)) TARGET
