@@ -175,7 +175,7 @@ int main(int argc, char **argv)
                     kq_status st = k == 0 ? kq_block_forward(mc, &b, x[i], T, y[i], fwd[i], 1, NULL)
                                    : k == 1
                                        ? kq_block_backward(mc, &b, x[i], y[i], T, dx[i], NULL, bwd[i], NULL)
-                                       : kq_head_loss(head, x[i], T, target, NULL, dx[i], hs[i], NULL);
+                                       : kq_head_loss(head, x[i], T, target, NULL, dx[i], NULL, hs[i], NULL);
                     bad += st != KQ_OK;
                 }
             }

@@ -252,7 +252,7 @@ typedef struct kq_quantize_options {
     const char *only;
     /* a file of kq_calibrate, or an imatrix of llama.cpp; NULL: calibrate now */
     const char *factors;
-    int embed_bits, head_bits; /* of the embedding, of an untied head: 16, 8 (default) or 4 */
+    int embed_bits, head_bits; /* of the embedding, of an untied head: 16, 8 (default), 4, 3 or 2 */
     size_t shard_size;         /* bytes of a file, above which the weights are split: 8 GiB */
     bool resume;               /* continue an interrupted run with the same settings */
     /* discard what an interrupted run has left unfinished, and start anew; a finished result is never

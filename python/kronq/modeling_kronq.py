@@ -35,6 +35,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 FORMAT_VERSION = 2  # versions 1 to this one are read; version 1 has su and sv as signs in I8
 TILE = 16
+ROW_MODULES = ("lm_head", "model.embed_tokens")
 STATES = 1 << 16
 CODES = {"hyb": 2, "1mad": 1, "3inst": 1, "mul1": 1, "mcg": 1}  # and V, the weights of one step
 DECODE = ("tiles", "cached")
@@ -285,16 +286,12 @@ class KronqLinear(Packed):
         return (rotate(w.t().contiguous()).narrow(1, 0, self.out_features) * self.sv).t().to(dtype).contiguous()
 
 
-class KronqRows(Packed):
-    """A matrix [rows, columns] of 8 or 4 bits, one scale a group of columns. What it gives has the type `dtype`, which follows model.to()."""
+class Rows(Packed):
+    """A matrix whose rows are read one by one, by a token's id, and all at once as a head. What it gives has the type `dtype`, which follows model.to()."""
 
     def __init__(self, rows, columns, bits, dtype):
         super().__init__()
-        group = next((g for g in (64, 32, 16) if columns % g == 0), columns)
-        self.shape, self.bits, self.group, self.dtype = (rows, columns), bits, group, dtype
-        q = torch.empty(rows, columns, dtype=torch.int8) if bits == 8 else torch.empty(rows, (columns + 1) // 2, dtype=torch.uint8)
-        self.register_buffer("qweight", q)
-        self.register_buffer("scales", torch.empty(rows, columns // group, dtype=torch.float16))
+        self.shape, self.bits, self.dtype = (rows, columns), bits, dtype
 
     def extra_repr(self):
         return f"{self.shape[0]}, {self.shape[1]}, bits={self.bits}, decode={self.decode}"
@@ -302,6 +299,62 @@ class KronqRows(Packed):
     def _apply(self, fn, recurse=True):
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return super()._apply(fn, recurse)
+
+    def gather(self, ids):
+        """The rows of ids [..] -> [.., columns]."""
+        if self.decode == "cached":
+            return nn.functional.embedding(ids, self.cached(self.dtype, next(self.buffers()).device))
+        return self.pick(ids.reshape(-1)).to(self.dtype).reshape(*ids.shape, self.shape[1])
+
+    def project(self, x):
+        """x [.., columns] -> x . every row, [.., rows]."""
+        if self.decode == "cached":
+            return nn.functional.linear(x, self.cached(x.dtype, x.device))
+        if next(self.buffers()).is_meta and not x.is_meta:
+            raise RuntimeError("the embedding, which is also the head, was offloaded; give it a device in device_map")
+        return self.products(x.float(), x.dtype)
+
+
+class KronqTrellisRows(Rows):
+    """A matrix [rows, columns] as a trellis whose inputs alone are rotated: W = diag(sv) (scale W') U_n^T diag(su)."""
+
+    def __init__(self, rows, columns, bits, dtype, code):
+        super().__init__(rows, columns, bits, dtype)
+        self.code = code
+        self.register_buffer("trellis", torch.empty(-(-rows // TILE), -(-columns // TILE), TILE * bits, dtype=torch.int16))
+        self.register_buffer("su", torch.empty(columns, dtype=torch.float16))
+        self.register_buffer("sv", torch.empty(rows, dtype=torch.float16))
+        self.register_buffer("scale", torch.empty((), dtype=torch.float32))
+
+    def unrotate(self, w, sv):
+        """Rows of W' [.., padded columns] and their scales -> rows of W."""
+        return rotate(w).narrow(-1, 0, self.shape[1]) * (self.su.float() * self.scale) * sv.float().unsqueeze(-1)
+
+    def dense(self, dtype=torch.float32):
+        return self.unrotate(self.code.decode(self.trellis, torch.float32).narrow(0, 0, self.shape[0]), self.sv).to(dtype)
+
+    def pick(self, ids):
+        tiles = self.code.decode(self.trellis.index_select(0, ids // TILE), torch.float32)  # of the 16 rows around each
+        return self.unrotate(tiles.index_select(0, torch.arange(len(ids), device=ids.device) * TILE + ids % TILE), self.sv.index_select(0, ids))
+
+    def products(self, x, dtype):
+        columns = self.trellis.shape[1]
+        h = x * (self.su.to(x.device).float() * self.scale.to(x.device))
+        h = rotate(nn.functional.pad(h, (0, TILE * columns - self.shape[1])), transpose=True)
+        band = max(1, self.tile_weights // (TILE * TILE * columns))
+        y = [nn.functional.linear(h, self.code.decode(t.to(x.device), torch.float32)) for t in self.trellis.split(band)]
+        return (torch.cat(y, -1).narrow(-1, 0, self.shape[0]) * self.sv.to(x.device)).to(dtype)
+
+
+class KronqRows(Rows):
+    """A matrix [rows, columns] of 8 or 4 bits, one scale a group of columns."""
+
+    def __init__(self, rows, columns, bits, dtype):
+        super().__init__(rows, columns, bits, dtype)
+        self.group = next((g for g in (64, 32, 16) if columns % g == 0), columns)
+        q = torch.empty(rows, columns, dtype=torch.int8) if bits == 8 else torch.empty(rows, (columns + 1) // 2, dtype=torch.uint8)
+        self.register_buffer("qweight", q)
+        self.register_buffer("scales", torch.empty(rows, columns // self.group, dtype=torch.float16))
 
     def values(self, q, scales, dtype):
         """q [.., packed columns], scales [.., groups] -> [.., columns]."""
@@ -313,24 +366,15 @@ class KronqRows(Packed):
     def dense(self, dtype=torch.float32):
         return self.values(self.qweight, self.scales, dtype)
 
-    def gather(self, ids):
-        """The rows of ids [..] -> [.., columns]."""
-        if self.decode == "cached":
-            return nn.functional.embedding(ids, self.cached(self.dtype, self.qweight.device))
-        q, s = (t.index_select(0, ids.reshape(-1)) for t in (self.qweight, self.scales))
-        return self.values(q, s, self.dtype).reshape(*ids.shape, self.shape[1])
+    def pick(self, ids):
+        q, s = (t.index_select(0, ids) for t in (self.qweight, self.scales))
+        return self.values(q, s, self.dtype)
 
-    def project(self, x):
-        """x [.., columns] -> x . every row, [.., rows]."""
-        if self.decode == "cached":
-            return nn.functional.linear(x, self.cached(x.dtype, x.device))
-        if self.qweight.is_meta and not x.is_meta:
-            raise RuntimeError("the embedding, which is also the head, was offloaded; give it a device in device_map")
+    def products(self, x, dtype):
         band = max(1, self.tile_weights // self.shape[1])
-        h = x.float()
         return torch.cat(
             [
-                nn.functional.linear(h, self.values(q.to(x.device), s.to(x.device), torch.float32)).to(x.dtype)
+                nn.functional.linear(x, self.values(q.to(x.device), s.to(x.device), torch.float32)).to(dtype)
                 for q, s in zip(self.qweight.split(band), self.scales.split(band))
             ],
             -1,
@@ -344,7 +388,21 @@ class KronqEmbedding(KronqRows):
         return self.gather(ids)
 
 
+class KronqTrellisEmbedding(KronqTrellisRows):
+    """The token embedding."""
+
+    def forward(self, ids):
+        return self.gather(ids)
+
+
 class KronqHead(KronqRows):
+    """A head with rows of its own."""
+
+    def forward(self, x):
+        return self.project(x)
+
+
+class KronqTrellisHead(KronqTrellisRows):
     """A head with rows of its own."""
 
     def forward(self, x):
@@ -462,7 +520,12 @@ class KronqConfig(QuantizationConfigMixin):
             "an object of modules and their bits, 2, 3 or 4",
         )
         for key in ("embed_bits", "head_bits"):
-            need(key, lambda v: v in (None, 4, 8, 16), "4, 8 or 16")
+            need(key, lambda v: v in (None, 2, 3, 4, 8, 16), "2, 3, 4, 8 or 16")
+        need(
+            "one_sided_modules",
+            lambda v: v is None or isinstance(v, dict) and all(k in ROW_MODULES and b in (2, 3, 4) for k, b in v.items()),
+            "an object of lm_head, model.embed_tokens and their bits, 2, 3 or 4",
+        )
         if self.decode not in DECODE:
             raise KronqError(f'decode is {self.decode!r}, expected "tiles" or "cached"')
 
@@ -534,7 +597,8 @@ class KronqQuantizer(HfQuantizer):
 
         with torch.device("meta"):
             self.table = None
-            if settings["code"] == "hyb" and settings["module_bits"]:
+            trellises = settings.get("one_sided_modules") or {}  # of the rows: bits of "lm_head", "model.embed_tokens"
+            if settings["code"] == "hyb" and (settings["module_bits"] or trellises):
                 model.kronq = self.table = KronqTable()
             code = Code(settings["code"], self.table)
             scale_type = torch.int8 if settings["format_version"] == 1 else torch.float16
@@ -553,14 +617,22 @@ class KronqQuantizer(HfQuantizer):
             tied = model.config.get_text_config().tie_word_embeddings
             packed = None
             if settings.get("embed_bits", 16) < 16:
-                packed = KronqEmbedding(embedding.num_embeddings, embedding.embedding_dim, settings["embed_bits"], dtype)
+                shape = embedding.num_embeddings, embedding.embedding_dim
+                if "model.embed_tokens" in trellises:
+                    packed = KronqTrellisEmbedding(*shape, trellises["model.embed_tokens"], dtype, code)
+                else:
+                    packed = KronqEmbedding(*shape, settings["embed_bits"], dtype)
                 replace(names[id(embedding)], packed)
             if head is not None and tied and packed is not None:
                 replace(names[id(head)], KronqTiedHead(packed))
                 model._tied_weights_keys, model.all_tied_weights_keys = type(model._tied_weights_keys)(), {}
                 model.tie_weights = _nothing_to_tie.__get__(model)
             elif head is not None and not tied and settings.get("head_bits", 16) < 16:
-                replace(names[id(head)], KronqHead(head.out_features, head.in_features, settings["head_bits"], dtype))
+                shape = head.out_features, head.in_features
+                if "lm_head" in trellises:
+                    replace(names[id(head)], KronqTrellisHead(*shape, trellises["lm_head"], dtype, code))
+                else:
+                    replace(names[id(head)], KronqHead(*shape, settings["head_bits"], dtype))
 
         self.files = checkpoint_files or find_files(model.config)
         if self.files:
@@ -619,8 +691,9 @@ class KronqQuantizer(HfQuantizer):
         for name, module in list(model.named_modules()):
             if isinstance(module, KronqLinear):
                 plain, weight = nn.Linear, module.dense(dtype or model.dtype)
-            elif isinstance(module, KronqRows):
-                plain, weight = nn.Embedding if isinstance(module, KronqEmbedding) else nn.Linear, module.dense(dtype or model.dtype)
+            elif isinstance(module, Rows):
+                is_embedding = isinstance(module, (KronqEmbedding, KronqTrellisEmbedding))
+                plain, weight = nn.Embedding if is_embedding else nn.Linear, module.dense(dtype or model.dtype)
             elif isinstance(module, KronqTiedHead):
                 plain, weight = nn.Linear, embedding.weight
             else:

@@ -36,6 +36,12 @@ typedef struct kq_module_report {
  * `ids` is set. The number of bits in the report is that of packed[id]. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err);
+/* Write an embedding or a head that is a trellis (kq_packed.one_sided) as a part file of its own; and read
+ * its report, which is that of the module of this name. */
+kq_status kq_part_write_rows(const char *path, const kq_packed *packed, const kq_module_report *report,
+                             kq_error *err);
+kq_status kq_part_read_rows_report(const char *path, const char *module, kq_module_report *report,
+                                   kq_error *err);
 /* The report as JSON text, the caller's (free); NULL: out of memory. A part file's metadata holds it under
  * the module's name. */
 char *kq_module_report_json(const kq_module_report *r);
@@ -52,8 +58,10 @@ typedef struct kq_save_options {
     const char *dir;      /* OUT */
     const char *part_dir; /* where the part files are */
     kq_code code;
-    int embed_bits, head_bits; /* 16, 8 or 4; head_bits is ignored when the head is tied */
-    size_t shard_size;         /* bytes; a larger checkpoint is written as several files */
+    /* 16, 8, or 4 to 2: those are in part files (kq_part_write_rows) "packed-00000.safetensors" of the head,
+     * "packed-00001.safetensors" of the embedding. head_bits is ignored when the head is tied. */
+    int embed_bits, head_bits;
+    size_t shard_size; /* bytes; a larger checkpoint is written as several files */
     /* for the model card: the line that makes the checkpoint again; NULL: no card is written */
     const char *command;
     /* for the model card: the loss in nats a token (NaN: unknown), and the error of the quantized weights */
@@ -85,6 +93,8 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
 kq_status kq_checkpoint_bytes(const kq_save_options *opt,
                               double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                               size_t *bytes, kq_error *err);
+/* Bits that a packed linear, or an embedding or head as a trellis, takes: scales, words of the trellis. */
+double kq_packed_bits(size_t m, size_t n, double k);
 
 /* ---- embedding and head rows: rows.c ---- */
 
@@ -113,9 +123,14 @@ int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id);
 kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out,
                                const kq_trellis **trellis, kq_error *err);
 
+/* An embedding or head that is a trellis (out->one_sided), by its plain name ("lm_head.weight"), as
+ * kq_model_file_packed. *trellis NULL: it is none. */
+kq_status kq_model_file_packed_rows(const kq_model_file *f, const char *name, kq_packed *out,
+                                    const kq_trellis **trellis, kq_error *err);
+
 /* Rows of the embedding or the head in 8 or 4 bits, as they are in the file. Everything is borrowed. */
 typedef struct kq_packed_rows {
-    int bits; /* 0: the tensor is plain */
+    int bits; /* 0: the tensor is plain, or a trellis */
     size_t rows, n, group, row_bytes;
     /* [rows, row_bytes]; f16 [rows, n / group], perhaps at an odd address */
     const uint8_t *q, *scales;

@@ -17,6 +17,8 @@ struct kq_model_file {
     kq_trellis *trellis[5]; /* owned; by bits a weight, NULL where no module has that many */
     /* owned [n_layer * KQ_N_LINEAR]: su [n], then sv [m] of each packed linear; NULL for others */
     float **scales;
+    float *row_scales[2]; /* owned: the same of the head and of the embedding, where they are trellises */
+    kq_hadamard *row_u;   /* owned: their transform; NULL: neither is a trellis */
 };
 
 const kq_source *kq_model_file_source(const kq_model_file *f)
@@ -39,6 +41,9 @@ void kq_model_file_close(kq_model_file *f)
     for (size_t i = 0; i < n_linear; i++)
         kq_free(f->scales[i]);
     kq_free(f->scales);
+    for (size_t i = 0; i < 2; i++)
+        kq_free(f->row_scales[i]);
+    kq_hadamard_free(f->row_u);
     kq_source_close(f->src);
     kq_free(f);
 }
@@ -75,6 +80,15 @@ static const kq_tensor *find_trellis(const kq_source *src, size_t layer, kq_line
     return kq_source_find(src, name);
 }
 
+static kq_status read_scale(const kq_tensor *t, float *scale, kq_error *err)
+{
+    memcpy(scale, t->data, sizeof *scale);
+    return *scale >= 0 && *scale <= KQ_PACKED_SCALE_MAX
+               ? KQ_OK
+               : kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected 0 to %g", t->file, t->name,
+                         (double)*scale, (double)KQ_PACKED_SCALE_MAX);
+}
+
 int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id)
 {
     char module[128];
@@ -109,13 +123,59 @@ kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_i
                    .trellis = (uint16_t *)t->data,
                    .su = scales,
                    .sv = scales + n};
-    memcpy(&p.scale, scale->data, sizeof p.scale);
-    if (!(p.scale >= 0) || p.scale > KQ_PACKED_SCALE_MAX)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %s is %g, expected 0 to %g", t->file, scale->name,
-                       (double)p.scale, (double)KQ_PACKED_SCALE_MAX);
+    if ((status = read_scale(scale, &p.scale, err)))
+        return status;
     *out = p;
     *trellis = f->trellis[k];
     return KQ_OK;
+}
+
+/* The number of "lm_head" or "lm_head.weight" in row_scales, 0, and of the embedding, 1. */
+static const char *const row_modules[2] = {"lm_head", "model.embed_tokens"};
+
+static int row_module(const char *name)
+{
+    for (int i = 0; i < 2; i++)
+        if (!strncmp(name, row_modules[i], strlen(row_modules[i])))
+            return i;
+    return -1;
+}
+
+static const kq_tensor *find_row_trellis(const kq_source *src, int which)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s.trellis", row_modules[which]);
+    return kq_source_find(src, name);
+}
+
+kq_status kq_model_file_packed_rows(const kq_model_file *f, const char *name, kq_packed *out,
+                                    const kq_trellis **trellis, kq_error *err)
+{
+    *out = (kq_packed){0};
+    *trellis = NULL;
+    const kq_config *cfg = kq_source_config(f->src);
+    const int which = row_module(name);
+    if (which < 0 || !f->row_scales[which])
+        return KQ_OK;
+    const size_t m = cfg->vocab_size, n = cfg->d_model, m_pad = (m + 15) / 16 * 16,
+                 n_pad = (n + 15) / 16 * 16;
+    const kq_tensor *t = find_row_trellis(f->src, which), *scale;
+    const int k = (int)(t->shape[2] / 16);
+    kq_status status;
+    if ((status = find_tensor(f->src, row_modules[which], "trellis", KQ_T_I16, 3,
+                              (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
+        (status = find_tensor(f->src, row_modules[which], "scale", KQ_T_F32, 0, NULL, &scale, err)))
+        return status;
+    *out = (kq_packed){.m = m,
+                       .n = n,
+                       .m_pad = m_pad,
+                       .n_pad = n_pad,
+                       .trellis = (uint16_t *)t->data,
+                       .one_sided = true,
+                       .su = f->row_scales[which],
+                       .sv = f->row_scales[which] + n};
+    *trellis = f->trellis[k];
+    return read_scale(scale, &out->scale, err);
 }
 
 static kq_status linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_error *err)
@@ -156,7 +216,8 @@ static kq_status linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_e
 kq_status kq_model_file_rows(const kq_model_file *f, const char *name, kq_packed_rows *out, kq_error *err)
 {
     *out = (kq_packed_rows){0};
-    if (kq_source_find(f->src, name))
+    const int which = row_module(name);
+    if (kq_source_find(f->src, name) || (which >= 0 && f->row_scales[which]))
         return KQ_OK;
     /* "lm_head.weight" may be stored as lm_head.qweight and lm_head.scales */
     const kq_config *cfg = kq_source_config(f->src);
@@ -208,9 +269,20 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
     const kq_tensor *t = kq_source_find(f->src, name);
     if (t)
         return kq_source_read_f32(f->src, t, row0, n_rows, dst, err);
-    kq_packed_rows r;
-    kq_status status = kq_model_file_rows(f, name, &r, err);
+    kq_packed p;
+    const kq_trellis *trellis;
+    kq_status status = kq_model_file_packed_rows(f, name, &p, &trellis, err);
     if (status)
+        return status;
+    if (trellis) {
+        const size_t words = p.n_pad / KQ_TILE * kq_trellis_words(trellis), first = row0 / KQ_TILE;
+        status = kq_unround_rows(trellis, &p, f->row_u, row0, n_rows, dst, err);
+        if (!status && n_rows > KQ_TILE)
+            kq_map_release(p.trellis + first * words, (n_rows + KQ_TILE - 1) / KQ_TILE * words * 2);
+        return status;
+    }
+    kq_packed_rows r;
+    if ((status = kq_model_file_rows(f, name, &r, err)))
         return status;
     if (row0 > r.rows || n_rows > r.rows - row0)
         return kq_fail(err, KQ_E_ARG, "%s: rows %zu to %zu asked for, it has %zu", name, row0, row0 + n_rows,
@@ -261,7 +333,28 @@ static kq_status read_scales(kq_model_file *f, int version, kq_error *err)
             !(status = read_side(f->src, module, "su", version, n, f->scales[i], err)))
             status = read_side(f->src, module, "sv", version, m, f->scales[i] + n, err);
     }
+    for (int i = 0; i < 2 && !status; i++) {
+        const size_t m = cfg->vocab_size, n = cfg->d_model;
+        float **own = &f->row_scales[i];
+        if (!find_row_trellis(f->src, i))
+            continue;
+        if (!(status = kq_alloc_for((void **)own, m + n, sizeof **own, "scales", err)) &&
+            !(status = read_side(f->src, row_modules[i], "su", version, n, *own, err)))
+            status = read_side(f->src, row_modules[i], "sv", version, m, *own + n, err);
+        if (!status && !f->row_u)
+            status = kq_hadamard_new((n + 15) / 16 * 16, &f->row_u, err);
+    }
     return status;
+}
+
+/* The trellis of the bits that a tensor [m/16, n/16, 16 k] has, made when the first one needs it. */
+static kq_status trellis_for(kq_model_file *f, const kq_tensor *t, kq_code code, kq_isa isa,
+                             const float (*table)[2], kq_error *err)
+{
+    const int k = t->rank == 3 && t->shape[2] % 16 == 0 && t->shape[2] <= 64 ? (int)(t->shape[2] / 16) : 0;
+    if (k < 2)
+        return kq_fail(err, KQ_E_SHAPE, "%s: %s must be [m/16, n/16, 32, 48 or 64]", t->file, t->name);
+    return f->trellis[k] ? KQ_OK : kq_trellis_new(code, k, isa, table, &f->trellis[k], err);
 }
 
 /* Read the code from config.json and its table from the file, and make a trellis for every number of bits in
@@ -299,15 +392,14 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
         for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
             char module[128];
             const kq_tensor *t = find_trellis(f->src, l, (kq_linear_id)id, module);
-            if (!t)
-                continue;
-            int k = t->rank == 3 && t->shape[2] % 16 == 0 && t->shape[2] <= 64 ? (int)(t->shape[2] / 16) : 0;
-            if (k < 2)
-                status =
-                    kq_fail(err, KQ_E_SHAPE, "%s: %s must be [m/16, n/16, 32, 48 or 64]", t->file, t->name);
-            else if (!f->trellis[k])
-                status = kq_trellis_new(code, k, isa, (const float(*)[2])table, &f->trellis[k], err);
+            if (t)
+                status = trellis_for(f, t, code, isa, (const float(*)[2])table, err);
         }
+    }
+    for (int i = 0; i < 2 && !status; i++) {
+        const kq_tensor *t = find_row_trellis(f->src, i);
+        if (t)
+            status = trellis_for(f, t, code, isa, (const float(*)[2])table, err);
     }
     kq_free(table);
     json_decref(config);

@@ -49,11 +49,63 @@ static kq_status write_scales(kq_st_writer *w, const float *scales, size_t n, kq
     return status;
 }
 
+/* Declare the tensors of one packed matrix. */
+static kq_status declare_packed(kq_st_writer *w, const char *module, const kq_packed *p, int bits,
+                                kq_error *err)
+{
+    const struct {
+        const char *suffix;
+        kq_dtype dtype;
+        size_t rank, shape[3];
+    } parts[] = {
+        {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * bits)}},
+        {"su", KQ_T_F16, 1, {p->n}},
+        {"sv", KQ_T_F16, 1, {p->m}},
+        {"scale", KQ_T_F32, 0, {0}},
+    };
+    char tensor[160];
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && !status; i++) {
+        snprintf(tensor, sizeof tensor, "%s.%s", module, parts[i].suffix);
+        status = kq_st_writer_declare(w, tensor, parts[i].dtype, parts[i].rank, parts[i].shape, err);
+    }
+    return status;
+}
+
+/* And their data. */
+static kq_status write_packed(kq_st_writer *w, const kq_packed *p, int bits, kq_error *err)
+{
+    kq_status status;
+    if ((status =
+             kq_st_writer_data(w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * bits), err)) ||
+        (status = write_scales(w, p->su, p->n, err)) || (status = write_scales(w, p->sv, p->m, err)))
+        return status;
+    return kq_st_writer_data(w, &p->scale, sizeof p->scale, err);
+}
+
+kq_status kq_part_write_rows(const char *path, const kq_packed *packed, const kq_module_report *report,
+                             kq_error *err)
+{
+    kq_st_writer *w = NULL;
+    char *text = kq_module_report_json(report);
+    kq_status status =
+        text ? kq_st_writer_new(path, &w, err) : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    if (!status && !(status = kq_st_writer_meta(w, report->name, text, err)) &&
+        !(status = declare_packed(w, report->name, packed, report->bits, err)))
+        status = write_packed(w, packed, report->bits, err);
+    free(text);
+    if (!status)
+        return kq_st_writer_finish(w, err);
+    if (w)
+        kq_st_writer_abort(w);
+    return status;
+}
+
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err)
 {
     kq_st_writer *w = NULL;
-    char module[128], tensor[160];
+    char module[128];
     kq_status status = kq_st_writer_new(path, &w, err);
     if (status)
         return status;
@@ -66,34 +118,56 @@ kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_p
         status = text ? kq_st_writer_meta(w, module, text, err)
                       : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
         free(text);
-        const struct {
-            const char *suffix;
-            kq_dtype dtype;
-            size_t rank, shape[3];
-        } parts[] = {
-            {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * report[id].bits)}},
-            {"su", KQ_T_F16, 1, {p->n}},
-            {"sv", KQ_T_F16, 1, {p->m}},
-            {"scale", KQ_T_F32, 0, {0}},
-        };
-        for (size_t i = 0; i < sizeof parts / sizeof *parts && !status; i++) {
-            snprintf(tensor, sizeof tensor, "%s.%s", module, parts[i].suffix);
-            status = kq_st_writer_declare(w, tensor, parts[i].dtype, parts[i].rank, parts[i].shape, err);
-        }
+        if (!status)
+            status = declare_packed(w, module, p, report[id].bits, err);
     }
-    for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
-        if (!(ids >> id & 1))
-            continue;
-        const kq_packed *p = &packed[id];
-        if ((status = kq_st_writer_data(
-                 w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * report[id].bits), err)) ||
-            (status = write_scales(w, p->su, p->n, err)) || (status = write_scales(w, p->sv, p->m, err)) ||
-            (status = kq_st_writer_data(w, &p->scale, sizeof p->scale, err)))
-            break;
-    }
+    for (int id = 0; id < KQ_N_LINEAR && !status; id++)
+        if (ids >> id & 1)
+            status = write_packed(w, &packed[id], report[id].bits, err);
     if (!status)
         return kq_st_writer_finish(w, err);
     kq_st_writer_abort(w);
+    return status;
+}
+
+static kq_status parse_report(const char *path, const char *module, const char *text, kq_module_report *r,
+                              kq_error *err)
+{
+    json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    if (!json_is_object(o)) {
+        json_decref(o);
+        return kq_fail(err, KQ_E_FORMAT, "%s: the report of %s is not a JSON object", path, module);
+    }
+    snprintf(r->name, sizeof r->name, "%s", module);
+    r->m = (size_t)json_integer_value(json_object_get(o, "m"));
+    r->n = (size_t)json_integer_value(json_object_get(o, "n"));
+    r->bits = (int)json_integer_value(json_object_get(o, "bits"));
+    r->products = (int)json_integer_value(json_object_get(o, "products"));
+    r->extra_in = (int)json_integer_value(json_object_get(o, "extra_in"));
+    r->extra_out = (int)json_integer_value(json_object_get(o, "extra_out"));
+    r->relative_mse = number_of(o, "relative_mse");
+    r->predicted_loss = number_of(o, "predicted_loss");
+    r->factor_residual = number_of(o, "factor_residual");
+    r->sigma1 = number_of(o, "sigma1");
+    r->sigma2 = number_of(o, "sigma2");
+    const char *identity = json_string_value(json_object_get(o, "identity"));
+    snprintf(r->identity, sizeof r->identity, "%s", identity ? identity : "");
+    json_decref(o);
+    return KQ_OK;
+}
+
+kq_status kq_part_read_rows_report(const char *path, const char *module, kq_module_report *report,
+                                   kq_error *err)
+{
+    kq_st_file *f = NULL;
+    *report = (kq_module_report){0};
+    kq_status status = kq_st_open(path, &f, err);
+    if (status)
+        return status;
+    const char *text = kq_st_meta(f, module);
+    status = text ? parse_report(path, module, text, report, err)
+                  : kq_fail(err, KQ_E_FORMAT, "%s: has no report of %s", path, module);
+    kq_st_close(f);
     return status;
 }
 
@@ -111,27 +185,7 @@ kq_status kq_part_read_reports(const char *path, size_t layer, kq_module_report 
         const char *text = kq_st_meta(f, module);
         if (!text)
             continue;
-        json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
-        if (!json_is_object(o)) {
-            status = kq_fail(err, KQ_E_FORMAT, "%s: the report of %s is not a JSON object", path, module);
-        } else {
-            kq_module_report *r = &report[id];
-            snprintf(r->name, sizeof r->name, "%s", module);
-            r->m = (size_t)json_integer_value(json_object_get(o, "m"));
-            r->n = (size_t)json_integer_value(json_object_get(o, "n"));
-            r->bits = (int)json_integer_value(json_object_get(o, "bits"));
-            r->products = (int)json_integer_value(json_object_get(o, "products"));
-            r->extra_in = (int)json_integer_value(json_object_get(o, "extra_in"));
-            r->extra_out = (int)json_integer_value(json_object_get(o, "extra_out"));
-            r->relative_mse = number_of(o, "relative_mse");
-            r->predicted_loss = number_of(o, "predicted_loss");
-            r->factor_residual = number_of(o, "factor_residual");
-            r->sigma1 = number_of(o, "sigma1");
-            r->sigma2 = number_of(o, "sigma2");
-            const char *identity = json_string_value(json_object_get(o, "identity"));
-            snprintf(r->identity, sizeof r->identity, "%s", identity ? identity : "");
-        }
-        json_decref(o);
+        status = parse_report(path, module, text, &report[id], err);
     }
     kq_st_close(f);
     return status;

@@ -1,5 +1,5 @@
-/* Rows of an embedding or head in 8 or 4 bits (docs/format.md): symmetric, one f16 scale a group. They have
- * no factors, so that rounding to the nearest value is all there is to do. */
+/* Rows of an embedding or head as integers (docs/format.md): symmetric, one f16 scale a group, rounded to the
+ * nearest value. 8 bits are written; 4 bits are what earlier versions wrote, and are read. */
 #include "base/f16.h"
 #include "checkpoint/checkpoint.h"
 

@@ -129,6 +129,8 @@ static kq_status add_source(entries *list, const kq_save_options *o, is_packed *
             continue; /* a copy of the embedding, which some programs write although the head is tied */
         const int bits = is_head(t) ? o->head_bits : is_rows(t) ? o->embed_bits : 16;
         kq_status status;
+        if (bits < 8)
+            continue; /* its part file replaces it */
         if (bits < 16) {
             status = add_rows(list, t, bits, err);
         } else {
@@ -295,10 +297,24 @@ static bool same_bits(const json_t *bits_of)
     return true;
 }
 
+/* A checkpoint in the making. */
+typedef struct saving {
+    const kq_save_options *o;
+    kq_save_report *report;
+    kq_st_file **parts;        /* owned [n_layer]; NULL where a block has no part file */
+    kq_st_file *rows[2];       /* owned: the part files of the head and the embedding; NULL: there is none */
+    entries list;              /* owned */
+    json_t *bits_of, *skipped; /* owned: bits by module; modules that are not quantized */
+    json_t *one_sided;         /* owned: bits of embedding and head, where they are trellises */
+    double packed, trellis; /* bits of all quantized linears: with signs and scales; of the trellis alone */
+} saving;
+
 /* Write the model card, and then config.json with quantization_config and auto_map, the last file of all. */
-static kq_status write_config(const kq_save_options *o, const kq_save_report *report, json_t *bits_of,
-                              json_t *skipped, kq_error *err)
+static kq_status write_config(const saving *z, kq_error *err)
 {
+    const kq_save_options *o = z->o;
+    const kq_save_report *report = z->report;
+    json_t *bits_of = z->bits_of, *skipped = z->skipped;
     char *text = NULL;
     kq_status status = kq_config_json(o->src, &text, err);
     if (status)
@@ -315,6 +331,8 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
                   "module_bits", bits_of, "modules_to_not_convert", skipped);
     if (qc && !kq_source_config(o->src)->tie_embeddings)
         json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
+    if (qc && json_object_size(z->one_sided))
+        json_object_set(qc, "one_sided_modules", z->one_sided);
     if (qc && !same_bits(bits_of))
         json_object_set_new(qc, "bits_average", json_real(report->bits));
     json_t *auto_map =
@@ -342,7 +360,7 @@ static kq_status write_config(const kq_save_options *o, const kq_save_report *re
 }
 
 /* Bits that one linear takes: its scales and its trellis words. */
-static double packed_bits(size_t m, size_t n, double k)
+double kq_packed_bits(size_t m, size_t n, double k)
 {
     return (double)((m + 15) / 16 * ((n + 15) / 16) * 256) * k + 16 * (double)(m + n) + 32;
 }
@@ -374,7 +392,9 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
         if (is_head(t) && cfg->tie_embeddings)
             continue;
         const int b = is_head(t) ? head_bits : is_rows(t) ? embed_bits : 16;
-        if (b < 16)
+        if (b < 8)
+            other_bits += (size_t)kq_packed_bits(cfg->vocab_size, cfg->d_model, b);
+        else if (b < 16)
             other_bits += t->n_elem * (size_t)b + t->n_elem / kq_rows_group(cfg->d_model) * 16;
         else
             other_bits += t->n_elem * dtype_bytes(kept_dtype(t->dtype)) * 8;
@@ -392,7 +412,7 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
             const kq_tensor *t = kq_source_find(src, name);
             if (t)
                 other_bits -= t->n_elem * dtype_bytes(kept_dtype(t->dtype)) * 8;
-            packed += packed_bits(m, n, k);
+            packed += kq_packed_bits(m, n, k);
             trellis += (double)(m * n) * k;
             weights += m * n;
             report->n_quantized++;
@@ -404,16 +424,6 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
     report->bpw_linear = weights ? packed / (double)weights : 0;
     report->bpw_file = (packed + (double)other_bits) / (double)report->n_parameters;
 }
-
-/* A checkpoint in the making. */
-typedef struct saving {
-    const kq_save_options *o;
-    kq_save_report *report;
-    kq_st_file **parts;        /* owned [n_layer]; NULL where a block has no part file */
-    entries list;              /* owned */
-    json_t *bits_of, *skipped; /* owned: bits by module; modules that are not quantized */
-    double packed, trellis; /* bits of all quantized linears: with signs and scales; of the trellis alone */
-} saving;
 
 /* Open block l's part file, where there is one, and count its linears. */
 static kq_status open_part(saving *z, size_t l, kq_error *err)
@@ -437,7 +447,7 @@ static kq_status open_part(saving *z, size_t l, kq_error *err)
         }
         const size_t k = t->rank == 3 ? t->shape[2] / 16 : 0; /* docs/format.md: [m/16, n/16, 16 k] */
         json_object_set_new(z->bits_of, module, json_integer((json_int_t)k));
-        z->packed += packed_bits(m, n, (double)k);
+        z->packed += kq_packed_bits(m, n, (double)k);
         z->trellis += (double)(m * n) * (double)k;
         z->report->n_quantized++;
         z->report->n_weights_quantized += m * n;
@@ -461,21 +471,54 @@ static kq_status add_table(entries *list, kq_code code, kq_error *err)
     return code == KQ_HYB ? add(list, e, err) : KQ_OK;
 }
 
+/* Head and embedding, by the numbers of their part files. */
+static const char *const row_modules[2] = {"lm_head", "model.embed_tokens"};
+
+/* Their bits; a tied head has none of its own. */
+static int bits_of_rows(const kq_save_options *o, size_t i)
+{
+    return i == 1 ? o->embed_bits : kq_source_config(o->src)->tie_embeddings ? 16 : o->head_bits;
+}
+
+/* Open the part files of embedding and head, where they are trellises. */
+static kq_status open_rows(saving *z, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < 2 && !status; i++) {
+        char *path = NULL;
+        if (bits_of_rows(z->o, i) >= 8)
+            continue;
+        if (!(status = kq_path_in(&path, err, z->o->part_dir, "packed-%05zu.safetensors", i)) &&
+            !(status = kq_st_open(path, &z->rows[i], err)))
+            json_object_set_new(z->one_sided, row_modules[i], json_integer(bits_of_rows(z->o, i)));
+        kq_free(path);
+    }
+    return status;
+}
+
+static kq_status add_part(entries *list, const kq_st_file *part, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; part && i < kq_st_n_tensors(part) && !status; i++) {
+        const kq_tensor *t = kq_st_tensor(part, i);
+        entry e = make(t->name, t->dtype, t->rank, t->shape);
+        e.from = FROM_PART;
+        e.t = t;
+        status = add(list, e, err);
+    }
+    return status;
+}
+
 /* Make the list of the checkpoint's tensors: those that are kept, those of the part files, the table
  * of hyb. */
 static kq_status list_tensors(saving *z, kq_error *err)
 {
     const size_t n_layer = kq_source_config(z->o->src)->n_layer;
     kq_status status = add_source(&z->list, z->o, is_in_part, z, err);
-    for (size_t l = 0; l < n_layer && !status; l++) {
-        for (size_t i = 0; z->parts[l] && i < kq_st_n_tensors(z->parts[l]) && !status; i++) {
-            const kq_tensor *t = kq_st_tensor(z->parts[l], i);
-            entry e = make(t->name, t->dtype, t->rank, t->shape);
-            e.from = FROM_PART;
-            e.t = t;
-            status = add(&z->list, e, err);
-        }
-    }
+    for (size_t i = 0; i < 2 && !status; i++)
+        status = add_part(&z->list, z->rows[i], err);
+    for (size_t l = 0; l < n_layer && !status; l++)
+        status = add_part(&z->list, z->parts[l], err);
     return status ? status : add_table(&z->list, z->o->code, err);
 }
 
@@ -492,7 +535,7 @@ static kq_status write_side_files(saving *z, kq_error *err)
     if ((status = kq_write_hf_side_files(z->o->src, z->o->dir, err)) ||
         (status = write_modeling(z->o->dir, err)))
         return status;
-    return write_config(z->o, r, z->bits_of, z->skipped, err);
+    return write_config(z, err);
 }
 
 kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, kq_error *err)
@@ -503,20 +546,26 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
                 .report = report,
                 .parts = kq_calloc(cfg->n_layer, sizeof *z.parts),
                 .bits_of = json_object(),
-                .skipped = json_array()};
-    kq_status status = z.parts && z.bits_of && z.skipped
+                .skipped = json_array(),
+                .one_sided = json_object()};
+    kq_status status = z.parts && z.bits_of && z.skipped && z.one_sided
                            ? KQ_OK
                            : kq_fail(err, KQ_E_MEMORY, "out of memory: the checkpoint's list");
     for (size_t l = 0; l < cfg->n_layer && !status; l++)
         status = open_part(&z, l, err);
+    if (!status)
+        status = open_rows(&z, err);
     if (!status && !(status = list_tensors(&z, err)) && !(status = write_tensors(o, &z.list, report, err)))
         status = write_side_files(&z, err);
     for (size_t l = 0; z.parts && l < cfg->n_layer; l++)
         kq_st_close(z.parts[l]);
+    for (size_t i = 0; i < 2; i++)
+        kq_st_close(z.rows[i]);
     kq_free(z.parts);
     kq_free(z.list.e);
     json_decref(z.bits_of);
     json_decref(z.skipped);
+    json_decref(z.one_sided);
     return status;
 }
 
@@ -541,21 +590,29 @@ static bool will_be_packed(void *ctx, size_t layer, const char *name)
     return false;
 }
 
-/* The tensors of one packed linear, as kq_part_write declares them. */
-static kq_status add_packed(entries *list, const packing *p, size_t layer, kq_linear_id id, kq_error *err)
+/* The tensors of one packed matrix [m, n] of k bits, as part.c declares them. */
+static kq_status add_packed(entries *list, const char *module, size_t m, size_t n, size_t k, kq_error *err)
 {
     static const char *const suffix[] = {"trellis", "su", "sv", "scale"};
-    char module[128];
-    size_t m, n;
-    const size_t k = (size_t)p->bits(p->ctx, layer, id);
-    kq_linear_name(module, sizeof module, layer, id);
-    kq_linear_shape(p->cfg, id, &m, &n);
     entry parts[] = {make("", KQ_T_I16, 3, (size_t[]){(m + 15) / 16, (n + 15) / 16, 16 * k}),
                      make("", KQ_T_F16, 1, &n), make("", KQ_T_F16, 1, &m), make("", KQ_T_F32, 0, NULL)};
     kq_status status = KQ_OK;
     for (size_t i = 0; k && i < sizeof parts / sizeof *parts && !status; i++) {
         snprintf(parts[i].name, sizeof parts[i].name, "%s.%s", module, suffix[i]);
         status = add(list, parts[i], err);
+    }
+    return status;
+}
+
+/* Those of embedding and head, where they will be trellises. */
+static kq_status add_packed_rows(entries *list, const kq_save_options *o, kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < 2 && !status; i++) {
+        const int k = bits_of_rows(o, i);
+        const kq_config *cfg = kq_source_config(o->src);
+        if (k < 8)
+            status = add_packed(list, row_modules[i], cfg->vocab_size, cfg->d_model, (size_t)k, err);
     }
     return status;
 }
@@ -568,9 +625,16 @@ kq_status kq_checkpoint_bytes(const kq_save_options *o,
     entries list = {0};
     kq_st_decl *decl = NULL;
     kq_status status = add_source(&list, o, will_be_packed, &p, err);
+    if (!status)
+        status = add_packed_rows(&list, o, err);
     for (size_t l = 0; l < p.cfg->n_layer && !status; l++)
-        for (int id = 0; id < KQ_N_LINEAR && !status; id++)
-            status = add_packed(&list, &p, l, (kq_linear_id)id, err);
+        for (int id = 0; id < KQ_N_LINEAR && !status; id++) {
+            char module[128];
+            size_t m, n;
+            kq_linear_name(module, sizeof module, l, (kq_linear_id)id);
+            kq_linear_shape(p.cfg, (kq_linear_id)id, &m, &n);
+            status = add_packed(&list, module, m, n, (size_t)bits(ctx, l, (kq_linear_id)id), err);
+        }
     if (!status && !(status = add_table(&list, o->code, err)) && !(status = declare(&list, &decl, err)))
         status = kq_st_planned_shards(o->shard_size, decl, list.n, bytes, err);
     kq_free(decl);

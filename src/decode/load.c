@@ -54,7 +54,8 @@ static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis 
     M->kind = KQ_MATRIX_PACKED;
     M->m_pad = p->m_pad, M->n_pad = p->n_pad;
     M->trellis = t;
-    if ((st = rotation_of(e, p->m_pad, &M->u_m, err)) || (st = rotation_of(e, p->n_pad, &M->u_n, err)) ||
+    if ((!p->one_sided && (st = rotation_of(e, p->m_pad, &M->u_m, err))) ||
+        (st = rotation_of(e, p->n_pad, &M->u_n, err)) ||
         (st = kq_alloc_for((void **)&M->su, p->n, sizeof *M->su, "scales", err)) ||
         (st = kq_alloc_for((void **)&M->sv, p->m, sizeof *M->sv, "scales", err)))
         return st;
@@ -77,9 +78,16 @@ static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis 
     }
     if (p->n_pad > e->n_pad)
         e->n_pad = p->n_pad;
-    if (p->m_pad > e->m_pad)
+    if (p->m_pad > e->m_pad && !p->one_sided) /* a head's product is never whole in w */
         e->m_pad = p->m_pad;
     return KQ_OK;
+}
+
+/* Do matrices that are packed in the file stay so in memory? */
+static bool holds_packed(const kq_engine *e)
+{
+    return e->model && (e->opt.weights == KQ_WEIGHTS_PACKED ||
+                        (e->opt.weights == KQ_WEIGHTS_AUTO && e->opt.compute == KQ_BF16));
 }
 
 static kq_status load_linear(kq_engine *e, size_t l, kq_linear_id id, kq_matrix *M, kq_error *err)
@@ -90,8 +98,7 @@ static kq_status load_linear(kq_engine *e, size_t l, kq_linear_id id, kq_matrix 
     if (!kq_mul_size(M->m, M->n, &n))
         return kq_fail(err, KQ_E_MEMORY, "layer %zu: a linear of %zu x %zu is too large", l, M->m, M->n);
     kq_status st;
-    if (e->model && (e->opt.weights == KQ_WEIGHTS_PACKED ||
-                     (e->opt.weights == KQ_WEIGHTS_AUTO && e->opt.compute == KQ_BF16))) {
+    if (holds_packed(e)) {
         kq_packed p;
         const kq_trellis *t;
         if ((st = kq_model_file_packed(e->model, l, id, &p, &t, err)))
@@ -120,6 +127,14 @@ static kq_status load_head(kq_engine *e, kq_error *err)
     if (!kq_mul_size(V, d, &n))
         return kq_fail(err, KQ_E_MEMORY, "a head of %zu x %zu is too large", V, d);
     kq_status st;
+    if (holds_packed(e)) {
+        kq_packed p;
+        const kq_trellis *t;
+        if ((st = kq_model_file_packed_rows(e->model, head_name(e), &p, &t, err)))
+            return st;
+        if (t)
+            return keep_packed(e, &p, t, M, err);
+    }
     kq_packed_rows stored = {0};
     if (e->model && e->opt.weights != KQ_WEIGHTS_DENSE &&
         (st = kq_model_file_rows(e->model, head_name(e), &stored, err)))

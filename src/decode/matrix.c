@@ -82,6 +82,16 @@ void kq_matrix_tile(const kq_matrix *M, const kq_matrix_kern *k, size_t tile, co
     }
 }
 
+void kq_matrix_head_rows(const kq_matrix *M, const kq_matrix_kern *k, size_t r0, size_t r1,
+                         const kq_rotated *x, float *y, size_t ldy, void *panel)
+{
+    for (size_t r = r0; r < r1; r += 16)
+        kq_matrix_tile(M, k, r / 16, x->z, x->ldz, x->T, y + (r - r0), ldy, panel);
+    for (size_t t = 0; t < x->T; t++)
+        for (size_t r = r0; r < r1; r++)
+            y[t * ldy + r - r0] *= M->sv[r] * x->steps[t];
+}
+
 void kq_matrix_rotate_out(const kq_matrix *M, const kq_decode_kern *k, float *w, float step, float *y,
                           float *scratch)
 {

@@ -29,9 +29,9 @@ typedef struct kq_matrix {
     uint16_t *owned_words;
     float *su, *sv; /* owned [n], [m] */
     size_t m_pad, n_pad;
-    const kq_trellis *trellis;  /* borrowed, as are the rest */
-    const kq_packed_code *code; /* NULL: products in f32 */
-    const kq_rotation *u_m, *u_n;
+    const kq_trellis *trellis;    /* borrowed, as are the rest */
+    const kq_packed_code *code;   /* NULL: products in f32 */
+    const kq_rotation *u_m, *u_n; /* u_m NULL: a head, whose outputs are not rotated */
 } kq_matrix;
 void kq_matrix_free(kq_matrix *M);
 size_t kq_matrix_bytes(const kq_matrix *M); /* that one product reads, mapped bytes included */
@@ -56,6 +56,15 @@ void kq_matrix_rotate_in(const kq_matrix *M, const kq_matrix_kern *k, const floa
  * n_pad floats, 64-byte aligned. */
 void kq_matrix_tile(const kq_matrix *M, const kq_matrix_kern *k, size_t tile, const void *z, size_t ldz,
                     size_t T, float *y, size_t ldy, void *panel);
+/* 2 and 3 of a packed head, whose outputs are not rotated: y[t * ldy + r - r0] for rows r0 <= r < r1, r0 a
+ * multiple of 16. y has room for whole rows of tiles. panel as in step 2. */
+typedef struct kq_rotated {
+    const void *z; /* T vectors of step 1, ldz elements apart */
+    size_t ldz, T;
+    const float *steps; /* [T] */
+} kq_rotated;
+void kq_matrix_head_rows(const kq_matrix *M, const kq_matrix_kern *k, size_t r0, size_t r1,
+                         const kq_rotated *x, float *y, size_t ldy, void *panel);
 /* 3. y [m] from one vector's product w [m_pad], rotated back and signed; w is changed. scratch: m_pad floats.
  */
 void kq_matrix_rotate_out(const kq_matrix *M, const kq_decode_kern *k, float *w, float step, float *y,

@@ -182,14 +182,27 @@ static void run_head(pass *p)
 {
     const kq_engine *e = p->e;
     const size_t d = e->cfg->d_model, V = e->head.m, T = p->n_wanted;
+    float *panel = e->panel + (size_t)omp_get_thread_num() * kq_engine_panel_size(e);
+    const bool packed = e->head.kind == KQ_MATRIX_PACKED;
+    const kq_rotated rotated = {.z = e->z, .ldz = e->n_pad, .T = T, .steps = e->steps};
     FOR_SHARED(i, T)
-    memcpy(e->x + i * d, e->xn + p->wanted[i] * d, d * sizeof *e->x);
+    {
+        const float *x = e->xn + p->wanted[i] * d;
+        if (packed)
+            kq_matrix_rotate_in(&e->head, &e->mk, x, e->z + i * e->n_pad * e->z_width, e->steps + i,
+                                panel + 16 * e->n_pad);
+        else
+            memcpy(e->x + i * d, x, d * sizeof *e->x);
+    }
     kq_team_barrier(&p->team);
     float *part = e->logits + (size_t)omp_get_thread_num() * KQ_ENGINE_ROWS * KQ_ROW_BLOCK;
     FOR_SHARED(i, (V + KQ_ROW_BLOCK - 1) / KQ_ROW_BLOCK)
     {
         const size_t r0 = i * KQ_ROW_BLOCK, r1 = V - r0 < KQ_ROW_BLOCK ? V : r0 + KQ_ROW_BLOCK;
-        kq_matrix_rows(&e->head, e->mk.dense, r0, r1, e->x, d, T, part, KQ_ROW_BLOCK);
+        if (packed)
+            kq_matrix_head_rows(&e->head, &e->mk, r0, r1, &rotated, part, KQ_ROW_BLOCK, panel);
+        else
+            kq_matrix_rows(&e->head, e->mk.dense, r0, r1, e->x, d, T, part, KQ_ROW_BLOCK);
         for (size_t t = 0; t < T; t++)
             memcpy(p->rows[p->wanted[t]].logits + r0, part + t * KQ_ROW_BLOCK, (r1 - r0) * sizeof *part);
     }

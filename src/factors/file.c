@@ -227,6 +227,11 @@ static kq_status read_matrix(const kq_tensor *t, size_t order, float *H, kq_erro
     return KQ_OK;
 }
 
+bool kq_factor_file_has(const kq_factor_file *f, const char *module)
+{
+    return find_matrix(f, module, "H_in") != NULL;
+}
+
 static kq_status no_factors(const kq_factor_file *f, const char *module, kq_error *err)
 {
     return kq_fail(err, KQ_E_MISMATCH,

@@ -154,9 +154,24 @@ static kq_status tile_logits(const kq_head *h, const float *x, size_t n, loss_wo
     return kq_linear_forward(mc, &lin, w->xn, w->xb, n, false, w->logits, 1, err);
 }
 
-/* The loss of one tile of n tokens, and its gradient. */
+/* 1 - sum of the squares of the probabilities p [n], summed in eight fixed parts. */
+static float spread_of(const float *p, size_t n)
+{
+    double part[8] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            part[j] += (double)p[i + j] * p[i + j];
+    for (; i < n; i++)
+        sum += (double)p[i] * p[i];
+    for (size_t j = 0; j < 8; j++)
+        sum += part[j];
+    return sum < 1 ? (float)(1 - sum) : 0;
+}
+
+/* The loss of one tile of n tokens, its gradient, and the spread of the distributions. */
 static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int32_t *target, float *nll,
-                           float *dx, loss_work *w, kq_error *err)
+                           float *dx, float *spread, loss_work *w, kq_error *err)
 {
     const kq_model_ctx *mc = h->mc;
     const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
@@ -171,6 +186,8 @@ static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int
                 nll[t] = 0;
             if (dx)
                 memset(row, 0, vocab * sizeof *row);
+            if (spread)
+                spread[t] = 0;
             continue;
         }
         top = mc->kern->max(row, vocab);
@@ -179,10 +196,12 @@ static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int
             return kq_fail(err, KQ_E_NUMERIC, "the head's output holds NaN or Inf");
         if (nll)
             nll[t] = (float)loss;
-        if (dx) { /* d(loss)/d(logits) = softmax - onehot(target) */
+        if (dx || spread)
             mc->kern->exp_sum(row, vocab, (float)lse);
+        if (spread)
+            spread[t] = spread_of(row, vocab);
+        if (dx) /* d(loss)/d(logits) = softmax - onehot(target) */
             row[target[t]] -= 1.0f;
-        }
     }
     if (!dx)
         return KQ_OK;
@@ -195,7 +214,7 @@ static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int
 }
 
 kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll,
-                       float *dx, void *scratch, kq_error *err)
+                       float *dx, float *spread, void *scratch, kq_error *err)
 {
     const size_t d = h->mc->cfg.d_model;
     loss_work w;
@@ -206,12 +225,19 @@ kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t
                            h->mc->cfg.vocab_size);
     for (size_t t = 0; t < T; t += KQ_HEAD_TILE) {
         size_t n = T - t < KQ_HEAD_TILE ? T - t : KQ_HEAD_TILE;
-        kq_status st =
-            loss_tile(h, x + t * d, n, target + t, nll ? nll + t : NULL, dx ? dx + t * d : NULL, &w, err);
+        kq_status st = loss_tile(h, x + t * d, n, target + t, nll ? nll + t : NULL, dx ? dx + t * d : NULL,
+                                 spread ? spread + t : NULL, &w, err);
         if (st != KQ_OK)
             return st;
     }
     return KQ_OK;
+}
+
+void kq_head_norm(const kq_head *h, const float *x, size_t T, float *y)
+{
+    const size_t d = h->mc->cfg.d_model;
+    for (size_t t = 0; t < T; t++)
+        h->mc->kern->rms_norm(x + t * d, h->norm, y + t * d, d, h->mc->cfg.rms_eps);
 }
 
 kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids,

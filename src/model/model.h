@@ -111,11 +111,14 @@ kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logi
  *   target [T]             the token that should come next; -1: this position is not scored
  *   nll [T], may be NULL   the loss of each position in nats; 0 where it is not scored
  *   dx [T, d], may be NULL d(sum of nll)/dx
+ *   spread [T], may be NULL 1 - sum_v p_v^2 of the model's distribution (eq. 140); 0 where it is not scored
  * scratch: kq_head_scratch_bytes(). Single thread. */
 enum { KQ_HEAD_TILE = 64 };
 size_t kq_head_scratch_bytes(const kq_model_ctx *mc);
 kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t *target, float *nll,
-                       float *dx, void *scratch, kq_error *err);
+                       float *dx, float *spread, void *scratch, kq_error *err);
+/* y [T, d] = what the head multiplies: the final norm of final hidden states x [T, d]. y may be x. */
+void kq_head_norm(const kq_head *h, const float *x, size_t T, float *y);
 
 /* Draw a next token for every position of x [T, d] from the model's own distribution. u [T]: uniform random
  * numbers in [0, 1). ids [T]: the result. scratch: kq_head_scratch_bytes(). Single thread. KQ_E_NUMERIC: NaN

@@ -27,15 +27,15 @@ static bool is_head(const kq_tensor *t)
     return !strcmp(t->name, "lm_head.weight");
 }
 
-/* The largest code (127 or 7) of a tensor whose rows a kronq checkpoint stores in 8 or 4 bits with scales in
- * F16: embedding or head. 0: the tensor is not stored so. */
+/* The largest code (127) of a tensor whose rows a kronq checkpoint stores in 8 bits with scales in F16:
+ * embedding or head. 0: the tensor is not stored so. */
 static float packed_reach(const kq_prepared *p, bool packed, const kq_tensor *t)
 {
     const int bits = !packed           ? 16
                      : is_embedding(t) ? p->opt->embed_bits
                      : is_head(t)      ? p->opt->head_bits
                                        : 16;
-    return bits == 8 ? 127 : bits == 4 ? 7 : 0;
+    return bits == 8 ? 127 : 0;
 }
 
 /* The number of the linear whose weights these are, layer * KQ_N_LINEAR + id; SIZE_MAX: of none. */
@@ -61,9 +61,11 @@ static kq_dtype type_of(const kq_prepared *p, const kq_gguf_types *types, const 
     return linear == SIZE_MAX ? KQ_T_F32 : types->linear[linear];
 }
 
-/* Will kq_quantize store the tensor as a packed linear, with one scale? */
+/* Will kq_quantize store the tensor as a trellis, with one scale? */
 static bool is_packed_linear(const kq_prepared *p, bool packed, const kq_tensor *t)
 {
+    if (packed && (is_embedding(t) || is_head(t)))
+        return (is_head(t) ? p->opt->head_bits : p->opt->embed_bits) < 8;
     const size_t linear = packed ? linear_of(p, t) : SIZE_MAX;
     return linear != SIZE_MAX && p->selected[linear / KQ_N_LINEAR] >> linear % KQ_N_LINEAR & 1;
 }

@@ -15,6 +15,7 @@
 #include "factors/part.h"
 #include "prepare/plan.h"
 #include "prepare/sequences.h"
+#include "quant/rows.h"
 #include "quant/work.h"
 #include "settings/settings.h"
 
@@ -69,6 +70,12 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
     out->disk = w->sweep.n_estimates * all * halves;
 }
 
+static bool wants_rows(const kq_output *o)
+{
+    (void)o;
+    return true;
+}
+
 static void describe(const kq_work *w, char line[160])
 {
     snprintf(line, 160, "factors of %zu modules", w->outputs->p.n_selected);
@@ -120,6 +127,8 @@ static kq_status gather(kq_output *o, kq_error *err)
     size_t n;
     kq_lacks lacks = {0};
     kq_status status = kq_prepared_parts(&o->p, &o->job, "factors", &parts, &n, err);
+    if (!status)
+        status = kq_rows_factor_parts(o, &parts, &n, err);
     for (size_t i = 0; i < n && !status; i++)
         status = kq_factor_part_lacks(parts[i], &lacks, err);
     if (!status)
@@ -176,6 +185,7 @@ static const kq_receiver factors_receiver = {
     .prepare = prepare,
     .identify = identify,
     .bytes = bytes,
+    .wants_rows = wants_rows,
     .check_complete = check_complete,
     .describe = describe,
     .finish = gather,

@@ -19,6 +19,7 @@
 #include "quant/aim.h"
 #include "quant/checkpoint_settings.h"
 #include "quant/rounding.h"
+#include "quant/rows.h"
 #include "quant/rows_choices.h"
 #include "sweep/seal.h"
 
@@ -32,6 +33,7 @@ typedef struct quantizer {
     unsigned ids; /* bit id set: that linear's packed and report are filled in */
     double share_s;
     kq_rounding_sums sums;
+    json_t *rows; /* owned: the report of embedding and head */
     kq_save_report saved;
 } quantizer;
 
@@ -105,6 +107,7 @@ static kq_status identify(kq_output *o, kq_error *err)
     kq_status status = kq_bits_check_method(&q->bits, err);
     if (status)
         return status;
+    kq_rows_warn(o);
     json_t *settings = kq_quantize_settings(&o->opt);
     if (settings && !json_object_set(settings, "settings", o->settings) &&
         !json_object_set_new(settings, "isa", json_string(kq_isa_name(o->p.isa))))
@@ -142,6 +145,7 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
     if (!bits->settled && !o->opt.factors)
         kq_plan_kept_factors(&o->p, &out->kept, &kept);
     plan_checkpoint(o, &save);
+    out->peak = kq_rows_bytes(o) > out->peak ? kq_rows_bytes(o) : out->peak;
     out->disk = kept + 2 * save.file_bytes;
 }
 
@@ -266,7 +270,11 @@ static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id
 static kq_status finish(kq_output *o, kq_error *err)
 {
     quantizer *q = o->ctx;
-    kq_status status = kq_rounding_sum(o, describe_module, &q->sums, err);
+    kq_status status = kq_rows_round(o, q->code, err);
+    if (!status)
+        status = kq_rounding_sum(o, describe_module, &q->sums, err);
+    if (!status && !(q->rows = kq_rows_describe(o, err)))
+        status = KQ_E_MEMORY;
     if (status)
         return status;
     char *settings = kq_checkpoint_settings(o), *command = settings ? kq_checkpoint_command(o) : NULL;
@@ -310,6 +318,8 @@ static kq_status report(kq_work *w, json_t **out, kq_error *err)
                                       q->bits.average, "forecast_loss", a->loss / T, "least_possible",
                                       a->bound / T, "seconds", q->share_s));
     }
+    if (json_object_size(q->rows))
+        json_object_set(own, "rows", q->rows);
     return kq_rounding_report(w, own, &q->sums, out, err);
 }
 
@@ -322,6 +332,7 @@ static void close_quantizer(kq_output *o)
         kq_trellis_free(q->trellis[k]);
     kq_bits_free(&q->bits);
     json_decref(q->sums.modules);
+    json_decref(q->rows);
 }
 
 /* ---- the plan ---- */
@@ -393,6 +404,7 @@ static const kq_receiver checkpoint_receiver = {
     .identify = identify,
     .check_weights = check_weights,
     .bytes = bytes,
+    .wants_rows = kq_rows_wanted,
     .check_complete = kq_checkpoint_check,
     .describe = describe,
     .before = settle_bits,

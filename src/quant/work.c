@@ -17,6 +17,7 @@
 #include "prepare/check.h"
 #include "prepare/plan.h"
 #include "prepare/sequences.h"
+#include "quant/rows.h"
 #include "sweep/seal.h"
 
 /* ---- prepare ---- */
@@ -100,6 +101,19 @@ static bool anything_left(const kq_work *w)
     return false;
 }
 
+static bool wants_rows(const kq_output *o)
+{
+    return o->work->receiver->wants_rows && o->work->receiver->wants_rows(o) &&
+           kq_method_needs_gradients(o->p.factor.method);
+}
+
+/* What the sweep calls with a factor of the vocabulary's rows. */
+static kq_status take_rows(void *ctx, bool head, const float *H_in, kq_error *err)
+{
+    kq_output *o = ctx;
+    return o->job.complete || !wants_rows(o) ? KQ_OK : kq_rows_keep_factor(o, head, H_in, err);
+}
+
 /* The sequences that an output looks at, when others look at more. */
 static kq_status pick_sequences(kq_output *o, size_t n_seq, kq_error *err)
 {
@@ -123,6 +137,7 @@ static kq_status plan(kq_work *w, const char *dir, kq_error *err)
 {
     const kq_prepared *p = &w->outputs->p;
     size_t n_seq = p->windows.n, n = 0;
+    bool rows = false;
     for (size_t i = 0; i < w->n && !p->windows.n; i++)
         n_seq = w->counts[i] > n_seq ? w->counts[i] : n_seq;
     for (size_t i = 0; i < w->n; i++) {
@@ -135,8 +150,10 @@ static kq_status plan(kq_work *w, const char *dir, kq_error *err)
         w->estimates[n] = o->p.estimate;
         w->estimates[n].seq = o->seq;
         w->estimates[n++].ctx = o;
+        rows = rows || wants_rows(o);
     }
     w->sweep = kq_prepare_sweep(p, w->n > 1 ? &w->pass : &w->outputs->job);
+    w->sweep.rows = rows ? take_rows : NULL;
     w->sweep.n_seq = n_seq;
     w->sweep.estimates = w->estimates;
     w->sweep.n_estimates = n;
@@ -174,6 +191,8 @@ static kq_status open_output(kq_output *o, kq_error *err)
         return status;
     if (!o->job.complete) {
         status = r->opened ? r->opened(o, err) : KQ_OK;
+        if (!status)
+            status = kq_rows_check_parts(o, err);
         return status ? status
                       : kq_job_check_parts(&o->job, r->stage.stem, o->p.cfg->n_layer, r->stage.suffix, err);
     }

@@ -87,6 +87,9 @@ typedef struct kq_receiver {
     kq_status (*prepare)(kq_output *o, kq_error *err);  /* the model is open */
     kq_status (*identify)(kq_output *o, kq_error *err); /* settings are known; sets identity */
     kq_status (*check_weights)(const kq_output *o, kq_error *err);
+    /* Are the factors of the vocabulary's rows wanted, when the sweep finds them? The frame keeps them, one
+     * sealed file each (rows.h). */
+    bool (*wants_rows)(const kq_output *o);
     void (*bytes)(const kq_work *w, kq_receiver_bytes *out);
 
     /* ---- open and announce ---- */

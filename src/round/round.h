@@ -135,6 +135,9 @@ typedef struct kq_packed {
      * the Hadamard transforms; these have the orders m_pad and n_pad. */
     size_t m_pad, n_pad;
     uint16_t *trellis; /* [m_pad/16, n_pad/16, 16 k] */
+    /* true: an embedding or a head; there is no U_m, so that a row can be read without the others (eq. 144)
+     */
+    bool one_sided;
     /* scales with a random sign, of the inputs [n] and of the outputs [m]; a half float holds each exactly */
     float *su, *sv;
     float scale;
@@ -173,6 +176,35 @@ kq_status kq_forecast_linear(const kq_round_input *in, const kq_round_options *o
 double kq_forecast_loss(const kq_forecast *f, double e);
 /* Peak of the memory that kq_forecast_linear allocates, in bytes. */
 size_t kq_forecast_bytes(size_t m, size_t n, int threads);
+
+/* ---- an embedding or a head: rows.c -------------------------------------------------------------------- */
+
+/* The matrix to be rounded, one row a token. All arrays are borrowed. */
+typedef struct kq_rows_input {
+    const char *name; /* the module's name: for messages and for the stream of the signs */
+    size_t rows, n;
+    const float *H_in; /* [n, n], symmetric, on any scale; NULL: the identity */
+    /* W [count, n] = the rows from row0 on. Every row is asked for twice. */
+    kq_status (*read)(void *ctx, size_t row0, size_t count, float *W, kq_error *err);
+    /* Hears the share of the rows that are rounded; an error ends the work. NULL: nobody listens. */
+    kq_status (*progress)(void *ctx, double done, kq_error *err);
+    void *ctx;
+} kq_rows_input;
+
+/* Round the rows to the trellis code t with the feedback of H_in along the columns (eq. 144, 145);
+ * out->one_sided is set, su holds signs, sv the rows' rms over that of all rows. The signs come from
+ * kq_rng_stream(seed, name
+ * + ".su"). *out is the caller's (kq_packed_free) and zeroed on failure. report->relative_mse is over the
+ * original weights; predicted_loss is NaN. Errors as kq_round_linear's, and those of in->read. */
+kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_round_options *opt,
+                        kq_packed *out, kq_round_report *report, kq_error *err);
+/* Peak of the memory that kq_round_rows allocates at k bits, in bytes. */
+size_t kq_round_rows_bytes(size_t rows, size_t n, int k);
+/* dst [count, n] = the dense rows from row0 on. u has order p->n_pad; p->trellis may be at an odd address. A
+ * row of tiles is decoded for any of its 16 rows. Runs on the calling thread. KQ_E_ARG: rows that are not
+ * there; KQ_E_MEMORY. */
+kq_status kq_unround_rows(const kq_trellis *t, const kq_packed *p, const kq_hadamard *u, size_t row0,
+                          size_t count, float *dst, kq_error *err);
 
 /* Eq. 52: the dense weights What [m, n] of a packed linear. KQ_E_SHAPE: padded sizes that do not belong to m
  * and n; KQ_E_NUMERIC: the scale is not finite; KQ_E_MEMORY. */

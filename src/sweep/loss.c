@@ -8,11 +8,13 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "sweep/rows.h"
 
 typedef struct loss_loop {
     kq_sweeper *w;
     kq_spill *in, *out; /* final hidden states; gradients there */
     float *nll;         /* [n_rec, T] */
+    float *spread;      /* [n_seq, T], eq. 140; NULL: nobody wants it */
 } loss_loop;
 
 /* The labels of record r, next [T]: the text's own next tokens (the empirical Fisher), or tokens drawn from
@@ -49,7 +51,8 @@ static kq_status loss_item(void *ctx, kq_sweep_worker *k, size_t r, kq_error *er
     if (!status)
         status = labels(l->w, k, r, next, err);
     if (!status)
-        status = kq_head_loss(l->w->head, k->x, s->T, next, l->nll + r * s->T, k->dy, k->scratch, err);
+        status = kq_head_loss(l->w->head, k->x, s->T, next, l->nll + r * s->T, k->dy,
+                              l->spread && r < s->n_seq ? l->spread + r * s->T : NULL, k->scratch, err);
     if (!status)
         status = kq_spill_write(l->out, r, k->dy, err);
     kq_free(next);
@@ -61,6 +64,8 @@ kq_status kq_sweep_loss(kq_sweeper *w, kq_error *err)
     const size_t L = w->cfg->n_layer, T = w->s->T;
     loss_loop l = {.w = w};
     kq_status status = kq_alloc_for((void **)&l.nll, w->n_rec * T, sizeof *l.nll, "losses", err);
+    if (!status && w->s->rows)
+        status = kq_alloc_for((void **)&l.spread, w->s->n_seq * T, sizeof *l.spread, "losses", err);
     if (!status)
         status = kq_records_open(w, KQ_REC_INPUT, L, &l.in, err);
     if (!status)
@@ -75,7 +80,11 @@ kq_status kq_sweep_loss(kq_sweeper *w, kq_error *err)
         if (!isfinite(w->report->nll))
             status = kq_fail(err, KQ_E_NUMERIC, "the model's loss on the calibration text is not a number");
     }
+    /* before the gradients count as complete: they are what an interrupted run goes on from */
+    if (!status && l.spread)
+        status = kq_sweep_head_factor(w, l.in, l.spread, err);
     kq_free(l.nll);
+    kq_free(l.spread);
     kq_spill_close(l.in);
     return kq_records_finish(l.out, status, err);
 }

@@ -5,6 +5,7 @@
 #include "base/time.h"
 #include "sweep/block_pass.h"
 #include "sweep/loss.h"
+#include "sweep/rows.h"
 #include "sweep/store.h"
 #include "sweep/tokens.h"
 
@@ -137,7 +138,11 @@ static kq_status sweep_down(kq_sweeper *w, size_t lowest, kq_error *err)
     for (size_t l = from; l-- > lowest && !status;) {
         const unsigned selected = s->done(s->ctx, l) ? 0 : s->selected[l];
         if (selected || l > lowest)
-            status = down_block(w, l, selected, l > lowest, err);
+            status = down_block(w, l, selected, l > lowest || (l == 0 && s->rows), err);
+        if (!status && selected && l == 0 && s->rows) {
+            status = kq_sweep_embedding_factor(w, err);
+            kq_records_drop(w, KQ_REC_GRAD, 0);
+        }
         if (!status && selected)
             status = s->block(s->ctx, l, err);
         if (!status) { /* only now: until here an interrupted run needs them again */
@@ -210,7 +215,8 @@ void kq_sweep_plan(const kq_config *cfg, const kq_sweep *s, size_t *memory_bytes
     const size_t statistics = statistics_bytes(&w, &disk);
     kq_sweep_worker_plan(&w, &worker, &gradients);
     /* The head is there until the loss is known; a block's statistics come after it. */
-    const size_t loss = kq_head_bytes(cfg, s->compute) + (w.backward ? 4 * n_rec * s->T : 0),
+    const size_t rows = w.backward && s->rows ? kq_sweep_rows_bytes(&w) : 0,
+                 loss = kq_head_bytes(cfg, s->compute) + (w.backward ? 4 * n_rec * s->T : 0) + rows,
                  block = workers * gradients + statistics + s->receiver_kept;
     *memory_bytes = kq_block_bytes(cfg, s->compute) + workers * worker + (loss > block ? loss : block);
     *disk_bytes = disk + (w.backward ? (cfg->n_layer + 1) * s->n_seq * record * 2 + 2 * n_rec * record * 4

@@ -62,6 +62,10 @@ typedef struct kq_sweep {
      * and selected linear, block by block. */
     kq_status (*linear)(void *ctx, size_t layer, kq_linear_id id, const float *H_in, const float *H_out,
                         const kq_factor_report *report, kq_error *err);
+    /* Take the factor H_in [d, d] of the rows of the head or the embedding (eq. 141, 142), borrowed for the
+     * call; NULL: not wanted. Called once for every estimate where a method needs gradients: for the head
+     * after the loss, for the embedding before layer 0's `block`, and only when layer 0 is selected. */
+    kq_status (*rows)(void *ctx, bool head, const float *H_in, kq_error *err);
     /* All of a block's linears were handed out, for all estimates. */
     kq_status (*block)(void *ctx, size_t layer, kq_error *err);
     const kq_common *common; /* its progress function hears how far the sweep is; NULL: nobody does */

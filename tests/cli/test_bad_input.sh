@@ -150,4 +150,24 @@ dd if=ck/model.safetensors bs=1 skip=8 count=$header of=ck.json 2>/dev/null
 at=$((8 + header + $(get ck.json model.layers.0.self_attn.q_proj.su/data_offsets/0) + 7))
 spoil_ck && printf '\374' | dd of=bad/model.safetensors bs=1 seek=$at conv=notrunc 2>/dev/null # an exponent of 31
 refuse 1 "q_proj.su holds (Inf|NaN) at index 3" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+
+say "a damaged embedding that is a trellis"
+rm -rf ck
+must "$KRONQ" quantize "$HF" -o ck --bits 3 $FAST --embed-bits 3
+for s in su sv scale trellis; do
+    spoil_ck && LC_ALL=C sed -i "s/model.embed_tokens.$s\"/model.embed_tokenz.$s\"/" bad/model.safetensors
+    refuse 1 "model.embed_tokens" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+done
+header=$(($(od -An -tu8 -N 8 ck/model.safetensors)))
+dd if=ck/model.safetensors bs=1 skip=8 count=$header of=ck.json 2>/dev/null
+at=$((8 + header + $(get ck.json model.embed_tokens.sv/data_offsets/0) + 7))
+spoil_ck && printf '\374' | dd of=bad/model.safetensors bs=1 seek=$at conv=notrunc 2>/dev/null
+refuse 1 "embed_tokens.sv holds (Inf|NaN) at index 3" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+at=$((8 + header + $(get ck.json model.embed_tokens.scale/data_offsets/0) + 3))
+spoil_ck && printf '\277' | dd of=bad/model.safetensors bs=1 seek=$at conv=notrunc 2>/dev/null # a sign
+refuse 1 "embed_tokens.scale is -" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+spoil_ck && LC_ALL=C sed -i 's/"shape":\[24,4,48\]/"shape":[48,4,24]/' bad/model.safetensors
+refuse 1 "embed_tokens.trellis must be" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+spoil_ck && LC_ALL=C sed -i 's/"shape":\[24,4,48\]/"shape":[4,24,48]/' bad/model.safetensors
+refuse 1 "embed_tokens.trellis is I16 \[4, 24, 48\] .*expected I16 \[24, 4, 48\]" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 echo ok

@@ -19,6 +19,14 @@ for t in 1 3; do
     must "$KRONQ" quantize "$HF" -o "self$t" --only 'layers\.2\.mlp' --seq-len 32 --tokens 512 --seed 3 --threads $t --quiet
 done
 same self3 self1
+say "embedding and head as trellises, 1, 2 and 3 threads; factors from the sweep and from a file"
+for t in 1 2 3; do
+    must "$KRONQ" quantize "$ODD" -o "rows$t" --only 'layers\.0\.self_attn' $CAL --embed-bits 3 --head-bits 2 --threads $t --quiet
+    same "rows$t" rows1
+done
+must "$KRONQ" calibrate "$ODD" -o rows.safetensors --only 'layers\.0\.self_attn' $CAL --quiet
+must "$KRONQ" quantize "$ODD" -o rows4 --only 'layers\.0\.self_attn' --factors rows.safetensors --seed 3 --embed-bits 3 --head-bits 2 --quiet
+cmp rows4/model.safetensors rows1/model.safetensors || fail "a factor file gives other rows than the sweep"
 for method in flipflop fastkron yaqa-a yaqa-b kfac flipflop-tokens diag; do
     say "calibrate, $method, 1 and 3 threads"
     for t in 1 3; do

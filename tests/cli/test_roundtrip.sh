@@ -55,13 +55,14 @@ must "$KRONQ" run inst4 -p "Hello" -n 4 --chat --temp 0 --quiet
 [ ! -s must.err ] || fail "run --quiet says something on stderr"
 must "$KRONQ" run "$GGUF" -p "one" -n 3
 
-say "embedding bits: 16, 8 and 4"
-for b in 16 8 4; do
+say "embedding bits: 16, 8, 4, 3 and 2"
+for b in 16 8 4 3 2; do
     must "$KRONQ" quantize "$HF" -o "embed$b" --bits 4 --method none --only 'layers\.0\.self_attn\.k_proj' --embed-bits $b --quiet
     "$KRONQ" eval "embed$b" --ppl "$TEXT" --ctx 64 --chunks 6 --kld "$HF" --json --quiet >"embed$b.json" || fail "eval embed$b"
 done
-awk -v a="$(get embed16.json kld)" -v b="$(get embed8.json kld)" -v c="$(get embed4.json kld)" 'BEGIN { exit !(a <= b * 1.02 && b < c && b < a + 0.01 && c < 0.3) }' ||
-    fail "kld $(get embed16.json kld) $(get embed8.json kld) $(get embed4.json kld)"
+awk -v a="$(get embed16.json kld)" -v b="$(get embed8.json kld)" -v c="$(get embed4.json kld)" -v d="$(get embed3.json kld)" -v e="$(get embed2.json kld)" \
+    'BEGIN { exit !(a <= b * 1.02 && b < c && b < a + 0.01 && c < 0.3 && c < d && d < e) }' ||
+    fail "kld $(get embed16.json kld) $(get embed8.json kld) $(get embed4.json kld) $(get embed3.json kld) $(get embed2.json kld)"
 must "$KRONQ" quantize "$ODD" -o head4 --bits 4 --method none --only k_proj --embed-bits 16 --head-bits 4 --quiet
 must "$KRONQ" eval head4 --ppl "$TEXT" --ctx 64 --chunks 2 --quiet
 echo ok

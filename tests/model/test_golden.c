@@ -70,7 +70,7 @@ static void run_family(const char *family, kq_compute compute)
     int32_t *target = kq_alloc(T, sizeof *target);
     memcpy(target, g.ids + 1, (T - 1) * sizeof *target);
     target[T - 1] = -1;
-    check_ok(kq_head_loss(head, x[c->n_layer], T, target, nll, dx, hs, &err));
+    check_ok(kq_head_loss(head, x[c->n_layer], T, target, nll, dx, NULL, hs, &err));
     compare("nll", nll, g.nll, T - 1, compute);
     assert_true(nll[T - 1] == 0);
     for (size_t t = 0; t + 1 < T; t += 29) { /* log-softmax of the logits is the same loss */

@@ -215,11 +215,11 @@ static void test_head_refusals(void **state)
     check_fails(kq_head_embed(head, ids, 4, x, &err), KQ_E_ARG, "259");
     check_fails(kq_head_embed(head, neg, 4, x, &err), KQ_E_ARG, "-1");
     random_rows(x, 4 * 64, "x");
-    check_fails(kq_head_loss(head, x, 4, ids, nll, NULL, hs, &err), KQ_E_ARG, "259");
-    check_fails(kq_head_loss(head, x, 4, bad, nll, NULL, hs, &err), KQ_E_ARG, "-2");
+    check_fails(kq_head_loss(head, x, 4, ids, nll, NULL, NULL, hs, &err), KQ_E_ARG, "259");
+    check_fails(kq_head_loss(head, x, 4, bad, nll, NULL, NULL, hs, &err), KQ_E_ARG, "-2");
     x[70] = NAN;
     int32_t ok[4] = {5, 6, 7, 8};
-    check_fails(kq_head_loss(head, x, 4, ok, nll, NULL, hs, &err), KQ_E_NUMERIC, "NaN");
+    check_fails(kq_head_loss(head, x, 4, ok, nll, NULL, NULL, hs, &err), KQ_E_NUMERIC, "NaN");
     kq_free(hs);
     kq_head_free(head);
     setup_free(&s);

@@ -37,7 +37,7 @@ static void test_nll(void **state)
     int32_t *target = kq_alloc(T, sizeof *target);
     memcpy(target, ids + 1, (T - 1) * sizeof *target);
     target[T - 1] = -1;
-    check_ok(kq_head_loss(head, x, T, target, nll, NULL, hs, &err));
+    check_ok(kq_head_loss(head, x, T, target, nll, NULL, NULL, hs, &err));
     double worst = 0, mean = 0;
     for (size_t t = 0; t + 1 < T; t++) {
         worst = fmax(worst, fabs((double)nll[t] - want[t]));

@@ -106,11 +106,12 @@ def tile(words, code, table):
     return np.array(out, dtype=np.float64).reshape(16, 16)
 
 
-def linear(t, module, code):
-    """W [m, n] of a packed linear of the tensors t."""
+def linear(t, module, code, one_sided=False):
+    """W [m, n] of a packed linear of the tensors t; one_sided: of an embedding or a head, whose outputs are not rotated."""
     su, sv, trellis = t[module + ".su"].astype(float), t[module + ".sv"].astype(float), t[module + ".trellis"]
     W = np.block([[tile(trellis[r, c], code, t.get("kronq.hyb_table")) for c in range(trellis.shape[1])] for r in range(trellis.shape[0])])
-    W = transform(W.shape[0]) @ (W * float(t[module + ".scale"])) @ transform(W.shape[1]).T
+    W = W * float(t[module + ".scale"]) @ transform(W.shape[1]).T
+    W = W if one_sided else transform(W.shape[0]) @ W
     return sv[:, None] * W[: len(sv), : len(su)] * su
 
 

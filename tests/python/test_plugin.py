@@ -31,16 +31,16 @@ warnings.filterwarnings("ignore")
 torch.set_num_threads(1)  # the models are tiny
 
 HAVE_ACCELERATE = transformers.utils.is_accelerate_available()
-# name: model, options. All sizes, codes, bits, tied and untied heads, 16, 8 and 4 bits of embedding.
+# name: model, options. All sizes, codes, bits, tied and untied heads, all bits of embedding.
 CASES = {
     "llama2": ("llama2", "--bits", 2, "--code", "hyb", "--embed-bits", 8, "--head-bits", 4),
-    "llama3": ("llama3", "--bits", 3, "--code", "1mad", "--embed-bits", 4),
+    "llama3": ("llama3", "--bits", 3, "--code", "1mad", "--embed-bits", 3),
     "qwen3": ("qwen3", "--bits", 4, "--code", "3inst", "--embed-bits", 16),
     "mul1": ("llama3", "--bits", 2, "--code", "mul1", "--embed-bits", 8),
     "mcg": ("llama3", "--bits", 3, "--code", "mcg", "--embed-bits", 8),
     "odd": ("cli_odd", "--bits", 3, "--code", "hyb", "--embed-bits", 4, "--head-bits", 8),
     "tied": ("cli_hf", "--bits", 2, "--code", "hyb", "--embed-bits", 8),
-    "four": ("cli_hf", "--bits", 4, "--code", "hyb", "--embed-bits", 8),
+    "four": ("cli_hf", "--bits", 4, "--code", "hyb", "--embed-bits", 2),
     "one_layer": ("cli_hf", "--bits", 2, "--only", r"layers\.1\."),
 }
 FOLDER = None
@@ -87,8 +87,11 @@ class Values(unittest.TestCase):
                         want = referee.linear(t, name, code)
                         got = loaded.get_submodule(name).dense().double().numpy()
                         self.assertLess(np.abs(got - want).max(), 2e-6 * np.abs(want).max(), name)
-                    for name in ("model.embed_tokens", "lm_head"):
-                        np.testing.assert_array_equal(loaded.get_submodule(name).dense().double().numpy(), referee.rows(t, name, 40))
+                    name = "model.embed_tokens"
+                    np.testing.assert_array_equal(loaded.get_submodule(name).dense().double().numpy(), referee.rows(t, name, 40))
+                    want = referee.linear(t, "lm_head", code, one_sided=True)
+                    got = loaded.get_submodule("lm_head").dense().double().numpy()
+                    self.assertLess(np.abs(got - want).max(), 2e-6 * np.abs(want).max())
 
     def test_transforms_of_every_order(self):
         for n in (1, 2, 16, 12, 24, 20, 28, 36, 576, 60, 68, 76, 108, 172, 344, 5, 7, 80, 112, 208, 48, 64, 128, 256):
@@ -122,9 +125,9 @@ class Values(unittest.TestCase):
         rounds all outputs by its size. A bf16 output is within half a unit of its last place, 2^-9 of its own size; f32 sums add 2e-6 of the largest."""
         torch.manual_seed(5)
         for name, module in load("llama2", dtype=torch.bfloat16).named_modules():
-            if not isinstance(module, (modeling_kronq.KronqLinear, modeling_kronq.KronqHead)):
+            if not isinstance(module, (modeling_kronq.KronqLinear, modeling_kronq.KronqTrellisHead)):
                 continue
-            head = isinstance(module, modeling_kronq.KronqHead)
+            head = isinstance(module, modeling_kronq.KronqTrellisHead)
             x = torch.randn(7, module.shape[1] if head else module.in_features)
             x[:, 3] = 1000
             x = x.bfloat16()
@@ -176,6 +179,22 @@ class Use(unittest.TestCase):
             )
             self.assertEqual(result.returncode, 1)
             self.assertRegex(result.stderr, r"s[uv]\[3\] is 2, expected \+1 or -1")
+
+    def test_rows_of_4_bits_in_groups(self):
+        """As earlier versions wrote them: both readers take them."""
+        with tempfile.TemporaryDirectory() as tmp:
+            out = Path(tmp, "groups")
+            shutil.copytree(FOLDER / "llama2", out)
+            tensors, config = checkpoints.read(out)
+            q = tensors.pop("model.embed_tokens.qweight").float()
+            q, s = (q / 18).round().to(torch.int32) + 8, (tensors["model.embed_tokens.scales"].float() * 18).half()
+            tensors["model.embed_tokens.qweight"] = (q[:, ::2] | q[:, 1::2] << 4).to(torch.uint8)
+            tensors["model.embed_tokens.scales"] = s
+            config["quantization_config"]["embed_bits"] = 4
+            checkpoints.write(out, tensors, config)
+            self.assertEqual(type(load(out).model.embed_tokens), modeling_kronq.KronqEmbedding)
+            r = verify(str(out), checkpoints.PROGRAM, checkpoints.TEXT, tokens=48)
+            self.assertLess(r["relative_error"], 1e-5)
 
     def test_a_cast_leaves_packed_tensors_alone(self):
         model = load("tied")
@@ -329,7 +348,9 @@ class Damage(unittest.TestCase):
             self.refuse(rf"tensor {q}\.{suffix} is missing", lambda t, c, s=suffix: t.pop(f"{q}.{s}"))
         self.refuse(r"tensor kronq\.hyb_table is missing", lambda t, c: t.pop("kronq.hyb_table"))
         self.refuse(r"tensor model\.embed_tokens\.qweight is missing", lambda t, c: t.pop("model.embed_tokens.qweight"))
-        self.refuse(r"tensor lm_head\.scales is missing", lambda t, c: t.pop("lm_head.scales"))
+        self.refuse(r"tensor model\.embed_tokens\.scales is missing", lambda t, c: t.pop("model.embed_tokens.scales"))
+        for suffix in ("trellis", "su", "sv", "scale"):
+            self.refuse(rf"tensor lm_head\.{suffix} is missing", lambda t, c, s=suffix: t.pop(f"lm_head.{s}"))
         self.refuse(
             r"tensor model\.layers\.0\.input_layernorm\.weight is missing", lambda t, c: t.pop("model.layers.0.input_layernorm.weight")
         )
@@ -340,7 +361,9 @@ class Damage(unittest.TestCase):
         self.refuse(rf"tensor {q}\.scale is -", put(q + ".scale", lambda v: -v))
         self.refuse(rf"tensor {q}\.su holds NaN or Inf", put(q + ".su", lambda v: v / 0))
         self.refuse(rf"tensor {q}\.su is I8 .*, expected F16", put(q + ".su", lambda v: v.char()))
-        self.refuse(r"tensor lm_head\.scales holds NaN or Inf", put("lm_head.scales", lambda v: v / 0))
+        self.refuse(r"tensor model\.embed_tokens\.scales holds NaN or Inf", put("model.embed_tokens.scales", lambda v: v / 0))
+        self.refuse(r"tensor lm_head\.sv holds NaN or Inf", put("lm_head.sv", lambda v: v / 0))
+        self.refuse(r"tensor lm_head\.trellis is I16 .*, expected I16", put("lm_head.trellis", lambda v: v[1:]))
         self.refuse(r"tensor kronq\.hyb_table holds NaN or Inf", put("kronq.hyb_table", lambda v: v * float("inf")))
 
     def test_config(self):
@@ -352,6 +375,8 @@ class Damage(unittest.TestCase):
         self.refuse("module_bits is ", put("module_bits", {"model.layers.0.self_attn.q_proj": 5}))
         self.refuse("module_bits names model.layers.9", put("module_bits", {"model.layers.9.self_attn.q_proj": 2}))
         self.refuse("embed_bits is 7", put("embed_bits", 7))
+        self.refuse("one_sided_modules is ", put("one_sided_modules", {"lm_head": 5}))
+        self.refuse("one_sided_modules is ", put("one_sided_modules", {"model.norm": 4}))
         self.refuse(
             r"tensor model\.layers\.0\.self_attn\.q_proj\.trellis is I16 \[4, 4, 32\], expected I16 \[4, 4, 48\]",
             lambda t, c: c["module_bits"].update({"model.layers.0.self_attn.q_proj": 3}),

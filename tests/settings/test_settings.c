@@ -230,7 +230,7 @@ static void ranges_hold_in_the_library(void **state)
     o.bits = 2.5;
     o.embed_bits = 5;
     check_fails(kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, &o, &err), KQ_E_ARG,
-                "--embed-bits 5: 16, 8 or 4 are possible");
+                "--embed-bits 5: 16, 8, 4, 3 or 2 are possible");
     o.embed_bits = 4;
     o.shrink = 1;
     check_fails(kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, &o, &err), KQ_E_ARG,

@@ -1,0 +1,268 @@
+/* Embedding and head as trellis codes: rows.h. They come after the blocks, one at a time, because the
+ * embedding and its packed words are the largest matrices of the model. */
+#include "quant/rows.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/time.h"
+#include "base/warn.h"
+#include "factors/part.h"
+#include "sweep/seal.h"
+
+/* Files of the work folder carry these numbers: 0 the head, 1 the embedding. */
+enum { HEAD = 0, EMBEDDING = 1, N_ROWS = 2 };
+static const char *const modules[N_ROWS] = {"lm_head", "model.embed_tokens"};
+
+bool kq_rows_in_trellis(int bits)
+{
+    return bits >= 2 && bits <= 4;
+}
+
+/* The bits of a module, 0: it is no trellis. A tied head is the embedding. */
+static int bits_of(const kq_output *o, int which)
+{
+    const int bits = which == EMBEDDING ? o->opt.embed_bits : o->opt.head_bits;
+    return kq_rows_in_trellis(bits) && !(which == HEAD && o->p.cfg->tie_embeddings) ? bits : 0;
+}
+
+bool kq_rows_wanted(const kq_output *o)
+{
+    return bits_of(o, HEAD) || bits_of(o, EMBEDDING);
+}
+
+/* ---- factors ---- */
+
+kq_status kq_rows_keep_factor(kq_output *o, bool head, const float *H_in, kq_error *err)
+{
+    const int which = head ? HEAD : EMBEDDING;
+    const size_t d = o->p.cfg->d_model;
+    const kq_factor_report report = {.converged = true};
+    kq_factor_part *part = kq_factor_part_new(false);
+    char *path = NULL;
+    kq_status status = part ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", modules[which]);
+    if (!status)
+        status = kq_factor_part_add(part, modules[which], H_in, d, NULL, 0, &report, err);
+    if (!status)
+        status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err);
+    if (!status)
+        status = kq_factor_part_write(part, path, err);
+    if (!status)
+        status = kq_seal_write(path, err);
+    kq_factor_part_free(part);
+    kq_free(path);
+    return status;
+}
+
+static bool kept(const kq_output *o, int which)
+{
+    return kq_job_part_done(&o->job, "rowfactors", (size_t)which, "safetensors");
+}
+
+kq_status kq_rows_factor_parts(const kq_output *o, char ***parts, size_t *n, kq_error *err)
+{
+    char **list;
+    kq_status status =
+        kq_alloc_for((void **)&list, *n + N_ROWS, sizeof *list, "the list of factor files", err);
+    if (status)
+        return status;
+    memcpy(list, *parts, *n * sizeof *list);
+    kq_free(*parts);
+    *parts = list;
+    for (int which = 0; which < N_ROWS && !status; which++)
+        if (kept(o, which) &&
+            !(status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &list[*n], err)))
+            ++*n;
+    return status;
+}
+
+kq_status kq_rows_check_parts(const kq_output *o, kq_error *err)
+{
+    kq_status status = kq_job_check_parts(&o->job, "rowfactors", N_ROWS, "safetensors", err);
+    return status ? status : kq_job_check_parts(&o->job, "packed", N_ROWS, "safetensors", err);
+}
+
+/* Will, or did, a factor of this module's rows come from the factor file or the sweep? */
+static bool has_factor(const kq_output *o, int which)
+{
+    if (o->opt.factors)
+        return kq_factor_file_has(o->work->file, modules[which]);
+    return kq_method_needs_gradients(o->p.factor.method) && (which == HEAD || o->p.selected[0]);
+}
+
+void kq_rows_warn(const kq_output *o)
+{
+    for (int which = 0; which < N_ROWS; which++) {
+        const bool tied = which == EMBEDDING && o->p.cfg->tie_embeddings;
+        if (!bits_of(o, which) || has_factor(o, which) || (tied && has_factor(o, HEAD)))
+            continue;
+        const char *module = modules[tied ? HEAD : which];
+        if (o->opt.factors)
+            kq_warn("%s: has no %s.H_in, so that %s is rounded without curvature; kronq calibrate makes a "
+                    "factor file that has it",
+                    o->opt.factors, module, modules[which]);
+        else
+            kq_warn("%s is rounded without curvature: %s", modules[which],
+                    kq_method_needs_gradients(o->p.factor.method)
+                        ? "--only leaves out layer 0, so that no gradient reaches the embedding"
+                        : "its factor needs a method that sees gradients");
+    }
+}
+
+/* H [d, d] += the factor of a module's rows, when there is one. *found: there was. */
+static kq_status add_factor(const kq_output *o, int which, float *H, bool *found, kq_error *err)
+{
+    const size_t d = o->p.cfg->d_model;
+    kq_factor_file *own = NULL;
+    char *path = NULL;
+    float *one = NULL;
+    bool has_out = false;
+    kq_lack lack = KQ_LACK_NOTHING;
+    kq_status status = KQ_OK;
+    if (kept(o, which)) {
+        if (!(status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err)))
+            status = kq_factor_file_open_parts(&path, 1, "", &own, err);
+    } else if (!o->opt.factors || !has_factor(o, which)) {
+        return KQ_OK;
+    }
+    const kq_factor_file *file = own ? own : o->work->file;
+    if (!status)
+        status = kq_factor_file_check(file, modules[which], 0, d, false, &lack, err);
+    if (!status && !lack &&
+        !(status = kq_alloc_for((void **)&one, d * d, sizeof *one, "the factor of rows", err)) &&
+        !(status = kq_factor_file_read(file, modules[which], 0, d, one, NULL, &has_out, &lack, err))) {
+        *found = true;
+        for (size_t i = 0; i < d * d; i++)
+            H[i] += one[i];
+    }
+    kq_free(one);
+    kq_free(path);
+    kq_factor_file_close(own);
+    return status;
+}
+
+/* ---- rounding ---- */
+
+size_t kq_rows_bytes(const kq_output *o)
+{
+    const kq_config *c = o->p.cfg;
+    size_t most = 0;
+    for (int which = 0; which < N_ROWS; which++) {
+        const int bits = bits_of(o, which);
+        const size_t bytes =
+            bits ? kq_round_rows_bytes(c->vocab_size, c->d_model, bits) + 8 * c->d_model * c->d_model : 0;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+typedef struct reading {
+    const kq_output *o;
+    char name[64]; /* "lm_head.weight" */
+} reading;
+
+static kq_status read_rows(void *ctx, size_t row0, size_t count, float *W, kq_error *err)
+{
+    const reading *r = ctx;
+    const kq_weights *w = kq_model_file_weights(r->o->p.model);
+    return w->rows(w->ctx, r->name, row0, count, W, err);
+}
+
+static kq_status progress(void *ctx, double done, kq_error *err)
+{
+    const reading *r = ctx;
+    (void)done;
+    return kq_progress_ask(&r->o->opt.common, r->name, err);
+}
+
+/* Round one module into its part file. */
+static kq_status round_module(kq_output *o, int which, kq_code code, kq_error *err)
+{
+    const kq_config *c = o->p.cfg;
+    const size_t d = c->d_model;
+    reading r = {.o = o};
+    kq_module_report report = {.m = c->vocab_size,
+                               .n = d,
+                               .bits = bits_of(o, which),
+                               .predicted_loss = NAN,
+                               .factor_residual = NAN,
+                               .sigma1 = NAN,
+                               .sigma2 = NAN};
+    const kq_round_options opt = {.sigma_reg = o->opt.sigma_reg,
+                                  .seed = o->opt.common.seed,
+                                  .threads = o->p.threads,
+                                  .shrink = o->opt.shrink};
+    kq_rows_input in = {
+        .name = modules[which], .rows = report.m, .n = d, .read = read_rows, .progress = progress, .ctx = &r};
+    kq_round_report rounded;
+    kq_packed packed = {0};
+    kq_trellis *t = NULL;
+    char *path = NULL;
+    float *H = kq_calloc(d * d, sizeof *H);
+    bool found = false;
+    snprintf(r.name, sizeof r.name, "%s.weight", modules[which]);
+    snprintf(report.name, sizeof report.name, "%s", modules[which]);
+    kq_status status = H ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", modules[which]);
+    if (!status)
+        status = add_factor(o, which, H, &found, err);
+    if (!status && which == EMBEDDING && c->tie_embeddings) /* both uses count: eq. 143 */
+        status = add_factor(o, HEAD, H, &found, err);
+    in.H_in = found ? H : NULL;
+    if (!status)
+        status = kq_trellis_new(code, report.bits, o->p.isa, NULL, &t, err);
+    if (!status)
+        status = kq_round_rows(t, &in, &opt, &packed, &rounded, err);
+    if (!status)
+        status = kq_job_path(&o->job, "packed", (size_t)which, "safetensors", &path, err);
+    if (!status) {
+        report.relative_mse = rounded.relative_mse;
+        report.extra_in = rounded.extra_in;
+        status = kq_part_write_rows(path, &packed, &report, err);
+    }
+    if (!status)
+        status = kq_seal_write(path, err);
+    kq_packed_free(&packed);
+    kq_trellis_free(t);
+    kq_free(path);
+    kq_free(H);
+    return status;
+}
+
+kq_status kq_rows_round(kq_output *o, kq_code code, kq_error *err)
+{
+    const double start = kq_now_s();
+    kq_status status = KQ_OK;
+    for (int which = 0; which < N_ROWS && !status; which++)
+        if (bits_of(o, which) && !kq_job_part_done(&o->job, "packed", (size_t)which, "safetensors"))
+            status = round_module(o, which, code, err);
+    o->work->round_s += kq_now_s() - start;
+    return status;
+}
+
+json_t *kq_rows_describe(const kq_output *o, kq_error *err)
+{
+    json_t *all = json_object();
+    kq_status status = all ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+    for (int which = 0; which < N_ROWS && !status; which++) {
+        if (!bits_of(o, which))
+            continue;
+        kq_module_report r;
+        char *path = NULL;
+        if (!(status = kq_job_path(&o->job, "packed", (size_t)which, "safetensors", &path, err)) &&
+            !(status = kq_part_read_rows_report(path, modules[which], &r, err)))
+            json_object_set_new(all, modules[which],
+                                json_pack("{s:[I,I], s:i, s:f, s:f}", "shape", (json_int_t)r.m,
+                                          (json_int_t)r.n, "bits", r.bits, "bpw",
+                                          kq_packed_bits(r.m, r.n, r.bits) / ((double)r.m * (double)r.n),
+                                          "relative_mse", r.relative_mse));
+        kq_free(path);
+    }
+    if (status) {
+        json_decref(all);
+        return NULL;
+    }
+    return all;
+}
