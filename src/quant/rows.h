@@ -13,7 +13,8 @@ bool kq_rows_wanted(const kq_output *o);
 
 /* ---- factors ---- */
 
-/* Keep the factor H_in [d, d] of the head's or the embedding's rows: WORK/rowfactors-0000i.safetensors, sealed. */
+/* Keep the factor H_in [d, d] of the head's or the embedding's rows: WORK/rowfactors-0000i.safetensors,
+ * sealed. */
 kq_status kq_rows_keep_factor(kq_output *o, bool head, const float *H_in, kq_error *err);
 /* Append the files of the factors that were kept to the list *parts [*n] of kq_prepared_parts. */
 kq_status kq_rows_factor_parts(const kq_output *o, char ***parts, size_t *n, kq_error *err);
