@@ -11,7 +11,8 @@ static double real(const json_t *o, const char *key)
     return json_number_value(json_object_get(o, key));
 }
 
-static void print_text(const cli *c, const kq_eval_result *r)
+/* text: the result's JSON, for the forecast that a checkpoint may carry. */
+static void print_text(const cli *c, const kq_eval_result *r, const char *text)
 {
     printf("perplexity %.4f +/- %.4f over %zu tokens in %zu windows of %zu\n", r->ppl, r->ppl_stderr,
            r->tokens, r->windows, r->ctx);
@@ -24,6 +25,11 @@ static void print_text(const cli *c, const kq_eval_result *r)
                r->kld_median, r->kld_90, r->kld_95, r->kld_99, r->kld_999, r->kld_max, r->reference_ppl,
                r->ln_ppl_ratio, r->ln_ppl_ratio_stderr, 100 * r->dp_rms);
     }
+    json_t *o = json_loads(text, 0, NULL);
+    if (json_object_get(o, "forecast_kld"))
+        printf("  forecast before rounding %.5f nats; measured / forecast %.3f\n", real(o, "forecast_kld"),
+               real(o, "kld_over_forecast"));
+    json_decref(o);
     if (r->llama_cpp)
         puts("  (llama.cpp's convention: only the second half of each window is scored)");
 }
@@ -70,7 +76,7 @@ static const char *file_name(const char *path)
 }
 
 /* The figures of a perplexity run as rows of MODEL/README.md. */
-static kq_status text_on_card(const cli *c, const kq_eval_result *r, kq_error *err)
+static kq_status text_on_card(const cli *c, const kq_eval_result *r, const char *json, kq_error *err)
 {
     const char *const text = c->ppl && r->text ? r->text : "the text of the saved logits";
     char what[300], value[200];
@@ -83,6 +89,11 @@ static kq_status text_on_card(const cli *c, const kq_eval_result *r, kq_error *e
              text);
     snprintf(value, sizeof value, "%.5f +/- %.5f nats; same most likely token %.2f%%", r->kld, r->kld_stderr,
              100 * r->top1);
+    json_t *o = json_loads(json, 0, NULL);
+    const size_t n = strlen(value);
+    if (json_object_get(o, "forecast_kld"))
+        snprintf(value + n, sizeof value - n, "; %.3f of the forecast", real(o, "kld_over_forecast"));
+    json_decref(o);
     return kq_card_add_figure(c->model, what, value, err);
 }
 
@@ -144,11 +155,11 @@ static int eval_text(cli *c)
         status = kq_eval_result_read(text, &r, &err);
     cli_progress_end();
     if (!status && c->card)
-        status = text_on_card(c, r, &err);
+        status = text_on_card(c, r, text, &err);
     if (!status && c->json)
         puts(text);
     else if (!status)
-        print_text(c, r);
+        print_text(c, r, text);
     kq_eval_result_free(r);
     free(text);
     return status ? cli_fail(&err) : EXIT_OK;

@@ -50,8 +50,8 @@ static int print_plan(const cli *c, const char *text)
         printf(
             "embedding %.0f bits; forecast of the KL divergence %.4g nats a token (linears %.4g, embedding "
             "and head %.4g)\n",
-            real(plan, "embed_bits"), real(chosen, "forecast_kld"), real(chosen, "forecast_loss"),
-            real(chosen, "forecast_rows"));
+            real(plan, "embed_bits"), real(chosen, "forecast_kld"), real(chosen, "forecast_linears_kld"),
+            real(chosen, "forecast_rows_kld"));
     printf(
         "method %s, %.0f calibration tokens; needs about %s of memory and %s of disk; %s, %s, %.0f threads\n",
         json_string_value(json_object_get(plan, "method")), real(plan, "calibration_tokens"),

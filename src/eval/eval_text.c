@@ -14,6 +14,7 @@
 #include "base/time.h"
 #include "checkpoint/checkpoint.h"
 #include "eval/eval.h"
+#include "format/json.h"
 #include "settings/settings.h"
 #include "text/text.h"
 
@@ -266,6 +267,20 @@ static void set_comparison(json_t *o, const char *reference, const kq_eval_figur
     json_object_set_new(o, "dp_rms", json_real(res->dp_rms));
 }
 
+/* The forecast that a checkpoint made for a size carries in its config.json, and what was measured over it.
+ */
+static void set_forecast(json_t *o, const kq_source *src, double kld)
+{
+    json_t *config = kq_source_is_kronq(src) ? kq_json_again(kq_source_config_json(src)) : NULL;
+    const double forecast =
+        json_number_value(json_object_get(json_object_get(config, "quantization_config"), "forecast_kld"));
+    if (forecast > 0) {
+        json_object_set_new(o, "forecast_kld", json_real(forecast));
+        json_object_set_new(o, "kld_over_forecast", json_real(kld / forecast));
+    }
+    json_decref(config);
+}
+
 static json_t *report(const job *j, const char *model, const char *reference, const char *text_file,
                       bool spell_special, const kq_eval_figures *res, double seconds)
 {
@@ -280,6 +295,8 @@ static json_t *report(const job *j, const char *model, const char *reference, co
     set_measure(o, "nll", res->nll, res->nll_stderr, res->nll_stderr_windows);
     if (res->has_kld)
         set_comparison(o, reference, res);
+    if (res->has_kld)
+        set_forecast(o, kq_model_file_source(j->m), res->kld);
     for (size_t w = 0; w < res->windows; w++) {
         const kq_eval_window *p = &j->o.per_window[w];
         json_t *one = json_pack("{s:f, s:f}", "nll", p->nll, "ppl", exp(p->nll));

@@ -6,10 +6,15 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "quant/rows_choices.h"
+#include "quant/trial.h"
+#include "sweep/seal.h"
 
 bool kq_aim_given(const kq_quantize_options *opt)
 {
@@ -64,7 +69,8 @@ double kq_aim_budget(const kq_output *o)
 typedef struct table {
     kq_item *items; /* owned [n]: n_rows of embedding and head, then every selected linear */
     size_t n, n_rows;
-    double overhead; /* bytes that no choice changes; exact for the cheapest choices */
+    double overhead;     /* bytes that no choice changes; exact for the cheapest choices */
+    double kld_per_loss; /* of the trial */
 } table;
 
 /* Bits of a linear by what its item has chosen. */
@@ -174,6 +180,80 @@ kq_status kq_aim_check_reach(const kq_output *o, kq_error *err)
     return o->work->planning ? KQ_OK : kq_progress_note(&o->opt.common, line, err);
 }
 
+/* ---- what is measured ---- */
+
+size_t kq_aim_bytes(const kq_output *o)
+{
+    return kq_trial_bytes(o);
+}
+
+static kq_status measure(kq_output *o, table *t, kq_error *err)
+{
+    kq_measure m;
+    kq_status status = kq_measure_open(o, &m, err);
+    if (!status)
+        status = kq_rows_measure(&m, t->items, t->n_rows, err);
+    if (!status)
+        status = kq_trial(o, &m, &t->kld_per_loss, err);
+    kq_measure_close(&m);
+    return status;
+}
+
+/* The figures as a list: KL divergence for nats of predicted loss, then the losses of the embedding's choices
+ * and of the head's. */
+static kq_status write_measured(const table *t, const char *path, kq_error *err)
+{
+    json_t *list = json_pack("[f]", t->kld_per_loss);
+    for (size_t r = 0; r < t->n_rows; r++)
+        for (size_t i = 0; i < t->items[r].n; i++)
+            json_array_append_new(list, json_real(t->items[r].choice[i].loss));
+    char *text = list ? json_dumps(list, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    kq_status status = text ? kq_file_write(path, text, strlen(text), err)
+                            : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    free(text);
+    json_decref(list);
+    return status ? status : kq_seal_write(path, err);
+}
+
+static kq_status read_measured(table *t, const char *path, kq_error *err)
+{
+    char *text = NULL;
+    size_t size, at = 0;
+    kq_status status = kq_seal_check(path, err);
+    if (status || (status = kq_file_read(path, 1 << 16, &text, &size, err)))
+        return status;
+    json_t *list = json_loadb(text, size, 0, NULL);
+    bool whole = json_is_number(json_array_get(list, at));
+    t->kld_per_loss = json_number_value(json_array_get(list, at++));
+    for (size_t r = 0; r < t->n_rows; r++)
+        for (size_t i = 0; i < t->items[r].n; i++) {
+            const json_t *loss = json_array_get(list, at++);
+            whole = whole && json_is_number(loss);
+            t->items[r].choice[i].loss = json_number_value(loss);
+        }
+    json_decref(list);
+    kq_free(text);
+    return whole ? KQ_OK
+                 : kq_fail(err, KQ_E_FORMAT,
+                           "%s: lacks measurements; --fresh discards the unfinished work and starts anew",
+                           path);
+}
+
+/* Measure, or read what an interrupted run has measured. */
+static kq_status take_measurements(kq_output *o, table *t, kq_error *err)
+{
+    char *path;
+    if (o->work->planning)
+        return measure(o, t, err);
+    kq_status status = kq_job_path(&o->job, "measured", 0, "json", &path, err);
+    if (!status && kq_job_part_done(&o->job, "measured", 0, "json"))
+        status = read_measured(t, path, err);
+    else if (!status && !(status = measure(o, t, err)))
+        status = write_measured(t, path, err);
+    kq_free(path);
+    return status;
+}
+
 /* ---- choosing ---- */
 
 static void fill_losses(const kq_output *o, table *t)
@@ -184,7 +264,8 @@ static void fill_losses(const kq_output *o, table *t)
     for (size_t i = 0; kq_selected_next(&o->p, &i, &linear); i++, n++)
         for (size_t c = 0; c < t->items[n].n; c++) {
             kq_choice *choice = &t->items[n].choice[c];
-            choice->loss = kq_forecast_loss(&b->forecast[i], b->error[(int)choice->bits - KQ_BITS_MIN]) /
+            choice->loss = t->kld_per_loss *
+                           kq_forecast_loss(&b->forecast[i], b->error[(int)choice->bits - KQ_BITS_MIN]) /
                            (double)o->work->seq_len;
         }
 }
@@ -226,7 +307,7 @@ static kq_status tell(const kq_output *o, kq_error *err)
         "with 3, %zu with 4), embedding %d bits%s; forecast %.4g nats a token (linears %.4g, embedding and "
         "head %.4g)",
         kq_bytes_text(e->bytes, bytes), e->bpw_file, o->bits->average, e->count[0], e->count[1], e->count[2],
-        o->opt.embed_bits, head, e->linears_loss + e->rows_loss, e->linears_loss, e->rows_loss);
+        o->opt.embed_bits, head, e->linears_kld + e->rows_kld, e->linears_kld, e->rows_kld);
     if (c->progress && c->progress(c->ctx, "rounding", 0, line))
         return kq_fail(err, KQ_E_INTERRUPTED, "stopped after the bits were chosen");
     return KQ_OK;
@@ -240,16 +321,16 @@ static kq_status settle(kq_output *o, const table *t, const kq_allocation *a, kq
     kq_model_tensor linear;
     double bits = 0, weights = 0;
     size_t n = t->n_rows;
-    *e = (kq_expected){.bound = a->bound};
+    *e = (kq_expected){.bound = a->bound, .kld_per_loss = t->kld_per_loss};
     kq_status status = exact_bytes(o, t, &e->bytes, err);
     for (size_t i = 0; i < t->n_rows; i++)
-        e->rows_loss += choice_of(t, i)->loss;
+        e->rows_kld += choice_of(t, i)->loss;
     for (size_t i = 0; kq_selected_next(&o->p, &i, &linear); i++, n++) {
         const kq_choice *c = choice_of(t, n);
         const double count = (double)linear.rows * (double)linear.cols;
         b->k[i] = (uint8_t)c->bits;
         e->count[b->k[i] - KQ_BITS_MIN]++;
-        e->linears_loss += c->loss;
+        e->linears_kld += c->loss;
         bits += count * c->bits;
         weights += count;
     }
@@ -267,7 +348,7 @@ kq_status kq_aim_choose(kq_output *o, kq_error *err)
     table t;
     kq_allocation a = {0};
     kq_status status = open_table(o, &t, err);
-    if (!status && !(status = kq_rows_measure(o, t.items, t.n_rows, err))) {
+    if (!status && !(status = take_measurements(o, &t, err))) {
         fill_losses(o, &t);
         status = allocate(o, &t, &a, err);
     }
@@ -296,10 +377,11 @@ json_t *kq_aim_report(const kq_output *o)
 {
     const kq_bits *b = o->bits;
     const kq_expected *e = &b->expected;
-    json_t *r = json_pack("{s:f, s:I, s:f, s:f, s:f, s:f, s:f}", "average", b->average, "expected_bytes",
-                          (json_int_t)e->bytes, "expected_bpw_file", e->bpw_file, "forecast_loss",
-                          e->linears_loss, "forecast_rows", e->rows_loss, "forecast_kld",
-                          e->linears_loss + e->rows_loss, "least_possible", e->bound);
+    json_t *r = json_pack("{s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "average", b->average,
+                          "expected_bytes", (json_int_t)e->bytes, "expected_bpw_file", e->bpw_file,
+                          "forecast_loss", e->linears_kld / e->kld_per_loss, "kld_per_loss", e->kld_per_loss,
+                          "forecast_linears_kld", e->linears_kld, "forecast_rows_kld", e->rows_kld,
+                          "forecast_kld", e->linears_kld + e->rows_kld, "least_possible", e->bound);
     if (r && kq_aim_settings(&o->opt, r))
         return r;
     json_decref(r);

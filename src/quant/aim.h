@@ -20,8 +20,11 @@ double kq_aim_budget(const kq_output *o);
  * says so where even the largest checkpoint is smaller. */
 kq_status kq_aim_check_reach(const kq_output *o, kq_error *err);
 
-/* Choose by the forecasts of o->bits: sets the bits of its linears, o->bits->expected, and o->opt.embed_bits
- * and head_bits; and says what is expected. KQ_E_ARG: no choice reaches most_kld. */
+/* Bytes of memory that the measurements take beside an evaluation. */
+size_t kq_aim_bytes(const kq_output *o);
+/* Choose by the forecasts of o->bits, after the measurements (measure.h), which stay in the work folder for
+ * --resume unless the work is only planned: sets the bits of its linears, o->bits->expected, and
+ * o->opt.embed_bits and head_bits; and says what is expected. KQ_E_ARG: no choice reaches most_kld. */
 kq_status kq_aim_choose(kq_output *o, kq_error *err);
 
 /* Add what was asked for to the settings of a job or a checkpoint: "size_asked", "bpw_asked" or "kld_asked".

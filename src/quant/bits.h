@@ -12,8 +12,9 @@
 typedef struct kq_expected {
     double bytes;            /* of the safetensors files, exact */
     double bpw_file;         /* of them, bits a weight of the model */
-    double linears_loss;     /* eq. 66 over all linears, nats a token */
-    double rows_loss;        /* of embedding and head, as measured, nats a token */
+    double kld_per_loss;     /* of the trial: KL divergence for a nat of eq. 66 */
+    double linears_kld;      /* that times eq. 66 over all linears, nats a token */
+    double rows_kld;         /* of embedding and head, as measured, nats a token */
     double bound;            /* no choice of this size has a smaller sum of the two */
     size_t count[KQ_N_BITS]; /* linears with 2, 3, 4 bits */
 } kq_expected;

@@ -20,7 +20,7 @@ char *kq_checkpoint_settings(kq_output *o)
     kq_bits_settings(&o->opt, o->settings);
     if (kq_aim_given(&o->opt))
         json_object_set_new(o->settings, "forecast_kld",
-                            json_real(o->bits->expected.linears_loss + o->bits->expected.rows_loss));
+                            json_real(o->bits->expected.linears_kld + o->bits->expected.rows_kld));
     json_object_set_new(o->settings, "seed", json_integer((json_int_t)o->opt.common.seed));
     return json_dumps(o->settings, JSON_COMPACT);
 }

@@ -18,9 +18,9 @@
 #include "prepare/plan.h"
 #include "quant/aim.h"
 #include "quant/checkpoint_settings.h"
+#include "quant/measure.h"
 #include "quant/rounding.h"
 #include "quant/rows.h"
-#include "quant/rows_choices.h"
 #include "sweep/seal.h"
 
 typedef struct quantizer {
@@ -89,7 +89,8 @@ static kq_status prepare(kq_output *o, kq_error *err)
     kq_status status = kq_code_parse(o->opt.code, &q->code, err);
     if (status || (status = kq_bits_open(&o->p, &q->bits, err)))
         return status;
-    if (kq_aim_given(&o->opt) && ((status = kq_aim_check_reach(o, err)) || (status = kq_rows_check(o, err))))
+    if (kq_aim_given(&o->opt) &&
+        ((status = kq_aim_check_reach(o, err)) || (status = kq_measure_check(o, kq_aim_bytes(o), err))))
         return status;
     if (!o->opt.factors)
         return kq_bits_check_method(&q->bits, err);
@@ -142,6 +143,8 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
         }
         out->peak = one > out->peak ? one : out->peak;
     }
+    if (kq_aim_given(&o->opt))
+        out->peak += kq_aim_bytes(o);
     if (!bits->settled && !o->opt.factors)
         kq_plan_kept_factors(&o->p, &out->kept, &kept);
     plan_checkpoint(o, &save);

@@ -5,7 +5,7 @@
 #define KQ_QUANT_ROWS_CHOICES_H
 
 #include "quant/allocate.h"
-#include "quant/work.h"
+#include "quant/measure.h"
 
 enum { KQ_ROWS_EMBED = 0, KQ_ROWS_HEAD = 1, KQ_N_ROWS = 2 };
 
@@ -13,13 +13,8 @@ enum { KQ_ROWS_EMBED = 0, KQ_ROWS_HEAD = 1, KQ_N_ROWS = 2 };
  * Bits that the options keep (keep_embed_bits, keep_head_bits) are the only choice. */
 kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n, kq_error *err);
 
-/* Fill in the losses: the KL divergence, in nats a token, of the model with nothing but these rows rounded,
- * as measured on about 2048 tokens of the calibration's text. With a factor file the text is --text, or else
- * text that the model writes itself. The figures stay in the work folder for --resume, unless the work is
- * only planned. */
-kq_status kq_rows_measure(kq_output *o, kq_item *rows, size_t n, kq_error *err);
-
-/* Before any work: does opt.memory allow the measurement? KQ_E_MEMORY, KQ_E_ARG. */
-kq_status kq_rows_check(const kq_output *o, kq_error *err);
+/* Fill in the losses: the KL divergence, in nats a token, of the model with nothing but these rows rounded.
+ */
+kq_status kq_rows_measure(const kq_measure *m, kq_item *rows, size_t n, kq_error *err);
 
 #endif

@@ -19,13 +19,22 @@ for size in 60k 64000 64kB 70k 75k 78000 80k 84k 87000; do
     awk -v b="$bytes" -v a="$asked" -v k="$(get s.json allocation/average)" 'BEGIN { exit !(b > a - 256 - 0.01 * a || k == 4) }' || fail "--size $size: only $bytes bytes"
     [ "$(get s.json file_bytes)" = "$bytes" ] && [ "$(get s.json allocation/expected_bytes)" = "$bytes" ] || fail "--size $size: file_bytes, expected_bytes"
     near "$(get s.json allocation/expected_bpw_file)" "$(get s.json bpw_file)" 1e-7 || fail "bpw_file"
-    near "$(sum s.json forecast_loss)" "$(get s.json allocation/forecast_loss)" 1e-6 || fail "the forecast is not the sum of the modules'"
+    near "$(sum s.json forecast_loss)" "$(get s.json allocation/forecast_loss)" 1e-6 && near "$(get s.json allocation/forecast_kld)" "$(awk -v l="$(get s.json allocation/forecast_loss)" -v c="$(get s.json allocation/kld_per_loss)" -v r="$(get s.json allocation/forecast_rows_kld)" 'BEGIN { printf "%.10g", l * c + r }')" 1e-6 || fail "the forecast is not the sum of the modules'"
     near "$(get s.json allocation/forecast_loss)" "$(get s.json predicted_loss)" 0.25 || fail "forecast and predicted loss"
     get s.json allocation/forecast_kld
 done >forecasts
 sort -c -g -r forecasts || fail "a larger file has a larger forecast: $(cat forecasts)"
 must "$KRONQ" run s64000 -p "the water" -n 3 --quiet
+
+say "what is measured is held against the forecast: in the JSON, in the line, and on the card"
+must "$KRONQ" eval s64000 --ppl "$TEXT" --ctx 64 --chunks 16 --kld "$HF" --quiet --json --card
+cp must.out e.json
+near "$(get e.json forecast_kld)" "$(sed -n 2p forecasts)" 1e-6 || fail "forecast_kld of eval"
+awk -v r="$(get e.json kld_over_forecast)" -v k="$(get e.json kld)" -v f="$(get e.json forecast_kld)" 'BEGIN { d = r - k / f; exit !(d * d < 1e-10 && r > 0.5 && r < 2.5) }' ||
+    fail "kld_over_forecast $(get e.json kld_over_forecast)"
+grep -q "nats; same most likely token .*; [0-9.]* of the forecast" s64000/README.md || fail "the ratio on the card"
 must "$KRONQ" eval s64000 --ppl "$TEXT" --ctx 64 --chunks 2 --kld "$HF" --quiet
+grep -q "measured / forecast" must.out || fail "the forecast in the lines of eval"
 
 say "what was asked and expected is in config.json and on the card; the card's command has the size and not the bits"
 [ "$(get s64000/config.json quantization_config/size_asked)" = 64000 ] || fail "size in config.json"
@@ -90,6 +99,9 @@ refuse 2 "--size 20480: the smallest checkpoint of this model has 5[0-9]{4} byte
 refuse 2 "--bpw 1: the smallest checkpoint .* 3\.[0-9]+ bits a weight" $Q -o never --bpw 1 $F
 refuse 2 "--kld 0.001: the largest checkpoint of this model has a forecast of" $Q -o never --kld 0.001 $F
 refuse 2 "give one of them" $Q -o never --size 70k --bits 2 $F
+refuse "1|2" "--memory 40M is too little to measure" $Q -o never --size 70k --memory 40M $F
+must $Q -o small --size 70k --memory 140M $CAL --json
+awk -v p="$(get must.out peak_rss_bytes)" 'BEGIN { exit !(p < 140 * 1048576) }' || fail "--memory 140M: a peak of $(get must.out peak_rss_bytes)"
 refuse 2 "give one of them" $Q -o never --size 70k --bpw 3 $F
 refuse 2 "--size does not belong to --to gguf" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --size 70k -o never --quiet
 for s in 0 lots 5X 4MiBs -3 1e6 .; do refuse 2 "size" $Q -o never --size $s $F; done
