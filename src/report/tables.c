@@ -74,6 +74,12 @@ static double of_predicted(const kq_rp_row *r, const void *ctx)
     return r->predicted;
 }
 
+/* The measured KL divergence on a text for a nat that eq. 1 predicts. NaN where nothing is predicted. */
+static double of_ratio(const kq_rp_row *r, const void *ctx)
+{
+    return r->predicted > 0 ? of_text(r, ctx) / r->predicted : (double)NAN;
+}
+
 static void quality_cells(const kq_rp *p, FILE *f, size_t group)
 {
     static const struct {
@@ -120,10 +126,12 @@ void kq_rp_summary(const kq_rp *p, FILE *f)
           "Shaded: the lowest KL divergence of its size.</p>\n<div class=\"wide\"><table id=\"summary\">\n"
           "<thead>",
           f);
-    group_heads(p, f, 6, "");
+    group_heads(p, f, p->n_text ? 7 : 6, "");
     fputs("<tr><th>method</th><th>bits</th><th>calibration<br/>tokens</th><th>seeds</th>"
           "<th>bits a weight<br/>of the file</th><th>predicted by<br/>eq. 1 (nats/token)</th>",
           f);
+    if (p->n_text)
+        fputs("<th>KLD of the first text<br/>over predicted</th>", f);
     text_heads(p, f);
     fputs("</tr></thead>\n<tbody>\n", f);
     for (size_t i = 0; i < p->n; i++) {
@@ -138,6 +146,10 @@ void kq_rp_summary(const kq_rp *p, FILE *f)
         fprintf(f, "<td>%zu</td>", n);
         kq_rp_cell(f, kq_rp_number(p->row[i].o, "bpw_file"), 3);
         kq_rp_cell_error(f, mean, sd, 4);
+        if (p->n_text) {
+            over_seeds(p, i, of_ratio, &(pick){0, "kld"}, &mean, &sd, &n);
+            kq_rp_cell_error(f, mean, sd, 3);
+        }
         quality_cells(p, f, i);
         fputs("</tr>\n", f);
     }

@@ -209,6 +209,7 @@ static void test_page(void **state)
     assert_true(bars > 1);
     assert_int_equal(layers, 2 * 21);
     assert_non_null(strstr(page, "wrong way round"));
+    assert_non_null(strstr(page, "<th>KLD of the first text<br/>over predicted</th>"));
     /* a map of errors for each number of bits, and one of predicted rises where the best method there
      * predicts */
     static const char *const at2[] = {"flipflop_tokens=256-2bit-seed0",   "flipflop_tokens=256-2bit-seed1",
