@@ -29,7 +29,7 @@ static size_t window_length(const kq_output *o)
 {
     const kq_calibration *c = &o->opt.calibration;
     const size_t most = o->p.cfg->max_position ? o->p.cfg->max_position : SIZE_MAX,
-                 asked = o->opt.factors && !c->n_text ? OWN_LENGTH : c->seq_len;
+                 asked = c->n_text ? c->seq_len : OWN_LENGTH;
     return asked < most ? asked : most;
 }
 
@@ -40,47 +40,79 @@ static int writing(void *ctx, const char *stage, double fraction)
     return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
 }
 
-/* Fill in m->ids [n, ctx]: windows of --text, or text of the model. */
-static kq_status make_ids(kq_measure *m, kq_error *err)
+/* Sequences that the factors were made from, by the settings of the work or of the factor file. */
+static size_t calibrated(const kq_output *o)
 {
-    const kq_output *o = m->o;
-    const kq_calibration *c = &o->opt.calibration;
-    kq_tokenizer *tok;
-    kq_windows windows = {0};
-    kq_status status = kq_tokenizer_open(o->p.src, &tok, err);
+    const json_t *c = json_object_get(o->settings, "calibration");
+    const double tokens = json_number_value(json_object_get(c, "tokens")),
+                 seq_len = json_number_value(json_object_get(c, "seq_len"));
+    const double n = o->p.n_seq ? (double)o->p.n_seq : seq_len > 0 ? tokens / seq_len : 0;
+    return n >= 1 ? (size_t)n : 1;
+}
+
+static bool is_among(const kq_windows *w, uint32_t number)
+{
+    for (size_t i = 0; i < w->n; i++)
+        if (w->number[i] == number)
+            return true;
+    return false;
+}
+
+/* The m->n windows of *all that are not among those of the calibration; and where these are too few, others.
+ */
+static void pick(kq_measure *m, const kq_windows *all, const kq_windows *used)
+{
+    const size_t bytes = m->ctx * sizeof *m->ids;
+    size_t n = 0;
+    for (int again = 0; again < 2; again++)
+        for (size_t i = 0; i < all->n && n < m->n; i++)
+            if (is_among(used, all->number[i]) == (again == 1))
+                memcpy(m->ids + n++ * m->ctx, all->ids + i * m->ctx, bytes);
+    m->n = n;
+}
+
+/* m->ids from --text. What the factors were fitted to would look better than other text, so that windows of
+ * the text that the calibration left out are taken, where it left any out. */
+static kq_status read_ids(kq_measure *m, const kq_tokenizer *tok, kq_error *err)
+{
+    const kq_calibration *c = &m->o->opt.calibration;
+    const kq_text_how how = {.options = c->reading, .tok = tok, .common = &m->o->opt.common};
+    const size_t n = calibrated(m->o);
+    kq_windows used = {0}, all = {0};
+    kq_status status = kq_text_windows(&how, c->text, c->n_text, &n, 1, m->ctx, &used, err);
     if (status)
         return status;
-    if (c->n_text) {
-        const kq_text_how how = {.options = c->reading, .tok = tok, .common = &o->opt.common};
-        status = kq_text_windows(&how, c->text, c->n_text, &m->n, 1, m->ctx, &windows, err);
-        if (!status)
-            memcpy(m->ids, windows.ids, m->n * m->ctx * sizeof *m->ids);
-    } else {
-        kq_eval_options e = eval_options(o, m->ctx, 0);
-        e.progress = writing;
-        e.progress_ctx = (void *)&o->opt.common;
-        status = kq_self_text(kq_model_file_weights(o->p.model), tok, m->n, m->ctx, &e, o->opt.common.seed,
-                              m->ids, err);
-    }
-    kq_windows_free(&windows);
-    kq_tokenizer_close(tok);
+    const size_t wanted = 2 * (n + m->n), more = used.of < wanted ? used.of : wanted;
+    status = kq_text_windows(&how, c->text, c->n_text, &more, 1, m->ctx, &all, err);
+    if (!status)
+        pick(m, &all, &used);
+    kq_windows_free(&used);
+    kq_windows_free(&all);
     return status;
+}
+
+/* m->ids as the model writes them. The calibration's own text has another seed. */
+static kq_status write_ids(kq_measure *m, const kq_tokenizer *tok, kq_error *err)
+{
+    const kq_output *o = m->o;
+    kq_eval_options e = eval_options(o, m->ctx, 0);
+    e.progress = writing;
+    e.progress_ctx = (void *)&o->opt.common;
+    return kq_self_text(kq_model_file_weights(o->p.model), tok, m->n, m->ctx, &e, o->opt.common.seed + 1,
+                        m->ids, err);
 }
 
 kq_status kq_measure_open(const kq_output *o, kq_measure *m, kq_error *err)
 {
-    const kq_windows *w = &o->p.windows;
-    const size_t ctx = w->n ? o->opt.calibration.seq_len : window_length(o);
+    const size_t ctx = window_length(o);
+    kq_tokenizer *tok = NULL;
     *m = (kq_measure){.o = o, .n = ctx < TOKENS ? TOKENS / ctx : 1, .ctx = ctx};
-    if (w->n && w->n < m->n)
-        m->n = w->n;
     kq_status status = kq_alloc_for((void **)&m->ids, m->n * m->ctx, sizeof *m->ids, "token ids", err);
-    if (status)
-        return status;
-    if (!w->n)
-        return make_ids(m, err);
-    memcpy(m->ids, w->ids, m->n * m->ctx * sizeof *m->ids);
-    return KQ_OK;
+    if (!status && !(status = kq_tokenizer_open(o->p.src, &tok, err)))
+        status = o->opt.calibration.n_text ? read_ids(m, tok, err) : write_ids(m, tok, err);
+    if (tok)
+        kq_tokenizer_close(tok);
+    return status;
 }
 
 void kq_measure_close(kq_measure *m)
@@ -105,11 +137,11 @@ kq_status kq_measure_check(const kq_output *o, size_t held, kq_error *err)
             o->opt.memory >> 20);
     if (status)
         return kq_fail(err, status, "%s", why.message);
-    if (o->opt.factors && !o->opt.calibration.n_text && o->opt.memory && writes > o->opt.memory)
+    if (!o->opt.calibration.n_text && o->opt.memory && writes > o->opt.memory)
         return kq_fail(
             err, KQ_E_MEMORY,
             "--memory %zuM is too little: what the embedding loses is measured on text that the model "
-            "writes itself, which takes %zuM; with --text FILE, the text of the factors, it writes "
+            "writes itself, which takes %zuM; with --text FILE it writes "
             "none",
             o->opt.memory >> 20, (writes >> 20) + 1);
     return KQ_OK;
