@@ -114,7 +114,7 @@ refuse 1 "holds model.layers.2.mlp.up_proj.H_in but no model.layers.2.mlp.up_pro
 
 say "shards: factors and checkpoint"
 must "$KRONQ" calibrate "$HF" -o sh.safetensors $CAL --only 'layers\.(1|2)\.' --shard-size 1k --quiet
-[ "$(ls sh.safetensors-*-of-00002.safetensors | wc -l)" = 2 ] || fail "two factor shards expected: $(ls)"
+[ "$(ls sh.safetensors-*-of-00003.safetensors | wc -l)" = 3 ] || fail "two blocks and the rows of the head: three factor shards expected: $(ls)"
 has sh.safetensors files/1
 must "$KRONQ" quantize "$HF" -o sh-a --factors sh.safetensors --only 'layers\.(1|2)\.' --seed 3 --quiet
 same sh-a flipflop-b "--exclude=config.json --exclude=README.md"
