@@ -118,13 +118,13 @@ must "$KRONQ" calibrate "$HF" -o sh.safetensors $CAL --only 'layers\.(1|2)\.' --
 has sh.safetensors files/1
 must "$KRONQ" quantize "$HF" -o sh-a --factors sh.safetensors --only 'layers\.(1|2)\.' --seed 3 --quiet
 same sh-a flipflop-b "--exclude=config.json --exclude=README.md"
-cp sh.safetensors-00002-of-00002.safetensors right
+cp sh.safetensors-00002-of-00003.safetensors right
 must "$KRONQ" calibrate "$HF" -o sh2.safetensors $CAL --rho 0.1 --only 'layers\.(1|2)\.' --shard-size 1k --quiet
-cp sh2.safetensors-00002-of-00002.safetensors sh.safetensors-00002-of-00002.safetensors
-refuse 1 "00002-of-00002.safetensors: is not of the calibration that sh.safetensors lists" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
-cp right sh.safetensors-00002-of-00002.safetensors
-mv sh.safetensors-00002-of-00002.safetensors gone
-refuse 1 "00002-of-00002.*No such file" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
+cp sh2.safetensors-00002-of-00003.safetensors sh.safetensors-00002-of-00003.safetensors
+refuse 1 "00002-of-00003.safetensors: is not of the calibration that sh.safetensors lists" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
+cp right sh.safetensors-00002-of-00003.safetensors
+mv sh.safetensors-00002-of-00003.safetensors gone
+refuse 1 "00002-of-00003.*No such file" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
 must "$KRONQ" quantize "$HF" -o shards --factors flipflop.safetensors --only 'layers\.(1|2)\.' --seed 3 --shard-size 20k --quiet
 has shards/model.safetensors.index.json weight_map/model.norm.weight metadata/total_size
 [ "$(ls shards/model-*.safetensors | wc -l)" -gt 4 ] && [ ! -e shards/model.safetensors ] || fail "shards: $(ls shards)"
