@@ -36,6 +36,9 @@ typedef struct kq_module_report {
  * `ids` is set. The number of bits in the report is that of packed[id]. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err);
+/* The part file of a head of k bits that is a trellis is "packed-000NN.safetensors" with NN = KQ_ROWS_PART k,
+ * that of an embedding has NN = KQ_ROWS_PART k + 1. */
+enum { KQ_ROWS_PART = 10 };
 /* Write an embedding or a head that is a trellis (kq_packed.one_sided) as a part file of its own; and read
  * its report, which is that of the module of this name. */
 kq_status kq_part_write_rows(const char *path, const kq_packed *packed, const kq_module_report *report,
@@ -58,8 +61,8 @@ typedef struct kq_save_options {
     const char *dir;      /* OUT */
     const char *part_dir; /* where the part files are */
     kq_code code;
-    /* 16, 8, or 4 to 2: those are in part files (kq_part_write_rows) "packed-00000.safetensors" of the head,
-     * "packed-00001.safetensors" of the embedding. head_bits is ignored when the head is tied. */
+    /* 16, 8, or 4 to 2: those are in part files (kq_part_write_rows), KQ_ROWS_PART. head_bits is ignored when
+     * the head is tied. */
     int embed_bits, head_bits;
     size_t shard_size; /* bytes; a larger checkpoint is written as several files */
     /* for the model card: the line that makes the checkpoint again; NULL: no card is written */

@@ -113,13 +113,15 @@ static kq_status write_part(kq_gguf_writer *w, const entry *e, const kq_st_file 
     return write_rows(w, e, b->data, b->shape[0], row, err);
 }
 
-/* Write a tensor's rows from the source, a slab at a time, converted or rounded without factors. A q or k
- * projection is written as a whole, because its rows change places. */
+/* Write a tensor's rows from the source, a slab at a time, converted or rounded. The rows of embedding and
+ * head do not depend on each other, so that a slab is rounded as the whole would be. A q or k projection is
+ * written as a whole, because its rows change places. */
 static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entry *e, kq_error *err)
 {
     const size_t rows = rows_of(e->t), n = cols_of(e->t), row = kq_gguf_row_bytes(e->type, 1, n),
                  step = e->slot.head_dim || rows < SLAB ? rows : SLAB;
     const kq_common *c = s->o->common;
+    const float *H = strcmp(e->slot.hf_name, "lm_head.weight") ? s->o->embed_H : s->o->head_H;
     float *x = NULL;
     uint8_t *out = NULL;
     kq_status status = kq_alloc_for((void **)&x, step * n, sizeof *x, e->slot.name, err);
@@ -130,7 +132,11 @@ static kq_status write_source_rows(const saver *s, kq_gguf_writer *w, const entr
         if ((status = kq_source_read_f32(s->o->src, e->t, e->t->rank == 2 ? r : 0,
                                          e->t->rank == 2 ? count : n, x, err)))
             break;
-        if (e->from == ROWS)
+        if (e->from == ROWS && H)
+            status = kq_grid_round(
+                e->type, &(kq_round_input){.name = e->slot.hf_name, .W = x, .m = count, .n = n, .H_in = H},
+                &s->o->rounding, out, NULL, err);
+        else if (e->from == ROWS)
             status = kq_grid_nearest(e->type, e->slot.hf_name, x, count, n, s->o->threads, out, err);
         else
             status = kq_fail_within(err, kq_encode(e->type, x, count * n, out, NULL, err), e->slot.hf_name);

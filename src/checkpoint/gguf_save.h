@@ -3,6 +3,7 @@
 #ifndef KQ_CHECKPOINT_GGUF_SAVE_H
 #define KQ_CHECKPOINT_GGUF_SAVE_H
 
+#include "grid/grid.h"
 #include "grid/types.h"
 #include "source/source.h"
 
@@ -16,6 +17,10 @@ typedef struct kq_gguf_save_options {
     /* where the part files of rounded linears are: block-00012.safetensors holds `<module>.blocks`, U8 [m,
      * bytes a row], with the rows in Hugging Face's order */
     const char *part_dir;
+    /* the factors of the columns of embedding and head [d, d], by which their rows are rounded; NULL: to the
+     * nearest values. Everything else that kq_grid_round takes is in `rounding`. */
+    const float *embed_H, *head_H;
+    kq_grid_options rounding;
     const char *settings;    /* JSON text, kept in the file as kronq.settings */
     int threads;             /* the file does not depend on it */
     const kq_common *common; /* its progress function is called while the embedding is rounded */

@@ -488,7 +488,8 @@ static kq_status open_rows(saving *z, kq_error *err)
         char *path = NULL;
         if (bits_of_rows(z->o, i) >= 8)
             continue;
-        if (!(status = kq_path_in(&path, err, z->o->part_dir, "packed-%05zu.safetensors", i)) &&
+        if (!(status = kq_path_in(&path, err, z->o->part_dir, "packed-%05zu.safetensors",
+                                  (size_t)(KQ_ROWS_PART * bits_of_rows(z->o, i)) + i)) &&
             !(status = kq_st_open(path, &z->rows[i], err)))
             json_object_set_new(z->one_sided, row_modules[i], json_integer(bits_of_rows(z->o, i)));
         kq_free(path);

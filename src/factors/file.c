@@ -294,3 +294,18 @@ kq_status kq_factor_file_read(const kq_factor_file *f, const char *module, size_
         status = read_matrix(out, m, H_out, err);
     return status;
 }
+
+kq_status kq_factor_file_add(const kq_factor_file *f, const char *module, size_t n, float *H, kq_error *err)
+{
+    const kq_tensor *in = find_matrix(f, module, "H_in");
+    float *one;
+    kq_status status =
+        in ? kq_alloc_for((void **)&one, n * n, sizeof *one, module, err) : no_factors(f, module, err);
+    if (status)
+        return status;
+    if (!(status = read_matrix(in, n, one, err)))
+        for (size_t i = 0; i < n * n; i++)
+            H[i] += one[i];
+    kq_free(one);
+    return status;
+}

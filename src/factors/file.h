@@ -20,6 +20,8 @@ const char *kq_factor_file_settings(const kq_factor_file *f);
 bool kq_factor_file_is_imatrix(const kq_factor_file *f);
 /* Does it hold an H_in of this module? */
 bool kq_factor_file_has(const kq_factor_file *f, const char *module);
+/* H [n, n] += the H_in of a module that the file has. */
+kq_status kq_factor_file_add(const kq_factor_file *f, const char *module, size_t n, float *H, kq_error *err);
 /* Does it hold factors of this module [m, n], with H_out when `both`, of the right type and shape, with
  * finite values? To be asked before long work begins. *lack: why the file has none for the module;
  * KQ_LACK_NOTHING: it has. KQ_E_MISMATCH: the module is not in it; KQ_E_SHAPE; KQ_E_NUMERIC. */

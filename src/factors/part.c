@@ -117,6 +117,19 @@ kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_err
     return status;
 }
 
+kq_status kq_factor_part_write_input(const char *path, const char *module, const float *H_in, size_t n,
+                                     kq_error *err)
+{
+    const kq_factor_report report = {.converged = true};
+    kq_factor_part *part = kq_factor_part_new(false);
+    kq_status status = part ? kq_factor_part_add(part, module, H_in, n, NULL, 0, &report, err)
+                            : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", module);
+    if (!status)
+        status = kq_factor_part_write(part, path, err);
+    kq_factor_part_free(part);
+    return status;
+}
+
 /* One safetensors file out of several; the reports of their metadata become one object. One part is
  * mapped at a time. */
 static kq_status merge(const char *path, char *const *parts, size_t n_parts, const char *settings,

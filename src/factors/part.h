@@ -14,6 +14,9 @@ kq_factor_part *kq_factor_part_new(bool bf16);
 kq_status kq_factor_part_add(kq_factor_part *p, const char *module, const float *H_in, size_t n,
                              const float *H_out, size_t m, const kq_factor_report *report, kq_error *err);
 kq_status kq_factor_part_write(const kq_factor_part *p, const char *path, kq_error *err);
+/* A part file of one module that has an H_in [n, n] alone. */
+kq_status kq_factor_part_write_input(const char *path, const char *module, const float *H_in, size_t n,
+                                     kq_error *err);
 /* NULL is fine. */
 void kq_factor_part_free(kq_factor_part *p);
 /* Add to lacks the modules of a part file that have no factors of their own. */

@@ -11,6 +11,7 @@
 #include "grid/grid.h"
 #include "prepare/check.h"
 #include "quant/rounding.h"
+#include "quant/rows.h"
 #include "settings/settings.h"
 #include "source/rope.h"
 
@@ -91,10 +92,27 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
 
 /* ---- open and announce ---- */
 
+static kq_grid_options grid_options(const kq_output *o)
+{
+    kq_grid_options options = kq_grid_defaults();
+    options.sigma_in = options.sigma_out = o->opt.sigma_reg;
+    options.shrink = o->opt.shrink;
+    options.sweeps = o->opt.sweeps;
+    options.threads = o->p.threads;
+    return options;
+}
+
+static bool wants_rows(const kq_output *o)
+{
+    const quantizer *q = o->ctx;
+    return kq_grid_known(q->types.embed) || kq_grid_known(q->types.head);
+}
+
 static kq_gguf_save_options save_options(const kq_output *o)
 {
     const quantizer *q = o->ctx;
     return (kq_gguf_save_options){.src = o->p.src,
+                                  .rounding = grid_options(o),
                                   .types = &q->types,
                                   .part_dir = o->work_dir,
                                   .settings = o->identity,
@@ -135,12 +153,8 @@ static kq_status round_to_grid(kq_output *o, const kq_linear_factors *f, const k
         r->predicted_loss = o->work->predicts ? 0 : NAN;
         return kq_fail_within(err, kq_encode(type, in->W, f->m * f->n, q->blocks[f->id], NULL, err), f->name);
     }
-    kq_grid_options options = kq_grid_defaults();
+    const kq_grid_options options = grid_options(o);
     kq_grid_report round;
-    options.sigma_in = options.sigma_out = o->opt.sigma_reg;
-    options.shrink = o->opt.shrink;
-    options.sweeps = o->opt.sweeps;
-    options.threads = o->p.threads;
     status = kq_grid_round(type, in, &options, q->blocks[f->id], &round, err);
     if (status)
         return status;
@@ -211,9 +225,18 @@ static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id
 static kq_status finish(kq_output *o, kq_error *err)
 {
     quantizer *q = o->ctx;
-    const kq_gguf_save_options save = save_options(o);
+    kq_gguf_save_options save = save_options(o);
+    float *embed_H = NULL, *head_H = NULL;
     kq_status status = kq_rounding_sum(o, describe_module, &q->sums, err);
-    return status ? status : kq_gguf_save(&save, o->done_path, &q->saved, err);
+    if (!status && !(status = kq_rows_factor(o, false, &embed_H, err)) &&
+        !(status = kq_rows_factor(o, true, &head_H, err))) {
+        save.embed_H = embed_H;
+        save.head_H = head_H;
+        status = kq_gguf_save(&save, o->done_path, &q->saved, err);
+    }
+    kq_free(embed_H);
+    kq_free(head_H);
+    return status;
 }
 
 static kq_status report(kq_work *w, json_t **out, kq_error *err)
@@ -278,6 +301,7 @@ static const kq_receiver gguf_receiver = {
     .identify = identify,
     .check_weights = check_weights,
     .bytes = bytes,
+    .wants_rows = wants_rows,
     .opened = try_metadata,
     .check_complete = check_complete,
     .describe = describe,

@@ -11,6 +11,7 @@
 #include "base/time.h"
 #include "base/warn.h"
 #include "factors/part.h"
+#include "quant/aim.h"
 #include "sweep/seal.h"
 
 /* Files of the work folder carry these numbers: 0 the head, 1 the embedding. */
@@ -29,9 +30,18 @@ static int bits_of(const kq_output *o, int which)
     return kq_rows_in_trellis(bits) && !(which == HEAD && o->p.cfg->tie_embeddings) ? bits : 0;
 }
 
+/* The most bits that a module may get as a trellis; 0: it will be none. With --size they are chosen later. */
+static int most_bits_of(const kq_output *o, int which)
+{
+    const bool keep = which == EMBEDDING ? o->opt.keep_embed_bits : o->opt.keep_head_bits;
+    return !kq_aim_given(&o->opt) || keep              ? bits_of(o, which)
+           : which == HEAD && o->p.cfg->tie_embeddings ? 0
+                                                       : 4;
+}
+
 bool kq_rows_wanted(const kq_output *o)
 {
-    return bits_of(o, HEAD) || bits_of(o, EMBEDDING);
+    return most_bits_of(o, HEAD) || most_bits_of(o, EMBEDDING);
 }
 
 /* ---- factors ---- */
@@ -39,27 +49,19 @@ bool kq_rows_wanted(const kq_output *o)
 kq_status kq_rows_keep_factor(kq_output *o, bool head, const float *H_in, kq_error *err)
 {
     const int which = head ? HEAD : EMBEDDING;
-    const size_t d = o->p.cfg->d_model;
-    const kq_factor_report report = {.converged = true};
-    kq_factor_part *part = kq_factor_part_new(false);
     char *path = NULL;
-    kq_status status = part ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", modules[which]);
+    kq_status status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err);
     if (!status)
-        status = kq_factor_part_add(part, modules[which], H_in, d, NULL, 0, &report, err);
-    if (!status)
-        status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err);
-    if (!status)
-        status = kq_factor_part_write(part, path, err);
+        status = kq_factor_part_write_input(path, modules[which], H_in, o->p.cfg->d_model, err);
     if (!status)
         status = kq_seal_write(path, err);
-    kq_factor_part_free(part);
     kq_free(path);
     return status;
 }
 
 static bool kept(const kq_output *o, int which)
 {
-    return kq_job_part_done(&o->job, "rowfactors", (size_t)which, "safetensors");
+    return !o->work->planning && kq_job_part_done(&o->job, "rowfactors", (size_t)which, "safetensors");
 }
 
 kq_status kq_rows_factor_parts(const kq_output *o, char ***parts, size_t *n, kq_error *err)
@@ -82,7 +84,7 @@ kq_status kq_rows_factor_parts(const kq_output *o, char ***parts, size_t *n, kq_
 kq_status kq_rows_check_parts(const kq_output *o, kq_error *err)
 {
     kq_status status = kq_job_check_parts(&o->job, "rowfactors", N_ROWS, "safetensors", err);
-    return status ? status : kq_job_check_parts(&o->job, "packed", N_ROWS, "safetensors", err);
+    return status ? status : kq_job_check_parts(&o->job, "packed", 5 * KQ_ROWS_PART, "safetensors", err);
 }
 
 /* Will, or did, a factor of this module's rows come from the factor file or the sweep? */
@@ -97,7 +99,7 @@ void kq_rows_warn(const kq_output *o)
 {
     for (int which = 0; which < N_ROWS; which++) {
         const bool tied = which == EMBEDDING && o->p.cfg->tie_embeddings;
-        if (!bits_of(o, which) || has_factor(o, which) || (tied && has_factor(o, HEAD)))
+        if (!most_bits_of(o, which) || has_factor(o, which) || (tied && has_factor(o, HEAD)))
             continue;
         const char *module = modules[tied ? HEAD : which];
         if (o->opt.factors)
@@ -115,30 +117,17 @@ void kq_rows_warn(const kq_output *o)
 /* H [d, d] += the factor of a module's rows, when there is one. *found: there was. */
 static kq_status add_factor(const kq_output *o, int which, float *H, bool *found, kq_error *err)
 {
-    const size_t d = o->p.cfg->d_model;
     kq_factor_file *own = NULL;
     char *path = NULL;
-    float *one = NULL;
-    bool has_out = false;
-    kq_lack lack = KQ_LACK_NOTHING;
     kq_status status = KQ_OK;
-    if (kept(o, which)) {
-        if (!(status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err)))
-            status = kq_factor_file_open_parts(&path, 1, "", &own, err);
-    } else if (!o->opt.factors || !has_factor(o, which)) {
+    const bool here = kept(o, which);
+    if (!here && (!o->opt.factors || !has_factor(o, which)))
         return KQ_OK;
-    }
-    const kq_factor_file *file = own ? own : o->work->file;
+    if (here && !(status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err)))
+        status = kq_factor_file_open_parts(&path, 1, "", &own, err);
     if (!status)
-        status = kq_factor_file_check(file, modules[which], 0, d, false, &lack, err);
-    if (!status && !lack &&
-        !(status = kq_alloc_for((void **)&one, d * d, sizeof *one, "the factor of rows", err)) &&
-        !(status = kq_factor_file_read(file, modules[which], 0, d, one, NULL, &has_out, &lack, err))) {
-        *found = true;
-        for (size_t i = 0; i < d * d; i++)
-            H[i] += one[i];
-    }
-    kq_free(one);
+        status = kq_factor_file_add(own ? own : o->work->file, modules[which], o->p.cfg->d_model, H, err);
+    *found = *found || !status;
     kq_free(path);
     kq_factor_file_close(own);
     return status;
@@ -151,7 +140,7 @@ size_t kq_rows_bytes(const kq_output *o)
     const kq_config *c = o->p.cfg;
     size_t most = 0;
     for (int which = 0; which < N_ROWS; which++) {
-        const int bits = bits_of(o, which);
+        const int bits = most_bits_of(o, which);
         const size_t bytes =
             bits ? kq_round_rows_bytes(c->vocab_size, c->d_model, bits) + 8 * c->d_model * c->d_model : 0;
         most = bytes > most ? bytes : most;
@@ -178,15 +167,50 @@ static kq_status progress(void *ctx, double done, kq_error *err)
     return kq_progress_ask(&r->o->opt.common, r->name, err);
 }
 
-/* Round one module into its part file. */
-static kq_status round_module(kq_output *o, int which, kq_code code, kq_error *err)
+kq_status kq_rows_factor(const kq_output *o, bool head, float **H, kq_error *err)
 {
+    const size_t d = o->p.cfg->d_model;
+    bool found = false;
+    if (!(*H = kq_calloc(d * d, sizeof **H)))
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", modules[head ? HEAD : EMBEDDING]);
+    kq_status status = add_factor(o, head ? HEAD : EMBEDDING, *H, &found, err);
+    if (!status && !head && o->p.cfg->tie_embeddings) /* both uses count: eq. 143 */
+        status = add_factor(o, HEAD, *H, &found, err);
+    if (status || !found) {
+        kq_free(*H);
+        *H = NULL;
+    }
+    return status;
+}
+
+/* A part file's number says which module it holds, and at how many bits: --size weighs several. */
+static size_t part_number(int which, int bits)
+{
+    return (size_t)(KQ_ROWS_PART * bits + which);
+}
+
+static kq_status write_part(const kq_output *o, int which, const kq_packed *packed,
+                            const kq_module_report *report, kq_error *err)
+{
+    char *path = NULL;
+    kq_status status =
+        kq_job_path(&o->job, "packed", part_number(which, report->bits), "safetensors", &path, err);
+    if (!status)
+        status = kq_part_write_rows(path, packed, report, err);
+    if (!status)
+        status = kq_seal_write(path, err);
+    kq_free(path);
+    return status;
+}
+
+kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_packed *packed, kq_error *err)
+{
+    const int which = head ? HEAD : EMBEDDING;
     const kq_config *c = o->p.cfg;
-    const size_t d = c->d_model;
     reading r = {.o = o};
     kq_module_report report = {.m = c->vocab_size,
-                               .n = d,
-                               .bits = bits_of(o, which),
+                               .n = c->d_model,
+                               .bits = kq_trellis_k(t),
                                .predicted_loss = NAN,
                                .factor_residual = NAN,
                                .sigma1 = NAN,
@@ -195,39 +219,30 @@ static kq_status round_module(kq_output *o, int which, kq_code code, kq_error *e
                                   .seed = o->opt.common.seed,
                                   .threads = o->p.threads,
                                   .shrink = o->opt.shrink};
-    kq_rows_input in = {
-        .name = modules[which], .rows = report.m, .n = d, .read = read_rows, .progress = progress, .ctx = &r};
+    kq_rows_input in = {.name = modules[which],
+                        .rows = report.m,
+                        .n = report.n,
+                        .read = read_rows,
+                        .progress = progress,
+                        .ctx = &r};
     kq_round_report rounded;
-    kq_packed packed = {0};
-    kq_trellis *t = NULL;
-    char *path = NULL;
-    float *H = kq_calloc(d * d, sizeof *H);
-    bool found = false;
+    float *H = NULL;
+    *packed = (kq_packed){0};
     snprintf(r.name, sizeof r.name, "%s.weight", modules[which]);
     snprintf(report.name, sizeof report.name, "%s", modules[which]);
-    kq_status status = H ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "%s: out of memory", modules[which]);
+    kq_status status = kq_rows_factor(o, head, &H, err);
+    in.H_in = H;
     if (!status)
-        status = add_factor(o, which, H, &found, err);
-    if (!status && which == EMBEDDING && c->tie_embeddings) /* both uses count: eq. 143 */
-        status = add_factor(o, HEAD, H, &found, err);
-    in.H_in = found ? H : NULL;
-    if (!status)
-        status = kq_trellis_new(code, report.bits, o->p.isa, NULL, &t, err);
-    if (!status)
-        status = kq_round_rows(t, &in, &opt, &packed, &rounded, err);
-    if (!status)
-        status = kq_job_path(&o->job, "packed", (size_t)which, "safetensors", &path, err);
+        status = kq_round_rows(t, &in, &opt, packed, &rounded, err);
     if (!status) {
         report.relative_mse = rounded.relative_mse;
         report.extra_in = rounded.extra_in;
-        status = kq_part_write_rows(path, &packed, &report, err);
+        if (!o->work->planning)
+            status = write_part(o, which, packed, &report, err);
     }
-    if (!status)
-        status = kq_seal_write(path, err);
-    kq_packed_free(&packed);
-    kq_trellis_free(t);
-    kq_free(path);
     kq_free(H);
+    if (status)
+        kq_packed_free(packed);
     return status;
 }
 
@@ -235,9 +250,17 @@ kq_status kq_rows_round(kq_output *o, kq_code code, kq_error *err)
 {
     const double start = kq_now_s();
     kq_status status = KQ_OK;
-    for (int which = 0; which < N_ROWS && !status; which++)
-        if (bits_of(o, which) && !kq_job_part_done(&o->job, "packed", (size_t)which, "safetensors"))
-            status = round_module(o, which, code, err);
+    for (int which = 0; which < N_ROWS && !status; which++) {
+        const int bits = bits_of(o, which);
+        kq_trellis *t = NULL;
+        kq_packed packed = {0};
+        if (!bits || kq_job_part_done(&o->job, "packed", part_number(which, bits), "safetensors"))
+            continue;
+        if (!(status = kq_trellis_new(code, bits, o->p.isa, NULL, &t, err)))
+            status = kq_rows_pack(o, which == HEAD, t, &packed, err);
+        kq_packed_free(&packed);
+        kq_trellis_free(t);
+    }
     o->work->round_s += kq_now_s() - start;
     return status;
 }
@@ -251,7 +274,8 @@ json_t *kq_rows_describe(const kq_output *o, kq_error *err)
             continue;
         kq_module_report r;
         char *path = NULL;
-        if (!(status = kq_job_path(&o->job, "packed", (size_t)which, "safetensors", &path, err)) &&
+        if (!(status = kq_job_path(&o->job, "packed", part_number(which, bits_of(o, which)), "safetensors",
+                                   &path, err)) &&
             !(status = kq_part_read_rows_report(path, modules[which], &r, err)))
             json_object_set_new(all, modules[which],
                                 json_pack("{s:[I,I], s:i, s:f, s:f}", "shape", (json_int_t)r.m,

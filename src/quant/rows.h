@@ -24,10 +24,17 @@ kq_status kq_rows_check_parts(const kq_output *o, kq_error *err);
  */
 void kq_rows_warn(const kq_output *o);
 
+/* *H [d, d] = the factor by which the head's or the embedding's rows are rounded (eq. 141 to 143), the
+ * caller's (kq_free); NULL: there is none. */
+kq_status kq_rows_factor(const kq_output *o, bool head, float **H, kq_error *err);
+
 /* ---- rounding ---- */
 
-/* Round embedding and head, those that the options ask for, with a code of `code`: each is one sealed part
- * file, WORK/packed-0000i.safetensors, and one that is there already is left out. */
+/* Round the head or the embedding with the code t, and keep the result as a sealed part file too, unless the
+ * work is only planned. *packed is the caller's (kq_packed_free). */
+kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_packed *packed, kq_error *err);
+/* Round embedding and head, those that the options ask for, with a code of `code`, to part files
+ * WORK/packed-000NN.safetensors (KQ_ROWS_PART); one that is there already is left out. */
 kq_status kq_rows_round(kq_output *o, kq_code code, kq_error *err);
 /* {module: {"shape", "bits", "bpw", "relative_mse"}} of what was rounded, from the part files; new. NULL: err
  * is filled in. */

@@ -1,5 +1,5 @@
 /* The losses of the embedding and the head are measured, not predicted: eq. 1 speaks of linears with factors,
- * and these two have none. A measurement of one choice is one forward pass over a little text, which costs
+ * and not these rows. A measurement of one choice is one forward pass over a little text, which costs
  * less than a hundredth of a calibration, and it holds for any way of rounding. rows_choices.h. */
 #include "quant/rows_choices.h"
 
@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "quant/bits.h"
+#include "quant/rows.h"
 
 static const char *const tensor_name[KQ_N_ROWS] = {"model.embed_tokens.weight", "lm_head.weight"};
 static const char *const what[KQ_N_ROWS] = {"embedding", "head"};
@@ -24,7 +25,7 @@ static kq_status bytes_at(const kq_output *o, int embed_bits, int head_bits, siz
 
 kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n, kq_error *err)
 {
-    static const int all[] = {4, 8, 16};
+    static const int all[] = {2, 3, 4, 8, 16};
     const bool keep[] = {o->opt.keep_embed_bits, o->opt.keep_head_bits};
     const int kept[] = {o->opt.embed_bits, o->opt.head_bits};
     size_t least = 0;
@@ -49,8 +50,31 @@ kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n
 typedef struct rounded {
     const kq_weights *of;
     const char *tensor;
-    int bits;
+    int bits;            /* 8: rows in groups; less: a trellis, */
+    kq_trellis *trellis; /* owned, as are the next two */
+    kq_packed packed;
+    kq_hadamard *u;
 } rounded;
+
+static void free_rounded(rounded *r)
+{
+    kq_packed_free(&r->packed);
+    kq_trellis_free(r->trellis);
+    kq_hadamard_free(r->u);
+}
+
+/* Round the rows, where they are to be a trellis. */
+static kq_status pack_rows(const kq_output *o, bool head, rounded *r, kq_error *err)
+{
+    kq_code code;
+    kq_status status = kq_code_parse(o->opt.code, &code, err);
+    if (status || !kq_rows_in_trellis(r->bits))
+        return status;
+    if (!(status = kq_trellis_new(code, r->bits, o->p.isa, NULL, &r->trellis, err)) &&
+        !(status = kq_rows_pack(o, head, r->trellis, &r->packed, err)))
+        status = kq_hadamard_new(r->packed.n_pad, &r->u, err);
+    return status;
+}
 
 static kq_status rounded_linear(void *ctx, size_t layer, kq_linear_id id, float *W, kq_error *err)
 {
@@ -63,6 +87,8 @@ static kq_status rounded_rows(void *ctx, const char *name, size_t row0, size_t n
 {
     const rounded *r = ctx;
     const size_t n = r->of->cfg->d_model;
+    if (r->trellis && !strcmp(name, r->tensor))
+        return kq_unround_rows(r->trellis, &r->packed, r->u, row0, n_rows, dst, err);
     kq_status status = r->of->rows(r->of->ctx, name, row0, n_rows, dst, err);
     if (status || strcmp(name, r->tensor))
         return status;
@@ -84,11 +110,16 @@ static kq_status rounded_rows(void *ctx, const char *name, size_t row0, size_t n
 static kq_status measure_one(const kq_measure *m, size_t row, kq_choice *c, kq_error *err)
 {
     const kq_weights *weights = kq_model_file_weights(m->o->p.model);
-    rounded r = {weights, tensor_name[row], (int)c->bits};
+    rounded r = {.of = weights, .tensor = tensor_name[row], .bits = (int)c->bits};
     const kq_weights model = {weights->cfg, &r, rounded_linear, rounded_rows};
     char stage[64];
     snprintf(stage, sizeof stage, "measuring the %s at %g bits", what[row], c->bits);
-    return kq_measure_kld(m, &model, 0, stage, &c->loss, err);
+    kq_status status = pack_rows(m->o, row == KQ_ROWS_HEAD, &r, err);
+    const size_t held = r.trellis ? r.packed.m_pad * r.packed.n_pad / 8 * (size_t)r.bits : 0;
+    if (!status)
+        status = kq_measure_kld(m, &model, held, stage, &c->loss, err);
+    free_rounded(&r);
+    return status;
 }
 
 /* The choices lose less the more bits they have, though a measurement of very little may say otherwise. */

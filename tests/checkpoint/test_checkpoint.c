@@ -180,7 +180,9 @@ static void write_rows(fixture *f, int bits)
     check_ok(kq_trellis_new(kq_trellis_code(f->trellis), bits, kq_isa_best(), NULL, &t, &err));
     check_ok(kq_round_rows(t, &in, &opt, &packed, &rounded, &err));
     report.relative_mse = rounded.relative_mse;
-    path_of(path, "packed-00001.safetensors");
+    char name[40];
+    snprintf(name, sizeof name, "packed-%05d.safetensors", KQ_ROWS_PART * bits + 1);
+    path_of(path, name);
     check_ok(kq_part_write_rows(path, &packed, &report, &err));
     check_ok(kq_part_read_rows_report(path, "model.embed_tokens", &report, &err));
     assert_true(report.relative_mse == rounded.relative_mse && report.bits == bits && report.m == in.rows);
