@@ -1,5 +1,4 @@
-/* Embedding and head as trellis codes: rows.h. They come after the blocks, one at a time, because the
- * embedding and its packed words are the largest matrices of the model. */
+/* Embedding and head as trellis codes: rows.h. They come after the blocks, one at a time. */
 #include "quant/rows.h"
 
 #include <math.h>
@@ -119,8 +118,8 @@ static kq_status add_factor(const kq_output *o, int which, float *H, bool *found
 {
     kq_factor_file *own = NULL;
     char *path = NULL;
-    kq_status status = KQ_OK;
     const bool here = kept(o, which);
+    kq_status status = KQ_OK;
     if (!here && (!o->opt.factors || !has_factor(o, which)))
         return KQ_OK;
     if (here && !(status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err)))
@@ -160,10 +159,9 @@ static kq_status read_rows(void *ctx, size_t row0, size_t count, float *W, kq_er
     return w->rows(w->ctx, r->name, row0, count, W, err);
 }
 
-static kq_status progress(void *ctx, double done, kq_error *err)
+static kq_status progress(void *ctx, kq_error *err)
 {
     const reading *r = ctx;
-    (void)done;
     return kq_progress_ask(&r->o->opt.common, r->name, err);
 }
 

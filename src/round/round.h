@@ -186,8 +186,8 @@ typedef struct kq_rows_input {
     const float *H_in; /* [n, n], symmetric, on any scale; NULL: the identity */
     /* W [count, n] = the rows from row0 on. Every row is asked for twice. */
     kq_status (*read)(void *ctx, size_t row0, size_t count, float *W, kq_error *err);
-    /* Hears the share of the rows that are rounded; an error ends the work. NULL: nobody listens. */
-    kq_status (*progress)(void *ctx, double done, kq_error *err);
+    /* Called after every band of rows; an error ends the work. NULL: nobody listens. */
+    kq_status (*progress)(void *ctx, kq_error *err);
     void *ctx;
 } kq_rows_input;
 

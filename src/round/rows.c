@@ -174,7 +174,7 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
     for (size_t r = 0; r < in->rows && !st; r += z.band) {
         st = round_band(&z, r, err);
         if (!st && in->progress)
-            st = in->progress(in->ctx, (double)(r + z.band) / (double)in->rows, err);
+            st = in->progress(in->ctx, err);
     }
     if (!st) {
         z.packed.su = z.inputs.scales;
