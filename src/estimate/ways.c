@@ -42,15 +42,15 @@ static size_t parameters(const kq_config *cfg)
 }
 
 /* --size and --bpw: the average bits of the selected linears for which the file comes to the asked size, with
- * the embedding and the head at 8 bits, or at 4 where 8 leave less than 2 to the linears. The choice itself
- * needs factors. KQ_E_ARG: not even 2 bits and 4 fit. */
+ * the embedding and the head at 8 bits, or at 4 or 2 where more leave less than 2 to the linears. The choice
+ * itself needs factors. KQ_E_ARG: not even 2 bits everywhere fit. */
 static kq_status take_aim(const kq_prepared *p, kq_quantize_options *opt, kq_error *err)
 {
     const double asked =
         opt->most_bytes ? (double)opt->most_bytes : opt->most_bpw * (double)parameters(p->cfg) / 8;
     if (!(asked > 0))
         return KQ_OK;
-    for (int rows = 8; rows >= 4; rows /= 2) {
+    for (int rows = 8; rows >= 2; rows /= 2) {
         opt->embed_bits = opt->keep_embed_bits ? opt->embed_bits : rows;
         opt->head_bits = opt->keep_head_bits ? opt->head_bits : rows;
         opt->bits = 2;

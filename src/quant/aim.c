@@ -184,7 +184,9 @@ kq_status kq_aim_check_reach(const kq_output *o, kq_error *err)
 
 size_t kq_aim_bytes(const kq_output *o)
 {
-    return kq_trial_bytes(o);
+    const double row = kq_packed_bits(o->p.cfg->vocab_size, o->p.cfg->d_model, KQ_BITS_MAX) / 8;
+    const size_t trial = kq_trial_bytes(o), rows = (size_t)row;
+    return trial > rows ? trial : rows;
 }
 
 static kq_status measure(kq_output *o, table *t, kq_error *err)
