@@ -12,8 +12,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "prepare/trial.h"
 #include "quant/rows_choices.h"
-#include "quant/trial.h"
 #include "sweep/seal.h"
 
 bool kq_aim_given(const kq_quantize_options *opt)
@@ -185,18 +185,28 @@ kq_status kq_aim_check_reach(const kq_output *o, kq_error *err)
 size_t kq_aim_bytes(const kq_output *o)
 {
     const double row = kq_packed_bits(o->p.cfg->vocab_size, o->p.cfg->d_model, KQ_BITS_MAX) / 8;
-    const size_t trial = kq_trial_bytes(o), rows = (size_t)row;
+    const size_t trial = kq_trial_bytes(o->p.cfg), rows = (size_t)row;
     return trial > rows ? trial : rows;
+}
+
+/* Sequences that the factors were made from, by the settings of the work or of the factor file. */
+static size_t calibrated(const kq_output *o)
+{
+    const json_t *c = json_object_get(o->settings, "calibration");
+    const double tokens = json_number_value(json_object_get(c, "tokens")),
+                 seq_len = json_number_value(json_object_get(c, "seq_len"));
+    const double n = o->p.n_seq ? (double)o->p.n_seq : seq_len > 0 ? tokens / seq_len : 0;
+    return n >= 1 ? (size_t)n : 1;
 }
 
 static kq_status measure(kq_output *o, table *t, kq_error *err)
 {
     kq_measure m;
-    kq_status status = kq_measure_open(o, &m, err);
+    kq_status status = kq_measure_open(&o->p, calibrated(o), &m, err);
     if (!status)
-        status = kq_rows_measure(&m, t->items, t->n_rows, err);
+        status = kq_rows_measure(o, &m, t->items, t->n_rows, err);
     if (!status)
-        status = kq_trial(o, &m, &t->kld_per_loss, err);
+        status = kq_trial(&m, o->work->file, &o->bits->round, o->work->seq_len, &t->kld_per_loss, err);
     kq_measure_close(&m);
     return status;
 }

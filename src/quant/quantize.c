@@ -15,10 +15,10 @@
 #include "base/time.h"
 #include "factors/part.h"
 #include "prepare/check.h"
+#include "prepare/measure.h"
 #include "prepare/plan.h"
 #include "quant/aim.h"
 #include "quant/checkpoint_settings.h"
-#include "quant/measure.h"
 #include "quant/rounding.h"
 #include "quant/rows.h"
 #include "sweep/seal.h"
@@ -90,7 +90,7 @@ static kq_status prepare(kq_output *o, kq_error *err)
     if (status || (status = kq_bits_open(&o->p, &q->bits, err)))
         return status;
     if (kq_aim_given(&o->opt) &&
-        ((status = kq_aim_check_reach(o, err)) || (status = kq_measure_check(o, kq_aim_bytes(o), err))))
+        ((status = kq_aim_check_reach(o, err)) || (status = kq_measure_check(&o->p, kq_aim_bytes(o), err))))
         return status;
     if (!o->opt.factors)
         return kq_bits_check_method(&q->bits, err);

@@ -107,14 +107,14 @@ static kq_status rounded_rows(void *ctx, const char *name, size_t row0, size_t n
 
 /* ---- measuring ---- */
 
-static kq_status measure_one(const kq_measure *m, size_t row, kq_choice *c, kq_error *err)
+static kq_status measure_one(const kq_output *o, const kq_measure *m, size_t row, kq_choice *c, kq_error *err)
 {
-    const kq_weights *weights = kq_model_file_weights(m->o->p.model);
+    const kq_weights *weights = kq_model_file_weights(m->p->model);
     rounded r = {.of = weights, .tensor = tensor_name[row], .bits = (int)c->bits};
     const kq_weights model = {weights->cfg, &r, rounded_linear, rounded_rows};
     char stage[64];
     snprintf(stage, sizeof stage, "measuring the %s at %g bits", what[row], c->bits);
-    kq_status status = pack_rows(m->o, row == KQ_ROWS_HEAD, &r, err);
+    kq_status status = pack_rows(o, row == KQ_ROWS_HEAD, &r, err);
     const size_t held = r.trellis ? r.packed.m_pad * r.packed.n_pad / 8 * (size_t)r.bits : 0;
     if (!status)
         status = kq_measure_kld(m, &model, held, stage, &c->loss, err);
@@ -130,13 +130,13 @@ static void make_monotone(kq_item *row)
             row->choice[c].loss = row->choice[c + 1].loss;
 }
 
-kq_status kq_rows_measure(const kq_measure *m, kq_item *rows, size_t n, kq_error *err)
+kq_status kq_rows_measure(const kq_output *o, const kq_measure *m, kq_item *rows, size_t n, kq_error *err)
 {
     kq_status status = KQ_OK;
     for (size_t r = 0; r < n && !status; r++) {
         for (size_t i = 0; i < rows[r].n && !status; i++)
             if (rows[r].choice[i].bits < 16)
-                status = measure_one(m, r, &rows[r].choice[i], err);
+                status = measure_one(o, m, r, &rows[r].choice[i], err);
         make_monotone(&rows[r]);
     }
     return status;

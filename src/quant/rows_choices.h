@@ -4,8 +4,9 @@
 #ifndef KQ_QUANT_ROWS_CHOICES_H
 #define KQ_QUANT_ROWS_CHOICES_H
 
+#include "prepare/measure.h"
 #include "quant/allocate.h"
-#include "quant/measure.h"
+#include "quant/work.h"
 
 enum { KQ_ROWS_EMBED = 0, KQ_ROWS_HEAD = 1, KQ_N_ROWS = 2 };
 
@@ -15,6 +16,6 @@ kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n
 
 /* Fill in the losses: the KL divergence, in nats a token, of the model with nothing but these rows rounded.
  */
-kq_status kq_rows_measure(const kq_measure *m, kq_item *rows, size_t n, kq_error *err);
+kq_status kq_rows_measure(const kq_output *o, const kq_measure *m, kq_item *rows, size_t n, kq_error *err);
 
 #endif

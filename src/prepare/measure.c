@@ -1,6 +1,6 @@
 /* One evaluation of 2048 tokens costs less than a hundredth of a calibration, and its standard error, a few
  * percent, is less than what one text differs from another. measure.h. */
-#include "quant/measure.h"
+#include "prepare/measure.h"
 
 #include <string.h>
 
@@ -12,23 +12,23 @@
 /* Tokens of the measurement; of a sequence of text that the model writes for it. */
 enum { TOKENS = 2048, OWN_LENGTH = 256 };
 
-static kq_eval_options eval_options(const kq_output *o, size_t ctx, size_t held)
+static kq_eval_options eval_options(const kq_prepared *p, size_t ctx, size_t held)
 {
-    const size_t memory = o->opt.memory;
+    const size_t memory = p->opt->memory;
     kq_eval_options e = kq_eval_defaults();
     e.ctx = ctx;
-    e.threads = o->p.threads;
-    e.isa = o->p.isa;
-    e.compute = o->p.compute;
+    e.threads = p->threads;
+    e.isa = p->isa;
+    e.compute = p->compute;
     e.memory = !memory ? 0 : held < memory ? memory - held : 1;
     return e;
 }
 
 /* Tokens of a window. */
-static size_t window_length(const kq_output *o)
+static size_t window_length(const kq_prepared *p)
 {
-    const kq_calibration *c = &o->opt.calibration;
-    const size_t most = o->p.cfg->max_position ? o->p.cfg->max_position : SIZE_MAX,
+    const kq_calibration *c = &p->opt->calibration;
+    const size_t most = p->cfg->max_position ? p->cfg->max_position : SIZE_MAX,
                  asked = c->n_text ? c->seq_len : OWN_LENGTH;
     return asked < most ? asked : most;
 }
@@ -38,16 +38,6 @@ static int writing(void *ctx, const char *stage, double fraction)
     (void)stage;
     const kq_common *c = ctx;
     return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
-}
-
-/* Sequences that the factors were made from, by the settings of the work or of the factor file. */
-static size_t calibrated(const kq_output *o)
-{
-    const json_t *c = json_object_get(o->settings, "calibration");
-    const double tokens = json_number_value(json_object_get(c, "tokens")),
-                 seq_len = json_number_value(json_object_get(c, "seq_len"));
-    const double n = o->p.n_seq ? (double)o->p.n_seq : seq_len > 0 ? tokens / seq_len : 0;
-    return n >= 1 ? (size_t)n : 1;
 }
 
 static bool is_among(const kq_windows *w, uint32_t number)
@@ -73,11 +63,10 @@ static void pick(kq_measure *m, const kq_windows *all, const kq_windows *used)
 
 /* m->ids from --text. What the factors were fitted to would look better than other text, so that windows of
  * the text that the calibration left out are taken, where it left any out. */
-static kq_status read_ids(kq_measure *m, const kq_tokenizer *tok, kq_error *err)
+static kq_status read_ids(kq_measure *m, const kq_tokenizer *tok, size_t n, kq_error *err)
 {
-    const kq_calibration *c = &m->o->opt.calibration;
-    const kq_text_how how = {.options = c->reading, .tok = tok, .common = &m->o->opt.common};
-    const size_t n = calibrated(m->o);
+    const kq_calibration *c = &m->p->opt->calibration;
+    const kq_text_how how = {.options = c->reading, .tok = tok, .common = &m->p->opt->common};
     kq_windows used = {0}, all = {0};
     kq_status status = kq_text_windows(&how, c->text, c->n_text, &n, 1, m->ctx, &used, err);
     if (status)
@@ -94,22 +83,22 @@ static kq_status read_ids(kq_measure *m, const kq_tokenizer *tok, kq_error *err)
 /* m->ids as the model writes them. The calibration's own text has another seed. */
 static kq_status write_ids(kq_measure *m, const kq_tokenizer *tok, kq_error *err)
 {
-    const kq_output *o = m->o;
-    kq_eval_options e = eval_options(o, m->ctx, 0);
+    const kq_prepared *p = m->p;
+    kq_eval_options e = eval_options(p, m->ctx, 0);
     e.progress = writing;
-    e.progress_ctx = (void *)&o->opt.common;
-    return kq_self_text(kq_model_file_weights(o->p.model), tok, m->n, m->ctx, &e, o->opt.common.seed + 1,
+    e.progress_ctx = (void *)&p->opt->common;
+    return kq_self_text(kq_model_file_weights(p->model), tok, m->n, m->ctx, &e, p->opt->common.seed + 1,
                         m->ids, err);
 }
 
-kq_status kq_measure_open(const kq_output *o, kq_measure *m, kq_error *err)
+kq_status kq_measure_open(const kq_prepared *p, size_t used, kq_measure *m, kq_error *err)
 {
-    const size_t ctx = window_length(o);
+    const size_t ctx = window_length(p);
     kq_tokenizer *tok = NULL;
-    *m = (kq_measure){.o = o, .n = ctx < TOKENS ? TOKENS / ctx : 1, .ctx = ctx};
+    *m = (kq_measure){.p = p, .n = ctx < TOKENS ? TOKENS / ctx : 1, .ctx = ctx};
     kq_status status = kq_alloc_for((void **)&m->ids, m->n * m->ctx, sizeof *m->ids, "token ids", err);
-    if (!status && !(status = kq_tokenizer_open(o->p.src, &tok, err)))
-        status = o->opt.calibration.n_text ? read_ids(m, tok, err) : write_ids(m, tok, err);
+    if (!status && !(status = kq_tokenizer_open(p->src, &tok, err)))
+        status = p->opt->calibration.n_text ? read_ids(m, tok, used ? used : 1, err) : write_ids(m, tok, err);
     if (tok)
         kq_tokenizer_close(tok);
     return status;
@@ -121,29 +110,29 @@ void kq_measure_close(kq_measure *m)
     m->ids = NULL;
 }
 
-kq_status kq_measure_check(const kq_output *o, size_t held, kq_error *err)
+kq_status kq_measure_check(const kq_prepared *p, size_t held, kq_error *err)
 {
-    const size_t ctx = window_length(o), writes = kq_self_text_bytes(o->p.cfg, ctx, o->p.compute);
-    kq_eval_options e = eval_options(o, ctx, held);
+    const size_t ctx = window_length(p), writes = kq_self_text_bytes(p->cfg, ctx, p->compute);
+    kq_eval_options e = eval_options(p, ctx, held);
     e.chunks = ctx < TOKENS ? TOKENS / ctx : 1;
     kq_error why = {0};
-    kq_status status = kq_evaluate_fits(o->p.cfg, o->p.cfg, &e, &why);
-    if (status == KQ_E_MEMORY && o->opt.memory)
+    kq_status status = kq_evaluate_fits(p->cfg, p->cfg, &e, &why);
+    if (status == KQ_E_MEMORY && p->opt->memory)
         return kq_fail(
             err, status,
             "--memory %zuM is too little to measure what the embedding and a few blocks lose, which "
             "--size, --bpw and --kld need: the model is evaluated beside its original; --bits "
             "measures nothing",
-            o->opt.memory >> 20);
+            p->opt->memory >> 20);
     if (status)
         return kq_fail(err, status, "%s", why.message);
-    if (!o->opt.calibration.n_text && o->opt.memory && writes > o->opt.memory)
+    if (!p->opt->calibration.n_text && p->opt->memory && writes > p->opt->memory)
         return kq_fail(
             err, KQ_E_MEMORY,
             "--memory %zuM is too little: what the embedding loses is measured on text that the model "
             "writes itself, which takes %zuM; with --text FILE it writes "
             "none",
-            o->opt.memory >> 20, (writes >> 20) + 1);
+            p->opt->memory >> 20, (writes >> 20) + 1);
     return KQ_OK;
 }
 
@@ -162,13 +151,13 @@ static int progress(void *ctx, const char *stage, double fraction)
 kq_status kq_measure_kld(const kq_measure *m, const kq_weights *model, size_t held, const char *stage,
                          double *kld, kq_error *err)
 {
-    listener l = {&m->o->opt.common, stage};
-    kq_eval_options e = eval_options(m->o, m->ctx, held);
+    listener l = {&m->p->opt->common, stage};
+    kq_eval_options e = eval_options(m->p, m->ctx, held);
     kq_eval_figures figures;
     e.progress = progress;
     e.progress_ctx = &l;
     kq_status status =
-        kq_evaluate(model, kq_model_file_weights(m->o->p.model), m->ids, m->n * m->ctx, &e, &figures, err);
+        kq_evaluate(model, kq_model_file_weights(m->p->model), m->ids, m->n * m->ctx, &e, &figures, err);
     *kld = !status && figures.kld > 0 ? figures.kld : 0; /* rounding errors can make it negative */
     return status;
 }
