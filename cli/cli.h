@@ -32,6 +32,7 @@ typedef struct cli {
     kq_eval_tasks_options t;
     kq_compare_options o;
     kq_export_options x;
+    kq_tune_options u;
     /* seen: the rows of the options that were given; given: the names of those settings of the calibration
      * that a factor file must agree with */
     const kq_setting *seen[CLI_MOST_OPTIONS];
@@ -183,6 +184,7 @@ kq_status cli_error(kq_error *err, kq_status status, const char *format, ...)
 
 int cmd_info(int argc, char **argv);
 int cmd_calibrate(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
 int cmd_imatrix(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);

@@ -11,6 +11,7 @@ static const struct {
     unsigned takers;
 } commands[] = {
     {"quantize", KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF},
+    {"tune", KQ_FOR_TUNE},
     {"calibrate", KQ_FOR_CALIBRATE},
     {"imatrix", KQ_FOR_IMATRIX},
     {"eval", KQ_FOR_EVAL_TEXT | KQ_FOR_EVAL_TASKS},

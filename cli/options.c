@@ -104,6 +104,7 @@ static void *options_of(cli *c, int id)
     case KQ_EVAL_TASKS_OPTIONS: return &c->t;
     case KQ_COMPARE_OPTIONS: return &c->o;
     case KQ_EXPORT_OPTIONS: return &c->x;
+    case KQ_TUNE_OPTIONS: return &c->u;
     case KQ_OTHER_OPTIONS: return c;
     default: return NULL;
     }
@@ -323,6 +324,7 @@ static void set_defaults(cli *c, const char *command)
                .t = kq_eval_tasks_defaults(),
                .o = kq_compare_defaults(),
                .x = kq_export_defaults(),
+               .u = kq_tune_defaults(),
                .temperature = -1,
                .top_p = -1,
                .top_k = -1,

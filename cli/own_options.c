@@ -17,7 +17,7 @@ enum {
     EVAL = KQ_FOR_EVAL_TEXT | KQ_FOR_EVAL_TASKS,
     COMPARE = KQ_FOR_COMPARE_TEXTS | KQ_FOR_COMPARE_TASKS,
     EXPORT = KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF,
-    REPORTING = QUANTIZE | KQ_FOR_CALIBRATE | KQ_FOR_IMATRIX | EXPORT
+    REPORTING = QUANTIZE | KQ_FOR_CALIBRATE | KQ_FOR_IMATRIX | EXPORT | KQ_FOR_TUNE
 };
 
 static const kq_setting table[] = {
@@ -59,6 +59,17 @@ static const kq_setting table[] = {
      .help = "the page",
      .takers = KQ_FOR_REPORT,
      .at = OWN(out)},
+    {.name = "out",
+     .letter = 'o',
+     .argument = "PATH",
+     .help = "folder for the tuned checkpoint",
+     .takers = KQ_FOR_TUNE,
+     .at = OWN(out)},
+    {.name = "reference",
+     .argument = "MODEL",
+     .help = "the original model, from which the checkpoint was made",
+     .takers = KQ_FOR_TUNE,
+     .at = {[KQ_TUNE_OPTIONS] = KQ_SETTING_AT(kq_tune_options, reference)}},
     {.name = "to",
      .type = KQ_SETTING_WORD,
      .argument = "FORMAT",

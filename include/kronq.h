@@ -102,6 +102,7 @@
  *     What all long work shares          kq_common, kq_text_options
  *     Quantize                           kq_quantize, kq_quantize_gguf, kq_quantize_result_read
  *     Factors and importance matrices    kq_calibrate, kq_calibrate_all, kq_imatrix
+ *     Tune                               kq_tune
  *     Plans                              kq_plan, kq_plan_ways, kq_plan_gguf
  *     Export                             kq_export
  *     A model in memory                  kq_model_open, kq_model_get_info, kq_model_load
@@ -146,8 +147,9 @@ typedef enum kq_status {
     KQ_E_MEMORY,      /* out of memory, or over the memory limit that was asked for */
     /* NaN or Inf where a number belongs, or a factor that cannot be made positive definite */
     KQ_E_NUMERIC,
-    KQ_E_MISMATCH,   /* two files that do not belong together (factors of another model) */
-    KQ_E_INTERRUPTED /* the caller's progress function asked to stop */
+    KQ_E_MISMATCH,    /* two files that do not belong together (factors of another model) */
+    KQ_E_INTERRUPTED, /* the caller's progress function asked to stop */
+    KQ_E_NO_GAIN      /* the work was done, and what there was before is better: nothing was written */
 } kq_status;
 
 /* One line for a person: file, tensor, found, expected, what to do next. Never more than one line. */
@@ -367,6 +369,50 @@ kq_status kq_calibrate_all(const char *model, const kq_estimate *estimates, size
  * llama-imatrix every sequence begins with the beginning token where the tokenizer adds one. */
 kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_options *opt,
                      char **report_json, kq_error *err);
+
+/* ---- Tune ---------------------------------------------------------------------------------------------- */
+
+/* How kq_tune trains. Adam (0.9, 0.95) minimises the mean KL divergence of the checkpoint's predictions from
+ * the reference's. */
+typedef struct kq_tune_options {
+    size_t size;
+    kq_common common;
+    const char *reference; /* the original MODEL, which must be given */
+    const char *const *text;
+    size_t n_text;           /* texts; none: text sampled from the reference itself */
+    kq_text_options reading; /* how they are read */
+    /* 98304 in sequences of 512. One sequence in 16 (at least 4 of 16 and more) is held out */
+    size_t tokens, seq_len;
+    size_t batch;      /* sequences a step: 4 */
+    size_t epochs;     /* passes over the text: 1 */
+    double lr;         /* learning rate at its peak: 3e-3 */
+    size_t warmup;     /* steps until then: 5; afterwards a cosine to 0 */
+    size_t watch;      /* how often the held-out sequences are measured, the beginning not counted: 4 */
+    size_t shard_size; /* bytes of a file, above which the weights are split: 8 GiB */
+    bool resume;       /* continue an interrupted run with the same settings */
+    bool fresh;        /* discard what an interrupted run has left unfinished, and start anew */
+    /* what the process may take at its peak; decides whether decoded weights are kept or decoded again at
+     * every use, which changes no byte of the result; 0: no limit */
+    size_t memory;
+} kq_tune_options;
+
+void kq_tune_options_init(kq_tune_options *opt, size_t size);
+static inline kq_tune_options kq_tune_defaults(void)
+{
+    kq_tune_options opt;
+    kq_tune_options_init(&opt, sizeof opt);
+    return opt;
+}
+
+/* Tune CHECKPOINT, a kronq checkpoint of opt->reference, after its rounding, into the folder OUT: its codes
+ * stay, and the scales of rows and columns and the norms are trained. OUT gets the state that was best on the
+ * held-out sequences, and until it is complete it has no config.json. report_json (may be NULL): "steps",
+ * "tokens", "trained" (numbers), "kld_before" and "kld_after" (held-out, nats a token), "best_step",
+ * "watched", "loss" (of every step), "seconds", "peak_rss_bytes"; free() it. It is {"complete": true} when
+ * opt->resume finds nothing left to do. KQ_E_NO_GAIN: no state was better than CHECKPOINT, and nothing was
+ * written; KQ_E_MISMATCH: the reference is not the checkpoint's original. */
+kq_status kq_tune(const char *checkpoint, const char *out, const kq_tune_options *opt, char **report_json,
+                  kq_error *err);
 
 /* ---- Plans --------------------------------------------------------------------------------------------- */
 
@@ -930,6 +976,7 @@ typedef enum kq_options_id {
     KQ_EVAL_TASKS_OPTIONS,   /* kq_eval_tasks_options */
     KQ_COMPARE_OPTIONS,      /* kq_compare_options */
     KQ_EXPORT_OPTIONS,       /* kq_export_options */
+    KQ_TUNE_OPTIONS,         /* kq_tune_options */
     KQ_OTHER_OPTIONS,        /* a struct of your own, with a table of your own */
     KQ_N_OPTIONS
 } kq_options_id;
@@ -953,7 +1000,8 @@ enum kq_taker {
     KQ_FOR_SERVE = 1 << 14,
     KQ_FOR_BENCH = 1 << 15,
     KQ_FOR_INFO = 1 << 16,
-    KQ_FOR_REPORT = 1 << 17
+    KQ_FOR_REPORT = 1 << 17,
+    KQ_FOR_TUNE = 1 << 18 /* kq_tune */
 };
 
 /* What else is to be known of a setting. */

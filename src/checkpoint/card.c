@@ -121,6 +121,17 @@ static void method_rows(FILE *f, const json_t *qc)
     fputs(" |\n", f);
 }
 
+/* What `kronq tune` has trained after the rounding; nothing where it has not. */
+static void tuned_row(FILE *f, const json_t *tuned)
+{
+    if (!tuned)
+        return;
+    fprintf(f,
+            "| Tuned after rounding | scales of rows and columns and norms, %.0f steps on %.0f tokens; KL "
+            "divergence on held-out text %.4f before, %.4f after |\n",
+            real(tuned, "steps"), real(tuned, "tokens"), real(tuned, "kld_before"), real(tuned, "kld_after"));
+}
+
 kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_card_facts *facts,
                             const char *dir, kq_error *err)
 {
@@ -153,7 +164,9 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_car
             real(qc, "L"));
     method_rows(f, qc);
     fprintf(f, "| Seed | %.0f |\n", real(qc, "seed"));
-    fprintf(f, "| Relative error of the weights | %.4f |\n", facts->relative_mse);
+    tuned_row(f, json_object_get(qc, "tuned"));
+    if (isfinite(facts->relative_mse))
+        fprintf(f, "| Relative error of the weights | %.4f |\n", facts->relative_mse);
     if (isfinite(facts->predicted_loss))
         fprintf(f, "| Predicted rise of the loss | %.4f nats a token (second order) |\n",
                 facts->predicted_loss);

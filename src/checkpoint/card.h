@@ -12,7 +12,7 @@ typedef struct kq_card_facts {
     /* one line that makes the checkpoint again; file names without folders */
     const char *command;
     double predicted_loss; /* nats a token; NaN: the method predicts nothing */
-    double relative_mse;   /* of the quantized weights */
+    double relative_mse;   /* of the quantized weights; NaN: not known */
     size_t file_bytes, n_parameters;
 } kq_card_facts;
 

@@ -227,20 +227,6 @@ static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err
     return write_rows(w, g->src, e, err);
 }
 
-static kq_status write_json(const char *dir, const char *name, const json_t *value, kq_error *err)
-{
-    char *path = NULL;
-    kq_status status = kq_path_in(&path, err, dir, "%s", name);
-    char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
-    if (!status && !text)
-        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    if (!status)
-        status = kq_file_write(path, text, strlen(text), err);
-    free(text);
-    kq_free(path);
-    return status;
-}
-
 /* The entries as declarations, the caller's (kq_free). */
 static kq_status declare(const entries *list, kq_st_decl **out, kq_error *err)
 {
@@ -268,22 +254,6 @@ static kq_status write_tensors(const kq_save_options *o, const entries *list, kq
         status = kq_st_write_shards(o->dir, o->shard_size, decl, list->n, write_entry, &g,
                                     &report->file_bytes, err);
     kq_free(decl);
-    return status;
-}
-
-/* python/kronq/modeling_kronq.py, put into the library by the build (cmake/KronqEmbed.cmake). */
-extern const unsigned char kq_modeling_py[];
-extern const size_t kq_modeling_py_size;
-
-/* The code that transformers runs to load the checkpoint with trust_remote_code=True; auto_map in config.json
- * names a class of it. */
-static kq_status write_modeling(const char *dir, kq_error *err)
-{
-    char *path = NULL;
-    kq_status status = kq_path_in(&path, err, dir, "modeling_kronq.py");
-    if (!status)
-        status = kq_file_write(path, kq_modeling_py, kq_modeling_py_size, err);
-    kq_free(path);
     return status;
 }
 
@@ -351,7 +321,7 @@ static kq_status write_config(const saving *z, kq_error *err)
         status = kq_card_quantized(o->src, qc, &facts, o->dir, err);
     }
     if (!status)
-        status = write_json(o->dir, "config.json", config, err);
+        status = kq_write_config(o->dir, config, err);
     json_decref(config);
     json_decref(extra);
     json_decref(qc);
@@ -534,7 +504,7 @@ static kq_status write_side_files(saving *z, kq_error *err)
     json_array_append_new(z->skipped, json_string("lm_head"));
     kq_status status;
     if ((status = kq_write_hf_side_files(z->o->src, z->o->dir, err)) ||
-        (status = write_modeling(z->o->dir, err)))
+        (status = kq_write_modeling(z->o->dir, err)))
         return status;
     return write_config(z, err);
 }

@@ -247,3 +247,31 @@ kq_status kq_config_json(const kq_source *src, char **json, kq_error *err)
     json_decref(v);
     return status;
 }
+
+/* python/kronq/modeling_kronq.py, put into the library by the build (cmake/KronqEmbed.cmake). */
+extern const unsigned char kq_modeling_py[];
+extern const size_t kq_modeling_py_size;
+
+kq_status kq_write_modeling(const char *dir, kq_error *err)
+{
+    char *path = NULL;
+    kq_status status = kq_path_in(&path, err, dir, "modeling_kronq.py");
+    if (!status)
+        status = kq_file_write(path, kq_modeling_py, kq_modeling_py_size, err);
+    kq_free(path);
+    return status;
+}
+
+kq_status kq_write_config(const char *dir, const json_t *config, kq_error *err)
+{
+    char *path = NULL;
+    kq_status status = kq_path_in(&path, err, dir, "config.json");
+    char *text = config ? json_dumps(config, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    if (!status && !text)
+        status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
+    if (!status)
+        status = kq_file_write(path, text, strlen(text), err);
+    free(text);
+    kq_free(path);
+    return status;
+}

@@ -16,4 +16,11 @@ kq_status kq_write_hf_side_files(const kq_source *src, const char *dir, kq_error
  * quantization_config; the caller's (kq_free). */
 kq_status kq_config_json(const kq_source *src, char **json, kq_error *err);
 
+/* Write modeling_kronq.py, the code that transformers runs to load a kronq checkpoint with
+ * trust_remote_code=True; auto_map in config.json names a class of it. */
+kq_status kq_write_modeling(const char *dir, kq_error *err);
+struct json_t; /* jansson's json_t */
+/* Write config.json of a kronq checkpoint, the last of its files: a folder that has it is complete. */
+kq_status kq_write_config(const char *dir, const struct json_t *config, kq_error *err);
+
 #endif

@@ -17,6 +17,9 @@ typedef struct kq_kern {
     /* The sum of exp(x[i] - shift), in double over blocks of 1024. */
     double (*sum_exp)(const float *x, size_t n, float shift);
     float (*max)(const float *x, size_t n); /* n >= 1; NaN when x holds one */
+    /* Eq. 82: KL(p || q) in nats of p = exp(t - lse_t) and q = exp(s - lse_s), in double over blocks of 1024.
+     * s becomes its gradient, q - p, in place. */
+    double (*kl_back)(const float *t, float *s, size_t n, float lse_t, float lse_s);
     /* Eq. 15: softmax of scale * x (scale > 0), in place; returns lse(scale * x) of eq. 19. n >= 1. */
     float (*softmax)(float *x, size_t n, float scale);
     /* x[i] = exp(scale * x[i] - shift), in place: softmax's result again from its returned value. */
@@ -40,6 +43,11 @@ typedef struct kq_kern {
     float (*dot)(const float *a, const float *b, size_t n);          /* sum_i a[i] b[i] */
     void (*add)(const float *a, const float *b, float *y, size_t n); /* y = a + b; y may be a or b */
     void (*scale)(float *x, size_t n, float s);                      /* x *= s */
+    /* Eq. 100, one row of a weight matrix with factors, a w[j] b[j], and g = dLoss/d(the row): returns
+     * sum_j g[j] w[j] b[j], and adds a g[j] w[j] to db[j]. */
+    float (*factor_back)(const float *g, const float *w, float a, const float *b, float *db, size_t n);
+    float (*factor_back_bf16)(const float *g, const uint16_t *w, float a, const float *b, float *db,
+                              size_t n);
     /* y[r] = sum_i W[r, i] x[i], W [rows, n] with row stride ld. */
     void (*matvec)(const float *W, size_t ld, size_t rows, size_t n, const float *x, float *y);
     void (*matvec_bf16)(const uint16_t *W, size_t ld, size_t rows, size_t n, const float *x, float *y);

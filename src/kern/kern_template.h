@@ -85,6 +85,33 @@ static TARGET float FN(max)(const float *x, size_t n)
     return r;
 }
 
+static TARGET double FN(kl_back)(const float *t, float *s, size_t n, float lse_t, float lse_s)
+{
+    double total = 0;
+    const vf a = vf_set1(lse_t), b = vf_set1(lse_s);
+    while (n > 0) {
+        size_t len = n < 1024 ? n : 1024, i = 0;
+        vf sum = vf_set1(0);
+        for (; len - i >= VF_N; i += VF_N) {
+            const vf lp = vf_sub(vf_load(t + i), a), lq = vf_sub(vf_load(s + i), b), p = FN(exp)(lp);
+            sum = vf_fma(p, vf_sub(lp, lq), sum);
+            vf_store(s + i, vf_sub(FN(exp)(lq), p));
+        }
+        if (i < len) {
+            const size_t k = len - i;
+            const vf lp = vf_sub(vf_part(t + i, k, 0), a), lq = vf_sub(vf_part(s + i, k, 0), b),
+                     p = FN(exp)(lp);
+            sum = vf_add(sum, vf_keep(vf_mul(p, vf_sub(lp, lq)), k));
+            vf_part_store(s + i, k, vf_sub(FN(exp)(lq), p));
+        }
+        total += vf_sum(sum);
+        t += len;
+        s += len;
+        n -= len;
+    }
+    return total;
+}
+
 static TARGET void FN(softmax_again)(float *x, size_t n, float scale, float shift)
 {
     vf a = vf_set1(scale), m = vf_set1(-shift);
@@ -252,6 +279,31 @@ static TARGET void FN(add)(const float *a, const float *b, float *y, size_t n)
         vf_part_store(y + i, n - i, vf_add(vf_part(a + i, n - i, 0), vf_part(b + i, n - i, 0)));
 }
 
+#define FACTOR_BACK(name, type, load, part)                                                         \
+    static TARGET float FN(name)(const float *g, const type *w, float a, const float *b, float *db, \
+                                 size_t n)                                                          \
+    {                                                                                               \
+        vf s = vf_set1(0), va = vf_set1(a);                                                         \
+        size_t i = 0;                                                                               \
+        for (; n - i >= VF_N; i += VF_N) {                                                          \
+            const vf gw = vf_mul(vf_load(g + i), load(w + i));                                      \
+            s = vf_fma(gw, vf_load(b + i), s);                                                      \
+            vf_store(db + i, vf_fma(va, gw, vf_load(db + i)));                                      \
+        }                                                                                           \
+        if (i < n) {                                                                                \
+            const size_t k = n - i;                                                                 \
+            const vf gw = vf_mul(vf_part(g + i, k, 0), part(w + i, k));                             \
+            s = vf_fma(gw, vf_part(b + i, k, 0), s);                                                \
+            vf_part_store(db + i, k, vf_fma(va, gw, vf_part(db + i, k, 0)));                        \
+        }                                                                                           \
+        return vf_sum(s);                                                                           \
+    }
+#define PART_F32(p, k) vf_part(p, k, 0)
+FACTOR_BACK(factor_back, float, vf_load, PART_F32)
+FACTOR_BACK(factor_back_bf16, uint16_t, vf_load_bf16, vf_part_bf16)
+#undef FACTOR_BACK
+#undef PART_F32
+
 /* Four rows at a time share the loads of x; each row's sum has two chains, so that the order does not
  * depend on which rows go together. */
 #define MATVEC(name, type, load, part)                                                                     \
@@ -351,6 +403,7 @@ const kq_kern KERN_TABLE = {
     .exp_sum = FN(exp_sum),
     .sum_exp = FN(sum_exp),
     .max = FN(max),
+    .kl_back = FN(kl_back),
     .softmax = FN(softmax),
     .softmax_again = FN(softmax_again),
     .softmax_back = FN(softmax_back),
@@ -362,6 +415,8 @@ const kq_kern KERN_TABLE = {
     .dot = FN(dot),
     .add = FN(add),
     .scale = FN(scale),
+    .factor_back = FN(factor_back),
+    .factor_back_bf16 = FN(factor_back_bf16),
     .matvec = FN(matvec),
     .matvec_bf16 = FN(matvec_bf16),
     .matvec_t = FN(matvec_t),

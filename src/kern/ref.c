@@ -98,6 +98,40 @@ static void rms_norm_back_ref(const float *x, const float *w, const float *dy, f
         dx[i] = r * (w[i] * dy[i] - x[i] * s) + (add ? add[i] : 0.0f);
 }
 
+static double kl_back_ref(const float *t, float *s, size_t n, float lse_t, float lse_s)
+{
+    double total = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float lp = t[i] - lse_t, lq = s[i] - lse_s, p = expf(lp);
+        total += (double)p * (lp - lq);
+        s[i] = expf(lq) - p;
+    }
+    return total;
+}
+
+static float factor_back_ref(const float *g, const float *w, float a, const float *b, float *db, size_t n)
+{
+    float s = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float gw = g[i] * w[i];
+        s += gw * b[i];
+        db[i] += a * gw;
+    }
+    return s;
+}
+
+static float factor_back_bf16_ref(const float *g, const uint16_t *w, float a, const float *b, float *db,
+                                  size_t n)
+{
+    float s = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float gw = g[i] * kq_bf16_to_f32(w[i]);
+        s += gw * b[i];
+        db[i] += a * gw;
+    }
+    return s;
+}
+
 static void rope_ref(const float *x, const float *cos, const float *sin, float *y, size_t half, float sign)
 {
     for (size_t i = 0; i < half; i++) {
@@ -180,6 +214,7 @@ const kq_kern kq_kern_ref = {
     .exp_sum = exp_sum_ref,
     .sum_exp = sum_exp_ref,
     .max = max_ref,
+    .kl_back = kl_back_ref,
     .softmax = softmax_ref,
     .softmax_again = softmax_again_ref,
     .softmax_back = softmax_back_ref,
@@ -191,6 +226,8 @@ const kq_kern kq_kern_ref = {
     .dot = dot_ref,
     .add = add_ref,
     .scale = scale_ref,
+    .factor_back = factor_back_ref,
+    .factor_back_bf16 = factor_back_bf16_ref,
     .matvec = matvec_ref,
     .matvec_bf16 = matvec_bf16_ref,
     .matvec_t = matvec_t_ref,

@@ -352,16 +352,37 @@ static kq_status back_linear(const kq_model_ctx *mc, const kq_block *b, kq_linea
     return kq_linear_backward(mc, &b->lin[id], G, w->xb, T, accumulate, dX, err);
 }
 
-static void norm_rows_back(const kq_model_ctx *mc, const float *x, const float *weight, const float *dy,
-                           const float *r, const float *add, float *dx, size_t T)
+/* One of the block's two norms over all of x. */
+typedef struct norm_back {
+    const float *x, *weight, *dy; /* [T, d], [d], [T, d] */
+    const float *r, *add;         /* [T]; what is added to dx [T, d] */
+    float *dx;
+    float *dweight; /* gets the gradient of weight too; NULL: not wanted */
+} norm_back;
+
+static void norm_rows_back(const kq_model_ctx *mc, size_t T, const norm_back *z)
 {
     const size_t d = mc->cfg.d_model;
-    for (size_t t = 0; t < T; t++)
-        mc->kern->rms_norm_back(x + t * d, weight, dy + t * d, r[t], add + t * d, dx + t * d, d);
+    for (size_t at = 0; at < T * d; at += d) {
+        const float r = z->r[at / d];
+        if (z->dweight)
+            kq_norm_weight_back(z->x + at, z->dy + at, r, z->dweight, d);
+        mc->kern->rms_norm_back(z->x + at, z->weight, z->dy + at, r, z->add + at, z->dx + at, d);
+    }
+}
+
+/* Back through the norm of one head's query or key, in place; dweight may be NULL. */
+static void head_norm_back(const kq_model_ctx *mc, const float *x, const float *weight, float r, float *dy,
+                           float *dweight)
+{
+    if (dweight)
+        kq_norm_weight_back(x, dy, r, dweight, mc->cfg.head_dim);
+    mc->kern->rms_norm_back(x, weight, dy, r, NULL, dy, mc->cfg.head_dim);
 }
 
 /* dO in w->dq becomes dLoss/dq, dk, dv of the linears' outputs in w->dq, dk, dv. */
-static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, work *w)
+static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, work *w,
+                           float *const dnorm[KQ_N_NORM])
 {
     const size_t hd = mc->cfg.head_dim, half = hd / 2, nh = mc->cfg.n_head, nkv = mc->cfg.n_kv_head,
                  tile_q = kq_attn_tile_queries(mc);
@@ -389,15 +410,15 @@ static void attention_back(const kq_model_ctx *mc, const kq_block *b, size_t T, 
             float *dq = w->dq + t * mc->dq + i * hd;
             kern->rope(w->dqh + head_at(mc, T, t, i), c, s, dq, half, -1.0f);
             if (b->q_norm)
-                kern->rms_norm_back(w->q + t * mc->dq + i * hd, b->q_norm, dq, w->rq[t * nh + i], NULL, dq,
-                                    hd);
+                head_norm_back(mc, w->q + t * mc->dq + i * hd, b->q_norm, w->rq[t * nh + i], dq,
+                               dnorm[KQ_NORM_Q]);
         }
         for (size_t j = 0; j < nkv; j++) {
             float *dk = w->dk + t * mc->dkv + j * hd;
             kern->rope(w->dkh + (j * T + t) * hd, c, s, dk, half, -1.0f);
             if (b->k_norm)
-                kern->rms_norm_back(w->k + t * mc->dkv + j * hd, b->k_norm, dk, w->rk[t * nkv + j], NULL, dk,
-                                    hd);
+                head_norm_back(mc, w->k + t * mc->dkv + j * hd, b->k_norm, w->rk[t * nkv + j], dk,
+                               dnorm[KQ_NORM_K]);
             memcpy(w->dv + t * mc->dkv + j * hd, w->dvh + (j * T + t) * hd, hd * sizeof(float));
         }
     }
@@ -407,6 +428,8 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
                             size_t T, float *dx, const kq_linear_sink *sink, void *scratch, kq_error *err)
 {
     const unsigned selected = sink ? sink->selected : 0;
+    static float *const no_norm[KQ_N_NORM];
+    float *const *dnorm = sink ? sink->dnorm : no_norm;
     const unsigned attn = 1u << KQ_Q | 1u << KQ_K | 1u << KQ_V;
     const size_t d = mc->cfg.d_model, ff = mc->cfg.d_ff;
     work w;
@@ -432,7 +455,7 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
     if ((st = back_linear(mc, b, KQ_GATE, w.g, T, false, w.dxn, &w, err)) != KQ_OK ||
         (st = back_linear(mc, b, KQ_UP, w.u, T, true, w.dxn, &w, err)) != KQ_OK)
         return st;
-    norm_rows_back(mc, w.x2, b->mlp_norm, w.dxn, w.r2, dy, w.dx2, T);
+    norm_rows_back(mc, T, &(norm_back){w.x2, b->mlp_norm, w.dxn, w.r2, dy, w.dx2, dnorm[KQ_NORM_MLP]});
 
     /* x2 = x + W_o o */
     if (SINK(KQ_O, w.o, w.dx2))
@@ -441,7 +464,7 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
         return KQ_OK;
     if ((st = back_linear(mc, b, KQ_O, w.dx2, T, false, w.dq, &w, err)) != KQ_OK)
         return st;
-    attention_back(mc, b, T, &w);
+    attention_back(mc, b, T, &w, dnorm);
     if (SINK(KQ_Q, w.xn, w.dq) || SINK(KQ_K, w.xn, w.dk) || SINK(KQ_V, w.xn, w.dv))
         return st;
 #undef SINK
@@ -451,7 +474,7 @@ kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const flo
         (st = back_linear(mc, b, KQ_K, w.dk, T, true, w.dxn, &w, err)) != KQ_OK ||
         (st = back_linear(mc, b, KQ_V, w.dv, T, true, w.dxn, &w, err)) != KQ_OK)
         return st;
-    norm_rows_back(mc, x, b->attn_norm, w.dxn, w.r1, w.dx2, dx, T);
+    norm_rows_back(mc, T, &(norm_back){x, b->attn_norm, w.dxn, w.r1, w.dx2, dx, dnorm[KQ_NORM_ATTN]});
     if (!mc->kern->all_finite(dx, T * d))
         return kq_fail(err, KQ_E_NUMERIC, "model.layers.%zu: NaN or Inf in the block's gradient", b->layer);
     return KQ_OK;

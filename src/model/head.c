@@ -240,6 +240,75 @@ void kq_head_norm(const kq_head *h, const float *x, size_t T, float *y)
         h->mc->kern->rms_norm(x + t * d, h->norm, y + t * d, d, h->mc->cfg.rms_eps);
 }
 
+float *kq_head_norm_weights(kq_head *h)
+{
+    return h->norm;
+}
+
+/* The scratch of kq_head_loss, and behind it the teacher's logits of a tile. */
+size_t kq_head_distill_bytes(const kq_model_ctx *mc)
+{
+    return kq_head_scratch_bytes(mc) + KQ_HEAD_TILE * mc->cfg.vocab_size * sizeof(float);
+}
+
+/* kl and d(kl)/d(logits), which take the place of the student's logits, of one tile of n tokens. */
+static kq_status distill_rows(const kq_model_ctx *mc, size_t n, const float *teacher, float *logits,
+                              float *kl, kq_error *err)
+{
+    const kq_kern *kern = mc->kern;
+    const size_t vocab = mc->cfg.vocab_size;
+    for (size_t i = 0; i < n; i++) {
+        const float *t = teacher + i * vocab;
+        float *s = logits + i * vocab;
+        const float top_t = kern->max(t, vocab), top_s = kern->max(s, vocab);
+        const double lse_t = top_t + log(kern->sum_exp(t, vocab, top_t)),
+                     lse_s = top_s + log(kern->sum_exp(s, vocab, top_s));
+        const double loss = kern->kl_back(t, s, vocab, (float)lse_t, (float)lse_s);
+        if (!isfinite(loss))
+            return kq_fail(err, KQ_E_NUMERIC, "the head's output holds NaN or Inf");
+        if (kl)
+            kl[i] = (float)loss;
+    }
+    return KQ_OK;
+}
+
+static kq_status distill_tile(const kq_distill *z, size_t t0, size_t n, loss_work *w, float *teacher,
+                              kq_error *err)
+{
+    const kq_head *h = z->h;
+    const kq_model_ctx *mc = h->mc;
+    const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
+    const kq_linear lin = {.m = vocab, .n = d, .f32 = h->W, .bf16 = h->Wb};
+    const float *x = z->x + t0 * d;
+    loss_work other = *w;
+    other.logits = teacher;
+    kq_status st = tile_logits(z->teacher, z->teacher_x + t0 * d, n, &other, err);
+    if (st || (st = tile_logits(h, x, n, w, err)) ||
+        (st = distill_rows(mc, n, teacher, w->logits, z->kl ? z->kl + t0 : NULL, err)) || !z->dx)
+        return st;
+    kq_to_compute(mc, w->logits, n * vocab, w->xb, 1);
+    if ((st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, err)) != KQ_OK)
+        return st;
+    for (size_t t = 0; t < n; t++) {
+        if (z->dnorm)
+            kq_norm_weight_back(x + t * d, w->dxn + t * d, w->r[t], z->dnorm, d);
+        mc->kern->rms_norm_back(x + t * d, h->norm, w->dxn + t * d, w->r[t], NULL, w->xn + t * d, d);
+    }
+    memcpy(z->dx + t0 * d, w->xn, n * d * sizeof *z->dx);
+    return KQ_OK;
+}
+
+kq_status kq_head_distill(const kq_distill *z, void *scratch, kq_error *err)
+{
+    loss_work w;
+    const size_t bytes = lay_out(z->h->mc, scratch, &w);
+    float *teacher = (float *)(void *)((char *)scratch + bytes);
+    kq_status st = KQ_OK;
+    for (size_t t = 0; t < z->T && !st; t += KQ_HEAD_TILE)
+        st = distill_tile(z, t, z->T - t < KQ_HEAD_TILE ? z->T - t : KQ_HEAD_TILE, &w, teacher, err);
+    return st;
+}
+
 kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float *u, int32_t *ids,
                          void *scratch, kq_error *err)
 {

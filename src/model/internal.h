@@ -31,6 +31,13 @@ kq_status kq_linear_forward(const kq_model_ctx *mc, const kq_linear *lin, const 
 kq_status kq_linear_backward(const kq_model_ctx *mc, const kq_linear *lin, const float *G, const uint16_t *gb,
                              size_t T, bool accumulate, float *dX, kq_error *err);
 
+/* Eq. 101: dw [n] += x[j] r dy[j], the gradient of a norm's weights from one row. */
+static inline void kq_norm_weight_back(const float *x, const float *dy, float r, float *dw, size_t n)
+{
+    for (size_t j = 0; j < n; j++)
+        dw[j] += x[j] * r * dy[j];
+}
+
 /* Causal attention of one key head (eq. 15), a tile of n queries at positions pos0 .. pos0+n-1. The `group`
  * query heads that share the key head stand as neighbouring rows: row t * group + g is query t of head g. */
 enum { KQ_ATTN_ROWS = 128 };

@@ -82,6 +82,9 @@ typedef struct kq_linear_sink {
     kq_status (*give)(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err);
     void *ctx;
     unsigned selected; /* a backward pass gives the linears whose bit is set; a forward pass gives all */
+    /* A backward pass adds dLoss/d(weights of the block's norms) to these, [d] or [head_dim] each (eq. 101);
+     * NULL: not wanted. It needs dx. */
+    float *dnorm[KQ_N_NORM];
 } kq_linear_sink;
 
 /* kq_block_forward on one thread, which also gives each linear's input to the sink. */
@@ -119,6 +122,25 @@ kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t
                        float *dx, float *spread, void *scratch, kq_error *err);
 /* y [T, d] = what the head multiplies: the final norm of final hidden states x [T, d]. y may be x. */
 void kq_head_norm(const kq_head *h, const float *x, size_t T, float *y);
+
+/* The weights of the final norm [d], which the head owns. A trainer may change them between calls. */
+float *kq_head_norm_weights(kq_head *h);
+
+/* How far a model's predictions are from those of another, its teacher (eq. 82), in tiles as kq_head_loss.
+ *   x, teacher_x [T, d]      the final hidden states of both, which go through the heads h and teacher
+ *   kl [T], may be NULL      KL(teacher || model) of each position, nats
+ *   dx [T, d], may be NULL   d(sum of kl)/dx; it may be x
+ *   dnorm [d], may be NULL   d(sum of kl)/d(weights of h's final norm) is added to it; needs dx
+ * Both heads have the same vocabulary and d, and are of contexts with the same compute type. scratch:
+ * kq_head_distill_bytes(). Single thread. KQ_E_NUMERIC: NaN or Inf in a head's output. */
+typedef struct kq_distill {
+    const kq_head *h, *teacher;
+    const float *x, *teacher_x;
+    size_t T;
+    float *kl, *dx, *dnorm;
+} kq_distill;
+size_t kq_head_distill_bytes(const kq_model_ctx *mc);
+kq_status kq_head_distill(const kq_distill *z, void *scratch, kq_error *err);
 
 /* Draw a next token for every position of x [T, d] from the model's own distribution. u [T]: uniform random
  * numbers in [0, 1). ids [T]: the result. scratch: kq_head_scratch_bytes(). Single thread. KQ_E_NUMERIC: NaN

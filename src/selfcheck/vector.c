@@ -100,6 +100,22 @@ static void run_scale(const kq_kern *k, const inputs *in, size_t n, outputs *o)
     keep(o, in->x + 1, n);
     k->scale(o->y, n, 0.37f);
 }
+static void run_kl_back(const kq_kern *k, const inputs *in, size_t n, outputs *o)
+{
+    keep(o, in->u, n);
+    o->y[n] = (float)k->kl_back(in->x + 1, o->y, n, 5, 4), o->n = n + 1;
+}
+static void run_factor_back(const kq_kern *k, const inputs *in, size_t n, outputs *o)
+{
+    /* the sum is taken relative to the largest product's size times their number, as the sum may be near 0 */
+    keep(o, in->dy, n);
+    o->y[n] = k->factor_back(in->x + 1, in->w, 0.7f, in->u, o->y, n) / (float)n, o->n = n + 1;
+}
+static void run_factor_back_bf16(const kq_kern *k, const inputs *in, size_t n, outputs *o)
+{
+    keep(o, in->dy, n);
+    o->y[n] = k->factor_back_bf16(in->x + 1, in->B + 1, 0.7f, in->u, o->y, n) / (float)n, o->n = n + 1;
+}
 static void run_matvec(const kq_kern *k, const inputs *in, size_t n, outputs *o)
 {
     k->matvec(in->W, n, ROWS, n, in->x + 1, o->y), o->n = ROWS;
@@ -142,6 +158,9 @@ static const struct {
     {"dot", run_dot, false, 1},
     {"sum_exp", run_sum_exp, false, 1},
     {"exp_sum", run_exp_sum, false, 1},
+    {"kl_back", run_kl_back, false, 1},
+    {"factor_back", run_factor_back, false, 1},
+    {"factor_back_bf16", run_factor_back_bf16, false, 1},
     {"softmax", run_softmax, false, 1},
     {"softmax_again", run_softmax_again, false, 1},
     {"swiglu", run_swiglu, false, 1},

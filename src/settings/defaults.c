@@ -75,6 +75,14 @@ void kq_compare_options_init(kq_compare_options *opt, size_t size)
     kq_options_fill(opt, size, &defaults, sizeof defaults);
 }
 
+void kq_tune_options_init(kq_tune_options *opt, size_t size)
+{
+    KQ_C_LOCALE;
+    kq_tune_options defaults = {.size = sizeof defaults};
+    kq_settings_defaults(KQ_TUNE_OPTIONS, &defaults);
+    kq_options_fill(opt, size, &defaults, sizeof defaults);
+}
+
 void kq_export_options_init(kq_export_options *opt, size_t size)
 {
     KQ_C_LOCALE;

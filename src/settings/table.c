@@ -16,8 +16,9 @@
 #define EVAL_TASKS(member) [KQ_EVAL_TASKS_OPTIONS] = KQ_SETTING_AT(kq_eval_tasks_options, member)
 #define COMPARE(member) [KQ_COMPARE_OPTIONS] = KQ_SETTING_AT(kq_compare_options, member)
 #define EXPORT(member) [KQ_EXPORT_OPTIONS] = KQ_SETTING_AT(kq_export_options, member)
+#define TUNE(member) [KQ_TUNE_OPTIONS] = KQ_SETTING_AT(kq_tune_options, member)
 #define EVERYWHERE(member) \
-    QUANTIZE(member), EVAL_TEXT(member), EVAL_TASKS(member), COMPARE(member), EXPORT(member)
+    QUANTIZE(member), EVAL_TEXT(member), EVAL_TASKS(member), COMPARE(member), EXPORT(member), TUNE(member)
 
 /* Groups of commands that take the same settings. */
 enum {
@@ -27,8 +28,8 @@ enum {
     EXPORTING = KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF,
     /* commands that estimate factors, and the settings of the texts for them */
     SAMPLING = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_COMPARE_ROW | COMPARING,
-    READING = QUANTIZING | KQ_FOR_CALIBRATE | COMPARING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT,
-    LONG_WORK = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_IMATRIX,
+    READING = QUANTIZING | KQ_FOR_CALIBRATE | COMPARING | KQ_FOR_IMATRIX | KQ_FOR_EVAL_TEXT | KQ_FOR_TUNE,
+    LONG_WORK = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_IMATRIX | KQ_FOR_TUNE,
     SPEAKING = KQ_FOR_RUN | KQ_FOR_SERVE | KQ_FOR_BENCH
 };
 
@@ -248,7 +249,7 @@ static const kq_setting table[] = {
      .takers = READING,
      .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT | KQ_OF_THE_PASS,
      .at = {CALIBRATION(reading.spell_special), EVAL_TEXT(reading.spell_special),
-            COMPARE(reading.spell_special)}},
+            COMPARE(reading.spell_special), TUNE(reading.spell_special)}},
     {.name = "text_format",
      .type = KQ_SETTING_TEXT,
      .argument = "F",
@@ -260,7 +261,8 @@ static const kq_setting table[] = {
      .group = "texts",
      .takers = READING,
      .marks = KQ_IN_CALIBRATION | KQ_UNLESS_DEFAULT | KQ_OF_THE_PASS,
-     .at = {CALIBRATION(reading.format), EVAL_TEXT(reading.format), COMPARE(reading.format)}},
+     .at = {CALIBRATION(reading.format), EVAL_TEXT(reading.format), COMPARE(reading.format),
+            TUNE(reading.format)}},
 
     /* ---- how factors are found ---- */
     {.name = "method",
@@ -518,6 +520,88 @@ static const kq_setting table[] = {
      .takers = KQ_FOR_EVAL_TASKS,
      .at = {EVAL_TASKS(resume)}},
 
+    /* ---- tuning ---- */
+    {.name = "text",
+     .type = KQ_SETTING_TEXTS,
+     .argument = "FILE",
+     .unset = "text that the reference writes itself",
+     .help = "text to tune on: plain, JSON lines, conversations, also in gzip or zstd, - for stdin; may be "
+             "repeated",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(text)}},
+    {.name = "tokens",
+     .type = KQ_SETTING_COUNT,
+     .argument = "N",
+     .value = "98304",
+     .least = 1,
+     .most = TOKENS,
+     .help = "tokens of text; one sequence in 16 is held out and watched",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(tokens)}},
+    {.name = "seq_len",
+     .type = KQ_SETTING_COUNT,
+     .argument = "N",
+     .value = "512",
+     .least = 2,
+     .most = 1 << 20,
+     .help = "tokens a sequence",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(seq_len)}},
+    {.name = "batch",
+     .type = KQ_SETTING_COUNT,
+     .argument = "B",
+     .value = "4",
+     .least = 1,
+     .most = 4096,
+     .help = "sequences a step",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(batch)}},
+    {.name = "epochs",
+     .type = KQ_SETTING_COUNT,
+     .argument = "E",
+     .value = "1",
+     .least = 1,
+     .most = 1000,
+     .help = "passes over the text",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(epochs)}},
+    {.name = "lr",
+     .type = KQ_SETTING_REAL,
+     .argument = "R",
+     .value = "0.003",
+     .least = DBL_TRUE_MIN,
+     .most = 1,
+     .expected = "more than 0 is expected, and at most 1",
+     .help = "learning rate at its peak",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(lr)}},
+    {.name = "warmup",
+     .type = KQ_SETTING_COUNT,
+     .argument = "N",
+     .value = "5",
+     .least = 0,
+     .most = MANY,
+     .help = "steps until the learning rate is at its peak; from there it falls to 0 as a cosine",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(warmup)}},
+    {.name = "watch",
+     .type = KQ_SETTING_COUNT,
+     .argument = "N",
+     .value = "4",
+     .least = 1,
+     .most = 10000,
+     .help = "how often the held-out text is measured after the beginning; the best state is written",
+     .group = "tuning",
+     .takers = KQ_FOR_TUNE,
+     .at = {TUNE(watch)}},
+
     /* ---- export ---- */
     {.name = "type",
      .type = KQ_SETTING_TEXT,
@@ -547,8 +631,8 @@ static const kq_setting table[] = {
      .most = HUGE_VAL, /* SIZE_MAX: one file */
      .help = "split what is written into files of at most this size",
      .group = "files and work",
-     .takers = KQ_FOR_QUANTIZE | KQ_FOR_CALIBRATE | KQ_FOR_EXPORT_FOLDER,
-     .at = {QUANTIZE(shard_size), EXPORT(shard_size)}},
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_CALIBRATE | KQ_FOR_EXPORT_FOLDER | KQ_FOR_TUNE,
+     .at = {QUANTIZE(shard_size), EXPORT(shard_size), TUNE(shard_size)}},
     {.name = "factor_dtype",
      .type = KQ_SETTING_CHOICE,
      .argument = "T",
@@ -579,8 +663,8 @@ static const kq_setting table[] = {
      .help = "peak memory to stay below, e.g. 700M or 20G: what does not fit goes to disk, or is done in "
              "smaller pieces",
      .group = "files and work",
-     .takers = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_PLAN_WAYS | COMPARING | EVALUATING,
-     .at = {QUANTIZE(memory), EVAL_TEXT(memory), EVAL_TASKS(memory), COMPARE(memory)}},
+     .takers = QUANTIZING | KQ_FOR_CALIBRATE | KQ_FOR_PLAN_WAYS | COMPARING | EVALUATING | KQ_FOR_TUNE,
+     .at = {QUANTIZE(memory), EVAL_TEXT(memory), EVAL_TASKS(memory), COMPARE(memory), TUNE(memory)}},
     {.name = "gradients",
      .type = KQ_SETTING_TEXT,
      .argument = "WAY",
@@ -595,14 +679,14 @@ static const kq_setting table[] = {
      .help = "continue an interrupted run with the same settings",
      .group = "files and work",
      .takers = LONG_WORK,
-     .at = {QUANTIZE(resume)}},
+     .at = {QUANTIZE(resume), TUNE(resume)}},
     {.name = "fresh",
      .type = KQ_SETTING_FLAG,
      .help = "discard what an interrupted run has left unfinished, and start anew (a finished result is "
              "never touched)",
      .group = "files and work",
      .takers = LONG_WORK,
-     .at = {QUANTIZE(fresh)}},
+     .at = {QUANTIZE(fresh), TUNE(fresh)}},
 
     /* ---- the machine ---- */
     {.name = "threads",

@@ -67,9 +67,9 @@ static bool difference(const char *within, const json_t *then, const json_t *now
  * Nothing else is ever removed. */
 static bool is_ours(const char *name)
 {
-    static const char *const stems[] = {"block-",    "factors-",    "forecast-",  "imatrix-",
-                                        "measured-", "tokens-",     "gradients-", "input-",
-                                        "grad-",     "rowfactors-", "packed-"};
+    static const char *const stems[] = {"block-",  "factors-",   "forecast-", "imatrix-", "measured-",
+                                        "tokens-", "gradients-", "input-",    "grad-",    "rowfactors-",
+                                        "packed-", "teacher-",   "state-"};
     if (!strncmp(name, "job.json", 8) || !strcmp(name, "lock"))
         return true;
     for (size_t i = 0; i < sizeof stems / sizeof *stems; i++) {

@@ -8,7 +8,7 @@ say "every option of --help is one of the JSON's, with its default"
 must "$KRONQ" help --json && mv must.out all.json
 [ "$(get all.json version)" = "$("$KRONQ" --version | sed 's/kronq //')" ] || fail "version"
 i=0
-for c in quantize calibrate imatrix eval compare report run serve export bench info selfcheck; do
+for c in quantize tune calibrate imatrix eval compare report run serve export bench info selfcheck; do
     must "$KRONQ" $c --help
     sed -n 's/^  \(-., \)\?--\(\[no-\]\)\?\([a-z0-9-]*\).*/\3/p' must.out >shown
     [ "$(get all.json commands/$i/help/command)" = $c ] || fail "command $i is not $c"
@@ -36,7 +36,7 @@ refuse 2 "unknown option --seq_len; did you mean --seq-len" "$KRONQ" quantize "$
 command -v "$PYTHON" >/dev/null || { echo "no python3: man pages and completions are not tried"; echo ok; exit 0; }
 say "man pages and completions"
 must "$PYTHON" "$SCRIPTS/make_man.py" "$KRONQ" made
-[ "$(ls made/man1 | wc -l)" = 13 ] || fail "pages: $(ls made/man1)"
+[ "$(ls made/man1 | wc -l)" = 14 ] || fail "pages: $(ls made/man1)"
 if command -v man >/dev/null && command -v groff >/dev/null; then
     for page in made/man1/*; do
         MANWIDTH=100 MAN_KEEP_FORMATTING= man --warnings -l "$page" >page.txt 2>page.err </dev/null || fail "man $page"

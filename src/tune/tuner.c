@@ -1,0 +1,481 @@
+/* One step of tuning: forward, loss, backward, block by block over the sequences of the step (tuner.h). */
+#include <omp.h>
+#include <string.h>
+
+#include "base/first_error.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "tune/internal.h"
+
+/* What one thread works with. */
+typedef struct worker {
+    void *scratch;     /* of a block's backward pass, or of the loss */
+    float *teacher;    /* [T, d] */
+    float *Gw;         /* [m, n] of the largest linear */
+    uint16_t *xb, *gb; /* [T, widest], bf16 only */
+    float *row;        /* [widest] */
+} worker;
+
+struct kq_tuner {
+    kq_tuner_options o;
+    const kq_config *cfg;
+    const kq_kern *kern;
+    kq_model_ctx *mc; /* owned, as is everything below */
+    kq_head *head, *teacher;
+    kq_params params;
+    kq_tuner_arrays s;
+    float **norm;      /* [n_layer * KQ_N_NORM], the untuned weights; NULL where there is none */
+    float *final_norm; /* the untuned weights [d] */
+    kq_block *kept;    /* [n_layer] decoded blocks; NULL: not kept */
+    kq_block decoded;  /* the one at work, when they are not kept */
+    kq_block tuned;    /* the block at work with its trained numbers; its linears are own's or What's */
+    kq_linear own[KQ_N_LINEAR];
+    float *x;        /* [n_layer + 1][at_once][T, d]: inputs of the blocks, final hidden states */
+    float *seq_grad; /* [at_once][params.n] */
+    double *seq_kl;  /* [at_once] */
+    worker *w;       /* [threads] */
+};
+
+/* ---- memory ---- */
+
+static size_t widest(const kq_config *cfg)
+{
+    const size_t dq = cfg->n_head * cfg->head_dim, d = cfg->d_model > dq ? cfg->d_model : dq;
+    return cfg->d_ff > d ? cfg->d_ff : d;
+}
+
+static size_t largest_linear(const kq_config *cfg)
+{
+    size_t most = 0, m, n;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        most = m * n > most ? m * n : most;
+    }
+    return most;
+}
+
+static size_t scratch_bytes(const kq_model_ctx *mc, size_t T)
+{
+    const size_t a = kq_block_scratch_bytes(mc, T, true), b = kq_head_distill_bytes(mc);
+    return a > b ? a : b;
+}
+
+static kq_status context(const kq_tuner_options *o, kq_model_ctx **mc, kq_error *err)
+{
+    return kq_model_ctx_new(o->student->cfg, o->isa, o->compute, o->T, mc, err);
+}
+
+size_t kq_tuner_bytes(const kq_config *cfg, const kq_tuner_options *o)
+{
+    kq_model_ctx *mc;
+    kq_params p;
+    if (context(o, &mc, NULL))
+        return SIZE_MAX;
+    if (kq_params_make(cfg, o, &p, NULL)) {
+        kq_model_ctx_free(mc);
+        return SIZE_MAX;
+    }
+    const size_t block = kq_block_bytes(cfg, o->compute), record = o->T * cfg->d_model * sizeof(float);
+    const size_t load = kq_block_load_bytes(cfg, o->compute) - block;
+    const size_t threads = (size_t)o->threads;
+    size_t n = 2 * kq_head_bytes(cfg, o->compute) + block; /* both heads, the tuned block */
+    n += o->keep ? cfg->n_layer * block + threads * load : block + load;
+    n += (cfg->n_layer + 1) * o->at_once * record;
+    n +=
+        p.n * sizeof(float) * (o->at_once + 6); /* theta, grad, m, v; the best theta; the file of the state */
+    n += threads * (scratch_bytes(mc, o->T) + record + largest_linear(cfg) * sizeof(float) +
+                    widest(cfg) * (o->T * 4 + 4));
+    kq_params_free(&p);
+    kq_model_ctx_free(mc);
+    return n;
+}
+
+static kq_status new_worker(const kq_tuner *t, worker *w, kq_error *err)
+{
+    const size_t T = t->o.T, wide = widest(t->cfg);
+    const struct {
+        void **to;
+        size_t bytes;
+    } parts[] = {{&w->scratch, scratch_bytes(t->mc, T)},
+                 {(void **)&w->teacher, T * t->cfg->d_model * sizeof(float)},
+                 {(void **)&w->Gw, largest_linear(t->cfg) * sizeof(float)},
+                 {(void **)&w->row, wide * sizeof(float)},
+                 {(void **)&w->xb, t->o.compute == KQ_BF16 ? T * wide * 2 : 1},
+                 {(void **)&w->gb, t->o.compute == KQ_BF16 ? T * wide * 2 : 1}};
+    kq_status st = KQ_OK;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && !st; i++)
+        st = kq_alloc_for(parts[i].to, parts[i].bytes, 1, "scratch of tuning", err);
+    return st;
+}
+
+/* The arrays of one step and of the training. */
+static kq_status new_arrays(kq_tuner *t, kq_error *err)
+{
+    const kq_tuner_options *o = &t->o;
+    const size_t n = t->params.n, record = o->T * t->cfg->d_model;
+    float **const arrays[] = {&t->s.theta, &t->s.grad, &t->s.m, &t->s.v};
+    kq_status st = KQ_OK;
+    for (size_t i = 0; i < 4 && !st; i++)
+        if (!(st = kq_alloc_for((void **)arrays[i], n, sizeof(float), "trained numbers", err)))
+            memset(*arrays[i], 0, n * sizeof(float));
+    for (size_t i = 0; i < n && !st; i++)
+        t->s.theta[i] = 1;
+    if (!st)
+        st = kq_alloc_for((void **)&t->seq_grad, o->at_once * n, sizeof(float), "gradients", err);
+    if (!st)
+        st = kq_alloc_for((void **)&t->seq_kl, o->at_once, sizeof(double), "losses", err);
+    if (!st)
+        st = kq_alloc_for((void **)&t->x, (t->cfg->n_layer + 1) * o->at_once * record, sizeof(float),
+                          "the blocks' inputs", err);
+    if (!st && !(t->w = kq_calloc((size_t)o->threads, sizeof *t->w)))
+        st = kq_fail(err, KQ_E_MEMORY, "out of memory: scratch of tuning");
+    for (int i = 0; i < o->threads && !st; i++)
+        st = new_worker(t, &t->w[i], err);
+    return st;
+}
+
+/* Places for the tuned weights of one block. */
+static kq_status new_tuned(kq_tuner *t, kq_error *err)
+{
+    kq_status st = KQ_OK;
+    for (int id = 0; id < KQ_N_LINEAR && !st; id++) {
+        kq_linear *l = &t->own[id];
+        kq_linear_shape(t->cfg, (kq_linear_id)id, &l->m, &l->n);
+        st = t->o.compute == KQ_BF16
+                 ? kq_alloc_for((void **)&l->bf16, l->m * l->n, 2, "a block's weights", err)
+                 : kq_alloc_for((void **)&l->f32, l->m * l->n, 4, "a block's weights", err);
+    }
+    float **const norms[KQ_N_NORM] = {&t->tuned.attn_norm, &t->tuned.mlp_norm, &t->tuned.q_norm,
+                                      &t->tuned.k_norm};
+    for (kq_norm_id id = KQ_NORM_ATTN; id < kq_model_n_norms(t->cfg) && !st; id++)
+        st = kq_alloc_for((void **)norms[id], kq_model_norm(t->cfg, 0, id).rows, sizeof(float), "norms", err);
+    return st;
+}
+
+/* The weights of all norms, and the decoded blocks where they are kept. */
+static kq_status load_blocks(kq_tuner *t, kq_error *err)
+{
+    const kq_config *cfg = t->cfg;
+    kq_first_error failed = KQ_FIRST_ERROR;
+    kq_status st = KQ_OK;
+    t->norm = kq_calloc(cfg->n_layer * KQ_N_NORM, sizeof *t->norm);
+    t->kept = t->o.keep ? kq_calloc(cfg->n_layer, sizeof *t->kept) : NULL;
+    if (!t->norm || (t->o.keep && !t->kept))
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: blocks");
+    for (size_t i = 0; i < cfg->n_layer * KQ_N_NORM && !st; i++) {
+        if (i % KQ_N_NORM >= (size_t)kq_model_n_norms(cfg))
+            continue;
+        const kq_model_tensor n = kq_model_norm(cfg, i / KQ_N_NORM, (kq_norm_id)(i % KQ_N_NORM));
+        if (!(st = kq_alloc_for((void **)&t->norm[i], n.rows, sizeof(float), n.name, err)))
+            st = t->o.student->rows(t->o.student->ctx, n.name, 0, n.rows, t->norm[i], err);
+    }
+    if (st || !t->kept)
+        return st;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
+    for (size_t l = 0; l < cfg->n_layer; l++) {
+        kq_error e;
+        if (!kq_first_error_skip(&failed, l))
+            kq_first_error_note(&failed, l, kq_block_load(t->mc, t->o.student, l, &t->kept[l], &e), &e);
+    }
+    return kq_first_error_get(&failed, err);
+}
+
+kq_status kq_tuner_new(const kq_tuner_options *o, kq_tuner **out, kq_error *err)
+{
+    *out = NULL;
+    kq_tuner *t = kq_calloc(1, sizeof *t);
+    if (!t)
+        return kq_fail(err, KQ_E_MEMORY, "out of memory: tuning");
+    t->o = *o;
+    t->cfg = o->student->cfg;
+    t->kern = kq_kern_pick(o->isa);
+    kq_status st = context(o, &t->mc, err);
+    if (!st)
+        st = kq_params_make(t->cfg, o, &t->params, err);
+    if (!st && !(st = kq_head_load(t->mc, o->student, &t->head, err)))
+        st = kq_head_load(t->mc, o->teacher, &t->teacher, err);
+    if (!st && !(st = new_arrays(t, err)) && !(st = new_tuned(t, err)) && !(st = load_blocks(t, err)))
+        st = kq_alloc_for((void **)&t->final_norm, t->cfg->d_model, sizeof(float), "norms", err);
+    if (st) {
+        kq_tuner_free(t);
+        return st;
+    }
+    memcpy(t->final_norm, kq_head_norm_weights(t->head), t->cfg->d_model * sizeof(float));
+    *out = t;
+    return KQ_OK;
+}
+
+void kq_tuner_free(kq_tuner *t)
+{
+    if (!t)
+        return;
+    const size_t n_layer = t->cfg->n_layer;
+    for (int i = 0; t->w && i < t->o.threads; i++) {
+        void *const parts[] = {t->w[i].scratch, t->w[i].teacher, t->w[i].Gw,
+                               t->w[i].row,     t->w[i].xb,      t->w[i].gb};
+        for (size_t k = 0; k < sizeof parts / sizeof *parts; k++)
+            kq_free(parts[k]);
+    }
+    kq_free(t->w);
+    for (size_t i = 0; t->norm && i < n_layer * KQ_N_NORM; i++)
+        kq_free(t->norm[i]);
+    kq_free(t->norm);
+    for (size_t l = 0; t->kept && l < n_layer; l++)
+        kq_block_free(&t->kept[l]);
+    kq_free(t->kept);
+    kq_block_free(&t->decoded);
+    memset(t->tuned.lin, 0, sizeof t->tuned.lin); /* they are own's */
+    kq_block_free(&t->tuned);
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        kq_free(t->own[id].f32);
+        kq_free(t->own[id].bf16);
+    }
+    void *const arrays[] = {t->final_norm, t->s.theta, t->s.grad,   t->s.m,
+                            t->s.v,        t->x,       t->seq_grad, t->seq_kl};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        kq_free(arrays[i]);
+    kq_params_free(&t->params);
+    kq_head_free(t->head);
+    kq_head_free(t->teacher);
+    kq_model_ctx_free(t->mc);
+    kq_free(t);
+}
+
+const kq_params *kq_tuner_params(const kq_tuner *t)
+{
+    return &t->params;
+}
+
+kq_tuner_arrays kq_tuner_state(kq_tuner *t)
+{
+    return t->s;
+}
+
+void kq_tuner_update(kq_tuner *t, double lr, size_t step)
+{
+    kq_adam(&t->s, t->params.n, lr, step);
+}
+
+/* ---- a block with its trained numbers ---- */
+
+/* Make t->tuned the block of this layer. *What: its decoded weights. */
+static kq_status tune_block(kq_tuner *t, size_t layer, const kq_block **What, kq_error *err)
+{
+    enum { ROWS = 64 };
+    const kq_params *p = &t->params;
+    if (!t->kept && (t->decoded.layer != layer || !t->decoded.attn_norm)) {
+        kq_block_free(&t->decoded);
+        kq_status st = kq_block_load(t->mc, t->o.student, layer, &t->decoded, err);
+        if (st)
+            return st;
+    }
+    const kq_block *from = *What = t->kept ? &t->kept[layer] : &t->decoded;
+    t->tuned.layer = layer;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        const size_t at = p->linear_at[layer * KQ_N_LINEAR + (size_t)id];
+        t->tuned.lin[id] = at == SIZE_MAX ? from->lin[id] : t->own[id];
+        if (at == SIZE_MAX)
+            continue;
+        const size_t m = from->lin[id].m, n_piece = (m + ROWS - 1) / ROWS;
+#pragma omp parallel for num_threads(t->o.threads)
+        for (size_t i = 0; i < n_piece; i++)
+            t->o.trained->apply(t->kern, &from->lin[id], t->s.theta + at, i * ROWS,
+                                m - i * ROWS < ROWS ? m - i * ROWS : ROWS, &t->own[id],
+                                t->w[omp_get_thread_num()].row);
+    }
+    float *const norms[KQ_N_NORM] = {t->tuned.attn_norm, t->tuned.mlp_norm, t->tuned.q_norm, t->tuned.k_norm};
+    for (kq_norm_id id = KQ_NORM_ATTN; id < kq_model_n_norms(t->cfg); id++) {
+        const size_t i = layer * KQ_N_NORM + id, n = kq_model_norm(t->cfg, layer, id).rows;
+        for (size_t j = 0; j < n; j++)
+            norms[id][j] = t->norm[i][j] * t->s.theta[p->norm_at[i] + j];
+    }
+    return KQ_OK;
+}
+
+/* ---- forward ---- */
+
+static float *input(const kq_tuner *t, size_t layer, size_t s)
+{
+    return t->x + (layer * t->o.at_once + s) * t->o.T * t->cfg->d_model;
+}
+
+/* The first blocks' inputs to the final hidden states of n sequences. keep: every block's input stays; else
+ * all of them are in the place of the first. */
+static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, kq_error *err)
+{
+    const size_t T = t->o.T;
+    const kq_block *What;
+    kq_status st = KQ_OK;
+    for (size_t s = 0; s < n && !st; s++)
+        st = kq_head_embed(t->head, t->o.ids + seq[s] * T, T, input(t, 0, s), err);
+    for (size_t l = 0; l < t->cfg->n_layer && !st; l++) {
+        kq_first_error failed = KQ_FIRST_ERROR;
+        if ((st = tune_block(t, l, &What, err)))
+            break;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
+        for (size_t s = 0; s < n; s++) {
+            kq_error e;
+            if (kq_first_error_skip(&failed, s))
+                continue;
+            const kq_status one =
+                kq_block_forward(t->mc, &t->tuned, input(t, keep ? l : 0, s), T,
+                                 input(t, keep ? l + 1 : 0, s), t->w[omp_get_thread_num()].scratch, 1, &e);
+            kq_first_error_note(&failed, s, one, &e);
+        }
+        if (!(st = kq_first_error_get(&failed, err)))
+            st = kq_progress_ask(t->o.common, "a block", err);
+    }
+    for (size_t j = 0; j < t->cfg->d_model && !st; j++)
+        kq_head_norm_weights(t->head)[j] = t->final_norm[j] * t->s.theta[t->params.final_at + j];
+    return st;
+}
+
+/* The loss of sequence s of the step into seq_kl, and with `gradient` dLoss/d(its final hidden states) in
+ * their place. Losses are sums over the tokens. */
+static kq_status loss_of(kq_tuner *t, size_t sequence, size_t s, bool gradient, kq_error *err)
+{
+    worker *w = &t->w[omp_get_thread_num()];
+    const size_t T = t->o.T;
+    float *x = input(t, gradient ? t->cfg->n_layer : 0, s), *kl = NULL;
+    kq_status st = kq_alloc_for((void **)&kl, T, sizeof *kl, "losses", err);
+    if (st)
+        return st;
+    if (!(st = t->o.hidden(t->o.ctx, sequence, w->teacher, err)))
+        st = kq_head_distill(
+            &(kq_distill){.h = t->head,
+                          .teacher = t->teacher,
+                          .x = x,
+                          .teacher_x = w->teacher,
+                          .T = T,
+                          .kl = kl,
+                          .dx = gradient ? x : NULL,
+                          .dnorm = gradient ? t->seq_grad + s * t->params.n + t->params.final_at : NULL},
+            w->scratch, err);
+    t->seq_kl[s] = 0;
+    for (size_t i = 0; i < T && !st; i++)
+        t->seq_kl[s] += kl[i];
+    kq_free(kl);
+    return st;
+}
+
+static kq_status losses(kq_tuner *t, const uint32_t *seq, size_t n, bool gradient, kq_error *err)
+{
+    kq_first_error failed = KQ_FIRST_ERROR;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
+    for (size_t s = 0; s < n; s++) {
+        kq_error e;
+        if (!kq_first_error_skip(&failed, s))
+            kq_first_error_note(&failed, s, loss_of(t, seq[s], s, gradient, &e), &e);
+    }
+    return kq_first_error_get(&failed, err);
+}
+
+kq_status kq_tuner_loss(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err)
+{
+    double sum = 0;
+    kq_status st = KQ_OK;
+    for (size_t at = 0; at < n && !st; at += t->o.at_once) {
+        const size_t k = n - at < t->o.at_once ? n - at : t->o.at_once;
+        if (!(st = forward(t, seq + at, k, false, err)))
+            st = losses(t, seq + at, k, false, err);
+        for (size_t s = 0; s < k && !st; s++)
+            sum += t->seq_kl[s];
+    }
+    *kl = sum / (double)(n * t->o.T);
+    return st;
+}
+
+/* ---- backward ---- */
+
+/* The sink of one sequence: where a block hands the inputs and gradients of its linears. */
+typedef struct sink {
+    const kq_tuner *t;
+    const kq_block *What;
+    worker *w;
+    float *grad; /* [params.n] of the sequence */
+} sink;
+
+/* Gw = G^T X (eq. 22), and from it the gradient of the linear's trained numbers. */
+static kq_status take_linear(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T,
+                             kq_error *err)
+{
+    const sink *z = ctx;
+    const kq_tuner *t = z->t;
+    worker *w = z->w;
+    const kq_linear *What = &z->What->lin[id];
+    const size_t m = What->m, n = What->n,
+                 at = t->params.linear_at[z->What->layer * KQ_N_LINEAR + (size_t)id];
+    if (What->bf16) {
+        t->kern->to_bf16(X, w->xb, T * n);
+        t->kern->to_bf16(G, w->gb, T * m);
+        kq_status st = kq_gemm_bf16(true, false, m, n, T, w->gb, m, w->xb, n, false, w->Gw, n, err);
+        if (st)
+            return st;
+    } else {
+        kq_gemm_f32(true, false, m, n, T, 1.0f, G, m, X, n, 0.0f, w->Gw, n);
+    }
+    t->o.trained->gradient(t->kern, What, t->s.theta + at, w->Gw, z->grad + at);
+    return KQ_OK;
+}
+
+/* Back through one block for sequence s: dx in the place of the gradient at its output. */
+static kq_status back_one(kq_tuner *t, const kq_block *What, size_t s, kq_error *err)
+{
+    const kq_params *p = &t->params;
+    const size_t layer = What->layer;
+    worker *w = &t->w[omp_get_thread_num()];
+    sink z = {t, What, w, t->seq_grad + s * p->n};
+    kq_linear_sink to = {.give = take_linear, .ctx = &z, .selected = t->o.packed[layer]};
+    for (size_t i = 0; i < (size_t)kq_model_n_norms(t->cfg); i++)
+        to.dnorm[i] = z.grad + p->norm_at[layer * KQ_N_NORM + i];
+    float *dy = input(t, t->cfg->n_layer, s);
+    return kq_block_backward(t->mc, &t->tuned, input(t, layer, s), dy, t->o.T, dy, &to, w->scratch, err);
+}
+
+/* What the sink adds up is the gradient of a norm's weights; theta multiplies them. */
+static void norms_to_factors(kq_tuner *t)
+{
+    const kq_params *p = &t->params;
+    for (size_t i = 0; i < t->cfg->n_layer * KQ_N_NORM; i++)
+        for (size_t j = 0; t->norm[i] && j < kq_model_norm(t->cfg, 0, (kq_norm_id)(i % KQ_N_NORM)).rows; j++)
+            t->s.grad[p->norm_at[i] + j] *= t->norm[i][j];
+    for (size_t j = 0; j < t->cfg->d_model; j++)
+        t->s.grad[p->final_at + j] *= t->final_norm[j];
+}
+
+kq_status kq_tuner_gradient(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err)
+{
+    const size_t n_par = t->params.n;
+    const double share = 1 / (double)(n * t->o.T);
+    const kq_block *What;
+    memset(t->seq_grad, 0, n * n_par * sizeof(float));
+    kq_status st = forward(t, seq, n, true, err);
+    if (!st)
+        st = losses(t, seq, n, true, err);
+    for (size_t l = t->cfg->n_layer; l-- > 0 && !st;) {
+        kq_first_error failed = KQ_FIRST_ERROR;
+        if ((st = tune_block(t, l, &What, err)))
+            break;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
+        for (size_t s = 0; s < n; s++) {
+            kq_error e;
+            if (!kq_first_error_skip(&failed, s))
+                kq_first_error_note(&failed, s, back_one(t, What, s, &e), &e);
+        }
+        if (!(st = kq_first_error_get(&failed, err)))
+            st = kq_progress_ask(t->o.common, "a block", err);
+    }
+    if (st)
+        return st;
+    *kl = 0;
+    for (size_t s = 0; s < n; s++)
+        *kl += t->seq_kl[s] * share;
+    for (size_t i = 0; i < n_par; i++) {
+        double sum = 0;
+        for (size_t s = 0; s < n; s++)
+            sum += t->seq_grad[s * n_par + i];
+        t->s.grad[i] = (float)(sum * share);
+    }
+    norms_to_factors(t);
+    return KQ_OK;
+}

@@ -1,0 +1,80 @@
+#!/bin/bash
+# kronq tune: the tuned checkpoint is nearer to the original; same bytes for threads, memory and --resume; refusals.
+. "$(dirname "$0")/common.sh"
+: "${DIE_AT_SO:?the library of die_at.c}"
+: "${INTERRUPT:?the program of interrupt.c}"
+TUNE="--reference $HF --text $TEXT --seq-len 64 --tokens 3k --seed 3"
+
+kld() { # CHECKPOINT: its KL divergence to the original on the text
+    must "$KRONQ" eval "$1" --ppl "$TEXT" --kld "$HF" --ctx 128 --compute f32 --json
+    get must.out kld || fail "no kld of $1"
+}
+
+say "a 2-bit checkpoint, tuned"
+must "$KRONQ" quantize "$HF" -o q2 $CAL --bits 2 --quiet
+must "$KRONQ" tune q2 $TUNE -o tuned --threads 2 --json
+cp must.out report.json
+has report.json kld_before kld_after best_step loss watched seconds/total peak_rss_bytes trained
+before=$(kld q2) after=$(kld tuned)
+awk -v a="$after" -v b="$before" 'BEGIN { exit !(a < 0.97 * b) }' || fail "KLD $before, tuned $after"
+say "   KLD $before -> $after"
+[ "$(get tuned/config.json quantization_config/tuned/best_step)" -gt 0 ] || fail "config.json has no tuned.best_step"
+grep -q "Tuned after rounding" tuned/README.md || fail "the model card does not say that it is tuned"
+cmp -s q2/tokenizer.json tuned/tokenizer.json || fail "the tokenizer differs"
+
+say "what is tuned is exported as eval sees it"
+must "$KRONQ" export tuned --to gguf --type F32 -o tuned.gguf --quiet
+near "$(kld tuned.gguf)" "$after" 1e-4 || fail "the export has another KLD than $after"
+
+say "threads and memory change no byte"
+must "$KRONQ" tune q2 $TUNE -o t1 --threads 1 --json
+same tuned t1
+must "$KRONQ" tune q2 $TUNE -o t2 --threads 2 --memory $(($(get report.json planned_bytes) - 1)) --json
+[ "$(get must.out weights_kept)" = false ] || fail "decoded weights are kept although the memory is small"
+same tuned t2
+
+say "interrupted and killed, then resumed"
+for ms in 20 45 70; do
+    for how in 2 9; do
+        rm -rf part
+        "$INTERRUPT" $how $((ms * 1000)) process "$KRONQ" tune q2 $TUNE -o part --threads 1 --quiet >/dev/null 2>&1
+        [ -e part/config.json ] || must "$KRONQ" tune q2 $TUNE -o part --resume --quiet
+        same tuned part
+    done
+done
+begun=0
+for n in 2 9 13 17 21 25 29 33 36; do
+    rm -rf part
+    (DIE_AT=$n LD_PRELOAD=$DIE_AT_SO ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-} \
+        exec "$KRONQ" tune q2 $TUNE -o part --quiet) >/dev/null 2>&1
+    [ ! -e part/.kronq-work/state-00000.bin ] || begun=$((begun + 1))
+    must "$KRONQ" tune q2 $TUNE -o part --resume --quiet
+    same tuned part
+done 2>/dev/null
+[ $begun -ge 2 ] || fail "only $begun deaths with a saved state"
+must "$KRONQ" tune q2 $TUNE -o tuned --resume --json
+[ "$(get must.out complete)" = true ] || fail "a complete output is not taken for complete"
+refuse 1 'lr .*now it is' "$KRONQ" tune q2 $TUNE --lr 0.001 -o tuned --resume --quiet
+
+say "tuning that does not help is not written"
+refuse 1 'best left as it is; none was not written' "$KRONQ" tune q2 $TUNE --lr 1 --warmup 0 --watch 1 --epochs 3 -o none --quiet
+[ ! -e none ] || fail "a folder is left"
+
+say "refusals leave nothing"
+refuse '1|2' 'is not a kronq checkpoint' "$KRONQ" tune "$HF" $TUNE -o no --quiet
+refuse '1|2' 'is quantized already' "$KRONQ" tune q2 --reference q2 --text "$TEXT" -o no --quiet
+refuse 1 'its architecture is' "$KRONQ" tune q2 --reference "$ODD" --text "$TEXT" --tokens 1k --seq-len 64 -o no --quiet
+refuse 2 'reference MODEL' "$KRONQ" tune q2 -o no --quiet
+refuse 2 'OUT is missing' "$KRONQ" tune q2 --reference "$HF" --quiet
+refuse '1|2' 'exists already' "$KRONQ" tune q2 $TUNE -o tuned --quiet
+refuse '1|2' 'at least two are needed' "$KRONQ" tune q2 --reference "$HF" --text "$TEXT" --tokens 64 --seq-len 64 -o no --quiet
+refuse 1 'at least .* are needed' "$KRONQ" tune q2 $TUNE --memory 50M -o no --quiet
+refuse '1|2' 'whole sequences' "$KRONQ" tune q2 --reference "$HF" --text "$TEXT" --tokens 1M --seq-len 64 -o no --quiet
+refuse 2 'more than 0' "$KRONQ" tune q2 $TUNE --lr 0 -o no --quiet
+cp -r "$HF" other && poke other/model.safetensors 200000
+refuse 1 'was made from a model with' "$KRONQ" tune q2 --reference other --text "$TEXT" --tokens 1k --seq-len 64 -o no --quiet
+[ ! -e no ] || fail "a refusal left a folder"
+
+say "text that the reference writes itself"
+must "$KRONQ" tune q2 --reference "$HF" --seq-len 64 --tokens 1k -o self --quiet
+[ "$(get self/config.json quantization_config/tuned/text)" = "sampled from the model" ] || fail "the text's name"
