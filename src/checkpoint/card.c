@@ -132,6 +132,15 @@ static void tuned_row(FILE *f, const json_t *tuned)
             real(tuned, "steps"), real(tuned, "tokens"), real(tuned, "kld_before"), real(tuned, "kld_after"));
 }
 
+static void figure_rows(FILE *f, const kq_card_facts *facts)
+{
+    if (isfinite(facts->relative_mse))
+        fprintf(f, "| Relative error of the weights | %.4f |\n", facts->relative_mse);
+    if (isfinite(facts->predicted_loss))
+        fprintf(f, "| Predicted rise of the loss | %.4f nats a token (second order) |\n",
+                facts->predicted_loss);
+}
+
 kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_card_facts *facts,
                             const char *dir, kq_error *err)
 {
@@ -165,11 +174,7 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_car
     method_rows(f, qc);
     fprintf(f, "| Seed | %.0f |\n", real(qc, "seed"));
     tuned_row(f, json_object_get(qc, "tuned"));
-    if (isfinite(facts->relative_mse))
-        fprintf(f, "| Relative error of the weights | %.4f |\n", facts->relative_mse);
-    if (isfinite(facts->predicted_loss))
-        fprintf(f, "| Predicted rise of the loss | %.4f nats a token (second order) |\n",
-                facts->predicted_loss);
+    figure_rows(f, facts);
     if (real(qc, "forecast_kld") > 0)
         fprintf(f, "| Forecast of the KL divergence | %.4f nats a token, made before rounding |\n",
                 real(qc, "forecast_kld"));

@@ -43,6 +43,15 @@ def quantize(model, out, *options):
     return Path(out)
 
 
+def tune(checkpoint, reference, out):
+    subprocess.run(
+        [PROGRAM, "tune", str(checkpoint), "--reference", str(reference), "--text", str(TEXT), "-o", str(out), "--tokens", "2k", "--seq-len", "64", "--quiet"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return Path(out)
+
+
 def read(folder):
     """{name: tensor} of a one-file checkpoint, and its config."""
     with safe_open(Path(folder, "model.safetensors"), "pt") as f:

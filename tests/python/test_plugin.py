@@ -54,6 +54,7 @@ def setUpModule():
     for name, (model, *options) in CASES.items():
         checkpoints.quantize(checkpoints.source(model, FOLDER), FOLDER / name, *options)
     checkpoints.mixed(FOLDER / "tied", FOLDER / "four", FOLDER / "mixed")
+    checkpoints.tune(FOLDER / "tied", checkpoints.source("cli_hf", FOLDER), FOLDER / "tuned")
 
 
 def load(name, **kwargs):
@@ -67,7 +68,7 @@ def logits(model):
 
 class Values(unittest.TestCase):
     def test_logits_are_the_programs(self):
-        for name in [*CASES, "mixed"]:
+        for name in [*CASES, "mixed", "tuned"]:
             for decode in kronq.DECODE:
                 with self.subTest(checkpoint=name, decode=decode):
                     r = verify(str(FOLDER / name), checkpoints.PROGRAM, checkpoints.TEXT, tokens=96, decode=decode)
