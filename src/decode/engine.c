@@ -79,7 +79,7 @@ void kq_engine_free(kq_engine *e)
     kq_matrix_free(&e->head);
     void *const blocks[] = {e->layers, e->norm, e->length, e->K,     e->V,    e->x, e->xn,
                             e->q,      e->k,    e->v,      e->o,     e->g,    e->u, e->scores,
-                            e->logits, e->z,    e->w,      e->steps, e->panel};
+                            e->logits, e->z,    e->w,      e->steps, e->panel, e->packed};
     for (size_t i = 0; i < e->n_rotations; i++)
         kq_rotation_free(e->rotations[i]);
     for (size_t k = 0; k < sizeof e->codes / sizeof *e->codes; k++)
@@ -126,7 +126,8 @@ static kq_status engine_new(const kq_weights *w, const kq_model_file *model, con
     kq_status st = kq_model_ctx_new(c, opt->isa, opt->compute, opt->max_T, &e->mc, err);
     if (!st) {
         e->kern = kq_kern_pick(opt->isa);
-        e->mk = (kq_matrix_kern){kq_decode_kern_pick(opt->isa), kq_packed_kern_pick(opt->isa)};
+        e->mk = (kq_matrix_kern){kq_decode_kern_pick(opt->isa), kq_packed_kern_pick(opt->isa),
+                                 opt->compute == KQ_BF16 ? kq_bf16_kern_pick(opt->isa) : NULL};
         e->z_width = opt->compute == KQ_BF16 ? sizeof(int16_t) : sizeof(float);
         st = kq_engine_load(e, err);
     }

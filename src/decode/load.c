@@ -191,7 +191,7 @@ static kq_status make_scratch(kq_engine *e, kq_error *err)
 {
     const kq_config *c = e->cfg;
     const size_t R = KQ_ENGINE_ROWS, threads = (size_t)e->opt.threads,
-                 wide = c->d_model > e->dq ? c->d_model : e->dq;
+                 wide = c->d_model > e->dq ? c->d_model : e->dq, widest = c->d_ff > wide ? c->d_ff : wide;
     size_t kv, scores;
     if (!kq_mul_size(e->dkv * e->kv_width, e->opt.max_T, &kv) || !kq_mul_size(kv, e->opt.n_slots, &kv) ||
         !kq_mul_size(kv, c->n_layer, &kv) || !kq_mul_size(threads * e->group, e->opt.max_T, &scores))
@@ -215,6 +215,7 @@ static kq_status make_scratch(kq_engine *e, kq_error *err)
         {(void **)&e->u, R * c->d_ff, 4, "scratch"},
         {(void **)&e->scores, scores, 4, "scratch"},
         {(void **)&e->logits, threads * R * KQ_ROW_BLOCK, 4, "scratch"},
+        {(void **)&e->packed, e->mk.bf16 ? kq_bf16_packed_size(widest, R) : 0, 4, "scratch"},
         {(void **)&e->z, 3 * R * e->n_pad, e->z_width, "scratch"},
         {(void **)&e->w, 3 * R * e->m_pad, 4, "scratch"},
         {(void **)&e->steps, e->n_pad ? 3 * R : 0, 4, "scratch"},

@@ -50,6 +50,12 @@ void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size
     }
 }
 
+void kq_matrix_rows_packed(const kq_matrix *M, const kq_bf16_kern *k, size_t r0, size_t r1,
+                           const uint32_t *packed, size_t T, float *y, size_t ldy)
+{
+    k->dots(M->bf16 + r0 * M->n, r1 - r0, M->n, packed, T, y, ldy);
+}
+
 void kq_matrix_rotate_in(const kq_matrix *M, const kq_matrix_kern *k, const float *x, void *z, float *step,
                          float *scratch)
 {

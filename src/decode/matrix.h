@@ -4,6 +4,7 @@
 #define KQ_DECODE_MATRIX_H
 
 #include "checkpoint/checkpoint.h"
+#include "decode/bf16.h"
 #include "decode/kernels.h"
 #include "decode/packed.h"
 #include "decode/rotate.h"
@@ -40,12 +41,17 @@ size_t kq_matrix_bytes(const kq_matrix *M); /* that one product reads, mapped by
 typedef struct kq_matrix_kern {
     const kq_decode_kern *dense;
     const kq_packed_kern *packed;
+    const kq_bf16_kern *bf16; /* NULL: products with a bf16 matrix go through `dense` */
 } kq_matrix_kern;
 
 /* A matrix that is not packed: y[t * ldy + r - r0] = (W x_t)[r] for rows r0 <= r < r1 and T vectors x_t, ldx
  * apart. */
 void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size_t r1, const float *x,
                     size_t ldx, size_t T, float *y, size_t ldy);
+
+/* The same for a matrix in bf16 and T inputs that k->bf16 has packed. */
+void kq_matrix_rows_packed(const kq_matrix *M, const kq_bf16_kern *k, size_t r0, size_t r1,
+                           const uint32_t *packed, size_t T, float *y, size_t ldy);
 
 /* A packed matrix, in three steps.
  * 1. One vector x [n], signed and rotated, to z: n_pad floats, or n_pad int16 where M->code is set, z ~ q *

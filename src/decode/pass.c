@@ -42,6 +42,32 @@ static size_t blocks_of(const kq_matrix *M)
     return (M->m + KQ_ROW_BLOCK - 1) / KQ_ROW_BLOCK;
 }
 
+/* x [n, columns], ldx apart, to e->packed, for products with matrices in bf16. */
+static void pack_inputs(pass *p, const float *x, size_t ldx, size_t n, size_t columns)
+{
+    enum { CHUNK = 16 }; /* steps of columns that a thread takes at a time */
+    const kq_engine *e = p->e;
+    const size_t steps = (columns + KQ_BF16_STEP - 1) / KQ_BF16_STEP, chunks = (steps + CHUNK - 1) / CHUNK;
+    FOR_SHARED(i, (n + KQ_BF16_GROUP - 1) / KQ_BF16_GROUP * chunks)
+    {
+        const size_t t = i / chunks * KQ_BF16_GROUP, count = n - t < KQ_BF16_GROUP ? n - t : KQ_BF16_GROUP,
+                     step = i % chunks * CHUNK, end = steps - step < CHUNK ? steps : step + CHUNK;
+        e->mk.bf16->pack(x + t * ldx, ldx, count, columns, step, end,
+                         e->packed + kq_bf16_packed_size(columns, t));
+    }
+    kq_team_barrier(&p->team);
+}
+
+/* Rows r0 <= r < r1 of a matrix that is not packed, times the inputs x, which pack_inputs has seen. */
+static void some_rows(const kq_engine *e, const kq_matrix *M, size_t r0, size_t r1, const float *x, size_t ldx,
+                      size_t n, float *y, size_t ldy)
+{
+    if (M->kind == KQ_MATRIX_BF16 && e->mk.bf16)
+        kq_matrix_rows_packed(M, e->mk.bf16, r0, r1, e->packed, n, y, ldy);
+    else
+        kq_matrix_rows(M, e->mk.dense, r0, r1, x, ldx, n, y, ldy);
+}
+
 /* y[j] = M[j] x for up to three matrices that share their input x [n, ldx]. A packed one goes through z
  * and w. */
 static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, size_t ldx, float *const *y)
@@ -50,11 +76,14 @@ static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, s
     const size_t n = p->n;
     float *panel = e->panel + (size_t)omp_get_thread_num() * kq_engine_panel_size(e),
           *rotating = panel + 16 * e->n_pad;
-    size_t total = 0, packed = 0;
+    size_t total = 0, packed = 0, bf16 = 0;
     for (size_t j = 0; j < count; j++) {
         total += blocks_of(&M[j]);
         packed += M[j].kind == KQ_MATRIX_PACKED;
+        bf16 += M[j].kind == KQ_MATRIX_BF16;
     }
+    if (bf16 && e->mk.bf16)
+        pack_inputs(p, x, ldx, n, M->n);
     if (packed) {
         FOR_SHARED(i, count * n)
         {
@@ -73,7 +102,7 @@ static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, s
         const kq_matrix *A = &M[j];
         const size_t r0 = i * KQ_ROW_BLOCK, r1 = A->m - r0 < KQ_ROW_BLOCK ? A->m : r0 + KQ_ROW_BLOCK;
         if (A->kind != KQ_MATRIX_PACKED)
-            kq_matrix_rows(A, e->mk.dense, r0, r1, x, ldx, n, y[j] + r0, A->m);
+            some_rows(e, A, r0, r1, x, ldx, n, y[j] + r0, A->m);
         else
             for (size_t tile = r0 / 16; tile * 16 < r1; tile++)
                 kq_matrix_tile(A, &e->mk, tile, e->z + j * KQ_ENGINE_ROWS * e->n_pad * e->z_width, e->n_pad,
@@ -195,6 +224,8 @@ static void run_head(pass *p)
             memcpy(e->x + i * d, x, d * sizeof *e->x);
     }
     kq_team_barrier(&p->team);
+    if (e->head.kind == KQ_MATRIX_BF16 && e->mk.bf16)
+        pack_inputs(p, e->x, d, T, d);
     float *part = e->logits + (size_t)omp_get_thread_num() * KQ_ENGINE_ROWS * KQ_ROW_BLOCK;
     FOR_SHARED(i, (V + KQ_ROW_BLOCK - 1) / KQ_ROW_BLOCK)
     {
@@ -202,7 +233,7 @@ static void run_head(pass *p)
         if (packed)
             kq_matrix_head_rows(&e->head, &e->mk, r0, r1, &rotated, part, KQ_ROW_BLOCK, panel);
         else
-            kq_matrix_rows(&e->head, e->mk.dense, r0, r1, e->x, d, T, part, KQ_ROW_BLOCK);
+            some_rows(e, &e->head, r0, r1, e->x, d, T, part, KQ_ROW_BLOCK);
         for (size_t t = 0; t < T; t++)
             memcpy(p->rows[p->wanted[t]].logits + r0, part + t * KQ_ROW_BLOCK, (r1 - r0) * sizeof *part);
     }

@@ -36,15 +36,15 @@ static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const k
     float *z = kq_alloc(T * p->n_pad, 4), *w = kq_alloc(T * p->m_pad, 4), *panel = kq_alloc(16 * p->n_pad, 4),
           *rotating = kq_alloc(2 * p->n_pad + p->m_pad, 4), step[T];
     for (size_t i = 0; i < T; i++)
-        kq_matrix_rotate_in(&M, &(kq_matrix_kern){k, pk}, x + i * p->n,
+        kq_matrix_rotate_in(&M, &(kq_matrix_kern){k, pk, NULL}, x + i * p->n,
                             code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad),
                             &step[i], rotating);
     for (size_t tile = 0; tile < p->m_pad / 16; tile++)
-        kq_matrix_tile(&M, &(kq_matrix_kern){k, pk}, tile, z, p->n_pad, T, w + tile * 16, p->m_pad, panel);
+        kq_matrix_tile(&M, &(kq_matrix_kern){k, pk, NULL}, tile, z, p->n_pad, T, w + tile * 16, p->m_pad, panel);
     for (size_t i = 0; i < T; i++) /* one vector alone: the same bits */
         for (size_t tile = 0; tile < p->m_pad / 16; tile++) {
             float one[16];
-            kq_matrix_tile(&M, &(kq_matrix_kern){k, pk}, tile,
+            kq_matrix_tile(&M, &(kq_matrix_kern){k, pk, NULL}, tile,
                            code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad),
                            p->n_pad, 1, one, 16, panel);
             assert_memory_equal(one, w + i * p->m_pad + tile * 16, sizeof one);
