@@ -29,10 +29,15 @@ typedef struct kq_bf16_kern {
                  size_t ldy);
 } kq_bf16_kern;
 
+static inline size_t kq_bf16_steps(size_t n)
+{
+    return (n + KQ_BF16_STEP - 1) / KQ_BF16_STEP;
+}
+
 /* Words (of 32 bits) of T packed vectors of n columns. */
 static inline size_t kq_bf16_packed_size(size_t n, size_t T)
 {
-    return (n + KQ_BF16_STEP - 1) / KQ_BF16_STEP * KQ_BF16_STEP * T;
+    return kq_bf16_steps(n) * KQ_BF16_STEP * T;
 }
 
 /* NULL below AMX: the kernels of kernels.h multiply there. */

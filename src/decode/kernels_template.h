@@ -1,6 +1,6 @@
 /* The kernels of decoding, written once over a vector of VF_N floats and included once per instruction set.
  * The including file defines TARGET, FN(name), VF_N, vf (the vector), KERN_NAME, KERN_TABLE, ROWS and VECS
- * (the register block); vf_set1, vf_load, vf_store, vf_part(p, k) and vf_part_store(p, k, v) for the first k
+ * (the register block), MIX_VECS and MIX_STRIP (that of the transposed product); vf_set1, vf_load, vf_store, vf_part(p, k) and vf_part_store(p, k, v) for the first k
  * < VF_N lanes (the others are 0), vf_add, vf_sub, vf_fma (a b + c), vf_sum; vf_load_bf16(p), vf_part_bf16(p,
  * k), vf_load_f16, vf_part_f16, vf_store_f16(p, v), vf_load_i8(p), vf_load_u4(p) (VF_N nibbles less 8, low
  * half first). Every dot product has one accumulator of VF_N lanes, whatever the block, so that its bits do
@@ -61,36 +61,55 @@ DOTS(dots_bf16, uint16_t, vf_load_bf16, vf_part_bf16)
 DOTS(dots_f16, uint16_t, vf_load_f16, vf_part_f16)
 #undef DOTS
 
-/* Columns in strips of C vectors that stay in registers over all rows. */
-#define MIX(name, type, load, part)                                                                \
-    INLINE void FN(name##_strip)(const type *W, size_t ldw, size_t rows, const float *x, float *y, \
-                                 const int C)                                                      \
-    {                                                                                              \
-        vf acc[4];                                                                                 \
-        _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) acc[c] = vf_set1(0);                   \
-        for (size_t r = 0; r < rows; r++, W += ldw) {                                              \
-            vf v = vf_set1(x[r]);                                                                  \
-            _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) acc[c] =                           \
-                vf_fma(v, load(W + c * VF_N), acc[c]);                                             \
-        }                                                                                          \
-        _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) vf_store(y + c * VF_N, acc[c]);        \
-    }                                                                                              \
-    static TARGET void FN(name)(const type *W, size_t ldw, size_t rows, size_t n, const float *x,  \
-                                size_t ldx, size_t T, float *y, size_t ldy)                        \
-    {                                                                                              \
-        for (size_t t = 0; t < T; t++, x += ldx, y += ldy) {                                       \
-            size_t i = 0;                                                                          \
-            for (; n - i >= 4 * VF_N; i += 4 * VF_N)                                               \
-                FN(name##_strip)(W + i, ldw, rows, x, y + i, 4);                                   \
-            for (; n - i >= VF_N; i += VF_N)                                                       \
-                FN(name##_strip)(W + i, ldw, rows, x, y + i, 1);                                   \
-            if (i < n) {                                                                           \
-                vf a = vf_set1(0);                                                                 \
-                for (size_t r = 0; r < rows; r++)                                                  \
-                    a = vf_fma(vf_set1(x[r]), part(W + r * ldw + i, n - i), a);                    \
-                vf_part_store(y + i, n - i, a);                                                    \
-            }                                                                                      \
-        }                                                                                          \
+/* Columns in strips of C vectors, for V vectors x at a time, that stay in registers over all rows: a row is
+ * loaded and widened once for all V. */
+#define MIX(name, type, load, part)                                                                         \
+    INLINE void FN(name##_strip)(const type *W, size_t ldw, size_t rows, const float *x, size_t ldx,        \
+                                 float *y, size_t ldy, const int V, const int C)                            \
+    {                                                                                                       \
+        vf acc[4][4];                                                                                       \
+        _Pragma("GCC unroll 4") for (int t = 0; t < V; t++)                                                 \
+            _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) acc[t][c] = vf_set1(0);                     \
+        for (size_t r = 0; r < rows; r++, W += ldw) {                                                       \
+            vf w[4];                                                                                        \
+            _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) w[c] = load(W + c * VF_N);                  \
+            _Pragma("GCC unroll 4") for (int t = 0; t < V; t++)                                             \
+            {                                                                                               \
+                vf v = vf_set1(x[(size_t)t * ldx + r]);                                                     \
+                _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) acc[t][c] = vf_fma(v, w[c], acc[t][c]); \
+            }                                                                                               \
+        }                                                                                                   \
+        _Pragma("GCC unroll 4") for (int t = 0; t < V; t++)                                                 \
+            _Pragma("GCC unroll 4") for (int c = 0; c < C; c++)                                             \
+                vf_store(y + (size_t)t * ldy + c * VF_N, acc[t][c]);                                        \
+    }                                                                                                       \
+    INLINE void FN(name##_some)(const type *W, size_t ldw, size_t rows, size_t n, const float *x,           \
+                                size_t ldx, float *y, size_t ldy, const int V)                              \
+    {                                                                                                       \
+        size_t i = 0;                                                                                       \
+        for (; n - i >= MIX_STRIP * VF_N; i += MIX_STRIP * VF_N)                                            \
+            FN(name##_strip)(W + i, ldw, rows, x, ldx, y + i, ldy, V, MIX_STRIP);                           \
+        for (; n - i >= VF_N; i += VF_N)                                                                    \
+            FN(name##_strip)(W + i, ldw, rows, x, ldx, y + i, ldy, V, 1);                                   \
+        for (int t = 0; t < V && i < n; t++, x += ldx) {                                                    \
+            vf a = vf_set1(0);                                                                              \
+            for (size_t r = 0; r < rows; r++)                                                               \
+                a = vf_fma(vf_set1(x[r]), part(W + r * ldw + i, n - i), a);                                 \
+            vf_part_store(y + (size_t)t * ldy + i, n - i, a);                                               \
+        }                                                                                                   \
+    }                                                                                                       \
+    static TARGET void FN(name)(const type *W, size_t ldw, size_t rows, size_t n, const float *x,           \
+                                size_t ldx, size_t T, float *y, size_t ldy)                                 \
+    {                                                                                                       \
+        size_t t = 0;                                                                                       \
+        for (; T - t >= MIX_VECS; t += MIX_VECS)                                                            \
+            FN(name##_some)(W, ldw, rows, n, x + t * ldx, ldx, y + t * ldy, ldy, MIX_VECS);                 \
+        if (T - t == 3)                                                                                     \
+            FN(name##_some)(W, ldw, rows, n, x + t * ldx, ldx, y + t * ldy, ldy, 3);                        \
+        else if (T - t == 2)                                                                                \
+            FN(name##_some)(W, ldw, rows, n, x + t * ldx, ldx, y + t * ldy, ldy, 2);                        \
+        else if (T - t == 1)                                                                                \
+            FN(name##_some)(W, ldw, rows, n, x + t * ldx, ldx, y + t * ldy, ldy, 1);                        \
     }
 MIX(mix_f32, float, vf_load, PART_F32)
 MIX(mix_bf16, uint16_t, vf_load_bf16, vf_part_bf16)

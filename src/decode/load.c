@@ -216,6 +216,8 @@ static kq_status make_scratch(kq_engine *e, kq_error *err)
         {(void **)&e->scores, scores, 4, "scratch"},
         {(void **)&e->logits, threads * R * KQ_ROW_BLOCK, 4, "scratch"},
         {(void **)&e->packed, e->mk.bf16 ? kq_bf16_packed_size(widest, R) : 0, 4, "scratch"},
+        {(void **)&e->query, e->mk.bf16 ? threads * kq_bf16_packed_size(c->head_dim, e->group) : 0, 4,
+         "scratch"},
         {(void **)&e->z, 3 * R * e->n_pad, e->z_width, "scratch"},
         {(void **)&e->w, 3 * R * e->m_pad, 4, "scratch"},
         {(void **)&e->steps, e->n_pad ? 3 * R : 0, 4, "scratch"},

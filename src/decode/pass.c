@@ -47,7 +47,7 @@ static void pack_inputs(pass *p, const float *x, size_t ldx, size_t n, size_t co
 {
     enum { CHUNK = 16 }; /* steps of columns that a thread takes at a time */
     const kq_engine *e = p->e;
-    const size_t steps = (columns + KQ_BF16_STEP - 1) / KQ_BF16_STEP, chunks = (steps + CHUNK - 1) / CHUNK;
+    const size_t steps = kq_bf16_steps(columns), chunks = (steps + CHUNK - 1) / CHUNK;
     FOR_SHARED(i, (n + KQ_BF16_GROUP - 1) / KQ_BF16_GROUP * chunks)
     {
         const size_t t = i / chunks * KQ_BF16_GROUP, count = n - t < KQ_BF16_GROUP ? n - t : KQ_BF16_GROUP,
@@ -123,15 +123,22 @@ static void linears(pass *p, const kq_matrix *M, size_t count, const float *x, s
 
 /* Eq. 15 of one row and the query heads of key head j. */
 static void attend(const kq_engine *e, size_t l, const kq_engine_row *r, const float *q, float *o, size_t j,
-                   float *scores)
+                   int thread)
 {
     const size_t hd = e->cfg->head_dim, at = kq_cache_at(e, l, r->slot, j), keys = r->pos + 1, G = e->group,
                  ld = e->opt.max_T;
     const void *K = e->K + at, *V = e->V + at;
+    float *scores = e->scores + (size_t)thread * G * ld;
+    uint32_t *query = e->query + (size_t)thread * kq_bf16_packed_size(hd, G);
     q += j * G * hd, o += j * G * hd;
     if (e->opt.kv == KQ_KV_F32)
         e->mk.dense->dots_f32(K, hd, keys, hd, q, hd, G, scores, ld);
-    else if (e->opt.kv == KQ_KV_BF16)
+    else if (e->opt.kv == KQ_KV_BF16 && e->mk.bf16) {
+        for (size_t t = 0; t < G; t += KQ_BF16_GROUP)
+            e->mk.bf16->pack(q + t * hd, hd, G - t < KQ_BF16_GROUP ? G - t : KQ_BF16_GROUP, hd, 0,
+                             kq_bf16_steps(hd), query + kq_bf16_packed_size(hd, t));
+        e->mk.bf16->dots(K, keys, hd, query, G, scores, ld);
+    } else if (e->opt.kv == KQ_KV_BF16)
         e->mk.dense->dots_bf16(K, hd, keys, hd, q, hd, G, scores, ld);
     else
         e->mk.dense->dots_f16(K, hd, keys, hd, q, hd, G, scores, ld);
@@ -173,11 +180,11 @@ static void run_layer(pass *p, size_t l)
     FOR_SHARED(i, n)
     store_keys(e, l, &p->rows[i], e->q + i * e->dq, e->k + i * e->dkv, e->v + i * e->dkv);
     kq_team_barrier(&p->team);
-    float *scores = e->scores + (size_t)omp_get_thread_num() * e->group * e->opt.max_T;
     FOR_SHARED(i, n * c->n_kv_head)
     {
         const size_t r = i / c->n_kv_head;
-        attend(e, l, &p->rows[r], e->q + r * e->dq, e->o + r * e->dq, i % c->n_kv_head, scores);
+        attend(e, l, &p->rows[r], e->q + r * e->dq, e->o + r * e->dq, i % c->n_kv_head,
+               omp_get_thread_num());
     }
     kq_team_barrier(&p->team);
     linears(p, &b->lin[KQ_O], 1, e->o, e->dq, (float *const[]){e->xn});

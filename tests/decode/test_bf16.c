@@ -11,7 +11,7 @@ enum { MOST = 70 /* vectors */ };
 
 static void pack_all(const kq_bf16_kern *k, const float *x, size_t n, size_t T, uint32_t *packed)
 {
-    const size_t steps = (n + KQ_BF16_STEP - 1) / KQ_BF16_STEP;
+    const size_t steps = kq_bf16_steps(n);
     for (size_t t = 0; t < T; t += KQ_BF16_GROUP)
         for (size_t s = 0; s < steps; s++) /* any cut into steps gives the same */
             k->pack(x + t * n, n, T - t < KQ_BF16_GROUP ? T - t : KQ_BF16_GROUP, n, s, s + 1,

@@ -142,7 +142,7 @@ static TILE void block1(const uint16_t *W, size_t rows, size_t n, const uint32_t
 {
     _Alignas(64) uint16_t copy[2][HALF * STEP];
     _Alignas(64) float sum[2][HALF * GROUP];
-    const size_t steps = (n + STEP - 1) / STEP, lower = rows > HALF ? rows - HALF : 0;
+    const size_t steps = kq_bf16_steps(n), lower = rows > HALF ? rows - HALF : 0;
     _tile_zero(0);
     _tile_zero(1);
     for (size_t s = 0; s < steps; s++, B += STEP * columns) {
@@ -173,7 +173,7 @@ static TILE void block2(const uint16_t *W, size_t n, const uint32_t *B, const ui
 {
     _Alignas(64) uint16_t copy[2][HALF * STEP];
     _Alignas(64) float sum[4][HALF * GROUP];
-    const size_t steps = (n + STEP - 1) / STEP;
+    const size_t steps = kq_bf16_steps(n);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

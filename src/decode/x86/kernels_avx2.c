@@ -12,6 +12,8 @@
 #define VF_N 8
 #define ROWS 2
 #define VECS 4
+#define MIX_VECS 2
+#define MIX_STRIP 4
 #define KERN_NAME "avx2"
 #define KERN_TABLE kq_decode_kern_avx2
 typedef __m256 vf;

@@ -11,6 +11,8 @@
 #define VF_N 16
 #define ROWS 4
 #define VECS 4
+#define MIX_VECS 4
+#define MIX_STRIP 4
 #define KERN_NAME "avx512"
 #define KERN_TABLE kq_decode_kern_avx512
 typedef __m512 vf;
