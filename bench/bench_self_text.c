@@ -3,7 +3,8 @@
  *     bench_self_text MODEL [tokens] [seq-len] [threads] [TEXT_FILE]      (32768, 1024, all processors)
  *
  * The last line has a hash of the ids: equal settings must give an equal hash for every number of threads.
- * TEXT_FILE receives the text, so that `kronq eval MODEL --text TEXT_FILE` can say what the model makes of it. */
+ * TEXT_FILE receives the text, so that `kronq eval MODEL --text TEXT_FILE` can say what the model makes of
+ * it. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,7 +100,8 @@ int main(int argc, char **argv)
     kq_hash_finish(h, hex);
     print_memory("at the end");
     printf("isa %s, compute %s: %zu tokens in %.1f s (%.0f a second), ids %s\n", kq_isa_name(opt.isa),
-           opt.compute == KQ_BF16 ? "bf16" : "f32", n_seq * len, seconds, (double)(n_seq * len) / seconds, hex);
+           opt.compute == KQ_BF16 ? "bf16" : "f32", n_seq * len, seconds, (double)(n_seq * len) / seconds,
+           hex);
     kq_tokenizer_close(tok);
     kq_model_file_close(model);
     kq_free(ids);

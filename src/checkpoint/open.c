@@ -406,6 +406,12 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
     return status ? status : read_scales(f, (int)version, err);
 }
 
+static const kq_tensor *stored(void *ctx, const char *name)
+{
+    const kq_model_file *f = ctx;
+    return kq_source_find(f->src, name);
+}
+
 kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, kq_error *err)
 {
     *out = NULL;
@@ -419,7 +425,8 @@ kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, 
         kq_model_file_close(f);
         return status;
     }
-    f->weights = (kq_weights){.cfg = kq_source_config(f->src), .ctx = f, .linear = linear, .rows = rows};
+    f->weights = (kq_weights){
+        .cfg = kq_source_config(f->src), .ctx = f, .linear = linear, .rows = rows, .stored = stored};
     *out = f;
     return KQ_OK;
 }

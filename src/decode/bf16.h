@@ -4,8 +4,8 @@
  *
  * An input x is split into two bf16 numbers, hi = bf16(x) and lo = bf16(x - hi), so that 16 of its bits count
  * and the products are as exact as those of kernels.h to about 2^-17. A sum takes 32 columns at a time, first
- * with hi, then with lo: this order depends on the row's length alone, never on how many rows or vectors share
- * the call. Numbers below 2^-126 count as 0. */
+ * with hi, then with lo: this order depends on the row's length alone, never on how many rows or vectors
+ * share the call. Numbers below 2^-126 count as 0. */
 #ifndef KQ_DECODE_BF16_H
 #define KQ_DECODE_BF16_H
 

@@ -77,8 +77,8 @@ void kq_engine_free(kq_engine *e)
         kq_free(b->attn_norm), kq_free(b->mlp_norm), kq_free(b->q_norm), kq_free(b->k_norm);
     }
     kq_matrix_free(&e->head);
-    void *const blocks[] = {e->layers, e->norm, e->length, e->K,     e->V,    e->x, e->xn,
-                            e->q,      e->k,    e->v,      e->o,     e->g,    e->u, e->scores,
+    void *const blocks[] = {e->layers, e->norm, e->length, e->K,     e->V,     e->x,      e->xn,
+                            e->q,      e->k,    e->v,      e->o,     e->g,     e->u,      e->scores,
                             e->logits, e->z,    e->w,      e->steps, e->panel, e->packed, e->query};
     for (size_t i = 0; i < e->n_rotations; i++)
         kq_rotation_free(e->rotations[i]);

@@ -43,8 +43,8 @@ struct kq_engine {
     uint8_t *z;                   /* [3][KQ_ENGINE_ROWS][n_pad] rotated inputs, int16 or f32 */
     /* inputs of a matrix in bf16, packed by mk.bf16: up to KQ_ENGINE_ROWS vectors of the widest input */
     uint32_t *packed;
-    uint32_t *query; /* [threads] the queries of one key head, packed */
-    float *w, *steps;             /* [3][KQ_ENGINE_ROWS][m_pad] products, [3][KQ_ENGINE_ROWS] */
+    uint32_t *query;  /* [threads] the queries of one key head, packed */
+    float *w, *steps; /* [3][KQ_ENGINE_ROWS][m_pad] products, [3][KQ_ENGINE_ROWS] */
     /* [threads][18 n_pad + m_pad]: 16 rows of weights, and two vectors being rotated */
     float *panel;
     size_t scratch_bytes;

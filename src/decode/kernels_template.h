@@ -1,10 +1,10 @@
 /* The kernels of decoding, written once over a vector of VF_N floats and included once per instruction set.
  * The including file defines TARGET, FN(name), VF_N, vf (the vector), KERN_NAME, KERN_TABLE, ROWS and VECS
- * (the register block), MIX_VECS and MIX_STRIP (that of the transposed product); vf_set1, vf_load, vf_store, vf_part(p, k) and vf_part_store(p, k, v) for the first k
- * < VF_N lanes (the others are 0), vf_add, vf_sub, vf_fma (a b + c), vf_sum; vf_load_bf16(p), vf_part_bf16(p,
- * k), vf_load_f16, vf_part_f16, vf_store_f16(p, v), vf_load_i8(p), vf_load_u4(p) (VF_N nibbles less 8, low
- * half first). Every dot product has one accumulator of VF_N lanes, whatever the block, so that its bits do
- * not depend on the block. */
+ * (the register block), MIX_VECS and MIX_STRIP (that of the transposed product); vf_set1, vf_load, vf_store,
+ * vf_part(p, k) and vf_part_store(p, k, v) for the first k < VF_N lanes (the others are 0), vf_add, vf_sub,
+ * vf_fma (a b + c), vf_sum; vf_load_bf16(p), vf_part_bf16(p, k), vf_load_f16, vf_part_f16, vf_store_f16(p,
+ * v), vf_load_i8(p), vf_load_u4(p) (VF_N nibbles less 8, low half first). Every dot product has one
+ * accumulator of VF_N lanes, whatever the block, so that its bits do not depend on the block. */
 #define INLINE static inline __attribute__((always_inline)) TARGET
 #define PART_F32(p, k) vf_part(p, k)
 

@@ -1,5 +1,5 @@
-/* Loading an engine: every linear as a matrix, packed or dense; the norms; the head in the form in which it
- * is stored; then caches and scratch, whose sizes depend on what was loaded. */
+/* Loading an engine: every linear as a matrix, packed, dense, or a view of the mapped file; the norms; the
+ * head in the form in which it is stored; then caches and scratch, whose sizes depend on what was loaded. */
 #include "decode/engine_state.h"
 
 #include <stdio.h>
@@ -14,6 +14,29 @@ static kq_status load_vector(const kq_engine *e, const char *name, size_t n, flo
     return st ? st : e->weights->rows(e->weights->ctx, name, 0, n, *out, err);
 }
 
+/* Make M a view of the tensor as the mapped file holds it, where a product can read it so: in bf16, and in
+ * f16 unless there are faster kernels for bf16 (AMX). No bit of a weight is lost. False, and nothing done:
+ * other types, rows in another order, an odd address, NaN or Inf (reading the tensor names the place then).
+ */
+static bool borrow(const kq_engine *e, const char *name, kq_matrix *M)
+{
+    const kq_tensor *t = e->weights->stored ? e->weights->stored(e->weights->ctx, name) : NULL;
+    if (!t || t->rank != 2 || t->shape[0] != M->m || t->shape[1] != M->n || t->permuted_qk || t->scale ||
+        (uintptr_t)t->data % sizeof *M->half || (t->dtype != KQ_T_BF16 && t->dtype != KQ_T_F16) ||
+        (t->dtype == KQ_T_F16 && e->mk.bf16))
+        return false;
+    const uint16_t *half = (const uint16_t *)(const void *)t->data,
+                   exponent = t->dtype == KQ_T_BF16 ? 0x7f80 : 0x7c00;
+    unsigned bad = 0;
+    for (size_t i = 0; i < M->m * M->n; i++)
+        bad |= (half[i] & exponent) == exponent;
+    if (bad)
+        return false;
+    M->kind = t->dtype == KQ_T_BF16 ? KQ_MATRIX_BF16 : KQ_MATRIX_F16;
+    M->half = half;
+    return true;
+}
+
 /* f [m, n] becomes the matrix in the compute type; M owns it from here on, whatever is returned. */
 static kq_status keep_dense(const kq_engine *e, kq_matrix *M, float *f, kq_error *err)
 {
@@ -21,10 +44,12 @@ static kq_status keep_dense(const kq_engine *e, kq_matrix *M, float *f, kq_error
     M->f32 = f;
     if (e->opt.compute == KQ_F32)
         return KQ_OK;
-    kq_status st = kq_alloc_for((void **)&M->bf16, M->m * M->n, sizeof *M->bf16, "a linear's weights", err);
+    kq_status st =
+        kq_alloc_for((void **)&M->owned_half, M->m * M->n, sizeof *M->owned_half, "a linear's weights", err);
     if (st)
         return st;
-    e->kern->to_bf16(f, M->bf16, M->m * M->n);
+    e->kern->to_bf16(f, M->owned_half, M->m * M->n);
+    M->half = M->owned_half;
     M->kind = KQ_MATRIX_BF16;
     M->f32 = NULL;
     kq_free(f);
@@ -106,6 +131,11 @@ static kq_status load_linear(kq_engine *e, size_t l, kq_linear_id id, kq_matrix 
         if (t)
             return keep_packed(e, &p, t, M, err);
     }
+    char module[128], name[160];
+    kq_linear_name(module, sizeof module, l, id);
+    snprintf(name, sizeof name, "%s.weight", module);
+    if (borrow(e, name, M))
+        return KQ_OK;
     st = kq_alloc_for((void **)&f, n, sizeof *f, "a linear's weights", err);
     if (!st && (st = e->weights->linear(e->weights->ctx, l, id, f, err)))
         kq_free(f);
@@ -153,6 +183,8 @@ static kq_status load_head(kq_engine *e, kq_error *err)
         kq_free(half);
         return st;
     }
+    if (borrow(e, head_name(e), M))
+        return KQ_OK;
     if (e->opt.compute == KQ_F32) {
         M->kind = KQ_MATRIX_F32;
         if (!(st = kq_alloc_for((void **)&M->f32, n, sizeof *M->f32, "the head", err)))
@@ -162,13 +194,14 @@ static kq_status load_head(kq_engine *e, kq_error *err)
     enum { PIECE = 256 };
     float *piece = NULL;
     M->kind = KQ_MATRIX_BF16;
-    if (!(st = kq_alloc_for((void **)&M->bf16, n, sizeof *M->bf16, "the head", err)))
+    if (!(st = kq_alloc_for((void **)&M->owned_half, n, sizeof *M->owned_half, "the head", err)))
         st = kq_alloc_for((void **)&piece, PIECE * d, sizeof *piece, "the head", err);
     for (size_t r = 0; r < V && !st; r += PIECE) {
         const size_t k = V - r < PIECE ? V - r : PIECE;
         if (!(st = e->weights->rows(e->weights->ctx, head_name(e), r, k, piece, err)))
-            e->kern->to_bf16(piece, M->bf16 + r * d, k * d);
+            e->kern->to_bf16(piece, M->owned_half + r * d, k * d);
     }
+    M->half = M->owned_half;
     kq_free(piece);
     return st;
 }

@@ -4,12 +4,15 @@
 
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 
 void kq_matrix_free(kq_matrix *M)
 {
     kq_free(M->f32);
-    kq_free(M->bf16);
+    if (M->half && !M->owned_half)
+        kq_map_release(M->half, M->m * M->n * sizeof *M->half);
+    kq_free(M->owned_half);
     kq_free(M->scales);
     kq_free(M->owned_words);
     kq_free(M->su);
@@ -22,7 +25,8 @@ size_t kq_matrix_bytes(const kq_matrix *M)
     const size_t mn = M->m * M->n;
     switch (M->kind) {
     case KQ_MATRIX_F32: return 4 * mn;
-    case KQ_MATRIX_BF16: return 2 * mn;
+    case KQ_MATRIX_BF16:
+    case KQ_MATRIX_F16: return 2 * mn;
     case KQ_MATRIX_Q8: return mn + 4 * (mn / M->group);
     case KQ_MATRIX_Q4: return M->m * ((M->n + 1) / 2) + 4 * (mn / M->group);
     case KQ_MATRIX_PACKED:
@@ -37,7 +41,8 @@ void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size
     const size_t n = M->n, rows = r1 - r0;
     switch (M->kind) {
     case KQ_MATRIX_F32: k->dots_f32(M->f32 + r0 * n, n, rows, n, x, ldx, T, y, ldy); break;
-    case KQ_MATRIX_BF16: k->dots_bf16(M->bf16 + r0 * n, n, rows, n, x, ldx, T, y, ldy); break;
+    case KQ_MATRIX_BF16: k->dots_bf16(M->half + r0 * n, n, rows, n, x, ldx, T, y, ldy); break;
+    case KQ_MATRIX_F16: k->dots_f16(M->half + r0 * n, n, rows, n, x, ldx, T, y, ldy); break;
     case KQ_MATRIX_Q8:
         k->dots_q8((const int8_t *)M->q + r0 * n, M->scales + r0 * (n / M->group), rows, n, M->group, x, ldx,
                    T, y, ldy);
@@ -53,7 +58,7 @@ void kq_matrix_rows(const kq_matrix *M, const kq_decode_kern *k, size_t r0, size
 void kq_matrix_rows_packed(const kq_matrix *M, const kq_bf16_kern *k, size_t r0, size_t r1,
                            const uint32_t *packed, size_t T, float *y, size_t ldy)
 {
-    k->dots(M->bf16 + r0 * M->n, r1 - r0, M->n, packed, T, y, ldy);
+    k->dots(M->half + r0 * M->n, r1 - r0, M->n, packed, T, y, ldy);
 }
 
 void kq_matrix_rotate_in(const kq_matrix *M, const kq_matrix_kern *k, const float *x, void *z, float *step,

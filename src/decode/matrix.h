@@ -1,5 +1,6 @@
-/* A weight matrix as the engine holds it: dense in f32 or bf16, rows in 8 or 4 bits, or a packed trellis; and
- * its product with T vectors. A packed one is never decoded as a whole (docs/math.md, "Decoding"). */
+/* A weight matrix as the engine holds it: dense in f32, bf16 or f16, rows in 8 or 4 bits, or a packed
+ * trellis; and its product with T vectors. A packed one is never decoded as a whole (docs/math.md,
+ * "Decoding"). */
 #ifndef KQ_DECODE_MATRIX_H
 #define KQ_DECODE_MATRIX_H
 
@@ -12,6 +13,7 @@
 typedef enum kq_matrix_kind {
     KQ_MATRIX_F32,
     KQ_MATRIX_BF16,
+    KQ_MATRIX_F16,
     KQ_MATRIX_Q8,
     KQ_MATRIX_Q4,
     KQ_MATRIX_PACKED
@@ -20,8 +22,9 @@ typedef enum kq_matrix_kind {
 typedef struct kq_matrix {
     kq_matrix_kind kind;
     size_t m, n;
-    float *f32;       /* owned [m, n] */
-    uint16_t *bf16;   /* owned [m, n] */
+    float *f32;           /* owned [m, n] */
+    const uint16_t *half; /* bf16 or f16 [m, n]: owned_half, or borrowed from the mapped file */
+    uint16_t *owned_half;
     const uint8_t *q; /* borrowed: rows in 8 or 4 bits */
     float *scales;    /* owned [m, n / group] */
     size_t group;

@@ -59,8 +59,8 @@ static void pack_inputs(pass *p, const float *x, size_t ldx, size_t n, size_t co
 }
 
 /* Rows r0 <= r < r1 of a matrix that is not packed, times the inputs x, which pack_inputs has seen. */
-static void some_rows(const kq_engine *e, const kq_matrix *M, size_t r0, size_t r1, const float *x, size_t ldx,
-                      size_t n, float *y, size_t ldy)
+static void some_rows(const kq_engine *e, const kq_matrix *M, size_t r0, size_t r1, const float *x,
+                      size_t ldx, size_t n, float *y, size_t ldy)
 {
     if (M->kind == KQ_MATRIX_BF16 && e->mk.bf16)
         kq_matrix_rows_packed(M, e->mk.bf16, r0, r1, e->packed, n, y, ldy);
@@ -183,8 +183,7 @@ static void run_layer(pass *p, size_t l)
     FOR_SHARED(i, n * c->n_kv_head)
     {
         const size_t r = i / c->n_kv_head;
-        attend(e, l, &p->rows[r], e->q + r * e->dq, e->o + r * e->dq, i % c->n_kv_head,
-               omp_get_thread_num());
+        attend(e, l, &p->rows[r], e->q + r * e->dq, e->o + r * e->dq, i % c->n_kv_head, omp_get_thread_num());
     }
     kq_team_barrier(&p->team);
     linears(p, &b->lin[KQ_O], 1, e->o, e->dq, (float *const[]){e->xn});

@@ -160,7 +160,8 @@ static json_t *describe_all(const char *model, const kq_prepared *p, const kq_ra
                      "parameters", (json_int_t)parameters(p->cfg), "method", kq_method_name(p->factor.method),
                      "calibration_tokens", (json_int_t)(p->n_seq * seq_len), "seq_len", (json_int_t)seq_len,
                      "bits", kq_bits_number(p->opt->bits), "result_bytes", (json_int_t)result_bytes(p),
-                     "self_text_bytes", (json_int_t)kq_self_text_bytes(p->cfg, seq_len, p->compute), "isa",
+                     "self_text_bytes",
+                     (json_int_t)kq_self_text_bytes(p->cfg, p->n_seq, seq_len, p->opt->memory), "isa",
                      kq_isa_name(p->isa), "compute", p->compute == KQ_BF16 ? "bf16" : "f32", "threads",
                      p->threads, "measured", measured, "ways", ways);
 }

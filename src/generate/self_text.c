@@ -11,30 +11,46 @@
 #include "generate/generate.h"
 #include "generate/sample.h"
 
-enum { BATCH_MAX = 32 };
+enum { BATCH_MAX = 64 };
 static const double CACHE_BYTES_MAX = 4294967296.0;
 
-/* Sequences decoded together: 32, halved until their caches fit 4 GiB. */
-static size_t batch_size(const kq_config *cfg, size_t seq_len)
+/* Bytes of a sequence: its caches and its logits. */
+static double sequence_bytes(const kq_config *cfg, size_t seq_len)
 {
-    double one = 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim *
-                 (double)seq_len * sizeof(uint16_t);
-    size_t batch = BATCH_MAX;
-    while (batch > 1 && (double)batch * one > CACHE_BYTES_MAX)
+    return 2.0 * (double)cfg->n_layer * (double)cfg->n_kv_head * (double)cfg->head_dim * (double)seq_len *
+               sizeof(uint16_t) +
+           (double)cfg->vocab_size * sizeof(float);
+}
+
+/* Bytes of all weights in 16 bits, and of what the engine works with. */
+static double model_bytes(const kq_config *cfg)
+{
+    const double rows = KQ_ENGINE_ROWS;
+    double bytes = 2.0 * (double)cfg->vocab_size * (double)cfg->d_model +
+                   4 * rows * (4.0 * (double)cfg->d_model + 3.0 * (double)cfg->d_ff);
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        bytes += 2.0 * (double)cfg->n_layer * (double)m * (double)n;
+    }
+    return bytes;
+}
+
+/* Sequences written together. */
+static size_t batch_size(const kq_config *cfg, size_t n_seq, size_t seq_len, size_t memory)
+{
+    const double one = sequence_bytes(cfg, seq_len),
+                 most = memory ? (double)memory - model_bytes(cfg) : CACHE_BYTES_MAX;
+    size_t batch = n_seq < BATCH_MAX ? n_seq : BATCH_MAX;
+    while (batch > 1 && (double)batch * one > most)
         batch /= 2;
     return batch;
 }
 
-size_t kq_self_text_bytes(const kq_config *cfg, size_t seq_len, kq_compute compute)
+size_t kq_self_text_bytes(const kq_config *cfg, size_t n_seq, size_t seq_len, size_t memory)
 {
-    const size_t width = compute == KQ_BF16 ? 2 : 4, batch = batch_size(cfg, seq_len);
-    size_t bytes = kq_head_bytes(cfg, compute) + 4 * batch * cfg->vocab_size;
-    for (int id = 0; id < KQ_N_LINEAR; id++) {
-        size_t m, n;
-        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
-        bytes += width * cfg->n_layer * m * n;
-    }
-    return bytes + 4 * batch * cfg->n_layer * cfg->n_kv_head * cfg->head_dim * seq_len;
+    return (size_t)(model_bytes(cfg) +
+                    (double)batch_size(cfg, n_seq, seq_len, memory) * sequence_bytes(cfg, seq_len));
 }
 
 kq_status kq_text_start(const kq_tokenizer *tok, int32_t *id, kq_error *err)
@@ -161,7 +177,7 @@ kq_status kq_self_text(const kq_weights *weights, const kq_tokenizer *tok, size_
                 .seq_len = seq_len,
                 .ids = ids};
     const size_t vocab = w.cfg->vocab_size;
-    size_t batch = batch_size(w.cfg, seq_len);
+    const size_t batch = batch_size(w.cfg, n_seq, seq_len, opt->memory);
     if (n_seq == 0 || seq_len == 0)
         return KQ_OK;
     kq_status st = kq_text_start(tok, &w.start, err);
@@ -175,10 +191,8 @@ kq_status kq_self_text(const kq_weights *weights, const kq_tokenizer *tok, size_
         ids[i * seq_len] = w.start;
     if (seq_len == 1)
         return KQ_OK;
-    if (batch > n_seq)
-        batch = n_seq;
     const kq_engine_options eo = {.isa = opt->isa,
-                                  .compute = opt->compute,
+                                  .compute = KQ_BF16,
                                   .threads = w.threads,
                                   .n_slots = batch,
                                   .max_T = seq_len,

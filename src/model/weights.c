@@ -34,10 +34,16 @@ static kq_status source_rows(void *ctx, const char *name, size_t row0, size_t n_
     return read_tensor(ctx, name, row0, n_rows, dst, err);
 }
 
+static const kq_tensor *source_stored(void *ctx, const char *name)
+{
+    return kq_source_find(ctx, name);
+}
+
 kq_weights kq_weights_from_source(const kq_source *src)
 {
     return (kq_weights){.cfg = kq_source_config(src),
                         .ctx = (void *)(uintptr_t)src,
                         .linear = source_linear,
-                        .rows = source_rows};
+                        .rows = source_rows,
+                        .stored = source_stored};
 }

@@ -112,9 +112,10 @@ void kq_measure_close(kq_measure *m)
 
 kq_status kq_measure_check(const kq_prepared *p, size_t held, kq_error *err)
 {
-    const size_t ctx = window_length(p), writes = kq_self_text_bytes(p->cfg, ctx, p->compute);
+    const size_t ctx = window_length(p), n = ctx < TOKENS ? TOKENS / ctx : 1,
+                 writes = kq_self_text_bytes(p->cfg, n, ctx, p->opt->memory);
     kq_eval_options e = eval_options(p, ctx, held);
-    e.chunks = ctx < TOKENS ? TOKENS / ctx : 1;
+    e.chunks = n;
     kq_error why = {0};
     kq_status status = kq_evaluate_fits(p->cfg, p->cfg, &e, &why);
     if (status == KQ_E_MEMORY && p->opt->memory)

@@ -60,13 +60,31 @@ static size_t largest_tensor(const kq_prepared *p)
     return largest;
 }
 
+/* What is in memory at every time: the largest tensor of the mapped file, the program, and the ids. */
+static size_t always(const kq_prepared *p)
+{
+    return largest_tensor(p) + KQ_PROGRAM_BYTES +
+           2 * p->n_seq * p->opt->calibration.seq_len * sizeof(int32_t);
+}
+
+size_t kq_plan_writing_room(const kq_prepared *p)
+{
+    const size_t limit = p->opt->memory;
+    return !limit ? 0 : limit > always(p) ? limit - always(p) : 1;
+}
+
+static size_t writing_bytes(const kq_prepared *p)
+{
+    return kq_self_text_bytes(p->cfg, p->n_seq, p->opt->calibration.seq_len, kq_plan_writing_room(p));
+}
+
 void kq_plan_sweep(const kq_prepared *p, const kq_sweep *s, size_t *memory_bytes, size_t *disk_bytes)
 {
     size_t source = largest_tensor(p);
     kq_sweep_plan(p->cfg, s, memory_bytes, disk_bytes);
     if (p->n_seq && !p->opt->calibration.n_text) {
         /* the whole model is in memory while it writes its text, and is freed afterwards */
-        const size_t writing = kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute);
+        const size_t writing = writing_bytes(p);
         *memory_bytes = writing > *memory_bytes ? writing : *memory_bytes;
     }
     struct stat st;
@@ -151,7 +169,7 @@ static kq_status refuse_memory(const kq_prepared *p, kq_gradient_way best, size_
     const kq_needs needs = p->opt->factors ? KQ_NEEDS_NOTHING : kq_method_needs(p->factor.method);
     const bool gradients = needs == KQ_NEEDS_GRADIENTS,
                writes = needs != KQ_NEEDS_NOTHING && !p->opt->calibration.n_text;
-    const size_t writing = writes ? kq_self_text_bytes(p->cfg, p->opt->calibration.seq_len, p->compute) : 0;
+    const size_t writing = writes ? writing_bytes(p) : 0;
     return kq_fail(err, KQ_E_MEMORY, "--memory %zuM is too little: this takes at least %zuM%s%s%s",
                    limit >> 20, (least >> 20) + 1, gradients ? " (--gradients " : "",
                    gradients ? kq_gradient_way_name(best) : "",

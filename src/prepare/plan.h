@@ -17,6 +17,9 @@ kq_status kq_plan_settle(const kq_prepared *p, kq_sweep *s, const char *dir, siz
 /* Bytes of factors in f32 as part files hold them: of the largest block, and of all selected linears. */
 void kq_plan_kept_factors(const kq_prepared *p, size_t *block_bytes, size_t *all_bytes);
 
+/* Bytes that a model which writes its own text may take of --memory; 0: as much as it likes. */
+size_t kq_plan_writing_room(const kq_prepared *p);
+
 /* "memory", "disk" or "stream". */
 const char *kq_gradient_way_name(kq_gradient_way way);
 /* "; a block's gradients in memory, 2 sequences at once" for an announcement, into buf; "" when the sweep

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "eval/eval.h"
 #include "generate/self_text.h"
+#include "prepare/plan.h"
 #include "sweep/spill.h"
 
 kq_status kq_text_fingerprint(const kq_quantize_options *opt, const kq_tokenizer *tok, size_t tokens,
@@ -69,7 +70,7 @@ static kq_status write_own_text(const kq_prepared *p, const char *path, size_t n
     kq_eval_options o = kq_eval_defaults();
     o.threads = p->threads;
     o.isa = p->isa;
-    o.compute = p->compute;
+    o.memory = kq_plan_writing_room(p);
     o.progress = self_text_progress;
     o.progress_ctx = (void *)&p->opt->common;
     kq_status status =

@@ -127,7 +127,7 @@ kq_status kq_trial(const kq_measure *m, const kq_factor_file *file, const kq_rou
 {
     const kq_prepared *p = m->p;
     trial t = {.p = p, .round = round, .of = kq_model_file_weights(p->model)};
-    const kq_weights model = {t.of->cfg, &t, linear, rows};
+    const kq_weights model = {.cfg = t.of->cfg, .ctx = &t, .linear = linear, .rows = rows};
     kq_code code;
     double kld = 0;
     *kld_per_loss = 1;

@@ -111,7 +111,7 @@ static kq_status measure_one(const kq_output *o, const kq_measure *m, size_t row
 {
     const kq_weights *weights = kq_model_file_weights(m->p->model);
     rounded r = {.of = weights, .tensor = tensor_name[row], .bits = (int)c->bits};
-    const kq_weights model = {weights->cfg, &r, rounded_linear, rounded_rows};
+    const kq_weights model = {.cfg = weights->cfg, .ctx = &r, .linear = rounded_linear, .rows = rounded_rows};
     char stage[64];
     snprintf(stage, sizeof stage, "measuring the %s at %g bits", what[row], c->bits);
     kq_status status = pack_rows(o, row == KQ_ROWS_HEAD, &r, err);

@@ -2,7 +2,7 @@
  * and threads. */
 #include "../model/golden.h"
 
-#include "decode/engine.h"
+#include "decode/engine_state.h"
 #include "base/mem.h"
 
 static kq_engine *engine_of(const kq_weights *w, kq_compute compute, kq_kv_type kv, int threads,
@@ -220,11 +220,54 @@ static void test_refused(void **state)
     golden_close(&g);
 }
 
+/* Weights stored in bf16 stay where the file is mapped, whatever the compute type: no copy is made. */
+static void test_stored(void **state)
+{
+    (void)state;
+    golden g;
+    golden_open(&g, "llama3");
+    for (int compute = KQ_F32; compute <= KQ_BF16; compute++) {
+        kq_engine *e = engine_of(&g.w, (kq_compute)compute, KQ_KV_BF16, 1, 1, 8);
+        size_t weights = e->head.m * e->head.n;
+        for (size_t l = 0; l < e->cfg->n_layer; l++)
+            for (int id = 0; id < KQ_N_LINEAR; id++) {
+                const kq_matrix *M = &e->layers[l].lin[id];
+                char name[160];
+                kq_linear_name(name, sizeof name - 8, l, (kq_linear_id)id);
+                strcat(name, ".weight");
+                assert_int_equal(M->kind, KQ_MATRIX_BF16);
+                assert_null(M->owned_half);
+                assert_ptr_equal(M->half, kq_source_find(g.src, name)->data);
+                weights += M->m * M->n;
+            }
+        assert_int_equal(e->head.kind, KQ_MATRIX_BF16);
+        assert_null(e->head.owned_half);
+        assert_int_equal(kq_engine_bytes_per_token(e), 2 * weights);
+        kq_engine_free(e);
+    }
+    /* the same weights without a file behind them: copies, with the same bits of the logits */
+    kq_weights read = g.w;
+    read.stored = NULL;
+    const size_t vocab = kq_source_config(g.src)->vocab_size;
+    float *a = kq_alloc(vocab, 4), *b = kq_alloc(vocab, 4);
+    for (int compute = KQ_F32; compute <= KQ_BF16; compute++) {
+        kq_engine *e = engine_of(&g.w, (kq_compute)compute, KQ_KV_BF16, 1, 1, 8),
+                  *f = engine_of(&read, (kq_compute)compute, KQ_KV_BF16, 1, 1, 8);
+        assert_int_equal(f->head.kind, compute == KQ_BF16 ? KQ_MATRIX_BF16 : KQ_MATRIX_F32);
+        run_one(e, 0, g.ids, 8, 1, a);
+        run_one(f, 0, g.ids, 8, 1, b);
+        assert_memory_equal(a, b, vocab * 4);
+        kq_engine_free(e), kq_engine_free(f);
+    }
+    kq_free(a), kq_free(b);
+    golden_close(&g);
+}
+
 static int run(void)
 {
     kq_kern_init(test_isa());
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_families), cmocka_unit_test(test_long),
-                                       cmocka_unit_test(test_refused)};
+                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_stored)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 

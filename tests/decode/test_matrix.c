@@ -40,7 +40,8 @@ static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const k
                             code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad),
                             &step[i], rotating);
     for (size_t tile = 0; tile < p->m_pad / 16; tile++)
-        kq_matrix_tile(&M, &(kq_matrix_kern){k, pk, NULL}, tile, z, p->n_pad, T, w + tile * 16, p->m_pad, panel);
+        kq_matrix_tile(&M, &(kq_matrix_kern){k, pk, NULL}, tile, z, p->n_pad, T, w + tile * 16, p->m_pad,
+                       panel);
     for (size_t i = 0; i < T; i++) /* one vector alone: the same bits */
         for (size_t tile = 0; tile < p->m_pad / 16; tile++) {
             float one[16];

@@ -1,6 +1,6 @@
-/* bf16 products by AMX (Intel 64 and IA-32 Architectures Software Developer's Manual, vol. 1, chapter 18). The
- * tiles hold a block of 32 rows and of 16 or 32 vectors: 0 to 3 are sums [row half + 2 group], 4 and 5 are
- * weights, 6 and 7 inputs. Two groups go together where both are full, because then four independent sums
+/* bf16 products by AMX (Intel 64 and IA-32 Architectures Software Developer's Manual, vol. 1, chapter 18).
+ * The tiles hold a block of 32 rows and of 16 or 32 vectors: 0 to 3 are sums [row half + 2 group], 4 and 5
+ * are weights, 6 and 7 inputs. Two groups go together where both are full, because then four independent sums
  * hide the latency of a product (52 cycles, one every 16). */
 #include "decode/bf16.h"
 
