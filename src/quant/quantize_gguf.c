@@ -75,6 +75,12 @@ static kq_status check_weights(const kq_output *o, kq_error *err)
     return kq_check_weights(&o->p, &q->types, false, err);
 }
 
+static bool wants_rows(const kq_output *o)
+{
+    const quantizer *q = o->ctx;
+    return kq_grid_known(q->types.embed) || kq_grid_known(q->types.head);
+}
+
 /* Rounding the largest linear; a factor file's factors of it are in memory too. */
 static void bytes(const kq_work *w, kq_receiver_bytes *out)
 {
@@ -86,6 +92,8 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
         const size_t one = kq_grid_bytes(m, n) + (o->opt.factors ? 4 * (m * m + n * n) : 0);
         out->peak = one > out->peak ? one : out->peak;
     }
+    const size_t d = o->p.cfg->d_model, rows = kq_grid_bytes(1024, d) + 8 * d * d;
+    out->peak = wants_rows(o) && rows > out->peak ? rows : out->peak;
     out->kept = kq_gguf_linear_bytes(&q->types, o->p.cfg) / o->p.cfg->n_layer;
     out->disk = 2 * kq_gguf_planned_bytes(o->p.src, &q->types);
 }
@@ -100,12 +108,6 @@ static kq_grid_options grid_options(const kq_output *o)
     options.sweeps = o->opt.sweeps;
     options.threads = o->p.threads;
     return options;
-}
-
-static bool wants_rows(const kq_output *o)
-{
-    const quantizer *q = o->ctx;
-    return kq_grid_known(q->types.embed) || kq_grid_known(q->types.head);
 }
 
 static kq_gguf_save_options save_options(const kq_output *o)
