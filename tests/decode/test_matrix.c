@@ -1,5 +1,5 @@
-/* A packed linear's product, in its three steps, against kq_unround_linear and a dense product in
- * double: every code and number of bits, sizes that need padding, and orders without a Hadamard matrix. */
+/* A packed linear's product, in its three steps, and a packed head's, against the dense weights and a product
+ * in double: every code and number of bits, sizes that need padding, and orders without a Hadamard matrix. */
 #include "check.h"
 
 #include "base/mem.h"
@@ -39,6 +39,15 @@ static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const k
         kq_matrix_rotate_in(&M, &(kq_matrix_kern){k, pk, NULL}, x + i * p->n,
                             code ? (void *)((int16_t *)(void *)z + i * p->n_pad) : (void *)(z + i * p->n_pad),
                             &step[i], rotating);
+    if (p->one_sided) { /* a head: pieces of rows, the last one cut */
+        const kq_rotated all = {z, p->n_pad, T, step};
+        for (size_t r = 0; r < p->m; r += 32)
+            kq_matrix_head_rows(&M, &(kq_matrix_kern){k, pk}, r, p->m - r < 32 ? p->m : r + 32, &all, w + r,
+                                p->m_pad, panel);
+        for (size_t i = 0; i < T; i++)
+            memcpy(y + i * p->m, w + i * p->m_pad, p->m * sizeof *y);
+        goto out;
+    }
     for (size_t tile = 0; tile < p->m_pad / 16; tile++)
         kq_matrix_tile(&M, &(kq_matrix_kern){k, pk, NULL}, tile, z, p->n_pad, T, w + tile * 16, p->m_pad,
                        panel);
@@ -52,9 +61,23 @@ static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const k
         }
     for (size_t i = 0; i < T; i++)
         kq_matrix_rotate_out(&M, k, w + i * p->m_pad, step[i], y + i * p->m, rotating);
+out:
     kq_matrix_free(&M);
     kq_rotation_free(u_m), kq_rotation_free(u_n);
     kq_free(z), kq_free(w), kq_free(panel), kq_free(rotating);
+}
+
+static void dense(const kq_trellis *t, const kq_packed *p, float *W)
+{
+    kq_error err;
+    kq_hadamard *u;
+    if (!p->one_sided) {
+        check_ok(kq_unround_linear(t, p, W, 1, &err));
+        return;
+    }
+    check_ok(kq_hadamard_new(p->n_pad, &u, &err));
+    check_ok(kq_unround_rows(t, p, u, 0, p->m, W, &err));
+    kq_hadamard_free(u);
 }
 
 static void test_products(void **state)
@@ -92,21 +115,24 @@ static void test_products(void **state)
                 for (size_t i = 0; i < T * n; i++)
                     x[i] = (float)kq_rng_normal(&rng);
                 x[3] = 50; /* an outlier: the rotation spreads it */
-                check_ok(kq_unround_linear(t, &p, W, 1, &err));
-                for (size_t i = 0; i < T; i++)
-                    for (size_t r = 0; r < m; r++) {
-                        double sum = 0;
-                        for (size_t j = 0; j < n; j++)
-                            sum += (double)W[r * n + j] * x[i * n + j];
-                        want[i * m + r] = (float)sum;
+                for (int head = 0; head <= 1; head++) {
+                    p.one_sided = head;
+                    dense(t, &p, W);
+                    for (size_t i = 0; i < T; i++)
+                        for (size_t r = 0; r < m; r++) {
+                            double sum = 0;
+                            for (size_t j = 0; j < n; j++)
+                                sum += (double)W[r * n + j] * x[i * n + j];
+                            want[i * m + r] = (float)sum;
+                        }
+                    for (int isa = KQ_ISA_REF; isa <= (int)kq_isa_best() && isa <= KQ_ISA_AVX512; isa++) {
+                        product((kq_isa)isa, t, &p, NULL, x, y);
+                        worst = fmax(worst, check_rel(y, want, T * m));
+                        check_close(y, want, T * m, 1e-5);
+                        product((kq_isa)isa, t, &p, c, x, y);
+                        worst_int = fmax(worst_int, check_rel(y, want, T * m));
+                        check_close(y, want, T * m, 1.2e-3);
                     }
-                for (int isa = KQ_ISA_REF; isa <= (int)kq_isa_best() && isa <= KQ_ISA_AVX512; isa++) {
-                    product((kq_isa)isa, t, &p, NULL, x, y);
-                    worst = fmax(worst, check_rel(y, want, T * m));
-                    check_close(y, want, T * m, 1e-5);
-                    product((kq_isa)isa, t, &p, c, x, y);
-                    worst_int = fmax(worst_int, check_rel(y, want, T * m));
-                    check_close(y, want, T * m, 1.2e-3);
                 }
                 kq_packed_free(&p);
                 kq_free(W), kq_free(x), kq_free(y), kq_free(want);
