@@ -74,7 +74,7 @@ int main(int argc, char **argv)
                 const size_t m = isa == KQ_ISA_REF ? 2 : n, words = kq_trellis_words(t);
                 const int runs = isa == KQ_ISA_REF ? 1 : n_runs;
                 for (size_t i = 0; i < n * 256; i++)
-                    w[i] = (float)(x[i] * 0.9 * kq_trellis_rms(t));
+                    w[i] = (float)(x[i] * kq_trellis_weight_rms(t));
                 for (int r = 0; r < runs; r++) {
                     double start = kq_now_s();
                     kq_trellis_encode(t, w, m, packed, NULL, scratch);

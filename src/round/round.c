@@ -105,7 +105,7 @@ static kq_status rotate_weight(rounding *z, kq_error *err)
 static kq_status choose_scale(rounding *z, const kq_trellis *t, kq_error *err)
 {
     const size_t count = z->packed.m_pad * z->packed.n_pad;
-    const double scale = sqrt(z->energy / (double)count) / (kq_trellis_rms(t) * 0.9);
+    const double scale = sqrt(z->energy / (double)count) / kq_trellis_weight_rms(t);
     if (!(scale <= KQ_PACKED_SCALE_MAX))
         return kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible",
                        z->in->name, scale, (double)KQ_PACKED_SCALE_MAX);

@@ -94,7 +94,7 @@ static kq_status choose_scales(row_rounding *z, kq_error *err)
         }
     }
     z->energy = sum;
-    const double rms = sqrt(sum / ((double)rows * (double)n)), scale = rms / (kq_trellis_rms(z->t) * 0.9);
+    const double rms = sqrt(sum / ((double)rows * (double)n)), scale = rms / kq_trellis_weight_rms(z->t);
     if (!(scale <= KQ_PACKED_SCALE_MAX))
         return kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible",
                        z->in->name, scale, (double)KQ_PACKED_SCALE_MAX);

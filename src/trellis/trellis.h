@@ -35,8 +35,11 @@ int kq_trellis_k(const kq_trellis *t);
 kq_code kq_trellis_code(const kq_trellis *t);
 size_t kq_trellis_words(const kq_trellis *t);        /* 16-bit words a tile: 16 k */
 const float *kq_trellis_values(const kq_trellis *t); /* [65536, V]: what each state means; borrowed */
-/* Root mean square of the code's values over all 2^16 states; eq. 61 sets the scale of rounding by it. */
+/* Root mean square of the code's values over all 2^16 states. */
 double kq_trellis_rms(const kq_trellis *t);
+/* The root mean square that weights, divided by their scale, should have: that of the code times a number
+ * near 0.9, by code and bits (eq. 61). */
+double kq_trellis_weight_rms(const kq_trellis *t);
 
 /* Round tiles [n_tiles, 256] f32, already divided by the scale, to the nearest walks: packed [n_tiles, 16 k]
  * words, decoded [n_tiles, 256] (may be NULL). A walk is tail-biting: a pass over the steps around the

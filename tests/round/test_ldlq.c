@@ -157,7 +157,7 @@ static void test_trellis(void **state)
           *What = kq_alloc(m * n, sizeof *What);
     float *again = kq_alloc(m * n, sizeof *again), v[256];
     uint16_t *packed = kq_alloc(tiles * words, 2), *packed2 = kq_alloc(tiles * words, 2);
-    float scale = (float)(1 / (0.9 * kq_trellis_rms(t)));
+    float scale = (float)(1 / kq_trellis_weight_rms(t));
     check_ok(kq_ldlq(t, &(kq_ldlq_input){Wp, m, n, Li, Lo, scale}, packed, What, 1, &err));
     for (int threads = 2; threads <= 3; threads++) {
         check_ok(kq_ldlq(t, &(kq_ldlq_input){Wp, m, n, Li, Lo, scale}, packed2, again, threads, &err));
