@@ -42,8 +42,8 @@ static void product(kq_isa isa, const kq_trellis *t, const kq_packed *p, const k
     if (p->one_sided) { /* a head: pieces of rows, the last one cut */
         const kq_rotated all = {z, p->n_pad, T, step};
         for (size_t r = 0; r < p->m; r += 32)
-            kq_matrix_head_rows(&M, &(kq_matrix_kern){k, pk}, r, p->m - r < 32 ? p->m : r + 32, &all, w + r,
-                                p->m_pad, panel);
+            kq_matrix_head_rows(&M, &(kq_matrix_kern){.dense = k, .packed = pk}, r,
+                                p->m - r < 32 ? p->m : r + 32, &all, w + r, p->m_pad, panel);
         for (size_t i = 0; i < T; i++)
             memcpy(y + i * p->m, w + i * p->m_pad, p->m * sizeof *y);
         goto out;

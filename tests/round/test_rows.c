@@ -209,7 +209,8 @@ static void ranges_bands_and_threads(void **state)
         float *W = random_rows(rows, n), *H = random_factor(n);
         if (rows > 20) /* a row of zeros stays one */
             memset(W + 20 * n, 0, n * sizeof *W);
-        kq_packed p = round_rows(t, W, rows, n, H, 1, &report), q = round_rows(t, W, rows < 1000 ? rows : 100, n, H, 3, &report);
+        kq_packed p = round_rows(t, W, rows, n, H, 1, &report),
+                  q = round_rows(t, W, rows < 1000 ? rows : 100, n, H, 3, &report);
         if (rows < 1000) {
             assert_memory_equal(p.trellis, q.trellis, p.m_pad / 16 * (p.n_pad / 16) * 64);
             assert_memory_equal(p.sv, q.sv, rows * sizeof *p.sv);

@@ -89,7 +89,7 @@ static void open_models(models *m, const char *family)
     snprintf(path, sizeof path, "%s/tune_%s.safetensors", KRONQ_GOLDEN_DIR, family);
     check_ok(kq_st_open(path, &m->golden, &err));
     m->teacher = kq_weights_from_source(m->src);
-    m->student = (kq_weights){m->teacher.cfg, &m->teacher, rounded, rows};
+    m->student = (kq_weights){.cfg = m->teacher.cfg, .ctx = &m->teacher, .linear = rounded, .rows = rows};
     m->ids = (const int32_t *)(const void *)golden(m, "ids");
     memset(m->packed, 0x7f, sizeof m->packed);
     run_teacher(m, test_isa());
