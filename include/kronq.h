@@ -285,6 +285,11 @@ typedef struct kq_quantize_options {
     double most_bpw, most_kld;
     /* with one of the three: embed_bits, head_bits are to be kept, not chosen */
     bool keep_embed_bits, keep_head_bits;
+    /* Where embedding or head have 3 or 2 bits: about this many rows have 4, those of the first ids, which
+     * are the most frequent tokens of a BPE vocabulary; and a 256th of the vocabulary at its end, where
+     * special tokens are. 0: none
+     */
+    size_t frequent_rows;
 } kq_quantize_options;
 
 void kq_quantize_options_init(kq_quantize_options *opt, size_t size);

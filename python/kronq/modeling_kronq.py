@@ -36,6 +36,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 FORMAT_VERSION = 2  # versions 1 to this one are read; version 1 has su and sv as signs in I8
 TILE = 16
 ROW_MODULES = ("lm_head", "model.embed_tokens")
+FINE_BITS = 4  # of frequent tokens' rows
 STATES = 1 << 16
 CODES = {"hyb": 2, "1mad": 1, "3inst": 1, "mul1": 1, "mcg": 1}  # and V, the weights of one step
 DECODE = ("tiles", "cached")
@@ -316,33 +317,58 @@ class Rows(Packed):
 
 
 class KronqTrellisRows(Rows):
-    """A matrix [rows, columns] as a trellis whose inputs alone are rotated: W = diag(sv) (scale W') U_n^T diag(su)."""
+    """A matrix [rows, columns] as a trellis whose inputs alone are rotated: W = diag(sv) (scale W') U_n^T diag(su). With `frequent` rows, rows of tiles at
+    the beginning and the end have FINE_BITS bits, and the trellis is one string of words."""
 
-    def __init__(self, rows, columns, bits, dtype, code):
+    def __init__(self, rows, columns, bits, dtype, code, frequent=0):
         super().__init__(rows, columns, bits, dtype)
-        self.code = code
-        self.register_buffer("trellis", torch.empty(-(-rows // TILE), -(-columns // TILE), TILE * bits, dtype=torch.int16))
+        self.code, tiles, self.tile_columns = code, -(-rows // TILE), -(-columns // TILE)
+        first = last = 0
+        if frequent and bits != FINE_BITS:
+            first = min(-(-frequent // TILE), tiles)
+            last = min(-(-(rows // 256) // TILE), tiles - first)
+        # rows of tiles, and their bits
+        self.parts = [(n, k) for n, k in ((first, FINE_BITS), (tiles - first - last, bits), (last, FINE_BITS)) if n]
+        words = sum(n * k for n, k in self.parts) * TILE * self.tile_columns
+        shape = (words,) if first or last else (tiles, self.tile_columns, TILE * bits)
+        self.register_buffer("trellis", torch.empty(shape, dtype=torch.int16))
         self.register_buffer("su", torch.empty(columns, dtype=torch.float16))
         self.register_buffer("sv", torch.empty(rows, dtype=torch.float16))
         self.register_buffer("scale", torch.empty((), dtype=torch.float32))
+
+    def tiles(self):
+        """The trellis as pieces [rows of tiles, columns of tiles, 16 k], from the first row on."""
+        if self.trellis.dim() == 3:
+            return [self.trellis]
+        sizes = [n * k * TILE * self.tile_columns for n, k in self.parts]
+        return [t.view(n, self.tile_columns, TILE * k) for t, (n, k) in zip(self.trellis.split(sizes), self.parts)]
 
     def unrotate(self, w, sv):
         """Rows of W' [.., padded columns] and their scales -> rows of W."""
         return rotate(w).narrow(-1, 0, self.shape[1]) * (self.su.float() * self.scale) * sv.float().unsqueeze(-1)
 
     def dense(self, dtype=torch.float32):
-        return self.unrotate(self.code.decode(self.trellis, torch.float32).narrow(0, 0, self.shape[0]), self.sv).to(dtype)
+        w = torch.cat([self.code.decode(t, torch.float32) for t in self.tiles()])
+        return self.unrotate(w.narrow(0, 0, self.shape[0]), self.sv).to(dtype)
 
     def pick(self, ids):
-        tiles = self.code.decode(self.trellis.index_select(0, ids // TILE), torch.float32)  # of the 16 rows around each
-        return self.unrotate(tiles.index_select(0, torch.arange(len(ids), device=ids.device) * TILE + ids % TILE), self.sv.index_select(0, ids))
+        w = torch.empty(len(ids), TILE * self.tile_columns, device=self.trellis.device)
+        at = 0
+        for t in self.tiles():
+            mine = ((ids // TILE >= at) & (ids // TILE < at + len(t))).nonzero().flatten()
+            own = ids.index_select(0, mine)
+            rows = self.code.decode(t.index_select(0, own // TILE - at), torch.float32)  # the 16 rows around each
+            w[mine] = rows.index_select(0, torch.arange(len(own), device=ids.device) * TILE + own % TILE)
+            at += len(t)
+        return self.unrotate(w, self.sv.index_select(0, ids))
 
     def products(self, x, dtype):
-        columns = self.trellis.shape[1]
+        columns = self.tile_columns
         h = x * (self.su.to(x.device).float() * self.scale.to(x.device))
         h = rotate(nn.functional.pad(h, (0, TILE * columns - self.shape[1])), transpose=True)
         band = max(1, self.tile_weights // (TILE * TILE * columns))
-        y = [nn.functional.linear(h, self.code.decode(t.to(x.device), torch.float32)) for t in self.trellis.split(band)]
+        bands = [b for t in self.tiles() for b in t.split(band)]
+        y = [nn.functional.linear(h, self.code.decode(t.to(x.device), torch.float32)) for t in bands]
         return (torch.cat(y, -1).narrow(-1, 0, self.shape[0]) * self.sv.to(x.device)).to(dtype)
 
 
@@ -521,6 +547,7 @@ class KronqConfig(QuantizationConfigMixin):
         )
         for key in ("embed_bits", "head_bits"):
             need(key, lambda v: v in (None, 2, 3, 4, 8, 16), "2, 3, 4, 8 or 16")
+        need("frequent_rows", lambda v: v is None or type(v) is int and v >= 0, "an integer of at least 0")
         need(
             "one_sided_modules",
             lambda v: v is None or isinstance(v, dict) and all(k in ROW_MODULES and b in (2, 3, 4) for k, b in v.items()),
@@ -598,6 +625,7 @@ class KronqQuantizer(HfQuantizer):
         with torch.device("meta"):
             self.table = None
             trellises = settings.get("one_sided_modules") or {}  # of the rows: bits of "lm_head", "model.embed_tokens"
+            frequent = settings.get("frequent_rows", 0)
             if settings["code"] == "hyb" and (settings["module_bits"] or trellises):
                 model.kronq = self.table = KronqTable()
             code = Code(settings["code"], self.table)
@@ -619,7 +647,7 @@ class KronqQuantizer(HfQuantizer):
             if settings.get("embed_bits", 16) < 16:
                 shape = embedding.num_embeddings, embedding.embedding_dim
                 if "model.embed_tokens" in trellises:
-                    packed = KronqTrellisEmbedding(*shape, trellises["model.embed_tokens"], dtype, code)
+                    packed = KronqTrellisEmbedding(*shape, trellises["model.embed_tokens"], dtype, code, frequent)
                 else:
                     packed = KronqEmbedding(*shape, settings["embed_bits"], dtype)
                 replace(names[id(embedding)], packed)
@@ -630,7 +658,7 @@ class KronqQuantizer(HfQuantizer):
             elif head is not None and not tied and settings.get("head_bits", 16) < 16:
                 shape = head.out_features, head.in_features
                 if "lm_head" in trellises:
-                    replace(names[id(head)], KronqTrellisHead(*shape, trellises["lm_head"], dtype, code))
+                    replace(names[id(head)], KronqTrellisHead(*shape, trellises["lm_head"], dtype, code, frequent))
                 else:
                     replace(names[id(head)], KronqHead(*shape, settings["head_bits"], dtype))
 

@@ -64,6 +64,8 @@ typedef struct kq_save_options {
     /* 16, 8, or 4 to 2: those are in part files (kq_part_write_rows), KQ_ROWS_PART. head_bits is ignored when
      * the head is tied. */
     int embed_bits, head_bits;
+    /* rows of tiles of embedding and head that have KQ_FINE_BITS bits (kq_fine_rows); 0: none */
+    size_t frequent_rows;
     size_t shard_size; /* bytes; a larger checkpoint is written as several files */
     /* for the model card: the line that makes the checkpoint again; NULL: no card is written */
     const char *command;
@@ -87,7 +89,7 @@ typedef struct kq_save_report {
 kq_status kq_checkpoint_save(const kq_save_options *opt, kq_save_report *report, kq_error *err);
 /* Compute the figures of a report from shapes alone, before any work. bits(ctx, layer, id) gives the bits of
  * a linear (an average where the number is not known yet), and 0 for one that is not quantized. */
-void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
+void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, size_t frequent_rows,
                         double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report);
 
@@ -98,6 +100,13 @@ kq_status kq_checkpoint_bytes(const kq_save_options *opt,
                               size_t *bytes, kq_error *err);
 /* Bits that a packed linear, or an embedding or head as a trellis, takes: scales, words of the trellis. */
 double kq_packed_bits(size_t m, size_t n, double k);
+/* Which rows of tiles of an embedding or head [vocab, d] of k bits are fine when the user asks for `frequent`
+ * rows: those of the first ids, which in a BPE vocabulary are the most frequent tokens, and a 256th of the
+ * vocabulary at its end, where special tokens are. Sets fine_first and fine_last; none when frequent is 0 or
+ * k KQ_FINE_BITS. */
+void kq_fine_rows(kq_packed *p, size_t frequent, int k);
+/* Bits that an embedding or head takes as a trellis. */
+double kq_packed_rows_bits(const kq_config *cfg, int k, size_t frequent);
 
 /* ---- embedding and head rows: rows.c ---- */
 
@@ -127,9 +136,9 @@ kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_i
                                const kq_trellis **trellis, kq_error *err);
 
 /* An embedding or head that is a trellis (out->one_sided), by its plain name ("lm_head.weight"), as
- * kq_model_file_packed. *trellis NULL: it is none. */
+ * kq_model_file_packed. codes->most NULL: it is none. */
 kq_status kq_model_file_packed_rows(const kq_model_file *f, const char *name, kq_packed *out,
-                                    const kq_trellis **trellis, kq_error *err);
+                                    kq_row_codes *codes, kq_error *err);
 
 /* Rows of the embedding or the head in 8 or 4 bits, as they are in the file. Everything is borrowed. */
 typedef struct kq_packed_rows {

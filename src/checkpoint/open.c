@@ -19,6 +19,8 @@ struct kq_model_file {
     float **scales;
     float *row_scales[2]; /* owned: the same of the head and of the embedding, where they are trellises */
     kq_hadamard *row_u;   /* owned: their transform; NULL: neither is a trellis */
+    int row_k[2];         /* their bits */
+    size_t frequent_rows; /* quantization_config's: rows that have KQ_FINE_BITS */
 };
 
 const kq_source *kq_model_file_source(const kq_model_file *f)
@@ -149,32 +151,35 @@ static const kq_tensor *find_row_trellis(const kq_source *src, int which)
 }
 
 kq_status kq_model_file_packed_rows(const kq_model_file *f, const char *name, kq_packed *out,
-                                    const kq_trellis **trellis, kq_error *err)
+                                    kq_row_codes *codes, kq_error *err)
 {
     *out = (kq_packed){0};
-    *trellis = NULL;
+    *codes = (kq_row_codes){0};
     const kq_config *cfg = kq_source_config(f->src);
     const int which = row_module(name);
     if (which < 0 || !f->row_scales[which])
         return KQ_OK;
     const size_t m = cfg->vocab_size, n = cfg->d_model, m_pad = (m + 15) / 16 * 16,
                  n_pad = (n + 15) / 16 * 16;
-    const kq_tensor *t = find_row_trellis(f->src, which), *scale;
-    const int k = (int)(t->shape[2] / 16);
+    const kq_tensor *t, *scale;
+    const int k = f->row_k[which];
+    int bits;
+    kq_packed p = {.m = m, .n = n, .m_pad = m_pad, .n_pad = n_pad, .one_sided = true};
+    kq_fine_rows(&p, f->frequent_rows, k);
+    const bool fine = p.fine_first || p.fine_last;
+    const size_t shape[] = {m_pad / 16, n_pad / 16, (size_t)(16 * k)},
+                 words = kq_packed_row_at(&p, k, m_pad / 16, &bits);
     kq_status status;
-    if ((status = find_tensor(f->src, row_modules[which], "trellis", KQ_T_I16, 3,
-                              (size_t[]){m_pad / 16, n_pad / 16, (size_t)(16 * k)}, &t, err)) ||
+    if ((status = find_tensor(f->src, row_modules[which], "trellis", KQ_T_I16, fine ? 1 : 3,
+                              fine ? &words : shape, &t, err)) ||
         (status = find_tensor(f->src, row_modules[which], "scale", KQ_T_F32, 0, NULL, &scale, err)))
         return status;
-    *out = (kq_packed){.m = m,
-                       .n = n,
-                       .m_pad = m_pad,
-                       .n_pad = n_pad,
-                       .trellis = (uint16_t *)t->data,
-                       .one_sided = true,
-                       .su = f->row_scales[which],
-                       .sv = f->row_scales[which] + n};
-    *trellis = f->trellis[k];
+    p.trellis = (uint16_t *)t->data;
+    p.su = f->row_scales[which];
+    p.sv = f->row_scales[which] + n;
+    *out = p;
+    codes->most = f->trellis[k];
+    codes->fine = fine ? f->trellis[KQ_FINE_BITS] : NULL;
     return read_scale(scale, &out->scale, err);
 }
 
@@ -270,15 +275,19 @@ static kq_status rows(void *ctx, const char *name, size_t row0, size_t n_rows, f
     if (t)
         return kq_source_read_f32(f->src, t, row0, n_rows, dst, err);
     kq_packed p;
-    const kq_trellis *trellis;
-    kq_status status = kq_model_file_packed_rows(f, name, &p, &trellis, err);
+    kq_row_codes codes;
+    kq_status status = kq_model_file_packed_rows(f, name, &p, &codes, err);
     if (status)
         return status;
-    if (trellis) {
-        const size_t words = p.n_pad / KQ_TILE * kq_trellis_words(trellis), first = row0 / KQ_TILE;
-        status = kq_unround_rows(trellis, &p, f->row_u, row0, n_rows, dst, err);
-        if (!status && n_rows > KQ_TILE)
-            kq_map_release(p.trellis + first * words, (n_rows + KQ_TILE - 1) / KQ_TILE * words * 2);
+    if (codes.most) {
+        int bits;
+        const int k = kq_trellis_k(codes.most);
+        status = kq_unround_rows(&codes, &p, f->row_u, row0, n_rows, dst, err);
+        if (!status && n_rows > KQ_TILE) {
+            const size_t from = kq_packed_row_at(&p, k, row0 / KQ_TILE, &bits),
+                         to = kq_packed_row_at(&p, k, (row0 + n_rows + KQ_TILE - 1) / KQ_TILE, &bits);
+            kq_map_release(p.trellis + from, 2 * (to - from));
+        }
         return status;
     }
     kq_packed_rows r;
@@ -357,6 +366,34 @@ static kq_status trellis_for(kq_model_file *f, const kq_tensor *t, kq_code code,
     return f->trellis[k] ? KQ_OK : kq_trellis_new(code, k, isa, table, &f->trellis[k], err);
 }
 
+/* Those of an embedding or head: the configuration says how many bits its rows have. */
+static kq_status row_trellises(kq_model_file *f, const json_t *qc, int which, kq_code code, kq_isa isa,
+                               const float (*table)[2], kq_error *err)
+{
+    const json_int_t k = json_integer_value(
+                         json_object_get(json_object_get(qc, "one_sided_modules"), row_modules[which])),
+                     frequent = json_integer_value(json_object_get(qc, "frequent_rows"));
+    const char *path = kq_source_path(f->src);
+    if (k < 2 || k > 4)
+        return kq_fail(
+            err, KQ_E_FORMAT,
+            "%s/config.json: quantization_config.one_sided_modules gives %s %lld bits, expected 2, 3 or "
+            "4, because the tensor %s.trellis is there",
+            path, row_modules[which], (long long)k, row_modules[which]);
+    if (frequent < 0)
+        return kq_fail(err, KQ_E_FORMAT,
+                       "%s/config.json: quantization_config.frequent_rows is %lld, expected 0 or more", path,
+                       (long long)frequent);
+    f->row_k[which] = (int)k;
+    f->frequent_rows = (size_t)frequent;
+    kq_status status = KQ_OK;
+    for (int i = (int)k; i <= KQ_FINE_BITS && !status;
+         i += frequent && i < KQ_FINE_BITS ? KQ_FINE_BITS - i : 9)
+        if (!f->trellis[i])
+            status = kq_trellis_new(code, i, isa, table, &f->trellis[i], err);
+    return status;
+}
+
 /* Read the code from config.json and its table from the file, and make a trellis for every number of bits in
  * use. */
 static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
@@ -396,11 +433,9 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
                 status = trellis_for(f, t, code, isa, (const float(*)[2])table, err);
         }
     }
-    for (int i = 0; i < 2 && !status; i++) {
-        const kq_tensor *t = find_row_trellis(f->src, i);
-        if (t)
-            status = trellis_for(f, t, code, isa, (const float(*)[2])table, err);
-    }
+    for (int i = 0; i < 2 && !status; i++)
+        if (find_row_trellis(f->src, i))
+            status = row_trellises(f, qc, i, code, isa, (const float(*)[2])table, err);
     kq_free(table);
     json_decref(config);
     return status ? status : read_scales(f, (int)version, err);

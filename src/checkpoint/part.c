@@ -53,12 +53,18 @@ static kq_status write_scales(kq_st_writer *w, const float *scales, size_t n, kq
 static kq_status declare_packed(kq_st_writer *w, const char *module, const kq_packed *p, int bits,
                                 kq_error *err)
 {
+    int k;
+    const bool fine = p->fine_first || p->fine_last;
+    const size_t words = kq_packed_row_at(p, bits, p->m_pad / 16, &k);
     const struct {
         const char *suffix;
         kq_dtype dtype;
         size_t rank, shape[3];
     } parts[] = {
-        {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * bits)}},
+        {"trellis",
+         KQ_T_I16,
+         fine ? 1 : 3,
+         {fine ? words : p->m_pad / 16, p->n_pad / 16, (size_t)(16 * bits)}},
         {"su", KQ_T_F16, 1, {p->n}},
         {"sv", KQ_T_F16, 1, {p->m}},
         {"scale", KQ_T_F32, 0, {0}},
@@ -76,8 +82,9 @@ static kq_status declare_packed(kq_st_writer *w, const char *module, const kq_pa
 static kq_status write_packed(kq_st_writer *w, const kq_packed *p, int bits, kq_error *err)
 {
     kq_status status;
-    if ((status =
-             kq_st_writer_data(w, p->trellis, p->m_pad / 16 * (p->n_pad / 16) * (size_t)(32 * bits), err)) ||
+    int k;
+    const size_t words = kq_packed_row_at(p, bits, p->m_pad / 16, &k);
+    if ((status = kq_st_writer_data(w, p->trellis, 2 * words, err)) ||
         (status = write_scales(w, p->su, p->n, err)) || (status = write_scales(w, p->sv, p->m, err)))
         return status;
     return kq_st_writer_data(w, &p->scale, sizeof p->scale, err);

@@ -303,6 +303,8 @@ static kq_status write_config(const saving *z, kq_error *err)
         json_object_set_new(qc, "head_bits", json_integer(o->head_bits));
     if (qc && json_object_size(z->one_sided))
         json_object_set(qc, "one_sided_modules", z->one_sided);
+    if (qc && o->frequent_rows)
+        json_object_set_new(qc, "frequent_rows", json_integer((json_int_t)o->frequent_rows));
     if (qc && !same_bits(bits_of))
         json_object_set_new(qc, "bits_average", json_real(report->bits));
     json_t *auto_map =
@@ -335,6 +337,32 @@ double kq_packed_bits(size_t m, size_t n, double k)
     return (double)((m + 15) / 16 * ((n + 15) / 16) * 256) * k + 16 * (double)(m + n) + 32;
 }
 
+static kq_packed shape_of_rows(const kq_config *cfg, int k, size_t frequent)
+{
+    kq_packed p = {.m = cfg->vocab_size, .n = cfg->d_model};
+    p.m_pad = (p.m + 15) / 16 * 16;
+    p.n_pad = (p.n + 15) / 16 * 16;
+    kq_fine_rows(&p, frequent, k);
+    return p;
+}
+
+void kq_fine_rows(kq_packed *p, size_t frequent, int k)
+{
+    const size_t rows = p->m_pad / 16, first = (frequent + 15) / 16, last = (p->m / 256 + 15) / 16;
+    p->fine_first = p->fine_last = 0;
+    if (!frequent || k == KQ_FINE_BITS)
+        return;
+    p->fine_first = first < rows ? first : rows;
+    p->fine_last = last < rows - p->fine_first ? last : rows - p->fine_first;
+}
+
+double kq_packed_rows_bits(const kq_config *cfg, int k, size_t frequent)
+{
+    const kq_packed p = shape_of_rows(cfg, k, frequent);
+    int bits;
+    return 16 * (double)kq_packed_row_at(&p, k, p.m_pad / 16, &bits) + 16 * (double)(p.m + p.n) + 32;
+}
+
 static size_t count_parameters(const kq_config *cfg)
 {
     size_t total = cfg->d_model * (2 * cfg->n_layer + 1) +
@@ -349,7 +377,7 @@ static size_t count_parameters(const kq_config *cfg)
     return total;
 }
 
-void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
+void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, size_t frequent_rows,
                         double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                         kq_save_report *report)
 {
@@ -363,7 +391,7 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits,
             continue;
         const int b = is_head(t) ? head_bits : is_rows(t) ? embed_bits : 16;
         if (b < 8)
-            other_bits += (size_t)kq_packed_bits(cfg->vocab_size, cfg->d_model, b);
+            other_bits += (size_t)kq_packed_rows_bits(cfg, b, frequent_rows);
         else if (b < 16)
             other_bits += t->n_elem * (size_t)b + t->n_elem / kq_rows_group(cfg->d_model) * 16;
         else
@@ -561,12 +589,16 @@ static bool will_be_packed(void *ctx, size_t layer, const char *name)
     return false;
 }
 
-/* The tensors of one packed matrix [m, n] of k bits, as part.c declares them. */
-static kq_status add_packed(entries *list, const char *module, size_t m, size_t n, size_t k, kq_error *err)
+/* The tensors of one packed matrix [m, n] of k bits, as part.c declares them. flat: the words of a trellis
+ * with fine rows; 0: it has none. */
+static kq_status add_packed(entries *list, const char *module, size_t m, size_t n, size_t k, size_t flat,
+                            kq_error *err)
 {
     static const char *const suffix[] = {"trellis", "su", "sv", "scale"};
     entry parts[] = {make("", KQ_T_I16, 3, (size_t[]){(m + 15) / 16, (n + 15) / 16, 16 * k}),
                      make("", KQ_T_F16, 1, &n), make("", KQ_T_F16, 1, &m), make("", KQ_T_F32, 0, NULL)};
+    if (flat)
+        parts[0] = make("", KQ_T_I16, 1, &flat);
     kq_status status = KQ_OK;
     for (size_t i = 0; k && i < sizeof parts / sizeof *parts && !status; i++) {
         snprintf(parts[i].name, sizeof parts[i].name, "%s.%s", module, suffix[i]);
@@ -582,8 +614,11 @@ static kq_status add_packed_rows(entries *list, const kq_save_options *o, kq_err
     for (size_t i = 0; i < 2 && !status; i++) {
         const int k = bits_of_rows(o, i);
         const kq_config *cfg = kq_source_config(o->src);
+        const kq_packed p = shape_of_rows(cfg, k, o->frequent_rows);
+        int bits;
+        const size_t flat = p.fine_first || p.fine_last ? kq_packed_row_at(&p, k, p.m_pad / 16, &bits) : 0;
         if (k < 8)
-            status = add_packed(list, row_modules[i], cfg->vocab_size, cfg->d_model, (size_t)k, err);
+            status = add_packed(list, row_modules[i], p.m, p.n, (size_t)k, flat, err);
     }
     return status;
 }
@@ -604,7 +639,7 @@ kq_status kq_checkpoint_bytes(const kq_save_options *o,
             size_t m, n;
             kq_linear_name(module, sizeof module, l, (kq_linear_id)id);
             kq_linear_shape(p.cfg, (kq_linear_id)id, &m, &n);
-            status = add_packed(&list, module, m, n, (size_t)bits(ctx, l, (kq_linear_id)id), err);
+            status = add_packed(&list, module, m, n, (size_t)bits(ctx, l, (kq_linear_id)id), 0, err);
         }
     if (!status && !(status = add_table(&list, o->code, err)) && !(status = declare(&list, &decl, err)))
         status = kq_st_planned_shards(o->shard_size, decl, list.n, bytes, err);

@@ -95,7 +95,7 @@ static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis 
         M->sv[i] = p->sv[i] * p->scale * (M->code ? M->code->unit : 1);
     M->words = p->trellis;
     if ((uintptr_t)p->trellis % 2) {
-        const size_t n = p->m_pad / KQ_TILE * (p->n_pad / KQ_TILE) * kq_trellis_words(t);
+        const size_t n = kq_packed_row_at(p, k, p->m_pad / KQ_TILE, &(int){0});
         if ((st = kq_alloc_for((void **)&M->owned_words, n, sizeof *M->owned_words, "packed weights", err)))
             return st;
         memcpy(M->owned_words, p->trellis, n * sizeof *M->owned_words);
@@ -105,6 +105,24 @@ static kq_status keep_packed(kq_engine *e, const kq_packed *p, const kq_trellis 
         e->n_pad = p->n_pad;
     if (p->m_pad > e->m_pad && !p->one_sided) /* a head's product is never whole in w */
         e->m_pad = p->m_pad;
+    return KQ_OK;
+}
+
+/* A head: its fine rows have a code of their own. The integers of both codes have the same unit, because a
+ * state means the same at any number of bits. */
+static kq_status keep_packed_rows(kq_engine *e, const kq_packed *p, const kq_row_codes *codes, kq_matrix *M,
+                                  kq_error *err)
+{
+    kq_status st = keep_packed(e, p, codes->most, M, err);
+    if (st || !codes->fine)
+        return st;
+    const int k = kq_trellis_k(codes->fine);
+    M->fine_first = p->fine_first;
+    M->fine_last = p->fine_last;
+    M->fine = codes->fine;
+    if (M->code && !e->codes[k] && (st = kq_packed_code_new(codes->fine, &e->codes[k], err)))
+        return st;
+    M->fine_code = M->code ? e->codes[k] : NULL;
     return KQ_OK;
 }
 
@@ -159,11 +177,11 @@ static kq_status load_head(kq_engine *e, kq_error *err)
     kq_status st;
     if (holds_packed(e)) {
         kq_packed p;
-        const kq_trellis *t;
-        if ((st = kq_model_file_packed_rows(e->model, head_name(e), &p, &t, err)))
+        kq_row_codes codes;
+        if ((st = kq_model_file_packed_rows(e->model, head_name(e), &p, &codes, err)))
             return st;
-        if (t)
-            return keep_packed(e, &p, t, M, err);
+        if (codes.most)
+            return keep_packed_rows(e, &p, &codes, M, err);
     }
     kq_packed_rows stored = {0};
     if (e->model && e->opt.weights != KQ_WEIGHTS_DENSE &&

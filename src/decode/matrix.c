@@ -20,6 +20,13 @@ void kq_matrix_free(kq_matrix *M)
     *M = (kq_matrix){0};
 }
 
+static size_t row_at(const kq_matrix *M, size_t tile, int *bits)
+{
+    const kq_packed p = {
+        .m_pad = M->m_pad, .n_pad = M->n_pad, .fine_first = M->fine_first, .fine_last = M->fine_last};
+    return kq_packed_row_at(&p, kq_trellis_k(M->trellis), tile, bits);
+}
+
 size_t kq_matrix_bytes(const kq_matrix *M)
 {
     const size_t mn = M->m * M->n;
@@ -29,8 +36,7 @@ size_t kq_matrix_bytes(const kq_matrix *M)
     case KQ_MATRIX_F16: return 2 * mn;
     case KQ_MATRIX_Q8: return mn + 4 * (mn / M->group);
     case KQ_MATRIX_Q4: return M->m * ((M->n + 1) / 2) + 4 * (mn / M->group);
-    case KQ_MATRIX_PACKED:
-        return M->m_pad / 16 * (M->n_pad / 16) * kq_trellis_words(M->trellis) * 2 + 4 * (M->m + M->n);
+    case KQ_MATRIX_PACKED: return 2 * row_at(M, M->m_pad / 16, &(int){0}) + 4 * (M->m + M->n);
     }
     return 0;
 }
@@ -75,17 +81,22 @@ void kq_matrix_rotate_in(const kq_matrix *M, const kq_matrix_kern *k, const floa
 void kq_matrix_tile(const kq_matrix *M, const kq_matrix_kern *k, size_t tile, const void *z, size_t ldz,
                     size_t T, float *y, size_t ldy, void *panel)
 {
-    const size_t nt = M->n_pad / 16, words = kq_trellis_words(M->trellis);
-    const uint16_t *w = M->words + tile * nt * words;
-    if (M->code && T == 1) {
-        k->packed->dot(M->code, w, nt, z, y);
-    } else if (M->code) {
-        k->packed->decode(M->code, w, nt, panel);
+    const size_t nt = M->n_pad / 16;
+    int bits;
+    const uint16_t *w = M->words + row_at(M, tile, &bits);
+    const bool fine = bits != kq_trellis_k(M->trellis);
+    const kq_trellis *t = fine ? M->fine : M->trellis;
+    const kq_packed_code *code = fine ? M->fine_code : M->code;
+    const size_t words = kq_trellis_words(t);
+    if (code && T == 1) {
+        k->packed->dot(code, w, nt, z, y);
+    } else if (code) {
+        k->packed->decode(code, w, nt, panel);
         k->packed->dots(panel, nt, z, ldz, T, y, ldy);
     } else {
         float *dense = panel, value[KQ_TILE_SIZE];
         for (size_t c = 0; c < nt; c++) {
-            kq_trellis_decode(M->trellis, w + c * words, 1, value);
+            kq_trellis_decode(t, w + c * words, 1, value);
             for (size_t r = 0; r < 16; r++)
                 memcpy(dense + r * M->n_pad + c * 16, value + r * 16, 16 * sizeof *dense);
         }

@@ -33,6 +33,10 @@ typedef struct kq_matrix {
     uint16_t *owned_words;
     float *su, *sv; /* owned [n], [m] */
     size_t m_pad, n_pad;
+    /* a head may have rows of tiles of more bits, at its beginning and its end (kq_packed) */
+    size_t fine_first, fine_last;
+    const kq_trellis *fine;
+    const kq_packed_code *fine_code;
     const kq_trellis *trellis;    /* borrowed, as are the rest */
     const kq_packed_code *code;   /* NULL: products in f32 */
     const kq_rotation *u_m, *u_n; /* u_m NULL: a head, whose outputs are not rotated */

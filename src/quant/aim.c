@@ -53,7 +53,8 @@ static const char *option_text(const kq_quantize_options *opt, char buf[64])
 static size_t count_parameters(const kq_output *o)
 {
     kq_save_report save;
-    kq_checkpoint_plan(o->p.src, o->opt.embed_bits, o->opt.head_bits, kq_bits_of, o->bits, &save);
+    kq_checkpoint_plan(o->p.src, o->opt.embed_bits, o->opt.head_bits, o->opt.frequent_rows, kq_bits_of,
+                       o->bits, &save);
     return save.n_parameters;
 }
 
@@ -105,6 +106,7 @@ static kq_status exact_bytes(const kq_output *o, const table *t, double *bytes, 
     kq_save_options save = {.src = o->p.src,
                             .embed_bits = (int)choice_of(t, 0)->bits,
                             .head_bits = (int)choice_of(t, t->n_rows - 1)->bits,
+                            .frequent_rows = o->opt.frequent_rows,
                             .shard_size = o->opt.shard_size};
     kq_status status = kq_code_parse(o->opt.code, &save.code, err);
     if (!status)

@@ -50,6 +50,10 @@ static void drop_block(quantizer *q)
 static kq_status check(const kq_quantize_options *opt, kq_error *err)
 {
     kq_code code;
+    const int least = opt->embed_bits < opt->head_bits ? opt->embed_bits : opt->head_bits;
+    if (opt->frequent_rows && least >= KQ_FINE_BITS && !kq_aim_given(opt))
+        return kq_fail(err, KQ_E_ARG,
+                       "--frequent-rows gives rows 4 bits where --embed-bits or --head-bits is 3 or 2");
     kq_status status = kq_bits_check(opt, err);
     return status ? status : kq_code_parse(opt->code, &code, err);
 }
@@ -124,7 +128,8 @@ static kq_status check_weights(const kq_output *o, kq_error *err)
 
 static void plan_checkpoint(const kq_output *o, kq_save_report *save)
 {
-    kq_checkpoint_plan(o->p.src, o->opt.embed_bits, o->opt.head_bits, kq_bits_of, o->bits, save);
+    kq_checkpoint_plan(o->p.src, o->opt.embed_bits, o->opt.head_bits, o->opt.frequent_rows, kq_bits_of,
+                       o->bits, save);
 }
 
 static void bytes(const kq_work *w, kq_receiver_bytes *out)
@@ -290,6 +295,7 @@ static kq_status finish(kq_output *o, kq_error *err)
                                   .code = q->code,
                                   .embed_bits = o->opt.embed_bits,
                                   .head_bits = o->opt.head_bits,
+                                  .frequent_rows = o->opt.frequent_rows,
                                   .shard_size = o->opt.shard_size,
                                   .settings_json = settings};
     status = command ? kq_checkpoint_save(&save, &q->saved, err)

@@ -140,8 +140,10 @@ size_t kq_rows_bytes(const kq_output *o)
     size_t most = 0;
     for (int which = 0; which < N_ROWS; which++) {
         const int bits = most_bits_of(o, which);
-        const size_t bytes =
-            bits ? kq_round_rows_bytes(c->vocab_size, c->d_model, bits) + 8 * c->d_model * c->d_model : 0;
+        const size_t bytes = bits ? kq_round_rows_bytes(c->vocab_size, c->d_model,
+                                                        o->opt.frequent_rows ? KQ_FINE_BITS : bits) +
+                                        8 * c->d_model * c->d_model
+                                  : 0;
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -224,12 +226,20 @@ kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_pa
                         .progress = progress,
                         .ctx = &r};
     kq_round_report rounded;
+    kq_packed shape = {.m = report.m, .m_pad = (report.m + 15) / 16 * 16};
+    kq_trellis *fine = NULL;
     float *H = NULL;
     *packed = (kq_packed){0};
+    kq_fine_rows(&shape, o->opt.frequent_rows, report.bits);
+    in.fine_first = shape.fine_first;
+    in.fine_last = shape.fine_last;
     snprintf(r.name, sizeof r.name, "%s.weight", modules[which]);
     snprintf(report.name, sizeof report.name, "%s", modules[which]);
     kq_status status = kq_rows_factor(o, head, &H, err);
     in.H_in = H;
+    if (!status && (in.fine_first || in.fine_last))
+        status = kq_trellis_new(kq_trellis_code(t), KQ_FINE_BITS, o->p.isa, NULL, &fine, err);
+    in.fine = fine;
     if (!status)
         status = kq_round_rows(t, &in, &opt, packed, &rounded, err);
     if (!status) {
@@ -239,6 +249,7 @@ kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_pa
             status = write_part(o, which, packed, &report, err);
     }
     kq_free(H);
+    kq_trellis_free(fine);
     if (status)
         kq_packed_free(packed);
     return status;
@@ -278,7 +289,8 @@ json_t *kq_rows_describe(const kq_output *o, kq_error *err)
             json_object_set_new(all, modules[which],
                                 json_pack("{s:[I,I], s:i, s:f, s:f}", "shape", (json_int_t)r.m,
                                           (json_int_t)r.n, "bits", r.bits, "bpw",
-                                          kq_packed_bits(r.m, r.n, r.bits) / ((double)r.m * (double)r.n),
+                                          kq_packed_rows_bits(o->p.cfg, r.bits, o->opt.frequent_rows) /
+                                              ((double)r.m * (double)r.n),
                                           "relative_mse", r.relative_mse));
         kq_free(path);
     }

@@ -17,8 +17,11 @@ static const char *const what[KQ_N_ROWS] = {"embedding", "head"};
 
 static kq_status bytes_at(const kq_output *o, int embed_bits, int head_bits, size_t *bytes, kq_error *err)
 {
-    kq_save_options save = {
-        .src = o->p.src, .embed_bits = embed_bits, .head_bits = head_bits, .shard_size = o->opt.shard_size};
+    kq_save_options save = {.src = o->p.src,
+                            .embed_bits = embed_bits,
+                            .head_bits = head_bits,
+                            .frequent_rows = o->opt.frequent_rows,
+                            .shard_size = o->opt.shard_size};
     kq_status status = kq_code_parse(o->opt.code, &save.code, err);
     return status ? status : kq_checkpoint_bytes(&save, kq_bits_of, o->bits, bytes, err);
 }
@@ -50,8 +53,8 @@ kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n
 typedef struct rounded {
     const kq_weights *of;
     const char *tensor;
-    int bits;            /* 8: rows in groups; less: a trellis, */
-    kq_trellis *trellis; /* owned, as are the next two */
+    int bits;                   /* 8: rows in groups; less: a trellis, */
+    kq_trellis *trellis, *fine; /* owned, as are the next two */
     kq_packed packed;
     kq_hadamard *u;
 } rounded;
@@ -60,6 +63,7 @@ static void free_rounded(rounded *r)
 {
     kq_packed_free(&r->packed);
     kq_trellis_free(r->trellis);
+    kq_trellis_free(r->fine);
     kq_hadamard_free(r->u);
 }
 
@@ -73,6 +77,8 @@ static kq_status pack_rows(const kq_output *o, bool head, rounded *r, kq_error *
     if (!(status = kq_trellis_new(code, r->bits, o->p.isa, NULL, &r->trellis, err)) &&
         !(status = kq_rows_pack(o, head, r->trellis, &r->packed, err)))
         status = kq_hadamard_new(r->packed.n_pad, &r->u, err);
+    if (!status && (r->packed.fine_first || r->packed.fine_last))
+        status = kq_trellis_new(code, KQ_FINE_BITS, o->p.isa, NULL, &r->fine, err);
     return status;
 }
 
@@ -88,7 +94,8 @@ static kq_status rounded_rows(void *ctx, const char *name, size_t row0, size_t n
     const rounded *r = ctx;
     const size_t n = r->of->cfg->d_model;
     if (r->trellis && !strcmp(name, r->tensor))
-        return kq_unround_rows(r->trellis, &r->packed, r->u, row0, n_rows, dst, err);
+        return kq_unround_rows(&(kq_row_codes){r->trellis, r->fine}, &r->packed, r->u, row0, n_rows, dst,
+                               err);
     kq_status status = r->of->rows(r->of->ctx, name, row0, n_rows, dst, err);
     if (status || strcmp(name, r->tensor))
         return status;

@@ -138,11 +138,18 @@ typedef struct kq_packed {
     /* true: an embedding or a head; there is no U_m, so that a row can be read without the others (eq. 144)
      */
     bool one_sided;
+    /* one_sided: rows of tiles at the beginning and at the end that have KQ_FINE_BITS bits, when the others
+     * have fewer; all rows stand one after another in `trellis` then (kq_packed_row_at) */
+    size_t fine_first, fine_last;
     /* scales with a random sign, of the inputs [n] and of the outputs [m]; a half float holds each exactly */
     float *su, *sv;
     float scale;
 } kq_packed;
 void kq_packed_free(kq_packed *p); /* a zeroed one and NULL are fine */
+enum { KQ_FINE_BITS = 4 };
+/* Where row r of tiles begins in p->trellis, in words, when the rows that are not fine have k bits; r =
+ * m_pad/16 gives the number of all words. *bits: those of row r. */
+size_t kq_packed_row_at(const kq_packed *p, int k, size_t r, int *bits);
 
 typedef struct kq_round_report {
     double relative_mse; /* ||W' - What'||_F^2 / ||W'||_F^2 (eq. 62); 0 when W is 0 */
@@ -184,6 +191,9 @@ typedef struct kq_rows_input {
     const char *name; /* the module's name: for messages and for the stream of the signs */
     size_t rows, n;
     const float *H_in; /* [n, n], symmetric, on any scale; NULL: the identity */
+    const kq_trellis
+        *fine; /* of KQ_FINE_BITS bits, for kq_packed.fine_first and fine_last; NULL: none are fine */
+    size_t fine_first, fine_last;
     /* W [count, n] = the rows from row0 on. Every row is asked for twice. */
     kq_status (*read)(void *ctx, size_t row0, size_t count, float *W, kq_error *err);
     /* Called after every band of rows; an error ends the work. NULL: nobody listens. */
@@ -198,12 +208,17 @@ typedef struct kq_rows_input {
  * original weights; predicted_loss is NaN. Errors as kq_round_linear's, and those of in->read. */
 kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_round_options *opt,
                         kq_packed *out, kq_round_report *report, kq_error *err);
-/* Peak of the memory that kq_round_rows allocates at k bits, in bytes. */
+/* Peak of the memory that kq_round_rows allocates at k bits (KQ_FINE_BITS where some rows are fine), in
+ * bytes. */
 size_t kq_round_rows_bytes(size_t rows, size_t n, int k);
+/* The code of most rows, and that of the fine ones (NULL: there are none). Borrowed. */
+typedef struct kq_row_codes {
+    const kq_trellis *most, *fine;
+} kq_row_codes;
 /* dst [count, n] = the dense rows from row0 on. u has order p->n_pad; p->trellis may be at an odd address. A
  * row of tiles is decoded for any of its 16 rows. Runs on the calling thread. KQ_E_ARG: rows that are not
  * there; KQ_E_MEMORY. */
-kq_status kq_unround_rows(const kq_trellis *t, const kq_packed *p, const kq_hadamard *u, size_t row0,
+kq_status kq_unround_rows(const kq_row_codes *t, const kq_packed *p, const kq_hadamard *u, size_t row0,
                           size_t count, float *dst, kq_error *err);
 
 /* Eq. 52: the dense weights What [m, n] of a packed linear. KQ_E_SHAPE: padded sizes that do not belong to m

@@ -29,9 +29,17 @@ size_t kq_round_rows_bytes(size_t rows, size_t n, int k)
     return mp * np / 8 * (size_t)k + 4 * mp + 16 * band * np + 20 * np * np;
 }
 
+size_t kq_packed_row_at(const kq_packed *p, int k, size_t r, int *bits)
+{
+    const size_t R = p->m_pad / KQ_TILE, a = p->fine_first, b = R - p->fine_last, first = r < a ? r : a,
+                 last = r > b ? r - b : 0;
+    *bits = r < a || r >= b ? KQ_FINE_BITS : k;
+    return p->n_pad / KQ_TILE * KQ_TILE * ((first + last) * KQ_FINE_BITS + (r - first - last) * (size_t)k);
+}
+
 typedef struct row_rounding {
     const kq_rows_input *in;
-    const kq_trellis *t;
+    const kq_trellis *t; /* of most rows */
     int threads;
     size_t band;
     kq_side inputs;
@@ -44,8 +52,9 @@ typedef struct row_rounding {
 
 static kq_status prepare(row_rounding *z, const kq_round_options *opt, kq_round_report *report, kq_error *err)
 {
-    const size_t np = z->packed.n_pad, mp = z->packed.m_pad,
-                 words = mp / KQ_TILE * (np / KQ_TILE) * kq_trellis_words(z->t);
+    const size_t np = z->packed.n_pad;
+    int bits;
+    const size_t words = kq_packed_row_at(&z->packed, kq_trellis_k(z->t), z->packed.m_pad / KQ_TILE, &bits);
     kq_error why = {0};
     kq_status st;
     if ((st = kq_side_begin(&z->inputs, opt->seed, err)) != KQ_OK)
@@ -135,18 +144,32 @@ static kq_status add_errors(row_rounding *z, size_t row0, size_t count, kq_error
     return KQ_OK;
 }
 
-static kq_status round_band(row_rounding *z, size_t row0, kq_error *err)
+static kq_status round_band(row_rounding *z, size_t row0, size_t count, kq_error *err)
 {
-    const size_t np = z->packed.n_pad, left = z->in->rows - row0, count = left < z->band ? left : z->band,
-                 padded = kq_padded(count);
+    const size_t np = z->packed.n_pad, padded = kq_padded(count);
+    int bits;
+    const size_t at = kq_packed_row_at(&z->packed, kq_trellis_k(z->t), row0 / KQ_TILE, &bits);
+    const kq_trellis *t = bits == kq_trellis_k(z->t) ? z->t : z->in->fine;
     kq_status st = read_band(z, row0, count, err);
     if (!st)
         st = rotate_band(z, row0, count, padded, err);
     const kq_ldlq_input in = {.Wp = z->Wp, .m = padded, .n = np, .L_in = z->L, .scale = z->packed.scale};
-    uint16_t *words = z->packed.trellis + row0 / KQ_TILE * (np / KQ_TILE) * kq_trellis_words(z->t);
     if (!st)
-        st = kq_ldlq(z->t, &in, words, z->What, z->threads, err);
+        st = kq_ldlq(t, &in, z->packed.trellis + at, z->What, z->threads, err);
     return st ? st : add_errors(z, row0, count, err);
+}
+
+/* Round the rows from row0 on that lie before `end`, band by band. */
+static kq_status round_rows(row_rounding *z, size_t row0, size_t end, kq_error *err)
+{
+    kq_status st = KQ_OK;
+    end = end < z->in->rows ? end : z->in->rows;
+    for (size_t r = row0; r < end && !st; r += z->band) {
+        st = round_band(z, r, end - r < z->band ? end - r : z->band, err);
+        if (!st && z->in->progress)
+            st = z->in->progress(z->in->ctx, err);
+    }
+    return st;
 }
 
 kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_round_options *opt,
@@ -155,7 +178,8 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
     const double start = kq_now_s();
     *out = (kq_packed){0};
     *report = (kq_round_report){.predicted_loss = NAN};
-    if (!in->rows || !in->n || in->rows > (size_t)1 << 31 || in->n > 1u << 20)
+    if (!in->rows || !in->n || in->rows > (size_t)1 << 31 || in->n > 1u << 20 ||
+        (in->fine && in->fine_first + in->fine_last > kq_padded(in->rows) / KQ_TILE))
         return kq_fail(err, KQ_E_ARG, "%s: a matrix of %zu x %zu", in->name, in->rows, in->n);
     row_rounding z = {
         .in = in,
@@ -166,16 +190,17 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
                    .n = in->n,
                    .m_pad = kq_padded(in->rows),
                    .n_pad = kq_padded(in->n),
-                   .one_sided = true}};
+                   .one_sided = true,
+                   .fine_first = in->fine ? in->fine_first : 0,
+                   .fine_last = in->fine ? in->fine_last : 0}};
     z.band = band_rows(z.packed.n_pad) < z.packed.m_pad ? band_rows(z.packed.n_pad) : z.packed.m_pad;
     kq_status st = prepare(&z, opt, report, err);
     if (!st)
         st = choose_scales(&z, err);
-    for (size_t r = 0; r < in->rows && !st; r += z.band) {
-        st = round_band(&z, r, err);
-        if (!st && in->progress)
-            st = in->progress(in->ctx, err);
-    }
+    const size_t a = z.packed.fine_first * KQ_TILE, b = z.packed.m_pad - z.packed.fine_last * KQ_TILE;
+    const size_t part[] = {0, a, b, z.packed.m_pad};
+    for (size_t i = 0; i < 3 && !st; i++)
+        st = round_rows(&z, part[i], part[i + 1], err);
     if (!st) {
         z.packed.su = z.inputs.scales;
         z.inputs.scales = NULL;
@@ -193,10 +218,10 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
     return st;
 }
 
-kq_status kq_unround_rows(const kq_trellis *t, const kq_packed *p, const kq_hadamard *u, size_t row0,
+kq_status kq_unround_rows(const kq_row_codes *codes, const kq_packed *p, const kq_hadamard *u, size_t row0,
                           size_t count, float *dst, kq_error *err)
 {
-    const size_t n = p->n, np = p->n_pad, nc = np / KQ_TILE, words = kq_trellis_words(t);
+    const size_t n = p->n, np = p->n_pad, nc = np / KQ_TILE;
     if (row0 > p->m || count > p->m - row0 || kq_hadamard_order(u) != np || np != kq_padded(n))
         return kq_fail(err, KQ_E_ARG, "rows %zu to %zu of %zu x %zu", row0, row0 + count, p->m, n);
     float *band; /* one row of tiles [16, n_pad], then the transform's scratch [2 n_pad] */
@@ -207,10 +232,14 @@ kq_status kq_unround_rows(const kq_trellis *t, const kq_packed *p, const kq_hada
     for (size_t r = row0 / KQ_TILE; r * KQ_TILE < row0 + count; r++) {
         const size_t first = r * KQ_TILE < row0 ? row0 - r * KQ_TILE : 0,
                      end = row0 + count - r * KQ_TILE < KQ_TILE ? row0 + count - r * KQ_TILE : KQ_TILE;
+        int bits;
+        const size_t at = kq_packed_row_at(p, kq_trellis_k(codes->most), r, &bits);
+        const kq_trellis *t = bits == kq_trellis_k(codes->most) ? codes->most : codes->fine;
+        const size_t words = kq_trellis_words(t);
         for (size_t c = 0; c < nc; c++) {
             float v[KQ_TILE_SIZE];
             /* the file may hold the words at an odd address */
-            memcpy(tile, (const char *)p->trellis + 2 * (r * nc + c) * words, 2 * words);
+            memcpy(tile, (const char *)p->trellis + 2 * (at + c * words), 2 * words);
             kq_trellis_decode(t, tile, 1, v);
             for (size_t i = first; i < end; i++)
                 memcpy(band + i * np + c * KQ_TILE, v + i * KQ_TILE, KQ_TILE * sizeof *v);

@@ -444,6 +444,19 @@ static const kq_setting table[] = {
      .marks = KQ_IN_CHECKPOINT | KQ_CHECKED_AT_WORK,
      .at = {QUANTIZE(head_bits)}},
 
+    {.name = "frequent_rows",
+     .type = KQ_SETTING_COUNT,
+     .argument = "N",
+     .value = "0",
+     .least = 0,
+     .most = 1 << 24,
+     .help = "where the embedding or the head has 3 or 2 bits: the rows of the first N ids, which in a BPE "
+             "vocabulary are the most frequent tokens, and of the last ids have 4",
+     .group = "rounding",
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_COMPARE_ROW | COMPARING,
+     .marks = KQ_IN_CHECKPOINT | KQ_UNLESS_DEFAULT,
+     .at = {QUANTIZE(frequent_rows)}},
+
     /* ---- evaluation ---- */
     {.name = "ctx",
      .type = KQ_SETTING_COUNT,

@@ -431,7 +431,7 @@ static void plan_is_what_gets_written(void **state)
         snprintf(name, sizeof name, "plan-%d", embed_bits);
         path_of(out, name);
         round_model(&f, "hf", KQ_1MAD, 3);
-        kq_checkpoint_plan(f.src, embed_bits, embed_bits, bits_in_fixture, &f, &plan);
+        kq_checkpoint_plan(f.src, embed_bits, embed_bits, 0, bits_in_fixture, &f, &plan);
         save(&f, out, embed_bits, 0, &written);
         assert_int_equal(plan.n_quantized, written.n_quantized);
         assert_true(plan.n_parameters == written.n_parameters &&

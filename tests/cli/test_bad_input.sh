@@ -152,6 +152,13 @@ spoil_ck && printf '\374' | dd of=bad/model.safetensors bs=1 seek=$at conv=notru
 refuse 1 "q_proj.su holds (Inf|NaN) at index 3" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 
 say "a damaged embedding that is a trellis"
+must "$KRONQ" quantize "$HF" -o fine --bits 3 $FAST --embed-bits 3 --frequent-rows 64 --only 'layers\.0\.self_attn\.k'
+rm -rf bad && cp -r fine bad && config 's/"frequent_rows": 64/"frequent_rows": 80/'
+refuse 1 "embed_tokens.trellis is I16 \[4928, 0, 0\] .*expected I16 \[4992, 0, 0\]" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+rm -rf bad && cp -r fine bad && config 's/"frequent_rows": 64/"frequent_rows": -1/'
+refuse 1 "frequent_rows is -1" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+rm -rf bad && cp -r fine bad && config 's/"model.embed_tokens": 3/"model.embed_tokens": 7/'
+refuse 1 "one_sided_modules gives model.embed_tokens 7 bits" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 rm -rf ck
 must "$KRONQ" quantize "$HF" -o ck --bits 3 $FAST --embed-bits 3
 for s in su sv scale trellis; do
@@ -167,7 +174,7 @@ at=$((8 + header + $(get ck.json model.embed_tokens.scale/data_offsets/0) + 3))
 spoil_ck && printf '\277' | dd of=bad/model.safetensors bs=1 seek=$at conv=notrunc 2>/dev/null # a sign
 refuse 1 "embed_tokens.scale is -" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 spoil_ck && LC_ALL=C sed -i 's/"shape":\[24,4,48\]/"shape":[48,4,24]/' bad/model.safetensors
-refuse 1 "embed_tokens.trellis must be" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+refuse 1 "embed_tokens.trellis is I16 \[48, 4, 24\] .*expected I16 \[24, 4, 48\]" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 spoil_ck && LC_ALL=C sed -i 's/"shape":\[24,4,48\]/"shape":[4,24,48]/' bad/model.safetensors
 refuse 1 "embed_tokens.trellis is I16 \[4, 24, 48\] .*expected I16 \[24, 4, 48\]" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 echo ok

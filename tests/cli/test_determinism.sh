@@ -21,11 +21,11 @@ done
 same self3 self1
 say "embedding and head as trellises, 1, 2 and 3 threads; factors from the sweep and from a file"
 for t in 1 2 3; do
-    must "$KRONQ" quantize "$ODD" -o "rows$t" --only 'layers\.0\.self_attn' $CAL --embed-bits 3 --head-bits 2 --threads $t --quiet
+    must "$KRONQ" quantize "$ODD" -o "rows$t" --only 'layers\.0\.self_attn' $CAL --embed-bits 3 --head-bits 2 --frequent-rows 48 --threads $t --quiet
     same "rows$t" rows1
 done
 must "$KRONQ" calibrate "$ODD" -o rows.safetensors --only 'layers\.0\.self_attn' $CAL --quiet
-must "$KRONQ" quantize "$ODD" -o rows4 --only 'layers\.0\.self_attn' --factors rows.safetensors --seed 3 --embed-bits 3 --head-bits 2 --quiet
+must "$KRONQ" quantize "$ODD" -o rows4 --only 'layers\.0\.self_attn' --factors rows.safetensors --seed 3 --embed-bits 3 --head-bits 2 --frequent-rows 48 --quiet
 cmp rows4/model.safetensors rows1/model.safetensors || fail "a factor file gives other rows than the sweep"
 for method in flipflop fastkron yaqa-a yaqa-b kfac flipflop-tokens diag; do
     say "calibrate, $method, 1 and 3 threads"

@@ -51,8 +51,8 @@ timed "$KRONQ" quantize "$HF" -o whole $CAL --only "$ONLY" --quiet
 kill_and_resume part whole part/config.json KILL 12 "$KRONQ" quantize "$HF" $CAL --only "$ONLY"
 say "quantize, SIGKILL: an embedding in 2 bits"
 EMBED='layers\.[01]\.self_attn'
-timed "$KRONQ" quantize "$HF" -o whole-embed $CAL --only "$EMBED" --embed-bits 2 --quiet
-kill_and_resume part-embed whole-embed part-embed/config.json KILL 8 "$KRONQ" quantize "$HF" $CAL --only "$EMBED" --embed-bits 2
+timed "$KRONQ" quantize "$HF" -o whole-embed $CAL --only "$EMBED" --embed-bits 2 --frequent-rows 64 --quiet
+kill_and_resume part-embed whole-embed part-embed/config.json KILL 8 "$KRONQ" quantize "$HF" $CAL --only "$EMBED" --embed-bits 2 --frequent-rows 64
 say "quantize, SIGKILL: input-only"
 timed "$KRONQ" quantize "$HF" -o whole-in --method input-only $CAL --only "$ONLY" --quiet
 kill_and_resume part-in whole-in part-in/config.json KILL 4 "$KRONQ" quantize "$HF" --method input-only $CAL --only "$ONLY"

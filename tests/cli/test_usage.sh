@@ -52,6 +52,7 @@ refuse 2 "isa" $Q --isa sse9
 refuse 2 "compute f16" $Q --compute f16
 refuse 2 "embed-bits 5" $Q --embed-bits 5
 refuse 2 "head-bits 5" $Q --head-bits 5
+refuse 2 "frequent-rows gives rows 4 bits where --embed-bits or --head-bits is 3 or 2" $Q --frequent-rows 64
 refuse 2 "--tokens 1e9: a whole number" $Q --tokens 1e9
 refuse 2 "--tokens -5: a whole number" $Q --tokens -5
 refuse 2 "--tokens 12abc: a whole number" $Q --tokens 12abc

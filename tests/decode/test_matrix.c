@@ -76,7 +76,7 @@ static void dense(const kq_trellis *t, const kq_packed *p, float *W)
         return;
     }
     check_ok(kq_hadamard_new(p->n_pad, &u, &err));
-    check_ok(kq_unround_rows(t, p, u, 0, p->m, W, &err));
+    check_ok(kq_unround_rows(&(kq_row_codes){.most = t}, p, u, 0, p->m, W, &err));
     kq_hadamard_free(u);
 }
 

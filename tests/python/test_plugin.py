@@ -40,7 +40,7 @@ CASES = {
     "mcg": ("llama3", "--bits", 3, "--code", "mcg", "--embed-bits", 8),
     "odd": ("cli_odd", "--bits", 3, "--code", "hyb", "--embed-bits", 4, "--head-bits", 8),
     "tied": ("cli_hf", "--bits", 2, "--code", "hyb", "--embed-bits", 8),
-    "four": ("cli_hf", "--bits", 4, "--code", "hyb", "--embed-bits", 2),
+    "four": ("cli_hf", "--bits", 4, "--code", "hyb", "--embed-bits", 2, "--frequent-rows", 100),
     "one_layer": ("cli_hf", "--bits", 2, "--only", r"layers\.1\."),
 }
 FOLDER = None
@@ -376,6 +376,8 @@ class Damage(unittest.TestCase):
         self.refuse("module_bits is ", put("module_bits", {"model.layers.0.self_attn.q_proj": 5}))
         self.refuse("module_bits names model.layers.9", put("module_bits", {"model.layers.9.self_attn.q_proj": 2}))
         self.refuse("embed_bits is 7", put("embed_bits", 7))
+        self.refuse("frequent_rows is -1", put("frequent_rows", -1))
+        self.refuse(r"tensor lm_head\.trellis is I16 \[.*\], expected I16 \[\d+\]", lambda t, c: (c["one_sided_modules"].update(lm_head=3), c.update(frequent_rows=64)))
         self.refuse("one_sided_modules is ", put("one_sided_modules", {"lm_head": 5}))
         self.refuse("one_sided_modules is ", put("one_sided_modules", {"model.norm": 4}))
         self.refuse(

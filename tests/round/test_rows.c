@@ -11,6 +11,8 @@
 #include "round/matrix.h"
 #include "round/round.h"
 
+static kq_trellis *fine_code; /* of the fine rows, where there are any */
+
 typedef struct matrix {
     const float *W;
     size_t n, rows, read; /* read: rows asked for so far */
@@ -85,8 +87,9 @@ static float *dense(const kq_trellis *t, const kq_packed *p, size_t row0, size_t
     kq_hadamard *u;
     float *out = kq_alloc(count * p->n, sizeof *out);
     check_ok(kq_hadamard_new(p->n_pad, &u, &err));
-    check_ok(kq_unround_rows(t, p, u, row0, count, out, &err));
-    check_fails(kq_unround_rows(t, p, u, p->m, 1, out, &err), KQ_E_ARG, "rows");
+    check_ok(kq_unround_rows(&(kq_row_codes){.most = t, .fine = fine_code}, p, u, row0, count, out, &err));
+    check_fails(kq_unround_rows(&(kq_row_codes){.most = t, .fine = fine_code}, p, u, p->m, 1, out, &err),
+                KQ_E_ARG, "rows");
     kq_hadamard_free(u);
     return out;
 }
@@ -234,9 +237,52 @@ static void ranges_bands_and_threads(void **state)
     kq_trellis_free(t);
 }
 
+/* Rows do not depend on each other: with fine rows each is what it is where all rows have its bits. */
+static void fine_rows_are_those_of_the_finer_code(void **state)
+{
+    (void)state;
+    enum { ROWS = 150, N = 64, FIRST = 3, LAST = 2 };
+    kq_error err;
+    float *W = random_rows(ROWS, N), *H = random_factor(N);
+    kq_trellis *two, *four;
+    kq_round_report report;
+    kq_packed mixed;
+    check_ok(kq_trellis_new(KQ_HYB, 2, kq_isa_best(), NULL, &two, &err));
+    check_ok(kq_trellis_new(KQ_HYB, KQ_FINE_BITS, kq_isa_best(), NULL, &four, &err));
+    kq_packed a = round_rows(two, W, ROWS, N, H, 2, &report), b = round_rows(four, W, ROWS, N, H, 2, &report);
+    float *low = dense(two, &a, 0, ROWS), *high = dense(four, &b, 0, ROWS);
+    matrix m = {W, N, ROWS, 0};
+    const kq_rows_input in = {.name = "lm_head",
+                              .rows = ROWS,
+                              .n = N,
+                              .H_in = H,
+                              .fine = four,
+                              .fine_first = FIRST,
+                              .fine_last = LAST,
+                              .read = read_rows,
+                              .ctx = &m};
+    const kq_round_options opt = {.sigma_reg = 0.01, .seed = 3, .threads = 2};
+    check_ok(kq_round_rows(two, &in, &opt, &mixed, &report, &err));
+    fine_code = four;
+    float *got = dense(two, &mixed, 0, ROWS);
+    for (size_t r = 0; r < ROWS; r++) {
+        const bool fine = r < FIRST * 16 || r >= (ROWS + 15) / 16 * 16 - LAST * 16;
+        assert_memory_equal(got + r * N, (fine ? high : low) + r * N, N * sizeof *got);
+    }
+    float *some = dense(two, &mixed, FIRST * 16 - 5, 20); /* over the border */
+    assert_memory_equal(some, got + (FIRST * 16 - 5) * N, 20 * N * sizeof *some);
+    int bits;
+    assert_int_equal(kq_packed_row_at(&mixed, 2, 10, &bits), N * (5 * 4 + 5 * 2));
+    fine_code = NULL;
+    kq_packed_free(&a), kq_packed_free(&b), kq_packed_free(&mixed);
+    kq_free(low), kq_free(high), kq_free(got), kq_free(some), kq_free(W), kq_free(H);
+    kq_trellis_free(two), kq_trellis_free(four);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_are_those_of_a_plain_ldlq),
-                                       cmocka_unit_test(ranges_bands_and_threads)};
+                                       cmocka_unit_test(ranges_bands_and_threads),
+                                       cmocka_unit_test(fine_rows_are_those_of_the_finer_code)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
