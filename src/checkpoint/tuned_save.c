@@ -90,7 +90,7 @@ static double bits_of(void *ctx, size_t layer, kq_linear_id id)
 /* Of the linears and the parameters; the file's size is not meant. */
 static void sizes_of(const kq_model_file *f, kq_save_report *sizes)
 {
-    kq_checkpoint_plan(kq_model_file_source(f), 16, 16, bits_of, (void *)f, sizes);
+    kq_checkpoint_plan(kq_model_file_source(f), 16, 16, 0, bits_of, (void *)f, sizes);
 }
 
 /* config.json's quantization_config as it will be: today's version, "tuned", and the sizes. */
