@@ -78,6 +78,12 @@ static void print_figures(const cli *c, const json_t *report)
     if (json_object_get(chosen, "forecast_kld"))
         fprintf(stderr, "forecast of the KL divergence: %.4f nats a token; `kronq eval --kld` measures it\n",
                 real(chosen, "forecast_kld"));
+    const json_t *tuned = json_object_get(report, "tuned");
+    if (json_is_object(tuned))
+        fprintf(stderr, "tuned: KL divergence on held-out text %.4f, %.4f before\n", real(tuned, "kld_after"),
+                real(tuned, "kld_before"));
+    else if (tuned)
+        fprintf(stderr, "tuning did not help on held-out text: the rounded checkpoint is kept\n");
     cli_print_costs(report);
 }
 

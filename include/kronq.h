@@ -287,9 +287,13 @@ typedef struct kq_quantize_options {
     bool keep_embed_bits, keep_head_bits;
     /* Where embedding or head have 3 or 2 bits: about this many rows have 4, those of the first ids, which
      * are the most frequent tokens of a BPE vocabulary; and a 256th of the vocabulary at its end, where
-     * special tokens are. 0: none
-     */
+     * special tokens are. 0: none */
     size_t frequent_rows;
+    /* kq_quantize: "scales": tune the checkpoint after rounding, as kq_tune does with its defaults, on the
+     * same text (or on text of the model's own); the rounded one is kept where that does not help. "none",
+     * the default: do not */
+    const char *tune;
+    size_t tune_tokens; /* 98304 */
 } kq_quantize_options;
 
 void kq_quantize_options_init(kq_quantize_options *opt, size_t size);

@@ -22,6 +22,7 @@
 #include "quant/rounding.h"
 #include "quant/rows.h"
 #include "sweep/seal.h"
+#include "tune/tune.h"
 
 typedef struct quantizer {
     kq_bits bits;
@@ -424,15 +425,26 @@ static const kq_receiver checkpoint_receiver = {
     .plan_linear = plan_linear,
 };
 
+static kq_status round_model(const char *model, const char *out, const kq_quantize_options *opt,
+                             char **report_json, kq_error *err)
+{
+    quantizer q = {.ids = 0};
+    kq_output o = {.name = out, .ctx = &q, .bits = &q.bits, .opt = *opt};
+    return kq_work_run(model, &checkpoint_receiver, &o, 1, report_json, err);
+}
+
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json,
                       kq_error *err)
 {
-    quantizer q = {.ids = 0};
-    kq_output o = {.name = out, .ctx = &q, .bits = &q.bits};
+    kq_quantize_options whole;
     if (report_json)
         *report_json = NULL;
-    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
-    return status ? status : kq_work_run(model, &checkpoint_receiver, &o, 1, report_json, err);
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &whole, opt, err);
+    if (status)
+        return status;
+    if (whole.tune && !strcmp(whole.tune, "scales"))
+        return kq_round_and_tune(model, out, &whole, round_model, report_json, err);
+    return round_model(model, out, &whole, report_json, err);
 }
 
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)

@@ -21,6 +21,7 @@
 #include "prepare/sequences.h"
 #include "settings/settings.h"
 #include "tune/internal.h"
+#include "tune/tune.h"
 
 /* One run. */
 typedef struct run {
@@ -602,6 +603,18 @@ static void close_run(run *r)
         r->state.watched_kl, r->state.watched_step};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         kq_free(parts[i]);
+}
+
+kq_status kq_tune_check_text(const char *reference, const kq_tune_options *opt, kq_error *err)
+{
+    run r = {.checkpoint = reference, .opt = *opt, .job = {.lock = -1}};
+    r.common = opt->common;
+    quantize_options(&r);
+    kq_status st = kq_settings_check(KQ_TUNE_OPTIONS, KQ_FOR_TUNE, &r.opt, err);
+    if (!st && !(st = kq_prepare(reference, &r.q, true, &r.p, err)) && !(st = share_out(&r, err)))
+        st = kq_check_texts(&r.p, &r.p.n_seq, 1, err);
+    close_run(&r);
+    return st;
 }
 
 kq_status kq_tune(const char *checkpoint, const char *out, const kq_tune_options *opt, char **report_json,

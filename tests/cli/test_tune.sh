@@ -78,3 +78,24 @@ refuse 1 'was made from a model with' "$KRONQ" tune q2 --reference other --text 
 say "text that the reference writes itself"
 must "$KRONQ" tune q2 --reference "$HF" --seq-len 64 --tokens 1k -o self --quiet
 [ "$(get self/config.json quantization_config/tuned/text)" = "sampled from the model" ] || fail "the text's name"
+
+say "quantize --tune scales: rounding and tuning in one go, interrupted anywhere"
+ROUND="$CAL --tune scales --tune-tokens 2k --method input-only"
+LONG=$(for _ in 1 2 3 4 5; do echo "--text $TEXT"; done)
+must "$KRONQ" quantize "$HF" -o both $ROUND $LONG --json
+near "$(get must.out tuned/steps)" 1 1e-9 || fail "steps of tuning"
+[ "$(get both/config.json quantization_config/tuned/best_step)" -gt 0 ] || fail "quantize --tune did not tune"
+[ ! -e both/.kronq-tune ] || fail "the rounded checkpoint is left"
+refuse '1|2' 'exists already' "$KRONQ" quantize "$HF" -o both $ROUND $LONG --quiet
+must "$KRONQ" quantize "$HF" -o both $ROUND $LONG --resume --json
+[ "$(get must.out complete)" = true ] || fail "a complete output is not taken for complete"
+for n in 1 12 23 34 45 56 67 78 89 100; do
+    rm -rf part
+    (DIE_AT=$n LD_PRELOAD=$DIE_AT_SO ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-} \
+        exec "$KRONQ" quantize "$HF" -o part $ROUND $LONG --quiet) >/dev/null 2>&1
+    must "$KRONQ" quantize "$HF" -o part $ROUND $LONG --resume --quiet
+    same both part
+    [ ! -e part/.kronq-tune ] || fail "left after a death at place $n"
+done 2>/dev/null
+refuse '1|2' 'whole sequences|at least two' "$KRONQ" quantize "$HF" -o no $CAL --tune scales --quiet
+[ ! -e no ] || fail "a refusal left a folder"
