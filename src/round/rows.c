@@ -86,6 +86,12 @@ static kq_status read_band(row_rounding *z, size_t row0, size_t count, kq_error 
     return st;
 }
 
+static bool is_fine(const row_rounding *z, size_t row)
+{
+    const size_t tile = row / KQ_TILE, n_tiles = z->packed.m_pad / KQ_TILE;
+    return tile < z->packed.fine_first || tile >= n_tiles - z->packed.fine_last;
+}
+
 /* Eq. 145: sv = each row's rms after su, over the rms of all rows, and the scale. */
 static kq_status choose_scales(row_rounding *z, kq_error *err)
 {
@@ -108,8 +114,12 @@ static kq_status choose_scales(row_rounding *z, kq_error *err)
         return kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible",
                        z->in->name, scale, (double)KQ_PACKED_SCALE_MAX);
     z->packed.scale = scale < FLT_MIN ? 0 : (float)scale;
-    for (size_t i = 0; i < rows; i++) /* as they are stored; at most sqrt(rows) */
-        z->packed.sv[i] = scale < FLT_MIN ? 0 : kq_f16_to_f32(kq_f32_to_f16((float)(z->packed.sv[i] / rms)));
+    /* the finer code wants its weights at another size against its values: its rows' own scales see to it */
+    const double fine = z->in->fine ? kq_trellis_weight_rms(z->t) / kq_trellis_weight_rms(z->in->fine) : 1;
+    for (size_t i = 0; i < rows; i++) { /* as they are stored; at most about sqrt(rows) */
+        const double sv = z->packed.sv[i] / rms * (is_fine(z, i) ? fine : 1);
+        z->packed.sv[i] = scale < FLT_MIN ? 0 : kq_f16_to_f32(kq_f32_to_f16((float)sv));
+    }
     return KQ_OK;
 }
 
