@@ -9,7 +9,9 @@ F="--factors f.safetensors --seed 3"
 sum() { awk -F'[:,]' -v k="\"$2\"" '/"modules"/ { on = 1 } on && $1 ~ k { s += $2 } END { printf "%.10g\n", s }' "$1"; }
 
 say "every size: the file has at most as many bytes as asked, and exactly as many as the plan said"
-for size in 60k 64000 64kB 70k 75k 78000 80k 84k 87000; do
+SIZES="60k 64000 64kB 70k 75k 78000 80k 84k 87000" MOMENTS="1 2 3 4 5"
+[ -z "${SANITIZE:-}" ] || SIZES="60k 64000 84k" MOMENTS=2 # ten times as slow
+for size in $SIZES; do
     must $Q -o s$size --size $size $F --json
     cp must.out s.json
     bytes=$(stat -c %s s$size/model.safetensors)
@@ -47,7 +49,7 @@ say "calibrating first, other threads, killed and resumed: the same bytes"
 must $Q -o cal --size 70k $CAL
 must $Q -o one --size 70k $CAL --threads 1
 same cal one
-for i in 1 2 3 4 5; do
+for i in $MOMENTS; do
     rm -rf part
     $Q -o part --size 70k $CAL 2>/dev/null &
     pid=$!
