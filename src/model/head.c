@@ -115,14 +115,15 @@ kq_status kq_head_logits(const kq_head *h, const float *x, size_t T, float *logi
 }
 
 typedef struct loss_work {
-    float *xn, *dxn, *r; /* [KQ_HEAD_TILE, d], [KQ_HEAD_TILE] */
-    float *logits;       /* [KQ_HEAD_TILE, vocab] */
-    uint16_t *xb;        /* [KQ_HEAD_TILE, max(d, vocab)], bf16 only */
+    float *xn, *dxn, *r; /* [rows, d], [rows] */
+    float *logits;       /* [rows, vocab] */
+    uint16_t *xb;        /* [rows, max(d, vocab)], bf16 only */
 } loss_work;
 
-static size_t lay_out(const kq_model_ctx *mc, void *scratch, loss_work *w)
+/* rows: tokens a tile. */
+static size_t lay_out(const kq_model_ctx *mc, size_t rows, void *scratch, loss_work *w)
 {
-    const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size, rows = KQ_HEAD_TILE;
+    const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
     const size_t pad = 16, n_xn = rows * d + pad, n_r = rows + pad, n_logits = rows * vocab + pad;
     float *p = scratch;
     w->xn = p;
@@ -139,7 +140,7 @@ static size_t lay_out(const kq_model_ctx *mc, void *scratch, loss_work *w)
 size_t kq_head_scratch_bytes(const kq_model_ctx *mc)
 {
     loss_work w;
-    return lay_out(mc, NULL, &w);
+    return lay_out(mc, KQ_HEAD_TILE, NULL, &w);
 }
 
 /* Compute the logits of n tokens, at most a tile, into w->logits, and the factors of the norm into w->r. */
@@ -218,7 +219,7 @@ kq_status kq_head_loss(const kq_head *h, const float *x, size_t T, const int32_t
 {
     const size_t d = h->mc->cfg.d_model;
     loss_work w;
-    lay_out(h->mc, scratch, &w);
+    lay_out(h->mc, KQ_HEAD_TILE, scratch, &w);
     for (size_t t = 0; t < T; t++)
         if (target[t] < -1 || (target[t] >= 0 && (size_t)target[t] >= h->mc->cfg.vocab_size))
             return kq_fail(err, KQ_E_ARG, "target %zu is %d, but the vocabulary has %zu", t, (int)target[t],
@@ -245,10 +246,11 @@ float *kq_head_norm_weights(kq_head *h)
     return h->norm;
 }
 
-/* The scratch of kq_head_loss, and behind it the teacher's logits of a tile. */
+/* The arrays of a tile, and behind them the teacher's logits. */
 size_t kq_head_distill_bytes(const kq_model_ctx *mc)
 {
-    return kq_head_scratch_bytes(mc) + KQ_HEAD_TILE * mc->cfg.vocab_size * sizeof(float);
+    loss_work w;
+    return lay_out(mc, KQ_DISTILL_TILE, NULL, &w) + KQ_DISTILL_TILE * mc->cfg.vocab_size * sizeof(float);
 }
 
 /* kl and d(kl)/d(logits), which take the place of the student's logits, of one tile of n tokens. */
@@ -301,11 +303,11 @@ static kq_status distill_tile(const kq_distill *z, size_t t0, size_t n, loss_wor
 kq_status kq_head_distill(const kq_distill *z, void *scratch, kq_error *err)
 {
     loss_work w;
-    const size_t bytes = lay_out(z->h->mc, scratch, &w);
+    const size_t bytes = lay_out(z->h->mc, KQ_DISTILL_TILE, scratch, &w);
     float *teacher = (float *)(void *)((char *)scratch + bytes);
     kq_status st = KQ_OK;
-    for (size_t t = 0; t < z->T && !st; t += KQ_HEAD_TILE)
-        st = distill_tile(z, t, z->T - t < KQ_HEAD_TILE ? z->T - t : KQ_HEAD_TILE, &w, teacher, err);
+    for (size_t t = 0; t < z->T && !st; t += KQ_DISTILL_TILE)
+        st = distill_tile(z, t, z->T - t < KQ_DISTILL_TILE ? z->T - t : KQ_DISTILL_TILE, &w, teacher, err);
     return st;
 }
 
@@ -315,7 +317,7 @@ kq_status kq_head_sample(const kq_head *h, const float *x, size_t T, const float
     const kq_model_ctx *mc = h->mc;
     const size_t d = mc->cfg.d_model, vocab = mc->cfg.vocab_size;
     loss_work w;
-    lay_out(mc, scratch, &w);
+    lay_out(mc, KQ_HEAD_TILE, scratch, &w);
     for (size_t t0 = 0; t0 < T; t0 += KQ_HEAD_TILE) {
         const size_t n = T - t0 < KQ_HEAD_TILE ? T - t0 : KQ_HEAD_TILE;
         kq_status st = tile_logits(h, x + t0 * d, n, &w, err);

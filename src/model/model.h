@@ -127,12 +127,14 @@ void kq_head_norm(const kq_head *h, const float *x, size_t T, float *y);
 float *kq_head_norm_weights(kq_head *h);
 
 /* How far a model's predictions are from those of another, its teacher (eq. 82), in tiles as kq_head_loss.
+ * The tiles have more tokens, because the products of 64 rows with the head run at half the rate.
  *   x, teacher_x [T, d]      the final hidden states of both, which go through the heads h and teacher
  *   kl [T], may be NULL      KL(teacher || model) of each position, nats
  *   dx [T, d], may be NULL   d(sum of kl)/dx; it may be x
  *   dnorm [d], may be NULL   d(sum of kl)/d(weights of h's final norm) is added to it; needs dx
  * Both heads have the same vocabulary and d, and are of contexts with the same compute type. scratch:
  * kq_head_distill_bytes(). Single thread. KQ_E_NUMERIC: NaN or Inf in a head's output. */
+enum { KQ_DISTILL_TILE = 128 };
 typedef struct kq_distill {
     const kq_head *h, *teacher;
     const float *x, *teacher_x;

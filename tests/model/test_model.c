@@ -201,6 +201,50 @@ static void test_long(void **state)
     setup_free(&s);
 }
 
+/* More tokens than a tile of kq_head_distill has: the same as its pieces, and as central differences say. A
+ * model's divergence from itself is 0. */
+static void test_distill_tiles(void **state)
+{
+    (void)state;
+    enum { T = 2 * KQ_DISTILL_TILE + 7, CUT = 100 };
+    setup s;
+    kq_error err;
+    kq_head *h;
+    setup_make(&s, "llama3", KQ_F32, 8);
+    check_ok(kq_head_load(s.mc, &s.g.w, &h, &err));
+    const size_t d = s.c->d_model, n = T * d;
+    float *x = kq_alloc(n, 4), *teacher = kq_alloc(n, 4), *dx = kq_alloc(n, 4), *kl = kq_alloc(T, 4),
+          *dx2 = kq_alloc(n, 4), *kl2 = kq_alloc(T, 4), *dw = kq_calloc(2 * d, 4);
+    void *scratch = kq_alloc(kq_head_distill_bytes(s.mc), 1);
+    random_rows(x, n, "x"), random_rows(teacher, n, "teacher");
+    kq_distill z = {h, h, x, teacher, T, kl, dx, dw};
+    check_ok(kq_head_distill(&z, scratch, &err));
+    kq_distill a = {h, h, x, teacher, CUT, kl2, dx2, dw + d},
+               b = {h, h, x + CUT * d, teacher + CUT * d, T - CUT, kl2 + CUT, dx2 + CUT * d, dw + d};
+    check_ok(kq_head_distill(&a, scratch, &err));
+    check_ok(kq_head_distill(&b, scratch, &err));
+    check_close(kl, kl2, T, 1e-5);
+    check_close(dx, dx2, n, 1e-5);
+    check_close(dw, dw + d, d, 1e-5);
+    const size_t t = KQ_DISTILL_TILE + 3, j = 5;
+    const float e = 1e-2f, was = x[t * d + j];
+    kq_distill one = {.h = h, .teacher = h, .x = x, .teacher_x = teacher, .T = T, .kl = kl2};
+    x[t * d + j] = was + e;
+    check_ok(kq_head_distill(&one, scratch, &err));
+    const double up = kl2[t];
+    x[t * d + j] = was - e;
+    check_ok(kq_head_distill(&one, scratch, &err));
+    check_number((up - kl2[t]) / (2 * e), dx[t * d + j], 1e-3);
+    one.teacher_x = x;
+    check_ok(kq_head_distill(&one, scratch, &err));
+    for (size_t i = 0; i < T; i++)
+        check_number(kl2[i], 0, 1e-6);
+    kq_free(x), kq_free(teacher), kq_free(dx), kq_free(kl), kq_free(dx2), kq_free(kl2), kq_free(dw);
+    kq_free(scratch);
+    kq_head_free(h);
+    setup_free(&s);
+}
+
 static void test_head_refusals(void **state)
 {
     (void)state;
@@ -263,6 +307,7 @@ static int run(void)
         cmocka_unit_test(test_causal),
         cmocka_unit_test(test_sinks),
         cmocka_unit_test(test_long),
+        cmocka_unit_test(test_distill_tiles),
         cmocka_unit_test(test_head_refusals),
         cmocka_unit_test(test_out_of_memory),
     };
