@@ -191,6 +191,17 @@ static size_t steps_of(const run *r)
     return (r->n_order + r->opt.batch - 1) / r->opt.batch;
 }
 
+/* No more of a mapped file is resident at a time. */
+static size_t largest_tensor(const kq_source *src)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < kq_source_n_tensors(src); i++) {
+        const size_t n = kq_source_tensor(src, i)->size_bytes;
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
 /* What it takes, and whether decoded weights are kept. */
 static kq_status plan(run *r, kq_error *err)
 {
@@ -217,7 +228,8 @@ static kq_status plan(run *r, kq_error *err)
                             .keep = true,
                             .hidden = kq_teacher_read,
                             .common = &r->common};
-    const size_t fixed = KQ_PROGRAM_BYTES + r->p.n_seq * r->opt.seq_len * sizeof(int32_t);
+    const size_t fixed = KQ_PROGRAM_BYTES + r->p.n_seq * r->opt.seq_len * sizeof(int32_t) +
+                         largest_tensor(r->p.src) + largest_tensor(kq_model_file_source(r->file));
     const size_t teacher = kq_teacher_memory(cfg, &r->teacher_options);
     size_t tuner = kq_tuner_bytes(cfg, t);
     if (r->opt.memory && fixed + tuner > r->opt.memory) {
@@ -565,6 +577,7 @@ static kq_status announce(const run *r, kq_error *err)
 static kq_status work(run *r, kq_error *err)
 {
     bool found;
+    kq_mem_give_back();
     kq_status st = announce(r, err);
     if (st || (st = kq_prepare_sequences(&r->p, &r->job, &r->p.n_seq, 1, err)))
         return st;
