@@ -10,7 +10,7 @@ sum() { awk -F'[:,]' -v k="\"$2\"" '/"modules"/ { on = 1 } on && $1 ~ k { s += $
 
 say "every size: the file has at most as many bytes as asked, and exactly as many as the plan said"
 SIZES="60k 64000 64kB 70k 75k 78000 80k 84k 87000" MOMENTS="1 2 3 4 5"
-[ -z "${SANITIZE:-}" ] || SIZES="60k 64000 84k" MOMENTS=2 # ten times as slow
+[ -z "${SANITIZE:-}" ] || SIZES="60k 64000" MOMENTS=2 # ten times as slow
 for size in $SIZES; do
     must $Q -o s$size --size $size $F --json
     cp must.out s.json
@@ -73,6 +73,8 @@ near "$(get plan.json allocation/forecast_kld)" "$(get again.json allocation/for
 must "$KRONQ" quantize "$HF" --dry-run --size 70k $CAL
 grep -q "chosen when the factors are there" must.out || fail "a plan without factors"
 
+if [ -z "${SANITIZE:-}" ]; then
+
 say "--bpw, --kld: kept; the embedding's bits are kept where they are given, and so are --module-bits"
 must $Q -o bpw --bpw 4.5 $F --json
 awk -v b="$(get must.out bpw_file)" 'BEGIN { exit !(b <= 4.5 && b > 4.4) }' || fail "bpw_file $(get must.out bpw_file)"
@@ -89,6 +91,7 @@ say "more than the largest: said, and the largest is made"
 must "$KRONQ" quantize "$HF" -o huge --size 45M $F
 grep -q "the largest checkpoint of this model has $(stat -c %s huge/model.safetensors) bytes" must.err || fail "nothing is said of the largest"
 
+fi
 say "info --plan: the average bits for a size, from a config.json alone"
 must "$KRONQ" info --plan "$HF" --size 70k --seq-len 32 --tokens 512 --json
 awk -v b="$(get must.out bits)" -v r="$(get must.out result_bytes)" 'BEGIN { exit !(b > 2 && b < 4 && r <= 71680 && r > 65000) }' || fail "info --plan --size: $(get must.out bits result_bytes)"
@@ -102,8 +105,10 @@ refuse 2 "--bpw 1: the smallest checkpoint .* 3\.[0-9]+ bits a weight" $Q -o nev
 refuse 2 "--kld 0.001: the largest checkpoint of this model has a forecast of" $Q -o never --kld 0.001 $F
 refuse 2 "give one of them" $Q -o never --size 70k --bits 2 $F
 refuse "1|2" "--memory 40M is too little to measure" $Q -o never --size 70k --memory 40M $F
-must $Q -o small --size 70k --memory 140M $CAL --json
-awk -v p="$(get must.out peak_rss_bytes)" 'BEGIN { exit !(p < 140 * 1048576) }' || fail "--memory 140M: a peak of $(get must.out peak_rss_bytes)"
+if [ -z "${SANITIZE:-}" ]; then # a sanitizer keeps freed memory
+    must $Q -o small --size 70k --memory 140M $CAL --json
+    awk -v p="$(get must.out peak_rss_bytes)" 'BEGIN { exit !(p < 140 * 1048576) }' || fail "--memory 140M: a peak of $(get must.out peak_rss_bytes)"
+fi
 refuse 2 "give one of them" $Q -o never --size 70k --bpw 3 $F
 refuse 2 "--size does not belong to --to gguf" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --size 70k -o never --quiet
 for s in 0 lots 5X 4MiBs -3 1e6 .; do refuse 2 "size" $Q -o never --size $s $F; done
