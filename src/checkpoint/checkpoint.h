@@ -32,12 +32,20 @@ typedef struct kq_module_report {
     char identity[32];
 } kq_module_report;
 
+/* The tensors of a packed matrix of k bits: type and shape of each, and in the place of its name the end of
+ * its name, "trellis", "su", "sv", "scale". Of *p the shape is read. */
+enum { KQ_PACKED_TENSORS = 4 };
+void kq_packed_tensors(const kq_packed *p, int k, kq_st_decl out[KQ_PACKED_TENSORS]);
 /* Write the quantized linears of one block as a part file. packed[id] and report[id] are used where bit id of
  * `ids` is set. The number of bits in the report is that of packed[id]. */
 kq_status kq_part_write(const char *path, size_t layer, unsigned ids, const kq_packed packed[KQ_N_LINEAR],
                         const kq_module_report report[KQ_N_LINEAR], kq_error *err);
-/* The part file of a head of k bits that is a trellis is "packed-000NN.safetensors" with NN = KQ_ROWS_PART k,
- * that of an embedding has NN = KQ_ROWS_PART k + 1. */
+/* Head and embedding: their numbers in names of files, and their modules, "lm_head" and "model.embed_tokens".
+ */
+typedef enum kq_rows_id { KQ_ROWS_HEAD = 0, KQ_ROWS_EMBEDDING, KQ_N_ROWS } kq_rows_id;
+extern const char *const kq_rows_module[KQ_N_ROWS];
+/* A part file of k bits that is a trellis is "packed-000NN.safetensors" with NN = KQ_ROWS_PART k + its
+ * number. */
 enum { KQ_ROWS_PART = 10 };
 /* Write an embedding or a head that is a trellis (kq_packed.one_sided) as a part file of its own; and read
  * its report, which is that of the module of this name. */
@@ -94,7 +102,7 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, siz
                         kq_save_report *report);
 
 /* The bytes of all safetensors files that kq_checkpoint_save would write, headers counted, from shapes alone.
- * Of *opt: src, code, embed_bits, head_bits and shard_size. bits as above, whole numbers. */
+ * Of *opt: src, code, embed_bits, head_bits, frequent_rows and shard_size. bits as above, whole numbers. */
 kq_status kq_checkpoint_bytes(const kq_save_options *opt,
                               double (*bits)(void *ctx, size_t layer, kq_linear_id id), void *ctx,
                               size_t *bytes, kq_error *err);

@@ -17,10 +17,11 @@ struct kq_model_file {
     kq_trellis *trellis[5]; /* owned; by bits a weight, NULL where no module has that many */
     /* owned [n_layer * KQ_N_LINEAR]: su [n], then sv [m] of each packed linear; NULL for others */
     float **scales;
-    float *row_scales[2]; /* owned: the same of the head and of the embedding, where they are trellises */
-    kq_hadamard *row_u;   /* owned: their transform; NULL: neither is a trellis */
-    int row_k[2];         /* their bits */
-    size_t frequent_rows; /* quantization_config's: rows that have KQ_FINE_BITS */
+    float *row_scales[KQ_N_ROWS]; /* owned: the same of the head and of the embedding, where they are
+                                     trellises */
+    kq_hadamard *row_u;           /* owned: their transform; NULL: neither is a trellis */
+    int row_k[KQ_N_ROWS];         /* their bits */
+    size_t frequent_rows;         /* quantization_config's: rows that have KQ_FINE_BITS */
 };
 
 const kq_source *kq_model_file_source(const kq_model_file *f)
@@ -43,7 +44,7 @@ void kq_model_file_close(kq_model_file *f)
     for (size_t i = 0; i < n_linear; i++)
         kq_free(f->scales[i]);
     kq_free(f->scales);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < KQ_N_ROWS; i++)
         kq_free(f->row_scales[i]);
     kq_hadamard_free(f->row_u);
     kq_source_close(f->src);
@@ -132,13 +133,11 @@ kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_i
     return KQ_OK;
 }
 
-/* The number of "lm_head" or "lm_head.weight" in row_scales, 0, and of the embedding, 1. */
-static const char *const row_modules[2] = {"lm_head", "model.embed_tokens"};
-
+/* Which rows a module or its tensor is (kq_rows_id), by its name; -1: neither. */
 static int row_module(const char *name)
 {
-    for (int i = 0; i < 2; i++)
-        if (!strncmp(name, row_modules[i], strlen(row_modules[i])))
+    for (int i = 0; i < KQ_N_ROWS; i++)
+        if (!strncmp(name, kq_rows_module[i], strlen(kq_rows_module[i])))
             return i;
     return -1;
 }
@@ -146,7 +145,7 @@ static int row_module(const char *name)
 static const kq_tensor *find_row_trellis(const kq_source *src, int which)
 {
     char name[64];
-    snprintf(name, sizeof name, "%s.trellis", row_modules[which]);
+    snprintf(name, sizeof name, "%s.trellis", kq_rows_module[which]);
     return kq_source_find(src, name);
 }
 
@@ -170,9 +169,9 @@ kq_status kq_model_file_packed_rows(const kq_model_file *f, const char *name, kq
     const size_t shape[] = {m_pad / 16, n_pad / 16, (size_t)(16 * k)},
                  words = kq_packed_row_at(&p, k, m_pad / 16, &bits);
     kq_status status;
-    if ((status = find_tensor(f->src, row_modules[which], "trellis", KQ_T_I16, fine ? 1 : 3,
+    if ((status = find_tensor(f->src, kq_rows_module[which], "trellis", KQ_T_I16, fine ? 1 : 3,
                               fine ? &words : shape, &t, err)) ||
-        (status = find_tensor(f->src, row_modules[which], "scale", KQ_T_F32, 0, NULL, &scale, err)))
+        (status = find_tensor(f->src, kq_rows_module[which], "scale", KQ_T_F32, 0, NULL, &scale, err)))
         return status;
     p.trellis = (uint16_t *)t->data;
     p.su = f->row_scales[which];
@@ -342,36 +341,43 @@ static kq_status read_scales(kq_model_file *f, int version, kq_error *err)
             !(status = read_side(f->src, module, "su", version, n, f->scales[i], err)))
             status = read_side(f->src, module, "sv", version, m, f->scales[i] + n, err);
     }
-    for (int i = 0; i < 2 && !status; i++) {
+    for (int i = 0; i < KQ_N_ROWS && !status; i++) {
         const size_t m = cfg->vocab_size, n = cfg->d_model;
         float **own = &f->row_scales[i];
         if (!find_row_trellis(f->src, i))
             continue;
         if (!(status = kq_alloc_for((void **)own, m + n, sizeof **own, "scales", err)) &&
-            !(status = read_side(f->src, row_modules[i], "su", version, n, *own, err)))
-            status = read_side(f->src, row_modules[i], "sv", version, m, *own + n, err);
+            !(status = read_side(f->src, kq_rows_module[i], "su", version, n, *own, err)))
+            status = read_side(f->src, kq_rows_module[i], "sv", version, m, *own + n, err);
         if (!status && !f->row_u)
             status = kq_hadamard_new((n + 15) / 16 * 16, &f->row_u, err);
     }
     return status;
 }
 
-/* The trellis of the bits that a tensor [m/16, n/16, 16 k] has, made when the first one needs it. */
+/* f->trellis[k], made when the first tensor needs it. */
+static kq_status make_trellis(kq_model_file *f, int k, kq_code code, kq_isa isa, const float (*table)[2],
+                              kq_error *err)
+{
+    return f->trellis[k] ? KQ_OK : kq_trellis_new(code, k, isa, table, &f->trellis[k], err);
+}
+
+/* The trellis of the bits that a tensor [m/16, n/16, 16 k] has. */
 static kq_status trellis_for(kq_model_file *f, const kq_tensor *t, kq_code code, kq_isa isa,
                              const float (*table)[2], kq_error *err)
 {
     const int k = t->rank == 3 && t->shape[2] % 16 == 0 && t->shape[2] <= 64 ? (int)(t->shape[2] / 16) : 0;
     if (k < 2)
         return kq_fail(err, KQ_E_SHAPE, "%s: %s must be [m/16, n/16, 32, 48 or 64]", t->file, t->name);
-    return f->trellis[k] ? KQ_OK : kq_trellis_new(code, k, isa, table, &f->trellis[k], err);
+    return make_trellis(f, k, code, isa, table, err);
 }
 
-/* Those of an embedding or head: the configuration says how many bits its rows have. */
+/* The trellises of an embedding or head: the configuration says how many bits its rows have. */
 static kq_status row_trellises(kq_model_file *f, const json_t *qc, int which, kq_code code, kq_isa isa,
                                const float (*table)[2], kq_error *err)
 {
     const json_int_t k = json_integer_value(
-                         json_object_get(json_object_get(qc, "one_sided_modules"), row_modules[which])),
+                         json_object_get(json_object_get(qc, "one_sided_modules"), kq_rows_module[which])),
                      frequent = json_integer_value(json_object_get(qc, "frequent_rows"));
     const char *path = kq_source_path(f->src);
     if (k < 2 || k > 4)
@@ -379,19 +385,15 @@ static kq_status row_trellises(kq_model_file *f, const json_t *qc, int which, kq
             err, KQ_E_FORMAT,
             "%s/config.json: quantization_config.one_sided_modules gives %s %lld bits, expected 2, 3 or "
             "4, because the tensor %s.trellis is there",
-            path, row_modules[which], (long long)k, row_modules[which]);
+            path, kq_rows_module[which], (long long)k, kq_rows_module[which]);
     if (frequent < 0)
         return kq_fail(err, KQ_E_FORMAT,
                        "%s/config.json: quantization_config.frequent_rows is %lld, expected 0 or more", path,
                        (long long)frequent);
     f->row_k[which] = (int)k;
     f->frequent_rows = (size_t)frequent;
-    kq_status status = KQ_OK;
-    for (int i = (int)k; i <= KQ_FINE_BITS && !status;
-         i += frequent && i < KQ_FINE_BITS ? KQ_FINE_BITS - i : 9)
-        if (!f->trellis[i])
-            status = kq_trellis_new(code, i, isa, table, &f->trellis[i], err);
-    return status;
+    kq_status status = make_trellis(f, (int)k, code, isa, table, err);
+    return status || !frequent ? status : make_trellis(f, KQ_FINE_BITS, code, isa, table, err);
 }
 
 /* Read the code from config.json and its table from the file, and make a trellis for every number of bits in
@@ -433,7 +435,7 @@ static kq_status open_trellises(kq_model_file *f, kq_isa isa, kq_error *err)
                 status = trellis_for(f, t, code, isa, (const float(*)[2])table, err);
         }
     }
-    for (int i = 0; i < 2 && !status; i++)
+    for (int i = 0; i < KQ_N_ROWS && !status; i++)
         if (find_row_trellis(f->src, i))
             status = row_trellises(f, qc, i, code, isa, (const float(*)[2])table, err);
     kq_free(table);

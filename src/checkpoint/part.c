@@ -49,36 +49,35 @@ static kq_status write_scales(kq_st_writer *w, const float *scales, size_t n, kq
     return status;
 }
 
-/* Declare the tensors of one packed matrix. */
+void kq_packed_tensors(const kq_packed *p, int k, kq_st_decl out[KQ_PACKED_TENSORS])
+{
+    int bits;
+    const size_t words = kq_packed_row_at(p, k, p->m_pad / 16, &bits);
+    const kq_st_decl tensors[KQ_PACKED_TENSORS] = {
+        {"trellis", KQ_T_I16, 3, {p->m_pad / 16, p->n_pad / 16, (size_t)(16 * k)}},
+        {"su", KQ_T_F16, 1, {p->n}},
+        {"sv", KQ_T_F16, 1, {p->m}},
+        {"scale", KQ_T_F32, 0, {0}}};
+    memcpy(out, tensors, sizeof tensors);
+    if (p->fine_first || p->fine_last) /* rows of tiles of two lengths */
+        out[0] = (kq_st_decl){"trellis", KQ_T_I16, 1, {words}};
+}
+
 static kq_status declare_packed(kq_st_writer *w, const char *module, const kq_packed *p, int bits,
                                 kq_error *err)
 {
-    int k;
-    const bool fine = p->fine_first || p->fine_last;
-    const size_t words = kq_packed_row_at(p, bits, p->m_pad / 16, &k);
-    const struct {
-        const char *suffix;
-        kq_dtype dtype;
-        size_t rank, shape[3];
-    } parts[] = {
-        {"trellis",
-         KQ_T_I16,
-         fine ? 1 : 3,
-         {fine ? words : p->m_pad / 16, p->n_pad / 16, (size_t)(16 * bits)}},
-        {"su", KQ_T_F16, 1, {p->n}},
-        {"sv", KQ_T_F16, 1, {p->m}},
-        {"scale", KQ_T_F32, 0, {0}},
-    };
+    kq_st_decl parts[KQ_PACKED_TENSORS];
     char tensor[160];
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts && !status; i++) {
-        snprintf(tensor, sizeof tensor, "%s.%s", module, parts[i].suffix);
+    kq_packed_tensors(p, bits, parts);
+    for (size_t i = 0; i < KQ_PACKED_TENSORS && !status; i++) {
+        snprintf(tensor, sizeof tensor, "%s.%s", module, parts[i].name);
         status = kq_st_writer_declare(w, tensor, parts[i].dtype, parts[i].rank, parts[i].shape, err);
     }
     return status;
 }
 
-/* And their data. */
+/* Write the data of the tensors that declare_packed has declared. */
 static kq_status write_packed(kq_st_writer *w, const kq_packed *p, int bits, kq_error *err)
 {
     kq_status status;

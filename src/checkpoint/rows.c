@@ -5,6 +5,9 @@
 
 #include <math.h>
 
+const char *const kq_rows_module[KQ_N_ROWS] = {
+    [KQ_ROWS_HEAD] = "lm_head", [KQ_ROWS_EMBEDDING] = "model.embed_tokens"};
+
 size_t kq_rows_group(size_t n)
 {
     for (size_t g = 64; g >= 16; g /= 2)

@@ -27,7 +27,6 @@ typedef struct entry {
     size_t rank, shape[4];
     enum { FROM_SOURCE, FROM_PART, FROM_TABLE, ROWS_Q, ROWS_SCALES } from;
     const kq_tensor *t; /* FROM_SOURCE, FROM_PART, ROWS_*: borrowed */
-    int bits;           /* ROWS_* */
 } entry;
 
 typedef struct entries {
@@ -87,19 +86,19 @@ static kq_dtype kept_dtype(kq_dtype t)
     return is_integer(t) ? t : kq_dtype_plain(t);
 }
 
-static kq_status add_rows(entries *list, const kq_tensor *t, int bits, kq_error *err)
+/* Rows of 8 bits. */
+static kq_status add_rows(entries *list, const kq_tensor *t, kq_error *err)
 {
     char name[NAME];
     const int stem = (int)(strlen(t->name) - strlen(".weight"));
     const size_t V = t->shape[0], n = t->shape[1];
     snprintf(name, sizeof name, "%.*s.qweight", stem, t->name);
-    entry q = make(name, bits == 8 ? KQ_T_I8 : KQ_T_U8, 2, (size_t[]){V, bits == 8 ? n : (n + 1) / 2});
+    entry q = make(name, KQ_T_I8, 2, (size_t[]){V, n});
     snprintf(name, sizeof name, "%.*s.scales", stem, t->name);
     entry s = make(name, KQ_T_F16, 2, (size_t[]){V, n / kq_rows_group(n)});
     q.from = ROWS_Q;
     s.from = ROWS_SCALES;
     q.t = s.t = t;
-    q.bits = s.bits = bits;
     kq_status status = add(list, q, err);
     return status ? status : add(list, s, err);
 }
@@ -132,7 +131,7 @@ static kq_status add_source(entries *list, const kq_save_options *o, is_packed *
         if (bits < 8)
             continue; /* its part file replaces it */
         if (bits < 16) {
-            status = add_rows(list, t, bits, err);
+            status = add_rows(list, t, err);
         } else {
             entry e = make(t->name, kept_dtype(t->dtype), t->rank, t->shape);
             e.from = FROM_SOURCE;
@@ -177,16 +176,15 @@ static kq_status write_kept(kq_st_writer *w, const kq_source *src, const entry *
 
 static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *e, kq_error *err)
 {
-    const size_t V = e->t->shape[0], n = e->t->shape[1], groups = n / kq_rows_group(n),
-                 q_bytes = e->bits == 8 ? n : (n + 1) / 2;
+    const size_t V = e->t->shape[0], n = e->t->shape[1], groups = n / kq_rows_group(n);
     float *x = kq_alloc(n, sizeof *x);
-    uint8_t *q = kq_calloc(q_bytes, 1);
+    uint8_t *q = kq_alloc(n, 1);
     uint16_t *s = kq_alloc(groups, sizeof *s);
     kq_status status = x && q && s ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: %s", e->name);
     for (size_t r = 0; r < V && !status; r++) {
         if ((status = kq_source_read_f32(src, e->t, r, 1, x, err)))
             break;
-        kq_rows_encode(x, n, e->bits, q, s);
+        kq_rows_encode(x, n, 8, q, s);
         for (size_t g = 0; g < groups && !status; g++)
             if ((s[g] & 0x7c00) == 0x7c00)
                 status = kq_fail(err, KQ_E_NUMERIC,
@@ -195,8 +193,8 @@ static kq_status write_rows(kq_st_writer *w, const kq_source *src, const entry *
                                  e->t->file, e->t->name, r);
         if (status)
             break;
-        status = e->from == ROWS_Q ? kq_st_writer_data(w, q, q_bytes, err)
-                                   : kq_st_writer_data(w, s, 2 * groups, err);
+        status =
+            e->from == ROWS_Q ? kq_st_writer_data(w, q, n, err) : kq_st_writer_data(w, s, 2 * groups, err);
     }
     kq_free(x);
     kq_free(q);
@@ -271,12 +269,13 @@ static bool same_bits(const json_t *bits_of)
 typedef struct saving {
     const kq_save_options *o;
     kq_save_report *report;
-    kq_st_file **parts;        /* owned [n_layer]; NULL where a block has no part file */
-    kq_st_file *rows[2];       /* owned: the part files of the head and the embedding; NULL: there is none */
+    kq_st_file **parts; /* owned [n_layer]; NULL where a block has no part file */
+    kq_st_file
+        *rows[KQ_N_ROWS];      /* owned: the part files of the head and the embedding; NULL: there is none */
     entries list;              /* owned */
     json_t *bits_of, *skipped; /* owned: bits by module; modules that are not quantized */
     json_t *one_sided;         /* owned: bits of embedding and head, where they are trellises */
-    double packed, trellis; /* bits of all quantized linears: with signs and scales; of the trellis alone */
+    double packed, trellis;    /* bits of all quantized linears: with scales; of the trellis alone */
 } saving;
 
 /* Write the model card, and then config.json with quantization_config and auto_map, the last file of all. */
@@ -337,11 +336,14 @@ double kq_packed_bits(size_t m, size_t n, double k)
     return (double)((m + 15) / 16 * ((n + 15) / 16) * 256) * k + 16 * (double)(m + n) + 32;
 }
 
+static kq_packed shape_of(size_t m, size_t n)
+{
+    return (kq_packed){.m = m, .n = n, .m_pad = (m + 15) / 16 * 16, .n_pad = (n + 15) / 16 * 16};
+}
+
 static kq_packed shape_of_rows(const kq_config *cfg, int k, size_t frequent)
 {
-    kq_packed p = {.m = cfg->vocab_size, .n = cfg->d_model};
-    p.m_pad = (p.m + 15) / 16 * 16;
-    p.n_pad = (p.n + 15) / 16 * 16;
+    kq_packed p = shape_of(cfg->vocab_size, cfg->d_model);
     kq_fine_rows(&p, frequent, k);
     return p;
 }
@@ -469,27 +471,26 @@ static kq_status add_table(entries *list, kq_code code, kq_error *err)
     return code == KQ_HYB ? add(list, e, err) : KQ_OK;
 }
 
-/* Head and embedding, by the numbers of their part files. */
-static const char *const row_modules[2] = {"lm_head", "model.embed_tokens"};
-
-/* Their bits; a tied head has none of its own. */
+/* Bits of head or embedding (kq_rows_id); a tied head has none of its own. */
 static int bits_of_rows(const kq_save_options *o, size_t i)
 {
-    return i == 1 ? o->embed_bits : kq_source_config(o->src)->tie_embeddings ? 16 : o->head_bits;
+    return i == KQ_ROWS_EMBEDDING                     ? o->embed_bits
+           : kq_source_config(o->src)->tie_embeddings ? 16
+                                                      : o->head_bits;
 }
 
 /* Open the part files of embedding and head, where they are trellises. */
 static kq_status open_rows(saving *z, kq_error *err)
 {
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < 2 && !status; i++) {
+    for (size_t i = 0; i < KQ_N_ROWS && !status; i++) {
         char *path = NULL;
         if (bits_of_rows(z->o, i) >= 8)
             continue;
         if (!(status = kq_path_in(&path, err, z->o->part_dir, "packed-%05zu.safetensors",
                                   (size_t)(KQ_ROWS_PART * bits_of_rows(z->o, i)) + i)) &&
             !(status = kq_st_open(path, &z->rows[i], err)))
-            json_object_set_new(z->one_sided, row_modules[i], json_integer(bits_of_rows(z->o, i)));
+            json_object_set_new(z->one_sided, kq_rows_module[i], json_integer(bits_of_rows(z->o, i)));
         kq_free(path);
     }
     return status;
@@ -514,7 +515,7 @@ static kq_status list_tensors(saving *z, kq_error *err)
 {
     const size_t n_layer = kq_source_config(z->o->src)->n_layer;
     kq_status status = add_source(&z->list, z->o, is_in_part, z, err);
-    for (size_t i = 0; i < 2 && !status; i++)
+    for (size_t i = 0; i < KQ_N_ROWS && !status; i++)
         status = add_part(&z->list, z->rows[i], err);
     for (size_t l = 0; l < n_layer && !status; l++)
         status = add_part(&z->list, z->parts[l], err);
@@ -558,7 +559,7 @@ kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, k
         status = write_side_files(&z, err);
     for (size_t l = 0; z.parts && l < cfg->n_layer; l++)
         kq_st_close(z.parts[l]);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < KQ_N_ROWS; i++)
         kq_st_close(z.rows[i]);
     kq_free(z.parts);
     kq_free(z.list.e);
@@ -589,36 +590,30 @@ static bool will_be_packed(void *ctx, size_t layer, const char *name)
     return false;
 }
 
-/* The tensors of one packed matrix [m, n] of k bits, as part.c declares them. flat: the words of a trellis
- * with fine rows; 0: it has none. */
-static kq_status add_packed(entries *list, const char *module, size_t m, size_t n, size_t k, size_t flat,
-                            kq_error *err)
+/* The tensors of one packed matrix of k bits. */
+static kq_status add_packed(entries *list, const char *module, const kq_packed *p, int k, kq_error *err)
 {
-    static const char *const suffix[] = {"trellis", "su", "sv", "scale"};
-    entry parts[] = {make("", KQ_T_I16, 3, (size_t[]){(m + 15) / 16, (n + 15) / 16, 16 * k}),
-                     make("", KQ_T_F16, 1, &n), make("", KQ_T_F16, 1, &m), make("", KQ_T_F32, 0, NULL)};
-    if (flat)
-        parts[0] = make("", KQ_T_I16, 1, &flat);
+    kq_st_decl parts[KQ_PACKED_TENSORS];
+    kq_packed_tensors(p, k, parts);
     kq_status status = KQ_OK;
-    for (size_t i = 0; k && i < sizeof parts / sizeof *parts && !status; i++) {
-        snprintf(parts[i].name, sizeof parts[i].name, "%s.%s", module, suffix[i]);
-        status = add(list, parts[i], err);
+    for (size_t i = 0; i < KQ_PACKED_TENSORS && !status; i++) {
+        entry e = make("", parts[i].dtype, parts[i].rank, parts[i].shape);
+        snprintf(e.name, sizeof e.name, "%s.%s", module, parts[i].name);
+        status = add(list, e, err);
     }
     return status;
 }
 
-/* Those of embedding and head, where they will be trellises. */
+/* The tensors of embedding and head, where they will be trellises. */
 static kq_status add_packed_rows(entries *list, const kq_save_options *o, kq_error *err)
 {
     kq_status status = KQ_OK;
-    for (size_t i = 0; i < 2 && !status; i++) {
+    for (size_t i = 0; i < KQ_N_ROWS && !status; i++) {
         const int k = bits_of_rows(o, i);
         const kq_config *cfg = kq_source_config(o->src);
         const kq_packed p = shape_of_rows(cfg, k, o->frequent_rows);
-        int bits;
-        const size_t flat = p.fine_first || p.fine_last ? kq_packed_row_at(&p, k, p.m_pad / 16, &bits) : 0;
         if (k < 8)
-            status = add_packed(list, row_modules[i], p.m, p.n, (size_t)k, flat, err);
+            status = add_packed(list, kq_rows_module[i], &p, k, err);
     }
     return status;
 }
@@ -639,7 +634,10 @@ kq_status kq_checkpoint_bytes(const kq_save_options *o,
             size_t m, n;
             kq_linear_name(module, sizeof module, l, (kq_linear_id)id);
             kq_linear_shape(p.cfg, (kq_linear_id)id, &m, &n);
-            status = add_packed(&list, module, m, n, (size_t)bits(ctx, l, (kq_linear_id)id), 0, err);
+            const kq_packed shape = shape_of(m, n);
+            const int k = (int)bits(ctx, l, (kq_linear_id)id);
+            if (k)
+                status = add_packed(&list, module, &shape, k, err);
         }
     if (!status && !(status = add_table(&list, o->code, err)) && !(status = declare(&list, &decl, err)))
         status = kq_st_planned_shards(o->shard_size, decl, list.n, bytes, err);

@@ -11,11 +11,8 @@
 #include "base/warn.h"
 #include "factors/part.h"
 #include "quant/aim.h"
+#include "quant/bits.h"
 #include "sweep/seal.h"
-
-/* Files of the work folder carry these numbers: 0 the head, 1 the embedding. */
-enum { HEAD = 0, EMBEDDING = 1, N_ROWS = 2 };
-static const char *const modules[N_ROWS] = {"lm_head", "model.embed_tokens"};
 
 bool kq_rows_in_trellis(int bits)
 {
@@ -25,33 +22,33 @@ bool kq_rows_in_trellis(int bits)
 /* The bits of a module, 0: it is no trellis. A tied head is the embedding. */
 static int bits_of(const kq_output *o, int which)
 {
-    const int bits = which == EMBEDDING ? o->opt.embed_bits : o->opt.head_bits;
-    return kq_rows_in_trellis(bits) && !(which == HEAD && o->p.cfg->tie_embeddings) ? bits : 0;
+    const int bits = which == KQ_ROWS_EMBEDDING ? o->opt.embed_bits : o->opt.head_bits;
+    return kq_rows_in_trellis(bits) && !(which == KQ_ROWS_HEAD && o->p.cfg->tie_embeddings) ? bits : 0;
 }
 
 /* The most bits that a module may get as a trellis; 0: it will be none. With --size they are chosen later. */
 static int most_bits_of(const kq_output *o, int which)
 {
-    const bool keep = which == EMBEDDING ? o->opt.keep_embed_bits : o->opt.keep_head_bits;
-    return !kq_aim_given(&o->opt) || keep              ? bits_of(o, which)
-           : which == HEAD && o->p.cfg->tie_embeddings ? 0
-                                                       : 4;
+    const bool keep = which == KQ_ROWS_EMBEDDING ? o->opt.keep_embed_bits : o->opt.keep_head_bits;
+    return !kq_aim_given(&o->opt) || keep                      ? bits_of(o, which)
+           : which == KQ_ROWS_HEAD && o->p.cfg->tie_embeddings ? 0
+                                                               : 4;
 }
 
 bool kq_rows_wanted(const kq_output *o)
 {
-    return most_bits_of(o, HEAD) || most_bits_of(o, EMBEDDING);
+    return most_bits_of(o, KQ_ROWS_HEAD) || most_bits_of(o, KQ_ROWS_EMBEDDING);
 }
 
 /* ---- factors ---- */
 
 kq_status kq_rows_keep_factor(kq_output *o, bool head, const float *H_in, kq_error *err)
 {
-    const int which = head ? HEAD : EMBEDDING;
+    const int which = head ? KQ_ROWS_HEAD : KQ_ROWS_EMBEDDING;
     char *path = NULL;
     kq_status status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err);
     if (!status)
-        status = kq_factor_part_write_input(path, modules[which], H_in, o->p.cfg->d_model, err);
+        status = kq_factor_part_write_input(path, kq_rows_module[which], H_in, o->p.cfg->d_model, err);
     if (!status)
         status = kq_seal_write(path, err);
     kq_free(path);
@@ -67,13 +64,13 @@ kq_status kq_rows_factor_parts(const kq_output *o, char ***parts, size_t *n, kq_
 {
     char **list;
     kq_status status =
-        kq_alloc_for((void **)&list, *n + N_ROWS, sizeof *list, "the list of factor files", err);
+        kq_alloc_for((void **)&list, *n + KQ_N_ROWS, sizeof *list, "the list of factor files", err);
     if (status)
         return status;
     memcpy(list, *parts, *n * sizeof *list);
     kq_free(*parts);
     *parts = list;
-    for (int which = 0; which < N_ROWS && !status; which++)
+    for (int which = 0; which < KQ_N_ROWS && !status; which++)
         if (kept(o, which) &&
             !(status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &list[*n], err)))
             ++*n;
@@ -82,7 +79,7 @@ kq_status kq_rows_factor_parts(const kq_output *o, char ***parts, size_t *n, kq_
 
 kq_status kq_rows_check_parts(const kq_output *o, kq_error *err)
 {
-    kq_status status = kq_job_check_parts(&o->job, "rowfactors", N_ROWS, "safetensors", err);
+    kq_status status = kq_job_check_parts(&o->job, "rowfactors", KQ_N_ROWS, "safetensors", err);
     return status ? status : kq_job_check_parts(&o->job, "packed", 5 * KQ_ROWS_PART, "safetensors", err);
 }
 
@@ -90,23 +87,23 @@ kq_status kq_rows_check_parts(const kq_output *o, kq_error *err)
 static bool has_factor(const kq_output *o, int which)
 {
     if (o->opt.factors)
-        return kq_factor_file_has(o->work->file, modules[which]);
-    return kq_method_needs_gradients(o->p.factor.method) && (which == HEAD || o->p.selected[0]);
+        return kq_factor_file_has(o->work->file, kq_rows_module[which]);
+    return kq_method_needs_gradients(o->p.factor.method) && (which == KQ_ROWS_HEAD || o->p.selected[0]);
 }
 
 void kq_rows_warn(const kq_output *o)
 {
-    for (int which = 0; which < N_ROWS; which++) {
-        const bool tied = which == EMBEDDING && o->p.cfg->tie_embeddings;
-        if (!most_bits_of(o, which) || has_factor(o, which) || (tied && has_factor(o, HEAD)))
+    for (int which = 0; which < KQ_N_ROWS; which++) {
+        const bool tied = which == KQ_ROWS_EMBEDDING && o->p.cfg->tie_embeddings;
+        if (!most_bits_of(o, which) || has_factor(o, which) || (tied && has_factor(o, KQ_ROWS_HEAD)))
             continue;
-        const char *module = modules[tied ? HEAD : which];
+        const char *module = kq_rows_module[tied ? KQ_ROWS_HEAD : which];
         if (o->opt.factors)
             kq_warn("%s: has no %s.H_in, so that %s is rounded without curvature; kronq calibrate makes a "
                     "factor file that has it",
-                    o->opt.factors, module, modules[which]);
+                    o->opt.factors, module, kq_rows_module[which]);
         else
-            kq_warn("%s is rounded without curvature: %s", modules[which],
+            kq_warn("%s is rounded without curvature: %s", kq_rows_module[which],
                     kq_method_needs_gradients(o->p.factor.method)
                         ? "--only leaves out layer 0, so that no gradient reaches the embedding"
                         : "its factor needs a method that sees gradients");
@@ -125,7 +122,8 @@ static kq_status add_factor(const kq_output *o, int which, float *H, bool *found
     if (here && !(status = kq_job_path(&o->job, "rowfactors", (size_t)which, "safetensors", &path, err)))
         status = kq_factor_file_open_parts(&path, 1, "", &own, err);
     if (!status)
-        status = kq_factor_file_add(own ? own : o->work->file, modules[which], o->p.cfg->d_model, H, err);
+        status =
+            kq_factor_file_add(own ? own : o->work->file, kq_rows_module[which], o->p.cfg->d_model, H, err);
     *found = *found || !status;
     kq_free(path);
     kq_factor_file_close(own);
@@ -138,7 +136,7 @@ size_t kq_rows_bytes(const kq_output *o)
 {
     const kq_config *c = o->p.cfg;
     size_t most = 0;
-    for (int which = 0; which < N_ROWS; which++) {
+    for (int which = 0; which < KQ_N_ROWS; which++) {
         const int bits = most_bits_of(o, which);
         const size_t bytes = bits ? kq_round_rows_bytes(c->vocab_size, c->d_model,
                                                         o->opt.frequent_rows ? KQ_FINE_BITS : bits) +
@@ -172,10 +170,11 @@ kq_status kq_rows_factor(const kq_output *o, bool head, float **H, kq_error *err
     const size_t d = o->p.cfg->d_model;
     bool found = false;
     if (!(*H = kq_calloc(d * d, sizeof **H)))
-        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory", modules[head ? HEAD : EMBEDDING]);
-    kq_status status = add_factor(o, head ? HEAD : EMBEDDING, *H, &found, err);
+        return kq_fail(err, KQ_E_MEMORY, "%s: out of memory",
+                       kq_rows_module[head ? KQ_ROWS_HEAD : KQ_ROWS_EMBEDDING]);
+    kq_status status = add_factor(o, head ? KQ_ROWS_HEAD : KQ_ROWS_EMBEDDING, *H, &found, err);
     if (!status && !head && o->p.cfg->tie_embeddings) /* both uses count: eq. 143 */
-        status = add_factor(o, HEAD, *H, &found, err);
+        status = add_factor(o, KQ_ROWS_HEAD, *H, &found, err);
     if (status || !found) {
         kq_free(*H);
         *H = NULL;
@@ -205,7 +204,7 @@ static kq_status write_part(const kq_output *o, int which, const kq_packed *pack
 
 kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_packed *packed, kq_error *err)
 {
-    const int which = head ? HEAD : EMBEDDING;
+    const int which = head ? KQ_ROWS_HEAD : KQ_ROWS_EMBEDDING;
     const kq_config *c = o->p.cfg;
     reading r = {.o = o};
     kq_module_report report = {.m = c->vocab_size,
@@ -215,11 +214,7 @@ kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_pa
                                .factor_residual = NAN,
                                .sigma1 = NAN,
                                .sigma2 = NAN};
-    const kq_round_options opt = {.sigma_reg = o->opt.sigma_reg,
-                                  .seed = o->opt.common.seed,
-                                  .threads = o->p.threads,
-                                  .shrink = o->opt.shrink};
-    kq_rows_input in = {.name = modules[which],
+    kq_rows_input in = {.name = kq_rows_module[which],
                         .rows = report.m,
                         .n = report.n,
                         .read = read_rows,
@@ -233,15 +228,15 @@ kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_pa
     kq_fine_rows(&shape, o->opt.frequent_rows, report.bits);
     in.fine_first = shape.fine_first;
     in.fine_last = shape.fine_last;
-    snprintf(r.name, sizeof r.name, "%s.weight", modules[which]);
-    snprintf(report.name, sizeof report.name, "%s", modules[which]);
+    snprintf(r.name, sizeof r.name, "%s.weight", kq_rows_module[which]);
+    snprintf(report.name, sizeof report.name, "%s", kq_rows_module[which]);
     kq_status status = kq_rows_factor(o, head, &H, err);
     in.H_in = H;
     if (!status && (in.fine_first || in.fine_last))
         status = kq_trellis_new(kq_trellis_code(t), KQ_FINE_BITS, o->p.isa, NULL, &fine, err);
     in.fine = fine;
     if (!status)
-        status = kq_round_rows(t, &in, &opt, packed, &rounded, err);
+        status = kq_round_rows(t, &in, &o->bits->round, packed, &rounded, err);
     if (!status) {
         report.relative_mse = rounded.relative_mse;
         report.extra_in = rounded.extra_in;
@@ -259,14 +254,14 @@ kq_status kq_rows_round(kq_output *o, kq_code code, kq_error *err)
 {
     const double start = kq_now_s();
     kq_status status = KQ_OK;
-    for (int which = 0; which < N_ROWS && !status; which++) {
+    for (int which = 0; which < KQ_N_ROWS && !status; which++) {
         const int bits = bits_of(o, which);
         kq_trellis *t = NULL;
         kq_packed packed = {0};
         if (!bits || kq_job_part_done(&o->job, "packed", part_number(which, bits), "safetensors"))
             continue;
         if (!(status = kq_trellis_new(code, bits, o->p.isa, NULL, &t, err)))
-            status = kq_rows_pack(o, which == HEAD, t, &packed, err);
+            status = kq_rows_pack(o, which == KQ_ROWS_HEAD, t, &packed, err);
         kq_packed_free(&packed);
         kq_trellis_free(t);
     }
@@ -278,15 +273,15 @@ json_t *kq_rows_describe(const kq_output *o, kq_error *err)
 {
     json_t *all = json_object();
     kq_status status = all ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
-    for (int which = 0; which < N_ROWS && !status; which++) {
+    for (int which = 0; which < KQ_N_ROWS && !status; which++) {
         if (!bits_of(o, which))
             continue;
         kq_module_report r;
         char *path = NULL;
         if (!(status = kq_job_path(&o->job, "packed", part_number(which, bits_of(o, which)), "safetensors",
                                    &path, err)) &&
-            !(status = kq_part_read_rows_report(path, modules[which], &r, err)))
-            json_object_set_new(all, modules[which],
+            !(status = kq_part_read_rows_report(path, kq_rows_module[which], &r, err)))
+            json_object_set_new(all, kq_rows_module[which],
                                 json_pack("{s:[I,I], s:i, s:f, s:f}", "shape", (json_int_t)r.m,
                                           (json_int_t)r.n, "bits", r.bits, "bpw",
                                           kq_packed_rows_bits(o->p.cfg, r.bits, o->opt.frequent_rows) /

@@ -10,8 +10,10 @@
 #include "quant/bits.h"
 #include "quant/rows.h"
 
-static const char *const tensor_name[KQ_N_ROWS] = {"model.embed_tokens.weight", "lm_head.weight"};
-static const char *const what[KQ_N_ROWS] = {"embedding", "head"};
+/* The items, in their order. */
+enum { EMBEDDING = 0, HEAD = 1 };
+static const char *const tensor_name[] = {"model.embed_tokens.weight", "lm_head.weight"};
+static const char *const what[] = {"embedding", "head"};
 
 /* ---- the choices ---- */
 
@@ -40,8 +42,7 @@ kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n
             size_t bytes = 0;
             if (keep[r] && all[i] != kept[r])
                 continue;
-            status = bytes_at(o, r == KQ_ROWS_EMBED ? all[i] : all[0], r == KQ_ROWS_HEAD ? all[i] : all[0],
-                              &bytes, err);
+            status = bytes_at(o, r == EMBEDDING ? all[i] : all[0], r == HEAD ? all[i] : all[0], &bytes, err);
             rows[r].choice[rows[r].n++] = (kq_choice){.bits = all[i], .cost = (double)(bytes - least)};
         }
     }
@@ -121,7 +122,7 @@ static kq_status measure_one(const kq_output *o, const kq_measure *m, size_t row
     const kq_weights model = {.cfg = weights->cfg, .ctx = &r, .linear = rounded_linear, .rows = rounded_rows};
     char stage[64];
     snprintf(stage, sizeof stage, "measuring the %s at %g bits", what[row], c->bits);
-    kq_status status = pack_rows(o, row == KQ_ROWS_HEAD, &r, err);
+    kq_status status = pack_rows(o, row == HEAD, &r, err);
     const size_t held = r.trellis ? r.packed.m_pad * r.packed.n_pad / 8 * (size_t)r.bits : 0;
     if (!status)
         status = kq_measure_kld(m, &model, held, stage, &c->loss, err);

@@ -8,10 +8,9 @@
 #include "quant/allocate.h"
 #include "quant/work.h"
 
-enum { KQ_ROWS_EMBED = 0, KQ_ROWS_HEAD = 1, KQ_N_ROWS = 2 };
-
-/* The choices without their losses, which are 0. *n is 1 where the head is tied to the embedding, else 2.
- * Bits that the options keep (keep_embed_bits, keep_head_bits) are the only choice. */
+/* The choices without their losses, which are 0: those of the embedding, then those of the head. *n is 1
+ * where the head is tied to the embedding, else 2. Bits that the options keep (keep_embed_bits,
+ * keep_head_bits) are the only choice. */
 kq_status kq_rows_choices(const kq_output *o, kq_item rows[KQ_N_ROWS], size_t *n, kq_error *err);
 
 /* Fill in the losses: the KL divergence, in nats a token, of the model with nothing but these rows rounded.
