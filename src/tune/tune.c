@@ -362,9 +362,7 @@ static kq_status show_progress(const run *r, kq_error *err)
 {
     const kq_tune_state *s = &r->state;
     const double measure = (double)r->n_held / (3.0 * (double)r->opt.batch); /* in steps: forward alone */
-    size_t watches = 1;
-    for (size_t i = 1; i <= s->steps; i++)
-        watches += watches_at(r, i);
+    const size_t watches = 1 + (r->opt.watch < s->steps ? r->opt.watch : s->steps); /* see watches_at */
     const double done = (double)s->step + (double)s->n_watched * measure,
                  all = (double)s->steps + (double)watches * measure;
     if (r->common.progress && r->common.progress(r->common.ctx, "tuning", done / all, NULL))

@@ -299,6 +299,28 @@ static float *input(const kq_tuner *t, size_t layer, size_t s)
     return t->x + (layer * t->o.at_once + s) * t->o.T * t->cfg->d_model;
 }
 
+/* Call fn(t, ctx, s) for every sequence s < n of the step, spread over the threads. */
+typedef kq_status sequence_work(kq_tuner *t, const void *ctx, size_t s, kq_error *err);
+static kq_status for_each_sequence(kq_tuner *t, size_t n, sequence_work *fn, const void *ctx, kq_error *err)
+{
+    kq_first_error failed = KQ_FIRST_ERROR;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
+    for (size_t s = 0; s < n; s++) {
+        kq_error e;
+        if (!kq_first_error_skip(&failed, s))
+            kq_first_error_note(&failed, s, fn(t, ctx, s, &e), &e);
+    }
+    return kq_first_error_get(&failed, err);
+}
+
+/* One sequence through the block at work. ctx: the places of its input and output (input). */
+static kq_status forward_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
+{
+    const size_t *places = ctx;
+    return kq_block_forward(t->mc, &t->tuned, input(t, places[0], s), t->o.T, input(t, places[1], s),
+                            t->w[omp_get_thread_num()].scratch, 1, err);
+}
+
 /* The first blocks' inputs to the final hidden states of n sequences. keep: every block's input stays; else
  * all of them are in the place of the first. */
 static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, kq_error *err)
@@ -309,20 +331,8 @@ static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, 
     for (size_t s = 0; s < n && !st; s++)
         st = kq_head_embed(t->head, t->o.ids + seq[s] * T, T, input(t, 0, s), err);
     for (size_t l = 0; l < t->cfg->n_layer && !st; l++) {
-        kq_first_error failed = KQ_FIRST_ERROR;
-        if ((st = tune_block(t, l, &What, err)))
-            break;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
-        for (size_t s = 0; s < n; s++) {
-            kq_error e;
-            if (kq_first_error_skip(&failed, s))
-                continue;
-            const kq_status one =
-                kq_block_forward(t->mc, &t->tuned, input(t, keep ? l : 0, s), T,
-                                 input(t, keep ? l + 1 : 0, s), t->w[omp_get_thread_num()].scratch, 1, &e);
-            kq_first_error_note(&failed, s, one, &e);
-        }
-        if (!(st = kq_first_error_get(&failed, err)))
+        const size_t places[] = {keep ? l : 0, keep ? l + 1 : 0};
+        if (!(st = tune_block(t, l, &What, err)) && !(st = for_each_sequence(t, n, forward_one, places, err)))
             st = kq_progress_ask(t->o.common, "a block", err);
     }
     for (size_t j = 0; j < t->cfg->d_model && !st; j++)
@@ -330,17 +340,24 @@ static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, 
     return st;
 }
 
+typedef struct loss_wanted {
+    const uint32_t *seq; /* the sequences of the step */
+    bool gradient;
+} loss_wanted;
+
 /* The loss of sequence s of the step into seq_kl, and with `gradient` dLoss/d(its final hidden states) in
  * their place. Losses are sums over the tokens. */
-static kq_status loss_of(kq_tuner *t, size_t sequence, size_t s, bool gradient, kq_error *err)
+static kq_status loss_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
 {
+    const loss_wanted *z = ctx;
+    const bool gradient = z->gradient;
     worker *w = &t->w[omp_get_thread_num()];
     const size_t T = t->o.T;
     float *x = input(t, gradient ? t->cfg->n_layer : 0, s), *kl = NULL;
     kq_status st = kq_alloc_for((void **)&kl, T, sizeof *kl, "losses", err);
     if (st)
         return st;
-    if (!(st = t->o.hidden(t->o.ctx, sequence, w->teacher, err)))
+    if (!(st = t->o.hidden(t->o.ctx, z->seq[s], w->teacher, err)))
         st = kq_head_distill(
             &(kq_distill){.h = t->head,
                           .teacher = t->teacher,
@@ -358,18 +375,6 @@ static kq_status loss_of(kq_tuner *t, size_t sequence, size_t s, bool gradient, 
     return st;
 }
 
-static kq_status losses(kq_tuner *t, const uint32_t *seq, size_t n, bool gradient, kq_error *err)
-{
-    kq_first_error failed = KQ_FIRST_ERROR;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
-    for (size_t s = 0; s < n; s++) {
-        kq_error e;
-        if (!kq_first_error_skip(&failed, s))
-            kq_first_error_note(&failed, s, loss_of(t, seq[s], s, gradient, &e), &e);
-    }
-    return kq_first_error_get(&failed, err);
-}
-
 kq_status kq_tuner_loss(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err)
 {
     double sum = 0;
@@ -377,7 +382,7 @@ kq_status kq_tuner_loss(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, 
     for (size_t at = 0; at < n && !st; at += t->o.at_once) {
         const size_t k = n - at < t->o.at_once ? n - at : t->o.at_once;
         if (!(st = forward(t, seq + at, k, false, err)))
-            st = losses(t, seq + at, k, false, err);
+            st = for_each_sequence(t, k, loss_one, &(loss_wanted){seq + at, false}, err);
         for (size_t s = 0; s < k && !st; s++)
             sum += t->seq_kl[s];
     }
@@ -419,8 +424,9 @@ static kq_status take_linear(void *ctx, kq_linear_id id, const float *X, const f
 }
 
 /* Back through one block for sequence s: dx in the place of the gradient at its output. */
-static kq_status back_one(kq_tuner *t, const kq_block *What, size_t s, kq_error *err)
+static kq_status back_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
 {
+    const kq_block *What = ctx;
     const kq_params *p = &t->params;
     const size_t layer = What->layer;
     worker *w = &t->w[omp_get_thread_num()];
@@ -451,18 +457,9 @@ kq_status kq_tuner_gradient(kq_tuner *t, const uint32_t *seq, size_t n, double *
     memset(t->seq_grad, 0, n * n_par * sizeof(float));
     kq_status st = forward(t, seq, n, true, err);
     if (!st)
-        st = losses(t, seq, n, true, err);
+        st = for_each_sequence(t, n, loss_one, &(loss_wanted){seq, true}, err);
     for (size_t l = t->cfg->n_layer; l-- > 0 && !st;) {
-        kq_first_error failed = KQ_FIRST_ERROR;
-        if ((st = tune_block(t, l, &What, err)))
-            break;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
-        for (size_t s = 0; s < n; s++) {
-            kq_error e;
-            if (!kq_first_error_skip(&failed, s))
-                kq_first_error_note(&failed, s, back_one(t, What, s, &e), &e);
-        }
-        if (!(st = kq_first_error_get(&failed, err)))
+        if (!(st = tune_block(t, l, &What, err)) && !(st = for_each_sequence(t, n, back_one, What, err)))
             st = kq_progress_ask(t->o.common, "a block", err);
     }
     if (st)
