@@ -184,8 +184,8 @@ static kq_status side_forward(run *r, side *s, const int32_t *ids, size_t window
         return st;
     for (size_t g = 0; g < n && st == KQ_OK; g++)
         st = kq_head_embed(s->head, ids + (window0 + g) * r->ctx, r->ctx, s->h + g * r->ctx * s->d, err);
-    /* As long as there is a window for each thread, a thread has a window of its own. The windows that are
-     * left over are computed one by one, each by all threads. */
+    /* Each thread computes windows of its own, in rounds of one window a thread. Windows that do not fill a
+     * round are computed one after the other, each by all threads. */
     size_t whole = n / (size_t)r->threads * (size_t)r->threads;
     for (size_t layer = 0; layer < s->w->cfg->n_layer && st == KQ_OK; layer++) {
         st = kq_block_load(s->mc, s->w, layer, &b, err);

@@ -33,11 +33,17 @@ static size_t window_length(const kq_prepared *p)
     return asked < most ? asked : most;
 }
 
-static int writing(void *ctx, const char *stage, double fraction)
+/* An evaluation's progress under a stage of our own. */
+typedef struct listener {
+    const kq_common *common;
+    const char *stage;
+} listener;
+
+static int progress(void *ctx, const char *stage, double fraction)
 {
+    const listener *l = ctx;
     (void)stage;
-    const kq_common *c = ctx;
-    return c->progress ? c->progress(c->ctx, "sampling text", fraction, NULL) : 0;
+    return l->common->progress ? l->common->progress(l->common->ctx, l->stage, fraction, NULL) : 0;
 }
 
 static bool is_among(const kq_windows *w, uint32_t number)
@@ -85,8 +91,9 @@ static kq_status write_ids(kq_measure *m, const kq_tokenizer *tok, kq_error *err
 {
     const kq_prepared *p = m->p;
     kq_eval_options e = eval_options(p, m->ctx, 0);
-    e.progress = writing;
-    e.progress_ctx = (void *)&p->opt->common;
+    listener l = {&p->opt->common, "sampling text"};
+    e.progress = progress;
+    e.progress_ctx = &l;
     return kq_self_text(kq_model_file_weights(p->model), tok, m->n, m->ctx, &e, p->opt->common.seed + 1,
                         m->ids, err);
 }
@@ -135,18 +142,6 @@ kq_status kq_measure_check(const kq_prepared *p, size_t held, kq_error *err)
             "none",
             p->opt->memory >> 20, (writes >> 20) + 1);
     return KQ_OK;
-}
-
-typedef struct listener {
-    const kq_common *common;
-    const char *stage;
-} listener;
-
-static int progress(void *ctx, const char *stage, double fraction)
-{
-    const listener *l = ctx;
-    (void)stage;
-    return l->common->progress ? l->common->progress(l->common->ctx, l->stage, fraction, NULL) : 0;
 }
 
 kq_status kq_measure_kld(const kq_measure *m, const kq_weights *model, size_t held, const char *stage,
