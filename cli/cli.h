@@ -138,6 +138,8 @@ const char *cli_nearest(const char *word, const char *(*name)(const void *list, 
 /* Print one line on stderr. It may quote words of the command line, so control characters become '?', and a
  * line of more than 4 kB is cut. */
 void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Say that an option is missing, "-o OUT", and which help to read. The exit status, EXIT_USAGE. */
+int cli_missing(const char *command, const char *option);
 /* Print the report's seconds and memory on stderr. */
 void cli_print_costs(const json_t *report);
 /* Print the error as one line and give the exit status that fits it. */

@@ -15,10 +15,8 @@ int cmd_calibrate(int argc, char **argv)
         "can be rounded from one calibration: kronq quantize MODEL -o OUT --factors FACTORS.safetensors");
     if (status >= 0)
         return status;
-    if (!c.out) {
-        cli_say("kronq calibrate: -o FILE is missing; see kronq calibrate --help");
-        return EXIT_USAGE;
-    }
+    if (!c.out)
+        return cli_missing("calibrate", "-o FILE");
     if ((status = cli_check_output(c.out)) >= 0)
         return status;
     cli_no_effect_with_method(&c);

@@ -20,14 +20,10 @@ int cmd_export(int argc, char **argv)
         "round onto llama.cpp's own types.)");
     if (status >= 0)
         return status;
-    if (!c.to) {
-        cli_say("kronq export: --to bf16 or --to gguf is missing; see kronq export --help");
-        return EXIT_USAGE;
-    }
-    if (!c.out) {
-        cli_say("kronq export: -o PATH is missing; see kronq export --help");
-        return EXIT_USAGE;
-    }
+    if (!c.to)
+        return cli_missing("export", "--to bf16 or --to gguf");
+    if (!c.out)
+        return cli_missing("export", "-o PATH");
     const bool gguf = !strcmp(c.to, "gguf");
     if ((status = gguf ? cli_only_for(&c, KQ_FOR_EXPORT_GGUF, "belongs to --to bf16")
                        : cli_only_for(&c, KQ_FOR_EXPORT_FOLDER, "goes with --to gguf")) >= 0 ||

@@ -18,10 +18,8 @@ int cmd_imatrix(int argc, char **argv)
                            "  llama-quantize --imatrix model.imatrix.gguf model.gguf model-q4_0.gguf Q4_0");
     if (status >= 0)
         return status;
-    if (!c.out) {
-        cli_say("kronq imatrix: -o FILE is missing; see kronq imatrix --help");
-        return EXIT_USAGE;
-    }
+    if (!c.out)
+        return cli_missing("imatrix", "-o FILE");
     if ((status = cli_check_output(c.out)) >= 0)
         return status;
     kq_error err;

@@ -163,9 +163,7 @@ int cmd_quantize(int argc, char **argv)
     cli_no_effect_with_method(&c);
     if (c.dry_run)
         return plan(&c, gguf);
-    if (!c.out) {
-        cli_say("kronq quantize: -o OUT is missing; see kronq quantize --help");
-        return EXIT_USAGE;
-    }
+    if (!c.out)
+        return cli_missing("quantize", "-o OUT");
     return quantize(&c, gguf);
 }

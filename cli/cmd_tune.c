@@ -20,14 +20,10 @@ int cmd_tune(int argc, char **argv)
         "  kronq tune out --reference model.gguf --text c4.txt -o out-tuned");
     if (status >= 0)
         return status;
-    if (!c.out) {
-        cli_say("kronq tune: -o OUT is missing; see kronq tune --help");
-        return EXIT_USAGE;
-    }
-    if (!c.u.reference) {
-        cli_say("kronq tune: --reference MODEL, the original, is missing; see kronq tune --help");
-        return EXIT_USAGE;
-    }
+    if (!c.out)
+        return cli_missing("tune", "-o OUT");
+    if (!c.u.reference)
+        return cli_missing("tune", "--reference MODEL, the original,");
     kq_error err;
     char *text = NULL;
     cli_progress(&c, &c.u.common);

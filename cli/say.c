@@ -79,3 +79,9 @@ void cli_print_costs(const json_t *report)
             cli_bytes(json_number_value(json_object_get(report, "planned_bytes")), planned),
             json_string_value(json_object_get(report, "gradients")));
 }
+
+int cli_missing(const char *command, const char *option)
+{
+    cli_say("kronq %s: %s is missing; see kronq %s --help", command, option, command);
+    return EXIT_USAGE;
+}
