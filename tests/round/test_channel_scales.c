@@ -1,24 +1,8 @@
 /* Channel scales: what eq. 68 says of them, what they gain where rows and columns differ in size, and that
  * losses are still those of the original basis. */
-#include "common.h"
+#include "hyb.h"
 #include "base/f16.h"
 #include "base/mem.h"
-
-static kq_error err;
-static kq_trellis *hyb;
-
-static int setup(void **state)
-{
-    (void)state;
-    return kq_trellis_new(KQ_HYB, 2, kq_isa_best(), NULL, &hyb, &err) != KQ_OK;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    kq_trellis_free(hyb);
-    return 0;
-}
 
 enum { M = 80, N = 50 };
 

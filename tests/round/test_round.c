@@ -1,23 +1,7 @@
 /* Whole linears: what rounding gains on synthetic factors, the way back against dense matrices, padding,
  * inputs to refuse. */
-#include "common.h"
+#include "hyb.h"
 #include "base/mem.h"
-
-static kq_error err;
-static kq_trellis *hyb;
-
-static int setup(void **state)
-{
-    (void)state;
-    return kq_trellis_new(KQ_HYB, 2, kq_isa_best(), NULL, &hyb, &err) != KQ_OK;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    kq_trellis_free(hyb);
-    return 0;
-}
 
 static const kq_round_options options = {.sigma_reg = 1e-2, .seed = 7, .threads = 2};
 
