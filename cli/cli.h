@@ -44,7 +44,7 @@ typedef struct cli {
      * NULL */
     const char *typed, *spec;
     /* several commands */
-    const char *out, *to, *kv, *weights;
+    const char *out, *to, *kv, *weights, *effort;
     bool json, quiet, dry_run, factor_bf16;
     const char *ppl, *kld;
     const char *const *task_words; /* NAME=FILE, of n_task_words */

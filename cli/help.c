@@ -32,7 +32,8 @@ static char *description(const kq_setting *s)
     fputs(s->help, f);
     const char *value = s->value ? s->value : s->unset;
     if (value)
-        fprintf(f, " (default: %s)", value);
+        fprintf(f, " (default: %s%s%s%s%s)", value, s->low ? "; effort low: " : "", s->low ? s->low : "",
+                s->high ? "; effort high: " : "", s->high ? s->high : "");
     return fclose(f) ? (free(text), NULL) : text;
 }
 

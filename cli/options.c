@@ -110,11 +110,18 @@ static void *options_of(cli *c, int id)
     }
 }
 
-static void note_seen(cli *c, const kq_setting *option)
+static bool seen(const cli *c, const kq_setting *option)
 {
     for (size_t i = 0; i < c->n_seen; i++)
         if (c->seen[i] == option)
-            return;
+            return true;
+    return false;
+}
+
+static void note_seen(cli *c, const kq_setting *option)
+{
+    if (seen(c, option))
+        return;
     if (c->n_seen < CLI_MOST_OPTIONS)
         c->seen[c->n_seen++] = option;
     /* with --factors the file must have been made with these values */
@@ -353,6 +360,21 @@ static int check_whole(const cli *c, const char *noun)
     return -1;
 }
 
+/* --effort: what it says of the options that were not given. */
+static int apply_effort(cli *c)
+{
+    size_t n;
+    const kq_setting *s = kq_settings(&n);
+    kq_error err;
+    for (size_t i = 0; i < n; i++) {
+        const char *value = s[i].takers & c->takers ? kq_setting_effort(&s[i], c->effort) : NULL;
+        if (value && s[i].at[KQ_QUANTIZE_OPTIONS] && !seen(c, &s[i]) &&
+            kq_setting_set(KQ_QUANTIZE_OPTIONS, &c->q, &s[i], value, &err))
+            return refuse(c, &s[i], err.message);
+    }
+    return -1;
+}
+
 int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *about)
 {
     set_defaults(c, argv[0]);
@@ -379,6 +401,8 @@ int cli_parse(cli *c, int argc, char **argv, const char *usage, const char *abou
                 option ? parse_option(c, argc, argv, &i) : parse_operand(c, argv[i], operand, words_only);
         }
     }
+    if (status < 0 && c->effort)
+        status = apply_effort(c);
     return status >= 0 ? status : check_whole(c, operand);
 }
 

@@ -206,7 +206,7 @@ typedef struct kq_calibration {
     const char *const *text;
     size_t n_text;           /* texts; none: text sampled from the model itself */
     kq_text_options reading; /* how they are read */
-    size_t tokens, seq_len;  /* 131072 in sequences of 1024 */
+    size_t tokens, seq_len;  /* 32768 in sequences of 1024 */
     size_t batch;            /* sequences summed into one gradient: 1 */
     /* next tokens drawn from the model's own distribution (the true Fisher) instead of the text's */
     bool sampled_labels;
@@ -243,7 +243,7 @@ typedef struct kq_quantize_options {
     /* "REGEX=BITS": exceptions, on Hugging Face names; the first that matches counts */
     const char *const *module_bits;
     size_t n_module_bits;
-    const char *code; /* trellis code: "hyb" (default), "1mad", "3inst", "mul1", "mcg" */
+    const char *code; /* trellis code: "mul1" (default), "hyb", "1mad", "3inst", "mcg" */
     double sigma_reg; /* added to each factor's unit mean diagonal: 0.1 */
     /* of each factor towards its diagonal before that, 0 <= shrink < 1: 0.5 */
     double shrink;
@@ -254,7 +254,7 @@ typedef struct kq_quantize_options {
     const char *only;
     /* a file of kq_calibrate, or an imatrix of llama.cpp; NULL: calibrate now */
     const char *factors;
-    int embed_bits, head_bits; /* of the embedding, of an untied head: 16, 8 (default), 4, 3 or 2 */
+    int embed_bits, head_bits; /* of the embedding, of an untied head: 16, 8, 4 (default), 3 or 2 */
     size_t shard_size;         /* bytes of a file, above which the weights are split: 8 GiB */
     bool resume;               /* continue an interrupted run with the same settings */
     /* discard what an interrupted run has left unfinished, and start anew; a finished result is never
@@ -290,13 +290,18 @@ typedef struct kq_quantize_options {
      * special tokens are. 0: none */
     size_t frequent_rows;
     /* kq_quantize: "scales": tune the checkpoint after rounding, as kq_tune does with its defaults, on the
-     * same text (or on text of the model's own); the rounded one is kept where that does not help. "none",
-     * the default: do not */
+     * same text (or on text of the model's own); the rounded one is kept where that does not help. "none":
+     * do not. "auto", the default: "none" with `only`, and with the method "none" and no text, else
+     * "scales" */
     const char *tune;
-    size_t tune_tokens; /* 98304 */
+    size_t tune_tokens; /* 98304, at most: a shorter text is used whole */
 } kq_quantize_options;
 
 void kq_quantize_options_init(kq_quantize_options *opt, size_t size);
+/* Trade time for quality: set every member on which an effort has a say ("low": fast, "normal": the defaults,
+ * "high": better and slower). Call it right after kq_quantize_defaults. KQ_E_ARG: there is no such effort. */
+kq_status kq_quantize_effort(kq_quantize_options *opt, const char *effort, kq_error *err);
+
 static inline kq_quantize_options kq_quantize_defaults(void)
 {
     kq_quantize_options opt;
@@ -1054,6 +1059,7 @@ typedef struct kq_setting {
     unsigned marks;    /* bits of kq_setting_mark */
     /* KQ_SETTING_AT of its member in each option struct that has it; 0: it has none there */
     uint16_t at[KQ_N_OPTIONS];
+    const char *low, *high; /* its values with the efforts "low" and "high"; NULL: the default */
 } kq_setting;
 #define KQ_SETTING_AT(options, member) (offsetof(options, member) + 1)
 
@@ -1070,6 +1076,10 @@ kq_status kq_setting_set(kq_options_id id, void *options, const kq_setting *sett
 /* The same for KQ_SETTING_TEXTS: the whole list, borrowed. */
 kq_status kq_setting_set_list(kq_options_id id, void *options, const kq_setting *setting,
                               const char *const *texts, size_t n, kq_error *err);
+
+/* The value that an effort ("low", "normal", "high") gives the setting; NULL: the effort does not change it.
+ */
+const char *kq_setting_effort(const kq_setting *setting, const char *effort);
 
 /* Has the setting an effect with this method of calibration ("kfac")? */
 bool kq_setting_counts_with(const kq_setting *setting, const char *method);

@@ -94,12 +94,14 @@ static kq_status check_piece(const kq_prepared *p, const piece *c, float *x, flo
         if (((c->reach > 0 && a > 65504 * c->reach) || a > c->most) && at == n)
             at = i;
     }
-    if (!status && at<n && * largest> c->most)
+    if (!status && at < n && *largest > c->most)
         return kq_fail(err, KQ_E_NUMERIC,
-                       "%s: %s[%zu, %zu] is %g, beyond what a checkpoint's scale may be (%g); --only can "
-                       "leave this module out",
+                       "%s: %s[%zu, %zu] is %g, beyond what a checkpoint's scale may be (%g); %s",
                        c->t->file, c->t->name, c->row0 + at / c->row, at % c->row, (double)x[at],
-                       (double)c->most);
+                       (double)c->most,
+                       is_head(c->t)        ? "--head-bits 16 keeps it"
+                       : is_embedding(c->t) ? "--embed-bits 16 keeps it"
+                                            : "--only can leave this module out");
     if (!status && c->reach > 0 && at < n)
         return kq_fail(
             err, KQ_E_NUMERIC,

@@ -93,6 +93,8 @@ static bool has_factor(const kq_output *o, int which)
 
 void kq_rows_warn(const kq_output *o)
 {
+    if (!kq_method_needs_gradients(o->p.factor.method)) /* it has no such factors for any model */
+        return;
     for (int which = 0; which < KQ_N_ROWS; which++) {
         const bool tied = which == KQ_ROWS_EMBEDDING && o->p.cfg->tie_embeddings;
         if (!most_bits_of(o, which) || has_factor(o, which) || (tied && has_factor(o, KQ_ROWS_HEAD)))
@@ -103,10 +105,9 @@ void kq_rows_warn(const kq_output *o)
                     "factor file that has it",
                     o->opt.factors, module, kq_rows_module[which]);
         else
-            kq_warn("%s is rounded without curvature: %s", kq_rows_module[which],
-                    kq_method_needs_gradients(o->p.factor.method)
-                        ? "--only leaves out layer 0, so that no gradient reaches the embedding"
-                        : "its factor needs a method that sees gradients");
+            kq_warn("%s is rounded without curvature: --only leaves out layer 0, so that no gradient reaches "
+                    "the embedding",
+                    kq_rows_module[which]);
     }
 }
 

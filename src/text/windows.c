@@ -48,6 +48,30 @@ static kq_status copy_windows(const kq_text_ids *list, const size_t *counts, siz
     return status;
 }
 
+/* As much of the texts as n_tokens need. */
+static kq_status encode(const kq_text_how *how, const char *const *files, size_t n_files, size_t n_tokens,
+                        kq_text_ids *list, kq_error *err)
+{
+    kq_text_how h = *how;
+    h.reach = kq_text_reach(n_tokens);
+    return kq_text_encode(files, n_files, &h, n_tokens, false, false, list, err);
+}
+
+kq_status kq_text_count_windows(const kq_text_how *how, const char *const *files, size_t n_files, size_t most,
+                                size_t seq_len, size_t *n, kq_error *err)
+{
+    size_t n_tokens;
+    kq_text_ids list;
+    if (!kq_mul_size(most, seq_len, &n_tokens))
+        return kq_fail(err, KQ_E_ARG, "%zu sequences of %zu tokens are too many", most, seq_len);
+    kq_status status = encode(how, files, n_files, n_tokens, &list, err);
+    if (status)
+        return status;
+    *n = list.n / seq_len < most ? list.n / seq_len : most;
+    kq_text_ids_free(&list);
+    return KQ_OK;
+}
+
 kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size_t n_files,
                           const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out,
                           kq_error *err)
@@ -58,10 +82,8 @@ kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size
         most = counts[c] > most ? counts[c] : most;
     if (!kq_mul_size(most, seq_len, &n_tokens))
         return kq_fail(err, KQ_E_ARG, "%zu sequences of %zu tokens are too many", most, seq_len);
-    kq_text_how h = *how;
     kq_text_ids list;
-    h.reach = kq_text_reach(n_tokens);
-    kq_status status = kq_text_encode(files, n_files, &h, n_tokens, false, false, &list, err);
+    kq_status status = encode(how, files, n_files, n_tokens, &list, err);
     if (status)
         return status;
     out->of = list.n / seq_len;

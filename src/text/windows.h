@@ -23,6 +23,10 @@ typedef struct kq_windows {
 kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size_t n_files,
                           const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out,
                           kq_error *err);
+/* *n = how many whole windows of seq_len tokens the texts have, but no more than `most`. KQ_E_ARG: the text
+ * is empty. */
+kq_status kq_text_count_windows(const kq_text_how *how, const char *const *files, size_t n_files, size_t most,
+                                size_t seq_len, size_t *n, kq_error *err);
 void kq_windows_free(kq_windows *w);
 /* The windows that a count, one of those that w was made for, takes: their indices in w, seq [count]. */
 void kq_windows_pick(const kq_windows *w, size_t count, uint32_t *seq);

@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "base/time.h"
+#include "base/warn.h"
 #include "checkpoint/tuned_save.h"
 #include "format/json.h"
 #include "prepare/check.h"
@@ -255,6 +256,28 @@ static kq_status locate(run *r, kq_error *err)
     return st ? st : kq_path_in(&r->work_dir, err, r->out, ".kronq-work");
 }
 
+/* A text may be shorter than what is asked for: tuning takes what there is, and says so. */
+static kq_status fit_text(run *r, kq_error *err)
+{
+    const kq_tune_options *o = &r->opt;
+    const kq_common silent = {.threads =
+                                  r->common.threads}; /* what the text is will be said when it is read */
+    const kq_text_how how = {.options = o->reading, .tok = r->p.tok, .common = &silent};
+    size_t n;
+    if (!o->n_text || !r->p.tok)
+        return KQ_OK;
+    kq_status st = kq_text_count_windows(&how, o->text, o->n_text, r->p.n_seq, o->seq_len, &n, err);
+    if (st || n == r->p.n_seq)
+        return st;
+    if (r->out) /* else it is said when tuning begins */
+        kq_warn(
+            "the text has %zu sequences of %zu tokens to tune on, %zu were asked for: all of them are used",
+            n, o->seq_len, r->p.n_seq);
+    r->p.n_seq = n;
+    r->opt.tokens = n * o->seq_len;
+    return KQ_OK;
+}
+
 /* All that can be refused before a folder is made. */
 static kq_status check(run *r, kq_error *err)
 {
@@ -271,8 +294,8 @@ static kq_status check(run *r, kq_error *err)
         return kq_fail(err, KQ_E_ARG, "%s: is not a kronq checkpoint; kronq quantize makes one",
                        r->checkpoint);
     if ((st = kq_prepare(r->opt.reference, &r->q, true, &r->p, err)) || (st = check_shapes(r, err)) ||
-        (st = check_origin(r, err)) || (st = find_packed(r, err)) || (st = share_out(r, err)) ||
-        (st = make_settings(r, err)) || (st = plan(r, err)))
+        (st = check_origin(r, err)) || (st = find_packed(r, err)) || (st = fit_text(r, err)) ||
+        (st = share_out(r, err)) || (st = make_settings(r, err)) || (st = plan(r, err)))
         return st;
     if (kq_path_exists(r->done_path))
         return KQ_OK;
@@ -619,10 +642,11 @@ static void close_run(run *r)
 kq_status kq_tune_check_text(const char *reference, const kq_tune_options *opt, kq_error *err)
 {
     run r = {.checkpoint = reference, .opt = *opt, .job = {.lock = -1}};
-    r.common = opt->common;
+    r.common = r.opt.common = (kq_common){.threads = opt->common.threads, .isa = opt->common.isa};
     quantize_options(&r);
     kq_status st = kq_settings_check(KQ_TUNE_OPTIONS, KQ_FOR_TUNE, &r.opt, err);
-    if (!st && !(st = kq_prepare(reference, &r.q, true, &r.p, err)) && !(st = share_out(&r, err)))
+    if (!st && !(st = kq_prepare(reference, &r.q, true, &r.p, err)) && !(st = fit_text(&r, err)) &&
+        !(st = share_out(&r, err)))
         st = kq_check_texts(&r.p, &r.p.n_seq, 1, err);
     close_run(&r);
     return st;

@@ -22,7 +22,7 @@ try 1 "nowhere.gguf: does not exist" nowhere.gguf
 mkdir empty && try 1 "empty: has no config.json" empty
 fresh && rm bad/model.safetensors && try 1 "bad: holds neither model.safetensors" bad
 fresh && rm bad/tokenizer.json
-refuse 1 "tokenizer.json" "$KRONQ" quantize bad -o never $CAL --quiet
+refuse 1 "tokenizer.json" "$KRONQ" quantize --tune none bad -o never $CAL --quiet
 refuse 1 "tokenizer.json" "$KRONQ" eval bad --ppl "$TEXT" --quiet
 no_result tokenizer
 
@@ -66,8 +66,8 @@ spoil() { # TENSOR ELEMENT [BYTES]
     printf "${3:-\\377\\377}" | dd of=bad/model.safetensors bs=1 seek=$((8 + header + begin + 2 * $2)) conv=notrunc 2>/dev/null
 }
 spoil model.layers.1.mlp.up_proj.weight 100
-refuse 1 "model.layers.1.mlp.up_proj.*NaN.*(index 100|\[1, 36\])" "$KRONQ" quantize bad -o never $CAL --quiet
-refuse 1 "model.layers.1.mlp.up_proj.*NaN.*(index 100|\[1, 36\])" "$KRONQ" quantize bad -o never1 $CAL --method input-only --quiet
+refuse 1 "model.layers.1.mlp.up_proj.*NaN.*(index 100|\[1, 36\])" "$KRONQ" quantize --tune none bad -o never $CAL --quiet
+refuse 1 "model.layers.1.mlp.up_proj.*NaN.*(index 100|\[1, 36\])" "$KRONQ" quantize --tune none bad -o never1 $CAL --method input-only --quiet
 refuse 1 "model.layers.1.mlp.up_proj.*NaN.*(index 100|\[1, 36\])" "$KRONQ" quantize bad -o never2 $FAST
 refuse 1 "model.layers.1.mlp.up_proj.*NaN.*index 100" "$KRONQ" quantize bad -o never3 $FAST --only 'layers\.0\.'
 [ -z "$(ls -d never[123]/config.json 2>/dev/null)" ] || fail "NaN left a checkpoint"
@@ -81,19 +81,20 @@ for t in model.layers.0.input_layernorm.weight model.norm.weight model.embed_tok
 done
 
 spoil model.embed_tokens.weight 70 '\177\177'
-refuse 1 "embed_tokens.weight\[1, 6\] is 3.38953e\+38, beyond what scales in F16 .*--embed-bits 16" "$KRONQ" quantize bad -o never $FAST --only 'layers\.0\.self_attn.k'
+refuse 1 "embed_tokens.weight\[1, 6\] is 3.38953e\+38, beyond what scales in F16 .*--embed-bits 16" "$KRONQ" quantize bad -o never $FAST --embed-bits 8 --only 'layers\.0\.self_attn.k'
+refuse 1 "embed_tokens.weight\[1, 6\] is 3.38953e\+38, beyond what a checkpoint's scale may be .*--embed-bits 16 keeps it" "$KRONQ" quantize bad -o never $FAST --only 'layers\.0\.self_attn.k'
 no_result "a huge weight"
 
 say "texts"
 : >empty.txt
-refuse 2 "empty.txt: holds no text" "$KRONQ" quantize "$HF" -o never --text empty.txt --seq-len 32 --tokens 512 --quiet
+refuse 2 "empty.txt: holds no text" "$KRONQ" quantize --tune none "$HF" -o never --text empty.txt --seq-len 32 --tokens 512 --quiet
 [ ! -e never ] || fail "an empty text left $(ls -A never)"
 head -c 300 "$TEXT" >short.txt
-refuse 2 "short.txt: .*tokens make .*whole sequences of 32, 16 are asked for" "$KRONQ" quantize "$HF" -o never --text short.txt --seq-len 32 --tokens 512 --quiet
+refuse 2 "short.txt: .*tokens make .*whole sequences of 32, 16 are asked for" "$KRONQ" quantize --tune none "$HF" -o never --text short.txt --seq-len 32 --tokens 512 --quiet
 [ ! -e never ] || fail "a short text left $(ls -A never)"
-refuse 1 "none.txt: No such file" "$KRONQ" quantize "$HF" -o never --text none.txt --seq-len 32 --tokens 512 --quiet
+refuse 1 "none.txt: No such file" "$KRONQ" quantize --tune none "$HF" -o never --text none.txt --seq-len 32 --tokens 512 --quiet
 echo '{"text": 5}' >bad.jsonl
-refuse 1 "bad.jsonl: line 1: key .text.: found 5, a string is expected" "$KRONQ" quantize "$HF" -o never --text bad.jsonl --seq-len 32 --tokens 512 --quiet
+refuse 1 "bad.jsonl: line 1: key .text.: found 5, a string is expected" "$KRONQ" quantize --tune none "$HF" -o never --text bad.jsonl --seq-len 32 --tokens 512 --quiet
 printf '{"text": "the and of"}\n{"text": \n' >bad.jsonl
 refuse 1 "bad.jsonl: line 2" "$KRONQ" calibrate "$HF" -o neverf --text bad.jsonl --seq-len 32 --tokens 512 --quiet
 [ ! -e neverf ] && [ ! -e neverf.work ] || fail "calibrate left something"
@@ -139,7 +140,7 @@ say "a damaged checkpoint"
 must "$KRONQ" quantize "$HF" -o ck --bits 3 $FAST
 spoil_ck() { rm -rf bad && cp -r ck bad; }
 spoil_ck && config 's/"format_version": 2/"format_version": 9/' && refuse 1 "format_version is 9" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
-spoil_ck && config 's/"code": "hyb"/"code": "zzz"/' && refuse "1|2" "zzz" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
+spoil_ck && config 's/"code": "mul1"/"code": "zzz"/' && refuse "1|2" "zzz" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 spoil_ck && truncate -s 30000 bad/model.safetensors && refuse 1 "bad/model.safetensors" "$KRONQ" eval bad --ppl "$TEXT" --ctx 64 --quiet
 for s in su sv scale trellis; do
     spoil_ck && LC_ALL=C sed -i "s/model.layers.1.mlp.up_proj.$s\"/model.layers.1.mlp.up_prox.$s\"/" bad/model.safetensors

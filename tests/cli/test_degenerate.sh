@@ -27,7 +27,7 @@ say "a block whose outputs are zero: by every method the bytes of identity facto
 model zero set all 0 $B.self_attn.o_proj.weight set all 0 $B.mlp.down_proj.weight
 for m in none $METHODS; do
     rm -rf out.$m
-    must "$KRONQ" quantize zero -o out.$m $(text_of $m) --method $m --only "$BLOCK" --seed 3 --quiet --json
+    must "$KRONQ" quantize zero -o out.$m --embed-bits 8 $(text_of $m) --method $m --only "$BLOCK" --seed 3 --quiet --json
     [ "$m" = none ] || [ "$m" = input-only ] || cmp out.none/model.safetensors out.$m/model.safetensors || fail "$m: other bytes than without factors"
     case $m in
     none | input-only) warned 0 ;;
@@ -41,9 +41,9 @@ done
 model tiny type F32 '*' times 1e-30 $B.self_attn.o_proj.weight times 1e-40 $B.mlp.down_proj.weight
 model norm set all 0 $B.input_layernorm.weight set all 0 $B.post_attention_layernorm.weight
 for name in tiny norm; do
-    must "$KRONQ" quantize $name -o $name.none --method none --only "$BLOCK" --seed 3 --quiet
+    must "$KRONQ" quantize $name -o $name.none --embed-bits 8 --method none --only "$BLOCK" --seed 3 --quiet
     for m in flipflop kfac $([ $name = tiny ] || echo input-only); do
-        must "$KRONQ" quantize $name -o $name.$m $SMALL --method $m --only "$BLOCK" --quiet
+        must "$KRONQ" quantize $name -o $name.$m --embed-bits 8 $SMALL --method $m --only "$BLOCK" --quiet
         warned 1 "of|to 5 modules .*: rounded with identity factors"
         cmp $name.none/model.safetensors $name.$m/model.safetensors || fail "$name, $m: other bytes than without factors"
     done
@@ -52,16 +52,16 @@ done
 say "in a factor file, in several of one pass, in mixed bits, in a GGUF, in a comparison"
 must "$KRONQ" calibrate zero -o f.safetensors $SMALL --method fastkron --quiet
 warned 1 "no gradient comes to 5 modules"
-must "$KRONQ" quantize zero -o from --factors f.safetensors --seed 3 --compute f32 --quiet
+must "$KRONQ" quantize --tune none zero -o from --factors f.safetensors --seed 3 --compute f32 --quiet
 warned 1 "no gradient comes to 5 modules"
-must "$KRONQ" quantize zero -o direct $SMALL --method fastkron --quiet
+must "$KRONQ" quantize --tune none zero -o direct $SMALL --method fastkron --quiet
 cmp from/model.safetensors direct/model.safetensors || fail "other bytes from the file"
-must "$KRONQ" quantize zero -o mixed --factors f.safetensors --bits 2.5 --seed 3 --compute f32 --quiet --json
+must "$KRONQ" quantize --tune none zero -o mixed --factors f.safetensors --bits 2.5 --seed 3 --compute f32 --quiet --json
 for k in self_attn.q_proj self_attn.v_proj mlp.gate_proj mlp.up_proj self_attn.o_proj; do # o_proj is zero itself
     [ "$(get must.out modules/$B.$k/bits)" = 2 ] || fail "$k has more than 2 bits"
 done
 [ "$(get must.out modules/model.layers.0.self_attn.v_proj/bits)" = 4 ] || fail "bits went nowhere"
-must "$KRONQ" quantize zero -o mixed2 $SMALL --method fastkron --bits 2.5 --quiet
+must "$KRONQ" quantize --tune none zero -o mixed2 $SMALL --method fastkron --bits 2.5 --quiet
 cmp mixed/model.safetensors mixed2/model.safetensors || fail "other bits without the file"
 for m in none flipflop yaqa-a; do
     must "$KRONQ" quantize zero -o $m.gguf --to gguf --type Q4_0 $(text_of $m) --method $m --only "$BLOCK" --quiet --json
@@ -80,7 +80,7 @@ model flat set all 0 model.norm.weight
 for name in odd flat; do
     for m in $METHODS; do
         rm -rf out
-        must "$KRONQ" quantize $name -o out $(text_of $m) --method $m --quiet --json
+        must "$KRONQ" quantize --tune none $name -o out $(text_of $m) --method $m --quiet --json
         finite must.out
         [ $name = flat ] || [ "$(get must.out modules/$B.self_attn.q_proj/relative_mse)" = 0.0 ] || fail "$m: a zero matrix is not rounded to zeros"
         [ $m = kfac ] || continue
@@ -95,14 +95,14 @@ for t in Q4_0 Q8_0 Q4_K; do
 done
 printf 'a%.0s' $(seq 4000) >same.txt # the queries' gradients are rounding errors
 for c in f32 bf16; do
-    must "$KRONQ" quantize "$HF" -o same.$c --text same.txt --seq-len 32 --tokens 256 --compute $c --quiet --json
+    must "$KRONQ" quantize --tune none "$HF" -o same.$c --text same.txt --seq-len 32 --tokens 256 --compute $c --quiet --json
     finite must.out
 done
 
 say "an imatrix with an entry that is absent, zero or never counted: as without one, and a warning; NaN is refused before anything is made"
 I=$CASES/14-imatrix
 while read -r file words; do
-    must "$KRONQ" quantize "$GGUF" -o $file --factors "$I/$file.gguf" --seed 3 --quiet --json
+    must "$KRONQ" quantize --tune none "$GGUF" -o $file --factors "$I/$file.gguf" --seed 3 --quiet --json
     warned 1 "$words 1 module \(.*\): rounded with identity factors"
     module=$(sed -n 's/.*1 module (\(.*\)):.*/\1/p' must.err)
     [ -n "$(get must.out modules/$module/identity)" ] || fail "$file: $module is not marked"
@@ -117,7 +117,7 @@ i_missing the imatrix has no entry for
 i_zero the imatrix is zero throughout for
 i_count0 the imatrix never counted an input of
 END
-refuse 1 "i_nan.gguf: blk.*: sum of squares [0-9]+ is" "$KRONQ" quantize "$GGUF" -o never/sub/out --factors $I/i_nan.gguf --quiet
+refuse 1 "i_nan.gguf: blk.*: sum of squares [0-9]+ is" "$KRONQ" quantize --tune none "$GGUF" -o never/sub/out --factors $I/i_nan.gguf --quiet
 refuse 1 "i_nan.gguf: blk.*: sum of squares [0-9]+ is" "$KRONQ" quantize "$GGUF" -o never/sub/out.gguf --to gguf --type Q4_0 --fallback F16 --factors $I/i_nan.gguf --quiet
 [ ! -e never ] && [ ! -e never.gguf ] || fail "something was made"
 
@@ -139,7 +139,7 @@ must "$KRONQ" export big -o big8.gguf --to gguf --type Q8_0 --fallback F32 --qui
 model bigger type F32 '*' set at:3:4 -9e6 $B.self_attn.k_proj.weight set at:7:1 1e30 model.embed_tokens.weight
 refuse 1 "$B.self_attn.k_proj.weight\[3, 4\] is -9e\+06, beyond what Q8_0 can hold|embed_tokens.weight\[7, 1\] is 1e\+30, beyond what Q8_0" "$KRONQ" export bigger -o never.gguf --to gguf \
     --type Q8_0 --fallback F32 --quiet
-refuse 1 "embed_tokens.weight\[7, 1\] is 1e\+30, beyond what scales in F16" "$KRONQ" quantize bigger -o never --method none --quiet
+refuse 1 "embed_tokens.weight\[7, 1\] is 1e\+30, beyond what scales in F16" "$KRONQ" quantize bigger -o never --embed-bits 8 --method none --quiet
 must "$KRONQ" quantize bigger -o bigger.q --method none --embed-bits 16 --quiet
 [ ! -e never ] && [ ! -e never.gguf ] || fail "something was made"
 model small type F32 '*' times 1e-6 $B.self_attn.q_proj.weight

@@ -39,7 +39,7 @@ least=$(grep -Eo 'at least [0-9]+M' refuse.err | grep -Eo '[0-9]+M')
 must "$KRONQ" calibrate "$HF" -o enough $CAL --memory "$least" --json --quiet
 [ "$(get must.out peak_rss_bytes)" -le $((${least%M} << 20)) ] || fail "peak $(get must.out peak_rss_bytes) above --memory $least"
 [ "$(get must.out planned_bytes)" -le $((${least%M} << 20)) ] || fail "planned $(get must.out planned_bytes) above --memory $least"
-refuse 1 "memory 5M is too little" "$KRONQ" quantize "$HF" -o never $CAL --memory 5M --dry-run
+refuse 1 "memory 5M is too little" "$KRONQ" quantize --tune none "$HF" -o never $CAL --memory 5M --dry-run
 refuse 1 "memory 5M is too little" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --fallback F16 -o never.gguf $CAL --memory 5M --quiet
 
 say "eval: the same figures in as little memory as it says it needs"

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/common.sh"
 
 say "--dry-run prints the plan and writes nothing"
-must "$KRONQ" quantize "$HF" -o planned --bits 3 $CAL --dry-run --json
+must "$KRONQ" quantize --tune none "$HF" -o planned --bits 3 $CAL --dry-run --json
 cp must.out plan.json
 has plan.json modules bits bpw file_bytes planned_memory_bytes planned_disk_bytes quantized_modules
 [ "$(get plan.json quantized_modules bits calibration_tokens | tr '\n' ' ')" = "21 3 512 " ] || fail "plan.json"
@@ -76,17 +76,17 @@ must "$KRONQ" calibrate "$HF" -o half.safetensors $CAL --only 'layers\.2\.' --fa
 must "$KRONQ" quantize "$HF" -o half --factors half.safetensors --only 'layers\.2\.mlp' --seed 3 --quiet
 [ $(($(stat -c %s half.safetensors) * 3)) -lt "$(stat -c %s flipflop.safetensors)" ] || fail "bf16 factors of one block are not a quarter of two blocks'"
 refuse 1 "holds no factors of model.layers.0" "$KRONQ" quantize "$HF" -o never --factors half.safetensors --only 'layers\.0\.' --quiet
-refuse 1 "of another model" "$KRONQ" quantize "$GGUF" -o never --factors half.safetensors --quiet
-refuse 1 "is not a factor file" "$KRONQ" quantize "$HF" -o never --factors "$HF/model.safetensors" --quiet
-refuse 1 "No such file" "$KRONQ" quantize "$HF" -o never --factors missing.safetensors --quiet
+refuse 1 "of another model" "$KRONQ" quantize --tune none "$GGUF" -o never --factors half.safetensors --quiet
+refuse 1 "is not a factor file" "$KRONQ" quantize --tune none "$HF" -o never --factors "$HF/model.safetensors" --quiet
+refuse 1 "No such file" "$KRONQ" quantize --tune none "$HF" -o never --factors missing.safetensors --quiet
 head -c 5000 half.safetensors >cut.safetensors
-refuse 1 "cut.safetensors" "$KRONQ" quantize "$HF" -o never --factors cut.safetensors --quiet
+refuse 1 "cut.safetensors" "$KRONQ" quantize --tune none "$HF" -o never --factors cut.safetensors --quiet
 head -c -1 half.safetensors >cut.safetensors
 refuse 1 "cut.safetensors" "$KRONQ" quantize "$HF" -o never --factors cut.safetensors --only 'layers\.2\.' --quiet
 [ ! -e never ] || [ ! -e never/config.json ] || fail "a refused command left a checkpoint"
 
 say "factors: what is said of the calibration must be the file's; a lacking module is found before any work"
-F="$KRONQ quantize $HF -o never --factors flipflop.safetensors --quiet"
+F="$KRONQ quantize --tune none $HF -o never --factors flipflop.safetensors --quiet"
 L='layers\.(1|2)\.'
 must "$KRONQ" quantize "$HF" -o said --factors flipflop.safetensors --only "$L" $CAL --method flipflop --rho 0.01 --rounds 3 --labels text --draws 1 --batch 1 --quiet
 same said flipflop-a
@@ -106,8 +106,8 @@ refuse 1 "does not tell with which tol its factors were made" $F --only "$L" --t
 refuse 1 "made with exact false, asked for is true" $F --only "$L" --exact
 refuse 1 "made from another text" "$KRONQ" quantize "$HF" --to gguf --type Q4_0 --tensor-type ffn_down=F16 --factors flipflop.safetensors --only "$L" --text other.txt -o never.gguf --quiet
 refuse 1 "holds no factors of model.layers.0.self_attn.q_proj" $F
-refuse 1 "imatrix.gguf: does not tell with which text" "$KRONQ" quantize "$HF" -o never --factors "$GOLDEN/imatrix.gguf" --text "$TEXT" --quiet
-must "$KRONQ" quantize "$HF" -o im --factors "$GOLDEN/imatrix.gguf" --method input-only --quiet
+refuse 1 "imatrix.gguf: does not tell with which text" "$KRONQ" quantize --tune none "$HF" -o never --factors "$GOLDEN/imatrix.gguf" --text "$TEXT" --quiet
+must "$KRONQ" quantize --tune none "$HF" -o im --factors "$GOLDEN/imatrix.gguf" --method input-only --quiet
 sed 's/model.layers.2.mlp.up_proj.H_out/model.layers.2.mlp.up_proj.H_oux/' flipflop.safetensors >oneside.safetensors
 refuse 1 "holds model.layers.2.mlp.up_proj.H_in but no model.layers.2.mlp.up_proj.H_out" "$KRONQ" quantize "$HF" -o never --factors oneside.safetensors --only "$L" --quiet
 [ ! -e never ] && [ ! -e never.gguf ] || fail "a refused command left its output"
@@ -121,10 +121,10 @@ same sh-a flipflop-b "--exclude=config.json --exclude=README.md"
 cp sh.safetensors-00002-of-00003.safetensors right
 must "$KRONQ" calibrate "$HF" -o sh2.safetensors $CAL --rho 0.1 --only 'layers\.(1|2)\.' --shard-size 1k --quiet
 cp sh2.safetensors-00002-of-00003.safetensors sh.safetensors-00002-of-00003.safetensors
-refuse 1 "00002-of-00003.safetensors: is not of the calibration that sh.safetensors lists" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
+refuse 1 "00002-of-00003.safetensors: is not of the calibration that sh.safetensors lists" "$KRONQ" quantize --tune none "$HF" -o never --factors sh.safetensors --quiet
 cp right sh.safetensors-00002-of-00003.safetensors
 mv sh.safetensors-00002-of-00003.safetensors gone
-refuse 1 "00002-of-00003.*No such file" "$KRONQ" quantize "$HF" -o never --factors sh.safetensors --quiet
+refuse 1 "00002-of-00003.*No such file" "$KRONQ" quantize --tune none "$HF" -o never --factors sh.safetensors --quiet
 must "$KRONQ" quantize "$HF" -o shards --factors flipflop.safetensors --only 'layers\.(1|2)\.' --seed 3 --shard-size 20k --quiet
 has shards/model.safetensors.index.json weight_map/model.norm.weight metadata/total_size
 [ "$(ls shards/model-*.safetensors | wc -l)" -gt 4 ] && [ ! -e shards/model.safetensors ] || fail "shards: $(ls shards)"
@@ -145,7 +145,7 @@ cp -r "$HF" copy
 refuse 1 "not of a kronq checkpoint" "$KRONQ" quantize "$HF" -o copy --method none --resume --quiet
 same copy "$HF"
 say "progress: one line a block, none a module"
-must "$KRONQ" quantize "$HF" -o lines $CAL
+must "$KRONQ" quantize --tune none "$HF" -o lines $CAL
 [ "$(grep -c '^block [012]: 7 linears, relative error .*, predicted loss .* s\]$' must.err)" -eq 3 ] || { cat must.err; fail "not a line for each block"; }
 grep -q 'model\.layers' must.err && fail "$(grep -m1 'model\.layers' must.err)"
 must "$KRONQ" calibrate "$HF" -o lines.safetensors $CAL

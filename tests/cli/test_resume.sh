@@ -92,22 +92,22 @@ try_unfinished() {
 }
 
 say "an unfinished folder: refused without --resume, and with other settings, which are named"
-try_unfinished un 'un/.kronq-work/block-00002*.seal' "$KRONQ" quantize "$HF" $CAL $SLOW
+try_unfinished un 'un/.kronq-work/block-00002*.seal' "$KRONQ" quantize --tune none "$HF" $CAL $SLOW
 [ ! -e un/config.json ] || fail "config.json"
 refuse 1 "config.json|no such|No such" "$KRONQ" info un
-refuse 2 "un/.kronq-work: holds unfinished work; --resume" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --quiet
-refuse 1 "started with bits 2, now it is 3" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --bits 3 --resume --quiet
-refuse 1 'started with code "hyb", now it is "1mad"' "$KRONQ" quantize "$HF" -o un $CAL $SLOW --code 1mad --resume --quiet
-refuse 1 "started with seed 3, now it is 4" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --seed 4 --resume --quiet
-refuse 1 "started with settings.tol .*, now it is 0.5" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --tol 0.5 --resume --quiet
-refuse 1 "started with sigma_reg" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --sigma-reg 0.5 --resume --quiet
-refuse 1 "started with shrink 0.5, now it is 0.25" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --shrink 0.25 --resume --quiet
+refuse 2 "un/.kronq-work: holds unfinished work; --resume" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --quiet
+refuse 1 "started with bits 2, now it is 3" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --bits 3 --resume --quiet
+refuse 1 'started with code "mul1", now it is "1mad"' "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --code 1mad --resume --quiet
+refuse 1 "started with seed 3, now it is 4" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --seed 4 --resume --quiet
+refuse 1 "started with settings.tol .*, now it is 0.5" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --tol 0.5 --resume --quiet
+refuse 1 "started with sigma_reg" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --sigma-reg 0.5 --resume --quiet
+refuse 1 "started with shrink 0.5, now it is 0.25" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --shrink 0.25 --resume --quiet
 refuse 1 'started with only "", now it is "q_proj"' "$KRONQ" quantize "$HF" -o un $CAL $SLOW --only q_proj --resume --quiet
-refuse 1 'started with settings.model "[0-9a-f]{32}"' "$KRONQ" quantize "$GGUF" -o un $CAL $SLOW --resume --quiet
+refuse 1 'started with settings.model "[0-9a-f]{32}"' "$KRONQ" quantize --tune none "$GGUF" -o un $CAL $SLOW --resume --quiet
 [ -e un/.kronq-work/job.json ] || fail "a refusal removed the work"
 
-refuse 2 "holds unfinished work, started with bits 2, now it is 3; --resume with the same settings .*--fresh" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --bits 3 --quiet
-refuse 2 "give one of them" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --fresh --quiet
+refuse 2 "holds unfinished work, started with bits 2, now it is 3; --resume with the same settings .*--fresh" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --bits 3 --quiet
+refuse 2 "give one of them" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --resume --fresh --quiet
 cp -r un fresh
 echo mine >fresh/.kronq-work/notes.txt
 must "$KRONQ" quantize "$HF" -o fresh --method none --fresh --quiet
@@ -122,30 +122,30 @@ for f in un/.kronq-work/block-00002.safetensors un/.kronq-work/input-00000.bf16 
         [ "$f" != un/.kronq-work/input-00000.bf16 ] || [ $at = 3 ] || continue
         cp -r un hurt
         poke hurt/${f#un/} $at
-        refuse 1 "$(basename $f).*(damaged|--fresh)" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
+        refuse 1 "$(basename $f).*(damaged|--fresh)" "$KRONQ" quantize --tune none "$HF" -o hurt $CAL $SLOW --resume --quiet
         [ ! -e hurt/config.json ] || fail "config.json after damage to $f"
         rm -rf hurt
     done
 done
 cp -r un hurt
 truncate -s -1 hurt/.kronq-work/input-00001.bf16
-refuse 1 "input-00001.bf16.*bytes, expected" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
+refuse 1 "input-00001.bf16.*bytes, expected" "$KRONQ" quantize --tune none "$HF" -o hurt $CAL $SLOW --resume --quiet
 echo '{' >hurt/.kronq-work/job.json
-refuse 1 "job.json.*--fresh" "$KRONQ" quantize "$HF" -o hurt $CAL $SLOW --resume --quiet
+refuse 1 "job.json.*--fresh" "$KRONQ" quantize --tune none "$HF" -o hurt $CAL $SLOW --resume --quiet
 
 say "two at one output: the second is refused"
-"$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --quiet 2>/dev/null &
+"$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --resume --quiet 2>/dev/null &
 first=$!
 for ((i = 0; i < 6000; i++)); do # until it has the lock; stopped, it surely keeps it
     grep -Eq "FLOCK +ADVISORY +WRITE +$first " /proc/locks && kill -STOP $first && break
     kill -0 $first 2>/dev/null || break
     sleep 0.003
 done
-refuse 1 "another kronq is at work" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --quiet
-refuse 1 "another kronq is at work" "$KRONQ" quantize "$HF" -o un $CAL $SLOW --quiet
+refuse 1 "another kronq is at work" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --resume --quiet
+refuse 1 "another kronq is at work" "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --quiet
 kill -KILL $first 2>/dev/null
 wait $first 2>/dev/null
-must "$KRONQ" quantize "$HF" -o un $CAL $SLOW --resume --quiet
+must "$KRONQ" quantize --tune none "$HF" -o un $CAL $SLOW --resume --quiet
 
 say "a complete output: --resume says so, other settings are refused"
 must "$KRONQ" quantize "$HF" -o whole $CAL --only "$ONLY" --resume --json

@@ -58,7 +58,7 @@ done <"$CASES"
 
 say "quantized: the checkpoint keeps the scaling, and generates with it"
 model m '"rope_theta": 50.0, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "attention_factor": 1.5}'
-must "$KRONQ" quantize m $CAL -o q --bits 4 --quiet
+must "$KRONQ" quantize --tune none m $CAL -o q --bits 4 --quiet
 grep -q '"attention_factor": 1.5' q/config.json || fail "config.json of the checkpoint has no attention_factor"
 must "$KRONQ" run q -p "The" -n 8 --temp 0 --quiet
 mv must.out text

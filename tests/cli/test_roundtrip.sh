@@ -6,7 +6,7 @@ round() { # NAME MODEL BITS CODE METHOD MAX_MSE MAX_KLD [options]
     local out=$1 model=$2 bits=$3 code=$4 method=$5 mse=$6 kld=$7 m
     shift 7
     say "$out: $bits bits, $code, $method"
-    "$KRONQ" quantize "$model" -o "$out" --bits "$bits" --code "$code" --method "$method" $CAL --json --quiet "$@" >"$out.json" 2>err || { cat err; fail "quantize $out"; }
+    "$KRONQ" quantize --tune none "$model" -o "$out" --bits "$bits" --code "$code" --method "$method" $CAL --json --quiet "$@" >"$out.json" 2>err || { cat err; fail "quantize $out"; }
     has "$out.json" bits bpw bpw_file file_bytes seconds/forward seconds/total peak_rss_bytes predicted_loss relative_mse
     [ "$(get "$out.json" bits)" = "$bits" ] || fail "bits of $out"
     m=$(get "$out.json" relative_mse)

@@ -95,7 +95,7 @@ if [ -n "${KRONQ_TEST_MODEL:-}" ] && [ -z "${SANITIZE:-}" ]; then
 fi
 
 say "ended by the signal at once where there is nothing to finish; a second signal, to one thread"
-LONG="$KRONQ quantize $HF -o long $CAL --rounds 1000000 --threads 2 --quiet" # without end
+LONG="$KRONQ quantize --tune none $HF -o long $CAL --rounds 1000000 --threads 2 --quiet" # without end
 started() { # the work has begun: a signal only asks now
     rm -rf long
     $LONG 2>long.err &

@@ -1,7 +1,7 @@
 #!/bin/bash
 # --size, --bpw, --kld: the file is as large as was asked, the forecast is the sum of the modules', resuming, refusals.
 . "$(dirname "$0")/common.sh"
-Q="$KRONQ quantize $HF --quiet"
+Q="$KRONQ quantize $HF --tune none --quiet"
 must "$KRONQ" calibrate "$HF" -o f.safetensors $CAL --quiet
 F="--factors f.safetensors --seed 3"
 
@@ -70,7 +70,7 @@ must $Q -o again --size 70k $F --json
 cp must.out again.json
 [ "$(get plan.json bits_settled file_bytes embed_bits | tr '\n' ' ')" = "true $(get again.json file_bytes) $(get again/config.json quantization_config/embed_bits) " ] || fail "the plan"
 near "$(get plan.json allocation/forecast_kld)" "$(get again.json allocation/forecast_kld)" 1e-5 || fail "the plan's forecast"
-must "$KRONQ" quantize "$HF" --dry-run --size 70k $CAL
+must "$KRONQ" quantize --tune none "$HF" --dry-run --size 70k $CAL
 grep -q "chosen when the factors are there" must.out || fail "a plan without factors"
 
 if [ -z "${SANITIZE:-}" ]; then
@@ -88,7 +88,7 @@ must $Q -o less --size $(($(get k.json file_bytes) - 600)) $F --json
 awk -v f="$(get must.out allocation/forecast_kld)" 'BEGIN { exit !(f > 0.29) }' || fail "a smaller file has that forecast too: $(get must.out allocation/forecast_kld)"
 
 say "more than the largest: said, and the largest is made"
-must "$KRONQ" quantize "$HF" -o huge --size 45M $F
+must "$KRONQ" quantize "$HF" -o huge --tune none --size 45M $F
 grep -q "the largest checkpoint of this model has $(stat -c %s huge/model.safetensors) bytes" must.err || fail "nothing is said of the largest"
 
 fi
@@ -100,7 +100,7 @@ must "$KRONQ" info --plan "$HF" --size 45M --seq-len 32 --tokens 512 --json
 refuse 2 "the smallest checkpoint of this model has about" "$KRONQ" info --plan "$HF" --size 10k --seq-len 32 --tokens 512
 
 say "refusals"
-refuse 2 "--size 20480: the smallest checkpoint of this model has 5[0-9]{4} bytes" $Q -o never --size 20k $F
+refuse 2 "--size 20480: the smallest checkpoint of this model has 4[0-9]{4} bytes" $Q -o never --size 20k $F
 refuse 2 "--bpw 1: the smallest checkpoint .* 3\.[0-9]+ bits a weight" $Q -o never --bpw 1 $F
 refuse 2 "--kld 0.001: the largest checkpoint of this model has a forecast of" $Q -o never --kld 0.001 $F
 refuse 2 "give one of them" $Q -o never --size 70k --bits 2 $F

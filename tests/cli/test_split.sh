@@ -11,8 +11,8 @@ must "$KRONQ" info "$FIRST" --json
 [ "$(get must.out tensors)" = 29 ] || fail "info counts $(get must.out tensors) tensors, expected 29"
 
 say "the same checkpoint, GGUF and answer"
-must "$KRONQ" quantize "$FIRST" $CAL -o a --quiet
-must "$KRONQ" quantize "$GGUF" $CAL -o b --quiet
+must "$KRONQ" quantize --tune none "$FIRST" $CAL -o a --quiet
+must "$KRONQ" quantize --tune none "$GGUF" $CAL -o b --quiet
 cmp a/model.safetensors b/model.safetensors || fail "another checkpoint"
 for f in config.json tokenizer.json tokenizer_config.json generation_config.json; do
     cmp a/$f b/$f || fail "another $f"

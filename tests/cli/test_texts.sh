@@ -31,7 +31,7 @@ for f in "$FORMATS/c4-train.00000-of-01024.json" "$FORMATS/ok.jsonl.zst" "$SPECI
     must "$KRONQ" calibrate "$HF" -o f$N --method input-only --text "$f" --tokens 128 --seq-len 64 --quiet --json
     [ "$(get must.out texts/0/tokens)" = "$(figure "$f" tokens)" ] || fail "calibrate: $f"
 done
-must "$KRONQ" quantize "$HF" -o q --method input-only --bits 4 --text "$FORMATS/ok.jsonl.gz" --text "$SPECIALS/chat.jsonl" --tokens 128 --seq-len 64 --quiet --json
+must "$KRONQ" quantize --tune none "$HF" -o q --method input-only --bits 4 --text "$FORMATS/ok.jsonl.gz" --text "$SPECIALS/chat.jsonl" --tokens 128 --seq-len 64 --quiet --json
 [ "$(get must.out texts/0/format) $(get must.out texts/0/packing) $(get must.out texts/0/tokens)" = "JSON lines gzip 3702" ] || fail "quantize: first text"
 [ "$(get must.out texts/1/tokens) $(get must.out texts/1/special_tokens)" = "8324 216" ] || fail "quantize: second text" # one more: what joins it to the first
 refuse "1|2" "8270 tokens make 129" "$KRONQ" calibrate "$HF" -o never --text "$SPECIALS/chat.txt" --tokens 1000k --seq-len 64 --quiet
@@ -67,7 +67,7 @@ for how in stdin pipe dev; do
 done
 cat "$FORMATS/ok.jsonl.gz" | must "$KRONQ" calibrate "$HF" -o stdin --method input-only --text - --tokens 512 --seq-len 64 --quiet --resume
 cat "$FORMATS/array.json" | refuse 1 "other settings" "$KRONQ" calibrate "$HF" -o stdin --method input-only --text - --tokens 512 --seq-len 64 --quiet --resume
-cat "$FORMATS/array.json" | refuse 1 "another text" "$KRONQ" quantize "$HF" -o never --factors stdin --text - --quiet
+cat "$FORMATS/array.json" | refuse 1 "another text" "$KRONQ" quantize --tune none "$HF" -o never --factors stdin --text - --quiet
 gzip -c "$FORMATS/ok.jsonl" | must "$KRONQ" eval "$HF" --ppl - $EVAL
 near "$(get must.out ppl)" "$(figure ok.jsonl perplexity)" 1e-5 || fail "eval --ppl -"
 cat "$FORMATS/ok.jsonl" | must "$KRONQ" compare "$HF" -o cmp --methods input-only,kfac --bits 4 --text - --ppl <(cat "$FORMATS/ok.jsonl") --tokens 128 --seq-len 64 --ctx 64 --chunks 2 --quiet
@@ -91,7 +91,7 @@ say "what is no text is refused by its name, before any work"
 refuse 1 "is a Parquet file, no text" "$KRONQ" calibrate "$HF" -o never --text "$FORMATS/fake.parquet" --tokens 128 --seq-len 64 --quiet
 refuse 1 "is a Parquet file, no text" "$KRONQ" eval "$HF" --ppl "$FORMATS/fake.parquet" $EVAL
 refuse 1 "is a GGUF model" "$KRONQ" eval "$HF" --ppl "$GGUF" $EVAL
-refuse 1 "is a safetensors file" "$KRONQ" quantize "$HF" -o never --text "$HF/model.safetensors" --tokens 128 --seq-len 64 --quiet
+refuse 1 "is a safetensors file" "$KRONQ" quantize --tune none "$HF" -o never --text "$HF/model.safetensors" --tokens 128 --seq-len 64 --quiet
 refuse 1 "program or library" "$KRONQ" eval "$HF" --ppl "$KRONQ" $EVAL
 head -c 2000 "$FORMATS/ok.jsonl.gz" >cut.jsonl.gz
 refuse 1 "cut.jsonl.gz: the gzip archive is cut short" "$KRONQ" imatrix "$HF" -o never --text cut.jsonl.gz --tokens 128 --seq-len 64 --quiet

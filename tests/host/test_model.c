@@ -378,7 +378,7 @@ static void a_report_as_a_struct(void **state)
     kq_model *m = open_model("quantized", 64, 1);
     assert_string_equal(kq_model_get_info(m)->kind, "kronq checkpoint");
     check_near(kq_model_get_info(m)->bits, 3, 0);
-    assert_non_null(strstr(kq_model_get_info(m)->quantization_json, "\"hyb\""));
+    assert_non_null(strstr(kq_model_get_info(m)->quantization_json, "\"mul1\""));
     kq_model_close(m);
     opt.resume = true;
     check_ok(kq_quantize(MODEL, "quantized", &opt, &json, &err));

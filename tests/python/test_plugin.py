@@ -256,7 +256,7 @@ class Use(unittest.TestCase):
 
     def test_shards(self):
         out = checkpoints.quantize(
-            checkpoints.source("cli_hf", FOLDER), FOLDER / "shards", "--bits", 2, "--embed-bits", 8, "--shard-size", 20000
+            checkpoints.source("cli_hf", FOLDER), FOLDER / "shards", "--bits", 2, "--code", "hyb", "--embed-bits", 8, "--shard-size", 20000
         )
         self.assertGreater(len(list(out.glob("*.safetensors"))), 1)
         self.assertTrue(torch.equal(logits(load("shards")), logits(load("tied"))))

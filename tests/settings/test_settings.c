@@ -114,7 +114,7 @@ static void texts_become_members(void **state)
 {
     (void)state;
     kq_quantize_options o = kq_quantize_defaults();
-    assert_int_equal(o.calibration.tokens, 131072);
+    assert_int_equal(o.calibration.tokens, 32768);
     assert_true(o.calibration.rho == 1e-2 && o.calibration.tol == 1e-3 && o.sigma_reg == 0.1);
     assert_int_equal(o.shard_size, (size_t)8 << 30);
     check_ok(set(&o, "tokens", "96k"));
@@ -269,8 +269,8 @@ static void settings_in_files(void **state)
             "{\"seq_len\":1024,\"batch\":1,\"labels\":\"sampled\",\"draws\":1,\"parse_special\":false,"
             "\"text_format\":\"json\"}");
     is_json(&o, KQ_IN_CHECKPOINT, NULL,
-            "{\"code\":\"hyb\",\"sigma_reg\":0.1,\"shrink\":0.5,\"channel_scales\":\"curvature\","
-            "\"only\":\"\",\"embed_bits\":8,\"head_bits\":8,\"seed\":0}");
+            "{\"code\":\"mul1\",\"sigma_reg\":0.1,\"shrink\":0.5,\"channel_scales\":\"curvature\","
+            "\"only\":\"\",\"embed_bits\":4,\"head_bits\":4,\"seed\":0}");
     is_json(&o, KQ_IN_GGUF, NULL,
             "{\"pure\":false,\"tensor_type\":[],\"fallback\":\"\",\"sweeps\":0,\"sigma_reg\":0.1,"
             "\"shrink\":0.5,\"only\":\"\"}");
@@ -311,7 +311,33 @@ static void copies_of_settings(void **state)
     assert_true(to.calibration.text == texts && to.calibration.n_text == 2 && to.calibration.seq_len == 7);
     assert_true(to.calibration.sampled_labels && to.calibration.draws == 3);
     assert_true(to.calibration.reading.spell_special);
-    assert_true(to.calibration.tokens == 131072 && to.calibration.batch == 1 && to.calibration.rho == 0.01);
+    assert_true(to.calibration.tokens == 32768 && to.calibration.batch == 1 && to.calibration.rho == 0.01);
+}
+
+static void efforts_change_the_rows_that_name_them(void **state)
+{
+    (void)state;
+    size_t n;
+    const kq_setting *s = kq_settings(&n);
+    kq_quantize_options usual = kq_quantize_defaults(), low = usual, normal = usual, high = usual;
+    check_ok(kq_quantize_effort(&low, "low", &err));
+    check_ok(kq_quantize_effort(&normal, "normal", &err));
+    check_ok(kq_quantize_effort(&high, "high", &err));
+    assert_memory_equal(&normal, &usual, sizeof usual);
+    assert_true(low.calibration.tokens < usual.calibration.tokens &&
+                high.calibration.tokens > usual.calibration.tokens);
+    assert_string_equal(low.tune, "none");
+    assert_true(high.tune_tokens > usual.tune_tokens);
+    assert_int_equal(kq_quantize_effort(&low, "max", &err), KQ_E_ARG);
+    assert_string_equal(err.message, "effort max: low, normal or high is expected");
+    for (size_t i = 0; i < n; i++) { /* a value of an effort is one that the setting takes */
+        kq_quantize_options o = usual;
+        if (s[i].low)
+            check_ok(kq_setting_set(KQ_QUANTIZE_OPTIONS, &o, &s[i], s[i].low, &err));
+        if (s[i].high)
+            check_ok(kq_setting_set(KQ_QUANTIZE_OPTIONS, &o, &s[i], s[i].high, &err));
+        assert_true(!(s[i].low || s[i].high) || s[i].at[KQ_QUANTIZE_OPTIONS]);
+    }
 }
 
 /* The words that a command line would have for every type. */
@@ -337,7 +363,7 @@ static void words_of_a_command_line(void **state)
     fclose(f);
     assert_string_equal(text,
                         " --rho 0.1 --labels sampled --exact --no-parse-special --text a.txt --text b.txt "
-                        "--module-bits 'down_proj=3' --draws 1 --seed 0 --start identity --code hyb --only "
+                        "--module-bits 'down_proj=3' --draws 1 --seed 0 --start identity --code mul1 --only "
                         "'layers\\.3' --rounds 3");
     free(text);
 }
@@ -369,6 +395,7 @@ int main(void)
         cmocka_unit_test(copies_of_settings),
         cmocka_unit_test(words_of_a_command_line),
         cmocka_unit_test(commas),
+        cmocka_unit_test(efforts_change_the_rows_that_name_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
