@@ -83,7 +83,7 @@ int main(int argc, char **argv)
                 diag[j * n + j] = H_in[j * n + j];
             for (int s = 0; s < n_settings; s++) {
                 kq_grid_options opt = kq_grid_defaults();
-                kq_grid_report rep;
+                kq_round_report rep;
                 opt.sigma_in = opt.sigma_out = settings[s].sigma;
                 opt.sweeps = settings[s].sweeps;
                 opt.threads = 2;

@@ -21,12 +21,10 @@ typedef struct kq_module_report {
     char name[128]; /* "model.layers.3.self_attn.q_proj" */
     size_t m, n;
     int bits;
-    double relative_mse;     /* ||W' - What'||^2 / ||W'||^2 */
-    double predicted_loss;   /* eq. 1, nats a sample; NaN: the method predicts nothing */
-    double factor_residual;  /* of methods that iterate (kq_factor_report.residual); NaN for the others */
-    double sigma1, sigma2;   /* of methods that iterate; NaN for the others */
-    int products;            /* of the factor estimate */
-    int extra_in, extra_out; /* how often sigma_reg was added again (eq. 54) */
+    kq_round_report round;
+    double factor_residual; /* of methods that iterate (kq_factor_report.residual); NaN for the others */
+    double sigma1, sigma2;  /* of methods that iterate; NaN for the others */
+    int products;           /* of the factor estimate */
     /* why the linear was rounded with the identity although the method has factors ("no gradient"); "": it
      * was not */
     char identity[32];

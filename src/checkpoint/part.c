@@ -23,13 +23,13 @@ static double number_of(const json_t *o, const char *key)
 
 char *kq_module_report_json(const kq_module_report *r)
 {
-    json_t *o =
-        json_pack("{s:s, s:I, s:I, s:i, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i}", "name", r->name, "m",
-                  (json_int_t)r->m, "n", (json_int_t)r->n, "bits", r->bits, "relative_mse",
-                  kq_json_number(r->relative_mse), "predicted_loss", kq_json_number(r->predicted_loss),
-                  "factor_residual", kq_json_number(r->factor_residual), "sigma1", kq_json_number(r->sigma1),
-                  "sigma2", kq_json_number(r->sigma2), "products", r->products, "extra_in", r->extra_in,
-                  "extra_out", r->extra_out);
+    json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:i}", "name", r->name,
+                          "m", (json_int_t)r->m, "n", (json_int_t)r->n, "bits", r->bits, "relative_mse",
+                          kq_json_number(r->round.relative_mse), "predicted_loss",
+                          kq_json_number(r->round.predicted_loss), "factor_residual",
+                          kq_json_number(r->factor_residual), "sigma1", kq_json_number(r->sigma1), "sigma2",
+                          kq_json_number(r->sigma2), "products", r->products, "extra_in", r->round.extra_in,
+                          "extra_out", r->round.extra_out);
     if (*r->identity)
         json_object_set_new(o, "identity", json_string(r->identity));
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
@@ -149,10 +149,10 @@ static kq_status parse_report(const char *path, const char *module, const char *
     r->n = (size_t)json_integer_value(json_object_get(o, "n"));
     r->bits = (int)json_integer_value(json_object_get(o, "bits"));
     r->products = (int)json_integer_value(json_object_get(o, "products"));
-    r->extra_in = (int)json_integer_value(json_object_get(o, "extra_in"));
-    r->extra_out = (int)json_integer_value(json_object_get(o, "extra_out"));
-    r->relative_mse = number_of(o, "relative_mse");
-    r->predicted_loss = number_of(o, "predicted_loss");
+    r->round.extra_in = (int)json_integer_value(json_object_get(o, "extra_in"));
+    r->round.extra_out = (int)json_integer_value(json_object_get(o, "extra_out"));
+    r->round.relative_mse = number_of(o, "relative_mse");
+    r->round.predicted_loss = number_of(o, "predicted_loss");
     r->factor_residual = number_of(o, "factor_residual");
     r->sigma1 = number_of(o, "sigma1");
     r->sigma2 = number_of(o, "sigma2");

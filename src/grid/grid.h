@@ -12,24 +12,19 @@
 #include "format/dequant.h"
 #include "round/round.h"
 
+/* tr(E H_in E^T H_out) with the conditioned factors (eq. 91). */
+typedef struct kq_grid_objective {
+    double first, end; /* after the first pass; at the end */
+} kq_grid_objective;
+
 typedef struct kq_grid_options {
     double sigma_in, sigma_out; /* added to the unit mean diagonal of H_in, H_out (eq. 54) */
     double shrink;              /* of both factors towards their diagonals (eq. 63) */
     int sweeps;                 /* of block descent after the first pass (eq. 95): 0 or more */
     int threads;
-    bool measure; /* fill the report's objective and first: two or three more products of mn(m + n) */
+    kq_grid_objective *objective; /* NULL, or filled in: two or three more products of mn(m + n) */
 } kq_grid_options;
 kq_grid_options kq_grid_defaults(void);
-
-typedef struct kq_grid_report {
-    double relative_mse; /* ||W - What||_F^2 / ||W||_F^2; 0 when W is 0 */
-    /* eq. 1 with the factors as given, nats a sample; NaN when the input's `predicts` is false */
-    double predicted_loss;
-    /* tr(E H_in E^T H_out) with the conditioned factors (eq. 91), at the end and after the first pass; NaN
-     * unless options.measure is set */
-    double objective, first;
-    int extra_in, extra_out; /* how often sigma was added again (eq. 54) */
-} kq_grid_report;
 
 /* Can kq_grid_round write this type? Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K. */
 bool kq_grid_known(kq_dtype type);
@@ -41,7 +36,7 @@ bool kq_grid_known(kq_dtype type);
  * KQ_E_SHAPE: n is no multiple of the block; KQ_E_NUMERIC: NaN or Inf in W or in a factor, a factor that
  * cannot be conditioned, a weight that the type's scales cannot reach (kq_type_holds). */
 kq_status kq_grid_round(kq_dtype type, const kq_round_input *in, const kq_grid_options *opt, uint8_t *blocks,
-                        kq_grid_report *report, kq_error *err);
+                        kq_round_report *report, kq_error *err);
 /* Peak of the memory that kq_grid_round allocates, in bytes, for the memory plan. */
 size_t kq_grid_bytes(size_t m, size_t n);
 

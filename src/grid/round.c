@@ -97,7 +97,7 @@ static kq_status check(kq_dtype type, const kq_round_input *in, kq_error *err)
 
 /* Both sides, and W, E and F in the order of rounding. */
 static kq_status begin(kq_grid_work *z, const kq_round_input *in, const kq_grid_options *opt,
-                       kq_grid_report *report, kq_error *err)
+                       kq_round_report *report, kq_error *err)
 {
     const size_t m = z->m, n = z->n;
     side_input inputs = {.module = in->name,
@@ -138,22 +138,22 @@ static kq_status objective(const kq_grid_work *z, double *out, kq_error *err)
     return st;
 }
 
-static kq_status round_blocks(kq_grid_work *z, const kq_grid_options *opt, kq_grid_report *report,
-                              kq_error *err)
+static kq_status round_blocks(kq_grid_work *z, const kq_grid_options *opt, kq_error *err)
 {
     kq_status st = kq_grid_first_pass(z, err);
-    if (st || (opt->measure && (st = objective(z, &report->first, err))))
+    kq_grid_objective *o = opt->objective;
+    if (st || (o && (st = objective(z, &o->first, err))))
         return st;
-    report->objective = report->first;
-    if (opt->sweeps > 0 && (z->in.H || z->out.H) && !(st = kq_grid_descend(z, opt->sweeps, err)) &&
-        opt->measure)
-        st = objective(z, &report->objective, err);
+    if (o)
+        o->end = o->first;
+    if (opt->sweeps > 0 && (z->in.H || z->out.H) && !(st = kq_grid_descend(z, opt->sweeps, err)) && o)
+        st = objective(z, &o->end, err);
     return st;
 }
 
 /* The report's relative error and, where the factors predict it, the loss (eq. 1 with the factors as given;
  * z->W is overwritten by the error in the original order). */
-static kq_status measure(kq_grid_work *z, const kq_round_input *in, kq_grid_report *report, kq_error *err)
+static kq_status measure(kq_grid_work *z, const kq_round_input *in, kq_round_report *report, kq_error *err)
 {
     const size_t m = z->m, n = z->n;
     double energy = 0, error = 0;
@@ -178,12 +178,12 @@ static kq_status measure(kq_grid_work *z, const kq_round_input *in, kq_grid_repo
 }
 
 kq_status kq_grid_round(kq_dtype type, const kq_round_input *in, const kq_grid_options *opt, uint8_t *blocks,
-                        kq_grid_report *report, kq_error *err)
+                        kq_round_report *report, kq_error *err)
 {
     kq_status st = check(type, in, err);
     if (st)
         return st;
-    kq_grid_report rep = {.predicted_loss = NAN, .objective = NAN, .first = NAN};
+    kq_round_report rep = {.predicted_loss = NAN};
     kq_grid_work z = {.g = kq_grid_of(type),
                       .lanes = kq_grid_lanes_for(kq_kern_isa()),
                       .m = in->m,
@@ -192,7 +192,7 @@ kq_status kq_grid_round(kq_dtype type, const kq_round_input *in, const kq_grid_o
                       .threads = opt->threads < 1 ? 1 : opt->threads};
     kq_dtype_block(type, &z.B, &z.block_bytes);
     z.n_block = z.n / z.B;
-    if (!(st = begin(&z, in, opt, &rep, err)) && !(st = round_blocks(&z, opt, &rep, err)))
+    if (!(st = begin(&z, in, opt, &rep, err)) && !(st = round_blocks(&z, opt, err)))
         st = measure(&z, in, &rep, err);
     if (!st && report)
         *report = rep;

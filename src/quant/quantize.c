@@ -225,19 +225,13 @@ static kq_status round_to_trellis(kq_output *o, const kq_linear_factors *f, cons
 {
     quantizer *q = o->ctx;
     const int bits = r->bits = (int)kq_bits_of(&q->bits, f->layer, f->id);
-    kq_round_report round;
     kq_status status =
         q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, o->p.isa, NULL, &q->trellis[bits], err);
     if (!status)
-        status = kq_round_linear(q->trellis[bits], in, &q->bits.round, &q->packed[f->id], &round, err);
-    if (status)
-        return status;
-    q->ids |= 1u << f->id;
-    r->relative_mse = round.relative_mse;
-    r->predicted_loss = round.predicted_loss;
-    r->extra_in = round.extra_in;
-    r->extra_out = round.extra_out;
-    return KQ_OK;
+        status = kq_round_linear(q->trellis[bits], in, &q->bits.round, &q->packed[f->id], &r->round, err);
+    if (!status)
+        q->ids |= 1u << f->id;
+    return status;
 }
 
 static kq_status round_linear(kq_output *o, const kq_linear_factors *f, kq_error *err)
@@ -263,7 +257,7 @@ static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id
     json_t *module =
         json_pack("{s:[I,I], s:i, s:f, s:f, s:o}", "shape", (json_int_t)r->m, (json_int_t)r->n, "bits",
                   r->bits, "bpw", r->bits + (8.0 * (double)(r->m + r->n) + 32) / (double)(r->m * r->n),
-                  "relative_mse", r->relative_mse, "predicted_loss", kq_json_number(loss));
+                  "relative_mse", r->round.relative_mse, "predicted_loss", kq_json_number(loss));
     if (kq_method_iterates(o->p.factor.method)) {
         json_object_set_new(module, "residual", kq_json_number(r->factor_residual));
         json_object_set_new(module, "sigma1", kq_json_number(r->sigma1));

@@ -152,19 +152,11 @@ static kq_status round_to_grid(kq_output *o, const kq_linear_factors *f, const k
         return status;
     q->ids |= 1u << f->id;
     if (!kq_grid_known(type)) { /* a plain type: its values are rounded one by one */
-        r->predicted_loss = o->work->predicts ? 0 : NAN;
+        r->round.predicted_loss = o->work->predicts ? 0 : NAN;
         return kq_fail_within(err, kq_encode(type, in->W, f->m * f->n, q->blocks[f->id], NULL, err), f->name);
     }
     const kq_grid_options options = grid_options(o);
-    kq_grid_report round;
-    status = kq_grid_round(type, in, &options, q->blocks[f->id], &round, err);
-    if (status)
-        return status;
-    r->relative_mse = round.relative_mse;
-    r->predicted_loss = round.predicted_loss;
-    r->extra_in = round.extra_in;
-    r->extra_out = round.extra_out;
-    return KQ_OK;
+    return kq_grid_round(type, in, &options, q->blocks[f->id], &r->round, err);
 }
 
 static kq_status round_linear(kq_output *o, const kq_linear_factors *f, kq_error *err)
@@ -221,7 +213,7 @@ static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id
     return json_pack("{s:[I,I], s:s, s:f, s:f, s:o}", "shape", (json_int_t)r->m, (json_int_t)r->n, "type",
                      kq_dtype_name(type), "bpw",
                      8.0 * (double)kq_gguf_row_bytes(type, r->m, r->n) / ((double)r->m * (double)r->n),
-                     "relative_mse", r->relative_mse, "predicted_loss", kq_json_number(loss));
+                     "relative_mse", r->round.relative_mse, "predicted_loss", kq_json_number(loss));
 }
 
 static kq_status finish(kq_output *o, kq_error *err)

@@ -16,7 +16,7 @@ static kq_module_report new_report(const kq_output *o, const kq_linear_factors *
 {
     kq_module_report r = {.m = f->m,
                           .n = f->n,
-                          .predicted_loss = NAN,
+                          .round.predicted_loss = NAN,
                           .factor_residual = NAN,
                           .sigma1 = NAN,
                           .sigma2 = NAN,
@@ -56,13 +56,13 @@ kq_status kq_round_module(kq_output *o, const kq_linear_factors *f, kq_rounder *
     if (status)
         return status;
     if (w->predicts && f->report->lack)
-        report->predicted_loss = 0; /* eq. 1 with F = 0 */
+        report->round.predicted_loss = 0; /* eq. 1 with F = 0 */
     const double seconds = kq_now_s() - start;
     w->round_s += seconds;
     o->note.seconds += seconds;
     kq_block_note_factors(&o->note, f->report, kq_method_iterates(o->p.factor.method));
-    kq_block_note_rounded(&o->note, f->m, f->n, report->relative_mse,
-                          report->predicted_loss / (double)w->seq_len);
+    kq_block_note_rounded(&o->note, f->m, f->n, report->round.relative_mse,
+                          report->round.predicted_loss / (double)w->seq_len);
     return kq_progress_ask(&o->opt.common, f->name, err);
 }
 
@@ -100,9 +100,9 @@ kq_status kq_rounding_sum(const kq_output *o, kq_describe_module *describe, kq_r
             if (!r[id].name[0])
                 continue;
             const double count = (double)r[id].m * (double)r[id].n,
-                         loss = per_token(o->work, r[id].predicted_loss);
+                         loss = per_token(o->work, r[id].round.predicted_loss);
             predicted += loss;
-            error += r[id].relative_mse * count;
+            error += r[id].round.relative_mse * count;
             sums->weights += count;
             sums->n++;
             kq_lacks_add(&lacks, kq_lack_of(r[id].identity), r[id].name);

@@ -6,8 +6,8 @@
 
 #include "quant/work.h"
 
-/* Rounds one linear and keeps the result for the block's file. Fills in the report's relative_mse,
- * predicted_loss (nats a sample), extra_in, extra_out, and bits where they mean something. */
+/* Rounds one linear and keeps the result for the block's file. Fills in the report's `round`, and
+ * bits where they mean something. */
 typedef kq_status kq_rounder(kq_output *o, const kq_linear_factors *f, const kq_round_input *in,
                              kq_module_report *report, kq_error *err);
 

@@ -211,7 +211,7 @@ kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_pa
     kq_module_report report = {.m = c->vocab_size,
                                .n = c->d_model,
                                .bits = kq_trellis_k(t),
-                               .predicted_loss = NAN,
+                               .round.predicted_loss = NAN,
                                .factor_residual = NAN,
                                .sigma1 = NAN,
                                .sigma2 = NAN};
@@ -221,7 +221,6 @@ kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_pa
                         .read = read_rows,
                         .progress = progress,
                         .ctx = &r};
-    kq_round_report rounded;
     kq_packed shape = {.m = report.m, .m_pad = (report.m + 15) / 16 * 16};
     kq_trellis *fine = NULL;
     float *H = NULL;
@@ -237,13 +236,9 @@ kq_status kq_rows_pack(const kq_output *o, bool head, const kq_trellis *t, kq_pa
         status = kq_trellis_new(kq_trellis_code(t), KQ_FINE_BITS, o->p.isa, NULL, &fine, err);
     in.fine = fine;
     if (!status)
-        status = kq_round_rows(t, &in, &o->bits->round, packed, &rounded, err);
-    if (!status) {
-        report.relative_mse = rounded.relative_mse;
-        report.extra_in = rounded.extra_in;
-        if (!o->work->planning)
-            status = write_part(o, which, packed, &report, err);
-    }
+        status = kq_round_rows(t, &in, &o->bits->round, packed, &report.round, err);
+    if (!status && !o->work->planning)
+        status = write_part(o, which, packed, &report, err);
     kq_free(H);
     kq_trellis_free(fine);
     if (status)
@@ -287,7 +282,7 @@ json_t *kq_rows_describe(const kq_output *o, kq_error *err)
                                           (json_int_t)r.n, "bits", r.bits, "bpw",
                                           kq_packed_rows_bits(o->p.cfg, r.bits, o->opt.frequent_rows) /
                                               ((double)r.m * (double)r.n),
-                                          "relative_mse", r.relative_mse));
+                                          "relative_mse", r.round.relative_mse));
         kq_free(path);
     }
     if (status) {

@@ -7,7 +7,6 @@
 #include <math.h>
 
 #include "base/mem.h"
-#include "base/time.h"
 #include "round/matrix.h"
 #include "round/side.h"
 
@@ -158,7 +157,6 @@ static kq_status predict_loss(rounding *z, kq_error *err)
 kq_status kq_round_linear(const kq_trellis *t, const kq_round_input *in, const kq_round_options *opt,
                           kq_packed *out, kq_round_report *report, kq_error *err)
 {
-    const double start = kq_now_s();
     *out = (kq_packed){0};
     kq_status st = kq_round_check_weight(in, err);
     if (st != KQ_OK)
@@ -182,7 +180,6 @@ kq_status kq_round_linear(const kq_trellis *t, const kq_round_input *in, const k
         z.packed.su = z.inputs.scales; /* the scales move into the result */
         z.packed.sv = z.outputs.scales;
         z.inputs.scales = z.outputs.scales = NULL;
-        z.report.seconds = kq_now_s() - start;
         if (report)
             *report = z.report;
         *out = z.packed;

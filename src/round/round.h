@@ -151,13 +151,14 @@ enum { KQ_FINE_BITS = 4 };
  * m_pad/16 gives the number of all words. *bits: those of row r. */
 size_t kq_packed_row_at(const kq_packed *p, int k, size_t r, int *bits);
 
+/* What the rounding of one matrix gave; onto a grid (grid/grid.h) too. */
 typedef struct kq_round_report {
-    double relative_mse; /* ||W' - What'||_F^2 / ||W'||_F^2 (eq. 62); 0 when W is 0 */
+    /* ||W' - What'||_F^2 / ||W'||_F^2 (eq. 62), on a grid of W and What themselves; 0 when W is 0 */
+    double relative_mse;
     /* eq. 1, 1/2 tr(E H_in E^T H_out), in nats a sample, with the factors as given and the error in the
      * original basis, over the logical m x n; NaN when the input's `predicts` is false */
     double predicted_loss;
     int extra_in, extra_out; /* how often sigma_reg was added again (eq. 54) */
-    double seconds;
 } kq_round_report;
 
 /* Round one linear to the trellis code t. The signs come from kq_rng_stream(seed, name + ".su") and

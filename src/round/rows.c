@@ -11,7 +11,6 @@
 
 #include "base/f16.h"
 #include "base/mem.h"
-#include "base/time.h"
 #include "round/matrix.h"
 #include "round/side.h"
 
@@ -185,7 +184,6 @@ static kq_status round_rows(row_rounding *z, size_t row0, size_t end, kq_error *
 kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_round_options *opt,
                         kq_packed *out, kq_round_report *report, kq_error *err)
 {
-    const double start = kq_now_s();
     *out = (kq_packed){0};
     *report = (kq_round_report){.predicted_loss = NAN};
     if (!in->rows || !in->n || in->rows > (size_t)1 << 31 || in->n > 1u << 20 ||
@@ -215,7 +213,6 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
         z.packed.su = z.inputs.scales;
         z.inputs.scales = NULL;
         report->relative_mse = z.energy > 0 ? z.error / z.energy : 0;
-        report->seconds = kq_now_s() - start;
         *out = z.packed;
         z.packed = (kq_packed){0};
     }

@@ -122,15 +122,13 @@ static void round_model(fixture *f, const char *model, kq_code code, int k)
             if (!(f->ids[l] >> id & 1))
                 continue;
             kq_module_report *r = &f->report[l][id];
-            *r = (kq_module_report){.bits = k,
-                                    .relative_mse = 0.1 + id,
-                                    .predicted_loss = NAN,
-                                    .factor_residual = NAN,
-                                    .sigma1 = 1.0 / 3,
-                                    .sigma2 = NAN,
-                                    .products = 5,
-                                    .extra_in = 1,
-                                    .extra_out = 2};
+            *r = (kq_module_report){
+                .bits = k,
+                .round = {.relative_mse = 0.1 + id, .predicted_loss = NAN, .extra_in = 1, .extra_out = 2},
+                .factor_residual = NAN,
+                .sigma1 = 1.0 / 3,
+                .sigma2 = NAN,
+                .products = 5};
             kq_linear_name(r->name, sizeof r->name, l, (kq_linear_id)id);
             kq_linear_shape(cfg, (kq_linear_id)id, &r->m, &r->n);
             float *W = kq_alloc(r->m * r->n, sizeof *W);
@@ -174,18 +172,17 @@ static void write_rows(fixture *f, int bits)
                               .ctx = &f->plain};
     const kq_round_options opt = {.threads = 2};
     kq_module_report report = {.name = "model.embed_tokens", .m = in.rows, .n = in.n, .bits = bits};
-    kq_round_report rounded;
     kq_packed packed;
     kq_trellis *t;
     check_ok(kq_trellis_new(kq_trellis_code(f->trellis), bits, kq_isa_best(), NULL, &t, &err));
-    check_ok(kq_round_rows(t, &in, &opt, &packed, &rounded, &err));
-    report.relative_mse = rounded.relative_mse;
+    check_ok(kq_round_rows(t, &in, &opt, &packed, &report.round, &err));
+    const double relative_mse = report.round.relative_mse;
     char name[40];
     snprintf(name, sizeof name, "packed-%05d.safetensors", KQ_ROWS_PART * bits + 1);
     path_of(path, name);
     check_ok(kq_part_write_rows(path, &packed, &report, &err));
     check_ok(kq_part_read_rows_report(path, "model.embed_tokens", &report, &err));
-    assert_true(report.relative_mse == rounded.relative_mse && report.bits == bits && report.m == in.rows);
+    assert_true(report.round.relative_mse == relative_mse && report.bits == bits && report.m == in.rows);
     check_fails(kq_part_read_rows_report(path, "lm_head", &report, &err), KQ_E_FORMAT,
                 "no report of lm_head");
     kq_packed_free(&packed);
@@ -225,10 +222,10 @@ static void part_reports_come_back(void **state)
         if (!a->name[0])
             continue;
         assert_true(a->m == b->m && a->n == b->n && a->bits == b->bits && a->products == b->products &&
-                    a->extra_in == b->extra_in && a->extra_out == b->extra_out);
+                    a->round.extra_in == b->round.extra_in && a->round.extra_out == b->round.extra_out);
         /* to the last bit: they are part of a resumed run's result */
-        assert_true(a->relative_mse == b->relative_mse && a->sigma1 == b->sigma1);
-        assert_true(isnan(b->predicted_loss) && isnan(b->factor_residual) && isnan(b->sigma2));
+        assert_true(a->round.relative_mse == b->round.relative_mse && a->sigma1 == b->sigma1);
+        assert_true(isnan(b->round.predicted_loss) && isnan(b->factor_residual) && isnan(b->sigma2));
     }
     check_fails(kq_part_read_reports("nowhere.safetensors", 0, r, &err), KQ_E_IO, "nowhere.safetensors");
     free_model(&f);
