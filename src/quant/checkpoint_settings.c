@@ -157,6 +157,20 @@ static kq_status check_config(const kq_output *output, const json_t *qc, const j
     return KQ_OK;
 }
 
+/* Is the checkpoint there tuned, or was that tried, exactly where --tune asks for it? With which settings is
+ * compared by the room tune. */
+static kq_status check_tune(const kq_output *output, const json_t *qc, kq_error *err)
+{
+    const char *there = json_object_get(qc, "tuned") ? "scales" : "none",
+               *now = output->opt.tune ? output->opt.tune : "none";
+    return strcmp(there, now)
+               ? kq_fail(err, KQ_E_MISMATCH,
+                         "%s: the checkpoint there was made with tune %s, now it is %s; choose "
+                         "another output or remove it",
+                         output->done_path, there, now)
+               : KQ_OK;
+}
+
 kq_status kq_checkpoint_check(const kq_output *output, kq_error *err)
 {
     const char *path = output->done_path;
@@ -173,8 +187,8 @@ kq_status kq_checkpoint_check(const kq_output *output, kq_error *err)
         status = kq_fail(err, KQ_E_MISMATCH, "%s: is not of a kronq checkpoint; choose another output", path);
     else if (!(expected = expected_config(output, qc)))
         status = kq_fail(err, KQ_E_MEMORY, "%s: out of memory", path);
-    else
-        status = check_config(output, qc, expected, err);
+    else if (!(status = check_config(output, qc, expected, err)))
+        status = check_tune(output, qc, err);
     json_decref(config);
     json_decref(expected);
     return status;

@@ -59,22 +59,30 @@ static kq_status check(const kq_quantize_options *opt, kq_error *err)
     return status ? status : kq_code_parse(opt->code, &code, err);
 }
 
-/* OUT may be absent, empty, or hold unfinished work of ours; anything else of the user's is left alone.
- * Changes nothing. */
-static kq_status check_output(const char *out, const char *work_name, kq_error *err)
+#define ROUNDING_WORK ".kronq-work"
+
+/* OUT may be absent, empty, or hold unfinished work of ours (that of --tune scales only where tune is true);
+ * anything else of the user's is left alone. Changes nothing. */
+static kq_status check_output(const char *out, bool tune, kq_error *err)
 {
     struct stat st;
     if (stat(out, &st) == 0 && !S_ISDIR(st.st_mode))
         return kq_fail(err, KQ_E_IO, "%s: is a file, expected a folder to write the checkpoint into", out);
     DIR *d = opendir(out);
-    bool ours = false, others = false;
+    bool ours = false, others = false, tuning = false;
     for (struct dirent *e; d && (e = readdir(d));) {
-        ours = ours || !strcmp(e->d_name, work_name) || !strcmp(e->d_name, "config.json");
+        ours = ours || !strcmp(e->d_name, ROUNDING_WORK) || !strcmp(e->d_name, "config.json");
+        tuning = tuning || !strcmp(e->d_name, KQ_TUNE_WORK);
         others = others || (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."));
     }
     if (d)
         closedir(d);
-    if (others && !ours)
+    if (tuning && !tune && !kq_exists_in(out, "config.json"))
+        return kq_fail(err, KQ_E_MISMATCH,
+                       "%s: holds unfinished work, which was started with --tune scales; give the same "
+                       "settings, or choose another output",
+                       out);
+    if (others && !ours && !tuning)
         return kq_fail(err, KQ_E_ARG, "%s: is not empty and holds no work of kronq's; choose another output",
                        out);
     return KQ_OK;
@@ -84,8 +92,8 @@ static kq_status locate(kq_output *o, kq_error *err)
 {
     kq_status status = kq_path_in(&o->done_path, err, o->name, "config.json");
     if (!status)
-        status = kq_path_in(&o->work_dir, err, o->name, ".kronq-work");
-    return status ? status : check_output(o->name, ".kronq-work", err);
+        status = kq_path_in(&o->work_dir, err, o->name, ROUNDING_WORK);
+    return status ? status : check_output(o->name, false, err);
 }
 
 static kq_status prepare(kq_output *o, kq_error *err)
@@ -447,11 +455,12 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (status)
         return status;
     whole.tune = tuning_of(&whole);
-    if (!strcmp(whole.tune, "scales") && (status = check(&whole, err)))
-        return status; /* before a text is read to tune on */
-    if (!strcmp(whole.tune, "scales"))
-        return kq_round_and_tune(model, out, &whole, round_model, report_json, err);
-    return round_model(model, out, &whole, report_json, err);
+    if (strcmp(whole.tune, "scales"))
+        return round_model(model, out, &whole, report_json, err);
+    /* before a text is read to tune on */
+    if ((status = check(&whole, err)) || (status = check_output(out, true, err)))
+        return status;
+    return kq_round_and_tune(model, out, &whole, round_model, report_json, err);
 }
 
 kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)

@@ -159,12 +159,12 @@ static kq_status share_out(run *r, kq_error *err)
     return KQ_OK;
 }
 
-/* Everything that the result depends on. */
+/* Everything that the result depends on; without "checkpoint" where none is open. */
 static kq_status make_settings(run *r, kq_error *err)
 {
     char own[33];
     const kq_tune_options *o = &r->opt;
-    kq_status st = kq_source_fingerprint(kq_model_file_source(r->file), own, err);
+    kq_status st = r->file ? kq_source_fingerprint(kq_model_file_source(r->file), own, err) : KQ_OK;
     if (st)
         return st;
     json_t *all = kq_prepare_settings(&r->p, err);
@@ -172,8 +172,8 @@ static kq_status make_settings(run *r, kq_error *err)
         return KQ_E_MEMORY;
     json_t *text = json_object_get(all, "calibration");
     r->settings =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O, s:O, s:O, s:I, s:I, s:I, s:f, s:I, s:I}", "kronq",
-                  kq_version(), "checkpoint", own, "reference", r->p.fingerprint, "isa",
+        json_pack("{s:s, s:s*, s:s, s:s, s:s, s:I, s:O, s:O, s:O, s:I, s:I, s:I, s:f, s:I, s:I}", "kronq",
+                  kq_version(), "checkpoint", r->file ? own : NULL, "reference", r->p.fingerprint, "isa",
                   kq_isa_name(r->p.isa), "compute", r->p.compute == KQ_BF16 ? "bf16" : "f32", "seed",
                   (json_int_t)o->common.seed, "text", json_object_get(text, "text"), "text_hash",
                   json_object_get(text, "text_hash"), "tokens", json_object_get(text, "tokens"), "seq_len",
@@ -544,14 +544,14 @@ static kq_status make_report(const run *r, char **out, kq_error *err)
 
 /* ---- the whole ---- */
 
-/* OUT is complete: is it what these settings give? */
-static kq_status check_complete(const run *r, kq_error *err)
+/* OUT is complete: is it what these settings give? config_path: its config.json. */
+static kq_status check_complete(const run *r, const char *config_path, kq_error *err)
 {
     char *text, *there_text = NULL, *now_text = NULL;
     size_t size;
     const char *key;
     json_t *value;
-    kq_status st = kq_file_read(r->done_path, 1 << 26, &text, &size, err);
+    kq_status st = kq_file_read(config_path, 1 << 26, &text, &size, err);
     if (st)
         return st;
     json_t *config = json_loadb(text, size, 0, NULL),
@@ -566,7 +566,7 @@ static kq_status check_complete(const run *r, kq_error *err)
         st = kq_fail(err, KQ_E_MISMATCH,
                      "%s: the checkpoint there was tuned with %s %.200s, now it is %.200s; choose another "
                      "output or remove it",
-                     r->done_path, key, there_text ? there_text : "?", now_text ? now_text : "?");
+                     config_path, key, there_text ? there_text : "?", now_text ? now_text : "?");
     }
     free(there_text);
     free(now_text);
@@ -639,16 +639,67 @@ static void close_run(run *r)
         kq_free(parts[i]);
 }
 
-kq_status kq_tune_check_text(const char *reference, const kq_tune_options *opt, kq_error *err)
+/* What needs the reference and the text alone, without a checkpoint. */
+static kq_status prepare_reference(run *r, kq_error *err)
 {
-    run r = {.checkpoint = reference, .opt = *opt, .job = {.lock = -1}};
-    r.common = r.opt.common = (kq_common){.threads = opt->common.threads, .isa = opt->common.isa};
-    quantize_options(&r);
-    kq_status st = kq_settings_check(KQ_TUNE_OPTIONS, KQ_FOR_TUNE, &r.opt, err);
-    if (!st && !(st = kq_prepare(reference, &r.q, true, &r.p, err)) && !(st = fit_text(&r, err)) &&
-        !(st = share_out(&r, err)))
+    r->common = r->opt.common = (kq_common){.threads = r->opt.common.threads,
+                                            .isa = r->opt.common.isa,
+                                            .compute = r->opt.common.compute,
+                                            .seed = r->opt.common.seed};
+    quantize_options(r);
+    kq_status st = kq_settings_check(KQ_TUNE_OPTIONS, KQ_FOR_TUNE, &r->opt, err);
+    if (!st && !(st = kq_prepare(r->opt.reference, &r->q, true, &r->p, err)))
+        st = fit_text(r, err);
+    return st ? st : share_out(r, err);
+}
+
+kq_status kq_tune_check_text(const kq_tune_options *opt, kq_error *err)
+{
+    run r = {.opt = *opt, .job = {.lock = -1}};
+    kq_status st = prepare_reference(&r, err);
+    if (!st)
         st = kq_check_texts(&r.p, &r.p.n_seq, 1, err);
     close_run(&r);
+    return st;
+}
+
+kq_status kq_tune_check_complete(const char *config_path, const kq_tune_options *opt, kq_error *err)
+{
+    run r = {.opt = *opt, .job = {.lock = -1}};
+    kq_status st = prepare_reference(&r, err);
+    if (!st && !(st = kq_prepare_fingerprint(&r.p, err)) && !(st = make_settings(&r, err)))
+        st = check_complete(&r, config_path, err);
+    close_run(&r);
+    return st;
+}
+
+kq_status kq_tune_rounded(const char *checkpoint, const char *out, const kq_tune_options *opt,
+                          char **report_json, json_t **no_gain, kq_error *err)
+{
+    run r = {.checkpoint = checkpoint, .out = out, .opt = *opt, .job = {.lock = -1}, .start = kq_now_s()};
+    char *report = NULL;
+    const kq_common given = r.opt.common;
+    r.common = kq_progress_guard(&given, &r.guard);
+    quantize_options(&r);
+    kq_status st = check(&r, err);
+    if (!st)
+        st = open_job(&r, err);
+    if (!st && r.job.complete)
+        st = check_complete(&r, r.done_path, err);
+    else if (!st)
+        st = work(&r, err);
+    if (!st && !(st = make_report(&r, &report, err)))
+        kq_job_finish(&r.job);
+    if (st == KQ_E_NO_GAIN) { /* there is nothing to resume */
+        if (no_gain && !(*no_gain = tuned_member(&r)))
+            st = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
+        kq_job_finish(&r.job);
+    }
+    close_run(&r);
+    if (report_json)
+        *report_json = report;
+    else
+        free(report);
     return st;
 }
 
@@ -656,31 +707,9 @@ kq_status kq_tune(const char *checkpoint, const char *out, const kq_tune_options
                   kq_error *err)
 {
     KQ_C_LOCALE;
-    run r = {.checkpoint = checkpoint, .out = out, .job = {.lock = -1}, .start = kq_now_s()};
-    char *report = NULL;
+    kq_tune_options whole;
     if (report_json)
         *report_json = NULL;
-    kq_status st = KQ_OPTIONS_READ(kq_tune_options, &r.opt, opt, err);
-    if (st)
-        return st;
-    const kq_common given = r.opt.common;
-    r.common = kq_progress_guard(&given, &r.guard);
-    quantize_options(&r);
-    st = check(&r, err);
-    if (!st)
-        st = open_job(&r, err);
-    if (!st && r.job.complete)
-        st = check_complete(&r, err);
-    else if (!st)
-        st = work(&r, err);
-    if (!st && !(st = make_report(&r, &report, err)))
-        kq_job_finish(&r.job);
-    if (st == KQ_E_NO_GAIN) /* there is nothing to resume */
-        kq_job_finish(&r.job);
-    close_run(&r);
-    if (report_json)
-        *report_json = report;
-    else
-        free(report);
-    return st;
+    const kq_status st = KQ_OPTIONS_READ(kq_tune_options, &whole, opt, err);
+    return st ? st : kq_tune_rounded(checkpoint, out, &whole, report_json, NULL, err);
 }

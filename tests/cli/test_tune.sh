@@ -97,5 +97,57 @@ for n in 1 12 23 34 45 56 67 78 89 100; do
     same both part
     [ ! -e part/.kronq-tune ] || fail "left after a death at place $n"
 done 2>/dev/null
+# round_killed N WORDS...: quantize into part, killed at place N
+round_killed() {
+    local n=$1
+    shift
+    (DIE_AT=$n LD_PRELOAD=$DIE_AT_SO ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-} \
+        exec "$KRONQ" quantize "$@" -o part --quiet) >/dev/null 2>&1
+}
+
+say "a complete output of other wishes is refused"
+refuse 1 'made with tune scales, now it is none' "$KRONQ" quantize "$HF" -o both $CAL --method input-only $LONG --resume --quiet
+refuse 1 'tuned with tokens 2048, now it is 3072' "$KRONQ" quantize "$HF" -o both $ROUND $LONG --tune-tokens 3k --resume --quiet
+must "$KRONQ" quantize "$HF" -o plain $CAL --method input-only $LONG --quiet
+refuse 1 'made with tune none, now it is scales' "$KRONQ" quantize "$HF" -o plain $ROUND $LONG --resume --quiet
+rm -rf part
+round_killed 30 "$HF" $ROUND $LONG 2>/dev/null
+[ -e part/.kronq-tune ] || fail "no unfinished work"
+refuse 1 'was started with --tune scales' "$KRONQ" quantize "$HF" -o part $CAL --method input-only $LONG --resume --quiet
+rm -rf part
+round_killed 8 "$HF" $CAL --method input-only $LONG 2>/dev/null
+[ -e part/.kronq-work/job.json ] || fail "no unfinished work"
+refuse 1 'was started without --tune scales' "$KRONQ" quantize "$HF" -o part $ROUND $LONG --resume --quiet
+must "$KRONQ" quantize "$HF" -o part $ROUND $LONG --fresh --quiet
+same both part
+mkdir full && echo mine >full/README.md
+refuse '1|2' 'is not empty and holds no work' "$KRONQ" quantize "$HF" -o full $ROUND $LONG --quiet
+cat "$TEXT" "$TEXT" "$TEXT" >long.txt
+must "$KRONQ" quantize "$HF" -o pipe $CAL --tune scales --tune-tokens 2k --method input-only --text - --quiet < <(cat long.txt)
+
+say "quantize --tune scales where tuning cannot help (a module of zeros): the rounded checkpoint, killed anywhere"
+mkdir zero && cp "$HF"/*.json zero
+must "$ST_EDIT" zero/model.safetensors "+$HF/model.safetensors" set all 0 model.layers.1.mlp.down_proj.weight
+ROUND="$ROUND --compute f32 --embed-bits 16 --only layers.1.mlp.down"
+must env DIE_COUNT=places LD_PRELOAD="$DIE_AT_SO" ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-} \
+    "$KRONQ" quantize zero -o kept $ROUND $LONG --json
+[ "$(get must.out tuned)" = null ] || fail "tuning helped a module of zeros"
+[ "$(get kept/config.json quantization_config/tuned/best_step)" = 0 ] || fail "config.json does not say that tuning was tried"
+must "$KRONQ" quantize zero -o plain2 ${ROUND/--tune scales --tune-tokens 2k/} $LONG --quiet
+cmp kept/model.safetensors plain2/model.safetensors || fail "other weights than without --tune"
+must "$KRONQ" quantize zero -o kept $ROUND $LONG --resume --json
+[ "$(get must.out complete)" = true ] || fail "a complete output is not taken for complete"
+refuse 1 'tuned with tokens 2048, now it is 3072' "$KRONQ" quantize zero -o kept $ROUND $LONG --tune-tokens 3k --resume --quiet
+places=$(cat places) moving=0
+for n in $(seq 1 13 $((places - 30))) $(seq $((places - 29)) $places); do
+    rm -rf part
+    round_killed $n zero $ROUND $LONG
+    [ -e part/config.json ] || [ ! -e part/.kronq-tune/config.json ] || moving=$((moving + 1))
+    [ $n -ne $((places - 20)) ] || refuse 1 'now it is 3072' "$KRONQ" quantize zero -o part $ROUND $LONG --tune-tokens 3k --resume --quiet
+    must "$KRONQ" quantize zero -o part $ROUND $LONG --resume --quiet
+    same kept part
+    [ ! -e part/.kronq-tune ] || fail "left after a death at place $n of $places"
+done 2>/dev/null
+[ $moving -ge 6 ] || fail "only $moving deaths while the files moved"
 refuse '1|2' 'whole sequences|at least two' "$KRONQ" quantize "$HF" -o no $CAL --tune scales --quiet
 [ ! -e no ] || fail "a refusal left a folder"
