@@ -435,16 +435,6 @@ static kq_status round_model(const char *model, const char *out, const kq_quanti
     return kq_work_run(model, &checkpoint_receiver, &o, 1, report_json, err);
 }
 
-/* What "auto" stands for: whoever rounds a part, or wants no text to be read or written, wants no tuning. */
-static const char *tuning_of(const kq_quantize_options *opt)
-{
-    const kq_calibration *c = &opt->calibration;
-    const bool no_text = !opt->factors && !c->n_text && !strcmp(c->method, "none");
-    if (opt->tune && strcmp(opt->tune, "auto"))
-        return opt->tune;
-    return opt->only || no_text ? "none" : "scales";
-}
-
 kq_status kq_quantize(const char *model, const char *out, const kq_quantize_options *opt, char **report_json,
                       kq_error *err)
 {
@@ -454,8 +444,8 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &whole, opt, err);
     if (status)
         return status;
-    whole.tune = tuning_of(&whole);
-    if (strcmp(whole.tune, "scales"))
+    whole.tune = kq_tune_wanted(&whole) ? "scales" : "none";
+    if (!strcmp(whole.tune, "none"))
         return round_model(model, out, &whole, report_json, err);
     /* before a text is read to tune on */
     if ((status = check(&whole, err)) || (status = check_output(out, true, err)))

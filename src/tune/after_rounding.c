@@ -30,6 +30,15 @@ typedef struct both {
     char *others_work;            /* owned path: what kronq quantize without --tune leaves unfinished */
 } both;
 
+bool kq_tune_wanted(const kq_quantize_options *opt)
+{
+    const kq_calibration *c = &opt->calibration;
+    const bool no_text = !opt->factors && !c->n_text && !strcmp(c->method, "none");
+    if (opt->tune && strcmp(opt->tune, "auto"))
+        return !strcmp(opt->tune, "scales");
+    return !opt->only && !no_text;
+}
+
 static kq_tune_options tune_options(const both *b)
 {
     const kq_calibration *c = &b->opt->calibration;

@@ -269,6 +269,12 @@ static kq_status fit_text(run *r, kq_error *err)
     kq_status st = kq_text_count_windows(&how, o->text, o->n_text, r->p.n_seq, o->seq_len, &n, err);
     if (st || n == r->p.n_seq)
         return st;
+    if (n < 2)
+        return kq_fail(
+            err, KQ_E_ARG,
+            "%s: has %zu whole sequences of %zu tokens; at least two are needed to tune, of which one "
+            "is held out",
+            o->text[0], n, o->seq_len);
     if (r->out) /* else it is said when tuning begins */
         kq_warn(
             "the text has %zu sequences of %zu tokens to tune on, %zu were asked for: all of them are used",

@@ -13,6 +13,10 @@
 typedef kq_status kq_rounding(const char *model, const char *out, const kq_quantize_options *opt,
                               char **report_json, kq_error *err);
 
+/* What kq_quantize_options.tune comes to. "auto": whoever rounds a part of the model, or wants no text to be
+ * read or written, wants no tuning. */
+bool kq_tune_wanted(const kq_quantize_options *opt);
+
 /* Round MODEL into OUT/.kronq-tune/rounded, tune that into OUT, and remove it. When tuning does not help, the
  * rounded checkpoint moves to OUT, and the member "tuned" of its config.json has best_step 0. The report is
  * that of the rounding, with "tuned": that of kq_tune, or null when it did not help. With opt->resume all of

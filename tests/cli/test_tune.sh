@@ -60,6 +60,11 @@ say "tuning that does not help is not written"
 refuse 1 'best left as it is; none was not written' "$KRONQ" tune q2 $TUNE --lr 1 --warmup 0 --watch 1 --epochs 3 -o none --quiet
 [ ! -e none ] || fail "a folder is left"
 
+say "a text shorter than --tokens is used whole, and that is said"
+must "$KRONQ" tune q2 --reference "$HF" --text "$TEXT" --tokens 1M --seq-len 64 -o all --json --quiet
+grep -q "the text has 57 sequences of 64 tokens to tune on, 16384 were asked for" must.err || fail "no warning"
+[ "$(get must.out tokens)" = 3648 ] || fail "tokens $(get must.out tokens)"
+
 say "refusals leave nothing"
 refuse '1|2' 'is not a kronq checkpoint' "$KRONQ" tune "$HF" $TUNE -o no --quiet
 refuse '1|2' 'is quantized already' "$KRONQ" tune q2 --reference q2 --text "$TEXT" -o no --quiet
@@ -69,7 +74,8 @@ refuse 2 'OUT is missing' "$KRONQ" tune q2 --reference "$HF" --quiet
 refuse '1|2' 'exists already' "$KRONQ" tune q2 $TUNE -o tuned --quiet
 refuse '1|2' 'at least two are needed' "$KRONQ" tune q2 --reference "$HF" --text "$TEXT" --tokens 64 --seq-len 64 -o no --quiet
 refuse 1 'at least .* are needed' "$KRONQ" tune q2 $TUNE --memory 50M -o no --quiet
-refuse '1|2' 'whole sequences' "$KRONQ" tune q2 --reference "$HF" --text "$TEXT" --tokens 1M --seq-len 64 -o no --quiet
+head -c 300 "$TEXT" >short.txt
+refuse '1|2' 'at least two are needed' "$KRONQ" tune q2 --reference "$HF" --text short.txt --seq-len 64 -o no --quiet
 refuse 2 'more than 0' "$KRONQ" tune q2 $TUNE --lr 0 -o no --quiet
 cp -r "$HF" other && poke other/model.safetensors 200000
 refuse 1 'was made from a model with' "$KRONQ" tune q2 --reference other --text "$TEXT" --tokens 1k --seq-len 64 -o no --quiet
