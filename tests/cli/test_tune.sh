@@ -112,16 +112,16 @@ round_killed() {
 }
 
 say "a complete output of other wishes is refused"
-refuse 1 'made with tune scales, now it is none' "$KRONQ" quantize "$HF" -o both $CAL --method input-only $LONG --resume --quiet
+refuse 1 'made with tune scales, now it is none' "$KRONQ" quantize "$HF" -o both $CAL --tune none --method input-only $LONG --resume --quiet
 refuse 1 'tuned with tokens 2048, now it is 3072' "$KRONQ" quantize "$HF" -o both $ROUND $LONG --tune-tokens 3k --resume --quiet
-must "$KRONQ" quantize "$HF" -o plain $CAL --method input-only $LONG --quiet
+must "$KRONQ" quantize "$HF" -o plain $CAL --tune none --method input-only $LONG --quiet
 refuse 1 'made with tune none, now it is scales' "$KRONQ" quantize "$HF" -o plain $ROUND $LONG --resume --quiet
 rm -rf part
 round_killed 30 "$HF" $ROUND $LONG 2>/dev/null
 [ -e part/.kronq-tune ] || fail "no unfinished work"
-refuse 1 'was started with --tune scales' "$KRONQ" quantize "$HF" -o part $CAL --method input-only $LONG --resume --quiet
+refuse 1 'was started with --tune scales' "$KRONQ" quantize "$HF" -o part $CAL --tune none --method input-only $LONG --resume --quiet
 rm -rf part
-round_killed 8 "$HF" $CAL --method input-only $LONG 2>/dev/null
+round_killed 8 "$HF" $CAL --tune none --method input-only $LONG 2>/dev/null
 [ -e part/.kronq-work/job.json ] || fail "no unfinished work"
 refuse 1 'was started without --tune scales' "$KRONQ" quantize "$HF" -o part $ROUND $LONG --resume --quiet
 must "$KRONQ" quantize "$HF" -o part $ROUND $LONG --fresh --quiet
@@ -155,5 +155,6 @@ for n in $(seq 1 13 $((places - 30))) $(seq $((places - 29)) $places); do
     [ ! -e part/.kronq-tune ] || fail "left after a death at place $n of $places"
 done 2>/dev/null
 [ $moving -ge 6 ] || fail "only $moving deaths while the files moved"
-refuse '1|2' 'whole sequences|at least two' "$KRONQ" quantize "$HF" -o no $CAL --tune scales --quiet
+head -c 1000 "$TEXT" >some.txt
+refuse "1|2" "at least two are needed to tune" "$KRONQ" quantize "$HF" -o no --text some.txt --seq-len 32 --tokens 64 --tune scales --quiet
 [ ! -e no ] || fail "a refusal left a folder"
