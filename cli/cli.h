@@ -46,6 +46,7 @@ typedef struct cli {
     /* several commands */
     const char *out, *to, *kv, *weights, *effort;
     bool json, quiet, dry_run, factor_bf16;
+    size_t fitted_seq_len; /* by cli_fit_seq_len, and not said yet; 0: none */
     const char *ppl, *kld;
     const char *const *task_words; /* NAME=FILE, of n_task_words */
     size_t n_task_words;
@@ -128,6 +129,9 @@ void cli_no_effect(const cli *c, const char *const *names, const char *beside);
 /* Warn of given options that have no effect with the method of calibration (not with --factors, which
  * brings its method). */
 void cli_no_effect_with_method(const cli *c);
+/* Shorten the default *seq_len of the command to the context of the model; the program says so when the work
+ * begins. Nothing happens where --seq-len was given, or where the model cannot be opened. */
+void cli_fit_seq_len(cli *c, const char *model, size_t *seq_len);
 /* Check before long work that the file `path` can be written: that its folder exists and may be written to.
  * path may be NULL. Returns -1; or an exit status after saying why not. */
 int cli_check_output(const char *path);

@@ -20,6 +20,7 @@ int cmd_calibrate(int argc, char **argv)
     if ((status = cli_check_output(c.out)) >= 0)
         return status;
     cli_no_effect_with_method(&c);
+    cli_fit_seq_len(&c, c.model, &c.q.calibration.seq_len);
     kq_error err;
     char *text = NULL;
     cli_progress(&c, &c.q.common);

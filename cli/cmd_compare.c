@@ -236,6 +236,7 @@ int cmd_compare(int argc, char **argv)
     if ((!c.n_ppl && (status = cli_only_for(&c, KQ_FOR_COMPARE_TASKS, "goes with --ppl")) >= 0) ||
         (!c.n_task && (status = cli_only_for(&c, KQ_FOR_COMPARE_TEXTS, "goes with --task")) >= 0))
         return status;
+    cli_fit_seq_len(&c, c.model, &c.q.calibration.seq_len);
     job j = {0};
     status = compare(&c, &j);
     job_free(&j);

@@ -22,6 +22,7 @@ int cmd_imatrix(int argc, char **argv)
         return cli_missing("imatrix", "-o FILE");
     if ((status = cli_check_output(c.out)) >= 0)
         return status;
+    cli_fit_seq_len(&c, c.model, &c.q.calibration.seq_len);
     kq_error err;
     char *text = NULL;
     cli_progress(&c, &c.q.common);

@@ -161,6 +161,8 @@ int cmd_quantize(int argc, char **argv)
     if ((status = take_aim(&c)) >= 0)
         return status;
     cli_no_effect_with_method(&c);
+    if (!c.q.factors && strcmp(c.q.calibration.method, "none"))
+        cli_fit_seq_len(&c, c.model, &c.q.calibration.seq_len);
     if (c.dry_run)
         return plan(&c, gguf);
     if (!c.out)

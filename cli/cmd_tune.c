@@ -24,6 +24,7 @@ int cmd_tune(int argc, char **argv)
         return cli_missing("tune", "-o OUT");
     if (!c.u.reference)
         return cli_missing("tune", "--reference MODEL, the original,");
+    cli_fit_seq_len(&c, c.u.reference, &c.u.seq_len);
     kq_error err;
     char *text = NULL;
     cli_progress(&c, &c.u.common);

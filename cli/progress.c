@@ -31,11 +31,16 @@ void cli_progress_end(void)
 
 static int show(void *ctx, const char *stage, double fraction, const char *note)
 {
-    const cli *c = ctx;
+    cli *c = ctx;
     if (cli_stop_asked())
         return 1;
     if (c->quiet)
         return 0;
+    if (c->fitted_seq_len)
+        fprintf(stderr,
+                "sequences of %zu tokens: the model's context is shorter than the default of --seq-len\n",
+                c->fitted_seq_len);
+    c->fitted_seq_len = 0;
     const double t = cli_now_s();
     const bool terminal = isatty(STDERR_FILENO);
     if (note) {

@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "checkpoint/side_files.h"
+#include "source/source.h"
 #include "text/text.h"
 #include "tune/tune.h"
 
@@ -24,6 +25,7 @@ typedef struct both {
     const char *model, *out;
     const kq_quantize_options *opt;
     kq_rounding *round;
+    size_t seq_len;               /* of tuning */
     char *done, *within, *report; /* owned paths: OUT/config.json, OUT/.kronq-tune, its report.json */
     char *rounded, *rounded_done; /* owned paths: the rounded checkpoint, its config.json */
     char *moving;                 /* owned path: its config.json as OUT gets it; there: files move */
@@ -53,7 +55,24 @@ static kq_tune_options tune_options(const both *b)
     t.resume = b->opt->resume;
     t.fresh = b->opt->fresh;
     t.memory = b->opt->memory;
+    t.seq_len = b->seq_len;
     return t;
+}
+
+/* There is no option for the length of the sequences to tune on: it is the default, or the model's context
+ * where that is shorter. */
+static kq_status choose_length(both *b, kq_error *err)
+{
+    kq_source *src;
+    kq_status st = kq_source_open(b->model, &src, err);
+    if (st)
+        return st;
+    const size_t context = kq_source_config(src)->max_position;
+    kq_source_close(src);
+    b->seq_len = kq_tune_defaults().seq_len;
+    if (context && context < b->seq_len)
+        b->seq_len = context;
+    return KQ_OK;
 }
 
 static kq_status name_paths(both *b, kq_error *err)
@@ -223,6 +242,8 @@ kq_status kq_round_and_tune(const char *model, const char *out, const kq_quantiz
     char *report = NULL;
     kq_text_keep(); /* a pipe is read by the rounding and by the tuning */
     kq_status st = name_paths(&b, err);
+    if (!st)
+        st = choose_length(&b, err);
     if (!st)
         st = run(&b, &report, err);
     kq_text_forget();

@@ -158,3 +158,24 @@ done 2>/dev/null
 head -c 1000 "$TEXT" >some.txt
 refuse "1|2" "at least two are needed to tune" "$KRONQ" quantize "$HF" -o no --text some.txt --seq-len 32 --tokens 64 --tune scales --quiet
 [ ! -e no ] || fail "a refusal left a folder"
+
+say "a default --seq-len that is longer than the context is shortened, and one that was given is refused"
+mkdir short && cp "$HF"/*.json "$HF"/model.safetensors short
+sed -i 's/"max_position_embeddings": 512/"max_position_embeddings": 128/' short/config.json
+CALL="--text $TEXT --tokens 1k --method input-only"
+# shortened COMMAND...: says so in one line
+shortened() {
+    must "$@"
+    grep -c '^sequences of 128 tokens: the model.s context is shorter' must.err | grep -qx 1 || { cat must.err; fail "not said: $*"; }
+}
+shortened "$KRONQ" quantize short -o s2 $CALL --tune scales --tune-tokens 1k
+[ "$(get s2/config.json quantization_config/calibration/seq_len)" = 128 ] || fail "sequences of the calibration"
+[ "$(get s2/config.json quantization_config/tuned/seq_len)" = 128 ] || fail "sequences of the tuning after it"
+shortened "$KRONQ" calibrate short -o s.safetensors $CALL
+shortened "$KRONQ" imatrix short -o s.gguf --text "$TEXT" --tokens 1k
+shortened "$KRONQ" tune s2 --reference short --text "$TEXT" --tokens 1k --lr 0.01 -o s3
+[ "$(get s3/config.json quantization_config/tuned/seq_len)" = 128 ] || fail "sequences of kronq tune"
+must "$KRONQ" quantize short -o s4 --factors s.safetensors
+! grep -q 'sequences of 128' must.err || fail "--factors takes no sequences"
+refuse 2 'seq-len 256: the model.s context is 128' "$KRONQ" quantize short -o no $CALL --seq-len 256 --quiet
+refuse 2 'seq-len 512: the model.s context is 128' "$KRONQ" tune s2 --reference short --text "$TEXT" --tokens 1k --seq-len 512 -o no --quiet
