@@ -12,13 +12,13 @@ void kq_adam(const kq_tuner_arrays *s, size_t n, double lr, size_t step);
 
 /* ---- the teacher: teacher.c ---- */
 
-/* The original's final hidden states of all sequences, in bf16 files of the work folder, some sequences a
- * file. */
+/* The original's final hidden states of all sequences, in bf16 files of the work folder, one a sequence. */
 typedef struct kq_teacher kq_teacher;
 typedef struct kq_teacher_options {
     const kq_weights *weights; /* all pointers are borrowed */
     const int32_t *ids;        /* [n, T] */
     size_t n, T;
+    size_t at_once; /* sequences that go through the blocks together; it changes no byte */
     kq_isa isa;
     kq_compute compute;
     int threads;
@@ -30,6 +30,9 @@ kq_status kq_teacher_new(const kq_teacher_options *o, kq_teacher **out, kq_error
 void kq_teacher_free(kq_teacher *t);
 /* kq_tuner_options.hidden; ctx is the kq_teacher. */
 kq_status kq_teacher_read(void *ctx, size_t sequence, float *x, kq_error *err);
+/* How many sequences at once `room` bytes allow, at least one and at most all; o->at_once is not read. */
+size_t kq_teacher_at_once(const kq_config *cfg, const kq_teacher_options *o, size_t room);
+/* Peak of the memory that kq_teacher_new allocates, in bytes. */
 size_t kq_teacher_memory(const kq_config *cfg, const kq_teacher_options *o);
 size_t kq_teacher_disk(const kq_config *cfg, size_t n, size_t T);
 

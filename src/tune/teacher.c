@@ -1,6 +1,7 @@
 /* The original's final hidden states, which every pass over the text needs again: computed once, block by
- * block, kept in bf16 files of the work folder. A group of sequences goes through all blocks together and is
- * one file, so that --resume goes on after the last finished group. */
+ * block, kept in bf16 files of the work folder, one a sequence. As many sequences as --memory leaves room for
+ * go through all blocks together. The files do not show how many, so that --resume may have another --memory:
+ * it computes what is missing. */
 #include <omp.h>
 
 #include "base/f16.h"
@@ -12,37 +13,41 @@
 
 struct kq_teacher {
     kq_teacher_options o;
-    size_t record, group, n_group; /* values of a sequence; sequences a file; files */
-    kq_spill **file;               /* owned [n_group] */
+    size_t record; /* values of a sequence */
 };
-
-/* Hidden states of a group in f32, bytes: it does not depend on --memory, which may change until --resume. */
-static const size_t group_bytes = (size_t)256 << 20;
-
-static size_t group_of(const kq_config *cfg, size_t T)
-{
-    const size_t n = group_bytes / (T * cfg->d_model * sizeof(float));
-    return n ? n : 1;
-}
 
 size_t kq_teacher_disk(const kq_config *cfg, size_t n, size_t T)
 {
-    return n * (T * cfg->d_model * 2 + 8);
+    return n * (T * cfg->d_model * 2 + 4096); /* the last block of a file is not full */
+}
+
+/* Of the hidden states of one sequence in f32. */
+static size_t sequence_bytes(const kq_config *cfg, size_t T)
+{
+    return T * cfg->d_model * sizeof(float);
 }
 
 size_t kq_teacher_memory(const kq_config *cfg, const kq_teacher_options *o)
 {
-    const size_t group = group_of(cfg, o->T), n = group < o->n ? group : o->n;
     kq_model_ctx *mc;
     if (kq_model_ctx_new(cfg, o->isa, o->compute, o->T, &mc, NULL))
         return SIZE_MAX;
     const size_t scratch = kq_block_scratch_bytes(mc, o->T, false);
     kq_model_ctx_free(mc);
     return kq_head_bytes(cfg, o->compute) + kq_block_load_bytes(cfg, o->compute) +
-           n * o->T * cfg->d_model * sizeof(float) + (size_t)o->threads * (scratch + o->T * cfg->d_model * 2);
+           o->at_once * sequence_bytes(cfg, o->T) + (size_t)o->threads * (scratch + o->T * cfg->d_model * 2);
 }
 
-/* One group through all blocks: x [n, T, d]. done: how many of all groups are finished, for the progress. */
+size_t kq_teacher_at_once(const kq_config *cfg, const kq_teacher_options *o, size_t room)
+{
+    kq_teacher_options none = *o;
+    none.at_once = 0;
+    const size_t least = kq_teacher_memory(cfg, &none),
+                 n = room > least ? (room - least) / sequence_bytes(cfg, o->T) : 0;
+    return n < 1 ? 1 : n < o->n ? n : o->n;
+}
+
+/* Some sequences through all blocks: x [n, T, d]. done: how many are finished, for the progress. */
 static kq_status run_blocks(const kq_teacher *t, const kq_model_ctx *mc, float *x, size_t n, void **scratch,
                             size_t done, kq_error *err)
 {
@@ -68,36 +73,41 @@ static kq_status run_blocks(const kq_teacher *t, const kq_model_ctx *mc, float *
         kq_block_free(&block);
         if (!st && c->progress &&
             c->progress(c->ctx, "reference",
-                        ((double)done + (double)(l + 1) / (double)n_layer) / (double)t->n_group, NULL))
+                        ((double)done + (double)n * (double)(l + 1) / (double)n_layer) / (double)o->n, NULL))
             st = kq_fail(err, KQ_E_INTERRUPTED, "stopped while the reference was computed");
     }
     return st;
 }
 
-static kq_status write_group(const kq_teacher *t, const char *path, const float *x, size_t n, kq_error *err)
+static kq_status write_sequence(const kq_teacher *t, size_t sequence, const float *x, kq_error *err)
 {
     kq_spill *f = NULL;
     uint16_t *half;
+    char *path = NULL;
     kq_status st = kq_alloc_for((void **)&half, t->record, sizeof *half, "hidden states", err);
     if (!st)
-        st = kq_spill_create(path, n, t->record * sizeof *half, &f, err);
-    for (size_t s = 0; s < n && !st; s++) {
-        kq_f32_to_bf16_n(x + s * t->record, half, t->record);
-        st = kq_spill_write(f, s, half, err);
+        st = kq_job_path(t->o.job, "teacher", sequence, "bf16", &path, err);
+    if (!st)
+        st = kq_spill_create(path, 1, t->record * sizeof *half, &f, err);
+    if (!st) {
+        kq_f32_to_bf16_n(x, half, t->record);
+        if (!(st = kq_spill_write(f, 0, half, err)))
+            st = kq_spill_commit(f, err);
+        else
+            kq_spill_close(f);
     }
     kq_free(half);
-    if (!st)
-        return kq_spill_commit(f, err);
-    kq_spill_close(f);
+    kq_free(path);
     return st;
 }
 
-/* What all groups are computed with. */
+/* What all sequences are computed with. */
 typedef struct forward_work {
     kq_model_ctx *mc;
     kq_head *head;
-    float *x;
-    void **scratch; /* [threads] */
+    float *x;         /* [at_once, T, d] */
+    size_t *sequence; /* [at_once] */
+    void **scratch;   /* [threads] */
 } forward_work;
 
 static void free_work(forward_work *w, int threads)
@@ -106,6 +116,7 @@ static void free_work(forward_work *w, int threads)
         kq_free(w->scratch[i]);
     kq_free(w->scratch);
     kq_free(w->x);
+    kq_free(w->sequence);
     kq_head_free(w->head);
     kq_model_ctx_free(w->mc);
 }
@@ -113,12 +124,13 @@ static void free_work(forward_work *w, int threads)
 static kq_status begin_work(const kq_teacher *t, forward_work *w, kq_error *err)
 {
     const kq_teacher_options *o = &t->o;
-    const size_t n = t->group < o->n ? t->group : o->n;
     kq_status st = kq_model_ctx_new(o->weights->cfg, o->isa, o->compute, o->T, &w->mc, err);
     if (!st)
         st = kq_head_load(w->mc, o->weights, &w->head, err);
     if (!st)
-        st = kq_alloc_for((void **)&w->x, n * t->record, sizeof(float), "hidden states", err);
+        st = kq_alloc_for((void **)&w->x, o->at_once * t->record, sizeof(float), "hidden states", err);
+    if (!st)
+        st = kq_alloc_for((void **)&w->sequence, o->at_once, sizeof *w->sequence, "sequences", err);
     if (!st && !(w->scratch = kq_calloc((size_t)o->threads, sizeof *w->scratch)))
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: scratch");
     for (int i = 0; i < o->threads && !st; i++)
@@ -126,27 +138,42 @@ static kq_status begin_work(const kq_teacher *t, forward_work *w, kq_error *err)
     return st;
 }
 
-/* Compute the groups whose file is not there. */
+/* Fill w->sequence with the first at_once sequences from *next on whose file is not there. Their number. */
+static size_t take_missing(const kq_teacher *t, const forward_work *w, size_t *next)
+{
+    size_t n = 0;
+    for (; *next < t->o.n && n < t->o.at_once; ++*next)
+        if (!kq_job_has_file(t->o.job, "teacher", *next, "bf16"))
+            w->sequence[n++] = *next;
+    return n;
+}
+
+static kq_status run_some(const kq_teacher *t, const forward_work *w, size_t n, size_t done, kq_error *err)
+{
+    const kq_teacher_options *o = &t->o;
+    kq_status st = KQ_OK;
+    for (size_t i = 0; i < n && !st; i++)
+        st = kq_head_embed(w->head, o->ids + w->sequence[i] * o->T, o->T, w->x + i * t->record, err);
+    if (!st)
+        st = run_blocks(t, w->mc, w->x, n, w->scratch, done, err);
+    for (size_t i = 0; i < n && !st; i++)
+        st = write_sequence(t, w->sequence[i], w->x + i * t->record, err);
+    return st;
+}
+
+/* Compute the sequences whose file is not there. */
 static kq_status run(const kq_teacher *t, kq_error *err)
 {
     const kq_teacher_options *o = &t->o;
     forward_work w = {0};
-    kq_status st = KQ_OK;
-    for (size_t g = 0; g < t->n_group && !st; g++) {
-        const size_t first = g * t->group, n = o->n - first < t->group ? o->n - first : t->group;
-        char *path;
-        if (kq_job_has_file(o->job, "teacher", g, "bf16"))
-            continue;
-        if (!w.scratch && (st = begin_work(t, &w, err)))
-            break;
-        for (size_t s = 0; s < n && !st; s++)
-            st = kq_head_embed(w.head, o->ids + (first + s) * o->T, o->T, w.x + s * t->record, err);
-        if (st || (st = run_blocks(t, w.mc, w.x, n, w.scratch, g, err)) ||
-            (st = kq_job_path(o->job, "teacher", g, "bf16", &path, err)))
-            break;
-        st = write_group(t, path, w.x, n, err);
-        kq_free(path);
-    }
+    size_t missing = 0, next = 0, n;
+    for (size_t s = 0; s < o->n; s++)
+        missing += !kq_job_has_file(o->job, "teacher", s, "bf16");
+    if (!missing)
+        return KQ_OK;
+    kq_status st = begin_work(t, &w, err);
+    for (; !st && (n = take_missing(t, &w, &next)); missing -= n)
+        st = run_some(t, &w, n, o->n - missing, err);
     free_work(&w, o->threads);
     return st;
 }
@@ -159,18 +186,7 @@ kq_status kq_teacher_new(const kq_teacher_options *o, kq_teacher **out, kq_error
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the reference");
     t->o = *o;
     t->record = o->T * o->weights->cfg->d_model;
-    t->group = group_of(o->weights->cfg, o->T);
-    t->n_group = (o->n + t->group - 1) / t->group;
     kq_status st = run(t, err);
-    if (!st && !(t->file = kq_calloc(t->n_group, sizeof *t->file)))
-        st = kq_fail(err, KQ_E_MEMORY, "out of memory: the reference");
-    for (size_t g = 0; g < t->n_group && !st; g++) {
-        const size_t first = g * t->group, n = o->n - first < t->group ? o->n - first : t->group;
-        char *path;
-        if (!(st = kq_job_path(o->job, "teacher", g, "bf16", &path, err)))
-            st = kq_spill_open(path, n, t->record * 2, &t->file[g], err);
-        kq_free(path);
-    }
     if (st) {
         kq_teacher_free(t);
         return st;
@@ -183,21 +199,24 @@ kq_status kq_teacher_read(void *ctx, size_t sequence, float *x, kq_error *err)
 {
     const kq_teacher *t = ctx;
     uint16_t *half;
+    kq_spill *f = NULL;
+    char *path = NULL;
     kq_status st = kq_alloc_for((void **)&half, t->record, sizeof *half, "hidden states", err);
     if (!st)
-        st = kq_spill_read(t->file[sequence / t->group], sequence % t->group, half, err);
+        st = kq_job_path(t->o.job, "teacher", sequence, "bf16", &path, err);
+    if (!st)
+        st = kq_spill_open(path, 1, t->record * sizeof *half, &f, err);
+    if (!st)
+        st = kq_spill_read(f, 0, half, err);
     if (!st)
         kq_bf16_to_f32_n(half, x, t->record);
+    kq_spill_close(f);
     kq_free(half);
+    kq_free(path);
     return st;
 }
 
 void kq_teacher_free(kq_teacher *t)
 {
-    if (!t)
-        return;
-    for (size_t g = 0; t->file && g < t->n_group; g++)
-        kq_spill_close(t->file[g]);
-    kq_free(t->file);
     kq_free(t);
 }

@@ -231,12 +231,15 @@ static kq_status plan(run *r, kq_error *err)
                             .common = &r->common};
     const size_t fixed = KQ_PROGRAM_BYTES + r->p.n_seq * r->opt.seq_len * sizeof(int32_t) +
                          largest_tensor(r->p.src) + largest_tensor(kq_model_file_source(r->file));
-    const size_t teacher = kq_teacher_memory(cfg, &r->teacher_options);
     size_t tuner = kq_tuner_bytes(cfg, t);
     if (r->opt.memory && fixed + tuner > r->opt.memory) {
         t->keep = false;
         tuner = kq_tuner_bytes(cfg, t);
     }
+    /* the reference's pass takes what is free under --memory, or what tuning takes anyway */
+    const size_t room = r->opt.memory > fixed ? r->opt.memory - fixed : r->opt.memory ? 0 : tuner;
+    r->teacher_options.at_once = kq_teacher_at_once(cfg, &r->teacher_options, room);
+    const size_t teacher = kq_teacher_memory(cfg, &r->teacher_options);
     r->memory = fixed + (tuner > teacher ? tuner : teacher);
     if (r->opt.memory && r->memory > r->opt.memory)
         return kq_fail(err, KQ_E_MEMORY,
