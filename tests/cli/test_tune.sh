@@ -26,6 +26,17 @@ say "what is tuned is exported as eval sees it"
 must "$KRONQ" export tuned --to gguf --type F32 -o tuned.gguf --quiet
 near "$(kld tuned.gguf)" "$after" 1e-4 || fail "the export has another KLD than $after"
 
+say "an embedding whose frequent rows have 4 bits keeps them, and is tuned, evaluated and exported like any other"
+must "$KRONQ" quantize "$HF" -o fine $CAL --bits 2 --embed-bits 2 --frequent-rows 64 --quiet
+must "$KRONQ" tune fine $TUNE -o fine-tuned --quiet
+[ "$(get fine-tuned/config.json quantization_config/frequent_rows)" = 64 ] || fail "frequent_rows in config.json"
+fine=$(kld fine) fine_tuned=$(kld fine-tuned)
+awk -v a="$fine_tuned" -v b="$fine" 'BEGIN { exit !(a < 0.97 * b) }' || fail "KLD $fine, tuned $fine_tuned"
+must "$KRONQ" export fine-tuned --to gguf --type F32 -o fine.gguf --quiet
+near "$(kld fine.gguf)" "$fine_tuned" 1e-4 || fail "the export has another KLD than $fine_tuned"
+grown=$(($(stat -c %s fine-tuned/model.safetensors) - $(stat -c %s fine/model.safetensors)))
+[ $grown -gt 0 ] && [ $grown -lt 2000 ] || fail "the file grew by $grown bytes: more than its norms, which became F32"
+
 say "threads and memory change no byte"
 must "$KRONQ" tune q2 $TUNE -o t1 --threads 1 --json
 same tuned t1
