@@ -599,6 +599,17 @@ const char *kq_gguf_path(const kq_gguf *g)
     return g->path;
 }
 
+const uint8_t *kq_gguf_bytes(const kq_gguf *g, size_t *size)
+{
+    *size = g->size;
+    return g->data;
+}
+
+size_t kq_gguf_n_parts(const kq_gguf *g)
+{
+    return g->n_part + 1;
+}
+
 size_t kq_gguf_n_kv(const kq_gguf *g)
 {
     return g->n_kv;

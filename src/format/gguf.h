@@ -62,6 +62,9 @@ kq_status kq_gguf_open_memory(const void *data, size_t size, const char *path, k
 void kq_gguf_close(kq_gguf *g); /* NULL is fine */
 
 const char *kq_gguf_path(const kq_gguf *g);
+/* The bytes of the file, which tensors point into, [*size], borrowed. Of a split model: of its first part. */
+const uint8_t *kq_gguf_bytes(const kq_gguf *g, size_t *size);
+size_t kq_gguf_n_parts(const kq_gguf *g); /* files of the model: 1, or the parts of a split one */
 size_t kq_gguf_n_kv(const kq_gguf *g);
 const kq_gguf_kv *kq_gguf_kv_at(const kq_gguf *g, size_t i);
 const kq_gguf_kv *kq_gguf_find(const kq_gguf *g, const char *key); /* NULL: not there. By halving. */

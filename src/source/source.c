@@ -293,8 +293,10 @@ const struct kq_gguf *kq_source_gguf(const kq_source *src)
 
 /* Where row r of Hugging Face's order lies in a llama GGUF: llama.cpp's converter interleaves the two
  * halves of each head, row h*d + s*d/2 + j -> h*d + 2j + s for head size d, half s, j < d/2. */
-static size_t stored_row(size_t r, size_t head_dim)
+size_t kq_tensor_stored_row(const kq_tensor *t, size_t r, size_t head_dim)
 {
+    if (!t->permuted_qk)
+        return r;
     size_t head = r / head_dim, within = r % head_dim, half = head_dim / 2;
     return head * head_dim + 2 * (within % half) + within / half;
 }
@@ -385,7 +387,7 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
         read_range(t, row0 * cols, n_rows * cols, dst);
     else
         for (size_t r = 0; r < n_rows; r++)
-            read_range(t, stored_row(row0 + r, src->cfg.head_dim) * cols, cols, dst + r * cols);
+            read_range(t, kq_tensor_stored_row(t, row0 + r, src->cfg.head_dim) * cols, cols, dst + r * cols);
     if (t->scale)
         apply_scale(t, row0, n_rows, dst);
     if (!t->permuted_qk || n_rows == rows)

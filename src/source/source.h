@@ -38,6 +38,10 @@ const kq_tensor *kq_source_find(const kq_source *src, const char *name); /* NULL
 kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t row0, size_t n_rows, float *dst,
                              kq_error *err);
 
+/* The row of a tensor's bytes that is row r of Hugging Face's order. The two differ in the q and k of a llama
+ * GGUF alone (kq_tensor.permuted_qk). */
+size_t kq_tensor_stored_row(const kq_tensor *t, size_t r, size_t head_dim);
+
 /* config.json of a folder as text (owned by src), NULL for GGUF. */
 const char *kq_source_config_json(const kq_source *src);
 

@@ -2,13 +2,25 @@
 #ifndef KQ_TUNE_INTERNAL_H
 #define KQ_TUNE_INTERNAL_H
 
+#include <jansson.h>
+
+#include "base/progress.h"
+#include "checkpoint/checkpoint.h"
+#include "prepare/prepare.h"
 #include "sweep/job.h"
 #include "tune/tuner.h"
 
 kq_status kq_params_make(const kq_config *cfg, const kq_tuner_options *o, kq_params *p, kq_error *err);
 void kq_params_free(kq_params *p);
+/* The numbers of the layer that has most. */
+size_t kq_params_widest_layer(const kq_config *cfg, const kq_params *p);
+/* Shape and scales of a linear, and the tensor behind it (NULL: it is packed, or comes from no file). */
+kq_trained_linear kq_trained_shape(const kq_weights *w, size_t layer, kq_linear_id id,
+                                   const kq_tensor **stored);
+/* Fill in l->offsets, where the type of the tensor has them; owned by the caller (kq_free). */
+kq_status kq_trained_offsets(const kq_tensor *stored, size_t head_dim, kq_trained_linear *l, kq_error *err);
 /* Eq. 102 for n numbers. */
-void kq_adam(const kq_tuner_arrays *s, size_t n, double lr, size_t step);
+void kq_adam(const kq_tuner_arrays *s, size_t n, double lr, size_t step, int threads);
 
 /* ---- the teacher: teacher.c ---- */
 
@@ -49,8 +61,64 @@ typedef struct kq_tune_state {
     double *watched_kl, *watched_step; /* [watches] */
     size_t n_params, steps, watches;
 } kq_tune_state;
+/* Bytes of the file for so many numbers, the losses not counted. */
+size_t kq_tune_state_bytes(size_t n_params);
 /* Write WORK/state-00000.bin, or read it where it is; *found: it was. KQ_E_FORMAT: it is damaged. */
 kq_status kq_tune_state_save(const kq_job *job, const kq_tune_state *s, kq_error *err);
 kq_status kq_tune_state_load(const kq_job *job, kq_tune_state *s, bool *found, kq_error *err);
+
+/* ---- one run, and the kinds of files that can be tuned ---- */
+
+typedef struct kq_tune_run kq_tune_run;
+typedef struct kq_tune_kind {
+    const kq_trained *trained;
+    /* Set done_path, the file whose presence says that OUT is complete, and work_dir. */
+    kq_status (*locate)(kq_tune_run *r, kq_error *err);
+    /* Can this file be tuned? */
+    kq_status (*accept)(const kq_tune_run *r, kq_error *err);
+    /* The fingerprint of the model that the file says it was made from, the caller's (free); NULL: it says
+     * none. */
+    char *(*made_from)(const kq_tune_run *r);
+    bool (*is_trained)(const kq_tune_run *r, size_t layer, kq_linear_id id);
+    /* Write OUT with the best numbers; r->file_bytes is set. */
+    kq_status (*save)(kq_tune_run *r, kq_error *err);
+    /* OUT is complete: is it what these settings give? */
+    kq_status (*check_complete)(const kq_tune_run *r, kq_error *err);
+    void (*report)(const kq_tune_run *r, json_t *report); /* adds members; NULL: none */
+} kq_tune_kind;
+extern const kq_tune_kind kq_tune_of_checkpoint, kq_tune_of_gguf; /* of_checkpoint.c, of_gguf.c */
+
+struct kq_tune_run {
+    const char *checkpoint, *out;
+    const kq_tune_kind *kind;
+    kq_tune_options opt;
+    kq_progress guard;
+    kq_common common;      /* the caller's, with the guard */
+    kq_quantize_options q; /* the same wishes for the text, as kq_prepare takes them */
+    kq_prepared p;         /* the reference and the text */
+    kq_model_file *file;   /* owned, as is everything below: what is tuned */
+    char *done_path, *work_dir;
+    kq_job job;
+    json_t *settings;
+    uint8_t *packed;          /* [n_layer], bit id set: that linear is trained */
+    uint32_t *held, *trained; /* [n_held], [n_trained]: sequences */
+    uint32_t *order;          /* [steps * batch, at most]: the sequences of all steps */
+    size_t n_held, n_trained, n_order;
+    kq_tuner_options tuner_options;
+    kq_teacher_options teacher_options;
+    kq_teacher *teacher;
+    kq_tuner *tuner;
+    kq_tune_state state;
+    size_t memory, disk, file_bytes;
+    size_t n_kept_scales; /* of a GGUF: F16 numbers that could not be changed (kq_tuned_gguf_save) */
+    double start, reference_s, tuning_s, save_s; /* seconds */
+};
+
+/* Where the factors of a tensor begin in a kq_params; SIZE_MAX: it is not trained. */
+size_t kq_params_of_tensor(const kq_params *p, const kq_model_tensor *t);
+/* Does this config.json of a checkpoint say that it was tuned with these settings? KQ_E_MISMATCH: no. */
+kq_status kq_tuned_config_check(const kq_tune_run *r, const char *config_path, kq_error *err);
+/* The member "tuned" of quantization_config and most of the report, new; NULL: out of memory. */
+json_t *kq_tune_facts(const kq_tune_run *r);
 
 #endif

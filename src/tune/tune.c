@@ -15,7 +15,6 @@
 #include "base/threads.h"
 #include "base/time.h"
 #include "base/warn.h"
-#include "checkpoint/tuned_save.h"
 #include "format/json.h"
 #include "prepare/check.h"
 #include "prepare/plan.h"
@@ -24,36 +23,11 @@
 #include "tune/internal.h"
 #include "tune/tune.h"
 
-/* One run. */
-typedef struct run {
-    const char *checkpoint, *out;
-    kq_tune_options opt;
-    kq_progress guard;
-    kq_common common;      /* the caller's, with the guard */
-    kq_quantize_options q; /* the same wishes for the text, as kq_prepare takes them */
-    kq_prepared p;         /* the reference and the text */
-    kq_model_file *file;   /* owned, as is everything below: the checkpoint */
-    char *done_path, *work_dir;
-    kq_job job;
-    json_t *settings;
-    uint8_t *packed;          /* [n_layer], bit id set: that linear is packed */
-    uint32_t *held, *trained; /* [n_held], [n_trained]: sequences */
-    uint32_t *order;          /* [steps * batch, at most]: the sequences of all steps */
-    size_t n_held, n_trained, n_order;
-    kq_tuner_options tuner_options;
-    kq_teacher_options teacher_options;
-    kq_teacher *teacher;
-    kq_tuner *tuner;
-    kq_tune_state state;
-    size_t memory, disk, file_bytes;
-    double start, reference_s, tuning_s, save_s; /* seconds */
-} run;
-
 /* ---- before any work ---- */
 
 /* The wishes for the text in the struct that kq_prepare takes. The method looks at inputs alone, so that
  * nothing of a calibration is asked for. */
-static void quantize_options(run *r)
+static void quantize_options(kq_tune_run *r)
 {
     r->q = kq_quantize_defaults();
     r->q.common = r->common;
@@ -68,7 +42,7 @@ static void quantize_options(run *r)
     r->q.memory = r->opt.memory;
 }
 
-static kq_status check_shapes(const run *r, kq_error *err)
+static kq_status check_shapes(const kq_tune_run *r, kq_error *err)
 {
     const kq_config *a = kq_source_config(kq_model_file_source(r->file)), *b = r->p.cfg;
     const struct {
@@ -85,34 +59,32 @@ static kq_status check_shapes(const run *r, kq_error *err)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i].a != sizes[i].b)
             return kq_fail(err, KQ_E_MISMATCH,
-                           "--reference %s: its %s is %zu, that of %s is %zu; give the model that the "
-                           "checkpoint was made from",
+                           "--reference %s: its %s is %zu, that of %s is %zu; give the model that this one "
+                           "was made from",
                            r->opt.reference, sizes[i].name, sizes[i].b, r->checkpoint, sizes[i].a);
     return KQ_OK;
 }
 
-/* A checkpoint says which model it was made from. */
-static kq_status check_origin(run *r, kq_error *err)
+/* The file may say which model it was made from. */
+static kq_status check_origin(kq_tune_run *r, kq_error *err)
 {
-    json_t *config = kq_json_again(kq_source_config_json(kq_model_file_source(r->file)));
-    const char *made_from =
-        json_string_value(json_object_get(json_object_get(config, "quantization_config"), "model"));
+    char *made_from = r->kind->made_from(r);
     kq_status st = kq_prepare_fingerprint(&r->p, err);
     if (!st && made_from && strcmp(made_from, r->p.fingerprint))
         st = kq_fail(err, KQ_E_MISMATCH,
                      "--reference %s: its fingerprint is %s, but %s was made from a model with %s",
                      r->opt.reference, r->p.fingerprint, r->checkpoint, made_from);
-    json_decref(config);
+    free(made_from);
     return st;
 }
 
-static kq_status find_packed(run *r, kq_error *err)
+static kq_status find_trained(kq_tune_run *r, kq_error *err)
 {
     size_t n = 0;
     if (!(r->packed = kq_calloc(r->p.cfg->n_layer, 1)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: modules");
     for (size_t i = 0; i < kq_model_n_linears(r->p.cfg); i++)
-        if (kq_model_file_bits(r->file, i / KQ_N_LINEAR, (kq_linear_id)(i % KQ_N_LINEAR))) {
+        if (r->kind->is_trained(r, i / KQ_N_LINEAR, (kq_linear_id)(i % KQ_N_LINEAR))) {
             r->packed[i / KQ_N_LINEAR] |= (uint8_t)(1u << i % KQ_N_LINEAR);
             n++;
         }
@@ -120,7 +92,7 @@ static kq_status find_packed(run *r, kq_error *err)
 }
 
 /* Which sequences are held out, and the order of the others, both from the seed alone. */
-static kq_status share_out(run *r, kq_error *err)
+static kq_status share_out(kq_tune_run *r, kq_error *err)
 {
     const size_t n = r->p.n_seq, epochs = r->opt.epochs;
     size_t n_held = (n + 15) / 16;
@@ -160,7 +132,7 @@ static kq_status share_out(run *r, kq_error *err)
 }
 
 /* Everything that the result depends on; without "checkpoint" where none is open. */
-static kq_status make_settings(run *r, kq_error *err)
+static kq_status make_settings(kq_tune_run *r, kq_error *err)
 {
     char own[33];
     const kq_tune_options *o = &r->opt;
@@ -187,7 +159,7 @@ static kq_status make_settings(run *r, kq_error *err)
     return r->settings ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
 }
 
-static size_t steps_of(const run *r)
+static size_t steps_of(const kq_tune_run *r)
 {
     return (r->n_order + r->opt.batch - 1) / r->opt.batch;
 }
@@ -204,7 +176,7 @@ static size_t largest_tensor(const kq_source *src)
 }
 
 /* What it takes, and whether decoded weights are kept. */
-static kq_status plan(run *r, kq_error *err)
+static kq_status plan(kq_tune_run *r, kq_error *err)
 {
     const kq_config *cfg = r->p.cfg;
     char a[32], b[32];
@@ -219,7 +191,7 @@ static kq_status plan(run *r, kq_error *err)
     kq_tuner_options *t = &r->tuner_options;
     *t = (kq_tuner_options){.student = kq_model_file_weights(r->file),
                             .teacher = kq_model_file_weights(r->p.model),
-                            .trained = &kq_trained_scales,
+                            .trained = r->kind->trained,
                             .packed = r->packed,
                             .isa = r->p.isa,
                             .compute = r->p.compute,
@@ -249,18 +221,13 @@ static kq_status plan(run *r, kq_error *err)
     size_t all = 0;
     for (size_t i = 0; i < kq_source_n_tensors(kq_model_file_source(r->file)); i++)
         all += kq_source_tensor(kq_model_file_source(r->file), i)->size_bytes;
-    r->disk = all + kq_teacher_disk(cfg, r->p.n_seq, r->opt.seq_len) + ((size_t)32 << 20);
+    r->disk = all + kq_teacher_disk(cfg, r->p.n_seq, r->opt.seq_len) +
+              2 * kq_tune_state_bytes(kq_tuner_numbers(cfg, t)) + ((size_t)16 << 20);
     return KQ_OK;
 }
 
-static kq_status locate(run *r, kq_error *err)
-{
-    kq_status st = kq_path_in(&r->done_path, err, r->out, "config.json");
-    return st ? st : kq_path_in(&r->work_dir, err, r->out, ".kronq-work");
-}
-
 /* A text may be shorter than what is asked for: tuning takes what there is, and says so. */
-static kq_status fit_text(run *r, kq_error *err)
+static kq_status fit_text(kq_tune_run *r, kq_error *err)
 {
     const kq_tune_options *o = &r->opt;
     const kq_common silent = {.threads =
@@ -288,22 +255,19 @@ static kq_status fit_text(run *r, kq_error *err)
 }
 
 /* All that can be refused before a folder is made. */
-static kq_status check(run *r, kq_error *err)
+static kq_status check(kq_tune_run *r, kq_error *err)
 {
     kq_isa isa;
     kq_status st = kq_settings_check(KQ_TUNE_OPTIONS, KQ_FOR_TUNE, &r->opt, err);
     if (!st && !r->opt.reference)
         st = kq_fail(err, KQ_E_ARG, "--reference is missing: the model that the checkpoint was made from");
-    if (st || (st = locate(r, err)) ||
+    if (st || (st = r->kind->locate(r, err)) ||
         (st = kq_job_check_free(r->done_path, r->work_dir, r->opt.resume, err)) ||
         (st = kq_isa_pick(r->opt.common.isa, &isa, err)) ||
-        (st = kq_model_file_open(r->checkpoint, isa, &r->file, err)))
+        (st = kq_model_file_open(r->checkpoint, isa, &r->file, err)) || (st = r->kind->accept(r, err)))
         return st;
-    if (!kq_source_is_kronq(kq_model_file_source(r->file)))
-        return kq_fail(err, KQ_E_ARG, "%s: is not a kronq checkpoint; kronq quantize makes one",
-                       r->checkpoint);
     if ((st = kq_prepare(r->opt.reference, &r->q, true, &r->p, err)) || (st = check_shapes(r, err)) ||
-        (st = check_origin(r, err)) || (st = find_packed(r, err)) || (st = fit_text(r, err)) ||
+        (st = check_origin(r, err)) || (st = find_trained(r, err)) || (st = fit_text(r, err)) ||
         (st = share_out(r, err)) || (st = make_settings(r, err)) || (st = plan(r, err)))
         return st;
     if (kq_path_exists(r->done_path))
@@ -315,7 +279,7 @@ static kq_status check(run *r, kq_error *err)
 
 /* ---- the loop ---- */
 
-static kq_status new_state(run *r, kq_error *err)
+static kq_status new_state(kq_tune_run *r, kq_error *err)
 {
     kq_tune_state *s = &r->state;
     const kq_tuner_arrays a = kq_tuner_state(r->tuner);
@@ -343,13 +307,13 @@ static kq_status new_state(run *r, kq_error *err)
 }
 
 /* Is the held-out text measured after so many steps? `watch` times, evenly, the last time at the end. */
-static bool watches_at(const run *r, size_t step)
+static bool watches_at(const kq_tune_run *r, size_t step)
 {
     const size_t steps = r->state.steps, w = r->opt.watch;
     return step == 0 || step * w / steps > (step - 1) * w / steps;
 }
 
-static kq_status watch(run *r, kq_error *err)
+static kq_status watch(kq_tune_run *r, kq_error *err)
 {
     kq_tune_state *s = &r->state;
     double kl;
@@ -376,7 +340,7 @@ static kq_status watch(run *r, kq_error *err)
     return kq_progress_note(&r->common, line, err);
 }
 
-static kq_status one_step(run *r, kq_error *err)
+static kq_status one_step(kq_tune_run *r, kq_error *err)
 {
     kq_tune_state *s = &r->state;
     const size_t at = s->step * r->opt.batch,
@@ -390,7 +354,7 @@ static kq_status one_step(run *r, kq_error *err)
 }
 
 /* The share of the loop that is done; measurements of the held-out text count as much as their tokens. */
-static kq_status show_progress(const run *r, kq_error *err)
+static kq_status show_progress(const kq_tune_run *r, kq_error *err)
 {
     const kq_tune_state *s = &r->state;
     const double measure = (double)r->n_held / (3.0 * (double)r->opt.batch); /* in steps: forward alone */
@@ -404,7 +368,7 @@ static kq_status show_progress(const run *r, kq_error *err)
 }
 
 /* Save what a step, or a measurement, has changed, at most once a minute. */
-static kq_status save_now_and_then(run *r, double *saved, bool now, kq_error *err)
+static kq_status save_now_and_then(kq_tune_run *r, double *saved, bool now, kq_error *err)
 {
     enum { EVERY_S = 60 };
     if (!now && kq_now_s() - *saved < EVERY_S)
@@ -413,7 +377,7 @@ static kq_status save_now_and_then(run *r, double *saved, bool now, kq_error *er
     return kq_tune_state_save(&r->job, &r->state, err);
 }
 
-static kq_status loop(run *r, kq_error *err)
+static kq_status loop(kq_tune_run *r, kq_error *err)
 {
     kq_tune_state *s = &r->state;
     double saved = kq_now_s();
@@ -440,32 +404,18 @@ static kq_status loop(run *r, kq_error *err)
 
 /* ---- what is written ---- */
 
-/* The best factors of a tensor, by its name. */
-static const float *factors_of(void *ctx, const char *name)
+size_t kq_params_of_tensor(const kq_params *p, const kq_model_tensor *t)
 {
-    const run *r = ctx;
-    const kq_params *p = kq_tuner_params(r->tuner);
-    kq_model_tensor t;
-    char weight[KQ_TENSOR_NAME + 16];
-    const size_t len = strlen(name);
-    if (kq_model_tensor_find(r->p.cfg, name, &t)) {
-        if (t.role == KQ_ROLE_FINAL_NORM)
-            return r->state.best + p->final_at;
-        return t.role == KQ_ROLE_NORM ? r->state.best + p->norm_at[t.layer * KQ_N_NORM + t.norm] : NULL;
+    switch (t->role) {
+    case KQ_ROLE_FINAL_NORM: return p->final_at;
+    case KQ_ROLE_NORM: return p->norm_at[t->layer * KQ_N_NORM + t->norm];
+    case KQ_ROLE_LINEAR: return p->linear_at[t->layer * KQ_N_LINEAR + t->linear];
+    default: return SIZE_MAX;
     }
-    if (len < 4 || len > KQ_TENSOR_NAME || (strcmp(name + len - 3, ".su") && strcmp(name + len - 3, ".sv")))
-        return NULL;
-    snprintf(weight, sizeof weight, "%.*s.weight", (int)(len - 3), name);
-    if (!kq_model_tensor_find(r->p.cfg, weight, &t) || t.role != KQ_ROLE_LINEAR)
-        return NULL;
-    const size_t at = p->linear_at[t.layer * KQ_N_LINEAR + t.linear];
-    if (at == SIZE_MAX)
-        return NULL;
-    return r->state.best + at + (name[len - 1] == 'u' ? t.rows : 0);
 }
 
 /* The member "tuned" of quantization_config. */
-static json_t *tuned_member(const run *r)
+json_t *kq_tune_facts(const kq_tune_run *r)
 {
     const kq_tune_state *s = &r->state;
     json_t *o = json_deep_copy(r->settings);
@@ -481,45 +431,6 @@ static json_t *tuned_member(const run *r)
     return o;
 }
 
-static char *command(const run *r)
-{
-    char *text = NULL;
-    size_t size, n;
-    FILE *f = open_memstream(&text, &size);
-    if (!f)
-        return NULL;
-    fprintf(f, "kronq tune CHECKPOINT --reference %s -o OUT", kq_path_name(r->opt.reference));
-    for (size_t i = 0; i < r->opt.n_text; i++)
-        fprintf(f, " --text %s", kq_text_name(r->opt.text[i]));
-    const kq_setting *s = kq_settings(&n);
-    for (size_t i = 0; i < n; i++)
-        if ((s[i].takers & KQ_FOR_TUNE) && !strcmp(s[i].group, "tuning") && strcmp(s[i].name, "text") &&
-            !kq_setting_is_default(KQ_TUNE_OPTIONS, &r->opt, &s[i]))
-            kq_setting_print(KQ_TUNE_OPTIONS, &r->opt, &s[i], f);
-    fprintf(f, " --seed %llu", (unsigned long long)r->opt.common.seed);
-    return fclose(f) ? (free(text), NULL) : text;
-}
-
-static kq_status save(run *r, kq_error *err)
-{
-    json_t *tuned = tuned_member(r);
-    char *line = command(r);
-    kq_status st = tuned && line ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the checkpoint");
-    if (!st)
-        st = kq_tuned_checkpoint_save(&(kq_tuned_save){.file = r->file,
-                                                       .reference = r->p.src,
-                                                       .dir = r->out,
-                                                       .shard_size = r->opt.shard_size,
-                                                       .factors = factors_of,
-                                                       .ctx = r,
-                                                       .tuned = tuned,
-                                                       .command = line},
-                                      &r->file_bytes, err);
-    json_decref(tuned);
-    free(line);
-    return st;
-}
-
 static json_t *numbers(const double *x, size_t n)
 {
     json_t *list = json_array();
@@ -528,10 +439,10 @@ static json_t *numbers(const double *x, size_t n)
     return list;
 }
 
-static kq_status make_report(const run *r, char **out, kq_error *err)
+static kq_status make_report(const kq_tune_run *r, char **out, kq_error *err)
 {
     const kq_tune_state *s = &r->state;
-    json_t *o = r->job.complete ? json_pack("{s:b}", "complete", true) : tuned_member(r);
+    json_t *o = r->job.complete ? json_pack("{s:b}", "complete", true) : kq_tune_facts(r);
     if (!r->job.complete && o) {
         json_object_set_new(o, "loss", numbers(s->loss, s->steps));
         json_object_set_new(o, "watched",
@@ -545,6 +456,8 @@ static kq_status make_report(const run *r, char **out, kq_error *err)
         json_object_set_new(o, "planned_bytes", json_integer((json_int_t)r->memory));
         json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)kq_peak_rss_bytes()));
         kq_report_texts(&r->p, o);
+        if (r->kind->report)
+            r->kind->report(r, o);
     }
     *out = o ? json_dumps(o, r->job.complete ? 0 : JSON_INDENT(1) | JSON_REAL_PRECISION(8)) : NULL;
     json_decref(o);
@@ -553,37 +466,7 @@ static kq_status make_report(const run *r, char **out, kq_error *err)
 
 /* ---- the whole ---- */
 
-/* OUT is complete: is it what these settings give? config_path: its config.json. */
-static kq_status check_complete(const run *r, const char *config_path, kq_error *err)
-{
-    char *text, *there_text = NULL, *now_text = NULL;
-    size_t size;
-    const char *key;
-    json_t *value;
-    kq_status st = kq_file_read(config_path, 1 << 26, &text, &size, err);
-    if (st)
-        return st;
-    json_t *config = json_loadb(text, size, 0, NULL),
-           *tuned = json_object_get(json_object_get(config, "quantization_config"), "tuned");
-    kq_free(text);
-    json_object_foreach(r->settings, key, value) {
-        json_t *there = json_object_get(tuned, key);
-        if (json_equal(there, value) || st)
-            continue;
-        there_text = kq_job_setting_text(there);
-        now_text = kq_job_setting_text(value);
-        st = kq_fail(err, KQ_E_MISMATCH,
-                     "%s: the checkpoint there was tuned with %s %.200s, now it is %.200s; choose another "
-                     "output or remove it",
-                     config_path, key, there_text ? there_text : "?", now_text ? now_text : "?");
-    }
-    free(there_text);
-    free(now_text);
-    json_decref(config);
-    return st;
-}
-
-static kq_status open_job(run *r, kq_error *err)
+static kq_status open_job(kq_tune_run *r, kq_error *err)
 {
     char *text = json_dumps(r->settings, JSON_COMPACT | JSON_SORT_KEYS);
     kq_status st = text ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
@@ -593,7 +476,7 @@ static kq_status open_job(run *r, kq_error *err)
     return st;
 }
 
-static kq_status announce(const run *r, kq_error *err)
+static kq_status announce(const kq_tune_run *r, kq_error *err)
 {
     char line[400], a[32], b[32];
     snprintf(line, sizeof line,
@@ -604,7 +487,7 @@ static kq_status announce(const run *r, kq_error *err)
     return kq_progress_note(&r->common, line, err);
 }
 
-static kq_status work(run *r, kq_error *err)
+static kq_status work(kq_tune_run *r, kq_error *err)
 {
     bool found;
     kq_mem_give_back();
@@ -628,12 +511,12 @@ static kq_status work(run *r, kq_error *err)
                        "therefore best left as it is; %s was not written",
                        r->checkpoint, r->state.untuned_kl, r->checkpoint, r->out);
     start = kq_now_s();
-    st = save(r, err);
+    st = r->kind->save(r, err);
     r->save_s = kq_now_s() - start;
     return st;
 }
 
-static void close_run(run *r)
+static void close_run(kq_tune_run *r)
 {
     kq_tuner_free(r->tuner);
     kq_teacher_free(r->teacher);
@@ -649,7 +532,7 @@ static void close_run(run *r)
 }
 
 /* What needs the reference and the text alone, without a checkpoint. */
-static kq_status prepare_reference(run *r, kq_error *err)
+static kq_status prepare_reference(kq_tune_run *r, kq_error *err)
 {
     r->common = r->opt.common = (kq_common){.threads = r->opt.common.threads,
                                             .isa = r->opt.common.isa,
@@ -664,7 +547,7 @@ static kq_status prepare_reference(run *r, kq_error *err)
 
 kq_status kq_tune_check_text(const kq_tune_options *opt, kq_error *err)
 {
-    run r = {.opt = *opt, .job = {.lock = -1}};
+    kq_tune_run r = {.opt = *opt, .job = {.lock = -1}};
     kq_status st = prepare_reference(&r, err);
     if (!st)
         st = kq_check_texts(&r.p, &r.p.n_seq, 1, err);
@@ -674,10 +557,10 @@ kq_status kq_tune_check_text(const kq_tune_options *opt, kq_error *err)
 
 kq_status kq_tune_check_complete(const char *config_path, const kq_tune_options *opt, kq_error *err)
 {
-    run r = {.opt = *opt, .job = {.lock = -1}};
+    kq_tune_run r = {.opt = *opt, .job = {.lock = -1}};
     kq_status st = prepare_reference(&r, err);
     if (!st && !(st = kq_prepare_fingerprint(&r.p, err)) && !(st = make_settings(&r, err)))
-        st = check_complete(&r, config_path, err);
+        st = kq_tuned_config_check(&r, config_path, err);
     close_run(&r);
     return st;
 }
@@ -685,8 +568,10 @@ kq_status kq_tune_check_complete(const char *config_path, const kq_tune_options 
 kq_status kq_tune_rounded(const char *checkpoint, const char *out, const kq_tune_options *opt,
                           char **report_json, json_t **no_gain, kq_error *err)
 {
-    run r = {.checkpoint = checkpoint, .out = out, .opt = *opt, .job = {.lock = -1}, .start = kq_now_s()};
+    kq_tune_run r = {
+        .checkpoint = checkpoint, .out = out, .opt = *opt, .job = {.lock = -1}, .start = kq_now_s()};
     char *report = NULL;
+    r.kind = kq_path_is_dir(checkpoint) ? &kq_tune_of_checkpoint : &kq_tune_of_gguf;
     const kq_common given = r.opt.common;
     r.common = kq_progress_guard(&given, &r.guard);
     quantize_options(&r);
@@ -694,13 +579,13 @@ kq_status kq_tune_rounded(const char *checkpoint, const char *out, const kq_tune
     if (!st)
         st = open_job(&r, err);
     if (!st && r.job.complete)
-        st = check_complete(&r, r.done_path, err);
+        st = r.kind->check_complete(&r, err);
     else if (!st)
         st = work(&r, err);
     if (!st && !(st = make_report(&r, &report, err)))
         kq_job_finish(&r.job);
     if (st == KQ_E_NO_GAIN) { /* there is nothing to resume */
-        if (no_gain && !(*no_gain = tuned_member(&r)))
+        if (no_gain && !(*no_gain = kq_tune_facts(&r)))
             st = kq_fail(err, KQ_E_MEMORY, "out of memory: the report");
         kq_job_finish(&r.job);
     }

@@ -16,6 +16,12 @@ typedef struct worker {
     float *row;        /* [widest] */
 } worker;
 
+/* The decoded weights of a block, and beside each linear what else its trained numbers need. */
+typedef struct decoded_block {
+    kq_block b;                            /* its norms are not used */
+    kq_trained_linear linear[KQ_N_LINEAR]; /* What is borrowed from b, offsets are owned */
+} decoded_block;
+
 struct kq_tuner {
     kq_tuner_options o;
     const kq_config *cfg;
@@ -24,16 +30,17 @@ struct kq_tuner {
     kq_head *head, *teacher;
     kq_params params;
     kq_tuner_arrays s;
-    float **norm;      /* [n_layer * KQ_N_NORM], the untuned weights; NULL where there is none */
-    float *final_norm; /* the untuned weights [d] */
-    kq_block *kept;    /* [n_layer] decoded blocks; NULL: not kept */
-    kq_block decoded;  /* the one at work, when they are not kept */
-    kq_block tuned;    /* the block at work with its trained numbers; its linears are own's or What's */
+    float **norm;          /* [n_layer * KQ_N_NORM], the untuned weights; NULL where there is none */
+    float *final_norm;     /* the untuned weights [d] */
+    decoded_block *kept;   /* [n_layer] all of them; NULL: not kept */
+    decoded_block decoded; /* the one at work, when they are not kept */
+    kq_block tuned;        /* the block at work with its trained numbers; its linears are own's or What's */
     kq_linear own[KQ_N_LINEAR];
     float *x;        /* [n_layer + 1][at_once][T, d]: inputs of the blocks, final hidden states */
-    float *seq_grad; /* [at_once][params.n] */
-    double *seq_kl;  /* [at_once] */
-    worker *w;       /* [threads] */
+    float *seq_grad; /* [at_once][widest]: of the layer at work, or of the final norm */
+    size_t widest;
+    double *seq_kl; /* [at_once] */
+    worker *w;      /* [threads] */
 };
 
 /* ---- memory ---- */
@@ -60,6 +67,29 @@ static size_t scratch_bytes(const kq_model_ctx *mc, size_t T)
     return a > b ? a : b;
 }
 
+/* The largest offsets of a block, in bytes. */
+static size_t most_offsets(const kq_config *cfg, const kq_tuner_options *o)
+{
+    size_t most = 0;
+    for (size_t l = 0; l < cfg->n_layer; l++) {
+        size_t sum = 0;
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            const kq_tensor *stored;
+            const kq_trained_linear z = kq_trained_shape(o->student, l, (kq_linear_id)id, &stored);
+            sum += z.scales.n == 2 ? z.What.m * (z.What.n / z.scales.group) * sizeof(float) : 0;
+        }
+        most = sum > most ? sum : most;
+    }
+    return most;
+}
+
+/* The numbers that a sequence has a gradient of at one time. */
+static size_t widest_piece(const kq_config *cfg, const kq_params *p)
+{
+    const size_t layer = kq_params_widest_layer(cfg, p);
+    return layer > cfg->d_model ? layer : cfg->d_model;
+}
+
 static kq_status context(const kq_tuner_options *o, kq_model_ctx **mc, kq_error *err)
 {
     return kq_model_ctx_new(o->student->cfg, o->isa, o->compute, o->T, mc, err);
@@ -75,14 +105,16 @@ size_t kq_tuner_bytes(const kq_config *cfg, const kq_tuner_options *o)
         kq_model_ctx_free(mc);
         return SIZE_MAX;
     }
-    const size_t block = kq_block_bytes(cfg, o->compute), record = o->T * cfg->d_model * sizeof(float);
-    const size_t load = kq_block_load_bytes(cfg, o->compute) - block;
+    const size_t offsets = most_offsets(cfg, o), n_seq = widest_piece(cfg, &p);
+    const size_t block = kq_block_bytes(cfg, o->compute) + offsets,
+                 record = o->T * cfg->d_model * sizeof(float);
+    const size_t load = kq_block_load_bytes(cfg, o->compute) + offsets - block;
     const size_t threads = (size_t)o->threads;
     size_t n = 2 * kq_head_bytes(cfg, o->compute) + block; /* both heads, the tuned block */
     n += o->keep ? cfg->n_layer * block + threads * load : block + load;
     n += (cfg->n_layer + 1) * o->at_once * record;
-    n +=
-        p.n * sizeof(float) * (o->at_once + 6); /* theta, grad, m, v; the best theta; the file of the state */
+    n += p.n * sizeof(float) * 6; /* theta, grad, m, v; the best theta; a record of the state's file */
+    n += n_seq * sizeof(float) * o->at_once;
     n += threads * (scratch_bytes(mc, o->T) + record + largest_linear(cfg) * sizeof(float) +
                     widest(cfg) * (o->T * 4 + 4));
     kq_params_free(&p);
@@ -115,13 +147,14 @@ static kq_status new_arrays(kq_tuner *t, kq_error *err)
     const size_t n = t->params.n, record = o->T * t->cfg->d_model;
     float **const arrays[] = {&t->s.theta, &t->s.grad, &t->s.m, &t->s.v};
     kq_status st = KQ_OK;
+    t->widest = widest_piece(t->cfg, &t->params);
     for (size_t i = 0; i < 4 && !st; i++)
         if (!(st = kq_alloc_for((void **)arrays[i], n, sizeof(float), "trained numbers", err)))
             memset(*arrays[i], 0, n * sizeof(float));
     for (size_t i = 0; i < n && !st; i++)
         t->s.theta[i] = 1;
     if (!st)
-        st = kq_alloc_for((void **)&t->seq_grad, o->at_once * n, sizeof(float), "gradients", err);
+        st = kq_alloc_for((void **)&t->seq_grad, o->at_once * t->widest, sizeof(float), "gradients", err);
     if (!st)
         st = kq_alloc_for((void **)&t->seq_kl, o->at_once, sizeof(double), "losses", err);
     if (!st)
@@ -152,6 +185,30 @@ static kq_status new_tuned(kq_tuner *t, kq_error *err)
     return st;
 }
 
+static void free_decoded(decoded_block *d)
+{
+    kq_block_free(&d->b);
+    for (int id = 0; id < KQ_N_LINEAR; id++)
+        kq_free(d->linear[id].offsets);
+    *d = (decoded_block){0};
+}
+
+/* Decode a block. After a failure free_decoded frees what there is. */
+static kq_status load_decoded(const kq_tuner *t, size_t layer, decoded_block *out, kq_error *err)
+{
+    const kq_weights *w = t->o.student;
+    kq_status st = kq_block_load(t->mc, w, layer, &out->b, err);
+    for (int id = 0; id < KQ_N_LINEAR && !st; id++) {
+        const kq_tensor *stored;
+        kq_trained_linear *l = &out->linear[id];
+        *l = kq_trained_shape(w, layer, (kq_linear_id)id, &stored);
+        l->What = out->b.lin[id];
+        if (stored && t->o.packed[layer] >> id & 1)
+            st = kq_trained_offsets(stored, t->cfg->head_dim, l, err);
+    }
+    return st;
+}
+
 /* The weights of all norms, and the decoded blocks where they are kept. */
 static kq_status load_blocks(kq_tuner *t, kq_error *err)
 {
@@ -175,7 +232,7 @@ static kq_status load_blocks(kq_tuner *t, kq_error *err)
     for (size_t l = 0; l < cfg->n_layer; l++) {
         kq_error e;
         if (!kq_first_error_skip(&failed, l))
-            kq_first_error_note(&failed, l, kq_block_load(t->mc, t->o.student, l, &t->kept[l], &e), &e);
+            kq_first_error_note(&failed, l, load_decoded(t, l, &t->kept[l], &e), &e);
     }
     return kq_first_error_get(&failed, err);
 }
@@ -221,9 +278,9 @@ void kq_tuner_free(kq_tuner *t)
         kq_free(t->norm[i]);
     kq_free(t->norm);
     for (size_t l = 0; t->kept && l < n_layer; l++)
-        kq_block_free(&t->kept[l]);
+        free_decoded(&t->kept[l]);
     kq_free(t->kept);
-    kq_block_free(&t->decoded);
+    free_decoded(&t->decoded);
     memset(t->tuned.lin, 0, sizeof t->tuned.lin); /* they are own's */
     kq_block_free(&t->tuned);
     for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -253,33 +310,33 @@ kq_tuner_arrays kq_tuner_state(kq_tuner *t)
 
 void kq_tuner_update(kq_tuner *t, double lr, size_t step)
 {
-    kq_adam(&t->s, t->params.n, lr, step);
+    kq_adam(&t->s, t->params.n, lr, step, t->o.threads);
 }
 
 /* ---- a block with its trained numbers ---- */
 
 /* Make t->tuned the block of this layer. *What: its decoded weights. */
-static kq_status tune_block(kq_tuner *t, size_t layer, const kq_block **What, kq_error *err)
+static kq_status tune_block(kq_tuner *t, size_t layer, const decoded_block **What, kq_error *err)
 {
     enum { ROWS = 64 };
     const kq_params *p = &t->params;
-    if (!t->kept && (t->decoded.layer != layer || !t->decoded.attn_norm)) {
-        kq_block_free(&t->decoded);
-        kq_status st = kq_block_load(t->mc, t->o.student, layer, &t->decoded, err);
+    if (!t->kept && (t->decoded.b.layer != layer || !t->decoded.b.attn_norm)) {
+        free_decoded(&t->decoded);
+        kq_status st = load_decoded(t, layer, &t->decoded, err);
         if (st)
             return st;
     }
-    const kq_block *from = *What = t->kept ? &t->kept[layer] : &t->decoded;
+    const decoded_block *from = *What = t->kept ? &t->kept[layer] : &t->decoded;
     t->tuned.layer = layer;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         const size_t at = p->linear_at[layer * KQ_N_LINEAR + (size_t)id];
-        t->tuned.lin[id] = at == SIZE_MAX ? from->lin[id] : t->own[id];
+        t->tuned.lin[id] = at == SIZE_MAX ? from->b.lin[id] : t->own[id];
         if (at == SIZE_MAX)
             continue;
-        const size_t m = from->lin[id].m, n_piece = (m + ROWS - 1) / ROWS;
+        const size_t m = t->own[id].m, n_piece = (m + ROWS - 1) / ROWS;
 #pragma omp parallel for num_threads(t->o.threads)
         for (size_t i = 0; i < n_piece; i++)
-            t->o.trained->apply(t->kern, &from->lin[id], t->s.theta + at, i * ROWS,
+            t->o.trained->apply(t->kern, &from->linear[id], t->s.theta + at, i * ROWS,
                                 m - i * ROWS < ROWS ? m - i * ROWS : ROWS, &t->own[id],
                                 t->w[omp_get_thread_num()].row);
     }
@@ -326,7 +383,7 @@ static kq_status forward_one(kq_tuner *t, const void *ctx, size_t s, kq_error *e
 static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, kq_error *err)
 {
     const size_t T = t->o.T;
-    const kq_block *What;
+    const decoded_block *What;
     kq_status st = KQ_OK;
     for (size_t s = 0; s < n && !st; s++)
         st = kq_head_embed(t->head, t->o.ids + seq[s] * T, T, input(t, 0, s), err);
@@ -358,16 +415,15 @@ static kq_status loss_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
     if (st)
         return st;
     if (!(st = t->o.hidden(t->o.ctx, z->seq[s], w->teacher, err)))
-        st = kq_head_distill(
-            &(kq_distill){.h = t->head,
-                          .teacher = t->teacher,
-                          .x = x,
-                          .teacher_x = w->teacher,
-                          .T = T,
-                          .kl = kl,
-                          .dx = gradient ? x : NULL,
-                          .dnorm = gradient ? t->seq_grad + s * t->params.n + t->params.final_at : NULL},
-            w->scratch, err);
+        st = kq_head_distill(&(kq_distill){.h = t->head,
+                                           .teacher = t->teacher,
+                                           .x = x,
+                                           .teacher_x = w->teacher,
+                                           .T = T,
+                                           .kl = kl,
+                                           .dx = gradient ? x : NULL,
+                                           .dnorm = gradient ? t->seq_grad + s * t->widest : NULL},
+                             w->scratch, err);
     t->seq_kl[s] = 0;
     for (size_t i = 0; i < T && !st; i++)
         t->seq_kl[s] += kl[i];
@@ -395,9 +451,9 @@ kq_status kq_tuner_loss(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, 
 /* The sink of one sequence: where a block hands the inputs and gradients of its linears. */
 typedef struct sink {
     const kq_tuner *t;
-    const kq_block *What;
+    const decoded_block *What;
     worker *w;
-    float *grad; /* [params.n] of the sequence */
+    float *grad; /* of the sequence, those of the layer */
 } sink;
 
 /* Gw = G^T X (eq. 22), and from it the gradient of the linear's trained numbers. */
@@ -407,9 +463,10 @@ static kq_status take_linear(void *ctx, kq_linear_id id, const float *X, const f
     const sink *z = ctx;
     const kq_tuner *t = z->t;
     worker *w = z->w;
-    const kq_linear *What = &z->What->lin[id];
-    const size_t m = What->m, n = What->n,
-                 at = t->params.linear_at[z->What->layer * KQ_N_LINEAR + (size_t)id];
+    const kq_trained_linear *l = &z->What->linear[id];
+    const kq_linear *What = &l->What;
+    const size_t m = What->m, n = What->n, layer = z->What->b.layer,
+                 at = t->params.linear_at[layer * KQ_N_LINEAR + (size_t)id];
     if (What->bf16) {
         t->kern->to_bf16(X, w->xb, T * n);
         t->kern->to_bf16(G, w->gb, T * m);
@@ -419,21 +476,21 @@ static kq_status take_linear(void *ctx, kq_linear_id id, const float *X, const f
     } else {
         kq_gemm_f32(true, false, m, n, T, 1.0f, G, m, X, n, 0.0f, w->Gw, n);
     }
-    t->o.trained->gradient(t->kern, What, t->s.theta + at, w->Gw, z->grad + at);
+    t->o.trained->gradient(t->kern, l, t->s.theta + at, w->Gw, z->grad + (at - t->params.layer_at[layer]));
     return KQ_OK;
 }
 
 /* Back through one block for sequence s: dx in the place of the gradient at its output. */
 static kq_status back_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
 {
-    const kq_block *What = ctx;
+    const decoded_block *What = ctx;
     const kq_params *p = &t->params;
-    const size_t layer = What->layer;
+    const size_t layer = What->b.layer;
     worker *w = &t->w[omp_get_thread_num()];
-    sink z = {t, What, w, t->seq_grad + s * p->n};
+    sink z = {t, What, w, t->seq_grad + s * t->widest};
     kq_linear_sink to = {.give = take_linear, .ctx = &z, .selected = t->o.packed[layer]};
     for (size_t i = 0; i < (size_t)kq_model_n_norms(t->cfg); i++)
-        to.dnorm[i] = z.grad + p->norm_at[layer * KQ_N_NORM + i];
+        to.dnorm[i] = z.grad + (p->norm_at[layer * KQ_N_NORM + i] - p->layer_at[layer]);
     float *dy = input(t, t->cfg->n_layer, s);
     return kq_block_backward(t->mc, &t->tuned, input(t, layer, s), dy, t->o.T, dy, &to, w->scratch, err);
 }
@@ -449,30 +506,40 @@ static void norms_to_factors(kq_tuner *t)
         t->s.grad[p->final_at + j] *= t->final_norm[j];
 }
 
+/* The sequences' gradients of n numbers from `at` on, summed in their order and divided by the tokens. */
+static void sum_sequences(kq_tuner *t, size_t n_seq, size_t at, size_t n)
+{
+    const double share = 1 / (double)(n_seq * t->o.T);
+#pragma omp parallel for num_threads(t->o.threads)
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (size_t s = 0; s < n_seq; s++)
+            sum += t->seq_grad[s * t->widest + i];
+        t->s.grad[at + i] = (float)(sum * share);
+    }
+}
+
 kq_status kq_tuner_gradient(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err)
 {
-    const size_t n_par = t->params.n;
+    const size_t *layer_at = t->params.layer_at, bytes = n * t->widest * sizeof(float);
     const double share = 1 / (double)(n * t->o.T);
-    const kq_block *What;
-    memset(t->seq_grad, 0, n * n_par * sizeof(float));
+    const decoded_block *What;
     kq_status st = forward(t, seq, n, true, err);
-    if (!st)
-        st = for_each_sequence(t, n, loss_one, &(loss_wanted){seq, true}, err);
+    memset(t->seq_grad, 0, bytes);
+    if (!st && !(st = for_each_sequence(t, n, loss_one, &(loss_wanted){seq, true}, err)))
+        sum_sequences(t, n, t->params.final_at, t->cfg->d_model);
     for (size_t l = t->cfg->n_layer; l-- > 0 && !st;) {
-        if (!(st = tune_block(t, l, &What, err)) && !(st = for_each_sequence(t, n, back_one, What, err)))
-            st = kq_progress_ask(t->o.common, "a block", err);
+        memset(t->seq_grad, 0, bytes);
+        if ((st = tune_block(t, l, &What, err)) || (st = for_each_sequence(t, n, back_one, What, err)))
+            break;
+        sum_sequences(t, n, layer_at[l], layer_at[l + 1] - layer_at[l]);
+        st = kq_progress_ask(t->o.common, "a block", err);
     }
     if (st)
         return st;
     *kl = 0;
     for (size_t s = 0; s < n; s++)
         *kl += t->seq_kl[s] * share;
-    for (size_t i = 0; i < n_par; i++) {
-        double sum = 0;
-        for (size_t s = 0; s < n; s++)
-            sum += t->seq_grad[s * n_par + i];
-        t->s.grad[i] = (float)(sum * share);
-    }
     norms_to_factors(t);
     return KQ_OK;
 }

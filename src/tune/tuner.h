@@ -10,30 +10,42 @@
 #ifndef KQ_TUNE_TUNER_H
 #define KQ_TUNE_TUNER_H
 
+#include "format/block_scales.h"
 #include "kern/kern.h"
 #include "model/model.h"
+
+/* One linear as the student's file has it. */
+typedef struct kq_trained_linear {
+    kq_linear What;         /* its decoded weights in the compute type */
+    kq_block_scales scales; /* of its GGUF type; n is 0 when the file is no GGUF */
+    float *offsets;         /* [m, n / scales.group]: kq_block_offsets, where scales.n is 2; else NULL */
+} kq_trained_linear;
 
 /* The trained numbers theta of one linear, and how they make its weights W [m, n] from the decoded ones,
  * What. A new kind of file is one more of these tables. */
 typedef struct kq_trained {
-    size_t (*count)(size_t m, size_t n); /* how many numbers */
+    size_t (*count)(const kq_trained_linear *l); /* how many numbers; only shape and scales of l are set */
     /* Rows [row0, row0 + rows) of W. What and W are in the compute type. row: scratch, n floats. */
-    void (*apply)(const kq_kern *kern, const kq_linear *What, const float *theta, size_t row0, size_t rows,
-                  kq_linear *W, float *row);
+    void (*apply)(const kq_kern *kern, const kq_trained_linear *l, const float *theta, size_t row0,
+                  size_t rows, kq_linear *W, float *row);
     /* grad [count] += dLoss/dtheta, where Gw [m, n] = dLoss/dW. */
-    void (*gradient)(const kq_kern *kern, const kq_linear *What, const float *theta, const float *Gw,
+    void (*gradient)(const kq_kern *kern, const kq_trained_linear *l, const float *theta, const float *Gw,
                      float *grad);
 } kq_trained;
 
 /* Of a kronq checkpoint: W = diag(a) What diag(b), theta = a [m], then b [n] (eq. 100). */
 extern const kq_trained kq_trained_scales;
+/* Of a GGUF: a factor of the F16 numbers of every block, row by row, theta [m, n / elems, scales.n]
+ * (eq. 104). */
+extern const kq_trained kq_trained_blocks;
 
 /* Where the trained numbers stand in theta. */
 typedef struct kq_params {
     size_t n;          /* all of them */
     size_t *linear_at; /* owned [n_layer * KQ_N_LINEAR]; SIZE_MAX: not trained */
     size_t *norm_at;   /* owned [n_layer * KQ_N_NORM]; SIZE_MAX: there is no such norm */
-    size_t final_at;
+    size_t *layer_at;  /* owned [n_layer + 1]: those of layer l are [layer_at[l], layer_at[l + 1]) */
+    size_t final_at;   /* of the final norm [d], behind all layers */
 } kq_params;
 
 typedef struct kq_tuner_options {
@@ -56,6 +68,8 @@ typedef struct kq_tuner_options {
 typedef struct kq_tuner kq_tuner;
 /* Everything that a tuner of these options will have in memory, in bytes. */
 size_t kq_tuner_bytes(const kq_config *cfg, const kq_tuner_options *o);
+/* How many numbers are trained. 0: out of memory. */
+size_t kq_tuner_numbers(const kq_config *cfg, const kq_tuner_options *o);
 kq_status kq_tuner_new(const kq_tuner_options *o, kq_tuner **out, kq_error *err);
 void kq_tuner_free(kq_tuner *t); /* NULL is fine */
 
