@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What PyTorch makes of one step of tuning, and of three: tests/golden/tune_{llama3,qwen3}.safetensors.
+"""What PyTorch makes of one step of tuning, and of three: tests/golden/tune_{llama3,qwen3}.safetensors,
+and tune_blocks.{gguf,safetensors} of a GGUF.
 
     python scripts/make_tiny_models.py tests/golden && python scripts/make_golden_tune.py tests/golden
 
@@ -8,15 +9,24 @@ linear, y = diag(a) W diag(b) x, and one of every weight of every norm. `theta` 
 linears q, k, v, o, gate, up, down (a, then b), then the block's norms; the final norm last. They begin near 1, not at it, so that no factor is
 left out of a gradient unseen. ids [S, T]; kl: the mean of KL(teacher || student) over all tokens; grad: of kl; theta3: after three steps of Adam
 (0.9, 0.95) with the learning rates of a warm-up of 2 steps and a cosine over 3. Everything is in f64.
+
+tune_blocks.gguf is a llama of two layers whose linears have every block type that has F16 scales, with random integers. It is the student;
+the teacher has its linears rounded to multiples of 1/64. theta holds a factor of each F16 number, row by row in Hugging Face's order. A weight is
+theta_d w(m = 0) + theta_m w(d = 0), where w(m = 0) is what gguf-py decodes when the bytes of m are zero.
 """
 import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from gguf import GGMLQuantizationType as Q
+from gguf import GGUFWriter, dequantize
+from gguf.constants import GGML_QUANT_SIZES
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoModelForCausalLM
+from torch.nn.utils import parametrize
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
 from make_golden_eval import text  # noqa: E402
@@ -77,6 +87,10 @@ def make(golden: Path, family: str) -> None:
                 setattr(parent, name, Norm(norm, new(norm.weight.numel())))
     student.model.norm = Norm(student.model.norm, new(student.model.norm.weight.numel()))
 
+    train(golden / f"tune_{family}.safetensors", teacher, student, theta)
+
+
+def train(path: Path, teacher: nn.Module, student: nn.Module, theta: list[torch.Tensor]) -> None:
     ids = torch.tensor(text(S * T, student.config.vocab_size)).reshape(S, T)
     target = teacher(ids).logits.log_softmax(-1)
     start = torch.cat([p.detach().clone() for p in theta])
@@ -92,11 +106,118 @@ def make(golden: Path, family: str) -> None:
         rate.step()
     save_file(
         {"ids": ids.int(), "theta": start.float(), "kl": kl.float().reshape(1), "grad": grad.float(), "theta3": torch.cat([p.detach() for p in theta]).float()},
-        golden / f"tune_{family}.safetensors",
+        path,
     )
-    print(family, start.numel(), float(kl))
+    print(path.stem, start.numel(), float(kl))
+
+
+# ---- a GGUF ----
+
+D, FF, HEADS, KV_HEADS, HEAD, VOCAB = 256, 256, 4, 2, 64, 96
+LINEARS = {  # name in the GGUF: Hugging Face's, rows, columns
+    "attn_q": ("self_attn.q_proj", HEADS * HEAD, D),
+    "attn_k": ("self_attn.k_proj", KV_HEADS * HEAD, D),
+    "attn_v": ("self_attn.v_proj", KV_HEADS * HEAD, D),
+    "attn_output": ("self_attn.o_proj", D, HEADS * HEAD),
+    "ffn_gate": ("mlp.gate_proj", FF, D),
+    "ffn_up": ("mlp.up_proj", FF, D),
+    "ffn_down": ("mlp.down_proj", D, FF),
+}
+TYPES = [[Q.Q4_K, Q.Q4_0, Q.Q6_K, Q.Q4_1, Q.Q5_K, Q.Q2_K, Q.Q3_K], [Q.Q6_K, Q.Q5_1, Q.Q4_0, Q.Q5_0, Q.Q8_0, Q.IQ4_NL, Q.Q4_K]]
+SCALES = {Q.Q4_1: (0, 2), Q.Q5_1: (0, 2), Q.Q2_K: (80, 82), Q.Q3_K: (108,), Q.Q4_K: (0, 2), Q.Q5_K: (0, 2), Q.Q6_K: (208,)}  # bytes; others: 0
+
+
+class Blocks(nn.Module):
+    """The weights of a matrix from the factors of its blocks' F16 numbers."""
+
+    def __init__(self, parts: list[torch.Tensor], theta: torch.Tensor) -> None:
+        super().__init__()
+        self.parts, self.theta = parts, theta
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        rows, cols = self.parts[0].shape
+        by = self.theta.reshape(rows, -1, len(self.parts))
+        return sum(part * by[..., i].repeat_interleave(cols // by.shape[1], 1) for i, part in enumerate(self.parts))
+
+
+def random_blocks(kind: Q, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
+    """Random integers, and scales that make the weights' root mean square about 0.05."""
+    elems, size = GGML_QUANT_SIZES[kind]
+    data = rng.integers(0, 256, (rows, cols // elems, size), dtype=np.uint8)
+    for at in SCALES.get(kind, (0,)):
+        data[..., at:at + 2] = np.full(1, 1, np.float16).view(np.uint8)
+    flat = data.reshape(rows, -1)
+    d = 0.05 / np.sqrt(np.mean(dequantize(flat, kind).astype(np.float64) ** 2)) * rng.uniform(0.8, 1.2, data.shape[:2])
+    for at in SCALES.get(kind, (0,)):
+        data[..., at:at + 2] = d.astype(np.float16)[..., None].view(np.uint8)
+    return flat
+
+
+def decoded_parts(kind: Q, flat: np.ndarray, heads: int) -> list[torch.Tensor]:
+    """What each F16 number contributes, rows in Hugging Face's order."""
+    elems, size = GGML_QUANT_SIZES[kind]
+    places, parts = SCALES.get(kind, (0,)), []
+    for at in places:
+        data = flat.reshape(len(flat), -1, size).copy()
+        for other in places:
+            if other != at:
+                data[..., other:other + 2] = 0
+        w = torch.from_numpy(dequantize(data.reshape(len(flat), -1), kind)).double()
+        parts.append(w.reshape(heads, HEAD // 2, 2, -1).swapaxes(1, 2).reshape(w.shape) if heads else w)
+    return parts
+
+
+@torch.no_grad()
+def make_blocks(golden: Path) -> None:
+    rng, generator = np.random.default_rng(14), torch.Generator().manual_seed(14)
+    config = LlamaConfig(hidden_size=D, intermediate_size=FF, num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=HEAD,
+                         vocab_size=VOCAB, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True)
+    teacher, student = (LlamaForCausalLM._from_config(config, attn_implementation="eager").double().requires_grad_(False) for _ in range(2))
+    out = GGUFWriter(golden / "tune_blocks.gguf", "llama")
+    for key, value in (("block_count", 2), ("embedding_length", D), ("feed_forward_length", FF), ("head_count", HEADS), ("head_count_kv", KV_HEADS),
+                       ("context_length", 64), ("layer_norm_rms_eps", 1e-5), ("key_length", HEAD), ("value_length", HEAD), ("vocab_size", VOCAB),
+                       ("rope_dimension_count", HEAD)):
+        getattr(out, f"add_{key}")(value)
+    theta: list[torch.Tensor] = []
+
+    def new(n: int) -> torch.Tensor:
+        theta.append((1 + 0.1 * torch.randn(n, generator=generator, dtype=torch.float64)).float().double().requires_grad_(True))
+        return theta[-1]
+
+    def plain(name: str, *shape: int, mean: float = 0.0) -> torch.Tensor:
+        x = (mean + 0.1 * rng.standard_normal(shape)).astype(np.float16 if len(shape) == 2 else np.float32)
+        out.add_tensor(name, x)
+        return torch.from_numpy(x).double()
+
+    embedding = plain("token_embd.weight", VOCAB, D)
+    for model in (teacher, student):
+        model.model.embed_tokens.weight.copy_(embedding)
+    for i, kinds in enumerate(TYPES):
+        for (name, (module, rows, cols)), kind in zip(LINEARS.items(), kinds):
+            flat = random_blocks(kind, rows, cols, rng)
+            out.add_tensor(f"blk.{i}.{name}.weight", flat, raw_dtype=kind)
+            parts = decoded_parts(kind, flat, {"attn_q": HEADS, "attn_k": KV_HEADS}.get(name, 0))
+            teacher.model.layers[i].get_submodule(module).weight.copy_(torch.round(sum(parts) * 64) / 64)
+            linear = student.model.layers[i].get_submodule(module)
+            parametrize.register_parametrization(linear, "weight", Blocks(parts, new(rows * cols // GGML_QUANT_SIZES[kind][0] * len(parts))), unsafe=True)
+        for name, module in (("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")):
+            weights = plain(f"blk.{i}.{name}.weight", D, mean=1.0)
+            for model in (teacher, student):
+                model.model.layers[i].get_submodule(module).weight.copy_(weights)
+            setattr(student.model.layers[i], module, Norm(student.model.layers[i].get_submodule(module), new(D)))
+    weights = plain("output_norm.weight", D, mean=1.0)
+    for model in (teacher, student):
+        model.model.norm.weight.copy_(weights)
+    student.model.norm = Norm(student.model.norm, new(D))
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+    with torch.enable_grad():
+        train(golden / "tune_blocks.safetensors", teacher, student, theta)
 
 
 if __name__ == "__main__":
     for family in ("llama3", "qwen3"):
         make(Path(sys.argv[1]), family)
+    make_blocks(Path(sys.argv[1]))
