@@ -1,5 +1,5 @@
-/* kronq tune: trains the scales and norms of a kronq checkpoint, so that it predicts more as the original
- * does. */
+/* kronq tune: trains the scales and norms of a kronq checkpoint or of a GGUF, so that it predicts more as the
+ * original does. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -9,15 +9,19 @@ int cmd_tune(int argc, char **argv)
 {
     cli c;
     int status = cli_parse(
-        &c, argc, argv, "tune CHECKPOINT --reference MODEL -o OUT [options]",
-        "Train what a kronq checkpoint has besides its codes (scales of rows and columns, norms), so that "
-        "its "
-        "predictions come\n"
-        "nearer to those of the original MODEL. Some of the text is held out, and the state that is best "
-        "there is written.\n"
-        "When no state is better than CHECKPOINT, nothing is written and the exit status is 1.\n\n"
+        &c, argc, argv, "tune CHECKPOINT|FILE.gguf --reference MODEL -o OUT [options]",
+        "Train what a quantized model has besides its integers, so that its predictions come nearer to those "
+        "of the original\n"
+        "MODEL: scales of rows and columns in a kronq checkpoint, scales and minima of blocks in a GGUF, and "
+        "norms. Some of the\n"
+        "text is held out, and the state that is best there is written. When no state is better than before, "
+        "nothing is written\n"
+        "and the exit status is 1.\n\n"
         "  kronq quantize model.gguf -o out --bits 2\n"
-        "  kronq tune out --reference model.gguf --text c4.txt -o out-tuned");
+        "  kronq tune out --reference model.gguf --text c4.txt -o out-tuned\n\n"
+        "A GGUF may come from llama-quantize too. Its copy has the same size and layout, and llama.cpp loads "
+        "it as before:\n\n"
+        "  kronq tune model-Q4_0.gguf --reference model.gguf --text c4.txt --lr 0.001 -o tuned-Q4_0.gguf");
     if (status >= 0)
         return status;
     if (!c.out)

@@ -17,7 +17,7 @@ static const struct {
     const char *about;
 } commands[] = {
     {"quantize", cmd_quantize, "quantize a model to 2, 3 or 4 bits a weight"},
-    {"tune", cmd_tune, "train the scales and norms of a kronq checkpoint by distillation"},
+    {"tune", cmd_tune, "train the scales and norms of a quantized model by distillation"},
     {"calibrate", cmd_calibrate, "find the curvature factors only, to round from them later"},
     {"imatrix", cmd_imatrix, "make an importance matrix for llama.cpp's llama-quantize"},
     {"eval", cmd_eval, "perplexity, and KL divergence to the original"},

@@ -386,8 +386,8 @@ kq_status kq_imatrix(const char *model, const char *out_file, const kq_quantize_
 
 /* ---- Tune ---------------------------------------------------------------------------------------------- */
 
-/* How kq_tune trains. Adam (0.9, 0.95) minimises the mean KL divergence of the checkpoint's predictions from
- * the reference's. */
+/* How kq_tune trains. Adam (0.9, 0.95) minimises the mean KL divergence of the quantized model's predictions
+ * from the reference's. */
 typedef struct kq_tune_options {
     size_t size;
     kq_common common;
@@ -402,7 +402,7 @@ typedef struct kq_tune_options {
     double lr;         /* learning rate at its peak: 3e-3 */
     size_t warmup;     /* steps until then: 5; afterwards a cosine to 0 */
     size_t watch;      /* how often the held-out sequences are measured, the beginning not counted: 4 */
-    size_t shard_size; /* bytes of a file, above which the weights are split: 8 GiB */
+    size_t shard_size; /* bytes of a file, above which a checkpoint's weights are split: 8 GiB */
     bool resume;       /* continue an interrupted run with the same settings */
     bool fresh;        /* discard what an interrupted run has left unfinished, and start anew */
     /* what the process may take at its peak; decides whether decoded weights are kept or decoded again at
@@ -418,13 +418,20 @@ static inline kq_tune_options kq_tune_defaults(void)
     return opt;
 }
 
-/* Tune CHECKPOINT, a kronq checkpoint of opt->reference, after its rounding, into the folder OUT: its codes
- * stay, and the scales of rows and columns and the norms are trained. OUT gets the state that was best on the
- * held-out sequences, and until it is complete it has no config.json. report_json (may be NULL): "steps",
- * "tokens", "trained" (numbers), "kld_before" and "kld_after" (held-out, nats a token), "best_step",
- * "watched", "loss" (of every step), "seconds", "peak_rss_bytes"; free() it. It is {"complete": true} when
- * opt->resume finds nothing left to do. KQ_E_NO_GAIN: no state was better than CHECKPOINT, and nothing was
- * written; KQ_E_MISMATCH: the reference is not the checkpoint's original. */
+/* Tune CHECKPOINT, a quantized model of opt->reference, after its rounding, into OUT. OUT gets the state that
+ * was best on the held-out sequences.
+ * A kronq checkpoint (a folder): its codes stay, and the scales of rows and columns and the norms are
+ * trained. Until the folder OUT is complete it has no config.json. A GGUF file, of kronq, llama-quantize or
+ * whomever: its integers stay, and the F16 scales and minima of its blocks (d; of some types also m, or dmin)
+ * and the norms are trained. The file OUT has the size and layout of CHECKPOINT, and differs from it in those
+ * bytes alone. Linears in types without such scales keep their weights. The report has "trained_linears" and
+ * "kept_linears", how many there are of each type, and "kept_scales", the F16 numbers that would have become
+ * Inf or 0 and keep their value. With opt->resume an OUT that differs from CHECKPOINT in those bytes alone
+ * counts as complete. report_json (may be NULL): "steps", "tokens", "trained" (numbers), "kld_before" and
+ * "kld_after" (held-out, nats a token), "best_step", "watched", "loss" (of every step), "seconds",
+ * "peak_rss_bytes"; free() it. It is {"complete": true} when opt->resume finds nothing left to do.
+ * KQ_E_NO_GAIN: no state was better than CHECKPOINT, and nothing was written; KQ_E_MISMATCH: the reference is
+ * not the checkpoint's original; KQ_E_UNSUPPORTED: a GGUF in several parts. */
 kq_status kq_tune(const char *checkpoint, const char *out, const kq_tune_options *opt, char **report_json,
                   kq_error *err);
 
