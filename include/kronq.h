@@ -424,11 +424,11 @@ static inline kq_tune_options kq_tune_defaults(void)
  * trained. Until the folder OUT is complete it has no config.json. A GGUF file, of kronq, llama-quantize or
  * whomever: its integers stay, and the F16 scales and minima of its blocks (d; of some types also m, or dmin)
  * and the norms are trained. The file OUT has the size and layout of CHECKPOINT, and differs from it in those
- * bytes alone. Linears in types without such scales keep their weights. The report has "trained_linears" and
- * "kept_linears", how many there are of each type, and "kept_scales", the F16 numbers that would have become
- * Inf or 0 and keep their value. With opt->resume an OUT that differs from CHECKPOINT in those bytes alone
- * counts as complete. report_json (may be NULL): "steps", "tokens", "trained" (numbers), "kld_before" and
- * "kld_after" (held-out, nats a token), "best_step", "watched", "loss" (of every step), "seconds",
+ * bytes alone. Matrices in types without such scales keep their weights. The report has "trained_matrices"
+ * and "kept_matrices", how many there are of each type, and "kept_scales", the F16 numbers that would have
+ * become Inf or 0 and keep their value. With opt->resume an OUT that differs from CHECKPOINT in those bytes
+ * alone counts as complete. report_json (may be NULL): "steps", "tokens", "trained" (numbers), "kld_before"
+ * and "kld_after" (held-out, nats a token), "best_step", "watched", "loss" (of every step), "seconds",
  * "peak_rss_bytes"; free() it. It is {"complete": true} when opt->resume finds nothing left to do.
  * KQ_E_NO_GAIN: no state was better than CHECKPOINT, and nothing was written; KQ_E_MISMATCH: the reference is
  * not the checkpoint's original; KQ_E_UNSUPPORTED: a GGUF in several parts. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What PyTorch makes of one step of tuning, and of three: tests/golden/tune_{llama3,qwen3}.safetensors,
-and tune_blocks.{gguf,safetensors} of a GGUF.
+and tune_{blocks,untied}.{gguf,safetensors} of two GGUFs.
 
     python scripts/make_tiny_models.py tests/golden && python scripts/make_golden_tune.py tests/golden
 
@@ -10,13 +10,15 @@ linears q, k, v, o, gate, up, down (a, then b), then the block's norms; the fina
 left out of a gradient unseen. ids [S, T]; kl: the mean of KL(teacher || student) over all tokens; grad: of kl; theta3: after three steps of Adam
 (0.9, 0.95) with the learning rates of a warm-up of 2 steps and a cosine over 3. Everything is in f64.
 
-tune_blocks.gguf is a llama of two layers whose linears have every block type that has F16 scales, with random integers. It is the student;
-the teacher has its linears rounded to multiples of 1/64. theta holds a factor of each F16 number, row by row in Hugging Face's order. A weight is
+tune_blocks.gguf is a llama of two layers whose linears have every block type that has F16 scales, with random integers; its embedding is tied.
+tune_untied.gguf is smaller and has a head. They are students; their teachers have linears rounded to multiples of 1/64, and the same head. theta
+holds a factor of each F16 number, row by row in Hugging Face's order; behind the final norm stand those of head and embedding. A weight is
 theta_d w(m = 0) + theta_m w(d = 0), where w(m = 0) is what gguf-py decodes when the bytes of m are zero.
 """
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -113,17 +115,23 @@ def train(path: Path, teacher: nn.Module, student: nn.Module, theta: list[torch.
 
 # ---- a GGUF ----
 
-D, FF, HEADS, KV_HEADS, HEAD, VOCAB = 256, 256, 4, 2, 64, 96
-LINEARS = {  # name in the GGUF: Hugging Face's, rows, columns
-    "attn_q": ("self_attn.q_proj", HEADS * HEAD, D),
-    "attn_k": ("self_attn.k_proj", KV_HEADS * HEAD, D),
-    "attn_v": ("self_attn.v_proj", KV_HEADS * HEAD, D),
-    "attn_output": ("self_attn.o_proj", D, HEADS * HEAD),
-    "ffn_gate": ("mlp.gate_proj", FF, D),
-    "ffn_up": ("mlp.up_proj", FF, D),
-    "ffn_down": ("mlp.down_proj", D, FF),
+HEAD, VOCAB = 64, 96
+HF = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj",
+      "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+
+
+class Shape(NamedTuple):
+    heads: int
+    kv_heads: int
+    layers: list[list[Q]]  # the types of a layer's linears, in the order of HF
+    embedding: Q
+    head: Q | None  # None: tied
+
+
+FILES = {
+    "tune_blocks": Shape(4, 2, [[Q.Q4_K, Q.Q4_0, Q.Q6_K, Q.Q4_1, Q.Q5_K, Q.Q2_K, Q.Q3_K], [Q.Q6_K, Q.Q5_1, Q.Q4_0, Q.Q5_0, Q.Q8_0, Q.IQ4_NL, Q.Q4_K]], Q.Q6_K, None),
+    "tune_untied": Shape(2, 1, [[Q.Q4_0, Q.Q4_1, Q.F16, Q.Q4_0, Q.F16, Q.Q4_0, Q.Q4_0]], Q.Q4_0, Q.Q4_1),
 }
-TYPES = [[Q.Q4_K, Q.Q4_0, Q.Q6_K, Q.Q4_1, Q.Q5_K, Q.Q2_K, Q.Q3_K], [Q.Q6_K, Q.Q5_1, Q.Q4_0, Q.Q5_0, Q.Q8_0, Q.IQ4_NL, Q.Q4_K]]
 SCALES = {Q.Q4_1: (0, 2), Q.Q5_1: (0, 2), Q.Q2_K: (80, 82), Q.Q3_K: (108,), Q.Q4_K: (0, 2), Q.Q5_K: (0, 2), Q.Q6_K: (208,)}  # bytes; others: 0
 
 
@@ -140,14 +148,14 @@ class Blocks(nn.Module):
         return sum(part * by[..., i].repeat_interleave(cols // by.shape[1], 1) for i, part in enumerate(self.parts))
 
 
-def random_blocks(kind: Q, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
-    """Random integers, and scales that make the weights' root mean square about 0.05."""
+def random_blocks(kind: Q, rows: int, cols: int, rms: float, rng: np.random.Generator) -> np.ndarray:
+    """Random integers, and scales that make the weights' root mean square about this."""
     elems, size = GGML_QUANT_SIZES[kind]
     data = rng.integers(0, 256, (rows, cols // elems, size), dtype=np.uint8)
     for at in SCALES.get(kind, (0,)):
         data[..., at:at + 2] = np.full(1, 1, np.float16).view(np.uint8)
     flat = data.reshape(rows, -1)
-    d = 0.05 / np.sqrt(np.mean(dequantize(flat, kind).astype(np.float64) ** 2)) * rng.uniform(0.8, 1.2, data.shape[:2])
+    d = rms / np.sqrt(np.mean(dequantize(flat, kind).astype(np.float64) ** 2)) * rng.uniform(0.8, 1.2, data.shape[:2])
     for at in SCALES.get(kind, (0,)):
         data[..., at:at + 2] = d.astype(np.float16)[..., None].view(np.uint8)
     return flat
@@ -168,15 +176,16 @@ def decoded_parts(kind: Q, flat: np.ndarray, heads: int) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def make_blocks(golden: Path) -> None:
+def make_blocks(golden: Path, name: str, shape: Shape) -> None:
     rng, generator = np.random.default_rng(14), torch.Generator().manual_seed(14)
-    config = LlamaConfig(hidden_size=D, intermediate_size=FF, num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=HEAD,
-                         vocab_size=VOCAB, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True)
+    d, layers = shape.heads * HEAD, len(shape.layers)
+    config = LlamaConfig(hidden_size=d, intermediate_size=d, num_hidden_layers=layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
+                         head_dim=HEAD, vocab_size=VOCAB, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=shape.head is None)
     teacher, student = (LlamaForCausalLM._from_config(config, attn_implementation="eager").double().requires_grad_(False) for _ in range(2))
-    out = GGUFWriter(golden / "tune_blocks.gguf", "llama")
-    for key, value in (("block_count", 2), ("embedding_length", D), ("feed_forward_length", FF), ("head_count", HEADS), ("head_count_kv", KV_HEADS),
-                       ("context_length", 64), ("layer_norm_rms_eps", 1e-5), ("key_length", HEAD), ("value_length", HEAD), ("vocab_size", VOCAB),
-                       ("rope_dimension_count", HEAD)):
+    out = GGUFWriter(golden / f"{name}.gguf", "llama")
+    for key, value in (("block_count", layers), ("embedding_length", d), ("feed_forward_length", d), ("head_count", shape.heads),
+                       ("head_count_kv", shape.kv_heads), ("context_length", 64), ("layer_norm_rms_eps", 1e-5), ("key_length", HEAD), ("value_length", HEAD),
+                       ("vocab_size", VOCAB), ("rope_dimension_count", HEAD)):
         getattr(out, f"add_{key}")(value)
     theta: list[torch.Tensor] = []
 
@@ -184,40 +193,52 @@ def make_blocks(golden: Path) -> None:
         theta.append((1 + 0.1 * torch.randn(n, generator=generator, dtype=torch.float64)).float().double().requires_grad_(True))
         return theta[-1]
 
-    def plain(name: str, *shape: int, mean: float = 0.0) -> torch.Tensor:
-        x = (mean + 0.1 * rng.standard_normal(shape)).astype(np.float16 if len(shape) == 2 else np.float32)
+    def norm(name: str, parent: str, attribute: str) -> None:
+        x = (1 + 0.1 * rng.standard_normal(d)).astype(np.float32)
         out.add_tensor(name, x)
-        return torch.from_numpy(x).double()
+        for model in (teacher, student):
+            getattr(model.get_submodule(parent), attribute).weight.copy_(torch.from_numpy(x).double())
+        setattr(student.get_submodule(parent), attribute, Norm(getattr(student.get_submodule(parent), attribute), new(d)))
 
-    embedding = plain("token_embd.weight", VOCAB, D)
-    for model in (teacher, student):
-        model.model.embed_tokens.weight.copy_(embedding)
-    for i, kinds in enumerate(TYPES):
-        for (name, (module, rows, cols)), kind in zip(LINEARS.items(), kinds):
-            flat = random_blocks(kind, rows, cols, rng)
-            out.add_tensor(f"blk.{i}.{name}.weight", flat, raw_dtype=kind)
-            parts = decoded_parts(kind, flat, {"attn_q": HEADS, "attn_k": KV_HEADS}.get(name, 0))
-            teacher.model.layers[i].get_submodule(module).weight.copy_(torch.round(sum(parts) * 64) / 64)
-            linear = student.model.layers[i].get_submodule(module)
-            parametrize.register_parametrization(linear, "weight", Blocks(parts, new(rows * cols // GGML_QUANT_SIZES[kind][0] * len(parts))), unsafe=True)
-        for name, module in (("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")):
-            weights = plain(f"blk.{i}.{name}.weight", D, mean=1.0)
-            for model in (teacher, student):
-                model.model.layers[i].get_submodule(module).weight.copy_(weights)
-            setattr(student.model.layers[i], module, Norm(student.model.layers[i].get_submodule(module), new(D)))
-    weights = plain("output_norm.weight", D, mean=1.0)
-    for model in (teacher, student):
-        model.model.norm.weight.copy_(weights)
-    student.model.norm = Norm(student.model.norm, new(D))
+    def matrix(name: str, module: str, kind: Q, rows: int, heads: int = 0, rounded: bool = False, also: str = "") -> None:
+        if kind == Q.F16:
+            x = (0.05 * rng.standard_normal((rows, d))).astype(np.float16)
+            out.add_tensor(name, x)
+            parts = [torch.from_numpy(x).double()]
+            student.get_submodule(module).weight.copy_(parts[0])
+        else:
+            flat = random_blocks(kind, rows, d, 0.05 if rounded else 0.25, rng)
+            out.add_tensor(name, flat, raw_dtype=kind)
+            parts = decoded_parts(kind, flat, heads)
+        whole = sum(parts)
+        teacher.get_submodule(module).weight.copy_(torch.round(whole * 64) / 64 if rounded else whole)
+        if kind == Q.F16:
+            return
+        blocks = Blocks(parts, new(rows * d // GGML_QUANT_SIZES[kind][0] * len(parts)))
+        for place in (module, also) if also else (module,):
+            parametrize.register_parametrization(student.get_submodule(place), "weight", blocks, unsafe=True)
+
+    for i, kinds in enumerate(shape.layers):
+        for (key, module), kind in zip(HF.items(), kinds):
+            heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(key, 0)
+            rows = shape.kv_heads * HEAD if key in ("attn_k", "attn_v") else d
+            matrix(f"blk.{i}.{key}.weight", f"model.layers.{i}.{module}", kind, rows, heads, rounded=True)
+        norm(f"blk.{i}.attn_norm.weight", f"model.layers.{i}", "input_layernorm")
+        norm(f"blk.{i}.ffn_norm.weight", f"model.layers.{i}", "post_attention_layernorm")
+    norm("output_norm.weight", "model", "norm")
+    if shape.head is not None:
+        matrix("output.weight", "lm_head", shape.head, VOCAB)
+    matrix("token_embd.weight", "model.embed_tokens", shape.embedding, VOCAB, also="lm_head" if shape.head is None else "")
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
     with torch.enable_grad():
-        train(golden / "tune_blocks.safetensors", teacher, student, theta)
+        train(golden / f"{name}.safetensors", teacher, student, theta)
 
 
 if __name__ == "__main__":
     for family in ("llama3", "qwen3"):
         make(Path(sys.argv[1]), family)
-    make_blocks(Path(sys.argv[1]))
+    for name, shape in FILES.items():
+        make_blocks(Path(sys.argv[1]), name, shape)

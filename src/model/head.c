@@ -246,6 +246,14 @@ float *kq_head_norm_weights(kq_head *h)
     return h->norm;
 }
 
+kq_linear kq_head_matrix(const kq_head *h, bool embedding)
+{
+    return (kq_linear){.m = h->mc->cfg.vocab_size,
+                       .n = h->mc->cfg.d_model,
+                       .f32 = embedding ? h->E : h->W,
+                       .bf16 = embedding ? h->Eb : h->Wb};
+}
+
 /* The arrays of a tile, and behind them the teacher's logits. */
 size_t kq_head_distill_bytes(const kq_model_ctx *mc)
 {
@@ -289,7 +297,8 @@ static kq_status distill_tile(const kq_distill *z, size_t t0, size_t n, loss_wor
         (st = distill_rows(mc, n, teacher, w->logits, z->kl ? z->kl + t0 : NULL, err)) || !z->dx)
         return st;
     kq_to_compute(mc, w->logits, n * vocab, w->xb, 1);
-    if ((st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, err)) != KQ_OK)
+    if ((z->give && (st = z->give(z->ctx, w->xn, w->logits, h->Wb ? w->xb : NULL, n, err))) ||
+        (st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, err)))
         return st;
     for (size_t t = 0; t < n; t++) {
         if (z->dnorm)

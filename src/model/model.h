@@ -125,6 +125,9 @@ void kq_head_norm(const kq_head *h, const float *x, size_t T, float *y);
 
 /* The weights of the final norm [d], which the head owns. A trainer may change them between calls. */
 float *kq_head_norm_weights(kq_head *h);
+/* The matrix [vocab, d] of the head, or of the embedding: the same when they are tied. The head owns it; a
+ * trainer may change it between calls. */
+kq_linear kq_head_matrix(const kq_head *h, bool embedding);
 
 /* How far a model's predictions are from those of another, its teacher (eq. 82), in tiles as kq_head_loss.
  * The tiles have more tokens, because the products of 64 rows with the head run at half the rate.
@@ -132,14 +135,19 @@ float *kq_head_norm_weights(kq_head *h);
  *   kl [T], may be NULL      KL(teacher || model) of each position, nats
  *   dx [T, d], may be NULL   d(sum of kl)/dx; it may be x
  *   dnorm [d], may be NULL   d(sum of kl)/d(weights of h's final norm) is added to it; needs dx
- * Both heads have the same vocabulary and d, and are of contexts with the same compute type. scratch:
- * kq_head_distill_bytes(). Single thread. KQ_E_NUMERIC: NaN or Inf in a head's output. */
+ *   give, may be NULL        is called for every tile of n tokens with the head's inputs X [n, d] and with
+ *                            d(sum of kl)/d(logits) G [n, vocab], which Gb has in bf16 (NULL where products
+ * are in f32); an error ends the work; needs dx Both heads have the same vocabulary and d, and are of
+ * contexts with the same compute type. scratch: kq_head_distill_bytes(). Single thread. KQ_E_NUMERIC: NaN or
+ * Inf in a head's output. */
 enum { KQ_DISTILL_TILE = 128 };
 typedef struct kq_distill {
     const kq_head *h, *teacher;
     const float *x, *teacher_x;
     size_t T;
     float *kl, *dx, *dnorm;
+    kq_status (*give)(void *ctx, const float *X, const float *G, const uint16_t *Gb, size_t n, kq_error *err);
+    void *ctx;
 } kq_distill;
 size_t kq_head_distill_bytes(const kq_model_ctx *mc);
 kq_status kq_head_distill(const kq_distill *z, void *scratch, kq_error *err);

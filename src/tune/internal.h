@@ -12,15 +12,49 @@
 
 kq_status kq_params_make(const kq_config *cfg, const kq_tuner_options *o, kq_params *p, kq_error *err);
 void kq_params_free(kq_params *p);
-/* The numbers of the layer that has most. */
-size_t kq_params_widest_layer(const kq_config *cfg, const kq_params *p);
-/* Shape and scales of a linear, and the tensor behind it (NULL: it is packed, or comes from no file). */
-kq_trained_linear kq_trained_shape(const kq_weights *w, size_t layer, kq_linear_id id,
-                                   const kq_tensor **stored);
+/* The numbers of the layer that has most, or those behind the layers. */
+size_t kq_params_widest(const kq_config *cfg, const kq_params *p);
+/* Shape and scales of a linear, and the tensor behind it. */
+kq_trained_linear kq_trained_shape(const kq_weights *w, size_t layer, kq_linear_id id);
+/* The same of the embedding, or of the head, which may be the same matrix. */
+kq_trained_linear kq_trained_rows_shape(const kq_weights *w, bool embedding);
 /* Fill in l->offsets, where the type of the tensor has them; owned by the caller (kq_free). */
-kq_status kq_trained_offsets(const kq_tensor *stored, size_t head_dim, kq_trained_linear *l, kq_error *err);
+kq_status kq_trained_offsets(kq_trained_linear *l, kq_error *err);
+/* Give back the pages of the file that apply has read. */
+void kq_trained_release(const kq_trained_linear *l);
 /* Eq. 102 for n numbers. */
 void kq_adam(const kq_tuner_arrays *s, size_t n, double lr, size_t step, int threads);
+
+/* ---- embedding and head as trained matrices: rows.c ---- */
+
+typedef struct kq_tuned_rows {
+    const kq_tuner_options *o; /* borrowed; NULL: the matrix is not trained */
+    kq_trained_linear l;       /* owned, What too */
+    size_t per_row;            /* numbers of a row */
+} kq_tuned_rows;
+size_t kq_tuned_rows_bytes(const kq_config *cfg, const kq_tuner_options *o, bool embedding);
+/* From a head that was just loaded: its weights are copied before they change. After a failure
+ * kq_tuned_rows_free frees what there is. */
+kq_status kq_tuned_rows_new(const kq_tuner_options *o, const kq_head *head, bool embedding, kq_tuned_rows *r,
+                            kq_error *err);
+void kq_tuned_rows_free(kq_tuned_rows *r);
+/* W, the head's own matrix, with these numbers. Several threads. */
+kq_status kq_tuned_rows_apply(const kq_tuned_rows *r, const kq_kern *kern, const float *theta, kq_linear W,
+                              kq_error *err);
+/* A tile of the loss: the head's inputs X [n, d] and dLoss/d(logits) G [n, vocab], and both in bf16, or NULL.
+ */
+typedef struct kq_head_tile {
+    const float *X, *G;
+    const uint16_t *Xb, *Gb;
+    size_t n;
+} kq_head_tile;
+/* grad += dLoss/dtheta. Gw: scratch of `room` floats, at least d. One thread. */
+kq_status kq_tuned_rows_head_gradient(const kq_tuned_rows *r, const kq_kern *kern, const float *theta,
+                                      const kq_head_tile *t, float *Gw, size_t room, float *grad,
+                                      kq_error *err);
+/* grad += dLoss/dtheta, where dx [T, d] = dLoss/d(the embedded tokens). One thread. */
+void kq_tuned_rows_embed_gradient(const kq_tuned_rows *r, const kq_kern *kern, const float *theta,
+                                  const int32_t *ids, size_t T, const float *dx, float *grad);
 
 /* ---- the teacher: teacher.c ---- */
 
@@ -80,6 +114,7 @@ typedef struct kq_tune_kind {
      * none. */
     char *(*made_from)(const kq_tune_run *r);
     bool (*is_trained)(const kq_tune_run *r, size_t layer, kq_linear_id id);
+    bool (*trains_rows)(const kq_tune_run *r, bool embedding); /* or else the head; NULL: neither */
     /* Write OUT with the best numbers; r->file_bytes is set. */
     kq_status (*save)(kq_tune_run *r, kq_error *err);
     /* OUT is complete: is it what these settings give? */

@@ -49,6 +49,14 @@ static bool is_trained(const kq_tune_run *r, size_t layer, kq_linear_id id)
     return kq_block_scales_of(find(r, layer, id)->dtype).n != 0;
 }
 
+/* A tied model has no tensor of the head. */
+static bool trains_rows(const kq_tune_run *r, bool embedding)
+{
+    const kq_tensor *t = kq_source_find(kq_model_file_source(r->file),
+                                        embedding ? "model.embed_tokens.weight" : "lm_head.weight");
+    return t && kq_block_scales_of(t->dtype).n;
+}
+
 static const float *factors_of(void *ctx, const char *name)
 {
     const kq_tune_run *r = ctx;
@@ -77,18 +85,21 @@ static kq_status check_complete(const kq_tune_run *r, kq_error *err)
     return kq_tuned_gguf_compare(kq_model_file_source(r->file), r->done_path, err);
 }
 
-/* How many linears of each type were trained, and how many keep their weights. */
+/* How many matrices of each type were trained, and how many keep their weights. */
 static void report(const kq_tune_run *r, json_t *o)
 {
     json_t *trained = json_object(), *kept = json_object();
-    for (size_t i = 0; i < kq_model_n_linears(r->p.cfg); i++) {
-        const kq_tensor *t = find(r, i / KQ_N_LINEAR, (kq_linear_id)(i % KQ_N_LINEAR));
+    const kq_source *src = kq_model_file_source(r->file);
+    for (size_t i = 0; i < kq_source_n_tensors(src); i++) {
+        const kq_tensor *t = kq_source_tensor(src, i);
+        if (t->rank != 2)
+            continue;
         json_t *to = kq_block_scales_of(t->dtype).n ? trained : kept;
         const char *type = kq_dtype_name(t->dtype);
         json_object_set_new(to, type, json_integer(json_integer_value(json_object_get(to, type)) + 1));
     }
-    json_object_set_new(o, "trained_linears", trained);
-    json_object_set_new(o, "kept_linears", kept);
+    json_object_set_new(o, "trained_matrices", trained);
+    json_object_set_new(o, "kept_matrices", kept);
     json_object_set_new(o, "kept_scales", json_integer((json_int_t)r->n_kept_scales));
 }
 
@@ -97,6 +108,7 @@ const kq_tune_kind kq_tune_of_gguf = {.trained = &kq_trained_blocks,
                                       .accept = accept,
                                       .made_from = made_from,
                                       .is_trained = is_trained,
+                                      .trains_rows = trains_rows,
                                       .save = save,
                                       .check_complete = check_complete,
                                       .report = report};

@@ -7,16 +7,27 @@
 #include "base/f16.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "format/dequant.h"
 
-kq_trained_linear kq_trained_shape(const kq_weights *w, size_t layer, kq_linear_id id,
-                                   const kq_tensor **stored)
+static kq_trained_linear shape_of(const kq_weights *w, const char *name, size_t m, size_t n)
 {
-    kq_trained_linear l = {0};
-    kq_linear_shape(w->cfg, id, &l.What.m, &l.What.n);
-    *stored = w->stored ? w->stored(w->ctx, kq_model_linear(w->cfg, layer, id).name) : NULL;
-    if (*stored)
-        l.scales = kq_block_scales_of((*stored)->dtype);
+    kq_trained_linear l = {.What = {.m = m, .n = n}, .head_dim = w->cfg->head_dim};
+    l.stored = w->stored ? w->stored(w->ctx, name) : NULL;
+    if (l.stored)
+        l.scales = kq_block_scales_of(l.stored->dtype);
     return l;
+}
+
+kq_trained_linear kq_trained_rows_shape(const kq_weights *w, bool embedding)
+{
+    return shape_of(w, embedding || w->cfg->tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight",
+                    w->cfg->vocab_size, w->cfg->d_model);
+}
+
+kq_trained_linear kq_trained_shape(const kq_weights *w, size_t layer, kq_linear_id id)
+{
+    const kq_model_tensor t = kq_model_linear(w->cfg, layer, id);
+    return shape_of(w, t.name, t.rows, t.cols);
 }
 
 /* The numbers of one layer, from p->n on. */
@@ -24,9 +35,8 @@ static void place_layer(const kq_config *cfg, const kq_tuner_options *o, size_t 
 {
     p->layer_at[layer] = p->n;
     for (size_t i = 0; i < KQ_N_LINEAR; i++) {
-        const kq_tensor *stored;
         const bool trained = o->packed[layer] >> i & 1;
-        const kq_trained_linear l = kq_trained_shape(o->student, layer, (kq_linear_id)i, &stored);
+        const kq_trained_linear l = kq_trained_shape(o->student, layer, (kq_linear_id)i);
         p->linear_at[layer * KQ_N_LINEAR + i] = trained ? p->n : SIZE_MAX;
         p->n += trained ? o->trained->count(&l) : 0;
     }
@@ -52,12 +62,20 @@ kq_status kq_params_make(const kq_config *cfg, const kq_tuner_options *o, kq_par
         return st;
     p->layer_at[cfg->n_layer] = p->final_at = p->n;
     p->n += cfg->d_model;
+    const kq_trained_linear rows = kq_trained_rows_shape(o->student, false),
+                            embedding = kq_trained_rows_shape(o->student, true);
+    const bool head = o->head && !cfg->tie_embeddings;
+    p->head_at = head ? p->n : SIZE_MAX;
+    p->n += head ? o->trained->count(&rows) : 0;
+    p->embed_at = o->embedding ? p->n : SIZE_MAX;
+    p->n += o->embedding ? o->trained->count(&embedding) : 0;
     return KQ_OK;
 }
 
-size_t kq_params_widest_layer(const kq_config *cfg, const kq_params *p)
+/* Behind the layers stand the final norm, head and embedding, whose gradients are held together. */
+size_t kq_params_widest(const kq_config *cfg, const kq_params *p)
 {
-    size_t most = 0;
+    size_t most = p->n - p->final_at;
     for (size_t l = 0; l < cfg->n_layer; l++)
         most = p->layer_at[l + 1] - p->layer_at[l] > most ? p->layer_at[l + 1] - p->layer_at[l] : most;
     return most;
@@ -137,6 +155,15 @@ static void blocks_apply_row(const kq_block_scales *s, const float *theta, const
     }
 }
 
+/* The blocks of row i. */
+static const uint8_t *stored_blocks(const kq_trained_linear *l, size_t i)
+{
+    return l->stored->data +
+           kq_tensor_stored_row(l->stored, i, l->head_dim) * (l->What.n / l->scales.elems) * l->scales.bytes;
+}
+
+/* Where What is in bf16, a row is decoded again: factors near 1 would hardly change values that are rounded
+ * to bf16 already. */
 static void blocks_apply(const kq_kern *kern, const kq_trained_linear *l, const float *theta, size_t row0,
                          size_t rows, kq_linear *W, float *row)
 {
@@ -145,7 +172,7 @@ static void blocks_apply(const kq_kern *kern, const kq_trained_linear *l, const 
     const size_t n = What->n, per_row = n / s->elems * s->n;
     for (size_t i = row0; i < row0 + rows; i++) {
         if (!What->f32)
-            kq_bf16_to_f32_n(What->bf16 + i * n, row, n);
+            kq_dequantize(l->stored->dtype, stored_blocks(l, i), n, row);
         blocks_apply_row(s, theta + i * per_row, s->n == 2 ? l->offsets + i * (n / s->group) : NULL, n,
                          What->f32 ? What->f32 + i * n : row, W->f32 ? W->f32 + i * n : row);
         if (!W->f32)
@@ -201,8 +228,13 @@ static void blocks_gradient(const kq_kern *kern, const kq_trained_linear *l, con
 
 const kq_trained kq_trained_blocks = {blocks_count, blocks_apply, blocks_gradient};
 
-/* The offsets of a matrix in Hugging Face's order of rows. */
-kq_status kq_trained_offsets(const kq_tensor *stored, size_t head_dim, kq_trained_linear *l, kq_error *err)
+void kq_trained_release(const kq_trained_linear *l)
+{
+    if (l->stored)
+        kq_map_release(l->stored->data, l->stored->size_bytes);
+}
+
+kq_status kq_trained_offsets(kq_trained_linear *l, kq_error *err)
 {
     const kq_block_scales *s = &l->scales;
     const size_t m = l->What.m, n = l->What.n;
@@ -211,10 +243,8 @@ kq_status kq_trained_offsets(const kq_tensor *stored, size_t head_dim, kq_traine
     kq_status st =
         kq_alloc_for((void **)&l->offsets, m * (n / s->group), sizeof(float), "minima of blocks", err);
     for (size_t i = 0; i < m && !st; i++)
-        kq_block_offsets(stored->dtype,
-                         stored->data + kq_tensor_stored_row(stored, i, head_dim) * (n / s->elems) * s->bytes,
-                         n, l->offsets + i * (n / s->group));
-    kq_map_release(stored->data, stored->size_bytes);
+        kq_block_offsets(l->stored->dtype, stored_blocks(l, i), n, l->offsets + i * (n / s->group));
+    kq_trained_release(l);
     return st;
 }
 

@@ -193,6 +193,8 @@ static kq_status plan(kq_tune_run *r, kq_error *err)
                             .teacher = kq_model_file_weights(r->p.model),
                             .trained = r->kind->trained,
                             .packed = r->packed,
+                            .head = r->kind->trains_rows && r->kind->trains_rows(r, false),
+                            .embedding = r->kind->trains_rows && r->kind->trains_rows(r, true),
                             .isa = r->p.isa,
                             .compute = r->p.compute,
                             .threads = r->p.threads,
@@ -410,8 +412,10 @@ size_t kq_params_of_tensor(const kq_params *p, const kq_model_tensor *t)
     case KQ_ROLE_FINAL_NORM: return p->final_at;
     case KQ_ROLE_NORM: return p->norm_at[t->layer * KQ_N_NORM + t->norm];
     case KQ_ROLE_LINEAR: return p->linear_at[t->layer * KQ_N_LINEAR + t->linear];
-    default: return SIZE_MAX;
+    case KQ_ROLE_HEAD: return p->head_at;
+    case KQ_ROLE_EMBED: return p->embed_at;
     }
+    return SIZE_MAX;
 }
 
 /* The member "tuned" of quantization_config. */

@@ -36,8 +36,9 @@ struct kq_tuner {
     decoded_block decoded; /* the one at work, when they are not kept */
     kq_block tuned;        /* the block at work with its trained numbers; its linears are own's or What's */
     kq_linear own[KQ_N_LINEAR];
+    kq_tuned_rows head_rows, embed_rows; /* head_rows is not used where the head is tied */
     float *x;        /* [n_layer + 1][at_once][T, d]: inputs of the blocks, final hidden states */
-    float *seq_grad; /* [at_once][widest]: of the layer at work, or of the final norm */
+    float *seq_grad; /* [at_once][widest]: of the layer at work, or of what stands behind the layers */
     size_t widest;
     double *seq_kl; /* [at_once] */
     worker *w;      /* [threads] */
@@ -74,20 +75,12 @@ static size_t most_offsets(const kq_config *cfg, const kq_tuner_options *o)
     for (size_t l = 0; l < cfg->n_layer; l++) {
         size_t sum = 0;
         for (int id = 0; id < KQ_N_LINEAR; id++) {
-            const kq_tensor *stored;
-            const kq_trained_linear z = kq_trained_shape(o->student, l, (kq_linear_id)id, &stored);
+            const kq_trained_linear z = kq_trained_shape(o->student, l, (kq_linear_id)id);
             sum += z.scales.n == 2 ? z.What.m * (z.What.n / z.scales.group) * sizeof(float) : 0;
         }
         most = sum > most ? sum : most;
     }
     return most;
-}
-
-/* The numbers that a sequence has a gradient of at one time. */
-static size_t widest_piece(const kq_config *cfg, const kq_params *p)
-{
-    const size_t layer = kq_params_widest_layer(cfg, p);
-    return layer > cfg->d_model ? layer : cfg->d_model;
 }
 
 static kq_status context(const kq_tuner_options *o, kq_model_ctx **mc, kq_error *err)
@@ -105,12 +98,14 @@ size_t kq_tuner_bytes(const kq_config *cfg, const kq_tuner_options *o)
         kq_model_ctx_free(mc);
         return SIZE_MAX;
     }
-    const size_t offsets = most_offsets(cfg, o), n_seq = widest_piece(cfg, &p);
+    const size_t offsets = most_offsets(cfg, o), n_seq = kq_params_widest(cfg, &p);
     const size_t block = kq_block_bytes(cfg, o->compute) + offsets,
                  record = o->T * cfg->d_model * sizeof(float);
     const size_t load = kq_block_load_bytes(cfg, o->compute) + offsets - block;
     const size_t threads = (size_t)o->threads;
     size_t n = 2 * kq_head_bytes(cfg, o->compute) + block; /* both heads, the tuned block */
+    n += p.head_at == SIZE_MAX ? 0 : kq_tuned_rows_bytes(cfg, o, false);
+    n += p.embed_at == SIZE_MAX ? 0 : kq_tuned_rows_bytes(cfg, o, true);
     n += o->keep ? cfg->n_layer * block + threads * load : block + load;
     n += (cfg->n_layer + 1) * o->at_once * record;
     n += p.n * sizeof(float) * 6; /* theta, grad, m, v; the best theta; a record of the state's file */
@@ -147,7 +142,7 @@ static kq_status new_arrays(kq_tuner *t, kq_error *err)
     const size_t n = t->params.n, record = o->T * t->cfg->d_model;
     float **const arrays[] = {&t->s.theta, &t->s.grad, &t->s.m, &t->s.v};
     kq_status st = KQ_OK;
-    t->widest = widest_piece(t->cfg, &t->params);
+    t->widest = kq_params_widest(t->cfg, &t->params);
     for (size_t i = 0; i < 4 && !st; i++)
         if (!(st = kq_alloc_for((void **)arrays[i], n, sizeof(float), "trained numbers", err)))
             memset(*arrays[i], 0, n * sizeof(float));
@@ -199,12 +194,11 @@ static kq_status load_decoded(const kq_tuner *t, size_t layer, decoded_block *ou
     const kq_weights *w = t->o.student;
     kq_status st = kq_block_load(t->mc, w, layer, &out->b, err);
     for (int id = 0; id < KQ_N_LINEAR && !st; id++) {
-        const kq_tensor *stored;
         kq_trained_linear *l = &out->linear[id];
-        *l = kq_trained_shape(w, layer, (kq_linear_id)id, &stored);
+        *l = kq_trained_shape(w, layer, (kq_linear_id)id);
         l->What = out->b.lin[id];
-        if (stored && t->o.packed[layer] >> id & 1)
-            st = kq_trained_offsets(stored, t->cfg->head_dim, l, err);
+        if (t->o.packed[layer] >> id & 1)
+            st = kq_trained_offsets(l, err);
     }
     return st;
 }
@@ -251,6 +245,10 @@ kq_status kq_tuner_new(const kq_tuner_options *o, kq_tuner **out, kq_error *err)
         st = kq_params_make(t->cfg, o, &t->params, err);
     if (!st && !(st = kq_head_load(t->mc, o->student, &t->head, err)))
         st = kq_head_load(t->mc, o->teacher, &t->teacher, err);
+    if (!st && t->params.head_at != SIZE_MAX)
+        st = kq_tuned_rows_new(&t->o, t->head, false, &t->head_rows, err);
+    if (!st && t->params.embed_at != SIZE_MAX)
+        st = kq_tuned_rows_new(&t->o, t->head, true, &t->embed_rows, err);
     if (!st && !(st = new_arrays(t, err)) && !(st = new_tuned(t, err)) && !(st = load_blocks(t, err)))
         st = kq_alloc_for((void **)&t->final_norm, t->cfg->d_model, sizeof(float), "norms", err);
     if (st) {
@@ -291,6 +289,8 @@ void kq_tuner_free(kq_tuner *t)
                             t->s.v,        t->x,       t->seq_grad, t->seq_kl};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         kq_free(arrays[i]);
+    kq_tuned_rows_free(&t->head_rows);
+    kq_tuned_rows_free(&t->embed_rows);
     kq_params_free(&t->params);
     kq_head_free(t->head);
     kq_head_free(t->teacher);
@@ -339,6 +339,7 @@ static kq_status tune_block(kq_tuner *t, size_t layer, const decoded_block **Wha
             t->o.trained->apply(t->kern, &from->linear[id], t->s.theta + at, i * ROWS,
                                 m - i * ROWS < ROWS ? m - i * ROWS : ROWS, &t->own[id],
                                 t->w[omp_get_thread_num()].row);
+        kq_trained_release(&from->linear[id]);
     }
     float *const norms[KQ_N_NORM] = {t->tuned.attn_norm, t->tuned.mlp_norm, t->tuned.q_norm, t->tuned.k_norm};
     for (kq_norm_id id = KQ_NORM_ATTN; id < kq_model_n_norms(t->cfg); id++) {
@@ -347,6 +348,22 @@ static kq_status tune_block(kq_tuner *t, size_t layer, const decoded_block **Wha
             norms[id][j] = t->norm[i][j] * t->s.theta[p->norm_at[i] + j];
     }
     return KQ_OK;
+}
+
+/* The same of embedding, head and final norm. */
+static kq_status tune_outside(kq_tuner *t, kq_error *err)
+{
+    const kq_params *p = &t->params;
+    kq_status st = KQ_OK;
+    for (size_t j = 0; j < t->cfg->d_model; j++)
+        kq_head_norm_weights(t->head)[j] = t->final_norm[j] * t->s.theta[p->final_at + j];
+    if (t->head_rows.o)
+        st = kq_tuned_rows_apply(&t->head_rows, t->kern, t->s.theta + p->head_at,
+                                 kq_head_matrix(t->head, false), err);
+    if (!st && t->embed_rows.o)
+        st = kq_tuned_rows_apply(&t->embed_rows, t->kern, t->s.theta + p->embed_at,
+                                 kq_head_matrix(t->head, true), err);
+    return st;
 }
 
 /* ---- forward ---- */
@@ -384,7 +401,7 @@ static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, 
 {
     const size_t T = t->o.T;
     const decoded_block *What;
-    kq_status st = KQ_OK;
+    kq_status st = tune_outside(t, err);
     for (size_t s = 0; s < n && !st; s++)
         st = kq_head_embed(t->head, t->o.ids + seq[s] * T, T, input(t, 0, s), err);
     for (size_t l = 0; l < t->cfg->n_layer && !st; l++) {
@@ -392,8 +409,6 @@ static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, 
         if (!(st = tune_block(t, l, &What, err)) && !(st = for_each_sequence(t, n, forward_one, places, err)))
             st = kq_progress_ask(t->o.common, "a block", err);
     }
-    for (size_t j = 0; j < t->cfg->d_model && !st; j++)
-        kq_head_norm_weights(t->head)[j] = t->final_norm[j] * t->s.theta[t->params.final_at + j];
     return st;
 }
 
@@ -401,6 +416,34 @@ typedef struct loss_wanted {
     const uint32_t *seq; /* the sequences of the step */
     bool gradient;
 } loss_wanted;
+
+/* Where the loss hands what the head's gradient is made of. */
+typedef struct head_sink {
+    const kq_tuner *t;
+    worker *w;
+    float *grad; /* of the sequence, those behind the layers */
+} head_sink;
+
+static const kq_tuned_rows *head_matrix(const kq_tuner *t, size_t *at)
+{
+    const bool tied = t->cfg->tie_embeddings;
+    *at = tied ? t->params.embed_at : t->params.head_at;
+    return tied ? &t->embed_rows : &t->head_rows;
+}
+
+static kq_status take_head(void *ctx, const float *X, const float *G, const uint16_t *Gb, size_t n,
+                           kq_error *err)
+{
+    const head_sink *z = ctx;
+    const kq_tuner *t = z->t;
+    size_t at;
+    const kq_tuned_rows *rows = head_matrix(t, &at);
+    if (Gb)
+        t->kern->to_bf16(X, z->w->xb, n * t->cfg->d_model);
+    return kq_tuned_rows_head_gradient(
+        rows, t->kern, t->s.theta + at, &(kq_head_tile){.X = X, .G = G, .Xb = z->w->xb, .Gb = Gb, .n = n},
+        z->w->Gw, largest_linear(t->cfg), z->grad + (at - t->params.final_at), err);
+}
 
 /* The loss of sequence s of the step into seq_kl, and with `gradient` dLoss/d(its final hidden states) in
  * their place. Losses are sums over the tokens. */
@@ -410,7 +453,9 @@ static kq_status loss_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
     const bool gradient = z->gradient;
     worker *w = &t->w[omp_get_thread_num()];
     const size_t T = t->o.T;
+    size_t at;
     float *x = input(t, gradient ? t->cfg->n_layer : 0, s), *kl = NULL;
+    head_sink sink_of_head = {t, w, t->seq_grad + s * t->widest};
     kq_status st = kq_alloc_for((void **)&kl, T, sizeof *kl, "losses", err);
     if (st)
         return st;
@@ -422,7 +467,9 @@ static kq_status loss_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
                                            .T = T,
                                            .kl = kl,
                                            .dx = gradient ? x : NULL,
-                                           .dnorm = gradient ? t->seq_grad + s * t->widest : NULL},
+                                           .dnorm = gradient ? sink_of_head.grad : NULL,
+                                           .give = gradient && head_matrix(t, &at)->o ? take_head : NULL,
+                                           .ctx = &sink_of_head},
                              w->scratch, err);
     t->seq_kl[s] = 0;
     for (size_t i = 0; i < T && !st; i++)
@@ -506,40 +553,70 @@ static void norms_to_factors(kq_tuner *t)
         t->s.grad[p->final_at + j] *= t->final_norm[j];
 }
 
-/* The sequences' gradients of n numbers from `at` on, summed in their order and divided by the tokens. */
-static void sum_sequences(kq_tuner *t, size_t n_seq, size_t at, size_t n)
+/* Back through the embedding of sequence s, whose tokens' gradient is where that of the last block's output
+ * was. */
+static kq_status embed_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
+{
+    const uint32_t *seq = ctx;
+    const size_t T = t->o.T, at = t->params.embed_at;
+    (void)err;
+    kq_tuned_rows_embed_gradient(&t->embed_rows, t->kern, t->s.theta + at, t->o.ids + seq[s] * T, T,
+                                 input(t, t->cfg->n_layer, s),
+                                 t->seq_grad + s * t->widest + (at - t->params.final_at));
+    return KQ_OK;
+}
+
+/* The gradients of the sequences, which begin at `first` of seq_grad, summed in their order and divided by
+ * the tokens: added to those of the n numbers from `at` on, which are 0 at the beginning of a step. */
+static void sum_sequences(kq_tuner *t, size_t n_seq, size_t first, size_t at, size_t n)
 {
     const double share = 1 / (double)(n_seq * t->o.T);
 #pragma omp parallel for num_threads(t->o.threads)
     for (size_t i = 0; i < n; i++) {
         double sum = 0;
         for (size_t s = 0; s < n_seq; s++)
-            sum += t->seq_grad[s * t->widest + i];
-        t->s.grad[at + i] = (float)(sum * share);
+            sum += t->seq_grad[s * t->widest + first + i];
+        t->s.grad[at + i] += (float)(sum * share);
     }
+}
+
+/* Back through all blocks, from the top one down. */
+static kq_status back_blocks(kq_tuner *t, size_t n, kq_error *err)
+{
+    const size_t *layer_at = t->params.layer_at;
+    const decoded_block *What;
+    kq_status st = KQ_OK;
+    for (size_t l = t->cfg->n_layer; l-- > 0 && !st;) {
+        memset(t->seq_grad, 0, n * t->widest * sizeof(float));
+        if ((st = tune_block(t, l, &What, err)) || (st = for_each_sequence(t, n, back_one, What, err)))
+            break;
+        sum_sequences(t, n, 0, layer_at[l], layer_at[l + 1] - layer_at[l]);
+        st = kq_progress_ask(t->o.common, "a block", err);
+    }
+    return st;
 }
 
 kq_status kq_tuner_gradient(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err)
 {
-    const size_t *layer_at = t->params.layer_at, bytes = n * t->widest * sizeof(float);
+    const kq_params *p = &t->params;
+    const size_t bytes = n * t->widest * sizeof(float);
     const double share = 1 / (double)(n * t->o.T);
-    const decoded_block *What;
     kq_status st = forward(t, seq, n, true, err);
+    memset(t->s.grad, 0, p->n * sizeof(float));
     memset(t->seq_grad, 0, bytes);
-    if (!st && !(st = for_each_sequence(t, n, loss_one, &(loss_wanted){seq, true}, err)))
-        sum_sequences(t, n, t->params.final_at, t->cfg->d_model);
-    for (size_t l = t->cfg->n_layer; l-- > 0 && !st;) {
-        memset(t->seq_grad, 0, bytes);
-        if ((st = tune_block(t, l, &What, err)) || (st = for_each_sequence(t, n, back_one, What, err)))
-            break;
-        sum_sequences(t, n, layer_at[l], layer_at[l + 1] - layer_at[l]);
-        st = kq_progress_ask(t->o.common, "a block", err);
-    }
+    if (!st)
+        st = for_each_sequence(t, n, loss_one, &(loss_wanted){seq, true}, err);
     if (st)
         return st;
+    sum_sequences(t, n, 0, p->final_at, p->n - p->final_at);
+    if ((st = back_blocks(t, n, err)))
+        return st;
+    memset(t->seq_grad, 0, bytes);
+    if (t->embed_rows.o && !(st = for_each_sequence(t, n, embed_one, seq, err)))
+        sum_sequences(t, n, p->embed_at - p->final_at, p->embed_at, p->n - p->embed_at);
     *kl = 0;
     for (size_t s = 0; s < n; s++)
         *kl += t->seq_kl[s] * share;
     norms_to_factors(t);
-    return KQ_OK;
+    return st;
 }

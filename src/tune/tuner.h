@@ -1,12 +1,13 @@
 /* The engine of tuning: a quantized model whose codes stay fixed, and a few real numbers beside them that are
  * trained so that its predictions come nearer to those of the original (docs/math.md, "Tuning").
  *
- * Trained are numbers of every quantized linear (kq_trained says which) and the weights of all norms, all as
- * factors theta that begin at 1. A step takes some sequences through the model block by block and keeps every
- * block's input; then, from the top block down, each block is run again and back-propagated. In memory are
- * the decoded weights (of all blocks, or of one: kq_tuner_options.keep), one block's tuned weights, both
- * heads and the inputs of one step. The work is spread over the sequences of a step, and sums over sequences
- * are taken in their order, so that the bits are the same for every number of threads. */
+ * Trained are numbers of every quantized linear (kq_trained says which), of embedding and head if the caller
+ * wants it, and the weights of all norms, all as factors theta that begin at 1. A step takes some sequences
+ * through the model block by block and keeps every block's input; then, from the top block down, each block
+ * is run again and back-propagated. In memory are the decoded weights (of all blocks, or of one:
+ * kq_tuner_options.keep), one block's tuned weights, both heads and the inputs of one step. The work is
+ * spread over the sequences of a step, and sums over sequences are taken in their order, so that the bits are
+ * the same for every number of threads. */
 #ifndef KQ_TUNE_TUNER_H
 #define KQ_TUNE_TUNER_H
 
@@ -16,9 +17,11 @@
 
 /* One linear as the student's file has it. */
 typedef struct kq_trained_linear {
-    kq_linear What;         /* its decoded weights in the compute type */
-    kq_block_scales scales; /* of its GGUF type; n is 0 when the file is no GGUF */
-    float *offsets;         /* [m, n / scales.group]: kq_block_offsets, where scales.n is 2; else NULL */
+    kq_linear What;          /* its decoded weights in the compute type */
+    kq_block_scales scales;  /* of its GGUF type; n is 0 when the file is no GGUF */
+    float *offsets;          /* [m, n / scales.group]: kq_block_offsets, where scales.n is 2; else NULL */
+    const kq_tensor *stored; /* the tensor of the GGUF, borrowed; NULL: none */
+    size_t head_dim;         /* which its order of rows may depend on (kq_tensor_stored_row) */
 } kq_trained_linear;
 
 /* The trained numbers theta of one linear, and how they make its weights W [m, n] from the decoded ones,
@@ -28,7 +31,8 @@ typedef struct kq_trained {
     /* Rows [row0, row0 + rows) of W. What and W are in the compute type. row: scratch, n floats. */
     void (*apply)(const kq_kern *kern, const kq_trained_linear *l, const float *theta, size_t row0,
                   size_t rows, kq_linear *W, float *row);
-    /* grad [count] += dLoss/dtheta, where Gw [m, n] = dLoss/dW. */
+    /* grad [count] += dLoss/dtheta, where Gw [m, n] = dLoss/dW. Of embedding and head some rows at a time are
+     * given: their numbers must stand row by row. */
     void (*gradient)(const kq_kern *kern, const kq_trained_linear *l, const float *theta, const float *Gw,
                      float *grad);
 } kq_trained;
@@ -46,12 +50,15 @@ typedef struct kq_params {
     size_t *norm_at;   /* owned [n_layer * KQ_N_NORM]; SIZE_MAX: there is no such norm */
     size_t *layer_at;  /* owned [n_layer + 1]: those of layer l are [layer_at[l], layer_at[l + 1]) */
     size_t final_at;   /* of the final norm [d], behind all layers */
+    size_t head_at;    /* behind that; SIZE_MAX: not trained, or tied */
+    size_t embed_at;   /* the last; a tied matrix is trained for both of its uses */
 } kq_params;
 
 typedef struct kq_tuner_options {
     const kq_weights *student, *teacher; /* of the same shape; borrowed, as is every pointer here */
     const kq_trained *trained;
     const uint8_t *packed; /* [n_layer], bit id set: that linear is trained */
+    bool head, embedding;  /* are they trained? head is ignored where it is tied */
     kq_isa isa;
     kq_compute compute;
     int threads;

@@ -217,10 +217,19 @@ static void test_distill_tiles(void **state)
           *dx2 = kq_alloc(n, 4), *kl2 = kq_alloc(T, 4), *dw = kq_calloc(2 * d, 4);
     void *scratch = kq_alloc(kq_head_distill_bytes(s.mc), 1);
     random_rows(x, n, "x"), random_rows(teacher, n, "teacher");
-    kq_distill z = {h, h, x, teacher, T, kl, dx, dw};
+    kq_distill z = {
+        .h = h, .teacher = h, .x = x, .teacher_x = teacher, .T = T, .kl = kl, .dx = dx, .dnorm = dw};
     check_ok(kq_head_distill(&z, scratch, &err));
-    kq_distill a = {h, h, x, teacher, CUT, kl2, dx2, dw + d},
-               b = {h, h, x + CUT * d, teacher + CUT * d, T - CUT, kl2 + CUT, dx2 + CUT * d, dw + d};
+    kq_distill a = z, b = z;
+    a.T = CUT;
+    b.T = T - CUT;
+    b.x = x + CUT * d;
+    b.teacher_x = teacher + CUT * d;
+    a.kl = kl2;
+    b.kl = kl2 + CUT;
+    a.dx = dx2;
+    b.dx = dx2 + CUT * d;
+    a.dnorm = b.dnorm = dw + d;
     check_ok(kq_head_distill(&a, scratch, &err));
     check_ok(kq_head_distill(&b, scratch, &err));
     check_close(kl, kl2, T, 1e-5);

@@ -97,13 +97,13 @@ static void open_models(models *m, const char *family)
 
 /* A GGUF with every block type that has F16 scales. Here the student is the file itself, and the teacher has
  * the rounded linears. */
-static void open_blocks(models *m)
+static void open_blocks(models *m, const char *name)
 {
     char path[512];
     kq_error err;
-    snprintf(path, sizeof path, "%s/tune_blocks.gguf", KRONQ_GOLDEN_DIR);
+    snprintf(path, sizeof path, "%s/%s.gguf", KRONQ_GOLDEN_DIR, name);
     check_ok(kq_source_open(path, &m->src, &err));
-    snprintf(path, sizeof path, "%s/tune_blocks.safetensors", KRONQ_GOLDEN_DIR);
+    snprintf(path, sizeof path, "%s/%s.safetensors", KRONQ_GOLDEN_DIR, name);
     check_ok(kq_st_open(path, &m->golden, &err));
     m->student = kq_weights_from_source(m->src);
     m->teacher = (kq_weights){.cfg = m->student.cfg, .ctx = &m->student, .linear = rounded, .rows = rows};
@@ -138,6 +138,8 @@ static kq_tuner *new_tuner(models *m, kq_compute compute, int threads, bool keep
                             .teacher = &m->teacher,
                             .trained = m->student.stored ? &kq_trained_blocks : &kq_trained_scales,
                             .packed = m->packed,
+                            .head = m->student.stored != NULL,
+                            .embedding = m->student.stored != NULL,
                             .isa = test_isa(),
                             .compute = compute,
                             .threads = threads,
@@ -197,43 +199,71 @@ static void test_gradient(void **state)
     }
 }
 
-/* The blocks of each linear by themselves: every type's d, and its m where it has one. */
+/* The gradients of one matrix: every d, and every m where the type has one. */
+static void compare_blocks(const models *m, const char *name, size_t at, const float *got)
+{
+    const kq_tensor *t = kq_source_find(m->src, name);
+    const kq_block_scales s = kq_block_scales_of(t->dtype);
+    const size_t n = s.n ? t->n_elem / s.elems : 0;
+    const float *want = golden(m, "grad");
+    char what[64];
+    assert_true((at == SIZE_MAX) == (s.n == 0));
+    for (size_t k = 0; k < s.n; k++) {
+        float *a = kq_alloc(n, sizeof *a), *b = kq_alloc(n, sizeof *b);
+        for (size_t j = 0; j < n; j++) {
+            a[j] = got[at + j * s.n + k];
+            b[j] = want[at + j * s.n + k];
+        }
+        snprintf(what, sizeof what, "%s of %s", k ? "m" : "d", name);
+        compare(kq_dtype_name(t->dtype), what, 0, a, b, n);
+        kq_free(a);
+        kq_free(b);
+    }
+}
+
+/* A linear in F16 is not trained. */
+static void find_packed(models *m)
+{
+    const kq_config *c = m->student.cfg;
+    for (size_t i = 0; i < kq_model_n_linears(c); i++)
+        if (!kq_block_scales_of(kq_source_find(m->src, kq_model_linear_at(c, i).name)->dtype).n)
+            m->packed[i / KQ_N_LINEAR] &= (uint8_t) ~(1u << i % KQ_N_LINEAR);
+}
+
+/* The blocks of each matrix by themselves, tied and untied. */
 static void test_gradient_blocks(void **state)
 {
     (void)state;
-    models m;
-    kq_error err;
-    double kl, same;
-    open_blocks(&m);
-    kq_tuner *t = new_tuner(&m, KQ_F32, 2, true);
-    const kq_params *p = kq_tuner_params(t);
-    const kq_config *c = m.student.cfg;
-    assert_int_equal(kq_st_find(m.golden, "theta")->n_elem, p->n);
-    check_ok(kq_tuner_loss(t, all, SEQ, &same, &err));
-    check_ok(kq_tuner_gradient(t, all, SEQ, &kl, &err));
-    assert_true(fabs(kl / *golden(&m, "kl") - 1) < 1e-5);
-    assert_true(fabs(kl / same - 1) < 1e-12);
-    const float *got = kq_tuner_state(t).grad, *want = golden(&m, "grad");
-    for (size_t i = 0; i < kq_model_n_linears(c); i++) {
-        const kq_model_tensor linear = kq_model_linear_at(c, i);
-        const kq_tensor *stored = kq_source_find(m.src, linear.name);
-        const kq_block_scales s = kq_block_scales_of(stored->dtype);
-        const size_t n = linear.rows * linear.cols / s.elems;
-        assert_true(s.n >= 1);
-        for (size_t k = 0; k < s.n; k++) {
-            float *a = kq_alloc(n, sizeof *a), *b = kq_alloc(n, sizeof *b);
-            for (size_t j = 0; j < n; j++) {
-                a[j] = got[p->linear_at[i] + j * s.n + k];
-                b[j] = want[p->linear_at[i] + j * s.n + k];
-            }
-            compare(kq_dtype_name(stored->dtype), k ? "m" : "d", 0, a, b, n);
-            kq_free(a);
-            kq_free(b);
-        }
+    static const char *const files[] = {"tune_blocks", "tune_untied"};
+    for (size_t f = 0; f < 2; f++) {
+        models m;
+        kq_error err;
+        double kl, same;
+        open_blocks(&m, files[f]);
+        find_packed(&m);
+        kq_tuner *t = new_tuner(&m, KQ_F32, 2, true);
+        const kq_params *p = kq_tuner_params(t);
+        const kq_config *c = m.student.cfg;
+        assert_int_equal(kq_st_find(m.golden, "theta")->n_elem, p->n);
+        assert_int_equal(p->n, kq_tuner_numbers(c, &(kq_tuner_options){.student = &m.student,
+                                                                       .trained = &kq_trained_blocks,
+                                                                       .packed = m.packed,
+                                                                       .head = true,
+                                                                       .embedding = true}));
+        check_ok(kq_tuner_loss(t, all, SEQ, &same, &err));
+        check_ok(kq_tuner_gradient(t, all, SEQ, &kl, &err));
+        assert_true(fabs(kl / *golden(&m, "kl") - 1) < 1e-5);
+        assert_true(fabs(kl / same - 1) < 1e-12);
+        const float *got = kq_tuner_state(t).grad;
+        for (size_t i = 0; i < kq_model_n_linears(c); i++)
+            compare_blocks(&m, kq_model_linear_at(c, i).name, p->linear_at[i], got);
+        compare(files[f], "the final norm", p->final_at, got, golden(&m, "grad"), c->d_model);
+        if (!c->tie_embeddings)
+            compare_blocks(&m, "lm_head.weight", p->head_at, got);
+        compare_blocks(&m, "model.embed_tokens.weight", p->embed_at, got);
+        kq_tuner_free(t);
+        close_models(&m);
     }
-    compare("blocks", "the final norm", p->final_at, got, want, c->d_model);
-    kq_tuner_free(t);
-    close_models(&m);
 }
 
 /* Factors of 1 leave every weight as it is: the loss is that of the file itself. */
@@ -243,7 +273,7 @@ static void test_blocks_begin(void **state)
     models m;
     kq_error err;
     double one, plain;
-    open_blocks(&m);
+    open_blocks(&m, "tune_blocks");
     kq_tuner *t = new_tuner(&m, KQ_F32, 1, true);
     for (size_t i = 0; i < kq_tuner_params(t)->n; i++)
         kq_tuner_state(t).theta[i] = 1;
@@ -309,7 +339,7 @@ static void test_adam(void **state)
         open_models(&m, families[f]);
         adam_of(&m, families[f]);
     }
-    open_blocks(&m);
+    open_blocks(&m, "tune_blocks");
     adam_of(&m, "blocks");
 }
 
@@ -336,7 +366,7 @@ static void test_same_bits(void **state)
         models m;
         open_models(&m, "qwen3");
         same_bits(&m, (kq_compute)compute);
-        open_blocks(&m);
+        open_blocks(&m, "tune_blocks");
         same_bits(&m, (kq_compute)compute);
     }
 }
@@ -367,7 +397,8 @@ static void test_bf16(void **state)
     models m;
     open_models(&m, "llama3");
     bf16_of(&m, 0.999);
-    open_blocks(&m); /* a tenth of that loss: what bf16 rounds away is a larger part of p - q */
+    open_blocks(&m,
+                "tune_blocks"); /* a tenth of that loss: what bf16 rounds away is a larger part of p - q */
     bf16_of(&m, 0.98);
 }
 
