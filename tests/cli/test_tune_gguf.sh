@@ -53,7 +53,11 @@ for ms in 20 45 70; do
     done
 done
 begun=0
-for n in 2 9 13 17 21 25 29 33 36; do
+must env DIE_COUNT=places LD_PRELOAD="$DIE_AT_SO" ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-} \
+    "$KRONQ" tune q.gguf $TUNE -o counted.gguf --quiet
+places=$(cat places)
+# the state is saved in the middle: before it a file for every sequence is made, behind it they are removed
+for n in 2 9 $((places / 3)) $(seq $((places / 2 - 6)) $((places / 2 + 6))) $((places - 30)) $places; do
     rm -rf part.gguf*
     (DIE_AT=$n LD_PRELOAD=$DIE_AT_SO ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-} \
         exec "$KRONQ" tune q.gguf $TUNE -o part.gguf --quiet) >/dev/null 2>&1
