@@ -195,6 +195,7 @@ typedef struct kq_rows_input {
     const kq_trellis
         *fine; /* of KQ_FINE_BITS bits, for kq_packed.fine_first and fine_last; NULL: none are fine */
     size_t fine_first, fine_last;
+    size_t band; /* rows that are rounded at once, a multiple of 128; 0: about 4 million weights */
     /* W [count, n] = the rows from row0 on. Every row is asked for twice. */
     kq_status (*read)(void *ctx, size_t row0, size_t count, float *W, kq_error *err);
     /* Called after every band of rows; an error ends the work. NULL: nobody listens. */

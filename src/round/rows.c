@@ -1,8 +1,8 @@
 /* Rounding an embedding or a head: one row a token, and the way back for any range of rows.
  *
  * The transform works on the inputs alone (docs/math.md, "Rows", eq. 144): the rows of W' are independent of
- * each other, so that a row can be read without the others, and the work goes through bands of rows. A band
- * bounds the memory, and its size depends on the shape alone, so that the bytes depend on nothing else. */
+ * each other, so that a row can be read without the others, and the work goes through bands of rows, which
+ * bound the memory. */
 #include "round/round.h"
 
 #include <float.h>
@@ -201,7 +201,8 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
                    .one_sided = true,
                    .fine_first = in->fine ? in->fine_first : 0,
                    .fine_last = in->fine ? in->fine_last : 0}};
-    z.band = band_rows(z.packed.n_pad) < z.packed.m_pad ? band_rows(z.packed.n_pad) : z.packed.m_pad;
+    z.band = in->band ? in->band : band_rows(z.packed.n_pad);
+    z.band = z.band < z.packed.m_pad ? z.band : z.packed.m_pad;
     kq_status st = prepare(&z, opt, report, err);
     if (!st)
         st = choose_scales(&z, err);
