@@ -395,7 +395,7 @@ typedef struct kq_tune_options {
     const char *const *text;
     size_t n_text;           /* texts; none: text sampled from the reference itself */
     kq_text_options reading; /* how they are read */
-    /* 98304 in sequences of 512. One sequence in 16 (at least 4 of 16 and more) is held out */
+    /* 98304 in sequences of 256. One sequence in 16 (at least 4 of 16 and more) is held out */
     size_t tokens, seq_len;
     size_t batch;      /* sequences a step: 4 */
     size_t epochs;     /* passes over the text: 1 */

@@ -12,7 +12,7 @@ trap 'exit 1' HUP INT TERM # the EXIT trap then runs
 rm -rf "$out"
 
 echo "== 1/3: rounding $(basename "$model") to $bits bits: some minutes on two cores, a line for each block from the last to the first"
-"$kronq" quantize "$model" -o "$out" --bits "$bits" --tokens 8192 --seq-len 512
+"$kronq" quantize "$model" -o "$out" --bits "$bits" --effort low --seq-len 512
 
 echo
 echo "== 2/3: both models read $text"
