@@ -915,8 +915,9 @@ kq_status kq_card_add_figure(const char *dir, const char *what, const char *valu
 /* One row of a comparison: MODEL quantized in one way. All rows of a call have options of the same size. */
 typedef struct kq_compare_row {
     const char *spec; /* what the tables call the method: "flipflop:rho=1e-1" */
-    /* calibration, bits, code, sigma_reg, only, and so on, and common.seed. The rest of common, factors and
-     * resume are ignored. */
+    /* calibration, bits, code, sigma_reg, only, and so on, and common.seed. fresh: what an interrupted
+     * comparison left unfinished for this row is not continued. The rest of common, factors and resume are
+     * ignored. */
     kq_quantize_options options;
 } kq_compare_row;
 

@@ -725,7 +725,7 @@ static const kq_setting table[] = {
      .help = "discard what an interrupted run has left unfinished, and start anew (a finished result is "
              "never touched)",
      .group = "files and work",
-     .takers = LONG_WORK,
+     .takers = LONG_WORK | COMPARING,
      .at = {QUANTIZE(fresh), TUNE(fresh)}},
 
     /* ---- the machine ---- */

@@ -142,11 +142,21 @@ for i in $(seq 200); do
     for j in $(seq 200); do [ -n "$(compgen -G 'other/factors/*.work/factors-*.seal')" ] && break; kill -0 $! 2>/dev/null || break; sleep 0.005; done
     kill -KILL $! 2>/dev/null
     wait $! 2>/dev/null
-    compgen -G 'other/factors/*.work' >/dev/null && break
+    compgen -G 'other/factors/*.work/factors-*.seal' >/dev/null && break
 done
-compgen -G 'other/factors/*.work' >/dev/null || fail "could not catch a pass unfinished"
+compgen -G 'other/factors/*.work/factors-*.seal' >/dev/null || fail "could not catch a pass unfinished"
+cp -r other damaged
 must $C -o other --methods fastkron:tol=1e-9:max-iter=200,flipflop
 [ -z "$(ls other/models)" ] && [ "$(ls other/rows | wc -l)" = 2 ] || fail "rows of the changed pass"
+# unfinished work that is damaged: refused; --fresh discards it, and nothing that is finished
+seal=$(ls damaged/factors/*.work/factors-*.seal | head -1)
+poke "${seal%.seal}" 3000
+refuse 1 "factors-0.*is damaged; --fresh discards" $C -o damaged --methods fastkron:tol=1e-9:max-iter=200
+must $C -o damaged --methods fastkron:tol=1e-9:max-iter=200 --fresh
+[ "$(ls damaged/rows | wc -l)" = 1 ] && [ -z "$(find damaged -name '*.work')" ] || fail "rows after --fresh"
+cp -r whole before
+must $C -o whole --methods flipflop,fastkron:tokens=256,none --bits 2,3 --fresh
+diff -r before whole >diff.out || { cat diff.out; fail "--fresh touched what was finished"; }
 
 say "a folder of something else"
 head -c 4000 "$TEXT" >other.txt
