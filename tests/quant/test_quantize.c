@@ -108,6 +108,7 @@ static void quantizing_without_memory(void **state)
     o.only = "layers\\.2\\.self_attn\\.k_proj";
     for (int kind = 0; kind < 2; kind++) {
         o.bits = kind ? 2.5 : 2;
+        o.embed_bits = kind ? 8 : 4;
         size_t failed = 0;
         bool finished = false;
         for (size_t n = 1; n < 100000 && !finished; n += 1 + n / 16) {

@@ -108,6 +108,8 @@ static inline kq_quantize_options small(const char *const *text)
     o.calibration.n_text = 1;
     o.calibration.tokens = 256;
     o.calibration.seq_len = 32;
+    o.embed_bits = 8; /* rounding the rows to a trellis takes longer than all the rest */
+    o.tune = "none";
     return o;
 }
 
