@@ -11,7 +11,7 @@ kld() { # CHECKPOINT: its KL divergence to the original on the text
 }
 
 say "a 2-bit checkpoint, tuned"
-must "$KRONQ" quantize "$HF" -o q2 $CAL --bits 2 --quiet
+must "$KRONQ" quantize --tune none "$HF" -o q2 $CAL --bits 2 --quiet
 must "$KRONQ" tune q2 $TUNE -o tuned --threads 2 --json
 cp must.out report.json
 has report.json kld_before kld_after best_step loss watched seconds/total peak_rss_bytes trained
@@ -27,7 +27,7 @@ must "$KRONQ" export tuned --to gguf --type F32 -o tuned.gguf --quiet
 near "$(kld tuned.gguf)" "$after" 1e-4 || fail "the export has another KLD than $after"
 
 say "an embedding whose frequent rows have 4 bits keeps them, and is tuned, evaluated and exported like any other"
-must "$KRONQ" quantize "$HF" -o fine $CAL --bits 2 --embed-bits 2 --frequent-rows 64 --quiet
+must "$KRONQ" quantize --tune none "$HF" -o fine $CAL --bits 2 --embed-bits 2 --frequent-rows 64 --quiet
 must "$KRONQ" tune fine $TUNE -o fine-tuned --quiet
 [ "$(get fine-tuned/config.json quantization_config/frequent_rows)" = 64 ] || fail "frequent_rows in config.json"
 fine=$(kld fine) fine_tuned=$(kld fine-tuned)
@@ -193,7 +193,7 @@ shortened "$KRONQ" calibrate short -o s.safetensors $CALL
 shortened "$KRONQ" imatrix short -o s.gguf --text "$TEXT" --tokens 1k
 shortened "$KRONQ" tune s2 --reference short --text "$TEXT" --tokens 1k --lr 0.01 -o s3
 [ "$(get s3/config.json quantization_config/tuned/seq_len)" = 128 ] || fail "sequences of kronq tune"
-must "$KRONQ" quantize short -o s4 --factors s.safetensors
+must "$KRONQ" quantize --tune none short -o s4 --factors s.safetensors
 ! grep -q 'sequences of 128' must.err || fail "--factors takes no sequences"
 refuse 2 'seq-len 256: the model.s context is 128' "$KRONQ" quantize short -o no $CALL --seq-len 256 --quiet
 refuse 2 'seq-len 512: the model.s context is 128' "$KRONQ" tune s2 --reference short --text "$TEXT" --tokens 1k --seq-len 512 -o no --quiet
