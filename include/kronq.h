@@ -399,7 +399,7 @@ typedef struct kq_tune_options {
     size_t tokens, seq_len;
     size_t batch;      /* sequences a step: 4 */
     size_t epochs;     /* passes over the text: 1 */
-    double lr;         /* learning rate at its peak: 3e-3 */
+    double lr;         /* learning rate at its peak; 0: as docs/math.md, eq. 105 */
     size_t warmup;     /* steps until then: 5; afterwards a cosine to 0 */
     size_t watch;      /* how often the held-out sequences are measured, the beginning not counted: 4 */
     size_t shard_size; /* bytes of a file, above which a checkpoint's weights are split: 8 GiB */

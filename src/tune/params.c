@@ -250,6 +250,11 @@ kq_status kq_trained_offsets(kq_trained_linear *l, kq_error *err)
 
 /* ---- steps ---- */
 
+double kq_tune_peak_rate(double kl)
+{
+    return 0.004 * sqrt(fmin(fmax(kl, 1e-6), 4));
+}
+
 double kq_tune_rate(double lr, size_t warmup, size_t step, size_t steps)
 {
     const double ramp = warmup ? fmin(1, (double)(step + 1) / (double)warmup) : 1;

@@ -342,6 +342,12 @@ static kq_status watch(kq_tune_run *r, kq_error *err)
     return kq_progress_note(&r->common, line, err);
 }
 
+/* The learning rate at its peak: the caller's, or what the first measurement says. */
+static double peak_rate(const kq_tune_run *r)
+{
+    return r->opt.lr > 0 ? r->opt.lr : kq_tune_peak_rate(r->state.untuned_kl);
+}
+
 static kq_status one_step(kq_tune_run *r, kq_error *err)
 {
     kq_tune_state *s = &r->state;
@@ -350,7 +356,7 @@ static kq_status one_step(kq_tune_run *r, kq_error *err)
     kq_status st = kq_tuner_gradient(r->tuner, r->order + at, n, &s->loss[s->step], err);
     if (st)
         return st;
-    kq_tuner_update(r->tuner, kq_tune_rate(r->opt.lr, r->opt.warmup, s->step, s->steps), s->step);
+    kq_tuner_update(r->tuner, kq_tune_rate(peak_rate(r), r->opt.warmup, s->step, s->steps), s->step);
     s->step++;
     return KQ_OK;
 }
@@ -423,10 +429,10 @@ json_t *kq_tune_facts(const kq_tune_run *r)
 {
     const kq_tune_state *s = &r->state;
     json_t *o = json_deep_copy(r->settings);
-    json_t *more = json_pack("{s:I, s:I, s:I, s:f, s:f, s:I}", "held_out_tokens",
-                             (json_int_t)(r->n_held * r->opt.seq_len), "steps", (json_int_t)s->steps,
-                             "best_step", (json_int_t)s->best_step, "kld_before", s->untuned_kl, "kld_after",
-                             s->best_kl, "trained", (json_int_t)s->n_params);
+    json_t *more = json_pack("{s:f, s:I, s:I, s:I, s:f, s:f, s:I}", "peak_lr", peak_rate(r),
+                             "held_out_tokens", (json_int_t)(r->n_held * r->opt.seq_len), "steps",
+                             (json_int_t)s->steps, "best_step", (json_int_t)s->best_step, "kld_before",
+                             s->untuned_kl, "kld_after", s->best_kl, "trained", (json_int_t)s->n_params);
     if (!o || !more || json_object_update(o, more)) {
         json_decref(o);
         o = NULL;

@@ -95,6 +95,8 @@ kq_status kq_tuner_loss(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, 
 kq_status kq_tuner_gradient(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err);
 /* Eq. 102: one step of Adam with the last gradient; step counts from 0. */
 void kq_tuner_update(kq_tuner *t, double lr, size_t step);
+/* Eq. 105: the learning rate at its peak for a model whose untuned KL divergence is kl (nats). */
+double kq_tune_peak_rate(double kl);
 /* Eq. 103: the learning rate of a step. */
 double kq_tune_rate(double lr, size_t warmup, size_t step, size_t steps);
 

@@ -18,6 +18,7 @@ has report.json kld_before kld_after best_step loss watched seconds/total peak_r
 before=$(kld q2) after=$(kld tuned)
 awk -v a="$after" -v b="$before" 'BEGIN { exit !(a < 0.97 * b) }' || fail "KLD $before, tuned $after"
 say "   KLD $before -> $after"
+near "$(get report.json peak_lr)" "$(awk -v k="$(get report.json kld_before)" 'BEGIN { print 0.004 * sqrt(k) }')" 1e-4 || fail "peak_lr $(get report.json peak_lr)"
 [ "$(get tuned/config.json quantization_config/tuned/best_step)" -gt 0 ] || fail "config.json has no tuned.best_step"
 grep -q "Tuned after rounding" tuned/README.md || fail "the model card does not say that it is tuned"
 cmp -s q2/tokenizer.json tuned/tokenizer.json || fail "the tokenizer differs"
@@ -94,7 +95,7 @@ refuse '1|2' 'at least two are needed' "$KRONQ" tune q2 --reference "$HF" --text
 refuse 1 'at least .* are needed' "$KRONQ" tune q2 $TUNE --memory 50M -o no --quiet
 head -c 300 "$TEXT" >short.txt
 refuse '1|2' 'at least two are needed' "$KRONQ" tune q2 --reference "$HF" --text short.txt --seq-len 64 -o no --quiet
-refuse 2 'more than 0' "$KRONQ" tune q2 $TUNE --lr 0 -o no --quiet
+refuse 2 'lr 2: 0 to 1 is expected' "$KRONQ" tune q2 $TUNE --lr 2 -o no --quiet
 cp -r "$HF" other && poke other/model.safetensors 200000
 refuse 1 'was made from a model with' "$KRONQ" tune q2 --reference other --text "$TEXT" --tokens 1k --seq-len 64 -o no --quiet
 [ ! -e no ] || fail "a refusal left a folder"
