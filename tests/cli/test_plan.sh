@@ -49,7 +49,7 @@ for method in flipflop input-only; do
 done
 say "info --plan: from a config.json alone; the arithmetic of LLaMA-2-7B by hand; a budget of 1.5 times the weights in 16 bits and 256 MB"
 for m in llama2_7b:6738149376 llama3_8b:8029995008 qwen3_8b:8190427136; do
-    must "$KRONQ" info --plan "$GOLDEN/configs/${m%:*}" --threads 2 --json
+    must "$KRONQ" info --plan "$GOLDEN/configs/${m%:*}" --tokens 128k --threads 2 --json
     cp must.out ways.json
     has ways.json ways/0/seconds/total ways/2/seconds/rounding measured/gemm_gflops self_text_bytes
     [ "$(get ways.json parameters ways/0/gradients ways/1/gradients ways/2/gradients | tr '\n' ' ')" = "${m#*:} memory disk stream " ] || fail "${m%:*}: $(get ways.json parameters)"
@@ -58,7 +58,7 @@ for m in llama2_7b:6738149376 llama3_8b:8029995008 qwen3_8b:8190427136; do
     near "$(get ways.json ways/2/seconds/backward)" "$(awk -v b="$(get ways.json ways/0/seconds/backward)" 'BEGIN { print (2 + 4 * 16 / 128) * b }')" 1e-3 || fail "six passes a block, four of them over 16 of 128 sequences"
 done
 # 128 sequences of 1024 tokens, all seven linears as g and x in bf16: 1024 (8192 * 4 + 15104 * 3) values each
-must "$KRONQ" info --plan "$GOLDEN/configs/llama2_7b" --threads 2 --json
+must "$KRONQ" info --plan "$GOLDEN/configs/llama2_7b" --tokens 128k --threads 2 --json
 [ $(($(get must.out ways/1/disk_bytes) - $(get must.out ways/0/disk_bytes))) = $((128 * 1024 * (8192 * 4 + 15104 * 3) * 2)) ] || fail "gradients of a block on disk"
 must "$KRONQ" info --plan "$GOLDEN/configs/llama2_7b" --memory 4G --gradients memory
 grep -q "too little" must.out || fail "4 GB are enough for LLaMA-2-7B's gradients"
