@@ -88,7 +88,7 @@ if [ -n "${KRONQ_TEST_MODEL:-}" ] && [ -z "${SANITIZE:-}" ]; then
     for t in 1 2; do
         interrupts $((some / 2 + 1)) "" "" "$KRONQ" eval "$KRONQ_TEST_MODEL" --ppl "$HELD" --ctx 512 --chunks 24 --compute f32 --threads $t
     done
-    R="--text $HELD --seq-len 256 --tokens 1024 --compute f32 --only layers\.0\.self_attn\.[qk]"
+    R="--text $HELD --seq-len 256 --tokens 1024 --compute f32 --embed-bits 16 --only layers\.0\.self_attn\.[qk]"
     timed "$KRONQ" quantize "$KRONQ_TEST_MODEL" -o real $R --quiet
     interrupts $((some / 4 + 1)) real2 real "$KRONQ" quantize "$KRONQ_TEST_MODEL" -o real2 $R
     rm -rf real real2
