@@ -142,7 +142,9 @@ for i in $(seq 200); do
     for j in $(seq 200); do [ -n "$(compgen -G 'other/factors/*.work/factors-*.seal')" ] && break; kill -0 $! 2>/dev/null || break; sleep 0.005; done
     kill -KILL $! 2>/dev/null
     wait $! 2>/dev/null
-    compgen -G 'other/factors/*.work/factors-*.seal' >/dev/null && break
+    # killed after the factor file was whole, the parts are read no more
+    compgen -G 'other/factors/*.work/factors-*.seal' >/dev/null && ! compgen -G 'other/factors/*.safetensors' >/dev/null && break
+    rm -rf other
 done
 compgen -G 'other/factors/*.work/factors-*.seal' >/dev/null || fail "could not catch a pass unfinished"
 cp -r other damaged
