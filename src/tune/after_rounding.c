@@ -253,7 +253,7 @@ kq_status kq_round_and_tune(const char *model, const char *out, const kq_quantiz
         kq_remove_folders(b.within, 1);
         kq_remove_folders(out, made);
     }
-    if (report_json)
+    if (!st && report_json)
         *report_json = report;
     else
         free(report);
