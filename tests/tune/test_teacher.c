@@ -1,5 +1,6 @@
-/* The reference's hidden states: the same bytes however many sequences go through the blocks together, and
- * whatever of them was there already; and how many a given memory allows. */
+/* The reference's hidden states. Their bytes do not depend on how many sequences go through the blocks
+ * together, nor on which files an interrupted run has left. kq_teacher_at_once is held to what a memory
+ * allows. */
 #include "temp_folder.h"
 
 #include "base/mem.h"

@@ -80,18 +80,27 @@ static kq_isa test_isa(void)
     return isa;
 }
 
-static void open_models(models *m, const char *family)
+/* Open the model KRONQ_GOLDEN_DIR/model and what PyTorch found for it. */
+static void open_files(models *m, const char *model, const char *found)
 {
     char path[512];
     kq_error err;
-    snprintf(path, sizeof path, "%s/tiny_%s", KRONQ_GOLDEN_DIR, family);
+    snprintf(path, sizeof path, "%s/%s", KRONQ_GOLDEN_DIR, model);
     check_ok(kq_source_open(path, &m->src, &err));
-    snprintf(path, sizeof path, "%s/tune_%s.safetensors", KRONQ_GOLDEN_DIR, family);
+    snprintf(path, sizeof path, "%s/%s.safetensors", KRONQ_GOLDEN_DIR, found);
     check_ok(kq_st_open(path, &m->golden, &err));
-    m->teacher = kq_weights_from_source(m->src);
-    m->student = (kq_weights){.cfg = m->teacher.cfg, .ctx = &m->teacher, .linear = rounded, .rows = rows};
     m->ids = (const int32_t *)(const void *)golden(m, "ids");
     memset(m->packed, 0x7f, sizeof m->packed);
+}
+
+static void open_models(models *m, const char *family)
+{
+    char model[64], found[64];
+    snprintf(model, sizeof model, "tiny_%s", family);
+    snprintf(found, sizeof found, "tune_%s", family);
+    open_files(m, model, found);
+    m->teacher = kq_weights_from_source(m->src);
+    m->student = (kq_weights){.cfg = m->teacher.cfg, .ctx = &m->teacher, .linear = rounded, .rows = rows};
     run_teacher(m, test_isa());
 }
 
@@ -99,16 +108,11 @@ static void open_models(models *m, const char *family)
  * the rounded linears. */
 static void open_blocks(models *m, const char *name)
 {
-    char path[512];
-    kq_error err;
-    snprintf(path, sizeof path, "%s/%s.gguf", KRONQ_GOLDEN_DIR, name);
-    check_ok(kq_source_open(path, &m->src, &err));
-    snprintf(path, sizeof path, "%s/%s.safetensors", KRONQ_GOLDEN_DIR, name);
-    check_ok(kq_st_open(path, &m->golden, &err));
+    char model[64];
+    snprintf(model, sizeof model, "%s.gguf", name);
+    open_files(m, model, name);
     m->student = kq_weights_from_source(m->src);
     m->teacher = (kq_weights){.cfg = m->student.cfg, .ctx = &m->student, .linear = rounded, .rows = rows};
-    m->ids = (const int32_t *)(const void *)golden(m, "ids");
-    memset(m->packed, 0x7f, sizeof m->packed);
     run_teacher(m, test_isa());
 }
 
