@@ -48,10 +48,13 @@ static kq_status copy_windows(const kq_text_ids *list, const size_t *counts, siz
     return status;
 }
 
-/* As much of the texts as n_tokens need. */
-static kq_status encode(const kq_text_how *how, const char *const *files, size_t n_files, size_t n_tokens,
-                        kq_text_ids *list, kq_error *err)
+/* As much of the texts as `most` windows of seq_len tokens need. */
+static kq_status encode(const kq_text_how *how, const char *const *files, size_t n_files, size_t most,
+                        size_t seq_len, kq_text_ids *list, kq_error *err)
 {
+    size_t n_tokens;
+    if (!kq_mul_size(most, seq_len, &n_tokens))
+        return kq_fail(err, KQ_E_ARG, "%zu sequences of %zu tokens are too many", most, seq_len);
     kq_text_how h = *how;
     h.reach = kq_text_reach(n_tokens);
     return kq_text_encode(files, n_files, &h, n_tokens, false, false, list, err);
@@ -60,11 +63,8 @@ static kq_status encode(const kq_text_how *how, const char *const *files, size_t
 kq_status kq_text_count_windows(const kq_text_how *how, const char *const *files, size_t n_files, size_t most,
                                 size_t seq_len, size_t *n, kq_error *err)
 {
-    size_t n_tokens;
     kq_text_ids list;
-    if (!kq_mul_size(most, seq_len, &n_tokens))
-        return kq_fail(err, KQ_E_ARG, "%zu sequences of %zu tokens are too many", most, seq_len);
-    kq_status status = encode(how, files, n_files, n_tokens, &list, err);
+    kq_status status = encode(how, files, n_files, most, seq_len, &list, err);
     if (status)
         return status;
     *n = list.n / seq_len < most ? list.n / seq_len : most;
@@ -76,14 +76,12 @@ kq_status kq_text_windows(const kq_text_how *how, const char *const *files, size
                           const size_t *counts, size_t n_counts, size_t seq_len, kq_windows *out,
                           kq_error *err)
 {
-    size_t most = 0, n_tokens;
+    size_t most = 0;
     *out = (kq_windows){0};
     for (size_t c = 0; c < n_counts; c++)
         most = counts[c] > most ? counts[c] : most;
-    if (!kq_mul_size(most, seq_len, &n_tokens))
-        return kq_fail(err, KQ_E_ARG, "%zu sequences of %zu tokens are too many", most, seq_len);
     kq_text_ids list;
-    kq_status status = encode(how, files, n_files, n_tokens, &list, err);
+    kq_status status = encode(how, files, n_files, most, seq_len, &list, err);
     if (status)
         return status;
     out->of = list.n / seq_len;
