@@ -144,9 +144,14 @@ while read -r line; do
 done < <(grep '^data: ' answer)
 [ "$joined" = "$text" ] || fail "the events' text '$joined' is not '$text'"
 [ "${usage-}" = seen ] || fail "no usage in the stream"
-# tokens that were made before the client could be told come in one event, but not hundreds of them
-ask 200 /v1/chat/completions '{"messages":[{"role":"user","content":"hello"}],"max_tokens":400,"ignore_eos":true,"stream":true}' -N
-[ "$(grep -c '^data: ' answer)" -ge 20 ] || { cat answer; fail "not a stream"; }
+# Tokens that were made before the client could be told come in one event, but not hundreds of them. A busy
+# machine may keep the server's thread waiting while this tiny model makes hundreds of tokens; a server that
+# does not wake the stream would do so in each of ten answers.
+for attempt in 1 2 3 4 5 6 7 8 9 10; do
+    ask 200 /v1/chat/completions '{"messages":[{"role":"user","content":"hello"}],"max_tokens":400,"ignore_eos":true,"stream":true}' -N
+    [ "$(grep -c '^data: ' answer)" -lt 20 ] || break
+done
+[ "$(grep -c '^data: ' answer)" -ge 20 ] || { cat answer; fail "not a stream, in $attempt answers"; }
 
 say "many at once, beside slow, broken and leaving clients"
 exec 3<>"/dev/tcp/${HOSTPORT%:*}/${HOSTPORT##*:}"
