@@ -141,8 +141,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < threads; i++) {
         kq_rng rng = kq_rng_stream(3, "x");
         x[i] = kq_alloc(T * d, 4), y[i] = kq_alloc(T * d, 4), dx[i] = kq_alloc(T * d, 4);
-        fwd[i] = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1),
-        bwd[i] = kq_alloc(kq_block_scratch_bytes(mc, T, true), 1);
+        fwd[i] = kq_alloc(kq_block_scratch_bytes(mc, T), 1),
+        bwd[i] = kq_alloc(kq_block_backward_bytes(mc, (kq_rows){1, T, 1}), 1);
         hs[i] = kq_alloc(kq_head_scratch_bytes(mc), 1);
         for (size_t j = 0; j < T * d; j++)
             x[i][j] = (float)kq_rng_normal(&rng);
@@ -174,7 +174,8 @@ int main(int argc, char **argv)
                 for (int i = 0; i < threads; i++) {
                     kq_status st = k == 0 ? kq_block_forward(mc, &b, x[i], T, y[i], fwd[i], 1, NULL)
                                    : k == 1
-                                       ? kq_block_backward(mc, &b, x[i], y[i], T, dx[i], NULL, bwd[i], NULL)
+                                       ? kq_block_backward(mc, &b, x[i], y[i], (kq_rows){1, T, 1}, dx[i],
+                                                           NULL, bwd[i], NULL)
                                        : kq_head_loss(head, x[i], T, target, NULL, dx[i], NULL, hs[i], NULL);
                     bad += st != KQ_OK;
                 }

@@ -44,8 +44,8 @@ size_t kq_peak_rss_bytes(void);
  * where the system does not allow it. */
 bool kq_peak_rss_reset(void);
 
-/* From now on freed memory goes back to the system at once, where malloc has a setting for it (glibc).
- * Without this, the peak was up to twice the plan. */
+/* From now on freed memory goes back to the system at once, from 2 MB on, where malloc has a setting for it
+ * (glibc). Without this, the peak was up to twice the plan. */
 void kq_mem_give_back(void);
 
 /* Let the n-th allocation from now fail (tests of the out-of-memory paths); 0 turns it off. Not

@@ -61,7 +61,7 @@ static kq_status advance(run *r, const char *stage, double work, kq_error *err)
 /* Bytes of scratch that one thread needs for a forward pass through a block. */
 static size_t scratch_slice(const kq_model_ctx *mc, size_t ctx)
 {
-    return (kq_block_scratch_bytes(mc, ctx, false) + 63) & ~(size_t)63;
+    return (kq_block_scratch_bytes(mc, ctx) + 63) & ~(size_t)63;
 }
 
 /* How many floats one thread needs for the logits of a tile and their scores. */

@@ -207,7 +207,7 @@ static kq_status loss_tile(const kq_head *h, const float *x, size_t n, const int
     if (!dx)
         return KQ_OK;
     kq_to_compute(mc, w->logits, n * vocab, w->xb, 1);
-    if ((st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, err)) != KQ_OK)
+    if ((st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, 1, err)) != KQ_OK)
         return st;
     for (size_t t = 0; t < n; t++)
         mc->kern->rms_norm_back(x + t * d, h->norm, w->dxn + t * d, w->r[t], NULL, dx + t * d, d);
@@ -298,7 +298,7 @@ static kq_status distill_tile(const kq_distill *z, size_t t0, size_t n, loss_wor
         return st;
     kq_to_compute(mc, w->logits, n * vocab, w->xb, 1);
     if ((z->give && (st = z->give(z->ctx, w->xn, w->logits, h->Wb ? w->xb : NULL, n, err))) ||
-        (st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, err)))
+        (st = kq_linear_backward(mc, &lin, w->logits, w->xb, n, false, w->dxn, 1, err)))
         return st;
     for (size_t t = 0; t < n; t++) {
         if (z->dnorm)

@@ -27,9 +27,9 @@ void kq_to_compute(const kq_model_ctx *mc, const float *X, size_t count, uint16_
 /* Eq. 12: Y [T, m] (+)= X W^T for X [T, n] and xb, what kq_to_compute made of X. */
 kq_status kq_linear_forward(const kq_model_ctx *mc, const kq_linear *lin, const float *X, const uint16_t *xb,
                             size_t T, bool accumulate, float *Y, int threads, kq_error *err);
-/* Eq. 22: dX [T, n] (+)= G W for G [T, m] and gb, what kq_to_compute made of G. One thread. */
+/* Eq. 22: dX [T, n] (+)= G W for G [T, m] and gb, what kq_to_compute made of G. */
 kq_status kq_linear_backward(const kq_model_ctx *mc, const kq_linear *lin, const float *G, const uint16_t *gb,
-                             size_t T, bool accumulate, float *dX, kq_error *err);
+                             size_t T, bool accumulate, float *dX, int threads, kq_error *err);
 
 /* Eq. 101: dw [n] += x[j] r dy[j], the gradient of a norm's weights from one row. */
 static inline void kq_norm_weight_back(const float *x, const float *dy, float r, float *dw, size_t n)

@@ -26,12 +26,12 @@ kq_status kq_linear_forward(const kq_model_ctx *mc, const kq_linear *lin, const 
 }
 
 kq_status kq_linear_backward(const kq_model_ctx *mc, const kq_linear *lin, const float *G, const uint16_t *gb,
-                             size_t T, bool accumulate, float *dX, kq_error *err)
+                             size_t T, bool accumulate, float *dX, int threads, kq_error *err)
 {
     if (mc->compute == KQ_BF16)
-        return kq_gemm_bf16(false, false, T, lin->n, lin->m, gb, lin->m, lin->bf16, lin->n, accumulate, dX,
-                            lin->n, err);
-    kq_gemm_f32(false, false, T, lin->n, lin->m, 1.0f, G, lin->m, lin->f32, lin->n, accumulate ? 1.0f : 0.0f,
-                dX, lin->n);
+        return kq_gemm_bf16_tiled(false, false, T, lin->n, lin->m, gb, lin->m, lin->bf16, lin->n, accumulate,
+                                  dX, lin->n, threads, err);
+    kq_gemm_f32_tiled(false, false, T, lin->n, lin->m, 1.0f, G, lin->m, lin->f32, lin->n,
+                      accumulate ? 1.0f : 0.0f, dX, lin->n, threads);
     return KQ_OK;
 }

@@ -41,11 +41,11 @@ size_t kq_block_bytes(const kq_config *cfg, kq_compute compute);
 /* Bytes at the peak while a block is loaded: the block, and its largest linear in f32. */
 size_t kq_block_load_bytes(const kq_config *cfg, kq_compute compute);
 
-/* Bytes of scratch that a forward or backward pass over T tokens needs. */
-size_t kq_block_scratch_bytes(const kq_model_ctx *mc, size_t T, bool backward);
+/* Bytes of scratch that a forward pass over one sequence of T tokens needs. */
+size_t kq_block_scratch_bytes(const kq_model_ctx *mc, size_t T);
 
 /* y = block(x), causal, at positions 0 to T - 1. x, y [T, d]; they may be the same array. scratch:
- * kq_block_scratch_bytes(mc, T, false). threads: the work is spread over fixed tiles, with the same bits for
+ * kq_block_scratch_bytes(mc, T). threads: the work is spread over fixed tiles, with the same bits for
  * every number of threads; inside a parallel region it must be 1. */
 kq_status kq_block_forward(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                            void *scratch, int threads, kq_error *err);
@@ -91,11 +91,22 @@ typedef struct kq_linear_sink {
 kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                                 void *scratch, const kq_linear_sink *sink, kq_error *err);
 
-/* Recompute the block from x [T, d], back-propagate dy = dLoss/dy [T, d] to dx [T, d] (may be dy's array;
- * NULL: not wanted), and give the selected linears' inputs and gradients to the sink (NULL: none). scratch:
- * kq_block_scratch_bytes(mc, T, true). KQ_E_NUMERIC: NaN or Inf in dx; the sink's own errors. */
+/* n_seq sequences of T tokens, one behind the other: R = n_seq * T rows. Each sequence is at positions 0 to
+ * T - 1. The work is spread over fixed tiles, with the same bits for every number of threads; inside a
+ * parallel region one thread does it. */
+typedef struct kq_rows {
+    size_t n_seq, T;
+    int threads;
+} kq_rows;
+
+/* Recompute the block from x [R, d], back-propagate dy = dLoss/dy [R, d] to dx [R, d] (may be dy's array;
+ * NULL: not wanted), and give the selected linears' inputs and gradients, of all R rows at once, to the sink
+ * (NULL: none), which the calling thread calls. scratch: kq_block_backward_bytes(mc, rows). KQ_E_NUMERIC: NaN
+ * or Inf in dx; the sink's own errors. */
+size_t kq_block_backward_bytes(const kq_model_ctx *mc, kq_rows rows);
 kq_status kq_block_backward(const kq_model_ctx *mc, const kq_block *b, const float *x, const float *dy,
-                            size_t T, float *dx, const kq_linear_sink *sink, void *scratch, kq_error *err);
+                            kq_rows rows, float *dx, const kq_linear_sink *sink, void *scratch,
+                            kq_error *err);
 
 /* Embedding, final norm and head. The embedding E and, when it is not tied, the head are held in the compute
  * type. */

@@ -57,7 +57,7 @@ kq_status kq_sweep_backward_record(kq_sweeper *w, kq_sweep_worker *k, const kq_b
     if (!status)
         status = kq_spill_read(p->dy, r, k->dy, err);
     if (!status)
-        status = kq_block_backward(w->mc, &p->block, k->x, k->dy, w->s->T, p->out ? k->dy : NULL, sink,
-                                   k->scratch, err);
+        status = kq_block_backward(w->mc, &p->block, k->x, k->dy, (kq_rows){1, w->s->T, 1},
+                                   p->out ? k->dy : NULL, sink, k->scratch, err);
     return status || !p->out ? status : kq_spill_write(p->out, r, k->dy, err);
 }

@@ -124,7 +124,9 @@ static size_t unit_size(const kq_sweeper *w, int form, int id)
 /* The scratch that the model's functions want from a worker. */
 static size_t scratch_bytes(const kq_sweeper *w, const kq_model_ctx *mc)
 {
-    const size_t block = kq_block_scratch_bytes(mc, w->s->T, w->backward), head = kq_head_scratch_bytes(mc);
+    const size_t T = w->s->T, head = kq_head_scratch_bytes(mc),
+                 block = w->backward ? kq_block_backward_bytes(mc, (kq_rows){1, T, 1})
+                                     : kq_block_scratch_bytes(mc, T);
     return head > block ? head : block;
 }
 

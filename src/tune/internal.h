@@ -12,8 +12,6 @@
 
 kq_status kq_params_make(const kq_config *cfg, const kq_tuner_options *o, kq_params *p, kq_error *err);
 void kq_params_free(kq_params *p);
-/* The numbers of the layer that has most, or those behind the layers. */
-size_t kq_params_widest(const kq_config *cfg, const kq_params *p);
 /* Shape and scales of a linear, and the tensor behind it. */
 kq_trained_linear kq_trained_shape(const kq_weights *w, size_t layer, kq_linear_id id);
 /* The same of the embedding, or of the head, which may be the same matrix. */

@@ -72,15 +72,6 @@ kq_status kq_params_make(const kq_config *cfg, const kq_tuner_options *o, kq_par
     return KQ_OK;
 }
 
-/* Behind the layers stand the final norm, head and embedding, whose gradients are held together. */
-size_t kq_params_widest(const kq_config *cfg, const kq_params *p)
-{
-    size_t most = p->n - p->final_at;
-    for (size_t l = 0; l < cfg->n_layer; l++)
-        most = p->layer_at[l + 1] - p->layer_at[l] > most ? p->layer_at[l + 1] - p->layer_at[l] : most;
-    return most;
-}
-
 void kq_params_free(kq_params *p)
 {
     kq_free(p->linear_at);
@@ -123,17 +114,18 @@ static void scales_apply(const kq_kern *kern, const kq_trained_linear *l, const 
 }
 
 static void scales_gradient(const kq_kern *kern, const kq_trained_linear *l, const float *theta,
-                            const float *Gw, float *grad)
+                            const float *Gw, size_t row0, size_t rows, float *grad, float *columns)
 {
     const kq_linear *What = &l->What;
-    const size_t m = What->m, n = What->n;
-    const float *a = theta, *b = theta + m;
-    for (size_t i = 0; i < m; i++)
-        grad[i] += What->f32 ? kern->factor_back(Gw + i * n, What->f32 + i * n, a[i], b, grad + m, n)
-                             : kern->factor_back_bf16(Gw + i * n, What->bf16 + i * n, a[i], b, grad + m, n);
+    const size_t n = What->n;
+    const float *a = theta, *b = theta + What->m;
+    for (size_t i = row0; i < row0 + rows; i++)
+        grad[i] += What->f32 ? kern->factor_back(Gw + i * n, What->f32 + i * n, a[i], b, columns, n)
+                             : kern->factor_back_bf16(Gw + i * n, What->bf16 + i * n, a[i], b, columns, n);
 }
 
-const kq_trained kq_trained_scales = {scales_count, scales_apply, scales_gradient};
+const kq_trained kq_trained_scales = {
+    .count = scales_count, .apply = scales_apply, .gradient = scales_gradient, .columns = true};
 
 /* ---- the factors of blocks ---- */
 
@@ -204,15 +196,16 @@ static inline void sums_of(const float *g, const float *w, const uint16_t *wb, s
 
 /* dL/da = sum_j Gw_j (What_j - o_j), dL/db = sum_j Gw_j o_j over a block (eq. 104). */
 static void blocks_gradient(const kq_kern *kern, const kq_trained_linear *l, const float *theta,
-                            const float *Gw, float *grad)
+                            const float *Gw, size_t row0, size_t rows, float *grad, float *columns)
 {
     (void)kern;
     (void)theta;
+    (void)columns;
     const kq_linear *What = &l->What;
     const kq_block_scales *s = &l->scales;
     const size_t group = s->n == 2 ? s->group : s->elems, per_block = s->elems / group,
-                 n_group = What->m * (What->n / group);
-    for (size_t i = 0; i < n_group; i++) {
+                 per_row = What->n / group;
+    for (size_t i = row0 * per_row; i < (row0 + rows) * per_row; i++) {
         float gw, sum, *to = grad + i / per_block * s->n;
         if (What->f32)
             sums_of(Gw + i * group, What->f32 + i * group, NULL, group, &gw, &sum);
@@ -226,7 +219,8 @@ static void blocks_gradient(const kq_kern *kern, const kq_trained_linear *l, con
     }
 }
 
-const kq_trained kq_trained_blocks = {blocks_count, blocks_apply, blocks_gradient};
+const kq_trained kq_trained_blocks = {
+    .count = blocks_count, .apply = blocks_apply, .gradient = blocks_gradient};
 
 void kq_trained_release(const kq_trained_linear *l)
 {

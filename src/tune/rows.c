@@ -91,7 +91,8 @@ kq_status kq_tuned_rows_head_gradient(const kq_tuned_rows *r, const kq_kern *ker
         } else {
             kq_gemm_f32(true, false, rows, d, t->n, 1.0f, t->G + v, vocab, t->X, d, 0.0f, Gw, d);
         }
-        r->o->trained->gradient(kern, &part, theta + v * r->per_row, Gw, grad + v * r->per_row);
+        r->o->trained->gradient(kern, &part, theta + v * r->per_row, Gw, 0, rows, grad + v * r->per_row,
+                                NULL);
     }
     return KQ_OK;
 }
@@ -102,7 +103,7 @@ void kq_tuned_rows_embed_gradient(const kq_tuned_rows *r, const kq_kern *kern, c
     for (size_t t = 0; t < T; t++) {
         const size_t id = (size_t)ids[t];
         const kq_trained_linear part = some_rows(&r->l, id, 1);
-        r->o->trained->gradient(kern, &part, theta + id * r->per_row, dx + t * r->l.What.n,
-                                grad + id * r->per_row);
+        r->o->trained->gradient(kern, &part, theta + id * r->per_row, dx + t * r->l.What.n, 0, 1,
+                                grad + id * r->per_row, NULL);
     }
 }

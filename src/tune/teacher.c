@@ -32,7 +32,7 @@ size_t kq_teacher_memory(const kq_config *cfg, const kq_teacher_options *o)
     kq_model_ctx *mc;
     if (kq_model_ctx_new(cfg, o->isa, o->compute, o->T, &mc, NULL))
         return SIZE_MAX;
-    const size_t scratch = kq_block_scratch_bytes(mc, o->T, false);
+    const size_t scratch = kq_block_scratch_bytes(mc, o->T);
     kq_model_ctx_free(mc);
     return kq_head_bytes(cfg, o->compute) + kq_block_load_bytes(cfg, o->compute) +
            o->at_once * sequence_bytes(cfg, o->T) + (size_t)o->threads * (scratch + o->T * cfg->d_model * 2);
@@ -134,7 +134,7 @@ static kq_status begin_work(const kq_teacher *t, forward_work *w, kq_error *err)
     if (!st && !(w->scratch = kq_calloc((size_t)o->threads, sizeof *w->scratch)))
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: scratch");
     for (int i = 0; i < o->threads && !st; i++)
-        st = kq_alloc_for(&w->scratch[i], kq_block_scratch_bytes(w->mc, o->T, false), 1, "scratch", err);
+        st = kq_alloc_for(&w->scratch[i], kq_block_scratch_bytes(w->mc, o->T), 1, "scratch", err);
     return st;
 }
 

@@ -1,4 +1,4 @@
-/* One step of tuning: forward, loss, backward, block by block over the sequences of the step (tuner.h). */
+/* One step of tuning: forward, loss, backward, block by block over all sequences of the step (tuner.h). */
 #include <omp.h>
 #include <string.h>
 
@@ -9,11 +9,10 @@
 
 /* What one thread works with. */
 typedef struct worker {
-    void *scratch;     /* of a block's backward pass, or of the loss */
-    float *teacher;    /* [T, d] */
-    float *Gw;         /* [m, n] of the largest linear */
-    uint16_t *xb, *gb; /* [T, widest], bf16 only */
-    float *row;        /* [widest] */
+    void *scratch; /* of the loss */
+    float *Gw;     /* some rows of the head's gradient, HEAD_ROWS * d; only where the head is trained */
+    uint16_t *xb;  /* [KQ_DISTILL_TILE, d], bf16 and a trained head only */
+    float *row;    /* [widest] */
 } worker;
 
 /* The decoded weights of a block, and beside each linear what else its trained numbers need. */
@@ -37,11 +36,17 @@ struct kq_tuner {
     kq_block tuned;        /* the block at work with its trained numbers; its linears are own's or What's */
     kq_linear own[KQ_N_LINEAR];
     kq_tuned_rows head_rows, embed_rows; /* head_rows is not used where the head is tied */
-    float *x;        /* [n_layer + 1][at_once][T, d]: inputs of the blocks, final hidden states */
-    float *seq_grad; /* [at_once][widest]: of the layer at work, or of what stands behind the layers */
-    size_t widest;
-    double *seq_kl; /* [at_once] */
-    worker *w;      /* [threads] */
+    float *x;             /* [n_layer + 1][at_once * T, d]: inputs of the blocks, final hidden states */
+    float *teacher_x;     /* [at_once * T, d] */
+    float *kl;            /* [at_once * T] */
+    kq_segment *segments; /* [at_once] of a forward pass */
+    void *scratch;        /* of a block's forward or backward pass */
+    float *Gw;            /* [m, n] of the largest linear */
+    float *columns;       /* what pieces of a linear's rows add to the gradient of its columns */
+    uint16_t *xb, *gb;    /* [at_once * T, widest], bf16 only */
+    size_t outside;       /* trained numbers behind the layers */
+    float *unit_grad;     /* [most_units][outside] */
+    worker *w;            /* [threads] */
 };
 
 /* ---- memory ---- */
@@ -62,10 +67,42 @@ static size_t largest_linear(const kq_config *cfg)
     return most;
 }
 
-static size_t scratch_bytes(const kq_model_ctx *mc, size_t T)
+/* Rows of a linear whose gradient one thread takes at a time, and of the head's. */
+enum { PIECE = 64, HEAD_ROWS = 1024 };
+
+static size_t most_columns(const kq_config *cfg)
 {
-    const size_t a = kq_block_scratch_bytes(mc, T, true), b = kq_head_distill_bytes(mc);
+    size_t most = 0, m, n;
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        most = (m + PIECE - 1) / PIECE * n > most ? (m + PIECE - 1) / PIECE * n : most;
+    }
+    return most;
+}
+
+static kq_rows rows_of(const kq_tuner_options *o, size_t n)
+{
+    return (kq_rows){.n_seq = n, .T = o->T, .threads = o->threads};
+}
+
+static size_t block_scratch(const kq_model_ctx *mc, const kq_tuner_options *o)
+{
+    const size_t a = kq_block_backward_bytes(mc, rows_of(o, o->at_once)),
+                 b = kq_block_packed_scratch_bytes(mc, o->at_once * o->T, o->T, o->threads);
     return a > b ? a : b;
+}
+
+/* The loss and the gradient of what stands behind the layers are taken in units of tokens. They depend on the
+ * step alone, so that sums over units have the same bits for every number of threads. */
+enum { MOST_UNITS = 16 };
+static size_t unit_tokens(size_t R)
+{
+    const size_t tiles = (R + KQ_DISTILL_TILE - 1) / KQ_DISTILL_TILE;
+    return (tiles + MOST_UNITS - 1) / MOST_UNITS * KQ_DISTILL_TILE;
+}
+static size_t n_units(size_t R)
+{
+    return (R + unit_tokens(R) - 1) / unit_tokens(R);
 }
 
 /* The largest offsets of a block, in bytes. */
@@ -88,6 +125,39 @@ static kq_status context(const kq_tuner_options *o, kq_model_ctx **mc, kq_error 
     return kq_model_ctx_new(o->student->cfg, o->isa, o->compute, o->T, mc, err);
 }
 
+/* What a worker has in memory, and whether the head is trained. */
+typedef struct worker_sizes {
+    size_t scratch, Gw, xb, row; /* bytes */
+} worker_sizes;
+static worker_sizes sizes_of(const kq_model_ctx *mc, const kq_config *cfg, const kq_tuner_options *o)
+{
+    const bool head = o->head || o->embedding;
+    return (worker_sizes){
+        .scratch = kq_head_distill_bytes(mc),
+        .Gw = head ? HEAD_ROWS * cfg->d_model * sizeof(float) : 1,
+        .xb = head && o->compute == KQ_BF16 ? KQ_DISTILL_TILE * cfg->d_model * sizeof(uint16_t) : 1,
+        .row = widest(cfg) * sizeof(float)};
+}
+
+/* The arrays of one step, in bytes. */
+typedef struct step_sizes {
+    size_t x, teacher_x, kl, segments, scratch, Gw, columns, half, unit_grad;
+} step_sizes;
+static step_sizes step_sizes_of(const kq_model_ctx *mc, const kq_config *cfg, const kq_tuner_options *o,
+                                const kq_params *p)
+{
+    const size_t R = o->at_once * o->T, f = sizeof(float);
+    return (step_sizes){.x = (cfg->n_layer + 1) * R * cfg->d_model * f,
+                        .teacher_x = R * cfg->d_model * f,
+                        .kl = R * f,
+                        .segments = o->at_once * sizeof(kq_segment),
+                        .scratch = block_scratch(mc, o),
+                        .Gw = largest_linear(cfg) * f,
+                        .columns = most_columns(cfg) * f,
+                        .half = o->compute == KQ_BF16 ? R * widest(cfg) * sizeof(uint16_t) : 1,
+                        .unit_grad = n_units(R) * (p->n - p->final_at) * f};
+}
+
 size_t kq_tuner_bytes(const kq_config *cfg, const kq_tuner_options *o)
 {
     kq_model_ctx *mc;
@@ -98,20 +168,17 @@ size_t kq_tuner_bytes(const kq_config *cfg, const kq_tuner_options *o)
         kq_model_ctx_free(mc);
         return SIZE_MAX;
     }
-    const size_t offsets = most_offsets(cfg, o), n_seq = kq_params_widest(cfg, &p);
-    const size_t block = kq_block_bytes(cfg, o->compute) + offsets,
-                 record = o->T * cfg->d_model * sizeof(float);
-    const size_t load = kq_block_load_bytes(cfg, o->compute) + offsets - block;
-    const size_t threads = (size_t)o->threads;
+    const size_t offsets = most_offsets(cfg, o), block = kq_block_bytes(cfg, o->compute) + offsets,
+                 load = kq_block_load_bytes(cfg, o->compute) + offsets - block, threads = (size_t)o->threads;
+    const worker_sizes w = sizes_of(mc, cfg, o);
+    const step_sizes z = step_sizes_of(mc, cfg, o, &p);
     size_t n = 2 * kq_head_bytes(cfg, o->compute) + block; /* both heads, the tuned block */
     n += p.head_at == SIZE_MAX ? 0 : kq_tuned_rows_bytes(cfg, o, false);
     n += p.embed_at == SIZE_MAX ? 0 : kq_tuned_rows_bytes(cfg, o, true);
     n += o->keep ? cfg->n_layer * block + threads * load : block + load;
-    n += (cfg->n_layer + 1) * o->at_once * record;
     n += p.n * sizeof(float) * 6; /* theta, grad, m, v; the best theta; a record of the state's file */
-    n += n_seq * sizeof(float) * o->at_once;
-    n += threads * (scratch_bytes(mc, o->T) + record + largest_linear(cfg) * sizeof(float) +
-                    widest(cfg) * (o->T * 4 + 4));
+    n += z.x + z.teacher_x + z.kl + z.segments + z.scratch + z.Gw + z.columns + 2 * z.half + z.unit_grad;
+    n += threads * (w.scratch + w.Gw + w.xb + w.row);
     kq_params_free(&p);
     kq_model_ctx_free(mc);
     return n;
@@ -119,19 +186,42 @@ size_t kq_tuner_bytes(const kq_config *cfg, const kq_tuner_options *o)
 
 static kq_status new_worker(const kq_tuner *t, worker *w, kq_error *err)
 {
-    const size_t T = t->o.T, wide = widest(t->cfg);
+    const worker_sizes z = sizes_of(t->mc, t->cfg, &t->o);
     const struct {
         void **to;
         size_t bytes;
-    } parts[] = {{&w->scratch, scratch_bytes(t->mc, T)},
-                 {(void **)&w->teacher, T * t->cfg->d_model * sizeof(float)},
-                 {(void **)&w->Gw, largest_linear(t->cfg) * sizeof(float)},
-                 {(void **)&w->row, wide * sizeof(float)},
-                 {(void **)&w->xb, t->o.compute == KQ_BF16 ? T * wide * 2 : 1},
-                 {(void **)&w->gb, t->o.compute == KQ_BF16 ? T * wide * 2 : 1}};
+    } parts[] = {{&w->scratch, z.scratch},
+                 {(void **)&w->Gw, z.Gw},
+                 {(void **)&w->xb, z.xb},
+                 {(void **)&w->row, z.row}};
     kq_status st = KQ_OK;
     for (size_t i = 0; i < sizeof parts / sizeof *parts && !st; i++)
         st = kq_alloc_for(parts[i].to, parts[i].bytes, 1, "scratch of tuning", err);
+    return st;
+}
+
+static kq_status new_step(kq_tuner *t, kq_error *err)
+{
+    const step_sizes z = step_sizes_of(t->mc, t->cfg, &t->o, &t->params);
+    const struct {
+        void **to;
+        size_t bytes;
+        const char *what;
+    } parts[] = {{(void **)&t->x, z.x, "the blocks' inputs"},
+                 {(void **)&t->teacher_x, z.teacher_x, "the teacher's hidden states"},
+                 {(void **)&t->kl, z.kl, "losses"},
+                 {(void **)&t->segments, z.segments, "sequences"},
+                 {&t->scratch, z.scratch, "scratch of tuning"},
+                 {(void **)&t->Gw, z.Gw, "gradients"},
+                 {(void **)&t->columns, z.columns, "gradients"},
+                 {(void **)&t->xb, z.half, "scratch of tuning"},
+                 {(void **)&t->gb, z.half, "scratch of tuning"},
+                 {(void **)&t->unit_grad, z.unit_grad, "gradients"}};
+    kq_status st = KQ_OK;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && !st; i++)
+        st = kq_alloc_for(parts[i].to, parts[i].bytes, 1, parts[i].what, err);
+    for (size_t s = 0; s < t->o.at_once && !st; s++)
+        t->segments[s] = (kq_segment){.row = s * t->o.T, .n = t->o.T};
     return st;
 }
 
@@ -139,22 +229,17 @@ static kq_status new_worker(const kq_tuner *t, worker *w, kq_error *err)
 static kq_status new_arrays(kq_tuner *t, kq_error *err)
 {
     const kq_tuner_options *o = &t->o;
-    const size_t n = t->params.n, record = o->T * t->cfg->d_model;
+    const size_t n = t->params.n;
     float **const arrays[] = {&t->s.theta, &t->s.grad, &t->s.m, &t->s.v};
     kq_status st = KQ_OK;
-    t->widest = kq_params_widest(t->cfg, &t->params);
+    t->outside = n - t->params.final_at;
     for (size_t i = 0; i < 4 && !st; i++)
         if (!(st = kq_alloc_for((void **)arrays[i], n, sizeof(float), "trained numbers", err)))
             memset(*arrays[i], 0, n * sizeof(float));
     for (size_t i = 0; i < n && !st; i++)
         t->s.theta[i] = 1;
     if (!st)
-        st = kq_alloc_for((void **)&t->seq_grad, o->at_once * t->widest, sizeof(float), "gradients", err);
-    if (!st)
-        st = kq_alloc_for((void **)&t->seq_kl, o->at_once, sizeof(double), "losses", err);
-    if (!st)
-        st = kq_alloc_for((void **)&t->x, (t->cfg->n_layer + 1) * o->at_once * record, sizeof(float),
-                          "the blocks' inputs", err);
+        st = new_step(t, err);
     if (!st && !(t->w = kq_calloc((size_t)o->threads, sizeof *t->w)))
         st = kq_fail(err, KQ_E_MEMORY, "out of memory: scratch of tuning");
     for (int i = 0; i < o->threads && !st; i++)
@@ -266,8 +351,7 @@ void kq_tuner_free(kq_tuner *t)
         return;
     const size_t n_layer = t->cfg->n_layer;
     for (int i = 0; t->w && i < t->o.threads; i++) {
-        void *const parts[] = {t->w[i].scratch, t->w[i].teacher, t->w[i].Gw,
-                               t->w[i].row,     t->w[i].xb,      t->w[i].gb};
+        void *const parts[] = {t->w[i].scratch, t->w[i].Gw, t->w[i].row, t->w[i].xb};
         for (size_t k = 0; k < sizeof parts / sizeof *parts; k++)
             kq_free(parts[k]);
     }
@@ -285,8 +369,9 @@ void kq_tuner_free(kq_tuner *t)
         kq_free(t->own[id].f32);
         kq_free(t->own[id].bf16);
     }
-    void *const arrays[] = {t->final_norm, t->s.theta, t->s.grad,   t->s.m,
-                            t->s.v,        t->x,       t->seq_grad, t->seq_kl};
+    void *const arrays[] = {t->final_norm, t->s.theta,   t->s.grad, t->s.m,      t->s.v,
+                            t->x,          t->teacher_x, t->kl,     t->segments, t->scratch,
+                            t->Gw,         t->columns,   t->xb,     t->gb,       t->unit_grad};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         kq_free(arrays[i]);
     kq_tuned_rows_free(&t->head_rows);
@@ -368,60 +453,40 @@ static kq_status tune_outside(kq_tuner *t, kq_error *err)
 
 /* ---- forward ---- */
 
-static float *input(const kq_tuner *t, size_t layer, size_t s)
+/* The inputs of a layer, of all sequences of the step. */
+static float *input(const kq_tuner *t, size_t layer)
 {
-    return t->x + (layer * t->o.at_once + s) * t->o.T * t->cfg->d_model;
-}
-
-/* Call fn(t, ctx, s) for every sequence s < n of the step, spread over the threads. */
-typedef kq_status sequence_work(kq_tuner *t, const void *ctx, size_t s, kq_error *err);
-static kq_status for_each_sequence(kq_tuner *t, size_t n, sequence_work *fn, const void *ctx, kq_error *err)
-{
-    kq_first_error failed = KQ_FIRST_ERROR;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(t->o.threads)
-    for (size_t s = 0; s < n; s++) {
-        kq_error e;
-        if (!kq_first_error_skip(&failed, s))
-            kq_first_error_note(&failed, s, fn(t, ctx, s, &e), &e);
-    }
-    return kq_first_error_get(&failed, err);
-}
-
-/* One sequence through the block at work. ctx: the places of its input and output (input). */
-static kq_status forward_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
-{
-    const size_t *places = ctx;
-    return kq_block_forward(t->mc, &t->tuned, input(t, places[0], s), t->o.T, input(t, places[1], s),
-                            t->w[omp_get_thread_num()].scratch, 1, err);
+    return t->x + layer * t->o.at_once * t->o.T * t->cfg->d_model;
 }
 
 /* The first blocks' inputs to the final hidden states of n sequences. keep: every block's input stays; else
  * all of them are in the place of the first. */
 static kq_status forward(kq_tuner *t, const uint32_t *seq, size_t n, bool keep, kq_error *err)
 {
-    const size_t T = t->o.T;
+    const size_t T = t->o.T, d = t->cfg->d_model;
+    const kq_packing all = {.T = n * T, .seg = t->segments, .n_seg = n, .longest = T};
     const decoded_block *What;
     kq_status st = tune_outside(t, err);
     for (size_t s = 0; s < n && !st; s++)
-        st = kq_head_embed(t->head, t->o.ids + seq[s] * T, T, input(t, 0, s), err);
+        st = kq_head_embed(t->head, t->o.ids + seq[s] * T, T, input(t, 0) + s * T * d, err);
     for (size_t l = 0; l < t->cfg->n_layer && !st; l++) {
-        const size_t places[] = {keep ? l : 0, keep ? l + 1 : 0};
-        if (!(st = tune_block(t, l, &What, err)) && !(st = for_each_sequence(t, n, forward_one, places, err)))
+        float *x = input(t, keep ? l + 1 : 0);
+        if (keep)
+            memcpy(x, input(t, l), n * T * d * sizeof *x);
+        if (!(st = tune_block(t, l, &What, err)) &&
+            !(st = kq_block_forward_packed(t->mc, &t->tuned, x, &all, t->scratch, t->o.threads, err)))
             st = kq_progress_ask(t->o.common, "a block", err);
     }
     return st;
 }
 
-typedef struct loss_wanted {
-    const uint32_t *seq; /* the sequences of the step */
-    bool gradient;
-} loss_wanted;
+/* ---- loss ---- */
 
 /* Where the loss hands what the head's gradient is made of. */
 typedef struct head_sink {
     const kq_tuner *t;
     worker *w;
-    float *grad; /* of the sequence, those behind the layers */
+    float *grad; /* of the unit, [outside] */
 } head_sink;
 
 static const kq_tuned_rows *head_matrix(const kq_tuner *t, size_t *at)
@@ -436,58 +501,78 @@ static kq_status take_head(void *ctx, const float *X, const float *G, const uint
 {
     const head_sink *z = ctx;
     const kq_tuner *t = z->t;
+    const size_t d = t->cfg->d_model;
     size_t at;
     const kq_tuned_rows *rows = head_matrix(t, &at);
     if (Gb)
-        t->kern->to_bf16(X, z->w->xb, n * t->cfg->d_model);
-    return kq_tuned_rows_head_gradient(
-        rows, t->kern, t->s.theta + at, &(kq_head_tile){.X = X, .G = G, .Xb = z->w->xb, .Gb = Gb, .n = n},
-        z->w->Gw, largest_linear(t->cfg), z->grad + (at - t->params.final_at), err);
+        t->kern->to_bf16(X, z->w->xb, n * d);
+    return kq_tuned_rows_head_gradient(rows, t->kern, t->s.theta + at,
+                                       &(kq_head_tile){.X = X, .G = G, .Xb = z->w->xb, .Gb = Gb, .n = n},
+                                       z->w->Gw, HEAD_ROWS * d, z->grad + (at - t->params.final_at), err);
 }
 
-/* The loss of sequence s of the step into seq_kl, and with `gradient` dLoss/d(its final hidden states) in
- * their place. Losses are sums over the tokens. */
-static kq_status loss_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
+/* The loss of one unit of tokens into kl, and with `gradient` dLoss/d(their final hidden states) in their
+ * place. Losses are sums over the tokens. */
+static kq_status loss_of_unit(kq_tuner *t, size_t unit, size_t R, bool gradient, kq_error *err)
 {
-    const loss_wanted *z = ctx;
-    const bool gradient = z->gradient;
+    const size_t d = t->cfg->d_model, row = unit * unit_tokens(R);
     worker *w = &t->w[omp_get_thread_num()];
-    const size_t T = t->o.T;
     size_t at;
-    float *x = input(t, gradient ? t->cfg->n_layer : 0, s), *kl = NULL;
-    head_sink sink_of_head = {t, w, t->seq_grad + s * t->widest};
-    kq_status st = kq_alloc_for((void **)&kl, T, sizeof *kl, "losses", err);
-    if (st)
-        return st;
-    if (!(st = t->o.hidden(t->o.ctx, z->seq[s], w->teacher, err)))
-        st = kq_head_distill(&(kq_distill){.h = t->head,
-                                           .teacher = t->teacher,
-                                           .x = x,
-                                           .teacher_x = w->teacher,
-                                           .T = T,
-                                           .kl = kl,
-                                           .dx = gradient ? x : NULL,
-                                           .dnorm = gradient ? sink_of_head.grad : NULL,
-                                           .give = gradient && head_matrix(t, &at)->o ? take_head : NULL,
-                                           .ctx = &sink_of_head},
-                             w->scratch, err);
-    t->seq_kl[s] = 0;
-    for (size_t i = 0; i < T && !st; i++)
-        t->seq_kl[s] += kl[i];
-    kq_free(kl);
-    return st;
+    float *x = input(t, gradient ? t->cfg->n_layer : 0) + row * d;
+    head_sink to = {t, w, t->unit_grad + unit * t->outside};
+    return kq_head_distill(&(kq_distill){.h = t->head,
+                                         .teacher = t->teacher,
+                                         .x = x,
+                                         .teacher_x = t->teacher_x + row * d,
+                                         .T = R - row < unit_tokens(R) ? R - row : unit_tokens(R),
+                                         .kl = t->kl + row,
+                                         .dx = gradient ? x : NULL,
+                                         .dnorm = gradient ? to.grad : NULL,
+                                         .give = gradient && head_matrix(t, &at)->o ? take_head : NULL,
+                                         .ctx = &to},
+                           w->scratch, err);
+}
+
+/* The loss of n sequences whose final hidden states forward has left: *sum over their tokens, and with
+ * `gradient` what loss_of_unit says, and the gradient of what stands behind the layers. */
+static kq_status loss(kq_tuner *t, const uint32_t *seq, size_t n, bool gradient, double *sum, kq_error *err)
+{
+    const size_t T = t->o.T, R = n * T, units = n_units(R), from = t->params.final_at;
+    kq_first_error failed = KQ_FIRST_ERROR;
+    if (gradient)
+        memset(t->unit_grad, 0, units * t->outside * sizeof(float));
+#pragma omp parallel num_threads(t->o.threads)
+    {
+        kq_error e;
+#pragma omp for schedule(dynamic, 1)
+        for (size_t s = 0; s < n; s++)
+            if (!kq_first_error_skip(&failed, s))
+                kq_first_error_note(&failed, s,
+                                    t->o.hidden(t->o.ctx, seq[s], t->teacher_x + s * T * t->cfg->d_model, &e),
+                                    &e);
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < units; i++)
+            if (!kq_first_error_skip(&failed, n + i))
+                kq_first_error_note(&failed, n + i, loss_of_unit(t, i, R, gradient, &e), &e);
+    }
+    for (size_t i = 0; gradient && i < t->outside; i++)
+        for (size_t u = 0; u < units; u++)
+            t->s.grad[from + i] += t->unit_grad[u * t->outside + i];
+    *sum = 0;
+    for (size_t i = 0; i < R; i++)
+        *sum += t->kl[i];
+    return kq_first_error_get(&failed, err);
 }
 
 kq_status kq_tuner_loss(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err)
 {
-    double sum = 0;
+    double sum = 0, some = 0;
     kq_status st = KQ_OK;
     for (size_t at = 0; at < n && !st; at += t->o.at_once) {
         const size_t k = n - at < t->o.at_once ? n - at : t->o.at_once;
         if (!(st = forward(t, seq + at, k, false, err)))
-            st = for_each_sequence(t, k, loss_one, &(loss_wanted){seq + at, false}, err);
-        for (size_t s = 0; s < k && !st; s++)
-            sum += t->seq_kl[s];
+            st = loss(t, seq + at, k, false, &some, err);
+        sum += some;
     }
     *kl = sum / (double)(n * t->o.T);
     return st;
@@ -495,55 +580,93 @@ kq_status kq_tuner_loss(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, 
 
 /* ---- backward ---- */
 
-/* The sink of one sequence: where a block hands the inputs and gradients of its linears. */
+/* Where a block hands the inputs and gradients of its linears. */
 typedef struct sink {
-    const kq_tuner *t;
+    kq_tuner *t;
     const decoded_block *What;
-    worker *w;
-    float *grad; /* of the sequence, those of the layer */
+    const float *narrowed; /* the inputs that xb has; several linears share theirs */
 } sink;
 
-/* Gw = G^T X (eq. 22), and from it the gradient of the linear's trained numbers. */
-static kq_status take_linear(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T,
+static void narrow(const kq_tuner *t, const float *x, size_t n, uint16_t *to)
+{
+    enum { AT_ONCE = 1 << 15 };
+#pragma omp parallel for num_threads(t->o.threads)
+    for (size_t i = 0; i < n; i += AT_ONCE)
+        t->kern->to_bf16(x + i, to + i, n - i < AT_ONCE ? n - i : AT_ONCE);
+}
+
+/* From Gw the gradient of a linear's trained numbers, which begin at `at`. */
+static void trained_gradient(kq_tuner *t, const kq_trained_linear *l, size_t at)
+{
+    const size_t m = l->What.m, n = l->What.n, pieces = (m + PIECE - 1) / PIECE;
+    const kq_trained *kind = t->o.trained;
+    float *grad = t->s.grad + at;
+#pragma omp parallel num_threads(t->o.threads)
+    {
+#pragma omp for
+        for (size_t i = 0; i < pieces; i++) {
+            float *columns = kind->columns ? t->columns + i * n : NULL;
+            if (columns)
+                memset(columns, 0, n * sizeof *columns);
+            kind->gradient(t->kern, l, t->s.theta + at, t->Gw, i * PIECE,
+                           m - i * PIECE < PIECE ? m - i * PIECE : PIECE, grad, columns);
+        }
+#pragma omp for
+        for (size_t j = 0; j < (kind->columns ? n : 0); j++)
+            for (size_t i = 0; i < pieces; i++)
+                grad[m + j] += t->columns[i * n + j];
+    }
+}
+
+/* Gw = G^T X (eq. 22) over the R rows of the step, and from it the gradient of the linear's trained
+ * numbers. */
+static kq_status take_linear(void *ctx, kq_linear_id id, const float *X, const float *G, size_t R,
                              kq_error *err)
 {
-    const sink *z = ctx;
-    const kq_tuner *t = z->t;
-    worker *w = z->w;
+    sink *z = ctx;
+    kq_tuner *t = z->t;
     const kq_trained_linear *l = &z->What->linear[id];
-    const kq_linear *What = &l->What;
-    const size_t m = What->m, n = What->n, layer = z->What->b.layer,
-                 at = t->params.linear_at[layer * KQ_N_LINEAR + (size_t)id];
-    if (What->bf16) {
-        t->kern->to_bf16(X, w->xb, T * n);
-        t->kern->to_bf16(G, w->gb, T * m);
-        kq_status st = kq_gemm_bf16(true, false, m, n, T, w->gb, m, w->xb, n, false, w->Gw, n, err);
+    const size_t m = l->What.m, n = l->What.n;
+    if (l->What.bf16) {
+        if (X != z->narrowed)
+            narrow(t, z->narrowed = X, R * n, t->xb);
+        narrow(t, G, R * m, t->gb);
+        kq_status st =
+            kq_gemm_bf16_tiled(true, false, m, n, R, t->gb, m, t->xb, n, false, t->Gw, n, t->o.threads, err);
         if (st)
             return st;
     } else {
-        kq_gemm_f32(true, false, m, n, T, 1.0f, G, m, X, n, 0.0f, w->Gw, n);
+        kq_gemm_f32_tiled(true, false, m, n, R, 1.0f, G, m, X, n, 0.0f, t->Gw, n, t->o.threads);
     }
-    t->o.trained->gradient(t->kern, l, t->s.theta + at, w->Gw, z->grad + (at - t->params.layer_at[layer]));
+    trained_gradient(t, l, t->params.linear_at[z->What->b.layer * KQ_N_LINEAR + (size_t)id]);
     return KQ_OK;
 }
 
-/* Back through one block for sequence s: dx in the place of the gradient at its output. */
-static kq_status back_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
+/* Back through all blocks for n sequences, from the top one down. The gradient at the top stands in the place
+ * of the final hidden states, and so does that at the bottom in the end. */
+static kq_status back_blocks(kq_tuner *t, size_t n, kq_error *err)
 {
-    const decoded_block *What = ctx;
     const kq_params *p = &t->params;
-    const size_t layer = What->b.layer;
-    worker *w = &t->w[omp_get_thread_num()];
-    sink z = {t, What, w, t->seq_grad + s * t->widest};
-    kq_linear_sink to = {.give = take_linear, .ctx = &z, .selected = t->o.packed[layer]};
-    for (size_t i = 0; i < (size_t)kq_model_n_norms(t->cfg); i++)
-        to.dnorm[i] = z.grad + (p->norm_at[layer * KQ_N_NORM + i] - p->layer_at[layer]);
-    float *dy = input(t, t->cfg->n_layer, s);
-    return kq_block_backward(t->mc, &t->tuned, input(t, layer, s), dy, t->o.T, dy, &to, w->scratch, err);
+    float *dy = input(t, t->cfg->n_layer);
+    const decoded_block *What;
+    kq_status st = KQ_OK;
+    for (size_t l = t->cfg->n_layer; l-- > 0 && !st;) {
+        if ((st = tune_block(t, l, &What, err)))
+            break;
+        sink z = {t, What, NULL};
+        kq_linear_sink to = {.give = take_linear, .ctx = &z, .selected = t->o.packed[l]};
+        for (size_t i = 0; i < (size_t)kq_model_n_norms(t->cfg); i++)
+            to.dnorm[i] = t->s.grad + p->norm_at[l * KQ_N_NORM + i];
+        if (!(st = kq_block_backward(t->mc, &t->tuned, input(t, l), dy, rows_of(&t->o, n), dy, &to,
+                                     t->scratch, err)))
+            st = kq_progress_ask(t->o.common, "a block", err);
+    }
+    return st;
 }
 
-/* What the sink adds up is the gradient of a norm's weights; theta multiplies them. */
-static void norms_to_factors(kq_tuner *t)
+/* Until here grad is a sum over tokens, and of norms the gradient of their weights, which theta multiplies.
+ */
+static void finish_gradient(kq_tuner *t, double share)
 {
     const kq_params *p = &t->params;
     for (size_t i = 0; i < t->cfg->n_layer * KQ_N_NORM; i++)
@@ -551,72 +674,24 @@ static void norms_to_factors(kq_tuner *t)
             t->s.grad[p->norm_at[i] + j] *= t->norm[i][j];
     for (size_t j = 0; j < t->cfg->d_model; j++)
         t->s.grad[p->final_at + j] *= t->final_norm[j];
-}
-
-/* Back through the embedding of sequence s, whose tokens' gradient is where that of the last block's output
- * was. */
-static kq_status embed_one(kq_tuner *t, const void *ctx, size_t s, kq_error *err)
-{
-    const uint32_t *seq = ctx;
-    const size_t T = t->o.T, at = t->params.embed_at;
-    (void)err;
-    kq_tuned_rows_embed_gradient(&t->embed_rows, t->kern, t->s.theta + at, t->o.ids + seq[s] * T, T,
-                                 input(t, t->cfg->n_layer, s),
-                                 t->seq_grad + s * t->widest + (at - t->params.final_at));
-    return KQ_OK;
-}
-
-/* The gradients of the sequences, which begin at `first` of seq_grad, summed in their order and divided by
- * the tokens: added to those of the n numbers from `at` on, which are 0 at the beginning of a step. */
-static void sum_sequences(kq_tuner *t, size_t n_seq, size_t first, size_t at, size_t n)
-{
-    const double share = 1 / (double)(n_seq * t->o.T);
 #pragma omp parallel for num_threads(t->o.threads)
-    for (size_t i = 0; i < n; i++) {
-        double sum = 0;
-        for (size_t s = 0; s < n_seq; s++)
-            sum += t->seq_grad[s * t->widest + first + i];
-        t->s.grad[at + i] += (float)(sum * share);
-    }
-}
-
-/* Back through all blocks, from the top one down. */
-static kq_status back_blocks(kq_tuner *t, size_t n, kq_error *err)
-{
-    const size_t *layer_at = t->params.layer_at;
-    const decoded_block *What;
-    kq_status st = KQ_OK;
-    for (size_t l = t->cfg->n_layer; l-- > 0 && !st;) {
-        memset(t->seq_grad, 0, n * t->widest * sizeof(float));
-        if ((st = tune_block(t, l, &What, err)) || (st = for_each_sequence(t, n, back_one, What, err)))
-            break;
-        sum_sequences(t, n, 0, layer_at[l], layer_at[l + 1] - layer_at[l]);
-        st = kq_progress_ask(t->o.common, "a block", err);
-    }
-    return st;
+    for (size_t i = 0; i < p->n; i++)
+        t->s.grad[i] = (float)(t->s.grad[i] * share);
 }
 
 kq_status kq_tuner_gradient(kq_tuner *t, const uint32_t *seq, size_t n, double *kl, kq_error *err)
 {
-    const kq_params *p = &t->params;
-    const size_t bytes = n * t->widest * sizeof(float);
-    const double share = 1 / (double)(n * t->o.T);
+    const size_t T = t->o.T, at = t->params.embed_at;
+    const double share = 1 / (double)(n * T);
+    double sum;
+    memset(t->s.grad, 0, t->params.n * sizeof(float));
     kq_status st = forward(t, seq, n, true, err);
-    memset(t->s.grad, 0, p->n * sizeof(float));
-    memset(t->seq_grad, 0, bytes);
-    if (!st)
-        st = for_each_sequence(t, n, loss_one, &(loss_wanted){seq, true}, err);
-    if (st)
+    if (st || (st = loss(t, seq, n, true, &sum, err)) || (st = back_blocks(t, n, err)))
         return st;
-    sum_sequences(t, n, 0, p->final_at, p->n - p->final_at);
-    if ((st = back_blocks(t, n, err)))
-        return st;
-    memset(t->seq_grad, 0, bytes);
-    if (t->embed_rows.o && !(st = for_each_sequence(t, n, embed_one, seq, err)))
-        sum_sequences(t, n, p->embed_at - p->final_at, p->embed_at, p->n - p->embed_at);
-    *kl = 0;
-    for (size_t s = 0; s < n; s++)
-        *kl += t->seq_kl[s] * share;
-    norms_to_factors(t);
-    return st;
+    for (size_t s = 0; s < n && t->embed_rows.o; s++)
+        kq_tuned_rows_embed_gradient(&t->embed_rows, t->kern, t->s.theta + at, t->o.ids + seq[s] * T, T,
+                                     input(t, t->cfg->n_layer) + s * T * t->cfg->d_model, t->s.grad + at);
+    *kl = sum * share;
+    finish_gradient(t, share);
+    return KQ_OK;
 }

@@ -5,9 +5,10 @@
  * wants it, and the weights of all norms, all as factors theta that begin at 1. A step takes some sequences
  * through the model block by block and keeps every block's input; then, from the top block down, each block
  * is run again and back-propagated. In memory are the decoded weights (of all blocks, or of one:
- * kq_tuner_options.keep), one block's tuned weights, both heads and the inputs of one step. The work is
- * spread over the sequences of a step, and sums over sequences are taken in their order, so that the bits are
- * the same for every number of threads. */
+ * kq_tuner_options.keep), one block's tuned weights, both heads and the inputs of one step. All sequences of
+ * a step go through a block together, so that its products are large and every thread has work. Sums are
+ * taken in an order that depends on the step alone, so that the bits are the same for every number of
+ * threads. */
 #ifndef KQ_TUNE_TUNER_H
 #define KQ_TUNE_TUNER_H
 
@@ -31,10 +32,12 @@ typedef struct kq_trained {
     /* Rows [row0, row0 + rows) of W. What and W are in the compute type. row: scratch, n floats. */
     void (*apply)(const kq_kern *kern, const kq_trained_linear *l, const float *theta, size_t row0,
                   size_t rows, kq_linear *W, float *row);
-    /* grad [count] += dLoss/dtheta, where Gw [m, n] = dLoss/dW. Of embedding and head some rows at a time are
-     * given: their numbers must stand row by row. */
+    /* Rows [row0, row0 + rows) of Gw [m, n] = dLoss/dW: grad [count] += dLoss/dtheta of the rows' own
+     * numbers; columns [n] += what they add to the numbers of the columns, where there are such. Of embedding
+     * and head some rows at a time are given: their numbers must stand row by row. */
     void (*gradient)(const kq_kern *kern, const kq_trained_linear *l, const float *theta, const float *Gw,
-                     float *grad);
+                     size_t row0, size_t rows, float *grad, float *columns);
+    bool columns; /* theta is m numbers of the rows, then n of the columns */
 } kq_trained;
 
 /* Of a kronq checkpoint: W = diag(a) What diag(b), theta = a [m], then b [n] (eq. 100). */

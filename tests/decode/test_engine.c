@@ -38,7 +38,7 @@ static float *by_forward(const golden *g)
     check_ok(kq_head_load(mc, &g->w, &head, &err));
     float *x = kq_alloc(g->T * c->d_model, 4), *all = kq_alloc(g->T * c->vocab_size, 4),
           *xn = kq_alloc(g->T * c->d_model, 4);
-    void *scratch = kq_alloc(kq_block_scratch_bytes(mc, g->T, false), 1);
+    void *scratch = kq_alloc(kq_block_scratch_bytes(mc, g->T), 1);
     check_ok(kq_head_embed(head, g->ids, g->T, x, &err));
     for (size_t i = 0; i < c->n_layer; i++) {
         kq_block b;

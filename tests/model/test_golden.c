@@ -46,8 +46,8 @@ static void run_family(const char *family, kq_compute compute)
     kq_block b[MAX_LAYERS];
     float *x[MAX_LAYERS + 1], *dx = kq_alloc(T * d, 4), *nll = kq_alloc(T, 4),
                               *logits = kq_alloc(T * c->vocab_size, 4), *xn = kq_alloc(T * d, 4);
-    void *fwd = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1),
-         *bwd = kq_alloc(kq_block_scratch_bytes(mc, T, true), 1);
+    void *fwd = kq_alloc(kq_block_scratch_bytes(mc, T), 1),
+         *bwd = kq_alloc(kq_block_backward_bytes(mc, (kq_rows){1, T, 1}), 1);
     void *hs = kq_alloc(kq_head_scratch_bytes(mc), 1);
     for (size_t i = 0; i <= c->n_layer; i++)
         x[i] = kq_alloc(T * d, 4);
@@ -83,7 +83,7 @@ static void run_family(const char *family, kq_compute compute)
         for (int id = 0; id < KQ_N_LINEAR; id++)
             gr.dW[id] = kq_calloc(b[i].lin[id].m * b[i].lin[id].n, 4);
         check_ok(kq_block_backward(
-            mc, &b[i], x[i], dx, T, dx,
+            mc, &b[i], x[i], dx, (kq_rows){1, T, 1}, dx,
             &(kq_linear_sink){.give = add_grad, .ctx = &gr, .selected = (1u << KQ_N_LINEAR) - 1}, bwd, &err));
         assert_int_equal(gr.n, KQ_N_LINEAR);
         for (int id = 0; id < KQ_N_LINEAR; id++) {

@@ -19,7 +19,7 @@ static void setup_make(setup *s, const char *family, kq_compute compute, size_t 
     s->c = kq_source_config(s->g.src);
     check_ok(kq_model_ctx_new(s->c, test_isa(), compute, max_T, &s->mc, &err));
     check_ok(kq_block_load(s->mc, &s->g.w, 1, &s->b, &err));
-    s->scratch = kq_alloc(kq_block_scratch_bytes(s->mc, max_T, true), 1);
+    s->scratch = kq_alloc(kq_block_backward_bytes(s->mc, (kq_rows){1, max_T, 1}), 1);
 }
 
 static void setup_free(setup *s)
@@ -52,7 +52,7 @@ static void test_finite_difference(void **state)
         float *x = kq_alloc(n, 4), *u = kq_alloc(n, 4), *v = kq_alloc(n, 4), *dx = kq_alloc(n, 4),
               *y0 = kq_alloc(n, 4), *y1 = kq_alloc(n, 4);
         random_rows(x, n, "x"), random_rows(v, n, "v");
-        check_ok(kq_block_backward(s.mc, &s.b, x, v, T, dx, NULL, s.scratch, &err));
+        check_ok(kq_block_backward(s.mc, &s.b, x, v, (kq_rows){1, T, 1}, dx, NULL, s.scratch, &err));
         for (int trial = 0; trial < 4; trial++) {
             char label[16];
             snprintf(label, sizeof label, "u%d", trial);
@@ -121,6 +121,103 @@ static void test_causal(void **state)
     setup_free(&s);
 }
 
+/* The gradients of all linears' weights (only their sums over rows can be compared) and of the norms. */
+typedef struct taken {
+    float *G[KQ_N_LINEAR]; /* [m, n] += G^T X */
+    const kq_block *b;
+} taken;
+
+static kq_status take(void *ctx, kq_linear_id id, const float *X, const float *G, size_t T, kq_error *err)
+{
+    (void)err;
+    taken *k = ctx;
+    const size_t m = k->b->lin[id].m, n = k->b->lin[id].n;
+    kq_gemm_f32(true, false, m, n, T, 1, G, m, X, n, 1, k->G[id], n);
+    return KQ_OK;
+}
+
+typedef struct gradients {
+    float *dx, *norm[KQ_N_NORM];
+    taken linear;
+} gradients;
+
+static gradients new_gradients(const setup *s, size_t rows)
+{
+    gradients g = {.dx = kq_calloc(rows * s->c->d_model, sizeof(float)), .linear.b = &s->b};
+    for (int i = 0; i < KQ_N_LINEAR; i++)
+        g.linear.G[i] = kq_calloc(s->b.lin[i].m * s->b.lin[i].n, sizeof(float));
+    for (kq_norm_id i = KQ_NORM_ATTN; i < kq_model_n_norms(s->c); i++)
+        g.norm[i] = kq_calloc(kq_model_norm(s->c, 0, i).rows, sizeof(float));
+    return g;
+}
+
+static void free_gradients(gradients *g)
+{
+    kq_free(g->dx);
+    for (int i = 0; i < KQ_N_LINEAR; i++)
+        kq_free(g->linear.G[i]);
+    for (int i = 0; i < KQ_N_NORM; i++)
+        kq_free(g->norm[i]);
+}
+
+static void back(const setup *s, const float *x, const float *dy, kq_rows rows, float *dx, gradients *g)
+{
+    kq_error err;
+    kq_linear_sink to = {.give = take, .ctx = &g->linear, .selected = (1u << KQ_N_LINEAR) - 1};
+    memcpy(to.dnorm, g->norm, sizeof to.dnorm);
+    void *scratch = kq_alloc(kq_block_backward_bytes(s->mc, rows), 1);
+    check_ok(kq_block_backward(s->mc, &s->b, x, dy, rows, dx, &to, scratch, &err));
+    kq_free(scratch);
+}
+
+static void check_same(const float *a, const float *b, size_t n, bool bits)
+{
+    double diff = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        diff += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        size += (double)b[i] * b[i];
+    }
+    assert_true(size > 0 && (bits ? diff == 0 : diff < 1e-10 * size));
+}
+
+static void check_gradients(const setup *s, const gradients *a, const gradients *b, size_t rows, bool bits)
+{
+    check_same(a->dx, b->dx, rows * s->c->d_model, bits);
+    for (int i = 0; i < KQ_N_LINEAR; i++)
+        check_same(a->linear.G[i], b->linear.G[i], s->b.lin[i].m * s->b.lin[i].n, bits);
+    for (kq_norm_id i = KQ_NORM_ATTN; i < kq_model_n_norms(s->c); i++)
+        check_same(a->norm[i], b->norm[i], kq_model_norm(s->c, 0, i).rows, bits);
+}
+
+/* Several sequences at once have the gradients that each has alone, with the same bits for any number of
+ * threads. */
+static void test_backward_sequences(void **state)
+{
+    (void)state;
+    enum { SEQ = 3, T = 70 };
+    for (int f = 0; f < N_FAMILIES; f++) {
+        setup s;
+        setup_make(&s, families[f], KQ_F32, T);
+        const size_t n = SEQ * T * s.c->d_model, one = T * s.c->d_model;
+        float *x = kq_alloc(n, 4), *dy = kq_alloc(n, 4);
+        random_rows(x, n, "x"), random_rows(dy, n, "dy");
+        gradients alone = new_gradients(&s, SEQ * T), first = new_gradients(&s, SEQ * T);
+        for (size_t i = 0; i < SEQ; i++)
+            back(&s, x + i * one, dy + i * one, (kq_rows){1, T, 1}, alone.dx + i * one, &alone);
+        back(&s, x, dy, (kq_rows){SEQ, T, 1}, first.dx, &first);
+        check_gradients(&s, &first, &alone, SEQ * T, false);
+        for (int threads = 2; threads <= 7; threads += 5) {
+            gradients g = new_gradients(&s, SEQ * T);
+            back(&s, x, dy, (kq_rows){SEQ, T, threads}, g.dx, &g);
+            check_gradients(&s, &g, &first, SEQ * T, true);
+            free_gradients(&g);
+        }
+        free_gradients(&alone), free_gradients(&first);
+        kq_free(x), kq_free(dy);
+        setup_free(&s);
+    }
+}
+
 typedef struct seen {
     kq_linear_id order[16];
     size_t n;
@@ -160,13 +257,13 @@ static void test_sinks(void **state)
 
     seen b = {.stop_at = KQ_N_LINEAR, .grads = true}; /* only what was asked for, also without dx */
     check_ok(kq_block_backward(
-        s.mc, &s.b, x, dy, T, NULL,
+        s.mc, &s.b, x, dy, (kq_rows){1, T, 1}, NULL,
         &(kq_linear_sink){.give = see, .ctx = &b, .selected = 1u << KQ_GATE | 1u << KQ_V}, s.scratch, &err));
     assert_int_equal(b.n, 2);
     assert_int_equal(b.order[0], KQ_GATE);
     assert_int_equal(b.order[1], KQ_V);
     b = (seen){.stop_at = KQ_O, .grads = true};
-    check_fails(kq_block_backward(s.mc, &s.b, x, dy, T, y,
+    check_fails(kq_block_backward(s.mc, &s.b, x, dy, (kq_rows){1, T, 1}, y,
                                   &(kq_linear_sink){.give = see, .ctx = &b, .selected = 127}, s.scratch,
                                   &err),
                 KQ_E_INTERRUPTED, "stop");
@@ -184,7 +281,7 @@ static void test_long(void **state)
     setup s;
     const size_t T = 4096, d = 64;
     setup_make(&s, "llama2", KQ_F32, T);
-    size_t bytes = kq_block_scratch_bytes(s.mc, T, true);
+    size_t bytes = kq_block_backward_bytes(s.mc, (kq_rows){1, T, 1});
     printf("backward at 4096 tokens: %.1f MB of scratch\n", (double)bytes / 1e6);
     assert_true(bytes < 40u << 20);
     float *x = kq_alloc(T * d, 4), *y = kq_alloc(T * d, 4), *z = kq_alloc(T * d, 4);
@@ -313,6 +410,7 @@ static int run(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finite_difference),
         cmocka_unit_test(test_threads_same_bits),
+        cmocka_unit_test(test_backward_sequences),
         cmocka_unit_test(test_causal),
         cmocka_unit_test(test_sinks),
         cmocka_unit_test(test_long),

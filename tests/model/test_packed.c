@@ -39,7 +39,7 @@ static void run(const char *family, kq_compute compute, double tol)
     float *x = kq_alloc(T * d, sizeof *x), *y = kq_alloc(T * d, sizeof *x), *z = kq_alloc(T * d, sizeof *x),
           *one = kq_alloc(LONGEST * d, sizeof *x);
     void *scratch = kq_alloc(kq_block_packed_scratch_bytes(mc, T, LONGEST, 3), 1),
-         *alone = kq_alloc(kq_block_scratch_bytes(mc, LONGEST, false), 1);
+         *alone = kq_alloc(kq_block_scratch_bytes(mc, LONGEST), 1);
     kq_rng rng = kq_rng_stream(3, family);
     for (size_t i = 0; i < T * d; i++)
         x[i] = (float)kq_rng_normal(&rng);

@@ -25,7 +25,7 @@ static void test_nll(void **state)
     check_ok(kq_model_ctx_new(c, test_isa(), KQ_F32, T, &mc, &err));
     check_ok(kq_head_load(mc, &w, &head, &err));
     float *x = kq_alloc(T * d, 4), *nll = kq_alloc(T, 4);
-    void *scratch = kq_alloc(kq_block_scratch_bytes(mc, T, false), 1),
+    void *scratch = kq_alloc(kq_block_scratch_bytes(mc, T), 1),
          *hs = kq_alloc(kq_head_scratch_bytes(mc), 1);
     check_ok(kq_head_embed(head, ids, T, x, &err));
     for (size_t i = 0; i < c->n_layer; i++) {
