@@ -295,6 +295,11 @@ typedef struct kq_quantize_options {
      * "scales" */
     const char *tune;
     size_t tune_tokens; /* 98304, at most: a shorter text is used whole */
+    /* kq_quantize: "yes": round from the lowest block up, each linear towards a target that corrects what the
+     * rounded linears below it have got wrong, on at most 32768 tokens of the calibration's text. "none":
+     * each by itself. "auto", the default: "none" with `only`, with the method "none", and with a factor file
+     * but no text; else "yes" */
+    const char *sequential;
 } kq_quantize_options;
 
 void kq_quantize_options_init(kq_quantize_options *opt, size_t size);

@@ -72,6 +72,7 @@ static kq_status make_model(row *w, kq_error *err)
     opt.factors = factors;
     opt.common = w->common;
     opt.tune = "none"; /* rows compare roundings; what tuning adds would hide how they differ */
+    opt.sequential = "none";
     const bool peak = kq_peak_rss_reset();
     if (!status)
         status = quantize(w, &opt, &whole, err);

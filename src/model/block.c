@@ -288,19 +288,16 @@ static kq_status forward_linear(const kq_model_ctx *mc, const kq_block *b, kq_li
     return kq_linear_forward(mc, &b->lin[id], X, w->xb, w->R, accumulate, Y, w->threads, err);
 }
 
-/* Compute the block up to h, the input of down_proj, and x2, to which the caller adds the output of
- * down_proj. */
-static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const float *x, work *w,
+/* The input of q, k and v to w->xn, and that of o_proj to w->o. */
+static kq_status forward_to_o(const kq_model_ctx *mc, const kq_block *b, const float *x, work *w,
                               const kq_linear_sink *sink, kq_error *err)
 {
-    const size_t d = mc->cfg.d_model, R = w->R;
     kq_status st;
-
     norm_rows(mc, x, b->attn_norm, w, w->xn, w->r1);
     for (int id = KQ_Q; id <= KQ_V; id++)
-        if ((st = give_input(sink, (kq_linear_id)id, w->xn, R, err)) != KQ_OK)
+        if ((st = give_input(sink, (kq_linear_id)id, w->xn, w->R, err)) != KQ_OK)
             return st;
-    kq_to_compute(mc, w->xn, R * d, w->xb, w->threads);
+    kq_to_compute(mc, w->xn, w->R * mc->cfg.d_model, w->xb, w->threads);
     if ((st = forward_linear(mc, b, KQ_Q, w->xn, w, false, w->q, err)) != KQ_OK ||
         (st = forward_linear(mc, b, KQ_K, w->xn, w, false, w->k, err)) != KQ_OK ||
         (st = forward_linear(mc, b, KQ_V, w->xn, w, false, w->v, err)) != KQ_OK)
@@ -308,19 +305,33 @@ static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const f
     split_heads(mc, b, w);
     attention(mc, w);
     heads_to_rows(mc, w->oh, w, w->o);
+    return give_input(sink, KQ_O, w->o, w->R, err);
+}
 
-    if ((st = give_input(sink, KQ_O, w->o, R, err)) != KQ_OK)
-        return st;
-    memcpy(w->x2, x, R * d * sizeof *x);
-    kq_to_compute(mc, w->o, R * mc->dq, w->xb, w->threads);
+/* From w->o on: the residual stream after attention to w->x2, and the input of gate and up to w->xn2. */
+static kq_status forward_to_gate(const kq_model_ctx *mc, const kq_block *b, const float *x, work *w,
+                                 const kq_linear_sink *sink, kq_error *err)
+{
+    kq_status st;
+    memcpy(w->x2, x, w->R * mc->cfg.d_model * sizeof *x);
+    kq_to_compute(mc, w->o, w->R * mc->dq, w->xb, w->threads);
     if ((st = forward_linear(mc, b, KQ_O, w->o, w, true, w->x2, err)) != KQ_OK)
         return st;
-
     norm_rows(mc, w->x2, b->mlp_norm, w, w->xn2, w->r2);
-    if ((st = give_input(sink, KQ_GATE, w->xn2, R, err)) != KQ_OK ||
-        (st = give_input(sink, KQ_UP, w->xn2, R, err)) != KQ_OK)
+    if ((st = give_input(sink, KQ_GATE, w->xn2, w->R, err)) != KQ_OK)
         return st;
-    kq_to_compute(mc, w->xn2, R * d, w->xb, w->threads);
+    return give_input(sink, KQ_UP, w->xn2, w->R, err);
+}
+
+/* Compute the block up to h, the input of down_proj, and x2, to which the caller adds the output of
+ * down_proj. */
+static kq_status forward_to_h(const kq_model_ctx *mc, const kq_block *b, const float *x, work *w,
+                              const kq_linear_sink *sink, kq_error *err)
+{
+    kq_status st = forward_to_o(mc, b, x, w, sink, err);
+    if (st != KQ_OK || (st = forward_to_gate(mc, b, x, w, sink, err)) != KQ_OK)
+        return st;
+    kq_to_compute(mc, w->xn2, w->R * mc->cfg.d_model, w->xb, w->threads);
     if ((st = forward_linear(mc, b, KQ_GATE, w->xn2, w, false, w->g, err)) != KQ_OK ||
         (st = forward_linear(mc, b, KQ_UP, w->xn2, w, false, w->u, err)) != KQ_OK)
         return st;
@@ -367,6 +378,39 @@ kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const
                                 void *scratch, const kq_linear_sink *sink, kq_error *err)
 {
     return forward(mc, b, x, (kq_rows){1, T, 1}, y, scratch, sink, err);
+}
+
+kq_status kq_block_forward_to(const kq_model_ctx *mc, const kq_block *b, kq_linear_id id, const float *x,
+                              size_t T, float *X, float *residual, void *scratch, kq_error *err)
+{
+    work w;
+    kq_status st = check_call(mc, T, err);
+    if (st != KQ_OK)
+        return st;
+    lay_out(mc, (kq_rows){1, T, 1}, false, scratch, &w);
+    const float *input = w.xn, *before = id < KQ_GATE ? x : w.x2;
+    size_t n = mc->cfg.d_model;
+    if (id <= KQ_V) {
+        norm_rows(mc, x, b->attn_norm, &w, w.xn, w.r1);
+    } else if (id == KQ_O) {
+        st = forward_to_o(mc, b, x, &w, NULL, err);
+        input = w.o;
+        n = mc->dq;
+    } else if (id < KQ_DOWN) {
+        if ((st = forward_to_o(mc, b, x, &w, NULL, err)) == KQ_OK)
+            st = forward_to_gate(mc, b, x, &w, NULL, err);
+        input = w.xn2;
+    } else {
+        st = forward_to_h(mc, b, x, &w, NULL, err);
+        input = w.h;
+        n = mc->cfg.d_ff;
+    }
+    if (st != KQ_OK)
+        return st;
+    memcpy(X, input, T * n * sizeof *X);
+    if (residual)
+        memcpy(residual, before, T * mc->cfg.d_model * sizeof *residual);
+    return KQ_OK;
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------ */

@@ -91,6 +91,12 @@ typedef struct kq_linear_sink {
 kq_status kq_block_forward_sink(const kq_model_ctx *mc, const kq_block *b, const float *x, size_t T, float *y,
                                 void *scratch, const kq_linear_sink *sink, kq_error *err);
 
+/* The block's forward pass up to one of its linears, on one thread: X [T, n] = its input; residual [T, d]
+ * (may be NULL) = the residual stream at that place: x up to o_proj, and the sum after attention from
+ * gate_proj on. scratch: kq_block_scratch_bytes(mc, T). */
+kq_status kq_block_forward_to(const kq_model_ctx *mc, const kq_block *b, kq_linear_id id, const float *x,
+                              size_t T, float *X, float *residual, void *scratch, kq_error *err);
+
 /* n_seq sequences of T tokens, one behind the other: R = n_seq * T rows. Each sequence is at positions 0 to
  * T - 1. The work is spread over fixed tiles, with the same bits for every number of threads; inside a
  * parallel region one thread does it. */

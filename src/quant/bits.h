@@ -5,7 +5,7 @@
 #ifndef KQ_QUANT_BITS_H
 #define KQ_QUANT_BITS_H
 
-#include "quant/allocate.h"
+#include "allocate/allocate.h"
 #include "quant/work.h"
 
 /* What is expected of a checkpoint whose bits an aim chose (aim.h). */

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "quant/aim.h"
+#include "sequential/rounding.h"
 #include "settings/settings.h"
 
 char *kq_checkpoint_settings(kq_output *o)
@@ -17,6 +18,7 @@ char *kq_checkpoint_settings(kq_output *o)
     json_object_set_new(o->settings, "sigma_reg", json_real(o->opt.sigma_reg));
     json_object_set_new(o->settings, "shrink", json_real(o->opt.shrink));
     json_object_set_new(o->settings, "channel_scales", json_string(o->opt.channel_scales));
+    json_object_set_new(o->settings, "sequential", json_string(o->opt.sequential));
     kq_bits_settings(&o->opt, o->settings);
     if (kq_aim_given(&o->opt))
         json_object_set_new(o->settings, "forecast_kld",
@@ -47,7 +49,8 @@ static void add_options(FILE *f, const kq_quantize_options *o, unsigned marks)
     const kq_setting *s = kq_settings(&n);
     for (size_t i = 0; i < n; i++)
         if ((s[i].marks & marks) && (s[i].takers & KQ_FOR_QUANTIZE) && !(s[i].marks & KQ_WRITTEN_APART) &&
-            strcmp(s[i].name, "seq_len") && strcmp(s[i].name, "seed") && !was_chosen(o, s[i].name) &&
+            strcmp(s[i].name, "seq_len") && strcmp(s[i].name, "seed") && strcmp(s[i].name, "sequential") &&
+            !was_chosen(o, s[i].name) &&
             (is_kept(o, s[i].name) || !kq_setting_is_default(KQ_QUANTIZE_OPTIONS, o, &s[i])))
             kq_setting_print(KQ_QUANTIZE_OPTIONS, o, &s[i], f);
 }
@@ -75,7 +78,8 @@ char *kq_checkpoint_command(const kq_output *output)
         fprintf(f, " --module-bits '%s'", o->module_bits[i]);
     if (o->factors)
         fprintf(f, " --factors %s", kq_path_name(o->factors));
-    for (size_t i = 0; i < c->n_text && !o->factors; i++)
+    const bool wanted = kq_sequential_wanted(o);
+    for (size_t i = 0; i < c->n_text && (!o->factors || wanted); i++)
         fprintf(f, " --text %s", kq_text_name(c->text[i]));
     if (calibration && !o->factors)
         fprintf(f, " --tokens %lld --seq-len %lld",
@@ -86,6 +90,10 @@ char *kq_checkpoint_command(const kq_output *output)
     if (!o->factors)
         add_options(f, o, KQ_IN_CALIBRATION | KQ_IN_FACTORS);
     add_options(f, o, KQ_IN_CHECKPOINT);
+    kq_quantize_options unsaid = *o;
+    unsaid.sequential = "auto";
+    if (kq_sequential_wanted(&unsaid) != wanted)
+        fprintf(f, " --sequential %s", wanted ? "yes" : "none");
     fprintf(f, " --seed %llu", (unsigned long long)o->common.seed);
     return fclose(f) ? (free(text), NULL) : text;
 }
@@ -134,10 +142,17 @@ static kq_status check_config(const kq_output *output, const json_t *qc, const j
 {
     const char *path = output->done_path, *key;
     json_t *value;
+    const size_t modules = json_object_size(json_object_get(qc, "module_bits"));
+    if (modules != output->p.n_selected)
+        return kq_fail(err, KQ_E_MISMATCH,
+                       "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose "
+                       "another output or remove it",
+                       path, modules, output->p.n_selected);
     json_object_foreach((json_t *)expected, key, value) {
         const json_t *there = json_object_get(qc, key);
         if (json_equal(there, value) || same_number(there, value) ||
-            (!there && !strcmp(key, "shrink") && output->opt.shrink == 0)) /* older ones do not tell */
+            (!there && !strcmp(key, "shrink") && output->opt.shrink == 0) || /* older ones do not tell */
+            (!there && !strcmp(key, "sequential") && !strcmp(output->opt.sequential, "none")))
             continue;
         char *a = kq_job_setting_text(there), *b = kq_job_setting_text(value);
         kq_fail(err, KQ_E_MISMATCH,
@@ -148,12 +163,6 @@ static kq_status check_config(const kq_output *output, const json_t *qc, const j
         free(b);
         return KQ_E_MISMATCH;
     }
-    const size_t modules = json_object_size(json_object_get(qc, "module_bits"));
-    if (modules != output->p.n_selected)
-        return kq_fail(err, KQ_E_MISMATCH,
-                       "%s: the checkpoint there has %zu quantized modules, now --only picks %zu; choose "
-                       "another output or remove it",
-                       path, modules, output->p.n_selected);
     return KQ_OK;
 }
 

@@ -1,7 +1,8 @@
 /* kq_quantize, kq_plan: the receiver that rounds every linear to a trellis and writes a checkpoint.
  *
- * Where bits are shared out, the factors of all blocks come first, from a factor file or kept in the work
- * folder by the sweep; then a forecast of every linear's loss settles the bits; then the linears are rounded.
+ * Where bits are shared out, and for sequential rounding, the factors of all blocks come first, from a factor
+ * file or kept in the work folder by the sweep; then a forecast of every linear's loss settles the bits; then
+ * the linears are rounded.
  */
 #include <dirent.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #include "quant/checkpoint_settings.h"
 #include "quant/rounding.h"
 #include "quant/rows.h"
+#include "sequential/rounding.h"
 #include "sweep/seal.h"
 #include "tune/tune.h"
 
@@ -31,7 +33,8 @@ typedef struct quantizer {
     kq_factor_part *kept;                 /* owned; factors of the block at work, while they are only kept */
     kq_packed packed[KQ_N_LINEAR];        /* of the block at work */
     kq_module_report report[KQ_N_LINEAR];
-    unsigned ids; /* bit id set: that linear's packed and report are filled in */
+    unsigned ids;              /* bit id set: that linear's packed and report are filled in */
+    kq_sequential *sequential; /* owned; NULL: every linear is rounded by itself */
     double share_s;
     kq_rounding_sums sums;
     json_t *rows; /* owned: the report of embedding and head */
@@ -55,7 +58,9 @@ static kq_status check(const kq_quantize_options *opt, kq_error *err)
     if (opt->frequent_rows && least >= KQ_FINE_BITS && !kq_aim_given(opt))
         return kq_fail(err, KQ_E_ARG,
                        "--frequent-rows gives rows 4 bits where --embed-bits or --head-bits is 3 or 2");
-    kq_status status = kq_bits_check(opt, err);
+    kq_status status = kq_sequential_check(opt, err);
+    if (!status)
+        status = kq_bits_check(opt, err);
     return status ? status : kq_code_parse(opt->code, &code, err);
 }
 
@@ -145,13 +150,14 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
 {
     const kq_output *o = w->outputs;
     const kq_bits *bits = o->bits;
+    const bool before = !bits->settled || kq_sequential_wanted(&o->opt); /* rounding begins */
     kq_save_report save;
     size_t kept = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
         kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
         size_t one = kq_round_bytes(m, n) + 4 * m * n; /* and the weights as they come */
-        if (!bits->settled || bits->forecast) {        /* factors come from files, twice */
+        if (before || bits->forecast) {                /* factors come from files, twice */
             const size_t forecast = kq_forecast_bytes(m, n, o->p.threads);
             one = (forecast > one ? forecast : one) + 4 * (m * m + n * n);
         }
@@ -159,11 +165,12 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
     }
     if (kq_aim_given(&o->opt))
         out->peak += kq_aim_bytes(o);
-    if (!bits->settled && !o->opt.factors)
+    if (before && !o->opt.factors)
         kq_plan_kept_factors(&o->p, &out->kept, &kept);
     plan_checkpoint(o, &save);
     out->peak = kq_rows_bytes(o) > out->peak ? kq_rows_bytes(o) : out->peak;
     out->disk = kept + 2 * save.file_bytes;
+    kq_sequential_plan(&o->p, &out->peak, &out->disk);
 }
 
 /* ---- open and announce ---- */
@@ -174,7 +181,8 @@ static void describe(const kq_work *w, char line[160])
     snprintf(line, 160, "%zu modules to %s", w->outputs->p.n_selected, kq_bits_text(&w->outputs->opt, bits));
 }
 
-/* ---- before rounding: bits that are shared out by the factors of all blocks ---- */
+/* ---- before rounding: what needs the factors of all blocks, which are bits that are shared out, and
+ * rounding from the lowest block up ---- */
 
 static kq_status keep_linear(kq_output *o, const kq_linear_factors *f, kq_error *err)
 {
@@ -212,13 +220,15 @@ static kq_status keep_factors(kq_output *o, kq_error *err)
     return status;
 }
 
-static kq_status settle_bits(kq_output *o, kq_error *err)
+static kq_status before_rounding(kq_output *o, kq_error *err)
 {
     quantizer *q = o->ctx;
-    if (q->bits.settled)
+    if (q->bits.settled && !kq_sequential_wanted(&o->opt))
         return KQ_OK;
     kq_status status = o->work->file ? KQ_OK : keep_factors(o, err);
-    if (status)
+    if (!status)
+        status = kq_sequential_begin(&o->p, &o->job, &q->sequential, err);
+    if (status || q->bits.settled)
         return status;
     const double start = kq_now_s();
     status = kq_bits_share(o, err);
@@ -236,7 +246,8 @@ static kq_status round_to_trellis(kq_output *o, const kq_linear_factors *f, cons
     kq_status status =
         q->trellis[bits] ? KQ_OK : kq_trellis_new(q->code, bits, o->p.isa, NULL, &q->trellis[bits], err);
     if (!status)
-        status = kq_round_linear(q->trellis[bits], in, &q->bits.round, &q->packed[f->id], &r->round, err);
+        status = kq_sequential_round(q->sequential, f->layer, f->id, q->trellis[bits], in, &q->bits.round,
+                                     &q->packed[f->id], &r->round, err);
     if (!status)
         q->ids |= 1u << f->id;
     return status;
@@ -251,7 +262,9 @@ static kq_status round_linear(kq_output *o, const kq_linear_factors *f, kq_error
 static kq_status write_block(kq_output *o, size_t layer, const char *path, kq_error *err)
 {
     quantizer *q = o->ctx;
-    kq_status status = kq_part_write(path, layer, q->ids, q->packed, q->report, err);
+    kq_status status = q->sequential ? kq_sequential_block_done(q->sequential, layer, err) : KQ_OK;
+    if (!status)
+        status = kq_part_write(path, layer, q->ids, q->packed, q->report, err);
     drop_block(q);
     return status;
 }
@@ -340,6 +353,7 @@ static void close_quantizer(kq_output *o)
     quantizer *q = o->ctx;
     drop_block(q);
     kq_factor_part_free(q->kept);
+    kq_sequential_free(q->sequential);
     for (int k = 0; k <= KQ_BITS_MAX; k++)
         kq_trellis_free(q->trellis[k]);
     kq_bits_free(&q->bits);
@@ -419,7 +433,7 @@ static const kq_receiver checkpoint_receiver = {
     .wants_rows = kq_rows_wanted,
     .check_complete = kq_checkpoint_check,
     .describe = describe,
-    .before = settle_bits,
+    .before = before_rounding,
     .finish = finish,
     .report = report,
     .close = close_quantizer,
@@ -445,6 +459,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (status)
         return status;
     whole.tune = kq_tune_wanted(&whole) ? "scales" : "none";
+    whole.sequential = kq_sequential_wanted(&whole) ? "yes" : "none";
     if (!strcmp(whole.tune, "none"))
         return round_model(model, out, &whole, report_json, err);
     /* before a text is read to tune on */

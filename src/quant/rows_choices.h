@@ -5,7 +5,7 @@
 #define KQ_QUANT_ROWS_CHOICES_H
 
 #include "prepare/measure.h"
-#include "quant/allocate.h"
+#include "allocate/allocate.h"
 #include "quant/work.h"
 
 /* The choices without their losses, which are 0: those of the embedding, then those of the head. *n is 1

@@ -641,6 +641,21 @@ static const kq_setting table[] = {
      .takers = KQ_FOR_QUANTIZE,
      .at = {QUANTIZE(tune_tokens)}},
 
+    {.name = "sequential",
+     .type = KQ_SETTING_WORD,
+     .argument = "W",
+     .value = "auto",
+     .low = "none",
+     .words = "auto yes none",
+     .help = "yes: round from the lowest block up, each module towards a target that corrects what the "
+             "rounded modules below it have got wrong, on at most 32768 tokens of the same text; none: each "
+             "module by itself; auto: yes, but none with --only, with --method none, and with --factors "
+             "without --text",
+     .group = "rounding",
+     .takers = KQ_FOR_QUANTIZE,
+     .marks = KQ_IN_CHECKPOINT,
+     .at = {QUANTIZE(sequential)}},
+
     /* ---- export ---- */
     {.name = "type",
      .type = KQ_SETTING_TEXT,

@@ -69,7 +69,7 @@ static bool is_ours(const char *name)
 {
     static const char *const stems[] = {"block-",  "factors-",   "forecast-", "imatrix-", "measured-",
                                         "tokens-", "gradients-", "input-",    "grad-",    "rowfactors-",
-                                        "packed-", "teacher-",   "state-"};
+                                        "packed-", "teacher-",   "state-",    "stream-"};
     if (!strncmp(name, "job.json", 8) || !strcmp(name, "lock"))
         return true;
     for (size_t i = 0; i < sizeof stems / sizeof *stems; i++) {

@@ -61,7 +61,7 @@ completes() { # EXPECTED WORDS...
 }
 completes "quantize" kronq qua
 completes "flipflop flipflop-tokens" kronq quantize model --method fl
-completes "--seq-len --seed" kronq quantize --se
+completes "--seq-len --sequential --seed" kronq quantize --se
 completes "--no-parse-special" kronq eval --no
 completes "text sampled" kronq compare m --labels ""
 completes "kronq gguf" kronq quantize --to ""

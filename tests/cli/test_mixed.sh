@@ -9,7 +9,7 @@ average() {
 }
 
 say "an average of 2.5 bits: kept, used up to a module, in config.json, the card and the report"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o mixed --bits 2.5 $CAL --json --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o mixed --bits 2.5 $CAL --json --quiet
 cp must.out mixed.json
 has mixed.json bits allocation/average allocation/least_possible allocation/forecast_loss modules/$A.mlp.up_proj/forecast_loss
 near "$(average mixed.json)" "$(get mixed.json bits)" 1e-6 || fail "the modules' average is $(average mixed.json), bits says $(get mixed.json bits)"
@@ -28,7 +28,7 @@ near "$(get mixed/config.json quantization_config/bits_average)" "$(get mixed.js
 grep -q -- "--bits 2.5 " mixed/README.md && grep -q "mixed-precision" mixed/README.md || fail "the card"
 
 say "it is better than 2 bits and worse than 3, by the forecast and by the KL divergence; loads, runs, exports"
-for k in 2 3; do must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o whole$k --bits $k $CAL --json --quiet; get must.out predicted_loss >whole$k.loss; done
+for k in 2 3; do must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o whole$k --bits $k $CAL --json --quiet; get must.out predicted_loss >whole$k.loss; done
 for m in mixed whole2 whole3; do
     must "$KRONQ" eval $m --ppl "$TEXT" --ctx 64 --chunks 6 --kld "$HF" --json --quiet
     get must.out kld >$m.kld
@@ -47,60 +47,60 @@ grep -aq "Quantized by kronq to 2.4[0-9] bits" dense.gguf || fail "the GGUF's de
 
 say "calibrate, then --factors: the same bytes; the plan from factors tells each module's bits"
 must "$KRONQ" calibrate "$HF" -o f.safetensors $CAL --quiet
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o filed --bits 2.5 --factors f.safetensors --seed 3 --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o filed --bits 2.5 --factors f.safetensors --seed 3 --quiet
 same mixed filed "--exclude=config.json --exclude=README.md"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" --bits 2.5 --factors f.safetensors --seed 3 --dry-run --json
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" --bits 2.5 --factors f.safetensors --seed 3 --dry-run --json
 cp must.out plan.json
 [ "$(get plan.json bits_settled)" = true ] || fail "bits_settled"
 near "$(get plan.json bits)" "$(get mixed.json bits)" 1e-4 && near "$(get plan.json bpw)" "$(get mixed.json bpw)" 1e-4 || fail "the plan's bits and bpw"
 for i in 0 5 13 20; do
     [ "$(get plan.json modules/$i/bits)" = "$(get mixed.json "modules/$(get plan.json modules/$i/name)/bits")" ] || fail "the plan's module $i"
 done
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" --bits 2.5 $CAL --dry-run --json
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" --bits 2.5 $CAL --dry-run --json
 [ "$(get must.out bits_settled bits modules/0/bits | tr '\n' ' ')" = "false 2.5 2.5 " ] || fail "a plan without factors"
 kept=$(get must.out planned_disk_bytes)
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" --bits 2 $CAL --dry-run --json
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" --bits 2 $CAL --dry-run --json
 # the factors of all modules, f32 triangles: for each block 2 (64 65) + 2 (32 33) of outputs, ...
 awk -v a="$kept" -v b="$(get must.out planned_disk_bytes)" -v f="$(stat -c %s f.safetensors)" 'BEGIN { d = a - b; exit !(d > 0.9 * f && d < 1.2 * f) }' ||
     fail "disk: $kept with factors kept, $(get must.out planned_disk_bytes) without, they have $(stat -c %s f.safetensors)"
 
 say "one thread, the same bytes"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o one --bits 2.5 $CAL --threads 1 --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o one --bits 2.5 $CAL --threads 1 --quiet
 same mixed one
 
 say "killed at seven moments, resumed: the same bytes"
 for i in 1 2 3 4 5 6 7; do
     rm -rf part
-    "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o part --bits 2.5 $CAL --quiet 2>/dev/null &
+    "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o part --bits 2.5 $CAL --quiet 2>/dev/null &
     pid=$!
     sleep 0.$((i * 13))
     kill -9 $pid 2>/dev/null
     wait $pid 2>/dev/null
-    must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o part --bits 2.5 $CAL --quiet --resume
+    must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o part --bits 2.5 $CAL --quiet --resume
     same part mixed
 done
 
 say "exceptions: the first rule that matches counts, with a whole number and with an average"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --module-bits 'layers\.1\.mlp\.down=4' --module-bits 'mlp\.down|v_proj=3' --quiet --json
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --module-bits 'layers\.1\.mlp\.down=4' --module-bits 'mlp\.down|v_proj=3' --quiet --json
 cp must.out rules.json
 [ "$(get rules.json modules/model.layers.1.mlp.down_proj/bits modules/model.layers.0.mlp.down_proj/bits modules/$A.self_attn.v_proj/bits modules/$A.self_attn.q_proj/bits |
     tr '\n' ' ')" = "4 3 3 2 " ] || fail "rules"
 [ "$(get rules/config.json quantization_config/module_bits_rules/0)" = 'layers\.1\.mlp\.down=4' ] || fail "module_bits_rules"
 grep -qF -- "--module-bits 'layers\.1\.mlp\.down=4'" rules/README.md || fail "the card's command"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --module-bits 'layers\.1\.mlp\.down=4' --module-bits 'mlp\.down|v_proj=3' --resume --json
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --module-bits 'layers\.1\.mlp\.down=4' --module-bits 'mlp\.down|v_proj=3' --resume --json
 [ "$(get must.out complete)" = true ] || fail "complete"
-refuse 1 "module_bits_rules" "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --module-bits 'mlp\.down|v_proj=3' --resume --quiet
-refuse 1 "module_bits_rules" "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --resume --quiet
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o both --bits 2.5 --factors f.safetensors --module-bits 'layers\.0\.mlp=2' --quiet --json
+refuse 1 "module_bits_rules" "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --module-bits 'mlp\.down|v_proj=3' --resume --quiet
+refuse 1 "module_bits_rules" "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o rules --bits 2 $CAL --resume --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o both --bits 2.5 --factors f.safetensors --module-bits 'layers\.0\.mlp=2' --quiet --json
 [ "$(get must.out modules/$A.mlp.up_proj/bits modules/$A.mlp.down_proj/bits modules/$A.mlp.gate_proj/bits | tr '\n' ' ')" = "2 2 2 " ] || fail "rules and an average"
 awk -v b="$(get must.out bits)" 'BEGIN { exit !(b <= 2.5 && b > 2.4) }' || fail "rules and an average: $(get must.out bits)"
 must "$KRONQ" quantize "$HF" -o nocurve --bits 2 --method none --module-bits 'down_proj=3' --quiet
 
 say "resuming with other bits is refused"
-refuse 1 "made with bits_asked 2.5, now it is 2.6" "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o mixed --bits 2.6 $CAL --resume --quiet
-refuse 1 "made with bits_asked 2.5, now it is 2" "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o mixed --bits 2 $CAL --resume --quiet
-refuse 1 "made with bits 2, now it is 2.5" "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o whole2 --bits 2.5 $CAL --resume --quiet
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o mixed --bits 2.5 $CAL --resume --quiet
+refuse 1 "made with bits_asked 2.5, now it is 2.6" "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o mixed --bits 2.6 $CAL --resume --quiet
+refuse 1 "made with bits_asked 2.5, now it is 2" "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o mixed --bits 2 $CAL --resume --quiet
+refuse 1 "made with bits 2, now it is 2.5" "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o whole2 --bits 2.5 $CAL --resume --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o mixed --bits 2.5 $CAL --resume --quiet
 
 say "refusals"
 Q="$KRONQ quantize $HF -o never --tune none --quiet"
@@ -109,7 +109,7 @@ refuse 2 "the method input-only predicts no loss" $Q --bits 2.5 --method input-o
 refuse 2 "the method none predicts no loss" $Q --bits 2.5 --method none
 must "$KRONQ" calibrate "$HF" -o in.safetensors --method input-only $CAL --quiet
 refuse 2 "in.safetensors: the method input-only predicts no loss" $Q --bits 2.5 --factors in.safetensors
-refuse 2 "in.safetensors: the method input-only predicts no loss" "$KRONQ" quantize --tune none --embed-bits 8 "$HF" --dry-run --bits 2.5 --factors in.safetensors
+refuse 2 "in.safetensors: the method input-only predicts no loss" "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" --dry-run --bits 2.5 --factors in.safetensors
 refuse 2 "with --module-bits the average is at least" $Q --bits 2.1 --module-bits mlp=4 $CAL
 for r in mlp mlp= =3 mlp=5 mlp=33 mlp=x; do refuse 2 "expected REGEX=BITS" $Q --module-bits $r $CAL; done
 refuse 2 "\(=3: not a regular expression" $Q --module-bits '(=3' $CAL
@@ -119,11 +119,11 @@ refuse 2 "does not belong to --to gguf" "$KRONQ" quantize "$HF" --to gguf --type
 [ ! -e never ] || fail "a refused command left its output"
 
 say "--shrink: in config.json and on the card; the default is 0.5, and 0 is none"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o shrunk --factors f.safetensors --seed 3 --shrink 0.1 --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o shrunk --factors f.safetensors --seed 3 --shrink 0.1 --quiet
 [ "$(get shrunk/config.json quantization_config/shrink)" = 0.1 ] && grep -q -- "--shrink 0.1 " shrunk/README.md || fail "shrink is not on record"
 cmp -s shrunk/model.safetensors whole2/model.safetensors && fail "--shrink changes nothing"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o usual --factors f.safetensors --seed 3 --shrink 0.5 --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o usual --factors f.safetensors --seed 3 --shrink 0.5 --quiet
 same usual whole2 "--exclude=config.json --exclude=README.md"
-must "$KRONQ" quantize --tune none --embed-bits 8 "$HF" -o unshrunk --factors f.safetensors --seed 3 --shrink 0 --quiet
+must "$KRONQ" quantize --tune none --sequential none --embed-bits 8 "$HF" -o unshrunk --factors f.safetensors --seed 3 --shrink 0 --quiet
 [ "$(get unshrunk/config.json quantization_config/shrink)" = 0.0 ] && ! cmp -s unshrunk/model.safetensors whole2/model.safetensors || fail "--shrink 0"
 echo ok

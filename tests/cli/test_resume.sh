@@ -91,6 +91,23 @@ try_unfinished() {
     fail "could not catch $1 unfinished"
 }
 
+say "rounding from the lowest block up: damaged streams and factors are refused, and others' wishes"
+try_unfinished up 'up/.kronq-work/block-00000*.seal' "$KRONQ" quantize --tune none "$HF" $CAL $SLOW
+for f in $(ls up/.kronq-work | grep -E '^stream-.*f32$') factors-00002.safetensors; do
+    cp -r up hurt
+    poke hurt/.kronq-work/$f $(($(stat -c %s hurt/.kronq-work/$f) - 9))
+    "$KRONQ" quantize --tune none "$HF" -o hurt $CAL $SLOW --resume --quiet >/dev/null 2>hurt.err && hurt=none || hurt=$(cat hurt.err)
+    case $f:$hurt in
+    stream-*:none) ;; # the one that is not read any more
+    *:*$f*damaged* | *:*$f*--fresh*) refused="${refused-} ${f%%-*}" ;;
+    *) fail "$f was damaged: $hurt" ;;
+    esac
+    rm -rf hurt
+done
+case "${refused-}" in *stream*factors*) ;; *) fail "refused:${refused-}" ;; esac
+refuse 1 'started with sequential "yes", now it is "none"' "$KRONQ" quantize --tune none "$HF" -o up $CAL $SLOW --sequential none --resume --quiet
+
+SLOW="$SLOW --sequential none"
 say "an unfinished folder: refused without --resume, and with other settings, which are named"
 try_unfinished un 'un/.kronq-work/block-00002*.seal' "$KRONQ" quantize --tune none "$HF" $CAL $SLOW
 [ ! -e un/config.json ] || fail "config.json"
@@ -160,6 +177,7 @@ grep -q "complete already" must.err || fail "not a word of being complete"
 refuse 1 "other settings" "$KRONQ" calibrate "$HF" -o whole.safetensors $CAL --only "$ONLY" --rho 0.1 --resume --quiet
 refuse 2 "exists already" "$KRONQ" calibrate "$HF" -o whole.safetensors $CAL --only "$ONLY" --quiet
 
+SLOW=${SLOW% --sequential none}
 say "calibrate: unfinished, damaged"
 try_unfinished uf.safetensors 'uf.safetensors.work/factors-00002*.seal' "$KRONQ" calibrate "$HF" $CAL $SLOW
 refuse 2 "holds unfinished work" "$KRONQ" calibrate "$HF" -o uf.safetensors $CAL $SLOW --quiet

@@ -1,7 +1,7 @@
 /* Sharing out bits and bytes, against all assignments. */
 #include "base/rng.h"
 #include "check.h"
-#include "quant/allocate.h"
+#include "allocate/allocate.h"
 
 enum { N = 8, ALL = 6561 /* 3^N */ };
 

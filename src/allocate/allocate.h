@@ -1,8 +1,8 @@
 /* Sharing out bits or bytes: every item (a module, the embedding) has a table of choices, and one choice of
  * each item is taken, so that the sum of their losses is small and the sum of their costs is within a budget.
  */
-#ifndef KQ_QUANT_ALLOCATE_H
-#define KQ_QUANT_ALLOCATE_H
+#ifndef KQ_ALLOCATE_ALLOCATE_H
+#define KQ_ALLOCATE_ALLOCATE_H
 
 #include "base/error.h"
 

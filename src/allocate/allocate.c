@@ -1,7 +1,7 @@
 /* Steps along each item's lower convex hull, the most useful first: this is optimal wherever the budget
  * ends between two steps, and allocate.h says how far it may be from the optimum elsewhere. Dynamic
  * programming would be exact, but needs a table as long as the model has weights. */
-#include "quant/allocate.h"
+#include "allocate/allocate.h"
 
 #include <math.h>
 #include <stdlib.h>
