@@ -42,8 +42,8 @@ static void usage(FILE *to)
         kq_version());
     for (size_t i = 0; commands[i].name; i++)
         fprintf(to, "  kronq %-10s %s\n", commands[i].name, commands[i].about);
-    fprintf(to, "\nMODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint, everywhere; report "
-                "takes a DIR, selfcheck nothing.\n"
+    fprintf(to, "\nMODEL is a Hugging Face folder, a .gguf file, a kronq checkpoint or an EXL3 folder, "
+                "everywhere; report takes a DIR, selfcheck nothing.\n"
                 "`kronq help COMMAND` or `kronq COMMAND --help` explains a command. Of an option given twice "
                 "the last counts. Try:\n\n"
                 "  kronq quantize model.gguf -o out --bits 2\n"

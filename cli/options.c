@@ -348,7 +348,7 @@ static int check_whole(const cli *c, const char *noun)
     if (!c->model && noun) {
         cli_say("kronq %s: %s is missing (%s); see kronq %s --help", c->command, noun,
                 strcmp(noun, "MODEL") ? "the folder that kronq compare wrote"
-                                      : "a folder, a .gguf file or a kronq checkpoint",
+                                      : "a folder, a .gguf file, a kronq checkpoint or an EXL3 folder",
                 c->command);
         return EXIT_USAGE;
     }

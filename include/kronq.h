@@ -50,8 +50,9 @@
  *
  * WHAT HOLDS EVERYWHERE
  *
- * Models. MODEL is a Hugging Face folder, a .gguf file or a kronq checkpoint (a folder that kq_quantize
- * wrote). Tensors and modules have their Hugging Face names, whatever the file calls them.
+ * Models. MODEL is a Hugging Face folder, a .gguf file, a kronq checkpoint (a folder that kq_quantize wrote)
+ * or an EXL3 folder (exllamav3's). Tensors and modules have their Hugging Face names, whatever the file calls
+ * them.
  *
  * Pointers. A pointer may be NULL only where this header says so; everything else is a mistake of the program
  * that is not looked for. Texts end with a NUL where no size stands beside them. An array of 0 entries may be
@@ -516,14 +517,15 @@ void kq_model_close(kq_model *model); /* NULL is fine */
 /* What the files say. */
 typedef struct kq_model_info {
     const char *path;
-    const char *kind;         /* "kronq checkpoint", "GGUF" or "Hugging Face folder" */
+    const char *kind;         /* "kronq checkpoint", "EXL3 folder", "GGUF" or "Hugging Face folder" */
     const char *architecture; /* "llama" or "qwen3" */
     size_t n_layer, d_model, n_head, n_kv_head, head_dim, d_ff, vocab_size;
     size_t context; /* tokens the model was made for; 0: it does not say */
     bool tied_embeddings;
     double rope_theta;
     const char *rope_scaling_json; /* as in a config.json; NULL: none */
-    const char *quantization_json; /* a kronq checkpoint's quantization_config; NULL: none */
+    /* the quantization_config of a kronq checkpoint or an EXL3 folder; NULL: none */
+    const char *quantization_json;
     double bits;         /* of the linears' weights as stored in kronq's trellis, on average; 0: none */
     size_t n_parameters; /* of the architecture */
     size_t n_tensors;    /* in the files */

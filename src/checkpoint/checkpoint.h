@@ -133,7 +133,8 @@ kq_status kq_model_file_open(const char *path, kq_isa isa, kq_model_file **out, 
 void kq_model_file_close(kq_model_file *f); /* NULL is fine */
 const kq_source *kq_model_file_source(const kq_model_file *f);
 const kq_weights *kq_model_file_weights(const kq_model_file *f);
-/* How many bits a weight of this linear has in the file: k when it is packed, 0 when it is a plain tensor. */
+/* How many bits a weight of this linear has in the file: k when it is packed (EXL3 too), 0 when it is a
+ * plain tensor. */
 int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id);
 /* A packed linear as it is in the file. The arrays of *out are checked and borrowed, so do not free them;
  * out->trellis may be at an odd address. *trellis is its code, borrowed; NULL: the linear is not packed.

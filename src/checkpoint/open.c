@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "checkpoint/checkpoint.h"
+#include "format/exl3.h"
 #include "format/json.h"
 
 #include <jansson.h>
@@ -96,7 +97,11 @@ int kq_model_file_bits(const kq_model_file *f, size_t layer, kq_linear_id id)
 {
     char module[128];
     const kq_tensor *t = find_trellis(f->src, layer, id, module);
-    return t && t->rank == 3 ? (int)(t->shape[2] / 16) : 0;
+    if (!t) {
+        t = kq_source_find(f->src, kq_model_linear(kq_source_config(f->src), layer, id).name);
+        return t && t->exl3 ? t->exl3->bits : 0;
+    }
+    return t->rank == 3 ? (int)(t->shape[2] / 16) : 0;
 }
 
 kq_status kq_model_file_packed(const kq_model_file *f, size_t layer, kq_linear_id id, kq_packed *out,

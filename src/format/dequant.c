@@ -29,7 +29,7 @@ const char *kq_dtype_name(kq_dtype dtype)
     static const char *const names[] = {"F32",  "F16",    "BF16", "I8",      "I16",     "I32",
                                         "I64",  "U8",     "BOOL", "Q8_0",    "Q4_0",    "Q4_1",
                                         "Q5_0", "Q5_1",   "Q4_K", "Q5_K",    "Q6_K",    "Q2_K",
-                                        "Q3_K", "IQ4_NL", "F64",  "F8_E4M3", "F8_E5M2", "other"};
+                                        "Q3_K", "IQ4_NL", "F64",  "F8_E4M3", "F8_E5M2", "EXL3", "other"};
     return (size_t)dtype < sizeof names / sizeof *names ? names[dtype] : "?";
 }
 
@@ -305,6 +305,7 @@ bool kq_dequantize(kq_dtype dtype, const uint8_t *src, size_t n_elem, float *dst
     case KQ_T_F64: EACH(8, (float)load_f64(p));
     case KQ_T_F8_E4M3: EACH(1, e4m3(*p));
     case KQ_T_F8_E5M2: EACH(1, kq_f16_to_f32((uint16_t)(*p << 8))); /* the upper half of an F16 */
+    case KQ_T_EXL3:
     case KQ_T_OTHER: break;
     }
     return false;

@@ -32,6 +32,7 @@ typedef enum kq_dtype {
     KQ_T_F64,
     KQ_T_F8_E4M3,
     KQ_T_F8_E5M2,
+    KQ_T_EXL3, /* a linear of exllamav3: kq_tensor.exl3 */
     KQ_T_OTHER /* well-formed, but not readable as numbers here */
 } kq_dtype;
 
@@ -48,6 +49,8 @@ typedef struct kq_tensor {
     /* FP8: a number for each block; kq_source_read_f32 multiplies. NULL: none */
     const struct kq_tensor *scale;
     size_t block_rows, block_cols;
+    /* KQ_T_EXL3: the linear's tensors, whose parts are data and size_bytes (trellis), and more; else NULL */
+    const struct kq_exl3 *exl3;
     /* GGUF llama q/k: rows are interleaved per head; kq_source_read_f32 undoes it */
     bool permuted_qk;
 } kq_tensor;

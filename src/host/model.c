@@ -39,15 +39,17 @@ static size_t count_parameters(const kq_config *c)
 }
 
 /* The average number of bits of the linears' weights. plain: the bits of linears that are not packed; 0: only
- * packed linears count. *stored: is any linear packed? */
+ * packed linears count, an EXL3 folder's
+ * too, whose linears the engine holds as plain ones. *stored: is any linear packed? */
 static double average_bits(const kq_model *m, int plain, bool *stored)
 {
     double bits = 0, weights = 0;
+    const bool dense = plain && kq_source_is_exl3(kq_model_file_source(m->file));
     *stored = false;
     for (size_t l = 0; l < m->cfg->n_layer; l++)
         for (int id = 0; id < KQ_N_LINEAR; id++) { /* they may differ */
             size_t rows, columns;
-            const int k = kq_model_file_bits(m->file, l, (kq_linear_id)id);
+            const int k = dense ? 0 : kq_model_file_bits(m->file, l, (kq_linear_id)id);
             kq_linear_shape(m->cfg, (kq_linear_id)id, &rows, &columns);
             *stored = *stored || k;
             if (!k && !plain)
@@ -90,7 +92,7 @@ static kq_status describe_json(kq_model *m, kq_error *err)
         if (!m->rope_json)
             return kq_fail(err, KQ_E_MEMORY, "out of memory: the configuration");
     }
-    if (kq_source_is_kronq(src)) {
+    if (kq_source_is_kronq(src) || kq_source_is_exl3(src)) {
         json_t *config = kq_json_again(kq_source_config_json(src));
         const json_t *quantization = json_object_get(config, "quantization_config");
         m->quantization_json = quantization ? json_dumps(quantization, JSON_COMPACT) : NULL;
@@ -105,10 +107,12 @@ static kq_status describe(kq_model *m, kq_error *err)
 {
     const kq_source *src = kq_model_file_source(m->file);
     const kq_config *c = m->cfg;
-    const bool kronq = kq_source_is_kronq(src), gguf = kq_source_kind_of(src) == KQ_SOURCE_GGUF;
+    const bool kronq = kq_source_is_kronq(src), exl3 = kq_source_is_exl3(src),
+               gguf = kq_source_kind_of(src) == KQ_SOURCE_GGUF;
     bool stored;
     m->info = (kq_model_info){.path = kq_source_path(src),
                               .kind = kronq  ? "kronq checkpoint"
+                                      : exl3 ? "EXL3 folder"
                                       : gguf ? "GGUF"
                                              : "Hugging Face folder",
                               .architecture = c->arch == KQ_ARCH_QWEN3 ? "qwen3" : "llama",

@@ -267,14 +267,14 @@ static kq_status parse_storage(const reader *r, kq_storage *storage)
     if (!quant)
         return KQ_OK;
     storage->kronq = method && !strcmp(method, "kronq");
-    if (storage->kronq)
+    storage->exl3 = method && !strcmp(method, "exl3");
+    if (storage->kronq || storage->exl3)
         return KQ_OK;
     if (method && !strcmp(method, "fp8"))
         return parse_fp8(quant, path, storage, err);
     return kq_fail(err, KQ_E_UNSUPPORTED,
                    "%s: quantization_config has quant_method \"%.100s\"%s; kronq reads unquantized models, "
-                   "FP8 with quant_method "
-                   "\"fp8\", and its own",
+                   "FP8 with quant_method \"fp8\", EXL3 with \"exl3\", and its own",
                    path, method ? method : "(none)",
                    is_other_fp8(quant, method) ? ", an FP8 format that it does not read" : "");
 }

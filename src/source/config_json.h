@@ -7,6 +7,7 @@
 /* How the weights are stored: quantization_config, and what names their file. */
 typedef struct kq_storage {
     bool kronq; /* quant_method "kronq" */
+    bool exl3;  /* quant_method "exl3": linears as exllamav3 packs them (source/exl3.h) */
     /* quant_method "fp8": F8_E4M3 with a scale (tensor NAME_scale_inv) for each block of a matrix */
     bool fp8;
     size_t block_rows, block_cols; /* fp8: weight_block_size; 0: one scale for a matrix */

@@ -410,6 +410,41 @@ static void warn_unused(const unused *u)
                 u->first_bias->file, u->n_bias, u->n_bias > 1 ? "es are" : " is", u->first_bias->name);
 }
 
+/* The linear of the architecture whose EXL3 tensors begin at all[i], which are neighbours in the order of
+ * names: it goes to f->tensor, and *i becomes the index of the last of them. *taken is false where all[i] is
+ * no such tensor. */
+static kq_status take_exl3(kq_hf_folder *f, const stored *all, size_t n, size_t *i, bool *taken,
+                           char room[NAME_CAP], kq_error *err)
+{
+    char name[NAME_CAP];
+    kq_model_tensor place;
+    kq_exl3_parts parts = {0};
+    const char *first = all[*i].t->name;
+    const size_t len = kq_exl3_module(first);
+    *taken = false;
+    if (!len || len + sizeof ".weight" > sizeof name)
+        return KQ_OK;
+    snprintf(name, sizeof name, "%.*s.weight", (int)len, first);
+    const char *placed = placed_name(&f->cfg, name, room);
+    if (!placed || !kq_model_tensor_find(&f->cfg, placed, &place) || place.rank != 2)
+        return KQ_OK;
+    *taken = true;
+    for (size_t j = *i; j < n && !strncmp(all[j].t->name, first, len + 1); j++)
+        if (kq_exl3_module(all[j].t->name) == len && kq_exl3_take(&parts, all[j].t))
+            *i = j;
+    if (placed != room)
+        snprintf(room, NAME_CAP, "%s", placed);
+    return kq_exl3_linear(&f->exl3, &parts, room, place.rows, place.cols, &f->tensor[f->n++], err);
+}
+
+/* exllamav3 stores a head of its own even where config.json ties it to the embedding. */
+static void untie_exl3_head(kq_hf_folder *f, const stored *all, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(all[i].t->name, "lm_head.trellis"))
+            f->cfg.tie_embeddings = false;
+}
+
 /* The tensors that have a place, under the name of that place; scales go to f->scale. */
 static kq_status choose(kq_hf_folder *f, const stored *all, size_t n, kq_error *err)
 {
@@ -421,7 +456,19 @@ static kq_status choose(kq_hf_folder *f, const stored *all, size_t n, kq_error *
         (status = kq_alloc_for((void **)&f->scale, n, sizeof *f->scale, "the tensor table", err)) ||
         (status = kq_alloc_for((void **)&f->name, n, sizeof *f->name, "the tensor names", err)))
         return status;
+    if (f->storage.exl3) {
+        untie_exl3_head(f, all, n);
+        if ((status = kq_exl3_set_open(&f->exl3, n, err)))
+            return status;
+    }
     for (size_t i = 0; i < n; i++) {
+        bool taken = false;
+        if (f->storage.exl3 && (status = take_exl3(f, all, n, &i, &taken, f->name[n_name], err)))
+            return status;
+        if (taken) {
+            n_name++;
+            continue;
+        }
         const kq_tensor *t = all[i].t;
         const char *placed = f->storage.kronq ? t->name : placed_name(&f->cfg, t->name, room);
         if (!placed && ends_with(t->name, scale_end)) {
@@ -598,5 +645,6 @@ void kq_hf_folder_close(kq_hf_folder *f)
     kq_free(f->tensor);
     kq_free(f->scale);
     kq_free(f->name);
+    kq_exl3_set_close(&f->exl3);
     *f = (kq_hf_folder){0};
 }

@@ -4,6 +4,7 @@
 #define KQ_SOURCE_HF_FOLDER_H
 
 #include "source/config_json.h"
+#include "source/exl3.h"
 #include "format/safetensors_write.h"
 
 typedef struct kq_hf_folder {
@@ -17,6 +18,7 @@ typedef struct kq_hf_folder {
     size_t n;
     kq_tensor *scale; /* owned [n_scale]; of FP8 matrices, which point to them */
     size_t n_scale;
+    kq_exl3_set exl3;  /* the linears of an EXL3 folder, to which tensors point */
     char (*name)[128]; /* owned; names that got a prefix */
 } kq_hf_folder;
 
@@ -33,8 +35,9 @@ typedef struct kq_hf_folder {
  *     there is a warning, and cfg.tie_embeddings becomes false. Where lm_head.weight is stored without an
  *     embedding, it stands for the embedding.
  * Where a tensor is missing, transformers would go on with random numbers; the caller must refuse (source.c
- * does). The end tokens of generation_config.json take the place of config.json's. The tensors of a kronq
- * checkpoint are all taken as they are named.
+ * does). The linears of an EXL3 folder become tensors NAME.weight; a head among them is not tied, whatever
+ * config.json says, as in exllamav3. The end tokens of generation_config.json take the place of
+ * config.json's. The tensors of a kronq checkpoint are all taken as they are named.
  * KQ_E_UNSUPPORTED: an adapter, other weight files, FP8 in a form that is not read. *out is zeroed on
  * failure. */
 kq_status kq_hf_folder_open(const char *dir, kq_hf_folder *out, kq_error *err);

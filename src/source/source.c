@@ -271,6 +271,11 @@ bool kq_source_is_kronq(const kq_source *src)
     return src->folder.storage.kronq;
 }
 
+bool kq_source_is_exl3(const kq_source *src)
+{
+    return src->folder.storage.exl3;
+}
+
 size_t kq_source_n_tensors(const kq_source *src)
 {
     return src->n;
@@ -362,6 +367,26 @@ static void apply_scale(const kq_tensor *t, size_t row0, size_t n_rows, float *d
         }
 }
 
+/* KQ_E_NUMERIC names the first of the values that is NaN or Inf. */
+static kq_status check_finite(const kq_tensor *t, const float *x, size_t row0, size_t n_rows, size_t cols,
+                              kq_error *err)
+{
+    const size_t bad = first_not_finite(x, n_rows * cols);
+    if (bad < n_rows * cols)
+        return kq_fail(err, KQ_E_NUMERIC, "%s: %.200s holds %s at index %zu (row %zu, column %zu)", t->file,
+                       t->name, x[bad] != x[bad] ? "NaN" : "Inf", row0 * cols + bad, row0 + bad / cols,
+                       bad % cols);
+    return KQ_OK;
+}
+
+static kq_status read_exl3(const kq_tensor *t, size_t row0, size_t n_rows, float *dst, kq_error *err)
+{
+    const kq_status status = kq_exl3_read_rows(t->exl3, t->shape[1], row0, n_rows, dst, err);
+    if (n_rows == t->shape[0]) /* a band of rows lies all over the trellis */
+        kq_map_release(t->data, t->size_bytes);
+    return status ? status : check_finite(t, dst, row0, n_rows, t->shape[1], err);
+}
+
 kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t row0, size_t n_rows, float *dst,
                              kq_error *err)
 {
@@ -372,6 +397,8 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
     if (row0 > rows || n_rows > rows - row0)
         return kq_fail(err, KQ_E_ARG, "%s: %.200s has %zu rows, rows %zu to %zu were asked for", t->file,
                        t->name, rows, row0, row0 + n_rows);
+    if (t->exl3)
+        return read_exl3(t, row0, n_rows, dst, err);
     if (!kq_dtype_block(t->dtype, &elems, &bytes)) {
         const char *name = NULL;
         for (size_t i = 0; src->gguf && i < src->n && !name; i++)
@@ -392,12 +419,7 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
         apply_scale(t, row0, n_rows, dst);
     if (!t->permuted_qk || n_rows == rows)
         kq_map_release(t->data + row0 * cols / elems * bytes, n_rows * cols / elems * bytes);
-    size_t bad = first_not_finite(dst, n_rows * cols);
-    if (bad < n_rows * cols)
-        return kq_fail(err, KQ_E_NUMERIC, "%s: %.200s holds %s at index %zu (row %zu, column %zu)", t->file,
-                       t->name, dst[bad] != dst[bad] ? "NaN" : "Inf", row0 * cols + bad, row0 + bad / cols,
-                       bad % cols);
-    return KQ_OK;
+    return check_finite(t, dst, row0, n_rows, cols, err);
 }
 
 static void hash_text(kq_hash *hash, const char *text)
@@ -437,6 +459,12 @@ kq_status kq_source_fingerprint(const kq_source *src, char hex[33], kq_error *er
         hash_text(hash, line);
         kq_hash_add(hash, t->data, t->size_bytes);
         kq_map_release(t->data, t->size_bytes);
+        if (t->exl3) {
+            snprintf(line, sizeof line, "code %s", kq_code_name(t->exl3->code));
+            hash_text(hash, line);
+            kq_hash_add(hash, t->exl3->suh, 2 * t->exl3->n_in);
+            kq_hash_add(hash, t->exl3->svh, 2 * t->exl3->n_out);
+        }
         if (t->scale) {
             snprintf(line, sizeof line, "scales %s of [%zu, %zu]", kq_dtype_name(t->scale->dtype),
                      t->block_rows, t->block_cols);

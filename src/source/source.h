@@ -1,6 +1,6 @@
-/* A model on disk: a Hugging Face folder (safetensors) or a .gguf file. Both give the same view: the names of
- * Hugging Face, its order of the rows of q and k, row-major shapes. The files are mapped; a tensor is
- * converted when it is read, and its pages are given back then. */
+/* A model on disk: a Hugging Face folder (safetensors; EXL3 too) or a .gguf file. Both give the same view:
+ * the names of Hugging Face, its order of the rows of q and k, row-major shapes. The files are mapped; a
+ * tensor is converted when it is read, and its pages are given back then. */
 #ifndef KQ_SOURCE_SOURCE_H
 #define KQ_SOURCE_SOURCE_H
 
@@ -16,9 +16,10 @@ typedef enum kq_source_kind { KQ_SOURCE_HF, KQ_SOURCE_GGUF } kq_source_kind;
  * there with its shape. A folder may also be a kronq
  * checkpoint (config.json has quantization_config.quant_method "kronq"): then a linear may come as
  * `<module>.trellis` and other tensors of the module instead of `<module>.weight`, and their shapes are
- * checked by the checkpoint room. source/hf_folder.h says which of a folder's files and tensors count.
- * KQ_E_UNSUPPORTED names what is not supported (model_type, attention_bias, sliding_window in use, experts,
- * rope type,
+ * checked by the checkpoint room. Or it may be an EXL3 folder (quant_method "exl3"): its linears are then
+ * tensors `<module>.weight` of type KQ_T_EXL3, which kq_source_read_f32 decodes. source/hf_folder.h says
+ * which of a folder's files and tensors count. KQ_E_UNSUPPORTED names what is not supported (model_type,
+ * attention_bias, sliding_window in use, experts, rope type,
  * ...). */
 kq_status kq_source_open(const char *path, kq_source **out, kq_error *err);
 void kq_source_close(kq_source *src);
@@ -27,6 +28,7 @@ const char *kq_source_path(const kq_source *src);
 kq_source_kind kq_source_kind_of(const kq_source *src);
 const kq_config *kq_source_config(const kq_source *src);
 bool kq_source_is_kronq(const kq_source *src);
+bool kq_source_is_exl3(const kq_source *src); /* config.json has quant_method "exl3" */
 
 size_t kq_source_n_tensors(const kq_source *src);
 const kq_tensor *kq_source_tensor(const kq_source *src, size_t i);       /* in file order */

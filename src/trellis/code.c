@@ -65,3 +65,9 @@ void kq_code_value(kq_code code, const float (*table)[2], uint32_t state, float 
     default: /* KQ_MCG */ v[0] = to_half(sum_of_halves(state * 0xCBAC1FEDu));
     }
 }
+
+void kq_code_values(kq_code code, float *values)
+{
+    for (uint32_t s = 0; s < 65536; s++)
+        kq_code_value(code, kq_hyb_table, s, values + s * (size_t)kq_code_V(code));
+}

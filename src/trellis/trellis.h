@@ -18,6 +18,8 @@ const char *kq_code_name(kq_code code); /* "hyb", "1mad", "3inst", "mul1", "mcg"
 /* The reverse. KQ_E_ARG: an unknown name. */
 kq_status kq_code_parse(const char *name, kq_code *out, kq_error *err);
 int kq_code_V(kq_code code); /* weights a step: 2 for hyb, 1 for the others */
+/* values [65536, V]: what each state means (docs/format.md); hyb's by kq_hyb_table. */
+void kq_code_values(kq_code code, float *values);
 
 /* kronq's own hyb table, 512 x 2: k-means of 2-D Gaussian samples, scaled to standard deviation 0.968246.
  * scripts/make_hyb_table.py made it. */
