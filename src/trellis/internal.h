@@ -140,6 +140,18 @@ void kq_viterbi_ref(const kq_walk_problem *w, int seam, int half_window, uint16_
  * finds the right one from fewer steps around it. The lowest step among equals. */
 int kq_seam_of(const kq_trellis *t, const kq_step *steps);
 
+/* ---- the search for other numbers of bits: viterbi_wide.c -------------------------------------------- */
+
+/* Does a code of k bits take it? */
+static inline bool kq_is_wide(int k)
+{
+    return k < 2 || k > 4;
+}
+size_t kq_viterbi_wide_scratch(int R);
+/* The tail-biting walk of a tile's targets w [256], finite: states [256]. Of t: value, R, half_window, isa.
+ */
+void kq_viterbi_wide(const kq_trellis *t, const float *w, uint16_t *states, void *scratch);
+
 /* ---- the search on vectors: viterbi_template.h ------------------------------------------------------- */
 
 /* One instruction set's search. search finds the states that kq_viterbi_ref finds, for at most t->batch

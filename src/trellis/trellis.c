@@ -23,7 +23,7 @@
  * mul1's seam lies where kq_seam_of puts it. At step 0 the same passes cost 1.80, 1.12, 0.73, 0.39, 0.23 % at
  * 2 bits, and 1.26, 0.79, 0.49, 0.29, 0.13 % at 4 bits, against a pass over the whole sequence with the seam
  * at step 0, whose error is 0.07 to 0.16 % larger. */
-enum { HALF_WINDOW_BITS = 256, HALF_WINDOW_STEPS = 64 };
+enum { HALF_WINDOW_BITS = 256, HALF_WINDOW_STEPS = 64, HALF_WINDOW_WIDE = 32 };
 
 const kq_viterbi *kq_viterbi_for(kq_isa isa)
 {
@@ -62,6 +62,8 @@ static kq_status choose_units(kq_trellis *t, kq_error *err)
     if (!(t->rms > 1e-3 && largest < 1e3))
         return kq_fail(err, KQ_E_ARG, "the hyb table has rms %g and largest value %g, want about 1", t->rms,
                        largest);
+    if (kq_is_wide(t->k))
+        return KQ_OK;
     t->W = reach[t->k] * 0.9 * t->rms;
     if (t->V == 1) {
         t->S = 32767 / fmax(t->W, largest);
@@ -153,8 +155,10 @@ kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2
     *out = NULL;
     if (code < 0 || code >= KQ_N_CODE)
         return kq_fail(err, KQ_E_ARG, "unknown trellis code %d", (int)code);
-    if (k < 2 || k > 4)
-        return kq_fail(err, KQ_E_ARG, "%d bits a weight (a trellis has 2, 3 or 4)", k);
+    const int most = kq_code_V(code) == 1 ? KQ_TRELLIS_BITS_MAX : 4;
+    if (k < (most > 4 ? 1 : 2) || k > most)
+        return kq_fail(err, KQ_E_ARG, "%d bits a weight (a trellis of the code %s has %s)", k,
+                       kq_code_name(code), most > 4 ? "1 to 8" : "2, 3 or 4");
     if (!table)
         table = kq_hyb_table;
     kq_trellis *t = kq_calloc(1, sizeof *t);
@@ -167,10 +171,12 @@ kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2
     t->R = k * t->V;
     t->n_steps = KQ_TILE_SIZE / t->V;
     t->planes = t->V == 1 ? 1 : 3;
-    t->half_window = t->V == 2 ? HALF_WINDOW_BITS / t->R : HALF_WINDOW_STEPS;
+    t->half_window = t->V == 2 ? HALF_WINDOW_BITS / t->R : k > 4 ? HALF_WINDOW_WIDE : HALF_WINDOW_STEPS;
+    t->batch = 1;
     kq_status st;
-    if ((st = make_values(t, table, err)) != KQ_OK || (st = make_entries(t, table, err)) != KQ_OK ||
-        (st = make_trace(t, err)) != KQ_OK || (st = make_lanes(t, err)) != KQ_OK) {
+    if ((st = make_values(t, table, err)) != KQ_OK ||
+        (!kq_is_wide(k) && ((st = make_entries(t, table, err)) != KQ_OK ||
+                            (st = make_trace(t, err)) != KQ_OK || (st = make_lanes(t, err)) != KQ_OK))) {
         kq_trellis_free(t);
         return st;
     }
@@ -245,7 +251,9 @@ double kq_trellis_weight_rms(const kq_trellis *t)
                                              [KQ_3INST] = {0.94, 0.93, 0.90},
                                              [KQ_MUL1] = {0.94, 0.93, 0.90},
                                              [KQ_MCG] = {0.94, 0.93, 0.90}};
-    return t->rms * fit[t->code][t->k - 2];
+    /* of mul1, whose largest value is 3.4 times its rms; that of the others is greater */
+    static const double wide[] = {[1] = 0.96, [5] = 0.88, [6] = 0.85, [7] = 0.82, [8] = 0.80};
+    return t->rms * (kq_is_wide(t->k) ? wide[t->k] : fit[t->code][t->k - 2]);
 }
 
 /* Targets of one tile as the integers of a step. */
@@ -302,7 +310,27 @@ enum { HEAD_BYTES = KQ_TRELLIS_BATCH * KQ_VITERBI_MAX_STEPS * (sizeof(kq_step) +
 size_t kq_trellis_scratch_bytes(const kq_trellis *t)
 {
     const kq_viterbi *vit = kq_viterbi_for(t->isa);
+    if (kq_is_wide(t->k))
+        return HEAD_BYTES + 64 + kq_viterbi_wide_scratch(t->R);
     return HEAD_BYTES + 64 + (vit ? vit->scratch_bytes(t) : kq_viterbi_ref_scratch(16, t->R, t->n_steps));
+}
+
+static void encode_wide(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed,
+                        float *decoded, char *scratch)
+{
+    uint16_t states[KQ_TILE_SIZE];
+    float *w = (float *)(void *)scratch; /* the head of the scratch has room for more */
+    const float most = (float)(16 * t->rms);
+    for (size_t i = 0; i < n_tiles; i++) {
+        for (size_t j = 0; j < KQ_TILE_SIZE; j++) {
+            const float x = tiles[i * KQ_TILE_SIZE + j];
+            w[j] = x > most ? most : x > -most ? x : x <= -most ? -most : 0; /* the last for NaN */
+        }
+        kq_viterbi_wide(t, w, states, scratch + HEAD_BYTES);
+        pack(t, states, packed + i * kq_trellis_words(t));
+        for (size_t j = 0; decoded && j < KQ_TILE_SIZE; j++)
+            decoded[i * KQ_TILE_SIZE + j] = t->value[states[j]];
+    }
 }
 
 void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed,
@@ -325,6 +353,10 @@ void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, 
                                      .ctx = ctx};
     *ctx = t;
 
+    if (kq_is_wide(t->k)) {
+        encode_wide(t, tiles, n_tiles, packed, decoded, aligned);
+        return;
+    }
     for (size_t i = 0, n; i < n_tiles; i += n) {
         n = n_tiles - i < (size_t)t->batch ? n_tiles - i : (size_t)t->batch;
         for (size_t b = 0; b < n; b++)
@@ -347,7 +379,7 @@ kq_status kq_trellis_error(const kq_trellis *t, double *out, kq_error *err)
     enum { TILES = 128, N = KQ_TRELLIS_BATCH * KQ_TILE_SIZE };
     const double rms = kq_trellis_weight_rms(t);
     float x[N], y[N];
-    uint16_t packed[KQ_TRELLIS_BATCH * 16 * 4];
+    uint16_t packed[KQ_TRELLIS_BATCH * 16 * KQ_TRELLIS_BITS_MAX];
     void *scratch;
     double sum = 0;
     kq_status st = kq_alloc_for(&scratch, kq_trellis_scratch_bytes(t), 1, "trellis scratch", err);

@@ -1,17 +1,18 @@
 /* The bitshift trellis code of QTIP (Tseng et al. 2024b): the 256 weights of a 16 x 16 tile as one
  * tail-biting walk through 2^16 states (docs/math.md, eq. 70 to 74).
  *
- * A weight takes k bits (2, 3 or 4), a step covers V weights and brings k V new bits: next state = ((state <<
- * kV) | new) mod 2^16. The 256 k bits of a tile form a circle: word 0 first, bit 15 of each word first. The
- * state of step t is the 16 bits from position t k V on, the first the most significant. Step t covers
- * weights t V .. t V + V - 1 of the tile, row by row. docs/format.md specifies the codes' values bit by bit.
+ * A weight takes k bits (2, 3 or 4; for EXL3 1 to 8), a step covers V weights and brings k V new bits: next
+ * state = ((state << kV) | new) mod 2^16. The 256 k bits of a tile form a circle: word 0 first, bit 15 of
+ * each word first. The state of step t is the 16 bits from position t k V on, the first the most significant.
+ * Step t covers weights t V .. t V + V - 1 of the tile, row by row. docs/format.md specifies the codes'
+ * values bit by bit.
  */
 #ifndef KQ_TRELLIS_TRELLIS_H
 #define KQ_TRELLIS_TRELLIS_H
 
 #include "base/isa.h"
 
-enum { KQ_TRELLIS_L = 16, KQ_TILE = 16, KQ_TILE_SIZE = 256, KQ_HYB_ENTRIES = 512 };
+enum { KQ_TRELLIS_L = 16, KQ_TRELLIS_BITS_MAX = 8, KQ_TILE = 16, KQ_TILE_SIZE = 256, KQ_HYB_ENTRIES = 512 };
 
 typedef enum kq_code { KQ_HYB = 0, KQ_1MAD, KQ_3INST, KQ_MUL1, KQ_MCG, KQ_N_CODE } kq_code;
 const char *kq_code_name(kq_code code); /* "hyb", "1mad", "3inst", "mul1", "mcg" */
@@ -28,8 +29,8 @@ extern const float kq_hyb_table[KQ_HYB_ENTRIES][2];
 /* A code at k bits, with the tables of its search. Read-only after creation: threads share it. */
 typedef struct kq_trellis kq_trellis;
 /* table: the hyb table to use (a checkpoint's, read during the call only), NULL for kq_hyb_table; the other
- * codes ignore it. *out is the caller's. KQ_E_ARG: k is not 2, 3 or 4, or the table is no code (not finite,
- * or its rms or its largest value are out of range); KQ_E_MEMORY. */
+ * codes ignore it. *out is the caller's. KQ_E_ARG: k is not 2, 3 or 4 (1 to 8 where V is 1), or the table is
+ * no code (not finite, or its rms or its largest value are out of range); KQ_E_MEMORY. */
 kq_status kq_trellis_new(kq_code code, int k, kq_isa isa, const float (*table)[2], kq_trellis **out,
                          kq_error *err);
 void kq_trellis_free(kq_trellis *t);
@@ -47,9 +48,10 @@ double kq_trellis_weight_rms(const kq_trellis *t);
  * words, decoded [n_tiles, 256] (may be NULL). A walk is tail-biting: a pass over the steps around the
  * seam fixes the overlap, a second pass is constrained to it (eq. 73). Costs are integers and ties go to the
  * lowest state, so that every instruction set gives the same bits. For the search alone, a step whose target
- * is longer than 9, 6.5, 4.8 times 0.9 rms (at 2, 3, 4 bits) is shortened to that; NaN counts as 0. scratch:
- * kq_trellis_scratch_bytes(t), one block a thread. Runs on the calling thread and cannot fail. Several tiles
- * a call are faster than one, because up to KQ_TRELLIS_BATCH of them share the loads of the tables. */
+ * is longer than 9, 6.5, 4.8 times 0.9 rms (at 2, 3, 4 bits; 16 rms at others) is shortened to that; NaN
+ * counts as 0. scratch: kq_trellis_scratch_bytes(t), one block a thread. Runs on the calling thread and
+ * cannot fail. Several tiles a call are faster than one, because up to KQ_TRELLIS_BATCH of them share the
+ * loads of the tables. */
 enum { KQ_TRELLIS_BATCH = 4 };
 size_t kq_trellis_scratch_bytes(const kq_trellis *t);
 void kq_trellis_encode(const kq_trellis *t, const float *tiles, size_t n_tiles, uint16_t *packed,
