@@ -48,7 +48,7 @@ static double scaled_energy(const kq_round_input *in, const kq_side *inputs, con
 kq_status kq_forecast_linear(const kq_round_input *in, const kq_round_options *opt, kq_forecast *out,
                              kq_error *err)
 {
-    kq_side inputs = kq_side_in(in), outputs = kq_side_out(in);
+    kq_side inputs = kq_side_in(in, 0), outputs = kq_side_out(in, 0);
     kq_side_weight w_in, w_out;
     *out = (kq_forecast){0};
     double energy = 0;

@@ -30,6 +30,7 @@ enum { BASE_MAX = 1024, INNER_MIN = 16 };
 
 struct kq_hadamard {
     size_t n, b;
+    size_t span; /* n, or the order of the blocks on the diagonal */
     bool fallback;
     float *base; /* owned: B [b, b] */
     /* order of what is applied as a dense product: b, or min(n, 16) when b is 1 (S = S' (x) S_16) */
@@ -151,7 +152,7 @@ kq_status kq_hadamard_new(size_t n, kq_hadamard **out, kq_error *err)
     kq_hadamard *h = kq_calloc(1, sizeof *h);
     if (!h)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: orthogonal transform of order %zu", n);
-    h->n = n;
+    h->n = h->span = n;
     h->b = h->inner = b;
     h->fallback = q > 1 && how == NONE;
     if ((st = kq_alloc_for((void **)&h->base, b * b, sizeof *h->base, "base of an orthogonal transform",
@@ -184,6 +185,17 @@ out:
     }
     *out = h;
     return KQ_OK;
+}
+
+kq_status kq_hadamard_new_blocks(size_t n, size_t block, kq_hadamard **out, kq_error *err)
+{
+    *out = NULL;
+    if (block == 0 || (block & (block - 1)) || n == 0 || n % block || n > (size_t)1 << 31)
+        return kq_fail(err, KQ_E_ARG, "orthogonal transform of order %zu in blocks of %zu", n, block);
+    kq_status st = kq_hadamard_new(block, out, err);
+    if (st == KQ_OK)
+        (*out)->n = n;
+    return st;
 }
 
 void kq_hadamard_free(kq_hadamard *h)
@@ -248,13 +260,14 @@ static void stage_4(float *x, size_t n, size_t h)
 void kq_hadamard_rows(const kq_hadamard *h, bool transpose, float *x, size_t rows, size_t ld, float *scratch)
 {
     const size_t n = h->n, b = h->inner;
-    const float scale = (float)(1 / sqrt((double)n));
+    const size_t span = h->span;
+    const float scale = (float)(1 / sqrt((double)span));
     for (size_t i = 0; i < rows; i++, x += ld) {
         kq_gemm_f32(false, transpose, n / b, b, b, scale, x, b, h->dense, b, 0, scratch, b);
         size_t step = b;
-        for (; step * 4 <= n; step *= 4)
+        for (; step * 4 <= span; step *= 4)
             stage_4(scratch, n, step);
-        if (step < n)
+        if (step < span)
             stage_2(scratch, n, step);
         memcpy(x, scratch, n * sizeof *x);
     }

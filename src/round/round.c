@@ -30,30 +30,13 @@ size_t kq_round_bytes(size_t m, size_t n)
     return bytes < (double)SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX;
 }
 
-/* X <- U_rows^T X U_cols; the way back is U_rows X U_cols^T. X [rows, cols], the orders of the two
- * transforms. */
-static kq_status rotate_both(const kq_hadamard *u_rows, const kq_hadamard *u_cols, bool back, float *X,
-                             int threads, kq_error *err)
-{
-    size_t m = kq_hadamard_order(u_rows), n = kq_hadamard_order(u_cols);
-    float *Y;
-    kq_status st = kq_alloc_for((void **)&Y, m * n, sizeof *Y, "rotation", err);
-    if (st != KQ_OK)
-        return st;
-    if ((st = kq_hadamard_rows_mt(u_cols, back, X, m, n, threads, err)) == KQ_OK) {
-        kq_transpose(X, m, n, Y, threads);
-        if ((st = kq_hadamard_rows_mt(u_rows, back, Y, n, m, threads, err)) == KQ_OK)
-            kq_transpose(Y, n, m, X, threads);
-    }
-    kq_free(Y);
-    return st;
-}
-
 /* ---- kq_round_linear ----------------------------------------------------------------------------------- */
 
 /* One linear while it is being rounded. Everything that is a pointer is owned, but for `in`. */
 typedef struct rounding {
     const kq_round_input *in;
+    kq_tile_rounder tiles;
+    bool zero; /* blocks alone: there is nothing to round */
     int threads;
     kq_side inputs, outputs;
     float *L_in, *L_out; /* L - I of each side; NULL for an identity factor */
@@ -75,8 +58,8 @@ static kq_status side_ldl(const kq_side *side, const kq_round_options *opt, int 
     if (!side->H)
         return KQ_OK;
     kq_status st = kq_side_rotated_factor(side, opt->shrink, threads, L, err);
-    if (st == KQ_OK && (st = kq_factor_condition_ldl(*L, kq_padded(side->n), opt->sigma_reg, extra, *L,
-                                                     threads, &why)) != KQ_OK) {
+    if (st == KQ_OK && (st = kq_factor_condition_ldl(*L, kq_padded_to(side->n, side->block), opt->sigma_reg,
+                                                     extra, *L, threads, &why)) != KQ_OK) {
         kq_free(*L);
         *L = NULL;
         kq_fail(err, st, "%s: %s: %s", side->module, side->factor, why.message);
@@ -95,7 +78,7 @@ static kq_status rotate_weight(rounding *z, kq_error *err)
     for (size_t i = 0; i < mp; i++)
         for (size_t j = 0; j < np; j++)
             z->Wp[i * np + j] = i < m && j < n ? z->in->W[i * n + j] / (sv[i] * su[j]) : 0;
-    if ((st = rotate_both(z->outputs.u, z->inputs.u, false, z->Wp, z->threads, err)) == KQ_OK)
+    if ((st = kq_rotate_both(z->outputs.u, z->inputs.u, false, z->Wp, z->threads, err)) == KQ_OK)
         z->energy = kq_sum_squares(z->Wp, mp * np);
     return st;
 }
@@ -104,6 +87,10 @@ static kq_status rotate_weight(rounding *z, kq_error *err)
 static kq_status choose_scale(rounding *z, const kq_trellis *t, kq_error *err)
 {
     const size_t count = z->packed.m_pad * z->packed.n_pad;
+    if (z->inputs.block) { /* it is in the scales of the sides */
+        z->packed.scale = z->zero ? 0 : 1;
+        return KQ_OK;
+    }
     const double scale = sqrt(z->energy / (double)count) / kq_trellis_weight_rms(t);
     if (!(scale <= KQ_PACKED_SCALE_MAX))
         return kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible",
@@ -113,17 +100,17 @@ static kq_status choose_scale(rounding *z, const kq_trellis *t, kq_error *err)
 }
 
 /* Eq. 56 to 60. Afterwards Wp holds the error and the factors' L are freed. */
-static kq_status round_tiles(rounding *z, const kq_trellis *t, kq_error *err)
+static kq_status round_tiles(rounding *z, kq_error *err)
 {
     const size_t mp = z->packed.m_pad, np = z->packed.n_pad, mn = mp * np,
-                 words = mn / KQ_TILE_SIZE * kq_trellis_words(t);
+                 words = mn / KQ_TILE_SIZE * z->tiles.words;
     const kq_ldlq_input in = {
         .Wp = z->Wp, .m = mp, .n = np, .L_in = z->L_in, .L_out = z->L_out, .scale = z->packed.scale};
     kq_status st;
     if ((st = kq_alloc_for((void **)&z->What, mn, sizeof *z->What, "rounded weights", err)) != KQ_OK ||
         (st = kq_alloc_for((void **)&z->packed.trellis, words, sizeof *z->packed.trellis, "packed weights",
                            err)) != KQ_OK ||
-        (st = kq_ldlq(t, &in, z->packed.trellis, z->What, z->threads, err)) != KQ_OK)
+        (st = kq_ldlq_with(&z->tiles, &in, z->packed.trellis, z->What, z->threads, err)) != KQ_OK)
         return st;
     kq_free(z->L_in);
     kq_free(z->L_out);
@@ -144,7 +131,7 @@ static kq_status predict_loss(rounding *z, kq_error *err)
 {
     const kq_round_input *in = z->in;
     const float *su = z->inputs.scales, *sv = z->outputs.scales;
-    kq_status st = rotate_both(z->outputs.u, z->inputs.u, true, z->Wp, z->threads, err);
+    kq_status st = kq_rotate_both(z->outputs.u, z->inputs.u, true, z->Wp, z->threads, err);
     if (st != KQ_OK)
         return st;
     for (size_t i = 0; i < in->m; i++)
@@ -162,20 +149,30 @@ kq_status kq_round_linear(const kq_trellis *t, const kq_round_input *in, const k
     if (st != KQ_OK)
         return st;
     rounding z = {.in = in,
+                  .tiles = opt->tiles ? *opt->tiles : kq_trellis_rounder(t),
                   .threads = kq_at_least_one(opt->threads),
-                  .inputs = kq_side_in(in),
-                  .outputs = kq_side_out(in),
-                  .packed = {.m = in->m, .n = in->n, .m_pad = kq_padded(in->m), .n_pad = kq_padded(in->n)},
+                  .inputs = kq_side_in(in, opt->block),
+                  .outputs = kq_side_out(in, opt->block),
+                  .packed = {.m = in->m,
+                             .n = in->n,
+                             .m_pad = kq_padded_to(in->m, opt->block),
+                             .n_pad = kq_padded_to(in->n, opt->block)},
                   .report = {.predicted_loss = NAN}};
     if ((st = kq_side_begin(&z.inputs, opt->seed, err)) == KQ_OK &&
         (st = kq_side_begin(&z.outputs, opt->seed, err)) == KQ_OK &&
         (st = kq_sides_scale(in, opt->channel_scales, &z.inputs, &z.outputs, err)) == KQ_OK &&
+        (!opt->block || (st = kq_sides_settle(in, kq_trellis_weight_rms(t), &z.inputs, &z.outputs, &z.zero,
+                                              err)) == KQ_OK) &&
         (st = side_ldl(&z.inputs, opt, &z.report.extra_in, &z.L_in, err)) == KQ_OK &&
         (st = side_ldl(&z.outputs, opt, &z.report.extra_out, &z.L_out, err)) == KQ_OK &&
         (st = rotate_weight(&z, err)) == KQ_OK && (st = choose_scale(&z, t, err)) == KQ_OK)
-        st = round_tiles(&z, t, err);
+        st = round_tiles(&z, err);
     if (st == KQ_OK && in->predicts)
         st = predict_loss(&z, err);
+    for (size_t j = 0; st == KQ_OK && z.zero && j < in->n; j++)
+        z.inputs.scales[j] = 0;
+    if (st == KQ_OK && opt->block)
+        z.packed.scale = 1;
     if (st == KQ_OK) {
         z.packed.su = z.inputs.scales; /* the scales move into the result */
         z.packed.sv = z.outputs.scales;
@@ -228,7 +225,7 @@ kq_status kq_unround_linear(const kq_trellis *t, const kq_packed *p, float *What
         (st = kq_alloc_for((void **)&X, mn, sizeof *X, "unpacked weights", err)) != KQ_OK)
         goto out;
     decode_tiles(t, p, X, threads);
-    if ((st = rotate_both(u_m, u_n, true, X, threads, err)) != KQ_OK)
+    if ((st = kq_rotate_both(u_m, u_n, true, X, threads, err)) != KQ_OK)
         goto out;
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++)

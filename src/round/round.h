@@ -24,6 +24,9 @@ typedef struct kq_hadamard kq_hadamard;
  * two. An order without such a base gets the fall-back of docs/format.md, which is still an orthogonal
  * n x n matrix. *out is the caller's (kq_hadamard_free). KQ_E_ARG unless 1 <= n <= 2^31; KQ_E_MEMORY. */
 kq_status kq_hadamard_new(size_t n, kq_hadamard **out, kq_error *err);
+/* The block-diagonal transform of order n with Sylvester's matrix of order `block` over sqrt(block) in each
+ * block: EXL3's. KQ_E_ARG: block is no power of two, or does not divide n; KQ_E_MEMORY. */
+kq_status kq_hadamard_new_blocks(size_t n, size_t block, kq_hadamard **out, kq_error *err);
 void kq_hadamard_free(kq_hadamard *h);          /* NULL is fine */
 size_t kq_hadamard_order(const kq_hadamard *h); /* n */
 size_t kq_hadamard_base(const kq_hadamard *h);  /* b */
@@ -123,6 +126,12 @@ typedef struct kq_round_options {
     int threads;
     double shrink; /* eq. 63, for both factors */
     kq_channel_scales channel_scales;
+    /* 0: transforms of the whole order, padding to a tile. Else EXL3's basis: block-diagonal transforms with
+     * blocks of this order, padding to multiples of it; the blocks are brought to one rms, and the scale
+     * goes into su and sv, which are rounded to half floats before anything is rounded to them (docs/math.md,
+     * "Blocks"). kq_packed.scale is 1 then, and one_sided false. */
+    size_t block;
+    const struct kq_tile_rounder *tiles; /* the quantizer of the tiles, borrowed; NULL: the trellis itself */
 } kq_round_options;
 
 /* The largest scale that is written or read: decoded weights and sums of them have to stay within f32. */

@@ -39,9 +39,11 @@ size_t kq_packed_row_at(const kq_packed *p, int k, size_t r, int *bits)
 typedef struct row_rounding {
     const kq_rows_input *in;
     const kq_trellis *t; /* of most rows */
+    const kq_round_options *opt;
     int threads;
     size_t band;
     kq_side inputs;
+    kq_side outputs;      /* its signs and its transform are used with blocks alone */
     float *L;             /* owned: L - I of the factor; NULL: the identity */
     float *W, *Wp, *What; /* owned [band, n], [band, n_pad] twice */
     double energy, error; /* ||W||^2, ||W - What||^2 */
@@ -56,8 +58,11 @@ static kq_status prepare(row_rounding *z, const kq_round_options *opt, kq_round_
     const size_t words = kq_packed_row_at(&z->packed, kq_trellis_k(z->t), z->packed.m_pad / KQ_TILE, &bits);
     kq_error why = {0};
     kq_status st;
-    if ((st = kq_side_begin(&z->inputs, opt->seed, err)) != KQ_OK)
+    if ((st = kq_side_begin(&z->inputs, opt->seed, err)) != KQ_OK ||
+        (opt->block && (st = kq_side_begin(&z->outputs, opt->seed, err)) != KQ_OK))
         return st;
+    for (size_t j = 0; j < z->in->n; j++)
+        z->inputs.scales[j] *= kq_f16_to_f32(kq_f32_to_f16((float)kq_fill_scale(z->in->n, opt->block, j)));
     if (z->in->H_in) {
         if ((st = kq_side_rotated_factor(&z->inputs, opt->shrink, z->threads, &z->L, err)) != KQ_OK)
             return st;
@@ -91,6 +96,20 @@ static bool is_fine(const row_rounding *z, size_t row)
     return tile < z->packed.fine_first || tile >= n_tiles - z->packed.fine_last;
 }
 
+/* With blocks sv takes signs and the scale too, so that a row needs nothing but its own number; rows that
+ * have padding in their block stand out as its columns do. */
+static void choose_block_scales(row_rounding *z, double scale)
+{
+    const double rms = scale * kq_trellis_weight_rms(z->t);
+    for (size_t i = 0; i < z->in->rows; i++) {
+        const double own = z->packed.sv[i] / rms * scale * kq_fill_scale(z->in->rows, z->opt->block, i),
+                     least = own > 0 ? fmax(own, 0x1p-14) : 0;
+        z->packed.sv[i] =
+            z->packed.scale > 0 ? z->outputs.scales[i] * kq_f16_to_f32(kq_f32_to_f16((float)least)) : 0;
+    }
+    z->packed.scale = z->packed.scale > 0 ? 1 : 0;
+}
+
 /* Eq. 145: sv = each row's rms after su, over the rms of all rows, and the scale. */
 static kq_status choose_scales(row_rounding *z, kq_error *err)
 {
@@ -113,6 +132,10 @@ static kq_status choose_scales(row_rounding *z, kq_error *err)
         return kq_fail(err, KQ_E_NUMERIC, "%s: its weights need a scale of %g, at most %g is possible",
                        z->in->name, scale, (double)KQ_PACKED_SCALE_MAX);
     z->packed.scale = scale < FLT_MIN ? 0 : (float)scale;
+    if (z->opt->block) {
+        choose_block_scales(z, scale);
+        return KQ_OK;
+    }
     /* the finer code wants its weights at another size against its values: its rows' own scales see to it */
     const double fine = z->in->fine ? kq_trellis_weight_rms(z->t) / kq_trellis_weight_rms(z->in->fine) : 1;
     for (size_t i = 0; i < rows; i++) { /* as they are stored; at most about sqrt(rows) */
@@ -122,24 +145,38 @@ static kq_status choose_scales(row_rounding *z, kq_error *err)
     return KQ_OK;
 }
 
+/* Into the rotated basis and back: the rows of a band, and with blocks the columns too. */
+static kq_status transform(const row_rounding *z, float *X, bool back, size_t rows, kq_error *err)
+{
+    const size_t block = z->opt->block;
+    kq_hadamard *u;
+    if (!block)
+        return kq_hadamard_rows_mt(z->inputs.u, back, X, rows, z->packed.n_pad, z->threads, err);
+    kq_status st = kq_hadamard_new_blocks(rows, block, &u, err);
+    if (!st)
+        st = kq_rotate_both(u, z->inputs.u, back, X, z->threads, err);
+    kq_hadamard_free(u);
+    return st;
+}
+
 /* W' of a band, each row over its scale: its rms is that of all rows. Rows of padding are 0. */
 static kq_status rotate_band(row_rounding *z, size_t row0, size_t count, size_t padded, kq_error *err)
 {
     const size_t n = z->in->n, np = z->packed.n_pad;
     memset(z->Wp, 0, padded * np * sizeof *z->Wp);
     for (size_t i = 0; i < count; i++) {
-        const float sv = z->packed.sv[row0 + i], inverse = sv > 0 ? 1 / sv : 0;
-        for (size_t j = 0; j < n; j++)
-            z->Wp[i * np + j] = z->W[i * n + j] * (inverse * z->inputs.scales[j]);
+        const float sv = z->packed.sv[row0 + i], inverse = sv != 0 ? 1 / sv : 0;
+        for (size_t j = 0; j < n; j++) /* without blocks su is a sign */
+            z->Wp[i * np + j] = z->W[i * n + j] * (inverse / z->inputs.scales[j]);
     }
-    return kq_hadamard_rows_mt(z->inputs.u, false, z->Wp, padded, np, z->threads, err);
+    return transform(z, z->Wp, false, padded, err);
 }
 
 /* What was lost in a band: W - What, over W. */
 static kq_status add_errors(row_rounding *z, size_t row0, size_t count, kq_error *err)
 {
-    const size_t n = z->in->n, np = z->packed.n_pad;
-    kq_status st = kq_hadamard_rows_mt(z->inputs.u, true, z->What, count, np, z->threads, err);
+    const size_t n = z->in->n, np = z->packed.n_pad, block = z->opt->block;
+    kq_status st = transform(z, z->What, true, block ? kq_padded_to(count, block) : count, err);
     if (st)
         return st;
     for (size_t i = 0; i < count; i++)
@@ -155,7 +192,7 @@ static kq_status add_errors(row_rounding *z, size_t row0, size_t count, kq_error
 
 static kq_status round_band(row_rounding *z, size_t row0, size_t count, kq_error *err)
 {
-    const size_t np = z->packed.n_pad, padded = kq_padded(count);
+    const size_t np = z->packed.n_pad, padded = kq_padded_to(count, z->opt->block);
     int bits;
     const size_t at = kq_packed_row_at(&z->packed, kq_trellis_k(z->t), row0 / KQ_TILE, &bits);
     const kq_trellis *t = bits == kq_trellis_k(z->t) ? z->t : z->in->fine;
@@ -163,8 +200,9 @@ static kq_status round_band(row_rounding *z, size_t row0, size_t count, kq_error
     if (!st)
         st = rotate_band(z, row0, count, padded, err);
     const kq_ldlq_input in = {.Wp = z->Wp, .m = padded, .n = np, .L_in = z->L, .scale = z->packed.scale};
+    const kq_tile_rounder tiles = z->opt->tiles ? *z->opt->tiles : kq_trellis_rounder(t);
     if (!st)
-        st = kq_ldlq(t, &in, z->packed.trellis + at, z->What, z->threads, err);
+        st = kq_ldlq_with(&tiles, &in, z->packed.trellis + at, z->What, z->threads, err);
     return st ? st : add_errors(z, row0, count, err);
 }
 
@@ -189,18 +227,24 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
     if (!in->rows || !in->n || in->rows > (size_t)1 << 31 || in->n > 1u << 20 ||
         (in->fine && in->fine_first + in->fine_last > kq_padded(in->rows) / KQ_TILE))
         return kq_fail(err, KQ_E_ARG, "%s: a matrix of %zu x %zu", in->name, in->rows, in->n);
-    row_rounding z = {
-        .in = in,
-        .t = t,
-        .threads = kq_at_least_one(opt->threads),
-        .inputs = {.module = in->name, .factor = "H_in", .suffix = ".su", .H = in->H_in, .n = in->n},
-        .packed = {.m = in->rows,
-                   .n = in->n,
-                   .m_pad = kq_padded(in->rows),
-                   .n_pad = kq_padded(in->n),
-                   .one_sided = true,
-                   .fine_first = in->fine ? in->fine_first : 0,
-                   .fine_last = in->fine ? in->fine_last : 0}};
+    row_rounding z = {.in = in,
+                      .t = t,
+                      .opt = opt,
+                      .threads = kq_at_least_one(opt->threads),
+                      .inputs = {.module = in->name,
+                                 .factor = "H_in",
+                                 .suffix = ".su",
+                                 .H = in->H_in,
+                                 .n = in->n,
+                                 .block = opt->block},
+                      .outputs = {.module = in->name, .suffix = ".sv", .n = in->rows, .block = opt->block},
+                      .packed = {.m = in->rows,
+                                 .n = in->n,
+                                 .m_pad = kq_padded_to(in->rows, opt->block),
+                                 .n_pad = kq_padded_to(in->n, opt->block),
+                                 .one_sided = !opt->block,
+                                 .fine_first = in->fine ? in->fine_first : 0,
+                                 .fine_last = in->fine ? in->fine_last : 0}};
     z.band = in->band ? in->band : band_rows(z.packed.n_pad);
     z.band = z.band < z.packed.m_pad ? z.band : z.packed.m_pad;
     kq_status st = prepare(&z, opt, report, err);
@@ -213,12 +257,14 @@ kq_status kq_round_rows(const kq_trellis *t, const kq_rows_input *in, const kq_r
     if (!st) {
         z.packed.su = z.inputs.scales;
         z.inputs.scales = NULL;
+        z.packed.scale = opt->block ? 1 : z.packed.scale;
         report->relative_mse = z.energy > 0 ? z.error / z.energy : 0;
         *out = z.packed;
         z.packed = (kq_packed){0};
     }
     kq_packed_free(&z.packed);
     kq_side_free(&z.inputs);
+    kq_side_free(&z.outputs);
     kq_free(z.L);
     kq_free(z.W);
     kq_free(z.Wp);

@@ -8,21 +8,25 @@
 #include "base/text.h"
 #include "round/matrix.h"
 
-kq_side kq_side_in(const kq_round_input *in)
+kq_side kq_side_in(const kq_round_input *in, size_t block)
 {
-    return (kq_side){.module = in->name, .factor = "H_in", .suffix = ".su", .H = in->H_in, .n = in->n};
+    return (kq_side){
+        .module = in->name, .factor = "H_in", .suffix = ".su", .H = in->H_in, .n = in->n, .block = block};
 }
 
-kq_side kq_side_out(const kq_round_input *in)
+kq_side kq_side_out(const kq_round_input *in, size_t block)
 {
-    return (kq_side){.module = in->name, .factor = "H_out", .suffix = ".sv", .H = in->H_out, .n = in->m};
+    return (kq_side){
+        .module = in->name, .factor = "H_out", .suffix = ".sv", .H = in->H_out, .n = in->m, .block = block};
 }
 
 kq_status kq_side_begin(kq_side *side, uint64_t seed, kq_error *err)
 {
     char *stream = NULL;
     int8_t *signs = NULL;
-    kq_status st = kq_hadamard_new(kq_padded(side->n), &side->u, err);
+    const size_t order = kq_padded_to(side->n, side->block);
+    kq_status st = side->block ? kq_hadamard_new_blocks(order, side->block, &side->u, err)
+                               : kq_hadamard_new(order, &side->u, err);
     if (st == KQ_OK && (st = kq_format(&stream, err, "%s%s", side->module, side->suffix)) == KQ_OK &&
         (st = kq_alloc_for((void **)&signs, side->n, 1, "signs", err)) == KQ_OK &&
         (st = kq_alloc_for((void **)&side->scales, side->n, sizeof *side->scales, "scales", err)) == KQ_OK) {
@@ -49,7 +53,7 @@ kq_status kq_side_rotated_factor(const kq_side *side, double shrink, int threads
     *out = NULL;
     const float *H = side->H;
     const float *s = side->scales;
-    const size_t n = side->n, np = kq_padded(n), bad = kq_first_nonfinite(H, n * n);
+    const size_t n = side->n, np = kq_padded_to(n, side->block), bad = kq_first_nonfinite(H, n * n);
     if (bad < n * n)
         return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", side->module, side->factor,
                        bad / n, bad % n);
@@ -82,4 +86,21 @@ kq_status kq_round_check_weight(const kq_round_input *in, kq_error *err)
         return kq_fail(err, KQ_E_NUMERIC, "%s: the weight holds NaN or Inf at [%zu, %zu]", in->name, bad / n,
                        bad % n);
     return KQ_OK;
+}
+
+kq_status kq_rotate_both(const kq_hadamard *u_rows, const kq_hadamard *u_cols, bool back, float *X,
+                         int threads, kq_error *err)
+{
+    size_t m = kq_hadamard_order(u_rows), n = kq_hadamard_order(u_cols);
+    float *Y;
+    kq_status st = kq_alloc_for((void **)&Y, m * n, sizeof *Y, "rotation", err);
+    if (st != KQ_OK)
+        return st;
+    if ((st = kq_hadamard_rows_mt(u_cols, back, X, m, n, threads, err)) == KQ_OK) {
+        kq_transpose(X, m, n, Y, threads);
+        if ((st = kq_hadamard_rows_mt(u_rows, back, Y, n, m, threads, err)) == KQ_OK)
+            kq_transpose(Y, n, m, X, threads);
+    }
+    kq_free(Y);
+    return st;
 }
