@@ -1,4 +1,5 @@
-/* kronq quantize: makes a checkpoint, or with --to gguf a file for llama.cpp. */
+/* kronq quantize: makes a checkpoint, with --to gguf a file for llama.cpp, with --to exl3 a folder for
+ * exllamav3. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,24 +88,48 @@ static void print_figures(const cli *c, const json_t *report)
     cli_print_costs(report);
 }
 
-static int plan(const cli *c, bool gguf)
+/* What --to names: who takes its settings, what a wrong one is told, and what it calls. */
+typedef struct target {
+    const char *name; /* NULL: without --to */
+    unsigned taker;
+    const char *misplaced;
+    kq_status (*make)(const char *model, const char *out, const kq_quantize_options *opt, char **report_json,
+                      kq_error *err);
+    kq_status (*plan)(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
+} target;
+
+static const target targets[] = {
+    {"gguf", KQ_FOR_QUANTIZE_GGUF, "does not belong to --to gguf (--type and --tensor-type do)",
+     kq_quantize_gguf, kq_plan_gguf},
+    {"exl3", KQ_FOR_QUANTIZE_EXL3, "does not belong to --to exl3", kq_quantize_exl3, kq_plan_exl3},
+    {NULL, KQ_FOR_QUANTIZE, "belongs to --to gguf", kq_quantize, kq_plan},
+};
+
+static const target *target_of(const cli *c)
+{
+    const target *t = targets;
+    while (t->name && (!c->to || strcmp(t->name, c->to)))
+        t++;
+    return t;
+}
+
+static int plan(const cli *c, const target *to)
 {
     kq_error err;
     char *text = NULL;
-    if (gguf ? kq_plan_gguf(c->model, &c->q, &text, &err) : kq_plan(c->model, &c->q, &text, &err))
+    if (to->plan(c->model, &c->q, &text, &err))
         return cli_fail(&err);
     const int status = print_plan(c, text);
     free(text);
     return status;
 }
 
-static int quantize(cli *c, bool gguf)
+static int quantize(cli *c, const target *to)
 {
     kq_error err;
     char *text = NULL;
     cli_progress(c, &c->q.common);
-    if (gguf ? kq_quantize_gguf(c->model, c->out, &c->q, &text, &err)
-             : kq_quantize(c->model, c->out, &c->q, &text, &err))
+    if (to->make(c->model, c->out, &c->q, &text, &err))
         return cli_fail(&err);
     cli_progress_end();
     if (c->json)
@@ -149,23 +174,25 @@ int cmd_quantize(int argc, char **argv)
         "  kronq quantize model.gguf -o out --size 60MB\n\n"
         "With --to gguf the weights are rounded onto the block types of llama.cpp itself, as one file that "
         "it loads:\n\n"
-        "  kronq quantize model.gguf --to gguf --type Q4_K_M -o small.gguf");
+        "  kronq quantize model.gguf --to gguf --type Q4_K_M -o small.gguf\n\n"
+        "With --to exl3 they are rounded onto the grid of exllamav3, as a folder that it loads:\n\n"
+        "  kronq quantize llama/ --to exl3 --bits 3 -o llama-exl3");
     if (status >= 0)
         return status;
-    const bool gguf = c.to && !strcmp(c.to, "gguf");
-    status = gguf ? cli_only_for(&c, KQ_FOR_QUANTIZE_GGUF,
-                                 "does not belong to --to gguf (--type and --tensor-type do)")
-                  : cli_only_for(&c, KQ_FOR_QUANTIZE, "belongs to --to gguf");
+    const target *to = target_of(&c);
+    status = cli_only_for(&c, to->taker, to->misplaced);
     if (status >= 0)
         return status;
     if ((status = take_aim(&c)) >= 0)
         return status;
+    if (to->taker == KQ_FOR_QUANTIZE_EXL3 && !cli_given(&c, "head_bits"))
+        c.q.head_bits = 6; /* exllamav3's default */
     cli_no_effect_with_method(&c);
     if (!c.q.factors && strcmp(c.q.calibration.method, "none"))
         cli_fit_seq_len(&c, c.model, &c.q.calibration.seq_len);
     if (c.dry_run)
-        return plan(&c, gguf);
+        return plan(&c, to);
     if (!c.out)
         return cli_missing("quantize", "-o OUT");
-    return quantize(&c, gguf);
+    return quantize(&c, to);
 }

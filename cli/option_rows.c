@@ -10,7 +10,7 @@ static const struct {
     const char *command;
     unsigned takers;
 } commands[] = {
-    {"quantize", KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF},
+    {"quantize", KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF | KQ_FOR_QUANTIZE_EXL3},
     {"tune", KQ_FOR_TUNE},
     {"calibrate", KQ_FOR_CALIBRATE},
     {"imatrix", KQ_FOR_IMATRIX},

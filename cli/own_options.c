@@ -13,7 +13,7 @@
     }
 
 enum {
-    QUANTIZE = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF,
+    QUANTIZE = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF | KQ_FOR_QUANTIZE_EXL3,
     EVAL = KQ_FOR_EVAL_TEXT | KQ_FOR_EVAL_TASKS,
     COMPARE = KQ_FOR_COMPARE_TEXTS | KQ_FOR_COMPARE_TASKS,
     EXPORT = KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF,
@@ -73,9 +73,11 @@ static const kq_setting table[] = {
     {.name = "to",
      .type = KQ_SETTING_WORD,
      .argument = "FORMAT",
-     .words = "kronq gguf",
+     .words = "kronq gguf exl3",
      .unset = "kronq",
-     .help = "kronq: trellis code, smallest; gguf: llama.cpp's own block types, which it runs as they are",
+     .help =
+         "kronq: trellis code, smallest; gguf: llama.cpp's own block types, which it runs as they are; exl3: "
+         "the grid of exllamav3, for GPUs",
      .takers = QUANTIZE,
      .at = OWN(to)},
     {.name = "effort",

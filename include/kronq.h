@@ -101,10 +101,11 @@
  *
  *     Version, errors, warnings          kq_version, kq_error, kq_set_warning_handler
  *     What all long work shares          kq_common, kq_text_options
- *     Quantize                           kq_quantize, kq_quantize_gguf, kq_quantize_result_read
+ *     Quantize                           kq_quantize, kq_quantize_gguf, kq_quantize_exl3,
+ *                                        kq_quantize_result_read
  *     Factors and importance matrices    kq_calibrate, kq_calibrate_all, kq_imatrix
  *     Tune                               kq_tune
- *     Plans                              kq_plan, kq_plan_ways, kq_plan_gguf
+ *     Plans                              kq_plan, kq_plan_ways, kq_plan_gguf, kq_plan_exl3
  *     Export                             kq_export
  *     A model in memory                  kq_model_open, kq_model_get_info, kq_model_load
  *       tokens and chat                  kq_model_tokenize, kq_model_chat_prompt
@@ -329,6 +330,14 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
 kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_quantize_options *opt,
                            char **report_json, kq_error *err);
 
+/* Quantize MODEL onto the grid of EXL3, into the folder OUT, which exllamav3 and what builds on it load.
+ * Options as for kq_quantize: bits a whole number from 1 to 8, code "mul1" (exllamav3's own default), "mcg"
+ * or "3inst", head_bits 1 to 8 (6 is exllamav3's default, and the program's) or 16. A head that is tied is
+ * stored on its own in fewer than 16 bits, as exllamav3 does. The embedding stays as it is; averages,
+ * module_bits, embed_bits, tuning and the aims have no meaning. The report as for kq_quantize. */
+kq_status kq_quantize_exl3(const char *model, const char *out, const kq_quantize_options *opt,
+                           char **report_json, kq_error *err);
+
 /* One quantized linear W [rows, columns] = [outputs, inputs]. */
 typedef struct kq_module_result {
     const char *name; /* "model.layers.3.self_attn.q_proj" */
@@ -454,6 +463,8 @@ kq_status kq_plan_ways(const char *model, const kq_quantize_options *opt, char *
 
 /* What kq_quantize_gguf would do. */
 kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
+/* What kq_quantize_exl3 would do. */
+kq_status kq_plan_exl3(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err);
 
 /* ---- Export -------------------------------------------------------------------------------------------- */
 
@@ -1030,7 +1041,8 @@ enum kq_taker {
     KQ_FOR_BENCH = 1 << 15,
     KQ_FOR_INFO = 1 << 16,
     KQ_FOR_REPORT = 1 << 17,
-    KQ_FOR_TUNE = 1 << 18 /* kq_tune */
+    KQ_FOR_TUNE = 1 << 18,         /* kq_tune */
+    KQ_FOR_QUANTIZE_EXL3 = 1 << 19 /* kq_quantize_exl3, kq_plan_exl3 */
 };
 
 /* What else is to be known of a setting. */

@@ -201,6 +201,58 @@ kq_status kq_card_quantized(const kq_source *src, const json_t *qc, const kq_car
     return text_write(&t, dir, err);
 }
 
+/* The head's bits, and how its rows and the embedding's are kept. */
+static const char *head_words(const json_t *qc, char buf[48])
+{
+    const long long bits = (long long)json_integer_value(json_object_get(qc, "head_bits"));
+    snprintf(buf, 48, bits < 16 ? "head in %lld bits" : "head in 16 bits", bits);
+    return buf;
+}
+
+kq_status kq_card_exl3(const kq_source *src, const json_t *qc, const kq_card_facts *facts, const char *dir,
+                       kq_error *err)
+{
+    char bits[48], head[48];
+    const json_t *own = json_object_get(qc, "kronq");
+    kq_about about;
+    text t;
+    kq_source_about(src, &about);
+    if (!text_open(&t))
+        return kq_fail(err, KQ_E_MEMORY, "%s/README.md: out of memory", dir);
+    FILE *f = t.f;
+    bits_words(qc, bits);
+    front_matter(f, &about, about.repository, qc);
+    fprintf(f, "# %s, EXL3 at %s bits a weight, by kronq\n\n", about.name, bits);
+    fprintf(f,
+            "%s in EXL3, the format of exllamav3, at %s bits a weight: rounded by kronq %s straight onto its "
+            "grid, with the curvature of the loss on both sides of every weight matrix.\n\n",
+            about.name, bits, kq_version());
+    fprintf(f, "| | |\n| --- | --- |\n| Base model | %s |\n",
+            *about.repository ? about.repository : about.name);
+    fprintf(f, "| Size | %.1f MB; %.3f bits a parameter of the whole file |\n",
+            (double)facts->file_bytes / 1e6, 8.0 * (double)facts->file_bytes / (double)facts->n_parameters);
+    fprintf(f, "| Parameters | %.1f million; %s, embedding in 16 bits |\n", (double)facts->n_parameters / 1e6,
+            head_words(qc, head));
+    fprintf(f, "| Code | `%s` |\n", string(qc, "codebook", "?"));
+    method_rows(f, json_object_get(own, "factors"));
+    fprintf(f, "| Seed | %.0f |\n", real(own, "seed"));
+    figure_rows(f, facts);
+    fprintf(f, "\nMade with\n\n    %s\n\n## Quality\n\n", facts->command);
+    fprintf(f,
+            "%s\nNothing measured yet: `kronq eval THIS_FOLDER --ppl text.txt --card` writes its figures "
+            "here.\n%s\n\n",
+            begin_mark, end_mark);
+    fputs("## Use\n\nWith exllamav3 on an NVIDIA GPU (TabbyAPI serves it):\n\n"
+          "```python\nfrom exllamav3 import Cache, Config, Generator, Model, Tokenizer\n\n"
+          "config = Config.from_directory(\"THIS_FOLDER\")\nmodel = Model.from_config(config)\n"
+          "cache = Cache(model, max_num_tokens=4096)\nmodel.load()\n"
+          "generator = Generator(model, cache, Tokenizer.from_config(config))\n"
+          "print(generator.generate(\"The capital of France is\", max_new_tokens=20))\n```\n\n"
+          "With kronq, without a GPU:\n\n    kronq run THIS_FOLDER -p \"Why is the sky blue?\" --chat\n",
+          f);
+    return text_write(&t, dir, err);
+}
+
 kq_status kq_card_exported(const kq_source *src, const char *dir, size_t file_bytes, kq_error *err)
 {
     json_t *config = kq_source_is_kronq(src) ? kq_json_again(kq_source_config_json(src)) : NULL;

@@ -20,6 +20,10 @@ typedef struct kq_card_facts {
 kq_status kq_card_quantized(const kq_source *src, const json_t *quantization_config,
                             const kq_card_facts *facts, const char *dir, kq_error *err);
 
+/* Write dir/README.md for an EXL3 folder. quantization_config: that of its config.json (src/exl3/save.c). */
+kq_status kq_card_exl3(const kq_source *src, const json_t *quantization_config, const kq_card_facts *facts,
+                       const char *dir, kq_error *err);
+
 /* Write dir/README.md for the weights of src as an ordinary model in bf16. */
 kq_status kq_card_exported(const kq_source *src, const char *dir, size_t file_bytes, kq_error *err);
 

@@ -114,6 +114,14 @@ void kq_fine_rows(kq_packed *p, size_t frequent, int k);
 /* Bits that an embedding or head takes as a trellis. */
 double kq_packed_rows_bits(const kq_config *cfg, int k, size_t frequent);
 
+/* The type in which a tensor that is not quantized is kept: its own, or bf16 when the source has it in a
+ * block type. Integers stay what they are. */
+kq_dtype kq_kept_dtype(kq_dtype t);
+/* Write such a tensor, which is declared with this type and the shape of t. KQ_E_NUMERIC: NaN or Inf. */
+kq_status kq_write_kept(kq_st_writer *w, const kq_source *src, const kq_tensor *t, kq_error *err);
+/* The parameters of a model; a tied head is none. */
+size_t kq_count_parameters(const kq_config *cfg);
+
 /* ---- embedding and head rows: rows.c ---- */
 
 /* Columns that share one scale: the largest of 64, 32, 16 that divides n, else the whole row. */

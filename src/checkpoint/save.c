@@ -81,7 +81,7 @@ static bool is_integer(kq_dtype t)
 }
 
 /* The type in which a tensor is kept: its own, or bf16 when the source has it in a block type. */
-static kq_dtype kept_dtype(kq_dtype t)
+kq_dtype kq_kept_dtype(kq_dtype t)
 {
     return is_integer(t) ? t : kq_dtype_plain(t);
 }
@@ -133,7 +133,7 @@ static kq_status add_source(entries *list, const kq_save_options *o, is_packed *
         if (bits < 16) {
             status = add_rows(list, t, err);
         } else {
-            entry e = make(t->name, kept_dtype(t->dtype), t->rank, t->shape);
+            entry e = make(t->name, kq_kept_dtype(t->dtype), t->rank, t->shape);
             e.from = FROM_SOURCE;
             e.t = t;
             status = add(list, e, err);
@@ -144,31 +144,32 @@ static kq_status add_source(entries *list, const kq_save_options *o, is_packed *
     return KQ_OK;
 }
 
-static kq_status write_kept(kq_st_writer *w, const kq_source *src, const entry *e, kq_error *err)
+kq_status kq_write_kept(kq_st_writer *w, const kq_source *src, const kq_tensor *t, kq_error *err)
 {
-    const bool as_stored = e->t->dtype == e->dtype && !e->t->permuted_qk;
-    if (is_integer(e->dtype) || (as_stored && (e->rank == 0 || e->rank > 2)))
-        return kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
-    const size_t rows = e->rank ? e->shape[0] : 1, row = e->t->n_elem / (rows ? rows : 1), step = 256;
+    const kq_dtype dtype = kq_kept_dtype(t->dtype);
+    const bool as_stored = t->dtype == dtype && !t->permuted_qk;
+    if (is_integer(dtype) || (as_stored && (t->rank == 0 || t->rank > 2)))
+        return kq_st_writer_data(w, t->data, t->size_bytes, err);
+    const size_t rows = t->rank ? t->shape[0] : 1, row = t->n_elem / (rows ? rows : 1), step = 256;
     float *x = kq_alloc(step * row, sizeof *x);
     uint16_t *h = kq_alloc(step * row, sizeof *h);
-    kq_status status = x && h ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: %s", e->name);
+    kq_status status = x && h ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: %s", t->name);
     for (size_t r = 0; r < rows && !status; r += step) {
         const size_t n = rows - r < step ? rows - r : step;
-        if ((status = kq_source_read_f32(src, e->t, r, n, x, err)))
+        if ((status = kq_source_read_f32(src, t, r, n, x, err)))
             break; /* NaN and Inf are found even where nothing is converted */
         if (as_stored)
             continue;
-        if (e->dtype == KQ_T_F32) {
+        if (dtype == KQ_T_F32) {
             status = kq_st_writer_data(w, x, n * row * 4, err);
             continue;
         }
         for (size_t i = 0; i < n * row; i++)
-            h[i] = e->dtype == KQ_T_F16 ? kq_f32_to_f16(x[i]) : kq_f32_to_bf16(x[i]);
+            h[i] = dtype == KQ_T_F16 ? kq_f32_to_f16(x[i]) : kq_f32_to_bf16(x[i]);
         status = kq_st_writer_data(w, h, n * row * 2, err);
     }
     if (!status && as_stored)
-        status = kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
+        status = kq_st_writer_data(w, t->data, t->size_bytes, err);
     kq_free(x);
     kq_free(h);
     return status;
@@ -212,7 +213,7 @@ static kq_status write_entry(void *ctx, size_t i, kq_st_writer *w, kq_error *err
     const gathering *g = ctx;
     const entry *e = &g->list->e[i];
     switch (e->from) {
-    case FROM_SOURCE: return write_kept(w, g->src, e, err);
+    case FROM_SOURCE: return kq_write_kept(w, g->src, e->t, err);
     case FROM_PART: {
         kq_status status = kq_st_writer_data(w, e->t->data, e->t->size_bytes, err);
         kq_map_release(e->t->data, e->t->size_bytes);
@@ -365,7 +366,7 @@ double kq_packed_rows_bits(const kq_config *cfg, int k, size_t frequent)
     return 16 * (double)kq_packed_row_at(&p, k, p.m_pad / 16, &bits) + 16 * (double)(p.m + p.n) + 32;
 }
 
-static size_t count_parameters(const kq_config *cfg)
+size_t kq_count_parameters(const kq_config *cfg)
 {
     size_t total = cfg->d_model * (2 * cfg->n_layer + 1) +
                    cfg->vocab_size * cfg->d_model * (cfg->tie_embeddings ? 1 : 2);
@@ -386,7 +387,7 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, siz
     const kq_config *cfg = kq_source_config(src);
     double packed = 0, trellis = 0;
     size_t weights = 0, other_bits = 0;
-    *report = (kq_save_report){.n_parameters = count_parameters(cfg)};
+    *report = (kq_save_report){.n_parameters = kq_count_parameters(cfg)};
     for (size_t i = 0; i < kq_source_n_tensors(src); i++) {
         const kq_tensor *t = kq_source_tensor(src, i);
         if (is_head(t) && cfg->tie_embeddings)
@@ -397,7 +398,7 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, siz
         else if (b < 16)
             other_bits += t->n_elem * (size_t)b + t->n_elem / kq_rows_group(cfg->d_model) * 16;
         else
-            other_bits += t->n_elem * dtype_bytes(kept_dtype(t->dtype)) * 8;
+            other_bits += t->n_elem * dtype_bytes(kq_kept_dtype(t->dtype)) * 8;
     }
     for (size_t l = 0; l < cfg->n_layer; l++) {
         for (int id = 0; id < KQ_N_LINEAR; id++) {
@@ -411,7 +412,7 @@ void kq_checkpoint_plan(const kq_source *src, int embed_bits, int head_bits, siz
             strcat(name, ".weight");
             const kq_tensor *t = kq_source_find(src, name);
             if (t)
-                other_bits -= t->n_elem * dtype_bytes(kept_dtype(t->dtype)) * 8;
+                other_bits -= t->n_elem * dtype_bytes(kq_kept_dtype(t->dtype)) * 8;
             packed += kq_packed_bits(m, n, k);
             trellis += (double)(m * n) * k;
             weights += m * n;
@@ -541,7 +542,7 @@ static kq_status write_side_files(saving *z, kq_error *err)
 kq_status kq_checkpoint_save(const kq_save_options *o, kq_save_report *report, kq_error *err)
 {
     const kq_config *cfg = kq_source_config(o->src);
-    *report = (kq_save_report){.n_parameters = count_parameters(cfg)};
+    *report = (kq_save_report){.n_parameters = kq_count_parameters(cfg)};
     saving z = {.o = o,
                 .report = report,
                 .parts = kq_calloc(cfg->n_layer, sizeof *z.parts),

@@ -66,9 +66,7 @@ static kq_status check(const kq_quantize_options *opt, kq_error *err)
 
 #define ROUNDING_WORK ".kronq-work"
 
-/* OUT may be absent, empty, or hold unfinished work of ours (that of --tune scales only where tune is true);
- * anything else of the user's is left alone. Changes nothing. */
-static kq_status check_output(const char *out, bool tune, kq_error *err)
+kq_status kq_quantize_check_folder(const char *out, bool tune, kq_error *err)
 {
     struct stat st;
     if (stat(out, &st) == 0 && !S_ISDIR(st.st_mode))
@@ -98,7 +96,7 @@ static kq_status locate(kq_output *o, kq_error *err)
     kq_status status = kq_path_in(&o->done_path, err, o->name, "config.json");
     if (!status)
         status = kq_path_in(&o->work_dir, err, o->name, ROUNDING_WORK);
-    return status ? status : check_output(o->name, false, err);
+    return status ? status : kq_quantize_check_folder(o->name, false, err);
 }
 
 static kq_status prepare(kq_output *o, kq_error *err)
@@ -463,7 +461,7 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (!strcmp(whole.tune, "none"))
         return round_model(model, out, &whole, report_json, err);
     /* before a text is read to tune on */
-    if ((status = check(&whole, err)) || (status = check_output(out, true, err)))
+    if ((status = check(&whole, err)) || (status = kq_quantize_check_folder(out, true, err)))
         return status;
     return kq_round_and_tune(model, out, &whole, round_model, report_json, err);
 }

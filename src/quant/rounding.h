@@ -16,6 +16,11 @@ typedef kq_status kq_rounder(kq_output *o, const kq_linear_factors *f, const kq_
 kq_status kq_round_module(kq_output *o, const kq_linear_factors *f, kq_rounder *rounder,
                           kq_module_report *report, kq_error *err);
 
+/* The folder to be written may be absent, empty, or hold unfinished work of ours (that of --tune scales only
+ * where tune is true); anything else of the user's is left alone. Changes nothing. KQ_E_ARG, KQ_E_MISMATCH.
+ */
+kq_status kq_quantize_check_folder(const char *out, bool tune, kq_error *err);
+
 /* Sums over every rounded linear, out of the part files, and an entry for each. */
 typedef struct kq_rounding_sums {
     json_t *modules; /* owned: what the report says of each linear, by its name */

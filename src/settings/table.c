@@ -22,7 +22,7 @@
 
 /* Groups of commands that take the same settings. */
 enum {
-    QUANTIZING = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF,
+    QUANTIZING = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_GGUF | KQ_FOR_QUANTIZE_EXL3,
     EVALUATING = KQ_FOR_EVAL_TEXT | KQ_FOR_EVAL_TASKS,
     COMPARING = KQ_FOR_COMPARE_TEXTS | KQ_FOR_COMPARE_TASKS,
     EXPORTING = KQ_FOR_EXPORT_FOLDER | KQ_FOR_EXPORT_GGUF,
@@ -53,9 +53,9 @@ static const kq_setting table[] = {
      .most = 4,
      .expected = "2, 3 or 4 are possible, or an average between them",
      .help = "bits a weight: 2, 3 or 4; or an average such as 2.5, shared out to the modules by what each "
-             "would lose",
+             "would lose; with --to exl3 1 to 8",
      .group = "bits",
-     .takers = KQ_FOR_QUANTIZE | KQ_FOR_PLAN_WAYS,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_EXL3 | KQ_FOR_PLAN_WAYS,
      .marks = KQ_IN_CHECKPOINT | KQ_WRITTEN_APART | KQ_CHECKED_AT_WORK,
      .at = {QUANTIZE(bits)}},
     {.name = "size",
@@ -111,9 +111,9 @@ static const kq_setting table[] = {
      .value = "mul1",
      .low = "hyb",
      .words = CODES,
-     .help = "trellis code: mul1, hyb, 1mad, 3inst or mcg",
+     .help = "trellis code: mul1, hyb, 1mad, 3inst or mcg; with --to exl3 mul1, mcg or 3inst",
      .group = "bits",
-     .takers = KQ_FOR_QUANTIZE | KQ_FOR_COMPARE_ROW | COMPARING,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_EXL3 | KQ_FOR_COMPARE_ROW | COMPARING,
      .marks = KQ_IN_CHECKPOINT,
      .at = {QUANTIZE(code)}},
 
@@ -412,7 +412,7 @@ static const kq_setting table[] = {
      .words = "curvature rms none",
      .help = "scales of rows and columns before the rounding: by rms and curvature, by rms, or none",
      .group = "rounding",
-     .takers = KQ_FOR_QUANTIZE | KQ_FOR_COMPARE_ROW | COMPARING,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_EXL3 | KQ_FOR_COMPARE_ROW | COMPARING,
      .marks = KQ_IN_CHECKPOINT,
      .at = {QUANTIZE(channel_scales)}},
     {.name = "only",
@@ -441,9 +441,9 @@ static const kq_setting table[] = {
      .value = "4",
      .words = "16 8 4 3 2",
      .expected = "16, 8, 4, 3 or 2 are possible",
-     .help = "bits of an untied head: 16, 8, 4, 3 or 2",
+     .help = "bits of an untied head: 16, 8, 4, 3 or 2; with --to exl3 of any head: 1 to 8 (6) or 16",
      .group = "rounding",
-     .takers = KQ_FOR_QUANTIZE | KQ_FOR_COMPARE_ROW | COMPARING,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_EXL3 | KQ_FOR_COMPARE_ROW | COMPARING,
      .marks = KQ_IN_CHECKPOINT | KQ_CHECKED_AT_WORK,
      .at = {QUANTIZE(head_bits)}},
 
@@ -685,7 +685,7 @@ static const kq_setting table[] = {
      .most = HUGE_VAL, /* SIZE_MAX: one file */
      .help = "split what is written into files of at most this size",
      .group = "files and work",
-     .takers = KQ_FOR_QUANTIZE | KQ_FOR_CALIBRATE | KQ_FOR_EXPORT_FOLDER | KQ_FOR_TUNE,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_EXL3 | KQ_FOR_CALIBRATE | KQ_FOR_EXPORT_FOLDER | KQ_FOR_TUNE,
      .at = {QUANTIZE(shard_size), EXPORT(shard_size), TUNE(shard_size)}},
     {.name = "factor_dtype",
      .type = KQ_SETTING_CHOICE,

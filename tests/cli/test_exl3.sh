@@ -1,4 +1,5 @@
-# EXL3 folders: every command reads one as any other model, and what cannot be read is refused by name.
+# EXL3 folders: every command reads one as any other model, and what cannot be read is refused by name. quantize --to exl3
+# writes one: every code, resuming, refusals; where Python has numpy, scripts/exl3.py decodes what was written.
 . "$(dirname "$0")/common.sh"
 E=$GOLDEN/exl3
 PPL="--ppl $TEXT --ctx 64 --chunks 4 --compute f32 --quiet --json"
@@ -44,4 +45,70 @@ rm -r broken
 cp -r "$E" broken
 sed -i 's/layers\.1\.mlp\.up_proj\.svh/layers.1.mlp.up_proj.xvh/' broken/model.safetensors
 refuse 1 'broken/model.safetensors.*layers.1.mlp.up_proj.svh is missing' "$KRONQ" eval broken $PPL
+rm -r broken
+
+PYTHON=${KRONQ_PYTHON:-python3}
+"$PYTHON" -c 'import numpy' 2>/dev/null || { PYTHON=""; echo "SKIP: no numpy, scripts/exl3.py is not run"; }
+# decoded FOLDER: kronq and numpy find the same weights in it, and quantization_config.json lists them.
+decoded() {
+    [ -n "$PYTHON" ] || return 0
+    rm -rf decoded
+    must "$KRONQ" export "$1" --to bf16 -o decoded --quiet
+    must "$PYTHON" "$GOLDEN/../../scripts/exl3.py" check "$1" decoded
+}
+KLD="--ppl $TEXT --ctx 64 --chunks 8 --compute f32 --quiet --json --kld $HF"
+
+say "quantize --to exl3: codes and bits"
+must "$KRONQ" calibrate "$HF" -o f.safetensors $CAL --quiet
+for spec in 2:mul1 3:mcg 4:3inst 6:mul1; do
+    must "$KRONQ" quantize "$HF" --to exl3 --bits ${spec%:*} --code ${spec#*:} --factors f.safetensors -o w$spec --json --quiet
+    cp must.out w$spec.json
+    has must.out bits head_bits bpw bpw_file file_bytes predicted_loss relative_mse seconds/rounding
+    [ "$(get must.out file_bytes)" = "$(stat -c %s w$spec/model.safetensors)" ] || fail "file_bytes is not the file's size"
+    decoded w$spec
+    must "$KRONQ" eval w$spec $KLD
+    get must.out kld >w$spec.kld
+    [ ! -e w$spec/.kronq-work ] || fail "the work folder is left"
+    grep -q -- "--to exl3" w$spec/README.md || fail "the card's command"
+done
+awk '{ getline b < "w3:mcg.kld"; getline c < "w4:3inst.kld"; getline d < "w6:mul1.kld"; exit !($1 > 2 * b && b > 2 * c && c > 2 * d) }' w2:mul1.kld ||
+    fail "KLD by bits: $(cat w2:mul1.kld w3:mcg.kld w4:3inst.kld w6:mul1.kld)"
+must "$KRONQ" run w2:mul1 -p the -n 3 --quiet
+
+say "the same bytes again, on other threads, and resumed"
+must "$KRONQ" quantize "$HF" --to exl3 --bits 2 --factors f.safetensors -o again2 --threads 3 --quiet
+same w2:mul1 again2
+must "$KRONQ" quantize "$HF" --to exl3 --bits 2 --factors f.safetensors -o again2 --resume --json --quiet
+grep -q complete must.out || fail "--resume of a complete folder"
+refuse 1 'other settings' "$KRONQ" quantize "$HF" --to exl3 --bits 3 --factors f.safetensors -o again2 --resume --quiet
+must "$KRONQ" quantize "$HF" --to exl3 --bits 3 $CAL -o whole --quiet
+"$INTERRUPT" 15 400000 process "$KRONQ" quantize "$HF" --to exl3 --bits 3 $CAL -o cut --quiet >/dev/null 2>&1
+must "$KRONQ" quantize "$HF" --to exl3 --bits 3 $CAL -o cut --resume --quiet
+same whole cut
+
+say "from a GGUF, sizes that are no multiples of 16, shards, a head of 16 bits, some modules only"
+must "$KRONQ" quantize "$GGUF" --to exl3 --bits 4 --method none -o g --quiet
+decoded g
+must "$KRONQ" quantize "$ODD" --to exl3 --bits 4 --method none -o odd --shard-size 40k --quiet
+[ -f odd/model.safetensors.index.json ] || fail "no shards"
+decoded odd
+must "$KRONQ" quantize "$HF" --to exl3 --bits 4 --head-bits 16 --method none --only 'layers\.1\.' -o part --quiet
+grep -q lm_head part/model.safetensors && fail "a tied head of 16 bits is stored"
+decoded part
+must "$KRONQ" quantize "$E" --to exl3 --bits 5 --method none -o again5 --quiet
+decoded again5
+
+say "the plan, and what is refused"
+must "$KRONQ" quantize "$HF" --to exl3 --bits 3 --dry-run --json
+has must.out bits head_bits bpw file_bytes modules planned_memory_bytes
+must "$KRONQ" quantize "$HF" --to exl3 --bits 3 --dry-run
+refuse "1|2" '1 to 8' "$KRONQ" quantize "$HF" --to exl3 --bits 9 -o no --quiet
+refuse "1|2" 'whole numbers' "$KRONQ" quantize "$HF" --to exl3 --bits 2.5 -o no --quiet
+refuse "1|2" 'mul1, mcg and 3inst' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --code hyb -o no --quiet
+refuse "1|2" 'head-bits 12' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --head-bits 12 -o no --quiet
+refuse 2 'embed-bits does not belong to --to exl3' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --embed-bits 4 -o no --quiet
+mkdir mine
+touch mine/notes
+refuse "1|2" 'not empty' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --method none -o mine --quiet
+[ ! -e no ] || fail "a refused run left a folder"
 exit 0

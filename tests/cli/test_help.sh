@@ -64,7 +64,7 @@ completes "flipflop flipflop-tokens" kronq quantize model --method fl
 completes "--seq-len --sequential --seed" kronq quantize --se
 completes "--no-parse-special" kronq eval --no
 completes "text sampled" kronq compare m --labels ""
-completes "kronq gguf" kronq quantize --to ""
+completes "kronq gguf exl3" kronq quantize --to ""
 completes "bf16 gguf" kronq export --to ""
 completes "report" kronq help rep
 if command -v zsh >/dev/null; then must zsh -n made/_kronq; fi

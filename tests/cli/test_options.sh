@@ -142,7 +142,7 @@ quantize HF -o never --to gguf --type Q4_0 --module-bits a=3 | --module-bits doe
 quantize HF -o never --to gguf --type Q4_0 --code hyb | --code does not belong to --to gguf
 quantize HF -o never --to gguf --type Q4_0 --bits 3 | --bits does not belong to --to gguf
 quantize HF -o never --to gguf --type Q4_0 --embed-bits 4 | --embed-bits does not belong to --to gguf
-quantize HF -o never --to onnx | --to onnx: kronq or gguf
+quantize HF -o never --to onnx | --to onnx: kronq, gguf or exl3
 export HF -o never --to bf16 --type F16 | --type goes with --to gguf
 export HF -o never --to gguf --shard-size 1G | --shard-size belongs to --to bf16
 eval HF --ppl TEXT --limit 3 | --limit belongs to --task
