@@ -331,10 +331,10 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
                            char **report_json, kq_error *err);
 
 /* Quantize MODEL onto the grid of EXL3, into the folder OUT, which exllamav3 and what builds on it load.
- * Options as for kq_quantize: bits a whole number from 1 to 8, code "mul1" (exllamav3's own default), "mcg"
- * or "3inst", head_bits 1 to 8 (6 is exllamav3's default, and the program's) or 16. A head that is tied is
- * stored on its own in fewer than 16 bits, as exllamav3 does. The embedding stays as it is; averages,
- * module_bits, embed_bits, tuning and the aims have no meaning. The report as for kq_quantize. */
+ * Options as for kq_quantize: bits 1 to 8 (an average needs factors), module_bits 1 to 8, code "mul1"
+ * (exllamav3's own default), "mcg" or "3inst", head_bits 1 to 8 (6 is exllamav3's default, and the program's)
+ * or 16. A head that is tied is stored on its own in fewer than 16 bits, as exllamav3 does. The embedding
+ * stays as it is; embed_bits, tuning and the aims have no meaning. The report as for kq_quantize. */
 kq_status kq_quantize_exl3(const char *model, const char *out, const kq_quantize_options *opt,
                            char **report_json, kq_error *err);
 

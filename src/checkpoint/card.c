@@ -213,15 +213,19 @@ kq_status kq_card_exl3(const kq_source *src, const json_t *qc, const kq_card_fac
                        kq_error *err)
 {
     char bits[48], head[48];
-    const json_t *own = json_object_get(qc, "kronq");
+    const json_t *own = json_object_get(qc, "kronq"), *given = json_object_get(qc, "bits");
     kq_about about;
     text t;
     kq_source_about(src, &about);
-    if (!text_open(&t))
+    json_t *numbers = json_pack("{s:O}", json_is_integer(given) ? "bits" : "bits_average", given);
+    if (!text_open(&t) || !numbers) {
+        json_decref(numbers);
         return kq_fail(err, KQ_E_MEMORY, "%s/README.md: out of memory", dir);
+    }
     FILE *f = t.f;
-    bits_words(qc, bits);
-    front_matter(f, &about, about.repository, qc);
+    bits_words(numbers, bits);
+    front_matter(f, &about, about.repository, numbers);
+    json_decref(numbers);
     fprintf(f, "# %s, EXL3 at %s bits a weight, by kronq\n\n", about.name, bits);
     fprintf(f,
             "%s in EXL3, the format of exllamav3, at %s bits a weight: rounded by kronq %s straight onto its "

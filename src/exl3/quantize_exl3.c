@@ -13,23 +13,23 @@
 #include "base/progress.h"
 #include "base/text.h"
 #include "base/time.h"
+#include "exl3/bits.h"
 #include "exl3/save.h"
 #include "exl3/tiles.h"
 #include "format/exl3.h"
 #include "prepare/check.h"
+#include "quant/bits.h"
 #include "quant/checkpoint_settings.h"
 #include "quant/rounding.h"
 #include "quant/rows.h"
 #include "settings/settings.h"
 #include "sweep/seal.h"
 
-enum { HEAD = 0, LINEARS, N_CODES }; /* the head's code and that of the linears: their bits differ */
-
 typedef struct quantizer {
     kq_code code;
-    int bits;
-    kq_trellis *trellis[N_CODES]; /* owned; made when the first matrix needs it */
-    kq_exl3_tiles tiles[N_CODES];
+    kq_exl3_bits bits;
+    kq_trellis *trellis[KQ_EXL3_BITS_MAX + 1]; /* owned; by bits, made when the first matrix needs it */
+    kq_exl3_tiles tiles[KQ_EXL3_BITS_MAX + 1];
     kq_packed packed[KQ_N_LINEAR]; /* of the block at work, owned */
     kq_module_report report[KQ_N_LINEAR];
     unsigned ids; /* bit id set: that linear's packed and report are filled in */
@@ -51,9 +51,15 @@ static kq_status check(const kq_quantize_options *opt, kq_error *err)
 {
     kq_code code;
     kq_quantize_options common = *opt;
-    if (!(opt->bits >= 1 && opt->bits <= KQ_EXL3_BITS_MAX) || opt->bits != floor(opt->bits))
-        return kq_fail(err, KQ_E_ARG, "--bits %.10g: with --to exl3 1 to %d are possible, whole numbers",
-                       opt->bits, KQ_EXL3_BITS_MAX);
+    if (!(opt->bits >= 1 && opt->bits <= KQ_EXL3_BITS_MAX))
+        return kq_fail(err, KQ_E_ARG, "--bits %.10g: with --to exl3 1 to %d are possible", opt->bits,
+                       KQ_EXL3_BITS_MAX);
+    if (opt->bits != floor(opt->bits) && !opt->factors)
+        return kq_fail(
+            err, KQ_E_ARG,
+            "--bits %.10g: with --to exl3 an average needs --factors, by which bits are shared out "
+            "(kronq calibrate makes them)",
+            opt->bits);
     if (opt->head_bits != 16 && (opt->head_bits < 1 || opt->head_bits > KQ_EXL3_BITS_MAX))
         return kq_fail(err, KQ_E_ARG, "--head-bits %d: with --to exl3 1 to %d are possible, and 16",
                        opt->head_bits, KQ_EXL3_BITS_MAX);
@@ -81,8 +87,11 @@ static kq_status locate(kq_output *o, kq_error *err)
 static kq_status prepare(kq_output *o, kq_error *err)
 {
     quantizer *q = o->ctx;
-    q->bits = (int)o->opt.bits;
-    return kq_code_parse(o->opt.code, &q->code, err);
+    kq_status status = kq_code_parse(o->opt.code, &q->code, err);
+    if (status || (status = kq_exl3_bits_open(&o->p, &q->bits, err)) || !o->work->planning || q->bits.settled)
+        return status;
+    status = kq_work_open_source(o, err); /* a plan tells the bits of every module */
+    return status ? status : kq_exl3_bits_share(o, &q->bits, q->code, err);
 }
 
 /* What the folder depends on; config.json keeps it too. */
@@ -90,11 +99,14 @@ static kq_status identify(kq_output *output, kq_error *err)
 {
     const quantizer *q = output->ctx;
     const kq_quantize_options *o = &output->opt;
-    json_t *s = json_pack("{s:O, s:i, s:i, s:s, s:f, s:f, s:s, s:s, s:I, s:s}", "factors", output->settings,
-                          "bits", q->bits, "head_bits", o->head_bits, "code", kq_code_name(q->code),
-                          "sigma_reg", o->sigma_reg, "shrink", o->shrink, "channel_scales", o->channel_scales,
-                          "only", o->only ? o->only : "", "seed", (json_int_t)o->common.seed, "isa",
-                          kq_isa_name(output->p.isa));
+    json_t *rules = json_array();
+    for (size_t i = 0; i < o->n_module_bits; i++)
+        json_array_append_new(rules, json_string(o->module_bits[i]));
+    json_t *s = json_pack("{s:O, s:o, s:f, s:i, s:s, s:f, s:f, s:s, s:s, s:I, s:s}", "factors",
+                          output->settings, "module_bits", rules, "bits", o->bits, "head_bits", o->head_bits,
+                          "code", kq_code_name(q->code), "sigma_reg", o->sigma_reg, "shrink", o->shrink,
+                          "channel_scales", o->channel_scales, "only", o->only ? o->only : "", "seed",
+                          (json_int_t)o->common.seed, "isa", kq_isa_name(output->p.isa));
     output->identity = s ? json_dumps(s, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(s);
     return output->identity ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: settings");
@@ -114,7 +126,8 @@ static bool wants_rows(const kq_output *o)
 static double bits_of(void *ctx, size_t layer, kq_linear_id id)
 {
     const kq_output *o = ctx;
-    return o->p.selected[layer] >> id & 1 ? o->opt.bits : 0;
+    const quantizer *q = o->ctx;
+    return kq_exl3_bits_of(o, &q->bits, layer, id);
 }
 
 static size_t planned_bytes(const kq_output *o)
@@ -133,7 +146,7 @@ static void bytes(const kq_work *w, kq_receiver_bytes *out)
         const size_t one = kq_round_bytes(kq_exl3_padded(m), kq_exl3_padded(n)) + 4 * m * n +
                            (o->opt.factors ? 4 * (m * m + n * n) : 0);
         out->peak = one > out->peak ? one : out->peak;
-        out->kept += (size_t)kq_exl3_linear_bits(m, n, o->opt.bits, KQ_MUL1) / 8;
+        out->kept += (size_t)kq_exl3_linear_bits(m, n, KQ_EXL3_BITS_MAX, KQ_MUL1) / 8;
     }
     if (wants_rows(o)) {
         const size_t d = kq_exl3_padded(cfg->d_model),
@@ -152,25 +165,25 @@ static kq_status check_complete(const kq_output *o, kq_error *err)
 static void describe(const kq_work *w, char line[160])
 {
     const kq_quantize_options *o = &w->outputs->opt;
-    snprintf(line, 160, "%zu modules to EXL3 of %g bits", w->outputs->p.n_selected, o->bits);
+    char bits[64];
+    snprintf(line, 160, "%zu modules to EXL3 of %s", w->outputs->p.n_selected, kq_bits_text(o, bits));
     if (o->head_bits < 16)
         snprintf(line + strlen(line), 160 - strlen(line), ", the head to %d", o->head_bits);
 }
 
 /* ---- rounding ---- */
 
-static kq_status round_options(kq_output *o, int which, kq_tile_rounder *rounder, kq_round_options *out,
+static kq_status round_options(kq_output *o, int bits, kq_tile_rounder *rounder, kq_round_options *out,
                                kq_error *err)
 {
     quantizer *q = o->ctx;
-    if (!q->trellis[which]) {
-        const int bits = which == HEAD ? o->opt.head_bits : q->bits;
-        const kq_status status = kq_trellis_new(q->code, bits, o->p.isa, NULL, &q->trellis[which], err);
+    if (!q->trellis[bits]) {
+        const kq_status status = kq_trellis_new(q->code, bits, o->p.isa, NULL, &q->trellis[bits], err);
         if (status)
             return status;
-        kq_exl3_tiles_init(&q->tiles[which], q->trellis[which]);
+        kq_exl3_tiles_init(&q->tiles[bits], q->trellis[bits]);
     }
-    *rounder = kq_exl3_rounder(&q->tiles[which]);
+    *rounder = kq_exl3_rounder(&q->tiles[bits]);
     *out = (kq_round_options){.sigma_reg = o->opt.sigma_reg,
                               .seed = o->opt.common.seed,
                               .threads = o->p.threads,
@@ -186,10 +199,10 @@ static kq_status round_to_exl3(kq_output *o, const kq_linear_factors *f, const k
     quantizer *q = o->ctx;
     kq_tile_rounder rounder;
     kq_round_options options;
-    r->bits = q->bits;
-    kq_status status = round_options(o, LINEARS, &rounder, &options, err);
+    r->bits = (int)kq_exl3_bits_of(o, &q->bits, f->layer, f->id);
+    kq_status status = round_options(o, r->bits, &rounder, &options, err);
     if (!status)
-        status = kq_round_linear(q->trellis[LINEARS], in, &options, &q->packed[f->id], &r->round, err);
+        status = kq_round_linear(q->trellis[r->bits], in, &options, &q->packed[f->id], &r->round, err);
     if (!status)
         q->ids |= 1u << f->id;
     return status;
@@ -257,12 +270,12 @@ static kq_status round_head(kq_output *o, const char *path, kq_error *err)
     kq_round_options options;
     kq_packed packed = {0};
     float *H = NULL;
-    kq_status status = round_options(o, HEAD, &rounder, &options, err);
+    kq_status status = round_options(o, r.bits, &rounder, &options, err);
     if (!status)
         status = kq_rows_factor(o, true, &H, err);
     in.H_in = H;
     if (!status)
-        status = kq_round_rows(q->trellis[HEAD], &in, &options, &packed, &r.round, err);
+        status = kq_round_rows(q->trellis[r.bits], &in, &options, &packed, &r.round, err);
     if (!status)
         status = kq_exl3_part_write(path, q->code, 1, (const kq_packed *[]){&packed},
                                     (const kq_module_report *[]){&r}, err);
@@ -286,6 +299,32 @@ static json_t *describe_module(const kq_output *o, size_t layer, kq_linear_id id
                      r->bits, "bpw",
                      kq_exl3_linear_bits(r->m, r->n, r->bits, q->code) / ((double)r->m * (double)r->n),
                      "relative_mse", r->round.relative_mse, "predicted_loss", kq_json_number(loss));
+}
+
+/* What all quantized linears take. */
+typedef struct totals {
+    double weights, bits; /* scales and padding counted */
+    double average;       /* bits of a weight, without them */
+} totals;
+
+static totals linear_totals(const kq_output *o)
+{
+    const quantizer *q = o->ctx;
+    totals sum = {0};
+    double trellis = 0;
+    for (size_t l = 0; l < o->p.cfg->n_layer; l++)
+        for (int id = 0; id < KQ_N_LINEAR; id++) {
+            size_t m, n;
+            kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
+            if (!(o->p.selected[l] >> id & 1))
+                continue;
+            const double k = kq_exl3_bits_of(o, &q->bits, l, (kq_linear_id)id);
+            sum.bits += kq_exl3_linear_bits(m, n, k, q->code);
+            sum.weights += (double)m * (double)n;
+            trellis += (double)m * (double)n * k;
+        }
+    sum.average = sum.weights > 0 ? trellis / sum.weights : 0;
+    return sum;
 }
 
 /* The line that makes the folder again: the checkpoint's, with --to exl3. *out is the caller's (kq_free). */
@@ -312,7 +351,7 @@ static kq_status gather(kq_output *o, const char *const *parts, size_t n_parts, 
                                        .n_parts = n_parts,
                                        .code = q->code,
                                        .head_bits = o->opt.head_bits,
-                                       .bits = o->opt.bits,
+                                       .bits = linear_totals(o).average,
                                        .shard_size = o->opt.shard_size,
                                        .rows = seq_len > 0 ? (size_t)(tokens / seq_len) : 0,
                                        .cols = seq_len > 0 ? (size_t)seq_len : 0,
@@ -352,31 +391,13 @@ static kq_status finish(kq_output *o, kq_error *err)
     return status;
 }
 
-/* Bits of all quantized linears, scales counted, and how many weights they have. */
-static double linear_bits(const kq_output *o, double *weights)
-{
-    const quantizer *q = o->ctx;
-    double bits = 0;
-    *weights = 0;
-    for (size_t l = 0; l < o->p.cfg->n_layer; l++)
-        for (int id = 0; id < KQ_N_LINEAR; id++) {
-            size_t m, n;
-            kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
-            if (!(o->p.selected[l] >> id & 1))
-                continue;
-            bits += kq_exl3_linear_bits(m, n, o->opt.bits, q->code);
-            *weights += (double)m * (double)n;
-        }
-    return bits;
-}
-
 static kq_status report(kq_work *w, json_t **out, kq_error *err)
 {
     const quantizer *q = w->outputs->ctx;
-    double weights;
-    const double bits = linear_bits(w->outputs, &weights);
-    json_t *own = json_pack("{s:i, s:i, s:f, s:f, s:I, s:I, s:f, s:o, s:f}", "bits", q->bits, "head_bits",
-                            w->outputs->opt.head_bits, "bpw", weights > 0 ? bits / weights : 0.0, "bpw_file",
+    const totals sum = linear_totals(w->outputs);
+    json_t *own = json_pack("{s:o, s:i, s:f, s:f, s:I, s:I, s:f, s:o, s:f}", "bits",
+                            kq_bits_number(sum.average), "head_bits", w->outputs->opt.head_bits, "bpw",
+                            sum.weights > 0 ? sum.bits / sum.weights : 0.0, "bpw_file",
                             8.0 * (double)q->saved.file_bytes / (double)q->saved.n_parameters, "file_bytes",
                             (json_int_t)q->saved.file_bytes, "quantized_modules", (json_int_t)q->sums.n,
                             "quantized_weights", q->sums.weights, "predicted_loss",
@@ -388,8 +409,9 @@ static void close_quantizer(kq_output *o)
 {
     quantizer *q = o->ctx;
     drop_block(q);
-    for (int i = 0; i < N_CODES; i++)
-        kq_trellis_free(q->trellis[i]);
+    for (int k = 0; k <= KQ_EXL3_BITS_MAX; k++)
+        kq_trellis_free(q->trellis[k]);
+    kq_exl3_bits_free(&q->bits);
     json_decref(q->sums.modules);
 }
 
@@ -399,15 +421,14 @@ static json_t *plan(const kq_work *w)
 {
     const kq_output *o = w->outputs;
     const quantizer *q = o->ctx;
-    double weights;
-    const double bits = linear_bits(o, &weights);
+    const totals sum = linear_totals(o);
     const size_t file = planned_bytes(o);
-    return json_pack("{s:i, s:b, s:i, s:s, s:s, s:I, s:f, s:f, s:f, s:I}", "bits", q->bits, "bits_settled", 1,
-                     "head_bits", o->opt.head_bits, "code", o->opt.code, "method", kq_work_method(w),
-                     "quantized_modules", (json_int_t)o->p.n_selected, "quantized_weights", weights, "bpw",
-                     weights > 0 ? bits / weights : 0.0, "bpw_file",
-                     8.0 * (double)file / (double)kq_count_parameters(o->p.cfg), "file_bytes",
-                     (json_int_t)file);
+    return json_pack(
+        "{s:o, s:b, s:i, s:s, s:s, s:I, s:f, s:f, s:f, s:I}", "bits", kq_bits_number(sum.average),
+        "bits_settled", q->bits.settled, "head_bits", o->opt.head_bits, "code", o->opt.code, "method",
+        kq_work_method(w), "quantized_modules", (json_int_t)o->p.n_selected, "quantized_weights", sum.weights,
+        "bpw", sum.weights > 0 ? sum.bits / sum.weights : 0.0, "bpw_file",
+        8.0 * (double)file / (double)kq_count_parameters(o->p.cfg), "file_bytes", (json_int_t)file);
 }
 
 static void plan_linear(const kq_output *o, size_t layer, int id, json_t *module)
@@ -415,11 +436,20 @@ static void plan_linear(const kq_output *o, size_t layer, int id, json_t *module
     size_t m, n;
     kq_linear_shape(o->p.cfg, (kq_linear_id)id, &m, &n);
     const bool selected = o->p.selected[layer] >> id & 1, padded = m % KQ_EXL3_BLOCK || n % KQ_EXL3_BLOCK;
-    json_object_set_new(module, "bits", json_integer(selected ? (json_int_t)o->opt.bits : 16));
+    json_object_set_new(
+        module, "bits",
+        kq_bits_number(selected ? bits_of((void *)(uintptr_t)o, layer, (kq_linear_id)id) : 16));
     json_object_set_new(module, "transform",
                         json_string(!selected ? "-"
                                     : padded  ? "blocks of 128, padded"
                                               : "blocks of 128"));
+}
+
+/* Where bits are shared out, they are before the first linear is rounded. */
+static kq_status settle_bits(kq_output *o, kq_error *err)
+{
+    quantizer *q = o->ctx;
+    return q->bits.settled ? KQ_OK : kq_exl3_bits_share(o, &q->bits, q->code, err);
 }
 
 static const kq_receiver exl3_receiver = {
@@ -439,6 +469,7 @@ static const kq_receiver exl3_receiver = {
     .bytes = bytes,
     .check_complete = check_complete,
     .describe = describe,
+    .before = settle_bits,
     .finish = finish,
     .report = report,
     .close = close_quantizer,

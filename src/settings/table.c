@@ -99,10 +99,11 @@ static const kq_setting table[] = {
     {.name = "module_bits",
      .type = KQ_SETTING_TEXTS,
      .argument = "REGEX=K",
-     .help = "2, 3 or 4 bits for the modules whose name matches; may be repeated, the first that matches "
-             "counts",
+     .help =
+         "2, 3 or 4 bits (1 to 8 with --to exl3) for the modules whose name matches; may be repeated, the "
+         "first that matches counts",
      .group = "bits",
-     .takers = KQ_FOR_QUANTIZE | KQ_FOR_COMPARE_ROW | COMPARING,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_QUANTIZE_EXL3 | KQ_FOR_COMPARE_ROW | COMPARING,
      .marks = KQ_IN_CHECKPOINT | KQ_WRITTEN_APART,
      .at = {QUANTIZE(module_bits)}},
     {.name = "code",

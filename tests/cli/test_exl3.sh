@@ -87,7 +87,7 @@ must "$KRONQ" quantize "$HF" --to exl3 --bits 3 $CAL -o cut --resume --quiet
 same whole cut
 
 say "from a GGUF, sizes that are no multiples of 16, shards, a head of 16 bits, some modules only"
-must "$KRONQ" quantize "$GGUF" --to exl3 --bits 4 --method none -o g --quiet
+must "$KRONQ" quantize "$GGUF" --to exl3 --bits 4 --head-bits 16 --method none -o g --quiet
 decoded g
 must "$KRONQ" quantize "$ODD" --to exl3 --bits 4 --method none -o odd --shard-size 40k --quiet
 [ -f odd/model.safetensors.index.json ] || fail "no shards"
@@ -95,15 +95,36 @@ decoded odd
 must "$KRONQ" quantize "$HF" --to exl3 --bits 4 --head-bits 16 --method none --only 'layers\.1\.' -o part --quiet
 grep -q lm_head part/model.safetensors && fail "a tied head of 16 bits is stored"
 decoded part
-must "$KRONQ" quantize "$E" --to exl3 --bits 5 --method none -o again5 --quiet
+must "$KRONQ" quantize "$E" --to exl3 --bits 5 --head-bits 16 --only 'layers\.0\.' --method none -o again5 --quiet
 decoded again5
+
+say "bits that differ: an average by factors, with equal bits where exllamav3 fuses, and rules"
+must "$KRONQ" quantize "$HF" --to exl3 --bits 2.5 --factors f.safetensors -o mixed --json --quiet
+awk -v b="$(get must.out bits)" 'BEGIN { exit !(b <= 2.5 && b > 2.2) }' || fail "average $(get must.out bits)"
+for pair in k_proj:v_proj q_proj:k_proj gate_proj:up_proj; do
+    a=${pair%:*} b=${pair#*:} part=self_attn
+    [ $a = gate_proj ] && part=mlp
+    for layer in 0 1 2; do
+        [ "$(get must.out "modules/model.layers.$layer.$part.$a/bits")" = "$(get must.out "modules/model.layers.$layer.$part.$b/bits")" ] ||
+            fail "$a and $b of layer $layer differ"
+    done
+done
+decoded mixed
+must "$KRONQ" eval mixed $KLD
+awk -v m="$(get must.out kld)" '{ getline b < "w3:mcg.kld"; exit !(m < 0.8 * $1 && m > b) }' w2:mul1.kld || fail "KLD $(get must.out kld) at 2.5 bits"
+must "$KRONQ" quantize "$HF" --to exl3 --bits 2 --module-bits 'down_proj=5' --head-bits 16 --only 'layers\.1\.' --method none -o rules --json --quiet
+[ "$(get must.out modules/model.layers.1.mlp.down_proj/bits)" = 5 ] || fail "a rule"
+decoded rules
+refuse "1|2" 'at least 5' "$KRONQ" quantize "$HF" --to exl3 --bits 2.5 --factors f.safetensors --module-bits '.=5' -o no --quiet
+refuse "1|2" '1 to 8 are possible' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --module-bits 'q_proj=9' -o no --quiet
+refuse "1|2" 'matches no module' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --module-bits 'x_proj=3' -o no --quiet
 
 say "the plan, and what is refused"
 must "$KRONQ" quantize "$HF" --to exl3 --bits 3 --dry-run --json
 has must.out bits head_bits bpw file_bytes modules planned_memory_bytes
 must "$KRONQ" quantize "$HF" --to exl3 --bits 3 --dry-run
 refuse "1|2" '1 to 8' "$KRONQ" quantize "$HF" --to exl3 --bits 9 -o no --quiet
-refuse "1|2" 'whole numbers' "$KRONQ" quantize "$HF" --to exl3 --bits 2.5 -o no --quiet
+refuse "1|2" 'an average needs --factors' "$KRONQ" quantize "$HF" --to exl3 --bits 2.5 -o no --quiet
 refuse "1|2" 'mul1, mcg and 3inst' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --code hyb -o no --quiet
 refuse "1|2" 'head-bits 12' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --head-bits 12 -o no --quiet
 refuse 2 'embed-bits does not belong to --to exl3' "$KRONQ" quantize "$HF" --to exl3 --bits 2 --embed-bits 4 -o no --quiet
