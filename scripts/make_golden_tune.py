@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What PyTorch makes of one step of tuning, and of three: tests/golden/tune_{llama3,qwen3}.safetensors,
-and tune_{blocks,untied}.{gguf,safetensors} of two GGUFs.
+and tune_{blocks,codebooks,untied}.{gguf,safetensors} of three GGUFs.
 
     python scripts/make_tiny_models.py tests/golden && python scripts/make_golden_tune.py tests/golden
 
@@ -10,8 +10,8 @@ linears q, k, v, o, gate, up, down (a, then b), then the block's norms; the fina
 left out of a gradient unseen. ids [S, T]; kl: the mean of KL(teacher || student) over all tokens; grad: of kl; theta3: after three steps of Adam
 (0.9, 0.95) with the learning rates of a warm-up of 2 steps and a cosine over 3. Everything is in f64.
 
-tune_blocks.gguf is a llama of two layers whose linears have every block type that has F16 scales, with random integers; its embedding is tied.
-tune_untied.gguf is smaller and has a head. They are students; their teachers have linears rounded to multiples of 1/64, and the same head. theta
+tune_blocks.gguf is a llama of two layers whose linears have every block type without codewords that has F16 scales, with random integers; its
+embedding is tied. tune_codebooks.gguf has one layer, the IQ2 and IQ3 types and IQ4_XS. tune_untied.gguf is smaller and has a head. They are students; their teachers have linears rounded to multiples of 1/64, and the same head. theta
 holds a factor of each F16 number, row by row in Hugging Face's order; behind the final norm stand those of head and embedding. A weight is
 theta_d w(m = 0) + theta_m w(d = 0), where w(m = 0) is what gguf-py decodes when the bytes of m are zero.
 """
@@ -130,6 +130,7 @@ class Shape(NamedTuple):
 
 FILES = {
     "tune_blocks": Shape(4, 2, [[Q.Q4_K, Q.Q4_0, Q.Q6_K, Q.Q4_1, Q.Q5_K, Q.Q2_K, Q.Q3_K], [Q.Q6_K, Q.Q5_1, Q.Q4_0, Q.Q5_0, Q.Q8_0, Q.IQ4_NL, Q.Q4_K]], Q.Q6_K, None),
+    "tune_codebooks": Shape(4, 2, [[Q.IQ3_XXS, Q.IQ2_XS, Q.IQ2_S, Q.IQ4_XS, Q.IQ3_S, Q.IQ2_XXS, Q.IQ2_S]], Q.IQ3_S, None),
     "tune_untied": Shape(2, 1, [[Q.Q4_0, Q.Q4_1, Q.F16, Q.Q4_0, Q.F16, Q.Q4_0, Q.Q4_0]], Q.Q4_0, Q.Q4_1),
 }
 SCALES = {Q.Q4_1: (0, 2), Q.Q5_1: (0, 2), Q.Q2_K: (80, 82), Q.Q3_K: (108,), Q.Q4_K: (0, 2), Q.Q5_K: (0, 2), Q.Q6_K: (208,)}  # bytes; others: 0

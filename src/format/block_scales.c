@@ -14,7 +14,9 @@ kq_block_scales kq_block_scales_of(kq_dtype dtype)
         {KQ_T_Q4_0, 1, {0}, 0},       {KQ_T_Q5_0, 1, {0}, 0},     {KQ_T_Q8_0, 1, {0}, 0},
         {KQ_T_IQ4_NL, 1, {0}, 0},     {KQ_T_Q4_1, 2, {0, 2}, 32}, {KQ_T_Q5_1, 2, {0, 2}, 32},
         {KQ_T_Q2_K, 2, {80, 82}, 16}, {KQ_T_Q3_K, 1, {108}, 0},   {KQ_T_Q4_K, 2, {0, 2}, 32},
-        {KQ_T_Q5_K, 2, {0, 2}, 32},   {KQ_T_Q6_K, 1, {208}, 0},
+        {KQ_T_Q5_K, 2, {0, 2}, 32},   {KQ_T_Q6_K, 1, {208}, 0},   {KQ_T_IQ4_XS, 1, {0}, 0},
+        {KQ_T_IQ2_XXS, 1, {0}, 0},    {KQ_T_IQ2_XS, 1, {0}, 0},   {KQ_T_IQ2_S, 1, {0}, 0},
+        {KQ_T_IQ3_XXS, 1, {0}, 0},    {KQ_T_IQ3_S, 1, {0}, 0},
     };
     kq_block_scales s = {0};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/f16.h"
+#include "format/codebook.h"
 
 /* ggml's block layouts (ggml-common.h, MIT), restated as byte offsets. */
 enum {
@@ -21,15 +22,22 @@ enum {
     Q6_K_BYTES = 128 + 64 + 16 + 2,
     Q2_K_BYTES = 16 + 64 + 4,
     Q3_K_BYTES = 32 + 64 + 12 + 2,
-    IQ4_NL_BYTES = 2 + 16
+    IQ4_NL_BYTES = 2 + 16,
+    IQ4_XS_BYTES = 2 + 2 + 4 + 128,
+    IQ2_XXS_BYTES = 2 + 8 * (4 + 4),
+    IQ2_XS_BYTES = 2 + 64 + 8,
+    IQ2_S_BYTES = 2 + 32 + 32 + 8 + 8,
+    IQ3_XXS_BYTES = 2 + 64 + 8 * 4,
+    IQ3_S_BYTES = 2 + 64 + 8 + 32 + 4
 };
 
 const char *kq_dtype_name(kq_dtype dtype)
 {
-    static const char *const names[] = {"F32",  "F16",    "BF16", "I8",      "I16",     "I32",
-                                        "I64",  "U8",     "BOOL", "Q8_0",    "Q4_0",    "Q4_1",
-                                        "Q5_0", "Q5_1",   "Q4_K", "Q5_K",    "Q6_K",    "Q2_K",
-                                        "Q3_K", "IQ4_NL", "F64",  "F8_E4M3", "F8_E5M2", "EXL3", "other"};
+    static const char *const names[] = {"F32",     "F16",    "BF16",  "I8",      "I16",   "I32",    "I64",
+                                        "U8",      "BOOL",   "Q8_0",  "Q4_0",    "Q4_1",  "Q5_0",   "Q5_1",
+                                        "Q4_K",    "Q5_K",   "Q6_K",  "Q2_K",    "Q3_K",  "IQ4_NL", "IQ4_XS",
+                                        "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "F64",    "F8_E4M3",
+                                        "F8_E5M2", "EXL3",   "other"};
     return (size_t)dtype < sizeof names / sizeof *names ? names[dtype] : "?";
 }
 
@@ -58,6 +66,12 @@ bool kq_dtype_block(kq_dtype dtype, size_t *block_elems, size_t *block_bytes)
         [KQ_T_Q2_K] = {QK_K, Q2_K_BYTES},
         [KQ_T_Q3_K] = {QK_K, Q3_K_BYTES},
         [KQ_T_IQ4_NL] = {QK, IQ4_NL_BYTES},
+        [KQ_T_IQ4_XS] = {QK_K, IQ4_XS_BYTES},
+        [KQ_T_IQ2_XXS] = {QK_K, IQ2_XXS_BYTES},
+        [KQ_T_IQ2_XS] = {QK_K, IQ2_XS_BYTES},
+        [KQ_T_IQ2_S] = {QK_K, IQ2_S_BYTES},
+        [KQ_T_IQ3_XXS] = {QK_K, IQ3_XXS_BYTES},
+        [KQ_T_IQ3_S] = {QK_K, IQ3_S_BYTES},
         [KQ_T_F64] = {1, 8},
         [KQ_T_F8_E4M3] = {1, 1},
         [KQ_T_F8_E5M2] = {1, 1},
@@ -224,6 +238,34 @@ static void iq4_nl(const uint8_t *b, float *y)
     }
 }
 
+/* IQ4_NL's levels in groups of 32 with signed scales of 6 bits: their low four bits in bytes 4-7, their upper
+ * two in the 16-bit word before. */
+static void iq4_xs(const uint8_t *b, float *y)
+{
+    const float d = half_at(b);
+    const uint16_t high = load16(b + 2);
+    for (int j = 0; j < 8; j++, b += 16, y += 32) {
+        const uint8_t *scales = b - 16 * j + 4, *q = b + 8;
+        const int scale = ((scales[j / 2] >> (j % 2 * 4) & 15) | (high >> (2 * j) & 3) << 4) - 32;
+        const float step = d * (float)scale;
+        for (int i = 0; i < 16; i++) {
+            y[i] = step * (float)kq_iq4nl_values[q[i] & 15];
+            y[i + 16] = step * (float)kq_iq4nl_values[q[i] >> 4];
+        }
+    }
+}
+
+static bool each_codebook_block(kq_dtype dtype, const uint8_t *src, size_t bytes, size_t n_elem, float *dst)
+{
+    const kq_codebook *c = kq_codebook_of(dtype);
+    kq_codebook_block block;
+    for (size_t i = 0; i < n_elem / QK_K; i++) {
+        kq_codebook_unpack(c, src + i * bytes, &block);
+        kq_codebook_values(c, &block, dst + i * QK_K);
+    }
+    return true;
+}
+
 #define EACH_BLOCK(fn, bytes, elems)              \
     for (size_t i = 0; i < n_elem / (elems); i++) \
         fn(src + i * (bytes), dst + i * (elems)); \
@@ -302,6 +344,12 @@ bool kq_dequantize(kq_dtype dtype, const uint8_t *src, size_t n_elem, float *dst
     case KQ_T_Q2_K: EACH_BLOCK(q2_k, Q2_K_BYTES, QK_K);
     case KQ_T_Q3_K: EACH_BLOCK(q3_k, Q3_K_BYTES, QK_K);
     case KQ_T_IQ4_NL: EACH_BLOCK(iq4_nl, IQ4_NL_BYTES, QK);
+    case KQ_T_IQ4_XS: EACH_BLOCK(iq4_xs, IQ4_XS_BYTES, QK_K);
+    case KQ_T_IQ2_XXS:
+    case KQ_T_IQ2_XS:
+    case KQ_T_IQ2_S:
+    case KQ_T_IQ3_XXS:
+    case KQ_T_IQ3_S: return each_codebook_block(dtype, src, bytes, n_elem, dst);
     case KQ_T_F64: EACH(8, (float)load_f64(p));
     case KQ_T_F8_E4M3: EACH(1, e4m3(*p));
     case KQ_T_F8_E5M2: EACH(1, kq_f16_to_f32((uint16_t)(*p << 8))); /* the upper half of an F16 */

@@ -28,6 +28,12 @@ typedef enum kq_dtype {
     KQ_T_Q2_K,
     KQ_T_Q3_K,
     KQ_T_IQ4_NL,
+    KQ_T_IQ4_XS,
+    KQ_T_IQ2_XXS,
+    KQ_T_IQ2_XS,
+    KQ_T_IQ2_S,
+    KQ_T_IQ3_XXS,
+    KQ_T_IQ3_S,
     /* safetensors; F8_E4M3 is PyTorch's float8_e4m3fn */
     KQ_T_F64,
     KQ_T_F8_E4M3,

@@ -407,7 +407,7 @@ kq_status kq_source_read_f32(const kq_source *src, const kq_tensor *t, size_t ro
         return kq_fail(
             err, KQ_E_UNSUPPORTED,
             "%s: %.200s has type %s, which kronq does not read as numbers (F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
-            "Q5_0, Q5_1, IQ4_NL and Q2_K to Q6_K are read)",
+            "Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS and the types IQ2_* and IQ3_* are read)",
             t->file, t->name, name ? name : "other");
     }
     if (!t->permuted_qk || t->rank != 2)

@@ -1,6 +1,5 @@
 /* A copy of a GGUF with other scales: which bytes change, and to what. The file is
- * tests/golden/tune_blocks.gguf (scripts/make_golden_tune.py), whose linears have every block type that has
- * F16 scales. */
+ * tests/golden/tune_blocks.gguf (scripts/make_golden_tune.py), whose linears have eleven block types. */
 #include <math.h>
 
 #include "check.h"

@@ -33,7 +33,7 @@ static void golden_bits(void **state)
         types++;
     }
     fclose(f);
-    assert_int_equal(types, 13);
+    assert_int_equal(types, 19);
 }
 
 static void integers_and_refusals(void **state)

@@ -71,7 +71,7 @@ static void gguf(void **s)
 {
     (void)s;
     bytes b = {0};
-    gguf_header(&b, 2, 4);
+    gguf_header(&b, 3, 4);
     kv_str(&b, "general.architecture", "llama");
     kv_u32(&b, "general.alignment", 32);
     put_string(&b, "list");
@@ -87,8 +87,9 @@ static void gguf(void **s)
     put64(&b, 7);
     gguf_info(&b, "a", 2, (const uint64_t[]){32, 2}, 2, 0);
     gguf_info(&b, "b", 1, (const uint64_t[]){4}, 0, 64);
+    gguf_info(&b, "c", 1, (const uint64_t[]){256}, 22, 96); /* one block of IQ2_S */
     pad_to(&b, 32);
-    put(&b, NULL, 64 + 16);
+    put(&b, NULL, 96 + 82);
     run(&b, "gguf", one_gguf);
     free(b.p);
 }

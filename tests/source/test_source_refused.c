@@ -1,4 +1,5 @@
 /* Models on disk that are refused, each with the file and the tensor that is wrong. */
+#include "format/gguf.h"
 #include "source/model_files.h"
 
 static void case_29_nan_weights(void **s)
@@ -193,6 +194,63 @@ static void unreadable_type_is_refused_when_read(void **s)
     kq_source_close(src);
 }
 
+/* tests/golden/tune_codebooks.gguf, with the ggml type and the number of columns of blk.0.ffn_up.weight
+ * (IQ2_XXS, 256) replaced and, where d is not 0, the F16 number of that tensor's first block. */
+static void write_codebooks(uint32_t type, uint64_t columns, uint16_t d)
+{
+    static const char name[] = "blk.0.ffn_up.weight";
+    kq_map map;
+    kq_gguf *g;
+    check_ok(kq_map_open(KRONQ_GOLDEN_DIR "/tune_codebooks.gguf", &map, &err));
+    bytes b = {0};
+    put(&b, map.data, map.size);
+    kq_map_close(&map);
+    check_ok(kq_gguf_open_memory(b.p, b.n, "golden", &g, &err));
+    for (size_t i = 0; i < kq_gguf_n_tensors(g) && d; i++)
+        if (!strcmp(kq_gguf_tensor_at(g, i)->name, name))
+            memcpy(b.p + (kq_gguf_tensor_at(g, i)->data - b.p), &d, 2);
+    kq_gguf_close(g);
+    for (uint8_t *p = b.p; p < b.p + b.n - 64; p++)
+        if (!memcmp(p, name, sizeof name - 1)) { /* then the rank, two lengths, the type */
+            memcpy(p + sizeof name - 1 + 4, &columns, 8);
+            memcpy(p + sizeof name - 1 + 20, &type, 4);
+            break;
+        }
+    write_file("src_model.gguf", b.p, b.n);
+    free(b.p);
+}
+
+/* IQ2_XXS is read, TQ2_0 (of the same size) is not, by name; a type whose blocks are larger, half a block,
+ * and an infinite scale are refused. */
+static void codebook_types(void **s)
+{
+    (void)s;
+    enum { IQ2_XXS = 16, IQ2_XS = 17, TQ2_0 = 35, WIDTH = 256 };
+    static float got[WIDTH];
+    static const struct {
+        uint32_t type;
+        uint16_t d;
+        kq_status status;
+        const char *message;
+    } cases[] = {{IQ2_XXS, 0, KQ_OK, ""},
+                 {TQ2_0, 0, KQ_E_UNSUPPORTED, "up_proj.weight has type TQ2_0, which kronq does not read"},
+                 {IQ2_XXS, 0x7c00, KQ_E_NUMERIC, "up_proj.weight holds Inf"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        kq_source *src;
+        write_codebooks(cases[i].type, WIDTH, cases[i].d);
+        check_ok(kq_source_open("src_model.gguf", &src, &err));
+        const kq_tensor *t = kq_source_find(src, "model.layers.0.mlp.up_proj.weight");
+        const kq_status status = kq_source_read_f32(src, t, 0, 1, got, &err);
+        assert_int_equal(status, cases[i].status);
+        assert_true(!status || strstr(err.message, cases[i].message));
+        kq_source_close(src);
+    }
+    write_codebooks(IQ2_XS, WIDTH, 0);
+    refused("src_model.gguf", KQ_E_FORMAT, "blk.0.");
+    write_codebooks(IQ2_XXS, WIDTH / 2, 0);
+    refused("src_model.gguf", KQ_E_FORMAT, "blk.0.ffn_up.weight");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -206,6 +264,7 @@ int main(void)
         cmocka_unit_test(gguf_tensors_without_a_place),
         cmocka_unit_test(case_60_block_count),
         cmocka_unit_test(unreadable_type_is_refused_when_read),
+        cmocka_unit_test(codebook_types),
     };
     return cmocka_run_group_tests(tests, temp_folder_enter, temp_folder_leave);
 }

@@ -238,8 +238,8 @@ static void find_packed(models *m)
 static void test_gradient_blocks(void **state)
 {
     (void)state;
-    static const char *const files[] = {"tune_blocks", "tune_untied"};
-    for (size_t f = 0; f < 2; f++) {
+    static const char *const files[] = {"tune_blocks", "tune_codebooks", "tune_untied"};
+    for (size_t f = 0; f < sizeof files / sizeof *files; f++) {
         models m;
         kq_error err;
         double kl, same;
