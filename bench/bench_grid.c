@@ -16,8 +16,9 @@
 #include "factors/file.h"
 #include "round/matrix.h"
 
-static const kq_dtype types[] = {KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL,
-                                 KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};
+static const kq_dtype types[] = {KQ_T_Q4_0,    KQ_T_Q4_1,   KQ_T_Q5_0,  KQ_T_Q5_1,    KQ_T_Q8_0, KQ_T_IQ4_NL,
+                                 KQ_T_Q2_K,    KQ_T_Q3_K,   KQ_T_Q4_K,  KQ_T_Q5_K,    KQ_T_Q6_K, KQ_T_IQ4_XS,
+                                 KQ_T_IQ2_XXS, KQ_T_IQ2_XS, KQ_T_IQ2_S, KQ_T_IQ3_XXS, KQ_T_IQ3_S};
 
 static void die(const kq_error *err)
 {

@@ -1,5 +1,5 @@
-/* Blocks of llama.cpp's IQ2 and IQ3 types, taken apart. Each of the five layouts is restated from
- * ggml-common.h and the dequantize_row functions of ggml-quants.c (MIT). */
+/* Blocks of llama.cpp's IQ2 and IQ3 types, taken apart and put together. Each of the five layouts is restated
+ * from ggml-common.h and the dequantize_row functions of ggml-quants.c (MIT). */
 #include "format/codebook.h"
 
 #include <string.h>
@@ -123,6 +123,90 @@ void kq_codebook_unpack(const kq_codebook *c, const uint8_t *bytes, kq_codebook_
     default: unpack_iq3_s(bytes, b); return;
     }
 }
+
+/* ---- the reverse, in the same order ---- */
+
+static void store16(uint8_t *p, unsigned x)
+{
+    p[0] = (uint8_t)x;
+    p[1] = (uint8_t)(x >> 8);
+}
+
+static void store_signs_and_scale(const kq_codebook_block *b, size_t group, uint8_t *p)
+{
+    uint32_t u = (uint32_t)b->scale[group] << 28;
+    for (size_t k = 0; k < 4; k++)
+        u |= (uint32_t)(b->signs[4 * group + k] & 127) << (7 * k);
+    store16(p, u & 0xffff);
+    store16(p + 2, u >> 16);
+}
+
+static void store_nibbles(const kq_codebook_block *b, size_t n, uint8_t *p)
+{
+    for (size_t g = 0; g < n; g += 2)
+        p[g / 2] = (uint8_t)(b->scale[g] | b->scale[g + 1] << 4);
+}
+
+static void pack_iq2_xxs(const kq_codebook_block *b, uint8_t *p)
+{
+    for (size_t g = 0; g < 8; g++) {
+        for (size_t k = 0; k < 4; k++)
+            p[8 * g + k] = (uint8_t)b->word[4 * g + k];
+        store_signs_and_scale(b, g, p + 8 * g + 4);
+    }
+}
+
+static void pack_iq2_xs(const kq_codebook_block *b, uint8_t *p)
+{
+    for (size_t k = 0; k < 32; k++)
+        store16(p + 2 * k, b->word[k] | (b->signs[k] & 127u) << 9);
+    store_nibbles(b, 16, p + 64);
+}
+
+static void pack_iq2_s(const kq_codebook_block *b, uint8_t *p)
+{
+    memset(p + 64, 0, 8);
+    for (size_t k = 0; k < 32; k++) {
+        p[k] = (uint8_t)b->word[k];
+        p[32 + k] = b->signs[k];
+        p[64 + k / 4] |= (uint8_t)(b->word[k] >> 8 << (k % 4 * 2));
+    }
+    store_nibbles(b, 16, p + 72);
+}
+
+static void pack_iq3_xxs(const kq_codebook_block *b, uint8_t *p)
+{
+    for (size_t k = 0; k < 64; k++)
+        p[k] = (uint8_t)b->word[k];
+    for (size_t g = 0; g < 8; g++)
+        store_signs_and_scale(b, g, p + 64 + 4 * g);
+}
+
+static void pack_iq3_s(const kq_codebook_block *b, uint8_t *p)
+{
+    memset(p + 64, 0, 8);
+    for (size_t k = 0; k < 64; k++) {
+        p[k] = (uint8_t)b->word[k];
+        p[64 + k / 8] |= (uint8_t)(b->word[k] >> 8 << (k % 8));
+    }
+    memcpy(p + 72, b->signs, 32);
+    store_nibbles(b, 8, p + 104);
+}
+
+void kq_codebook_pack(const kq_codebook *c, const kq_codebook_block *b, uint8_t *bytes)
+{
+    store16(bytes, b->d);
+    bytes += 2;
+    switch (c->type) {
+    case KQ_T_IQ2_XXS: pack_iq2_xxs(b, bytes); return;
+    case KQ_T_IQ2_XS: pack_iq2_xs(b, bytes); return;
+    case KQ_T_IQ2_S: pack_iq2_s(b, bytes); return;
+    case KQ_T_IQ3_XXS: pack_iq3_xxs(b, bytes); return;
+    default: pack_iq3_s(b, bytes); return;
+    }
+}
+
+/* ---- values ---- */
 
 void kq_codebook_values(const kq_codebook *c, const kq_codebook_block *b, float *y)
 {

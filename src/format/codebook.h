@@ -40,6 +40,8 @@ typedef struct kq_codebook_block {
     uint8_t signs[KQ_CODEBOOK_SIGNS];
 } kq_codebook_block;
 void kq_codebook_unpack(const kq_codebook *c, const uint8_t *bytes, kq_codebook_block *b);
+/* The reverse. Of a type with an even number of minus signs the eighth sign is not stored. */
+void kq_codebook_pack(const kq_codebook *c, const kq_codebook_block *b, uint8_t *bytes);
 /* Its 256 values. Every one is exact but for the last product, which is rounded to f32. */
 void kq_codebook_values(const kq_codebook *c, const kq_codebook_block *b, float *y);
 

@@ -72,9 +72,8 @@ static void descend_row(const kq_grid_work *z, descent *d, size_t i, size_t b)
         now += (D ? D[j] : 1) * s * s;
     }
     const kq_grid_row row = {.w = v, .v = v, .L = L, .D = D, .ld = B, .slot = z->slot + c0};
-    kq_grid_code code;
     uint8_t bytes[512];
-    const double cost = kq_grid_row_round(z->g, z->lanes, &row, &code, bytes, what);
+    const double cost = kq_grid_row_round(&z->search, &row, bytes, what);
     memset(dE, 0, B * sizeof *dE);
     memset(Z, 0, B * sizeof *Z);
     if (!(cost < now * (1 - 1e-5)))

@@ -41,8 +41,7 @@ static void round_tile(const kq_grid_work *z, size_t r0, size_t b, float *X, flo
                 v[j] += s[k] * L[k * n + j];
         const kq_grid_row row = {
             .w = w, .v = v, .L = L, .D = z->in.D ? z->in.D + c0 : NULL, .ld = n, .slot = z->slot + c0};
-        kq_grid_code code;
-        kq_grid_row_round(z->g, z->lanes, &row, &code, kq_grid_block_at(z, i, b), what);
+        kq_grid_row_round(&z->search, &row, kq_grid_block_at(z, i, b), what);
         float *e = z->E + i * n + c0, *f = z->F + i * n + c0;
         for (size_t j = 0; j < B; j++) {
             e[j] = w[j] - what[j];

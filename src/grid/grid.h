@@ -1,11 +1,12 @@
-/* Rounding one weight matrix onto a block type of GGUF (docs/math.md, "Grids", eq. 90 to 95): two-sided LDLQ
+/* Rounding one weight matrix onto a block type of GGUF (docs/math.md, "Grids", eq. 90 to 98): two-sided LDLQ
  * in the original basis with one element a step, where each block's scale is chosen when its turn comes, with
  * the feedback already in its target.
  *
  * A block is 32 or 256 weights of one row (they share an output). Its values are codes times a scale, plus an
  * offset in some types (eq. 90); types of 256 weights split into groups of 16 or 32, whose own scales are
- * small integers. There is no rotation and no trellis, because the reader is llama.cpp. Sources: Frantar et
- * al. 2023 (GPTQ: one side, the heaviest first), Tseng et al. 2025b (two sides). */
+ * small integers. In some types eight or four weights are rounded together, to a codeword (eq. 96). There is
+ * no rotation and no trellis, because the reader is llama.cpp. Sources: Frantar et al. 2023 (GPTQ: one side,
+ * the heaviest first), Tseng et al. 2025b (two sides). */
 #ifndef KQ_GRID_GRID_H
 #define KQ_GRID_GRID_H
 
@@ -26,7 +27,8 @@ typedef struct kq_grid_options {
 } kq_grid_options;
 kq_grid_options kq_grid_defaults(void);
 
-/* Can kq_grid_round write this type? Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K. */
+/* Can kq_grid_round write this type? Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K,
+ * IQ4_XS, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S. */
 bool kq_grid_known(kq_dtype type);
 
 /* Round in->W [m, n], n a multiple of the type's block, with in's factors (in->name is used in messages

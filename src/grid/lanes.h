@@ -14,8 +14,11 @@ typedef struct kq_grid {
     int elems, group;
     int q_min, q_max;                  /* codes; IQ4_NL's codes are its levels */
     bool offset;                       /* value = scale * code + offset */
-    bool nonlinear;                    /* IQ4_NL: codes are the sixteen levels of its table */
+    bool nonlinear;                    /* IQ4_NL, IQ4_XS: codes are the sixteen levels of their table */
     int scale_min, scale_max, min_max; /* types with groups: integer scales, and minima 0..min_max */
+    /* IQ2_*, IQ3_*: eight weights are chosen at once (format/codebook.h); of the numbers above only elems and
+     * group count */
+    bool codewords;
 } kq_grid;
 const kq_grid *kq_grid_of(kq_dtype type); /* NULL: not a grid that can be rounded onto */
 

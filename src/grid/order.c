@@ -35,9 +35,10 @@ static void sort_units(const float *diag, size_t stride, uint32_t *order, size_t
         memcpy(order + u * unit, copy + (size_t)scratch[u].index * unit, unit * sizeof *order);
 }
 
-/* Blocks by their sum of the diagonal, groups within their block, single entries within their group. */
-kq_status kq_grid_order(const float *H, size_t n, size_t block, size_t group, uint32_t **out, kq_error *err)
+/* Blocks by their sum of the diagonal, groups within their block, units within their group. */
+kq_status kq_grid_order(const float *H, size_t n, kq_grid_whole whole, uint32_t **out, kq_error *err)
 {
+    const size_t block = whole.block, group = whole.group, unit = whole.unit;
     uint32_t *order, *copy = NULL;
     ranked *scratch = NULL;
     kq_status st = kq_alloc_for((void **)out, n, sizeof **out, "order of rounding", err);
@@ -55,7 +56,7 @@ kq_status kq_grid_order(const float *H, size_t n, size_t block, size_t group, ui
             if (group < block)
                 sort_units(H, n + 1, order + b, block / group, group, scratch, copy);
             for (size_t k = b; k < b + block && block > 1; k += group)
-                sort_units(H, n + 1, order + k, group, 1, scratch, copy);
+                sort_units(H, n + 1, order + k, group / unit, unit, scratch, copy);
         }
     }
     kq_free(copy);

@@ -28,8 +28,9 @@ size_t kq_grid_bytes(size_t m, size_t n)
 typedef struct side_input {
     const char *module, *factor; /* for messages: the linear's name; "H_in" or "H_out" */
     const float *H;              /* [n, n]; NULL: the identity */
-    size_t n, block, group;      /* see kq_grid_order */
-    double sigma, shrink;        /* eq. 54, 63 */
+    size_t n;
+    kq_grid_whole whole;
+    double sigma, shrink; /* eq. 54, 63 */
     int threads;
 } side_input;
 
@@ -46,7 +47,7 @@ static kq_status make_side(kq_grid_side *s, const side_input *in, int *extra, kq
             return kq_fail(err, KQ_E_NUMERIC, "%s: %s holds NaN or Inf at [%zu, %zu]", in->module, in->factor,
                            bad / n, bad % n);
     }
-    if ((st = kq_grid_order(H, n, in->block, in->group, &s->order, err)) || !H)
+    if ((st = kq_grid_order(H, n, in->whole, &s->order, err)) || !H)
         return st;
     if ((st = kq_alloc_for((void **)&s->H, n * n, sizeof *s->H, "ordered factor", err)) ||
         (st = kq_alloc_for((void **)&s->L, n * n, sizeof *s->L, "factor's L", err)) ||
@@ -104,14 +105,13 @@ static kq_status begin(kq_grid_work *z, const kq_round_input *in, const kq_grid_
                          .factor = "H_in",
                          .H = in->H_in,
                          .n = n,
-                         .block = z->B,
-                         .group = (size_t)z->g->group,
+                         .whole = {z->B, (size_t)z->search.g->group, kq_grid_unit(z->search.g)},
                          .sigma = opt->sigma_in,
                          .shrink = opt->shrink,
                          .threads = z->threads};
     side_input outputs = inputs;
     outputs.factor = "H_out", outputs.H = in->H_out, outputs.n = m, outputs.sigma = opt->sigma_out;
-    outputs.block = outputs.group = 1;
+    outputs.whole = (kq_grid_whole){1, 1, 1};
     kq_status st;
     if ((st = make_side(&z->in, &inputs, &report->extra_in, err)) ||
         (st = make_side(&z->out, &outputs, &report->extra_out, err)) ||
@@ -184,12 +184,9 @@ kq_status kq_grid_round(kq_dtype type, const kq_round_input *in, const kq_grid_o
     if (st)
         return st;
     kq_round_report rep = {.predicted_loss = NAN};
-    kq_grid_work z = {.g = kq_grid_of(type),
-                      .lanes = kq_grid_lanes_for(kq_kern_isa()),
-                      .m = in->m,
-                      .n = in->n,
-                      .blocks = blocks,
-                      .threads = opt->threads < 1 ? 1 : opt->threads};
+    kq_grid_work z = {
+        .m = in->m, .n = in->n, .blocks = blocks, .threads = opt->threads < 1 ? 1 : opt->threads};
+    kq_grid_search_begin(&z.search, type);
     kq_dtype_block(type, &z.B, &z.block_bytes);
     z.n_block = z.n / z.B;
     if (!(st = begin(&z, in, opt, &rep, err)) && !(st = round_blocks(&z, opt, err)))

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/f16.h"
+#include "kern/gemm.h"
 
 enum { K = KQ_GRID_LANES, G_MAX = 32 };
 
@@ -30,9 +31,7 @@ static uint16_t offset_f16(double x)
     return kq_f32_to_f16((float)(x > 65504 ? 65504 : x < -65504 ? -65504 : x));
 }
 
-/* A scale as F16. It becomes zero only if it is zero: weights below F16's least number are rounded to
- * multiples of that number, not all to zero. */
-static uint16_t scale_f16(double x)
+uint16_t kq_grid_scale_f16(double x)
 {
     const uint16_t h = offset_f16(x);
     return (h & 0x7fff) || x == 0 ? h : (uint16_t)(x < 0 ? 0x8001 : 1);
@@ -40,7 +39,7 @@ static uint16_t scale_f16(double x)
 
 static float scale_through(bool f16, float x)
 {
-    return f16 ? kq_f16_to_f32(scale_f16(x)) : x;
+    return f16 ? kq_f16_to_f32(kq_grid_scale_f16(x)) : x;
 }
 
 static float offset_through(bool f16, float x)
@@ -48,8 +47,7 @@ static float offset_through(bool f16, float x)
     return f16 ? kq_f16_to_f32(offset_f16(x)) : x;
 }
 
-/* out_j = x_j + sum_{j'>j} x_j' L[j'][j] */
-static void times_unit_l(const float *x, const float *L, size_t ld, size_t n, float *out)
+void kq_grid_times_unit_l(const float *x, const float *L, size_t ld, size_t n, float *out)
 {
     memcpy(out, x, n * sizeof *out);
     for (size_t j = 1; j < n && L; j++)
@@ -68,14 +66,14 @@ static void group_begin(group *p, const kq_grid *g, const kq_grid_row *row, size
     p->cost = FLT_MAX;
     p->scale = p->offset = 0;
     memset(p->q, 0, sizeof p->q);
-    times_unit_l(p->w, p->L, p->ld, p->n, p->y);
+    kq_grid_times_unit_l(p->w, p->L, p->ld, p->n, p->y);
     for (size_t j = 0; j < p->n; j++)
         p->y[j] += v[j] - p->w[j];
     if (g->offset) {
         float one[G_MAX];
         for (size_t j = 0; j < p->n; j++)
             one[j] = 1;
-        times_unit_l(one, p->L, p->ld, p->n, p->z);
+        kq_grid_times_unit_l(one, p->L, p->ld, p->n, p->z);
     }
 }
 
@@ -108,7 +106,7 @@ static normal group_normal(const group *p, const kq_grid *g)
 {
     normal s = {0};
     float r[G_MAX];
-    times_unit_l(p->q, p->L, p->ld, p->n, r);
+    kq_grid_times_unit_l(p->q, p->L, p->ld, p->n, r);
     for (size_t j = 0; j < p->n; j++) {
         const double d = p->D ? p->D[j] : 1, z = g->offset ? p->z[j] : 0;
         s.rr += d * r[j] * r[j];
@@ -288,11 +286,11 @@ static void super_refit(const super *s, const float *y, uint16_t *d16, uint16_t 
     float x[KQ_GRID_BLOCK], r[KQ_GRID_BLOCK], z[KQ_GRID_BLOCK] = {0};
     for (size_t j = 0; j < N; j++)
         x[j] = (float)s->best.q[row->slot[j]] * (float)s->best.scale[row->slot[j] / n];
-    times_unit_l(x, row->L, row->ld, N, r);
+    kq_grid_times_unit_l(x, row->L, row->ld, N, r);
     if (g->offset) {
         for (size_t j = 0; j < N; j++)
             x[j] = -(float)s->best.min[row->slot[j] / n];
-        times_unit_l(x, row->L, row->ld, N, z);
+        kq_grid_times_unit_l(x, row->L, row->ld, N, z);
     }
     normal t = {0};
     for (size_t j = 0; j < N; j++) {
@@ -309,11 +307,11 @@ static void super_refit(const super *s, const float *y, uint16_t *d16, uint16_t 
     if (g->offset && det > 1e-9 * t.rr * t.zz) {
         const double d = (t.ry * t.zz - t.zy * t.rz) / det, m = (t.rr * t.zy - t.rz * t.ry) / det;
         if (d > 0 && m > 0) {
-            *d16 = scale_f16(d);
-            *m16 = scale_f16(m);
+            *d16 = kq_grid_scale_f16(d);
+            *m16 = kq_grid_scale_f16(m);
         }
     } else if (t.rr > 0) {
-        *d16 = scale_f16((t.ry - kq_f16_to_f32(*m16) * t.rz) / t.rr);
+        *d16 = kq_grid_scale_f16((t.ry - kq_f16_to_f32(*m16) * t.rz) / t.rr);
     }
 }
 
@@ -331,7 +329,7 @@ static double super_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gr
         most = fabsf(p.scale) > fabsf(most) ? p.scale : most;
         most_min = fmaxf(most_min, -p.offset);
     }
-    times_unit_l(row->w, row->L, row->ld, N, y);
+    kq_grid_times_unit_l(row->w, row->L, row->ld, N, y);
     for (size_t j = 0; j < N; j++)
         y[j] += row->v[j] - row->w[j];
     /* The largest scale gets the largest integer, or nearly: finer steps for the others against less
@@ -339,8 +337,9 @@ static double super_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gr
     static const float reach[] = {1, 0.93f, 1.07f};
     const size_t tries = g->scale_max <= 31 ? 3 : 1;
     for (size_t i = 0; i < tries; i++)
-        super_pass(&s, scale_f16(reach[i] * most / (float)(g->scale_min ? g->scale_min : g->scale_max)),
-                   scale_f16(reach[i] * most_min / (float)(g->min_max ? g->min_max : 1)));
+        super_pass(&s,
+                   kq_grid_scale_f16(reach[i] * most / (float)(g->scale_min ? g->scale_min : g->scale_max)),
+                   kq_grid_scale_f16(reach[i] * most_min / (float)(g->min_max ? g->min_max : 1)));
     for (int i = 0; i < 2; i++) {
         uint16_t d, m;
         super_refit(&s, y, &d, &m);
@@ -352,27 +351,44 @@ static double super_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_gr
     return s.cost;
 }
 
-double kq_grid_row_round(const kq_grid *g, kq_grid_lanes_fn *lanes, const kq_grid_row *row, kq_grid_code *c,
-                         uint8_t *bytes, float *what)
+void kq_grid_search_begin(kq_grid_search *s, kq_dtype type)
 {
-    const size_t N = (size_t)g->elems;
-    double cost;
+    *s = (kq_grid_search){.g = kq_grid_of(type), .lanes = kq_grid_lanes_for(kq_kern_isa())};
+    if (s->g->codewords)
+        kq_words_begin(&s->words, kq_codebook_of(type));
+}
+
+static double scalar_round(const kq_grid_search *s, const kq_grid_row *row, kq_grid_code *c)
+{
+    const kq_grid *g = s->g;
     memset(c, 0, sizeof *c);
-    if (g->group < g->elems) {
-        cost = super_round(g, lanes, row, c);
+    if (g->group < g->elems)
+        return super_round(g, s->lanes, row, c);
+    group p;
+    group_begin(&p, g, row, 0, row->v);
+    group_search(&p, g, s->lanes, true);
+    c->d = kq_grid_scale_f16(p.scale);
+    c->m = offset_f16(p.offset);
+    for (size_t j = 0; j < (size_t)g->elems; j++)
+        c->q[row->slot[j]] = (int8_t)p.q[j];
+    return p.cost;
+}
+
+double kq_grid_row_round(const kq_grid_search *s, const kq_grid_row *row, uint8_t *bytes, float *what)
+{
+    const size_t N = (size_t)s->g->elems;
+    double cost;
+    if (s->g->codewords) {
+        kq_codebook_block block;
+        cost = kq_words_round(s->g, &s->words, row, &block);
+        kq_codebook_pack(s->words.c, &block, bytes);
     } else {
-        group p;
-        group_begin(&p, g, row, 0, row->v);
-        group_search(&p, g, lanes, true);
-        c->d = scale_f16(p.scale);
-        c->m = offset_f16(p.offset);
-        for (size_t j = 0; j < N; j++)
-            c->q[row->slot[j]] = (int8_t)p.q[j];
-        cost = p.cost;
+        kq_grid_code code;
+        cost = scalar_round(s, row, &code);
+        kq_grid_pack(s->g, &code, bytes);
     }
     float values[KQ_GRID_BLOCK];
-    kq_grid_pack(g, c, bytes);
-    kq_dequantize(g->type, bytes, N, values); /* what was packed is what counts */
+    kq_dequantize(s->g->type, bytes, N, values); /* what was packed is what counts */
     for (size_t j = 0; j < N; j++)
         what[j] = cost < FLT_MAX ? values[row->slot[j]]
                                  : NAN; /* no scale that F16 can hold: the caller looks for NaN at the end */

@@ -5,18 +5,24 @@
 #include <string.h>
 
 static const kq_grid grids[] = {
-    {KQ_T_Q4_0, 32, 32, -8, 7, false, false, 0, 0, 0},
-    {KQ_T_Q4_1, 32, 32, 0, 15, true, false, 0, 0, 0},
-    {KQ_T_Q5_0, 32, 32, -16, 15, false, false, 0, 0, 0},
-    {KQ_T_Q5_1, 32, 32, 0, 31, true, false, 0, 0, 0},
-    {KQ_T_Q8_0, 32, 32, -127, 127, false, false, 0, 0,
-     0}, /* -128 is left out: other readers' products may not expect it */
-    {KQ_T_IQ4_NL, 32, 32, -127, 113, false, true, 0, 0, 0},
-    {KQ_T_Q2_K, 256, 16, 0, 3, true, false, 0, 15, 15},
-    {KQ_T_Q3_K, 256, 16, -4, 3, false, false, -32, 31, 0},
-    {KQ_T_Q4_K, 256, 32, 0, 15, true, false, 0, 63, 63},
-    {KQ_T_Q5_K, 256, 32, 0, 31, true, false, 0, 63, 63},
-    {KQ_T_Q6_K, 256, 16, -32, 31, false, false, -128, 127, 0},
+    {KQ_T_Q4_0, 32, 32, -8, 7, false, false, 0, 0, 0, false},
+    {KQ_T_Q4_1, 32, 32, 0, 15, true, false, 0, 0, 0, false},
+    {KQ_T_Q5_0, 32, 32, -16, 15, false, false, 0, 0, 0, false},
+    {KQ_T_Q5_1, 32, 32, 0, 31, true, false, 0, 0, 0, false},
+    {KQ_T_Q8_0, 32, 32, -127, 127, false, false, 0, 0, 0,
+     false}, /* -128 is left out: other readers' products may not expect it */
+    {KQ_T_IQ4_NL, 32, 32, -127, 113, false, true, 0, 0, 0, false},
+    {KQ_T_Q2_K, 256, 16, 0, 3, true, false, 0, 15, 15, false},
+    {KQ_T_Q3_K, 256, 16, -4, 3, false, false, -32, 31, 0, false},
+    {KQ_T_Q4_K, 256, 32, 0, 15, true, false, 0, 63, 63, false},
+    {KQ_T_Q5_K, 256, 32, 0, 31, true, false, 0, 63, 63, false},
+    {KQ_T_Q6_K, 256, 16, -32, 31, false, false, -128, 127, 0, false},
+    {KQ_T_IQ4_XS, 256, 32, -127, 113, false, true, -32, 31, 0, false},
+    {.type = KQ_T_IQ2_XXS, .elems = 256, .group = 32, .codewords = true},
+    {.type = KQ_T_IQ2_XS, .elems = 256, .group = 16, .codewords = true},
+    {.type = KQ_T_IQ2_S, .elems = 256, .group = 16, .codewords = true},
+    {.type = KQ_T_IQ3_XXS, .elems = 256, .group = 32, .codewords = true},
+    {.type = KQ_T_IQ3_S, .elems = 256, .group = 32, .codewords = true},
 };
 
 const kq_grid *kq_grid_of(kq_dtype type)
@@ -158,6 +164,21 @@ static void pack_k3(const kq_grid_code *c, const uint8_t *u, uint8_t *b)
     put16(b + 108, c->d);
 }
 
+/* IQ4_XS: d, the scales' upper two bits, their low four, then the indices of levels. */
+static void pack_iq4_xs(const kq_grid_code *c, const uint8_t *u, uint8_t *b)
+{
+    uint16_t high = 0;
+    put16(b, c->d);
+    memset(b + 4, 0, 4);
+    for (int j = 0; j < 8; j++) {
+        const int s = c->scale[j] + 32;
+        high |= (uint16_t)((s >> 4) << (2 * j));
+        b[4 + j / 2] |= (uint8_t)((s & 15) << (j % 2 * 4));
+        nibbles(u + 32 * j, b + 8 + 16 * j);
+    }
+    put16(b + 2, high);
+}
+
 void kq_grid_pack(const kq_grid *g, const kq_grid_code *c, uint8_t *b)
 {
     uint8_t u[KQ_GRID_BLOCK];
@@ -169,6 +190,7 @@ void kq_grid_pack(const kq_grid *g, const kq_grid_code *c, uint8_t *b)
     case KQ_T_Q4_K:
     case KQ_T_Q5_K: pack_k45(g, c, u, b); return;
     case KQ_T_Q6_K: pack_k6(c, u, b); return;
+    case KQ_T_IQ4_XS: pack_iq4_xs(c, u, b); return;
     default: pack_32(g, c, u, b); return;
     }
 }

@@ -33,9 +33,10 @@ size_t kq_gguf_row_bytes(kq_dtype type, size_t rows, size_t n)
 /* A type by the name of llama.cpp; plain types too. */
 static kq_dtype type_by_name(const char *name, size_t len)
 {
-    static const kq_dtype all[] = {KQ_T_F32,  KQ_T_F16,  KQ_T_BF16, KQ_T_Q4_0,   KQ_T_Q4_1,
-                                   KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL, KQ_T_Q2_K,
-                                   KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};
+    static const kq_dtype all[] = {KQ_T_F32,     KQ_T_F16,    KQ_T_BF16,  KQ_T_Q4_0,    KQ_T_Q4_1,
+                                   KQ_T_Q5_0,    KQ_T_Q5_1,   KQ_T_Q8_0,  KQ_T_IQ4_NL,  KQ_T_Q2_K,
+                                   KQ_T_Q3_K,    KQ_T_Q4_K,   KQ_T_Q5_K,  KQ_T_Q6_K,    KQ_T_IQ4_XS,
+                                   KQ_T_IQ2_XXS, KQ_T_IQ2_XS, KQ_T_IQ2_S, KQ_T_IQ3_XXS, KQ_T_IQ3_S};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (strlen(kq_dtype_name(all[i])) == len && !strncmp(kq_dtype_name(all[i]), name, len))
             return all[i];
@@ -51,7 +52,7 @@ static kq_status add_rule(chooser *c, const char *text, kq_error *err)
     if (type == KQ_T_OTHER)
         return kq_fail(err, KQ_E_ARG,
                        "--tensor-type %s: %s is no type that kronq writes (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 "
-                       "Q8_0 IQ4_NL Q2_K Q3_K Q4_K Q5_K Q6_K)",
+                       "Q8_0 IQ4_NL Q2_K Q3_K Q4_K Q5_K Q6_K IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS)",
                        text, equals + 1);
     rule r = {.type = type};
     kq_status status = kq_regex_new("--tensor-type", text, (size_t)(equals - text), &r.pattern, err);

@@ -16,8 +16,7 @@ typedef struct kq_grid_side {
 } kq_grid_side;
 
 typedef struct kq_grid_work {
-    const kq_grid *g;
-    kq_grid_lanes_fn *lanes;
+    kq_grid_search search;
     size_t m, n;
     size_t B, n_block, block_bytes; /* weights a block, blocks a row, bytes a block */
     kq_grid_side in, out;
@@ -41,9 +40,14 @@ static inline uint8_t *kq_grid_block_at(const kq_grid_work *z, size_t i, size_t 
     return z->blocks + (row * z->n_block + column) * z->block_bytes;
 }
 
-/* The order of rounding of one side: *out [n] (the caller's), a permutation that keeps blocks together. H
- * [n, n]; NULL leaves everything where it is. block, group: entries that stay together; block 1: none do. */
-kq_status kq_grid_order(const float *H, size_t n, size_t block, size_t group, uint32_t **out, kq_error *err);
+/* How many neighbouring entries of a side stay together: those of a block, of a group in it, and of a
+ * codeword and its signs in that. All 1: none do. */
+typedef struct kq_grid_whole {
+    size_t block, group, unit;
+} kq_grid_whole;
+/* The order of rounding of one side: *out [n] (the caller's), a permutation. H [n, n]; NULL leaves everything
+ * where it is. */
+kq_status kq_grid_order(const float *H, size_t n, kq_grid_whole whole, uint32_t **out, kq_error *err);
 /* Every block once, with the feedback of all finished ones in its target (eq. 56 to 60 with tiles of 16 rows
  * and one block, eq. 92). */
 kq_status kq_grid_first_pass(const kq_grid_work *z, kq_error *err);

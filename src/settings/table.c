@@ -122,9 +122,10 @@ static const kq_setting table[] = {
     {.name = "type",
      .type = KQ_SETTING_TEXT,
      .argument = "T",
-     .words = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K",
-     .help = "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K to Q6_K, with llama-quantize's mixtures (Q4_K_M, "
-             "...)",
+     .words = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K "
+              "IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_XS",
+     .help = "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS, Q2_K to Q6_K, IQ2_XXS to IQ3_M, with "
+             "llama-quantize's mixtures (Q4_K_M, ...)",
      .group = "--to gguf",
      .takers = KQ_FOR_QUANTIZE_GGUF,
      .marks = KQ_IN_GGUF | KQ_WRITTEN_APART,

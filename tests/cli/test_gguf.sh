@@ -37,6 +37,24 @@ must "$KRONQ" eval fromhf.gguf --ppl "$TEXT" --ctx 32 --chunks 20 --kld from32.g
 awk '{ exit !($1 < 1e-9) }' <<<"$(get must.out kld)" || fail "a folder and its GGUF give different models"
 must "$KRONQ" run fromhf.gguf -p "a" -n 2 --quiet
 
+say "codewords: rows of 256, sizes, mixtures, and a model of codewords as the original"
+for type in IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS; do
+    must "$KRONQ" quantize "$GOLDEN/tune_blocks.gguf" --to gguf --type $type --method none --tensor-type .=$type -o pure-$type.gguf --quiet
+    must "$KRONQ" info pure-$type.gguf
+    grep -q "$type  *15" must.out || fail "$type: not all of its matrices"
+done
+must "$KRONQ" quantize "$GOLDEN/tune_blocks.gguf" --to gguf --type IQ2_S --method none -o IQ2_S.gguf --quiet
+must "$KRONQ" info IQ2_S.gguf
+grep -q "IQ2_XS  *10" must.out && grep -q "IQ3_S  *4" must.out && grep -q "Q5_K  *1" must.out || fail "the mixture IQ2_S"
+must "$KRONQ" quantize "$GOLDEN/tune_codebooks.gguf" --to gguf --type Q8_0 --method none -o again.gguf --json --quiet
+awk '{ exit !($1 < 1e-3) }' <<<"$(get must.out relative_mse)" || fail "codewords were not read"
+must "$KRONQ" quantize "$GGUF" --to gguf --type IQ3_M --fallback llama --tensor-type ffn_down=F16 $CAL -o IQ3_M.gguf --quiet
+must "$KRONQ" info IQ3_M.gguf
+grep -q "IQ4_NL  *1[0-9]" must.out || fail "64 columns hold no block of 256: llama-quantize takes IQ4_NL"
+refuse 1 "q_proj.weight: rows of 64 .* IQ3_S blocks of 256.*\(IQ4_NL\)" "$KRONQ" quantize "$GGUF" --to gguf --type IQ3_M --method none --quiet -o n.gguf
+refuse 2 "IQ1_S: expected one of Q4_0.* IQ2_XXS" "$KRONQ" quantize "$GGUF" --to gguf --type IQ1_S --method none --quiet -o n.gguf
+refuse 2 "TQ2_0 is no type" "$KRONQ" quantize "$GGUF" --to gguf --type Q4_0 --tensor-type ffn_down=TQ2_0 --method none --quiet -o n.gguf
+
 say "resumed: killed at five moments"
 for i in 1 2 3 4 5; do
     rm -rf r.gguf r.gguf.work

@@ -11,7 +11,7 @@
 #include "round/matrix.h"
 
 static const kq_dtype types[] = {KQ_T_Q4_0, KQ_T_Q4_1, KQ_T_Q5_0, KQ_T_Q5_1, KQ_T_Q8_0, KQ_T_IQ4_NL,
-                                 KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K};
+                                 KQ_T_Q2_K, KQ_T_Q3_K, KQ_T_Q4_K, KQ_T_Q5_K, KQ_T_Q6_K, KQ_T_IQ4_XS};
 enum { N_TYPES = sizeof types / sizeof *types };
 
 static float *normal(size_t count, const char *label)
@@ -175,8 +175,8 @@ static void nearest(void **state)
             energy += W[i] * W[i];
         }
         /* unit Gaussian data: squared errors a little above those of an optimal scale for each block */
-        static const double bound[] = {0.0068, 0.0063, 0.0017, 0.0016, 4e-5,  0.0060,
-                                       0.10,   0.028,  0.0066, 0.0017, 3.5e-4};
+        static const double bound[] = {0.0068, 0.0063, 0.0017, 0.0016, 4e-5,   0.0060,
+                                       0.10,   0.028,  0.0066, 0.0017, 3.5e-4, 0.0062};
         if (error > bound[t] * energy)
             fail_msg("%s: relative squared error %.5f, at most %.5f expected", kq_dtype_name(types[t]),
                      error / energy, bound[t]);
@@ -399,8 +399,9 @@ static void odd_input(void **state)
         W[7] = -1e-9f;
         check_ok(kq_grid_nearest(types[t], "spike", W, 1, 256, 1, b, &err));
         assert_true(kq_dequantize(types[t], b, 256, what));
-        if (!(fabsf(what[100] - 1000) <
-              (types[t] == KQ_T_IQ4_NL ? 3 : 1))) /* IQ4_NL has no level 0: its scale is a trade */
+        if (!(fabsf(what[100] - 1000) < (types[t] == KQ_T_IQ4_NL || types[t] == KQ_T_IQ4_XS
+                                             ? 3
+                                             : 1))) /* they have no level 0: the scale is a trade */
             fail_msg("%s: 1000 became %g", kq_dtype_name(types[t]), (double)what[100]);
     }
     for (size_t i = 0; i < 256; i++)
@@ -415,9 +416,10 @@ static const struct {
     kq_dtype type;
     double above, below;
 } reach[N_TYPES] = {
-    {KQ_T_Q4_0, 8, 8},     {KQ_T_Q4_1, 15, 1},      {KQ_T_Q5_0, 16, 16},     {KQ_T_Q5_1, 31, 1},
-    {KQ_T_Q8_0, 127, 127}, {KQ_T_IQ4_NL, 127, 127}, {KQ_T_Q2_K, 45, 15},     {KQ_T_Q3_K, 128, 128},
-    {KQ_T_Q4_K, 945, 63},  {KQ_T_Q5_K, 1953, 63},   {KQ_T_Q6_K, 4096, 4096},
+    {KQ_T_Q4_0, 8, 8},     {KQ_T_Q4_1, 15, 1},      {KQ_T_Q5_0, 16, 16},
+    {KQ_T_Q5_1, 31, 1},    {KQ_T_Q8_0, 127, 127},   {KQ_T_IQ4_NL, 127, 127},
+    {KQ_T_Q2_K, 45, 15},   {KQ_T_Q3_K, 128, 128},   {KQ_T_Q4_K, 945, 63},
+    {KQ_T_Q5_K, 1953, 63}, {KQ_T_Q6_K, 4096, 4096}, {KQ_T_IQ4_XS, 127 * 32, 127 * 32},
 };
 
 /* A weight just within the reach is held to within a step, and one just beyond it is refused with its
@@ -466,8 +468,9 @@ static void edges(void **state)
             error += ((double)W[i] - what[i]) * ((double)W[i] - what[i]);
             energy += (double)W[i] * W[i];
         }
-        if (!(error <= (reach[t].type == KQ_T_IQ4_NL ? 1.0 : 0.6) *
-                           energy)) /* IQ4_NL has no level 0: zeros are its best */
+        /* IQ4_NL and IQ4_XS have no level 0: zeros are their best */
+        const bool no_zero = reach[t].type == KQ_T_IQ4_NL || reach[t].type == KQ_T_IQ4_XS;
+        if (!(error <= (no_zero ? 1.0 : 0.6) * energy))
             fail_msg("%s: relative error %g", kq_dtype_name(reach[t].type), error / energy);
     }
     kq_free(W);

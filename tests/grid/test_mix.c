@@ -40,6 +40,26 @@ static void mixtures(void **state)
     count("Q2_K", KQ_DOWN, KQ_T_Q3_K, 32);
     count("Q4_0", KQ_DOWN, KQ_T_Q4_1, 4);
     count("Q8_0", KQ_DOWN, KQ_T_Q8_0, 32);
+    count("IQ2_XXS", KQ_V, KQ_T_Q4_K, 32);
+    count("IQ2_XXS", KQ_DOWN, KQ_T_Q2_K, 4);
+    count("IQ2_XXS", KQ_O, KQ_T_IQ2_XXS, 32);
+    count("IQ2_S", KQ_GATE, KQ_T_IQ2_XS, 32);
+    count("IQ2_S", KQ_O, KQ_T_IQ3_S, 32);
+    count("IQ2_M", KQ_UP, KQ_T_IQ2_S, 32);
+    count("IQ2_M", KQ_DOWN, KQ_T_IQ3_S, 4);
+    count("IQ3_XXS", KQ_Q, KQ_T_IQ2_S, 32);
+    count("IQ3_XXS", KQ_O, KQ_T_IQ3_S, 32);
+    count("IQ3_XXS", KQ_DOWN, KQ_T_IQ3_XXS, 32);
+    count("IQ3_XS", KQ_K, KQ_T_IQ3_XXS, 32);
+    count("IQ3_XS", KQ_UP, KQ_T_IQ3_XXS, 24);
+    count("IQ3_XS", KQ_UP, KQ_T_IQ3_S, 8);
+    count("IQ3_S", KQ_V, KQ_T_Q4_K, 32);
+    count("IQ3_S", KQ_O, KQ_T_IQ3_S, 32);
+    count("IQ3_M", KQ_V, KQ_T_Q4_K, 32);
+    count("IQ3_M", KQ_DOWN, KQ_T_Q4_K, 4);
+    count("IQ3_M", KQ_O, KQ_T_Q4_K, 32);
+    count("IQ4_XS", KQ_V, KQ_T_Q5_K, 32);
+    count("IQ4_XS", KQ_DOWN, KQ_T_IQ4_XS, 32);
     assert_int_equal(kq_mix_linear(kq_mix_find("Q4_K_M"), &llama, 0, KQ_V, true), KQ_T_Q4_K);
     assert_ptr_equal(kq_mix_find("Q9_0"), NULL);
 }
@@ -54,12 +74,17 @@ static void rows(void **state)
     assert_int_equal(kq_mix_rows(q4, &llama, true, false), KQ_T_Q6_K);
     assert_int_equal(kq_mix_rows(q0, &tied, false, false), KQ_T_Q6_K);
     assert_int_equal(kq_mix_rows(q0, &tied, false, true), KQ_T_Q4_0);
+    assert_int_equal(kq_mix_rows(kq_mix_find("IQ2_XS"), &llama, false, false), KQ_T_Q2_K);
+    assert_int_equal(kq_mix_rows(kq_mix_find("IQ2_M"), &llama, false, false), KQ_T_IQ3_S);
+    assert_int_equal(kq_mix_rows(kq_mix_find("IQ3_XXS"), &llama, true, false), KQ_T_Q5_K);
+    assert_int_equal(kq_mix_rows(kq_mix_find("IQ3_M"), &tied, false, false), KQ_T_Q6_K);
     tied.d_model = 576; /* SmolLM2 */
     assert_int_equal(kq_mix_rows(q4, &tied, false, false), KQ_T_Q8_0);
     assert_int_equal(kq_mix_rows(q0, &tied, false, false), KQ_T_Q8_0);
     assert_int_equal(kq_mix_fallback(KQ_T_Q4_K, 576), KQ_T_Q5_0);
     assert_int_equal(kq_mix_fallback(KQ_T_Q6_K, 576), KQ_T_Q8_0);
     assert_int_equal(kq_mix_fallback(KQ_T_Q2_K, 100), KQ_T_F16);
+    assert_int_equal(kq_mix_fallback(KQ_T_IQ2_XS, 576), KQ_T_IQ4_NL);
     assert_int_equal(kq_mix_fallback(KQ_T_Q4_0, 100), KQ_T_OTHER);
 }
 
