@@ -5,6 +5,21 @@
 
 #include "cli.h"
 
+/* What rounding onto a smaller type has cost. */
+static void tell_rounding(const json_t *report)
+{
+    const json_t *mse = json_object_get(report, "relative_mse");
+    if (mse)
+        fprintf(
+            stderr,
+            "rounded without curvature%s: the squared error is %.2g of the weights' squares; `kronq quantize "
+            "ORIGINAL --to gguf` rounds once and loses less\n",
+            json_is_true(json_object_get(report, "second_rounding"))
+                ? ", a second time after the checkpoint's own rounding"
+                : "",
+            json_number_value(mse));
+}
+
 int cmd_export(int argc, char **argv)
 {
     cli c;
@@ -15,9 +30,12 @@ int cmd_export(int argc, char **argv)
         "size of an unquantized one. Tokenizer, chat template and settings come along.\n\n"
         "  kronq export out --to bf16 -o out-bf16                  # transformers, vLLM, lm-eval, ...\n"
         "  kronq export out --to gguf --type Q8_0 -o out.gguf      # llama.cpp, ollama, LM Studio\n\n"
-        "Norms stay F32 in a GGUF, as llama.cpp's own converter has them. (For a GGUF that is small, let "
-        "`kronq quantize --to gguf`\n"
-        "round onto llama.cpp's own types.)");
+        "  kronq export out --to gguf --type Q4_K_M -o out.gguf    # small: a second rounding, see below\n\n"
+        "Norms stay F32 in a GGUF, as llama.cpp's own converter has them. Types below Q8_0 round the weights "
+        "once more, without curvature, and the\n"
+        "report says by how much. Where you have the original, `kronq quantize ORIGINAL --to gguf` rounds "
+        "once "
+        "and loses less.");
     if (status >= 0)
         return status;
     if (!c.to)
@@ -45,9 +63,12 @@ int cmd_export(int argc, char **argv)
                 cli_bytes(json_number_value(json_object_get(r, "file_bytes")), a),
                 json_number_value(json_object_get(r, "seconds")));
         if (other > 0)
-            fprintf(stderr,
-                    "%.0f tensors are stored as %s, because their rows are no whole number of %s's blocks\n",
-                    other, c.x.fallback, c.x.type);
+            fprintf(
+                stderr,
+                "%.0f tensors are stored as --fallback %s has it, because their rows are no whole number of "
+                "their type's blocks\n",
+                other, c.x.fallback);
+        tell_rounding(r);
         json_decref(r);
     }
     free(text);

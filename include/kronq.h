@@ -471,9 +471,12 @@ kq_status kq_plan_exl3(const char *model, const kq_quantize_options *opt, char *
 typedef struct kq_export_options {
     size_t size;
     kq_common common;
-    const char *to;   /* "bf16": a Hugging Face folder; "gguf": a file for llama.cpp */
-    const char *type; /* gguf: "F16" (also NULL), "BF16", "Q8_0", "F32" */
-    /* gguf: the type of tensors whose rows are no whole number of Q8_0's blocks; NULL: refuse them by name */
+    const char *to; /* "bf16": a Hugging Face folder; "gguf": a file for llama.cpp */
+    /* gguf: "F16" (also NULL), "BF16", "Q8_0", "F32"; or one that kq_quantize_gguf writes: then matrices are
+     * rounded to it, each row by itself, which for a checkpoint is a second rounding */
+    const char *type;
+    /* gguf: the type of tensors whose rows are no whole number of blocks; with the types of kq_quantize_gguf
+     * also "llama"; NULL: refuse them by name */
     const char *fallback;
     size_t shard_size; /* bf16: bytes of a file, above which the weights are split: 8 GiB */
 } kq_export_options;
@@ -488,7 +491,8 @@ static inline kq_export_options kq_export_defaults(void)
 
 /* MODEL's weights, dequantized, as an ordinary model that needs no kronq. OUT is a folder (bf16) or a file
  * (gguf) that is not there yet; it appears, or gets its config.json, only when it is whole. report_json (may
- * be NULL): "file_bytes", "tensors", "seconds", "peak_rss_bytes"; free() it. */
+ * be NULL): "file_bytes", "tensors", "seconds", "peak_rss_bytes", where weights were rounded "relative_mse"
+ * and "second_rounding"; free() it. */
 kq_status kq_export(const char *model, const char *out, const kq_export_options *opt, char **report_json,
                     kq_error *err);
 

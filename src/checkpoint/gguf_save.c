@@ -189,14 +189,6 @@ static kq_status write_rope(const saver *s, kq_gguf_writer *w, const entry *e, k
     return status;
 }
 
-static uint32_t ggml_type(kq_dtype type)
-{
-    for (uint32_t i = 0; i < 64; i++)
-        if (kq_gguf_dtype(i) == type)
-            return i;
-    return UINT32_MAX;
-}
-
 /* The part file of a layer, opened when the first of its linears is written. */
 static kq_status open_part(const saver *s, size_t layer, kq_st_file **part, kq_error *err)
 {
@@ -249,7 +241,8 @@ kq_status kq_gguf_save(const kq_gguf_save_options *o, const char *path, kq_gguf_
         status = write_metadata(o, w, err);
     for (size_t i = 0; i < s.n && !status; i++) {
         const entry *e = &s.e[i];
-        status = kq_gguf_writer_declare(w, e->slot.name, ggml_type(e->type), e->slot.rank, e->slot.ne, err);
+        status =
+            kq_gguf_writer_declare(w, e->slot.name, kq_gguf_type_of(e->type), e->slot.rank, e->slot.ne, err);
         saved->n_parameters += e->t ? e->t->n_elem : 0;
     }
     if (!status)

@@ -3,6 +3,7 @@
  * second export into the same folder is refused. */
 #include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #include "base/text.h"
 #include "base/time.h"
 #include "export/rows.h"
+#include "kern/gemm.h"
 #include "settings/settings.h"
 
 /* the lock file of a folder that is being written; it is removed when the folder is complete */
@@ -94,6 +96,10 @@ static char *make_report(const kq_export_job *x, double seconds, kq_error *err)
                           "tensors", (json_int_t)x->n_tensors, "fallback_tensors", (json_int_t)x->n_fallback,
                           "file_bytes", (json_int_t)x->file_bytes, "seconds", seconds, "peak_rss_bytes",
                           (json_int_t)kq_peak_rss_bytes());
+    if (o && isfinite(x->relative_mse)) {
+        json_object_set_new(o, "relative_mse", json_real(x->relative_mse));
+        json_object_set_new(o, "second_rounding", json_boolean(kq_source_is_kronq(x->src)));
+    }
     char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(o);
     if (!text)
@@ -130,8 +136,12 @@ kq_status kq_export(const char *model, const char *out, const kq_export_options 
     if ((status = kq_isa_pick(opt->common.isa, &isa, err)) ||
         (status = kq_model_file_open(model, isa, &file, err)))
         return status;
-    kq_export_job x = {
-        .opt = opt, .src = kq_model_file_source(file), .weights = kq_model_file_weights(file), .out = out};
+    kq_kern_init(isa);
+    kq_export_job x = {.opt = opt,
+                       .src = kq_model_file_source(file),
+                       .weights = kq_model_file_weights(file),
+                       .out = out,
+                       .relative_mse = NAN};
     if (gguf) {
         status = kq_path_exists(out)
                      ? kq_fail(err, KQ_E_ARG, "%s: exists already; choose another output or remove it", out)

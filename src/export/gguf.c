@@ -1,4 +1,5 @@
-/* Writes the dequantized weights as a GGUF file for llama.cpp. Values that the file's type cannot hold are
+/* Writes the dequantized weights as a GGUF file for llama.cpp: as numbers (F32, F16, BF16, Q8_0), or rounded
+ * onto one of llama.cpp's smaller types, row by row and without curvature. Values that a type cannot hold are
  * found before the file is begun. */
 #include <math.h>
 #include <stdio.h>
@@ -11,24 +12,27 @@
 
 #include "base/buffer.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "base/warn.h"
 #include "export/rows.h"
 #include "format/dequant.h"
 #include "format/encode.h"
 #include "checkpoint/gguf_model_write.h"
 #include "format/json.h"
+#include "grid/types.h"
+#include "source/gguf_model.h"
 #include "source/rope.h"
 
-/* The types that a file may have: ggml's type, and llama.cpp's number for such a file. */
+/* The types whose files hold numbers, and llama.cpp's number for such a file. */
 static const struct file_kind {
     const char *name;
     kq_dtype dtype;
-    uint32_t ggml, file_type;
+    uint32_t file_type;
 } kinds[] = {
-    {"F32", KQ_T_F32, 0, 0},
-    {"F16", KQ_T_F16, 1, 1},
-    {"BF16", KQ_T_BF16, 30, 32},
-    {"Q8_0", KQ_T_Q8_0, 8, 7},
+    {"F32", KQ_T_F32, 0},
+    {"F16", KQ_T_F16, 1},
+    {"BF16", KQ_T_BF16, 32},
+    {"Q8_0", KQ_T_Q8_0, 7},
 };
 
 static const struct file_kind *find_kind(const char *name)
@@ -71,6 +75,9 @@ typedef struct encoder {
     kq_gguf_writer *w;
     const char *name, *file; /* file: for messages */
     kq_dtype dtype;
+    bool rounds; /* onto a smaller type */
+    int threads;
+    double error, energy; /* of what was rounded onto smaller types: squares of the errors, of the weights */
     size_t cols, row_bytes;
     size_t row, head_dim; /* row: rows done; head_dim: not 0 when the rows come in llama.cpp's order */
     float largest;        /* magnitude so far */
@@ -104,6 +111,25 @@ static kq_status check_rows(void *ctx, const float *rows, size_t n, kq_error *er
     return KQ_OK;
 }
 
+/* Round rows onto a smaller type, and sum up their errors. */
+static kq_status round_rows(encoder *e, const float *rows, size_t n, kq_error *err)
+{
+    const size_t count = n * e->cols;
+    float *what;
+    kq_status status = kq_alloc_for((void **)&what, count, sizeof *what, e->name, err);
+    if (!status)
+        status = kq_grid_nearest(e->dtype, e->name, rows, n, e->cols, e->threads, e->buf, err);
+    if (!status)
+        kq_dequantize(e->dtype, e->buf, count, what);
+    for (size_t i = 0; i < count && !status; i++) {
+        const double d = (double)rows[i] - what[i];
+        e->error += d * d;
+        e->energy += (double)rows[i] * rows[i];
+    }
+    kq_free(what);
+    return status;
+}
+
 static kq_status encode_rows(void *ctx, const float *rows, size_t n, kq_error *err)
 {
     encoder *e = ctx;
@@ -111,7 +137,10 @@ static kq_status encode_rows(void *ctx, const float *rows, size_t n, kq_error *e
     if (status)
         return status;
     size_t at = SIZE_MAX;
-    if ((status = kq_encode(e->dtype, rows, n * e->cols, e->buf, &at, err)))
+    if (e->rounds) {
+        if ((status = round_rows(e, rows, n, err)))
+            return status;
+    } else if ((status = kq_encode(e->dtype, rows, n * e->cols, e->buf, &at, err)))
         return at == SIZE_MAX ? kq_fail_within(err, status, e->name) : too_large(e, rows, at, err);
     e->row += n;
     return kq_gguf_writer_data(e->w, e->buf, n * e->row_bytes, err);
@@ -159,65 +188,128 @@ static kq_status write_slot(kq_export_job *x, const kq_gguf_slot *s, encoder *e,
     return status;
 }
 
-/* *out = the type of a tensor: F32 for norms, the fall-back where rows are no whole number of the type's
- * blocks. */
-static kq_status choose_type(kq_export_job *x, const kq_gguf_slot *s, const struct file_kind *kind,
-                             const struct file_kind *fallback, const struct file_kind **out, kq_error *err)
+/* What the file is to be: a type for all matrices, or a mixture of smaller ones. */
+typedef struct file_types {
+    const struct file_kind *kind, *fallback; /* kind NULL: a mixture */
+    kq_gguf_types mixture;                   /* owned */
+    const char *name;
+    uint32_t file_type;
+} file_types;
+
+static kq_status begin_types(const kq_export_job *x, file_types *t, kq_error *err)
+{
+    const kq_config *cfg = kq_source_config(x->src);
+    const char *type = x->opt->type ? x->opt->type : "F16", *fallback = x->opt->fallback;
+    const kq_mix *mix = kq_mix_find(type);
+    *t = (file_types){.kind = find_kind(type)};
+    if (!t->kind && !mix)
+        return kq_fail(err, KQ_E_ARG, "--type %s is not known; F16, BF16, Q8_0, F32, and %s are", type,
+                       kq_mix_names());
+    t->name = t->kind ? t->kind->name : mix->name;
+    t->file_type = t->kind ? t->kind->file_type : mix->file_type;
+    if (t->kind) {
+        t->fallback = fallback ? find_kind(fallback) : NULL;
+        if (fallback && (!t->fallback || t->fallback->dtype == KQ_T_Q8_0))
+            return kq_fail(err, KQ_E_ARG, "--fallback %s: expected F16, BF16 or F32", fallback);
+        return KQ_OK;
+    }
+    uint8_t *all;
+    kq_status status = kq_alloc_for((void **)&all, cfg->n_layer, 1, "the list of modules", err);
+    if (status)
+        return status;
+    memset(all, (1 << KQ_N_LINEAR) - 1, cfg->n_layer);
+    status = kq_gguf_types_choose(cfg, all, &(kq_quantize_options){.gguf_type = type, .fallback = fallback},
+                                  &t->mixture, err);
+    kq_free(all);
+    return status;
+}
+
+/* *out = the type of a matrix, where the file has one type: the fall-back where rows are no whole number of
+ * the type's blocks. */
+static kq_status one_type(kq_export_job *x, const kq_gguf_slot *s, const file_types *t, kq_dtype *out,
+                          kq_error *err)
 {
     size_t elems = 1, bytes;
-    kq_dtype_block(kind->dtype, &elems, &bytes);
-    *out = s->rank == 1 ? &kinds[0] : kind;
-    if (s->rank == 1 || s->ne[0] % elems == 0)
+    kq_dtype_block(t->kind->dtype, &elems, &bytes);
+    *out = t->kind->dtype;
+    if (s->ne[0] % elems == 0)
         return KQ_OK;
-    if (!fallback)
+    if (!t->fallback)
         return kq_fail(err, KQ_E_SHAPE,
                        "%s: %s (%s) has rows of %llu weights, no whole number of %s's blocks of %zu: "
                        "--fallback F16 stores such tensors as F16",
-                       x->out, s->name, s->hf_name, (unsigned long long)s->ne[0], kind->name, elems);
-    *out = fallback;
+                       x->out, s->name, s->hf_name, (unsigned long long)s->ne[0], t->name, elems);
+    *out = t->fallback->dtype;
     x->n_fallback++;
     return KQ_OK;
 }
 
+/* The type of a tensor; F32 for norms. */
+static kq_status choose_type(kq_export_job *x, const kq_gguf_slot *s, const file_types *t, kq_dtype *out,
+                             kq_error *err)
+{
+    const kq_config *cfg = kq_source_config(x->src);
+    *out = KQ_T_F32;
+    if (s->rank == 1)
+        return KQ_OK;
+    if (t->kind)
+        return one_type(x, s, t, out, err);
+    const kq_gguf_types *m = &t->mixture;
+    const bool head = !strcmp(s->hf_name, "lm_head.weight");
+    const kq_dtype rule = s->linear >= 0
+                              ? kq_mix_linear(m->mix, cfg, s->layer, (kq_linear_id)s->linear, false)
+                              : kq_mix_rows(m->mix, cfg, head, false);
+    *out = s->linear >= 0 ? m->linear[s->layer * KQ_N_LINEAR + (size_t)s->linear] : head ? m->head : m->embed;
+    x->n_fallback += *out != rule;
+    return KQ_OK;
+}
+
+static void use_type(encoder *e, const file_types *t, kq_dtype dtype)
+{
+    e->dtype = dtype;
+    e->rounds = !t->kind && kq_grid_known(dtype);
+}
+
+static kq_status declare(kq_gguf_writer *w, const kq_gguf_slot *slots, const kq_dtype *chosen, size_t n,
+                         kq_error *err)
+{
+    kq_status status = KQ_OK;
+    for (size_t i = 0; i < n && !status; i++)
+        status = kq_gguf_writer_declare(w, slots[i].name, kq_gguf_type_of(chosen[i]), slots[i].rank,
+                                        slots[i].ne, err);
+    return status;
+}
+
 kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
 {
-    const struct file_kind *kind = find_kind(x->opt->type ? x->opt->type : "F16"),
-                           *fallback = x->opt->fallback ? find_kind(x->opt->fallback) : NULL;
-    const struct file_kind **chosen = NULL;
+    file_types types;
+    kq_dtype *chosen = NULL;
     kq_gguf_slot *slots = NULL;
     kq_gguf_writer *w = NULL;
     encoder e = {0};
     size_t n = 0;
     kq_status status;
-    if (!kind)
-        return kq_fail(err, KQ_E_ARG,
-                       "--type %s is not known; F16, BF16, Q8_0 and F32 are (quantize --to gguf rounds onto "
-                       "the smaller types)",
-                       x->opt->type);
-    if (x->opt->fallback && (!fallback || fallback->dtype == KQ_T_Q8_0))
-        return kq_fail(err, KQ_E_ARG, "--fallback %s: expected F16, BF16 or F32", x->opt->fallback);
-    if ((status = kq_rope_check_gguf(kq_source_config(x->src), err)) ||
+    if ((status = begin_types(x, &types, err)) ||
+        (status = kq_threads_pick(x->opt->common.threads, &e.threads, err)) ||
+        (status = kq_rope_check_gguf(kq_source_config(x->src), err)) ||
         (status = kq_gguf_layout(kq_source_config(x->src), &slots, &n, err)) ||
         (status = kq_alloc_for((void **)&chosen, n, sizeof *chosen, "the list of tensors", err)))
         goto out;
     for (size_t i = 0; i < n; i++)
-        if ((status = choose_type(x, &slots[i], kind, fallback, &chosen[i], err)))
+        if ((status = choose_type(x, &slots[i], &types, &chosen[i], err)))
             goto out;
     for (size_t i = 0; i < n; i++) {
-        e.dtype = chosen[i]->dtype;
+        use_type(&e, &types, chosen[i]);
         if ((status = check_slot(x, &slots[i], &e, err)))
             goto out;
     }
-    if ((status = kq_gguf_writer_new(x->out, &w, err)) || (status = write_origin(w, x, kind->name, err)) ||
-        (status = kq_gguf_write_model(w, x->src, kind->file_type, err)))
+    if ((status = kq_gguf_writer_new(x->out, &w, err)) || (status = write_origin(w, x, types.name, err)) ||
+        (status = kq_gguf_write_model(w, x->src, types.file_type, err)) ||
+        (status = declare(w, slots, chosen, n, err)))
         goto out;
-    for (size_t i = 0; i < n; i++)
-        if ((status =
-                 kq_gguf_writer_declare(w, slots[i].name, chosen[i]->ggml, slots[i].rank, slots[i].ne, err)))
-            goto out;
     e.w = w;
     for (size_t i = 0; i < n; i++) {
-        e.dtype = chosen[i]->dtype;
+        use_type(&e, &types, chosen[i]);
         if ((status = write_slot(x, &slots[i], &e, err)) || (status = kq_export_progress(x, i, n, err)))
             goto out;
     }
@@ -227,8 +319,10 @@ kq_status kq_export_gguf(kq_export_job *x, kq_error *err)
     if (!status && stat(x->out, &st) == 0)
         x->file_bytes = (size_t)st.st_size;
     x->n_tensors = n;
+    x->relative_mse = e.energy > 0 ? e.error / e.energy : NAN;
 out:
     kq_gguf_writer_abort(w);
+    kq_gguf_types_free(&types.mixture);
     kq_free(e.buf);
     kq_free(chosen);
     kq_free(slots);

@@ -12,7 +12,10 @@ typedef struct kq_export_job {
     const kq_weights *weights;
     const char *out;
     size_t file_bytes;            /* result: of the weight files */
-    size_t n_tensors, n_fallback; /* result; tensors stored in --fallback's type */
+    size_t n_tensors, n_fallback; /* result; tensors in another type than asked for, because of their rows */
+    /* result of rounding onto smaller types: squared error over the weights' squares; NaN: nothing was
+     * rounded */
+    double relative_mse;
 } kq_export_job;
 
 /* A function that takes the next n rows of a tensor, f32 [n, cols], in the order in which they are stored. */

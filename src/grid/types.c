@@ -84,14 +84,14 @@ static kq_status settle(const chooser *c, const char *hf, const char *gguf, size
         if (instead != KQ_T_OTHER)
             kq_dtype_block(instead, &instead_elems, &bytes);
         if (instead == KQ_T_OTHER || n % instead_elems)
-            return kq_fail(err, KQ_E_SHAPE,
-                           "%s: rows of %zu weights are no whole number of %s blocks of %zu%s%s; --fallback "
-                           "llama takes what llama-quantize "
-                           "would (%s), --fallback TYPE or --tensor-type '%s=TYPE' what you say",
-                           hf, n, kq_dtype_name(type), elems,
-                           instead == KQ_T_OTHER ? "" : ", nor of the fall-back ",
-                           instead == KQ_T_OTHER ? "" : kq_dtype_name(instead),
-                           llama == KQ_T_OTHER ? "nothing" : kq_dtype_name(llama), gguf);
+            return kq_fail(
+                err, KQ_E_SHAPE,
+                "%s: rows of %zu weights are no whole number of %s blocks of %zu%s%s; --fallback "
+                "llama takes what llama-quantize "
+                "would (%s), --fallback TYPE what you say, and quantize has --tensor-type '%s=TYPE' too",
+                hf, n, kq_dtype_name(type), elems, instead == KQ_T_OTHER ? "" : ", nor of the fall-back ",
+                instead == KQ_T_OTHER ? "" : kq_dtype_name(instead),
+                llama == KQ_T_OTHER ? "nothing" : kq_dtype_name(llama), gguf);
         type = instead;
     }
     *out = type;

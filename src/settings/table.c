@@ -663,8 +663,11 @@ static const kq_setting table[] = {
      .type = KQ_SETTING_TEXT,
      .argument = "T",
      .unset = "F16",
-     .words = "F16 BF16 Q8_0 F32",
-     .help = "F16, BF16, Q8_0 (half the size, hardly any loss) or F32",
+     .words = "F16 BF16 Q8_0 F32 Q4_0 Q4_1 Q5_0 Q5_1 IQ4_NL Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S "
+              "Q5_K_M Q6_K IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_XS",
+     .help =
+         "F16, BF16, Q8_0 (half the size, hardly any loss), F32, or a smaller type of `quantize --to gguf`: "
+         "rounded here, without curvature",
      .group = "--to gguf",
      .takers = KQ_FOR_EXPORT_GGUF,
      .at = {EXPORT(type)}},
@@ -672,8 +675,10 @@ static const kq_setting table[] = {
      .type = KQ_SETTING_TEXT,
      .argument = "T",
      .unset = "refuse them",
-     .words = "F16 BF16 F32",
-     .help = "store tensors that Q8_0 cannot hold (rows not divisible by 32) as F16, BF16 or F32",
+     .words = "F16 BF16 F32 llama",
+     .help = "store tensors whose rows are no whole number of blocks as F16, BF16 or F32; with a smaller "
+             "type also "
+             "as another type, or llama: as llama-quantize would",
      .group = "--to gguf",
      .takers = KQ_FOR_EXPORT_GGUF,
      .at = {EXPORT(fallback)}},
@@ -753,7 +758,7 @@ static const kq_setting table[] = {
      .most = 1024,
      .help = "threads; the result does not depend on it",
      .group = "machine",
-     .takers = LONG_WORK | KQ_FOR_PLAN_WAYS | EVALUATING | COMPARING | SPEAKING,
+     .takers = LONG_WORK | KQ_FOR_PLAN_WAYS | EVALUATING | COMPARING | SPEAKING | KQ_FOR_EXPORT_GGUF,
      .at = {EVERYWHERE(common.threads)}},
     {.name = "isa",
      .type = KQ_SETTING_TEXT,

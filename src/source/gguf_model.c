@@ -12,22 +12,32 @@
 #include "source/gguf_special.h"
 #include "source/rope.h"
 
+/* ggml's numbers of the types that are read. */
+static const struct {
+    uint32_t type;
+    kq_dtype dtype;
+} types[] = {
+    {0, KQ_T_F32},      {1, KQ_T_F16},     {30, KQ_T_BF16},  {2, KQ_T_Q4_0},     {3, KQ_T_Q4_1},
+    {6, KQ_T_Q5_0},     {7, KQ_T_Q5_1},    {8, KQ_T_Q8_0},   {10, KQ_T_Q2_K},    {11, KQ_T_Q3_K},
+    {12, KQ_T_Q4_K},    {13, KQ_T_Q5_K},   {14, KQ_T_Q6_K},  {20, KQ_T_IQ4_NL},  {23, KQ_T_IQ4_XS},
+    {16, KQ_T_IQ2_XXS}, {17, KQ_T_IQ2_XS}, {22, KQ_T_IQ2_S}, {18, KQ_T_IQ3_XXS}, {21, KQ_T_IQ3_S},
+    {24, KQ_T_I8},      {25, KQ_T_I16},    {26, KQ_T_I32},   {27, KQ_T_I64},
+};
+
 kq_dtype kq_gguf_dtype(uint32_t type)
 {
-    static const struct {
-        uint32_t type;
-        kq_dtype dtype;
-    } map[] = {
-        {0, KQ_T_F32},      {1, KQ_T_F16},     {30, KQ_T_BF16},  {2, KQ_T_Q4_0},     {3, KQ_T_Q4_1},
-        {6, KQ_T_Q5_0},     {7, KQ_T_Q5_1},    {8, KQ_T_Q8_0},   {10, KQ_T_Q2_K},    {11, KQ_T_Q3_K},
-        {12, KQ_T_Q4_K},    {13, KQ_T_Q5_K},   {14, KQ_T_Q6_K},  {20, KQ_T_IQ4_NL},  {23, KQ_T_IQ4_XS},
-        {16, KQ_T_IQ2_XXS}, {17, KQ_T_IQ2_XS}, {22, KQ_T_IQ2_S}, {18, KQ_T_IQ3_XXS}, {21, KQ_T_IQ3_S},
-        {24, KQ_T_I8},      {25, KQ_T_I16},    {26, KQ_T_I32},   {27, KQ_T_I64},
-    };
-    for (size_t i = 0; i < sizeof map / sizeof *map; i++)
-        if (map[i].type == type)
-            return map[i].dtype;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (types[i].type == type)
+            return types[i].dtype;
     return KQ_T_OTHER;
+}
+
+uint32_t kq_gguf_type_of(kq_dtype dtype)
+{
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (types[i].dtype == dtype)
+            return types[i].type;
+    return UINT32_MAX;
 }
 
 /* "<arch>.<key>" of the metadata, or NULL. */

@@ -14,5 +14,7 @@ kq_status kq_gguf_config(const kq_gguf *g, kq_config *cfg, kq_error *err);
 
 /* ggml type number -> kq_dtype (KQ_T_OTHER for those not read here). */
 kq_dtype kq_gguf_dtype(uint32_t type);
+/* The reverse; UINT32_MAX: GGUF has no such type. */
+uint32_t kq_gguf_type_of(kq_dtype dtype);
 
 #endif

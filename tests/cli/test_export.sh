@@ -49,6 +49,21 @@ refuse 1 'token_embd.weight .*40 weights.*--fallback F16' "$KRONQ" export "$ODD"
 must "$KRONQ" export "$ODD" --to gguf --type Q8_0 --fallback F16 -o odd.gguf --json --quiet
 [ "$(get must.out fallback_tensors)" -gt 0 ] || fail "no tensor fell back"
 
+say "smaller types: what quantize makes without factors; of a checkpoint a second rounding, and its error is said"
+must "$KRONQ" quantize "$HF" --to gguf --type Q4_K_M --fallback llama --method none -o rounded.gguf --quiet
+must "$KRONQ" export "$HF" --to gguf --type Q4_K_M --fallback llama -o small.gguf --json --quiet
+has must.out relative_mse fallback_tensors
+[ "$(get must.out second_rounding)" = false ] || fail "a plain folder was not rounded before"
+must "$KRONQ" eval small.gguf $PPL --kld rounded.gguf
+awk '{ exit !($1 < 1e-9) }' <<<"$(get must.out kld)" || fail "not what quantize makes"
+must "$KRONQ" export packed --to gguf --type Q4_0 --fallback F16 --threads 2 -o second.gguf --json
+grep -q "a second time" must.err || fail "a second rounding is not called one"
+[ "$(get must.out second_rounding)" = true ] || fail "second_rounding"
+awk '{ exit !($1 > 0.001 && $1 < 0.01) }' <<<"$(get must.out relative_mse)" || fail "relative_mse $(get must.out relative_mse)"
+refuse 1 'q_proj.weight: rows of 64 .* IQ2_XXS blocks of 256.*\(IQ4_NL\)' "$KRONQ" export packed --to gguf --type IQ2_XXS -o x --quiet
+refuse 2 '^kronq: --fallback Q9: expected llama' "$KRONQ" export packed --to gguf --type Q4_0 --fallback Q9 -o x --quiet
+[ ! -e x ] && [ ! -e x.tmp ] || fail "something is left of a refused export"
+
 say "usage, and outputs that are in use"
 refuse 2 'MODEL is missing' "$KRONQ" export
 refuse 2 'PATH is missing' "$KRONQ" export packed --to bf16

@@ -181,8 +181,8 @@ static void gains(void **state)
 {
     (void)state;
     kq_error err;
-    kq_round_input in = {.name = "W", .W = normal(40 * 512, "gains"), .m = 40, .n = 512};
-    float *H_in = spd(512, "in"), *H_out = spd(40, "out");
+    kq_round_input in = {.name = "W", .W = normal(24 * 512, "gains"), .m = 24, .n = 512};
+    float *H_in = spd(512, "in"), *H_out = spd(24, "out");
     for (size_t t = 0; t < N_TYPES; t++) {
         uint8_t *b = kq_calloc(in.m * in.n, 1), *again = kq_calloc(in.m * in.n, 1);
         kq_grid_options opt = {.sigma_in = 1e-3, .sigma_out = 1e-3, .threads = 1};

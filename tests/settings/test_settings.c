@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "fisher/fisher.h"
+#include "grid/mix.h"
 #include "settings/settings.h"
 #include "settings/words.h"
 #include "trellis/trellis.h"
@@ -67,10 +68,11 @@ static void help_names_the_words(void **state)
     const kq_setting *s = kq_settings(&n);
     for (size_t i = 0; i < n; i++) {
         char word[40];
-        for (const char *w = s[i].words; w && *w && !(s[i].takers & KQ_FOR_QUANTIZE_GGUF && *w == 'Q');) {
+        for (const char *w = s[i].words; w && *w;) {
             const size_t len = strcspn(w, " ");
             snprintf(word, sizeof word, "%.*s", (int)len, w);
-            if (!strstr(s[i].help, word))
+            /* llama.cpp's many types are not named one by one */
+            if (!strstr(s[i].help, word) && !kq_mix_find(word))
                 fail_msg("%s: its help does not name %s", s[i].name, word);
             w += len + (w[len] == ' ');
         }
@@ -98,6 +100,20 @@ static void words_are_those_of_the_rooms(void **state)
         snprintf(word, sizeof word, "%.*s", (int)len, w);
         check_ok(kq_code_parse(word, &code, &err));
         w += len + (w[len] == ' ');
+    }
+    for (size_t t = 0; t < 2; t++) { /* of quantize: all mixtures; of export: these, F16, BF16 and F32 */
+        const char *words = kq_setting_find("type", t ? KQ_FOR_EXPORT_GGUF : KQ_FOR_QUANTIZE_GGUF)->words;
+        size_t n = 0, n_mix = 1;
+        for (const char *w = words; *w;) {
+            const size_t len = strcspn(w, " ");
+            snprintf(word, sizeof word, "%.*s", (int)len, w);
+            assert_true(kq_mix_find(word) || (t && strstr("F16 BF16 F32", word)));
+            n += kq_mix_find(word) && strcmp(word, "Q2_K_S");
+            w += len + (w[len] == ' ');
+        }
+        for (const char *w = kq_mix_names(); *w; w++)
+            n_mix += *w == ' ';
+        assert_int_equal(n, n_mix - 1); /* Q2_K_S is not offered */
     }
     for (int m = 0; m < KQ_N_METHOD; m++) {
         const char *name = kq_method_name((kq_method)m);
