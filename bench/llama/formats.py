@@ -6,7 +6,7 @@
 Each cell is an original (the model as it comes, on the Q4_1 grid; and a dithered one off every grid), a type, and a way to choose the tensors:
     pure      every linear in that type, the embedding as stored (llama-quantize --pure --token-embedding-type q8_0)
     mixture   llama-quantize's own mixture for the type, with its fall-backs where rows do not divide by 256
-    ffn_down  the K types where SmolLM2's rows allow them: ffn_down in that type, everything else as stored
+    ffn_down  the types of blocks of 256 where SmolLM2's rows allow them: ffn_down in that type, everything else as stored
 llama-quantize gets the imatrix that llama-imatrix makes of the same text (chunks of 1024 tokens over seed s's third of the text: see `thirds`), kronq
 its flipflop factors of the same tokens. Both files go through `kronq eval --kld` and, with --perplexity, llama-perplexity. Nothing is run twice: every
 result is a file under --work.
@@ -23,9 +23,9 @@ CELLS = {  # name: (kronq's arguments, llama-quantize's arguments before the fil
     **{f"{t}": (["--type", t, "--pure", "--tensor-type", "token_embd=Q8_0"], ["--pure", "--token-embedding-type", "q8_0"], t)
        for t in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q8_0")},
     **{f"{t} mixture": (["--type", t, "--fallback", "llama"], [], t) for t in ("Q4_0", "Q4_K_M", "Q3_K_M", "Q2_K", "Q5_K_M")},
-    **{f"{t} ffn_down": (["--type", t, "--pure", "--tensor-type", "token_embd=Q8_0", "--only", r"mlp\.down_proj"],
+    **{f"{t} ffn_down": (["--type", "IQ2_M" if t == "IQ2_S" else t, "--pure", "--tensor-type", "token_embd=Q8_0", "--only", r"mlp\.down_proj"],
                          ["--token-embedding-type", "q8_0", "--tensor-type", f"ffn_down={t}"], None)
-       for t in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")},
+       for t in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")},
 }
 CHUNK = 1024
 

@@ -19,7 +19,10 @@ import numpy as np
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "tiny_cli"
 D, FF, HEADS, KV, LAYERS = 256, 512, 4, 2, 2
-TYPES = "Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,IQ4_NL,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K"
+TYPES = "Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,IQ4_NL,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ2_XXS,IQ2_XS,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS"
+# The file type that has nothing but this type with --pure, where it has another name: IQ2_S is one that is mostly IQ2_XS.
+OURS = {"IQ2_S": "IQ2_M"}
+THEIRS = {"Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", **OURS}
 
 
 def write_model(path: Path, arch: str) -> None:
@@ -102,10 +105,9 @@ def main() -> None:
         for kind in a.types.split(","):
             ours, theirs, base = work / f"{arch}-{kind}.kronq.gguf", work / f"{arch}-{kind}.llama.gguf", work / f"{arch}-{kind}.logits"
             ours.unlink(missing_ok=True)
-            command(a.kronq, "quantize", model, "--to", "gguf", "--type", kind, "--pure", "--tensor-type", "token_embd=F16", "--factors", factors,
+            command(a.kronq, "quantize", model, "--to", "gguf", "--type", OURS.get(kind, kind), "--pure", "--tensor-type", "token_embd=F16", "--factors", factors,
                     "-o", ours, "--quiet")
-            their_name = kind + "_S" if kind in ("Q3_K", "Q4_K", "Q5_K") else kind
-            command(llama / "llama-quantize", "--imatrix", imatrix, "--pure", "--token-embedding-type", "f16", model, theirs, their_name, 1)
+            command(llama / "llama-quantize", "--imatrix", imatrix, "--pure", "--token-embedding-type", "f16", model, theirs, THEIRS.get(kind, kind), 1)
             k, q = (json.loads(command(a.kronq, "eval", f, "--ppl", work / "held.txt", "--kld", model, "--ctx", 256, "--json", "--quiet"))["kld"]
                     for f in (ours, theirs))
             agree = []

@@ -9,7 +9,8 @@
 
 typedef struct kq_mix {
     const char *name;
-    kq_dtype base;      /* what every tensor gets unless a rule says otherwise */
+    /* what every tensor gets unless a rule says otherwise; of IQ2_S it is IQ2_XS, of IQ2_M IQ2_S */
+    kq_dtype base;
     uint32_t file_type; /* general.file_type */
 } kq_mix;
 /* "Q4_0", "Q4_K_M", ...; llama-quantize's short names too ("Q4_K" is Q4_K_M). NULL: unknown. */
