@@ -7,46 +7,74 @@
 #include <math.h>
 #include <string.h>
 
+/* The squared distance of two halves, in levels. */
+static unsigned distance(const kq_codebook *c, size_t a, size_t b)
+{
+    unsigned sum = 0;
+    for (size_t j = 0; j < c->dim / 2; j++, a /= c->n_level, b /= c->n_level) {
+        const int e = (int)(a % c->n_level) - (int)(b % c->n_level);
+        sum += (unsigned)(e * e);
+    }
+    return sum;
+}
+
+/* The levels from..to of codeword k as a number in the base n_level. */
+static size_t half_of(const kq_codebook *c, size_t k, size_t from, size_t to)
+{
+    size_t number = 0;
+    for (size_t j = to; j-- > from;)
+        number = number * c->n_level + (c->word[k] >> (j * c->bits) & ((1u << c->bits) - 1));
+    return number;
+}
+
 void kq_words_begin(kq_words *t, const kq_codebook *c)
 {
-    const unsigned half = (unsigned)c->dim / 2 * c->bits, mask = (1u << c->bits) - 1;
     double sum = 0;
-    *t = (kq_words){.c = c};
+    *t = (kq_words){.c = c, .n_half = 1};
+    for (size_t j = 0; j < c->dim / 2; j++)
+        t->n_half *= c->n_level;
     for (size_t k = 0; k < c->n; k++) {
-        const uint16_t high = (uint16_t)(c->word[k] >> half);
+        const uint8_t high = (uint8_t)half_of(c, k, c->dim / 2, c->dim);
+        t->low[k] = (uint8_t)half_of(c, k, 0, c->dim / 2);
         if (!t->n_run || t->high[t->n_run - 1] != high) {
             t->high[t->n_run] = high;
             t->begin[t->n_run++] = (uint16_t)k;
         }
         for (size_t j = 0; j < c->dim; j++) {
-            const double level = c->level[c->word[k] >> (j * c->bits) & mask];
+            const double level = c->level[half_of(c, k, j, j + 1)];
             sum += level * level;
         }
     }
     t->begin[t->n_run] = (uint16_t)c->n;
+    for (size_t i = 0; i < t->n_half; i++)
+        for (size_t r = 1; r < t->n_run; r++)
+            if (distance(c, i, t->high[r]) < distance(c, i, t->high[t->near[i]]))
+                t->near[i] = (uint8_t)r;
     t->rms = (float)sqrt(sum / (double)(c->n * c->dim));
 }
 
 /* What the levels of one half cost. */
 typedef struct half {
-    float cost[KQ_WORDS_HALF]; /* of half a codeword i; values that no half has keep one beyond all others */
+    float cost[KQ_WORDS_HALF]; /* of half a codeword i */
     float flip[KQ_WORDS_HALF]; /* what its cheapest flip of a sign adds to it */
-    float least;               /* of cost */
+    float least;               /* of cost, and where it is */
+    size_t at;
 } half;
 
 /* m: the magnitudes of the targets. */
 static void half_costs(const kq_codebook *c, const float *m, const float *q, float scale, bool flips, half *h)
 {
     size_t size = 1;
-    for (size_t i = 0; i < (size_t)1 << (c->dim / 2 * c->bits); i++)
-        h->cost[i] = FLT_MAX;
     h->cost[0] = h->least = 0;
     h->flip[0] = FLT_MAX;
-    for (size_t j = 0; j < c->dim / 2; j++, size <<= c->bits) {
+    h->at = 0;
+    for (size_t j = 0; j < c->dim / 2; j++, size *= c->n_level) {
         float least = FLT_MAX;
+        size_t at = 0;
         for (size_t l = c->n_level; l-- > 0;) { /* level 0 last: it overwrites what the others begin with */
             const float what = scale * (float)c->level[l], e = m[j] - what, cost = q[j] * e * e,
                         flip = 4 * q[j] * m[j] * what;
+            at = cost < least ? l : at;
             least = cost < least ? cost : least;
             for (size_t i = 0; i < size; i++)
                 h->cost[l * size + i] = h->cost[i] + cost;
@@ -54,6 +82,7 @@ static void half_costs(const kq_codebook *c, const float *m, const float *q, flo
                 h->flip[l * size + i] = h->flip[i] < flip ? h->flip[i] : flip;
         }
         h->least += least;
+        h->at += at * size;
     }
 }
 
@@ -65,11 +94,10 @@ typedef struct choice {
 
 static void try_run(const kq_words *t, size_t r, const half *low, const half *high, bool flips, choice *best)
 {
-    const kq_codebook *c = t->c;
-    const uint16_t above = t->high[r], mask = (uint16_t)((1u << (c->dim / 2 * c->bits)) - 1);
+    const uint8_t above = t->high[r];
     const float cost = high->cost[above];
     for (size_t k = t->begin[r]; k < t->begin[r + 1]; k++) {
-        const uint16_t i = c->word[k] & mask;
+        const uint8_t i = t->low[k];
         const float s = cost + low->cost[i];
         if (s < best->cost[0]) {
             best->cost[0] = s;
@@ -90,13 +118,11 @@ static void nearest_words(const kq_words *t, const float *m, const float *q, flo
 {
     const kq_codebook *c = t->c;
     half low, high;
-    size_t first = 0;
     half_costs(c, m, q, scale, flips, &low);
     half_costs(c, m + c->dim / 2, q + c->dim / 2, scale, flips, &high);
     *best = (choice){.cost = {FLT_MAX, FLT_MAX}};
-    for (size_t r = 1; r < t->n_run; r++)
-        first = high.cost[t->high[r]] < high.cost[t->high[first]] ? r : first;
-    try_run(t, first, &low, &high, flips, best); /* the most promising run, then all in order */
+    const size_t first = t->near[high.at];
+    try_run(t, first, &low, &high, flips, best); /* a promising run, then all in order */
     for (size_t r = 0; r < t->n_run; r++)
         if (high.cost[t->high[r]] + low.least < best->cost[flips] && r != first)
             try_run(t, r, &low, &high, flips, best);

@@ -5,14 +5,17 @@
 
 #include "format/codebook.h"
 
-enum { KQ_OCTET = 8, KQ_WORDS_HALF = 256 };
+enum { KQ_OCTET = 8, KQ_WORDS = 1024, KQ_WORDS_HALF = 81 };
 
-/* A type's codewords, for the search: they ascend, so that those with the same upper half are neighbours. */
+/* A type's codewords, for the search. A half is a number in the base n_level, its first weight the lowest
+ * digit. Codewords ascend, so that those with the same upper half are neighbours: a run. */
 typedef struct kq_words {
     const kq_codebook *c;
-    size_t n_run;
-    uint16_t high[KQ_WORDS_HALF];      /* the upper half of the codewords of a run */
+    size_t n_half, n_run;
+    uint8_t low[KQ_WORDS];             /* the lower half of each codeword */
+    uint8_t high[KQ_WORDS_HALF];       /* the upper half of the codewords of a run */
     uint16_t begin[KQ_WORDS_HALF + 1]; /* the first codeword of each run, and n */
+    uint8_t near[KQ_WORDS_HALF];       /* for each half the run whose upper half is nearest to it */
     float rms;                         /* of the levels of all codewords */
 } kq_words;
 void kq_words_begin(kq_words *t, const kq_codebook *c);
