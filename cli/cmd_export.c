@@ -9,15 +9,14 @@
 static void tell_rounding(const json_t *report)
 {
     const json_t *mse = json_object_get(report, "relative_mse");
+    const bool second = json_is_true(json_object_get(report, "second_rounding"));
     if (mse)
         fprintf(
             stderr,
             "rounded without curvature%s: the squared error is %.2g of the weights' squares; `kronq quantize "
-            "ORIGINAL --to gguf` rounds once and loses less\n",
-            json_is_true(json_object_get(report, "second_rounding"))
-                ? ", a second time after the checkpoint's own rounding"
-                : "",
-            json_number_value(mse));
+            "%s --to gguf` %s loses much less\n",
+            second ? ", a second time after the checkpoint's own rounding" : "", json_number_value(mse),
+            second ? "ORIGINAL" : "MODEL", second ? "rounds once and" : "has curvature and");
 }
 
 int cmd_export(int argc, char **argv)
@@ -29,13 +28,13 @@ int cmd_export(int argc, char **argv)
         "the quantized model, the\n"
         "size of an unquantized one. Tokenizer, chat template and settings come along.\n\n"
         "  kronq export out --to bf16 -o out-bf16                  # transformers, vLLM, lm-eval, ...\n"
-        "  kronq export out --to gguf --type Q8_0 -o out.gguf      # llama.cpp, ollama, LM Studio\n\n"
+        "  kronq export out --to gguf --type Q8_0 -o out.gguf      # llama.cpp, ollama, LM Studio\n"
         "  kronq export out --to gguf --type Q4_K_M -o out.gguf    # small: a second rounding, see below\n\n"
         "Norms stay F32 in a GGUF, as llama.cpp's own converter has them. Types below Q8_0 round the weights "
-        "once more, without curvature, and the\n"
-        "report says by how much. Where you have the original, `kronq quantize ORIGINAL --to gguf` rounds "
-        "once "
-        "and loses less.");
+        "once more, each row by itself, and\n"
+        "the report says by how much. With the original, `kronq quantize ORIGINAL --to gguf` rounds once and "
+        "loses much less. Without it,\n"
+        "export to bf16 and let `kronq quantize` of that folder round the second time with curvature.");
     if (status >= 0)
         return status;
     if (!c.to)
