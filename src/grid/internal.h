@@ -52,8 +52,8 @@ void kq_grid_search_begin(kq_grid_search *s, kq_dtype type);
  * and what [elems] with the values in the order of rounding. what is NaN when the weights are too large for
  * the type's F16 scales. */
 double kq_grid_row_round(const kq_grid_search *s, const kq_grid_row *row, uint8_t *bytes, float *what);
-/* The same for a type with codewords. The eight weights that share their signs stay neighbours in the order
- * of rounding. */
-double kq_words_round(const kq_grid *g, const kq_words *t, const kq_grid_row *row, kq_codebook_block *c);
+/* The same for a type with codewords, without the bytes and the values. The eight weights that share their
+ * signs are neighbours in the order of rounding too. */
+double kq_words_round(const kq_words *t, const kq_grid_row *row, kq_codebook_block *c);
 
 #endif

@@ -380,7 +380,7 @@ double kq_grid_row_round(const kq_grid_search *s, const kq_grid_row *row, uint8_
     double cost;
     if (s->g->codewords) {
         kq_codebook_block block;
-        cost = kq_words_round(s->g, &s->words, row, &block);
+        cost = kq_words_round(&s->words, row, &block);
         kq_codebook_pack(s->words.c, &block, bytes);
     } else {
         kq_grid_code code;

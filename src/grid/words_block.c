@@ -79,7 +79,7 @@ static void group_try(group *p, float scale)
     }
     p->cost = cost;
     p->scale = scale;
-    memcpy(p->octet, octet, sizeof octet);
+    memcpy(p->octet, octet, p->n / KQ_OCTET * sizeof *octet);
 }
 
 /* Eq. 94 without an offset: the scale that suits the present codewords best. */
@@ -119,7 +119,6 @@ static void group_search(group *p)
 }
 
 typedef struct super {
-    const kq_grid *g;
     const kq_words *t;
     const kq_grid_row *row;
     float ideal[KQ_CODEBOOK_SCALES]; /* by order of rounding, before feedback from the block's other groups */
@@ -210,11 +209,11 @@ static uint16_t super_refit(const super *s, const float *y)
     return rr > 0 && ry > 0 ? kq_grid_scale_f16(ry / rr) : s->best.d;
 }
 
-double kq_words_round(const kq_grid *g, const kq_words *t, const kq_grid_row *row, kq_codebook_block *c)
+double kq_words_round(const kq_words *t, const kq_grid_row *row, kq_codebook_block *c)
 {
     static const float reach[] = {1, 0.93f, 1.07f};
     const size_t n = t->c->group;
-    super s = {.g = g, .t = t, .row = row, .cost = FLT_MAX};
+    super s = {.t = t, .row = row, .cost = FLT_MAX};
     float most = 0, y[KQ_GRID_BLOCK];
     for (size_t k = 0; k < KQ_GRID_BLOCK / n; k++) {
         group p;
