@@ -10,7 +10,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "format/exl3.h"
-#include "quant/allocate.h"
+#include "allocate/allocate.h"
 #include "source/regex.h"
 
 enum { BITS_MAX = KQ_EXL3_BITS_MAX, N_GROUPS = 4 /* of a layer */ };
