@@ -286,7 +286,7 @@ static void settings_in_files(void **state)
             "\"text_format\":\"json\"}");
     is_json(&o, KQ_IN_CHECKPOINT, NULL,
             "{\"code\":\"mul1\",\"sigma_reg\":0.1,\"shrink\":0.5,\"channel_scales\":\"curvature\","
-            "\"only\":\"\",\"embed_bits\":4,\"head_bits\":4,\"seed\":0}");
+            "\"only\":\"\",\"embed_bits\":4,\"head_bits\":4,\"sequential\":\"auto\",\"seed\":0}");
     is_json(&o, KQ_IN_GGUF, NULL,
             "{\"pure\":false,\"tensor_type\":[],\"fallback\":\"\",\"sweeps\":0,\"sigma_reg\":0.1,"
             "\"shrink\":0.5,\"only\":\"\"}");
