@@ -68,7 +68,9 @@ static const char *word(const json_t *o, const char *key)
 static int print_ways(const cli *c)
 {
     kq_error err;
-    char *text, a[32], b[32], d[32], e[32];
+    char *text, a[32], b[32], d[32];
+    static const char *const stages[] = {"forward",  "backward", "factors", "targets",
+                                         "rounding", "tuning",   "total"};
     if (kq_plan_ways(c->model, &c->q, &text, &err))
         return cli_fail(&err);
     if (c->json) {
@@ -82,16 +84,14 @@ static int print_ways(const cli *c)
     printf("%s: %.2f G parameters; method %s, %.0f tokens in sequences of %.0f; %.4g bits, result about %s\n",
            c->model, real(o, "parameters") / 1e9, word(o, "method"), real(o, "calibration_tokens"),
            real(o, "seq_len"), real(o, "bits"), cli_bytes(real(o, "result_bytes"), a));
-    printf("%-10s %10s %10s %9s %10s %10s %10s %10s %10s\n", "gradients", "memory", "disk", "at once",
-           "forward", "backward", "factors", "rounding", "total");
+    printf("%-9s %9s %9s %7s %9s %9s %9s %9s %9s %9s %9s\n", "gradients", "memory", "disk", "at once",
+           "forward", "backward", "factors", "targets", "rounding", "tuning", "total");
     json_array_foreach(json_object_get(o, "ways"), i, way) {
         const json_t *s = json_object_get(way, "seconds");
-        printf("%-10s %10s %10s %9.0f %10s ", word(way, "gradients"), cli_bytes(real(way, "memory_bytes"), a),
-               cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"),
-               cli_duration(real(s, "forward"), d));
-        printf("%10s %10s %10s %10s", cli_duration(real(s, "backward"), a),
-               cli_duration(real(s, "factors"), b), cli_duration(real(s, "rounding"), d),
-               cli_duration(real(s, "total"), e));
+        printf("%-9s %9s %9s %7.0f ", word(way, "gradients"), cli_bytes(real(way, "memory_bytes"), a),
+               cli_bytes(real(way, "disk_bytes"), b), real(way, "sequences_at_once"));
+        for (size_t k = 0; k < sizeof stages / sizeof *stages; k++)
+            printf(k ? " %9s" : "%9s", cli_duration(real(s, stages[k]), d));
         if (json_is_string(json_object_get(way, "refused")))
             printf("  %s", word(way, "refused"));
         printf("\n");

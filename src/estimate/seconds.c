@@ -4,10 +4,59 @@
 
 #include <math.h>
 
+#include "sequential/rounding.h"
+#include "tune/tune.h"
+
 /* The forward pass with the head, and the backward pass, reach this share of the rate that gemm_rate
  * measures: 0.85 and 1.0 on SmolLM2 with sequences of 1024 (SPEED.md). The model's products are larger and
  * faster than the 512^3 that are measured; the work between the products is slower. */
 static const double share_of_gemm = 0.85;
+
+/* Operations a token in a block. */
+typedef struct block_flop {
+    double linears, attention; /* of a forward pass */
+    double qkv, o, gate_up;    /* of these among linears */
+    double sums;               /* of the targets: C and D of eq. 162 for four kinds of inputs, R for two */
+} block_flop;
+
+static block_flop count_block(const kq_config *cfg, size_t T)
+{
+    const double q = (double)(cfg->n_head * cfg->head_dim), d = (double)cfg->d_model, ff = (double)cfg->d_ff;
+    block_flop f = {.attention = 2 * (double)T * q};
+    for (int id = 0; id < KQ_N_LINEAR; id++) {
+        size_t m, n;
+        kq_linear_shape(cfg, (kq_linear_id)id, &m, &n);
+        const double flop = 2 * (double)m * (double)n;
+        f.linears += flop;
+        f.qkv += id <= KQ_V ? flop : 0;
+        f.o += id == KQ_O ? flop : 0;
+        f.gate_up += id == KQ_GATE || id == KQ_UP ? flop : 0;
+    }
+    f.sums = 4 * (2 * d * d + q * q + ff * ff) + 2 * d * (q + ff);
+    return f;
+}
+
+/* Every block is run four times by each stream: to o, to gate and up, to down, and to its end. */
+static double targets_flop(const kq_prepared *p, size_t T)
+{
+    const size_t all = p->n_seq * T;
+    const double tokens = all && all < KQ_SEQUENTIAL_TOKENS ? (double)all : KQ_SEQUENTIAL_TOKENS;
+    const block_flop f = count_block(p->cfg, T);
+    const double streams =
+        2 * (4 * (f.qkv + f.attention) + 3 * f.o + 2 * f.gate_up + f.linears - f.qkv - f.o - f.gate_up);
+    return kq_sequential_wanted(p->opt) ? tokens * (double)p->cfg->n_layer * (streams + f.sums) : 0;
+}
+
+/* The original's forward pass; forward, forward again, back to the inputs, and to the weights; both heads. */
+static double tuning_flop(const kq_prepared *p)
+{
+    const block_flop f = count_block(p->cfg, kq_tune_defaults().seq_len);
+    const double head = 2 * (double)p->cfg->vocab_size * (double)p->cfg->d_model;
+    return kq_tune_wanted(p->opt)
+               ? (double)p->opt->tune_tokens *
+                     ((double)p->cfg->n_layer * (5 * f.linears + 5.5 * f.attention) + 3 * head)
+               : 0;
+}
 
 double kq_count_passes(const kq_prepared *p, const kq_sweep *s)
 {
@@ -59,7 +108,10 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
         lowest = p->selected[l] ? l : lowest;
     /* through: blocks that the backward pass only goes through */
     const double L = (double)cfg->n_layer, selected = (double)blocks, through = L - (double)lowest - selected;
-    kq_stage_seconds t = {.factors = selected * factors, .rounding = selected * (search + feedback + ldl)};
+    kq_stage_seconds t = {.factors = selected * factors,
+                          .targets = targets_flop(p, s->T) / gemm,
+                          .rounding = selected * (search + feedback + ldl),
+                          .tuning = tuning_flop(p) / gemm};
     if (needs == KQ_NEEDS_NOTHING)
         return t;
     t.forward = tokens * L * (block + attention) / gemm;

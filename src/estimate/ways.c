@@ -14,6 +14,7 @@
 #include "generate/self_text.h"
 #include "prepare/plan.h"
 #include "quant/bits.h"
+#include "sequential/rounding.h"
 #include "source/config_json.h"
 
 static size_t result_bytes(const kq_prepared *p)
@@ -92,9 +93,10 @@ static kq_status read_config(const char *model, kq_config *cfg, kq_error *err)
 static json_t *describe(const kq_prepared *p, const kq_sweep *s, size_t memory, size_t disk,
                         const char *refused, const kq_stage_seconds *t)
 {
-    json_t *seconds = json_pack("{s:f, s:f, s:f, s:f, s:f}", "forward", t->forward, "backward", t->backward,
-                                "factors", t->factors, "rounding", t->rounding, "total",
-                                t->forward + t->backward + t->factors + t->rounding);
+    json_t *seconds =
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "forward", t->forward, "backward", t->backward,
+                  "factors", t->factors, "targets", t->targets, "rounding", t->rounding, "tuning", t->tuning,
+                  "total", t->forward + t->backward + t->factors + t->targets + t->rounding + t->tuning);
     return json_pack("{s:s, s:s*, s:I, s:I, s:i, s:f, s:o}", "gradients", kq_gradient_way_name(s->way),
                      "refused", refused, "memory_bytes", (json_int_t)memory, "disk_bytes", (json_int_t)disk,
                      "sequences_at_once", s->workers ? s->workers : s->threads, "passes_a_block",
@@ -121,11 +123,16 @@ static kq_status add_way(kq_prepared *p, const kq_rates *r, kq_gradient_way way,
     kq_quantize_options opt = *given;
     kq_sweep s = kq_prepare_sweep(p, NULL);
     kq_error why = {0};
-    size_t memory = 0, disk = 0;
+    size_t memory = 0, disk = 0, more = 2 * result_bytes(p), block, kept;
     opt.gradients = kq_gradient_way_name(way);
     s.receiver_peak = rounding_bytes(p->cfg);
     p->opt = &opt;
-    const kq_status refused = kq_plan_settle(p, &s, NULL, 2 * result_bytes(p), &memory, &disk, &why);
+    kq_sequential_plan(p, &s.receiver_peak, &more);
+    if (kq_sequential_wanted(&opt)) {
+        kq_plan_kept_factors(p, &block, &kept);
+        more += kept;
+    }
+    const kq_status refused = kq_plan_settle(p, &s, NULL, more, &memory, &disk, &why);
     p->opt = given;
     if (refused == KQ_E_ARG)
         return kq_fail(err, refused, "%s", why.message);

@@ -628,7 +628,7 @@ static const kq_setting table[] = {
      .help = "scales: train scales and norms after rounding, as kronq tune does, on the same text; none; "
              "auto: scales, but none with --only, and with --method none without --text",
      .group = "rounding",
-     .takers = KQ_FOR_QUANTIZE,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_PLAN_WAYS,
      .at = {QUANTIZE(tune)}},
     {.name = "tune_tokens",
      .type = KQ_SETTING_COUNT,
@@ -640,7 +640,7 @@ static const kq_setting table[] = {
      .with = "tune",
      .help = "tokens to tune on, at most",
      .group = "rounding",
-     .takers = KQ_FOR_QUANTIZE,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_PLAN_WAYS,
      .at = {QUANTIZE(tune_tokens)}},
 
     {.name = "sequential",
@@ -654,7 +654,7 @@ static const kq_setting table[] = {
              "module by itself; auto: yes, but none with --only, with --method none, and with --factors "
              "without --text",
      .group = "rounding",
-     .takers = KQ_FOR_QUANTIZE,
+     .takers = KQ_FOR_QUANTIZE | KQ_FOR_PLAN_WAYS,
      .marks = KQ_IN_CHECKPOINT,
      .at = {QUANTIZE(sequential)}},
 

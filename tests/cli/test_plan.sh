@@ -57,6 +57,14 @@ for m in llama2_7b:6738149376 llama3_8b:8029995008 qwen3_8b:8190427136; do
         'BEGIN { exit !(disk <= 1.5 * 2 * p + 256e6 && disk < memory) }' || fail "${m%:*}: disk $(get ways.json ways/1/memory_bytes), memory $(get ways.json ways/0/memory_bytes)"
     near "$(get ways.json ways/2/seconds/backward)" "$(awk -v b="$(get ways.json ways/0/seconds/backward)" 'BEGIN { print (2 + 4 * 16 / 128) * b }')" 1e-3 || fail "six passes a block, four of them over 16 of 128 sequences"
 done
+# rounding from the lowest block up keeps the factors: 2 (m (m + 1) + n (n + 1)) bytes of each of Qwen3-8B's matrices
+cp ways.json with.json
+must "$KRONQ" info --plan "$GOLDEN/configs/qwen3_8b" --tokens 128k --threads 2 --sequential none --tune none --json
+[ "$(get must.out ways/0/seconds/targets ways/0/seconds/tuning | tr '\n' ' ')" = "0.0 0.0 " ] || fail "time of what is not done"
+awk -v with="$(get with.json ways/0/disk_bytes)" -v without="$(get must.out ways/0/disk_bytes)" 'BEGIN {
+    d = 4096; kv = 1024; f = 12288; side_d = d * (d + 1); side_kv = kv * (kv + 1); side_f = f * (f + 1)
+    kept = 36 * 2 * (4 * side_d + 2 * (side_d + side_kv) + 3 * (side_d + side_f)); streams = 4 * 32 * (1024 * d * 4 + 8)
+    exit !(with - without == kept + streams) }' || fail "disk $(get with.json ways/0/disk_bytes), without $(get must.out ways/0/disk_bytes)"
 # 128 sequences of 1024 tokens, all seven linears as g and x in bf16: 1024 (8192 * 4 + 15104 * 3) values each
 must "$KRONQ" info --plan "$GOLDEN/configs/llama2_7b" --tokens 128k --threads 2 --json
 [ $(($(get must.out ways/1/disk_bytes) - $(get must.out ways/0/disk_bytes))) = $((128 * 1024 * (8192 * 4 + 15104 * 3) * 2)) ] || fail "gradients of a block on disk"
