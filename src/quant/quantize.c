@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/options.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "base/time.h"
 #include "factors/part.h"
@@ -455,6 +456,13 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
         *report_json = NULL;
     kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &whole, opt, err);
     if (status)
+        return status;
+    if (whole.factors && !whole.only && !whole.calibration.n_text &&
+        (!whole.sequential || !strcmp(whole.sequential, "auto")) &&
+        (status = kq_progress_note(&whole.common,
+                                   "each matrix is rounded by itself, because --factors is given without a "
+                                   "--text on which to run the model (--sequential)",
+                                   err)))
         return status;
     whole.tune = kq_tune_wanted(&whole) ? "scales" : "none";
     whole.sequential = kq_sequential_wanted(&whole) ? "yes" : "none";

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "prepare/sequences.h"
+#include "text/windows.h"
 
 /* Are there tokens for the streams, and factors that targets are rounded with? */
 static bool possible(const kq_quantize_options *opt)
@@ -33,10 +34,10 @@ kq_status kq_sequential_check(const kq_quantize_options *opt, kq_error *err)
 
 static kq_sequential_options options(const kq_prepared *p, const kq_job *job)
 {
-    const size_t T = p->opt->calibration.seq_len,
-                 most = KQ_SEQUENTIAL_TOKENS / T ? KQ_SEQUENTIAL_TOKENS / T : 1;
+    const size_t T = p->opt->calibration.seq_len, tokens = p->opt->calibration.tokens,
+                 n = (tokens < KQ_SEQUENTIAL_TOKENS ? tokens : KQ_SEQUENTIAL_TOKENS) / T;
     return (kq_sequential_options){.weights = p->model ? kq_model_file_weights(p->model) : NULL,
-                                   .n_seq = p->n_seq && p->n_seq < most ? p->n_seq : most,
+                                   .n_seq = n ? n : 1,
                                    .T = T,
                                    .isa = p->isa,
                                    .compute = p->compute,
@@ -53,13 +54,27 @@ void kq_sequential_plan(const kq_prepared *p, size_t *memory, size_t *disk)
     *disk += kq_sequential_disk(p->cfg, &o);
 }
 
-/* o->n_seq of the calibration's windows, from all over it, as an array of the caller's. A factor file has
- * kept no tokens: the text is read again. */
-static kq_status choose(kq_prepared *p, const kq_job *job, const kq_sequential_options *o, int32_t **ids,
+/* A factor file has kept no tokens, and its text may be shorter than all that the streams could have. */
+static kq_status fit_text(const kq_prepared *p, size_t T, size_t *n_seq, kq_error *err)
+{
+    const kq_calibration *c = &p->opt->calibration;
+    const kq_common silent = {.threads = p->threads};
+    const kq_text_how how = {.options = c->reading, .tok = p->tok, .common = &silent};
+    kq_status st = kq_text_count_windows(&how, c->text, c->n_text, *n_seq, T, n_seq, err);
+    if (!st && !*n_seq)
+        st = kq_fail(err, KQ_E_ARG, "%s: has less than one sequence of %zu tokens for --sequential yes",
+                     c->text[0], T);
+    return st;
+}
+
+/* o->n_seq of the calibration's windows, from all over it, as an array of the caller's. */
+static kq_status choose(kq_prepared *p, const kq_job *job, kq_sequential_options *o, int32_t **ids,
                         kq_error *err)
 {
-    const size_t n = p->n_seq ? p->n_seq : o->n_seq;
+    size_t n = p->n_seq;
     kq_status st = p->tok ? KQ_OK : kq_tokenizer_open(p->src, &p->tok, err);
+    if (!st && !n && !(st = fit_text(p, o->T, &o->n_seq, err)))
+        n = o->n_seq;
     if (!st)
         st = kq_prepare_sequences(p, job, &n, 1, err);
     if (!st)

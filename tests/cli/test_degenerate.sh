@@ -54,14 +54,14 @@ must "$KRONQ" calibrate zero -o f.safetensors $SMALL --method fastkron --quiet
 warned 1 "no gradient comes to 5 modules"
 must "$KRONQ" quantize --tune none zero -o from --factors f.safetensors --seed 3 --compute f32 --quiet
 warned 1 "no gradient comes to 5 modules"
-must "$KRONQ" quantize --tune none zero -o direct $SMALL --method fastkron --quiet
+must "$KRONQ" quantize --tune none --sequential none zero -o direct $SMALL --method fastkron --quiet
 cmp from/model.safetensors direct/model.safetensors || fail "other bytes from the file"
 must "$KRONQ" quantize --tune none zero -o mixed --factors f.safetensors --bits 2.5 --seed 3 --compute f32 --quiet --json
 for k in self_attn.q_proj self_attn.v_proj mlp.gate_proj mlp.up_proj self_attn.o_proj; do # o_proj is zero itself
     [ "$(get must.out modules/$B.$k/bits)" = 2 ] || fail "$k has more than 2 bits"
 done
 [ "$(get must.out modules/model.layers.0.self_attn.v_proj/bits)" = 4 ] || fail "bits went nowhere"
-must "$KRONQ" quantize --tune none zero -o mixed2 $SMALL --method fastkron --bits 2.5 --quiet
+must "$KRONQ" quantize --tune none --sequential none zero -o mixed2 $SMALL --method fastkron --bits 2.5 --quiet
 cmp mixed/model.safetensors mixed2/model.safetensors || fail "other bits without the file"
 for m in none flipflop yaqa-a; do
     must "$KRONQ" quantize zero -o $m.gguf --to gguf --type Q4_0 $(text_of $m) --method $m --only "$BLOCK" --quiet --json

@@ -47,6 +47,16 @@ for method in flipflop input-only; do
     [ "$a" = "$(get must.out predicted_loss)" ] || fail "predicted loss $a, $(get must.out predicted_loss)"
     same $method-a $method-b "--exclude=config.json --exclude=README.md" # which tell where the factors came from
 done
+say "a factor file with its text: also the targets are those of the run that calibrates"
+must "$KRONQ" calibrate "$HF" -o all.safetensors $CAL --quiet
+must "$KRONQ" quantize --tune none "$HF" -o all-a --factors all.safetensors $CAL --quiet
+must "$KRONQ" quantize --tune none "$HF" -o all-b $CAL --quiet
+cmp all-a/model.safetensors all-b/model.safetensors || fail "other bytes from the factor file"
+must "$KRONQ" quantize --tune none "$HF" -o all-c --factors all.safetensors --seed 3
+grep -q "each matrix is rounded by itself, because --factors is given without a --text" must.err || { cat must.err; fail "no word of it"; }
+cmp -s all-a/model.safetensors all-c/model.safetensors && fail "targets without a text"
+must "$KRONQ" quantize --tune none "$HF" -o all-d --factors all.safetensors --seed 3 --text "$TEXT" --seq-len 32 --quiet # as much as there is
+
 say "info --plan: from a config.json alone; the arithmetic of LLaMA-2-7B by hand; a budget of 1.5 times the weights in 16 bits and 256 MB"
 for m in llama2_7b:6738149376 llama3_8b:8029995008 qwen3_8b:8190427136; do
     must "$KRONQ" info --plan "$GOLDEN/configs/${m%:*}" --tokens 128k --threads 2 --json
