@@ -76,9 +76,10 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
     const kq_needs needs = kq_method_needs(p->factor.method);
     const double T = (double)s->T, tokens = T * (double)s->n_seq, draws = (double)s->draws,
                  gemm = r->gemm * share_of_gemm;
-    const double attention = 2 * T * (double)(cfg->n_head * cfg->head_dim),
+    const block_flop f = count_block(cfg, s->T);
+    const double block = f.linears, attention = f.attention,
                  head = 2 * (double)cfg->vocab_size * (double)cfg->d_model;
-    double block = 0, gradients = 0, factors = 0, search = 0, feedback = 0, ldl = 0;
+    double gradients = 0, factors = 0, search = 0, feedback = 0, ldl = 0;
     size_t blocks = 0;
     for (int id = 0; id < KQ_N_LINEAR; id++) {
         size_t m, n;
@@ -87,7 +88,6 @@ kq_stage_seconds kq_count_seconds(const kq_prepared *p, const kq_sweep *s, const
         kq_gradients G = {.D = (size_t)(s->n_seq * s->draws / p->estimate.batch), .m = m, .n = n};
         if (needs == KQ_NEEDS_GRADIENTS && kq_factored_pays(m, n, p->estimate.batch * s->T, &p->factor))
             G.T = p->estimate.batch * s->T;
-        block += 2 * M * N;
         gradients += G.T ? 0 : 2 * M * N;
         if (needs == KQ_NEEDS_GRADIENTS)
             factors += kq_factors_flop(&G, &p->factor, kq_factors_products(&p->factor)) / r->factor;

@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "allocate/allocate.h"
 #include "base/mem.h"
 #include "base/progress.h"
 #include "format/exl3.h"
-#include "allocate/allocate.h"
-#include "source/regex.h"
+#include "quant/bits.h"
 
 enum { BITS_MAX = KQ_EXL3_BITS_MAX, N_GROUPS = 4 /* of a layer */ };
 
@@ -33,38 +33,6 @@ double kq_exl3_bits_of(const kq_output *o, const kq_exl3_bits *b, size_t layer, 
     return k ? k : o->opt.bits;
 }
 
-/* One "REGEX=BITS", for the selected linears that no earlier rule matched. */
-static kq_status apply_rule(const kq_prepared *p, kq_exl3_bits *b, const char *text, kq_error *err)
-{
-    const char *equals = strrchr(text, '=');
-    if (!equals || equals == text || equals[1] < '1' || equals[1] > '0' + BITS_MAX || equals[2])
-        return kq_fail(
-            err, KQ_E_ARG,
-            "--module-bits %s: expected REGEX=BITS, e.g. 'down_proj=5'; with --to exl3 1 to %d are "
-            "possible",
-            text, BITS_MAX);
-    kq_regex *pattern;
-    kq_status status = kq_regex_new("--module-bits", text, (size_t)(equals - text), &pattern, err);
-    if (status)
-        return status;
-    size_t matched = 0;
-    kq_model_tensor t;
-    for (size_t i = 0; kq_selected_next(p, &i, &t) && !status; i++) {
-        bool yes = false;
-        if ((status = kq_regex_matches(pattern, t.module, &yes, err)) || !yes)
-            continue;
-        matched++;
-        b->k[i] = b->k[i] ? b->k[i] : (uint8_t)(equals[1] - '0');
-    }
-    kq_regex_free(pattern);
-    if (!status && !matched)
-        status = kq_fail(err, KQ_E_ARG,
-                         "--module-bits %s: matches no module that is quantized; they are called like "
-                         "model.layers.0.self_attn.q_proj",
-                         text);
-    return status;
-}
-
 /* Bits that a linear gets at the least where an average is shared out. */
 static int least_of(double average)
 {
@@ -75,12 +43,13 @@ kq_status kq_exl3_bits_open(const kq_prepared *p, kq_exl3_bits *b, kq_error *err
 {
     kq_status status = KQ_OK;
     kq_model_tensor t;
+    static const kq_bits_range range = {1, BITS_MAX, "'down_proj=5'; with --to exl3 1 to 8 are possible"};
     const double bits = p->opt->bits;
     *b = (kq_exl3_bits){.k = kq_calloc(p->cfg->n_layer * KQ_N_LINEAR, 1), .settled = true};
     if (!b->k)
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the modules' bits");
     for (size_t i = 0; i < p->opt->n_module_bits && !status; i++)
-        status = apply_rule(p, b, p->opt->module_bits[i], err);
+        status = kq_bits_apply_rule(p, p->opt->module_bits[i], &range, b->k, err);
     double total = 0, least = 0;
     for (size_t i = 0; !status && kq_selected_next(p, &i, &t); i++) {
         const double weights = (double)t.rows * (double)t.cols;

@@ -9,7 +9,6 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/options.h"
 #include "base/progress.h"
 #include "base/text.h"
 #include "base/time.h"
@@ -482,17 +481,12 @@ kq_status kq_quantize_exl3(const char *model, const char *out, const kq_quantize
 {
     quantizer q = {.ids = 0};
     kq_output o = {.name = out, .ctx = &q};
-    if (report_json)
-        *report_json = NULL;
-    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
-    return status ? status : kq_work_run(model, &exl3_receiver, &o, 1, report_json, err);
+    return kq_work_quantize(model, &exl3_receiver, &o, opt, report_json, err);
 }
 
 kq_status kq_plan_exl3(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
     quantizer q = {.ids = 0};
     kq_output o = {.name = model, .ctx = &q};
-    *plan_json = NULL;
-    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
-    return status ? status : kq_work_plan(model, &exl3_receiver, &o, plan_json, err);
+    return kq_work_plan(model, &exl3_receiver, &o, opt, plan_json, err);
 }

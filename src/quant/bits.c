@@ -36,37 +36,33 @@ kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err)
     return status ? status : kq_settings_check(KQ_QUANTIZE_OPTIONS, KQ_FOR_QUANTIZE, opt, err);
 }
 
-/* One "REGEX=BITS", for the selected modules that no earlier rule matched. */
-static kq_status apply_rule(kq_bits *b, const char *text, kq_error *err)
+kq_status kq_bits_apply_rule(const kq_prepared *p, const char *text, const kq_bits_range *range, uint8_t *k,
+                             kq_error *err)
 {
     const char *equals = strrchr(text, '=');
-    if (!equals || equals == text || !equals[1] || equals[2] || equals[1] < '2' || equals[1] > '4')
-        return kq_fail(err, KQ_E_ARG,
-                       "--module-bits %s: expected REGEX=BITS, e.g. 'down_proj=3'; 2, 3 or 4 are possible",
-                       text);
+    if (!equals || equals == text || equals[1] < '0' + range->least || equals[1] > '0' + range->most ||
+        equals[2])
+        return kq_fail(err, KQ_E_ARG, "--module-bits %s: expected REGEX=BITS, e.g. %s", text, range->example);
     kq_regex *pattern;
     kq_status status = kq_regex_new("--module-bits", text, (size_t)(equals - text), &pattern, err);
     if (status)
         return status;
     size_t matched = 0;
     kq_model_tensor t;
-    for (size_t i = 0; kq_selected_next(b->p, &i, &t) && !status; i++) {
+    for (size_t i = 0; kq_selected_next(p, &i, &t) && !status; i++) {
         bool yes = false;
         if ((status = kq_regex_matches(pattern, t.module, &yes, err)) || !yes)
             continue;
         matched++;
-        if (!b->k[i])
-            b->k[i] = (uint8_t)(equals[1] - '0');
+        k[i] = k[i] ? k[i] : (uint8_t)(equals[1] - '0');
     }
     kq_regex_free(pattern);
-    if (status)
-        return status;
-    if (!matched)
-        return kq_fail(err, KQ_E_ARG,
-                       "--module-bits %s: matches no module that is quantized; they are called like "
-                       "model.layers.0.self_attn.q_proj",
-                       text);
-    return KQ_OK;
+    if (!status && !matched)
+        status = kq_fail(err, KQ_E_ARG,
+                         "--module-bits %s: matches no module that is quantized; they are called like "
+                         "model.layers.0.self_attn.q_proj",
+                         text);
+    return status;
 }
 
 kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
@@ -84,8 +80,9 @@ kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err)
         return status;
     if (!(b->k = kq_calloc(p->cfg->n_layer * KQ_N_LINEAR, 1)))
         return kq_fail(err, KQ_E_MEMORY, "out of memory: the modules' bits");
+    static const kq_bits_range range = {KQ_BITS_MIN, KQ_BITS_MAX, "'down_proj=3'; 2, 3 or 4 are possible"};
     for (size_t i = 0; i < p->opt->n_module_bits; i++) {
-        if ((status = apply_rule(b, p->opt->module_bits[i], err)))
+        if ((status = kq_bits_apply_rule(p, p->opt->module_bits[i], &range, b->k, err)))
             return status;
     }
     double total = 0, least = 0;

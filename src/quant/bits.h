@@ -35,6 +35,15 @@ typedef struct kq_bits {
 
 /* Are the numbers that kq_quantize takes in their ranges, whatever the model is? KQ_E_ARG. */
 kq_status kq_bits_check(const kq_quantize_options *opt, kq_error *err);
+/* What --module-bits may give, and how its message ends: an example, and what is possible. */
+typedef struct kq_bits_range {
+    int least, most;
+    const char *example;
+} kq_bits_range;
+/* One "REGEX=BITS" into k [n_layer * KQ_N_LINEAR], for the selected linears that no earlier rule matched
+ * (0). KQ_E_ARG: it is malformed, or matches nothing. */
+kq_status kq_bits_apply_rule(const kq_prepared *p, const char *text, const kq_bits_range *range, uint8_t *k,
+                             kq_error *err);
 /* Settle what can be settled without factors. KQ_E_ARG: a rule of --module-bits that is wrong or matches no
  * module, or an average that the exceptions alone exceed. b is to be freed after a failure too. */
 kq_status kq_bits_open(const kq_prepared *p, kq_bits *b, kq_error *err);

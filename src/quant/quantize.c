@@ -12,7 +12,6 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/options.h"
-#include "base/progress.h"
 #include "base/text.h"
 #include "base/time.h"
 #include "factors/part.h"
@@ -455,17 +454,9 @@ kq_status kq_quantize(const char *model, const char *out, const kq_quantize_opti
     if (report_json)
         *report_json = NULL;
     kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &whole, opt, err);
-    if (status)
-        return status;
-    if (whole.factors && !whole.only && !whole.calibration.n_text &&
-        (!whole.sequential || !strcmp(whole.sequential, "auto")) &&
-        (status = kq_progress_note(&whole.common,
-                                   "each matrix is rounded by itself, because --factors is given without a "
-                                   "--text on which to run the model (--sequential)",
-                                   err)))
+    if (status || (status = kq_sequential_settle(&whole, err)))
         return status;
     whole.tune = kq_tune_wanted(&whole) ? "scales" : "none";
-    whole.sequential = kq_sequential_wanted(&whole) ? "yes" : "none";
     if (!strcmp(whole.tune, "none"))
         return round_model(model, out, &whole, report_json, err);
     /* before a text is read to tune on */
@@ -478,7 +469,5 @@ kq_status kq_plan(const char *model, const kq_quantize_options *opt, char **plan
 {
     quantizer q = {.ids = 0};
     kq_output o = {.name = model, .ctx = &q, .bits = &q.bits};
-    *plan_json = NULL;
-    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
-    return status ? status : kq_work_plan(model, &checkpoint_receiver, &o, plan_json, err);
+    return kq_work_plan(model, &checkpoint_receiver, &o, opt, plan_json, err);
 }

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/options.h"
 #include "checkpoint/gguf_save.h"
 #include "format/encode.h"
 #include "grid/grid.h"
@@ -311,17 +310,12 @@ kq_status kq_quantize_gguf(const char *model, const char *out_file, const kq_qua
 {
     quantizer q = {.ids = 0};
     kq_output o = {.name = out_file, .ctx = &q};
-    if (report_json)
-        *report_json = NULL;
-    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
-    return status ? status : kq_work_run(model, &gguf_receiver, &o, 1, report_json, err);
+    return kq_work_quantize(model, &gguf_receiver, &o, opt, report_json, err);
 }
 
 kq_status kq_plan_gguf(const char *model, const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
     quantizer q = {.ids = 0};
     kq_output o = {.name = model, .ctx = &q};
-    *plan_json = NULL;
-    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &o.opt, opt, err);
-    return status ? status : kq_work_plan(model, &gguf_receiver, &o, plan_json, err);
+    return kq_work_plan(model, &gguf_receiver, &o, opt, plan_json, err);
 }

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/locale.h"
 #include "base/mem.h"
+#include "base/options.h"
 #include "base/progress.h"
 #include "base/text.h"
 #include "base/time.h"
@@ -477,13 +478,25 @@ static kq_status describe_plan(const kq_work *w, char **plan_json, kq_error *err
     return *plan_json ? KQ_OK : kq_fail(err, KQ_E_MEMORY, "out of memory: the plan");
 }
 
-kq_status kq_work_plan(const char *model, const kq_receiver *r, kq_output *output, char **plan_json,
-                       kq_error *err)
+kq_status kq_work_quantize(const char *model, const kq_receiver *r, kq_output *output,
+                           const kq_quantize_options *opt, char **report_json, kq_error *err)
+{
+    if (report_json)
+        *report_json = NULL;
+    const kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &output->opt, opt, err);
+    return status ? status : kq_work_run(model, r, output, 1, report_json, err);
+}
+
+kq_status kq_work_plan(const char *model, const kq_receiver *r, kq_output *output,
+                       const kq_quantize_options *opt, char **plan_json, kq_error *err)
 {
     KQ_C_LOCALE;
     kq_work w = {.receiver = r, .model = model, .outputs = output, .n = 1, .planning = true};
     *plan_json = NULL;
-    kq_status status = begin(&w, err);
+    kq_status status = KQ_OPTIONS_READ(kq_quantize_options, &output->opt, opt, err);
+    if (status)
+        return status;
+    status = begin(&w, err);
     if (!status)
         status = prepare(&w, err);
     if (!status)

@@ -140,9 +140,12 @@ struct kq_work {
  * when the progress function asks to stop. Sealed blocks then stay for --resume. */
 kq_status kq_work_run(const char *model, const kq_receiver *r, kq_output *outputs, size_t n,
                       char **report_json, kq_error *err);
-/* What the work for one output would take, as JSON text, the caller's (free). Writes nothing. */
-kq_status kq_work_plan(const char *model, const kq_receiver *r, kq_output *output, char **plan_json,
-                       kq_error *err);
+/* kq_work_run for one output, whose opt is read from what a host gave (KQ_OPTIONS_READ). */
+kq_status kq_work_quantize(const char *model, const kq_receiver *r, kq_output *output,
+                           const kq_quantize_options *opt, char **report_json, kq_error *err);
+/* What that would take, as JSON text, the caller's (free). Writes nothing. */
+kq_status kq_work_plan(const char *model, const kq_receiver *r, kq_output *output,
+                       const kq_quantize_options *opt, char **plan_json, kq_error *err);
 
 /* ---- for receivers ---- */
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/progress.h"
 #include "prepare/sequences.h"
 #include "text/windows.h"
 
@@ -14,11 +15,28 @@ static bool possible(const kq_quantize_options *opt)
                                    : !opt->factors && strcmp(opt->calibration.method, "none");
 }
 
+static bool is_auto(const kq_quantize_options *opt)
+{
+    return !opt->sequential || !strcmp(opt->sequential, "auto");
+}
+
 bool kq_sequential_wanted(const kq_quantize_options *opt)
 {
-    if (opt->sequential && strcmp(opt->sequential, "auto"))
+    if (!is_auto(opt))
         return !strcmp(opt->sequential, "yes");
     return !opt->only && possible(opt);
+}
+
+kq_status kq_sequential_settle(kq_quantize_options *opt, kq_error *err)
+{
+    const bool lacks_text = is_auto(opt) && !opt->only && opt->factors && !opt->calibration.n_text;
+    opt->sequential = kq_sequential_wanted(opt) ? "yes" : "none";
+    return lacks_text
+               ? kq_progress_note(&opt->common,
+                                  "each matrix is rounded by itself, because --factors is given without "
+                                  "a --text on which to run the model (--sequential)",
+                                  err)
+               : KQ_OK;
 }
 
 kq_status kq_sequential_check(const kq_quantize_options *opt, kq_error *err)

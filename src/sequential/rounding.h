@@ -12,6 +12,9 @@ enum { KQ_SEQUENTIAL_TOKENS = 32768 };
 
 /* Does `sequential` ask for it? "auto": where there are factors, tokens and all linears. */
 bool kq_sequential_wanted(const kq_quantize_options *opt);
+/* Replace "auto" by what it means here. Where only a text is lacking, a line says so: KQ_E_INTERRUPTED when
+ * the progress function asks to stop. */
+kq_status kq_sequential_settle(kq_quantize_options *opt, kq_error *err);
 /* KQ_E_ARG: "yes" with the method none, or with a factor file and no text. */
 kq_status kq_sequential_check(const kq_quantize_options *opt, kq_error *err);
 /* Add what it takes, when it is asked for, to memory and disk (bytes). */
